@@ -1,0 +1,196 @@
+//! When is a message due again: a pure function of its age, its slot's phase and the named policy.
+//!
+//! A cadence is a list of tiers by age, or a cron expression in UTC. Nothing here reads a clock: `now` comes in
+//! as an argument. Stretching the interval after quiet polls or under overload belongs into [`Cadence::interval`],
+//! the one place that says how long a step is.
+
+mod cron_expression;
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use cron::Schedule;
+
+pub use self::cron_expression::InvalidCron;
+use crate::domain::Timestamp;
+
+/// One step of a cadence by age: messages younger than `until` are polled once per `every`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tier {
+    /// The age at which the tier ends.
+    pub until: Duration,
+    /// The time between two polls.
+    pub every: Duration,
+}
+
+/// Why a cadence can't be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCadence {
+    /// There is no tier at all.
+    #[error("has no tiers: give at least one {{ until, every }}, or a cron expression")]
+    NoTiers,
+    /// The tiers do not grow in age.
+    #[error("has a tier until {0:?} that does not end after the tier before it: list tiers by rising `until`")]
+    TiersNotRising(Duration),
+    /// Polling more often than once a second is never sensible.
+    #[error("polls every {0:?}: the shortest interval is 1s")]
+    TooOften(Duration),
+    /// A span is longer than the dates of the database can hold.
+    #[error("has a span of {0:?}: the longest is 10 years")]
+    TooLong(Duration),
+    /// The cron expression can't be read or never fires.
+    #[error(transparent)]
+    Cron(#[from] InvalidCron),
+}
+
+#[derive(Debug, Clone)]
+enum Rule {
+    Tiers(Vec<Tier>),
+    Cron { schedule: Box<Schedule>, expire_after: Duration },
+}
+
+/// A named policy of how often messages are polled and when polling stops.
+#[derive(Debug, Clone)]
+pub struct Cadence {
+    rule: Rule,
+    stop_when_all_read: bool,
+}
+
+/// The longest span a cadence may name: far beyond any message's life, far within what dates can hold.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+impl Cadence {
+    /// A cadence by age. Messages older than the last tier's `until` are expired.
+    ///
+    /// # Errors
+    /// If there is no tier, the ages do not rise, or a span is out of range.
+    pub fn by_age(tiers: Vec<Tier>, stop_when_all_read: bool) -> Result<Self, InvalidCadence> {
+        if tiers.is_empty() {
+            return Err(InvalidCadence::NoTiers);
+        }
+        let mut end = Duration::ZERO;
+        for tier in &tiers {
+            if tier.until <= end {
+                return Err(InvalidCadence::TiersNotRising(tier.until));
+            }
+            if tier.every < Duration::from_secs(1) {
+                return Err(InvalidCadence::TooOften(tier.every));
+            }
+            check_span(tier.every.max(tier.until))?;
+            end = tier.until;
+        }
+        Ok(Self { rule: Rule::Tiers(tiers), stop_when_all_read })
+    }
+
+    /// A cadence by a cron expression of five fields, or six with seconds first, evaluated in UTC. Messages are
+    /// expired once they are older than `expire_after`.
+    ///
+    /// # Errors
+    /// If the expression can't be read, never fires after `now`, or the span is out of range.
+    pub fn by_cron(
+        expression: &str,
+        expire_after: Duration,
+        stop_when_all_read: bool,
+        now: Timestamp,
+    ) -> Result<Self, InvalidCadence> {
+        check_span(expire_after)?;
+        let schedule = Box::new(cron_expression::parse(expression, now)?);
+        Ok(Self { rule: Rule::Cron { schedule, expire_after }, stop_when_all_read })
+    }
+
+    /// Whether a message that all have read is done.
+    pub fn stop_when_all_read(&self) -> bool {
+        self.stop_when_all_read
+    }
+
+    /// The age at which a message is expired.
+    pub fn expires_after(&self) -> Duration {
+        match &self.rule {
+            Rule::Tiers(tiers) => tiers.last().map_or(Duration::ZERO, |tier| tier.until),
+            Rule::Cron { expire_after, .. } => *expire_after,
+        }
+    }
+
+    /// Whether a message sent at `sent_at` is past the end of its cadence at `now`.
+    pub fn is_expired(&self, sent_at: Timestamp, now: Timestamp) -> bool {
+        age(sent_at, now) >= self.expires_after()
+    }
+
+    /// When a message that was just polled at `now` is due again; `None` if it is expired.
+    ///
+    /// Steps by age end on a grid of the interval, moved by the slot's own `phase`. So the steps of many slots
+    /// spread over the interval, whatever made them start together, and lateness of one poll never adds up.
+    pub fn next_poll(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        if self.is_expired(sent_at, now) {
+            return None;
+        }
+        Some(self.after(phase, sent_at, now))
+    }
+
+    /// When a message that was never polled is due in a slot whose last poll was at `slot_polled_at`.
+    ///
+    /// At once in a new slot; in a slot that is already being polled no sooner than the interval allows, so that a
+    /// group whose messages trickle in is not polled for each of them. A cron expression is followed to the letter.
+    pub fn first_poll(&self, slot_polled_at: Option<Timestamp>, sent_at: Timestamp, now: Timestamp) -> Timestamp {
+        match (&self.rule, slot_polled_at) {
+            (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
+            (Rule::Tiers(_), None) => now,
+            (Rule::Tiers(tiers), Some(polled_at)) => now.max(polled_at + delta(interval(tiers, age(sent_at, now)))),
+        }
+    }
+
+    fn after(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Timestamp {
+        match &self.rule {
+            Rule::Tiers(tiers) => phase.next_after(now, interval(tiers, age(sent_at, now))),
+            Rule::Cron { schedule, expire_after } => {
+                // An expression with its last date behind it leaves nothing but the end of the message's life.
+                schedule.after(&now).find(|time| *time > now).unwrap_or(now + delta(*expire_after))
+            }
+        }
+    }
+}
+
+/// The time between two polls at this age: the tier's own interval. What later lengthens a step multiplies here.
+fn interval(tiers: &[Tier], age: Duration) -> Duration {
+    let tier = tiers.iter().find(|tier| age < tier.until).or(tiers.last());
+    tier.map_or(LONGEST, |tier| tier.every)
+}
+
+fn check_span(span: Duration) -> Result<(), InvalidCadence> {
+    if span > LONGEST { Err(InvalidCadence::TooLong(span)) } else { Ok(()) }
+}
+
+/// The age of a message; zero for one that claims to be sent in the future.
+fn age(sent_at: Timestamp, now: Timestamp) -> Duration {
+    (now - sent_at).to_std().unwrap_or(Duration::ZERO)
+}
+
+fn delta(span: Duration) -> TimeDelta {
+    TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX)
+}
+
+/// Where in each interval a slot is polled: a fixed, evenly spread property of the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Phase(u64);
+
+impl Phase {
+    /// The phase of a slot, by its id.
+    pub fn of_slot(slot_id: i64) -> Self {
+        // SplitMix64's finalizer: neighbouring ids land far apart. https://prng.di.unimi.it/splitmix64.c
+        let mut bits = slot_id.cast_unsigned().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self(bits ^ (bits >> 31))
+    }
+
+    /// The first point of this phase's grid that is later than `now`, at most one interval away.
+    fn next_after(self, now: Timestamp, interval: Duration) -> Timestamp {
+        let step = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
+        let offset = (self.0 % step.cast_unsigned()).cast_signed();
+        let since_grid = (now.timestamp_micros() - offset).rem_euclid(step);
+        now + TimeDelta::microseconds(step - since_grid)
+    }
+}
+
+#[cfg(test)]
+mod tests;

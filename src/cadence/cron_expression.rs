@@ -1,0 +1,144 @@
+//! Cron expressions as people write them, made fit for crate `cron`.
+//!
+//! That crate wants seconds, numbers weekdays from 1 = Sunday and refuses ranges that end on a Sunday. Here five
+//! fields get a `0` for the seconds, and weekdays mean what they mean everywhere else: 0 and 7 are Sunday, 1 is
+//! Monday. Where both the day of the month and the weekday are given, both must match.
+
+use std::{collections::BTreeSet, str::FromStr};
+
+use cron::Schedule;
+
+use crate::domain::Timestamp;
+
+/// Why a cron expression can't be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCron {
+    /// Neither five fields nor six.
+    #[error("cron {0:?} has {1} fields: give five (minute hour day month weekday), or six with seconds first")]
+    Fields(String, usize),
+    /// The weekday field can't be read.
+    #[error("cron {0:?}: weekday {1:?} is none: use 0-7 (0 and 7 are Sunday) or SUN-SAT, with `,` `-` `/` and `*`")]
+    Weekday(String, String),
+    /// Another field can't be read.
+    #[error("cron {0:?} can't be read: {1}")]
+    Field(String, String),
+    /// The expression has no date in the future.
+    #[error("cron {0:?} never comes: no date from now on matches it")]
+    Never(String),
+}
+
+/// Reads an expression of five or six fields that still fires after `now`.
+pub(super) fn parse(expression: &str, now: Timestamp) -> Result<Schedule, InvalidCron> {
+    let whole = || expression.to_owned();
+    let mut fields: Vec<&str> = expression.split_whitespace().collect();
+    match fields.len() {
+        5 => fields.insert(0, "0"),
+        6 => {}
+        count => return Err(InvalidCron::Fields(whole(), count)),
+    }
+    let weekdays = weekdays(fields[5]).map_err(|part| InvalidCron::Weekday(whole(), part))?;
+    fields[5] = &weekdays;
+    let schedule =
+        Schedule::from_str(&fields.join(" ")).map_err(|error| InvalidCron::Field(whole(), error.to_string()))?;
+    if schedule.after(&now).next().is_none() {
+        return Err(InvalidCron::Never(whole()));
+    }
+    Ok(schedule)
+}
+
+/// The weekday field in the numbers of crate `cron`, every range spelt out.
+fn weekdays(field: &str) -> Result<String, String> {
+    if matches!(field, "*" | "?") {
+        return Ok("*".to_owned());
+    }
+    let mut days = BTreeSet::new();
+    for part in field.split(',') {
+        days.extend(weekday_part(part).ok_or_else(|| part.to_owned())?);
+    }
+    Ok(days.iter().map(|day| (day + 1).to_string()).collect::<Vec<_>>().join(","))
+}
+
+/// The days of one part, from 0 = Sunday: `*`, a day or a range (which may pass Saturday), with or without a step.
+fn weekday_part(part: &str) -> Option<Vec<u8>> {
+    let (range, step) = match part.split_once('/') {
+        Some((range, step)) => (range, Some(step.parse::<u8>().ok().filter(|step| (1..=7).contains(step))?)),
+        None => (part, None),
+    };
+    let (first, last) = match range.split_once('-') {
+        Some((first, last)) => (weekday(first)?, weekday(last)?),
+        None if range == "*" => (0, 6),
+        None if step.is_some() => (weekday(range)?, 6),
+        None => (weekday(range)?, weekday(range)?),
+    };
+    // 7 is Sunday as well as 0: at the end of a range it stands for the Sunday after Saturday.
+    let last = if last < first { last + 7 } else { last };
+    Some((first..=last).step_by(usize::from(step.unwrap_or(1))).map(|day| day % 7).collect())
+}
+
+fn weekday(name: &str) -> Option<u8> {
+    const NAMES: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    let lower = name.to_ascii_lowercase();
+    let by_name = NAMES.iter().position(|day| lower == *day).and_then(|day| u8::try_from(day).ok());
+    by_name.or_else(|| name.parse().ok().filter(|day| *day <= 7))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Datelike;
+
+    use super::*;
+
+    fn monday() -> Timestamp {
+        "2026-11-23T00:00:00Z".parse().unwrap()
+    }
+
+    fn next(expression: &str) -> String {
+        let schedule = parse(expression, monday()).unwrap();
+        schedule.after(&monday()).next().unwrap().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    }
+
+    #[test]
+    fn five_fields_fire_on_the_minute_and_six_have_seconds_first() {
+        assert_eq!(next("*/15 8-11 * * MON-FRI"), "2026-11-23T08:00:00Z");
+        assert_eq!(next("30 */15 8-11 * * MON-FRI"), "2026-11-23T08:00:30Z");
+    }
+
+    #[test]
+    fn weekdays_mean_what_they_mean_everywhere_else() {
+        let days = |field: &str| {
+            let schedule = parse(&format!("0 12 * * {field}"), monday()).unwrap();
+            let week = schedule.after(&monday()).take_while(|day| *day < monday() + chrono::TimeDelta::days(7));
+            week.map(|day| day.weekday().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        for (field, expected) in [
+            ("1-5", "Mon Tue Wed Thu Fri"),
+            ("0", "Sun"),
+            ("7", "Sun"),
+            ("5-7", "Fri Sat Sun"),
+            ("fri-sun", "Fri Sat Sun"),
+            ("6-1", "Mon Sat Sun"),
+            ("0-6/2", "Tue Thu Sat Sun"),
+            ("*/3", "Wed Sat Sun"),
+            ("MON,3", "Mon Wed"),
+            ("*", "Mon Tue Wed Thu Fri Sat Sun"),
+            ("0-7", "Mon Tue Wed Thu Fri Sat Sun"),
+        ] {
+            assert_eq!(days(field), expected, "{field}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_with_its_reason() {
+        assert!(matches!(parse("* * * *", monday()), Err(InvalidCron::Fields(_, 4))));
+        assert!(matches!(parse("0 0 0 1 1 * 2027", monday()), Err(InvalidCron::Fields(_, 7))));
+        assert!(matches!(parse("0 0 * * 8", monday()), Err(InvalidCron::Weekday(_, part)) if part == "8"));
+        assert!(matches!(parse("0 0 * * MON/0", monday()), Err(InvalidCron::Weekday(..))));
+        assert!(matches!(parse("61 0 * * *", monday()), Err(InvalidCron::Field(..))));
+        assert!(matches!(parse("0 0 30 2 *", monday()), Err(InvalidCron::Never(_))));
+    }
+
+    #[test]
+    fn day_of_month_and_weekday_must_both_match() {
+        assert_eq!(next("0 0 13 * FRI"), "2027-08-13T00:00:00Z");
+    }
+}

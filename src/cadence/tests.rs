@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3_600;
+const DAY: u64 = 86_400;
+
+fn default_cadence() -> Cadence {
+    let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
+    let tiers = tiers.map(|(until, every)| Tier { until: secs(until), every: secs(every) });
+    Cadence::by_age(tiers.to_vec(), true).unwrap()
+}
+
+#[test]
+fn each_age_has_the_interval_of_its_tier() {
+    let cadence = default_cadence();
+    let sent_at = at("2026-11-23T00:00:00Z");
+    for (age, every) in [
+        (0, MINUTE),
+        (HOUR - 1, MINUTE),
+        (HOUR, 10 * MINUTE),
+        (DAY - 1, 10 * MINUTE),
+        (DAY, HOUR),
+        (7 * DAY, 6 * HOUR),
+        (30 * DAY - 1, 6 * HOUR),
+    ] {
+        let now = sent_at + delta(secs(age));
+        let first = cadence.next_poll(Phase::of_slot(7), sent_at, now).unwrap();
+        assert!(first > now && first <= now + delta(secs(every)), "age {age}: {first}");
+        // From a point of its own grid the step is the whole interval.
+        let sent_at = sent_at + (first - now);
+        assert_eq!(cadence.next_poll(Phase::of_slot(7), sent_at, first), Some(first + delta(secs(every))), "age {age}");
+    }
+}
+
+#[test]
+fn a_message_past_its_last_tier_is_expired() {
+    let cadence = default_cadence();
+    let sent_at = at("2026-11-23T00:00:00Z");
+    let end = sent_at + delta(secs(30 * DAY));
+    assert!(!cadence.is_expired(sent_at, end - TimeDelta::microseconds(1)));
+    assert!(cadence.is_expired(sent_at, end));
+    assert_eq!(cadence.next_poll(Phase::default(), sent_at, end), None);
+}
+
+#[test]
+fn a_message_from_the_future_counts_as_new() {
+    let now = at("2026-11-23T00:00:00Z");
+    let due = default_cadence().next_poll(Phase::default(), now + TimeDelta::days(400), now).unwrap();
+    assert!(due <= now + TimeDelta::minutes(1));
+}
+
+#[test]
+fn a_new_message_is_due_at_once_in_a_new_slot_and_within_the_interval_in_an_old_one() {
+    let cadence = default_cadence();
+    let now = at("2026-11-23T12:00:00Z");
+    assert_eq!(cadence.first_poll(None, now, now), now);
+    let just_now = now - TimeDelta::seconds(10);
+    assert_eq!(cadence.first_poll(Some(just_now), now, now), just_now + TimeDelta::minutes(1));
+    assert_eq!(cadence.first_poll(Some(now - TimeDelta::hours(5)), now, now), now);
+    let long_expired = now - TimeDelta::days(90);
+    assert_eq!(cadence.first_poll(None, long_expired, now), now, "an old message is polled once before it expires");
+}
+
+#[test]
+fn cron_fires_on_its_own_dates_whatever_the_age_and_then_expires() {
+    let friday = at("2026-11-27T11:50:00Z");
+    let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", secs(7 * DAY), true, friday).unwrap();
+    let monday = at("2026-11-30T08:00:00Z");
+    assert_eq!(cadence.next_poll(Phase::of_slot(3), friday, friday), Some(monday));
+    assert_eq!(cadence.first_poll(None, friday, friday), monday, "also before the first poll");
+    assert_eq!(cadence.next_poll(Phase::of_slot(3), friday, monday), Some(monday + TimeDelta::minutes(15)));
+    assert_eq!(cadence.next_poll(Phase::of_slot(3), friday, friday + TimeDelta::days(7)), None);
+}
+
+#[test]
+fn tiers_that_cannot_be_meant_are_refused() {
+    let tier = |until, every| Tier { until: secs(until), every: secs(every) };
+    let refused = |tiers| Cadence::by_age(tiers, true).unwrap_err();
+    assert_eq!(refused(vec![]), InvalidCadence::NoTiers);
+    assert_eq!(refused(vec![tier(60, 10), tier(60, 20)]), InvalidCadence::TiersNotRising(secs(60)));
+    assert_eq!(refused(vec![tier(0, 10)]), InvalidCadence::TiersNotRising(secs(0)));
+    assert_eq!(refused(vec![tier(60, 0)]), InvalidCadence::TooOften(secs(0)));
+    assert_eq!(refused(vec![tier(u64::MAX, 60)]), InvalidCadence::TooLong(secs(u64::MAX)));
+}
+
+#[test]
+fn a_thousand_slots_added_at_once_spread_over_the_interval() {
+    let cadence = default_cadence();
+    let now = at("2026-11-23T12:00:00Z");
+    let mut per_second = [0_u32; 60];
+    for slot in 1..=1_000 {
+        let wait = cadence.next_poll(Phase::of_slot(slot), now, now).unwrap() - now;
+        per_second[usize::try_from((wait.num_milliseconds() - 1) / 1_000).unwrap()] += 1;
+    }
+    let busiest = per_second.iter().max().unwrap();
+    assert!(*busiest < 40, "evenly spread there are some 17 in each second: {per_second:?}");
+    assert!(per_second.iter().all(|count| *count > 0), "{per_second:?}");
+}
+
+proptest! {
+    #[test]
+    fn the_next_poll_is_later_and_at_most_one_interval_away(
+        slot in any::<i64>(),
+        now in 0_i64..4_000_000_000_000_000,
+        every in 1_u64..10_000_000,
+    ) {
+        let now = Timestamp::from_timestamp_micros(now).unwrap();
+        let next = Phase::of_slot(slot).next_after(now, secs(every));
+        prop_assert!(next > now);
+        prop_assert!(next <= now + delta(secs(every)));
+    }
+
+    #[test]
+    fn lateness_does_not_add_up(slot in any::<i64>(), late in proptest::collection::vec(0_i64..59_000, 1..50)) {
+        let phase = Phase::of_slot(slot);
+        let start = phase.next_after(at("2026-11-23T12:00:00Z"), secs(MINUTE));
+        let mut due = start;
+        for milliseconds in &late {
+            due = phase.next_after(due + TimeDelta::milliseconds(*milliseconds), secs(MINUTE));
+        }
+        prop_assert_eq!(due, start + TimeDelta::minutes(i64::try_from(late.len()).unwrap()));
+    }
+}

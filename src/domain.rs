@@ -1,0 +1,288 @@
+//! The words of the trade as types: made once at the edge, trusted everywhere inside.
+//!
+//! What comes from a config file, a CSV line, a database row or an HTTP body becomes one of these or is
+//! refused with a reason. Nothing here reads a clock, a socket or a database.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use chrono::{DateTime, Utc};
+
+/// A point in time, in UTC.
+pub type Timestamp = DateTime<Utc>;
+
+/// Why a value from outside is not what it claims to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// The SDKAppID is not a positive u32.
+    #[error("SDKAppID {0:?} is not a whole number from 1 to 4294967295")]
+    SdkAppId(String),
+    /// The group id is empty, too long or not printable ASCII.
+    #[error("group id {0:?} is not 1 to 47 bytes of printable ASCII")]
+    GroupId(String),
+    /// The group's kind has no read receipts.
+    #[error(
+        "group {group:?} is {kind}, and Tencent Chat keeps no read receipts for those: watch Private (Work), Public or ChatRoom (Meeting) groups"
+    )]
+    NoReceiptsInGroup {
+        /// The group id or type as given.
+        group: String,
+        /// The kind of group, with its article.
+        kind: &'static str,
+    },
+    /// The group type is none that Tencent Chat knows.
+    #[error("group type {0:?} is unknown: use Private (Work), Public or ChatRoom (Meeting)")]
+    GroupType(String),
+    /// The message seq is not a positive u32.
+    #[error("message seq {0:?} is not a whole number from 1 to 4294967295")]
+    MsgSeq(String),
+}
+
+/// The id of an app in Tencent Chat, from 1 to 4294967295.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SdkAppId(u32);
+
+impl SdkAppId {
+    /// The id as the number that URLs and signatures carry.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for SdkAppId {
+    type Error = InvalidValue;
+
+    fn try_from(value: i64) -> Result<Self, InvalidValue> {
+        positive_u32(value).map(Self).ok_or_else(|| InvalidValue::SdkAppId(value.to_string()))
+    }
+}
+
+impl fmt::Display for SdkAppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The id of a group that can have read receipts: 1 to 47 bytes of printable ASCII, spaces included, and
+/// neither a Community (`@TGS#_…`) nor a topic (`…@TOPIC#_…`). Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(Arc<str>);
+
+impl GroupId {
+    /// The longest group id in bytes: Tencent Chat wants them "under 48 bytes".
+    pub const MAX_BYTES: usize = 47;
+
+    /// The id as Tencent Chat writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = InvalidValue;
+
+    fn from_str(id: &str) -> Result<Self, InvalidValue> {
+        let printable = id.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
+        if id.is_empty() || id.len() > Self::MAX_BYTES || !printable {
+            return Err(InvalidValue::GroupId(id.to_owned()));
+        }
+        let refuse = |kind| Err(InvalidValue::NoReceiptsInGroup { group: id.to_owned(), kind });
+        if id.contains("@TOPIC#") {
+            return refuse("a topic of a Community");
+        }
+        if id.starts_with("@TGS#_") {
+            return refuse("a Community");
+        }
+        Ok(Self(id.into()))
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The kinds of group that have read receipts, by the names that the API uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GroupType {
+    /// `Private`, also called `Work`.
+    Private,
+    /// `Public`.
+    Public,
+    /// `ChatRoom`, also called `Meeting`.
+    ChatRoom,
+}
+
+impl GroupType {
+    /// The name as stored in `watched_groups.group_type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "Private",
+            Self::Public => "Public",
+            Self::ChatRoom => "ChatRoom",
+        }
+    }
+}
+
+impl FromStr for GroupType {
+    type Err = InvalidValue;
+
+    fn from_str(name: &str) -> Result<Self, InvalidValue> {
+        let refuse = |kind| Err(InvalidValue::NoReceiptsInGroup { group: name.to_owned(), kind });
+        match name.to_ascii_lowercase().as_str() {
+            "private" | "work" => Ok(Self::Private),
+            "public" => Ok(Self::Public),
+            "chatroom" | "meeting" => Ok(Self::ChatRoom),
+            "avchatroom" => refuse("an AVChatRoom"),
+            "community" => refuse("a Community"),
+            _ => Err(InvalidValue::GroupType(name.to_owned())),
+        }
+    }
+}
+
+/// A message's number within its group, counting from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MsgSeq(u32);
+
+impl MsgSeq {
+    /// The seq as the number that the API carries.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for MsgSeq {
+    type Error = InvalidValue;
+
+    fn try_from(value: i64) -> Result<Self, InvalidValue> {
+        positive_u32(value).map(Self).ok_or_else(|| InvalidValue::MsgSeq(value.to_string()))
+    }
+}
+
+impl FromStr for MsgSeq {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let value = text.parse::<i64>().map_err(|_| InvalidValue::MsgSeq(text.to_owned()))?;
+        Self::try_from(value)
+    }
+}
+
+impl fmt::Display for MsgSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn positive_u32(value: i64) -> Option<u32> {
+    u32::try_from(value).ok().filter(|value| *value > 0)
+}
+
+/// How many members have read a message and how many have not. Each is at most 2^31-1: what lies outside is
+/// bad data and never becomes counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Counts {
+    read: u32,
+    unread: u32,
+}
+
+impl Counts {
+    /// Takes the two counts if both are in 0..=2^31-1.
+    pub fn new(read: i64, unread: i64) -> Option<Self> {
+        let count = |value| u32::try_from(value).ok().filter(|count| *count <= i32::MAX as u32);
+        Some(Self { read: count(read)?, unread: count(unread)? })
+    }
+
+    /// Members who have read the message.
+    pub fn read(self) -> u32 {
+        self.read
+    }
+
+    /// Members who have not read the message.
+    pub fn unread(self) -> u32 {
+        self.unread
+    }
+}
+
+/// What one answer says of one message: its per-message code, and counts where it gave them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// The per-message code: 0 is success, 10062 that there is no receipt.
+    pub code: i32,
+    /// The counts; absent where the code is not 0 and the answer gave none.
+    pub counts: Option<Counts>,
+}
+
+impl Receipt {
+    /// True if the message has a receipt and nobody is left who has not read it.
+    pub fn all_read(self) -> bool {
+        self.code == 0 && self.counts.is_some_and(|counts| counts.unread == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_ids_are_printable_ascii_under_48_bytes() {
+        let longest = "g".repeat(47);
+        for good in ["@TGS#2TTV7VSII", "a", "team room 7", "~!@", longest.as_str()] {
+            assert_eq!(good.parse::<GroupId>().unwrap().as_str(), good);
+        }
+        let too_long = "g".repeat(48);
+        for bad in ["", "gr\u{fc}ppe", "tab\there", "nul\0", too_long.as_str()] {
+            assert_eq!(bad.parse::<GroupId>(), Err(InvalidValue::GroupId(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn communities_and_topics_are_refused_by_the_form_of_their_id() {
+        for (id, kind) in [("@TGS#_3ABC", "a Community"), ("@TGS#_3ABC@TOPIC#_1", "a topic"), ("x@TOPIC#_1", "a topic")]
+        {
+            let refusal = id.parse::<GroupId>().unwrap_err().to_string();
+            assert!(refusal.contains(kind) && refusal.contains("no read receipts"), "{refusal}");
+        }
+        assert!("@TGS#3_ABC".parse::<GroupId>().is_ok(), "only the two forms tell the type");
+    }
+
+    #[test]
+    fn group_types_go_by_both_their_names_and_those_without_receipts_are_refused() {
+        for (name, group_type) in
+            [("Work", GroupType::Private), ("private", GroupType::Private), ("Public", GroupType::Public)]
+        {
+            assert_eq!(name.parse(), Ok(group_type));
+        }
+        assert_eq!("Meeting".parse(), Ok(GroupType::ChatRoom));
+        for name in ["AVChatRoom", "Community"] {
+            assert!(matches!(name.parse::<GroupType>(), Err(InvalidValue::NoReceiptsInGroup { .. })));
+        }
+        assert!(matches!("Club".parse::<GroupType>(), Err(InvalidValue::GroupType(_))));
+    }
+
+    #[test]
+    fn ids_and_seqs_are_positive_u32() {
+        for bad in [0, -1, i64::from(u32::MAX) + 1, i64::MIN, i64::MAX] {
+            assert!(MsgSeq::try_from(bad).is_err());
+            assert!(SdkAppId::try_from(bad).is_err());
+        }
+        assert_eq!(MsgSeq::try_from(i64::from(u32::MAX)).unwrap().get(), u32::MAX);
+        assert!("1.5".parse::<MsgSeq>().is_err());
+    }
+
+    #[test]
+    fn counts_outside_0_to_2_31_minus_1_are_no_counts() {
+        assert!(Counts::new(0, i64::from(i32::MAX)).is_some());
+        for (read, unread) in [(-1, 0), (0, -1), (1 << 31, 0), (0, 1 << 31), (i64::MIN, i64::MAX)] {
+            assert_eq!(Counts::new(read, unread), None);
+        }
+    }
+
+    #[test]
+    fn all_read_needs_a_receipt() {
+        assert!(Receipt { code: 0, counts: Counts::new(3, 0) }.all_read());
+        assert!(!Receipt { code: 0, counts: Counts::new(3, 1) }.all_read());
+        assert!(!Receipt { code: 0, counts: None }.all_read());
+        assert!(!Receipt { code: 10062, counts: Counts::new(0, 0) }.all_read());
+    }
+}

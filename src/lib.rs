@@ -1,0 +1,8 @@
+//! receiptd polls Tencent Chat for the read receipts of watched group messages and keeps their history in Postgres.
+//!
+//! Data flows one way: watch list → slots → poller → pacing → chat client → recorder → tables. The decisions
+//! ([`cadence`], [`chat`]'s error classes, …) are pure code fed with `now`; I/O wraps them in a thin shell.
+
+pub mod cadence;
+pub mod chat;
+pub mod domain;
