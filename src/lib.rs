@@ -5,4 +5,6 @@
 
 pub mod cadence;
 pub mod chat;
+pub mod clock;
 pub mod domain;
+pub mod pacing;

@@ -1,0 +1,88 @@
+-- What polls brought back: the snapshots and the calls, both partitioned by the UTC day. There is never a DEFAULT
+-- partition: it would have to be scanned at every ATTACH and forbids DETACH CONCURRENTLY.
+
+CREATE TABLE receiptd.receipt_snapshots (
+    group_key       integer NOT NULL,
+    msg_seq         bigint NOT NULL,
+    polled_at       timestamptz NOT NULL,
+    read_num        integer,
+    unread_num      integer,
+    code            integer NOT NULL,
+    prior_polled_at timestamptz,
+    source          text NOT NULL DEFAULT 'poll',
+    PRIMARY KEY (group_key, msg_seq, polled_at),
+    CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
+    CONSTRAINT counts_are_not_negative CHECK (read_num >= 0 AND unread_num >= 0),
+    CONSTRAINT success_has_counts CHECK (code <> 0 OR read_num IS NOT NULL),
+    CONSTRAINT the_prior_poll_is_earlier CHECK (prior_polled_at < polled_at),
+    CONSTRAINT source_is_known CHECK (source IN ('poll', 'webhook'))
+) PARTITION BY RANGE (polled_at);
+
+CREATE TABLE receiptd.api_calls (
+    called_at         timestamptz NOT NULL,
+    group_key         integer NOT NULL,
+    attempt           smallint NOT NULL,
+    messages_asked    integer NOT NULL,
+    messages_answered integer NOT NULL,
+    entries_bad       integer NOT NULL,
+    class             text NOT NULL,
+    code              bigint,
+    http_status       smallint,
+    latency_ms        real NOT NULL,
+    error             text
+) PARTITION BY RANGE (called_at);
+
+CREATE INDEX api_calls_by_time ON receiptd.api_calls USING brin (called_at);
+
+-- Each partition is made as a table of its own and then attached: ATTACH lets readers and writers of the other
+-- days go on, CREATE TABLE … PARTITION OF would queue everybody behind any open reader.
+CREATE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    partition text := parent || to_char(day, '"_"YYYYMMDD');
+    first_instant timestamptz := day::timestamp AT TIME ZONE 'UTC';
+    end_instant timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
+    column_name name := CASE parent WHEN 'receipt_snapshots' THEN 'polled_at' WHEN 'api_calls' THEN 'called_at' END;
+BEGIN
+    IF column_name IS NULL THEN
+        RAISE EXCEPTION 'receiptd has no table % that is partitioned by day', parent USING ERRCODE = 'undefined_table';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('receiptd.ensure_partition', 0));
+    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd.%I', partition))) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE receiptd.%I (LIKE receiptd.%I INCLUDING ALL)', partition, parent);
+    EXECUTE format('ALTER TABLE receiptd.%I ADD CONSTRAINT day CHECK (%I >= %L AND %2$I < %4$L)',
+        partition, column_name, first_instant, end_instant);
+    EXECUTE format('ALTER TABLE receiptd.%I ATTACH PARTITION receiptd.%I FOR VALUES FROM (%L) TO (%L)',
+        parent, partition, first_instant, end_instant);
+    EXECUTE format('ALTER TABLE receiptd.%I DROP CONSTRAINT day', partition);
+    EXECUTE format('COMMENT ON TABLE receiptd.%I IS %L', partition, format('%s of the UTC day %s.', parent, day));
+    RETURN true;
+END
+$$;
+
+COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row each time a poll saw counts or a code that differ from the last (or every poll, by config). Partitioned by UTC day of polled_at.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'When the answer arrived that showed these counts. Rises strictly for each message, whatever the clock does.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null where the code is not 0 and no count came.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null where the code is not 0 and no count came.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.code IS 'Per-message code: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'The poll before, which still saw the counts of the row before: the change happened after it and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.source IS 'poll or webhook.';
+
+COMMENT ON TABLE receiptd.api_calls IS 'One row per attempt to call Tencent Chat, partitioned by UTC day of called_at.';
+COMMENT ON COLUMN receiptd.api_calls.called_at IS 'When the attempt was sent.';
+COMMENT ON COLUMN receiptd.api_calls.group_key IS 'Group that was asked for, see watched_groups.';
+COMMENT ON COLUMN receiptd.api_calls.attempt IS 'Which attempt of the poll it was, from 1.';
+COMMENT ON COLUMN receiptd.api_calls.messages_asked IS 'How many messages the attempt asked for.';
+COMMENT ON COLUMN receiptd.api_calls.messages_answered IS 'For how many of them a usable receipt came back.';
+COMMENT ON COLUMN receiptd.api_calls.entries_bad IS 'Entries of the answer that were repeated, not asked for, or held numbers out of range.';
+COMMENT ON COLUMN receiptd.api_calls.class IS 'success, or what the failure calls for: retry, slow_down, wait, sign_again, app_fault, group_fault, split, message, unknown.';
+COMMENT ON COLUMN receiptd.api_calls.code IS 'ErrorCode of the answer; null where none could be read.';
+COMMENT ON COLUMN receiptd.api_calls.http_status IS 'HTTP status; null where no answer came.';
+COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from sending to the end of the answer or of the wait for it.';
+COMMENT ON COLUMN receiptd.api_calls.error IS 'What went wrong, in words; null for success.';
+
+COMMENT ON FUNCTION receiptd.ensure_partition(text, date) IS 'Makes the partition of receipt_snapshots or api_calls for a UTC day, if it is missing. True if it was made. receiptd calls it days ahead.';
