@@ -1,3 +1,20 @@
 //! The client of Tencent Chat's REST API: one call, one attempt, one classified outcome.
+//!
+//! Flows in: a group and message seqs. Flows out: an [`Attempt`]. It knows nothing of schedules, retries or databases.
 
+mod answer;
+mod client;
+mod destination;
+pub mod error_class;
 pub mod region;
+pub mod user_sig;
+mod wire;
+
+pub use self::{
+    answer::Answer,
+    client::{Attempt, ChatClient, ChatSettings, ClientError, Failure},
+    destination::Destination,
+    error_class::Class,
+    region::Region,
+    user_sig::Credential,
+};

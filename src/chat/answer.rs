@@ -1,0 +1,162 @@
+//! Matches the entries of an answer to the messages that were asked for: the list may be shorter, longer or in another
+//! order, and what can't be trusted says nothing about its message.
+
+use std::collections::HashMap;
+
+use super::wire::{Entry, Number};
+use crate::domain::{Counts, MsgSeq, Receipt};
+
+/// What an answer told of the messages that were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// One receipt for each message that the answer told something usable of, in the order of the seqs asked.
+    pub receipts: Vec<(MsgSeq, Receipt)>,
+    /// Entries that were repeated, not asked for, or held numbers out of range.
+    pub bad_entries: u32,
+}
+
+impl Answer {
+    /// Matches `entries` to the messages `asked`.
+    ///
+    /// Of entries that repeat the same receipt one is taken; where they contradict each other none can be trusted.
+    pub fn of(asked: &[MsgSeq], entries: &[Entry]) -> Self {
+        let mut told: HashMap<MsgSeq, Option<Receipt>> = HashMap::with_capacity(asked.len());
+        let mut bad_entries = 0;
+        let wanted: std::collections::HashSet<MsgSeq> = asked.iter().copied().collect();
+        for entry in entries {
+            let Some(seq) = seq(entry).filter(|seq| wanted.contains(seq)) else {
+                bad_entries += 1;
+                continue;
+            };
+            let receipt = receipt(entry);
+            match told.get_mut(&seq) {
+                None => {
+                    bad_entries += u32::from(receipt.is_none());
+                    told.insert(seq, receipt);
+                }
+                Some(known) => {
+                    bad_entries += 1;
+                    *known = known.filter(|known| Some(*known) == receipt);
+                }
+            }
+        }
+        let receipts = asked.iter().filter_map(|seq| Some((*seq, told.remove(seq).flatten()?))).collect();
+        Self { receipts, bad_entries }
+    }
+}
+
+fn seq(entry: &Entry) -> Option<MsgSeq> {
+    let Number::Whole(seq) = entry.msg_seq else { return None };
+    MsgSeq::try_from(seq).ok()
+}
+
+/// The receipt of an entry, if its numbers are in range. Success needs both counts; with another code they may be
+/// absent. A missing code is taken for success: the counts say the rest.
+fn receipt(entry: &Entry) -> Option<Receipt> {
+    let code = match entry.code {
+        Number::Absent => 0,
+        Number::Whole(code) => i32::try_from(code).ok()?,
+        Number::Bad => return None,
+    };
+    let counts = match (entry.read_num, entry.unread_num) {
+        (Number::Whole(read), Number::Whole(unread)) => Some(Counts::new(read, unread)?),
+        (Number::Absent, Number::Absent) if code != 0 => None,
+        _ => return None,
+    };
+    Some(Receipt { code, counts })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seqs(seqs: impl IntoIterator<Item = i64>) -> Vec<MsgSeq> {
+        seqs.into_iter().map(|seq| MsgSeq::try_from(seq).unwrap()).collect()
+    }
+
+    fn entry(seq: i64, read: i64, unread: i64) -> Entry {
+        let whole = Number::Whole;
+        Entry { msg_seq: whole(seq), code: whole(0), read_num: whole(read), unread_num: whole(unread) }
+    }
+
+    fn counted(seq: i64, read: i64, unread: i64) -> (MsgSeq, Receipt) {
+        (MsgSeq::try_from(seq).unwrap(), Receipt { code: 0, counts: Counts::new(read, unread) })
+    }
+
+    fn answer(receipts: Vec<(MsgSeq, Receipt)>, bad_entries: u32) -> Answer {
+        Answer { receipts, bad_entries }
+    }
+
+    #[test]
+    fn entries_are_matched_by_seq_in_whatever_order_they_come() {
+        let found = Answer::of(&seqs([1, 2, 3]), &[entry(3, 3, 0), entry(1, 1, 2), entry(2, 2, 1)]);
+        assert_eq!(found, answer(vec![counted(1, 1, 2), counted(2, 2, 1), counted(3, 3, 0)], 0));
+    }
+
+    #[test]
+    fn a_missing_entry_tells_nothing_of_its_message() {
+        assert_eq!(Answer::of(&seqs([1, 2]), &[entry(2, 2, 1)]), answer(vec![counted(2, 2, 1)], 0));
+        assert_eq!(Answer::of(&seqs([1, 2]), &[]), answer(vec![], 0));
+    }
+
+    #[test]
+    fn a_repeated_entry_counts_once_and_contradictions_are_not_believed() {
+        assert_eq!(Answer::of(&seqs([1]), &[entry(1, 2, 1), entry(1, 2, 1)]), answer(vec![counted(1, 2, 1)], 1));
+        assert_eq!(Answer::of(&seqs([1]), &[entry(1, 2, 1), entry(1, 3, 0)]), answer(vec![], 1));
+        let thrice = [entry(1, 2, 1), entry(1, 3, 0), entry(1, 2, 1)];
+        assert_eq!(Answer::of(&seqs([1]), &thrice), answer(vec![], 2));
+    }
+
+    #[test]
+    fn an_unasked_entry_is_left_out() {
+        let unnamed = Entry { read_num: Number::Whole(1), unread_num: Number::Whole(1), ..Entry::default() };
+        let found = Answer::of(&seqs([1]), &[entry(9, 1, 1), unnamed, entry(-4, 1, 1), entry(1, 2, 1)]);
+        assert_eq!(found, answer(vec![counted(1, 2, 1)], 3));
+    }
+
+    #[test]
+    fn numbers_out_of_range_never_become_counts() {
+        for (read, unread) in [(-1, 0), (0, 1 << 31), (i64::MAX, i64::MIN)] {
+            assert_eq!(Answer::of(&seqs([1]), &[entry(1, read, unread)]), answer(vec![], 1), "{read} {unread}");
+        }
+        let half = Entry { unread_num: Number::Absent, ..entry(1, 1, 1) };
+        let bad = Entry { read_num: Number::Bad, ..entry(1, 1, 1) };
+        let code = Entry { code: Number::Whole(1 << 40), ..entry(1, 1, 1) };
+        for entry in [half, bad, code] {
+            assert_eq!(Answer::of(&seqs([1]), &[entry]), answer(vec![], 1), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_receipt_has_its_code_and_no_counts() {
+        let none = Entry { msg_seq: Number::Whole(2), code: Number::Whole(10062), ..Entry::default() };
+        let receipt = Receipt { code: 10062, counts: None };
+        assert_eq!(Answer::of(&seqs([2]), &[none]), answer(vec![(seqs([2])[0], receipt)], 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_tells_at_most_once_of_each_message_asked(
+            asked in proptest::collection::btree_set(1_i64..20, 0..20),
+            entries in proptest::collection::vec((-2_i64..25, -2_i64..5, -2_i64..5), 0..40),
+        ) {
+            let asked = seqs(asked);
+            let entries: Vec<Entry> = entries.into_iter().map(|(seq, read, unread)| entry(seq, read, unread)).collect();
+            let found = Answer::of(&asked, &entries);
+            let told: Vec<MsgSeq> = found.receipts.iter().map(|(seq, _)| *seq).collect();
+            let mut expected = asked.clone();
+            expected.retain(|seq| told.contains(seq));
+            prop_assert_eq!(&told, &expected);
+            prop_assert!(found.bad_entries as usize <= entries.len());
+            for (seq, receipt) in &found.receipts {
+                let matching = entries.iter().filter(|entry| entry.msg_seq == Number::Whole(i64::from(seq.get())));
+                prop_assert!(matching.clone().count() > 0);
+                for entry in matching {
+                    prop_assert_eq!(super::receipt(entry), Some(*receipt));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! One attempt over HTTP. It never retries, redirects or waits for its turn: whoever calls holds the permit for exactly
+//! one request. No error of it carries a URL, since the URL carries the signature.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use reqwest::{StatusCode, Url, redirect};
+use secrecy::ExposeSecret;
+
+use super::{
+    answer::Answer,
+    destination::{Destination, Domains},
+    error_class::Class,
+    user_sig::{Credential, Signer},
+    wire::{Request, Response},
+};
+use crate::{
+    clock,
+    domain::{GroupId, MsgSeq, SdkAppId, Timestamp},
+};
+
+/// The largest body that is read: four times the megabyte at which the service itself gives up (10018).
+const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// How much of an error text from outside is kept, in characters.
+const MAX_INFO_CHARS: usize = 200;
+
+/// What a client needs to know.
+#[derive(Debug, Clone)]
+pub struct ChatSettings {
+    /// The app whose groups are asked for.
+    pub sdk_app_id: SdkAppId,
+    /// An admin account of the app.
+    pub identifier: String,
+    /// What the calls are signed with.
+    pub credential: Credential,
+    /// Where the calls go.
+    pub destination: Destination,
+    /// The longest that an attempt may take, from connecting to the last byte.
+    pub request_timeout: Duration,
+    /// How many connections are kept open for reuse.
+    pub max_connections: usize,
+}
+
+/// The client can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The TLS library found nothing to trust, or could not start.
+    #[error("setting up the HTTP client failed: are CA certificates installed (Debian: ca-certificates)?")]
+    Setup(#[source] reqwest::Error),
+    /// The endpoint is no URL.
+    #[error("chat.endpoint {0:?} is not a URL such as http://127.0.0.1:9000")]
+    Endpoint(String),
+}
+
+/// A failed attempt: what it calls for, and what the service or the network said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What is to be done.
+    pub class: Class,
+    /// The `ErrorCode`, where one could be read.
+    pub code: Option<i64>,
+    /// What went wrong, in words, without secrets, at most 200 characters.
+    pub info: String,
+}
+
+/// One attempt and its outcome.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// When it was sent.
+    pub called_at: Timestamp,
+    /// When its outcome was known.
+    pub ended_at: Timestamp,
+    /// From sending to the outcome, by the monotonic clock.
+    pub latency: Duration,
+    /// The HTTP status, if an answer came.
+    pub http_status: Option<u16>,
+    /// How many messages were asked for.
+    pub asked: usize,
+    /// The receipts, or why there are none.
+    pub outcome: Result<Answer, Failure>,
+}
+
+impl Attempt {
+    /// The class of the outcome.
+    pub fn class(&self) -> Class {
+        self.outcome.as_ref().map_or_else(|failure| failure.class, |_| Class::Success)
+    }
+}
+
+/// A client of one app.
+#[derive(Debug)]
+pub struct ChatClient {
+    http: reqwest::Client,
+    sdk_app_id: SdkAppId,
+    identifier: String,
+    signer: Signer,
+    domains: Mutex<Domains>,
+}
+
+impl ChatClient {
+    /// Sets up the connection pool. Nothing is sent.
+    ///
+    /// # Errors
+    /// If there are no CA certificates on the machine, or the endpoint is not a URL.
+    pub fn new(settings: ChatSettings) -> Result<Self, ClientError> {
+        // Another part of the process may have been first: any provider will do.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        if let Destination::Endpoint(endpoint) = &settings.destination {
+            Url::parse(endpoint).map_err(|_| ClientError::Endpoint(endpoint.clone()))?;
+        }
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("receiptd/", env!("CARGO_PKG_VERSION")))
+            .timeout(settings.request_timeout)
+            .pool_max_idle_per_host(settings.max_connections)
+            // The service asks for keep-alive. HTTP/2 would put all calls on one connection, some 100 at a time.
+            .http1_only()
+            .tcp_nodelay(true)
+            // Each of these would send requests that hold no permit.
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .build()
+            .map_err(ClientError::Setup)?;
+        Ok(Self {
+            http,
+            sdk_app_id: settings.sdk_app_id,
+            identifier: settings.identifier.clone(),
+            signer: Signer::new(settings.sdk_app_id, settings.identifier, settings.credential),
+            domains: Mutex::new(Domains::new(&settings.destination)),
+        })
+    }
+
+    /// Asks once for the receipts of `seqs` in `group`.
+    pub async fn get_receipts(&self, group: &GroupId, seqs: &[MsgSeq]) -> Attempt {
+        let (called_at, start) = (clock::now(), Instant::now());
+        let exchange = self.exchange(group, seqs, called_at).await;
+        self.note_reached(exchange.is_ok());
+        let (http_status, outcome) = match exchange {
+            Ok((status, body)) => (Some(status.as_u16()), self.read(seqs, status, &body)),
+            Err(error) => (error.status, Err(self.failure(Class::Retry, None, error.info))),
+        };
+        Attempt { called_at, ended_at: clock::now(), latency: start.elapsed(), http_status, asked: seqs.len(), outcome }
+    }
+
+    /// Drops the signature for a new one. False if the credential is a ready signature.
+    pub fn renew_signature(&self) -> bool {
+        self.signer.renew()
+    }
+
+    async fn exchange(
+        &self,
+        group: &GroupId,
+        seqs: &[MsgSeq],
+        now: Timestamp,
+    ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
+        let url = self.url(now).map_err(|error| Unanswered { status: None, info: error })?;
+        let mut response = self.http.post(url).json(&Request::new(group, seqs)).send().await?;
+        let status = response.status();
+        let unanswered = |info: String| Unanswered { status: Some(status.as_u16()), info };
+        let mut body = Vec::with_capacity(4_096);
+        while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(describe(error)))? {
+            if body.len() + chunk.len() > MAX_BODY_BYTES {
+                return Err(unanswered(format!("the answer is larger than {MAX_BODY_BYTES} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, body))
+    }
+
+    fn url(&self, now: Timestamp) -> Result<Url, String> {
+        let user_sig = self.signer.user_sig(now).map_err(|error| format!("making a UserSig failed: {error}"))?;
+        let base = format!("{}/v4/group_open_http_svc/get_group_msg_receipt", self.domains().base(Instant::now()));
+        let mut url = Url::parse(&base).map_err(|error| format!("{base:?} is not a URL: {error}"))?;
+        url.query_pairs_mut()
+            .append_pair("sdkappid", &self.sdk_app_id.to_string())
+            .append_pair("identifier", &self.identifier)
+            .append_pair("usersig", user_sig.expose_secret())
+            .append_pair("random", &fastrand::u32(..).to_string())
+            .append_pair("contenttype", "json");
+        Ok(url)
+    }
+
+    /// What a complete answer says: the truth is in the body, whatever the status.
+    fn read(&self, asked: &[MsgSeq], status: StatusCode, body: &[u8]) -> Result<Answer, Failure> {
+        if status != StatusCode::OK {
+            let info = format!("HTTP status {status}");
+            return Err(self.failure(Class::of_http_status(status.as_u16()), None, info));
+        }
+        let response: Response = serde_json::from_slice(body).map_err(|error| {
+            self.failure(
+                Class::Retry,
+                None,
+                format!("the answer of {} bytes is not the JSON expected: {error}", body.len()),
+            )
+        })?;
+        let code = response.error_code;
+        match Class::of_code(code) {
+            Class::Success if response.action_status.eq_ignore_ascii_case("FAIL") => {
+                let info = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info);
+                Err(self.failure(Class::Unknown, Some(code), info))
+            }
+            Class::Success => Ok(Answer::of(asked, &response.group_msg_receipt_list.unwrap_or_default())),
+            class => Err(self.failure(class, Some(code), response.error_info)),
+        }
+    }
+
+    fn failure(&self, class: Class, code: Option<i64>, info: String) -> Failure {
+        let mut info: String = info.chars().take(MAX_INFO_CHARS).collect();
+        // Should the service echo the signature, or a part that is long enough to matter, nothing of the text is kept.
+        if let Ok(user_sig) = self.signer.user_sig(clock::now()) {
+            let start: String = user_sig.expose_secret().chars().take(16).collect();
+            if !start.is_empty() && info.contains(&start) {
+                info = "(the text held the signature and was dropped)".to_owned();
+            }
+        }
+        Failure { class, code, info }
+    }
+
+    fn note_reached(&self, reached: bool) {
+        if self.domains().note(reached, Instant::now()) {
+            tracing::warn!("Tencent Chat can't be reached at this domain: turning to the other one");
+        }
+    }
+
+    fn domains(&self) -> MutexGuard<'_, Domains> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// No complete answer came.
+struct Unanswered {
+    status: Option<u16>,
+    info: String,
+}
+
+impl From<reqwest::Error> for Unanswered {
+    fn from(error: reqwest::Error) -> Self {
+        Self { status: None, info: describe(error) }
+    }
+}
+
+/// The error and its causes in one line, without the URL.
+fn describe(error: reqwest::Error) -> String {
+    let kind = match &error {
+        error if error.is_timeout() => "no answer in time",
+        error if error.is_connect() => "connecting failed",
+        _ => "the connection broke",
+    };
+    let error = error.without_url();
+    let mut text = format!("{kind}: {error}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
