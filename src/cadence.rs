@@ -5,13 +5,17 @@
 //! the one place that says how long a step is.
 
 mod cron_expression;
+mod named;
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use cron::Schedule;
 
-pub use self::cron_expression::InvalidCron;
+pub use self::{
+    cron_expression::InvalidCron,
+    named::{Cadences, DEFAULT},
+};
 use crate::domain::Timestamp;
 
 /// One step of a cadence by age: messages younger than `until` are polled once per `every`.
@@ -125,6 +129,22 @@ impl Cadence {
             return None;
         }
         Some(self.after(phase, sent_at, now))
+    }
+
+    /// When a message is due that was last known at `known_until` (`None`: never), in a slot whose last poll was at
+    /// `slot_polled_at`: for a slot whose group has a new cadence, or is polled again after a pause.
+    pub fn due_again(
+        &self,
+        phase: Phase,
+        sent_at: Timestamp,
+        known_until: Option<Timestamp>,
+        slot_polled_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Timestamp {
+        match known_until {
+            None => self.first_poll(slot_polled_at, sent_at, now),
+            Some(known_until) => self.after(phase, sent_at, known_until.min(now)).max(now),
+        }
     }
 
     /// When a message that was never polled is due in a slot whose last poll was at `slot_polled_at`.

@@ -8,3 +8,5 @@ pub mod chat;
 pub mod clock;
 pub mod domain;
 pub mod pacing;
+pub mod recording;
+pub mod slot;

@@ -72,6 +72,17 @@ fn a_new_message_is_due_at_once_in_a_new_slot_and_within_the_interval_in_an_old_
 }
 
 #[test]
+fn under_a_new_cadence_a_message_is_due_where_that_would_have_polled_it_next() {
+    let cadence = default_cadence();
+    let now = at("2026-11-23T12:00:00Z");
+    let due = |known_until| cadence.due_again(Phase::of_slot(5), now, known_until, known_until, now);
+    assert_eq!(due(Some(now - TimeDelta::hours(2))), now, "it is overdue");
+    assert_eq!(due(Some(now)), cadence.next_poll(Phase::of_slot(5), now, now).unwrap());
+    assert_eq!(due(None), now);
+    assert_eq!(due(Some(now + TimeDelta::hours(1))), due(Some(now)), "the clock has stepped back");
+}
+
+#[test]
 fn cron_fires_on_its_own_dates_whatever_the_age_and_then_expires() {
     let friday = at("2026-11-27T11:50:00Z");
     let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", secs(7 * DAY), true, friday).unwrap();

@@ -1,0 +1,86 @@
+//! The cadences of the config by name, and what a group gets whose name is not among them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Cadence, Rule, Tier};
+
+/// The name of the cadence of groups that name none.
+pub const DEFAULT: &str = "default";
+
+/// Named cadences, of which the default always exists.
+#[derive(Debug)]
+pub struct Cadences {
+    default: Cadence,
+    named: BTreeMap<String, Cadence>,
+}
+
+impl Cadences {
+    /// Takes the cadences of the config. One named `default` replaces the built-in default.
+    pub fn new(mut named: BTreeMap<String, Cadence>) -> Self {
+        let default = named.remove(DEFAULT).unwrap_or_else(built_in);
+        Self { default, named }
+    }
+
+    /// The cadence that a group names; the default if it names none, or one that the config lacks.
+    pub fn of(&self, name: Option<&str>) -> &Cadence {
+        name.and_then(|name| self.named.get(name)).unwrap_or(&self.default)
+    }
+
+    /// Whether the config has a cadence of this name.
+    pub fn has(&self, name: &str) -> bool {
+        name == DEFAULT || self.named.contains_key(name)
+    }
+
+    /// All cadences with their names, the default first.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Cadence)> {
+        let named = self.named.iter().map(|(name, cadence)| (name.as_str(), cadence));
+        std::iter::once((DEFAULT, &self.default)).chain(named)
+    }
+}
+
+impl Default for Cadences {
+    fn default() -> Self {
+        Self::new(BTreeMap::new())
+    }
+}
+
+/// The default cadence: under an hour every minute, a day every 10 minutes, a week every hour, 30 days every 6 hours.
+fn built_in() -> Cadence {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
+    let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
+    Cadence { rule: Rule::Tiers(tiers.map(tier).to_vec()), stop_when_all_read: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every(seconds: u64) -> Cadence {
+        let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(seconds) };
+        Cadence::by_age(vec![tier], false).unwrap()
+    }
+
+    fn expiry(cadences: &Cadences, name: Option<&str>) -> u64 {
+        cadences.of(name).expires_after().as_secs()
+    }
+
+    #[test]
+    fn a_name_that_the_config_lacks_gets_the_default() {
+        let cadences = Cadences::new(BTreeMap::from([("fast".to_owned(), every(1))]));
+        assert_eq!(expiry(&cadences, Some("fast")), 3_600);
+        for name in [None, Some("default"), Some("gone")] {
+            assert_eq!(expiry(&cadences, name), 30 * 86_400, "{name:?}");
+        }
+        assert!(cadences.has("fast") && cadences.has("default") && !cadences.has("gone"));
+    }
+
+    #[test]
+    fn the_default_can_be_replaced() {
+        let cadences = Cadences::new(BTreeMap::from([(DEFAULT.to_owned(), every(1))]));
+        assert_eq!(expiry(&cadences, None), 3_600);
+        assert_eq!(cadences.iter().map(|(name, _)| name).collect::<Vec<_>>(), [DEFAULT]);
+    }
+}

@@ -1,0 +1,320 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    cadence::{Cadences, Tier},
+    chat::{Answer, Class},
+    domain::Counts,
+};
+
+fn noon() -> Timestamp {
+    "2026-11-23T12:00:00Z".parse().unwrap()
+}
+
+fn minutes(count: i64) -> TimeDelta {
+    TimeDelta::minutes(count)
+}
+
+fn seq(number: i64) -> MsgSeq {
+    MsgSeq::try_from(number).unwrap()
+}
+
+fn counted(read: i64, unread: i64) -> Receipt {
+    Receipt { code: 0, counts: Counts::new(read, unread) }
+}
+
+const NO_RECEIPT: Receipt = Receipt { code: 10062, counts: None };
+
+/// A message that the slot's last poll, a minute ago, saw with 1 read and 2 unread.
+fn message(number: i64) -> SlotMessage {
+    SlotMessage {
+        seq: seq(number),
+        sent_at: noon() - minutes(30),
+        receipt: Some(counted(1, 2)),
+        known_until: Some(noon() - minutes(1)),
+        known_apart: false,
+        no_receipt_polls: 0,
+    }
+}
+
+fn never_polled(number: i64) -> SlotMessage {
+    SlotMessage { receipt: None, known_until: None, ..message(number) }
+}
+
+fn slot(messages: Vec<SlotMessage>) -> Slot {
+    Slot {
+        slot_id: 5,
+        group_key: 3,
+        group_id: "group".parse().unwrap(),
+        group_state: GroupState::Active,
+        cadence: None,
+        next_poll_at: noon(),
+        last_polled_at: Some(noon() - minutes(1)),
+        quiet_polls: 2,
+        failures: 1,
+        joins: 7,
+        messages,
+        absorbs: None,
+    }
+}
+
+fn attempt(ended_at: Timestamp) -> Attempt {
+    Attempt {
+        called_at: ended_at - TimeDelta::milliseconds(20),
+        ended_at,
+        latency: Duration::from_millis(20),
+        http_status: Some(200),
+        asked: 1,
+        outcome: Ok(Answer::default()),
+    }
+}
+
+fn answered(receipts: Vec<(MsgSeq, Receipt)>) -> Poll {
+    Poll { attempts: vec![attempt(noon())], receipts, rejected: vec![], end: PollEnd::Complete }
+}
+
+fn record(slot: Slot, poll: Poll) -> Recording {
+    record_at(slot, poll, noon())
+}
+
+fn record_at(slot: Slot, poll: Poll, now: Timestamp) -> Recording {
+    Recording::of(slot, poll, Cadences::default().of(None), KeepSnapshots::Changes, now)
+}
+
+#[test]
+fn counts_that_differ_are_kept_with_the_poll_before() {
+    let recording =
+        record(slot(vec![message(1), message(2)]), answered(vec![(seq(1), counted(2, 1)), (seq(2), counted(1, 2))]));
+    let prior_polled_at = Some(noon() - minutes(1));
+    let snapshot = Snapshot { seq: seq(1), receipt: counted(2, 1), polled_at: noon(), prior_polled_at };
+    assert_eq!(recording.snapshots, [snapshot]);
+    assert_eq!(recording.messages.len(), 1, "nothing is written about the other");
+    assert_eq!(recording.messages[0].receipt, Some(counted(2, 1)));
+    assert_eq!((recording.last_polled_at, recording.quiet_polls, recording.failures), (Some(noon()), 0, 0));
+}
+
+#[test]
+fn a_poll_that_saw_the_same_moves_nothing_but_the_slot() {
+    let recording = record(slot(vec![message(1)]), answered(vec![(seq(1), counted(1, 2))]));
+    assert!(recording.snapshots.is_empty() && recording.messages.is_empty());
+    assert_eq!((recording.last_polled_at, recording.quiet_polls), (Some(noon()), 3));
+    assert!(recording.next_poll_at > noon() && recording.next_poll_at <= noon() + minutes(1));
+}
+
+#[test]
+fn every_poll_is_kept_where_the_config_says_so() {
+    let poll = answered(vec![(seq(1), counted(1, 2))]);
+    let recording =
+        Recording::of(slot(vec![message(1)]), poll, Cadences::default().of(None), KeepSnapshots::EveryPoll, noon());
+    assert_eq!(recording.snapshots.len(), 1);
+    assert!(recording.messages.is_empty(), "the latest counts are what they were");
+}
+
+#[test]
+fn the_first_observation_has_no_prior_poll_even_in_a_slot_that_was_polled_before() {
+    let recording = record(slot(vec![message(1), never_polled(2)]), answered(vec![(seq(2), counted(0, 3))]));
+    let first = recording.snapshots.iter().find(|snapshot| snapshot.seq == seq(2)).unwrap();
+    assert_eq!(first.prior_polled_at, None);
+}
+
+#[test]
+fn a_message_that_an_answer_leaves_out_stays_known_until_the_poll_before() {
+    let recording = record(slot(vec![message(1), message(2)]), answered(vec![(seq(1), counted(1, 2))]));
+    let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
+    assert_eq!((change.seq, change.polled_at, change.known_until), (seq(2), None, Some(noon() - minutes(1))));
+    assert_eq!(change.receipt, Some(counted(1, 2)));
+    assert!(recording.snapshots.is_empty());
+}
+
+#[test]
+fn when_it_is_answered_again_its_prior_poll_is_the_one_that_last_told_of_it() {
+    let hour_ago = noon() - minutes(60);
+    let apart = SlotMessage { known_until: Some(hour_ago), known_apart: true, ..message(2) };
+    let recording = record(slot(vec![apart.clone()]), answered(vec![(seq(2), counted(3, 0))]));
+    assert_eq!(recording.snapshots[0].prior_polled_at, Some(hour_ago));
+    assert_eq!(recording.messages[0].known_until, None, "from now on its slot tells");
+    let unchanged = record(slot(vec![apart]), answered(vec![(seq(2), counted(1, 2))]));
+    assert_eq!(unchanged.messages[0].known_until, None, "also when nothing else changed");
+    assert!(unchanged.snapshots.is_empty());
+}
+
+#[test]
+fn a_poll_that_told_nothing_moves_no_times_and_is_tried_again_sooner_than_the_cadence_says() {
+    let end = PollEnd::GivenUp;
+    let poll = Poll { attempts: vec![attempt(noon())], receipts: vec![], rejected: vec![], end };
+    let recording = record(slot(vec![message(1), never_polled(2)]), poll);
+    assert!(recording.messages.is_empty() && recording.snapshots.is_empty());
+    assert_eq!(recording.last_polled_at, Some(noon() - minutes(1)));
+    assert_eq!((recording.failures, recording.quiet_polls), (2, 2));
+    assert!(recording.next_poll_at <= noon() + TimeDelta::seconds(20));
+}
+
+#[test]
+fn retries_grow_apart_but_never_beyond_the_cadence() {
+    let old = SlotMessage { sent_at: noon() - TimeDelta::days(10), ..message(1) };
+    for (failures, expected) in [(0, 10), (1, 20), (2, 40), (4, 160), (5, 300), (30, 300)] {
+        let poll = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::GivenUp };
+        let slot = Slot { failures, ..slot(vec![old.clone()]) };
+        let by_cadence = Cadences::default().of(None).next_poll(Phase::of_slot(5), old.sent_at, noon()).unwrap();
+        let due = record(slot, poll).next_poll_at;
+        assert_eq!(due, by_cadence.min(noon() + TimeDelta::seconds(expected)), "after {failures} failures");
+    }
+}
+
+#[test]
+fn all_read_closes_a_message_after_one_confirming_poll() {
+    let first = record(slot(vec![message(1)]), answered(vec![(seq(1), counted(3, 0))]));
+    assert_eq!(first.messages[0].closed, None);
+    let seen = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
+    let confirmed = record(slot(vec![seen]), answered(vec![(seq(1), counted(3, 0))]));
+    assert_eq!(confirmed.messages[0].closed, Some(Closed::AllRead));
+    assert_eq!(confirmed.messages[0].known_until, Some(noon()), "a closed message says itself until when it is known");
+    assert!(confirmed.is_empty && !first.is_empty);
+}
+
+#[test]
+fn a_cadence_may_go_on_after_all_have_read() {
+    let tier = Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(60) };
+    let cadence = Cadence::by_age(vec![tier], false).unwrap();
+    let seen = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
+    let poll = answered(vec![(seq(1), counted(3, 0))]);
+    let recording = Recording::of(slot(vec![seen]), poll, &cadence, KeepSnapshots::Changes, noon());
+    assert!(recording.messages.is_empty() && !recording.is_empty);
+}
+
+#[test]
+fn a_message_without_receipt_is_closed_when_several_polls_have_said_so() {
+    let mut held = never_polled(1);
+    for round in 1..=NO_RECEIPT_POLLS {
+        let recording = record(slot(vec![held.clone()]), answered(vec![(seq(1), NO_RECEIPT)]));
+        let change = &recording.messages[0];
+        assert_eq!(change.closed, (round == NO_RECEIPT_POLLS).then_some(Closed::NoReceipt), "round {round}");
+        assert_eq!(recording.snapshots.len(), usize::from(round == 1), "one row for the change to 10062");
+        held = SlotMessage { no_receipt_polls: change.no_receipt_polls, receipt: change.receipt, ..held };
+    }
+    let early = SlotMessage { no_receipt_polls: 2, receipt: Some(NO_RECEIPT), ..message(1) };
+    let recording = record(slot(vec![early]), answered(vec![(seq(1), counted(0, 3))]));
+    assert_eq!((recording.messages[0].no_receipt_polls, recording.messages[0].closed), (0, None));
+}
+
+#[test]
+fn an_old_message_is_polled_once_more_and_then_expired() {
+    let old = SlotMessage { sent_at: noon() - TimeDelta::days(30), ..message(1) };
+    let recording = record(slot(vec![old.clone(), message(2)]), answered(vec![(seq(1), counted(2, 1))]));
+    let closed: Vec<_> = recording.messages.iter().filter_map(|change| change.closed).collect();
+    assert_eq!(closed, [Closed::Expired]);
+    assert_eq!(recording.snapshots.len(), 1, "what it saw last is kept");
+    let failed = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::GivenUp };
+    assert!(record(slot(vec![old]), failed).messages.is_empty(), "not by a poll that failed");
+}
+
+#[test]
+fn a_refused_message_is_set_aside_with_its_code_and_the_rest_goes_on() {
+    let mut poll = answered(vec![(seq(1), counted(1, 2))]);
+    poll.rejected.push((seq(2), 10004));
+    let recording = record(slot(vec![message(1), message(2)]), poll);
+    let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
+    assert_eq!((change.seq, change.closed), (seq(2), Some(Closed::Rejected)));
+    assert_eq!(change.receipt, Some(Receipt { code: 10004, counts: None }));
+    assert!(!recording.is_empty);
+}
+
+fn group_fault(code: i64) -> Poll {
+    let failure = Failure { class: Class::GroupFault, code: Some(code), info: "no".into() };
+    Poll { attempts: vec![attempt(noon())], receipts: vec![], rejected: vec![], end: PollEnd::GroupFault(failure) }
+}
+
+#[test]
+fn a_group_without_permission_is_probed_slowly_and_one_that_is_gone_is_not() {
+    for (code, probe_at) in [
+        (10007, Some(noon() + PROBE_GROUP_AFTER)),
+        (10060, Some(noon() + PROBE_GROUP_AFTER)),
+        (10010, None),
+        (10015, None),
+    ] {
+        let recording = record(slot(vec![message(1)]), group_fault(code));
+        let Some(GroupChange::Quarantine { code: kept, probe_at: kept_probe, reason }) = recording.group else {
+            panic!("{code} makes no quarantine");
+        };
+        assert_eq!((kept, kept_probe), (code, probe_at));
+        assert!(reason.contains("group") && reason.contains("no"), "{reason}");
+        assert_eq!(recording.failures, 1, "the slot is not to blame");
+    }
+}
+
+#[test]
+fn a_probe_that_succeeds_ends_the_quarantine() {
+    let quarantined = Slot { group_state: GroupState::Quarantined, ..slot(vec![message(1)]) };
+    let recording = record(quarantined, answered(vec![(seq(1), counted(1, 2))]));
+    assert_eq!(recording.group, Some(GroupChange::Release));
+}
+
+#[test]
+fn slots_are_merged_only_by_a_poll_that_told_something() {
+    let mut common = slot(vec![message(1)]);
+    let other = SlotMessage { known_until: Some(noon() - minutes(7)), ..message(9) };
+    let other = Slot { slot_id: 6, joins: 4, last_polled_at: Some(noon() - minutes(7)), ..slot(vec![other]) };
+    common.absorb(other);
+    let both = vec![(seq(1), counted(1, 2)), (seq(9), counted(2, 1))];
+    let recording = record(common.clone(), answered(both));
+    assert_eq!(recording.absorbs, Some((6, 4)));
+    assert_eq!(recording.snapshots[0].prior_polled_at, Some(noon() - minutes(7)), "each has its own poll before");
+    let failed = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::GivenUp };
+    assert_eq!(record(common, failed).absorbs, None);
+}
+
+#[test]
+fn messages_that_join_meanwhile_are_due_after_the_interval_of_a_new_message() {
+    let recording = record(slot(vec![message(1)]), answered(vec![(seq(1), counted(1, 2))]));
+    assert_eq!(recording.join_due, noon() + minutes(1));
+}
+
+#[test]
+fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
+    let stepped = noon() - TimeDelta::hours(3);
+    let poll = Poll { attempts: vec![attempt(stepped)], ..answered(vec![(seq(1), counted(2, 1))]) };
+    let recording = record_at(slot(vec![message(1)]), poll, stepped);
+    let polled_at = recording.snapshots[0].polled_at;
+    assert_eq!(polled_at, noon() - minutes(1) + TimeDelta::microseconds(1));
+    assert_eq!(recording.last_polled_at, Some(polled_at));
+    assert!(recording.next_poll_at <= stepped + minutes(1), "the next poll goes by the clock as it is");
+    assert!(recording.join_due <= stepped + minutes(1));
+}
+
+proptest! {
+    #[test]
+    fn polls_of_a_message_rise_strictly_whatever_the_clock_does(
+        steps in proptest::collection::vec((-100_000_i64..100_000, 0_i64..3, any::<bool>()), 1..40),
+    ) {
+        let mut held = slot(vec![never_polled(1), never_polled(2)]);
+        let mut now = noon();
+        let mut last: HashMap<MsgSeq, Timestamp> = HashMap::new();
+        for (step, read, leave_out) in steps {
+            now += TimeDelta::seconds(step);
+            let mut receipts = vec![(seq(1), counted(read, 3 - read))];
+            if !leave_out { receipts.push((seq(2), counted(read, 4))); }
+            let poll = Poll { attempts: vec![attempt(now)], ..answered(receipts) };
+            let recording = record_at(held.clone(), poll, now);
+            for snapshot in &recording.snapshots {
+                prop_assert!(last.get(&snapshot.seq).is_none_or(|last| *last < snapshot.polled_at));
+                prop_assert!(snapshot.prior_polled_at.is_none_or(|prior| prior < snapshot.polled_at));
+                prop_assert_eq!(snapshot.prior_polled_at.is_none(), !last.contains_key(&snapshot.seq));
+                last.insert(snapshot.seq, snapshot.polled_at);
+            }
+            held.last_polled_at = recording.last_polled_at;
+            for message in &mut held.messages {
+                let change = recording.messages.iter().find(|change| change.seq == message.seq);
+                if let Some(change) = change {
+                    message.receipt = change.receipt;
+                    message.known_apart = change.known_until.is_some();
+                    message.known_until = change.known_until;
+                }
+                if !message.known_apart && message.receipt.is_some() {
+                    message.known_until = recording.last_polled_at;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Which slot a new message joins: its group's newest slot while that has room, else a slot of its own.
+//!
+//! Seqs are taken in order, so a slot's messages are of like age. Pure.
+
+use std::collections::HashMap;
+
+use super::{GroupKey, SlotId};
+use crate::{
+    cadence::Cadences,
+    domain::{MsgSeq, Timestamp},
+};
+
+/// A watched message that has no slot yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fresh {
+    /// Its group.
+    pub group_key: GroupKey,
+    /// The name of the group's cadence.
+    pub cadence: Option<String>,
+    /// Its number in the group.
+    pub seq: MsgSeq,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+}
+
+/// The newest slot of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenSlot {
+    /// Its key.
+    pub slot_id: SlotId,
+    /// How many messages it holds.
+    pub messages: usize,
+    /// When it was last answered.
+    pub last_polled_at: Option<Timestamp>,
+}
+
+/// Messages that go into one slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fill {
+    /// The slot they join; `None` for a slot that is to be made.
+    pub slot_id: Option<SlotId>,
+    /// Their group.
+    pub group_key: GroupKey,
+    /// When the most demanding of them wants to be polled first.
+    pub due: Timestamp,
+    /// The messages, by rising seq.
+    pub seqs: Vec<MsgSeq>,
+}
+
+/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`.
+pub fn pack(
+    fresh: &[Fresh],
+    open: &HashMap<GroupKey, OpenSlot>,
+    batch_size: usize,
+    cadences: &Cadences,
+    now: Timestamp,
+) -> Vec<Fill> {
+    let mut fills = Vec::new();
+    for group in fresh.chunk_by(|left, right| left.group_key == right.group_key) {
+        let group_key = group[0].group_key;
+        let open = open.get(&group_key).filter(|slot| slot.messages < batch_size);
+        let room = open.map_or(0, |slot| batch_size - slot.messages).min(group.len());
+        let (joining, rest) = group.split_at(room);
+        let cadence = cadences.of(group[0].cadence.as_deref());
+        let mut fill = |slot_id, last_polled_at, messages: &[Fresh]| {
+            let first = messages.iter().map(|message| cadence.first_poll(last_polled_at, message.sent_at, now)).min();
+            if let Some(due) = first {
+                let seqs = messages.iter().map(|message| message.seq).collect();
+                fills.push(Fill { slot_id, group_key, due, seqs });
+            }
+        };
+        fill(open.map(|slot| slot.slot_id), open.and_then(|slot| slot.last_polled_at), joining);
+        for messages in rest.chunks(batch_size) {
+            fill(None, None, messages);
+        }
+    }
+    fills
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-23T12:00:00Z".parse().unwrap()
+    }
+
+    fn fresh(group_key: GroupKey, seqs: std::ops::RangeInclusive<i64>) -> Vec<Fresh> {
+        let message = |seq| Fresh { group_key, cadence: None, seq: MsgSeq::try_from(seq).unwrap(), sent_at: now() };
+        seqs.map(message).collect()
+    }
+
+    fn sizes(fills: &[Fill]) -> Vec<(Option<SlotId>, usize)> {
+        fills.iter().map(|fill| (fill.slot_id, fill.seqs.len())).collect()
+    }
+
+    fn open(messages: usize, last_polled_at: Option<Timestamp>) -> HashMap<GroupKey, OpenSlot> {
+        HashMap::from([(1, OpenSlot { slot_id: 77, messages, last_polled_at })])
+    }
+
+    #[test]
+    fn the_newest_slot_is_filled_first_and_new_ones_hold_the_rest() {
+        let fills = pack(&fresh(1, 1..=120), &open(30, None), 50, &Cadences::default(), now());
+        assert_eq!(sizes(&fills), [(Some(77), 20), (None, 50), (None, 50)]);
+        assert_eq!(fills[1].seqs[0].get(), 21, "seqs are taken in order");
+    }
+
+    #[test]
+    fn a_full_slot_or_one_that_is_too_large_takes_nothing() {
+        for messages in [50, 80] {
+            let fills = pack(&fresh(1, 1..=3), &open(messages, None), 50, &Cadences::default(), now());
+            assert_eq!(sizes(&fills), [(None, 3)]);
+        }
+    }
+
+    #[test]
+    fn groups_never_share_a_slot() {
+        let messages = [fresh(1, 1..=2), fresh(2, 1..=2)].concat();
+        let fills = pack(&messages, &open(10, None), 50, &Cadences::default(), now());
+        assert_eq!(sizes(&fills), [(Some(77), 2), (None, 2)]);
+        assert_eq!(fills[1].group_key, 2);
+    }
+
+    #[test]
+    fn a_new_slot_is_due_at_once_and_a_polled_one_after_its_interval() {
+        let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::default(), now());
+        assert_eq!(fills[0].due, now() + TimeDelta::minutes(1));
+        assert_eq!(fills[1].due, now());
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_goes_into_exactly_one_slot_and_none_overflows(
+            counts in proptest::collection::vec(1_i64..200, 1..6),
+            batch_size in 1_usize..60,
+            held in 0_usize..70,
+        ) {
+            let groups = (1_i32..).zip(&counts);
+            let messages: Vec<Fresh> = groups.flat_map(|(group, count)| fresh(group, 1..=*count)).collect();
+            let fills = pack(&messages, &open(held, None), batch_size, &Cadences::default(), now());
+            for fill in &fills {
+                let held = if fill.slot_id.is_some() { held } else { 0 };
+                prop_assert!(!fill.seqs.is_empty() && fill.seqs.len() + held <= batch_size);
+            }
+            let placed = fills.iter().flat_map(|fill| fill.seqs.iter().map(|seq| (fill.group_key, *seq)));
+            let wanted = messages.iter().map(|message| (message.group_key, message.seq));
+            prop_assert!(placed.eq(wanted));
+        }
+    }
+}
