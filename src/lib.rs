@@ -8,5 +8,7 @@ pub mod chat;
 pub mod clock;
 pub mod domain;
 pub mod pacing;
+pub mod poller;
 pub mod recording;
 pub mod slot;
+pub mod store;

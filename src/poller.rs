@@ -1,0 +1,435 @@
+//! Takes the slots that are due, polls them, and hands what comes back to the recorder.
+//!
+//! One task owns the schedule and starts a task for each poll; the recorder says when a slot is due again, after it has
+//! committed. The poller reads slots through the store and knows no SQL; it calls through the chat client and knows no
+//! HTTP.
+
+mod call;
+mod gate;
+mod metrics;
+mod retry;
+mod schedule;
+mod slotter;
+mod trouble;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::slotter::Slotter;
+use self::{
+    call::Caller,
+    gate::{Admission, Gate},
+    schedule::{Now, Schedule},
+    trouble::Trouble,
+};
+use crate::{
+    cadence::Cadences,
+    chat::ChatClient,
+    clock,
+    domain::Timestamp,
+    pacing::Pacing,
+    recording::{KeepSnapshots, Poll, PollEnd, Recording},
+    slot::{GroupKey, GroupState, Slot, SlotId},
+    store::{Committed, Store, StoreError},
+};
+
+/// So many polls wait for their permit at most. It is what is read ahead: few enough that what an owner changes in SQL
+/// holds at the next poll, enough that the pacing never waits for the database.
+const AHEAD: usize = 40;
+
+/// After a failed read of the schedule it is tried again after this time.
+const READ_AGAIN: Duration = Duration::from_millis(500);
+
+/// How polls are made.
+#[derive(Debug, Clone)]
+pub struct PollerSettings {
+    /// The most attempts in any second.
+    pub max_calls_per_second: u32,
+    /// How long after its sending an attempt can still reach the service.
+    pub transit_allowance: Duration,
+    /// The most messages in a call.
+    pub batch_size: usize,
+    /// The most polls at a time.
+    pub max_in_flight: usize,
+    /// What is kept of polls that saw no change.
+    pub keep: KeepSnapshots,
+}
+
+/// News for the schedule.
+#[derive(Debug, Clone, Copy)]
+pub enum ScheduleNews {
+    /// A slot is due then.
+    Due(SlotId, Timestamp),
+    /// A poll of the slot ended without anything to record.
+    Returned(SlotId, Timestamp),
+    /// A quarantined group may be tried with this slot.
+    Probe(SlotId),
+}
+
+/// What the rest of the process may know about the poller.
+#[derive(Debug)]
+pub struct PollerStatus {
+    caller: Arc<Caller>,
+    in_flight: AtomicUsize,
+    waiting: AtomicUsize,
+}
+
+impl PollerStatus {
+    /// Why no calls are made, if a fault of the whole app stopped them.
+    pub fn fault(&self) -> Option<String> {
+        self.caller.gate().fault().map(|failure| match failure.code {
+            Some(code) => format!("Tencent Chat refuses the app's calls with code {code}: {}", failure.info),
+            None => failure.info.clone(),
+        })
+    }
+
+    /// The calls per second that are allowed just now.
+    pub fn rate(&self) -> u32 {
+        self.caller.pacing.rate()
+    }
+}
+
+/// The poller of one app.
+#[derive(Debug)]
+pub struct Poller {
+    store: Store,
+    cadences: Arc<Cadences>,
+    settings: PollerSettings,
+    caller: Arc<Caller>,
+    status: Arc<PollerStatus>,
+    recorder: mpsc::Sender<Recording>,
+    schedule: Schedule,
+    probes: Vec<SlotId>,
+    news: mpsc::UnboundedReceiver<ScheduleNews>,
+    news_sender: mpsc::UnboundedSender<ScheduleNews>,
+    committed: mpsc::UnboundedReceiver<Committed>,
+    polls: TaskTracker,
+    room: Arc<Notify>,
+    warned: HashSet<(GroupKey, String)>,
+}
+
+impl Poller {
+    /// A poller that calls through `client`, sends what comes back to `recorder`, and hears from it through `committed`
+    /// when slots are due again.
+    pub fn new(
+        store: Store,
+        client: ChatClient,
+        cadences: Arc<Cadences>,
+        settings: PollerSettings,
+        recorder: mpsc::Sender<Recording>,
+        committed: mpsc::UnboundedReceiver<Committed>,
+    ) -> Self {
+        let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
+        let caller = Arc::new(Caller { client, pacing, gate: Gate::default().into(), trouble: Trouble::default() });
+        let (in_flight, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let status = Arc::new(PollerStatus { caller: caller.clone(), in_flight, waiting });
+        let (news_sender, news) = mpsc::unbounded_channel();
+        Self {
+            store,
+            cadences,
+            settings,
+            caller,
+            status,
+            recorder,
+            schedule: Schedule::new(Instant::now()),
+            probes: vec![],
+            news,
+            news_sender,
+            committed,
+            polls: TaskTracker::new(),
+            room: Arc::new(Notify::new()),
+            warned: HashSet::new(),
+        }
+    }
+
+    /// Where news for the schedule go.
+    pub fn news(&self) -> mpsc::UnboundedSender<ScheduleNews> {
+        self.news_sender.clone()
+    }
+
+    /// What others may know.
+    pub fn status(&self) -> Arc<PollerStatus> {
+        self.status.clone()
+    }
+
+    /// Loads the schedule. Returns how many slots it has.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn load(&mut self) -> Result<usize, StoreError> {
+        let now = now();
+        let schedule = &mut self.schedule;
+        self.store.load_schedule(|slot, due| schedule.set(slot, due, now)).await?;
+        Ok(self.schedule.len())
+    }
+
+    /// Polls until `stop` is cancelled, then waits until the polls in flight have ended, for `grace` at most.
+    pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
+        loop {
+            self.hear_news();
+            let wake_in = self.start_polls().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(news) = self.news.recv() => self.hear(news),
+                Some(committed) = self.committed.recv() => self.hear_committed(committed),
+                () = self.room.notified() => {}
+                () = tokio::time::sleep(wake_in) => {}
+            }
+        }
+        self.polls.close();
+        if tokio::time::timeout(grace, self.polls.wait()).await.is_err() {
+            let left = self.status.in_flight.load(Ordering::Relaxed);
+            tracing::warn!(
+                left,
+                "polls were still in flight when the time for stopping was over: they will be made again"
+            );
+        }
+    }
+
+    fn hear_news(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            self.hear(news);
+        }
+        while let Ok(committed) = self.committed.try_recv() {
+            self.hear_committed(committed);
+        }
+    }
+
+    fn hear(&mut self, news: ScheduleNews) {
+        match news {
+            ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now()),
+            ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due, now()),
+            ScheduleNews::Probe(slot) => self.probes.push(slot),
+        }
+    }
+
+    fn hear_committed(&mut self, committed: Committed) {
+        match committed {
+            Committed::Due(slot, due) => self.schedule.release(slot, due, now()),
+            Committed::Gone(slot) => self.schedule.forget(slot),
+        }
+    }
+
+    /// Starts as many polls as there is room for. Returns after how long to look again.
+    async fn start_polls(&mut self) -> Duration {
+        let room = self.room_left();
+        if room < AHEAD / 2 {
+            return Duration::from_secs(1);
+        }
+        let now = now();
+        let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
+            Admission::Open => (room, false),
+            Admission::Probe => (1, true),
+            Admission::Closed(until) => return until.saturating_duration_since(now.monotonic),
+        };
+        let schedule = &mut self.schedule;
+        let probes: Vec<SlotId> = self.probes.drain(..).filter(|slot| schedule.claim_unknown(*slot)).collect();
+        let mut claimed = probes.clone();
+        claimed.extend(self.schedule.claim_due(room.saturating_sub(probes.len()), now));
+        if claimed.is_empty() {
+            if is_probe {
+                self.caller.gate().probe_again(now.monotonic);
+            }
+            return self.until_next_due(now);
+        }
+        match self.read(&claimed).await {
+            Ok(slots) => self.start(claimed, slots, &probes, is_probe),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the schedule can't be read: polling waits");
+                claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
+                return READ_AGAIN;
+            }
+        }
+        Duration::ZERO
+    }
+
+    fn room_left(&self) -> usize {
+        let in_flight = self.settings.max_in_flight.saturating_sub(self.status.in_flight.load(Ordering::Relaxed));
+        in_flight.min(AHEAD.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
+    }
+
+    fn until_next_due(&self, now: Now) -> Duration {
+        let micros = self.schedule.until_next(now).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
+        Duration::from_micros(micros.unsigned_abs())
+    }
+
+    /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
+    /// larger than a batch are split.
+    async fn read(&mut self, claimed: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
+        let batch_size = self.settings.batch_size;
+        let mut slots = self.store.read_slots(claimed).await?;
+        let mut split = Vec::new();
+        for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
+            split.push(slot.slot_id);
+            for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
+                self.schedule.set(slot, due, now());
+            }
+        }
+        if !split.is_empty() {
+            slots.retain(|slot| !split.contains(&slot.slot_id));
+            slots.extend(self.store.read_slots(&split).await?);
+        }
+        self.merge(&mut slots).await?;
+        Ok(slots)
+    }
+
+    async fn merge(&mut self, slots: &mut [Slot]) -> Result<(), StoreError> {
+        let batch_size = self.settings.batch_size;
+        let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
+        let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
+        if thin.is_empty() {
+            return Ok(());
+        }
+        let candidates = self.store.merge_candidates(&thin, batch_size).await?;
+        // Only what is waiting can be taken in: a slot in another poll has another last poll.
+        let pairs: HashMap<SlotId, SlotId> = candidates
+            .into_iter()
+            .filter(|(_, other)| self.schedule.claim(*other))
+            .map(|(slot, other)| (other, slot))
+            .collect();
+        let others: Vec<SlotId> = pairs.keys().copied().collect();
+        let others = match self.store.read_slots(&others).await {
+            Ok(read) => read,
+            Err(error) => {
+                others.into_iter().for_each(|slot| self.schedule.release(slot, clock::now(), now()));
+                return Err(error);
+            }
+        };
+        for other in others {
+            let target = slots.iter_mut().find(|slot| Some(&slot.slot_id) == pairs.get(&other.slot_id));
+            match target
+                .filter(|slot| slot.messages.len() + other.messages.len() <= batch_size && slot.absorbs.is_none())
+            {
+                Some(slot) => slot.absorb(other),
+                None => self.schedule.release(other.slot_id, other.next_poll_at, now()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again.
+    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) {
+        let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
+        for slot in slots {
+            missing.remove(&slot.slot_id);
+            let may_poll = match slot.group_state {
+                GroupState::Active => true,
+                GroupState::Quarantined => probes.contains(&slot.slot_id),
+                GroupState::Stopped => false,
+            };
+            if may_poll {
+                self.warn_of_unknown_cadence(&slot);
+                self.spawn(slot, is_probe);
+            } else {
+                slot.absorbs.into_iter().for_each(|(other, _)| self.schedule.forget(other));
+                self.schedule.forget(slot.slot_id);
+            }
+        }
+        // Slots that do not exist any more.
+        missing.into_iter().for_each(|slot| self.schedule.forget(slot));
+    }
+
+    fn spawn(&self, slot: Slot, is_probe: bool) {
+        let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
+        let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
+        let keep = self.settings.keep;
+        self.polls.spawn(async move {
+            let mut claim = claim;
+            let poll = if slot.messages.is_empty() {
+                Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete }
+            } else {
+                caller.poll(&slot, is_probe, || claim.started()).await
+            };
+            claim.started();
+            if poll.attempts.is_empty() && poll.end == PollEnd::AppStopped {
+                return;
+            }
+            let cadence = cadences.of(slot.cadence.as_deref());
+            let recording = Recording::of(slot, poll, cadence, keep, clock::now());
+            if let Ok(permit) = recorder.reserve().await {
+                claim.hand_over(&recording);
+                permit.send(recording);
+            }
+        });
+    }
+
+    fn warn_of_unknown_cadence(&mut self, slot: &Slot) {
+        let Some(name) = slot.cadence.as_deref().filter(|name| !self.cadences.has(name)) else { return };
+        // Once for each group; the bound keeps a mistake in a million groups from filling memory and log.
+        if self.warned.len() < 1_000 && self.warned.insert((slot.group_key, name.to_owned())) {
+            tracing::warn!(
+                group = %slot.group_id,
+                cadence = name,
+                "group {} names the cadence {name:?}, which the config lacks, so it gets the default: add [cadence.{name}] or \
+                 correct watched_groups.cadence",
+                slot.group_id
+            );
+        }
+    }
+}
+
+/// A slot (and the one it takes in) while a task polls it. If the task ends in any other way than by handing its result
+/// to the recorder, the slot goes back to the schedule.
+#[derive(Debug)]
+struct Claim {
+    slots: Vec<(SlotId, Timestamp)>,
+    news: mpsc::UnboundedSender<ScheduleNews>,
+    status: Arc<PollerStatus>,
+    room: Arc<Notify>,
+    is_waiting: bool,
+}
+
+impl Claim {
+    fn new(
+        slot: &Slot,
+        news: mpsc::UnboundedSender<ScheduleNews>,
+        status: Arc<PollerStatus>,
+        room: Arc<Notify>,
+    ) -> Self {
+        status.in_flight.fetch_add(1, Ordering::Relaxed);
+        status.waiting.fetch_add(1, Ordering::Relaxed);
+        let absorbed = slot.absorbs.map(|(other, _)| (other, slot.next_poll_at));
+        let slots = std::iter::once((slot.slot_id, slot.next_poll_at)).chain(absorbed).collect();
+        Self { slots, news, status, room, is_waiting: true }
+    }
+
+    /// The poll waits for its first permit no more.
+    fn started(&mut self) {
+        if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= AHEAD / 2 + 1
+        {
+            self.room.notify_one();
+        }
+    }
+
+    /// The recorder is responsible from here on, for all slots that it will say something about.
+    fn hand_over(&mut self, recording: &Recording) {
+        let absorbed = recording.absorbs.map(|(slot, _)| slot);
+        self.slots.retain(|(slot, _)| *slot != recording.slot_id && Some(*slot) != absorbed);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.started();
+        self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
+        for (slot, due) in self.slots.drain(..) {
+            // Without a poller the slot is found in the database by the next one.
+            _ = self.news.send(ScheduleNews::Returned(slot, due));
+        }
+        self.room.notify_one();
+    }
+}
+
+fn now() -> Now {
+    Now { wall: clock::now(), monotonic: Instant::now() }
+}

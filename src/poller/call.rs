@@ -1,0 +1,148 @@
+//! One poll: asks for the messages of a slot, in as many attempts as it takes.
+//!
+//! Every attempt takes a permit, innermost. What an outcome calls for is decided by its class; a call that is refused as
+//! too large or bad is halved, so that one bad seq can't wedge its group.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{gate::Gate, retry::Retry, trouble::Trouble};
+use crate::{
+    chat::{Attempt, ChatClient, Class, Failure, error_class},
+    domain::{GroupId, MsgSeq, Receipt},
+    pacing::Pacing,
+    recording::{Poll, PollEnd},
+    slot::Slot,
+};
+
+/// What all polls of an app share.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub client: ChatClient,
+    pub pacing: Arc<Pacing>,
+    pub gate: Mutex<Gate>,
+    pub trouble: Trouble,
+}
+
+/// What to do after an attempt.
+enum Next {
+    /// The batch is answered.
+    Answered(Vec<(MsgSeq, Receipt)>),
+    /// Ask for the halves.
+    Halve,
+    /// The service refuses this one message.
+    Reject(i32),
+    /// Go no further.
+    End(PollEnd),
+}
+
+impl Caller {
+    pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Polls a slot. A probe calls though the gate is closed, and opens it if the app works again.
+    ///
+    /// `started` is called when the first attempt goes out.
+    pub(super) async fn poll(&self, slot: &Slot, is_probe: bool, started: impl FnOnce()) -> Poll {
+        let mut poll = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete };
+        let mut started = Some(started);
+        let mut batches = vec![slot.messages.iter().map(|message| message.seq).collect::<Vec<_>>()];
+        while let Some(batch) = batches.pop() {
+            let next = self.ask(&slot.group_id, &batch, is_probe, &mut started, &mut poll.attempts).await;
+            match next {
+                Next::Answered(receipts) => poll.receipts.extend(receipts),
+                Next::Halve => {
+                    let (older, younger) = batch.split_at(batch.len() / 2);
+                    batches.extend([younger.to_vec(), older.to_vec()]);
+                }
+                Next::Reject(code) => poll.rejected.extend(batch.first().map(|seq| (*seq, code))),
+                Next::End(end) => {
+                    poll.end = end;
+                    break;
+                }
+            }
+        }
+        if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) && self.gate().open() {
+            tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
+        }
+        poll
+    }
+
+    /// Asks for one batch until it is answered, refused or given up.
+    async fn ask(
+        &self,
+        group: &GroupId,
+        batch: &[MsgSeq],
+        is_probe: bool,
+        started: &mut Option<impl FnOnce()>,
+        attempts: &mut Vec<Attempt>,
+    ) -> Next {
+        let mut retry = Retry::default();
+        let mut signed_again = false;
+        loop {
+            let permit = self.pacing.permit().await;
+            started.take().into_iter().for_each(|started| started());
+            if !is_probe && self.gate().fault().is_some() {
+                return Next::End(PollEnd::AppStopped);
+            }
+            let attempt = self.client.get_receipts(group, batch).await;
+            super::metrics::count(&attempt);
+            let outcome = attempt.outcome.clone();
+            attempts.push(attempt);
+            let failure = match outcome {
+                Ok(answer) => return Next::Answered(answer.receipts),
+                Err(failure) => failure,
+            };
+            if failure.class == Class::SlowDown {
+                self.pacing.slow_down(&permit);
+            }
+            drop(permit);
+            self.trouble.note(group, &failure);
+            if failure.class == Class::SignAgain && !signed_again && self.client.renew_signature() {
+                signed_again = true;
+                continue;
+            }
+            if let Some(next) = self.without_retry(failure, batch) {
+                return next;
+            }
+            let Some(wait) = retry.next_wait() else { return Next::End(PollEnd::GivenUp) };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// What a failure calls for, if it isn't another try.
+    fn without_retry(&self, failure: Failure, batch: &[MsgSeq]) -> Option<Next> {
+        let code = failure.code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
+        match failure.class {
+            Class::Success | Class::Retry | Class::SlowDown | Class::Unknown => None,
+            Class::Split | Class::Message if batch.len() > 1 => Some(Next::Halve),
+            Class::Split => Some(Next::Reject(code)),
+            Class::Message => {
+                Some(Next::Answered(batch.iter().map(|seq| (*seq, Receipt { code, counts: None })).collect()))
+            }
+            Class::GroupFault => Some(Next::End(PollEnd::GroupFault(failure))),
+            Class::Wait | Class::SignAgain | Class::AppFault => {
+                self.stop(failure);
+                Some(Next::End(PollEnd::AppStopped))
+            }
+        }
+    }
+
+    /// Stops the whole app and says why.
+    fn stop(&self, failure: Failure) {
+        // Whatever was wrong with the signature, the next probe brings a new one.
+        self.client.renew_signature();
+        let remedy = failure.code.and_then(error_class::remedy).unwrap_or("see the error code in the service's docs");
+        let (code, info) = (failure.code, failure.info.clone());
+        if self.gate().close(failure, Instant::now()) {
+            tracing::error!(
+                code,
+                info,
+                "Tencent Chat refuses the app's calls, so none is made but a probe now and then: {remedy}"
+            );
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! When each slot is due, in memory: Postgres keeps the same durably in `poll_slots.next_poll_at`.
+//!
+//! A slot is either waiting for its time or claimed by a poll. Due times are places on a timeline of the monotonic
+//! clock, so that a step of the wall clock neither stops polling nor lets everything be due at once. Pure.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+use crate::{domain::Timestamp, slot::SlotId};
+
+/// The wall clock and the monotonic clock, read together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub wall: Timestamp,
+    pub monotonic: Instant,
+}
+
+/// A point on the schedule's timeline, in microseconds.
+type Place = i64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Waiting(Place),
+    /// In a poll; somebody may have asked meanwhile for it to be due again.
+    Claimed(Option<Place>),
+}
+
+/// The due times of all slots of an app.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    start: Instant,
+    due: BTreeSet<(Place, SlotId)>,
+    slots: HashMap<SlotId, Status>,
+}
+
+impl Schedule {
+    pub(super) fn new(start: Instant) -> Self {
+        Self { start, due: BTreeSet::new(), slots: HashMap::new() }
+    }
+
+    /// Says when a slot is due. While it is claimed that adds to what its poll will say.
+    pub(super) fn set(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+        let place = self.place(due, now);
+        match self.slots.get_mut(&slot) {
+            Some(Status::Claimed(pending)) => *pending = Some(pending.map_or(place, |other| other.min(place))),
+            Some(Status::Waiting(old)) => {
+                self.due.remove(&(*old, slot));
+                self.wait(slot, place);
+            }
+            None => self.wait(slot, place),
+        }
+    }
+
+    /// Claims up to `count` slots that are due, the most overdue first.
+    pub(super) fn claim_due(&mut self, count: usize, now: Now) -> Vec<SlotId> {
+        let present = self.present(now);
+        let mut claimed = Vec::with_capacity(count.min(64));
+        while claimed.len() < count {
+            let Some((place, slot)) = self.due.first().copied().filter(|(place, _)| *place <= present) else { break };
+            self.due.remove(&(place, slot));
+            self.slots.insert(slot, Status::Claimed(None));
+            claimed.push(slot);
+        }
+        claimed
+    }
+
+    /// Claims one slot before its time, if it is waiting.
+    pub(super) fn claim(&mut self, slot: SlotId) -> bool {
+        let Some(Status::Waiting(place)) = self.slots.get(&slot).copied() else { return false };
+        self.due.remove(&(place, slot));
+        self.slots.insert(slot, Status::Claimed(None));
+        true
+    }
+
+    /// Claims one slot whether it is known or not, unless a poll has it.
+    pub(super) fn claim_unknown(&mut self, slot: SlotId) -> bool {
+        self.claim(slot)
+            || (!self.slots.contains_key(&slot) && self.slots.insert(slot, Status::Claimed(None)).is_none())
+    }
+
+    /// Ends a claim: the slot is due then, or sooner if somebody asked for that meanwhile.
+    pub(super) fn release(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+        let mut place = self.place(due, now);
+        if let Some(Status::Claimed(Some(pending))) = self.slots.get(&slot) {
+            place = place.min(*pending);
+        }
+        self.slots.remove(&slot).into_iter().for_each(|status| self.unlist(slot, status));
+        self.wait(slot, place);
+    }
+
+    /// Ends a claim of a slot that is not to be polled for now: it is forgotten, unless somebody asked for it meanwhile.
+    pub(super) fn forget(&mut self, slot: SlotId) {
+        if let Some(Status::Claimed(Some(pending))) = self.slots.remove(&slot) {
+            self.wait(slot, pending);
+        }
+    }
+
+    /// How many microseconds until the next slot is due; zero or less if it is overdue.
+    pub(super) fn until_next(&self, now: Now) -> Option<i64> {
+        self.due.first().map(|(place, _)| place - self.present(now))
+    }
+
+    /// How many slots there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn wait(&mut self, slot: SlotId, place: Place) {
+        self.due.insert((place, slot));
+        self.slots.insert(slot, Status::Waiting(place));
+    }
+
+    fn unlist(&mut self, slot: SlotId, status: Status) {
+        if let Status::Waiting(place) = status {
+            self.due.remove(&(place, slot));
+        }
+    }
+
+    fn present(&self, now: Now) -> Place {
+        i64::try_from(now.monotonic.saturating_duration_since(self.start).as_micros()).unwrap_or(i64::MAX)
+    }
+
+    fn place(&self, due: Timestamp, now: Now) -> Place {
+        let ahead = due.timestamp_micros().saturating_sub(now.wall.timestamp_micros());
+        self.present(now).saturating_add(ahead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::TimeDelta;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn start() -> Now {
+        Now { wall: "2026-11-23T12:00:00Z".parse().unwrap(), monotonic: Instant::now() }
+    }
+
+    fn after(now: Now, seconds: i64) -> Now {
+        let monotonic = now.monotonic + Duration::from_secs(seconds.unsigned_abs());
+        Now { wall: now.wall + TimeDelta::seconds(seconds), monotonic }
+    }
+
+    fn secs(now: Now, seconds: i64) -> Timestamp {
+        now.wall + TimeDelta::seconds(seconds)
+    }
+
+    #[test]
+    fn due_slots_come_oldest_first_and_only_when_due() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        for (slot, due) in [(1, 5), (2, -30), (3, 0), (4, -60)] {
+            schedule.set(slot, secs(now, due), now);
+        }
+        assert_eq!(schedule.claim_due(2, now), [4, 2]);
+        assert_eq!(schedule.claim_due(9, now), [3]);
+        assert_eq!(schedule.until_next(now), Some(5_000_000));
+        assert_eq!(schedule.claim_due(9, after(now, 5)), [1]);
+    }
+
+    #[test]
+    fn a_claimed_slot_is_not_claimed_again_before_it_is_released() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        schedule.set(1, now.wall, now);
+        assert_eq!(schedule.claim_due(9, now), [1]);
+        schedule.set(1, now.wall, now);
+        assert!(schedule.claim_due(9, now).is_empty() && !schedule.claim(1) && !schedule.claim_unknown(1));
+        schedule.release(1, secs(now, 60), now);
+        assert_eq!(schedule.claim_due(9, now), [1], "it was asked for while it was claimed");
+        schedule.release(1, secs(now, 60), now);
+        assert_eq!(schedule.until_next(now), Some(60_000_000));
+    }
+
+    #[test]
+    fn a_parked_slot_is_forgotten_unless_it_was_asked_for_meanwhile() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        schedule.set(1, now.wall, now);
+        schedule.set(2, now.wall, now);
+        schedule.claim_due(9, now);
+        schedule.set(2, now.wall, now);
+        schedule.forget(1);
+        schedule.forget(2);
+        assert_eq!(schedule.claim_due(9, now), [2]);
+        assert_eq!(schedule.len(), 1);
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_moves_nothing() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        schedule.set(1, secs(now, 60), now);
+        let stepped = |hours| Now { wall: now.wall + TimeDelta::hours(hours), ..after(now, 30) };
+        for hours in [-3, 3] {
+            assert_eq!(schedule.until_next(stepped(hours)), Some(30_000_000), "{hours} h");
+        }
+        let back = stepped(-3);
+        schedule.set(2, back.wall + TimeDelta::seconds(1), back);
+        assert_eq!(schedule.until_next(back), Some(1_000_000), "new times are read by the clock as it is");
+    }
+
+    proptest! {
+        #[test]
+        fn a_slot_is_always_either_waiting_once_or_claimed(
+            steps in proptest::collection::vec((0_u8..5, 1_i64..6, -50_i64..50), 1..200),
+        ) {
+            let now = start();
+            let mut schedule = Schedule::new(now.monotonic);
+            for (step, slot, due) in steps {
+                match step {
+                    0 => schedule.set(slot, secs(now, due), now),
+                    1 => _ = schedule.claim_due(2, now),
+                    2 => _ = schedule.claim(slot),
+                    3 => schedule.release(slot, secs(now, due), now),
+                    _ => if matches!(schedule.slots.get(&slot), Some(Status::Claimed(_))) { schedule.forget(slot) },
+                }
+                let waiting: BTreeSet<_> = schedule.slots.iter().filter_map(|(slot, status)| match status {
+                    Status::Waiting(place) => Some((*place, *slot)),
+                    Status::Claimed(_) => None,
+                }).collect();
+                prop_assert_eq!(&waiting, &schedule.due);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Once a second: new messages get a slot, groups that their owners changed are rescheduled, quarantined groups whose
+//! time has come are probed.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::ScheduleNews;
+use crate::{
+    cadence::{Cadences, Phase},
+    clock,
+    domain::Timestamp,
+    slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
+    store::{Store, StoreError},
+};
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Finds what is new in the watch list and tells the poller.
+#[derive(Debug)]
+pub struct Slotter {
+    /// The database.
+    pub store: Store,
+    /// The cadences of the config.
+    pub cadences: Arc<Cadences>,
+    /// The most messages in a slot.
+    pub batch_size: usize,
+    /// The way to the poller.
+    pub news: mpsc::UnboundedSender<ScheduleNews>,
+}
+
+impl Slotter {
+    /// Looks once a second until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said_at: Option<Instant> = None;
+        loop {
+            tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
+            let Err(error) = self.look(&stop).await else { continue };
+            if said_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+                said_at = Some(Instant::now());
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the watch list can't be read: new messages wait"
+                );
+            }
+        }
+    }
+
+    async fn look(&self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let changed = self.store.reschedule_changed_groups(|slot| self.due(slot, clock::now())).await?;
+        changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
+        let probes = self.store.slots_to_probe(clock::now()).await?;
+        probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
+        while !stop.is_cancelled() {
+            let slotted = self.store.slot_new_messages(|fresh, open| self.pack(fresh, open)).await?;
+            slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(*slot, *due)));
+            metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
+            if !slotted.is_partial {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(&self, fresh: &[Fresh], open: &HashMap<GroupKey, OpenSlot>) -> Vec<crate::slot::Fill> {
+        pack(fresh, open, self.batch_size, &self.cadences, clock::now())
+    }
+
+    /// When a slot of a group is due whose cadence or state has changed; `None` for a slot without messages.
+    fn due(&self, slot: &Slot, now: Timestamp) -> Option<Timestamp> {
+        let cadence = self.cadences.of(slot.cadence.as_deref());
+        let phase = Phase::of_slot(slot.slot_id);
+        let due = |message: &crate::slot::SlotMessage| {
+            cadence.due_again(phase, message.sent_at, message.known_until, slot.last_polled_at, now)
+        };
+        slot.messages.iter().map(due).min()
+    }
+
+    fn tell(&self, news: ScheduleNews) {
+        // Without a poller the slots are found in the database by the next one.
+        _ = self.news.send(news);
+    }
+}

@@ -1,0 +1,75 @@
+//! Says what goes wrong, once and then once a minute for each code, with how often it happened meanwhile.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    chat::{Class, Failure},
+    domain::GroupId,
+};
+
+/// The same trouble is logged again after this time.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What has been said about failures of calls. Its size is bounded by the number of classes and codes.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    said: Mutex<HashMap<(Class, Option<i64>), Said>>,
+}
+
+#[derive(Debug)]
+struct Said {
+    at: Instant,
+    since: u64,
+}
+
+impl Trouble {
+    /// Notes a failure and logs it if it is time.
+    pub(super) fn note(&self, group: &GroupId, failure: &Failure) {
+        if let Some(count) = self.due(failure, Instant::now()) {
+            let (class, code, info) = (failure.class.name(), failure.code, failure.info.as_str());
+            tracing::warn!(class, code, info, %group, count, "a call to Tencent Chat failed ({class}): {info}");
+        }
+    }
+
+    /// How many failures of this kind there were since it was last said, if it is to be said now.
+    fn due(&self, failure: &Failure, now: Instant) -> Option<u64> {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        // Codes come from outside: a service that makes up ever new ones must not fill the memory.
+        if said.len() > 1_000 {
+            said.clear();
+        }
+        let Some(last) = said.get_mut(&(failure.class, failure.code)) else {
+            said.insert((failure.class, failure.code), Said { at: now, since: 0 });
+            return Some(1);
+        };
+        last.since += 1;
+        if now < last.at + SAY_AGAIN {
+            return None;
+        }
+        last.at = now;
+        Some(std::mem::take(&mut last.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_failure_is_said_once_and_then_once_a_minute_with_its_count() {
+        let trouble = Trouble::default();
+        let failure = |code| Failure { class: Class::Retry, code: Some(code), info: String::new() };
+        let now = Instant::now();
+        assert_eq!(trouble.due(&failure(10002), now), Some(1));
+        for _ in 0..9 {
+            assert_eq!(trouble.due(&failure(10002), now), None);
+        }
+        assert_eq!(trouble.due(&failure(60008), now), Some(1), "another code is other news");
+        assert_eq!(trouble.due(&failure(10002), now + SAY_AGAIN), Some(10));
+        assert_eq!(trouble.due(&failure(10002), now + SAY_AGAIN), None);
+    }
+}

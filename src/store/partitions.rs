@@ -1,0 +1,43 @@
+//! The daily partitions: made days ahead, and on demand if one is missing.
+
+use chrono::{Days, NaiveDate};
+
+use super::{Doing, Store, StoreError};
+
+/// So many days ahead of today have their partitions, beside today's and yesterday's.
+pub(super) const DAYS_AHEAD: u64 = 7;
+
+impl Store {
+    /// Makes the partitions from yesterday to a week ahead. Yesterday's, since a poll that is stored after midnight may
+    /// be from before. Returns how many were made.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ensure_partitions_ahead(&self, today: NaiveDate) -> Result<i64, StoreError> {
+        let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
+        let days: Vec<NaiveDate> =
+            (0..=DAYS_AHEAD + 1).filter_map(|day| first.checked_add_days(Days::new(day))).collect();
+        self.ensure_partitions(&days).await
+    }
+
+    /// Makes the partitions of these days where they are missing.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(super) async fn ensure_partitions(&self, days: &[NaiveDate]) -> Result<i64, StoreError> {
+        let mut made = 0;
+        for day in days {
+            for table in ["receipt_snapshots", "api_calls"] {
+                // A statement of its own for each: ATTACH holds its locks until the transaction ends.
+                let is_new: bool = sqlx::query_scalar("SELECT receiptd.ensure_partition($1, $2)")
+                    .bind(table)
+                    .bind(day)
+                    .fetch_one(&self.pool)
+                    .await
+                    .doing("making a daily partition")?;
+                made += i64::from(is_new);
+            }
+        }
+        Ok(made)
+    }
+}

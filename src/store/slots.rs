@@ -1,0 +1,146 @@
+//! Reading the schedule: all due times at the start, and the contents of the slots that are due.
+
+use futures::TryStreamExt;
+use sqlx::{Row, postgres::PgRow};
+
+use super::{Doing, Store, StoreError};
+use crate::{
+    domain::{Counts, MsgSeq, Receipt, Timestamp},
+    slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage},
+};
+
+/// One row a slot: its messages come as arrays, which costs less than a row for each of them.
+const READ_SLOTS: &str = "
+    SELECT s.slot_id, s.group_key, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, s.joins,
+        g.group_id, g.state, g.cadence,
+        m.seqs, m.sent_at, m.read_num, m.unread_num, m.code, m.is_known, m.known_until, m.no_receipt_polls
+    FROM receiptd.poll_slots s
+    JOIN receiptd.watched_groups g ON g.group_key = s.group_key
+    CROSS JOIN LATERAL (
+        SELECT array_agg(msg_seq) AS seqs, array_agg(sent_at) AS sent_at, array_agg(read_num) AS read_num,
+            array_agg(unread_num) AS unread_num, array_agg(receipt_code) AS code,
+            array_agg(first_polled_at IS NOT NULL) AS is_known, array_agg(known_until) AS known_until,
+            array_agg(no_receipt_polls) AS no_receipt_polls
+        FROM receiptd.watched_messages m
+        WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
+    ) m
+    WHERE s.slot_id = ANY ($1)";
+
+impl Store {
+    /// The slots of this app whose groups are active, with their due times.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn load_schedule(&self, mut each: impl FnMut(SlotId, Timestamp)) -> Result<(), StoreError> {
+        const DOING: &str = "loading the schedule";
+        let mut rows = sqlx::query_as::<_, (SlotId, Timestamp)>(
+            "SELECT s.slot_id, s.next_poll_at FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
+             WHERE g.sdk_app_id = $1 AND g.state = 'active'",
+        )
+        .bind(i64::from(self.sdk_app_id.get()))
+        .fetch(&self.pool);
+        while let Some((slot, due)) = rows.try_next().await.doing(DOING)? {
+            each(slot, due);
+        }
+        Ok(())
+    }
+
+    /// The contents of these slots, as far as they exist, in the order asked for.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn read_slots(&self, slots: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
+        const DOING: &str = "reading the slots that are due";
+        let rows = sqlx::query(READ_SLOTS).bind(slots).fetch_all(&self.pool).await.doing(DOING)?;
+        let mut read = rows.iter().map(slot).collect::<Result<Vec<_>, _>>().doing(DOING)?;
+        let order: std::collections::HashMap<SlotId, usize> = slots.iter().copied().zip(0..).collect();
+        read.sort_by_key(|slot| order.get(&slot.slot_id).copied());
+        Ok(read)
+    }
+
+    /// For each of these slots, a neighbour in its group that fits into one call with it, if there is one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn merge_candidates(
+        &self,
+        slots: &[SlotId],
+        batch_size: usize,
+    ) -> Result<Vec<(SlotId, SlotId)>, StoreError> {
+        sqlx::query_as(
+            "SELECT s.slot_id, other.slot_id
+             FROM receiptd.poll_slots s
+             CROSS JOIN LATERAL (
+                SELECT count(*) AS messages FROM receiptd.watched_messages m
+                WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
+             ) held
+             CROSS JOIN LATERAL (
+                SELECT n.slot_id FROM (
+                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id
+                     ORDER BY slot_id DESC LIMIT 1)
+                    UNION ALL
+                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id
+                     ORDER BY slot_id LIMIT 1)
+                ) n
+                WHERE (SELECT count(*) FROM receiptd.watched_messages m
+                       WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $2
+                LIMIT 1
+             ) other
+             WHERE s.slot_id = ANY ($1)",
+        )
+        .bind(slots)
+        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await
+        .doing("looking for slots to merge")
+    }
+}
+
+fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
+    let last_polled_at: Option<Timestamp> = row.try_get("last_polled_at")?;
+    let group_id: String = row.try_get("group_id")?;
+    Ok(Slot {
+        slot_id: row.try_get("slot_id")?,
+        group_key: row.try_get::<GroupKey, _>("group_key")?,
+        group_id: group_id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        group_state: match row.try_get::<&str, _>("state")? {
+            "active" => GroupState::Active,
+            "quarantined" => GroupState::Quarantined,
+            _ => GroupState::Stopped,
+        },
+        cadence: row.try_get("cadence")?,
+        next_poll_at: row.try_get("next_poll_at")?,
+        quiet_polls: row.try_get("quiet_polls")?,
+        failures: row.try_get("failures")?,
+        joins: row.try_get("joins")?,
+        messages: messages(row, last_polled_at)?,
+        last_polled_at,
+        absorbs: None,
+    })
+}
+
+fn messages(row: &PgRow, slot_polled_at: Option<Timestamp>) -> Result<Vec<SlotMessage>, sqlx::Error> {
+    // An empty slot has null for its arrays.
+    let Some(seqs) = row.try_get::<Option<Vec<i64>>, _>("seqs")? else { return Ok(vec![]) };
+    let sent_at: Vec<Timestamp> = row.try_get("sent_at")?;
+    let read: Vec<Option<i32>> = row.try_get("read_num")?;
+    let unread: Vec<Option<i32>> = row.try_get("unread_num")?;
+    let code: Vec<Option<i32>> = row.try_get("code")?;
+    let is_known: Vec<bool> = row.try_get("is_known")?;
+    let known_until: Vec<Option<Timestamp>> = row.try_get("known_until")?;
+    let no_receipt_polls: Vec<i16> = row.try_get("no_receipt_polls")?;
+    let mut messages = Vec::with_capacity(seqs.len());
+    for (index, seq) in seqs.into_iter().enumerate() {
+        let counts = read[index].zip(unread[index]).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
+        messages.push(SlotMessage {
+            seq: MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+            sent_at: sent_at[index],
+            receipt: code[index].map(|code| Receipt { code, counts }),
+            known_until: if is_known[index] { known_until[index].or(slot_polled_at) } else { None },
+            known_apart: known_until[index].is_some(),
+            no_receipt_polls: no_receipt_polls[index],
+        });
+    }
+    messages.sort_unstable_by_key(|message| message.seq);
+    Ok(messages)
+}

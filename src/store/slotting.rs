@@ -1,0 +1,201 @@
+//! Giving new messages a slot, in one transaction, and splitting slots that are larger than a batch.
+//!
+//! Slots are locked before the messages in them, in the order of their ids, as everywhere.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+
+use super::{Doing, Store, StoreError};
+use crate::{
+    domain::{MsgSeq, Timestamp},
+    slot::{Fill, Fresh, GroupKey, OpenSlot, SlotId},
+};
+
+/// So many messages get their slots in one transaction: a million at once must not hold one for long.
+const CHUNK: i64 = 20_000;
+
+/// What one round of slotting did.
+#[derive(Debug, Default)]
+pub struct Slotted {
+    /// How many messages got a slot.
+    pub messages: usize,
+    /// The slots that changed, with their due times.
+    pub slots: Vec<(SlotId, Timestamp)>,
+    /// Whether there may be more to do at once.
+    pub is_partial: bool,
+}
+
+impl Store {
+    /// Gives a slot to messages that have none, as `pack` decides from them and the newest slots of their groups.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn slot_new_messages(
+        &self,
+        pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
+    ) -> Result<Slotted, StoreError> {
+        const DOING: &str = "giving new messages a slot";
+        let fresh = self.fresh_messages().await.doing(DOING)?;
+        if fresh.is_empty() {
+            return Ok(Slotted::default());
+        }
+        let mut transaction = self.pool.begin().await.doing(DOING)?;
+        let open = lock_newest_slots(&mut transaction, &fresh).await.doing(DOING)?;
+        let fills = pack(&fresh, &open);
+        let slots = make_and_move_slots(&mut transaction, &fills).await.doing(DOING)?;
+        place_messages(&mut transaction, &fills, &slots).await.doing(DOING)?;
+        transaction.commit().await.doing(DOING)?;
+        Ok(Slotted { messages: fresh.len(), slots, is_partial: fresh.len() >= usize::try_from(CHUNK).unwrap_or(0) })
+    }
+
+    async fn fresh_messages(&self) -> Result<Vec<Fresh>, sqlx::Error> {
+        let rows: Vec<(GroupKey, Option<String>, i64, Timestamp)> = sqlx::query_as(
+            "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at
+             FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+             WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1
+             ORDER BY m.group_key, m.msg_seq LIMIT $2",
+        )
+        .bind(i64::from(self.sdk_app_id.get()))
+        .bind(CHUNK)
+        .fetch_all(&self.pool)
+        .await?;
+        let fresh = |(group_key, cadence, seq, sent_at)| {
+            let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+            Ok(Fresh { group_key, cadence, seq, sent_at })
+        };
+        rows.into_iter().map(fresh).collect()
+    }
+
+    /// Splits a slot that holds more than `batch_size` messages: the younger ones go into slots of their own, which are
+    /// due at once and have the same last poll.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn split_slot(&self, slot: SlotId, batch_size: usize) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
+        sqlx::query_as(
+            "WITH source AS (
+                SELECT * FROM receiptd.poll_slots WHERE slot_id = $1 FOR UPDATE
+            ), surplus AS (
+                SELECT m.group_key, m.msg_seq, ((row_number() OVER (ORDER BY m.msg_seq) - 1) / $2) AS part
+                FROM receiptd.watched_messages m JOIN source s USING (group_key, slot_id)
+            ), parts AS MATERIALIZED (
+                SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
+                FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
+            ), made AS (
+                INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, joins)
+                SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.joins
+                FROM source s CROSS JOIN parts p
+                RETURNING slot_id, next_poll_at
+            ), moved AS (
+                UPDATE receiptd.watched_messages m SET slot_id = p.slot_id
+                FROM surplus u JOIN parts p USING (part)
+                WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq
+            )
+            SELECT slot_id, next_poll_at FROM made",
+        )
+        .bind(slot)
+        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await
+        .doing("splitting a slot that is larger than polling.batch_size")
+    }
+}
+
+/// Locks the newest slot of each group, in the order of the ids, and counts what they hold.
+async fn lock_newest_slots(
+    connection: &mut PgConnection,
+    fresh: &[Fresh],
+) -> Result<HashMap<GroupKey, OpenSlot>, sqlx::Error> {
+    let mut groups: Vec<GroupKey> = fresh.iter().map(|message| message.group_key).collect();
+    groups.dedup();
+    let newest: Vec<SlotId> = sqlx::query_scalar(
+        "SELECT s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
+            SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = g.group_key ORDER BY slot_id DESC LIMIT 1
+        ) s",
+    )
+    .bind(groups)
+    .fetch_all(&mut *connection)
+    .await?;
+    let locked: Vec<(GroupKey, SlotId, Option<Timestamp>)> = sqlx::query_as(
+        "SELECT group_key, slot_id, last_polled_at FROM receiptd.poll_slots
+         WHERE slot_id = ANY ($1) ORDER BY slot_id FOR UPDATE",
+    )
+    .bind(&newest)
+    .fetch_all(&mut *connection)
+    .await?;
+    // A statement of its own, so that it sees what whoever held the locks has done.
+    let held: HashMap<SlotId, i64> = sqlx::query_as(
+        "SELECT slot_id, count(*) FROM receiptd.watched_messages WHERE slot_id = ANY ($1) GROUP BY slot_id",
+    )
+    .bind(&newest)
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .collect();
+    let open = |(group_key, slot_id, last_polled_at)| {
+        let messages = held.get(&slot_id).copied().unwrap_or_default();
+        (group_key, OpenSlot { slot_id, messages: usize::try_from(messages).unwrap_or_default(), last_polled_at })
+    };
+    Ok(locked.into_iter().map(open).collect())
+}
+
+/// Makes the slots that are new and brings forward those that messages join. Returns the slot of each fill, in order,
+/// with its due time.
+async fn make_and_move_slots(
+    connection: &mut PgConnection,
+    fills: &[Fill],
+) -> Result<Vec<(SlotId, Timestamp)>, sqlx::Error> {
+    let new = fills.iter().filter(|fill| fill.slot_id.is_none()).count();
+    let mut new_ids: std::vec::IntoIter<SlotId> = sqlx::query_scalar(
+        "SELECT nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) FROM generate_series(1, $1)",
+    )
+    .bind(i64::try_from(new).unwrap_or(i64::MAX))
+    .fetch_all(&mut *connection)
+    .await?
+    .into_iter();
+    let ids: Vec<SlotId> = fills.iter().filter_map(|fill| fill.slot_id.or_else(|| new_ids.next())).collect();
+    let due: Vec<Timestamp> = fills.iter().map(|fill| fill.due).collect();
+    let due: HashMap<SlotId, Timestamp> = sqlx::query_as(
+        "INSERT INTO receiptd.poll_slots AS s (group_key, slot_id, next_poll_at)
+         SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[])
+         ON CONFLICT (group_key, slot_id) DO UPDATE
+            SET next_poll_at = LEAST(s.next_poll_at, EXCLUDED.next_poll_at), joins = s.joins + 1
+         RETURNING s.slot_id, s.next_poll_at",
+    )
+    .bind(fills.iter().map(|fill| fill.group_key).collect::<Vec<_>>())
+    .bind(&ids)
+    .bind(&due)
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .collect();
+    Ok(ids.into_iter().filter_map(|id| Some((id, *due.get(&id)?))).collect())
+}
+
+/// Puts the messages into their slots, unless their owner has removed them meanwhile.
+async fn place_messages(
+    connection: &mut PgConnection,
+    fills: &[Fill],
+    slots: &[(SlotId, Timestamp)],
+) -> Result<(), sqlx::Error> {
+    let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
+    for (fill, (slot, _)) in fills.iter().zip(slots) {
+        for seq in &fill.seqs {
+            groups.push(fill.group_key);
+            seqs.push(i64::from(seq.get()));
+            ids.push(*slot);
+        }
+    }
+    sqlx::query(
+        "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
+         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'",
+    )
+    .bind(groups)
+    .bind(seqs)
+    .bind(ids)
+    .execute(connection)
+    .await
+    .map(drop)
+}
