@@ -7,6 +7,8 @@ pub mod cadence;
 pub mod chat;
 pub mod clock;
 pub mod domain;
+pub mod lifecycle;
+pub mod ops;
 pub mod pacing;
 pub mod poller;
 pub mod recording;

@@ -13,7 +13,7 @@ mod slotter;
 mod trouble;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -243,7 +243,11 @@ impl Poller {
             return self.until_next_due(now);
         }
         match self.read(&claimed).await {
-            Ok(slots) => self.start(claimed, slots, &probes, is_probe),
+            Ok(slots) => {
+                if self.start(claimed, slots, &probes, is_probe) == 0 && is_probe {
+                    self.caller.gate().probe_again(now.monotonic);
+                }
+            }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the schedule can't be read: polling waits");
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
@@ -283,45 +287,59 @@ impl Poller {
         Ok(slots)
     }
 
-    async fn merge(&mut self, slots: &mut [Slot]) -> Result<(), StoreError> {
+    /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
+    /// now as well, can be taken in: a slot in another poll has another last poll.
+    async fn merge(&mut self, slots: &mut Vec<Slot>) -> Result<(), StoreError> {
         let batch_size = self.settings.batch_size;
         let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
         let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
         if thin.is_empty() {
             return Ok(());
         }
-        let candidates = self.store.merge_candidates(&thin, batch_size).await?;
-        // Only what is waiting can be taken in: a slot in another poll has another last poll.
-        let pairs: HashMap<SlotId, SlotId> = candidates
-            .into_iter()
-            .filter(|(_, other)| self.schedule.claim(*other))
-            .map(|(slot, other)| (other, slot))
-            .collect();
-        let others: Vec<SlotId> = pairs.keys().copied().collect();
-        let others = match self.store.read_slots(&others).await {
-            Ok(read) => read,
-            Err(error) => {
-                others.into_iter().for_each(|slot| self.schedule.release(slot, clock::now(), now()));
-                return Err(error);
+        for (slot, other) in self.store.merge_candidates(&thin, batch_size).await? {
+            let is_free = |id: SlotId| slots.iter().any(|slot| slot.slot_id == id && slot.absorbs.is_none());
+            if !is_free(slot) {
+                continue;
             }
-        };
-        for other in others {
-            let target = slots.iter_mut().find(|slot| Some(&slot.slot_id) == pairs.get(&other.slot_id));
-            match target
-                .filter(|slot| slot.messages.len() + other.messages.len() <= batch_size && slot.absorbs.is_none())
-            {
-                Some(slot) => slot.absorb(other),
-                None => self.schedule.release(other.slot_id, other.next_poll_at, now()),
+            let absorbed = if is_free(other) {
+                slots.iter().position(|slot| slot.slot_id == other).map(|index| slots.remove(index))
+            } else if self.schedule.claim(other) {
+                self.read_claimed(other).await?
+            } else {
+                None
+            };
+            let Some(absorbed) = absorbed else { continue };
+            match slots.iter_mut().find(|held| held.slot_id == slot) {
+                Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
+                _ => self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, now()),
             }
         }
         Ok(())
     }
 
+    /// Reads one slot that was claimed for a merge; it goes back to the schedule if that fails.
+    async fn read_claimed(&mut self, slot: SlotId) -> Result<Option<Slot>, StoreError> {
+        match self.store.read_slots(&[slot]).await {
+            Ok(mut read) if !read.is_empty() => Ok(read.pop()),
+            Ok(_) => {
+                self.schedule.forget(slot);
+                Ok(None)
+            }
+            Err(error) => {
+                self.schedule.release(slot, clock::now(), now());
+                Err(error)
+            }
+        }
+    }
+
     /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again.
-    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) {
+    /// Returns how many will call.
+    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) -> usize {
         let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
+        let mut calling = 0;
         for slot in slots {
             missing.remove(&slot.slot_id);
+            slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
             let may_poll = match slot.group_state {
                 GroupState::Active => true,
                 GroupState::Quarantined => probes.contains(&slot.slot_id),
@@ -329,6 +347,7 @@ impl Poller {
             };
             if may_poll {
                 self.warn_of_unknown_cadence(&slot);
+                calling += usize::from(!slot.messages.is_empty());
                 self.spawn(slot, is_probe);
             } else {
                 slot.absorbs.into_iter().for_each(|(other, _)| self.schedule.forget(other));
@@ -337,6 +356,7 @@ impl Poller {
         }
         // Slots that do not exist any more.
         missing.into_iter().for_each(|slot| self.schedule.forget(slot));
+        calling
     }
 
     fn spawn(&self, slot: Slot, is_probe: bool) {

@@ -1,0 +1,222 @@
+//! The life of the daemon: what starts in which order, and what stops in which.
+//!
+//! Start: schema, partitions, schedule, recorder, poller, slotter, HTTP. Stop: no more polls are started, those in flight
+//! end, the recorder writes what is left.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cadence::Cadences,
+    chat::{ChatClient, ChatSettings, ClientError},
+    clock,
+    ops::{self, ListenError, Ops},
+    poller::{Poller, PollerSettings, PollerStatus, Slotter},
+    store::{ConnectError, Recorder, RecorderSettings, SchemaError, Store, StoreError},
+};
+
+/// Polls in flight have this long to end after the daemon was told to stop.
+const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
+
+/// Then the recorder has this long to write what they brought back.
+const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
+
+/// Partitions are looked after this often.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Everything a daemon needs to know.
+#[derive(Debug, Clone)]
+pub struct DaemonSettings {
+    /// The app, its credential and where its calls go.
+    pub chat: ChatSettings,
+    /// The database.
+    pub database_url: SecretString,
+    /// The most connections to it.
+    pub max_connections: u32,
+    /// How polls are made.
+    pub poller: PollerSettings,
+    /// How often messages are polled.
+    pub cadences: Arc<Cadences>,
+    /// Where HTTP is served, and the metrics that are served there.
+    pub http: Option<(SocketAddr, PrometheusHandle)>,
+}
+
+/// The daemon can't start. What may pass by itself, such as a database that is away, is waited for instead.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database URL is none.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The schema is not for this program.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The HTTP client can't be set up.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The HTTP listener can't be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// It was told to stop before it had started.
+    #[error("stopped before the database answered")]
+    Stopped,
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    stop: CancellationToken,
+    ended: CancellationToken,
+    give_up: CancellationToken,
+    status: Arc<PollerStatus>,
+    store: Store,
+    slots: usize,
+    poller: JoinHandle<()>,
+    slotter: JoinHandle<()>,
+    recorder: JoinHandle<usize>,
+}
+
+impl Daemon {
+    /// Starts everything. `stop` ends the wait for a database that does not answer.
+    ///
+    /// # Errors
+    /// If the settings can't work, whatever the wait.
+    pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
+        let client = ChatClient::new(settings.chat.clone())?;
+        let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
+        until_it_works(&stop, async || prepare(&store).await).await?;
+
+        let (committed_sender, committed) = mpsc::unbounded_channel();
+        let give_up = CancellationToken::new();
+        let recorder_settings = RecorderSettings { committed: committed_sender, give_up: give_up.clone() };
+        let (recorder, recordings) = Recorder::new(store.clone(), recorder_settings);
+        let (cadences, batch_size) = (settings.cadences, settings.poller.batch_size);
+        let mut poller = Poller::new(store.clone(), client, cadences.clone(), settings.poller, recordings, committed);
+        let slots = until_it_works(&stop, async || poller.load().await.map_err(SchemaError::from)).await?;
+        let (status, news) = (poller.status(), poller.news());
+        if let Some((listen, metrics)) = settings.http {
+            let ops = Ops { store: store.clone(), poller: status.clone(), metrics: metrics.clone() };
+            ops::serve(ops, listen, stop.clone()).await?;
+            tokio::spawn(keep_metrics_small(metrics, stop.clone()));
+        }
+        let slotter = Slotter { store: store.clone(), cadences, batch_size, news };
+        tokio::spawn(look_after_partitions(store.clone(), stop.clone()));
+        let ended = CancellationToken::new();
+        Ok(Self {
+            give_up,
+            status,
+            slots,
+            poller: spawn_noted(&ended, poller.run(stop.clone(), GRACE_FOR_POLLS)),
+            slotter: spawn_noted(&ended, slotter.run(stop.clone())),
+            recorder: spawn_noted(&ended, recorder.run()),
+            store,
+            ended,
+            stop,
+        })
+    }
+
+    /// What others may know of the poller.
+    pub fn status(&self) -> &PollerStatus {
+        &self.status
+    }
+
+    /// How many slots the schedule had at the start.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Stops cleanly. Returns how many polls could not be stored.
+    pub async fn stop(self) -> usize {
+        self.stop.cancel();
+        let ended = tokio::join!(self.poller, self.slotter);
+        for task in [ended.0, ended.1] {
+            if let Err(error) = task {
+                tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
+            }
+        }
+        let give_up = self.give_up;
+        let deadline = tokio::spawn(async move {
+            tokio::time::sleep(GRACE_FOR_FLUSH).await;
+            give_up.cancel();
+        });
+        let lost = self.recorder.await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the recorder had failed");
+            0
+        });
+        deadline.abort();
+        self.store.close().await;
+        lost
+    }
+
+    /// Ends when a part of the daemon has ended, which none ever should by itself.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+/// Starts a part of the daemon whose end, by a panic too, is noted.
+fn spawn_noted<T: Send + 'static>(
+    ended: &CancellationToken,
+    part: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    let guard = ended.clone().drop_guard();
+    tokio::spawn(async move {
+        let _guard = guard;
+        part.await
+    })
+}
+
+async fn prepare(store: &Store) -> Result<(), SchemaError> {
+    store.migrate().await?;
+    store.ensure_partitions_ahead(clock::now().date_naive()).await?;
+    Ok(())
+}
+
+/// Tries until it works, or until trying again can't help. A database that is away is said once, then once a minute.
+async fn until_it_works<T>(
+    stop: &CancellationToken,
+    mut attempt: impl AsyncFnMut() -> Result<T, SchemaError>,
+) -> Result<T, StartError> {
+    let mut said_at: Option<Instant> = None;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error.into()),
+        };
+        if said_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+            said_at = Some(Instant::now());
+            tracing::error!(error = &error as &dyn std::error::Error, "the database can't be used yet: trying again");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(StartError::Stopped),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+async fn look_after_partitions(store: Store, stop: CancellationToken) {
+    let mut wait = PARTITIONS_EVERY;
+    loop {
+        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
+        let made: Result<i64, StoreError> = store.ensure_partitions_ahead(clock::now().date_naive()).await;
+        wait = match made {
+            Ok(_) => PARTITIONS_EVERY,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "daily partitions could not be made ahead");
+                Duration::from_secs(60)
+            }
+        };
+    }
+}
+
+/// Histograms gather samples until somebody sums them up, scraped or not.
+async fn keep_metrics_small(metrics: PrometheusHandle, stop: CancellationToken) {
+    loop {
+        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(Duration::from_secs(10)) => {} }
+        metrics.run_upkeep();
+    }
+}

@@ -1,0 +1,116 @@
+//! The HTTP side of the daemon: is it alive, is it ready, what does it count. Read-only.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{poller::PollerStatus, store::Store};
+
+/// The HTTP listener can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("listening on http.listen = {listen:?} failed: is another process there? Set another address, or \"off\"")]
+pub struct ListenError {
+    listen: SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// What the HTTP side tells of.
+#[derive(Clone)]
+pub struct Ops {
+    /// The database, whose answer is asked for by `/readyz`.
+    pub store: Store,
+    /// The poller.
+    pub poller: Arc<PollerStatus>,
+    /// The metrics of this process.
+    pub metrics: PrometheusHandle,
+}
+
+/// A check of `/readyz`.
+#[derive(Debug, Serialize)]
+struct Check {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Readiness {
+    database: Check,
+    calls: Check,
+}
+
+/// Installs the recorder of metrics, once in a process.
+///
+/// # Errors
+/// If another recorder is installed already.
+pub fn install_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    const SECONDS: [f64; 12] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+    describe_counter!("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code.");
+    describe_counter!("receiptd_messages_asked_total", "Messages that attempts asked for.");
+    describe_counter!("receiptd_snapshots_total", "Rows written to receipt_snapshots.");
+    describe_counter!("receiptd_messages_slotted_total", "New messages that were put into the schedule.");
+    describe_counter!("receiptd_flushes_total", "Transactions that stored polls.");
+    describe_counter!("receiptd_flush_failures_total", "Attempts to store polls that failed and were made again.");
+    describe_counter!(
+        "receiptd_recordings_lost_total",
+        "Polls whose results were lost because they could not be stored."
+    );
+    describe_histogram!("receiptd_call_seconds", "Time from sending an attempt to its outcome.");
+    describe_histogram!("receiptd_flush_seconds", "Time of the transactions that stored polls.");
+    describe_gauge!("receiptd_calls_per_second_allowed", "The rate that is allowed just now: lower after slow-downs.");
+    for name in ["messages_asked", "snapshots", "messages_slotted", "flushes", "flush_failures", "recordings_lost"] {
+        counter!(format!("receiptd_{name}_total")).absolute(0);
+    }
+    gauge!("receiptd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Opens the listener and serves until `stop` is cancelled.
+///
+/// # Errors
+/// If the address can't be listened on.
+pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Result<(), ListenError> {
+    let listener = TcpListener::bind(listen).await.map_err(|source| ListenError { listen, source })?;
+    let app = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render_metrics))
+        .with_state(ops);
+    tokio::spawn(async move {
+        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(error = &error as &dyn std::error::Error, "the HTTP listener ended");
+        }
+    });
+    Ok(())
+}
+
+async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness>) {
+    let database = match ops.store.ping().await {
+        Ok(()) => Check { ok: true, reason: None },
+        Err(error) => Check { ok: false, reason: Some(format!("{error}: {}", error.source)) },
+    };
+    let fault = ops.poller.fault();
+    let readiness = Readiness { database, calls: Check { ok: fault.is_none(), reason: fault } };
+    let ok = readiness.database.ok && readiness.calls.ok;
+    (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
+}
+
+async fn render_metrics(State(ops): State<Ops>) -> String {
+    metrics::gauge!("receiptd_calls_per_second_allowed").set(f64::from(ops.poller.rate()));
+    ops.metrics.run_upkeep();
+    ops.metrics.render()
+}
