@@ -6,6 +6,7 @@
 pub mod cadence;
 pub mod chat;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod lifecycle;
 pub mod ops;

@@ -1,0 +1,181 @@
+//! `[chat]`: which app is polled, as whom, and where Tencent Chat is reached.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{
+    problem::Problems,
+    secret::{self, SecretText},
+};
+use crate::{chat::region::Region, domain::SdkAppId};
+
+/// What a client of Tencent Chat needs.
+#[derive(Debug, Clone)]
+pub struct Chat {
+    /// The app that is polled.
+    pub sdk_app_id: SdkAppId,
+    /// The app admin's account that calls are made as.
+    pub identifier: String,
+    /// What proves to the service that it is that account.
+    pub credential: Credential,
+    /// Where calls go.
+    pub destination: Destination,
+}
+
+/// What signs the calls.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// The app's secret key: signatures are made from it and renewed.
+    SecretKey(SecretString),
+    /// A ready signature, which can't be renewed.
+    UserSig(SecretString),
+}
+
+/// Where calls go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// The domain of the region, or its backup domain.
+    Region(Region),
+    /// Another origin, as in `http://127.0.0.1:9000`: scheme, host and port, without a trailing slash.
+    Endpoint(String),
+}
+
+/// The section as far as it is given. What is given is valid; what is missing is asked for by those who need it.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub sdk_app_id: Option<SdkAppId>,
+    pub identifier: String,
+    pub credential: Option<Credential>,
+    pub destination: Option<Destination>,
+}
+
+/// The keys of the section.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    /// The app's id; needed by all that polls or watches.
+    sdk_app_id: Option<String>,
+    /// The app admin's account; by default `administrator`, which every app has.
+    identifier: Option<String>,
+    /// The app's secret key.
+    secret_key: Option<SecretText>,
+    /// A file that holds the app's secret key.
+    secret_key_file: Option<PathBuf>,
+    /// A ready signature, instead of the secret key.
+    user_sig: Option<SecretText>,
+    /// A file that holds a ready signature.
+    user_sig_file: Option<PathBuf>,
+    /// The country of the app, which decides the domain.
+    region: Option<String>,
+    /// An origin of one's own, instead of a region.
+    endpoint: Option<String>,
+}
+
+impl Keys {
+    pub fn validate(self, problems: &mut Problems) -> Settings {
+        let credential = secret::take("chat.secret_key", self.secret_key, self.secret_key_file.as_deref(), problems)
+            .map(Credential::SecretKey)
+            .or(secret::take("chat.user_sig", self.user_sig, self.user_sig_file.as_deref(), problems)
+                .map(Credential::UserSig));
+        Settings {
+            sdk_app_id: problems.parsed(
+                "chat.sdk_app_id",
+                self.sdk_app_id,
+                None,
+                "give the SDKAppID, a whole number from 1 to 4294967295",
+                |text| text.parse::<i64>().ok().and_then(|id| SdkAppId::try_from(id).ok()).map(Some),
+            ),
+            identifier: problems.parsed(
+                "chat.identifier",
+                self.identifier,
+                "administrator".to_owned(),
+                "give the account of an app admin, without spaces or control characters",
+                |text| is_account(text).then(|| text.to_owned()),
+            ),
+            credential,
+            destination: destination(self.region, self.endpoint, problems),
+        }
+    }
+}
+
+/// A line break in the account would change what a signature says.
+fn is_account(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|character: char| character.is_whitespace() || character.is_control())
+}
+
+fn destination(region: Option<String>, endpoint: Option<String>, problems: &mut Problems) -> Option<Destination> {
+    if let Some(endpoint) = endpoint {
+        return endpoint_origin(&endpoint, problems).map(Destination::Endpoint);
+    }
+    let names = Region::ALL.map(Region::name).join(", ");
+    problems.parsed("chat.region", region, None, format!("give one of {names}"), |text| {
+        text.parse().ok().map(|region| Some(Destination::Region(region)))
+    })
+}
+
+fn endpoint_origin(endpoint: &str, problems: &mut Problems) -> Option<String> {
+    const KEY: &str = "chat.endpoint";
+    if endpoint.contains('@') {
+        problems.refuse_silently(KEY, "holds credentials: give scheme, host and port alone");
+        return None;
+    }
+    let url = reqwest::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let bare = |url: &reqwest::Url| url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    let Some(url) = url.filter(bare) else {
+        problems.refuse(
+            KEY,
+            endpoint,
+            "give an http or https URL of scheme, host and port, as in https://chat.example:443",
+        );
+        return None;
+    };
+    if url.scheme() == "http" && !is_loopback(&url) {
+        problems.refuse(
+            KEY,
+            endpoint,
+            "sends the signature over the network in clear: use https, or a loopback address",
+        );
+        return None;
+    }
+    Some(url.origin().ascii_serialization())
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+impl Settings {
+    /// All that a client needs; notes what is missing.
+    pub fn complete(&self, problems: &mut Problems) -> Option<Chat> {
+        let sdk_app_id = self.app(problems);
+        if self.credential.is_none() {
+            let remedy = "give chat.secret_key_file (or chat.secret_key), or chat.user_sig_file (or chat.user_sig): one \
+                          of them signs the calls; the key is in the Chat console, in the app's basic information";
+            problems.refuse_silently("chat.secret_key_file", format!("is missing: {remedy}"));
+        }
+        if self.destination.is_none() {
+            let names = Region::ALL.map(Region::name).join(", ");
+            let remedy = format!("is missing: give the country of the app, one of {names}, or chat.endpoint");
+            problems.refuse_silently("chat.region", remedy);
+        }
+        Some(Chat {
+            sdk_app_id: sdk_app_id?,
+            identifier: self.identifier.clone(),
+            credential: self.credential.clone()?,
+            destination: self.destination.clone()?,
+        })
+    }
+
+    /// The app's id; notes if it is missing.
+    pub fn app(&self, problems: &mut Problems) -> Option<SdkAppId> {
+        if self.sdk_app_id.is_none() {
+            let remedy = "is missing: give the SDKAppID of your app, as the Chat console shows it";
+            problems.refuse_silently("chat.sdk_app_id", remedy);
+        }
+        self.sdk_app_id
+    }
+}

@@ -1,0 +1,206 @@
+//! Where settings come from, lowest first: the file, `DATABASE_URL`, the variables `RECEIPTD_SECTION__KEY`, and
+//! `--set`. Within a layer two keys that exclude each other are an error; between layers the higher one replaces the
+//! other, so that an environment's `RECEIPTD_DATABASE__URL` holds over a file's `url_file`.
+
+use std::{fs, path::Path};
+
+use config::{Config, File, FileFormat, Map, Value, ValueKind};
+
+use super::{
+    problem::{ConfigError, Problems},
+    sections::SECTIONS,
+};
+
+const PREFIX: &str = "RECEIPTD_";
+
+/// Sections, and keys in them of which only one can be meant.
+const ALTERNATIVES: [(&str, &[&str]); 3] = [
+    ("chat", &["secret_key", "secret_key_file", "user_sig", "user_sig_file"]),
+    ("chat", &["region", "endpoint"]),
+    ("database", &["url", "url_file", "data_dir"]),
+];
+
+/// The same, in each cadence.
+const CADENCE_ALTERNATIVES: &[&str] = &["tiers", "cron"];
+
+/// Keys that `--set` refuses: the arguments of a process can be read by all users of the machine.
+const SECRETS: [&str; 3] = ["chat.secret_key", "chat.user_sig", "database.url"];
+
+/// All layers in one.
+pub(super) struct Layers {
+    merged: Config,
+    file: String,
+}
+
+impl Layers {
+    pub fn read(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+        problems: &mut Problems,
+    ) -> Result<Self, ConfigError> {
+        // An empty variable is how compose files and shells say that it is not set.
+        let environment: Vec<_> = environment.filter(|(_, value)| !value.is_empty()).collect();
+        let layers = [
+            file.map(from_file).transpose()?.unwrap_or_default(),
+            from_entries(database_url(&environment), problems)?,
+            from_entries(variables(&environment, problems), problems)?,
+            from_entries(set_by_flags(overrides, problems), problems)?,
+        ];
+        let merged = layers.into_iter().fold(Config::builder(), |merged, mut layer| {
+            choose_alternatives(&mut layer, problems);
+            merged.add_source(layer)
+        });
+        let file = file.map(|path| path.display().to_string()).unwrap_or_default();
+        Ok(Self { merged: merged.build()?, file })
+    }
+
+    /// The settings of all layers.
+    pub fn merged(&self) -> Value {
+        self.merged.cache.clone()
+    }
+
+    /// Where the value of `key` comes from, if it has one.
+    pub fn origin(&self, key: &str) -> Option<String> {
+        let whole = key.split('[').next()?;
+        let value = whole.split('.').try_fold(&self.merged.cache, |value, part| match &value.kind {
+            ValueKind::Table(table) => table.get(part),
+            _ => None,
+        })?;
+        match value.origin() {
+            Some(origin) => Some(origin.to_owned()),
+            None if matches!(value.kind, ValueKind::Nil | ValueKind::Table(_)) => None,
+            None => Some(self.file.clone()),
+        }
+    }
+}
+
+fn from_file(path: &Path) -> Result<Config, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    Config::builder()
+        .add_source(File::from_str(&text, FileFormat::Toml))
+        .build()
+        .map_err(|error| ConfigError::Syntax { path: path.to_owned(), reason: without_excerpt(&error.to_string()) })
+}
+
+/// The message of a TOML error without the line that it quotes: its first line says where, its last one why.
+fn without_excerpt(message: &str) -> String {
+    let lines: Vec<_> = message.trim_end().lines().collect();
+    match lines[..] {
+        [place, .., reason] => format!("{place}: {reason}"),
+        _ => lines.concat(),
+    }
+}
+
+/// One setting from outside the file: key, value, and where it was given.
+struct Entry {
+    key: String,
+    value: String,
+    origin: String,
+}
+
+fn from_entries(entries: Vec<Entry>, problems: &mut Problems) -> Result<Config, ConfigError> {
+    let mut layer = Config::builder();
+    for Entry { key, value, origin } in entries {
+        let kind = if key.ends_with(".tiers") { list(&value) } else { None };
+        let value = Value::new(Some(&origin), kind.unwrap_or(ValueKind::String(value)));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if key.split('.').all(|part| !part.is_empty() && part.bytes().all(plain)) {
+            layer = layer.set_override(key, value)?;
+        } else {
+            problems.refuse_silently(&key, format!("(from {origin}) is no key: keys are SECTION.KEY"));
+        }
+    }
+    Ok(layer.build()?)
+}
+
+/// A list written as in the file: `[{ until = "1h", every = "1m" }]`.
+fn list(value: &str) -> Option<ValueKind> {
+    let text = format!("list = {value}");
+    let parsed = Config::builder().add_source(File::from_str(&text, FileFormat::Toml)).build().ok()?;
+    parsed.get_array("list").ok().map(ValueKind::Array)
+}
+
+fn database_url(environment: &[(String, String)]) -> Vec<Entry> {
+    let named = environment.iter().find(|(name, _)| name == "DATABASE_URL");
+    let entry = |(name, value): &(String, String)| Entry {
+        key: "database.url".to_owned(),
+        value: value.clone(),
+        origin: name.clone(),
+    };
+    named.map(entry).into_iter().collect()
+}
+
+/// The variables that are settings: those with two underscores after the section. Others with the prefix belong to
+/// someone else, unless they look like a setting with one underscore too few.
+fn variables(environment: &[(String, String)], problems: &mut Problems) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (name, value) in environment {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let key = rest.to_lowercase();
+        if key.contains("__") {
+            entries.push(Entry { key: key.replace("__", "."), value: value.clone(), origin: name.clone() });
+        } else if let Some((section, key)) = key.split_once('_').filter(|(section, _)| SECTIONS.contains(section)) {
+            let meant = format!("{PREFIX}{section}__{key}").to_uppercase();
+            problems.refuse_silently(name, format!("is no setting: two underscores follow the section, as in {meant}"));
+        }
+    }
+    entries
+}
+
+fn set_by_flags(overrides: &[(String, String)], problems: &mut Problems) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (key, value) in overrides {
+        if SECRETS.contains(&key.as_str()) {
+            let variable = format!("{PREFIX}{}", key.replace('.', "__")).to_uppercase();
+            let remedy = "is a secret, and all users of this machine can read the arguments of a process: give";
+            problems.refuse_silently(key, format!("{remedy} {key}_file, or set {variable}"));
+        } else {
+            entries.push(Entry { key: key.clone(), value: value.clone(), origin: "--set".to_owned() });
+        }
+    }
+    entries
+}
+
+/// Lets each alternative that `layer` gives take the place of the others in lower layers.
+fn choose_alternatives(layer: &mut Config, problems: &mut Problems) {
+    for (section, keys) in ALTERNATIVES {
+        if let Some(table) = table(&mut layer.cache, section) {
+            choose(section, keys, table, problems);
+        }
+    }
+    for (name, cadence) in table(&mut layer.cache, "cadence").into_iter().flatten() {
+        if let ValueKind::Table(cadence) = &mut cadence.kind {
+            choose(&format!("cadence.{name}"), CADENCE_ALTERNATIVES, cadence, problems);
+        }
+    }
+}
+
+fn table<'a>(root: &'a mut Value, section: &str) -> Option<&'a mut Map<String, Value>> {
+    let ValueKind::Table(sections) = &mut root.kind else { return None };
+    match &mut sections.get_mut(section)?.kind {
+        ValueKind::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+fn choose(section: &str, keys: &[&str], table: &mut Map<String, Value>, problems: &mut Problems) {
+    let given: Vec<_> = keys.iter().filter(|key| table.contains_key(**key)).collect();
+    match given[..] {
+        [] => {}
+        [_] => {
+            for key in keys {
+                table.entry((*key).to_owned()).or_insert(Value::new(None, ValueKind::Nil));
+            }
+        }
+        [first, ..] => {
+            let key = format!("{section}.{first}");
+            let others: Vec<_> = given[1..].iter().map(|other| format!("{section}.{other}")).collect();
+            let remedy = format!("and {} exclude each other: keep one of them", others.join(", "));
+            match table.get(*first).cloned().and_then(|value| value.into_string().ok()) {
+                Some(value) if !SECRETS.contains(&key.as_str()) => problems.refuse(&key, &value, remedy),
+                _ => problems.refuse_silently(&key, remedy),
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Secrets as the configuration gives them: in place, or in a file of their own (the `_file` twin of the key).
+
+use std::{fs, path::Path};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, de::Error};
+
+use super::problem::Problems;
+
+/// The text of a secret in the configuration. A number without quotes is refused, as TOML would lose how it was
+/// written.
+pub(super) struct SecretText(SecretString);
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match config::Value::deserialize(deserializer)?.kind {
+            config::ValueKind::String(text) => Ok(Self(text.into())),
+            _ => Err(D::Error::custom("a secret is text in quotes")),
+        }
+    }
+}
+
+/// The secret of `key`, from its value or from the file that its twin `{key}_file` names.
+pub(super) fn take(
+    key: &str,
+    text: Option<SecretText>,
+    file: Option<&Path>,
+    problems: &mut Problems,
+) -> Option<SecretString> {
+    let secret = match (text, file) {
+        (Some(SecretText(text)), _) => text,
+        (None, Some(path)) => read(key, path, problems)?,
+        (None, None) => return None,
+    };
+    if secret.expose_secret().trim().is_empty() {
+        problems.refuse_silently(key, "is empty: give the secret, or remove the key");
+        return None;
+    }
+    Some(secret)
+}
+
+fn read(key: &str, path: &Path, problems: &mut Problems) -> Option<SecretString> {
+    match fs::read_to_string(path) {
+        Ok(text) => Some(text.trim_end_matches(['\r', '\n']).into()),
+        Err(error) => {
+            let remedy = format!("can't be read: {error}: write the secret there and let this user read it");
+            problems.refuse(&format!("{key}_file"), &path.display().to_string(), remedy);
+            None
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! From one table of settings to the keys of each section. All unknown keys are found, not only the first.
+
+use std::collections::BTreeMap;
+
+use config::{Map, Value, ValueKind};
+use serde::{
+    Deserializer,
+    de::{DeserializeOwned, Error, Visitor, value::Error as Stop},
+    forward_to_deserialize_any,
+};
+
+use super::{Config, cadence, chat, database, http, log, polling, problem::Problems, snapshots};
+use crate::domain::Timestamp;
+
+/// The names of the sections.
+pub(super) const SECTIONS: [&str; 7] = ["chat", "database", "polling", "cadence", "snapshots", "http", "log"];
+
+/// The sections as read; `None` where one has a problem of form.
+pub(super) struct Sections {
+    chat: Option<chat::Keys>,
+    database: Option<database::Keys>,
+    polling: Option<polling::Keys>,
+    cadences: Option<BTreeMap<String, cadence::Keys>>,
+    snapshots: Option<snapshots::Keys>,
+    http: Option<http::Keys>,
+    log: Option<log::Keys>,
+}
+
+impl Sections {
+    pub fn read(settings: Value, problems: &mut Problems) -> Self {
+        let mut tables = into_table("the file", settings, problems).unwrap_or_default();
+        refuse_unknown("", &mut tables, &SECTIONS, problems);
+        Self {
+            chat: section("chat", &mut tables, problems),
+            database: section("database", &mut tables, problems),
+            polling: section("polling", &mut tables, problems),
+            cadences: cadences(tables.remove("cadence"), problems),
+            snapshots: section("snapshots", &mut tables, problems),
+            http: section("http", &mut tables, problems),
+            log: section("log", &mut tables, problems),
+        }
+    }
+
+    /// Makes the settings that can be trusted; `None` or problems if they can't.
+    pub fn validate(self, now: Timestamp, problems: &mut Problems) -> Option<Config> {
+        let chat = self.chat.map(|keys| keys.validate(problems));
+        let database = self.database.map(|keys| keys.validate(problems));
+        let polling = self.polling.map(|keys| keys.validate(problems));
+        let cadences = self.cadences.and_then(|sections| cadence::validate(sections, now, problems));
+        let snapshots = self.snapshots.map(|keys| keys.validate(problems));
+        let http = self.http.map(|keys| keys.validate(problems));
+        let log = self.log.map(|keys| keys.validate(problems));
+        Some(Config {
+            chat: chat?,
+            database: database?,
+            polling: polling?,
+            cadences: cadences?,
+            snapshots: snapshots?,
+            http: http?,
+            log: log?,
+        })
+    }
+}
+
+fn section<T: DeserializeOwned + Default>(
+    name: &str,
+    tables: &mut Map<String, Value>,
+    problems: &mut Problems,
+) -> Option<T> {
+    tables.remove(name).map_or_else(|| Some(T::default()), |value| keys(name, value, problems))
+}
+
+fn cadences(value: Option<Value>, problems: &mut Problems) -> Option<BTreeMap<String, cadence::Keys>> {
+    let Some(value) = value else { return Some(BTreeMap::new()) };
+    let mut all = Some(BTreeMap::new());
+    for (name, value) in into_table("cadence", value, problems)? {
+        if !cadence::is_name(&name) {
+            let remedy = "is no name for a cadence: give 1 to 63 of a-z, 0-9, _ and -";
+            problems.refuse_silently(&format!("cadence.{name}"), remedy);
+        }
+        let keys = keys(&format!("cadence.{name}"), value, problems);
+        all = all.zip(keys).map(|(mut all, keys)| {
+            all.insert(name, keys);
+            all
+        });
+    }
+    all
+}
+
+fn keys<T: DeserializeOwned>(name: &str, value: Value, problems: &mut Problems) -> Option<T> {
+    let mut table = into_table(name, value, problems)?;
+    refuse_unknown(&format!("{name}."), &mut table, fields_of::<T>(), problems);
+    Value::new(None, table)
+        .try_deserialize()
+        .map_err(|error| {
+            let (key, reason) = located(error);
+            problems.refuse_silently(&format!("{name}.{key}"), reason);
+        })
+        .ok()
+}
+
+fn into_table(name: &str, value: Value, problems: &mut Problems) -> Option<Map<String, Value>> {
+    match value.kind {
+        ValueKind::Table(table) => Some(table),
+        _ => {
+            problems.refuse_silently(name, format!("is a section, not a key: write [{name}] and its keys below"));
+            None
+        }
+    }
+}
+
+fn refuse_unknown(prefix: &str, table: &mut Map<String, Value>, known: &[&str], problems: &mut Problems) {
+    let what = if prefix.is_empty() { "section: the sections are" } else { "key: the keys here are" };
+    table.retain(|key, _| {
+        let is_known = known.contains(&key.as_str());
+        if !is_known {
+            problems.refuse_silently(&format!("{prefix}{key}"), format!("unknown {what} {}", known.join(", ")));
+        }
+        is_known
+    });
+}
+
+/// The key of a value that has the wrong form, and what is wrong with it.
+fn located(error: config::ConfigError) -> (String, String) {
+    match error {
+        config::ConfigError::Type { key, unexpected, expected, .. } => {
+            (key.unwrap_or_default(), format!("is a {unexpected}: give {expected}"))
+        }
+        config::ConfigError::At { key, error, .. } => (key.unwrap_or_default(), error.to_string()),
+        other => (String::new(), other.to_string()),
+    }
+}
+
+/// The names of the fields that serde reads into the struct `T`.
+fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Ask<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Ask<'_> {
+        type Error = Stop;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+            Err(Stop::custom("not a struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Stop> {
+            *self.0 = fields;
+            Err(Stop::custom("asked and answered"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut fields: &'static [&'static str] = &[];
+    // It always fails: it is asked for its fields and given none.
+    let _ = T::deserialize(Ask(&mut fields));
+    fields
+}
