@@ -6,6 +6,7 @@
 
 mod cron_expression;
 mod named;
+mod display;
 
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub enum InvalidCadence {
 #[derive(Debug, Clone)]
 enum Rule {
     Tiers(Vec<Tier>),
-    Cron { schedule: Box<Schedule>, expire_after: Duration },
+    Cron { expression: String, schedule: Box<Schedule>, expire_after: Duration },
 }
 
 /// A named policy of how often messages are polled and when polling stops.
@@ -99,7 +100,8 @@ impl Cadence {
     ) -> Result<Self, InvalidCadence> {
         check_span(expire_after)?;
         let schedule = Box::new(cron_expression::parse(expression, now)?);
-        Ok(Self { rule: Rule::Cron { schedule, expire_after }, stop_when_all_read })
+        let expression = expression.to_owned();
+        Ok(Self { rule: Rule::Cron { expression, schedule, expire_after }, stop_when_all_read })
     }
 
     /// Whether a message that all have read is done.
@@ -162,7 +164,7 @@ impl Cadence {
     fn after(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Timestamp {
         match &self.rule {
             Rule::Tiers(tiers) => phase.next_after(now, interval(tiers, age(sent_at, now))),
-            Rule::Cron { schedule, expire_after } => {
+            Rule::Cron { schedule, expire_after, .. } => {
                 // An expression with its last date behind it leaves nothing but the end of the message's life.
                 schedule.after(&now).find(|time| *time > now).unwrap_or(now + delta(*expire_after))
             }

@@ -1,8 +1,8 @@
 //! `[chat]`: which app is polled, as whom, and where Tencent Chat is reached.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
@@ -40,6 +40,36 @@ pub enum Destination {
     Region(Region),
     /// Another origin, as in `http://127.0.0.1:9000`: scheme, host and port, without a trailing slash.
     Endpoint(String),
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SecretKey(_) => "signatures made from the secret key",
+            Self::UserSig(_) => "a ready signature, which ends when it expires",
+        })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Region(region) => {
+                write!(f, "https://{} (region {region}; backup {})", region.domain(), region.backup_domain())
+            }
+            Self::Endpoint(origin) => f.write_str(origin),
+        }
+    }
+}
+
+/// The secret key in the reference file, which stands for one's own.
+const PLACEHOLDER: &str = "replace-with-the-secret-key-of-your-app";
+
+impl Credential {
+    /// Whether this is the example of the reference file, with which no call can succeed.
+    pub fn is_placeholder(&self) -> bool {
+        matches!(self, Self::SecretKey(key) if key.expose_secret() == PLACEHOLDER)
+    }
 }
 
 /// The section as far as it is given. What is given is valid; what is missing is asked for by those who need it.

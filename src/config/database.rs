@@ -1,6 +1,6 @@
 //! `[database]`: where the history is kept.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -25,6 +25,28 @@ pub struct Database {
 impl Default for Database {
     fn default() -> Self {
         Self { url: None, data_dir: None, max_connections: 5 }
+    }
+}
+
+/// What the database is, for logs and people: without the password and without other parameters of the URL.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(url) = &self.url else {
+            f.write_str("a private PostgreSQL")?;
+            return match &self.data_dir {
+                Some(path) => write!(f, " in {}", path.display()),
+                None => Ok(()),
+            };
+        };
+        let Ok(options) = PgConnectOptions::from_str(url.expose_secret()) else {
+            return f.write_str("a PostgreSQL whose URL can't be read");
+        };
+        write!(f, "postgres://{}:***@", options.get_username())?;
+        match options.get_socket() {
+            Some(socket) => write!(f, "{}", socket.display())?,
+            None => write!(f, "{}:{}", options.get_host(), options.get_port())?,
+        }
+        write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))
     }
 }
 

@@ -76,7 +76,7 @@ impl Layers {
 }
 
 fn from_file(path: &Path) -> Result<Config, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let text = fs::read_to_string(path).map_err(|reason| ConfigError::Unreadable { path: path.to_owned(), reason })?;
     Config::builder()
         .add_source(File::from_str(&text, FileFormat::Toml))
         .build()

@@ -15,12 +15,12 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The configuration file can't be read.
-    #[error("can't read the configuration file {}: give another with --config, or let this user read it", path.display())]
+    #[error("can't read the configuration file {}: {reason}: name another with --config, or let this user read it", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The configuration file is not TOML. The offending line is left out: it may hold a secret.
     #[error("the configuration file {} is not valid TOML: {reason}", path.display())]

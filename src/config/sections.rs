@@ -132,7 +132,7 @@ fn located(error: config::ConfigError) -> (String, String) {
 }
 
 /// The names of the fields that serde reads into the struct `T`.
-fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     struct Ask<'a>(&'a mut &'static [&'static str]);
 
     impl<'de> Deserializer<'de> for Ask<'_> {

@@ -1,1 +1,33 @@
+use super::*;
 
+mod layers;
+mod reference;
+mod refusals;
+mod secrets;
+
+fn now() -> Timestamp {
+    "2026-11-23T00:00:00Z".parse().unwrap()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Loads a file of this text, with these variables and flags over it.
+fn load(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Config::load(Some(file.path()), pairs(environment).into_iter(), &pairs(flags), now())
+}
+
+fn load_file(text: &str) -> Result<Config, ConfigError> {
+    load(text, &[], &[])
+}
+
+/// The keys of the problems that a file of this text has.
+fn problem_keys(text: &str) -> Vec<String> {
+    match load_file(text).unwrap_err() {
+        ConfigError::Invalid(problems) => problems.into_iter().map(|problem| problem.key).collect(),
+        other => panic!("{other}"),
+    }
+}

@@ -1,0 +1,45 @@
+//! A cadence in words, for logs and `receiptd check`.
+
+use std::fmt;
+
+use humantime::format_duration;
+
+use super::{Cadence, Rule};
+
+impl fmt::Display for Cadence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.rule {
+            Rule::Tiers(tiers) => {
+                for tier in tiers {
+                    write!(f, "every {} until {} old, ", format_duration(tier.every), format_duration(tier.until))?;
+                }
+            }
+            Rule::Cron { expression, expire_after, .. } => {
+                write!(f, "at {expression:?} (UTC) until {} old, ", format_duration(*expire_after))?;
+            }
+        }
+        f.write_str(if self.stop_when_all_read { "or until all have read" } else { "also when all have read" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::cadence::{Cadence, Tier};
+
+    #[test]
+    fn a_cadence_tells_its_tiers_and_its_end() {
+        let tier = |until, every| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
+        let cadence = Cadence::by_age(vec![tier(3_600, 60), tier(86_400, 600)], true).unwrap();
+        assert_eq!(cadence.to_string(), "every 1m until 1h old, every 10m until 1day old, or until all have read");
+    }
+
+    #[test]
+    fn a_cadence_by_cron_tells_the_expression_as_it_was_written() {
+        let now = "2026-11-23T00:00:00Z".parse().unwrap();
+        let week = Duration::from_secs(7 * 86_400);
+        let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", week, false, now).unwrap();
+        assert_eq!(cadence.to_string(), "at \"*/15 8-11 * * MON-FRI\" (UTC) until 7days old, also when all have read");
+    }
+}

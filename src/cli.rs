@@ -1,0 +1,91 @@
+//! The command line: one file a command. To add one: its file with `Arguments` and `execute`, its `mod` line here, and
+//! its line in [`Command`] and in [`Command::execute`].
+//!
+//! Answers go to standard output, errors and logs to standard error. Secrets are never arguments.
+
+mod check;
+mod exit;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use receiptd::config::Config;
+
+use self::exit::Exit;
+
+/// The configuration that is read if none is named and this one exists.
+const USUAL_CONFIG: &str = "/etc/receiptd/receiptd.toml";
+
+/// Polls Tencent Chat for group message read receipts and keeps their history in Postgres.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What all commands take.
+#[derive(Args)]
+struct Global {
+    /// The configuration file [default: /etc/receiptd/receiptd.toml if it exists]
+    #[arg(long, value_name = "FILE", env = "RECEIPTD_CONFIG", hide_env_values = true, global = true)]
+    config: Option<PathBuf>,
+    /// Set a key over file and environment, as in polling.batch_size=20; repeatable, not for secrets
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
+    overrides: Vec<(String, String)>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Arguments),
+}
+
+impl Command {
+    async fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Check(arguments) => check::execute(&arguments, global),
+        }
+    }
+}
+
+/// Runs the command that the process was started with, and says how it ended.
+pub async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            // A closed standard output is no reason to fail: the answer was not wanted.
+            let _ = message.print();
+            return if message.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    cli.command.execute(&cli.global).await.unwrap_or_else(|error| {
+        eprintln!("receiptd: {error:#}");
+        Exit::of(&error).into()
+    })
+}
+
+impl Global {
+    /// The configuration file that is named or usual, if there is one.
+    fn config_file(&self) -> Option<&Path> {
+        let usual = Some(Path::new(USUAL_CONFIG)).filter(|path| path.exists());
+        self.config.as_deref().or(usual)
+    }
+
+    /// The settings of the file, the environment and `--set`.
+    fn load_config(&self) -> anyhow::Result<Config> {
+        let environment =
+            env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Config::load(self.config_file(), environment, &self.overrides, chrono::Utc::now())?)
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, as in polling.batch_size=20")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

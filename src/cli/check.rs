@@ -1,0 +1,101 @@
+//! `receiptd check`: is the configuration right, and what would receiptd do with it?
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use humantime::format_duration;
+use receiptd::config::{Chat, Config, Destination, Format, Record};
+
+use super::Global;
+
+/// Check the configuration and say what receiptd would do with it
+#[derive(Args)]
+pub struct Arguments {
+    /// Touch neither the network nor the database
+    #[arg(long, required = true)]
+    offline: bool,
+}
+
+pub fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let config = global.load_config()?;
+    let chat = config.chat()?;
+    let mut out = io::stdout().lock();
+    match global.config_file() {
+        Some(file) => writeln!(out, "{} is valid. receiptd would", file.display())?,
+        None => writeln!(out, "The settings are valid; there is no configuration file. receiptd would")?,
+    }
+    for (what, how) in plan(&config, &chat) {
+        writeln!(out, "  {what:<10} {how}")?;
+    }
+    for caution in cautions(&config, &chat) {
+        writeln!(out, "Mind: {caution}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What receiptd would do, a line for each thing.
+fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
+    let polling = &config.polling;
+    let mut plan = vec![
+        ("poll", format!("app {} as {}", chat.sdk_app_id, chat.identifier)),
+        ("at", chat.destination.to_string()),
+        ("with", chat.credential.to_string()),
+        ("making", format!("at most {} calls in any second, retries included", polling.max_calls_per_second)),
+        ("asking for", format!("at most {} messages in a call", polling.batch_size)),
+        (
+            "waiting",
+            format!(
+                "up to {} for an answer, for at most {} answers at once; calls arrive within {}",
+                format_duration(polling.request_timeout),
+                polling.max_in_flight,
+                format_duration(polling.transit_allowance)
+            ),
+        ),
+    ];
+    plan.extend(config.cadences.iter().map(|(name, cadence)| ("cadence", format!("{name}: {cadence}"))));
+    plan.push(("keep", recorded(config.snapshots.record).to_owned()));
+    plan.push(("in", format!("{}, with at most {} connections", config.database, config.database.max_connections)));
+    plan.push((
+        "serve",
+        match config.http.listen {
+            Some(address) => format!("health and metrics at http://{address}"),
+            None => "nothing over HTTP".to_owned(),
+        },
+    ));
+    plan.push(("log", format!("{} {}", config.log.level, form(config.log.format))));
+    plan
+}
+
+fn recorded(record: Record) -> &'static str {
+    match record {
+        Record::Changes => "a snapshot where counts differ from those last seen",
+        Record::EveryPoll => "a snapshot of every poll",
+    }
+}
+
+fn form(format: Format) -> &'static str {
+    match format {
+        Format::Auto => "for the journal under systemd, else for people",
+        Format::Human => "for people",
+        Format::Journal => "for the journal",
+        Format::Json => "as JSON",
+    }
+}
+
+/// What is valid and yet hardly meant.
+fn cautions(config: &Config, chat: &Chat) -> Vec<String> {
+    let mut cautions = Vec::new();
+    if chat.credential.is_placeholder() {
+        let what =
+            "chat.secret_key is the example of the reference file, with which no call succeeds: put your own there";
+        cautions.push(what.to_owned());
+    }
+    if config.polling.max_calls_per_second > 200 && matches!(chat.destination, Destination::Region(_)) {
+        let what = "polling.max_calls_per_second is over 200, the limit that Tencent Chat documents";
+        cautions.push(what.to_owned());
+    }
+    cautions
+}

@@ -1,0 +1,57 @@
+//! How receiptd ends: the codes of sysexits(3), by which units and scripts tell what went wrong.
+//!
+//! | code | means | what helps |
+//! |---|---|---|
+//! | 0 | done | |
+//! | 64 | the command line is wrong | `receiptd --help` |
+//! | 69 | the database can't be reached or used | the database; starting again is worth while |
+//! | 70 | something else failed | the message |
+//! | 78 | the configuration is wrong or incomplete | the configuration; starting again is not worth while |
+
+use std::process::ExitCode;
+
+use receiptd::config::ConfigError;
+
+/// Why a command failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Usage = 64,
+    Unavailable = 69,
+    Software = 70,
+    Config = 78,
+}
+
+impl Exit {
+    /// The code that an error calls for, by what is found in its chain.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let kind = |cause: &(dyn std::error::Error + 'static)| {
+            if cause.is::<ConfigError>() {
+                return Some(Self::Config);
+            }
+            cause.is::<sqlx::Error>().then_some(Self::Unavailable)
+        };
+        error.chain().find_map(kind).unwrap_or(Self::Software)
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn the_cause_decides_whatever_was_said_around_it() {
+        let config = Err::<(), _>(ConfigError::Invalid(vec![])).context("starting").unwrap_err();
+        assert_eq!(Exit::of(&config), Exit::Config);
+        let database = Err::<(), _>(sqlx::Error::PoolTimedOut).context("migrating").unwrap_err();
+        assert_eq!(Exit::of(&database), Exit::Unavailable);
+        assert_eq!(Exit::of(&anyhow!("else")), Exit::Software);
+    }
+}

@@ -1,0 +1,140 @@
+//! What is refused, and with which words: key, value and remedy.
+
+use super::*;
+
+/// Each text is refused with one problem, whose words hold all of these.
+fn refused(cases: &[(&str, &[&str])]) {
+    for (text, words) in cases {
+        let message = load_file(text).map(|_| ()).expect_err(text).to_string();
+        for word in *words {
+            assert!(message.contains(word), "{text:?} lacks {word:?} in: {message}");
+        }
+        assert_eq!(problem_keys(text).len(), 1, "{text:?}: {message}");
+    }
+}
+
+#[test]
+fn unknown_keys_and_sections_are_refused_with_those_that_exist() {
+    refused(&[
+        ("[polling]\nbatchsize = 1", &["polling.batchsize", "unknown key", "batch_size", "max_in_flight"]),
+        ("[poling]\nbatch_size = 1", &["poling", "unknown section", "chat, database, polling"]),
+        ("sdk_app_id = 1", &["sdk_app_id", "unknown section"]),
+        ("polling = 5", &["polling", "[polling]"]),
+        ("[cadence.x]\ntiers = [{ until = \"1h\", evry = \"1m\" }]", &["cadence.x.tiers[0]", "evry", "`every`"]),
+        (
+            "[cadence.x]\ncron = \"0 0 * * *\"\nevery = \"1m\"",
+            &["cadence.x.every", "unknown key", "stop_when_all_read"],
+        ),
+        ("[cadence]\ntiers = []", &["cadence.tiers", "[cadence.tiers]"]),
+    ]);
+}
+
+#[test]
+fn values_that_cannot_be_are_refused_with_those_that_can() {
+    refused(&[
+        ("[chat]\nsdk_app_id = 0", &["chat.sdk_app_id", "\"0\"", "1 to 4294967295"]),
+        ("[chat]\nsdk_app_id = true", &["chat.sdk_app_id", "\"true\""]),
+        ("[chat]\nsdk_app_id = 4294967296", &["\"4294967296\""]),
+        ("[chat]\nidentifier = \"a\\nTLS.time:1\"", &["chat.identifier", "without spaces"]),
+        ("[chat]\nregion = \"eu\"", &["chat.region", "\"eu\"", "cn, sg, kr, de, us, id, jp"]),
+        ("[chat]\nendpoint = \"ftp://x\"", &["chat.endpoint", "\"ftp://x\"", "http or https"]),
+        ("[chat]\nendpoint = \"https://x/v4\"", &["\"https://x/v4\"", "scheme, host and port"]),
+        ("[chat]\nendpoint = \"https://x?a=b\"", &["\"https://x?a=b\"", "scheme, host and port"]),
+        ("[chat]\nendpoint = \"http://chat.example\"", &["\"http://chat.example\"", "use https"]),
+        ("[polling]\nbatch_size = 0", &["polling.batch_size", "\"0\"", "1 to 1000"]),
+        ("[polling]\nbatch_size = 2.5", &["\"2.5\"", "whole number"]),
+        ("[polling]\nbatch_size = [1]", &["polling.batch_size", "sequence", "a string"]),
+        ("[polling]\nmax_calls_per_second = 1001", &["\"1001\"", "1 to 1000"]),
+        ("[polling]\nmax_in_flight = -1", &["\"-1\"", "1 to 10000"]),
+        ("[polling]\ntransit_allowance = \"2s\"", &["polling.transit_allowance", "\"2s\"", "0s to 1s"]),
+        ("[polling]\nrequest_timeout = \"3s\"", &["polling.request_timeout", "\"3s\"", "over 3s"]),
+        ("[polling]\nrequest_timeout = \"61s\"", &["\"61s\"", "up to 60s"]),
+        ("[polling]\nrequest_timeout = 8", &["\"8\"", "as in \"8s\""]),
+        ("[database]\nmax_connections = 1", &["database.max_connections", "\"1\"", "2 to 100"]),
+        ("[database]\ndata_dir = \"\"", &["database.data_dir", "give a directory"]),
+        ("[snapshots]\nrecord = \"all\"", &["snapshots.record", "\"all\"", "every_poll"]),
+        ("[http]\nlisten = \"9464\"", &["http.listen", "\"9464\"", "\"off\""]),
+        ("[log]\nlevel = \"inof\"", &["log.level", "\"inof\"", "receiptd=debug"]),
+        ("[log]\nlevel = \"receiptd=loud\"", &["log.level", "\"receiptd=loud\""]),
+        ("[log]\nformat = \"xml\"", &["log.format", "\"xml\"", "journal"]),
+    ]);
+}
+
+#[test]
+fn cadences_that_cannot_be_followed_are_refused_by_name() {
+    refused(&[
+        ("[cadence.slow]\nstop_when_all_read = true", &["cadence.slow", "tiers = [", "cron"]),
+        (
+            "[cadence.slow]\nstop_when_all_read = \"yes\"\ncron = \"0 0 * * *\"",
+            &["stop_when_all_read", "\"yes\"", "true or false"],
+        ),
+        ("[cadence.slow]\ntiers = []", &["cadence.slow.tiers", "no tiers"]),
+        ("[cadence.slow]\ntiers = [{ until = \"1h\", every = \"0s\" }]", &["cadence.slow.tiers", "shortest interval"]),
+        (
+            "[cadence.slow]\ntiers = [{ until = \"soon\", every = \"1m\" }]",
+            &["cadence.slow.tiers[0].until", "\"soon\"", "7d"],
+        ),
+        (
+            "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }]\nexpire_after = \"1d\"",
+            &["cadence.slow.expire_after", "\"1d\"", "cron only"],
+        ),
+        ("[cadence.slow]\ncron = \"* * *\"", &["cadence.slow.cron", "3 fields", "five"]),
+        ("[cadence.slow]\ncron = \"0 0 30 2 *\"", &["cadence.slow.cron", "never comes"]),
+        (
+            "[cadence.default]\ncron = \"0 0 * * *\"\nexpire_after = \"x\"",
+            &["cadence.default.expire_after", "\"x\"", "30d"],
+        ),
+        ("[cadence.Slow]\ncron = \"0 0 * * *\"", &["cadence.Slow", "a-z, 0-9"]),
+        ("[cadence.\"my own\"]\ncron = \"0 0 * * *\"", &["cadence.my own", "a-z, 0-9"]),
+    ]);
+}
+
+#[test]
+fn pairs_that_contradict_each_other_are_refused() {
+    refused(&[
+        (
+            "[chat]\nregion = \"sg\"\nendpoint = \"https://x\"",
+            &["chat.region", "\"sg\"", "chat.endpoint", "exclude each other", "keep one"],
+        ),
+        (
+            "[database]\nurl = \"postgres://a@b/c\"\ndata_dir = \"/d\"",
+            &["database.url", "database.data_dir", "exclude each other"],
+        ),
+        (
+            "[cadence.x]\ntiers = [{ until = \"1h\", every = \"1m\" }]\ncron = \"0 0 * * *\"",
+            &["cadence.x.tiers", "cadence.x.cron", "exclude each other"],
+        ),
+        ("[chat]\nsecret_key = \"a\"\nuser_sig = \"b\"", &["chat.secret_key", "chat.user_sig", "exclude each other"]),
+    ]);
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_where_their_values_come_from() {
+    let text = "[chat]\nsdk_app_id = \"x\"\n[polling]\nbatch_size = 0\ntypo = 1\n[other]\n";
+    let error = load(text, &[("RECEIPTD_HTTP__LISTEN", "here")], &[("log.format", "xml")]).unwrap_err().to_string();
+    assert!(error.starts_with("the configuration has 6 problems:\n  - chat.sdk_app_id"), "{error}");
+    for words in ["other: unknown section", "polling.typo", "(from RECEIPTD_HTTP__LISTEN)", "(from --set)", "(from /"] {
+        assert!(error.contains(words), "{words:?} in {error}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_all_at_once_by_those_who_need_it() {
+    let config = load_file("").unwrap();
+    let error = config.chat().unwrap_err().to_string();
+    for words in
+        ["3 problems", "chat.sdk_app_id: is missing", "chat.secret_key_file: is missing", "chat.region: is missing"]
+    {
+        assert!(error.contains(words), "{words:?} in {error}");
+    }
+    assert!(config.sdk_app_id().unwrap_err().to_string().contains("chat.sdk_app_id: is missing"));
+    let watching = load_file("[chat]\nsdk_app_id = 7").unwrap();
+    assert_eq!(watching.sdk_app_id().unwrap().get(), 7, "a command that makes no calls needs no credential");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let missing = Path::new("/nowhere/receiptd.toml");
+    let error = Config::load(Some(missing), std::iter::empty(), &[], now()).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/receiptd.toml") && error.contains("No such file") && error.contains("--config"));
+}

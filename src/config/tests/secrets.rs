@@ -1,0 +1,113 @@
+//! Secrets come from where they are kept, and go nowhere else.
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const CANARY: &str = "canary-5f1d";
+
+/// All that a failure or a configuration can show of itself.
+fn shown(loaded: Result<Config, ConfigError>) -> String {
+    match loaded {
+        Ok(config) => format!("{config:?} {:?} {}", config.chat(), config.database),
+        Err(error) => format!("{error} {error:?}"),
+    }
+}
+
+#[test]
+fn a_secret_in_a_file_of_its_own_loses_its_last_line_break_and_nothing_else() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), " key with = and spaces \r\n").unwrap();
+    let text = format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key_file = {:?}\n", file.path());
+    let chat = load_file(&text).unwrap().chat().unwrap();
+    let Credential::SecretKey(key) = chat.credential else { panic!("{chat:?}") };
+    assert_eq!(key.expose_secret(), " key with = and spaces ");
+}
+
+#[test]
+fn a_secret_file_that_cannot_be_used_is_told_with_its_key_and_path() {
+    let missing = load_file("[chat]\nsecret_key_file = \"/nowhere/key\"").unwrap_err().to_string();
+    for words in ["chat.secret_key_file", "\"/nowhere/key\"", "No such file"] {
+        assert!(missing.contains(words), "{missing}");
+    }
+    let empty = load_file("[database]\nurl_file = \"/dev/null\"").unwrap_err().to_string();
+    assert!(empty.contains("database.url") && empty.contains("is empty"), "{empty}");
+}
+
+#[test]
+fn a_valid_configuration_shows_no_secret() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), CANARY).unwrap();
+    let path = file.path().display();
+    for text in [
+        format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key = \"{CANARY}\""),
+        format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nuser_sig = \"{CANARY}\""),
+        format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key_file = \"{path}\""),
+        format!("[database]\nurl = \"postgres://me:{CANARY}@db.example:5433/history\""),
+        format!("[database]\nurl = \"postgres://db.example/history?user=me&password={CANARY}\""),
+    ] {
+        let loaded = load_file(&text);
+        assert!(loaded.is_ok(), "{loaded:?}");
+        assert!(!shown(loaded).contains(CANARY), "{text}");
+    }
+}
+
+#[test]
+fn no_refusal_shows_a_secret() {
+    for text in [
+        format!("[chat]\nsecret_key = \"{CANARY}\"\nsecret_key_file = \"/f\""),
+        format!("[chat]\nuser_sig = \"{CANARY}\"\nsecret_key = \"{CANARY}\"\nregion = \"eu\""),
+        format!("[chat]\nsecret_key = [\"{CANARY}\"]"),
+        format!("[chat.secret_key]\nx = \"{CANARY}\""),
+        format!("[chat]\nsecret_kye = \"{CANARY}\""),
+        format!("[chat]\nsecret_key = \"{CANARY}"),
+        format!("[chat]\nsecret_key = {CANARY}"),
+        format!("[chat]\nsecret_key = \"{CANARY}\" x"),
+        format!("[chat]\nsecret_key = \"\"\"{CANARY}\n{CANARY}\n"),
+        format!("[chat]\nendpoint = \"https://me:{CANARY}@chat.example\""),
+        format!("[database]\nurl = \"mysql://me:{CANARY}@db/x\""),
+        format!("[database]\nurl = \"postgres://me:{CANARY}@db:port/x\""),
+        format!("[database]\nurl = \"postgres://me@db/x?sslmode={CANARY}\""),
+        format!("[database]\nurl = \"{CANARY}\"\nurl_file = \"/f\""),
+        format!("chat = \"{CANARY}\""),
+    ] {
+        let loaded = load_file(&text);
+        assert!(loaded.is_err(), "{text}");
+        let shown = shown(loaded);
+        assert!(!shown.contains(CANARY), "{text}\n{shown}");
+    }
+}
+
+#[test]
+fn a_secret_on_the_command_line_is_refused_unseen_with_a_way_out() {
+    for key in ["chat.secret_key", "chat.user_sig", "database.url"] {
+        let error = load("", &[], &[(key, CANARY)]).unwrap_err();
+        let text = format!("{error} {error:?}");
+        let variable = format!("RECEIPTD_{}", key.replace('.', "__").to_uppercase());
+        assert!(!text.contains(CANARY) && text.contains(&format!("{key}_file")) && text.contains(&variable), "{text}");
+    }
+}
+
+#[test]
+fn a_number_without_quotes_is_no_secret() {
+    let error = load_file("[chat]\nsecret_key = 1234567").unwrap_err().to_string();
+    assert!(error.contains("chat.secret_key") && error.contains("in quotes") && !error.contains("1234567"), "{error}");
+}
+
+#[test]
+fn a_syntax_error_tells_its_place_and_reason() {
+    let error = load_file("[chat]\nregion = \"sg\n").unwrap_err().to_string();
+    assert!(error.contains("line 2, column") && error.contains("is not valid TOML"), "{error}");
+}
+
+#[test]
+fn the_database_is_shown_by_user_host_and_name() {
+    let display = |url: &str| load("", &[("DATABASE_URL", url)], &[]).unwrap().database.to_string();
+    assert_eq!(display("postgres://me:pw@db.example:5433/history"), "postgres://me:***@db.example:5433/history");
+    assert_eq!(
+        display("postgresql:///history?host=/run/postgresql&user=me"),
+        "postgres://me:***@/run/postgresql/history"
+    );
+    let private = load_file("[database]\ndata_dir = \"/var/lib/x\"").unwrap().database;
+    assert_eq!(private.to_string(), "a private PostgreSQL in /var/lib/x");
+}

@@ -1,0 +1,184 @@
+//! Logs go to standard error, in the form that suits who reads it: a person, journald or a log collector.
+//!
+//! Standard output is left to what commands answer. Nothing here decides what is worth logging.
+
+use std::{
+    env, fs,
+    io::{self, IsTerminal},
+    os::unix::fs::MetadataExt,
+};
+
+use tracing::{Event, Level, Subscriber, subscriber::SetGlobalDefaultError};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::{Format, Full, Writer},
+    },
+    registry::LookupSpan,
+};
+
+use crate::config::{Format as Wanted, Log};
+
+/// Why logging can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter can't be read, though the configuration took it.
+    #[error("log.level can't be followed: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Logging has begun already.
+    #[error("logging can't begin twice in a process")]
+    Twice(#[from] SetGlobalDefaultError),
+}
+
+/// Begins to log to standard error, for the rest of the process.
+///
+/// # Errors
+/// If it was begun before.
+pub fn init(log: &Log) -> Result<(), LoggingError> {
+    let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let form = Form::of(log.format, io::stderr().is_terminal(), is_journal(), colours_wanted);
+    let filter = EnvFilter::try_new(&log.level)?;
+    tracing::subscriber::set_global_default(subscriber(filter, form, io::stderr))?;
+    Ok(())
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Human { colours: bool },
+    Journal,
+    Json,
+}
+
+impl Form {
+    fn of(format: Wanted, is_terminal: bool, is_journal: bool, colours_wanted: bool) -> Self {
+        match format {
+            Wanted::Json => Self::Json,
+            Wanted::Journal => Self::Journal,
+            Wanted::Auto if is_journal => Self::Journal,
+            Wanted::Auto | Wanted::Human => Self::Human { colours: is_terminal && colours_wanted },
+        }
+    }
+}
+
+/// Whether standard error is the stream that systemd made for journald. `JOURNAL_STREAM` alone does not say so: it is
+/// inherited by processes whose output goes elsewhere.
+fn is_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+fn subscriber<W>(filter: EnvFilter, form: Form, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match form {
+        Form::Human { colours } => Box::new(builder.with_ansi(colours).finish()),
+        Form::Journal => {
+            let line = Format::default().without_time().with_ansi(false).with_level(false);
+            Box::new(builder.with_ansi(false).event_format(Journal(line)).finish())
+        }
+        Form::Json => Box::new(builder.json().flatten_event(true).finish()),
+    }
+}
+
+/// Lines for journald: each begins with its syslog priority, by which `journalctl -p` filters.
+struct Journal(Format<Full, ()>);
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// The syslog priority of a level, as in sd-daemon(3).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str, form: Form) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(EnvFilter::new(filter), form, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(group = "team", "slowing down");
+            tracing::debug!("detail");
+        });
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn journald_gets_the_priority_and_neither_time_nor_colours() {
+        let line = logged("info", Form::Journal);
+        assert_eq!(line, "<4>receiptd::logging::tests: slowing down group=\"team\"\n");
+        assert!(logged("debug", Form::Journal).contains("\n<7>"), "each line has a priority of its own");
+    }
+
+    #[test]
+    fn people_get_the_time_the_level_and_colours_where_they_show() {
+        let plain = logged("info", Form::Human { colours: false });
+        assert!(plain.contains("WARN") && plain.starts_with("20") && !plain.contains('\u{1b}'), "{plain:?}");
+        assert!(logged("info", Form::Human { colours: true }).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn collectors_get_one_json_object_a_line() {
+        let lines = logged("debug", Form::Json);
+        let objects: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), 2);
+        assert_eq!((&objects[0]["message"], &objects[0]["group"]), (&"slowing down".into(), &"team".into()));
+    }
+
+    #[test]
+    fn auto_is_the_journal_under_systemd_and_for_people_elsewhere() {
+        use Wanted::{Auto, Human, Journal, Json};
+        for (format, terminal, journal, colours, form) in [
+            (Auto, false, true, true, Form::Journal),
+            (Auto, true, false, true, Form::Human { colours: true }),
+            (Auto, true, false, false, Form::Human { colours: false }),
+            (Auto, false, false, true, Form::Human { colours: false }),
+            (Human, false, true, true, Form::Human { colours: false }),
+            (Journal, true, false, true, Form::Journal),
+            (Json, true, true, true, Form::Json),
+        ] {
+            assert_eq!(Form::of(format, terminal, journal, colours), form, "{format:?}");
+        }
+    }
+}
