@@ -7,7 +7,7 @@ mod check;
 mod exit;
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -65,9 +65,18 @@ pub async fn main() -> ExitCode {
         }
     };
     cli.command.execute(&cli.global).await.unwrap_or_else(|error| {
+        if is_unread(&error) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("receiptd: {error:#}");
         Exit::of(&error).into()
     })
+}
+
+/// Whether whoever read standard output has gone, as `head` does: then there is nobody left to answer. A connection
+/// that broke is told by an error of its own around this one.
+fn is_unread(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 impl Global {

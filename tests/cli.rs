@@ -128,3 +128,12 @@ fn a_wrong_command_line_ends_with_64_and_help_with_0() {
         assert!(out.contains("receiptd"));
     }
 }
+
+#[test]
+fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    let output = command.args(["check", "--offline", "--config", REFERENCE]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}

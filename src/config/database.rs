@@ -41,7 +41,8 @@ impl fmt::Display for Database {
         let Ok(options) = PgConnectOptions::from_str(url.expose_secret()) else {
             return f.write_str("a PostgreSQL whose URL can't be read");
         };
-        write!(f, "postgres://{}:***@", options.get_username())?;
+        let password = if has_password(url.expose_secret()) { ":***" } else { "" };
+        write!(f, "postgres://{}{password}@", options.get_username())?;
         match options.get_socket() {
             Some(socket) => write!(f, "{}", socket.display())?,
             None => write!(f, "{}:{}", options.get_host(), options.get_port())?,
@@ -96,5 +97,18 @@ fn fault(url: &str) -> Option<&'static str> {
     }
     let unreadable = "can't be read: give postgres://USER:PASSWORD@HOST:PORT/DATABASE, and write characters such as \
                       @ : / # % of a password as %40 %3A %2F %23 %25";
-    PgConnectOptions::from_str(url).is_err().then_some(unreadable)
+    if PgConnectOptions::from_str(url).is_err() {
+        return Some(unreadable);
+    }
+    // sqlx does not ask the system who runs it, as psql does.
+    let nobody = reqwest::Url::parse(url).is_ok_and(|url| url.username().is_empty() && !has_parameter(&url, "user"));
+    nobody.then_some("names no user: give postgres://USER@HOST:PORT/DATABASE")
+}
+
+fn has_password(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| url.password().is_some() || has_parameter(&url, "password"))
+}
+
+fn has_parameter(url: &reqwest::Url, name: &str) -> bool {
+    url.query_pairs().any(|(parameter, _)| parameter == name)
 }

@@ -196,7 +196,7 @@ fn choose(section: &str, keys: &[&str], table: &mut Map<String, Value>, problems
         [first, ..] => {
             let key = format!("{section}.{first}");
             let others: Vec<_> = given[1..].iter().map(|other| format!("{section}.{other}")).collect();
-            let remedy = format!("and {} exclude each other: keep one of them", others.join(", "));
+            let remedy = format!("stands beside {}, and they exclude each other: keep one", others.join(", "));
             match table.get(*first).cloned().and_then(|value| value.into_string().ok()) {
                 Some(value) if !SECRETS.contains(&key.as_str()) => problems.refuse(&key, &value, remedy),
                 _ => problems.refuse_silently(&key, remedy),

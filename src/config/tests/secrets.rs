@@ -68,6 +68,7 @@ fn no_refusal_shows_a_secret() {
         format!("[database]\nurl = \"mysql://me:{CANARY}@db/x\""),
         format!("[database]\nurl = \"postgres://me:{CANARY}@db:port/x\""),
         format!("[database]\nurl = \"postgres://me@db/x?sslmode={CANARY}\""),
+        format!("[database]\nurl = \"postgres://db/x?password={CANARY}\""),
         format!("[database]\nurl = \"{CANARY}\"\nurl_file = \"/f\""),
         format!("chat = \"{CANARY}\""),
     ] {
@@ -104,10 +105,8 @@ fn a_syntax_error_tells_its_place_and_reason() {
 fn the_database_is_shown_by_user_host_and_name() {
     let display = |url: &str| load("", &[("DATABASE_URL", url)], &[]).unwrap().database.to_string();
     assert_eq!(display("postgres://me:pw@db.example:5433/history"), "postgres://me:***@db.example:5433/history");
-    assert_eq!(
-        display("postgresql:///history?host=/run/postgresql&user=me"),
-        "postgres://me:***@/run/postgresql/history"
-    );
+    assert_eq!(display("postgresql:///history?host=/run/postgresql&user=me"), "postgres://me@/run/postgresql/history");
+    assert_eq!(display("postgres://db/history?user=me&password=pw"), "postgres://me:***@db:5432/history");
     let private = load_file("[database]\ndata_dir = \"/var/lib/x\"").unwrap().database;
     assert_eq!(private.to_string(), "a private PostgreSQL in /var/lib/x");
 }
