@@ -75,10 +75,13 @@ pub(super) fn validate(
     problems: &mut Problems,
 ) -> Option<Cadences> {
     let default = sections.remove(DEFAULT).unwrap_or_default().with_default_tiers().validate(DEFAULT, now, problems);
+    // All are looked at before any is given up, so that all problems are found.
     let named: Vec<_> = sections
         .into_iter()
-        .map(|(name, keys)| Some((keys.validate(&name, now, problems)?, name)))
-        .map(|pair| pair.map(|(cadence, name)| (name, cadence)))
+        .map(|(name, keys)| {
+            let cadence = keys.validate(&name, now, problems);
+            cadence.map(|cadence| (name, cadence))
+        })
         .collect();
     Some(Cadences { default: default?, named: named.into_iter().collect::<Option<_>>()? })
 }
