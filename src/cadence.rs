@@ -5,8 +5,8 @@
 //! the one place that says how long a step is.
 
 mod cron_expression;
-mod named;
 mod display;
+mod named;
 
 use std::time::Duration;
 

@@ -90,7 +90,7 @@ impl Global {
     fn load_config(&self) -> anyhow::Result<Config> {
         let environment =
             env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Ok(Config::load(self.config_file(), environment, &self.overrides, chrono::Utc::now())?)
+        Ok(Config::load(self.config_file(), environment, &self.overrides, receiptd::clock::now())?)
     }
 }
 

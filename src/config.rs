@@ -19,17 +19,19 @@ mod snapshots;
 use std::path::Path;
 
 pub use self::{
-    cadence::{Cadences, DEFAULT as DEFAULT_CADENCE},
-    chat::{Chat, Credential, Destination},
+    chat::Chat,
     database::Database,
     http::Http,
     log::{Format, Log},
     polling::Polling,
     problem::{ConfigError, Problem},
-    snapshots::{Record, Snapshots},
+    snapshots::Snapshots,
 };
 use self::{layers::Layers, problem::Problems, sections::Sections};
-use crate::domain::{SdkAppId, Timestamp};
+use crate::{
+    cadence::Cadences,
+    domain::{SdkAppId, Timestamp},
+};
 
 /// All settings, valid as far as they are given.
 #[derive(Debug, Clone)]

@@ -159,8 +159,7 @@ pub enum GroupChange {
 }
 
 /// What is kept of a poll that saw the same receipts as the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeepSnapshots {
     /// Nothing but the time of the poll.
     #[default]
@@ -180,11 +179,10 @@ impl Recording {
         let phase = Phase::of_slot(slot.slot_id);
         for message in &slot.messages {
             let change = judge.change(message, told.remove(&message.seq));
-            if let (Some(polled_at), Some(receipt)) = (change.polled_at, change.receipt) {
-                if change.differs || keep == KeepSnapshots::EveryPoll {
-                    let prior_polled_at = message.known_until;
-                    snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at });
-                }
+            let keeps = change.differs || keep == KeepSnapshots::EveryPoll;
+            if let Some((polled_at, receipt)) = change.polled_at.zip(change.receipt).filter(|_| keeps) {
+                let prior_polled_at = message.known_until;
+                snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at });
             }
             if change.closed.is_none() {
                 let due = cadence.next_poll(phase, message.sent_at, now).unwrap_or(now);

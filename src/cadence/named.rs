@@ -8,7 +8,7 @@ use super::{Cadence, Rule, Tier};
 pub const DEFAULT: &str = "default";
 
 /// Named cadences, of which the default always exists.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cadences {
     default: Cadence,
     named: BTreeMap<String, Cadence>,
@@ -17,7 +17,7 @@ pub struct Cadences {
 impl Cadences {
     /// Takes the cadences of the config. One named `default` replaces the built-in default.
     pub fn new(mut named: BTreeMap<String, Cadence>) -> Self {
-        let default = named.remove(DEFAULT).unwrap_or_else(built_in);
+        let default = named.remove(DEFAULT).unwrap_or_else(|| Cadence::built_in(true));
         Self { default, named }
     }
 
@@ -44,14 +44,16 @@ impl Default for Cadences {
     }
 }
 
-/// The default cadence: under an hour every minute, a day every 10 minutes, a week every hour, 30 days every 6 hours.
-fn built_in() -> Cadence {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    const DAY: u64 = 24 * HOUR;
-    let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
-    let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
-    Cadence { rule: Rule::Tiers(tiers.map(tier).to_vec()), stop_when_all_read: true }
+impl Cadence {
+    /// The built-in default: under an hour every minute, a day every 10 minutes, a week every hour, 30 days every 6 hours.
+    pub fn built_in(stop_when_all_read: bool) -> Self {
+        const MINUTE: u64 = 60;
+        const HOUR: u64 = 60 * MINUTE;
+        const DAY: u64 = 24 * HOUR;
+        let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
+        let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
+        Self { rule: Rule::Tiers(tiers.map(tier).to_vec()), stop_when_all_read }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Which of an app's domains the next attempt goes to: the first, or its backup while the first can't be reached.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use super::region::Region;
 
@@ -17,6 +20,17 @@ pub enum Destination {
     Region(Region),
     /// A base URL without a path, for a proxy or the simulated Chat.
     Endpoint(String),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Region(region) => {
+                write!(f, "https://{} (region {region}; backup {})", region.domain(), region.backup_domain())
+            }
+            Self::Endpoint(origin) => f.write_str(origin),
+        }
+    }
 }
 
 /// Chooses between the domains. Pure, fed with `now`.

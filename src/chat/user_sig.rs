@@ -4,6 +4,7 @@
 //! that those produced (`tests/data/usersig_vectors.json`).
 
 use std::{
+    fmt,
     io::{self, Write},
     sync::{Mutex, PoisonError},
 };
@@ -27,6 +28,15 @@ pub enum Credential {
     SecretKey(SecretString),
     /// A signature that somebody else made. It can't be renewed.
     UserSig(SecretString),
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SecretKey(_) => "signatures made from the secret key",
+            Self::UserSig(_) => "a ready signature, which ends when it expires",
+        })
+    }
 }
 
 /// Makes the signature of `identifier`, valid for `validity` from `issued_at`.

@@ -7,7 +7,11 @@ use std::{
 
 use clap::Args;
 use humantime::format_duration;
-use receiptd::config::{Chat, Config, Destination, Format, Record};
+use receiptd::{
+    chat::Destination,
+    config::{Chat, Config, Format},
+    recording::KeepSnapshots,
+};
 
 use super::Global;
 
@@ -69,10 +73,10 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
     plan
 }
 
-fn recorded(record: Record) -> &'static str {
+fn recorded(record: KeepSnapshots) -> &'static str {
     match record {
-        Record::Changes => "a snapshot where counts differ from those last seen",
-        Record::EveryPoll => "a snapshot of every poll",
+        KeepSnapshots::Changes => "a snapshot where counts differ from those last seen",
+        KeepSnapshots::EveryPoll => "a snapshot of every poll",
     }
 }
 
@@ -88,7 +92,7 @@ fn form(format: Format) -> &'static str {
 /// What is valid and yet hardly meant.
 fn cautions(config: &Config, chat: &Chat) -> Vec<String> {
     let mut cautions = Vec::new();
-    if chat.credential.is_placeholder() {
+    if chat.has_placeholder_key() {
         let what =
             "chat.secret_key is the example of the reference file, with which no call succeeds: put your own there";
         cautions.push(what.to_owned());

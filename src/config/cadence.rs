@@ -6,40 +6,9 @@ use serde::Deserialize;
 
 use super::problem::Problems;
 use crate::{
-    cadence::{Cadence, InvalidCadence, Tier},
+    cadence::{Cadence, Cadences, DEFAULT, InvalidCadence, Tier},
     domain::Timestamp,
 };
-
-/// The name of the cadence that holds where none is named.
-pub const DEFAULT: &str = "default";
-
-/// The named cadences. There is always one called `default`.
-#[derive(Debug, Clone)]
-pub struct Cadences {
-    default: Cadence,
-    named: BTreeMap<String, Cadence>,
-}
-
-impl Cadences {
-    /// The cadence of this name; the default for no name; `None` if the configuration has none of that name.
-    pub fn named(&self, name: Option<&str>) -> Option<&Cadence> {
-        match name {
-            None | Some(DEFAULT) => Some(&self.default),
-            Some(name) => self.named.get(name),
-        }
-    }
-
-    /// The cadence of groups that name none.
-    pub fn default(&self) -> &Cadence {
-        &self.default
-    }
-
-    /// All cadences by name, the default first.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Cadence)> {
-        let named = self.named.iter().map(|(name, cadence)| (name.as_str(), cadence));
-        std::iter::once((DEFAULT, &self.default)).chain(named)
-    }
-}
 
 /// The age at which messages of a cadence by cron are expired unless `expire_after` says otherwise.
 const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 86_400);
@@ -74,16 +43,16 @@ pub(super) fn validate(
     now: Timestamp,
     problems: &mut Problems,
 ) -> Option<Cadences> {
-    let default = sections.remove(DEFAULT).unwrap_or_default().with_default_tiers().validate(DEFAULT, now, problems);
+    sections.entry(DEFAULT.to_owned()).or_default();
     // All are looked at before any is given up, so that all problems are found.
-    let named: Vec<_> = sections
+    let cadences: Vec<_> = sections
         .into_iter()
         .map(|(name, keys)| {
             let cadence = keys.validate(&name, now, problems);
             cadence.map(|cadence| (name, cadence))
         })
         .collect();
-    Some(Cadences { default: default?, named: named.into_iter().collect::<Option<_>>()? })
+    Some(Cadences::new(cadences.into_iter().collect::<Option<_>>()?))
 }
 
 /// Names are keys of TOML, values of a column and parts of environment variables: the plainest characters do.
@@ -93,16 +62,6 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 impl Keys {
-    /// `[cadence.default]` may leave out how often: then it is polled by the built-in tiers.
-    fn with_default_tiers(mut self) -> Self {
-        if self.tiers.is_none() && self.cron.is_none() {
-            let tiers = [("1h", "1m"), ("24h", "10m"), ("7d", "1h"), ("30d", "6h")];
-            let tier = |(until, every): (&str, &str)| TierKeys { until: until.to_owned(), every: every.to_owned() };
-            self.tiers = Some(tiers.map(tier).into());
-        }
-        self
-    }
-
     fn validate(self, name: &str, now: Timestamp, problems: &mut Problems) -> Option<Cadence> {
         let key = |key: &str| format!("cadence.{name}.{key}");
         let stop =
@@ -119,6 +78,9 @@ impl Keys {
             problems.refuse(&key("expire_after"), &span, remedy);
         }
         let Some(tiers) = self.tiers else {
+            if name == DEFAULT {
+                return Some(Cadence::built_in(stop));
+            }
             let remedy = "does not say how often: give tiers = [{ until = \"1h\", every = \"1m\" }], or cron = \"…\"";
             problems.refuse_silently(&format!("cadence.{name}"), remedy);
             return None;

@@ -1,15 +1,18 @@
 //! `[chat]`: which app is polled, as whom, and where Tencent Chat is reached.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use super::{
     problem::Problems,
     secret::{self, SecretText},
 };
-use crate::{chat::region::Region, domain::SdkAppId};
+use crate::{
+    chat::{Credential, Destination, Region},
+    domain::SdkAppId,
+};
 
 /// What a client of Tencent Chat needs.
 #[derive(Debug, Clone)]
@@ -24,51 +27,13 @@ pub struct Chat {
     pub destination: Destination,
 }
 
-/// What signs the calls.
-#[derive(Debug, Clone)]
-pub enum Credential {
-    /// The app's secret key: signatures are made from it and renewed.
-    SecretKey(SecretString),
-    /// A ready signature, which can't be renewed.
-    UserSig(SecretString),
-}
-
-/// Where calls go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Destination {
-    /// The domain of the region, or its backup domain.
-    Region(Region),
-    /// Another origin, as in `http://127.0.0.1:9000`: scheme, host and port, without a trailing slash.
-    Endpoint(String),
-}
-
-impl fmt::Display for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::SecretKey(_) => "signatures made from the secret key",
-            Self::UserSig(_) => "a ready signature, which ends when it expires",
-        })
-    }
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Region(region) => {
-                write!(f, "https://{} (region {region}; backup {})", region.domain(), region.backup_domain())
-            }
-            Self::Endpoint(origin) => f.write_str(origin),
-        }
-    }
-}
-
 /// The secret key in the reference file, which stands for one's own.
 const PLACEHOLDER: &str = "replace-with-the-secret-key-of-your-app";
 
-impl Credential {
-    /// Whether this is the example of the reference file, with which no call can succeed.
-    pub fn is_placeholder(&self) -> bool {
-        matches!(self, Self::SecretKey(key) if key.expose_secret() == PLACEHOLDER)
+impl Chat {
+    /// Whether the secret key is the example of the reference file, with which no call can succeed.
+    pub fn has_placeholder_key(&self) -> bool {
+        matches!(&self.credential, Credential::SecretKey(key) if key.expose_secret() == PLACEHOLDER)
     }
 }
 

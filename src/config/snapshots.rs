@@ -3,22 +3,13 @@
 use serde::Deserialize;
 
 use super::problem::Problems;
+use crate::recording::KeepSnapshots;
 
 /// Which polls leave a row in the time series.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshots {
     /// The rule.
-    pub record: Record,
-}
-
-/// When a poll is kept as a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Record {
-    /// When it differs from what was last seen.
-    #[default]
-    Changes,
-    /// Always.
-    EveryPoll,
+    pub record: KeepSnapshots,
 }
 
 /// The keys of the section.
@@ -32,11 +23,12 @@ pub(super) struct Keys {
 impl Keys {
     pub fn validate(self, problems: &mut Problems) -> Snapshots {
         let remedy = "give \"changes\" or \"every_poll\"";
-        let record = problems.parsed("snapshots.record", self.record, Record::default(), remedy, |text| match text {
-            "changes" => Some(Record::Changes),
-            "every_poll" => Some(Record::EveryPoll),
-            _ => None,
-        });
+        let record =
+            problems.parsed("snapshots.record", self.record, KeepSnapshots::default(), remedy, |text| match text {
+                "changes" => Some(KeepSnapshots::Changes),
+                "every_poll" => Some(KeepSnapshots::EveryPoll),
+                _ => None,
+            });
         Snapshots { record }
     }
 }

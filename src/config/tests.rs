@@ -1,4 +1,5 @@
 use super::*;
+use crate::chat::{Credential, Destination};
 
 mod layers;
 mod reference;

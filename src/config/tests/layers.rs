@@ -45,7 +45,7 @@ fn the_alternative_of_a_higher_layer_takes_the_place_of_the_other() {
     assert!(matches!(chat.credential, Credential::UserSig(sig) if sig.expose_secret() == "signature"));
     assert_eq!(chat.destination, Destination::Endpoint("http://127.0.0.1:9000".into()));
     assert_eq!(url(&config), "postgres://a@common/x");
-    assert!(config.cadences.named(Some("x")).unwrap().to_string().contains("0 0 * * *"));
+    assert!(config.cadences.of(Some("x")).to_string().contains("0 0 * * *"));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn tiers_can_be_given_outside_the_file_as_the_file_writes_them() {
         [(vec![("RECEIPTD_CADENCE__DEFAULT__TIERS", tiers)], vec![]), (vec![], vec![("cadence.default.tiers", tiers)])]
     {
         let config = load("", &variables, &flags).unwrap();
-        assert_eq!(config.cadences.default().expires_after(), Duration::from_secs(600));
+        assert_eq!(config.cadences.of(None).expires_after(), Duration::from_secs(600));
     }
     let error = load("", &[], &[("cadence.default.tiers", "often")]).unwrap_err().to_string();
     assert!(error.contains("cadence.default.tiers"), "{error}");
@@ -105,10 +105,9 @@ fn cadences_keep_their_names_and_the_default_is_always_there() {
                 [cadence.default]\nstop_when_all_read = false\n";
     let cadences = load_file(text).unwrap().cadences;
     assert_eq!(cadences.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["default", "mornings-2"]);
-    assert!(cadences.named(Some("evenings")).is_none());
-    assert_eq!(cadences.named(Some("mornings-2")).unwrap().expires_after(), Duration::from_secs(7 * 86_400));
-    for default in [cadences.named(None), cadences.named(Some(DEFAULT_CADENCE))] {
-        let default = default.unwrap();
+    assert!(cadences.has("mornings-2") && !cadences.has("evenings"));
+    assert_eq!(cadences.of(Some("mornings-2")).expires_after(), Duration::from_secs(7 * 86_400));
+    for default in [cadences.of(None), cadences.of(Some("default"))] {
         assert!(!default.stop_when_all_read(), "one key of the default can be changed alone");
         assert_eq!(default.expires_after(), Duration::from_secs(30 * 86_400));
     }
