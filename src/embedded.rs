@@ -1,0 +1,217 @@
+//! A private PostgreSQL server: for `receiptd run` without a `database.url`, for the demo and for the tests.
+//!
+//! It is made from the server programs that are installed on the machine, keeps everything in one directory of
+//! its own, is reached over a unix socket that only its owner and root may open, and ends with the process that
+//! started it, even if that is killed. Run by root, the server drops to an ordinary account, since PostgreSQL
+//! refuses to run as root. It must never listen on the network, nor touch any other server on the machine.
+//!
+//! Everything here blocks: call it from async code through `spawn_blocking`.
+
+mod account;
+mod data_directory;
+mod error;
+mod installation;
+mod programs;
+mod server;
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+pub use self::error::EmbeddedError;
+use self::{
+    account::Account, data_directory::DataDirectory, installation::Installation, programs::Programs, server::Server,
+};
+
+/// Where the server keeps its data, and how it is set.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory that holds the cluster, the socket, the server's log and a lock. Made if it is missing.
+    /// Run by root, all its parents must be open to the account that the server runs under.
+    pub data_dir: PathBuf,
+    /// Settings of the server by name, as in postgresql.conf, on top of PostgreSQL's defaults.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// A server with PostgreSQL's own settings, in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), settings: Vec::new() }
+    }
+}
+
+/// The data directory where none is given: `$STATE_DIRECTORY/postgres` under systemd, `/var/lib/receiptd/postgres`
+/// for root, and `receiptd/postgres` in `$XDG_DATA_HOME` (`~/.local/share`) for anyone else.
+///
+/// # Errors
+/// When no home directory is known, or `id` can't be run to tell who we are.
+pub fn default_data_dir() -> Result<PathBuf, EmbeddedError> {
+    let user_data = data_home(env::var_os("XDG_DATA_HOME"), env::home_dir());
+    choose_data_dir(env::var_os("STATE_DIRECTORY"), account::we_are_root()?, user_data)
+        .ok_or(EmbeddedError::HomeUnknown)
+}
+
+fn choose_data_dir(state_directory: Option<OsString>, root: bool, user_data: Option<PathBuf>) -> Option<PathBuf> {
+    // systemd gives several state directories separated by colons, as in PATH.
+    let state = state_directory.and_then(|list| env::split_paths(&list).find(|path| path.is_absolute()));
+    match (state, root) {
+        (Some(state), _) => Some(state.join("postgres")),
+        (None, true) => Some("/var/lib/receiptd/postgres".into()),
+        (None, false) => Some(user_data?.join("receiptd/postgres")),
+    }
+}
+
+/// The XDG base directory specification has relative paths ignored.
+fn data_home(xdg_data_home: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let xdg = xdg_data_home.map(PathBuf::from).filter(|path| path.is_absolute());
+    xdg.or_else(|| home.filter(|path| path.is_absolute()).map(|home| home.join(".local/share")))
+}
+
+/// A running private server. Dropping it stops it too, without a word about what went wrong.
+#[derive(Debug)]
+pub struct EmbeddedPostgres {
+    // The server is dropped, and so stopped, before the lock on the data directory is let go.
+    server: Server,
+    programs: Programs,
+    socket_dir: PathBuf,
+    data_directory: DataDirectory,
+}
+
+impl EmbeddedPostgres {
+    /// Starts the server, making its data directory first where there is none, and waits until it accepts
+    /// connections. A server that a killed receiptd left running in the same directory is stopped first.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed or of another version than the data, when another receiptd uses the
+    /// directory, and when the server does not come up; the error then ends with the last lines of its log.
+    pub fn start(options: &Options) -> Result<Self, EmbeddedError> {
+        let root = account::we_are_root()?;
+        let data_directory = DataDirectory::open(&options.data_dir, root)?;
+        let account = if root { Some(Account::for_cluster(&data_directory.cluster())?) } else { None };
+        if let Some(account) = &account {
+            account.refuse_closed_directories(data_directory.path())?;
+        }
+        let installation = Installation::find(data_directory.version()?, data_directory.path())?;
+        let programs = Programs::new(installation.bin, account, data_directory.path());
+        data_directory.initialize(&programs)?;
+        server::stop_left_server(&data_directory.cluster(), &programs)?;
+        let socket_dir = data_directory.make_socket_dir(programs.account())?;
+        let server = Server::start(&programs, &data_directory, &socket_dir, &options.settings)?;
+        Ok(Self { server, programs, socket_dir, data_directory })
+    }
+
+    /// The URL of a database of this server, for sqlx and for libpq. It has no password.
+    pub fn url(&self, database: &str) -> String {
+        let host = percent_encoded(&self.socket_dir.to_string_lossy());
+        format!("postgres://postgres@localhost:5432/{}?host={host}&sslmode=disable", percent_encoded(database))
+    }
+
+    /// The directory of the server's unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        &self.socket_dir
+    }
+
+    /// The shell command by which the server's owner, or root, opens `database` in psql.
+    pub fn psql_command(&self, database: &str) -> String {
+        let psql = match programs::in_search_path("psql") {
+            Some(_) => "psql".into(),
+            None => self.programs.path_of("psql"),
+        };
+        let words = [&psql.to_string_lossy(), "-h", &self.socket_dir.to_string_lossy(), "-U", "postgres", database];
+        words.map(shell_quoted).join(" ")
+    }
+
+    /// Creates `database` if there is none of that name.
+    ///
+    /// # Errors
+    /// When the server refuses; the error carries its words.
+    pub fn create_database(&self, database: &str) -> Result<(), EmbeddedError> {
+        let mut psql = self.programs.command("psql");
+        psql.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-p", "5432", "-U", "postgres", "-d", "postgres", "-h"]);
+        psql.arg(&self.socket_dir).arg("-v").arg(format!("name={database}"));
+        let create = "SELECT format('CREATE DATABASE %I', :'name') \
+            WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec";
+        programs::run(psql, create)
+    }
+
+    /// Stops the server: open transactions are rolled back, what is committed is kept.
+    ///
+    /// # Errors
+    /// When the server can't be told to stop or does not end.
+    pub fn stop(mut self) -> Result<(), EmbeddedError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<(), EmbeddedError> {
+        self.server.stop(&self.programs)?;
+        self.data_directory.remove_socket_dir(&self.socket_dir)
+    }
+}
+
+impl Drop for EmbeddedPostgres {
+    fn drop(&mut self) {
+        // Nobody is left to tell; after `stop` there is nothing left to do either.
+        let _ = self.shut_down();
+    }
+}
+
+/// `text` with all but letters, digits and `-._~` as %XX, so that it can stand anywhere in a URL.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// `word` as one word of a POSIX shell.
+fn shell_quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_directory_is_the_units_then_roots_then_the_users() {
+        let chosen = |state: Option<&str>, root, user: Option<&str>| {
+            choose_data_dir(state.map(Into::into), root, user.map(Into::into)).map(|path| path.display().to_string())
+        };
+        let table = [
+            (Some("/var/lib/receiptd"), false, Some("/home/ann/.local/share"), Some("/var/lib/receiptd/postgres")),
+            (Some("/var/lib/a:/var/lib/b"), true, None, Some("/var/lib/a/postgres")),
+            (Some(""), true, None, Some("/var/lib/receiptd/postgres")),
+            (None, true, Some("/root/.local/share"), Some("/var/lib/receiptd/postgres")),
+            (None, false, Some("/home/ann/.local/share"), Some("/home/ann/.local/share/receiptd/postgres")),
+            (None, false, None, None),
+        ];
+        for (state, root, user, expected) in table {
+            assert_eq!(chosen(state, root, user).as_deref(), expected, "{state:?} root={root} {user:?}");
+        }
+    }
+
+    #[test]
+    fn the_users_data_is_where_xdg_says_unless_that_is_relative() {
+        let home = |xdg: Option<&str>, home: Option<&str>| data_home(xdg.map(Into::into), home.map(Into::into));
+        assert_eq!(home(Some("/data"), Some("/home/ann")), Some("/data".into()));
+        assert_eq!(home(Some("data"), Some("/home/ann")), Some("/home/ann/.local/share".into()));
+        assert_eq!(home(None, Some("/home/ann")), Some("/home/ann/.local/share".into()));
+        assert_eq!(home(Some(""), None), None);
+        assert_eq!(home(None, Some("")), None);
+    }
+
+    #[test]
+    fn what_a_url_or_a_shell_would_misread_is_quoted() {
+        assert_eq!(percent_encoded("/srv/a b+c%d?é"), "%2Fsrv%2Fa%20b%2Bc%25d%3F%C3%A9");
+        assert_eq!(shell_quoted("/srv/postgres-1/socket"), "/srv/postgres-1/socket");
+        assert_eq!(shell_quoted("/srv/it's here"), r"'/srv/it'\''s here'");
+        assert_eq!(shell_quoted(""), "''");
+    }
+}

@@ -1,0 +1,240 @@
+//! What the server keeps on disk, all in one directory that one receiptd at a time may use:
+//!
+//! - `cluster`, PostgreSQL's own data directory; `cluster.new` while it is being made
+//! - `socket`, made at each start, or a directory in /tmp where the path would not do for a socket
+//! - `server.log`, and the one before as `server.log.old`
+//! - `lock`, held as long as the server runs
+
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process,
+};
+
+use super::{
+    EmbeddedError,
+    account::Account,
+    error::file,
+    programs::{self, Programs},
+};
+
+/// A socket's path has 108 bytes on Linux and 104 on macOS, a closing zero and `/.s.PGSQL.5432` included.
+const LONGEST_SOCKET_DIR: usize = 104 - 16;
+
+/// The data directory, locked against every other receiptd.
+#[derive(Debug)]
+pub(super) struct DataDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Makes the directory if it is missing, open to other accounts if we are root, and locks it.
+    pub(super) fn open(path: &Path, root: bool) -> Result<Self, EmbeddedError> {
+        if root {
+            make_open_directories(path)?
+        } else {
+            fs::create_dir_all(path).map_err(file("creating", path))?
+        }
+        let path = path.canonicalize().map_err(file("resolving", path))?;
+        let lock = lock(&path)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// PostgreSQL's own data directory.
+    pub(super) fn cluster(&self) -> PathBuf {
+        self.path.join("cluster")
+    }
+
+    /// The server's log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join("server.log")
+    }
+
+    /// The major version of PostgreSQL that the data is of; none if there is no data yet.
+    pub(super) fn version(&self) -> Result<Option<u32>, EmbeddedError> {
+        let path = self.cluster().join("PG_VERSION");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(file("reading", &path))?,
+        };
+        let version = text.trim().parse().map_err(|error| file("reading", path)(std::io::Error::other(error)))?;
+        Ok(Some(version))
+    }
+
+    /// Makes the cluster if there is none: beside its place, and moved there when it is complete, so that an
+    /// interrupted start leaves nothing that the next one would take for a cluster.
+    pub(super) fn initialize(&self, programs: &Programs) -> Result<(), EmbeddedError> {
+        if self.version()?.is_some() {
+            return Ok(());
+        }
+        let unfinished = self.path.join("cluster.new");
+        remove_directory(&unfinished)?;
+        make_private_directory(&unfinished, programs.account())?;
+        let mut initdb = programs.command("initdb");
+        // The locale C is the one that every system has; with UTF8 it still holds any text.
+        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"]).arg(&unfinished);
+        programs::output(initdb)?;
+        fs::rename(&unfinished, self.cluster()).map_err(file("moving the new cluster to", self.cluster()))
+    }
+
+    /// An empty directory for the server's socket, which only the server's account and root may enter.
+    pub(super) fn make_socket_dir(&self, account: Option<&Account>) -> Result<PathBuf, EmbeddedError> {
+        let directory = socket_dir(&self.path);
+        remove_directory(&directory)?;
+        make_private_directory(&directory, account)?;
+        Ok(directory)
+    }
+
+    pub(super) fn remove_socket_dir(&self, directory: &Path) -> Result<(), EmbeddedError> {
+        remove_directory(directory)
+    }
+
+    /// A new log; the last one is kept beside it.
+    pub(super) fn new_log(&self) -> Result<File, EmbeddedError> {
+        let path = self.log();
+        if path.exists() {
+            fs::rename(&path, self.path.join("server.log.old")).map_err(file("setting aside", &path))?;
+        }
+        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(file("creating", &path))
+    }
+}
+
+/// Creates what is missing of `path`, such that the account that root runs the server under may enter it even
+/// under a strict umask. What was there before stays as it is.
+fn make_open_directories(path: &Path) -> Result<(), EmbeddedError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_open_directories(parent)?;
+    }
+    fs::create_dir(path).map_err(file("creating", path))?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).map_err(file("opening", path))
+}
+
+fn make_private_directory(path: &Path, account: Option<&Account>) -> Result<(), EmbeddedError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(file("creating", path))?;
+    account.map_or(Ok(()), |account| account.take_over(path))
+}
+
+fn remove_directory(path: &Path) -> Result<(), EmbeddedError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(file("removing", path)),
+    }
+}
+
+/// Locks the directory for this process; the lock goes with the process, however that ends.
+fn lock(data_dir: &Path) -> Result<File, EmbeddedError> {
+    let path = data_dir.join("lock");
+    let options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut lock = options.map_err(file("opening", &path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            lock.read_to_string(&mut holder).map_err(file("reading", &path))?;
+            return Err(EmbeddedError::InUse { data_dir: data_dir.into(), holder: holder.trim().to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(file("locking", path)(error)),
+    }
+    // Padded, so that it overwrites whatever an earlier holder wrote.
+    let holder = format!("process {:<12}\n", process::id());
+    lock.write_all(holder.as_bytes()).map_err(file("writing", path))?;
+    Ok(lock)
+}
+
+/// In the data directory. Where that is too deep for a socket, or its name could not be given to psql, which takes
+/// a comma for the end of a host: a place in /tmp that is always the same for the same data directory, so that
+/// what a killed receiptd left there is found again.
+fn socket_dir(data_dir: &Path) -> PathBuf {
+    let usual = data_dir.join("socket");
+    if usual.to_str().is_some_and(|path| path.len() <= LONGEST_SOCKET_DIR && !path.contains(',')) {
+        return usual;
+    }
+    let mut hasher = DefaultHasher::new();
+    data_dir.hash(&mut hasher);
+    PathBuf::from(format!("/tmp/receiptd-{:016x}", hasher.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_in_use_is_refused_with_the_process_that_uses_it_until_that_one_is_done() {
+        let place = tempfile::tempdir().unwrap();
+        let first = DataDirectory::open(place.path(), false).unwrap();
+        let refusal = DataDirectory::open(place.path(), false).unwrap_err().to_string();
+        let path = place.path().canonicalize().unwrap();
+        let expected = format!("{} is in use by another receiptd (process {}):", path.display(), process::id());
+        assert!(refusal.starts_with(&expected), "{refusal}");
+        drop(first);
+        DataDirectory::open(place.path(), false).unwrap();
+    }
+
+    #[test]
+    fn the_lock_names_its_latest_holder_alone() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("lock"), "process 4294967295  \n").unwrap();
+        let _held = DataDirectory::open(place.path(), false).unwrap();
+        let refusal = DataDirectory::open(place.path(), false).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("(process {})", process::id())), "{refusal}");
+    }
+
+    #[test]
+    fn missing_parents_are_made_such_that_others_may_enter() {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let path = place.path().join("a/b");
+        make_open_directories(&path).unwrap();
+        for made in [place.path().join("a"), path] {
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o755);
+        }
+        assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn the_version_is_the_clusters_own_and_nonsense_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(place.path(), false).unwrap();
+        assert_eq!(directory.version().unwrap(), None);
+        fs::create_dir(directory.cluster()).unwrap();
+        fs::write(directory.cluster().join("PG_VERSION"), "15\n").unwrap();
+        assert_eq!(directory.version().unwrap(), Some(15));
+        fs::write(directory.cluster().join("PG_VERSION"), "fifteen\n").unwrap();
+        assert!(directory.version().unwrap_err().to_string().contains("PG_VERSION"));
+    }
+
+    #[test]
+    fn the_log_before_is_kept_and_the_one_before_that_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = DataDirectory::open(place.path(), false).unwrap();
+        for line in ["first", "second", "third"] {
+            directory.new_log().unwrap().write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(directory.log()).unwrap(), "third");
+        assert_eq!(fs::read_to_string(place.path().join("server.log.old")).unwrap(), "second");
+    }
+
+    #[test]
+    fn a_socket_is_in_the_data_directory_unless_its_path_would_not_do() {
+        assert_eq!(socket_dir(Path::new("/srv/my postgres")), Path::new("/srv/my postgres/socket"));
+        let longest = PathBuf::from(format!("/{}", "d".repeat(LONGEST_SOCKET_DIR - "//socket".len())));
+        assert_eq!(socket_dir(&longest), longest.join("socket"));
+        for name in ["/srv/one,other".into(), format!("{}d", longest.display())] {
+            let instead = socket_dir(Path::new(&name));
+            assert!(instead.starts_with("/tmp") && instead.as_os_str().len() < 60, "{}", instead.display());
+            assert_eq!(instead, socket_dir(Path::new(&name)));
+            assert_ne!(instead, socket_dir(&Path::new(&name).join("other")));
+        }
+    }
+}

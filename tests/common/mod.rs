@@ -1,0 +1,123 @@
+//! What several tests need: a PostgreSQL server of the test process's own, and a fresh database in it for each
+//! test. Neither outlives the process.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    env, fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{self, Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use receiptd::embedded::{EmbeddedPostgres, Options};
+
+/// An empty directory that goes with this value or at the latest with this process, even a killed one, and with
+/// whatever is in it. Other accounts may enter it, so that root's server, which runs as one of them, reaches its
+/// data.
+pub struct ScratchDirectory {
+    path: PathBuf,
+    sweeper: Child,
+}
+
+impl ScratchDirectory {
+    pub fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("receiptd-test-{}-{count}-{name}", process::id()));
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let path = path.canonicalize().unwrap();
+        Self { sweeper: sweeper(&path), path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ScratchDirectory {
+    fn drop(&mut self) {
+        // This closes the sweeper's input and waits for its end.
+        let swept = self.sweeper.wait().unwrap();
+        assert!(swept.success() || std::thread::panicking(), "{} was not removed: {swept}", self.path.display());
+    }
+}
+
+/// A shell that removes `path` when its input ends, which it does at the latest with this process, and when the
+/// server in `path`, which ends with this process too, is done with its files.
+fn sweeper(path: &Path) -> Child {
+    let script = r#"cat; while [ -n "$(find "$1" -name postmaster.pid)" ]; do sleep 0.05; done; rm -rf "$1""#;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sweep"]).arg(path).current_dir("/").process_group(0);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+struct TestServer {
+    postgres: EmbeddedPostgres,
+    // Never dropped, as the server is not: both end with the process.
+    _directory: ScratchDirectory,
+}
+
+/// The server of this test process, started when the first test asks for it.
+fn server() -> &'static EmbeddedPostgres {
+    static SERVER: OnceLock<TestServer> = OnceLock::new();
+    let start = || {
+        let directory = ScratchDirectory::new("server");
+        let mut options = Options::new(directory.path().join("postgres"));
+        let settings = [
+            // Nobody misses this data after a crash.
+            ("fsync", "off"),
+            ("full_page_writes", "off"),
+            ("synchronous_commit", "off"),
+            // As many tests at once as the machine has processors, each with a pool.
+            ("max_connections", "500"),
+        ];
+        options.settings = settings.map(|(name, value)| (name.into(), value.into())).into();
+        TestServer { postgres: EmbeddedPostgres::start(&options).unwrap(), _directory: directory }
+    };
+    &SERVER.get_or_init(start).postgres
+}
+
+/// An empty database of one test's own; it is dropped with this value, whoever is still connected to it.
+pub struct TestDatabase {
+    name: String,
+}
+
+impl TestDatabase {
+    pub async fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let created = name.clone();
+        tokio::task::spawn_blocking(move || server().create_database(&created)).await.unwrap().unwrap();
+        Self { name }
+    }
+
+    pub fn url(&self) -> String {
+        server().url(&self.name)
+    }
+
+    /// Runs SQL from outside of the code under test, as an analyst in psql would, and returns what psql prints.
+    pub fn psql(&self, sql: &str) -> String {
+        psql(server(), &self.name, sql)
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        psql(server(), "postgres", &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+    }
+}
+
+/// Runs SQL through the command that is shown to people, and returns what psql prints, without decoration.
+pub fn psql(server: &EmbeddedPostgres, database: &str, sql: &str) -> String {
+    let script = format!("{} -X -q -A -t -v ON_ERROR_STOP=1 -c \"$1\"", server.psql_command(database));
+    let output = Command::new("sh").args(["-c", &script, "psql", sql]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || std::thread::panicking(), "{sql}: {errors}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}

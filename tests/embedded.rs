@@ -1,0 +1,251 @@
+//! The private PostgreSQL server, with real server programs.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixStream,
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use common::{ScratchDirectory, TestDatabase, psql};
+use receiptd::embedded::{EmbeddedError, EmbeddedPostgres, Options};
+use sqlx::{Connection, PgConnection};
+
+fn start(data_dir: &Path) -> EmbeddedPostgres {
+    EmbeddedPostgres::start(&Options::new(data_dir)).unwrap()
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_restart() {
+    let scratch = ScratchDirectory::new("restart");
+    let data_dir = scratch.path().join("made/on the way, deep down/postgres");
+    let first = start(&data_dir);
+    first.create_database("receiptd").unwrap();
+    psql(&first, "receiptd", "CREATE TABLE kept AS SELECT 42 AS answer");
+    first.stop().unwrap();
+
+    let second = start(&data_dir);
+    second.create_database("receiptd").unwrap();
+    assert_eq!(psql(&second, "receiptd", "SELECT answer FROM kept"), "42");
+}
+
+#[test]
+fn a_dropped_server_has_ended_and_left_no_socket() {
+    let scratch = ScratchDirectory::new("drop");
+    let server = start(&scratch.path().join("postgres"));
+    let socket_dir = server.socket_dir().to_owned();
+    UnixStream::connect(socket_dir.join(".s.PGSQL.5432")).unwrap();
+    drop(server);
+    assert!(!socket_dir.exists());
+    assert!(!scratch.path().join("postgres/cluster/postmaster.pid").exists());
+}
+
+#[test]
+fn a_second_server_on_the_same_data_is_refused_and_the_first_goes_on() {
+    let scratch = ScratchDirectory::new("second");
+    let data_dir = scratch.path().join("postgres");
+    let first = start(&data_dir);
+    let refusal = EmbeddedPostgres::start(&Options::new(&data_dir)).unwrap_err();
+    assert!(matches!(refusal, EmbeddedError::InUse { .. }), "{refusal}");
+    assert!(refusal.to_string().contains(&format!("process {}", std::process::id())), "{refusal}");
+    assert_eq!(psql(&first, "postgres", "SELECT 1"), "1");
+}
+
+#[test]
+fn an_interrupted_first_start_is_begun_anew() {
+    let scratch = ScratchDirectory::new("interrupted");
+    let data_dir = scratch.path().join("postgres");
+    fs::create_dir_all(data_dir.join("cluster.new/base")).unwrap();
+    fs::write(data_dir.join("cluster.new/PG_VERSION"), "15\n").unwrap();
+    fs::set_permissions(&data_dir, PermissionsExt::from_mode(0o755)).unwrap();
+    let server = start(&data_dir);
+    assert_eq!(psql(&server, "postgres", "SELECT 1"), "1");
+    assert!(!data_dir.join("cluster.new").exists());
+}
+
+#[test]
+fn nobody_but_its_owner_and_root_comes_near_the_server() {
+    let scratch = ScratchDirectory::new("private");
+    let server = start(&scratch.path().join("postgres"));
+    for directory in [server.socket_dir(), &scratch.path().join("postgres/cluster")] {
+        let metadata = fs::metadata(directory).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o700, "{}", directory.display());
+        assert_ne!(metadata.uid(), 0, "{}", directory.display());
+    }
+    assert_eq!(psql(&server, "postgres", "SHOW listen_addresses"), "");
+}
+
+#[test]
+fn settings_reach_the_server() {
+    let scratch = ScratchDirectory::new("settings");
+    let mut options = Options::new(scratch.path().join("postgres"));
+    options.settings.push(("application_name".into(), "it's a test".into()));
+    options.settings.push(("max_connections".into(), "17".into()));
+    let server = EmbeddedPostgres::start(&options).unwrap();
+    assert_eq!(psql(&server, "postgres", "SHOW max_connections"), "17");
+}
+
+#[test]
+fn a_server_that_does_not_start_says_why() {
+    let scratch = ScratchDirectory::new("refusing");
+    let mut options = Options::new(scratch.path().join("postgres"));
+    options.settings.push(("max_connections".into(), "many".into()));
+    let error = EmbeddedPostgres::start(&options).unwrap_err().to_string();
+    assert!(error.contains("ended before it was ready"), "{error}");
+    assert!(error.contains("server.log") && error.contains("\"max_connections\": \"many\""), "{error}");
+    start(&options.data_dir);
+}
+
+#[test]
+fn data_of_another_version_is_left_alone() {
+    let scratch = ScratchDirectory::new("version");
+    let data_dir = scratch.path().join("postgres");
+    start(&data_dir).stop().unwrap();
+    fs::write(data_dir.join("cluster/PG_VERSION"), "8\n").unwrap();
+    let refusal = EmbeddedPostgres::start(&Options::new(&data_dir)).unwrap_err();
+    assert!(matches!(refusal, EmbeddedError::OtherVersion { data: 8, .. }), "{refusal}");
+}
+
+#[test]
+fn a_data_directory_too_deep_for_a_socket_gets_one_elsewhere() {
+    let scratch = ScratchDirectory::new("deep");
+    let server = start(&scratch.path().join("deep/".repeat(20)));
+    assert!(server.socket_dir().starts_with("/tmp"), "{}", server.socket_dir().display());
+    assert_eq!(psql(&server, "postgres", "SELECT 1"), "1");
+    let socket_dir = server.socket_dir().to_owned();
+    server.stop().unwrap();
+    assert!(!socket_dir.exists());
+}
+
+#[tokio::test]
+async fn sqlx_connects_by_the_url_whatever_the_database_is_called() {
+    let scratch = ScratchDirectory::new("url, + 100%");
+    let server = start(&scratch.path().join("postgres"));
+    for name in ["receiptd", "a b/c?d%20'\"e"] {
+        server.create_database(name).unwrap();
+        server.create_database(name).unwrap();
+        let mut connection = PgConnection::connect(&server.url(name)).await.unwrap();
+        let connected: String =
+            sqlx::query_scalar("SELECT current_database()::text").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(connected, name);
+        assert_eq!(psql(&server, name, "SELECT current_database()"), name);
+    }
+}
+
+#[tokio::test]
+async fn each_test_database_is_empty_and_its_own() {
+    let (one, other) = (TestDatabase::new().await, TestDatabase::new().await);
+    assert_ne!(one.url(), other.url());
+    let mut connection = PgConnection::connect(&one.url()).await.unwrap();
+    sqlx::query("CREATE TABLE here (id int)").execute(&mut connection).await.unwrap();
+    assert_eq!(other.psql("SELECT count(*) FROM pg_tables WHERE tablename = 'here'"), "0");
+    assert_eq!(one.psql("SELECT count(*) FROM pg_tables WHERE tablename = 'here'"), "1");
+}
+
+/// Has this test binary run `test` once more in a process of its own, with `variable` telling it its other part.
+fn myself(binary: &Path, test: &str, variable: &str, value: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.args(["--exact", test, "--nocapture"]).env(variable, value).current_dir("/");
+    command
+}
+
+/// Names the data directory of the server that this process is to own until it is killed.
+const OWNED: &str = "RECEIPTD_TEST_OWNED_DATA_DIR";
+
+/// The part of the process that gets killed.
+fn own_a_server(data_dir: &Path) {
+    let server = start(data_dir);
+    psql(&server, "postgres", "CREATE TABLE kept AS SELECT 42 AS answer");
+    println!("\nurl: {}", server.url("postgres"));
+    // Ends when the test that wants us does.
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Starts a process that owns a server, with `path` to search programs in, connects to it and kills its owner.
+async fn connection_to_server_of_killed_owner(test: &str, data_dir: &Path, path: &OsStr) -> PgConnection {
+    let mut command = myself(&env::current_exe().unwrap(), test, OWNED, data_dir);
+    let mut owner = command.env("PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    let url = lines.map_while(Result::ok).find_map(|line| Some(line.strip_prefix("url: ")?.to_owned()));
+    let connection = PgConnection::connect(&url.unwrap()).await.unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    connection
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kept() {
+    if let Some(data_dir) = env::var_os(OWNED) {
+        return own_a_server(data_dir.as_ref());
+    }
+    let scratch = ScratchDirectory::new("killed");
+    let data_dir = scratch.path().join("postgres");
+    let test = "a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kept";
+    let path = env::var_os("PATH").unwrap();
+    let mut connection = connection_to_server_of_killed_owner(test, &data_dir, &path).await;
+    // A server that lives on would let the query sleep to its end.
+    sqlx::query("SELECT pg_sleep(120)").execute(&mut connection).await.unwrap_err();
+
+    let next = start(&data_dir);
+    assert_eq!(psql(&next, "postgres", "SELECT answer FROM kept"), "42");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn where_a_server_outlives_its_killed_owner_the_next_start_stops_it() {
+    if let Some(data_dir) = env::var_os(OWNED) {
+        return own_a_server(data_dir.as_ref());
+    }
+    let scratch = ScratchDirectory::new("orphan");
+    let data_dir = scratch.path().join("postgres");
+    let test = "where_a_server_outlives_its_killed_owner_the_next_start_stops_it";
+    // A setpriv that can't tie a process to its parent, as on Alpine.
+    let setpriv = scratch.path().join("setpriv");
+    fs::write(&setpriv, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&setpriv, PermissionsExt::from_mode(0o755)).unwrap();
+    let usual = env::var_os("PATH").unwrap();
+    let path = env::join_paths([scratch.path().into()].into_iter().chain(env::split_paths(&usual))).unwrap();
+    let mut connection = connection_to_server_of_killed_owner(test, &data_dir, &path).await;
+    sqlx::query("SELECT pg_sleep(0)").execute(&mut connection).await.unwrap();
+
+    let next = start(&data_dir);
+    assert_eq!(psql(&next, "postgres", "SELECT answer FROM kept"), "42");
+    sqlx::query("SELECT pg_sleep(0)").execute(&mut connection).await.unwrap_err();
+}
+
+#[test]
+fn an_ordinary_user_runs_a_server_as_itself() {
+    /// Names the data directory that an ordinary user is to use.
+    const ORDINARY: &str = "RECEIPTD_TEST_ORDINARY_DATA_DIR";
+    let scratch = ScratchDirectory::new("ordinary");
+    if let Some(data_dir) = env::var_os(ORDINARY) {
+        let server = start(data_dir.as_ref());
+        let owner = fs::metadata(server.socket_dir()).unwrap().uid();
+        assert_eq!(owner, fs::metadata(scratch.path()).unwrap().uid());
+        return assert_eq!(psql(&server, "postgres", "SELECT 1"), "1");
+    }
+    let test = "an_ordinary_user_runs_a_server_as_itself";
+    let binary = scratch.path().join("tests");
+    fs::copy(env::current_exe().unwrap(), &binary).unwrap();
+    let home = scratch.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let mut command = myself(&binary, test, ORDINARY, &home.join("postgres"));
+    let nobody = 65534;
+    if fs::metadata(&home).unwrap().uid() == 0 {
+        std::os::unix::fs::chown(&home, Some(nobody), Some(nobody)).unwrap();
+        command.uid(nobody).gid(nobody);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
