@@ -4,7 +4,11 @@
 //! Answers go to standard output, errors and logs to standard error. Secrets are never arguments.
 
 mod check;
+mod database;
 mod exit;
+mod migrate;
+mod run;
+mod usersig;
 
 use std::{
     env, io,
@@ -43,13 +47,19 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Arguments),
+    Migrate(migrate::Arguments),
     Check(check::Arguments),
+    Usersig(usersig::Arguments),
 }
 
 impl Command {
     async fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Run(arguments) => run::execute(&arguments, global).await,
+            Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
             Self::Check(arguments) => check::execute(&arguments, global),
+            Self::Usersig(arguments) => usersig::execute(&arguments, global),
         }
     }
 }

@@ -19,7 +19,7 @@ mod snapshots;
 use std::path::Path;
 
 pub use self::{
-    chat::Chat,
+    chat::{Chat, Signing},
     database::Database,
     http::Http,
     log::{Format, Log},
@@ -81,6 +81,15 @@ impl Config {
     pub fn chat(&self) -> Result<Chat, ConfigError> {
         let mut problems = Problems::default();
         self.chat.complete(&mut problems).ok_or_else(|| problems.into_error(|_| None))
+    }
+
+    /// What a signature needs.
+    ///
+    /// # Errors
+    /// If the app or the credential is missing; all that is missing is named.
+    pub fn signing(&self) -> Result<Signing, ConfigError> {
+        let mut problems = Problems::default();
+        self.chat.signing(&mut problems).ok_or_else(|| problems.into_error(|_| None))
     }
 
     /// The app, for commands that make no calls.

@@ -6,8 +6,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use sd_notify::NotifyState;
 use secrecy::SecretString;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +30,10 @@ const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
 
 /// Then the recorder has this long to write what they brought back.
 const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
+
+/// The numbers of the signals that stop the daemon: a process that one ends at once has 128 plus it as its exit code.
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
 
 /// Partitions are looked after this often.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
@@ -218,5 +228,38 @@ async fn keep_metrics_small(metrics: PrometheusHandle, stop: CancellationToken) 
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(Duration::from_secs(10)) => {} }
         metrics.run_upkeep();
+    }
+}
+
+/// A token that SIGTERM and SIGINT cancel. A second signal ends the process at once: nothing that is committed is lost.
+///
+/// # Errors
+/// If the signals can't be listened for.
+pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+        token.cancel();
+        let number = tokio::select! { _ = terminate.recv() => SIGTERM, _ = interrupt.recv() => SIGINT };
+        std::process::exit(128 + number);
+    });
+    Ok(stop)
+}
+
+/// Tells systemd that the daemon polls. Without systemd this does nothing.
+pub fn notify_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd that the daemon stops.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "systemd could not be told");
     }
 }

@@ -4,13 +4,17 @@
 //! |---|---|---|
 //! | 0 | done | |
 //! | 64 | the command line is wrong | `receiptd --help` |
-//! | 69 | the database can't be reached or used | the database; starting again is worth while |
+//! | 69 | the database, or the address of `http.listen`, can't be had | starting again is worth while |
 //! | 70 | something else failed | the message |
-//! | 78 | the configuration is wrong or incomplete | the configuration; starting again is not worth while |
+//! | 78 | the configuration is wrong or incomplete, or the schema is a newer receiptd's | starting again is not worth while |
 
 use std::process::ExitCode;
 
-use receiptd::config::ConfigError;
+use receiptd::{
+    config::ConfigError,
+    lifecycle::StartError,
+    store::{ConnectError, SchemaError},
+};
 
 /// Why a command failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +29,23 @@ impl Exit {
     /// The code that an error calls for, by what is found in its chain.
     pub fn of(error: &anyhow::Error) -> Self {
         let kind = |cause: &(dyn std::error::Error + 'static)| {
-            if cause.is::<ConfigError>() {
+            if cause.is::<ConfigError>() || cause.is::<ConnectError>() || is_newer(cause) {
                 return Some(Self::Config);
             }
-            cause.is::<sqlx::Error>().then_some(Self::Unavailable)
+            let is_away = cause.is::<sqlx::Error>() || matches!(cause.downcast_ref(), Some(StartError::Listen(_)));
+            is_away.then_some(Self::Unavailable)
         };
         error.chain().find_map(kind).unwrap_or(Self::Software)
     }
+}
+
+/// Whether the schema in the database is one that only a newer receiptd knows.
+fn is_newer(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let schema = match cause.downcast_ref() {
+        Some(StartError::Schema(error)) => Some(error),
+        _ => cause.downcast_ref::<SchemaError>(),
+    };
+    matches!(schema, Some(SchemaError::Newer { .. }))
 }
 
 impl From<Exit> for ExitCode {

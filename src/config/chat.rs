@@ -37,6 +37,17 @@ impl Chat {
     }
 }
 
+/// What makes signatures.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// The app that is signed for.
+    pub sdk_app_id: SdkAppId,
+    /// The account that is signed for.
+    pub identifier: String,
+    /// What it is signed with.
+    pub credential: Credential,
+}
+
 /// The section as far as it is given. What is given is valid; what is missing is asked for by those who need it.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
@@ -146,22 +157,28 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 impl Settings {
     /// All that a client needs; notes what is missing.
     pub fn complete(&self, problems: &mut Problems) -> Option<Chat> {
+        let signing = self.signing(problems);
+        if self.destination.is_none() {
+            let names = Region::ALL.map(Region::name).join(", ");
+            let remedy = format!("is missing: give the country of the app, one of {names}, or chat.endpoint");
+            problems.refuse_silently("chat.region", remedy);
+        }
+        let (Signing { sdk_app_id, identifier, credential }, destination) = (signing?, self.destination.clone()?);
+        Some(Chat { sdk_app_id, identifier, credential, destination })
+    }
+
+    /// All that a signature needs; notes what is missing.
+    pub fn signing(&self, problems: &mut Problems) -> Option<Signing> {
         let sdk_app_id = self.app(problems);
         if self.credential.is_none() {
             let remedy = "give chat.secret_key_file (or chat.secret_key), or chat.user_sig_file (or chat.user_sig): one \
                           of them signs the calls; the key is in the Chat console, in the app's basic information";
             problems.refuse_silently("chat.secret_key_file", format!("is missing: {remedy}"));
         }
-        if self.destination.is_none() {
-            let names = Region::ALL.map(Region::name).join(", ");
-            let remedy = format!("is missing: give the country of the app, one of {names}, or chat.endpoint");
-            problems.refuse_silently("chat.region", remedy);
-        }
-        Some(Chat {
+        Some(Signing {
             sdk_app_id: sdk_app_id?,
             identifier: self.identifier.clone(),
             credential: self.credential.clone()?,
-            destination: self.destination.clone()?,
         })
     }
 

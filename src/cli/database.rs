@@ -1,0 +1,57 @@
+//! Where the database is: the one of the configuration, or a private PostgreSQL that is started for this process.
+
+use anyhow::Context;
+use receiptd::{
+    config,
+    embedded::{self, EmbeddedPostgres},
+};
+use secrecy::SecretString;
+use tokio::task::spawn_blocking;
+
+/// The name of receiptd's database on the private server.
+const NAME: &str = "receiptd";
+
+/// A database that can be connected to.
+pub enum Database {
+    /// The configured one.
+    Configured(SecretString),
+    /// A private server, which ends with this process.
+    Private(Box<EmbeddedPostgres>),
+}
+
+impl Database {
+    /// Takes the configured database, or starts the private server where none is configured.
+    pub async fn open(config: &config::Database) -> anyhow::Result<Self> {
+        if let Some(url) = &config.url {
+            return Ok(Self::Configured(url.clone()));
+        }
+        let options = match &config.data_dir {
+            Some(data_dir) => embedded::Options::new(data_dir),
+            None => embedded::Options::new(embedded::default_data_dir()?),
+        };
+        let data_dir = options.data_dir.display().to_string();
+        let server = spawn_blocking(move || {
+            let server = EmbeddedPostgres::start(&options)?;
+            server.create_database(NAME).map(|()| server)
+        });
+        let server = server.await?.context("database.url is not set, and the private PostgreSQL can't be started")?;
+        tracing::info!(data_dir, "using a private PostgreSQL; to look into it: {}", server.psql_command(NAME));
+        Ok(Self::Private(Box::new(server)))
+    }
+
+    /// The URL to connect to.
+    pub fn url(&self) -> SecretString {
+        match self {
+            Self::Configured(url) => url.clone(),
+            Self::Private(server) => server.url(NAME).into(),
+        }
+    }
+
+    /// Stops the private server.
+    pub async fn close(self) -> anyhow::Result<()> {
+        if let Self::Private(server) = self {
+            spawn_blocking(|| server.stop()).await??;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! `receiptd migrate`: the schema, ahead of the daemon.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use receiptd::{clock, logging, store::Store};
+
+use super::{Global, database::Database};
+
+/// Bring the schema in the database up to date, as `run` does at its start
+#[derive(Args)]
+pub struct Arguments {}
+
+pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let config = global.load_config()?;
+    logging::init(&config.log)?;
+    let database = Database::open(&config.database).await?;
+    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
+    let before = store.schema_version().await?;
+    store.migrate().await?;
+    store.ensure_partitions_ahead(clock::now().date_naive()).await?;
+    let version = Store::known_schema_version();
+    match before {
+        Some(before) if before == version => println!("The schema receiptd is up to date, at migration {version}."),
+        Some(before) => println!("The schema receiptd went from migration {before} to {version}."),
+        None => println!("The schema receiptd was made, at migration {version}."),
+    }
+    store.close().await;
+    database.close().await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,37 @@
+//! `receiptd usersig`: a signature for other tools, such as curl.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use chrono::TimeDelta;
+use clap::Args;
+use receiptd::{
+    chat::{Credential, user_sig},
+    clock,
+};
+use secrecy::ExposeSecret;
+
+use super::Global;
+
+/// Print a UserSig made from the secret key, alone on standard output
+#[derive(Args)]
+pub struct Arguments {
+    /// The account that it is for [default: chat.identifier]
+    #[arg(long, value_name = "ACCOUNT")]
+    identifier: Option<String>,
+    /// How long it is valid
+    #[arg(long, value_name = "SPAN", default_value = "1h")]
+    valid_for: humantime::Duration,
+}
+
+pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let signing = global.load_config()?.signing()?;
+    let Credential::SecretKey(secret_key) = &signing.credential else {
+        bail!("chat.user_sig is a signature already: to make another, give chat.secret_key_file");
+    };
+    let identifier = arguments.identifier.as_deref().unwrap_or(&signing.identifier);
+    let valid_for = TimeDelta::from_std(*arguments.valid_for).context("--valid-for is too long")?;
+    let signature = user_sig::sign(signing.sdk_app_id, identifier, secret_key, clock::now(), valid_for)?;
+    println!("{}", signature.expose_secret());
+    Ok(ExitCode::SUCCESS)
+}
