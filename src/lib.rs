@@ -17,3 +17,4 @@ pub mod poller;
 pub mod recording;
 pub mod slot;
 pub mod store;
+pub mod simulator;

@@ -1,0 +1,237 @@
+//! What the service saw and what it answered: the truth that tests compare a client with.
+//!
+//! Arrivals take eight bytes each; answers take memory by their changes, not by their number. Only what a client
+//! may rely on is kept as answered: complete, well-formed, asked for.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    rate::{by_whole_second, highest_sliding_second},
+    request::ReceiptRequest,
+};
+use crate::domain::{GroupId, MsgSeq, Receipt};
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// With an answer whose receipts can be relied on, at least in part.
+    Answered,
+    /// With `ActionStatus` FAIL and a code, deserved or ordered.
+    Refused,
+    /// With nothing usable, as a fault wanted it.
+    Faulted,
+    /// The client went away before the answer.
+    Abandoned,
+}
+
+/// Everything that was seen and answered since the service started.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    arrivals: Vec<u64>,
+    connections: u64,
+    misdirected_requests: u64,
+    repeated_randoms: u64,
+    outcomes: BTreeMap<Outcome, u64>,
+    errors_by_code: BTreeMap<i32, u64>,
+    faults_by_kind: BTreeMap<&'static str, u64>,
+    calls_by_group: HashMap<GroupId, u64>,
+    calls_by_batch_size: BTreeMap<usize, u64>,
+    answers: HashMap<GroupId, HashMap<MsgSeq, Vec<Receipt>>>,
+}
+
+impl Ledger {
+    /// Attempts on the API's path, refused and faulted ones included.
+    pub fn calls(&self) -> u64 {
+        self.arrivals.len() as u64
+    }
+
+    /// When each attempt arrived, in microseconds since the service started, ascending.
+    pub fn arrivals(&self) -> &[u64] {
+        &self.arrivals
+    }
+
+    /// The most attempts within any half-open second, wherever it begins.
+    pub fn highest_sliding_second(&self) -> usize {
+        highest_sliding_second(&self.arrivals)
+    }
+
+    /// Attempts in each whole second since the service started.
+    pub fn calls_per_second(&self) -> Vec<u32> {
+        by_whole_second(&self.arrivals)
+    }
+
+    /// Connections accepted, for whatever path.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    /// Requests with a wrong method or path. They are no calls.
+    pub fn misdirected_requests(&self) -> u64 {
+        self.misdirected_requests
+    }
+
+    /// Calls whose `random` was not drawn afresh: the same twice in a row, or again with the same question.
+    pub fn repeated_randoms(&self) -> u64 {
+        self.repeated_randoms
+    }
+
+    /// Calls that ended so.
+    pub fn ended(&self, outcome: Outcome) -> u64 {
+        self.outcomes.get(&outcome).copied().unwrap_or_default()
+    }
+
+    /// Calls that have ended. The rest is in flight.
+    pub fn ended_calls(&self) -> u64 {
+        self.outcomes.values().sum()
+    }
+
+    /// How often each `ErrorCode` was answered.
+    pub fn errors_by_code(&self) -> &BTreeMap<i32, u64> {
+        &self.errors_by_code
+    }
+
+    /// How often each fault struck, by [`Fault::kind`](super::Fault::kind).
+    pub fn faults_by_kind(&self) -> &BTreeMap<&'static str, u64> {
+        &self.faults_by_kind
+    }
+
+    /// Well-formed calls for each group within the limit.
+    pub fn calls_by_group(&self) -> &HashMap<GroupId, u64> {
+        &self.calls_by_group
+    }
+
+    /// Well-formed calls within the limit by how many messages they asked for.
+    pub fn calls_by_batch_size(&self) -> &BTreeMap<usize, u64> {
+        &self.calls_by_batch_size
+    }
+
+    /// Messages asked for, over all well-formed calls within the limit.
+    pub fn messages_asked(&self) -> u64 {
+        self.calls_by_batch_size.iter().map(|(size, calls)| *size as u64 * calls).sum()
+    }
+
+    /// The receipts answered for a message, in order, each unlike the one before it.
+    pub fn answers(&self, group: &GroupId, seq: MsgSeq) -> &[Receipt] {
+        self.answers.get(group).and_then(|messages| messages.get(&seq)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same for every message that was ever answered, in no order.
+    pub fn all_answers(&self) -> impl Iterator<Item = (&GroupId, MsgSeq, &[Receipt])> {
+        self.answers.iter().flat_map(|(group, messages)| {
+            messages.iter().map(move |(seq, receipts)| (group, *seq, receipts.as_slice()))
+        })
+    }
+
+    pub(super) fn record_arrival(&mut self, micros: u64) {
+        self.arrivals.push(micros);
+    }
+
+    pub(super) fn record_connection(&mut self) {
+        self.connections += 1;
+    }
+
+    pub(super) fn record_misdirected(&mut self) {
+        self.misdirected_requests += 1;
+    }
+
+    pub(super) fn record_request(&mut self, request: &ReceiptRequest, random_repeats: bool) {
+        self.repeated_randoms += u64::from(random_repeats);
+        *self.calls_by_group.entry(request.group.clone()).or_default() += 1;
+        *self.calls_by_batch_size.entry(request.seqs.len()).or_default() += 1;
+    }
+
+    pub(super) fn record_fault(&mut self, kind: &'static str) {
+        *self.faults_by_kind.entry(kind).or_default() += 1;
+    }
+
+    pub(super) fn record_error(&mut self, code: i32) {
+        *self.errors_by_code.entry(code).or_default() += 1;
+    }
+
+    pub(super) fn record_end(&mut self, outcome: Outcome) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+    }
+
+    pub(super) fn record_answers(&mut self, group: &GroupId, answered: &[(MsgSeq, Receipt)]) {
+        let messages = self.answers.entry(group.clone()).or_default();
+        for (seq, receipt) in answered {
+            let receipts = messages.entry(*seq).or_default();
+            if receipts.last() != Some(receipt) {
+                receipts.push(*receipt);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Counts;
+
+    fn group(id: &str) -> GroupId {
+        id.parse().unwrap()
+    }
+
+    fn seq(number: i64) -> MsgSeq {
+        MsgSeq::try_from(number).unwrap()
+    }
+
+    fn receipt(read: i64, unread: i64) -> Receipt {
+        Receipt { code: 0, counts: Counts::new(read, unread) }
+    }
+
+    #[test]
+    fn equal_answers_in_a_row_are_kept_once_and_a_return_is_a_change() {
+        let mut ledger = Ledger::default();
+        let (few, more) = (receipt(1, 9), receipt(2, 8));
+        for answer in [few, few, more, more, few] {
+            ledger.record_answers(&group("a"), &[(seq(1), answer)]);
+        }
+        assert_eq!(ledger.answers(&group("a"), seq(1)), [few, more, few]);
+    }
+
+    #[test]
+    fn messages_of_equal_seq_in_two_groups_are_kept_apart() {
+        let mut ledger = Ledger::default();
+        ledger.record_answers(&group("a"), &[(seq(1), receipt(1, 9)), (seq(2), receipt(2, 8))]);
+        ledger.record_answers(&group("b"), &[(seq(1), receipt(3, 7))]);
+        assert_eq!(ledger.answers(&group("b"), seq(1)), [receipt(3, 7)]);
+        assert_eq!(ledger.answers(&group("b"), seq(2)), []);
+        assert_eq!(ledger.all_answers().count(), 3);
+    }
+
+    #[test]
+    fn a_code_without_counts_is_an_answer_like_any_other() {
+        let mut ledger = Ledger::default();
+        let none = Receipt { code: 10062, counts: None };
+        ledger.record_answers(&group("a"), &[(seq(1), none)]);
+        ledger.record_answers(&group("a"), &[(seq(1), receipt(0, 3))]);
+        assert_eq!(ledger.answers(&group("a"), seq(1)), [none, receipt(0, 3)]);
+    }
+
+    #[test]
+    fn calls_are_counted_by_group_size_and_end() {
+        let mut ledger = Ledger::default();
+        for (id, seqs, repeats) in [("a", vec![1, 2, 3], false), ("a", vec![1], true), ("b", vec![1], false)] {
+            let request = ReceiptRequest { group: group(id), seqs: seqs.into_iter().map(seq).collect() };
+            ledger.record_request(&request, repeats);
+        }
+        assert_eq!(ledger.calls_by_group()[&group("a")], 2);
+        assert_eq!(ledger.calls_by_batch_size(), &BTreeMap::from([(1, 2), (3, 1)]));
+        assert_eq!(ledger.messages_asked(), 5);
+        assert_eq!(ledger.repeated_randoms(), 1);
+        for outcome in [Outcome::Answered, Outcome::Answered, Outcome::Abandoned] {
+            ledger.record_end(outcome);
+        }
+        assert_eq!((ledger.ended(Outcome::Answered), ledger.ended(Outcome::Refused), ledger.ended_calls()), (2, 0, 3));
+    }
+
+    #[test]
+    fn arrivals_give_the_rates() {
+        let mut ledger = Ledger::default();
+        [0, 999_999, 1_000_000, 2_500_000].into_iter().for_each(|micros| ledger.record_arrival(micros));
+        assert_eq!((ledger.calls(), ledger.highest_sliding_second()), (4, 2));
+        assert_eq!(ledger.calls_per_second(), [2, 1, 1]);
+        assert_eq!(ledger.arrivals(), [0, 999_999, 1_000_000, 2_500_000]);
+    }
+}

@@ -1,0 +1,270 @@
+//! One call from its arrival to its answer: count it, judge it, let a fault strike, wait, answer, record.
+//!
+//! The limit is judged first and for every attempt, so that no fault hides a client that calls too often; faults
+//! strike only calls that are well-formed and within the limit. Receipts are read and recorded in one step at
+//! the end of the delay, so that the ledger's order is the order in which values were read.
+
+use std::{
+    io,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::{ConnectInfo, Query, Request, State},
+    http::{StatusCode, Uri, header},
+    response::{Html, IntoResponse, Response},
+};
+use chrono::Utc;
+use fastrand::Rng;
+use futures::{StreamExt, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SimulatorConfig, World,
+    answer::{self, Answer, HTML},
+    fault::{Fault, FaultRule, FaultRules},
+    ledger::{Ledger, Outcome},
+    rate::RateWindow,
+    refusal::Refusal,
+    request::{ReceiptRequest, RecentRandoms, check_parameters, parse_body},
+    signature::Credentials,
+    wire::Wire,
+};
+use crate::domain::Timestamp;
+
+/// The API's path.
+pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
+/// Room for some 50,000 seqs, far beyond what an answer of 1 MB can carry.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Service {
+    credentials: Credentials,
+    max_batch: Option<usize>,
+    latency_micros: RangeInclusive<u64>,
+    started: Instant,
+    started_at: Timestamp,
+    rate: Mutex<RateWindow>,
+    randoms: Mutex<RecentRandoms>,
+    pub faults: Mutex<FaultRules>,
+    pub world: World,
+    pub ledger: watch::Sender<Ledger>,
+    pub stop: CancellationToken,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Service {
+    pub fn new(config: SimulatorConfig) -> Self {
+        let micros = |duration: &Duration| duration.as_micros() as u64;
+        Self {
+            credentials: Credentials {
+                sdk_app_id: config.sdk_app_id,
+                identifier: config.identifier,
+                secret_key: config.secret_key,
+            },
+            max_batch: config.max_batch,
+            latency_micros: micros(config.latency.start())..=micros(config.latency.end()),
+            started: Instant::now(),
+            started_at: Utc::now(),
+            rate: Mutex::new(RateWindow::new(config.calls_per_second)),
+            randoms: Mutex::default(),
+            faults: Mutex::default(),
+            world: World::new(config.world),
+            ledger: watch::Sender::new(Ledger::default()),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// The clock's time at the start plus what has passed since: it never goes back, so no count falls.
+    fn now(&self) -> Timestamp {
+        self.started_at + self.started.elapsed()
+    }
+
+    pub fn record_connection(&self) {
+        self.record(Ledger::record_connection);
+    }
+
+    fn record<T>(&self, entry: impl FnOnce(&mut Ledger) -> T) -> T {
+        let mut result = None;
+        self.ledger.send_modify(|ledger| result = Some(entry(ledger)));
+        result.unwrap_or_else(|| unreachable!("send_modify calls its closure"))
+    }
+
+    /// Records the arrival and says whether it is within the limit, in one step, so that arrivals ascend.
+    fn arrive(self: &Arc<Self>) -> (CallInFlight, bool) {
+        let mut rate = lock(&self.rate);
+        let micros = self.started.elapsed().as_micros() as u64;
+        let number = self.record(|ledger| {
+            ledger.record_arrival(micros);
+            ledger.calls()
+        });
+        (CallInFlight { service: self.clone(), number, ended: false }, rate.admit(micros))
+    }
+
+    fn judge(
+        &self,
+        within_limit: bool,
+        uri: &Uri,
+        body: Result<Bytes, axum::Error>,
+    ) -> Result<ReceiptRequest, Refusal> {
+        if !within_limit {
+            return Err(Refusal::TooManyCalls);
+        }
+        let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| Refusal::UrlParameters("the query cannot be read"))?;
+        let random = check_parameters(&parameters, &self.credentials, self.now())?;
+        let body = body.map_err(|error| Refusal::Body(error.to_string()))?;
+        let request = parse_body(&body, self.max_batch)?;
+        let repeats = lock(&self.randoms).repeats(random, &request);
+        self.record(|ledger| ledger.record_request(&request, repeats));
+        Ok(request)
+    }
+
+    fn strike(&self, request: &ReceiptRequest) -> Option<FaultRule> {
+        let rule = lock(&self.faults).strike(request)?;
+        self.record(|ledger| ledger.record_fault(rule.fault.kind()));
+        Some(rule)
+    }
+
+    /// Returns early when the service stops.
+    async fn wait(&self, duration: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(duration) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// A call that has arrived. However its handler ends, the ledger hears of it exactly once.
+struct CallInFlight {
+    service: Arc<Service>,
+    number: u64,
+    ended: bool,
+}
+
+impl Drop for CallInFlight {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.service.record(|ledger| ledger.record_end(Outcome::Abandoned));
+        }
+    }
+}
+
+/// The API: everything but a fault of the network is HTTP 200.
+pub(super) async fn receipt_call(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(wire): ConnectInfo<Wire>,
+    request: Request,
+) -> Response {
+    let (call, within_limit) = service.arrive();
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, MAX_REQUEST_BYTES).await;
+    let judged = service.judge(within_limit, &head.uri, body);
+    let rule = judged.as_ref().ok().and_then(|request| service.strike(request));
+    service.wait(call.latency() + extra_wait(rule.as_ref())).await;
+    match judged {
+        Ok(request) => call.answer(&request, rule.as_ref(), &wire),
+        Err(refusal) => call.refuse(&refusal),
+    }
+}
+
+/// A request for anything else, answered as any HTTP server does.
+pub(super) async fn misdirected(State(service): State<Arc<Service>>, uri: Uri) -> StatusCode {
+    service.record(Ledger::record_misdirected);
+    if uri.path() == PATH { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::NOT_FOUND }
+}
+
+fn extra_wait(rule: Option<&FaultRule>) -> Duration {
+    match rule.map(|rule| &rule.fault) {
+        Some(Fault::Hang { duration } | Fault::ExtraDelay { duration }) => *duration,
+        _ => Duration::ZERO,
+    }
+}
+
+impl CallInFlight {
+    fn latency(&self) -> Duration {
+        Duration::from_micros(Rng::with_seed(self.number).u64(self.service.latency_micros.clone()))
+    }
+
+    fn end(mut self, entry: impl FnOnce(&mut Ledger)) {
+        self.ended = true;
+        self.service.record(entry);
+    }
+
+    fn end_faulted(self) {
+        self.end(|ledger| ledger.record_end(Outcome::Faulted));
+    }
+
+    fn refuse(self, refusal: &Refusal) -> Response {
+        self.end(|ledger| {
+            ledger.record_error(refusal.code());
+            ledger.record_end(Outcome::Refused);
+        });
+        json(answer::refuse(refusal).into())
+    }
+
+    fn answer(self, request: &ReceiptRequest, rule: Option<&FaultRule>, wire: &Wire) -> Response {
+        match rule.map(|rule| &rule.fault) {
+            Some(Fault::ErrorCode { code }) => self.refuse(&Refusal::Ordered(*code)),
+            Some(Fault::HttpStatus { status }) => {
+                self.end_faulted();
+                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY);
+                (status, Html(HTML)).into_response()
+            }
+            Some(Fault::CutBeforeAnswer | Fault::Hang { .. }) => {
+                self.end_faulted();
+                wire.cut();
+                StatusCode::NO_CONTENT.into_response()
+            }
+            _ => self.answer_with_receipts(request, rule),
+        }
+    }
+
+    fn answer_with_receipts(mut self, request: &ReceiptRequest, rule: Option<&FaultRule>) -> Response {
+        let cut = rule.is_some_and(|rule| rule.fault == Fault::CutMidBody);
+        let service = self.service.clone();
+        let read = service.record(|ledger| {
+            let receipts = service.world.receipts(&request.group, &request.seqs, service.now())?;
+            let Answer { body, answered } = answer::compose(&receipts, rule)?;
+            if cut || answered.is_empty() {
+                ledger.record_end(Outcome::Faulted);
+            } else {
+                ledger.record_answers(&request.group, &answered);
+                ledger.record_end(Outcome::Answered);
+            }
+            Ok(body)
+        });
+        match read {
+            Ok(body) => {
+                self.ended = true;
+                if cut { half(body.into()) } else { json(body.into()) }
+            }
+            Err(refusal) => self.refuse(&refusal),
+        }
+    }
+}
+
+fn json(body: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Announces the whole body, sends half of it and lets the connection break.
+fn half(body: Bytes) -> Response {
+    let first_half = stream::iter([Ok(body.slice(..body.len() / 2))]);
+    let broken = stream::once(async {
+        // Waiting once makes the server flush what it has, so that the break comes after it.
+        tokio::task::yield_now().await;
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by a fault"))
+    });
+    let headers =
+        [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, body.len().to_string())];
+    (headers, Body::from_stream(first_half.chain(broken))).into_response()
+}

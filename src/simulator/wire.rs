@@ -1,0 +1,108 @@
+//! The connections, so that a fault can cut one: an ordinary TCP listener whose connections refuse to carry
+//! another byte once they are cut.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use axum::{
+    extract::connect_info::Connected,
+    serve::{IncomingStream, Listener},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+
+use super::server::Service;
+
+/// A handle on one connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wire {
+    cut: Arc<AtomicBool>,
+}
+
+impl Wire {
+    /// Nothing is written from now on: the server closes the connection at the first attempt.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.cut.load(Ordering::Relaxed) {
+            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by a fault")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Accepts connections and counts them in the ledger.
+pub(super) struct WireListener {
+    listener: TcpListener,
+    service: Arc<Service>,
+}
+
+impl WireListener {
+    pub fn new(listener: TcpListener, service: Arc<Service>) -> Self {
+        Self { listener, service }
+    }
+}
+
+impl Listener for WireListener {
+    type Io = WireStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (WireStream, SocketAddr) {
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "could not set TCP_NODELAY on a simulated connection");
+        }
+        self.service.record_connection();
+        (WireStream { stream, wire: Wire::default() }, peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, WireListener>> for Wire {
+    fn connect_info(stream: IncomingStream<'_, WireListener>) -> Self {
+        stream.io().wire.clone()
+    }
+}
+
+/// A TCP stream that its [`Wire`] can cut.
+#[derive(Debug)]
+pub(super) struct WireStream {
+    stream: TcpStream,
+    wire: Wire,
+}
+
+impl AsyncRead for WireStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for WireStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.wire.check()?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

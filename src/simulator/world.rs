@@ -1,0 +1,315 @@
+//! The groups and messages that the simulated service knows, and what their receipts are at a moment.
+//!
+//! Everything follows from a seed: two worlds of one seed give the same counts for the same ages. Tests may set
+//! members, sending times, receipts and codes by hand, also while the service runs.
+
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use sha2::{Digest, Sha256};
+
+use super::{curve::ReadingCurve, refusal::Refusal};
+use crate::domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp};
+
+/// Receipts work in groups of at most so many members.
+const MAX_MEMBERS: u16 = 200;
+/// Keeps the draw for a message's code apart from the draws of its curve.
+const CODE_DRAW: u64 = 0x5eed_c0de;
+
+/// What the world is like where nothing was set by hand.
+#[derive(Debug, Clone)]
+pub struct WorldConfig {
+    /// Decides everything that looks random.
+    pub seed: u64,
+    /// Members of a group, its senders included, drawn evenly from this range within 2..=200.
+    pub members: RangeInclusive<u16>,
+    /// The typical time after which half of a message's readers have read it.
+    pub median_reading_time: Duration,
+    /// How much faster than the clock members read: with 60, an hour's reading takes a minute. Above 0.
+    pub speed: f64,
+    /// True: every well-formed group id exists. False: only the groups that were added.
+    pub open: bool,
+    /// The share of messages, 0 to 1, that have no receipt (code 10062).
+    pub no_receipt_share: f64,
+    /// The share of messages, 0 to 1, that are online-only (code 10061).
+    pub online_only_share: f64,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            members: 2..=MAX_MEMBERS,
+            median_reading_time: Duration::from_secs(300),
+            speed: 1.0,
+            open: true,
+            no_receipt_share: 0.0,
+            online_only_share: 0.0,
+        }
+    }
+}
+
+impl WorldConfig {
+    /// Says what is impossible about the config, if anything is.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        let share = 0.0..=1.0;
+        let checks = [
+            (*self.members.start() >= 2 && *self.members.end() <= MAX_MEMBERS, "members must lie within 2 to 200"),
+            (!self.members.is_empty(), "the range of members must not be empty"),
+            (!self.median_reading_time.is_zero(), "the median reading time must be above zero"),
+            (self.speed.is_finite() && self.speed > 0.0, "speed must be above zero"),
+            (share.contains(&self.no_receipt_share), "the share without receipt must lie within 0 to 1"),
+            (share.contains(&self.online_only_share), "the share of online-only messages must lie within 0 to 1"),
+        ];
+        checks.into_iter().find_map(|(holds, reason)| (!holds).then_some(reason))
+    }
+}
+
+#[derive(Debug)]
+struct Group {
+    seed: u64,
+    members: u16,
+    code: i32,
+    messages: HashMap<MsgSeq, Message>,
+}
+
+#[derive(Debug, Default)]
+struct Message {
+    sent_at: Option<Timestamp>,
+    fixed: Option<Receipt>,
+}
+
+/// Groups and messages, shared between the service and whoever arranges them.
+#[derive(Debug)]
+pub struct World {
+    config: WorldConfig,
+    groups: Mutex<HashMap<GroupId, Group>>,
+}
+
+impl World {
+    pub(super) fn new(config: WorldConfig) -> Self {
+        Self { config, groups: Mutex::default() }
+    }
+
+    /// Adds a group with so many members or changes their number. Above 200 its calls are refused with 10060.
+    pub fn add_group(&self, group: &GroupId, members: u16) {
+        self.edit(group, |entry| entry.members = members);
+    }
+
+    /// Has every call for the group refused with `code` (10007 for an AVChatRoom, 10010 once it is dissolved, …);
+    /// 0 puts it back to normal.
+    pub fn set_group_code(&self, group: &GroupId, code: i32) {
+        self.edit(group, |entry| entry.code = code);
+    }
+
+    /// Says when a message was sent. Without it, a message counts as sent when it is first asked for.
+    pub fn send_message(&self, group: &GroupId, seq: MsgSeq, sent_at: Timestamp) {
+        self.edit_message(group, seq, |message| message.sent_at = Some(sent_at));
+    }
+
+    /// Fixes a message's counts from now on.
+    pub fn set_receipt(&self, group: &GroupId, seq: MsgSeq, counts: Counts) {
+        let receipt = Receipt { code: 0, counts: Some(counts) };
+        self.edit_message(group, seq, |message| message.fixed = Some(receipt));
+    }
+
+    /// Answers for a message with a per-message code and no counts from now on; 0 puts it back on its curve.
+    pub fn set_message_code(&self, group: &GroupId, seq: MsgSeq, code: i32) {
+        let receipt = (code != 0).then_some(Receipt { code, counts: None });
+        self.edit_message(group, seq, |message| message.fixed = receipt);
+    }
+
+    /// The receipts of some messages of one group at a moment, in the order asked.
+    pub(super) fn receipts(
+        &self,
+        group: &GroupId,
+        seqs: &[MsgSeq],
+        now: Timestamp,
+    ) -> Result<Vec<(MsgSeq, Receipt)>, Refusal> {
+        let mut groups = self.lock();
+        if !self.config.open && !groups.contains_key(group) {
+            return Err(Refusal::GroupUnknown);
+        }
+        let entry = self.entry(&mut groups, group);
+        if entry.code != 0 {
+            return Err(Refusal::Ordered(entry.code));
+        }
+        if entry.members > MAX_MEMBERS {
+            return Err(Refusal::GroupTooLarge);
+        }
+        Ok(seqs.iter().map(|seq| (*seq, self.receipt(entry, *seq, now))).collect())
+    }
+
+    fn receipt(&self, group: &mut Group, seq: MsgSeq, now: Timestamp) -> Receipt {
+        let message = group.messages.entry(seq).or_default();
+        let sent_at = *message.sent_at.get_or_insert(now);
+        if let Some(fixed) = message.fixed {
+            return fixed;
+        }
+        let seed = Rng::with_seed(group.seed.wrapping_add(u64::from(seq.get()))).u64(..);
+        let draw = Rng::with_seed(seed ^ CODE_DRAW).f64();
+        if draw < self.config.no_receipt_share {
+            return Receipt { code: 10062, counts: None };
+        }
+        if draw < self.config.no_receipt_share + self.config.online_only_share {
+            return Receipt { code: 10061, counts: None };
+        }
+        let curve = ReadingCurve::new(seed, group.members.into(), self.config.median_reading_time.as_secs_f64());
+        let age_seconds = (now - sent_at).as_seconds_f64() * self.config.speed;
+        let (read, unread) = curve.counts_at(age_seconds);
+        Receipt { code: 0, counts: Counts::new(read.into(), unread.into()) }
+    }
+
+    fn edit(&self, group: &GroupId, change: impl FnOnce(&mut Group)) {
+        change(self.entry(&mut self.lock(), group));
+    }
+
+    fn edit_message(&self, group: &GroupId, seq: MsgSeq, change: impl FnOnce(&mut Message)) {
+        self.edit(group, |entry| change(entry.messages.entry(seq).or_default()));
+    }
+
+    fn entry<'g>(&self, groups: &'g mut HashMap<GroupId, Group>, group: &GroupId) -> &'g mut Group {
+        groups.entry(group.clone()).or_insert_with(|| self.drawn_group(group))
+    }
+
+    fn drawn_group(&self, group: &GroupId) -> Group {
+        let digest = Sha256::new().chain_update(self.config.seed.to_be_bytes()).chain_update(group.as_str()).finalize();
+        let seed = digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+        let members = Rng::with_seed(seed).u16(self.config.members.clone());
+        Group { seed, members, code: 0, messages: HashMap::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<GroupId, Group>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta};
+
+    use super::*;
+
+    fn start() -> Timestamp {
+        DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+    }
+
+    fn group(id: &str) -> GroupId {
+        id.parse().unwrap()
+    }
+
+    fn seq(number: i64) -> MsgSeq {
+        MsgSeq::try_from(number).unwrap()
+    }
+
+    fn receipt_of(world: &World, seq: MsgSeq, now: Timestamp) -> Receipt {
+        world.receipts(&group("g"), &[seq], now).unwrap()[0].1
+    }
+
+    fn counts(read: i64, unread: i64) -> Counts {
+        Counts::new(read, unread).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_sent_when_first_asked_for_unless_said_otherwise() {
+        let world = World::new(WorldConfig::default());
+        world.add_group(&group("g"), 100);
+        world.send_message(&group("g"), seq(2), start() - TimeDelta::days(30));
+        assert_eq!(receipt_of(&world, seq(1), start()).counts, Some(counts(0, 99)));
+        assert!(receipt_of(&world, seq(1), start() + TimeDelta::days(30)).counts.unwrap().read() > 60);
+        assert!(receipt_of(&world, seq(2), start()).counts.unwrap().read() > 60);
+    }
+
+    #[test]
+    fn speed_makes_an_hour_a_minute() {
+        let world = |speed| {
+            let world = World::new(WorldConfig { speed, ..WorldConfig::default() });
+            (1..40).for_each(|number| world.send_message(&group("g"), seq(number), start()));
+            world
+        };
+        let all: Vec<MsgSeq> = (1..40).map(seq).collect();
+        let slow = world(1.0).receipts(&group("g"), &all, start() + TimeDelta::hours(1)).unwrap();
+        let fast = world(60.0).receipts(&group("g"), &all, start() + TimeDelta::minutes(1)).unwrap();
+        assert_eq!(slow, fast);
+        assert!(slow.iter().any(|(_, receipt)| receipt.counts.unwrap().read() > 0));
+    }
+
+    #[test]
+    fn members_come_from_the_range_and_differ_between_groups() {
+        let world = World::new(WorldConfig { members: 5..=9, ..WorldConfig::default() });
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..200 {
+            let receipts = world.receipts(&group(&format!("group {number}")), &[seq(1)], start()).unwrap();
+            let counts = receipts[0].1.counts.unwrap();
+            seen.insert(counts.read() + counts.unread() + 1);
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_closed_world_has_only_the_groups_that_were_added() {
+        let world = World::new(WorldConfig { open: false, ..WorldConfig::default() });
+        assert_eq!(world.receipts(&group("g"), &[seq(1)], start()), Err(Refusal::GroupUnknown));
+        world.add_group(&group("g"), 7);
+        assert_eq!(receipt_of(&world, seq(1), start()).counts, Some(counts(0, 6)));
+    }
+
+    #[test]
+    fn a_group_is_refused_when_too_large_or_by_the_code_set_for_it() {
+        let world = World::new(WorldConfig::default());
+        world.add_group(&group("g"), 201);
+        let asked = || world.receipts(&group("g"), &[seq(1)], start()).map_err(|refusal| refusal.code());
+        assert_eq!(asked().unwrap_err(), 10060);
+        world.set_group_code(&group("g"), 10010);
+        assert_eq!(asked().unwrap_err(), 10010);
+        world.set_group_code(&group("g"), 0);
+        world.add_group(&group("g"), 200);
+        assert!(asked().is_ok());
+    }
+
+    #[test]
+    fn receipts_and_codes_set_by_hand_hold_until_set_again() {
+        let world = World::new(WorldConfig::default());
+        world.set_receipt(&group("g"), seq(1), counts(3, 4));
+        assert_eq!(receipt_of(&world, seq(1), start()), Receipt { code: 0, counts: Some(counts(3, 4)) });
+        world.set_message_code(&group("g"), seq(1), 10062);
+        assert_eq!(receipt_of(&world, seq(1), start()), Receipt { code: 10062, counts: None });
+        world.set_message_code(&group("g"), seq(1), 0);
+        assert_eq!(receipt_of(&world, seq(1), start()).counts.unwrap().read(), 0, "back on its curve");
+    }
+
+    #[test]
+    fn the_shares_without_receipt_are_about_as_configured() {
+        let config = WorldConfig { no_receipt_share: 0.2, online_only_share: 0.1, ..WorldConfig::default() };
+        let seqs: Vec<MsgSeq> = (1..=2000).map(seq).collect();
+        let receipts = World::new(config).receipts(&group("g"), &seqs, start()).unwrap();
+        let of_code = |code| receipts.iter().filter(|(_, receipt)| receipt.code == code).count();
+        assert!((340..460).contains(&of_code(10062)), "{}", of_code(10062));
+        assert!((150..250).contains(&of_code(10061)), "{}", of_code(10061));
+        assert!(receipts.iter().all(|(_, receipt)| (receipt.code == 0) == receipt.counts.is_some()));
+    }
+
+    #[test]
+    fn impossible_configs_are_named() {
+        let default = WorldConfig::default;
+        assert_eq!(default().fault(), None);
+        for (config, word) in [
+            (WorldConfig { members: 1..=5, ..default() }, "2 to 200"),
+            (WorldConfig { members: 2..=201, ..default() }, "2 to 200"),
+            #[expect(clippy::reversed_empty_ranges, reason = "an empty range is what is tested")]
+            (WorldConfig { members: 9..=5, ..default() }, "empty"),
+            (WorldConfig { median_reading_time: Duration::ZERO, ..default() }, "median"),
+            (WorldConfig { speed: 0.0, ..default() }, "speed"),
+            (WorldConfig { speed: f64::NAN, ..default() }, "speed"),
+            (WorldConfig { no_receipt_share: 1.1, ..default() }, "without receipt"),
+            (WorldConfig { online_only_share: -0.1, ..default() }, "online-only"),
+        ] {
+            assert!(config.fault().is_some_and(|reason| reason.contains(word)), "{word}");
+        }
+    }
+}
