@@ -107,7 +107,7 @@ fn verify_mac(signature: &Signature, secret_key: &SecretString) -> Result<(), Re
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::Write;
 
     use chrono::DateTime;
@@ -199,13 +199,16 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_single_changed_character_passes(index in 0usize..200, replacement in "[A-Za-z0-9*_-]") {
+        fn no_changed_character_that_means_something_passes(index in 0usize..200, replacement in "[A-Za-z0-9*_-]") {
             let (user_sig, credentials) = sample();
             let index = index % user_sig.len();
             let mut changed = user_sig.clone();
             changed.replace_range(index..=index, &replacement);
             prop_assume!(changed != user_sig);
-            prop_assert!(verify(&changed, &credentials, at(1_735_689_600)).is_err());
+            let inflated = |text| inflate(&STANDARD.decode(standard_alphabet(text).unwrap()).unwrap()).unwrap();
+            if verify(&changed, &credentials, at(1_735_689_600)).is_ok() {
+                prop_assert_eq!(inflated(&changed), inflated(&user_sig), "only deflate's unused bits may differ");
+            }
         }
 
         #[test]

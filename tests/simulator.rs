@@ -1,0 +1,388 @@
+//! The simulated Chat over HTTP, seen by a plain client.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::{io::Write, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::Utc;
+use hmac::{Hmac, KeyInit, Mac};
+use receiptd::{
+    domain::{Counts, GroupId, MsgSeq, Receipt, SdkAppId},
+    simulator::{Fault, FaultRule, Outcome, Simulator, SimulatorConfig, SimulatorError, When, WorldConfig},
+};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
+
+fn config() -> SimulatorConfig {
+    SimulatorConfig {
+        latency: Duration::ZERO..=Duration::ZERO,
+        ..SimulatorConfig::new(SdkAppId::try_from(88_888_888).unwrap(), "admin", KEY.into())
+    }
+}
+
+fn group(id: &str) -> GroupId {
+    id.parse().unwrap()
+}
+
+fn seq(number: i64) -> MsgSeq {
+    MsgSeq::try_from(number).unwrap()
+}
+
+fn receipt(read: i64, unread: i64) -> Receipt {
+    Receipt { code: 0, counts: Counts::new(read, unread) }
+}
+
+fn always(fault: Fault) -> FaultRule {
+    FaultRule { fault, when: When::All, times: None }
+}
+
+/// A UserSig made here by hand, good for an hour.
+fn user_sig() -> String {
+    let now = Utc::now().timestamp();
+    let content = format!("TLS.identifier:admin\nTLS.sdkappid:88888888\nTLS.time:{now}\nTLS.expire:3600\n");
+    let mut mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
+    mac.update(content.as_bytes());
+    let signature = json!({
+        "TLS.ver": "2.0", "TLS.identifier": "admin", "TLS.sdkappid": 88_888_888, "TLS.time": now, "TLS.expire": 3600,
+        "TLS.sig": STANDARD.encode(mac.finalize().into_bytes()),
+    });
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(signature.to_string().as_bytes()).unwrap();
+    STANDARD.encode(encoder.finish().unwrap()).replace('+', "*").replace('/', "-").replace('=', "_")
+}
+
+/// A client of one running simulator.
+struct Caller {
+    simulator: Simulator,
+    client: Client,
+    user_sig: String,
+}
+
+impl Caller {
+    async fn start(config: SimulatorConfig) -> Self {
+        // An error says that another test of this process was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder().no_proxy().build().unwrap();
+        Self { simulator: Simulator::start(config).await.unwrap(), client, user_sig: user_sig() }
+    }
+
+    fn request(&self, random: u32, group_id: &str, seqs: &[u32]) -> RequestBuilder {
+        let list: Vec<Value> = seqs.iter().map(|seq| json!({ "MsgSeq": seq })).collect();
+        let random = random.to_string();
+        let parameters = [
+            ("sdkappid", "88888888"),
+            ("identifier", "admin"),
+            ("usersig", &self.user_sig),
+            ("random", &random),
+            ("contenttype", "json"),
+        ];
+        let request = self.client.post(self.simulator.endpoint() + PATH).query(&parameters);
+        request.json(&json!({"GroupId": group_id, "MsgSeqList": list}))
+    }
+
+    async fn send(&self, random: u32, group_id: &str, seqs: &[u32]) -> reqwest::Result<Response> {
+        self.request(random, group_id, seqs).send().await
+    }
+
+    /// One call with a `random` of its own, answered with JSON.
+    async fn call(&self, group_id: &str, seqs: &[u32]) -> Value {
+        let response = self.send(fastrand::u32(..), group_id, seqs).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
+    }
+
+    async fn control(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+        let request = self.client.request(method, self.simulator.endpoint() + "/simulator/" + path);
+        match body {
+            Some(body) => request.json(&body),
+            None => request,
+        }
+        .send()
+        .await
+        .unwrap()
+    }
+
+    fn error_count(&self, code: i32) -> u64 {
+        self.simulator.ledger().errors_by_code().get(&code).copied().unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+async fn receipts_are_answered_and_the_ledger_knows_them() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.world().set_receipt(&group("@TGS#1"), seq(1), Counts::new(1, 6).unwrap());
+    caller.simulator.world().set_message_code(&group("@TGS#1"), seq(2), 10062);
+    let body = caller.call("@TGS#1", &[1, 2]).await;
+    assert_eq!(
+        body,
+        json!({"ActionStatus": "OK", "ErrorCode": 0, "ErrorInfo": "", "GroupMsgReceiptList": [
+            {"Code": 0, "MsgSeq": 1, "ReadNum": 1, "UnreadNum": 6}, {"Code": 10062, "MsgSeq": 2},
+        ]})
+    );
+    caller.simulator.world().set_receipt(&group("@TGS#1"), seq(1), Counts::new(2, 5).unwrap());
+    caller.call("@TGS#1", &[1]).await;
+    caller.call("@TGS#1", &[1]).await;
+    let ledger = caller.simulator.ledger();
+    assert_eq!(ledger.answers(&group("@TGS#1"), seq(1)), [receipt(1, 6), receipt(2, 5)]);
+    assert_eq!(ledger.answers(&group("@TGS#1"), seq(2)), [Receipt { code: 10062, counts: None }]);
+    assert_eq!((ledger.calls(), ledger.ended(Outcome::Answered), ledger.messages_asked()), (3, 3, 4));
+    assert_eq!((ledger.connections(), ledger.repeated_randoms()), (1, 0), "keep-alive, and fresh randoms");
+    caller.simulator.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_signature_is_refused_with_its_code_and_http_200() {
+    let mut caller = Caller::start(config()).await;
+    caller.user_sig = "AAAA".to_owned();
+    let body = caller.call("g", &[1]).await;
+    assert_eq!((&body["ActionStatus"], &body["ErrorCode"]), (&json!("FAIL"), &json!(70003)));
+    assert_eq!(caller.error_count(70003), 1);
+    assert_eq!(caller.simulator.ledger().ended(Outcome::Refused), 1);
+}
+
+#[tokio::test]
+async fn a_bad_group_and_too_long_a_batch_are_refused() {
+    let world = WorldConfig { open: false, ..WorldConfig::default() };
+    let caller = Caller::start(SimulatorConfig { max_batch: Some(2), world, ..config() }).await;
+    for (id, seqs, code) in
+        [("g", vec![1, 2, 3], 10004), ("g", vec![1], 10010), ("@TGS#_1", vec![1], 10007), ("", vec![1], 10015)]
+    {
+        assert_eq!(caller.call(id, &seqs).await["ErrorCode"], code);
+        assert_eq!(caller.error_count(code), 1);
+    }
+}
+
+#[tokio::test]
+async fn calls_above_the_limit_are_told_to_slow_down_and_counted_as_arrivals() {
+    let caller = Caller::start(SimulatorConfig { calls_per_second: 0, ..config() }).await;
+    caller.simulator.add_fault(always(Fault::HttpStatus { status: 502 }));
+    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60011, "no fault hides the limit");
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.calls(), ledger.highest_sliding_second(), ledger.messages_asked()), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_repeated_random_is_noticed() {
+    let caller = Caller::start(config()).await;
+    for random in [5, 5, 6] {
+        caller.send(random, "g", &[1]).await.unwrap();
+    }
+    assert_eq!(caller.simulator.ledger().repeated_randoms(), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_path_or_method_is_no_call() {
+    let caller = Caller::start(config()).await;
+    let url = |path: &str| caller.simulator.endpoint() + path;
+    assert_eq!(caller.client.get(url(PATH)).send().await.unwrap().status(), 405);
+    assert_eq!(caller.client.post(url("/v4/other")).send().await.unwrap().status(), 404);
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.calls(), ledger.misdirected_requests()), (0, 2));
+}
+
+#[tokio::test]
+async fn an_ordered_code_strikes_as_often_as_ordered() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(FaultRule { times: Some(2), ..always(Fault::ErrorCode { code: 10002 }) });
+    let mut codes = Vec::new();
+    for _ in 0..3 {
+        codes.push(caller.call("g", &[1]).await["ErrorCode"].clone());
+    }
+    assert_eq!(codes, [10002, 10002, 0]);
+    assert_eq!(caller.error_count(10002), 2);
+    assert_eq!(caller.simulator.ledger().faults_by_kind()["error_code"], 2);
+}
+
+#[tokio::test]
+async fn a_proxys_error_is_html() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::HttpStatus { status: 502 }));
+    let response = caller.send(1, "g", &[1]).await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert!(response.text().await.unwrap().starts_with("<html>"));
+}
+
+#[tokio::test]
+async fn a_connection_cut_before_the_answer_gives_no_byte() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::CutBeforeAnswer));
+    assert!(caller.send(1, "g", &[1]).await.is_err());
+    caller.simulator.clear_faults();
+    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 0, "on a new connection");
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.ended(Outcome::Faulted), ledger.connections()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_connection_cut_in_the_body_gives_head_and_half_and_nothing_counts_as_answered() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::CutMidBody));
+    let mut response = caller.send(1, "g", &[1]).await.unwrap();
+    let announced = response.content_length().unwrap();
+    let half = response.chunk().await.unwrap().unwrap();
+    assert!(half.starts_with(b"{\"ActionStatus\":\"OK\"") && half.len() as u64 == announced / 2);
+    assert!(response.chunk().await.is_err());
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.ended(Outcome::Faulted), ledger.all_answers().count()), (1, 0));
+}
+
+#[tokio::test]
+async fn spoilt_bodies_come_complete_over_http() {
+    let caller = Caller::start(config()).await;
+    let fault_for = |id: &str, fault| FaultRule { when: When::Group { group_id: group(id) }, ..always(fault) };
+    caller.simulator.add_fault(fault_for("truncated", Fault::TruncatedJson));
+    caller.simulator.add_fault(fault_for("html", Fault::NotJson));
+    caller.simulator.add_fault(fault_for("large", Fault::OversizedBody { bytes: 5_000_000 }));
+    for id in ["truncated", "html"] {
+        let text = caller.send(fastrand::u32(..), id, &[1]).await.unwrap().text().await.unwrap();
+        assert!(!text.is_empty() && serde_json::from_str::<Value>(&text).is_err(), "{text}");
+    }
+    let large = caller.send(fastrand::u32(..), "large", &[1]).await.unwrap().bytes().await.unwrap();
+    assert!(large.len() > 5_000_000);
+    assert_eq!(caller.simulator.ledger().ended(Outcome::Faulted), 3);
+}
+
+#[tokio::test]
+async fn a_delayed_answer_is_a_good_one() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::ExtraDelay { duration: Duration::from_millis(1) }));
+    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 0);
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.ended(Outcome::Answered), ledger.faults_by_kind()["extra_delay"]), (1, 1));
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_is_counted_as_abandoned() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::Hang { duration: Duration::from_secs(3600) }));
+    tokio::select! {
+        answer = caller.send(1, "g", &[1]) => panic!("a hanging call was answered: {answer:?}"),
+        () = caller.simulator.wait_for_calls(1) => {}
+    }
+    caller.simulator.wait_for_ended_calls(1).await;
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.ended(Outcome::Abandoned), ledger.all_answers().count()), (1, 0));
+}
+
+#[tokio::test]
+async fn stopping_cuts_a_call_that_hangs_and_frees_the_port() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::Hang { duration: Duration::from_secs(3600) }));
+    let hanging = tokio::spawn(caller.request(1, "g", &[1]).send());
+    caller.simulator.wait_until(|ledger| ledger.faults_by_kind().contains_key("hang")).await;
+    let url = caller.simulator.endpoint() + PATH;
+    caller.simulator.stop().await;
+    assert!(hanging.await.unwrap().is_err());
+    assert!(caller.client.post(url).send().await.unwrap_err().is_connect(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn counts_rise_along_a_curve_and_the_ledger_has_every_step() {
+    let world = WorldConfig { speed: 1e6, members: 50..=50, ..WorldConfig::default() };
+    let caller = Caller::start(SimulatorConfig { calls_per_second: u32::MAX, world, ..config() }).await;
+    let mut seen: Vec<u64> = Vec::new();
+    while seen.last().is_none_or(|read| *read < 30) {
+        let body = caller.call("g", &[1]).await;
+        let entry = &body["GroupMsgReceiptList"][0];
+        let read = entry["ReadNum"].as_u64().unwrap();
+        assert_eq!(read + entry["UnreadNum"].as_u64().unwrap(), 49);
+        if seen.last() != Some(&read) {
+            seen.push(read);
+        }
+    }
+    assert!(seen.is_sorted() && seen[0] == 0);
+    let ledger = caller.simulator.ledger();
+    let answered = ledger.answers(&group("g"), seq(1)).iter().map(|receipt| receipt.counts.unwrap().read().into());
+    assert_eq!(answered.collect::<Vec<u64>>(), seen);
+}
+
+#[tokio::test]
+async fn many_calls_at_once_are_all_accounted_for_and_never_admitted_above_the_limit() {
+    let caller = Caller::start(SimulatorConfig { calls_per_second: 20, ..config() }).await;
+    let calls = (0..100).map(|_| caller.call("g", &[1, 2, 3]));
+    let codes: Vec<i64> =
+        futures::future::join_all(calls).await.iter().map(|body| body["ErrorCode"].as_i64().unwrap()).collect();
+    assert!(codes.iter().all(|code| [0, 60011].contains(code)));
+    let answered = codes.iter().filter(|code| **code == 0).count() as u64;
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.calls(), ledger.ended_calls(), ledger.ended(Outcome::Answered)), (100, 100, answered));
+    assert_eq!(ledger.errors_by_code().get(&60011).copied(), Some(100 - answered));
+    assert!(ledger.arrivals().is_sorted() && answered >= 20);
+}
+
+#[tokio::test]
+async fn faults_and_receipts_are_set_over_http_and_the_ledger_is_read() {
+    let caller = Caller::start(config()).await;
+    let fixed = json!({"group_id": "g", "msg_seq": 1, "read_num": 3, "unread_num": 4});
+    assert_eq!(caller.control(Method::PUT, "receipts", Some(fixed)).await.status(), 204);
+    let coded = json!({"group_id": "g", "msg_seq": 2, "code": 10061});
+    assert_eq!(caller.control(Method::PUT, "receipts", Some(coded)).await.status(), 204);
+    let rule = json!({"fault": {"kind": "error_code", "code": 10002}, "times": 1});
+    assert_eq!(caller.control(Method::POST, "faults", Some(rule)).await.status(), 204);
+    assert_eq!(caller.call("g", &[1, 2]).await["ErrorCode"], 10002);
+    assert_eq!(caller.call("g", &[1, 2]).await["ErrorCode"], 0);
+
+    let summary: Value = caller.control(Method::GET, "calls/2", None).await.json().await.unwrap();
+    for (field, value) in [("calls", 2), ("answered", 1), ("refused", 1), ("in_flight", 0), ("messages_asked", 4)] {
+        assert_eq!(summary[field], value, "{field}");
+    }
+    assert_eq!(summary["errors_by_code"], json!({"10002": 1}));
+    assert_eq!(summary["faults_by_kind"], json!({"error_code": 1}));
+    assert_eq!(summary, caller.control(Method::GET, "ledger", None).await.json::<Value>().await.unwrap());
+
+    let mut answers: Vec<Value> = caller.control(Method::GET, "answers", None).await.json().await.unwrap();
+    answers.sort_by_key(|message| message["msg_seq"].as_u64());
+    let counted = json!({"code": 0, "read_num": 3, "unread_num": 4});
+    let coded = json!({"code": 10061, "read_num": null, "unread_num": null});
+    let message =
+        |seq, last: &Value| json!({"group_id": "g", "msg_seq": seq, "changes": 1, "last": last, "receipts": [last]});
+    assert_eq!(answers, [message(1, &counted), message(2, &coded)]);
+}
+
+#[tokio::test]
+async fn faults_are_cleared_over_http() {
+    let caller = Caller::start(config()).await;
+    caller.simulator.add_fault(always(Fault::NotJson));
+    assert_eq!(caller.control(Method::DELETE, "faults", None).await.status(), 204);
+    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 0);
+}
+
+#[tokio::test]
+async fn mistaken_orders_over_http_are_refused() {
+    let caller = Caller::start(config()).await;
+    for body in [
+        json!({"group_id": "g", "msg_seq": 1}),
+        json!({"group_id": "g", "msg_seq": 1, "read_num": 1}),
+        json!({"group_id": "g", "msg_seq": 1, "read_num": -1, "unread_num": 1}),
+        json!({"group_id": "g", "msg_seq": 1, "code": 10062, "read_num": 1, "unread_num": 1}),
+        json!({"group_id": "g", "msg_seq": 0, "code": 10062}),
+    ] {
+        assert_eq!(caller.control(Method::PUT, "receipts", Some(body.clone())).await.status(), 422, "{body}");
+    }
+    let rule = json!({"fault": {"kind": "unheard_of"}});
+    assert_eq!(caller.control(Method::POST, "faults", Some(rule)).await.status(), 422);
+}
+
+#[tokio::test]
+async fn it_refuses_to_listen_where_others_could_reach_it() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9000"] {
+        let refused = Simulator::start(SimulatorConfig { listen: address.parse().unwrap(), ..config() }).await;
+        assert!(matches!(refused, Err(SimulatorError::NotLoopback(_))), "{address}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_and_an_impossible_world_are_said() {
+    let caller = Caller::start(config()).await;
+    let listen = caller.simulator.endpoint().trim_start_matches("http://").parse().unwrap();
+    let taken = Simulator::start(SimulatorConfig { listen, ..config() }).await.unwrap_err();
+    assert!(taken.to_string().contains("is the port taken"), "{taken}");
+    let world = WorldConfig { speed: -1.0, ..WorldConfig::default() };
+    let impossible = Simulator::start(SimulatorConfig { world, ..config() }).await.unwrap_err();
+    assert!(impossible.to_string().contains("speed"), "{impossible}");
+}
