@@ -163,7 +163,10 @@ async fn calls_above_the_limit_are_told_to_slow_down_and_counted_as_arrivals() {
     caller.simulator.add_fault(always(Fault::HttpStatus { status: 502 }));
     assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60011, "no fault hides the limit");
     let ledger = caller.simulator.ledger();
-    assert_eq!((ledger.calls(), ledger.highest_sliding_second(), ledger.messages_asked()), (1, 1, 0));
+    assert_eq!((ledger.calls(), ledger.highest_sliding_second(), ledger.messages_asked()), (1, 1, 1));
+    caller.send(9, "g", &[1]).await.unwrap();
+    caller.send(9, "g", &[1]).await.unwrap();
+    assert_eq!(caller.simulator.ledger().repeated_randoms(), 1, "a retry needs a fresh random too");
 }
 
 #[tokio::test]
@@ -201,10 +204,13 @@ async fn an_ordered_code_strikes_as_often_as_ordered() {
 #[tokio::test]
 async fn a_proxys_error_is_html() {
     let caller = Caller::start(config()).await;
-    caller.simulator.add_fault(always(Fault::HttpStatus { status: 502 }));
-    let response = caller.send(1, "g", &[1]).await.unwrap();
-    assert_eq!(response.status(), 502);
-    assert!(response.text().await.unwrap().starts_with("<html>"));
+    for (ordered, status) in [(502, 502), (429, 429), (100, 502), (1, 502)] {
+        caller.simulator.add_fault(always(Fault::HttpStatus { status: ordered }));
+        let response = caller.send(fastrand::u32(..), "g", &[1]).await.unwrap();
+        assert_eq!(response.status(), status);
+        assert!(response.text().await.unwrap().starts_with("<html>"));
+        caller.simulator.clear_faults();
+    }
 }
 
 #[tokio::test]

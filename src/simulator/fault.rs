@@ -22,7 +22,7 @@ pub enum Fault {
     },
     /// This HTTP status with a body of HTML, as a proxy gives it.
     HttpStatus {
-        /// 100 to 999; what is no status becomes 502.
+        /// 200 to 999; what cannot end a request becomes 502.
         status: u16,
     },
     /// HTTP 200 with a body that is not JSON.

@@ -95,17 +95,17 @@ impl Ledger {
         &self.faults_by_kind
     }
 
-    /// Well-formed calls for each group within the limit.
+    /// Well-formed calls for each group, those above the limit included.
     pub fn calls_by_group(&self) -> &HashMap<GroupId, u64> {
         &self.calls_by_group
     }
 
-    /// Well-formed calls within the limit by how many messages they asked for.
+    /// Well-formed calls by how many messages they asked for, those above the limit included.
     pub fn calls_by_batch_size(&self) -> &BTreeMap<usize, u64> {
         &self.calls_by_batch_size
     }
 
-    /// Messages asked for, over all well-formed calls within the limit.
+    /// Messages asked for, over all well-formed calls.
     pub fn messages_asked(&self) -> u64 {
         self.calls_by_batch_size.iter().map(|(size, calls)| *size as u64 * calls).sum()
     }

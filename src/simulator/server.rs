@@ -1,6 +1,6 @@
 //! One call from its arrival to its answer: count it, judge it, let a fault strike, wait, answer, record.
 //!
-//! The limit is judged first and for every attempt, so that no fault hides a client that calls too often; faults
+//! The limit goes before everything and holds for every attempt, so that no fault hides a client that calls too often; faults
 //! strike only calls that are well-formed and within the limit. Receipts are read and recorded in one step at
 //! the end of the delay, so that the ledger's order is the order in which values were read.
 
@@ -109,15 +109,7 @@ impl Service {
         (CallInFlight { service: self.clone(), number, ended: false }, rate.admit(micros))
     }
 
-    fn judge(
-        &self,
-        within_limit: bool,
-        uri: &Uri,
-        body: Result<Bytes, axum::Error>,
-    ) -> Result<ReceiptRequest, Refusal> {
-        if !within_limit {
-            return Err(Refusal::TooManyCalls);
-        }
+    fn judge(&self, uri: &Uri, body: Result<Bytes, axum::Error>) -> Result<ReceiptRequest, Refusal> {
         let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| Refusal::UrlParameters("the query cannot be read"))?;
         let random = check_parameters(&parameters, &self.credentials, self.now())?;
@@ -167,7 +159,9 @@ pub(super) async fn receipt_call(
     let (call, within_limit) = service.arrive();
     let (head, body) = request.into_parts();
     let body = to_bytes(body, MAX_REQUEST_BYTES).await;
-    let judged = service.judge(within_limit, &head.uri, body);
+    // A call above the limit is read as well: its `random` and its messages count.
+    let judged = service.judge(&head.uri, body);
+    let judged = if within_limit { judged } else { Err(Refusal::TooManyCalls) };
     let rule = judged.as_ref().ok().and_then(|request| service.strike(request));
     service.wait(call.latency() + extra_wait(rule.as_ref())).await;
     match judged {
@@ -216,7 +210,8 @@ impl CallInFlight {
             Some(Fault::ErrorCode { code }) => self.refuse(&Refusal::Ordered(*code)),
             Some(Fault::HttpStatus { status }) => {
                 self.end_faulted();
-                let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let status = StatusCode::from_u16(*status).ok().filter(|status| !status.is_informational());
+                let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
                 (status, Html(HTML)).into_response()
             }
             Some(Fault::CutBeforeAnswer | Fault::Hang { .. }) => {
