@@ -15,6 +15,6 @@ pub mod ops;
 pub mod pacing;
 pub mod poller;
 pub mod recording;
+pub mod simulator;
 pub mod slot;
 pub mod store;
-pub mod simulator;

@@ -1,0 +1,311 @@
+//! Every error class of the service, and every way in which an answer can be no answer, behaves as documented.
+
+use std::time::Duration;
+
+use receiptd::simulator::{BadNumber, Fault, FaultRule, When};
+
+use crate::rig::{Rig, group, seq};
+
+fn code(code: i32) -> Fault {
+    Fault::ErrorCode { code }
+}
+
+/// The calls of the first poll of group `g`, as `class code` in order.
+const CLASSES: &str = "SELECT string_agg(class || ' ' || coalesce(code::text, '-'), ', ' ORDER BY called_at)
+    FROM (SELECT * FROM receiptd.api_calls ORDER BY called_at LIMIT $1) c";
+
+async fn first_calls(rig: &Rig, count: i64) -> String {
+    sqlx::query_scalar(CLASSES).bind(count).fetch_one(&rig.pool).await.unwrap()
+}
+
+const POLLED: &str = "EXISTS (SELECT FROM receiptd.receipt_history WHERE group_id = 'g' AND msg_seq = 1 AND code = 0)";
+
+/// Fails the first `times` calls with `fault` and waits until the message is polled all the same.
+async fn polled_in_spite_of(fault: Fault, times: u64) -> Rig {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 1, fault, Some(times));
+    rig.watch("g", 1..=3).await;
+    rig.until(POLLED).await;
+    rig
+}
+
+#[tokio::test]
+async fn class_retry_10002_is_tried_again_until_it_is_answered() {
+    let rig = polled_in_spite_of(code(10002), 2).await;
+    assert_eq!(first_calls(&rig, 3).await, "retry 10002, retry 10002, success 0");
+    let attempts: Vec<i16> = sqlx::query_scalar("SELECT attempt FROM receiptd.api_calls ORDER BY called_at LIMIT 3")
+        .fetch_all(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(attempts, [1, 2, 3]);
+    let waits: Vec<f64> = sqlx::query_scalar(
+        "SELECT extract(epoch FROM called_at - lag(called_at) OVER (ORDER BY called_at))::float8 FROM receiptd.api_calls
+         ORDER BY called_at LIMIT 3",
+    )
+    .fetch_all(&rig.pool)
+    .await
+    .map(|waits: Vec<Option<f64>>| waits.into_iter().flatten().collect())
+    .unwrap();
+    assert!(waits[0] >= 0.2 && waits[1] >= 0.4, "exponential, with a jitter of half: {waits:?}");
+}
+
+#[tokio::test]
+async fn class_retry_gives_up_after_five_attempts_and_the_call_goes_back_to_the_schedule() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 1, code(60008), Some(5));
+    rig.watch("g", 1..=3).await;
+    rig.until("EXISTS (SELECT FROM receiptd.poll_slots WHERE failures = 1 AND next_poll_at > now())").await;
+    assert_eq!(rig.count("receiptd.api_calls WHERE class = 'retry'").await, 5);
+    rig.until(POLLED).await;
+    rig.until("(SELECT failures FROM receiptd.poll_slots) = 0").await;
+}
+
+#[tokio::test]
+async fn class_slow_down_lowers_the_rate_of_the_app_at_once() {
+    let rig = polled_in_spite_of(code(60011), 1).await;
+    assert_eq!(first_calls(&rig, 2).await, "slow_down 60011, success 0");
+    let rate = rig.daemon.as_ref().unwrap().status().rate();
+    assert!((100..200).contains(&rate), "halved from 200, and growing back by 10 a second: {rate}");
+}
+
+/// Waits until the daemon has stopped calling, then shows that it really has: messages that are new get their slot and
+/// no call.
+async fn stops_calling(rig: &mut Rig) -> String {
+    rig.until("EXISTS (SELECT FROM receiptd.api_calls WHERE class IN ('app_fault', 'wait', 'sign_again'))").await;
+    let fault = loop {
+        if let Some(fault) = rig.daemon.as_ref().unwrap().status().fault() {
+            break fault;
+        }
+        tokio::task::yield_now().await;
+    };
+    let calls = rig.simulator.ledger().calls();
+    rig.watch("later", 1..=3).await;
+    rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL) = 0").await;
+    rig.watch("still later", 1..=3).await;
+    rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL) = 0").await;
+    assert_eq!(rig.simulator.ledger().calls(), calls, "the app has stopped calling");
+    fault
+}
+
+#[tokio::test]
+async fn class_wait_70050_stops_the_app_for_a_minute() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 1, code(70050), Some(1));
+    rig.watch("g", 1..=3).await;
+    let fault = stops_calling(&mut rig).await;
+    assert!(fault.contains("70050"), "{fault}");
+    assert_eq!(first_calls(&rig, 9).await, "wait 70050");
+}
+
+#[tokio::test]
+async fn class_sign_again_70001_makes_a_new_signature_once() {
+    let rig = polled_in_spite_of(code(70001), 1).await;
+    assert_eq!(first_calls(&rig, 2).await, "sign_again 70001, success 0");
+}
+
+#[tokio::test]
+async fn class_sign_again_a_second_failure_is_a_credential_fault() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 1, code(70003), None);
+    rig.watch("g", 1..=3).await;
+    let fault = stops_calling(&mut rig).await;
+    assert!(fault.contains("70003"), "{fault}");
+    assert_eq!(first_calls(&rig, 9).await, "sign_again 70003, sign_again 70003");
+}
+
+#[tokio::test]
+async fn class_app_fault_60021_stops_the_whole_app_and_says_why() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 1, code(60021), None);
+    rig.watch("g", 1..=3).await;
+    let fault = stops_calling(&mut rig).await;
+    assert!(fault.contains("60021"), "{fault}");
+    assert_eq!(rig.count("receiptd.poll_slots WHERE failures > 0").await, 0, "no slot is to blame");
+}
+
+#[tokio::test]
+async fn class_group_fault_10010_quarantines_the_group_until_it_is_resumed() {
+    let mut rig = Rig::new().await;
+    rig.simulator.world().set_group_code(&group("g"), 10010);
+    rig.watch("g", 1..=60).await;
+    rig.watch("other", [1]).await;
+    rig.until("(SELECT state = 'quarantined' FROM receiptd.watched_groups WHERE group_id = 'g')").await;
+    let (code, reason, is_probed): (i32, String, bool) = sqlx::query_as(
+        "SELECT state_code, state_reason, probe_at IS NOT NULL FROM receiptd.watched_groups WHERE group_id = 'g'",
+    )
+    .fetch_one(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!((code, is_probed), (10010, false));
+    assert!(reason.contains("does not exist"), "{reason}");
+    rig.until("(SELECT count(*) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'other') >= 3").await;
+    assert!(rig.count("receiptd.api_calls WHERE class = 'group_fault'").await <= 2, "one call for each slot at most");
+
+    rig.simulator.world().set_group_code(&group("g"), 0);
+    rig.value::<bool>("SELECT receiptd.resume_group(1400000000, 'g')").await;
+    rig.until(POLLED).await;
+    let state: (String, Option<i32>, Option<String>) =
+        sqlx::query_as("SELECT state, state_code, state_reason FROM receiptd.watched_groups WHERE group_id = 'g'")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+    assert_eq!(state, ("active".into(), None, None));
+}
+
+#[tokio::test]
+async fn class_group_fault_10007_is_probed_and_released_when_the_probe_succeeds() {
+    let mut rig = Rig::new().await;
+    rig.simulator.world().set_group_code(&group("g"), 10007);
+    rig.watch("g", 1..=60).await;
+    rig.until("(SELECT state = 'quarantined' AND probe_at > now() + interval '1 hour' FROM receiptd.watched_groups)")
+        .await;
+    rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL) = 0").await;
+    let before = rig.simulator.ledger().calls();
+    // The time for a probe has come: it fails, and the next is hours away again.
+    sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
+    rig.until("(SELECT probe_at > now() + interval '1 hour' FROM receiptd.watched_groups)").await;
+    assert_eq!(rig.simulator.ledger().calls(), before + 1, "one slot probes for all");
+    // Once more, and now the group may be read.
+    rig.simulator.world().set_group_code(&group("g"), 0);
+    sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
+    rig.until("(SELECT state = 'active' FROM receiptd.watched_groups)").await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE read_num IS NOT NULL) = 60").await;
+}
+
+#[tokio::test]
+async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 37, code(10004), None);
+    rig.watch("g", 1..=50).await;
+    rig.until("(SELECT state = 'rejected' FROM receiptd.watched_messages WHERE msg_seq = 37)").await;
+    let rejected: (Option<i32>, Option<i64>) =
+        sqlx::query_as("SELECT receipt_code, slot_id FROM receiptd.watched_messages WHERE msg_seq = 37")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+    assert_eq!(rejected, (Some(10004), None));
+    assert_eq!(rig.count("receiptd.latest_receipts WHERE receipt_code = 0 AND state = 'active'").await, 49);
+    let calls = rig.simulator.ledger().calls();
+    assert!(calls <= 14, "halving takes some 12 calls: {calls}");
+}
+
+#[tokio::test]
+async fn class_split_10018_halves_a_batch_that_is_too_large() {
+    let mut config = crate::rig::simulator_config();
+    config.max_batch = Some(10);
+    let mut rig = Rig::stopped(config).await;
+    rig.start().await;
+    rig.watch("g", 1..=40).await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE receipt_code = 0) = 40").await;
+    assert_eq!(first_calls(&rig, 3).await, "split 10004, split 10004, success 0");
+}
+
+#[tokio::test]
+async fn class_message_10062_is_seen_a_few_times_and_then_closed() {
+    let mut rig = Rig::new().await;
+    rig.simulator.world().set_message_code(&group("g"), seq(2), 10062);
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT state = 'no_receipt' FROM receiptd.watched_messages WHERE msg_seq = 2)").await;
+    assert_eq!(rig.count("receiptd.receipt_history WHERE msg_seq = 2").await, 1, "seen often, changed once");
+    assert!(rig.simulator.ledger().calls() >= 3);
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state = 'active'").await, 2);
+}
+
+#[tokio::test]
+async fn class_message_10062_that_was_only_early_is_polled_on() {
+    let mut rig = Rig::new().await;
+    rig.simulator.world().set_message_code(&group("g"), seq(1), 10061);
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT no_receipt_polls >= 1 FROM receiptd.watched_messages WHERE msg_seq = 1)").await;
+    rig.simulator.world().set_message_code(&group("g"), seq(1), 0);
+    rig.until(POLLED).await;
+    rig.until("(SELECT no_receipt_polls = 0 AND state = 'active' FROM receiptd.watched_messages WHERE msg_seq = 1)")
+        .await;
+}
+
+#[tokio::test]
+async fn class_unknown_is_tried_again_and_recorded_under_its_code() {
+    let rig = polled_in_spite_of(code(12345), 1).await;
+    assert_eq!(first_calls(&rig, 2).await, "unknown 12345, success 0");
+}
+
+#[tokio::test]
+async fn answers_that_are_none_are_tried_again() {
+    for (fault, classes) in [
+        (Fault::HttpStatus { status: 502 }, "retry -, success 0"),
+        (Fault::NotJson, "retry -, success 0"),
+        (Fault::TruncatedJson, "retry -, success 0"),
+        (Fault::CutBeforeAnswer, "retry -, success 0"),
+        (Fault::CutMidBody, "retry -, success 0"),
+        (Fault::OversizedBody { bytes: 5 << 20 }, "retry -, success 0"),
+        (Fault::FailWithoutCode, "unknown 0, success 0"),
+    ] {
+        let kind = fault.kind();
+        let rig = polled_in_spite_of(fault, 1).await;
+        assert_eq!(first_calls(&rig, 2).await, classes, "{kind}");
+        let error: String = rig.value("SELECT error FROM receiptd.api_calls ORDER BY called_at LIMIT 1").await;
+        assert!(!error.is_empty() && !error.contains("usersig") && !error.contains("http://"), "{kind}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_ends_with_the_timeout() {
+    let mut rig = Rig::stopped(crate::rig::simulator_config()).await;
+    rig.settings.chat.request_timeout = Duration::from_millis(300);
+    rig.start().await;
+    rig.fail("g", 1, Fault::Hang { duration: Duration::from_secs(3_600) }, Some(1));
+    rig.watch("g", 1..=3).await;
+    rig.until(POLLED).await;
+    assert_eq!(first_calls(&rig, 2).await, "retry -, success 0");
+    let latency: f32 = rig.value("SELECT latency_ms FROM receiptd.api_calls ORDER BY called_at LIMIT 1").await;
+    assert!(latency >= 300.0, "{latency} ms");
+}
+
+#[tokio::test]
+async fn entries_that_are_missing_or_bad_tell_nothing_of_their_message_and_all_of_the_others() {
+    for fault in [
+        Fault::MissingEntries,
+        Fault::RepeatedEntries { conflicting: true },
+        Fault::OutOfRange { number: BadNumber::Negative },
+        Fault::OutOfRange { number: BadNumber::TooLarge },
+        Fault::OutOfRange { number: BadNumber::Huge },
+        Fault::OutOfRange { number: BadNumber::Text },
+        Fault::OutOfRange { number: BadNumber::Null },
+    ] {
+        let kind = format!("{fault:?}");
+        let is_bad = fault != Fault::MissingEntries;
+        let mut rig = Rig::new().await;
+        rig.fail("g", 2, fault, Some(1));
+        rig.watch("g", 1..=3).await;
+        rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE read_num IS NOT NULL) = 3").await;
+        let (class, answered, bad): (String, i32, i32) = sqlx::query_as(
+            "SELECT class, messages_answered, entries_bad FROM receiptd.api_calls ORDER BY called_at LIMIT 1",
+        )
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+        assert_eq!((class.as_str(), answered, bad > 0), ("success", 2, is_bad), "{kind}");
+        let late: bool = rig
+            .value("SELECT min(polled_at) FILTER (WHERE msg_seq = 2) > min(polled_at) AND bool_and(prior_polled_at IS NULL) FROM receiptd.receipt_snapshots")
+            .await;
+        assert!(late, "{kind}: message 2 is known from the second poll on, and has no poll before that");
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_repeated_unasked_for_or_in_another_order_change_nothing() {
+    for fault in [
+        Fault::RepeatedEntries { conflicting: false },
+        Fault::UnaskedEntries,
+        Fault::ReorderedEntries,
+        Fault::ExtraFields,
+    ] {
+        let kind = fault.kind();
+        let mut rig = Rig::new().await;
+        rig.simulator.add_fault(FaultRule { fault, when: When::All, times: Some(1) });
+        rig.watch("g", 1..=3).await;
+        rig.until(POLLED).await;
+        assert_eq!(rig.count("receiptd.watched_messages WHERE read_num IS NOT NULL").await, 3, "{kind}");
+        assert_eq!(rig.count("receiptd.watched_messages").await, 3, "{kind}");
+    }
+}

@@ -1,0 +1,11 @@
+//! End to end: the daemon in this process, a real Postgres, the simulated Chat over HTTP.
+
+mod cadence;
+#[path = "../common/mod.rs"]
+mod common;
+mod error_classes;
+mod polling;
+mod recording;
+mod rig;
+mod schema;
+mod watching;
