@@ -92,13 +92,17 @@ CREATE FUNCTION receiptd.unwatch_messages(
 DECLARE
     key integer := (SELECT g.group_key FROM receiptd.watched_groups g
         WHERE g.sdk_app_id = unwatch_messages.sdk_app_id AND g.group_id = unwatch_messages.group_id);
+    slots bigint[];
     removed bigint;
 BEGIN
-    PERFORM FROM receiptd.poll_slots s
+    WITH locked AS (
+        SELECT s.slot_id FROM receiptd.poll_slots s
         WHERE s.group_key = key AND (unwatch_messages.msg_seqs IS NULL OR s.slot_id IN (
             SELECT m.slot_id FROM receiptd.watched_messages m
             WHERE m.group_key = key AND m.msg_seq = ANY (unwatch_messages.msg_seqs)))
-        ORDER BY s.slot_id FOR UPDATE;
+        ORDER BY s.slot_id FOR UPDATE
+    )
+    SELECT array_agg(slot_id) INTO slots FROM locked;
     WITH leaving AS (
         SELECT m.msg_seq, s.last_polled_at FROM receiptd.watched_messages m
         LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
@@ -111,6 +115,9 @@ BEGIN
             known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.last_polled_at) END
         FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
     GET DIAGNOSTICS removed = ROW_COUNT;
+    DELETE FROM receiptd.poll_slots s
+        WHERE s.group_key = key AND s.slot_id = ANY (slots) AND NOT EXISTS (
+            SELECT FROM receiptd.watched_messages m WHERE m.group_key = key AND m.slot_id = s.slot_id);
     RETURN removed;
 END
 $$;

@@ -34,12 +34,21 @@ pub(super) async fn flush(pool: &PgPool, recordings: &[Recording]) -> Result<Vec
     write_snapshots(connection, recordings).await.doing(DOING)?;
     write_messages(connection, recordings).await.doing(DOING)?;
     let due = write_slots(connection, recordings, &joins).await.doing(DOING)?;
-    let gone = drop_empty_slots(connection, recordings).await.doing(DOING)?;
+    let dropped = drop_empty_slots(connection, recordings).await.doing(DOING)?;
     write_groups(connection, recordings).await.doing(DOING)?;
     write_calls(connection, recordings).await.doing(DOING)?;
     transaction.commit().await.doing(DOING)?;
-    let due = due.into_iter().filter(|(slot, _)| !gone.contains(slot)).map(|(slot, due)| Committed::Due(slot, due));
-    Ok(due.chain(gone.iter().map(|slot| Committed::Gone(*slot))).collect())
+    Ok(committed(recordings, due, &dropped))
+}
+
+/// What became of every slot: those that were merged, dropped, or removed by their owner meanwhile are gone.
+fn committed(recordings: &[Recording], due: HashMap<SlotId, Timestamp>, dropped: &[SlotId]) -> Vec<Committed> {
+    let became = |slot| match due.get(&slot) {
+        Some(due) if !dropped.contains(&slot) => Committed::Due(slot, *due),
+        _ => Committed::Gone(slot),
+    };
+    let absorbed = recordings.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot));
+    recordings.iter().map(|recording| recording.slot_id).chain(absorbed).map(became).collect()
 }
 
 /// Locks all slots that are involved and tells how many times messages have joined each.
@@ -157,7 +166,7 @@ async fn write_slots(
     connection: &mut PgConnection,
     recordings: &[Recording],
     joins: &HashMap<SlotId, i32>,
-) -> Result<Vec<(SlotId, Timestamp)>, sqlx::Error> {
+) -> Result<HashMap<SlotId, Timestamp>, sqlx::Error> {
     let unchanged = |slot: SlotId, read: i32| joins.get(&slot).is_none_or(|joins| *joins == read);
     let due = |recording: &Recording| {
         let absorbed_unchanged = recording.absorbs.is_none_or(|(slot, joins)| unchanged(slot, joins));
@@ -183,27 +192,24 @@ async fn write_slots(
     .bind(recordings.iter().map(|recording| recording.failures).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
+    .map(|rows| rows.into_iter().collect())
 }
 
-/// Deletes slots whose messages are all done, and tells of all slots that are gone. The slots are locked, so nothing
-/// joins them meanwhile.
+/// Deletes slots whose messages are all done. The slots are locked, so nothing joins them meanwhile.
 async fn drop_empty_slots(connection: &mut PgConnection, recordings: &[Recording]) -> Result<Vec<SlotId>, sqlx::Error> {
-    let mut gone: Vec<SlotId> =
-        recordings.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot)).collect();
     let empty: Vec<SlotId> =
         recordings.iter().filter(|recording| recording.is_empty).map(|recording| recording.slot_id).collect();
-    if !empty.is_empty() {
-        let dropped: Vec<SlotId> = sqlx::query_scalar(
-            "DELETE FROM receiptd.poll_slots s WHERE s.slot_id = ANY ($1) AND NOT EXISTS (
-                SELECT FROM receiptd.watched_messages m WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
-            ) RETURNING s.slot_id",
-        )
-        .bind(empty)
-        .fetch_all(connection)
-        .await?;
-        gone.extend(dropped);
+    if empty.is_empty() {
+        return Ok(vec![]);
     }
-    Ok(gone)
+    sqlx::query_scalar(
+        "DELETE FROM receiptd.poll_slots s WHERE s.slot_id = ANY ($1) AND NOT EXISTS (
+            SELECT FROM receiptd.watched_messages m WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
+        ) RETURNING s.slot_id",
+    )
+    .bind(empty)
+    .fetch_all(connection)
+    .await
 }
 
 /// Puts groups into quarantine or releases them, unless their owner has paused or removed them meanwhile.

@@ -1,1 +1,98 @@
+//! When messages are polled, from the config to the call.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use receiptd::{
+    cadence::{Cadence, Cadences, Tier},
+    clock,
+};
+
+use crate::rig::{Rig, every_second, group, simulator_config};
+
+fn rare() -> Cadence {
+    Cadence::by_age(vec![Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(3_600) }], true).unwrap()
+}
+
+async fn rig_with(cadences: impl IntoIterator<Item = (&'static str, Cadence)>) -> Rig {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let cadences: BTreeMap<String, Cadence> =
+        cadences.into_iter().map(|(name, cadence)| (name.into(), cadence)).collect();
+    rig.settings.cadences = Arc::new(Cadences::new(cadences));
+    rig.start().await;
+    rig
+}
+
+fn calls(rig: &Rig, id: &str) -> u64 {
+    rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn groups_choose_their_cadence_and_a_name_that_the_config_lacks_is_the_default() {
+    let mut rig = rig_with([("default", every_second()), ("rare", rare())]).await;
+    for (id, cadence) in [("often", "default"), ("rare", "rare"), ("lost", "no-such-cadence")] {
+        sqlx::query("SELECT receiptd.watch_group(1400000000, $1, cadence => $2)")
+            .bind(id)
+            .bind(cadence)
+            .execute(&rig.pool)
+            .await
+            .unwrap();
+        rig.watch(id, [1]).await;
+    }
+    rig.simulator
+        .wait_until(|ledger| ["often", "lost"].iter().all(|id| ledger.calls_by_group().get(&group(id)) >= Some(&4)))
+        .await;
+    assert_eq!(calls(&rig, "rare"), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn another_cadence_holds_at_once() {
+    let mut rig = rig_with([("default", rare()), ("fast", every_second())]).await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(*) FROM receiptd.receipt_history) = 3").await;
+    assert_eq!(calls(&rig, "g"), 1);
+    sqlx::query("UPDATE receiptd.watched_groups SET cadence = 'fast'").execute(&rig.pool).await.unwrap();
+    rig.simulator.wait_for_ended_calls(4).await;
+    sqlx::query("UPDATE receiptd.watched_groups SET cadence = NULL").execute(&rig.pool).await.unwrap();
+    rig.until("(SELECT NOT reschedule FROM receiptd.watched_groups)").await;
+    rig.until("(SELECT next_poll_at > now() + interval '5 seconds' FROM receiptd.poll_slots)").await;
+}
+
+#[tokio::test]
+async fn a_message_past_its_cadence_is_polled_once_and_then_expired() {
+    let mut rig = rig_with([("default", rare())]).await;
+    sqlx::query("SELECT receiptd.watch_messages(1400000000, 'g', '{1}', now() - interval '2 days')")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.until("(SELECT state = 'expired' FROM receiptd.latest_receipts)").await;
+    assert_eq!(rig.count("receiptd.receipt_history").await, 1);
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 0").await;
+    // Watched again with another time it has a new life.
+    rig.watch("g", [1]).await;
+    rig.until("(SELECT state = 'active' AND slot_id IS NOT NULL FROM receiptd.watched_messages)").await;
+}
+
+#[tokio::test]
+async fn a_cron_cadence_is_polled_on_its_dates_only() {
+    let every_second = Cadence::by_cron("* * * * * *", Duration::from_secs(3_600), true, clock::now()).unwrap();
+    let new_year = Cadence::by_cron("0 0 1 1 *", Duration::from_secs(400 * 86_400), true, clock::now()).unwrap();
+    let mut rig = rig_with([("default", every_second), ("yearly", new_year)]).await;
+    sqlx::query("SELECT receiptd.watch_group(1400000000, 'yearly', cadence => 'yearly')")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.watch("yearly", [1]).await;
+    rig.watch("g", [1]).await;
+    rig.simulator.wait_for_ended_calls(3).await;
+    rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 3").await;
+    assert_eq!(calls(&rig, "yearly"), 0);
+    let on_the_second: bool = rig
+        .value("SELECT bool_and(extract(milliseconds FROM called_at)::int % 1000 < 900) FROM receiptd.api_calls")
+        .await;
+    assert!(on_the_second);
+    let due: bool = rig
+        .value("SELECT bool_or(extract(doy FROM next_poll_at AT TIME ZONE 'UTC') = 1) FROM receiptd.poll_slots")
+        .await;
+    assert!(due);
+}

@@ -1,1 +1,201 @@
+//! Slots: calls are full, nothing is forgotten, and what owners change holds at the next poll.
 
+use std::time::Duration;
+
+use receiptd::domain::Counts;
+
+use crate::rig::{Rig, group, seq, simulator_config};
+
+const ALL_SLOTTED: &str =
+    "(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active') = 0";
+const ALL_POLLED: &str =
+    "(SELECT count(*) FROM receiptd.watched_messages WHERE first_polled_at IS NULL AND state = 'active') = 0";
+
+async fn slot_sizes(rig: &Rig) -> Vec<i64> {
+    sqlx::query_scalar("SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NOT NULL GROUP BY group_key, slot_id ORDER BY 1")
+        .fetch_all(&rig.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn calls_are_full_where_groups_have_enough_messages() {
+    let mut rig = Rig::new().await;
+    for number in 1..=40 {
+        rig.watch(&format!("g{number}"), 1..=50).await;
+    }
+    rig.until(ALL_SLOTTED).await;
+    rig.until(ALL_POLLED).await;
+    let per_call: f64 = rig.value("SELECT avg(messages_asked)::float8 FROM receiptd.api_calls").await;
+    assert!(per_call >= 49.0, "{per_call} messages a call");
+    assert_eq!(
+        rig.simulator.ledger().highest_sliding_second().min(200),
+        rig.simulator.ledger().highest_sliding_second()
+    );
+}
+
+#[tokio::test]
+async fn a_group_with_one_message_takes_one_call() {
+    let mut rig = Rig::new().await;
+    for number in 1..=30 {
+        rig.watch(&format!("g{number}"), [7]).await;
+    }
+    rig.until(ALL_SLOTTED).await;
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    let ledger = rig.simulator.ledger();
+    assert_eq!(ledger.calls_by_group().len(), 30);
+    assert_eq!(ledger.messages_asked(), ledger.calls());
+}
+
+#[tokio::test]
+async fn new_messages_join_the_newest_slot_of_their_group() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=60).await;
+    rig.until(ALL_SLOTTED).await;
+    assert_eq!(slot_sizes(&rig).await, [10, 50]);
+    rig.watch("g", 61..=90).await;
+    rig.until(ALL_SLOTTED).await;
+    assert_eq!(slot_sizes(&rig).await, [40, 50]);
+    rig.until(ALL_POLLED).await;
+}
+
+#[tokio::test]
+async fn slots_that_have_thinned_out_are_merged_in_a_common_poll() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=100).await;
+    rig.until(ALL_POLLED).await;
+    let everybody = Counts::new(9, 0).unwrap();
+    for number in (1..=30).chain(51..=85) {
+        rig.simulator.world().set_receipt(&group("g"), seq(number), everybody);
+    }
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 1").await;
+    assert_eq!(slot_sizes(&rig).await, [35]);
+    let merged_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT last_polled_at FROM receiptd.poll_slots").await;
+    assert_eq!(rig.count("receiptd.latest_receipts WHERE state = 'active' AND known_until IS NULL").await, 0);
+    rig.simulator.world().set_receipt(&group("g"), seq(100), Counts::new(8, 1).unwrap());
+    rig.until("(SELECT read_num = 8 FROM receiptd.latest_receipts WHERE msg_seq = 100)").await;
+    let prior: chrono::DateTime<chrono::Utc> =
+        rig.value("SELECT prior_polled_at FROM receiptd.receipt_history WHERE msg_seq = 100 AND read_num = 8").await;
+    assert!(prior >= merged_at, "both have the same last poll");
+}
+
+#[tokio::test]
+async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=50).await;
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    rig.settings.poller.batch_size = 20;
+    let before = rig.simulator.ledger().calls_by_batch_size().clone();
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots WHERE last_polled_at IS NOT NULL) = 3").await;
+    assert_eq!(slot_sizes(&rig).await, [10, 20, 20]);
+    rig.until("(SELECT min(known_until) > (SELECT max(polled_at) FROM receiptd.receipt_snapshots) FROM receiptd.latest_receipts)").await;
+    rig.stop().await;
+    let asked = rig.simulator.ledger();
+    let large = asked.calls_by_batch_size().get(&50).copied();
+    assert_eq!(large, before.get(&50).copied(), "no call asked for more than the batch size");
+    rig.settings.poller.batch_size = 50;
+    rig.start().await;
+    rig.watch("g", 51..=52).await;
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots) < 3").await;
+    rig.until(ALL_POLLED).await;
+    assert_eq!(slot_sizes(&rig).await.iter().sum::<i64>(), 52);
+}
+
+#[tokio::test]
+async fn a_paused_group_is_not_polled_until_it_is_resumed() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.watch("other", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    assert!(rig.value::<bool>("SELECT receiptd.pause_group(1400000000, 'g')").await);
+    // What was read before the pause may still be under way: a later poll of the other group shows that it is over.
+    let paused_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    let polled_since = format!("(SELECT max(last_polled_at) FROM receiptd.poll_slots) > '{}'", paused_at.to_rfc3339());
+    rig.until(&polled_since).await;
+    let calls = |rig: &Rig, id: &str| rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0);
+    let (paused, other) = (calls(&rig, "g"), calls(&rig, "other"));
+    rig.simulator.wait_until(|ledger| ledger.calls_by_group()[&group("other")] >= other + 3).await;
+    assert!(calls(&rig, "g") <= paused + 1, "{} calls after the pause", calls(&rig, "g") - paused);
+    let paused = calls(&rig, "g");
+    assert!(rig.value::<bool>("SELECT receiptd.resume_group(1400000000, 'g')").await);
+    rig.simulator.wait_until(|ledger| ledger.calls_by_group()[&group("g")] >= paused + 2).await;
+}
+
+#[tokio::test]
+async fn removed_messages_are_polled_no_more_and_their_history_stays() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    assert_eq!(rig.value::<i64>("SELECT receiptd.unwatch_messages(1400000000, 'g', '{2,3,99}')").await, 2);
+    let calls = rig.simulator.ledger().calls();
+    rig.simulator.wait_for_ended_calls(calls + 3).await;
+    rig.until("(SELECT count(*) FROM receiptd.api_calls WHERE messages_asked = 1) >= 2").await;
+    assert_eq!(
+        rig.count(
+            "receiptd.latest_receipts WHERE state = 'removed' AND known_until IS NOT NULL AND closed_at IS NOT NULL"
+        )
+        .await,
+        2
+    );
+    assert_eq!(rig.value::<i64>("SELECT receiptd.unwatch_group(1400000000, 'g')").await, 1);
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 0").await;
+    assert_eq!(rig.count("receiptd.receipt_history").await, 3);
+}
+
+#[tokio::test]
+async fn a_slot_that_its_owner_emptied_goes() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    rig.value::<i64>("SELECT receiptd.unwatch_messages(1400000000, 'g')").await;
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 0").await;
+    rig.watch("g", 4..=6).await;
+    rig.until(ALL_POLLED).await;
+}
+
+#[tokio::test]
+async fn groups_of_another_app_are_left_alone() {
+    let mut rig = Rig::new().await;
+    rig.value::<i64>("SELECT receiptd.watch_messages(77, 'g', '{1,2,3}')").await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until > first_polled_at) = 3").await;
+    assert_eq!(rig.count("receiptd.latest_receipts WHERE sdk_app_id = 77 AND known_until IS NOT NULL").await, 0);
+}
+
+#[tokio::test]
+async fn a_restart_polls_on_and_forgets_nothing() {
+    let mut rig = Rig::new().await;
+    for number in 1..=10 {
+        rig.watch(&format!("g{number}"), 1..=70).await;
+    }
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    rig.watch("new", 1..=5).await;
+    rig.start().await;
+    assert_eq!(rig.daemon.as_ref().unwrap().slots(), 20);
+    let restarted: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    rig.until(ALL_POLLED).await;
+    let all_again = format!("(SELECT min(known_until) FROM receiptd.latest_receipts) > '{}'", restarted.to_rfc3339());
+    rig.until(&all_again).await;
+    assert_eq!(rig.count("receiptd.poll_slots").await, 21);
+}
+
+#[tokio::test]
+async fn at_full_load_the_service_never_sees_more_than_the_limit_in_a_second() {
+    let mut config = simulator_config();
+    config.calls_per_second = 40;
+    config.latency = Duration::from_millis(1)..=Duration::from_millis(40);
+    let mut rig = Rig::stopped(config).await;
+    rig.settings.poller.max_calls_per_second = 40;
+    rig.start().await;
+    for number in 1..=200 {
+        rig.watch(&format!("g{number}"), [1]).await;
+    }
+    rig.simulator.wait_for_ended_calls(160).await;
+    let ledger = rig.simulator.ledger();
+    assert!(ledger.highest_sliding_second() <= 40, "{}", ledger.highest_sliding_second());
+    assert!(ledger.errors_by_code().is_empty(), "{:?}", ledger.errors_by_code());
+}

@@ -1,1 +1,76 @@
+//! The schema: documented throughout, applied once, and refused when it is newer.
 
+use receiptd::store::{SchemaError, Store};
+use sqlx::AssertSqlSafe;
+
+use crate::rig::{Rig, app, simulator_config};
+
+/// Everything in the schema that carries no COMMENT.
+const UNDOCUMENTED: &str = "
+    SELECT c.oid::regclass::text FROM pg_class c
+    WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
+        AND obj_description(c.oid, 'pg_class') IS NULL
+    UNION ALL
+    SELECT c.oid::regclass || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
+        AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+    UNION ALL
+    SELECT p.oid::regprocedure::text FROM pg_proc p
+    WHERE p.pronamespace = 'receiptd'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL";
+
+#[tokio::test]
+async fn every_table_column_view_and_function_carries_a_comment() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.start().await;
+    let bare: Vec<String> = sqlx::query_scalar(UNDOCUMENTED).fetch_all(&rig.pool).await.unwrap();
+    assert!(bare.is_empty(), "{bare:?}");
+    assert!(
+        rig.count("pg_class WHERE relnamespace = 'receiptd'::regnamespace AND relispartition AND relkind = 'r'").await
+            >= 18
+    );
+}
+
+#[tokio::test]
+async fn migrations_are_applied_once_and_again_without_harm_by_many_at_a_time() {
+    let rig = Rig::stopped(simulator_config()).await;
+    sqlx::raw_sql("DROP SCHEMA receiptd CASCADE").execute(&rig.pool).await.unwrap();
+    let store = Store::new(&rig.settings.database_url, 5, app()).unwrap();
+    let results = futures::future::join_all((0..4).map(|_| store.migrate())).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(store.schema_version().await.unwrap(), Some(Store::known_schema_version()));
+    store.migrate().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_schema_newer_than_this_program_is_refused() {
+    let rig = Rig::stopped(simulator_config()).await;
+    let insert = "INSERT INTO receiptd.schema_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'from the future', true, '', 0)";
+    sqlx::query(insert).execute(&rig.pool).await.unwrap();
+    let store = Store::new(&rig.settings.database_url, 2, app()).unwrap();
+    let error = store.migrate().await.unwrap_err();
+    assert!(matches!(error, SchemaError::Newer { found: 9999, .. }) && !error.is_transient());
+    assert!(error.to_string().contains("newer receiptd"), "{error}");
+}
+
+#[tokio::test]
+async fn the_schema_refuses_what_cannot_be() {
+    let rig = Rig::stopped(simulator_config()).await;
+    rig.watch("g", [1]).await;
+    for (sql, constraint) in [
+        ("UPDATE receiptd.watched_messages SET state = 'removed'", "closed_at_says_since_when"),
+        ("UPDATE receiptd.watched_messages SET sent_at = 'infinity'", "sent_at_is_a_date_of_this_age"),
+        ("UPDATE receiptd.watched_messages SET read_num = 1", "counts_come_in_pairs"),
+        (
+            "UPDATE receiptd.watched_messages SET first_polled_at = now()",
+            "a_polled_message_without_slot_says_until_when_it_is_known",
+        ),
+        ("UPDATE receiptd.watched_messages SET slot_id = 12345", "watched_messages_group_key_slot_id_fkey"),
+        ("UPDATE receiptd.watched_groups SET state = 'off'", "state_is_known"),
+        ("UPDATE receiptd.watched_groups SET group_id = '@TGS#_x'", "communities_and_topics_have_no_read_receipts"),
+        ("UPDATE receiptd.watched_groups SET group_type = 'AVChatRoom'", "group_type_has_read_receipts"),
+        ("UPDATE receiptd.watched_groups SET probe_at = now()", "only_quarantine_has_a_code_and_a_probe"),
+    ] {
+        let error = sqlx::query(AssertSqlSafe(sql)).execute(&rig.pool).await.unwrap_err().to_string();
+        assert!(error.contains(constraint), "{sql}: {error}");
+    }
+}

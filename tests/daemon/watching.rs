@@ -1,1 +1,110 @@
+//! Watching from SQL: idempotent, set-based, refused where there are no receipts, and never in a deadlock.
 
+use futures::future::join_all;
+use sqlx::AssertSqlSafe;
+
+use crate::rig::{Rig, simulator_config};
+
+async fn refusal(rig: &Rig, sql: &str) -> String {
+    sqlx::query(AssertSqlSafe(sql)).execute(&rig.pool).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn watching_is_idempotent_and_tells_what_is_new() {
+    let rig = Rig::stopped(simulator_config()).await;
+    for (seqs, new) in [("{1,2,3}", 3), ("{1,2,3}", 0), ("{3,4,4,4}", 1), ("{}", 0)] {
+        assert_eq!(rig.value::<i64>(&format!("SELECT receiptd.watch_messages(1, 'g', '{seqs}')")).await, new, "{seqs}");
+    }
+    assert_eq!(rig.count("receiptd.watched_groups").await, 1, "watching a message watches its group");
+    let keys: (i32, i32) =
+        sqlx::query_as("SELECT receiptd.watch_group(1, 'g'), receiptd.watch_group(1, 'g', 'Work', 'fast')")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+    assert_eq!(keys.0, keys.1);
+    let kept: bool = rig.value("SELECT group_type = 'Private' AND cadence = 'fast' FROM receiptd.watched_groups").await;
+    assert!(kept);
+    rig.value::<i32>("SELECT receiptd.watch_group(1, 'g')").await;
+    assert!(rig.value::<bool>("SELECT cadence = 'fast' FROM receiptd.watched_groups").await, "null leaves it");
+}
+
+#[tokio::test]
+async fn a_group_that_was_paused_stays_so_and_one_that_was_removed_comes_back() {
+    let rig = Rig::stopped(simulator_config()).await;
+    rig.watch("g", [1]).await;
+    rig.value::<bool>("SELECT receiptd.pause_group(1400000000, 'g')").await;
+    rig.watch("g", [2]).await;
+    assert_eq!(rig.value::<String>("SELECT state FROM receiptd.watched_groups").await, "paused");
+    rig.value::<i64>("SELECT receiptd.unwatch_group(1400000000, 'g')").await;
+    assert_eq!(rig.value::<String>("SELECT state FROM receiptd.watched_groups").await, "removed");
+    rig.watch("g", [2]).await;
+    assert_eq!(rig.value::<String>("SELECT state FROM receiptd.watched_groups").await, "active");
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state = 'active'").await, 1);
+}
+
+#[tokio::test]
+async fn groups_without_receipts_are_refused_with_the_reason() {
+    let rig = Rig::stopped(simulator_config()).await;
+    for (sql, reason) in [
+        ("SELECT receiptd.watch_group(1, 'x', 'AVChatRoom')", "no read receipts for an AVChatRoom"),
+        ("SELECT receiptd.watch_group(1, 'x', 'Community')", "no read receipts for a Community"),
+        ("SELECT receiptd.watch_messages(1, '@TGS#_abc', '{1}')", "no read receipts for a Community"),
+        (
+            "SELECT receiptd.watch_messages(1, '@TGS#_abc@TOPIC#_1', '{1}')",
+            "no read receipts for a topic of a Community",
+        ),
+        ("SELECT receiptd.watch_group(1, 'x', 'Club')", "group_type_has_read_receipts"),
+        ("SELECT receiptd.watch_group(1, '')", "group_id_is_1_to_47_bytes_of_printable_ascii"),
+        ("SELECT receiptd.watch_group(0, 'x')", "sdk_app_id_is_a_positive_u32"),
+        ("SELECT receiptd.watch_messages(1, 'x', '{0}')", "msg_seq_is_a_positive_u32"),
+        ("SELECT receiptd.watch_messages(1, 'x', '{4294967296}')", "msg_seq_is_a_positive_u32"),
+        ("SELECT receiptd.watch_messages(1, 'x', '{1,NULL}')", "null value in column \"msg_seq\""),
+    ] {
+        let error = refusal(&rig, sql).await;
+        assert!(error.contains(reason), "{sql}: {error}");
+    }
+    assert_eq!(rig.count("receiptd.watched_groups").await, 0, "a refusal leaves nothing behind");
+}
+
+#[tokio::test]
+async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose_any() {
+    let mut rig = Rig::new().await;
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(40).connect(&rig.database.url()).await.unwrap();
+    let calls = (0..1_000_i64).map(|call| {
+        let pool = &pool;
+        async move {
+            // Overlapping stretches in both directions, over a few groups, some watched and some removed again.
+            let mut seqs: Vec<i64> = (call % 50 + 1..call % 50 + 41).collect();
+            if call % 2 == 0 {
+                seqs.reverse();
+            }
+            let sql = if call % 10 == 9 {
+                "SELECT receiptd.unwatch_messages(1400000000, 'g' || $1 % 3, $2)"
+            } else {
+                "SELECT receiptd.watch_messages(1400000000, 'g' || $1 % 3, $2)"
+            };
+            sqlx::query(sql).bind(call).bind(seqs).execute(pool).await.map(drop)
+        }
+    });
+    let failed: Vec<_> = join_all(calls).await.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    for id in ["g0", "g1", "g2"] {
+        rig.watch(id, 1..=90).await;
+    }
+    rig.until(
+        "(SELECT count(*) FROM receiptd.latest_receipts WHERE state = 'active' AND known_until IS NOT NULL) = 270",
+    )
+    .await;
+    let deadlocks: i64 = rig.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
+    assert_eq!(deadlocks, 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn new_messages_get_a_slot_though_another_app_has_many_that_nobody_polls() {
+    let mut rig = Rig::new().await;
+    rig.value::<i64>("SELECT receiptd.watch_messages(77, 'crowd', array(SELECT generate_series(1::bigint, 50000)))")
+        .await;
+    rig.watch("g", [1]).await;
+    rig.until("(SELECT read_num IS NOT NULL FROM receiptd.latest_receipts WHERE group_id = 'g')").await;
+}
