@@ -42,7 +42,7 @@ install_postgres() {
         mkdir -p "${settings%/*}"
         echo "create_main_cluster = false" >"$settings"
         export DEBIAN_FRONTEND=noninteractive
-        install="apt-get install -qq --no-install-recommends postgresql"
+        install="apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends postgresql"
         $install || { apt-get update -qq && $install; }
     ' </dev/null >&2
 }
