@@ -5,7 +5,6 @@
 use std::{io::Write, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use chrono::Utc;
 use hmac::{Hmac, KeyInit, Mac};
 use receiptd::{
     domain::{Counts, GroupId, MsgSeq, Receipt, SdkAppId},
@@ -43,7 +42,7 @@ fn always(fault: Fault) -> FaultRule {
 
 /// A UserSig made here by hand, good for an hour.
 fn user_sig() -> String {
-    let now = Utc::now().timestamp();
+    let now = receiptd::clock::now().timestamp();
     let content = format!("TLS.identifier:admin\nTLS.sdkappid:88888888\nTLS.time:{now}\nTLS.expire:3600\n");
     let mut mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
     mac.update(content.as_bytes());

@@ -17,7 +17,6 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{Html, IntoResponse, Response},
 };
-use chrono::Utc;
 use fastrand::Rng;
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
@@ -34,7 +33,7 @@ use super::{
     signature::Credentials,
     wire::Wire,
 };
-use crate::domain::Timestamp;
+use crate::{clock, domain::Timestamp};
 
 /// The API's path.
 pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
@@ -73,7 +72,7 @@ impl Service {
             max_batch: config.max_batch,
             latency_micros: micros(config.latency.start())..=micros(config.latency.end()),
             started: Instant::now(),
-            started_at: Utc::now(),
+            started_at: clock::now(),
             rate: Mutex::new(RateWindow::new(config.calls_per_second)),
             randoms: Mutex::default(),
             faults: Mutex::default(),
