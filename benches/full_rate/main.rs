@@ -1,0 +1,111 @@
+//! What the README's figures come from: the real binary, a private Postgres and the simulated Chat, each in a process of
+//! its own where its cost matters.
+//!
+//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- million` one of them;
+//! `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
+#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
+mod cost;
+mod setup;
+
+use std::time::{Duration, Instant};
+
+use setup::{Setup, Watch};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let seconds =
+        arguments.iter().position(|argument| argument == "--seconds").map(|at| arguments[at + 1].parse().unwrap());
+    let span = Duration::from_secs(seconds.unwrap_or(60));
+    let wanted = |name: &str| {
+        let names: Vec<_> = arguments
+            .iter()
+            .filter(|name| ["limit", "full_calls", "single", "million"].contains(&name.as_str()))
+            .collect();
+        names.is_empty() || names.iter().any(|wanted| *wanted == name)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if wanted("limit") {
+            let watch = Watch { groups: 400, messages: 1, every: "1s" };
+            rate("400 due calls a second asked for", watch, span).await;
+        }
+        if wanted("full_calls") {
+            let watch = Watch { groups: 1_000, messages: 50, every: "5s" };
+            rate("1,000 groups with 50 messages each, 200 due calls a second", watch, span).await;
+        }
+        if wanted("single") {
+            rate("1,000 groups with one message each", Watch { groups: 1_000, messages: 1, every: "5s" }, span).await;
+        }
+        if wanted("million") {
+            million().await;
+        }
+    });
+}
+
+/// Polls at the full rate for `span` and tells what came of it.
+async fn rate(title: &str, watch: Watch, span: Duration) {
+    let mut setup = Setup::new().await;
+    setup.watch(watch).await;
+    let mut daemon = setup.start_daemon(watch.every);
+    // Until the rate is steady.
+    setup.simulator.wait_for_calls(400).await;
+    let (before, start) = (setup.simulator.ledger().calls(), Instant::now());
+    let (daemon_before, postgres_before) = (cost::cpu(daemon.id()), setup.postgres_cpu());
+    let (asked_before, snapshots_before) =
+        (setup.simulator.ledger().messages_asked(), setup.count("receipt_snapshots").await);
+    tokio::time::sleep(span).await;
+    let took = start.elapsed().as_secs_f64();
+    let ledger = setup.simulator.ledger();
+    let calls = ledger.calls() - before;
+    println!("\n{title}, {took:.0} s, 10 to 30 ms of latency");
+    println!("  calls                  {:.1} /s, {:.1} % of 200", calls as f64 / took, calls as f64 / took / 2.0);
+    println!("  highest sliding second {}, {} refused", ledger.highest_sliding_second(), refused(&ledger));
+    println!("  messages               {:.2} a call", (ledger.messages_asked() - asked_before) as f64 / calls as f64);
+    let snapshots = setup.count("receipt_snapshots").await - snapshots_before;
+    println!("  snapshots              {:.0} /s", snapshots as f64 / took);
+    println!(
+        "  receiptd               {:.1} % of a core, {} MiB resident",
+        share(cost::cpu(daemon.id()) - daemon_before, took),
+        cost::resident_mib(daemon.id())
+    );
+    println!("  Postgres               {:.1} % of a core", share(setup.postgres_cpu() - postgres_before, took));
+    setup::stop(&mut daemon);
+    setup.compare_with_ledger().await;
+}
+
+/// Starts on a million watched messages.
+async fn million() {
+    let mut setup = Setup::new().await;
+    let start = Instant::now();
+    setup.watch(Watch { groups: 1, messages: 1_000_000, every: "1h" }).await;
+    println!("\nA million watched messages in 1 group");
+    println!("  watch_messages         {:.1} s in one call", start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    let mut daemon = setup.start_daemon("1h");
+    setup.simulator.wait_for_calls(1).await;
+    println!(
+        "  first call             {:.1} s after the start, none of them in a slot before",
+        start.elapsed().as_secs_f64()
+    );
+    setup.simulator.wait_for_ended_calls(20_000).await;
+    println!("  all polled             {:.1} s after the start", start.elapsed().as_secs_f64());
+    println!("  receiptd               {} MiB resident at the most", cost::peak_resident_mib(daemon.id()));
+    setup::kill(&mut daemon);
+    let start = Instant::now();
+    let calls = setup.simulator.ledger().calls();
+    sqlx::query("UPDATE receiptd.poll_slots SET next_poll_at = now()").execute(&setup.pool).await.unwrap();
+    let mut daemon = setup.start_daemon("1h");
+    setup.simulator.wait_for_calls(calls + 1).await;
+    println!("  after kill -9          first call {:.1} s after the start", start.elapsed().as_secs_f64());
+    println!("  receiptd               {} MiB resident", cost::resident_mib(daemon.id()));
+    setup::stop(&mut daemon);
+}
+
+fn refused(ledger: &receiptd::simulator::Ledger) -> u64 {
+    ledger.errors_by_code().values().sum()
+}
+
+fn share(cpu: Duration, seconds: f64) -> f64 {
+    cpu.as_secs_f64() / seconds * 100.0
+}

@@ -1,0 +1,109 @@
+//! A private Postgres with its own settings, the simulated Chat in this process, the daemon in another.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command},
+    time::Duration,
+};
+
+use receiptd::{
+    domain::SdkAppId,
+    embedded::{EmbeddedPostgres, Options},
+    simulator::{Simulator, SimulatorConfig},
+};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::cost;
+
+const APP: i64 = 1_400_000_000;
+const SECRET_KEY: &str = "key-of-the-bench";
+
+/// What is watched, and how often it is polled.
+#[derive(Clone, Copy)]
+pub struct Watch {
+    pub groups: i32,
+    pub messages: i64,
+    pub every: &'static str,
+}
+
+pub struct Setup {
+    pub simulator: Simulator,
+    pub pool: PgPool,
+    url: String,
+    postmaster: u32,
+    directory: PathBuf,
+    _postgres: EmbeddedPostgres,
+}
+
+impl Setup {
+    pub async fn new() -> Self {
+        let directory = std::env::temp_dir().join(format!("receiptd-bench-{}", std::process::id()));
+        _ = fs::remove_dir_all(&directory);
+        let data_dir = directory.join("postgres");
+        fs::create_dir_all(&directory).unwrap();
+        let options = Options::new(&data_dir);
+        let postgres = EmbeddedPostgres::start(&options).unwrap();
+        postgres.create_database("bench").unwrap();
+        let url = postgres.url("bench");
+        let pool = PgPool::connect(&url).await.unwrap();
+        let pid = fs::read_to_string(data_dir.join("cluster/postmaster.pid")).unwrap();
+        let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
+        config.world.median_reading_time = Duration::from_secs(300);
+        let simulator = Simulator::start(config).await.unwrap();
+        let postmaster = pid.lines().next().unwrap().parse().unwrap();
+        Self { simulator, pool, url, postmaster, directory, _postgres: postgres }
+    }
+
+    pub async fn watch(&mut self, watch: Watch) {
+        let store = receiptd::store::Store::new(&self.url.clone().into(), 2, SdkAppId::try_from(APP).unwrap()).unwrap();
+        store.migrate().await.unwrap();
+        let sql = "SELECT receiptd.watch_messages($1, 'group ' || g, array(SELECT generate_series(1::bigint, $2))) FROM generate_series(1, $3) g";
+        sqlx::query(sql).bind(APP).bind(watch.messages).bind(watch.groups).execute(&self.pool).await.unwrap();
+    }
+
+    pub fn start_daemon(&self, every: &str) -> Child {
+        let config = self.directory.join("receiptd.toml");
+        let text = format!(
+            "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[database]\nurl = \"{}\"\n\
+             [http]\nlisten = \"off\"\n[log]\nlevel = \"warn\"\n[cadence.default]\ntiers = [{{ until = \"1d\", every = \"{every}\" }}]\n",
+            self.simulator.endpoint(),
+            self.url
+        );
+        fs::write(&config, text).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(config).spawn().unwrap()
+    }
+
+    pub fn postgres_cpu(&self) -> Duration {
+        cost::cpu_of_family(self.postmaster)
+    }
+
+    pub async fn count(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM receiptd.{table}");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Checks that all that was answered is stored, after the daemon has stopped.
+    pub async fn compare_with_ledger(&self) {
+        let ledger = self.simulator.ledger();
+        let answered: usize = ledger.all_answers().map(|(_, _, receipts)| receipts.len()).sum();
+        println!("  changes                {answered} answered, {} stored", self.count("receipt_snapshots").await);
+    }
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Stops a daemon as systemd does, and waits for its end.
+pub fn stop(daemon: &mut Child) {
+    Command::new("kill").arg(daemon.id().to_string()).status().unwrap();
+    assert!(daemon.wait().unwrap().success());
+}
+
+pub fn kill(daemon: &mut Child) {
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}

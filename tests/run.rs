@@ -1,0 +1,228 @@
+//! `receiptd run` as systemd and the kernel treat it: started, told to stop, killed, started again.
+//!
+//! The runtimes have threads of their own: the tests block while they wait for the daemon, the simulated Chat must not.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use common::{ScratchDirectory, TestDatabase};
+use receiptd::{
+    domain::SdkAppId,
+    simulator::{Simulator, SimulatorConfig},
+};
+use sqlx::PgPool;
+
+const APP: i64 = 1_400_000_000;
+const SECRET_KEY: &str = "canary-4c1f-secret-key";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A place for one daemon at a time, with a simulated Chat and a socket that hears what systemd would.
+struct Place {
+    directory: ScratchDirectory,
+    simulator: Simulator,
+    systemd: UnixDatagram,
+    config: String,
+}
+
+impl Place {
+    async fn new(name: &str, limit: u32) -> Self {
+        let directory = ScratchDirectory::new(name);
+        let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
+        config.latency = Duration::ZERO..=Duration::from_millis(30);
+        config.world.median_reading_time = Duration::from_secs(3);
+        config.calls_per_second = limit;
+        let simulator = Simulator::start(config).await.unwrap();
+        let systemd = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        let config = format!(
+            "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[http]\nlisten = \"off\"\n\
+             [polling]\nmax_calls_per_second = {limit}\n\
+             [cadence.default]\ntiers = [{{ until = \"1h\", every = \"1s\" }}]\nstop_when_all_read = false\n",
+            simulator.endpoint()
+        );
+        Self { directory, simulator, systemd, config }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn spawn(&self, database: Option<&TestDatabase>) -> Child {
+        let config = self.path("receiptd.toml");
+        fs::write(&config, &self.config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        command.args(["run", "--config"]).arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("NOTIFY_SOCKET", self.path("notify")).env("STATE_DIRECTORY", self.directory.path());
+        if let Some(database) = database {
+            command.env("DATABASE_URL", database.url());
+        }
+        command.spawn().unwrap()
+    }
+
+    /// Waits until the daemon has told systemd this.
+    fn hears(&self, state: &str) {
+        let mut message = [0; 1_024];
+        loop {
+            let length = self.systemd.recv(&mut message).unwrap();
+            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == state) {
+                return;
+            }
+        }
+    }
+}
+
+fn signal(daemon: &Child, signal: &str) {
+    assert!(Command::new("kill").arg(signal).arg(daemon.id().to_string()).status().unwrap().success());
+}
+
+/// What the daemon said and how it ended; it must not have told its secret.
+fn end(daemon: Child) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = daemon.wait_with_output().unwrap();
+    let said = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    assert!(!said.contains(SECRET_KEY), "{said}");
+    (status.code(), said)
+}
+
+async fn watch(pool: &PgPool, groups: i32, messages: i64) {
+    let sql = "SELECT receiptd.watch_messages($1, 'g' || g, array(SELECT generate_series(1::bigint, $2))) FROM generate_series(1, $3) g";
+    sqlx::query(sql).bind(APP).bind(messages).bind(groups).execute(pool).await.unwrap();
+}
+
+async fn count(pool: &PgPool, what: &'static str) -> i64 {
+    sqlx::query_scalar(what).fetch_one(pool).await.unwrap()
+}
+
+const SNAPSHOTS: &str = "SELECT count(*) FROM receiptd.receipt_snapshots";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_and_sigint_end_it_cleanly_with_all_that_was_answered_stored() {
+    for name in ["-TERM", "-INT"] {
+        let (place, database) = (Place::new("signal", 200).await, TestDatabase::new().await);
+        let daemon = place.spawn(Some(&database));
+        place.hears("READY=1");
+        let pool = PgPool::connect(&database.url()).await.unwrap();
+        watch(&pool, 60, 20).await;
+        place.simulator.wait_for_ended_calls(200).await;
+        signal(&daemon, name);
+        place.hears("STOPPING=1");
+        let (code, said) = end(daemon);
+        assert_eq!(code, Some(0), "{said}");
+        let ledger = place.simulator.ledger();
+        let answered: usize = ledger.all_answers().map(|(_, _, receipts)| receipts.len()).sum();
+        assert_eq!(count(&pool, SNAPSHOTS).await, i64::try_from(answered).unwrap());
+        let calls = count(&pool, "SELECT count(*) FROM receiptd.api_calls").await;
+        assert_eq!(calls, i64::try_from(ledger.calls()).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_kill_9_nothing_committed_is_lost_and_every_message_is_polled_on_within_the_limit() {
+    let (place, database) = (Place::new("kill", 40).await, TestDatabase::new().await);
+    let mut daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let pool = PgPool::connect(&database.url()).await.unwrap();
+    // More than the limit can carry, so that it calls all the time.
+    watch(&pool, 60, 70).await;
+    for round in 1..=3 {
+        place.simulator.wait_for_calls(round * 60).await;
+        daemon.kill().unwrap();
+        end(daemon);
+        let kept = count(&pool, SNAPSHOTS).await;
+        assert!(kept > 0);
+        daemon = place.spawn(Some(&database));
+        place.hears("READY=1");
+        assert!(count(&pool, SNAPSHOTS).await >= kept);
+    }
+    let restarted = place.simulator.ledger().calls();
+    // Every slot once more, and then some.
+    place.simulator.wait_for_ended_calls(restarted + 300).await;
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0));
+    let forgotten = "SELECT count(*) FROM receiptd.latest_receipts WHERE state = 'active' AND (known_until IS NULL OR known_until < now() - interval '1 minute')";
+    assert_eq!(count(&pool, forgotten).await, 0);
+    assert_eq!(count(&pool, "SELECT count(*) FROM receiptd.latest_receipts WHERE state = 'active'").await, 60 * 70);
+    let ledger = place.simulator.ledger();
+    assert!(ledger.highest_sliding_second() <= 40, "{} calls in a second", ledger.highest_sliding_second());
+    for (group, seq, receipts) in ledger.all_answers() {
+        let last: (i32, i32) = sqlx::query_as(
+            "SELECT read_num, unread_num FROM receiptd.latest_receipts WHERE group_id = $1 AND msg_seq = $2",
+        )
+        .bind(group.as_str())
+        .bind(i64::from(seq.get()))
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        let counts = receipts.last().and_then(|receipt| receipt.counts).unwrap();
+        assert_eq!((last.0.unsigned_abs(), last.1.unsigned_abs()), (counts.read(), counts.unread()), "{group} {seq}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_database_url_it_has_a_private_one_and_takes_it_along_when_it_ends() {
+    let place = Place::new("private", 200).await;
+    for round in 1..=2 {
+        let daemon = place.spawn(None);
+        place.hears("READY=1");
+        let socket = place.path("postgres/socket");
+        let url = format!("postgres://postgres@localhost/receiptd?host={}", socket.display());
+        let pool = PgPool::connect(&url).await.unwrap();
+        assert_eq!(
+            count(&pool, "SELECT count(*) FROM receiptd.watched_messages").await,
+            if round == 1 { 0 } else { 5 }
+        );
+        watch(&pool, 1, 5).await;
+        let calls = place.simulator.ledger().calls();
+        place.simulator.wait_for_ended_calls(calls + 2).await;
+        pool.close().await;
+        signal(&daemon, "-TERM");
+        let (code, said) = end(daemon);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("private PostgreSQL"), "{said}");
+        assert!(!place.path("postgres/cluster/postmaster.pid").exists(), "its server has ended");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_is_newer_ends_it_as_a_fault_of_the_configuration() {
+    let (place, database) = (Place::new("newer", 200).await, TestDatabase::new().await);
+    let migrate = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        .args(["migrate", "--set", "chat.sdk_app_id=1400000000"])
+        .env("DATABASE_URL", database.url())
+        .output()
+        .unwrap();
+    assert!(migrate.status.success() && String::from_utf8_lossy(&migrate.stdout).contains("was made"), "{migrate:?}");
+    database.psql("INSERT INTO receiptd.schema_migrations VALUES (9999, 'from the future', now(), true, '', 0)");
+    let (code, said) = end(place.spawn(Some(&database)));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("newer receiptd"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signature_that_usersig_prints_is_accepted_by_the_service() {
+    let place = Place::new("usersig", 200).await;
+    let config = place.path("receiptd.toml");
+    fs::write(&config, &place.config).unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_receiptd")).args(["usersig", "--config"]).arg(&config).output().unwrap();
+    let signature = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(signature.lines().count(), 1, "the signature alone");
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let url = format!(
+        "{}/v4/group_open_http_svc/get_group_msg_receipt?sdkappid={APP}&identifier=administrator&usersig={}&random=7&contenttype=json",
+        place.simulator.endpoint(),
+        signature.trim()
+    );
+    let body = r#"{"GroupId":"g","MsgSeqList":[{"MsgSeq":1}]}"#;
+    let answer = reqwest::Client::new().post(url).body(body).send().await.unwrap().text().await.unwrap();
+    assert!(answer.contains("\"ErrorCode\":0"), "{answer}");
+}
