@@ -91,7 +91,7 @@ CREATE TABLE receiptd.watched_messages (
         CHECK (slot_id IS NOT NULL OR first_polled_at IS NULL OR known_until IS NOT NULL)
 ) WITH (fillfactor = 85);
 
-CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (slot_id) WHERE slot_id IS NOT NULL;
+CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
 CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
     WHERE slot_id IS NULL AND state = 'active';
 

@@ -38,7 +38,9 @@ pub enum LoggingError {
 pub fn init(log: &Log) -> Result<(), LoggingError> {
     let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let form = Form::of(log.format, io::stderr().is_terminal(), is_journal(), colours_wanted);
-    let filter = EnvFilter::try_new(&log.level)?;
+    // The driver logs parameters of the database URL that it does not know, with their values: one may be a password
+    // under a misspelt name.
+    let filter = EnvFilter::try_new(format!("{},sqlx_postgres::options=off", log.level))?;
     tracing::subscriber::set_global_default(subscriber(filter, form, io::stderr))?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool,
+    ConnectOptions, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -99,5 +99,6 @@ fn connect_options(url: &SecretString) -> Result<PgConnectOptions, ConnectError>
         ("anonymous" | "", Some(user)) => options.username(&user),
         _ => options,
     };
-    Ok(options.application_name("receiptd"))
+    // What is slow shows in metrics; statements in the log would bury what matters.
+    Ok(options.application_name("receiptd").disable_statement_logging())
 }

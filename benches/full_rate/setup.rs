@@ -32,16 +32,24 @@ pub struct Setup {
     pub pool: PgPool,
     url: String,
     postmaster: u32,
-    directory: PathBuf,
+    // Dropped in this order: a server whose files go while it runs would take those of the next one along.
     _postgres: EmbeddedPostgres,
+    directory: Directory,
+}
+
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Setup {
     pub async fn new() -> Self {
-        let directory = std::env::temp_dir().join(format!("receiptd-bench-{}", std::process::id()));
-        _ = fs::remove_dir_all(&directory);
-        let data_dir = directory.join("postgres");
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Directory(std::env::temp_dir().join(format!("receiptd-bench-{}", std::process::id())));
+        let data_dir = directory.0.join("postgres");
+        fs::create_dir_all(&directory.0).unwrap();
         let options = Options::new(&data_dir);
         let postgres = EmbeddedPostgres::start(&options).unwrap();
         postgres.create_database("bench").unwrap();
@@ -52,7 +60,7 @@ impl Setup {
         config.world.median_reading_time = Duration::from_secs(300);
         let simulator = Simulator::start(config).await.unwrap();
         let postmaster = pid.lines().next().unwrap().parse().unwrap();
-        Self { simulator, pool, url, postmaster, directory, _postgres: postgres }
+        Self { simulator, pool, url, postmaster, _postgres: postgres, directory }
     }
 
     pub async fn watch(&mut self, watch: Watch) {
@@ -63,7 +71,7 @@ impl Setup {
     }
 
     pub fn start_daemon(&self, every: &str) -> Child {
-        let config = self.directory.join("receiptd.toml");
+        let config = self.directory.0.join("receiptd.toml");
         let text = format!(
             "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[database]\nurl = \"{}\"\n\
              [http]\nlisten = \"off\"\n[log]\nlevel = \"warn\"\n[cadence.default]\ntiers = [{{ until = \"1d\", every = \"{every}\" }}]\n",
@@ -88,12 +96,6 @@ impl Setup {
         let ledger = self.simulator.ledger();
         let answered: usize = ledger.all_answers().map(|(_, _, receipts)| receipts.len()).sum();
         println!("  changes                {answered} answered, {} stored", self.count("receipt_snapshots").await);
-    }
-}
-
-impl Drop for Setup {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! An attempt reaches the service some time between its sending and its end. So a permit that is free again one
 //! second after its attempt *ended* can't let `limit + 1` arrivals into any second, whatever the network does. Since a
-//! slow service would cost budget that way, the end counts at most `transit_allowance` after the sending.
+//! slow service would cost budget that way, the end counts at most `transit_allowance` after the sending where the
+//! service usually takes longer than that. Where it is usually faster, an attempt that takes longer was probably held up
+//! on its way, so its end is waited for, up to a second.
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +15,12 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// How far attempts may catch up with their even spacing after a delay.
 const CATCH_UP: Duration = Duration::from_millis(20);
+
+/// So long the end of an attempt is waited for that takes longer than usual.
+const HELD_UP_AT_MOST: Duration = SECOND;
+
+/// The usual latency moves by this part of the difference with every end.
+const LATENCY_WEIGHT: u32 = 16;
 
 /// A slowed rate grows back by this part of the limit every second.
 const REGROWTH_STEPS: u32 = 20;
@@ -35,6 +43,8 @@ pub struct Pacer {
     next_id: u64,
     next_at: Instant,
     slowed: Option<Slowed>,
+    /// The smoothed time from sending to the end.
+    usual_latency: Option<Duration>,
 }
 
 /// The rate was cut to `rate` at `since` and has been growing back from there.
@@ -55,6 +65,7 @@ impl Pacer {
             next_id: 0,
             next_at: now + SECOND + transit_allowance,
             slowed: None,
+            usual_latency: None,
         }
     }
 
@@ -76,14 +87,23 @@ impl Pacer {
         }
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
         self.next_at = self.next_at.max(earliest) + SECOND / rate;
-        let grant = Grant { id: self.next_id, sent: now, free_at: now + self.transit_allowance + SECOND };
+        let grant = Grant { id: self.next_id, sent: now, free_at: now + self.wait_for_end() + SECOND };
         self.next_id += 1;
         self.taken.insert((grant.free_at, grant.id));
         Ok(grant)
     }
 
+    /// How long after its sending the end of an attempt counts at the most.
+    fn wait_for_end(&self) -> Duration {
+        let is_fast = self.usual_latency.is_some_and(|latency| latency <= self.transit_allowance);
+        if is_fast { self.transit_allowance.max(HELD_UP_AT_MOST) } else { self.transit_allowance }
+    }
+
     /// Notes that an attempt has ended: by an answer, an error or a timeout.
     pub fn ended(&mut self, grant: &Grant, now: Instant) {
+        let latency = now.saturating_duration_since(grant.sent);
+        let usual = self.usual_latency.unwrap_or(latency);
+        self.usual_latency = Some(usual - usual / LATENCY_WEIGHT + latency / LATENCY_WEIGHT);
         let free_at = grant.free_at.min(now + SECOND);
         if self.taken.remove(&(grant.free_at, grant.id)) {
             self.taken.insert((free_at, grant.id));

@@ -22,6 +22,16 @@ fn run(
     span: Duration,
     mut transit: impl FnMut(u64) -> [Duration; 3],
 ) -> Vec<Attempt> {
+    run_from(pacer, start, span, |_, n| transit(n))
+}
+
+/// The same, where the way depends on the time of sending too.
+fn run_from(
+    pacer: &mut Pacer,
+    start: Instant,
+    span: Duration,
+    mut transit: impl FnMut(Instant, u64) -> [Duration; 3],
+) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     let mut ends: BinaryHeap<std::cmp::Reverse<(Instant, u64)>> = BinaryHeap::new();
     let mut grants = std::collections::HashMap::new();
@@ -33,13 +43,13 @@ fn run(
         }
         match pacer.take(now) {
             Ok(grant) => {
-                let [to_service, to_end, _] = transit(grant.id);
+                let [to_service, to_end, _] = transit(now, grant.id);
                 attempts.push(Attempt { sent: now, arrived: now + to_service });
                 ends.push(std::cmp::Reverse((now + to_service + to_end, grant.id)));
                 grants.insert(grant.id, grant);
             }
             Err(ready_at) => {
-                let [_, _, wakes_late] = transit(pacer.next_id);
+                let [_, _, wakes_late] = transit(now, pacer.next_id);
                 let end = ends.peek().map(|end| end.0.0).filter(|end| *end > now);
                 now = end.map_or(ready_at + wakes_late, |end| end.min(ready_at + wakes_late));
             }
@@ -105,6 +115,22 @@ fn a_slow_service_costs_no_more_than_the_allowance() {
     let attempts = run(&mut pacer, start, ms(31_050), |n| [ms(n % 50), ms(3_000), ms(0)]);
     assert!(highest_second(arrivals(&attempts)) <= 200);
     assert!(attempts.len() >= 30 * 188, "{} attempts in 30 s: 200 a second, less 50 ms in each", attempts.len());
+}
+
+#[test]
+fn a_stall_on_the_way_to_a_service_that_is_usually_fast_lets_nothing_over_the_limit() {
+    let start = Instant::now();
+    for stall in [60, 100, 300, 500] {
+        let mut pacer = Pacer::new(200, ms(50), start);
+        // Every two seconds all that is sent within the stall arrives at its end.
+        let attempts = run_from(&mut pacer, start, ms(12_000), |now, n| {
+            let into_cycle = u64::try_from((now - start).as_millis()).unwrap() % 2_000;
+            let held_up = if into_cycle < stall { stall - into_cycle } else { 0 };
+            [ms(held_up), ms(10 + n % 20), ms(0)]
+        });
+        assert!(highest_second(arrivals(&attempts)) <= 200, "a stall of {stall} ms");
+        assert!(attempts.len() >= 1_500, "{} attempts with stalls of {stall} ms", attempts.len());
+    }
 }
 
 #[test]

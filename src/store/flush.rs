@@ -69,17 +69,19 @@ async fn lock_slots(
 
 /// Moves the messages of slots that were polled along with another into that one.
 async fn merge_slots(connection: &mut PgConnection, recordings: &[Recording]) -> Result<(), sqlx::Error> {
-    let merged = recordings.iter().filter_map(|recording| Some((recording.absorbs?.0, recording.slot_id)));
-    let (from, into): (Vec<SlotId>, Vec<SlotId>) = merged.unzip();
-    if from.is_empty() {
+    let merged: Vec<&Recording> = recordings.iter().filter(|recording| recording.absorbs.is_some()).collect();
+    if merged.is_empty() {
         return Ok(());
     }
+    let from: Vec<SlotId> = merged.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot)).collect();
     sqlx::query(
         "UPDATE receiptd.watched_messages m SET slot_id = u.target
-         FROM unnest($1::bigint[], $2::bigint[]) AS u (source, target) WHERE m.slot_id = u.source",
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, source, target)
+         WHERE m.group_key = u.group_key AND m.slot_id = u.source",
     )
+    .bind(merged.iter().map(|recording| recording.group_key).collect::<Vec<_>>())
     .bind(&from)
-    .bind(into)
+    .bind(merged.iter().map(|recording| recording.slot_id).collect::<Vec<_>>())
     .execute(&mut *connection)
     .await?;
     sqlx::query("DELETE FROM receiptd.poll_slots WHERE slot_id = ANY ($1)").bind(from).execute(connection).await?;

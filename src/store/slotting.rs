@@ -126,9 +126,11 @@ async fn lock_newest_slots(
     .await?;
     // A statement of its own, so that it sees what whoever held the locks has done.
     let held: HashMap<SlotId, i64> = sqlx::query_as(
-        "SELECT slot_id, count(*) FROM receiptd.watched_messages WHERE slot_id = ANY ($1) GROUP BY slot_id",
+        "SELECT slot_id, count(*) FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+         JOIN receiptd.watched_messages m USING (group_key, slot_id) GROUP BY slot_id",
     )
-    .bind(&newest)
+    .bind(locked.iter().map(|slot| slot.0).collect::<Vec<_>>())
+    .bind(locked.iter().map(|slot| slot.1).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?
     .into_iter()
