@@ -1,8 +1,8 @@
 //! When is a message due again: a pure function of its age, its slot's phase and the named policy.
 //!
 //! A cadence is a list of tiers by age, or a cron expression in UTC. Nothing here reads a clock: `now` comes in
-//! as an argument. Stretching the interval after quiet polls or under overload belongs into [`Cadence::interval`],
-//! the one place that says how long a step is.
+//! as an argument. Stretching the interval after quiet polls or under overload belongs into the function `interval`, the
+//! one place that says how long a step is.
 
 mod cron_expression;
 mod display;
