@@ -58,7 +58,7 @@ impl Command {
         match self {
             Self::Run(arguments) => run::execute(&arguments, global).await,
             Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
-            Self::Check(arguments) => check::execute(&arguments, global),
+            Self::Check(arguments) => check::execute(&arguments, global).await,
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
         }
     }

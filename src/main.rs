@@ -4,7 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     cli::main().await
 }

@@ -73,6 +73,36 @@ impl Store {
         Ok(Self { pool, sdk_app_id })
     }
 
+    /// The oldest PostgreSQL that the schema is written for and tested with.
+    pub const OLDEST_SERVER: i32 = 15;
+
+    /// The major version of the server.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn server_version(&self) -> Result<i32, StoreError> {
+        sqlx::query_scalar("SELECT current_setting('server_version_num')::integer / 10000")
+            .fetch_one(&self.pool)
+            .await
+            .doing("asking the database for its version")
+    }
+
+    /// How many groups of this app are polled, and how many messages in them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn count_watched(&self) -> Result<(i64, i64), StoreError> {
+        sqlx::query_as(
+            "SELECT count(DISTINCT g.group_key), count(m.msg_seq) FROM receiptd.watched_groups g
+             LEFT JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.state = 'active'
+             WHERE g.sdk_app_id = $1 AND g.state = 'active'",
+        )
+        .bind(i64::from(self.sdk_app_id.get()))
+        .fetch_one(&self.pool)
+        .await
+        .doing("counting what is watched")
+    }
+
     /// Makes one round trip.
     ///
     /// # Errors

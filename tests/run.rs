@@ -207,6 +207,34 @@ async fn a_schema_that_is_newer_ends_it_as_a_fault_of_the_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_asks_the_database_and_the_service_and_names_what_fails() {
+    let (mut place, database) = (Place::new("check", 200).await, TestDatabase::new().await);
+    let check = |place: &Place| {
+        let config = place.path("receiptd.toml");
+        fs::write(&config, &place.config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        let output =
+            command.args(["check", "--config"]).arg(config).env("DATABASE_URL", database.url()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        assert!(!said.contains("canary"), "{said}");
+        (output.status.code(), said)
+    };
+    let (code, said) = check(&place);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("not there yet") && said.contains("accepts the signature"), "{said}");
+    let (wrong_key, right) = (place.config.replace(SECRET_KEY, "canary-another-key"), place.config.clone());
+    place.config = wrong_key;
+    let (code, said) = check(&place);
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("Failed: service") && said.contains("check chat.secret_key"), "{said}");
+    place.config = right;
+    database.psql("CREATE SCHEMA receiptd; CREATE TABLE receiptd.schema_migrations AS SELECT 9999::bigint AS version, true AS success");
+    let (code, said) = check(&place);
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("Failed: schema") && said.contains("newer receiptd"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_that_usersig_prints_is_accepted_by_the_service() {
     let place = Place::new("usersig", 200).await;
     let config = place.path("receiptd.toml");

@@ -27,15 +27,18 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if wanted("limit") {
-            let watch = Watch { groups: 400, messages: 1, every: "1s" };
+            let watch = Watch { groups: 400, messages: 1, every: "1s", members: 200 };
             rate("400 due calls a second asked for", watch, span).await;
         }
         if wanted("full_calls") {
-            let watch = Watch { groups: 1_000, messages: 50, every: "5s" };
-            rate("1,000 groups with 50 messages each, 200 due calls a second", watch, span).await;
+            for members in [20, 200] {
+                let watch = Watch { groups: 1_000, messages: 50, every: "5s", members };
+                rate("1,000 groups with 50 messages each, 200 due calls a second", watch, span).await;
+            }
         }
         if wanted("single") {
-            rate("1,000 groups with one message each", Watch { groups: 1_000, messages: 1, every: "5s" }, span).await;
+            let watch = Watch { groups: 1_000, messages: 1, every: "5s", members: 200 };
+            rate("1,000 groups with one message each", watch, span).await;
         }
         if wanted("million") {
             million().await;
@@ -45,7 +48,7 @@ fn main() {
 
 /// Polls at the full rate for `span` and tells what came of it.
 async fn rate(title: &str, watch: Watch, span: Duration) {
-    let mut setup = Setup::new().await;
+    let mut setup = Setup::new(watch.members).await;
     setup.watch(watch).await;
     let mut daemon = setup.start_daemon(watch.every);
     // Until the rate is steady.
@@ -58,12 +61,16 @@ async fn rate(title: &str, watch: Watch, span: Duration) {
     let took = start.elapsed().as_secs_f64();
     let ledger = setup.simulator.ledger();
     let calls = ledger.calls() - before;
-    println!("\n{title}, {took:.0} s, 10 to 30 ms of latency");
+    println!("\n{title}, {} members, {took:.0} s, 10 to 30 ms of latency", watch.members);
     println!("  calls                  {:.1} /s, {:.1} % of 200", calls as f64 / took, calls as f64 / took / 2.0);
     println!("  highest sliding second {}, {} refused", ledger.highest_sliding_second(), refused(&ledger));
     println!("  messages               {:.2} a call", (ledger.messages_asked() - asked_before) as f64 / calls as f64);
     let snapshots = setup.count("receipt_snapshots").await - snapshots_before;
-    println!("  snapshots              {:.0} /s", snapshots as f64 / took);
+    let changed = snapshots as f64 / (ledger.messages_asked() - asked_before) as f64 * 100.0;
+    println!(
+        "  snapshots              {:.0} /s: {changed:.1} % of what was asked for had changed",
+        snapshots as f64 / took
+    );
     println!(
         "  receiptd               {:.1} % of a core, {} MiB resident",
         share(cost::cpu(daemon.id()) - daemon_before, took),
@@ -76,9 +83,9 @@ async fn rate(title: &str, watch: Watch, span: Duration) {
 
 /// Starts on a million watched messages.
 async fn million() {
-    let mut setup = Setup::new().await;
+    let mut setup = Setup::new(20).await;
     let start = Instant::now();
-    setup.watch(Watch { groups: 1, messages: 1_000_000, every: "1h" }).await;
+    setup.watch(Watch { groups: 1, messages: 1_000_000, every: "1h", members: 20 }).await;
     println!("\nA million watched messages in 1 group");
     println!("  watch_messages         {:.1} s in one call", start.elapsed().as_secs_f64());
     let start = Instant::now();

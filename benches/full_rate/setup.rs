@@ -25,6 +25,8 @@ pub struct Watch {
     pub groups: i32,
     pub messages: i64,
     pub every: &'static str,
+    /// The most members of a group: each reads once, so this decides how much changes.
+    pub members: u16,
 }
 
 pub struct Setup {
@@ -46,7 +48,7 @@ impl Drop for Directory {
 }
 
 impl Setup {
-    pub async fn new() -> Self {
+    pub async fn new(members: u16) -> Self {
         let directory = Directory(std::env::temp_dir().join(format!("receiptd-bench-{}", std::process::id())));
         let data_dir = directory.0.join("postgres");
         fs::create_dir_all(&directory.0).unwrap();
@@ -57,7 +59,8 @@ impl Setup {
         let pool = PgPool::connect(&url).await.unwrap();
         let pid = fs::read_to_string(data_dir.join("cluster/postmaster.pid")).unwrap();
         let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
-        config.world.median_reading_time = Duration::from_secs(300);
+        config.world.members = 5..=members;
+        config.world.median_reading_time = Duration::from_secs(600);
         let simulator = Simulator::start(config).await.unwrap();
         let postmaster = pid.lines().next().unwrap().parse().unwrap();
         Self { simulator, pool, url, postmaster, _postgres: postgres, directory }

@@ -1,4 +1,7 @@
-//! `receiptd check`: is the configuration right, and what would receiptd do with it?
+//! `receiptd check`: is the configuration right, what would receiptd do with it, and do the database and Tencent Chat
+//! agree?
+
+mod online;
 
 use std::{
     io::{self, Write},
@@ -13,31 +16,49 @@ use receiptd::{
     recording::KeepSnapshots,
 };
 
-use super::Global;
+use super::{Global, exit::Exit};
 
-/// Check the configuration and say what receiptd would do with it
+/// Check the configuration, say what receiptd would do with it, and ask the database and Tencent Chat
 #[derive(Args)]
 pub struct Arguments {
     /// Touch neither the network nor the database
-    #[arg(long, required = true)]
+    #[arg(long)]
     offline: bool,
 }
 
-pub fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load_config()?;
     let chat = config.chat()?;
+    tell_plan(&config, &chat, global)?;
+    if arguments.offline {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut exit = ExitCode::SUCCESS;
+    for online::Finding { what, result } in online::look(&config, chat).await {
+        match result {
+            Ok(found) => println!("Asked: {what}: {found}"),
+            Err(fault) => {
+                println!("Failed: {what}: {fault}");
+                exit = Exit::Unavailable.into();
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn tell_plan(config: &Config, chat: &Chat, global: &Global) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match global.config_file() {
         Some(file) => writeln!(out, "{} is valid. receiptd would", file.display())?,
         None => writeln!(out, "The settings are valid; there is no configuration file. receiptd would")?,
     }
-    for (what, how) in plan(&config, &chat) {
+    for (what, how) in plan(config, chat) {
         writeln!(out, "  {what:<10} {how}")?;
     }
-    for caution in cautions(&config, &chat) {
+    for caution in cautions(config, chat) {
         writeln!(out, "Mind: {caution}")?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// What receiptd would do, a line for each thing.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | done | |
 //! | 64 | the command line is wrong | `receiptd --help` |
-//! | 69 | the database, or the address of `http.listen`, can't be had | starting again is worth while |
+//! | 69 | the database, the service or the address of `http.listen` can't be had | starting again is worth while |
 //! | 70 | something else failed | the message |
 //! | 78 | the configuration is wrong or incomplete, or the schema is a newer receiptd's | starting again is not worth while |
 

@@ -9,8 +9,8 @@ use std::{
 
 use super::{EmbeddedError, programs};
 
-/// DETACH … CONCURRENTLY came with 14.
-const OLDEST_VERSION: u32 = 14;
+/// The oldest that the schema is written for and tested with.
+const OLDEST_VERSION: u32 = crate::store::Store::OLDEST_SERVER.unsigned_abs();
 
 /// Where packages put their programs, one directory a version: parent, beginning of the version's directory, and
 /// the way from there to the programs.
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn versions_too_old_are_refused() {
-        let expected = "PostgreSQL 13 is too old: receiptd needs PostgreSQL 14 or later";
+        let expected = "PostgreSQL 13 is too old: receiptd needs PostgreSQL 15 or later";
         assert_eq!(chosen(&[(13, "/13"), (12, "/12")], None).unwrap_err(), expected);
         assert_eq!(chosen(&[(13, "/13"), (15, "/15")], Some(13)).unwrap_err(), expected);
     }

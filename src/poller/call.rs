@@ -28,8 +28,10 @@ pub(super) struct Caller {
 
 /// What to do after an attempt.
 enum Next {
-    /// The batch is answered.
-    Answered(Vec<(MsgSeq, Receipt)>),
+    /// The batch is answered: see the last attempt.
+    Answered,
+    /// This one message has no receipt.
+    NoReceipt(i32),
     /// Ask for the halves.
     Halve,
     /// The service refuses this one message.
@@ -53,7 +55,13 @@ impl Caller {
         while let Some(batch) = batches.pop() {
             let next = self.ask(&slot.group_id, &batch, is_probe, &mut started, &mut poll.attempts).await;
             match next {
-                Next::Answered(receipts) => poll.receipts.extend(receipts),
+                Next::Answered => {
+                    let answer = poll.attempts.last().and_then(|attempt| attempt.outcome.as_ref().ok());
+                    poll.receipts.extend(answer.into_iter().flat_map(|answer| &answer.receipts));
+                }
+                Next::NoReceipt(code) => {
+                    poll.receipts.extend(batch.first().map(|seq| (*seq, Receipt { code, counts: None })));
+                }
                 Next::Halve => {
                     let (older, younger) = batch.split_at(batch.len() / 2);
                     batches.extend([younger.to_vec(), older.to_vec()]);
@@ -90,12 +98,9 @@ impl Caller {
             }
             let attempt = self.client.get_receipts(group, batch).await;
             super::metrics::count(&attempt);
-            let outcome = attempt.outcome.clone();
+            let failure = attempt.outcome.as_ref().err().cloned();
             attempts.push(attempt);
-            let failure = match outcome {
-                Ok(answer) => return Next::Answered(answer.receipts),
-                Err(failure) => failure,
-            };
+            let Some(failure) = failure else { return Next::Answered };
             if failure.class == Class::SlowDown {
                 self.pacing.slow_down(&permit);
             }
@@ -120,9 +125,7 @@ impl Caller {
             Class::Success | Class::Retry | Class::SlowDown | Class::Unknown => None,
             Class::Split | Class::Message if batch.len() > 1 => Some(Next::Halve),
             Class::Split => Some(Next::Reject(code)),
-            Class::Message => {
-                Some(Next::Answered(batch.iter().map(|seq| (*seq, Receipt { code, counts: None })).collect()))
-            }
+            Class::Message => Some(Next::NoReceipt(code)),
             Class::GroupFault => Some(Next::End(PollEnd::GroupFault(failure))),
             Class::Wait | Class::SignAgain | Class::AppFault => {
                 self.stop(failure);
