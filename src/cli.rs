@@ -9,6 +9,7 @@ mod exit;
 mod migrate;
 mod run;
 mod usersig;
+mod watch;
 
 use std::{
     env, io,
@@ -51,6 +52,7 @@ enum Command {
     Migrate(migrate::Arguments),
     Check(check::Arguments),
     Usersig(usersig::Arguments),
+    Watch(watch::Arguments),
 }
 
 impl Command {
@@ -60,6 +62,7 @@ impl Command {
             Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
             Self::Check(arguments) => check::execute(&arguments, global).await,
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
+            Self::Watch(arguments) => watch::execute(arguments, global).await,
         }
     }
 }

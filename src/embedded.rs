@@ -17,6 +17,8 @@ mod server;
 use std::{
     env,
     ffi::OsString,
+    fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
 
@@ -104,8 +106,7 @@ impl EmbeddedPostgres {
 
     /// The URL of a database of this server, for sqlx and for libpq. It has no password.
     pub fn url(&self, database: &str) -> String {
-        let host = percent_encoded(&self.socket_dir.to_string_lossy());
-        format!("postgres://postgres@localhost:5432/{}?host={host}&sslmode=disable", percent_encoded(database))
+        url(&self.socket_dir.to_string_lossy(), database)
     }
 
     /// The directory of the server's unix socket.
@@ -155,6 +156,25 @@ impl Drop for EmbeddedPostgres {
         // Nobody is left to tell; after `stop` there is nothing left to do either.
         let _ = self.shut_down();
     }
+}
+
+/// The URL of a database of the server that another process runs in `data_dir`, if one accepts connections there and we may
+/// know of it.
+pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
+    let pid_file = fs::read_to_string(DataDirectory::cluster_in(data_dir).join("postmaster.pid")).ok()?;
+    let socket_dir = socket_dir_of(&pid_file)?;
+    UnixStream::connect(Path::new(socket_dir).join(".s.PGSQL.5432")).ok()?;
+    Some(url(socket_dir, database))
+}
+
+/// The directory of the socket, which PostgreSQL writes into the fifth line of its pid file.
+fn socket_dir_of(pid_file: &str) -> Option<&str> {
+    pid_file.lines().nth(4).filter(|directory| !directory.is_empty())
+}
+
+fn url(socket_dir: &str, database: &str) -> String {
+    let host = percent_encoded(socket_dir);
+    format!("postgres://postgres@localhost:5432/{}?host={host}&sslmode=disable", percent_encoded(database))
 }
 
 /// `text` with all but letters, digits and `-._~` as %XX, so that it can stand anywhere in a URL.

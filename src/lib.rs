@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod embedded;
+pub mod import;
 pub mod lifecycle;
 pub mod logging;
 pub mod ops;

@@ -7,6 +7,7 @@ mod schema;
 mod slots;
 mod slotting;
 mod upkeep;
+mod watch;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub use self::{
     recorder::{Committed, Recorder, RecorderSettings},
     schema::SchemaError,
     slotting::Slotted,
+    watch::{WatchedGroup, WatchedMessage},
 };
 use crate::domain::SdkAppId;
 
@@ -97,7 +99,7 @@ impl Store {
              LEFT JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.state = 'active'
              WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
-        .bind(i64::from(self.sdk_app_id.get()))
+        .bind(self.app())
         .fetch_one(&self.pool)
         .await
         .doing("counting what is watched")
@@ -109,6 +111,11 @@ impl Store {
     /// If the database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.pool).await.doing("asking the database for a sign of life").map(drop)
+    }
+
+    /// The app, as SQL knows it.
+    fn app(&self) -> i64 {
+        i64::from(self.sdk_app_id.get())
     }
 
     /// Closes all connections.

@@ -17,6 +17,8 @@ pub enum Database {
     Configured(SecretString),
     /// A private server, which ends with this process.
     Private(Box<EmbeddedPostgres>),
+    /// The private server of another receiptd, which is running.
+    Shared(String),
 }
 
 impl Database {
@@ -25,10 +27,7 @@ impl Database {
         if let Some(url) = &config.url {
             return Ok(Self::Configured(url.clone()));
         }
-        let options = match &config.data_dir {
-            Some(data_dir) => embedded::Options::new(data_dir),
-            None => embedded::Options::new(embedded::default_data_dir()?),
-        };
+        let options = options(config)?;
         let data_dir = options.data_dir.display().to_string();
         let server = spawn_blocking(move || {
             let server = EmbeddedPostgres::start(&options)?;
@@ -39,11 +38,22 @@ impl Database {
         Ok(Self::Private(Box::new(server)))
     }
 
+    /// The same, for commands beside the daemon: where its private server is running, they use that one.
+    pub async fn join(config: &config::Database) -> anyhow::Result<Self> {
+        if config.url.is_none()
+            && let Some(url) = embedded::url_of_running(&options(config)?.data_dir, NAME)
+        {
+            return Ok(Self::Shared(url));
+        }
+        Self::open(config).await
+    }
+
     /// The URL to connect to.
     pub fn url(&self) -> SecretString {
         match self {
             Self::Configured(url) => url.clone(),
             Self::Private(server) => server.url(NAME).into(),
+            Self::Shared(url) => url.clone().into(),
         }
     }
 
@@ -54,4 +64,11 @@ impl Database {
         }
         Ok(())
     }
+}
+
+fn options(config: &config::Database) -> anyhow::Result<embedded::Options> {
+    Ok(match &config.data_dir {
+        Some(data_dir) => embedded::Options::new(data_dir),
+        None => embedded::Options::new(embedded::default_data_dir()?),
+    })
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | 0 | done | |
 //! | 64 | the command line is wrong | `receiptd --help` |
+//! | 65 | the input is wrong: a line of an import, or a group that is not watched | what is said on standard error |
 //! | 69 | the database, the service or the address of `http.listen` can't be had | starting again is worth while |
 //! | 70 | something else failed | the message |
 //! | 78 | the configuration is wrong or incomplete, or the schema is a newer receiptd's | starting again is not worth while |
@@ -20,6 +21,7 @@ use receiptd::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Usage = 64,
+    Data = 65,
     Unavailable = 69,
     Software = 70,
     Config = 78,

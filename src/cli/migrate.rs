@@ -14,7 +14,7 @@ pub struct Arguments {}
 pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load_config()?;
     logging::init(&config.log)?;
-    let database = Database::open(&config.database).await?;
+    let database = Database::join(&config.database).await?;
     let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
     let before = store.schema_version().await?;
     store.migrate().await?;

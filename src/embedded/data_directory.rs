@@ -50,7 +50,12 @@ impl DataDirectory {
 
     /// PostgreSQL's own data directory.
     pub(super) fn cluster(&self) -> PathBuf {
-        self.path.join("cluster")
+        Self::cluster_in(&self.path)
+    }
+
+    /// PostgreSQL's own data directory in a directory of ours.
+    pub(super) fn cluster_in(path: &Path) -> PathBuf {
+        path.join("cluster")
     }
 
     /// The server's log.

@@ -120,12 +120,12 @@ fn a_slow_service_costs_no_more_than_the_allowance() {
 #[test]
 fn a_stall_on_the_way_to_a_service_that_is_usually_fast_lets_nothing_over_the_limit() {
     let start = Instant::now();
-    for stall in [60, 100, 300, 500] {
+    for stall in [60_u64, 100, 300, 500] {
         let mut pacer = Pacer::new(200, ms(50), start);
         // Every two seconds all that is sent within the stall arrives at its end.
         let attempts = run_from(&mut pacer, start, ms(12_000), |now, n| {
             let into_cycle = u64::try_from((now - start).as_millis()).unwrap() % 2_000;
-            let held_up = if into_cycle < stall { stall - into_cycle } else { 0 };
+            let held_up = stall.saturating_sub(into_cycle);
             [ms(held_up), ms(10 + n % 20), ms(0)]
         });
         assert!(highest_second(arrivals(&attempts)) <= 200, "a stall of {stall} ms");

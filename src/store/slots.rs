@@ -37,7 +37,7 @@ impl Store {
             "SELECT s.slot_id, s.next_poll_at FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
              WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
-        .bind(i64::from(self.sdk_app_id.get()))
+        .bind(self.app())
         .fetch(&self.pool);
         while let Some((slot, due)) = rows.try_next().await.doing(DOING)? {
             each(slot, due);

@@ -56,7 +56,7 @@ impl Store {
              WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1
              ORDER BY m.group_key, m.msg_seq LIMIT $2",
         )
-        .bind(i64::from(self.sdk_app_id.get()))
+        .bind(self.app())
         .bind(CHUNK)
         .fetch_all(&self.pool)
         .await?;

@@ -28,7 +28,7 @@ impl Store {
         let changed: Vec<(GroupKey, i64)> = sqlx::query_as(
             "SELECT group_key, xmin::text::bigint FROM receiptd.watched_groups WHERE reschedule AND sdk_app_id = $1",
         )
-        .bind(i64::from(self.sdk_app_id.get()))
+        .bind(self.app())
         .fetch_all(&self.pool)
         .await
         .doing(DOING)?;
@@ -101,7 +101,7 @@ impl Store {
                 ORDER BY slot_id DESC LIMIT 1
             ) s",
         )
-        .bind(i64::from(self.sdk_app_id.get()))
+        .bind(self.app())
         .bind(now)
         .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default())
         .fetch_all(&self.pool)

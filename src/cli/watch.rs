@@ -1,0 +1,244 @@
+//! `receiptd watch`: the watch list from the command line. Applications use the functions in SQL instead.
+
+mod import;
+mod list;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use receiptd::{
+    clock,
+    config::Config,
+    domain::{GroupId, GroupType, MsgSeq, Timestamp},
+    import::{WatchLine, time},
+    logging,
+    store::Store,
+};
+
+use super::{Global, database::Database, exit::Exit};
+
+/// Add to, import, list, pause, resume or remove from the watch list
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Watch a group and messages of it
+    Add {
+        /// The group, as Tencent Chat writes it
+        group: GroupId,
+        /// The messages: seqs as 7 or ranges as 100-250; none watches the group alone
+        #[arg(value_parser = seqs)]
+        seqs: Vec<Seqs>,
+        /// Private (Work), Public or ChatRoom (Meeting)
+        #[arg(long = "type", value_name = "TYPE")]
+        group_type: Option<GroupType>,
+        /// How often its messages are polled: the name of a cadence in the config
+        #[arg(long, value_name = "NAME")]
+        cadence: Option<String>,
+        /// When the messages were sent: RFC 3339, seconds since 1970, or how long ago, as 2h [default: now]
+        #[arg(long, value_name = "TIME")]
+        sent_at: Option<String>,
+    },
+    Import(import::Arguments),
+    List(list::Arguments),
+    /// Stop polling groups until they are resumed
+    Pause {
+        /// The groups
+        #[arg(required = true)]
+        groups: Vec<GroupId>,
+    },
+    /// Poll groups again that were paused or quarantined
+    Resume {
+        /// The groups
+        #[arg(required = true)]
+        groups: Vec<GroupId>,
+    },
+    /// Stop watching messages of a group, or the group and all its messages; their history stays
+    Remove {
+        /// The group
+        group: GroupId,
+        /// The messages: seqs as 7 or ranges as 100-250; none removes the group
+        #[arg(value_parser = seqs)]
+        seqs: Vec<Seqs>,
+    },
+}
+
+/// A stretch of messages.
+#[derive(Clone, Copy)]
+struct Seqs {
+    first: u32,
+    last: u32,
+}
+
+/// No command line has reason to name more: an import has.
+const MOST_SEQS: u64 = 10_000_000;
+
+/// So many messages go into one transaction.
+const BATCH: usize = 10_000;
+
+pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let config = global.load_config()?;
+    logging::init(&config.log)?;
+    let database = Database::join(&config.database).await?;
+    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
+    require_schema(&store).await?;
+    let done = act(arguments.action, &config, &store).await;
+    store.close().await;
+    database.close().await?;
+    done
+}
+
+/// Watching needs the schema as this program knows it, and never makes it: the daemon's role may, the writer's may not.
+async fn require_schema(store: &Store) -> anyhow::Result<()> {
+    let known = Store::known_schema_version();
+    match store.schema_version().await? {
+        Some(version) if version == known => Ok(()),
+        Some(version) if version > known => {
+            bail!("the schema is a newer receiptd's (migration {version}, not {known})")
+        }
+        Some(version) => bail!("the schema is at migration {version}, not {known}: run `receiptd migrate` first"),
+        None => bail!("the database has no schema receiptd yet: run `receiptd migrate` first"),
+    }
+}
+
+async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<ExitCode> {
+    match action {
+        Action::Add { group, seqs, group_type, cadence, sent_at } => {
+            if let Some(name) = cadence.as_deref().filter(|name| !config.cadences.has(name)) {
+                eprintln!(
+                    "Mind: this config has no [cadence.{name}]: if the daemon's has none either, the default holds"
+                );
+            }
+            store.watch_group(&group, group_type, cadence.as_deref()).await?;
+            add(store, &group, &seqs, sent_at.as_deref()).await
+        }
+        Action::Import(arguments) => import::execute(arguments, store).await,
+        Action::List(arguments) => list::execute(arguments, store).await,
+        Action::Pause { groups } => {
+            let done = async |group: &GroupId| Ok(store.pause_group(group).await?.then_some("paused"));
+            for_each(store, &groups, done).await
+        }
+        Action::Resume { groups } => {
+            let done = async |group: &GroupId| Ok(store.resume_group(group).await?.then_some("polled again"));
+            for_each(store, &groups, done).await
+        }
+        Action::Remove { group, seqs } => remove(store, &group, &seqs).await,
+    }
+}
+
+async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<&str>) -> anyhow::Result<ExitCode> {
+    let now = clock::now();
+    let sent_at = sent_at.map(|text| moment(text, now)).transpose()?;
+    let (mut total, mut new) = (0_u64, 0);
+    let lines: Vec<WatchLine> =
+        expand(seqs)?.into_iter().map(|seq| WatchLine { group: group.clone(), seq, sent_at }).collect();
+    for batch in lines.chunks(BATCH) {
+        new += store.watch_lines(batch, now).await?;
+        total += batch.len() as u64;
+    }
+    match total {
+        0 => println!("{group} is watched."),
+        _ => println!("{new} messages of {group} are watched from now on, {} were already.", total - new),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn remove(store: &Store, group: &GroupId, seqs: &[Seqs]) -> anyhow::Result<ExitCode> {
+    if store.group_state(group).await?.is_none() {
+        eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+        return Ok(Exit::Data.into());
+    }
+    let removed = store.unwatch(group, &expand(seqs)?).await?;
+    println!("{removed} messages of {group} are no longer watched.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does something to each group and says what came of it. A group that is not on the list does not stop the others.
+async fn for_each(
+    store: &Store,
+    groups: &[GroupId],
+    done: impl AsyncFn(&GroupId) -> anyhow::Result<Option<&'static str>>,
+) -> anyhow::Result<ExitCode> {
+    let mut exit = ExitCode::SUCCESS;
+    for group in groups {
+        match (done(group).await?, store.group_state(group).await?) {
+            (Some(now), _) => println!("{group} is {now}."),
+            (None, Some(state)) => println!("{group} stays as it was: {state}."),
+            (None, None) => {
+                eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+                exit = Exit::Data.into();
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn expand(seqs: &[Seqs]) -> anyhow::Result<Vec<MsgSeq>> {
+    let count: u64 = seqs.iter().map(|seqs| u64::from(seqs.last - seqs.first) + 1).sum();
+    if count > MOST_SEQS {
+        bail!("{count} messages are more than the {MOST_SEQS} that one command takes: use `receiptd watch import`");
+    }
+    let mut numbers: Vec<u32> = seqs.iter().flat_map(|seqs| seqs.first..=seqs.last).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers.into_iter().map(|number| MsgSeq::try_from(i64::from(number))).collect::<Result<_, _>>()?)
+}
+
+fn seqs(text: &str) -> Result<Seqs, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.parse::<MsgSeq>().map(MsgSeq::get).map_err(|error| error.to_string());
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        Err(format!("the range ends before it begins: give {last}-{first}"))
+    } else {
+        Ok(Seqs { first, last })
+    }
+}
+
+/// A moment as `--sent-at` takes it.
+fn moment(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
+    let ago =
+        |text: &str| humantime::parse_duration(text).ok().filter(|ago| *ago < Duration::from_secs(20 * 365 * 86_400));
+    match ago(text) {
+        Some(ago) => Ok(now - ago),
+        None => time(text).with_context(|| "--sent-at can't be read"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seqs_are_numbers_or_ranges() {
+        let read = |text| seqs(text).map(|seqs| (seqs.first, seqs.last));
+        assert_eq!(read("7"), Ok((7, 7)));
+        assert_eq!(read("100-250"), Ok((100, 250)));
+        for (bad, reason) in [("0", "from 1"), ("9-7", "give 7-9"), ("x-3", "message seq"), ("-3", "message seq")] {
+            let error = read(bad).unwrap_err();
+            assert!(error.contains(reason), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn overlapping_ranges_name_each_message_once_and_far_too_many_are_refused() {
+        let numbers = |seqs: &[Seqs]| expand(seqs).map(|seqs| seqs.into_iter().map(MsgSeq::get).collect::<Vec<_>>());
+        assert_eq!(numbers(&[Seqs { first: 2, last: 4 }, Seqs { first: 1, last: 3 }]).unwrap(), [1, 2, 3, 4]);
+        let error = expand(&[Seqs { first: 1, last: u32::MAX }]).unwrap_err().to_string();
+        assert!(error.contains("watch import"), "{error}");
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let read = |text| moment(text, now).map(|time| time.to_rfc3339()).map_err(|error| format!("{error:#}"));
+        assert_eq!(read("2h"), Ok("2026-11-23T10:00:00+00:00".into()));
+        assert_eq!(read("2026-11-20T00:00:00Z"), Ok("2026-11-20T00:00:00+00:00".into()));
+        assert!(read("soon").unwrap_err().contains("RFC 3339"));
+    }
+}

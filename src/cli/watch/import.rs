@@ -1,0 +1,127 @@
+//! `receiptd watch import`: a watch list in CSV, streamed into the database in batches.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use receiptd::{
+    clock,
+    import::{Lines, WatchLine},
+    store::Store,
+};
+
+use super::{BATCH, Exit};
+
+/// So many bad lines are told one by one; the rest is counted.
+const TOLD: u64 = 100;
+
+/// Watch the messages of a CSV file: group_id,msg_seq,sent_at
+///
+/// The time may be left out, for now. A first line that names the columns sets their order. Bad lines are told with
+/// their numbers, the rest goes in, and the exit code is 65. Importing the same lines again does no harm.
+#[derive(Args)]
+pub struct Arguments {
+    /// The file; - is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+}
+
+/// What has been done so far.
+#[derive(Default)]
+struct Tally {
+    lines: u64,
+    new: u64,
+    bad: u64,
+    stored_up_to: u64,
+}
+
+pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
+    let (input, size) = open(&arguments.file)?;
+    let bar = progress(size);
+    let mut tally = Tally::default();
+    let done = import(Lines::new(input), store, &bar, &mut tally).await;
+    bar.finish_and_clear();
+    done.with_context(|| {
+        let stored = tally.stored_up_to;
+        format!(
+            "importing stopped: all good lines up to line {stored} are stored, and importing them again does no harm"
+        )
+    })?;
+    let Tally { lines, new, bad, .. } = tally;
+    println!(
+        "{new} messages are watched from now on, {} were already; {bad} of {lines} lines were bad.",
+        lines - bad - new
+    );
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { Exit::Data.into() })
+}
+
+fn open(file: &Path) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
+    if file == Path::new("-") {
+        return Ok((Box::new(BufReader::new(io::stdin())), None));
+    }
+    let input = File::open(file).with_context(|| format!("opening {} failed", file.display()))?;
+    let size = input.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
+    Ok((Box::new(BufReader::with_capacity(1 << 16, input)), size))
+}
+
+fn progress(size: Option<u64>) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(size, ProgressDrawTarget::hidden());
+    }
+    let (bar, template) = match size {
+        Some(size) => (ProgressBar::new(size), "{bar:30} {percent:>3} %  {msg}  {elapsed} of about {duration}"),
+        None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+async fn import(
+    mut lines: Lines<Box<dyn BufRead>>,
+    store: &Store,
+    bar: &ProgressBar,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    // One moment for all that do not say when they were sent.
+    let now = clock::now();
+    let mut batch: Vec<WatchLine> = Vec::with_capacity(BATCH);
+    loop {
+        let next = lines.next_line().context("reading the input failed")?;
+        let is_end = next.is_none();
+        if let Some((number, line)) = next {
+            tally.lines += 1;
+            match line {
+                Ok(line) => batch.push(line),
+                Err(error) => {
+                    tally.bad += 1;
+                    if tally.bad <= TOLD {
+                        bar.suspend(|| eprintln!("line {number}: {error}"));
+                    }
+                }
+            }
+            tally.stored_up_to = if batch.is_empty() { number } else { tally.stored_up_to };
+            if batch.len() < BATCH {
+                continue;
+            }
+            tally.new += store.watch_lines(&batch, now).await?;
+            tally.stored_up_to = number;
+        } else {
+            tally.new += store.watch_lines(&batch, now).await?;
+        }
+        batch.clear();
+        bar.set_position(lines.bytes());
+        bar.set_message(format!("{} lines", tally.lines));
+        if is_end {
+            break;
+        }
+    }
+    if tally.bad > TOLD {
+        eprintln!("and {} more bad lines", tally.bad - TOLD);
+    }
+    Ok(())
+}

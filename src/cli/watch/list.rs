@@ -1,0 +1,88 @@
+//! `receiptd watch list`: the groups of the watch list, or the messages of one.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use futures::TryStreamExt;
+use receiptd::{
+    domain::GroupId,
+    store::{Store, WatchedGroup, WatchedMessage},
+};
+use serde::Serialize;
+
+use super::Exit;
+
+/// List the groups that are watched, or the messages of one
+#[derive(Args)]
+pub struct Arguments {
+    /// List the messages of this group
+    group: Option<GroupId>,
+    /// Only those in this state, such as quarantined or all_read
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
+    let Arguments { group, state, json } = arguments;
+    let mut out = io::stdout().lock();
+    let Some(group) = group else {
+        heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "WHY"))?;
+        let mut groups = std::pin::pin!(store.groups(state));
+        while let Some(group) = groups.try_next().await? {
+            row(&mut out, json, &group, group_row)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    if store.group_state(&group).await?.is_none() {
+        eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+        return Ok(Exit::Data.into());
+    }
+    heading(&mut out, json, &message_line("SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL"))?;
+    let mut messages = std::pin::pin!(store.messages(&group, state));
+    while let Some(message) = messages.try_next().await? {
+        row(&mut out, json, &message, message_row)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn heading(out: &mut impl Write, json: bool, heading: &str) -> io::Result<()> {
+    if json { Ok(()) } else { writeln!(out, "{heading}") }
+}
+
+fn row<T: Serialize>(out: &mut impl Write, json: bool, row: &T, plain: impl Fn(&T) -> String) -> io::Result<()> {
+    if json { writeln!(out, "{}", serde_json::to_string(row)?) } else { writeln!(out, "{}", plain(row)) }
+}
+
+fn group_row(group: &WatchedGroup) -> String {
+    let cadence = group.cadence.as_deref().unwrap_or("default");
+    let (active, closed) = (group.active.to_string(), group.closed.to_string());
+    group_line(&group.group_id, &group.state, cadence, &active, &closed, group.state_reason.as_deref().unwrap_or(""))
+}
+
+fn group_line(group: &str, state: &str, cadence: &str, active: &str, closed: &str, why: &str) -> String {
+    format!("{group:<32} {state:<12} {cadence:<12} {active:>9} {closed:>9}  {why}").trim_end().to_owned()
+}
+
+fn message_row(message: &WatchedMessage) -> String {
+    let number = |number: Option<i32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let time = |time: receiptd::domain::Timestamp| time.format("%Y-%m-%d %H:%M:%S").to_string();
+    message_line(
+        &message.msg_seq.to_string(),
+        &message.state,
+        &number(message.read_num),
+        &number(message.unread_num),
+        &number(message.receipt_code),
+        &time(message.sent_at),
+        &message.known_until.map_or_else(|| "-".to_owned(), time),
+    )
+}
+
+fn message_line(seq: &str, state: &str, read: &str, unread: &str, code: &str, sent: &str, known: &str) -> String {
+    format!("{seq:>10} {state:<10} {read:>6} {unread:>6} {code:>6}  {sent:<19}  {known}").trim_end().to_owned()
+}

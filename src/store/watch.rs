@@ -1,0 +1,236 @@
+//! The watch list as the command line changes and shows it. Applications use the functions in SQL instead.
+
+use futures::{Stream, TryStreamExt};
+use sqlx::PgConnection;
+
+use super::{Doing, Store, StoreError};
+use crate::{
+    domain::{GroupId, GroupType, MsgSeq, Timestamp},
+    import::WatchLine,
+};
+
+/// A group of the watch list.
+#[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
+pub struct WatchedGroup {
+    /// The group as Tencent Chat knows it.
+    pub group_id: String,
+    /// active, paused, quarantined or removed.
+    pub state: String,
+    /// Why it is in that state.
+    pub state_reason: Option<String>,
+    /// The name of its cadence; the default if there is none.
+    pub cadence: Option<String>,
+    /// How many of its messages are polled.
+    pub active: i64,
+    /// How many of its messages are done.
+    pub closed: i64,
+}
+
+/// A message of the watch list, as `latest_receipts` shows it.
+#[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
+pub struct WatchedMessage {
+    /// Its number in the group.
+    pub msg_seq: i64,
+    /// active, or why it is done.
+    pub state: String,
+    /// Members who have read it.
+    pub read_num: Option<i32>,
+    /// Members who have not.
+    pub unread_num: Option<i32>,
+    /// The per-message code.
+    pub receipt_code: Option<i32>,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// Until when its counts are known to hold.
+    pub known_until: Option<Timestamp>,
+}
+
+impl Store {
+    /// Watches a group, see the function `watch_group`.
+    ///
+    /// # Errors
+    /// If the database refuses or fails.
+    pub async fn watch_group(
+        &self,
+        group: &GroupId,
+        group_type: Option<GroupType>,
+        cadence: Option<&str>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("SELECT receiptd.watch_group($1, $2, $3, $4)")
+            .bind(self.app())
+            .bind(group.as_str())
+            .bind(group_type.map(GroupType::as_str))
+            .bind(cadence)
+            .execute(&self.pool)
+            .await
+            .doing("watching a group")
+            .map(drop)
+    }
+
+    /// Watches messages of many groups at once, as `watch_messages` does for one. Those that do not say when they were
+    /// sent count as sent at `now`. Returns how many were not being watched before.
+    ///
+    /// # Errors
+    /// If the database refuses or fails; then none of them is watched.
+    pub async fn watch_lines(&self, lines: &[WatchLine], now: Timestamp) -> Result<u64, StoreError> {
+        const DOING: &str = "watching messages";
+        let mut transaction = self.pool.begin().await.doing(DOING)?;
+        let groups: Vec<&str> = lines.iter().map(|line| line.group.as_str()).collect();
+        self.watch_groups_of(&mut transaction, &groups).await.doing(DOING)?;
+        let seqs: Vec<i64> = lines.iter().map(|line| i64::from(line.seq.get())).collect();
+        let sent_at: Vec<Timestamp> = lines.iter().map(|line| line.sent_at.unwrap_or(now)).collect();
+        // The order keeps two imports of the same messages from waiting for each other.
+        let added = sqlx::query(
+            "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at)
+             SELECT DISTINCT ON (g.group_key, u.msg_seq) g.group_key, u.msg_seq, u.sent_at
+             FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
+             JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id
+             ORDER BY g.group_key, u.msg_seq
+             ON CONFLICT (group_key, msg_seq) DO NOTHING",
+        )
+        .bind(self.app())
+        .bind(&groups)
+        .bind(&seqs)
+        .bind(&sent_at)
+        .execute(&mut *transaction)
+        .await
+        .doing(DOING)?
+        .rows_affected();
+        let reopened = if added == lines.len() as u64 {
+            0
+        } else {
+            self.reopen(&mut transaction, &groups, &seqs, &sent_at).await.doing(DOING)?
+        };
+        transaction.commit().await.doing(DOING)?;
+        Ok(added + reopened)
+    }
+
+    async fn watch_groups_of(&self, connection: &mut PgConnection, groups: &[&str]) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
+             SELECT DISTINCT $1, u.group_id FROM unnest($2::text[]) AS u (group_id)
+             WHERE NOT EXISTS (SELECT FROM receiptd.watched_groups g WHERE g.sdk_app_id = $1 AND g.group_id = u.group_id)
+             ORDER BY 2 ON CONFLICT (sdk_app_id, group_id) DO NOTHING",
+        )
+        .bind(self.app())
+        .bind(groups)
+        .execute(&mut *connection)
+        .await?;
+        sqlx::query(
+            "WITH removed AS (
+                SELECT g.group_key FROM receiptd.watched_groups g
+                WHERE g.sdk_app_id = $1 AND g.group_id = ANY ($2) AND g.state = 'removed' ORDER BY g.group_key FOR UPDATE
+             )
+             UPDATE receiptd.watched_groups g SET state = 'active' FROM removed WHERE g.group_key = removed.group_key",
+        )
+        .bind(self.app())
+        .bind(groups)
+        .execute(connection)
+        .await
+        .map(drop)
+    }
+
+    async fn reopen(
+        &self,
+        connection: &mut PgConnection,
+        groups: &[&str],
+        seqs: &[i64],
+        sent_at: &[Timestamp],
+    ) -> Result<u64, sqlx::Error> {
+        let reopened = sqlx::query(
+            "WITH closed AS (
+                SELECT m.group_key, m.msg_seq, u.sent_at
+                FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
+                JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id
+                JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.msg_seq = u.msg_seq
+                WHERE m.state <> 'active'
+                ORDER BY m.group_key, m.msg_seq FOR UPDATE OF m
+             )
+             UPDATE receiptd.watched_messages m
+             SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(), sent_at = closed.sent_at
+             FROM closed WHERE m.group_key = closed.group_key AND m.msg_seq = closed.msg_seq",
+        );
+        let query = reopened.bind(self.app()).bind(groups).bind(seqs).bind(sent_at);
+        Ok(query.execute(connection).await?.rows_affected())
+    }
+
+    /// Pauses a group. False if it is not one that is polled or quarantined.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn pause_group(&self, group: &GroupId) -> Result<bool, StoreError> {
+        let query = sqlx::query_scalar("SELECT receiptd.pause_group($1, $2)").bind(self.app()).bind(group.as_str());
+        query.fetch_one(&self.pool).await.doing("pausing a group")
+    }
+
+    /// Polls a group again. False if it is not one that is paused or quarantined.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn resume_group(&self, group: &GroupId) -> Result<bool, StoreError> {
+        let query = sqlx::query_scalar("SELECT receiptd.resume_group($1, $2)").bind(self.app()).bind(group.as_str());
+        query.fetch_one(&self.pool).await.doing("resuming a group")
+    }
+
+    /// Stops watching these messages of a group, or the group and all its messages if none is named. Returns how many
+    /// messages were being watched.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn unwatch(&self, group: &GroupId, seqs: &[MsgSeq]) -> Result<i64, StoreError> {
+        let numbers: Vec<i64> = seqs.iter().map(|seq| i64::from(seq.get())).collect();
+        let query = if seqs.is_empty() {
+            sqlx::query_scalar("SELECT receiptd.unwatch_group($1, $2)").bind(self.app()).bind(group.as_str())
+        } else {
+            let query = sqlx::query_scalar("SELECT receiptd.unwatch_messages($1, $2, $3)");
+            query.bind(self.app()).bind(group.as_str()).bind(numbers)
+        };
+        query.fetch_one(&self.pool).await.doing("stopping to watch messages")
+    }
+
+    /// The state of a group, if it is or was watched.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn group_state(&self, group: &GroupId) -> Result<Option<String>, StoreError> {
+        sqlx::query_scalar("SELECT state FROM receiptd.watched_groups WHERE sdk_app_id = $1 AND group_id = $2")
+            .bind(self.app())
+            .bind(group.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .doing("looking for a group")
+    }
+
+    /// The groups of this app by id, those that were removed last only if `state` asks for them.
+    pub fn groups(&self, state: Option<String>) -> impl Stream<Item = Result<WatchedGroup, StoreError>> + '_ {
+        sqlx::query_as(
+            "SELECT g.group_id, g.state, g.state_reason, g.cadence,
+                count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
+                count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed
+             FROM receiptd.watched_groups g LEFT JOIN receiptd.watched_messages m USING (group_key)
+             WHERE g.sdk_app_id = $1 AND CASE WHEN $2 IS NULL THEN g.state <> 'removed' ELSE g.state = $2 END
+             GROUP BY g.group_key ORDER BY g.group_id",
+        )
+        .bind(self.app())
+        .bind(state)
+        .fetch(&self.pool)
+        .map_err(|source| StoreError { doing: "listing the groups that are watched", source })
+    }
+
+    /// The messages of a group by seq.
+    pub fn messages(
+        &self,
+        group: &GroupId,
+        state: Option<String>,
+    ) -> impl Stream<Item = Result<WatchedMessage, StoreError>> + '_ {
+        sqlx::query_as(
+            "SELECT msg_seq, state, read_num, unread_num, receipt_code, sent_at, known_until FROM receiptd.latest_receipts
+             WHERE sdk_app_id = $1 AND group_id = $2 AND state = coalesce($3, state) ORDER BY msg_seq",
+        )
+        .bind(self.app())
+        .bind(group.as_str().to_owned())
+        .bind(state)
+        .fetch(&self.pool)
+        .map_err(|source| StoreError { doing: "listing the messages of a group", source })
+    }
+}
