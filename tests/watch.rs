@@ -1,0 +1,163 @@
+//! `receiptd watch` as its users meet it: the real binary, a real Postgres.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use common::{ScratchDirectory, TestDatabase};
+
+/// receiptd against this database, with what it is given on standard input.
+fn receiptd(database: &TestDatabase, arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        .args(arguments)
+        .env_clear()
+        .env("DATABASE_URL", database.url())
+        .env("RECEIPTD_CHAT__SDK_APP_ID", "1400000000")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that does not read its input closes it.
+    _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+async fn migrated() -> TestDatabase {
+    let database = TestDatabase::new().await;
+    assert_eq!(receiptd(&database, &["migrate"], "").0, 0);
+    database
+}
+
+fn watched(database: &TestDatabase) -> String {
+    database.psql("SELECT group_id, count(*) FILTER (WHERE m.state = 'active') FROM receiptd.watched_groups LEFT JOIN receiptd.watched_messages m USING (group_key) GROUP BY 1 ORDER BY 1").trim().to_owned()
+}
+
+#[tokio::test]
+async fn messages_are_added_paused_resumed_removed_and_listed() {
+    let database = migrated().await;
+    let run = |arguments: &[&str]| receiptd(&database, &[&["watch"], arguments].concat(), "");
+    let (code, out, err) = run(&["add", "team room", "1-50", "7", "99", "--type", "Work", "--sent-at", "2h"]);
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "51 messages of team room are watched from now on, 0 were already.\n", "")
+    );
+    assert!(
+        run(&["add", "team room", "99-100"]).1.starts_with("1 messages of team room are watched from now on, 1 were")
+    );
+    let age = database.psql("SELECT extract(hour FROM now() - min(sent_at)), min(group_type) FROM receiptd.watched_messages JOIN receiptd.watched_groups USING (group_key)");
+    assert_eq!(age.trim(), "2|Private");
+    assert_eq!(run(&["pause", "team room"]).1, "team room is paused.\n");
+    assert_eq!(run(&["pause", "team room"]).1, "team room stays as it was: paused.\n");
+    assert!(
+        run(&["list"]).1.contains("team room                        paused       default             52         0")
+    );
+    assert_eq!(run(&["resume", "team room"]).1, "team room is polled again.\n");
+    assert_eq!(run(&["remove", "team room", "1-40"]).1, "40 messages of team room are no longer watched.\n");
+    let (_, listed, _) = run(&["list", "team room", "--state", "active", "--json"]);
+    assert_eq!(listed.lines().count(), 12);
+    let first: serde_json::Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    assert_eq!((first["msg_seq"].as_i64(), first["state"].as_str()), (Some(41), Some("active")));
+    assert_eq!(run(&["remove", "team room"]).1, "12 messages of team room are no longer watched.\n");
+    assert_eq!(run(&["list"]).1.lines().count(), 1, "what is removed is not listed");
+    assert_eq!(run(&["list", "--state", "removed"]).1.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn groups_without_receipts_and_groups_that_are_not_watched_are_refused() {
+    let database = migrated().await;
+    let run = |arguments: &[&str]| receiptd(&database, &[&["watch"], arguments].concat(), "");
+    for (arguments, reason) in [
+        (&["add", "@TGS#_abc", "1"][..], "no read receipts"),
+        (&["add", "g", "1", "--type", "AVChatRoom"], "an AVChatRoom"),
+        (&["add", "g", "0"], "message seq"),
+    ] {
+        let (code, _, err) = run(arguments);
+        assert!(code == 64 && err.contains(reason), "{code} {err}");
+    }
+    for arguments in [&["pause", "nobody"][..], &["resume", "nobody"], &["remove", "nobody"], &["list", "nobody"]] {
+        let (code, _, err) = run(arguments);
+        assert!(code == 65 && err.contains("nobody is not on the watch list"), "{code} {err}");
+    }
+    let (code, _, err) = run(&["add", "g", "1", "--cadence", "evenings"]);
+    assert!(code == 0 && err.contains("no [cadence.evenings]"), "{code} {err}");
+    assert_eq!(watched(&database), "g|1");
+}
+
+#[tokio::test]
+async fn a_database_without_the_schema_says_what_to_do() {
+    let database = TestDatabase::new().await;
+    let (code, _, err) = receiptd(&database, &["watch", "list"], "");
+    assert!(code != 0 && err.contains("run `receiptd migrate` first"), "{code} {err}");
+}
+
+#[tokio::test]
+async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
+    let database = migrated().await;
+    let csv = "group_id,msg_seq,sent_at\na,1,2026-11-01T00:00:00Z\na,2,\n@TGS#_x,1,\nb,zero,\na,1,2026-11-01T00:00:00Z\n\"b, c\",3,1763884800\n";
+    let (code, out, err) = receiptd(&database, &["watch", "import"], csv);
+    assert_eq!(code, 65, "{err}");
+    assert_eq!(out, "3 messages are watched from now on, 1 were already; 2 of 6 lines were bad.\n");
+    assert!(
+        err.contains("line 4: group \"@TGS#_x\" is a Community") && err.contains("line 5: message seq \"zero\""),
+        "{err}"
+    );
+    assert_eq!(watched(&database), "a|2\nb, c|1");
+    assert_eq!(database.psql("SELECT min(sent_at) FROM receiptd.watched_messages").trim(), "2025-11-23 08:00:00+00");
+    let (code, out, _) = receiptd(&database, &["watch", "import"], "a,1\na,2\n");
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "0 messages are watched from now on, 2 were already; 0 of 2 lines were bad.\n")
+    );
+}
+
+#[tokio::test]
+async fn what_was_closed_or_removed_is_active_again_after_an_import() {
+    let database = migrated().await;
+    receiptd(&database, &["watch", "import"], "a,1\na,2\nb,1\n");
+    receiptd(&database, &["watch", "remove", "a"], "");
+    let (_, out, _) = receiptd(&database, &["watch", "import"], "a,1,2026-01-01T00:00:00Z\nb,1\n");
+    assert!(out.starts_with("1 messages are watched from now on, 1 were already"), "{out}");
+    assert_eq!(watched(&database), "a|1\nb|1");
+    let again = "SELECT g.state, m.sent_at, m.closed_at IS NULL FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key) WHERE group_id = 'a' AND msg_seq = 1";
+    assert_eq!(database.psql(again).trim(), "active|2026-01-01 00:00:00+00|t");
+}
+
+#[tokio::test]
+async fn a_file_of_many_groups_is_imported_in_batches_by_several_at_once_without_harm() {
+    let database = migrated().await;
+    let directory = ScratchDirectory::new("import");
+    let lines: Vec<String> = (0..30_000).map(|line| format!("group {},{}\n", line % 700, line / 700 + 1)).collect();
+    let reversed: String = lines.iter().rev().cloned().collect();
+    let files = [lines.concat(), reversed].map(|text| {
+        let path = directory.path().join(format!("{}.csv", text.len() + usize::from(text.starts_with("group 0,"))));
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    });
+    let imports: Vec<_> = std::thread::scope(|scope| {
+        let run = |file: &String| receiptd(&database, &["watch", "import", file], "");
+        let started: Vec<_> = files.iter().chain(&files).map(|file| scope.spawn(move || run(file))).collect();
+        started.into_iter().map(|import| import.join().unwrap()).collect()
+    });
+    let new = |out: &str| out.split(' ').next().unwrap().parse::<i64>().unwrap();
+    assert!(imports.iter().all(|(code, ..)| *code == 0), "{imports:?}");
+    assert_eq!(imports.iter().map(|(_, out, _)| new(out)).sum::<i64>(), 30_000);
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.watched_messages").trim(), "30000");
+    assert_eq!(database.psql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").trim(), "0");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named() {
+    let database = migrated().await;
+    let (code, _, err) = receiptd(&database, &["watch", "import", "/nowhere/list.csv"], "");
+    assert!(code != 0 && err.contains("opening /nowhere/list.csv failed"), "{code} {err}");
+}
