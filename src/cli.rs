@@ -5,9 +5,11 @@
 
 mod check;
 mod database;
+mod demo;
 mod exit;
 mod migrate;
 mod run;
+mod simulate;
 mod usersig;
 mod watch;
 
@@ -51,6 +53,8 @@ enum Command {
     Run(run::Arguments),
     Migrate(migrate::Arguments),
     Check(check::Arguments),
+    Demo(demo::Arguments),
+    Simulate(simulate::Arguments),
     Usersig(usersig::Arguments),
     Watch(watch::Arguments),
 }
@@ -61,6 +65,8 @@ impl Command {
             Self::Run(arguments) => run::execute(&arguments, global).await,
             Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
             Self::Check(arguments) => check::execute(&arguments, global).await,
+            Self::Demo(arguments) => demo::execute(&arguments).await,
+            Self::Simulate(arguments) => simulate::execute(arguments, global).await,
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
             Self::Watch(arguments) => watch::execute(arguments, global).await,
         }

@@ -129,12 +129,25 @@ impl EmbeddedPostgres {
     /// # Errors
     /// When the server refuses; the error carries its words.
     pub fn create_database(&self, database: &str) -> Result<(), EmbeddedError> {
+        let create = "SELECT format('CREATE DATABASE %I', :'name') \
+            WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec";
+        self.run_about(database, create)
+    }
+
+    /// Drops `database` with all that is in it, if there is one of that name, whoever is connected to it.
+    ///
+    /// # Errors
+    /// When the server refuses; the error carries its words.
+    pub fn drop_database(&self, database: &str) -> Result<(), EmbeddedError> {
+        self.run_about(database, "SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE)', :'name') \\gexec")
+    }
+
+    /// Runs SQL in which `:'name'` is the name of a database.
+    fn run_about(&self, database: &str, sql: &str) -> Result<(), EmbeddedError> {
         let mut psql = self.programs.command("psql");
         psql.args(["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-p", "5432", "-U", "postgres", "-d", "postgres", "-h"]);
         psql.arg(&self.socket_dir).arg("-v").arg(format!("name={database}"));
-        let create = "SELECT format('CREATE DATABASE %I', :'name') \
-            WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec";
-        programs::run(psql, create)
+        programs::run(psql, sql)
     }
 
     /// Stops the server: open transactions are rolled back, what is committed is kept.

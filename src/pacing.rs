@@ -39,7 +39,12 @@ impl Pacing {
                 Ok(grant) => return Permit { grant, pacing: self.clone() },
                 Err(ready_at) => {
                     let sleep = tokio::time::sleep_until(Instant::from_std(ready_at));
-                    tokio::select! { () = sleep => {}, () = freed => {} }
+                    // An attempt that ends from now on frees its permit a second later at the earliest.
+                    if ready_at <= now() + Duration::from_secs(1) {
+                        sleep.await;
+                    } else {
+                        tokio::select! { () = sleep => {}, () = freed => {} }
+                    }
                 }
             }
         }

@@ -79,6 +79,7 @@ pub enum ScheduleNews {
 #[derive(Debug)]
 pub struct PollerStatus {
     caller: Arc<Caller>,
+    max_in_flight: usize,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
 }
@@ -131,7 +132,8 @@ impl Poller {
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let caller = Arc::new(Caller { client, pacing, gate: Gate::default().into(), trouble: Trouble::default() });
         let (in_flight, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let status = Arc::new(PollerStatus { caller: caller.clone(), in_flight, waiting });
+        let max_in_flight = settings.max_in_flight;
+        let status = Arc::new(PollerStatus { caller: caller.clone(), max_in_flight, in_flight, waiting });
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
             store,
@@ -441,12 +443,14 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.started();
-        self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let in_flight = self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
         for (slot, due) in self.slots.drain(..) {
             // Without a poller the slot is found in the database by the next one.
             _ = self.news.send(ScheduleNews::Returned(slot, due));
         }
-        self.room.notify_one();
+        if in_flight + AHEAD > self.status.max_in_flight {
+            self.room.notify_one();
+        }
     }
 }
 

@@ -1,0 +1,57 @@
+//! `receiptd demo`: everything at work on one machine, with nothing to configure: a private PostgreSQL, the simulated
+//! Chat, the real daemon, and a picture of what it does, taken from the tables that analysts query.
+
+mod figures;
+mod picture;
+mod stage;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use receiptd::lifecycle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use self::{figures::Figures, picture::Picture, stage::Stage};
+use super::exit::Exit;
+
+/// Show receiptd at work, against a simulated Tencent Chat service
+#[derive(Args)]
+pub struct Arguments {
+    /// End after this time, such as 30s [default: at Ctrl-C]
+    #[arg(long = "for", value_name = "SPAN")]
+    span: Option<humantime::Duration>,
+}
+
+pub async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let stop = lifecycle::stop_on_signal()?;
+    let Some(mut stage) = Stage::set_up(&stop).await? else { return Ok(ExitCode::SUCCESS) };
+    let shown = show(&mut stage, arguments.span.map(Into::into), &stop).await;
+    // Whatever happened to the picture, all that was started is stopped.
+    let is_complete = stage.tear_down().await?;
+    shown?;
+    Ok(if is_complete { ExitCode::SUCCESS } else { Exit::Software.into() })
+}
+
+/// Draws a picture every second, while new messages come, until the time is over or somebody stops it.
+async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToken) -> anyhow::Result<()> {
+    println!("{}", stage.invitation());
+    let mut picture = Picture::new();
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let start = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = stage.daemon_ended() => anyhow::bail!("the daemon has ended by itself"),
+            _ = ticks.tick() => {}
+        }
+        if span.is_some_and(|span| start.elapsed() >= span) {
+            break;
+        }
+        stage.send_messages().await?;
+        picture.draw(&Figures::read(stage).await?, start.elapsed());
+    }
+    picture.clear();
+    Ok(())
+}

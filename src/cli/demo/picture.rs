@@ -1,0 +1,154 @@
+//! The picture on a terminal, redrawn in place; plain lines anywhere else.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::figures::{Curve, Figures};
+
+/// The limit of the service, in calls a second.
+const LIMIT: u64 = 200;
+
+/// How many characters a curve has.
+const WIDTH: usize = 32;
+
+/// Plain lines come every so many seconds.
+const PLAIN_EVERY: u64 = 2;
+
+/// Draws the figures.
+pub struct Picture {
+    bars: Option<Bars>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    budget: ProgressBar,
+    lines: Vec<ProgressBar>,
+}
+
+impl Picture {
+    pub fn new() -> Self {
+        Self { bars: io::stdout().is_terminal().then(Bars::new) }
+    }
+
+    pub fn draw(&mut self, figures: &Figures, elapsed: Duration) {
+        match &mut self.bars {
+            Some(bars) => bars.draw(figures, elapsed),
+            None if elapsed.as_secs() % PLAIN_EVERY == 0 => println!("{}", plain(figures, elapsed)),
+            None => {}
+        }
+    }
+
+    /// Takes the picture away, for the summary.
+    pub fn clear(&self) {
+        if let Some(bars) = &self.bars {
+            _ = bars.all.clear();
+        }
+    }
+}
+
+impl Bars {
+    fn new() -> Self {
+        let all = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::stdout());
+        let style =
+            ProgressStyle::with_template("calls    {bar:32} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let budget = all.add(ProgressBar::new(LIMIT).with_style(style.progress_chars("█▉▊▋▌▍▎▏ ")));
+        Self { all, budget, lines: vec![] }
+    }
+
+    fn draw(&mut self, figures: &Figures, elapsed: Duration) {
+        let calls = u64::try_from(figures.calls).unwrap_or(0);
+        self.budget.set_position(calls.min(LIMIT));
+        self.budget.set_message(format!("{calls}/s, {} % of the budget", calls * 100 / LIMIT));
+        let mut lines = vec![
+            format!("seen     at most {} calls in any second by the service", figures.highest_second),
+            format!("asked    {:.1} messages a call", figures.messages_per_call),
+            format!(
+                "stored   {} snapshots of {} messages; {} read by all",
+                figures.snapshots,
+                figures.active + figures.all_read,
+                figures.all_read
+            ),
+            format!("time     {} s, Ctrl-C ends", elapsed.as_secs()),
+            String::new(),
+        ];
+        lines.extend(figures.curves.iter().map(curve_line));
+        while self.lines.len() < lines.len() {
+            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            self.lines.push(self.all.add(ProgressBar::new_spinner().with_style(style)));
+        }
+        for (bar, line) in self.lines.iter().zip(lines) {
+            bar.set_message(line);
+            bar.tick();
+        }
+    }
+}
+
+fn plain(figures: &Figures, elapsed: Duration) -> String {
+    format!(
+        "{:>3} s  {:>3} calls/s ({:>3} % of {LIMIT}, at most {} in any second)  {:.1} messages a call  {} snapshots  {} read by all",
+        elapsed.as_secs(),
+        figures.calls,
+        figures.calls * 100 / i64::try_from(LIMIT).unwrap_or(1),
+        figures.highest_second,
+        figures.messages_per_call,
+        figures.snapshots,
+        figures.all_read
+    )
+}
+
+fn curve_line(curve: &Curve) -> String {
+    format!("{:<14} {} {:>3} of {} have read it", curve.name, sparkline(&curve.points), curve.read, curve.readers)
+}
+
+/// A curve of shares over time, from the first point to the last, each carried forward to the next.
+fn sparkline(points: &[(f64, f64)]) -> String {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let span = points.last().map_or(0.0, |(seconds, _)| *seconds);
+    let level = |column: usize| {
+        let time = span * column as f64 / (WIDTH - 1) as f64;
+        let share = points.iter().take_while(|(seconds, _)| *seconds <= time).last().map_or(0.0, |(_, share)| *share);
+        // Only what is really all reaches the top.
+        LEVELS[((share * 7.0).floor().clamp(0.0, 7.0)) as usize]
+    };
+    (0..WIDTH).map(level).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_rises_from_nobody_to_everybody() {
+        let line = sparkline(&[(0.0, 0.0), (10.0, 0.5), (31.0, 1.0)]);
+        assert_eq!(line.chars().count(), WIDTH);
+        assert_eq!(line, format!("{}{}█", "▁".repeat(10), "▄".repeat(21)));
+    }
+
+    #[test]
+    fn a_curve_of_one_point_is_level_and_of_none_is_empty() {
+        assert_eq!(sparkline(&[(0.0, 0.9)]), "▇".repeat(WIDTH));
+        assert_eq!(sparkline(&[]), "▁".repeat(WIDTH));
+    }
+
+    #[test]
+    fn plain_lines_carry_the_same_figures() {
+        let figures = Figures {
+            calls: 150,
+            messages_per_call: 20.25,
+            highest_second: 199,
+            snapshots: 7,
+            active: 3,
+            all_read: 1,
+            curves: vec![],
+        };
+        let line = plain(&figures, Duration::from_secs(4));
+        assert_eq!(
+            line,
+            "  4 s  150 calls/s ( 75 % of 200, at most 199 in any second)  20.2 messages a call  7 snapshots  1 read by all"
+        );
+    }
+}

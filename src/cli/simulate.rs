@@ -1,0 +1,85 @@
+//! `receiptd simulate`: the simulated Chat on a port, for trying things out.
+
+use std::{net::SocketAddr, ops::RangeInclusive, process::ExitCode, time::Duration};
+
+use anyhow::bail;
+use clap::Args;
+use receiptd::{
+    chat::Credential,
+    lifecycle, logging,
+    simulator::{Simulator, SimulatorConfig},
+};
+
+use super::Global;
+
+/// Serve a simulated Tencent Chat for the app of the configuration, on a loopback port
+#[derive(Args)]
+pub struct Arguments {
+    /// Where to listen; a loopback address, port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+    /// How long an answer takes, as one span or a range
+    #[arg(long, value_name = "SPAN", default_value = "10ms..30ms", value_parser = latency)]
+    latency: RangeInclusive<Duration>,
+    /// Calls in any second; those above are refused with 60011
+    #[arg(long, value_name = "NUMBER", default_value_t = 200)]
+    calls_per_second: u32,
+    /// The most messages that a call may ask for; the documentation names no limit
+    #[arg(long, value_name = "NUMBER")]
+    max_batch: Option<usize>,
+    /// How much faster than in life members read
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    speed: f64,
+    /// Decides what looks random
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+}
+
+pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let config = global.load_config()?;
+    logging::init(&config.log)?;
+    let signing = config.signing()?;
+    let Credential::SecretKey(secret_key) = signing.credential else {
+        bail!("chat.user_sig is a ready signature: to verify signatures the simulated Chat needs chat.secret_key");
+    };
+    let stop = lifecycle::stop_on_signal()?;
+    let mut settings = SimulatorConfig::new(signing.sdk_app_id, signing.identifier, secret_key);
+    settings.listen = arguments.listen;
+    settings.latency = arguments.latency;
+    settings.calls_per_second = arguments.calls_per_second;
+    settings.max_batch = arguments.max_batch;
+    settings.world.speed = arguments.speed;
+    settings.world.seed = arguments.seed;
+    let simulator = Simulator::start(settings).await?;
+    let endpoint = simulator.endpoint();
+    println!("A simulated Chat for app {} listens on {endpoint}. To use it:", signing.sdk_app_id);
+    println!("  receiptd run --set chat.endpoint={endpoint}");
+    println!("What it has seen: {endpoint}/simulator/ledger. Ctrl-C ends.");
+    stop.cancelled().await;
+    let ledger = simulator.ledger();
+    println!("{} calls came, at most {} in any second.", ledger.calls(), ledger.highest_sliding_second());
+    for (code, count) in ledger.errors_by_code() {
+        println!("{count} were answered with {code}.");
+    }
+    simulator.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn latency(text: &str) -> Result<RangeInclusive<Duration>, String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let span = |text: &str| humantime::parse_duration(text).map_err(|error| format!("{text:?}: {error}"));
+    Ok(span(least)?..=span(most)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_is_one_span_or_a_range() {
+        let ms = Duration::from_millis;
+        assert_eq!(latency("5ms"), Ok(ms(5)..=ms(5)));
+        assert_eq!(latency("10ms..1s"), Ok(ms(10)..=ms(1_000)));
+        assert!(latency("soon").unwrap_err().contains("soon"));
+    }
+}
