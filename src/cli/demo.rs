@@ -42,6 +42,8 @@ async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToke
     let start = Instant::now();
     loop {
         tokio::select! {
+            // First, since the daemon ends on it too.
+            biased;
             () = stop.cancelled() => break,
             () = stage.daemon_ended() => anyhow::bail!("the daemon has ended by itself"),
             _ = ticks.tick() => {}

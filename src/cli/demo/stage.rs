@@ -65,12 +65,14 @@ impl Stage {
     pub fn invitation(&self) -> String {
         let psql = self.postgres.psql_command(DATABASE);
         format!(
-            "\nreceiptd polls {GROUPS} groups of a simulated Chat. While it runs, look into its database from another terminal:\n\n  \
+            "\nreceiptd polls {GROUPS} groups of a simulated Chat.\n\
+             While it runs, look into its database from another terminal:\n\n  \
              {psql}\n\n  \
              SELECT * FROM receiptd.latest_receipts ORDER BY unread_num DESC LIMIT 10;\n  \
              SELECT polled_at, read_num, unread_num FROM receiptd.receipt_history\n    \
              WHERE group_id = 'group 1' AND msg_seq = 1 ORDER BY polled_at;\n  \
-             SELECT date_trunc('second', called_at) AS second, count(*) FROM receiptd.api_calls GROUP BY 1 ORDER BY 1 DESC LIMIT 10;\n"
+             SELECT date_trunc('second', called_at) AS second, count(*)\n    \
+             FROM receiptd.api_calls GROUP BY 1 ORDER BY 1 DESC LIMIT 10;\n"
         )
     }
 
@@ -136,7 +138,7 @@ fn simulator_config(secret_key: &str) -> anyhow::Result<SimulatorConfig> {
     let mut config = SimulatorConfig::new(SdkAppId::try_from(APP)?, "administrator", secret_key);
     config.world.members = 10..=120;
     // Fast readers: their curves rise while one looks.
-    config.world.median_reading_time = Duration::from_secs(12);
+    config.world.median_reading_time = Duration::from_secs(6);
     config.world.no_receipt_share = 0.01;
     Ok(config)
 }

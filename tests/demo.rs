@@ -1,0 +1,107 @@
+//! `receiptd demo` and `receiptd simulate` as a newcomer meets them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+};
+
+use common::ScratchDirectory;
+
+fn start(directory: &ScratchDirectory, arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    // Where the demo keeps its server.
+    command.env("STATE_DIRECTORY", directory.path().join("state"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn interrupt(child: &Child, signal: &str) {
+    assert!(Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap().success());
+}
+
+fn rest(child: Child) -> (Option<i32>, String, String) {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn no_server_is_left(directory: &ScratchDirectory) -> bool {
+    !directory.path().join("state/demo/cluster/postmaster.pid").exists()
+}
+
+#[test]
+fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
+    let directory = ScratchDirectory::new("demo");
+    for _ in 0..2 {
+        let (code, out, err) = rest(start(&directory, &["demo", "--for", "4s"]));
+        assert_eq!(code, Some(0), "{out}{err}");
+        for words in [
+            "psql",
+            "SELECT * FROM receiptd.latest_receipts",
+            "calls/s",
+            "calls in any second",
+            "are stored: all of them",
+        ] {
+            assert!(out.contains(words), "{words:?} is missing in:\n{out}");
+        }
+        assert!(!out.contains('\u{1b}') && !err.contains('\u{1b}'), "no escape codes off a terminal");
+        assert!(no_server_is_left(&directory));
+    }
+}
+
+#[test]
+fn the_demo_ends_cleanly_when_it_is_interrupted_and_another_one_meanwhile_is_refused() {
+    let directory = ScratchDirectory::new("demo");
+    let mut demo = start(&directory, &["demo"]);
+    let mut out = BufReader::new(demo.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("calls/s") {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "the demo ended before it showed anything");
+    }
+    let (code, _, err) = rest(start(&directory, &["demo", "--for", "1s"]));
+    assert!(code != Some(0) && err.contains("in use"), "{code:?} {err}");
+    interrupt(&demo, "-INT");
+    let mut told = String::new();
+    out.read_to_string(&mut told).unwrap();
+    let (code, _, err) = rest(demo);
+    assert_eq!(code, Some(0), "{told}{err}");
+    assert!(told.contains("are stored: all of them"), "{told}");
+    assert!(no_server_is_left(&directory));
+}
+
+#[tokio::test]
+async fn a_simulated_chat_is_served_until_it_is_told_to_stop() {
+    let directory = ScratchDirectory::new("simulate");
+    let settings = directory.path().join("receiptd.toml");
+    std::fs::write(&settings, "[chat]\nsdk_app_id = 1400000000\nsecret_key = \"canary-77\"\n").unwrap();
+    let mut simulate =
+        start(&directory, &["simulate", "--listen", "127.0.0.1:0", "--config", settings.to_str().unwrap()]);
+    let mut out = BufReader::new(simulate.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    let endpoint =
+        line.split(' ').find(|word| word.starts_with("http://")).unwrap().trim_end_matches(['.', '\n']).to_owned();
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let ledger = reqwest::get(format!("{endpoint}/simulator/ledger")).await.unwrap();
+    assert!(ledger.status().is_success());
+    interrupt(&simulate, "-TERM");
+    let mut told = String::new();
+    out.read_to_string(&mut told).unwrap();
+    let (code, _, err) = rest(simulate);
+    assert_eq!(code, Some(0), "{told}{err}");
+    assert!(told.contains("0 calls came") && !told.contains("canary"), "{told}");
+}
+
+#[test]
+fn a_simulated_chat_refuses_an_address_that_others_can_reach() {
+    let directory = ScratchDirectory::new("simulate");
+    let settings = directory.path().join("receiptd.toml");
+    std::fs::write(&settings, "[chat]\nsdk_app_id = 1\nsecret_key = \"k\"\n").unwrap();
+    let (code, _, err) =
+        rest(start(&directory, &["simulate", "--listen", "0.0.0.0:0", "--config", settings.to_str().unwrap()]));
+    assert!(code != Some(0) && err.contains("loopback"), "{code:?} {err}");
+}
