@@ -104,7 +104,8 @@ impl Daemon {
         let recorder_settings = RecorderSettings { committed: committed_sender, give_up: give_up.clone() };
         let (recorder, recordings) = Recorder::new(store.clone(), recorder_settings);
         let (cadences, batch_size) = (settings.cadences, settings.poller.batch_size);
-        let mut poller = Poller::new(store.clone(), client, cadences.clone(), settings.poller, recordings, committed);
+        let mut poller =
+            Poller::new(store.clone(), client, cadences.clone(), settings.poller, recordings, committed, stop.clone());
         let slots = until_it_works(&stop, async || poller.load().await.map_err(SchemaError::from)).await?;
         let (status, news) = (poller.status(), poller.news());
         if let Some((listen, metrics)) = settings.http {
@@ -119,7 +120,7 @@ impl Daemon {
             give_up,
             status,
             slots,
-            poller: spawn_noted(&ended, poller.run(stop.clone(), GRACE_FOR_POLLS)),
+            poller: spawn_noted(&ended, poller.run(GRACE_FOR_POLLS)),
             slotter: spawn_noted(&ended, slotter.run(stop.clone())),
             recorder: spawn_noted(&ended, recorder.run()),
             store,

@@ -5,6 +5,8 @@
 //! HTTP.
 
 mod call;
+mod claim;
+mod contents;
 mod gate;
 mod metrics;
 mod retry;
@@ -27,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::slotter::Slotter;
 use self::{
     call::Caller,
+    claim::Claim,
     gate::{Admission, Gate},
     schedule::{Now, Schedule},
     trouble::Trouble,
@@ -120,7 +123,7 @@ pub struct Poller {
 
 impl Poller {
     /// A poller that calls through `client`, sends what comes back to `recorder`, and hears from it through `committed`
-    /// when slots are due again.
+    /// when slots are due again. It starts no attempt after `stop`.
     pub fn new(
         store: Store,
         client: ChatClient,
@@ -128,9 +131,11 @@ impl Poller {
         settings: PollerSettings,
         recorder: mpsc::Sender<Recording>,
         committed: mpsc::UnboundedReceiver<Committed>,
+        stop: CancellationToken,
     ) -> Self {
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
-        let caller = Arc::new(Caller { client, pacing, gate: Gate::default().into(), trouble: Trouble::default() });
+        let (gate, trouble) = (Gate::default().into(), Trouble::default());
+        let caller = Arc::new(Caller { client, pacing, gate, trouble, stop });
         let (in_flight, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let max_in_flight = settings.max_in_flight;
         let status = Arc::new(PollerStatus { caller: caller.clone(), max_in_flight, in_flight, waiting });
@@ -174,8 +179,9 @@ impl Poller {
         Ok(self.schedule.len())
     }
 
-    /// Polls until `stop` is cancelled, then waits until the polls in flight have ended, for `grace` at most.
-    pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
+    /// Polls until it is told to stop, then waits until the polls in flight have ended, for `grace` at most.
+    pub async fn run(mut self, grace: Duration) {
+        let stop = self.caller.stop.clone();
         loop {
             self.hear_news();
             let wake_in = self.start_polls().await;
@@ -269,71 +275,6 @@ impl Poller {
         Duration::from_micros(micros.unsigned_abs())
     }
 
-    /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
-    /// larger than a batch are split.
-    async fn read(&mut self, claimed: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
-        let batch_size = self.settings.batch_size;
-        let mut slots = self.store.read_slots(claimed).await?;
-        let mut split = Vec::new();
-        for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
-            split.push(slot.slot_id);
-            for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
-                self.schedule.set(slot, due, now());
-            }
-        }
-        if !split.is_empty() {
-            slots.retain(|slot| !split.contains(&slot.slot_id));
-            slots.extend(self.store.read_slots(&split).await?);
-        }
-        self.merge(&mut slots).await?;
-        Ok(slots)
-    }
-
-    /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
-    /// now as well, can be taken in: a slot in another poll has another last poll.
-    async fn merge(&mut self, slots: &mut Vec<Slot>) -> Result<(), StoreError> {
-        let batch_size = self.settings.batch_size;
-        let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
-        let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
-        if thin.is_empty() {
-            return Ok(());
-        }
-        for (slot, other) in self.store.merge_candidates(&thin, batch_size).await? {
-            let is_free = |id: SlotId| slots.iter().any(|slot| slot.slot_id == id && slot.absorbs.is_none());
-            if !is_free(slot) {
-                continue;
-            }
-            let absorbed = if is_free(other) {
-                slots.iter().position(|slot| slot.slot_id == other).map(|index| slots.remove(index))
-            } else if self.schedule.claim(other) {
-                self.read_claimed(other).await?
-            } else {
-                None
-            };
-            let Some(absorbed) = absorbed else { continue };
-            match slots.iter_mut().find(|held| held.slot_id == slot) {
-                Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
-                _ => self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, now()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads one slot that was claimed for a merge; it goes back to the schedule if that fails.
-    async fn read_claimed(&mut self, slot: SlotId) -> Result<Option<Slot>, StoreError> {
-        match self.store.read_slots(&[slot]).await {
-            Ok(mut read) if !read.is_empty() => Ok(read.pop()),
-            Ok(_) => {
-                self.schedule.forget(slot);
-                Ok(None)
-            }
-            Err(error) => {
-                self.schedule.release(slot, clock::now(), now());
-                Err(error)
-            }
-        }
-    }
-
     /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again.
     /// Returns how many will call.
     fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) -> usize {
@@ -373,7 +314,7 @@ impl Poller {
                 caller.poll(&slot, is_probe, || claim.started()).await
             };
             claim.started();
-            if poll.attempts.is_empty() && poll.end == PollEnd::AppStopped {
+            if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
                 return;
             }
             let cadence = cadences.of(slot.cadence.as_deref());
@@ -396,60 +337,6 @@ impl Poller {
                  correct watched_groups.cadence",
                 slot.group_id
             );
-        }
-    }
-}
-
-/// A slot (and the one it takes in) while a task polls it. If the task ends in any other way than by handing its result
-/// to the recorder, the slot goes back to the schedule.
-#[derive(Debug)]
-struct Claim {
-    slots: Vec<(SlotId, Timestamp)>,
-    news: mpsc::UnboundedSender<ScheduleNews>,
-    status: Arc<PollerStatus>,
-    room: Arc<Notify>,
-    is_waiting: bool,
-}
-
-impl Claim {
-    fn new(
-        slot: &Slot,
-        news: mpsc::UnboundedSender<ScheduleNews>,
-        status: Arc<PollerStatus>,
-        room: Arc<Notify>,
-    ) -> Self {
-        status.in_flight.fetch_add(1, Ordering::Relaxed);
-        status.waiting.fetch_add(1, Ordering::Relaxed);
-        let absorbed = slot.absorbs.map(|(other, _)| (other, slot.next_poll_at));
-        let slots = std::iter::once((slot.slot_id, slot.next_poll_at)).chain(absorbed).collect();
-        Self { slots, news, status, room, is_waiting: true }
-    }
-
-    /// The poll waits for its first permit no more.
-    fn started(&mut self) {
-        if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= AHEAD / 2 + 1
-        {
-            self.room.notify_one();
-        }
-    }
-
-    /// The recorder is responsible from here on, for all slots that it will say something about.
-    fn hand_over(&mut self, recording: &Recording) {
-        let absorbed = recording.absorbs.map(|(slot, _)| slot);
-        self.slots.retain(|(slot, _)| *slot != recording.slot_id && Some(*slot) != absorbed);
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.started();
-        let in_flight = self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
-        for (slot, due) in self.slots.drain(..) {
-            // Without a poller the slot is found in the database by the next one.
-            _ = self.news.send(ScheduleNews::Returned(slot, due));
-        }
-        if in_flight + AHEAD > self.status.max_in_flight {
-            self.room.notify_one();
         }
     }
 }

@@ -3,8 +3,6 @@
 //! Pure: in go a slot as it was read and the outcome of its poll, out comes what the store has to write in one
 //! transaction. A message that an answer leaves out is not known by that answer.
 
-use std::collections::HashMap;
-
 use chrono::TimeDelta;
 
 use crate::{
@@ -48,8 +46,8 @@ pub enum PollEnd {
     GivenUp,
     /// The service refuses the group.
     GroupFault(Failure),
-    /// The whole app stopped calling.
-    AppStopped,
+    /// No more calls are made: the whole app was refused, or the daemon stops.
+    Stopped,
 }
 
 /// Why a message is polled no more.
@@ -172,13 +170,14 @@ impl Recording {
     /// Decides what is written about `poll`, which asked for `slot`, at `now`.
     pub fn of(slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: Timestamp) -> Self {
         let polled_at = polled_at(&slot, &poll);
-        let mut told = told(&poll);
+        let told = told(&poll);
         let judge = Judge { cadence, now, polled_at, complete: poll.end == PollEnd::Complete };
         let (mut messages, mut snapshots) = (Vec::new(), Vec::new());
         let mut next_poll_at: Option<Timestamp> = None;
         let phase = Phase::of_slot(slot.slot_id);
         for message in &slot.messages {
-            let change = judge.change(message, told.remove(&message.seq));
+            let told = told.binary_search_by_key(&message.seq, |told| told.0).ok().map(|at| (told[at].1, told[at].2));
+            let change = judge.change(message, told);
             let keeps = change.differs || keep == KeepSnapshots::EveryPoll;
             if let Some((polled_at, receipt)) = change.polled_at.zip(change.receipt).filter(|_| keeps) {
                 let prior_polled_at = message.known_until;
@@ -232,11 +231,13 @@ fn polled_at(slot: &Slot, poll: &Poll) -> Option<Timestamp> {
     Some(seen.map_or(answered_at, |seen| seen.max(answered_at)))
 }
 
-/// What the poll told of each message; a refusal counts as a receipt with the code of the refusal.
-fn told(poll: &Poll) -> HashMap<MsgSeq, (Receipt, bool)> {
-    let receipts = poll.receipts.iter().map(|(seq, receipt)| (*seq, (*receipt, false)));
-    let rejected = poll.rejected.iter().map(|(seq, code)| (*seq, (Receipt { code: *code, counts: None }, true)));
-    receipts.chain(rejected).collect()
+/// What the poll told of each message, by rising seq, and whether that is a refusal, which counts as a receipt with its code.
+fn told(poll: &Poll) -> Vec<(MsgSeq, Receipt, bool)> {
+    let receipts = poll.receipts.iter().map(|(seq, receipt)| (*seq, *receipt, false));
+    let rejected = poll.rejected.iter().map(|(seq, code)| (*seq, Receipt { code: *code, counts: None }, true));
+    let mut told: Vec<_> = receipts.chain(rejected).collect();
+    told.sort_unstable_by_key(|told| told.0);
+    told
 }
 
 /// Judges the messages of one poll.
@@ -289,7 +290,7 @@ fn failures(slot: &Slot, poll: &Poll) -> i32 {
     match poll.end {
         PollEnd::Complete => 0,
         PollEnd::GivenUp => slot.failures.saturating_add(1),
-        PollEnd::GroupFault(_) | PollEnd::AppStopped => slot.failures,
+        PollEnd::GroupFault(_) | PollEnd::Stopped => slot.failures,
     }
 }
 
@@ -301,7 +302,7 @@ fn due(end: &PollEnd, by_cadence: Timestamp, failures: i32, now: Timestamp) -> T
             by_cadence.min(now + (RETRY_AFTER * 2_i32.pow(doublings)).min(RETRY_AT_MOST))
         }
         // Due at once when the group is resumed, or the app calls again.
-        PollEnd::GroupFault(_) | PollEnd::AppStopped => now,
+        PollEnd::GroupFault(_) | PollEnd::Stopped => now,
     }
 }
 

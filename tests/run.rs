@@ -125,6 +125,27 @@ async fn sigterm_and_sigint_end_it_cleanly_with_all_that_was_answered_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_starts_after_sigterm_though_many_are_due() {
+    let (place, database) = (Place::new("stop", 5).await, TestDatabase::new().await);
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let pool = PgPool::connect(&database.url()).await.unwrap();
+    watch(&pool, 100, 3).await;
+    place.simulator.wait_for_calls(8).await;
+    signal(&daemon, "-TERM");
+    place.hears("STOPPING=1");
+    let calls = place.simulator.ledger().calls();
+    assert_eq!(end(daemon).0, Some(0));
+    assert!(
+        place.simulator.ledger().calls() <= calls + 1,
+        "{} calls after it",
+        place.simulator.ledger().calls() - calls
+    );
+    let unpolled = "SELECT count(*) FROM receiptd.poll_slots WHERE last_polled_at IS NULL AND next_poll_at <= now()";
+    assert!(count(&pool, unpolled).await > 80, "what was not polled is still due");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_kill_9_nothing_committed_is_lost_and_every_message_is_polled_on_within_the_limit() {
     let (place, database) = (Place::new("kill", 40).await, TestDatabase::new().await);
     let mut daemon = place.spawn(Some(&database));

@@ -1,8 +1,6 @@
 //! Matches the entries of an answer to the messages that were asked for: the list may be shorter, longer or in another
 //! order, and what can't be trusted says nothing about its message.
 
-use std::collections::HashMap;
-
 use super::wire::{Entry, Number};
 use crate::domain::{Counts, MsgSeq, Receipt};
 
@@ -16,33 +14,44 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Matches `entries` to the messages `asked`.
+    /// Matches `entries` to the messages `asked`, which rise.
     ///
     /// Of entries that repeat the same receipt one is taken; where they contradict each other none can be trusted.
     pub fn of(asked: &[MsgSeq], entries: &[Entry]) -> Self {
-        let mut told: HashMap<MsgSeq, Option<Receipt>> = HashMap::with_capacity(asked.len());
+        let mut told = vec![Told::Nothing; asked.len()];
         let mut bad_entries = 0;
-        let wanted: std::collections::HashSet<MsgSeq> = asked.iter().copied().collect();
         for entry in entries {
-            let Some(seq) = seq(entry).filter(|seq| wanted.contains(seq)) else {
+            let place = seq(entry).and_then(|seq| asked.binary_search(&seq).ok());
+            let Some(told) = place.map(|place| &mut told[place]) else {
                 bad_entries += 1;
                 continue;
             };
-            let receipt = receipt(entry);
-            match told.get_mut(&seq) {
-                None => {
-                    bad_entries += u32::from(receipt.is_none());
-                    told.insert(seq, receipt);
+            let receipt = receipt(entry).map_or(Told::Unusable, Told::Receipt);
+            match *told {
+                Told::Nothing => {
+                    bad_entries += u32::from(receipt == Told::Unusable);
+                    *told = receipt;
                 }
-                Some(known) => {
+                known => {
                     bad_entries += 1;
-                    *known = known.filter(|known| Some(*known) == receipt);
+                    *told = if known == receipt { known } else { Told::Unusable };
                 }
             }
         }
-        let receipts = asked.iter().filter_map(|seq| Some((*seq, told.remove(seq).flatten()?))).collect();
-        Self { receipts, bad_entries }
+        let receipts = asked.iter().zip(told).filter_map(|(seq, told)| match told {
+            Told::Receipt(receipt) => Some((*seq, receipt)),
+            Told::Nothing | Told::Unusable => None,
+        });
+        Self { receipts: receipts.collect(), bad_entries }
     }
+}
+
+/// What the entries so far have told of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Unusable,
+    Receipt(Receipt),
 }
 
 fn seq(entry: &Entry) -> Option<MsgSeq> {

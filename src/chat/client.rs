@@ -2,12 +2,13 @@
 //! one request. No error of it carries a URL, since the URL carries the signature.
 
 use std::{
+    fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use reqwest::{StatusCode, Url, redirect};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     answer::Answer,
@@ -90,14 +91,48 @@ impl Attempt {
     }
 }
 
+/// The URL of the call, but for `random`: it changes with the domain and the signature only. No `Debug`: it is a secret.
+struct SignedUrl {
+    base: String,
+    user_sig: SecretString,
+    url: Url,
+}
+
+impl SignedUrl {
+    fn new(base: &str, sdk_app_id: SdkAppId, identifier: &str, user_sig: SecretString) -> Result<Self, String> {
+        let call = format!("{base}/v4/group_open_http_svc/get_group_msg_receipt");
+        let mut url = Url::parse(&call).map_err(|error| format!("{call:?} is not a URL: {error}"))?;
+        url.query_pairs_mut()
+            .append_pair("sdkappid", &sdk_app_id.to_string())
+            .append_pair("identifier", identifier)
+            .append_pair("usersig", user_sig.expose_secret())
+            .append_pair("contenttype", "json");
+        Ok(Self { base: base.to_owned(), user_sig, url })
+    }
+
+    fn is_for(&self, base: &str, user_sig: &SecretString) -> bool {
+        self.base == base && self.user_sig.expose_secret() == user_sig.expose_secret()
+    }
+}
+
 /// A client of one app.
-#[derive(Debug)]
 pub struct ChatClient {
     http: reqwest::Client,
     sdk_app_id: SdkAppId,
     identifier: String,
     signer: Signer,
     domains: Mutex<Domains>,
+    signed: Mutex<Option<SignedUrl>>,
+}
+
+impl fmt::Debug for ChatClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sdk_app_id, identifier, .. } = self;
+        f.debug_struct("ChatClient")
+            .field("sdk_app_id", sdk_app_id)
+            .field("identifier", identifier)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ChatClient {
@@ -129,6 +164,7 @@ impl ChatClient {
             identifier: settings.identifier.clone(),
             signer: Signer::new(settings.sdk_app_id, settings.identifier, settings.credential),
             domains: Mutex::new(Domains::new(&settings.destination)),
+            signed: Mutex::new(None),
         })
     }
 
@@ -171,14 +207,14 @@ impl ChatClient {
 
     fn url(&self, now: Timestamp) -> Result<Url, String> {
         let user_sig = self.signer.user_sig(now).map_err(|error| format!("making a UserSig failed: {error}"))?;
-        let base = format!("{}/v4/group_open_http_svc/get_group_msg_receipt", self.domains().base(Instant::now()));
-        let mut url = Url::parse(&base).map_err(|error| format!("{base:?} is not a URL: {error}"))?;
-        url.query_pairs_mut()
-            .append_pair("sdkappid", &self.sdk_app_id.to_string())
-            .append_pair("identifier", &self.identifier)
-            .append_pair("usersig", user_sig.expose_secret())
-            .append_pair("random", &fastrand::u32(..).to_string())
-            .append_pair("contenttype", "json");
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut domains = self.domains();
+        let base = domains.base(Instant::now());
+        if signed.as_ref().is_none_or(|signed| !signed.is_for(base, &user_sig)) {
+            *signed = Some(SignedUrl::new(base, self.sdk_app_id, &self.identifier, user_sig)?);
+        }
+        let mut url = signed.as_ref().map(|signed| signed.url.clone()).ok_or("there is no URL")?;
+        url.query_pairs_mut().append_pair("random", &fastrand::u32(..).to_string());
         Ok(url)
     }
 

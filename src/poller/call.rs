@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{gate::Gate, retry::Retry, trouble::Trouble};
 use crate::{
     chat::{Attempt, ChatClient, Class, Failure, error_class},
@@ -24,6 +26,8 @@ pub(super) struct Caller {
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
     pub trouble: Trouble,
+    /// Cancelled when the daemon stops: no attempt starts from then on.
+    pub stop: CancellationToken,
 }
 
 /// What to do after an attempt.
@@ -91,10 +95,12 @@ impl Caller {
         let mut retry = Retry::default();
         let mut signed_again = false;
         loop {
-            let permit = self.pacing.permit().await;
+            let Some(permit) = self.stop.run_until_cancelled(self.pacing.permit()).await else {
+                return Next::End(PollEnd::Stopped);
+            };
             started.take().into_iter().for_each(|started| started());
             if !is_probe && self.gate().fault().is_some() {
-                return Next::End(PollEnd::AppStopped);
+                return Next::End(PollEnd::Stopped);
             }
             let attempt = self.client.get_receipts(group, batch).await;
             super::metrics::count(&attempt);
@@ -114,7 +120,8 @@ impl Caller {
                 return next;
             }
             let Some(wait) = retry.next_wait() else { return Next::End(PollEnd::GivenUp) };
-            tokio::time::sleep(wait).await;
+            // When the daemon stops meanwhile, no permit is waited for either.
+            self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         }
     }
 
@@ -129,7 +136,7 @@ impl Caller {
             Class::GroupFault => Some(Next::End(PollEnd::GroupFault(failure))),
             Class::Wait | Class::SignAgain | Class::AppFault => {
                 self.stop(failure);
-                Some(Next::End(PollEnd::AppStopped))
+                Some(Next::End(PollEnd::Stopped))
             }
         }
     }

@@ -67,7 +67,8 @@ impl Recorder {
     }
 
     async fn gather(&mut self) -> Option<Vec<Recording>> {
-        let first = self.queue.recv().await?;
+        // A poll that hangs beyond the time for stopping is not waited for.
+        let first = self.settings.give_up.run_until_cancelled(self.queue.recv()).await??;
         let mut rows = rows(&first);
         let mut recordings = vec![first];
         let deadline = Instant::now() + GATHER;

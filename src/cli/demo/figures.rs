@@ -25,10 +25,12 @@ pub struct Figures {
     pub curves: Vec<Curve>,
 }
 
-/// How a message was read: the share of its readers at each change, with the seconds since the first.
+/// How a message was read: the share of its readers at each change, and the seconds since the first.
+#[derive(sqlx::FromRow)]
 pub struct Curve {
     pub name: String,
-    pub points: Vec<(f64, f64)>,
+    pub seconds: Vec<f64>,
+    pub shares: Vec<f64>,
     pub read: i32,
     pub readers: i32,
 }
@@ -64,9 +66,9 @@ impl Figures {
 }
 
 async fn curves(pool: &PgPool) -> Result<Vec<Curve>, sqlx::Error> {
-    let rows: Vec<(String, Vec<f64>, Vec<f64>, i32, i32)> = sqlx::query_as(
-        "SELECT group_id || ' #' || msg_seq, array_agg(seconds ORDER BY seconds), array_agg(share ORDER BY seconds),
-            max(read_num), max(readers)
+    sqlx::query_as(
+        "SELECT group_id || ' #' || msg_seq AS name, array_agg(seconds ORDER BY seconds) AS seconds,
+            array_agg(share ORDER BY seconds) AS shares, max(read_num) AS read, max(readers) AS readers
          FROM (
             SELECT group_id, msg_seq, read_num, read_num + unread_num AS readers,
                 extract(epoch FROM polled_at - min(polled_at) OVER (PARTITION BY group_id, msg_seq))::float8 AS seconds,
@@ -78,14 +80,7 @@ async fn curves(pool: &PgPool) -> Result<Vec<Curve>, sqlx::Error> {
     )
     .bind(CURVES)
     .fetch_all(pool)
-    .await?;
-    let curve = |(name, seconds, shares, read, readers): (String, Vec<f64>, Vec<f64>, i32, i32)| Curve {
-        name,
-        points: seconds.into_iter().zip(shares).collect(),
-        read,
-        readers,
-    };
-    Ok(rows.into_iter().map(curve).collect())
+    .await
 }
 
 /// Tells what the demo has done. True if what the service answered is what is stored.

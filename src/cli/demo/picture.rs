@@ -37,7 +37,7 @@ impl Picture {
     pub fn draw(&mut self, figures: &Figures, elapsed: Duration) {
         match &mut self.bars {
             Some(bars) => bars.draw(figures, elapsed),
-            None if elapsed.as_secs() % PLAIN_EVERY == 0 => println!("{}", plain(figures, elapsed)),
+            None if elapsed.as_secs().is_multiple_of(PLAIN_EVERY) => println!("{}", plain(figures, elapsed)),
             None => {}
         }
     }
@@ -101,18 +101,24 @@ fn plain(figures: &Figures, elapsed: Duration) -> String {
 }
 
 fn curve_line(curve: &Curve) -> String {
-    format!("{:<14} {} {:>3} of {} have read it", curve.name, sparkline(&curve.points), curve.read, curve.readers)
+    format!(
+        "{:<14} {} {:>3} of {} have read it",
+        curve.name,
+        sparkline(&curve.seconds, &curve.shares),
+        curve.read,
+        curve.readers
+    )
 }
 
-/// A curve of shares over time, from the first point to the last, each carried forward to the next.
-fn sparkline(points: &[(f64, f64)]) -> String {
+/// A curve of shares over time, from the first to the last, each carried forward to the next.
+fn sparkline(seconds: &[f64], shares: &[f64]) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let span = points.last().map_or(0.0, |(seconds, _)| *seconds);
+    let span = seconds.last().copied().unwrap_or_default();
     let level = |column: usize| {
         let time = span * column as f64 / (WIDTH - 1) as f64;
-        let share = points.iter().take_while(|(seconds, _)| *seconds <= time).last().map_or(0.0, |(_, share)| *share);
+        let share = seconds.iter().zip(shares).take_while(|(seconds, _)| **seconds <= time).last();
         // Only what is really all reaches the top.
-        LEVELS[((share * 7.0).floor().clamp(0.0, 7.0)) as usize]
+        LEVELS[share.map_or(0, |(_, share)| (share * 7.0).floor().clamp(0.0, 7.0) as usize)]
     };
     (0..WIDTH).map(level).collect()
 }
@@ -123,15 +129,15 @@ mod tests {
 
     #[test]
     fn a_curve_rises_from_nobody_to_everybody() {
-        let line = sparkline(&[(0.0, 0.0), (10.0, 0.5), (31.0, 1.0)]);
+        let line = sparkline(&[0.0, 10.0, 31.0], &[0.0, 0.5, 1.0]);
         assert_eq!(line.chars().count(), WIDTH);
         assert_eq!(line, format!("{}{}█", "▁".repeat(10), "▄".repeat(21)));
     }
 
     #[test]
     fn a_curve_of_one_point_is_level_and_of_none_is_empty() {
-        assert_eq!(sparkline(&[(0.0, 0.9)]), "▇".repeat(WIDTH));
-        assert_eq!(sparkline(&[]), "▁".repeat(WIDTH));
+        assert_eq!(sparkline(&[0.0], &[0.9]), "▇".repeat(WIDTH));
+        assert_eq!(sparkline(&[], &[]), "▁".repeat(WIDTH));
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! Who is responsible for a slot while it is polled: no panic and no early end may lose it from the schedule.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::{AHEAD, PollerStatus, ScheduleNews};
+use crate::{
+    domain::Timestamp,
+    recording::Recording,
+    slot::{Slot, SlotId},
+};
+
+/// A slot (and the one it takes in) while a task polls it. If the task ends in any other way than by handing its result
+/// to the recorder, the slot goes back to the schedule.
+#[derive(Debug)]
+pub(super) struct Claim {
+    slots: Vec<(SlotId, Timestamp)>,
+    news: mpsc::UnboundedSender<ScheduleNews>,
+    status: Arc<PollerStatus>,
+    room: Arc<Notify>,
+    is_waiting: bool,
+}
+
+impl Claim {
+    pub(super) fn new(
+        slot: &Slot,
+        news: mpsc::UnboundedSender<ScheduleNews>,
+        status: Arc<PollerStatus>,
+        room: Arc<Notify>,
+    ) -> Self {
+        status.in_flight.fetch_add(1, Ordering::Relaxed);
+        status.waiting.fetch_add(1, Ordering::Relaxed);
+        let absorbed = slot.absorbs.map(|(other, _)| (other, slot.next_poll_at));
+        let slots = std::iter::once((slot.slot_id, slot.next_poll_at)).chain(absorbed).collect();
+        Self { slots, news, status, room, is_waiting: true }
+    }
+
+    /// The poll waits for its first permit no more.
+    pub(super) fn started(&mut self) {
+        if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= AHEAD / 2 + 1
+        {
+            self.room.notify_one();
+        }
+    }
+
+    /// The recorder is responsible from here on, for all slots that it will say something about.
+    pub(super) fn hand_over(&mut self, recording: &Recording) {
+        let absorbed = recording.absorbs.map(|(slot, _)| slot);
+        self.slots.retain(|(slot, _)| *slot != recording.slot_id && Some(*slot) != absorbed);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.started();
+        let in_flight = self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
+        for (slot, due) in self.slots.drain(..) {
+            // Without a poller the slot is found in the database by the next one.
+            _ = self.news.send(ScheduleNews::Returned(slot, due));
+        }
+        if in_flight + AHEAD > self.status.max_in_flight {
+            self.room.notify_one();
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What the slots that are due hold just now: split where they are larger than a batch, paired with a neighbour where they
+//! have thinned out.
+
+use super::{Poller, now};
+use crate::{
+    clock,
+    slot::{Slot, SlotId},
+    store::StoreError,
+};
+
+impl Poller {
+    /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
+    /// larger than a batch are split.
+    pub(super) async fn read(&mut self, claimed: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
+        let batch_size = self.settings.batch_size;
+        let mut slots = self.store.read_slots(claimed).await?;
+        let mut split = Vec::new();
+        for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
+            split.push(slot.slot_id);
+            for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
+                self.schedule.set(slot, due, now());
+            }
+        }
+        if !split.is_empty() {
+            slots.retain(|slot| !split.contains(&slot.slot_id));
+            slots.extend(self.store.read_slots(&split).await?);
+        }
+        self.merge(&mut slots).await?;
+        Ok(slots)
+    }
+
+    /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
+    /// now as well, can be taken in: a slot in another poll has another last poll.
+    async fn merge(&mut self, slots: &mut Vec<Slot>) -> Result<(), StoreError> {
+        let batch_size = self.settings.batch_size;
+        let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
+        let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
+        if thin.is_empty() {
+            return Ok(());
+        }
+        for (slot, other) in self.store.merge_candidates(&thin, batch_size).await? {
+            let is_free = |id: SlotId| slots.iter().any(|slot| slot.slot_id == id && slot.absorbs.is_none());
+            if !is_free(slot) {
+                continue;
+            }
+            let absorbed = if is_free(other) {
+                slots.iter().position(|slot| slot.slot_id == other).map(|index| slots.remove(index))
+            } else if self.schedule.claim(other) {
+                self.read_claimed(other).await?
+            } else {
+                None
+            };
+            let Some(absorbed) = absorbed else { continue };
+            match slots.iter_mut().find(|held| held.slot_id == slot) {
+                Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
+                _ => self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, now()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one slot that was claimed for a merge; it goes back to the schedule if that fails.
+    async fn read_claimed(&mut self, slot: SlotId) -> Result<Option<Slot>, StoreError> {
+        match self.store.read_slots(&[slot]).await {
+            Ok(mut read) if !read.is_empty() => Ok(read.pop()),
+            Ok(_) => {
+                self.schedule.forget(slot);
+                Ok(None)
+            }
+            Err(error) => {
+                self.schedule.release(slot, clock::now(), now());
+                Err(error)
+            }
+        }
+    }
+}
