@@ -64,6 +64,14 @@ impl fmt::Display for SdkAppId {
 
 /// The id of a group that can have read receipts: 1 to 47 bytes of printable ASCII, spaces included, and
 /// neither a Community (`@TGS#_…`) nor a topic (`…@TOPIC#_…`). Cheap to clone.
+///
+/// ```
+/// use receiptd::domain::GroupId;
+///
+/// assert!("@TGS#2TTV7VSII".parse::<GroupId>().is_ok());
+/// let community = "@TGS#_3ABC".parse::<GroupId>().unwrap_err();
+/// assert!(community.to_string().contains("no read receipts"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(Arc<str>);
 

@@ -39,6 +39,8 @@ pub struct Lines<R> {
     bytes: u64,
     columns: Columns,
     line: Vec<u8>,
+    /// Kept, since making one costs more than reading a line.
+    parser: csv_core::Reader,
 }
 
 /// Where in a line the fields are.
@@ -54,7 +56,7 @@ impl<R: BufRead> Lines<R> {
     /// Reads from `input`.
     pub fn new(input: R) -> Self {
         let columns = Columns { group: 0, seq: 1, sent_at: Some(2), count: None };
-        Self { input, number: 0, bytes: 0, columns, line: Vec::new() }
+        Self { input, number: 0, bytes: 0, columns, line: Vec::new(), parser: csv_core::Reader::new() }
     }
 
     /// How many bytes have been read.
@@ -121,7 +123,7 @@ impl<R: BufRead> Lines<R> {
         if self.line.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        let fields = fields(&self.line)?;
+        let fields = fields(&mut self.parser, &self.line)?;
         if self.number == 1 && fields.iter().any(|field| field.eq_ignore_ascii_case("group_id")) {
             self.columns = Columns::named(&fields)?;
             return Ok(None);
@@ -184,12 +186,13 @@ pub fn time(text: &str) -> Result<Timestamp, BadLine> {
 }
 
 /// The fields of one line, as RFC 4180 quotes them.
-fn fields(line: &[u8]) -> Result<Vec<String>, BadLine> {
-    let mut reader = csv_core::Reader::new();
+fn fields(parser: &mut csv_core::Reader, line: &[u8]) -> Result<Vec<String>, BadLine> {
+    // Whatever the line before was, this one is read by itself.
+    parser.reset();
     // A line break ends the record; a field can't be longer than its line.
     let input = [line, b"\n"].concat();
     let (mut output, mut ends) = (vec![0; input.len()], vec![0; input.len() + 1]);
-    let (result, _, written, count) = reader.read_record(&input, &mut output, &mut ends);
+    let (result, _, written, count) = parser.read_record(&input, &mut output, &mut ends);
     if result != ReadRecordResult::Record {
         return bad("has a quoted field that does not end".to_owned());
     }

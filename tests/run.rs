@@ -16,7 +16,7 @@ use std::{
 use common::{ScratchDirectory, TestDatabase};
 use receiptd::{
     domain::SdkAppId,
-    simulator::{Simulator, SimulatorConfig},
+    simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
 };
 use sqlx::PgPool;
 
@@ -143,6 +143,56 @@ async fn no_call_starts_after_sigterm_though_many_are_due() {
     );
     let unpolled = "SELECT count(*) FROM receiptd.poll_slots WHERE last_polled_at IS NULL AND next_poll_at <= now()";
     assert!(count(&pool, unpolled).await > 80, "what was not polled is still due");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
+    let (mut place, database) = (Place::new("ops", 200).await, TestDatabase::new().await);
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    place.config = place.config.replace("listen = \"off\"", &format!("listen = \"{listen}\""));
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let get = async |path: &str| {
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let answer = reqwest::get(format!("http://{listen}{path}")).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(get("/healthz").await.0, 200);
+    assert_eq!(get("/readyz").await, (200, r#"{"database":{"ok":true},"calls":{"ok":true}}"#.to_owned()));
+    let pool = PgPool::connect(&database.url()).await.unwrap();
+    watch(&pool, 3, 3).await;
+    place.simulator.wait_for_ended_calls(3).await;
+    place.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 60021 }, when: When::All, times: Some(1) });
+    let calls = place.simulator.ledger().ended_calls();
+    place.simulator.wait_for_ended_calls(calls + 1).await;
+    let (mut status, mut body) = get("/readyz").await;
+    while status == 200 {
+        (status, body) = get("/readyz").await;
+    }
+    assert!(status == 503 && body.contains("60021"), "{body}");
+    let (_, metrics) = get("/metrics").await;
+    for line in
+        ["receiptd_calls_total{class=\"success\",code=\"0\"}", "code=\"60021\"} 1", "receiptd_flush_failures_total 0"]
+    {
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    }
+    assert!(!metrics.contains("canary") && !body.contains("canary"));
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cadence_that_the_config_lacks_is_warned_of_with_the_group_and_the_name() {
+    let (place, database) = (Place::new("cadence", 200).await, TestDatabase::new().await);
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    database.psql("SELECT receiptd.watch_group(1400000000, 'team room', cadence => 'evenings'), receiptd.watch_messages(1400000000, 'team room', '{1}')");
+    place.simulator.wait_for_ended_calls(3).await;
+    signal(&daemon, "-TERM");
+    let (code, said) = end(daemon);
+    assert_eq!(code, Some(0), "{said}");
+    let warnings: Vec<&str> = said.lines().filter(|line| line.contains("evenings")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("team room") && warnings[0].contains("default"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
