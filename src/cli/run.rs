@@ -27,6 +27,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         tracing::warn!("chat.secret_key is the example of the reference file, with which no call succeeds");
     }
     let database = Database::open(&config.database).await?;
+    let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
     let settings = daemon_settings(&config, chat, database.url())?;
     let daemon = match Daemon::start(settings, stop.clone()).await {
         Ok(daemon) => daemon,
@@ -34,6 +35,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         Err(error) => return Err(error.into()),
     };
     lifecycle::notify_ready();
+    tracing::info!(%app, at, slots = daemon.slots(), "polling app {app} at {at}, with {} calls on the schedule", daemon.slots());
     tokio::select! { () = stop.cancelled() => {} () = daemon.ended() => {} }
     let is_asked_for = stop.is_cancelled();
     lifecycle::notify_stopping();
