@@ -243,7 +243,7 @@ impl ChatClient {
     }
 
     fn failure(&self, class: Class, code: Option<i64>, info: String) -> Failure {
-        let mut info: String = info.chars().take(MAX_INFO_CHARS).collect();
+        let mut info = clean(&info);
         // Should the service echo the signature, or a part that is long enough to matter, nothing of the text is kept.
         if let Ok(user_sig) = self.signer.user_sig(clock::now()) {
             let start: String = user_sig.expose_secret().chars().take(16).collect();
@@ -263,6 +263,12 @@ impl ChatClient {
     fn domains(&self) -> MutexGuard<'_, Domains> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A text from outside, fit for a log line and a column: not too long, and without control characters, of which Postgres
+/// refuses one (NUL).
+fn clean(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(MAX_INFO_CHARS).collect()
 }
 
 /// No complete answer came.
@@ -292,4 +298,15 @@ fn describe(error: reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_from_outside_is_bounded_and_has_no_control_characters() {
+        assert_eq!(clean("no\0 such\ngroup \u{1b}[31m"), "no  such group  [31m");
+        assert_eq!(clean(&"\u{7fa4}".repeat(10_000)).chars().count(), MAX_INFO_CHARS);
+    }
 }

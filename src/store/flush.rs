@@ -29,59 +29,89 @@ pub(super) async fn flush(pool: &PgPool, recordings: &[Recording]) -> Result<Vec
     const DOING: &str = "storing what polls brought back";
     let mut transaction = pool.begin().await.doing(DOING)?;
     let connection = &mut *transaction;
-    let joins = lock_slots(connection, recordings).await.doing(DOING)?;
-    merge_slots(connection, recordings).await.doing(DOING)?;
+    let locked = lock_slots(connection, recordings).await.doing(DOING)?;
+    merge_slots(connection, recordings, &locked).await.doing(DOING)?;
     write_snapshots(connection, recordings).await.doing(DOING)?;
     write_messages(connection, recordings).await.doing(DOING)?;
-    let due = write_slots(connection, recordings, &joins).await.doing(DOING)?;
+    let due = write_slots(connection, recordings, &locked).await.doing(DOING)?;
     let dropped = drop_empty_slots(connection, recordings).await.doing(DOING)?;
     write_groups(connection, recordings).await.doing(DOING)?;
     write_calls(connection, recordings).await.doing(DOING)?;
     transaction.commit().await.doing(DOING)?;
-    Ok(committed(recordings, due, &dropped))
+    Ok(committed(recordings, &locked, &due, &dropped))
+}
+
+/// A slot as it stands when its recording is written.
+#[derive(Debug, Clone, Copy)]
+struct Locked {
+    joins: i32,
+    next_poll_at: Timestamp,
+}
+
+/// The slot that a recording merges into its own, if both still exist: their owner may have emptied either meanwhile.
+fn merged(recording: &Recording, locked: &HashMap<SlotId, Locked>) -> Option<SlotId> {
+    let (absorbed, _) = recording.absorbs?;
+    (locked.contains_key(&recording.slot_id) && locked.contains_key(&absorbed)).then_some(absorbed)
 }
 
 /// What became of every slot: those that were merged, dropped, or removed by their owner meanwhile are gone.
-fn committed(recordings: &[Recording], due: HashMap<SlotId, Timestamp>, dropped: &[SlotId]) -> Vec<Committed> {
-    let became = |slot| match due.get(&slot) {
-        Some(due) if !dropped.contains(&slot) => Committed::Due(slot, *due),
-        _ => Committed::Gone(slot),
-    };
-    let absorbed = recordings.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot));
-    recordings.iter().map(|recording| recording.slot_id).chain(absorbed).map(became).collect()
+fn committed(
+    recordings: &[Recording],
+    locked: &HashMap<SlotId, Locked>,
+    due: &HashMap<SlotId, Timestamp>,
+    dropped: &[SlotId],
+) -> Vec<Committed> {
+    let own = recordings.iter().map(|recording| match due.get(&recording.slot_id) {
+        Some(due) if !dropped.contains(&recording.slot_id) => Committed::Due(recording.slot_id, *due),
+        _ => Committed::Gone(recording.slot_id),
+    });
+    let absorbed = recordings.iter().filter_map(|recording| {
+        let (slot, _) = recording.absorbs?;
+        Some(match locked.get(&slot) {
+            Some(kept) if merged(recording, locked).is_none() => Committed::Due(slot, kept.next_poll_at),
+            _ => Committed::Gone(slot),
+        })
+    });
+    own.chain(absorbed).collect()
 }
 
-/// Locks all slots that are involved and tells how many times messages have joined each.
+/// Locks all slots that are involved, as far as they still exist.
 async fn lock_slots(
     connection: &mut PgConnection,
     recordings: &[Recording],
-) -> Result<HashMap<SlotId, i32>, sqlx::Error> {
+) -> Result<HashMap<SlotId, Locked>, sqlx::Error> {
     let absorbed = recordings.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot));
     let slots: Vec<SlotId> = recordings.iter().map(|recording| recording.slot_id).chain(absorbed).collect();
-    let rows: Vec<(SlotId, i32)> = sqlx::query_as(
-        "SELECT slot_id, joins FROM receiptd.poll_slots WHERE slot_id = ANY ($1) ORDER BY slot_id FOR UPDATE",
+    let rows: Vec<(SlotId, i32, Timestamp)> = sqlx::query_as(
+        "SELECT slot_id, joins, next_poll_at FROM receiptd.poll_slots WHERE slot_id = ANY ($1)
+         ORDER BY slot_id FOR UPDATE",
     )
     .bind(slots)
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().collect())
+    Ok(rows.into_iter().map(|(slot, joins, next_poll_at)| (slot, Locked { joins, next_poll_at })).collect())
 }
 
 /// Moves the messages of slots that were polled along with another into that one.
-async fn merge_slots(connection: &mut PgConnection, recordings: &[Recording]) -> Result<(), sqlx::Error> {
-    let merged: Vec<&Recording> = recordings.iter().filter(|recording| recording.absorbs.is_some()).collect();
-    if merged.is_empty() {
+async fn merge_slots(
+    connection: &mut PgConnection,
+    recordings: &[Recording],
+    locked: &HashMap<SlotId, Locked>,
+) -> Result<(), sqlx::Error> {
+    let merges: Vec<(&Recording, SlotId)> =
+        recordings.iter().filter_map(|recording| Some((recording, merged(recording, locked)?))).collect();
+    if merges.is_empty() {
         return Ok(());
     }
-    let from: Vec<SlotId> = merged.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot)).collect();
+    let from: Vec<SlotId> = merges.iter().map(|(_, absorbed)| *absorbed).collect();
     sqlx::query(
         "UPDATE receiptd.watched_messages m SET slot_id = u.target
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, source, target)
          WHERE m.group_key = u.group_key AND m.slot_id = u.source",
     )
-    .bind(merged.iter().map(|recording| recording.group_key).collect::<Vec<_>>())
+    .bind(merges.iter().map(|(recording, _)| recording.group_key).collect::<Vec<_>>())
     .bind(&from)
-    .bind(merged.iter().map(|recording| recording.slot_id).collect::<Vec<_>>())
+    .bind(merges.iter().map(|(recording, _)| recording.slot_id).collect::<Vec<_>>())
     .execute(&mut *connection)
     .await?;
     sqlx::query("DELETE FROM receiptd.poll_slots WHERE slot_id = ANY ($1)").bind(from).execute(connection).await?;
@@ -167,9 +197,9 @@ async fn write_messages(connection: &mut PgConnection, recordings: &[Recording])
 async fn write_slots(
     connection: &mut PgConnection,
     recordings: &[Recording],
-    joins: &HashMap<SlotId, i32>,
+    locked: &HashMap<SlotId, Locked>,
 ) -> Result<HashMap<SlotId, Timestamp>, sqlx::Error> {
-    let unchanged = |slot: SlotId, read: i32| joins.get(&slot).is_none_or(|joins| *joins == read);
+    let unchanged = |slot: SlotId, read: i32| locked.get(&slot).is_none_or(|locked| locked.joins == read);
     let due = |recording: &Recording| {
         let absorbed_unchanged = recording.absorbs.is_none_or(|(slot, joins)| unchanged(slot, joins));
         if unchanged(recording.slot_id, recording.joins) && absorbed_unchanged {

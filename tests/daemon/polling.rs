@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use receiptd::domain::Counts;
+use receiptd::{
+    domain::Counts,
+    simulator::{Fault, FaultRule, When},
+};
 
 use crate::rig::{Rig, group, seq, simulator_config};
 
@@ -78,6 +81,39 @@ async fn slots_that_have_thinned_out_are_merged_in_a_common_poll() {
     let prior: chrono::DateTime<chrono::Utc> =
         rig.value("SELECT prior_polled_at FROM receiptd.receipt_history WHERE msg_seq = 100 AND read_num = 8").await;
     assert!(prior >= merged_at, "both have the same last poll");
+}
+
+#[tokio::test]
+async fn a_slot_that_its_owner_empties_during_a_common_poll_takes_nobody_along() {
+    for (leaving, staying) in [("46,47,48,49,50", 96..=100), ("96,97,98,99,100", 46..=50)] {
+        let mut rig = Rig::new().await;
+        rig.watch("g", 1..=100).await;
+        rig.until(ALL_POLLED).await;
+        // The next poll is a common one, and takes its time.
+        rig.simulator.add_fault(FaultRule {
+            fault: Fault::ExtraDelay { duration: Duration::from_millis(250) },
+            when: When::Group { group_id: group("g") },
+            times: None,
+        });
+        let thin = "SELECT receiptd.unwatch_messages(1400000000, 'g', array(SELECT s FROM generate_series(1::bigint, 100) s WHERE (s - 1) % 50 < 45))";
+        rig.value::<i64>(thin).await;
+        rig.simulator.wait_until(|ledger| ledger.calls_by_batch_size().contains_key(&10)).await;
+        rig.value::<i64>(&format!("SELECT receiptd.unwatch_messages(1400000000, 'g', '{{{leaving}}}')")).await;
+        rig.simulator.clear_faults();
+        let left_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+        rig.until(&format!(
+            "(SELECT min(known_until) > '{}' FROM receiptd.latest_receipts WHERE state = 'active')",
+            (left_at + chrono::TimeDelta::seconds(2)).to_rfc3339()
+        ))
+        .await;
+        let active: Vec<i64> =
+            sqlx::query_scalar("SELECT msg_seq FROM receiptd.watched_messages WHERE state = 'active' ORDER BY 1")
+                .fetch_all(&rig.pool)
+                .await
+                .unwrap();
+        assert_eq!(active, staying.collect::<Vec<i64>>());
+        rig.stop().await;
+    }
 }
 
 #[tokio::test]
