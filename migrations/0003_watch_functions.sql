@@ -73,7 +73,8 @@ BEGIN
     WITH closed AS (
         SELECT m.msg_seq FROM receiptd.watched_messages m
         WHERE m.group_key = key AND m.msg_seq = ANY (watch_messages.msg_seqs) AND m.state <> 'active'
-        ORDER BY m.msg_seq FOR UPDATE
+        -- Who holds the lock of a closed message is opening it just now: to wait for that could be a deadlock.
+        ORDER BY m.msg_seq FOR UPDATE SKIP LOCKED
     )
     UPDATE receiptd.watched_messages m
         SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(), sent_at = watch_messages.sent_at

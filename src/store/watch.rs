@@ -144,7 +144,7 @@ impl Store {
                 JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id
                 JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.msg_seq = u.msg_seq
                 WHERE m.state <> 'active'
-                ORDER BY m.group_key, m.msg_seq FOR UPDATE OF m
+                ORDER BY m.group_key, m.msg_seq FOR UPDATE OF m SKIP LOCKED
              )
              UPDATE receiptd.watched_messages m
              SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(), sent_at = closed.sent_at
