@@ -16,6 +16,7 @@ pub mod ops;
 pub mod pacing;
 pub mod poller;
 pub mod recording;
+mod repeated;
 pub mod simulator;
 pub mod slot;
 pub mod store;

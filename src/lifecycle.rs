@@ -12,7 +12,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinHandle,
-    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::{
     clock,
     ops::{self, ListenError, Ops},
     poller::{Poller, PollerSettings, PollerStatus, Slotter},
+    repeated::Repeated,
     store::{ConnectError, Recorder, RecorderSettings, SchemaError, Store, StoreError},
 };
 
@@ -191,15 +191,14 @@ async fn until_it_works<T>(
     stop: &CancellationToken,
     mut attempt: impl AsyncFnMut() -> Result<T, SchemaError>,
 ) -> Result<T, StartError> {
-    let mut said_at: Option<Instant> = None;
+    let mut trouble = Repeated::default();
     loop {
         let error = match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error.into()),
         };
-        if said_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
-            said_at = Some(Instant::now());
+        if trouble.is_due() {
             tracing::error!(error = &error as &dyn std::error::Error, "the database can't be used yet: trying again");
         }
         tokio::select! {

@@ -3,10 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::ScheduleNews;
@@ -14,6 +11,7 @@ use crate::{
     cadence::{Cadences, Phase},
     clock,
     domain::Timestamp,
+    repeated::Repeated,
     slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
     store::{Store, StoreError},
 };
@@ -39,12 +37,11 @@ impl Slotter {
     pub async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut said_at: Option<Instant> = None;
+        let mut trouble = Repeated::default();
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
             let Err(error) = self.look(&stop).await else { continue };
-            if said_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
-                said_at = Some(Instant::now());
+            if trouble.is_due() {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the watch list can't be read: new messages wait"

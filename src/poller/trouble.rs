@@ -3,16 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crate::{
     chat::{Class, Failure},
     domain::GroupId,
+    repeated::SAY_AGAIN,
 };
-
-/// The same trouble is logged again after this time.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What has been said about failures of calls. Its size is bounded by the number of classes and codes.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::flush::Committed;
 use super::{Store, StoreError, flush};
-use crate::recording::Recording;
+use crate::{recording::Recording, repeated::Repeated};
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(100);
@@ -83,7 +83,7 @@ impl Recorder {
     /// Writes one batch, however long it takes. False if it was told to give up.
     async fn write(&self, recordings: &[Recording]) -> bool {
         let mut wait = Duration::from_millis(50);
-        let mut said_at = None;
+        let mut trouble = Repeated::default();
         loop {
             let start = Instant::now();
             let error = match flush::flush(&self.store.pool, recordings).await {
@@ -94,8 +94,7 @@ impl Recorder {
                 Err(error) => error,
             };
             metrics::counter!("receiptd_flush_failures_total").increment(1);
-            if said_at.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(60)) {
-                said_at = Some(Instant::now());
+            if trouble.is_due() {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     polls = recordings.len(),
