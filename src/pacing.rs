@@ -6,12 +6,13 @@
 mod pacer;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
+use self::pacer::BEAT;
 pub use self::pacer::{Grant, Pacer};
 
 /// The pacing of one app, shared by all its attempts.
@@ -20,13 +21,17 @@ pub struct Pacing {
     pacer: Mutex<Pacer>,
     turn: tokio::sync::Mutex<()>,
     freed: Notify,
+    started: Arc<Notify>,
 }
 
 impl Pacing {
-    /// Pacing of at most `limit` attempts in any second, see [`Pacer::new`].
+    /// Pacing of at most `limit` attempts in any second, see [`Pacer::new`]. Must be called in a tokio runtime.
     pub fn new(limit: u32, transit_allowance: Duration) -> Arc<Self> {
         let pacer = Mutex::new(Pacer::new(limit, transit_allowance, now()));
-        Arc::new(Self { pacer, turn: tokio::sync::Mutex::new(()), freed: Notify::new() })
+        let (turn, freed, started) = (tokio::sync::Mutex::new(()), Notify::new(), Arc::new(Notify::new()));
+        let pacing = Arc::new(Self { pacer, turn, freed, started: started.clone() });
+        tokio::spawn(beat(Arc::downgrade(&pacing), started));
+        pacing
     }
 
     /// Waits for the right to make one attempt. Callers are served in the order in which they came.
@@ -36,7 +41,10 @@ impl Pacing {
             let freed = self.freed.notified();
             let taken = self.pacer().take(now());
             match taken {
-                Ok(grant) => return Permit { grant, pacing: self.clone() },
+                Ok(grant) => {
+                    self.started.notify_one();
+                    return Permit { grant, pacing: self.clone() };
+                }
                 Err(ready_at) => {
                     let sleep = tokio::time::sleep_until(Instant::from_std(ready_at));
                     // An attempt that ends from now on frees its permit a second later at the earliest.
@@ -62,6 +70,19 @@ impl Pacing {
 
     fn pacer(&self) -> MutexGuard<'_, Pacer> {
         self.pacer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pacing {
+    fn drop(&mut self) {
+        self.started.notify_one();
+    }
+}
+
+/// Tells the pacer the time while attempts are under way, so that it notices when the process has stood still.
+async fn beat(pacing: Weak<Pacing>, started: Arc<Notify>) {
+    while let Some(is_needed) = pacing.upgrade().map(|pacing| pacing.pacer().beat(now())) {
+        if is_needed { tokio::time::sleep(BEAT).await } else { started.notified().await }
     }
 }
 

@@ -5,9 +5,12 @@
 //! slow service would cost budget that way, the end counts at most `transit_allowance` after the sending where the
 //! service usually takes longer than that. Where it is usually faster, an attempt that takes longer was probably held up
 //! on its way, so its end is waited for, up to a second.
+//!
+//! A process that stands still (SIGSTOP, a frozen machine) may have attempts that were let go and not yet sent. After a
+//! gap all that have not ended count as sent just then.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -25,12 +28,17 @@ const LATENCY_WEIGHT: u32 = 16;
 /// A slowed rate grows back by this part of the limit every second.
 const REGROWTH_STEPS: u32 = 20;
 
+/// While attempts are under way the pacer must be told the time this often, see [`Pacer::beat`].
+pub(super) const BEAT: Duration = Duration::from_millis(40);
+
+/// If it was not told the time for so long, the process stood still.
+const GAP: Duration = Duration::from_millis(100);
+
 /// One attempt that was let go.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Grant {
     id: u64,
     sent: Instant,
-    free_at: Instant,
 }
 
 /// A pure limiter: at most `limit` attempts in every sliding second, evenly spaced.
@@ -40,6 +48,9 @@ pub struct Pacer {
     transit_allowance: Duration,
     /// When each permit that is taken becomes free at the latest.
     taken: BTreeSet<(Instant, u64)>,
+    /// The same time for each attempt that has not ended, also when its permit is free by now.
+    under_way: BTreeMap<u64, Instant>,
+    last_beat: Instant,
     next_id: u64,
     next_at: Instant,
     slowed: Option<Slowed>,
@@ -62,6 +73,8 @@ impl Pacer {
             limit: limit.max(1),
             transit_allowance,
             taken: BTreeSet::new(),
+            under_way: BTreeMap::new(),
+            last_beat: now,
             next_id: 0,
             next_at: now + SECOND + transit_allowance,
             slowed: None,
@@ -74,6 +87,7 @@ impl Pacer {
     /// # Errors
     /// The earliest time at which there can be one; an attempt that ends meanwhile may make it earlier.
     pub fn take(&mut self, now: Instant) -> Result<Grant, Instant> {
+        self.beat(now);
         while self.taken.first().is_some_and(|(free_at, _)| *free_at <= now) {
             self.taken.pop_first();
         }
@@ -87,10 +101,27 @@ impl Pacer {
         }
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
         self.next_at = self.next_at.max(earliest) + SECOND / rate;
-        let grant = Grant { id: self.next_id, sent: now, free_at: now + self.wait_for_end() + SECOND };
+        let grant = Grant { id: self.next_id, sent: now };
         self.next_id += 1;
-        self.taken.insert((grant.free_at, grant.id));
+        let free_at = now + self.wait_for_end() + SECOND;
+        self.taken.insert((free_at, grant.id));
+        self.under_way.insert(grant.id, free_at);
         Ok(grant)
+    }
+
+    /// Tells the time. Where it was not told for longer than a beat the process stood still, and attempts that have not
+    /// ended may reach the service only now. True if any is under way, so that more beats are needed.
+    pub fn beat(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.last_beat) > GAP {
+            let free_at = now + self.wait_for_end() + SECOND;
+            for (id, old) in &mut self.under_way {
+                self.taken.remove(&(*old, *id));
+                self.taken.insert((free_at, *id));
+                *old = free_at;
+            }
+        }
+        self.last_beat = now;
+        !self.under_way.is_empty()
     }
 
     /// How long after its sending the end of an attempt counts at the most.
@@ -104,9 +135,9 @@ impl Pacer {
         let latency = now.saturating_duration_since(grant.sent);
         let usual = self.usual_latency.unwrap_or(latency);
         self.usual_latency = Some(usual - usual / LATENCY_WEIGHT + latency / LATENCY_WEIGHT);
-        let free_at = grant.free_at.min(now + SECOND);
-        if self.taken.remove(&(grant.free_at, grant.id)) {
-            self.taken.insert((free_at, grant.id));
+        let Some(free_at) = self.under_way.remove(&grant.id) else { return };
+        if self.taken.remove(&(free_at, grant.id)) {
+            self.taken.insert((free_at.min(now + SECOND), grant.id));
         }
     }
 

@@ -218,3 +218,41 @@ proptest! {
         prop_assert!(highest_second(later) <= (limit / 2).max(1) as usize + 2 * limit.div_ceil(20) as usize);
     }
 }
+
+#[test]
+fn a_process_that_stood_still_with_attempts_not_yet_sent_stays_within_the_limit() {
+    let start = Instant::now();
+    let mut pacer = Pacer::new(20, ms(50), start);
+    let mut now = start + ms(1_050);
+    let unsent: Vec<Grant> = (0..5).map_while(|_| pacer.take(now).ok()).collect();
+    assert!(!unsent.is_empty());
+    assert!(pacer.beat(now));
+    // Five seconds later it goes on: the unsent attempts reach the service at once, and others follow.
+    now += ms(5_000);
+    let resumed = now;
+    let mut arrived: Vec<Instant> = unsent.iter().map(|_| resumed).collect();
+    while now < resumed + SECOND {
+        match pacer.take(now) {
+            Ok(grant) => {
+                arrived.push(now);
+                pacer.ended(&grant, now);
+            }
+            Err(ready_at) => now = ready_at,
+        }
+    }
+    assert!(highest_second(arrived) <= 20);
+}
+
+#[test]
+fn beats_that_come_in_time_change_nothing() {
+    let (start, mut now) = (Instant::now(), Instant::now() + ms(1_050));
+    let mut pacer = Pacer::new(1, ms(50), start);
+    let grant = pacer.take(now).unwrap();
+    let ready_at = pacer.take(now).unwrap_err();
+    while now < ready_at {
+        assert!(pacer.beat(now), "an attempt is under way");
+        now += BEAT;
+    }
+    assert!(pacer.take(ready_at).is_ok());
+    pacer.ended(&grant, now);
+}
