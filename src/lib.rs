@@ -10,6 +10,7 @@ pub mod config;
 pub mod domain;
 pub mod embedded;
 pub mod import;
+pub mod lease;
 pub mod lifecycle;
 pub mod logging;
 pub mod ops;

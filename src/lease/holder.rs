@@ -1,0 +1,126 @@
+//! Who holds a lease, in words that a person can read and that another process of the same machine can check.
+
+use std::{
+    fmt, fs, process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// One contender: a part of one process of one boot of one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    host: String,
+    process: Option<Process>,
+    part: u32,
+}
+
+/// A process as the kernel tells it from all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    boot: String,
+    namespace: String,
+    id: u32,
+    started: u64,
+}
+
+impl Holder {
+    /// A new contender in this process.
+    pub fn new() -> Self {
+        static PARTS: AtomicU32 = AtomicU32::new(1);
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self {
+            host: host.trim().to_owned(),
+            process: Process::of(process::id()),
+            part: PARTS.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the process of this holder is known to have ended: it ran since the same boot of the machine, in the same
+    /// namespace of processes, and is there no more. Of anything else nothing is known.
+    pub fn is_dead(&self, holder: &str) -> bool {
+        let (Some(own), Some(other)) = (&self.process, Process::parse(holder)) else { return false };
+        let is_visible = (&own.boot, &own.namespace) == (&other.boot, &other.namespace);
+        is_visible && Process::of(other.id).is_none_or(|now| now.started != other.started)
+    }
+}
+
+impl Default for Holder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} part {}", self.host, self.part)?;
+        let Some(Process { boot, namespace, id, started }) = &self.process else {
+            // Without /proc nothing tells two processes of one name apart but their ids.
+            return write!(f, " process {}", process::id());
+        };
+        write!(f, " process {id} started {started} in {namespace} boot {boot}")
+    }
+}
+
+impl Process {
+    /// What the kernel says of a process, if there is one with this id and it has not ended.
+    fn of(id: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // The second field is the name in parentheses, which may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        if matches!(*fields.first()?, "Z" | "X") {
+            return None;
+        }
+        let namespace = fs::read_link("/proc/self/ns/pid").ok()?.to_str()?.to_owned();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        Some(Self { boot, namespace, id, started: fields.get(19)?.parse().ok()? })
+    }
+
+    fn parse(holder: &str) -> Option<Self> {
+        let (_, process) = holder.rsplit_once(" process ")?;
+        let words: Vec<&str> = process.split(' ').collect();
+        let [id, "started", started, "in", namespace, "boot", boot] = words[..] else { return None };
+        let (id, started) = (id.parse().ok()?, started.parse().ok()?);
+        Some(Self { boot: boot.to_owned(), namespace: namespace.to_owned(), id, started })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_process_is_not_dead_and_its_parts_differ() {
+        let (one, other) = (Holder::new(), Holder::new());
+        assert_ne!(one.to_string(), other.to_string());
+        assert!(!one.is_dead(&other.to_string()));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_dead_also_if_another_has_its_id_by_now() {
+        let holder = Holder::new();
+        let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+        let of_child = Holder { process: Process::of(child.id()), ..holder.clone() }.to_string();
+        assert!(!holder.is_dead(&of_child));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(holder.is_dead(&of_child));
+        let mut reused = holder.clone();
+        reused.process.as_mut().unwrap().started -= 1;
+        assert!(holder.is_dead(&reused.to_string()));
+    }
+
+    #[test]
+    fn nothing_is_known_of_other_machines_containers_and_texts() {
+        let holder = Holder::new();
+        let mut elsewhere = holder.clone();
+        elsewhere.process.as_mut().unwrap().started -= 1;
+        elsewhere.process.as_mut().unwrap().boot = "another".into();
+        assert!(!holder.is_dead(&elsewhere.to_string()));
+        elsewhere = holder.clone();
+        elsewhere.process.as_mut().unwrap().started -= 1;
+        elsewhere.process.as_mut().unwrap().namespace = "pid:[1]".into();
+        assert!(!holder.is_dead(&elsewhere.to_string()));
+        for text in ["", "somebody", "h part 1 process 77", "h part 1 process x started 1 in n boot b"] {
+            assert!(!holder.is_dead(text), "{text}");
+        }
+    }
+}
