@@ -7,7 +7,10 @@
 
 mod holder;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 pub use self::holder::Holder;
 use crate::domain::Timestamp;
@@ -116,6 +119,22 @@ impl Contender {
     /// Whether calls may be made at `now`.
     pub fn is_trusted(&self, now: Instant) -> bool {
         matches!(self.state, State::Holding { trusted_until, .. } if now < trusted_until)
+    }
+}
+
+/// The view of this process, shared by its parts.
+#[derive(Debug, Default)]
+pub struct Lease(Mutex<Contender>);
+
+impl Lease {
+    /// The view itself.
+    pub fn contender(&self) -> MutexGuard<'_, Contender> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether calls may be made now.
+    pub fn is_trusted(&self) -> bool {
+        self.contender().is_trusted(Instant::now())
     }
 }
 

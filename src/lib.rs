@@ -21,3 +21,4 @@ mod repeated;
 pub mod simulator;
 pub mod slot;
 pub mod store;
+pub mod term;

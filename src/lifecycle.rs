@@ -1,7 +1,6 @@
 //! The life of the daemon: what starts in which order, and what stops in which.
 //!
-//! Start: schema, partitions, schedule, recorder, poller, slotter, HTTP. Stop: no more polls are started, those in flight
-//! end, the recorder writes what is left.
+//! Start: schema, partitions, HTTP, then term after term of polling. Stop: the term ends, and the connections close.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +9,6 @@ use sd_notify::NotifyState;
 use secrecy::SecretString;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -19,17 +17,13 @@ use crate::{
     cadence::Cadences,
     chat::{ChatClient, ChatSettings, ClientError},
     clock,
+    lease::Holder,
     ops::{self, ListenError, Ops},
-    poller::{Poller, PollerSettings, PollerStatus, Slotter},
+    poller::PollerSettings,
     repeated::Repeated,
-    store::{ConnectError, Recorder, RecorderSettings, SchemaError, Store, StoreError},
+    store::{ConnectError, SchemaError, Store, StoreError},
+    term::{TermStatus, Terms, spawn_noted},
 };
-
-/// Polls in flight have this long to end after the daemon was told to stop.
-const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
-
-/// Then the recorder has this long to write what they brought back.
-const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
 
 /// The numbers of the signals that stop the daemon: a process that one ends at once has 128 plus it as its exit code.
 const SIGINT: i32 = 2;
@@ -80,104 +74,62 @@ pub enum StartError {
 pub struct Daemon {
     stop: CancellationToken,
     ended: CancellationToken,
-    give_up: CancellationToken,
-    status: Arc<PollerStatus>,
+    status: Arc<TermStatus>,
     store: Store,
-    slots: usize,
-    poller: JoinHandle<()>,
-    slotter: JoinHandle<()>,
-    recorder: JoinHandle<usize>,
+    terms: JoinHandle<usize>,
 }
 
 impl Daemon {
-    /// Starts everything. `stop` ends the wait for a database that does not answer.
+    /// Starts everything, until it is known who polls the app. `stop` ends the wait for a database that does not answer.
     ///
     /// # Errors
     /// If the settings can't work, whatever the wait.
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
-        let client = ChatClient::new(settings.chat.clone())?;
+        let client = Arc::new(ChatClient::new(settings.chat.clone())?);
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         until_it_works(&stop, async || prepare(&store).await).await?;
-
-        let (committed_sender, committed) = mpsc::unbounded_channel();
-        let give_up = CancellationToken::new();
-        let recorder_settings = RecorderSettings { committed: committed_sender, give_up: give_up.clone() };
-        let (recorder, recordings) = Recorder::new(store.clone(), recorder_settings);
-        let (cadences, batch_size) = (settings.cadences, settings.poller.batch_size);
-        let mut poller =
-            Poller::new(store.clone(), client, cadences.clone(), settings.poller, recordings, committed, stop.clone());
-        let slots = until_it_works(&stop, async || poller.load().await.map_err(SchemaError::from)).await?;
-        let (status, news) = (poller.status(), poller.news());
+        let status = Arc::new(TermStatus::default());
         if let Some((listen, metrics)) = settings.http {
-            let ops = Ops { store: store.clone(), poller: status.clone(), metrics: metrics.clone() };
+            let ops = Ops { store: store.clone(), term: status.clone(), metrics: metrics.clone() };
             ops::serve(ops, listen, stop.clone()).await?;
             tokio::spawn(keep_metrics_small(metrics, stop.clone()));
         }
-        let slotter = Slotter { store: store.clone(), cadences, batch_size, news };
         tokio::spawn(look_after_partitions(store.clone(), stop.clone()));
-        let ended = CancellationToken::new();
-        Ok(Self {
-            give_up,
-            status,
-            slots,
-            poller: spawn_noted(&ended, poller.run(GRACE_FOR_POLLS)),
-            slotter: spawn_noted(&ended, slotter.run(stop.clone())),
-            recorder: spawn_noted(&ended, recorder.run()),
-            store,
-            ended,
-            stop,
-        })
+        let (ended, decided) = (CancellationToken::new(), CancellationToken::new());
+        let terms = Terms {
+            store: store.clone(),
+            client,
+            poller: settings.poller,
+            cadences: settings.cadences,
+            status: status.clone(),
+            decided: decided.clone(),
+            holder: Holder::new(),
+        };
+        let terms = spawn_noted(&ended, terms.run(stop.clone()));
+        tokio::select! { () = decided.cancelled() => {} () = ended.cancelled() => {} }
+        Ok(Self { stop, ended, status, store, terms })
     }
 
-    /// What others may know of the poller.
-    pub fn status(&self) -> &PollerStatus {
+    /// What others may know of it.
+    pub fn status(&self) -> &TermStatus {
         &self.status
-    }
-
-    /// How many slots the schedule had at the start.
-    pub fn slots(&self) -> usize {
-        self.slots
     }
 
     /// Stops cleanly. Returns how many polls could not be stored.
     pub async fn stop(self) -> usize {
         self.stop.cancel();
-        let ended = tokio::join!(self.poller, self.slotter);
-        for task in [ended.0, ended.1] {
-            if let Err(error) = task {
-                tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
-            }
-        }
-        let give_up = self.give_up;
-        let deadline = tokio::spawn(async move {
-            tokio::time::sleep(GRACE_FOR_FLUSH).await;
-            give_up.cancel();
-        });
-        let lost = self.recorder.await.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the recorder had failed");
+        let lost = self.terms.await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the daemon had failed");
             0
         });
-        deadline.abort();
-        self.store.close().await;
+        self.store.close();
         lost
     }
 
-    /// Ends when a part of the daemon has ended, which none ever should by itself.
+    /// Ends when the daemon has ended, which it never should by itself.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
-}
-
-/// Starts a part of the daemon whose end, by a panic too, is noted.
-fn spawn_noted<T: Send + 'static>(
-    ended: &CancellationToken,
-    part: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
-    let guard = ended.clone().drop_guard();
-    tokio::spawn(async move {
-        let _guard = guard;
-        part.await
-    })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {
@@ -199,7 +151,8 @@ async fn until_it_works<T>(
             Err(error) => return Err(error.into()),
         };
         if trouble.is_due() {
-            tracing::error!(error = &error as &dyn std::error::Error, "the database can't be used yet: trying again");
+            let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, advice, "the database can't be used yet: trying again");
         }
         tokio::select! {
             () = stop.cancelled() => return Err(StartError::Stopped),

@@ -8,7 +8,10 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{poller::PollerStatus, store::Store};
+use crate::{
+    store::Store,
+    term::{Role, TermStatus},
+};
 
 /// The HTTP listener can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +27,8 @@ pub struct ListenError {
 pub struct Ops {
     /// The database, whose answer is asked for by `/readyz`.
     pub store: Store,
-    /// The poller.
-    pub poller: Arc<PollerStatus>,
+    /// Who polls, and how that goes.
+    pub term: Arc<TermStatus>,
     /// The metrics of this process.
     pub metrics: PrometheusHandle,
 }
@@ -41,7 +44,16 @@ struct Check {
 #[derive(Debug, Serialize)]
 struct Readiness {
     database: Check,
+    lease: Check,
     calls: Check,
+    storing: Check,
+}
+
+impl Check {
+    /// Good unless there is a reason why not.
+    fn unless(reason: Option<String>) -> Self {
+        Self { ok: reason.is_none(), reason }
+    }
 }
 
 /// Installs the recorder of metrics, once in a process.
@@ -64,16 +76,27 @@ fn describe() {
     describe_counter!("receiptd_snapshots_total", "Rows written to receipt_snapshots.");
     describe_counter!("receiptd_messages_slotted_total", "New messages that were put into the schedule.");
     describe_counter!("receiptd_flushes_total", "Transactions that stored polls.");
-    describe_counter!("receiptd_flush_failures_total", "Attempts to store polls that failed and were made again.");
+    describe_counter!(
+        "receiptd_flush_failures_total",
+        "Attempts to store polls that failed and were made again, by SQLSTATE."
+    );
     describe_counter!(
         "receiptd_recordings_lost_total",
-        "Polls whose results were lost because they could not be stored."
+        "Polls whose results were lost because they could not be stored, by reason."
     );
     describe_histogram!("receiptd_call_seconds", "Time from sending an attempt to its outcome.");
     describe_histogram!("receiptd_flush_seconds", "Time of the transactions that stored polls.");
+    describe_counter!(
+        "receiptd_set_aside_total",
+        "Rows that the tables refused and that are kept in receiptd.set_aside, with the reason."
+    );
+    describe_gauge!("receiptd_is_polling", "1 if this receiptd has the lease of its app, 0 if it stands by.");
     describe_gauge!("receiptd_calls_per_second_allowed", "The rate that is allowed just now: lower after slow-downs.");
-    for name in ["messages_asked", "snapshots", "messages_slotted", "flushes", "flush_failures", "recordings_lost"] {
+    for name in ["messages_asked", "snapshots", "messages_slotted", "flushes", "set_aside"] {
         counter!(format!("receiptd_{name}_total")).absolute(0);
+    }
+    for reason in ["stopped", "lease_lost"] {
+        counter!("receiptd_recordings_lost_total", "reason" => reason).absolute(0);
     }
     gauge!("receiptd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
@@ -99,18 +122,33 @@ pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Res
 }
 
 async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness>) {
-    let database = match ops.store.ping().await {
-        Ok(()) => Check { ok: true, reason: None },
-        Err(error) => Check { ok: false, reason: Some(format!("{error}: {}", error.source)) },
+    let readiness = Readiness {
+        database: Check::unless(ops.store.ping().await.err().map(|error| error.explain())),
+        lease: lease(&ops.term),
+        calls: Check::unless(ops.term.poller().and_then(|poller| poller.fault())),
+        storing: Check::unless(
+            ops.term.is_stuck().then(|| "what polls bring back can't be stored just now".to_owned()),
+        ),
     };
-    let fault = ops.poller.fault();
-    let readiness = Readiness { database, calls: Check { ok: fault.is_none(), reason: fault } };
-    let ok = readiness.database.ok && readiness.calls.ok;
+    let ok = [&readiness.database, &readiness.lease, &readiness.calls, &readiness.storing].iter().all(|check| check.ok);
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
 }
 
+fn lease(term: &TermStatus) -> Check {
+    match term.role() {
+        Role::Polling => Check { ok: true, reason: None },
+        Role::LeaseNotRenewed => Check::unless(Some("the lease could not be renewed: no calls are made".to_owned())),
+        Role::StandingBy(other) => {
+            let other = other.unwrap_or_else(|| "nobody known yet".to_owned());
+            Check { ok: true, reason: Some(format!("standing by: this app is polled by {other}")) }
+        }
+    }
+}
+
 async fn render_metrics(State(ops): State<Ops>) -> String {
-    metrics::gauge!("receiptd_calls_per_second_allowed").set(f64::from(ops.poller.rate()));
+    let rate = ops.term.poller().map_or(0, |poller| poller.rate());
+    metrics::gauge!("receiptd_calls_per_second_allowed").set(f64::from(rate));
+    metrics::gauge!("receiptd_is_polling").set(f64::from(u8::from(ops.term.role() == Role::Polling)));
     ops.metrics.run_upkeep();
     ops.metrics.render()
 }

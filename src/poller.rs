@@ -18,7 +18,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,8 +39,10 @@ use crate::{
     chat::ChatClient,
     clock,
     domain::Timestamp,
+    lease::Lease,
     pacing::Pacing,
     recording::{KeepSnapshots, Poll, PollEnd, Recording},
+    repeated::Repeated,
     slot::{GroupKey, GroupState, Slot, SlotId},
     store::{Committed, Store, StoreError},
 };
@@ -50,7 +52,10 @@ use crate::{
 const AHEAD: usize = 40;
 
 /// After a failed read of the schedule it is tried again after this time.
-const READ_AGAIN: Duration = Duration::from_millis(500);
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// While no poll may start it is looked this often whether one may.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How polls are made.
 #[derive(Debug, Clone)]
@@ -102,6 +107,25 @@ impl PollerStatus {
     }
 }
 
+/// What a poller works with.
+#[derive(Debug)]
+pub struct PollerParts {
+    /// The database.
+    pub store: Store,
+    /// The way to Tencent Chat.
+    pub client: Arc<ChatClient>,
+    /// Whether it may call.
+    pub lease: Arc<Lease>,
+    /// How often messages are polled.
+    pub cadences: Arc<Cadences>,
+    /// Where what comes back goes.
+    pub recorder: mpsc::Sender<Recording>,
+    /// How it hears when slots are due again.
+    pub committed: mpsc::UnboundedReceiver<Committed>,
+    /// Whether nothing can be stored just now.
+    pub is_stuck: Arc<AtomicBool>,
+}
+
 /// The poller of one app.
 #[derive(Debug)]
 pub struct Poller {
@@ -111,6 +135,8 @@ pub struct Poller {
     caller: Arc<Caller>,
     status: Arc<PollerStatus>,
     recorder: mpsc::Sender<Recording>,
+    is_stuck: Arc<AtomicBool>,
+    trouble: Repeated,
     schedule: Schedule,
     probes: Vec<SlotId>,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
@@ -122,20 +148,12 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// A poller that calls through `client`, sends what comes back to `recorder`, and hears from it through `committed`
-    /// when slots are due again. It starts no attempt after `stop`.
-    pub fn new(
-        store: Store,
-        client: ChatClient,
-        cadences: Arc<Cadences>,
-        settings: PollerSettings,
-        recorder: mpsc::Sender<Recording>,
-        committed: mpsc::UnboundedReceiver<Committed>,
-        stop: CancellationToken,
-    ) -> Self {
+    /// A poller that starts no attempt after `stop`.
+    pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
+        let PollerParts { store, client, lease, cadences, recorder, committed, is_stuck } = parts;
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let (gate, trouble) = (Gate::default().into(), Trouble::default());
-        let caller = Arc::new(Caller { client, pacing, gate, trouble, stop });
+        let caller = Arc::new(Caller { client, lease, pacing, gate, trouble, stop });
         let (in_flight, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let max_in_flight = settings.max_in_flight;
         let status = Arc::new(PollerStatus { caller: caller.clone(), max_in_flight, in_flight, waiting });
@@ -147,6 +165,8 @@ impl Poller {
             caller,
             status,
             recorder,
+            is_stuck,
+            trouble: Repeated::default(),
             schedule: Schedule::new(Instant::now()),
             probes: vec![],
             news,
@@ -184,7 +204,7 @@ impl Poller {
         let stop = self.caller.stop.clone();
         loop {
             self.hear_news();
-            let wake_in = self.start_polls().await;
+            let Some(wake_in) = stop.run_until_cancelled(self.start_polls()).await else { break };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -234,6 +254,9 @@ impl Poller {
         if room < AHEAD / 2 {
             return Duration::from_secs(1);
         }
+        if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
+            return LOOK_AGAIN;
+        }
         let now = now();
         let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
             Admission::Open => (room, false),
@@ -257,7 +280,10 @@ impl Poller {
                 }
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the schedule can't be read: polling waits");
+                if self.trouble.is_due() {
+                    let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+                    tracing::error!(error = cause, advice, "the schedule can't be read: polling waits");
+                }
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
                 return READ_AGAIN;
             }

@@ -219,6 +219,26 @@ impl Recording {
     }
 }
 
+impl Recording {
+    /// The same without what it says of messages, and that in parts of one message each: for when the whole can't be
+    /// stored.
+    pub fn apart(&self) -> (Self, Vec<Self>) {
+        let frame = Self { messages: vec![], snapshots: vec![], ..self.clone() };
+        let mut seqs: Vec<MsgSeq> = self.messages.iter().map(|change| change.seq).collect();
+        seqs.extend(self.snapshots.iter().map(|snapshot| snapshot.seq));
+        seqs.sort_unstable();
+        seqs.dedup();
+        let of = |seq: MsgSeq| Self {
+            messages: self.messages.iter().filter(|change| change.seq == seq).cloned().collect(),
+            snapshots: self.snapshots.iter().filter(|snapshot| snapshot.seq == seq).copied().collect(),
+            attempts: vec![],
+            ..frame.clone()
+        };
+        let parts = seqs.into_iter().map(of).collect();
+        (frame, parts)
+    }
+}
+
 /// The time of the poll if it told anything: that of the last answer, and later than all that its messages have seen,
 /// whatever the clock did.
 fn polled_at(slot: &Slot, poll: &Poll) -> Option<Timestamp> {

@@ -1,21 +1,24 @@
 //! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
 
 mod flush;
+mod lease;
 mod partitions;
 mod recorder;
 mod schema;
+mod set_aside;
 mod slots;
 mod slotting;
+mod sqlstate;
+mod statement;
+mod transaction;
 mod upkeep;
 mod watch;
 
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{
-    ConnectOptions, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use tokio::time::{error::Elapsed, timeout_at};
 
 pub use self::{
     recorder::{Committed, Recorder, RecorderSettings},
@@ -23,27 +26,46 @@ pub use self::{
     slotting::Slotted,
     watch::{WatchedGroup, WatchedMessage},
 };
+use self::{
+    statement::{query_as, query_scalar},
+    transaction::{Connections, Fence, LONG, RENEWAL, SHORT, Transaction},
+};
 use crate::domain::SdkAppId;
 
 /// A database operation that failed: what was being done, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} failed")]
-pub struct StoreError {
-    /// What was being done, and to what.
-    pub doing: &'static str,
-    /// What the database or the way to it said.
-    #[source]
-    pub source: sqlx::Error,
+pub enum StoreError {
+    /// The database or the way to it said so.
+    #[error("{doing} failed")]
+    Failed {
+        /// What was being done, and to what.
+        doing: &'static str,
+        /// What the database or the way to it said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// It took too long.
+    #[error("{doing} failed: the database gave no answer within {} s", .patience.as_secs())]
+    Deadline {
+        /// What was being done, and to what.
+        doing: &'static str,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// Another receiptd polls this app by now. Nothing was written.
+    #[error("{doing} failed: another receiptd polls this app by now")]
+    LeaseLost {
+        /// What was being done, and to what.
+        doing: &'static str,
+    },
 }
 
-/// Adds what was being done to a database error.
-trait Doing<T> {
-    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
-}
-
-impl<T> Doing<T> for Result<T, sqlx::Error> {
-    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError { doing, source })
+impl StoreError {
+    /// What was being done, why it failed, and what can be done about it, in one line.
+    pub fn explain(&self) -> String {
+        let cause = std::error::Error::source(self).map_or_else(String::new, |cause| format!(": {cause}"));
+        let advice = self.advice().map_or_else(String::new, |advice| format!(": {advice}"));
+        format!("{self}{cause}{advice}")
     }
 }
 
@@ -55,11 +77,13 @@ pub enum ConnectError {
     Url(String),
 }
 
-/// A pool of connections to the database of one app.
+/// The database of one app.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: PgPool,
+    connections: Connections,
     sdk_app_id: SdkAppId,
+    /// Where it is set, the poller's writes do nothing once the lease has passed to another.
+    fence: Option<Fence>,
 }
 
 impl Store {
@@ -68,11 +92,8 @@ impl Store {
     /// # Errors
     /// If the URL is none.
     pub fn new(url: &SecretString, max_connections: u32, sdk_app_id: SdkAppId) -> Result<Self, ConnectError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(connect_options(url)?);
-        Ok(Self { pool, sdk_app_id })
+        let connections = Connections::new(connect_options(url)?, max_connections);
+        Ok(Self { connections, sdk_app_id, fence: None })
     }
 
     /// The oldest PostgreSQL that the schema is written for and tested with.
@@ -83,10 +104,10 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn server_version(&self) -> Result<i32, StoreError> {
-        sqlx::query_scalar("SELECT current_setting('server_version_num')::integer / 10000")
-            .fetch_one(&self.pool)
-            .await
-            .doing("asking the database for its version")
+        let mut transaction = self.begin("asking the database for its version", SHORT).await?;
+        let version = query_scalar("SELECT current_setting('server_version_num')::integer / 10000");
+        let outcome = timeout_at(transaction.deadline, version.fetch_one(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 
     /// How many groups of this app are polled, and how many messages in them.
@@ -94,15 +115,15 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn count_watched(&self) -> Result<(i64, i64), StoreError> {
-        sqlx::query_as(
+        let mut transaction = self.begin("counting what is watched", LONG).await?;
+        let counts = query_as(
             "SELECT count(DISTINCT g.group_key), count(m.msg_seq) FROM receiptd.watched_groups g
              LEFT JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.state = 'active'
              WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
-        .bind(self.app())
-        .fetch_one(&self.pool)
-        .await
-        .doing("counting what is watched")
+        .bind(self.app());
+        let outcome = timeout_at(transaction.deadline, counts.fetch_one(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 
     /// Makes one round trip.
@@ -110,7 +131,8 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.pool).await.doing("asking the database for a sign of life").map(drop)
+        let transaction = self.begin("asking the database for a sign of life", RENEWAL).await?;
+        transaction.end(Ok(Ok(()))).await
     }
 
     /// The app, as SQL knows it.
@@ -118,9 +140,25 @@ impl Store {
         i64::from(self.sdk_app_id.get())
     }
 
+    async fn begin(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
+        self.connections.begin(doing, patience).await
+    }
+
+    /// Ends a transaction that wrote for the poller.
+    async fn end_fenced<T>(
+        &self,
+        transaction: Transaction,
+        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+    ) -> Result<T, StoreError> {
+        match &self.fence {
+            Some(fence) => transaction.end_fenced(fence, outcome).await,
+            None => transaction.end(outcome).await,
+        }
+    }
+
     /// Closes all connections.
-    pub async fn close(&self) {
-        self.pool.close().await;
+    pub fn close(&self) {
+        self.connections.close();
     }
 }
 
@@ -136,6 +174,7 @@ fn connect_options(url: &SecretString) -> Result<PgConnectOptions, ConnectError>
         ("anonymous" | "", Some(user)) => options.username(&user),
         _ => options,
     };
-    // What is slow shows in metrics; statements in the log would bury what matters.
-    Ok(options.application_name("receiptd").disable_statement_logging())
+    // What is slow shows in metrics; statements in the log would bury what matters. The parameters that sqlx sends at the
+    // start are those that PgBouncer knows, but for extra_float_digits, of which binary values have no need.
+    Ok(options.application_name("receiptd").disable_statement_logging().extra_float_digits(None))
 }

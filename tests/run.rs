@@ -158,7 +158,8 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     assert_eq!(get("/healthz").await.0, 200);
-    assert_eq!(get("/readyz").await, (200, r#"{"database":{"ok":true},"calls":{"ok":true}}"#.to_owned()));
+    let ready = r#"{"database":{"ok":true},"lease":{"ok":true},"calls":{"ok":true},"storing":{"ok":true}}"#;
+    assert_eq!(get("/readyz").await, (200, ready.to_owned()));
     let pool = PgPool::connect(&database.url()).await.unwrap();
     watch(&pool, 3, 3).await;
     place.simulator.wait_for_ended_calls(3).await;
@@ -171,9 +172,11 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     }
     assert!(status == 503 && body.contains("60021"), "{body}");
     let (_, metrics) = get("/metrics").await;
-    for line in
-        ["receiptd_calls_total{class=\"success\",code=\"0\"}", "code=\"60021\"} 1", "receiptd_flush_failures_total 0"]
-    {
+    for line in [
+        "receiptd_calls_total{class=\"success\",code=\"0\"}",
+        "code=\"60021\"} 1",
+        "receiptd_recordings_lost_total{reason=\"stopped\"} 0",
+    ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     assert!(!metrics.contains("canary") && !body.contains("canary"));

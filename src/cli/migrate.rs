@@ -25,7 +25,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         Some(before) => println!("The schema receiptd went from migration {before} to {version}."),
         None => println!("The schema receiptd was made, at migration {version}."),
     }
-    store.close().await;
+    store.close();
     database.close().await?;
     Ok(ExitCode::SUCCESS)
 }

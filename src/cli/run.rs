@@ -35,7 +35,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         Err(error) => return Err(error.into()),
     };
     lifecycle::notify_ready();
-    tracing::info!(%app, at, slots = daemon.slots(), "polling app {app} at {at}, with {} calls on the schedule", daemon.slots());
+    tracing::info!(%app, at, "ready to poll app {app} at {at}");
     tokio::select! { () = stop.cancelled() => {} () = daemon.ended() => {} }
     let is_asked_for = stop.is_cancelled();
     lifecycle::notify_stopping();

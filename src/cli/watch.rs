@@ -88,7 +88,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
     require_schema(&store).await?;
     let done = act(arguments.action, &config, &store).await;
-    store.close().await;
+    store.close();
     database.close().await?;
     done
 }

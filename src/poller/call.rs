@@ -14,6 +14,7 @@ use super::{gate::Gate, retry::Retry, trouble::Trouble};
 use crate::{
     chat::{Attempt, ChatClient, Class, Failure, error_class},
     domain::{GroupId, MsgSeq, Receipt},
+    lease::Lease,
     pacing::Pacing,
     recording::{Poll, PollEnd},
     slot::Slot,
@@ -22,11 +23,12 @@ use crate::{
 /// What all polls of an app share.
 #[derive(Debug)]
 pub(super) struct Caller {
-    pub client: ChatClient,
+    pub client: Arc<ChatClient>,
+    pub lease: Arc<Lease>,
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
     pub trouble: Trouble,
-    /// Cancelled when the daemon stops: no attempt starts from then on.
+    /// Cancelled when the term of the poller is over: no attempt starts from then on.
     pub stop: CancellationToken,
 }
 
@@ -99,7 +101,9 @@ impl Caller {
                 return Next::End(PollEnd::Stopped);
             };
             started.take().into_iter().for_each(|started| started());
-            if !is_probe && self.gate().fault().is_some() {
+            let is_refused = !is_probe && self.gate().fault().is_some();
+            // Looked at last of all: a process that stood still may have lost the lease meanwhile.
+            if is_refused || !self.lease.is_trusted() {
                 return Next::End(PollEnd::Stopped);
             }
             let attempt = self.client.get_receipts(group, batch).await;

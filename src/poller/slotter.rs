@@ -40,12 +40,11 @@ impl Slotter {
         let mut trouble = Repeated::default();
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
-            let Err(error) = self.look(&stop).await else { continue };
-            if trouble.is_due() {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the watch list can't be read: new messages wait"
-                );
+            let Some(Err(error)) = stop.run_until_cancelled(self.look(&stop)).await else { continue };
+            // That the lease is lost is known, and told, by who renews it.
+            if !matches!(error, StoreError::LeaseLost { .. }) && trouble.is_due() {
+                let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+                tracing::error!(error = cause, advice, "the watch list can't be read: new messages wait");
             }
         }
     }

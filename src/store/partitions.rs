@@ -2,7 +2,9 @@
 
 use chrono::{Days, NaiveDate};
 
-use super::{Doing, Store, StoreError};
+use tokio::time::timeout_at;
+
+use super::{Store, StoreError, statement::query_scalar, transaction::SHORT};
 
 /// So many days ahead of today have their partitions, beside today's and yesterday's.
 pub(super) const DAYS_AHEAD: u64 = 7;
@@ -28,13 +30,11 @@ impl Store {
         let mut made = 0;
         for day in days {
             for table in ["receipt_snapshots", "api_calls"] {
-                // A statement of its own for each: ATTACH holds its locks until the transaction ends.
-                let is_new: bool = sqlx::query_scalar("SELECT receiptd.ensure_partition($1, $2)")
-                    .bind(table)
-                    .bind(day)
-                    .fetch_one(&self.pool)
-                    .await
-                    .doing("making a daily partition")?;
+                // A transaction of its own for each: ATTACH holds its locks until the end.
+                let mut transaction = self.begin("making a daily partition", SHORT).await?;
+                let made_one = query_scalar("SELECT receiptd.ensure_partition($1, $2)").bind(table).bind(*day);
+                let outcome = timeout_at(transaction.deadline, made_one.fetch_one(transaction.connection())).await;
+                let is_new: bool = transaction.end(outcome).await?;
                 made += i64::from(is_new);
             }
         }

@@ -1,19 +1,31 @@
 //! Gathers recordings and flushes them: every 100 ms or 2,000 rows, whichever comes first.
 //!
-//! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile the queue
-//! in front fills up and polling stops by itself.
+//! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile polling
+//! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::NaiveDate;
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use super::flush::Committed;
-use super::{Store, StoreError, flush};
+use super::{
+    Store, StoreError,
+    flush::{Caution, Flushed, flush},
+    set_aside::write_apart,
+    sqlstate::Remedy,
+};
 use crate::{recording::Recording, repeated::Repeated};
 
 /// A flush waits at most this long for more to write.
@@ -25,8 +37,17 @@ const MAX_ROWS: usize = 2_000;
 /// How many recordings may wait for a flush. At 200 polls a second that is some seconds of an outage; then polls wait.
 const QUEUE: usize = 1_000;
 
-/// SQLSTATE of a row that fits no partition (and of other broken checks).
-const CHECK_VIOLATION: &str = "23514";
+/// What somebody else holds is tried again this often.
+const TRY_LEFT_EVERY: Duration = Duration::from_secs(1);
+
+/// So many recordings may wait for somebody else's locks before everything waits.
+const MAX_LEFT: usize = 2_000;
+
+/// Between two attempts at a failed flush it waits this long at first, and doubled each time up to …
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// … this long.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How the recorder is wired.
 #[derive(Debug)]
@@ -35,6 +56,8 @@ pub struct RecorderSettings {
     pub committed: mpsc::UnboundedSender<Committed>,
     /// Ends the attempts to write when the time for a clean stop is over.
     pub give_up: CancellationToken,
+    /// Set while nothing can be stored: then no poll is to start.
+    pub is_stuck: Arc<AtomicBool>,
 }
 
 /// Writes recordings to the database.
@@ -43,32 +66,101 @@ pub struct Recorder {
     store: Store,
     settings: RecorderSettings,
     queue: mpsc::Receiver<Recording>,
+    /// Recordings of which somebody else holds a row.
+    left: Vec<Recording>,
+    try_left_at: Instant,
+    trouble: Repeated,
+}
+
+/// Recordings can't be written any more.
+struct Lost {
+    reason: Reason,
+    recordings: usize,
+}
+
+/// Why there is no use in going on.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    Stopped,
+    LeaseLost,
+}
+
+impl Reason {
+    /// The value of the label `reason` of `receiptd_recordings_lost_total`, and what it means.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Stopped => {
+                ("stopped", "polls could not be stored before the time for stopping was over: they are lost")
+            }
+            Self::LeaseLost => {
+                ("lease_lost", "polls could not be stored since another receiptd polls by now: they are lost")
+            }
+        }
+    }
+}
+
+/// How a batch is to be written.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Whole,
+    /// One recording that was refused.
+    Apart,
+}
+
+/// What became of a batch.
+enum Written {
+    Done,
+    /// The tables refuse something in it.
+    Refused,
 }
 
 impl Recorder {
     /// A recorder and the way to it. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Recording>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        (Self { store, settings, queue }, sender)
+        let (left, try_left_at, trouble) = (vec![], Instant::now(), Repeated::default());
+        (Self { store, settings, queue, left, try_left_at, trouble }, sender)
     }
 
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
     pub async fn run(mut self) -> usize {
-        while let Some(recordings) = self.gather().await {
-            if !self.write(&recordings).await {
-                self.queue.close();
-                let lost = recordings.len() + std::iter::from_fn(|| self.queue.try_recv().ok()).count();
-                metrics::counter!("receiptd_recordings_lost_total").increment(lost as u64);
-                tracing::error!(lost, "polls could not be stored before the time for stopping was over: they are lost");
-                return lost;
-            }
+        let Err(Lost { reason, recordings }) = self.write_all().await else { return 0 };
+        self.queue.close();
+        let lost = recordings + self.left.len() + std::iter::from_fn(|| self.queue.try_recv().ok()).count();
+        let (reason, words) = reason.words();
+        metrics::counter!("receiptd_recordings_lost_total", "reason" => reason).increment(lost as u64);
+        if lost > 0 {
+            tracing::error!(lost, reason, "{words}");
         }
-        0
+        lost
     }
 
+    async fn write_all(&mut self) -> Result<(), Lost> {
+        loop {
+            let gathered = self.gather().await;
+            let is_end = gathered.is_none();
+            if let Some(recordings) = gathered {
+                self.write(recordings, How::Whole).await?;
+            }
+            if !self.left.is_empty() && (is_end || Instant::now() >= self.try_left_at) {
+                self.write_left(is_end).await?;
+            } else if is_end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Recordings to write, none if it was time for those that were left, or `None` at the end.
     async fn gather(&mut self) -> Option<Vec<Recording>> {
+        let next = async {
+            if self.left.is_empty() {
+                return Ok(self.queue.recv().await);
+            }
+            timeout_at(self.try_left_at, self.queue.recv()).await
+        };
         // A poll that hangs beyond the time for stopping is not waited for.
-        let first = self.settings.give_up.run_until_cancelled(self.queue.recv()).await??;
+        let Ok(first) = self.settings.give_up.run_until_cancelled(next).await? else { return Some(vec![]) };
+        let first = first?;
         let mut rows = rows(&first);
         let mut recordings = vec![first];
         let deadline = Instant::now() + GATHER;
@@ -80,61 +172,127 @@ impl Recorder {
         Some(recordings)
     }
 
-    /// Writes one batch, however long it takes. False if it was told to give up.
-    async fn write(&self, recordings: &[Recording]) -> bool {
-        let mut wait = Duration::from_millis(50);
-        let mut trouble = Repeated::default();
-        loop {
-            let start = Instant::now();
-            let error = match flush::flush(&self.store.pool, recordings).await {
-                Ok(committed) => {
-                    self.committed(recordings, committed, start.elapsed());
-                    return true;
+    /// Tries once more what somebody else held. Where that is too much, and at the end, everything waits for it.
+    async fn write_left(&mut self, is_end: bool) -> Result<(), Lost> {
+        let left = std::mem::take(&mut self.left);
+        self.write(left, How::Whole).await?;
+        self.try_left_at = Instant::now() + TRY_LEFT_EVERY;
+        let must_wait = is_end || self.left.len() > MAX_LEFT;
+        if must_wait && !self.left.is_empty() {
+            self.settings.is_stuck.store(true, Ordering::Relaxed);
+            let give_up = self.settings.give_up.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();
+            if give_up {
+                return Err(Lost { reason: Reason::Stopped, recordings: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a batch, however long it takes. What is refused is searched for by halving.
+    async fn write(&mut self, recordings: Vec<Recording>, how: How) -> Result<(), Lost> {
+        let mut parts = vec![(recordings, how)];
+        while let Some((mut part, how)) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let written = self.write_part(&part, how).await.map_err(|reason| {
+                let others: usize = parts.iter().map(|(part, _)| part.len()).sum();
+                Lost { reason, recordings: part.len() + others }
+            })?;
+            match (written, part.len()) {
+                (Written::Done, _) => {}
+                (Written::Refused, 1) => parts.push((part, How::Apart)),
+                (Written::Refused, several) => {
+                    let second = part.split_off(several / 2);
+                    parts.extend([(second, How::Whole), (part, How::Whole)]);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one part until it is written or refused. The error says why there is no use in going on.
+    async fn write_part(&mut self, part: &[Recording], how: How) -> Result<Written, Reason> {
+        let (mut wait, mut caution) = (FIRST_WAIT, Caution::default());
+        loop {
+            let error = match self.attempt(part, how, caution).await {
+                Ok(()) => return Ok(Written::Done),
+                Err(StoreError::LeaseLost { .. }) => return Err(Reason::LeaseLost),
                 Err(error) => error,
             };
-            metrics::counter!("receiptd_flush_failures_total").increment(1);
-            if trouble.is_due() {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    polls = recordings.len(),
-                    "storing what polls brought back failed: it is kept and tried again"
-                );
+            let sqlstate = error.sqlstate();
+            let class = sqlstate.clone().unwrap_or_else(|| "none".to_owned());
+            metrics::counter!("receiptd_flush_failures_total", "sqlstate" => class).increment(1);
+            caution.unanswered |= sqlstate.is_none();
+            caution.locked |= sqlstate.as_deref() == Some("55P03");
+            match (error.remedy(), how) {
+                (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
+                (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused),
+                _ => {}
             }
-            let error = self.make_missing_partitions(&error, recordings).await;
-            let wait_now = if error.is_some() { wait } else { Duration::ZERO };
-            tokio::select! {
-                () = self.settings.give_up.cancelled() => return false,
-                () = tokio::time::sleep(wait_now) => {}
+            self.say(&error, part.len());
+            self.settings.is_stuck.store(true, Ordering::Relaxed);
+            if self.settings.give_up.run_until_cancelled(sleep(wait)).await.is_none() {
+                return Err(Reason::Stopped);
             }
-            wait = (wait * 2).min(Duration::from_secs(5));
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    /// Where a partition may be missing, makes those that the batch needs. Returns what still stands in the way.
-    async fn make_missing_partitions(&self, error: &StoreError, recordings: &[Recording]) -> Option<()> {
-        let code = error.source.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
-        if code.as_deref() != Some(CHECK_VIOLATION) {
-            return Some(());
+    async fn attempt(&mut self, part: &[Recording], how: How, caution: Caution) -> Result<(), StoreError> {
+        let start = Instant::now();
+        let flushed = match (how, part) {
+            (How::Apart, [recording]) => {
+                let aside = write_apart(&self.store, recording).await?;
+                metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
+                tracing::error!(
+                    rows = aside.rows,
+                    "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason"
+                );
+                aside.flushed
+            }
+            _ => flush(&self.store, part, caution).await?,
+        };
+        if self.settings.is_stuck.swap(false, Ordering::Relaxed) {
+            tracing::info!("what polls bring back is stored again");
         }
+        self.committed(part, flushed, start.elapsed());
+        Ok(())
+    }
+
+    fn say(&mut self, error: &StoreError, polls: usize) {
+        if self.trouble.is_due() {
+            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
+            tracing::error!(
+                error = cause,
+                polls,
+                advice,
+                "storing what polls brought back failed: it is kept and tried again, and polling waits"
+            );
+        }
+    }
+
+    /// Where a partition may be missing, makes those that the batch needs. True if one was.
+    async fn made_missing_partitions(&self, recordings: &[Recording]) -> bool {
         match self.store.ensure_partitions(&days(recordings)).await {
-            Ok(made) if made > 0 => None,
-            Ok(_) => Some(()),
+            Ok(made) => made > 0,
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "a daily partition is missing and could not be made"
-                );
-                Some(())
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "a daily partition may be missing and could not be made");
+                false
             }
         }
     }
 
-    fn committed(&self, recordings: &[Recording], committed: Vec<Committed>, took: Duration) {
-        let snapshots: usize = recordings.iter().map(|recording| recording.snapshots.len()).sum();
+    fn committed(&mut self, recordings: &[Recording], flushed: Flushed, took: Duration) {
+        let Flushed { committed, left } = flushed;
+        let is_left = |recording: &&Recording| left.contains(&recording.slot_id);
+        let (left, stored): (Vec<&Recording>, Vec<&Recording>) = recordings.iter().partition(is_left);
+        let snapshots: usize = stored.iter().map(|recording| recording.snapshots.len()).sum();
         metrics::counter!("receiptd_snapshots_total").increment(snapshots as u64);
         metrics::counter!("receiptd_flushes_total").increment(1);
         metrics::histogram!("receiptd_flush_seconds").record(took);
+        self.left.extend(left.into_iter().cloned());
         for slot in committed {
             // Without a poller there is nobody left who needs to know.
             _ = self.settings.committed.send(slot);
@@ -149,6 +307,6 @@ fn rows(recording: &Recording) -> usize {
 fn days(recordings: &[Recording]) -> Vec<NaiveDate> {
     let polled = recordings.iter().flat_map(|recording| recording.snapshots.iter().map(|snapshot| snapshot.polled_at));
     let called = recordings.iter().flat_map(|recording| recording.attempts.iter().map(|call| call.called_at));
-    let days: std::collections::BTreeSet<NaiveDate> = polled.chain(called).map(|time| time.date_naive()).collect();
+    let days: BTreeSet<NaiveDate> = polled.chain(called).map(|time| time.date_naive()).collect();
     days.into_iter().collect()
 }

@@ -1,8 +1,19 @@
 //! Migrations: plain SQL in `migrations/`, applied in order, each once. An applied migration is never edited.
 
-use sqlx::migrate::{MigrateError, Migrator};
+use std::time::Duration;
 
-use super::{Doing, Store, StoreError};
+use sqlx::{
+    Connection, Executor, PgConnection,
+    migrate::{MigrateError, Migrator},
+};
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    Store, StoreError,
+    sqlstate::{self, Remedy},
+    statement::{query, query_scalar},
+    transaction::SHORT,
+};
 
 /// The schema can't be brought to the state that this receiptd knows.
 #[derive(Debug, thiserror::Error)]
@@ -27,24 +38,54 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
+    /// What the operator can do, where that is known.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(error) => error.advice(),
+            _ => None,
+        }
+    }
+
     /// Whether trying again may help: the database was away, and not the schema wrong.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Newer { .. } => false,
             Self::Store(_) => true,
             Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
-                !matches!(error, sqlx::Error::Database(_))
+                let sqlstate = error.as_database_error().and_then(|error| error.code());
+                sqlstate.is_none_or(|sqlstate| matches!(sqlstate::remedy(&sqlstate), Remedy::Retry | Remedy::Reconnect))
             }
             Self::Migrate(_) => false,
         }
     }
 }
 
+/// A migration may rewrite large tables.
+const PATIENCE: Duration = Duration::from_secs(6 * 3_600);
+
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
     migrator.dangerous_set_table_name("receiptd.schema_migrations");
-    migrator.create_schema("receiptd");
+    // Its lock belongs to the session, which a proxy that pools transactions does not keep.
+    migrator.set_locking(false);
     migrator
+}
+
+/// Applies what is missing, all or nothing. Who comes second waits, and then finds nothing to do.
+async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut transaction = connection.begin().await?;
+    let lock = query("SELECT pg_advisory_xact_lock(hashtextextended('receiptd.schema_migrations', 0))");
+    lock.execute(&mut *transaction).await?;
+    // To say IF NOT EXISTS takes the right to make schemas even where it exists.
+    let exists: bool =
+        query_scalar("SELECT to_regnamespace('receiptd') IS NOT NULL").fetch_one(&mut *transaction).await?;
+    if !exists {
+        transaction.execute("CREATE SCHEMA receiptd").await?;
+    }
+    migrator.run_direct(None, &mut *transaction, false).await?;
+    // The library names its statements, and behind a proxy the next client would meet them.
+    transaction.execute("DEALLOCATE ALL").await?;
+    Ok(transaction.commit().await?)
 }
 
 impl Store {
@@ -62,7 +103,10 @@ impl Store {
         if found == Some(known) {
             return Ok(());
         }
-        migrator.run(&self.pool).await.map_err(SchemaError::Migrate)
+        let doing = "bringing the schema receiptd up to date";
+        let mut connection = self.connections.connect(doing).await?;
+        let ran = timeout(PATIENCE, run(&mut connection, &migrator)).await;
+        ran.map_err(|_| StoreError::Deadline { doing, patience: PATIENCE })?.map_err(SchemaError::Migrate)
     }
 
     /// The newest migration that the database has, if it has the schema at all.
@@ -70,20 +114,23 @@ impl Store {
     /// # Errors
     /// If the database can't be asked.
     pub async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        const DOING: &str = "reading the version of the schema receiptd";
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass('receiptd.schema_migrations') IS NOT NULL")
-            .fetch_one(&self.pool)
-            .await
-            .doing(DOING)?;
-        if !exists {
-            return Ok(None);
-        }
-        let query = sqlx::query_scalar("SELECT max(version) FROM receiptd.schema_migrations WHERE success");
-        query.fetch_one(&self.pool).await.doing(DOING)
+        let mut transaction = self.begin("reading the version of the schema receiptd", SHORT).await?;
+        let outcome = timeout_at(transaction.deadline, version(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 
     /// The newest migration that this program has.
     pub fn known_schema_version() -> i64 {
         migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
     }
+}
+
+async fn version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
+    let exists: bool = query_scalar("SELECT to_regclass('receiptd.schema_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        return Ok(None);
+    }
+    query_scalar("SELECT max(version) FROM receiptd.schema_migrations WHERE success").fetch_one(connection).await
 }

@@ -2,8 +2,13 @@
 
 use futures::TryStreamExt;
 use sqlx::{Row, postgres::PgRow};
+use tokio::time::timeout_at;
 
-use super::{Doing, Store, StoreError};
+use super::{
+    Store, StoreError,
+    statement::{query, query_as},
+    transaction::{LONG, SHORT},
+};
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage},
@@ -32,17 +37,23 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn load_schedule(&self, mut each: impl FnMut(SlotId, Timestamp)) -> Result<(), StoreError> {
-        const DOING: &str = "loading the schedule";
-        let mut rows = sqlx::query_as::<_, (SlotId, Timestamp)>(
+        let mut transaction = self.begin("loading the schedule", LONG).await?;
+        let deadline = transaction.deadline;
+        let mut rows = query_as::<(SlotId, Timestamp)>(
             "SELECT s.slot_id, s.next_poll_at FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
              WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
         .bind(self.app())
-        .fetch(&self.pool);
-        while let Some((slot, due)) = rows.try_next().await.doing(DOING)? {
-            each(slot, due);
-        }
-        Ok(())
+        .fetch(transaction.connection());
+        let load = async {
+            while let Some((slot, due)) = rows.try_next().await? {
+                each(slot, due);
+            }
+            Ok(())
+        };
+        let outcome = timeout_at(deadline, load).await;
+        drop(rows);
+        transaction.end(outcome).await
     }
 
     /// The contents of these slots, as far as they exist, in the order asked for.
@@ -50,9 +61,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn read_slots(&self, slots: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
-        const DOING: &str = "reading the slots that are due";
-        let rows = sqlx::query(READ_SLOTS).bind(slots).fetch_all(&self.pool).await.doing(DOING)?;
-        let mut read = rows.iter().map(slot).collect::<Result<Vec<_>, _>>().doing(DOING)?;
+        let mut transaction = self.begin("reading the slots that are due", SHORT).await?;
+        let rows = query(READ_SLOTS).bind(slots.to_vec());
+        let outcome = timeout_at(transaction.deadline, rows.fetch_all(transaction.connection())).await;
+        let read = outcome.map(|rows| rows.and_then(|rows| rows.iter().map(slot).collect::<Result<Vec<_>, _>>()));
+        let mut read = transaction.end(read).await?;
         let order: std::collections::HashMap<SlotId, usize> = slots.iter().copied().zip(0..).collect();
         read.sort_by_key(|slot| order.get(&slot.slot_id).copied());
         Ok(read)
@@ -67,7 +80,8 @@ impl Store {
         slots: &[SlotId],
         batch_size: usize,
     ) -> Result<Vec<(SlotId, SlotId)>, StoreError> {
-        sqlx::query_as(
+        let mut transaction = self.begin("looking for slots to merge", SHORT).await?;
+        let pairs = query_as(
             "SELECT s.slot_id, other.slot_id
              FROM receiptd.poll_slots s
              CROSS JOIN LATERAL (
@@ -88,11 +102,10 @@ impl Store {
              ) other
              WHERE s.slot_id = ANY ($1)",
         )
-        .bind(slots)
-        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
-        .await
-        .doing("looking for slots to merge")
+        .bind(slots.to_vec())
+        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
+        let outcome = timeout_at(transaction.deadline, pairs.fetch_all(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 }
 

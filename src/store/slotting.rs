@@ -5,8 +5,13 @@
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
+use tokio::time::timeout_at;
 
-use super::{Doing, Store, StoreError};
+use super::{
+    Store, StoreError,
+    statement::{query, query_as, query_scalar},
+    transaction::LONG,
+};
 use crate::{
     domain::{MsgSeq, Timestamp},
     slot::{Fill, Fresh, GroupKey, OpenSlot, SlotId},
@@ -35,36 +40,10 @@ impl Store {
         &self,
         pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
     ) -> Result<Slotted, StoreError> {
-        const DOING: &str = "giving new messages a slot";
-        let fresh = self.fresh_messages().await.doing(DOING)?;
-        if fresh.is_empty() {
-            return Ok(Slotted::default());
-        }
-        let mut transaction = self.pool.begin().await.doing(DOING)?;
-        let open = lock_newest_slots(&mut transaction, &fresh).await.doing(DOING)?;
-        let fills = pack(&fresh, &open);
-        let slots = make_and_move_slots(&mut transaction, &fills).await.doing(DOING)?;
-        place_messages(&mut transaction, &fills, &slots).await.doing(DOING)?;
-        transaction.commit().await.doing(DOING)?;
-        Ok(Slotted { messages: fresh.len(), slots, is_partial: fresh.len() >= usize::try_from(CHUNK).unwrap_or(0) })
-    }
-
-    async fn fresh_messages(&self) -> Result<Vec<Fresh>, sqlx::Error> {
-        let rows: Vec<(GroupKey, Option<String>, i64, Timestamp)> = sqlx::query_as(
-            "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at
-             FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-             WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1
-             ORDER BY m.group_key, m.msg_seq LIMIT $2",
-        )
-        .bind(self.app())
-        .bind(CHUNK)
-        .fetch_all(&self.pool)
-        .await?;
-        let fresh = |(group_key, cadence, seq, sent_at)| {
-            let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-            Ok(Fresh { group_key, cadence, seq, sent_at })
-        };
-        rows.into_iter().map(fresh).collect()
+        let mut transaction = self.begin("giving new messages a slot", LONG).await?;
+        let (deadline, app) = (transaction.deadline, self.app());
+        let outcome = timeout_at(deadline, slot_new_messages(transaction.connection(), app, pack)).await;
+        self.end_fenced(transaction, outcome).await
     }
 
     /// Splits a slot that holds more than `batch_size` messages: the younger ones go into slots of their own, which are
@@ -73,7 +52,8 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn split_slot(&self, slot: SlotId, batch_size: usize) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
-        sqlx::query_as(
+        let mut transaction = self.begin("splitting a slot that is larger than polling.batch_size", LONG).await?;
+        let split = query_as(
             "WITH source AS (
                 SELECT * FROM receiptd.poll_slots WHERE slot_id = $1 FOR UPDATE
             ), surplus AS (
@@ -95,11 +75,44 @@ impl Store {
             SELECT slot_id, next_poll_at FROM made",
         )
         .bind(slot)
-        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
-        .await
-        .doing("splitting a slot that is larger than polling.batch_size")
+        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
+        let outcome = timeout_at(transaction.deadline, split.fetch_all(transaction.connection())).await;
+        self.end_fenced(transaction, outcome).await
     }
+}
+
+async fn slot_new_messages(
+    connection: &mut PgConnection,
+    app: i64,
+    pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
+) -> Result<Slotted, sqlx::Error> {
+    let fresh = fresh_messages(connection, app).await?;
+    if fresh.is_empty() {
+        return Ok(Slotted::default());
+    }
+    let open = lock_newest_slots(connection, &fresh).await?;
+    let fills = pack(&fresh, &open);
+    let slots = make_and_move_slots(connection, &fills).await?;
+    place_messages(connection, &fills, &slots).await?;
+    Ok(Slotted { messages: fresh.len(), slots, is_partial: fresh.len() >= usize::try_from(CHUNK).unwrap_or(0) })
+}
+
+async fn fresh_messages(connection: &mut PgConnection, app: i64) -> Result<Vec<Fresh>, sqlx::Error> {
+    let rows: Vec<(GroupKey, Option<String>, i64, Timestamp)> = query_as(
+        "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at
+         FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1
+         ORDER BY m.group_key, m.msg_seq LIMIT $2",
+    )
+    .bind(app)
+    .bind(CHUNK)
+    .fetch_all(connection)
+    .await?;
+    let fresh = |(group_key, cadence, seq, sent_at)| {
+        let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Fresh { group_key, cadence, seq, sent_at })
+    };
+    rows.into_iter().map(fresh).collect()
 }
 
 /// Locks the newest slot of each group, in the order of the ids, and counts what they hold.
@@ -109,7 +122,7 @@ async fn lock_newest_slots(
 ) -> Result<HashMap<GroupKey, OpenSlot>, sqlx::Error> {
     let mut groups: Vec<GroupKey> = fresh.iter().map(|message| message.group_key).collect();
     groups.dedup();
-    let newest: Vec<SlotId> = sqlx::query_scalar(
+    let newest: Vec<SlotId> = query_scalar(
         "SELECT s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
             SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = g.group_key ORDER BY slot_id DESC LIMIT 1
         ) s",
@@ -117,7 +130,7 @@ async fn lock_newest_slots(
     .bind(groups)
     .fetch_all(&mut *connection)
     .await?;
-    let locked: Vec<(GroupKey, SlotId, Option<Timestamp>)> = sqlx::query_as(
+    let locked: Vec<(GroupKey, SlotId, Option<Timestamp>)> = query_as(
         "SELECT group_key, slot_id, last_polled_at FROM receiptd.poll_slots
          WHERE slot_id = ANY ($1) ORDER BY slot_id FOR UPDATE",
     )
@@ -125,7 +138,7 @@ async fn lock_newest_slots(
     .fetch_all(&mut *connection)
     .await?;
     // A statement of its own, so that it sees what whoever held the locks has done.
-    let held: HashMap<SlotId, i64> = sqlx::query_as(
+    let held: HashMap<SlotId, i64> = query_as(
         "SELECT slot_id, count(*) FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
          JOIN receiptd.watched_messages m USING (group_key, slot_id) GROUP BY slot_id",
     )
@@ -149,7 +162,7 @@ async fn make_and_move_slots(
     fills: &[Fill],
 ) -> Result<Vec<(SlotId, Timestamp)>, sqlx::Error> {
     let new = fills.iter().filter(|fill| fill.slot_id.is_none()).count();
-    let mut new_ids: std::vec::IntoIter<SlotId> = sqlx::query_scalar(
+    let mut new_ids: std::vec::IntoIter<SlotId> = query_scalar(
         "SELECT nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) FROM generate_series(1, $1)",
     )
     .bind(i64::try_from(new).unwrap_or(i64::MAX))
@@ -158,7 +171,7 @@ async fn make_and_move_slots(
     .into_iter();
     let ids: Vec<SlotId> = fills.iter().filter_map(|fill| fill.slot_id.or_else(|| new_ids.next())).collect();
     let due: Vec<Timestamp> = fills.iter().map(|fill| fill.due).collect();
-    let due: HashMap<SlotId, Timestamp> = sqlx::query_as(
+    let due: HashMap<SlotId, Timestamp> = query_as(
         "INSERT INTO receiptd.poll_slots AS s (group_key, slot_id, next_poll_at)
          SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[])
          ON CONFLICT (group_key, slot_id) DO UPDATE
@@ -189,7 +202,7 @@ async fn place_messages(
             ids.push(*slot);
         }
     }
-    sqlx::query(
+    query(
         "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
          WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'",

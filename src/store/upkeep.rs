@@ -2,7 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{Doing, Store, StoreError};
+use sqlx::PgConnection;
+use tokio::time::timeout_at;
+
+use super::{
+    Store, StoreError,
+    statement::{query, query_as, query_scalar},
+    transaction::SHORT,
+};
 use crate::{
     domain::Timestamp,
     slot::{GroupKey, Slot, SlotId},
@@ -25,25 +32,12 @@ impl Store {
         due: impl Fn(&Slot) -> Option<Timestamp> + Send + Sync,
     ) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         const DOING: &str = "rescheduling groups that have changed";
-        let changed: Vec<(GroupKey, i64)> = sqlx::query_as(
-            "SELECT group_key, xmin::text::bigint FROM receiptd.watched_groups WHERE reschedule AND sdk_app_id = $1",
-        )
-        .bind(self.app())
-        .fetch_all(&self.pool)
-        .await
-        .doing(DOING)?;
+        let mut transaction = self.begin(DOING, SHORT).await?;
+        let found = timeout_at(transaction.deadline, changed_groups(transaction.connection(), self.app())).await;
+        let (changed, slots) = transaction.end(found).await?;
         if changed.is_empty() {
             return Ok(vec![]);
         }
-        let (groups, versions): (Vec<GroupKey>, Vec<i64>) = changed.into_iter().unzip();
-        let slots: Vec<SlotId> = sqlx::query_scalar(
-            "SELECT s.slot_id FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
-             WHERE s.group_key = ANY ($1) AND g.state = 'active'",
-        )
-        .bind(&groups)
-        .fetch_all(&self.pool)
-        .await
-        .doing(DOING)?;
         let mut moved = Vec::new();
         for chunk in slots.chunks(CHUNK) {
             let slots = self.read_slots(chunk).await?;
@@ -51,23 +45,25 @@ impl Store {
                 slots.iter().filter_map(|slot| Some((slot.slot_id, due(slot)?))).collect();
             moved.extend(self.move_slots(due).await?);
         }
+        let (groups, versions): (Vec<GroupKey>, Vec<i64>) = changed.into_iter().unzip();
         // Only now, and only those that have not changed once more: else a crash would forget them.
-        sqlx::query(
+        let mut transaction = self.begin(DOING, SHORT).await?;
+        let clear = query(
             "UPDATE receiptd.watched_groups g SET reschedule = false
              FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, version)
              WHERE g.group_key = u.group_key AND g.xmin::text::bigint = u.version",
         )
         .bind(groups)
-        .bind(versions)
-        .execute(&self.pool)
-        .await
-        .doing(DOING)?;
+        .bind(versions);
+        let cleared = timeout_at(transaction.deadline, clear.execute(transaction.connection())).await;
+        self.end_fenced(transaction, cleared).await?;
         Ok(moved)
     }
 
     async fn move_slots(&self, due: HashMap<SlotId, Timestamp>) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         let (slots, due): (Vec<SlotId>, Vec<Timestamp>) = due.into_iter().unzip();
-        sqlx::query_as(
+        let mut transaction = self.begin("moving the slots of groups that have changed", SHORT).await?;
+        let moved = query_as(
             "WITH locked AS (
                 SELECT s.group_key, s.slot_id, u.due
                 FROM receiptd.poll_slots s
@@ -79,10 +75,9 @@ impl Store {
             RETURNING s.slot_id, s.next_poll_at",
         )
         .bind(slots)
-        .bind(due)
-        .fetch_all(&self.pool)
-        .await
-        .doing("moving the slots of groups that have changed")
+        .bind(due);
+        let outcome = timeout_at(transaction.deadline, moved.fetch_all(transaction.connection())).await;
+        self.end_fenced(transaction, outcome).await
     }
 
     /// One slot of each quarantined group whose time for a probe has come.
@@ -90,7 +85,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Vec<SlotId>, StoreError> {
-        sqlx::query_scalar(
+        let mut transaction = self.begin("looking for quarantined groups to probe", SHORT).await?;
+        let slots = query_scalar(
             "WITH claimed AS (
                 UPDATE receiptd.watched_groups SET probe_at = $2 + $3
                 WHERE sdk_app_id = $1 AND state = 'quarantined' AND probe_at <= $2
@@ -103,9 +99,33 @@ impl Store {
         )
         .bind(self.app())
         .bind(now)
-        .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default())
-        .fetch_all(&self.pool)
-        .await
-        .doing("looking for quarantined groups to probe")
+        .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default());
+        let outcome = timeout_at(transaction.deadline, slots.fetch_all(transaction.connection())).await;
+        self.end_fenced(transaction, outcome).await
     }
+}
+
+/// The groups that are marked, each with its version, and the slots of those that are active.
+async fn changed_groups(
+    connection: &mut PgConnection,
+    app: i64,
+) -> Result<(Vec<(GroupKey, i64)>, Vec<SlotId>), sqlx::Error> {
+    let changed: Vec<(GroupKey, i64)> = query_as(
+        "SELECT group_key, xmin::text::bigint FROM receiptd.watched_groups WHERE reschedule AND sdk_app_id = $1",
+    )
+    .bind(app)
+    .fetch_all(&mut *connection)
+    .await?;
+    if changed.is_empty() {
+        return Ok((vec![], vec![]));
+    }
+    let groups: Vec<GroupKey> = changed.iter().map(|(group_key, _)| *group_key).collect();
+    let slots = query_scalar(
+        "SELECT s.slot_id FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
+         WHERE s.group_key = ANY ($1) AND g.state = 'active'",
+    )
+    .bind(groups)
+    .fetch_all(connection)
+    .await?;
+    Ok((changed, slots))
 }

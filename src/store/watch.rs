@@ -1,13 +1,20 @@
 //! The watch list as the command line changes and shows it. Applications use the functions in SQL instead.
 
-use futures::{Stream, TryStreamExt};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, postgres::PgArguments, query::QueryScalar};
+use tokio::time::timeout_at;
 
-use super::{Doing, Store, StoreError};
+use super::{
+    Store, StoreError,
+    statement::{query, query_as, query_scalar},
+    transaction::LONG,
+};
 use crate::{
     domain::{GroupId, GroupType, MsgSeq, Timestamp},
     import::WatchLine,
 };
+
+/// A list is read in pages of so many rows, so that who reads it slowly holds nothing up.
+const PAGE: i64 = 10_000;
 
 /// A group of the watch list.
 #[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
@@ -56,15 +63,12 @@ impl Store {
         group_type: Option<GroupType>,
         cadence: Option<&str>,
     ) -> Result<(), StoreError> {
-        sqlx::query("SELECT receiptd.watch_group($1, $2, $3, $4)")
+        let watch = query_scalar::<i32>("SELECT receiptd.watch_group($1, $2, $3, $4)")
             .bind(self.app())
-            .bind(group.as_str())
+            .bind(group.to_string())
             .bind(group_type.map(GroupType::as_str))
-            .bind(cadence)
-            .execute(&self.pool)
-            .await
-            .doing("watching a group")
-            .map(drop)
+            .bind(cadence.map(str::to_owned));
+        self.call("watching a group", watch).await.map(drop)
     }
 
     /// Watches messages of many groups at once, as `watch_messages` does for one. Those that do not say when they were
@@ -73,14 +77,24 @@ impl Store {
     /// # Errors
     /// If the database refuses or fails; then none of them is watched.
     pub async fn watch_lines(&self, lines: &[WatchLine], now: Timestamp) -> Result<u64, StoreError> {
-        const DOING: &str = "watching messages";
-        let mut transaction = self.pool.begin().await.doing(DOING)?;
+        let mut transaction = self.begin("watching messages", LONG).await?;
+        let deadline = transaction.deadline;
+        let outcome = timeout_at(deadline, self.watch_lines_in(transaction.connection(), lines, now)).await;
+        transaction.end(outcome).await
+    }
+
+    async fn watch_lines_in(
+        &self,
+        connection: &mut PgConnection,
+        lines: &[WatchLine],
+        now: Timestamp,
+    ) -> Result<u64, sqlx::Error> {
         let groups: Vec<&str> = lines.iter().map(|line| line.group.as_str()).collect();
-        self.watch_groups_of(&mut transaction, &groups).await.doing(DOING)?;
+        self.watch_groups_of(connection, &groups).await?;
         let seqs: Vec<i64> = lines.iter().map(|line| i64::from(line.seq.get())).collect();
         let sent_at: Vec<Timestamp> = lines.iter().map(|line| line.sent_at.unwrap_or(now)).collect();
         // The order keeps two imports of the same messages from waiting for each other.
-        let added = sqlx::query(
+        let added = query(
             "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at)
              SELECT DISTINCT ON (g.group_key, u.msg_seq) g.group_key, u.msg_seq, u.sent_at
              FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
@@ -92,21 +106,17 @@ impl Store {
         .bind(&groups)
         .bind(&seqs)
         .bind(&sent_at)
-        .execute(&mut *transaction)
-        .await
-        .doing(DOING)?
+        .execute(&mut *connection)
+        .await?
         .rows_affected();
-        let reopened = if added == lines.len() as u64 {
-            0
-        } else {
-            self.reopen(&mut transaction, &groups, &seqs, &sent_at).await.doing(DOING)?
-        };
-        transaction.commit().await.doing(DOING)?;
-        Ok(added + reopened)
+        if added == lines.len() as u64 {
+            return Ok(added);
+        }
+        Ok(added + self.reopen(connection, &groups, &seqs, &sent_at).await?)
     }
 
     async fn watch_groups_of(&self, connection: &mut PgConnection, groups: &[&str]) -> Result<(), sqlx::Error> {
-        sqlx::query(
+        query(
             "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
              SELECT DISTINCT $1, u.group_id FROM unnest($2::text[]) AS u (group_id)
              WHERE NOT EXISTS (SELECT FROM receiptd.watched_groups g WHERE g.sdk_app_id = $1 AND g.group_id = u.group_id)
@@ -116,7 +126,7 @@ impl Store {
         .bind(groups)
         .execute(&mut *connection)
         .await?;
-        sqlx::query(
+        query(
             "WITH removed AS (
                 SELECT g.group_key FROM receiptd.watched_groups g
                 WHERE g.sdk_app_id = $1 AND g.group_id = ANY ($2) AND g.state = 'removed' ORDER BY g.group_key FOR UPDATE
@@ -137,7 +147,7 @@ impl Store {
         seqs: &[i64],
         sent_at: &[Timestamp],
     ) -> Result<u64, sqlx::Error> {
-        let reopened = sqlx::query(
+        let reopened = query(
             "WITH closed AS (
                 SELECT m.group_key, m.msg_seq, u.sent_at
                 FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
@@ -150,8 +160,8 @@ impl Store {
              SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(), sent_at = closed.sent_at
              FROM closed WHERE m.group_key = closed.group_key AND m.msg_seq = closed.msg_seq",
         );
-        let query = reopened.bind(self.app()).bind(groups).bind(seqs).bind(sent_at);
-        Ok(query.execute(connection).await?.rows_affected())
+        let reopened = reopened.bind(self.app()).bind(groups).bind(seqs).bind(sent_at);
+        Ok(reopened.execute(connection).await?.rows_affected())
     }
 
     /// Pauses a group. False if it is not one that is polled or quarantined.
@@ -159,8 +169,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn pause_group(&self, group: &GroupId) -> Result<bool, StoreError> {
-        let query = sqlx::query_scalar("SELECT receiptd.pause_group($1, $2)").bind(self.app()).bind(group.as_str());
-        query.fetch_one(&self.pool).await.doing("pausing a group")
+        let pause = query_scalar("SELECT receiptd.pause_group($1, $2)").bind(self.app()).bind(group.to_string());
+        self.call("pausing a group", pause).await
     }
 
     /// Polls a group again. False if it is not one that is paused or quarantined.
@@ -168,8 +178,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn resume_group(&self, group: &GroupId) -> Result<bool, StoreError> {
-        let query = sqlx::query_scalar("SELECT receiptd.resume_group($1, $2)").bind(self.app()).bind(group.as_str());
-        query.fetch_one(&self.pool).await.doing("resuming a group")
+        let resume = query_scalar("SELECT receiptd.resume_group($1, $2)").bind(self.app()).bind(group.to_string());
+        self.call("resuming a group", resume).await
     }
 
     /// Stops watching these messages of a group, or the group and all its messages if none is named. Returns how many
@@ -179,13 +189,28 @@ impl Store {
     /// If the database fails.
     pub async fn unwatch(&self, group: &GroupId, seqs: &[MsgSeq]) -> Result<i64, StoreError> {
         let numbers: Vec<i64> = seqs.iter().map(|seq| i64::from(seq.get())).collect();
-        let query = if seqs.is_empty() {
-            sqlx::query_scalar("SELECT receiptd.unwatch_group($1, $2)").bind(self.app()).bind(group.as_str())
+        let unwatch = if seqs.is_empty() {
+            query_scalar("SELECT receiptd.unwatch_group($1, $2)").bind(self.app()).bind(group.to_string())
         } else {
-            let query = sqlx::query_scalar("SELECT receiptd.unwatch_messages($1, $2, $3)");
-            query.bind(self.app()).bind(group.as_str()).bind(numbers)
+            let unwatch = query_scalar("SELECT receiptd.unwatch_messages($1, $2, $3)");
+            unwatch.bind(self.app()).bind(group.to_string()).bind(numbers)
         };
-        query.fetch_one(&self.pool).await.doing("stopping to watch messages")
+        self.call("stopping to watch messages", unwatch).await
+    }
+
+    /// Calls a function that returns one value.
+    async fn call<T>(
+        &self,
+        doing: &'static str,
+        function: QueryScalar<'_, sqlx::Postgres, T, PgArguments>,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + Unpin,
+        (T,): for<'row> sqlx::FromRow<'row, sqlx::postgres::PgRow>,
+    {
+        let mut transaction = self.begin(doing, LONG).await?;
+        let outcome = timeout_at(transaction.deadline, function.fetch_one(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 
     /// The state of a group, if it is or was watched.
@@ -193,44 +218,60 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn group_state(&self, group: &GroupId) -> Result<Option<String>, StoreError> {
-        sqlx::query_scalar("SELECT state FROM receiptd.watched_groups WHERE sdk_app_id = $1 AND group_id = $2")
-            .bind(self.app())
-            .bind(group.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .doing("looking for a group")
+        let state =
+            query_scalar("SELECT (SELECT state FROM receiptd.watched_groups WHERE sdk_app_id = $1 AND group_id = $2)");
+        self.call("looking for a group", state.bind(self.app()).bind(group.to_string())).await
     }
 
-    /// The groups of this app by id, those that were removed last only if `state` asks for them.
-    pub fn groups(&self, state: Option<String>) -> impl Stream<Item = Result<WatchedGroup, StoreError>> + '_ {
-        sqlx::query_as(
+    /// The next groups of this app by id, after `after`; those that were removed only if `state` asks for them. None: that
+    /// is all.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn groups(&self, state: Option<&str>, after: Option<&str>) -> Result<Vec<WatchedGroup>, StoreError> {
+        let mut transaction = self.begin("listing the groups that are watched", LONG).await?;
+        let groups = query_as(
             "SELECT g.group_id, g.state, g.state_reason, g.cadence,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
                 count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed
-             FROM receiptd.watched_groups g LEFT JOIN receiptd.watched_messages m USING (group_key)
-             WHERE g.sdk_app_id = $1 AND CASE WHEN $2 IS NULL THEN g.state <> 'removed' ELSE g.state = $2 END
-             GROUP BY g.group_key ORDER BY g.group_id",
+             FROM (
+                SELECT * FROM receiptd.watched_groups g
+                WHERE g.sdk_app_id = $1 AND CASE WHEN $2 IS NULL THEN g.state <> 'removed' ELSE g.state = $2 END
+                    AND g.group_id > coalesce($3, '')
+                ORDER BY g.group_id LIMIT $4
+             ) g LEFT JOIN receiptd.watched_messages m USING (group_key)
+             GROUP BY g.group_id, g.state, g.state_reason, g.cadence ORDER BY g.group_id",
         )
         .bind(self.app())
-        .bind(state)
-        .fetch(&self.pool)
-        .map_err(|source| StoreError { doing: "listing the groups that are watched", source })
+        .bind(state.map(str::to_owned))
+        .bind(after.map(str::to_owned))
+        .bind(PAGE);
+        let outcome = timeout_at(transaction.deadline, groups.fetch_all(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 
-    /// The messages of a group by seq.
-    pub fn messages(
+    /// The next messages of a group by seq, after `after`. None: that is all.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn messages(
         &self,
         group: &GroupId,
-        state: Option<String>,
-    ) -> impl Stream<Item = Result<WatchedMessage, StoreError>> + '_ {
-        sqlx::query_as(
+        state: Option<&str>,
+        after: i64,
+    ) -> Result<Vec<WatchedMessage>, StoreError> {
+        let mut transaction = self.begin("listing the messages of a group", LONG).await?;
+        let messages = query_as(
             "SELECT msg_seq, state, read_num, unread_num, receipt_code, sent_at, known_until FROM receiptd.latest_receipts
-             WHERE sdk_app_id = $1 AND group_id = $2 AND state = coalesce($3, state) ORDER BY msg_seq",
+             WHERE sdk_app_id = $1 AND group_id = $2 AND state = coalesce($3, state) AND msg_seq > $4
+             ORDER BY msg_seq LIMIT $5",
         )
         .bind(self.app())
-        .bind(group.as_str().to_owned())
-        .bind(state)
-        .fetch(&self.pool)
-        .map_err(|source| StoreError { doing: "listing the messages of a group", source })
+        .bind(group.to_string())
+        .bind(state.map(str::to_owned))
+        .bind(after)
+        .bind(PAGE);
+        let outcome = timeout_at(transaction.deadline, messages.fetch_all(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 }

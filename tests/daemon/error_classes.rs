@@ -70,7 +70,7 @@ async fn class_retry_gives_up_after_five_attempts_and_the_call_goes_back_to_the_
 async fn class_slow_down_lowers_the_rate_of_the_app_at_once() {
     let rig = polled_in_spite_of(code(60011), 1).await;
     assert_eq!(first_calls(&rig, 2).await, "slow_down 60011, success 0");
-    let rate = rig.daemon.as_ref().unwrap().status().rate();
+    let rate = rig.daemon.as_ref().unwrap().status().poller().unwrap().rate();
     assert!((100..200).contains(&rate), "halved from 200, and growing back by 10 a second: {rate}");
 }
 
@@ -79,7 +79,7 @@ async fn class_slow_down_lowers_the_rate_of_the_app_at_once() {
 async fn stops_calling(rig: &mut Rig) -> String {
     rig.until("EXISTS (SELECT FROM receiptd.api_calls WHERE class IN ('app_fault', 'wait', 'sign_again'))").await;
     let fault = loop {
-        if let Some(fault) = rig.daemon.as_ref().unwrap().status().fault() {
+        if let Some(fault) = rig.daemon.as_ref().unwrap().status().poller().and_then(|poller| poller.fault()) {
             break fault;
         }
         tokio::task::yield_now().await;

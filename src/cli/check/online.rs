@@ -41,7 +41,7 @@ async fn database(config: &Config, chat: &Chat) -> Vec<Finding> {
             findings.push(Finding { what: "schema", result: schema(&store).await });
             findings
         }
-        Err(error) => found(Err(format!("{}: {error}: {}", config.database, error.source))),
+        Err(error) => found(Err(format!("{}: {}", config.database, error.explain()))),
     }
 }
 
@@ -56,11 +56,11 @@ async fn schema(store: &Store) -> Result<String, String> {
             Ok(format!("is at migration {version}: `receiptd run` brings it to {known}"))
         }
         Ok(Some(version)) => {
-            let watched = store.count_watched().await.map_err(|error| format!("{error}: {}", error.source))?;
+            let watched = store.count_watched().await.map_err(|error| error.explain())?;
             let (groups, messages) = watched;
             Ok(format!("is at migration {version}; {messages} messages in {groups} groups of this app are polled"))
         }
-        Err(error) => Err(format!("{error}: {}", error.source)),
+        Err(error) => Err(error.explain()),
     }
 }
 

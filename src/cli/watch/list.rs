@@ -6,7 +6,6 @@ use std::{
 };
 
 use clap::Args;
-use futures::TryStreamExt;
 use receiptd::{
     domain::GroupId,
     store::{Store, WatchedGroup, WatchedMessage},
@@ -33,9 +32,10 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     let mut out = io::stdout().lock();
     let Some(group) = group else {
         heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "WHY"))?;
-        let mut groups = std::pin::pin!(store.groups(state));
-        while let Some(group) = groups.try_next().await? {
-            row(&mut out, json, &group, group_row)?;
+        let mut page = store.groups(state.as_deref(), None).await?;
+        while let Some(last) = page.last().map(|group| group.group_id.clone()) {
+            page.iter().try_for_each(|group| row(&mut out, json, group, group_row))?;
+            page = store.groups(state.as_deref(), Some(&last)).await?;
         }
         return Ok(ExitCode::SUCCESS);
     };
@@ -44,9 +44,10 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         return Ok(Exit::Data.into());
     }
     heading(&mut out, json, &message_line("SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL"))?;
-    let mut messages = std::pin::pin!(store.messages(&group, state));
-    while let Some(message) = messages.try_next().await? {
-        row(&mut out, json, &message, message_row)?;
+    let mut page = store.messages(&group, state.as_deref(), 0).await?;
+    while let Some(last) = page.last().map(|message| message.msg_seq) {
+        page.iter().try_for_each(|message| row(&mut out, json, message, message_row))?;
+        page = store.messages(&group, state.as_deref(), last).await?;
     }
     Ok(ExitCode::SUCCESS)
 }

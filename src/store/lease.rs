@@ -1,0 +1,97 @@
+//! The lease of an app: one row of `poller_leases`. Who may take it and when is decided in [`crate::lease`].
+
+use sqlx::postgres::types::PgInterval;
+use tokio::time::timeout_at;
+
+use super::{
+    Store, StoreError,
+    statement::{query, query_as, query_scalar},
+    transaction::{Fence, RENEWAL},
+};
+use crate::{
+    domain::Timestamp,
+    lease::{Holder, LeaseRow, TTL},
+};
+
+impl Store {
+    /// The same store for the time in which `holder` has the lease with `epoch`: what the poller writes through it has no
+    /// effect once the lease has passed to another.
+    pub fn under_lease(&self, holder: &Holder, epoch: i64) -> Self {
+        let fence = Fence { sdk_app_id: self.sdk_app_id, epoch, holder: holder.to_string() };
+        Self { fence: Some(fence), ..self.clone() }
+    }
+
+    /// The lease as it stands, if anybody ever had it.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn look_at_lease(&self) -> Result<Option<LeaseRow>, StoreError> {
+        let mut transaction = self.begin("looking at who polls this app", RENEWAL).await?;
+        let row = query_as::<(Option<String>, i64, Timestamp, bool)>(
+            "SELECT holder, epoch, expires_at, expires_at <= clock_timestamp() FROM receiptd.poller_leases
+             WHERE sdk_app_id = $1",
+        )
+        .bind(self.app());
+        let outcome = timeout_at(transaction.deadline, row.fetch_optional(transaction.connection())).await;
+        let row = transaction.end(outcome).await?;
+        Ok(row.map(|(holder, epoch, expires_at, is_over)| LeaseRow { holder, epoch, expires_at, is_over }))
+    }
+
+    /// Takes the lease if it still is as it was seen. Returns the new epoch if so.
+    ///
+    /// # Errors
+    /// If the database fails. Whether the lease was taken is not known then; if so, it is found to be this holder's.
+    pub async fn take_lease(&self, holder: &Holder, seen: Option<&LeaseRow>) -> Result<Option<i64>, StoreError> {
+        let mut transaction = self.begin("taking the lease of this app", RENEWAL).await?;
+        let epoch = query_scalar(
+            "INSERT INTO receiptd.poller_leases AS l (sdk_app_id, holder, epoch, acquired_at, expires_at)
+             SELECT $1, $2, 1, clock_timestamp(), clock_timestamp() + $3
+             WHERE $4 IS NULL OR EXISTS (SELECT FROM receiptd.poller_leases WHERE sdk_app_id = $1)
+             ON CONFLICT (sdk_app_id) DO UPDATE SET holder = EXCLUDED.holder, epoch = l.epoch + 1,
+                acquired_at = EXCLUDED.acquired_at, expires_at = EXCLUDED.expires_at
+             WHERE l.epoch = $4 AND l.expires_at = $5
+             RETURNING epoch",
+        )
+        .bind(self.app())
+        .bind(holder.to_string())
+        .bind(ttl())
+        .bind(seen.map(|seen| seen.epoch))
+        .bind(seen.map(|seen| seen.expires_at));
+        let outcome = timeout_at(transaction.deadline, epoch.fetch_optional(transaction.connection())).await;
+        transaction.end(outcome).await
+    }
+
+    /// Renews the lease under which this store writes. False if it has passed to another.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn renew_lease(&self) -> Result<bool, StoreError> {
+        self.change_lease(
+            "renewing the lease of this app",
+            "UPDATE receiptd.poller_leases
+             SET expires_at = clock_timestamp() + $4 WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3",
+        )
+        .await
+    }
+
+    /// Gives the lease back, so that another may take it at once.
+    ///
+    /// # Errors
+    /// If the database fails; then it ends by itself.
+    pub async fn release_lease(&self) -> Result<bool, StoreError> {
+        self.change_lease("giving back the lease of this app", "UPDATE receiptd.poller_leases
+             SET expires_at = clock_timestamp() + 0 * $4, holder = NULL WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3").await
+    }
+
+    async fn change_lease(&self, doing: &'static str, sql: &'static str) -> Result<bool, StoreError> {
+        let Some(fence) = &self.fence else { return Ok(false) };
+        let mut transaction = self.begin(doing, RENEWAL).await?;
+        let change = query(sql).bind(self.app()).bind(fence.epoch).bind(fence.holder.clone()).bind(ttl());
+        let outcome = timeout_at(transaction.deadline, change.execute(transaction.connection())).await;
+        Ok(transaction.end(outcome).await?.rows_affected() == 1)
+    }
+}
+
+fn ttl() -> PgInterval {
+    PgInterval::try_from(TTL).unwrap_or_default()
+}

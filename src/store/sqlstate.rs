@@ -1,0 +1,117 @@
+//! What a failure of the database calls for, by its SQLSTATE (appendix A of PostgreSQL's manual). Pure.
+
+use super::StoreError;
+
+/// What is to be done about a failed operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Try again after a while: it passes by itself.
+    Retry,
+    /// Try again on new connections: those that there are lead to a server that does not write.
+    Reconnect,
+    /// Make the partition that may be missing, and try again. If none is missing, it is a bad row.
+    Partition,
+    /// It would fail again: find the row and set it aside.
+    SetAside,
+    /// Try again now and then: somebody has to put it right.
+    Operator,
+}
+
+/// What an SQLSTATE calls for.
+pub(super) fn remedy(sqlstate: &str) -> Remedy {
+    match sqlstate {
+        // read_only_sql_transaction
+        "25006" => Remedy::Reconnect,
+        // check_violation: also a row without a partition
+        "23514" => Remedy::Partition,
+        // data_corrupted and index_corrupted strike the rows that lie there
+        "XX001" | "XX002" => Remedy::SetAside,
+        _ => match sqlstate.get(..2).unwrap_or_default() {
+            // cardinality, data, integrity constraint, WITH CHECK OPTION, program limit, raised by somebody's trigger
+            "21" | "22" | "23" | "44" | "54" | "P0" => Remedy::SetAside,
+            // not supported, invalid authorization, no such database or schema, no rights or no such table
+            "0A" | "28" | "2F" | "38" | "39" | "3D" | "3F" | "42" => Remedy::Operator,
+            // connection, transaction state, rolled back, resources, object state, intervention, system, internal …
+            _ => Remedy::Retry,
+        },
+    }
+}
+
+/// What the operator can do about an SQLSTATE, where that is known.
+fn advice(sqlstate: &str) -> Option<&'static str> {
+    Some(match sqlstate {
+        "25006" => "the server only reads: point database.url at the primary",
+        "28P01" | "28000" => "check user and password in database.url, and the server's pg_hba.conf",
+        "3D000" => "create the database that database.url names",
+        "3F000" | "42P01" | "42703" | "42883" => "bring the schema up to date with `receiptd migrate`",
+        "42501" => "give the role of database.url its rights, see docs/operators.md",
+        "53100" => "free disk space on the database server",
+        "53300" => "raise max_connections of the server, or lower database.max_connections",
+        "55P03" => "somebody holds a lock: see pg_locks and pg_stat_activity for who",
+        _ => return None,
+    })
+}
+
+impl StoreError {
+    /// The SQLSTATE, if the server gave one.
+    pub fn sqlstate(&self) -> Option<String> {
+        let Self::Failed { source, .. } = self else { return None };
+        source.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+    }
+
+    /// What the operator can do, where that is known.
+    pub fn advice(&self) -> Option<&'static str> {
+        advice(&self.sqlstate()?)
+    }
+
+    pub(super) fn remedy(&self) -> Remedy {
+        match (self, self.sqlstate()) {
+            (_, Some(sqlstate)) => remedy(&sqlstate),
+            (Self::Failed { source: sqlx::Error::Encode(_), .. }, None) => Remedy::SetAside,
+            _ => Remedy::Retry,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_is_tried_again_what_is_bad_is_set_aside_and_the_rest_waits_for_somebody() {
+        for (sqlstate, expected) in [
+            ("40001", Remedy::Retry),     // serialization_failure
+            ("40P01", Remedy::Retry),     // deadlock_detected
+            ("53100", Remedy::Retry),     // disk_full
+            ("53300", Remedy::Retry),     // too_many_connections
+            ("55P03", Remedy::Retry),     // lock_not_available
+            ("57014", Remedy::Retry),     // query_canceled, by statement_timeout
+            ("57P01", Remedy::Retry),     // admin_shutdown
+            ("57P03", Remedy::Retry),     // cannot_connect_now
+            ("08006", Remedy::Retry),     // connection_failure
+            ("25P03", Remedy::Retry),     // idle_in_transaction_session_timeout
+            ("XX000", Remedy::Retry),     // internal_error
+            ("25006", Remedy::Reconnect), // read_only_sql_transaction
+            ("23514", Remedy::Partition), // check_violation
+            ("23503", Remedy::SetAside),  // foreign_key_violation
+            ("22003", Remedy::SetAside),  // numeric_value_out_of_range
+            ("P0001", Remedy::SetAside),  // raise_exception
+            ("XX002", Remedy::SetAside),  // index_corrupted
+            ("42501", Remedy::Operator),  // insufficient_privilege
+            ("42P01", Remedy::Operator),  // undefined_table
+            ("28P01", Remedy::Operator),  // invalid_password
+            ("3D000", Remedy::Operator),  // invalid_catalog_name
+        ] {
+            assert_eq!(remedy(sqlstate), expected, "{sqlstate}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_has_a_remedy(sqlstate in ".{0,8}") {
+            _ = (remedy(&sqlstate), advice(&sqlstate));
+        }
+    }
+}

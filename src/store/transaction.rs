@@ -1,0 +1,221 @@
+//! Every operation on the database is one transaction with a deadline, on both ends: the server gives up on a statement
+//! or a lock before the daemon does, and on a transaction whose client stands still.
+//!
+//! A connection goes back to the pool only after its transaction has ended in good order. Any other is thrown away: one
+//! that did not answer in time may be half-open, and one that can only read belongs to a server that was demoted.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use deadpool::{
+    Runtime,
+    managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts},
+};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
+
+use super::{StoreError, sqlstate::Remedy, statement::query_scalar};
+use crate::domain::SdkAppId;
+
+/// Most operations take milliseconds.
+pub(super) const SHORT: Duration = Duration::from_secs(10);
+
+/// Operations on very many rows.
+pub(super) const LONG: Duration = Duration::from_secs(120);
+
+/// A renewal of the lease that takes longer comes too late.
+pub(super) const RENEWAL: Duration = Duration::from_secs(3);
+
+/// Connecting, with a name to be resolved and TLS.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A connection is replaced after this time: the name of the server may lead elsewhere by now.
+const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+
+/// A transaction may stand idle for so long before the server ends it: a process that was stopped must not hold locks
+/// until somebody finds it. Less than the time after which the lease of such a process is over.
+const IDLE_MILLIS: u128 = 5_000;
+
+/// The lease under which the poller writes.
+#[derive(Debug, Clone)]
+pub(super) struct Fence {
+    pub sdk_app_id: SdkAppId,
+    pub epoch: i64,
+    pub holder: String,
+}
+
+/// Makes connections, and says which are not to be used again.
+#[derive(Debug)]
+pub(super) struct Connector {
+    options: PgConnectOptions,
+    /// Connections that were made before are thrown away.
+    distrusted: Mutex<std::time::Instant>,
+}
+
+impl Manager for Connector {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect_with(&self.options).await
+    }
+
+    async fn recycle(&self, _: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+        let distrusted = *self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_good = metrics.created > distrusted && metrics.age() < MAX_AGE;
+        if is_good { Ok(()) } else { Err(RecycleError::message("too old")) }
+    }
+}
+
+/// The connections to one database.
+#[derive(Debug, Clone)]
+pub(super) struct Connections(Pool<Connector>);
+
+impl Connections {
+    /// Connections are made when they are needed.
+    pub fn new(options: PgConnectOptions, max: u32) -> Self {
+        let connector = Connector { options, distrusted: Mutex::new(std::time::Instant::now()) };
+        let timeouts = Timeouts { wait: Some(SHORT), create: Some(CONNECT), recycle: Some(CONNECT) };
+        let builder = Pool::builder(connector).max_size(max as usize).timeouts(timeouts).runtime(Runtime::Tokio1);
+        let pool =
+            builder.build().unwrap_or_else(|_| unreachable!("a runtime is given, which is all that it asks for"));
+        Self(pool)
+    }
+
+    /// Begins a transaction that is to end within `patience`.
+    pub async fn begin(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let connection = match timeout_at(deadline, self.0.get()).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error)) => return Err(unavailable(doing, error)),
+                Err(_) => return Err(StoreError::Deadline { doing, patience }),
+            };
+            let was_used = Object::metrics(&connection).recycle_count > 0;
+            let mut transaction = Transaction { connection: Some(connection), doing, patience, deadline };
+            let begin = AssertSqlSafe(begin(patience));
+            match timely(timeout_at(deadline, transaction.connection().execute(sqlx::raw_sql(begin))).await) {
+                Ok(_) => return Ok(transaction),
+                // The server has closed it meanwhile: no failure, the next one may work.
+                Err(Some(error)) if was_used && !matches!(error, sqlx::Error::Database(_)) => {}
+                Err(error) => return Err(transaction.failed(error)),
+            }
+        }
+    }
+
+    /// A connection outside of the pool, for what can't be one transaction of ours.
+    pub async fn connect(&self, doing: &'static str) -> Result<PgConnection, StoreError> {
+        match timely(timeout_at(Instant::now() + CONNECT, self.0.manager().create()).await) {
+            Ok(connection) => Ok(connection),
+            Err(Some(source)) => Err(StoreError::Failed { doing, source }),
+            Err(None) => Err(StoreError::Deadline { doing, patience: CONNECT }),
+        }
+    }
+
+    /// Closes the connections that are not in use; there will be no others.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+fn begin(patience: Duration) -> String {
+    let millis = patience.as_millis();
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+         SET LOCAL idle_in_transaction_session_timeout = {IDLE_MILLIS}",
+        millis * 9 / 10,
+        millis / 3,
+    )
+}
+
+fn unavailable(doing: &'static str, error: PoolError<sqlx::Error>) -> StoreError {
+    match error {
+        PoolError::Backend(source) => StoreError::Failed { doing, source },
+        PoolError::Timeout(TimeoutType::Wait) => StoreError::Failed { doing, source: sqlx::Error::PoolTimedOut },
+        PoolError::Timeout(_) => StoreError::Deadline { doing, patience: CONNECT },
+        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
+            StoreError::Failed { doing, source: sqlx::Error::PoolClosed }
+        }
+    }
+}
+
+/// A transaction that is under way. One that is dropped takes its connection with it, and the server rolls it back.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    connection: Option<Object<Connector>>,
+    doing: &'static str,
+    patience: Duration,
+    /// Its statements must have ended by then.
+    pub deadline: Instant,
+}
+
+impl Transaction {
+    pub fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_deref_mut().unwrap_or_else(|| unreachable!("it is there until the transaction ends"))
+    }
+
+    /// Commits if the statements succeeded in time, else rolls back.
+    pub async fn end<T>(mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, StoreError> {
+        let value = match timely(outcome) {
+            Ok(value) => value,
+            Err(error) => return Err(self.failed(error)),
+        };
+        match timely(timeout_at(self.deadline, self.connection().execute("COMMIT")).await) {
+            Ok(_) => {
+                self.connection.take();
+                Ok(value)
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// The same, if the lease is still the one of `fence`. From the moment it was seen to be so until the commit the row
+    /// of the lease is locked against a successor.
+    pub async fn end_fenced<T>(
+        mut self,
+        fence: &Fence,
+        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+    ) -> Result<T, StoreError> {
+        if matches!(outcome, Ok(Ok(_))) {
+            let held = query_scalar::<bool>(
+                "SELECT true FROM receiptd.poller_leases WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 FOR SHARE",
+            );
+            let held = held.bind(i64::from(fence.sdk_app_id.get())).bind(fence.epoch).bind(fence.holder.clone());
+            match timely(timeout_at(self.deadline, held.fetch_optional(self.connection())).await) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(StoreError::LeaseLost { doing: self.doing }),
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        self.end(outcome).await
+    }
+
+    /// Ends in failure, by an error or (without one) by the deadline. The connection is thrown away, and the server rolls
+    /// back.
+    fn failed(self, error: Option<sqlx::Error>) -> StoreError {
+        let Self { doing, patience, .. } = self;
+        let error = match error {
+            Some(source) => StoreError::Failed { doing, source },
+            None => StoreError::Deadline { doing, patience },
+        };
+        if error.remedy() == Remedy::Reconnect
+            && let Some(pool) = self.connection.as_ref().and_then(Object::pool)
+        {
+            *pool.manager().distrusted.lock().unwrap_or_else(PoisonError::into_inner) = std::time::Instant::now();
+        }
+        error
+    }
+}
+
+/// The error of what ended badly, or `None` if it did not end in time.
+fn timely<T>(outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Option<sqlx::Error>> {
+    outcome.map_err(|_| None).and_then(|ended| ended.map_err(Some))
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.connection.take().map(Object::take);
+    }
+}
