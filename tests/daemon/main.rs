@@ -5,8 +5,11 @@ mod cadence;
 #[path = "../common/mod.rs"]
 mod common;
 mod error_classes;
+mod lease;
 mod polling;
+mod proxy;
 mod recording;
 mod rig;
 mod schema;
+mod storing;
 mod watching;

@@ -1,0 +1,165 @@
+//! What stands in the way of storing: rows that the tables refuse, locks of others, connections that break.
+
+use receiptd::domain::Counts;
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    proxy::Proxy,
+    rig::{Rig, group, seq, simulator_config},
+};
+
+const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
+
+/// Waits until every message of a group has been polled once more.
+async fn polled_again(rig: &mut Rig, group: &str) {
+    let now: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    let now = now.to_rfc3339();
+    rig.until(&format!("(SELECT min(known_until) FROM receiptd.latest_receipts WHERE group_id = '{group}') > '{now}'"))
+        .await;
+}
+
+fn set_read(rig: &Rig, group_id: &str, msg_seq: i64, read: i64) {
+    rig.simulator.world().set_receipt(&group(group_id), seq(msg_seq), Counts::new(read, 500 - read).unwrap());
+}
+
+async fn run(rig: &Rig, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&rig.pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_that_the_table_refuses_is_set_aside_with_its_reason_and_the_rest_is_stored() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.watch("bad", 1..=20).await;
+    rig.watch("good", 1..=20).await;
+    let bad: i32 = rig.value("SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'bad'").await;
+    run(
+        &rig,
+        &format!(
+            "ALTER TABLE receiptd.receipt_snapshots
+             ADD CONSTRAINT no_seven CHECK (group_key <> {bad} OR msg_seq <> 7)"
+        ),
+    )
+    .await;
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots) = 39").await;
+    rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
+    let aside: (i64, String, String, bool) = sqlx::query_as(
+        "SELECT msg_seq, sqlstate, reason, content #> '{receipt_snapshots,0,receipt,read_num}' IS NOT NULL
+         FROM receiptd.set_aside LIMIT 1",
+    )
+    .fetch_one(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!((aside.0, aside.1.as_str(), aside.3), (7, "23514", true));
+    assert!(aside.2.contains("no_seven"), "{}", aside.2);
+    assert_eq!(rig.count("receiptd.set_aside WHERE msg_seq IS DISTINCT FROM 7").await, 0);
+    polled_again(&mut rig, "good").await;
+    assert_eq!(rig.count("receiptd.receipt_snapshots WHERE msg_seq = 7").await, 1, "the one of the good group");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_trigger_of_the_owner_refuses_about_a_whole_poll_is_set_aside_and_the_slot_is_polled_on() {
+    let mut rig = Rig::new().await;
+    run(
+        &rig,
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'not this slot'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE OF last_polled_at ON receiptd.poll_slots
+         FOR EACH ROW WHEN (NEW.last_polled_at IS NOT NULL) EXECUTE FUNCTION public.refuse()",
+    )
+    .await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots) = 3").await;
+    assert!(
+        rig.count("receiptd.set_aside WHERE msg_seq IS NULL AND sqlstate = 'P0001' AND reason LIKE '%not this slot%'")
+            .await
+            > 0
+    );
+    let calls = rig.simulator.ledger().calls();
+    rig.simulator.wait_for_ended_calls(calls + 2).await;
+    run(&rig, "DROP TRIGGER refuse ON receiptd.poll_slots").await;
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_owners_open_transaction_holds_up_only_what_it_touches() {
+    let mut rig = Rig::new().await;
+    rig.watch("held", 1..=3).await;
+    rig.watch("free", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    let mut open = rig.pool.begin().await.unwrap();
+    sqlx::query(
+        "SELECT receiptd.unwatch_group(sdk_app_id, group_id) FROM receiptd.watched_groups WHERE group_id = 'held'",
+    )
+    .execute(&mut *open)
+    .await
+    .unwrap();
+    set_read(&rig, "held", 1, 400);
+    let calls = rig.simulator.ledger().calls_by_group()[&group("held")];
+    rig.simulator.wait_until(move |ledger| ledger.calls_by_group()[&group("held")] > calls).await;
+    polled_again(&mut rig, "free").await;
+    let of_held = "receiptd.receipt_history WHERE group_id = 'held' AND read_num = 400";
+    assert_eq!(rig.count(of_held).await, 0, "it waits for the owner");
+    open.rollback().await.unwrap();
+    polled_again(&mut rig, "held").await;
+    assert_eq!(rig.count(of_held).await, 1, "what was answered meanwhile is stored once");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_at_once() {
+    let mut rig = Rig::new().await;
+    rig.watch("held", 1..=3).await;
+    rig.watch("free", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    let mut open = rig.pool.begin().await.unwrap();
+    sqlx::query(
+        "SELECT FROM receiptd.watched_messages NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",
+    )
+    .execute(&mut *open)
+    .await
+    .unwrap();
+    set_read(&rig, "held", 1, 400);
+    let calls = rig.simulator.ledger().calls_by_group()[&group("held")];
+    rig.simulator.wait_until(move |ledger| ledger.calls_by_group()[&group("held")] > calls).await;
+    polled_again(&mut rig, "free").await;
+    open.rollback().await.unwrap();
+    rig.until("(SELECT count(*) FROM receiptd.receipt_history WHERE group_id = 'held' AND read_num = 400) = 1").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_flush_whose_commit_was_not_answered_is_stored_once() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let proxy = Proxy::start(&rig.database.url()).await;
+    rig.settings.database_url = proxy.url().into();
+    rig.start().await;
+    for number in 1..=5 {
+        rig.watch(&format!("g{number}"), 1..=3).await;
+    }
+    rig.until(ALL_POLLED).await;
+    for _ in 0..3 {
+        proxy.swallow_the_answer_to_the_next_commit_of("api_calls");
+        proxy.has_swallowed().await;
+        polled_again(&mut rig, "g1").await;
+    }
+    rig.stop().await;
+    let ended = i64::try_from(rig.simulator.ledger().ended_calls()).unwrap();
+    assert_eq!(rig.count("receiptd.api_calls").await, ended, "every call has one row");
+}
+
+#[tokio::test]
+async fn connections_that_fall_silent_are_given_up_and_the_rest_goes_on() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let proxy = Proxy::start(&rig.database.url()).await;
+    rig.settings.database_url = proxy.url().into();
+    rig.start().await;
+    rig.watch("g", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    // As after a failover: what is open leads nowhere and says nothing, and new connections work.
+    proxy.silence_open_connections();
+    polled_again(&mut rig, "g").await;
+    rig.stop().await;
+}
