@@ -21,6 +21,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
+    panic::Location,
     sync::Arc,
     time::Duration,
 };
@@ -42,6 +43,8 @@ use crate::domain::SdkAppId;
 
 /// How long a stop waits for clients to take their answers.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a test waits for calls before it has failed: far longer than any of them takes.
+const WAIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the simulated service is and how it behaves.
 #[derive(Debug, Clone)]
@@ -156,20 +159,45 @@ impl Simulator {
         lock(&self.service.faults).clear();
     }
 
+    /// Changes how many calls are admitted in any sliding second, from now on.
+    pub fn set_calls_per_second(&self, calls_per_second: u32) {
+        lock(&self.service.rate).set_limit(calls_per_second);
+    }
+
     /// Waits until the ledger is as wanted; it is asked at once and after every change.
-    pub async fn wait_until(&self, wanted: impl FnMut(&Ledger) -> bool) {
-        // The only error is that the sender is gone, and self holds it.
-        let _ = self.service.ledger.subscribe().wait_for(wanted).await;
+    ///
+    /// # Panics
+    /// After a minute, with the place of the wait and what was seen: who waits is a test, and it has failed.
+    #[track_caller]
+    pub fn wait_until(&self, wanted: impl FnMut(&Ledger) -> bool) -> impl Future<Output = ()> {
+        let (waiter, mut ledger) = (Location::caller(), self.service.ledger.subscribe());
+        async move {
+            // The only error of the inner wait is that the sender is gone, and self holds it.
+            let waited = timeout(WAIT_PATIENCE, ledger.wait_for(wanted)).await.map(drop);
+            assert!(
+                waited.is_ok(),
+                "{waiter}: the simulated Chat never saw what was waited for, but {}",
+                self.ledger().summary()
+            );
+        }
     }
 
     /// Waits until so many calls have arrived since the start.
-    pub async fn wait_for_calls(&self, calls: u64) {
-        self.wait_until(|ledger| ledger.calls() >= calls).await;
+    ///
+    /// # Panics
+    /// After a minute, as [`wait_until`](Self::wait_until).
+    #[track_caller]
+    pub fn wait_for_calls(&self, calls: u64) -> impl Future<Output = ()> {
+        self.wait_until(move |ledger| ledger.calls() >= calls)
     }
 
     /// Waits until so many calls have ended since the start.
-    pub async fn wait_for_ended_calls(&self, calls: u64) {
-        self.wait_until(|ledger| ledger.ended_calls() >= calls).await;
+    ///
+    /// # Panics
+    /// After a minute, as [`wait_until`](Self::wait_until).
+    #[track_caller]
+    pub fn wait_for_ended_calls(&self, calls: u64) -> impl Future<Output = ()> {
+        self.wait_until(move |ledger| ledger.ended_calls() >= calls)
     }
 
     /// Stops taking connections and ends those in use; a call that hangs is cut short.

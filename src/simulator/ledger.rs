@@ -122,6 +122,17 @@ impl Ledger {
         })
     }
 
+    /// In a line, for the message of a test that fails.
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "{} calls, ended as {:?}, with the codes {:?} and the faults {:?}",
+            self.calls(),
+            self.outcomes,
+            self.errors_by_code,
+            self.faults_by_kind
+        )
+    }
+
     pub(super) fn record_arrival(&mut self, micros: u64) {
         self.arrivals.push(micros);
     }

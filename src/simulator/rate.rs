@@ -19,6 +19,11 @@ impl RateWindow {
         Self { limit: calls_per_second as usize, admitted: VecDeque::new() }
     }
 
+    /// Holds from the next call on.
+    pub fn set_limit(&mut self, calls_per_second: u32) {
+        self.limit = calls_per_second as usize;
+    }
+
     /// True if the call at `now` is within the limit; a refused call does not count against later ones.
     pub fn admit(&mut self, now: u64) -> bool {
         while self.admitted.front().is_some_and(|first| first + SECOND_MICROS <= now) {
@@ -72,6 +77,16 @@ mod tests {
     #[test]
     fn a_limit_of_nothing_admits_nothing() {
         assert!(!RateWindow::new(0).admit(5));
+    }
+
+    #[test]
+    fn a_new_limit_holds_from_the_next_call_on_and_counts_those_before() {
+        let mut window = RateWindow::new(2);
+        assert!(window.admit(0) && window.admit(10));
+        window.set_limit(1);
+        assert!(!window.admit(1_000_000) && window.admit(1_000_010), "the call at 10 has its place for a second");
+        window.set_limit(2);
+        assert!(window.admit(1_000_020));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) struct Service {
     latency_micros: RangeInclusive<u64>,
     started: Instant,
     started_at: Timestamp,
-    rate: Mutex<RateWindow>,
+    pub rate: Mutex<RateWindow>,
     randoms: Mutex<RecentRandoms>,
     pub faults: Mutex<FaultRules>,
     pub world: World,
