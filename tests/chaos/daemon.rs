@@ -1,0 +1,140 @@
+//! The daemon's process and everything that it lets the world see, for the oracle to read.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::signals;
+
+/// How long anything may take that a test waits for, faults and their aftermath aside.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a scenario's daemon is started, once and again.
+pub struct Launch {
+    /// Words before the program's name: a program that runs another, in some other surroundings.
+    pub prefix: Vec<OsString>,
+    pub config: PathBuf,
+    pub database_url: String,
+    /// Where all output of all its processes goes.
+    pub said: PathBuf,
+    pub http: SocketAddr,
+}
+
+/// One daemon at a time. Its process ends with this value, whatever state it is in.
+pub struct Daemon {
+    launch: Launch,
+    child: Child,
+    /// What `/metrics`, `/readyz` and `/proc` showed, in all its lives.
+    shown: Mutex<Vec<String>>,
+}
+
+impl Daemon {
+    pub fn start(launch: Launch) -> Self {
+        Self { child: spawn(&launch), launch, shown: Mutex::default() }
+    }
+
+    pub fn start_again(&mut self) {
+        self.child = spawn(&self.launch);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        signals::send(signal, &[self.pid()]);
+    }
+
+    pub fn has_exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for the end that it was told to come to.
+    pub async fn end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.has_exited() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon did not end:\n{}", self.said());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// All that its processes printed.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.launch.said).unwrap()
+    }
+
+    /// What `/metrics`, `/readyz` and `/proc` showed whenever they were asked.
+    pub fn shown(&self) -> String {
+        self.shown.lock().unwrap().join("\n")
+    }
+
+    /// The answer of its HTTP side; `None` if there is none in `patience`.
+    pub async fn get(&self, path: &str, patience: Duration) -> Option<(u16, String)> {
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().timeout(patience).build().unwrap();
+        let answer = client.get(format!("http://{}{path}", self.launch.http)).send().await.ok()?;
+        let (status, body) = (answer.status().as_u16(), answer.text().await.ok()?);
+        self.shown.lock().unwrap().push(body.clone());
+        Some((status, body))
+    }
+
+    /// Waits until it is ready. Returns the last answer if that never came.
+    pub async fn until_ready(&self, patience: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let answer = self.get("/readyz", Duration::from_secs(5)).await;
+            match answer {
+                Some((200, _)) => return Ok(()),
+                answer if Instant::now() > deadline => return Err(format!("{answer:?}")),
+                _ => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// The most memory that it ever had, in megabytes.
+    pub fn memory_peak(&self) -> u64 {
+        let status = self.proc("status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1_024
+    }
+
+    /// Notes what every user of the machine can see of the process.
+    pub fn look_from_outside(&self) {
+        let seen = self.proc("cmdline") + &self.proc("status");
+        self.shown.lock().unwrap().push(seen);
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let path = Path::new("/proc").join(self.pid().to_string()).join(file);
+        String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A stopped process dies of this as well; one that has ended already needs no more.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+fn spawn(launch: &Launch) -> Child {
+    let said = File::options().create(true).append(true).open(&launch.said).unwrap();
+    // Its end comes at the latest with the thread that starts it, the test's own, even if that is killed.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).args(&launch.prefix);
+    command.arg(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(&launch.config);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("DATABASE_URL", &launch.database_url);
+    command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap()
+}

@@ -1,0 +1,105 @@
+//! The database goes away, hangs, refuses and loses connections.
+
+use std::time::Duration;
+
+use crate::{
+    common::ScratchDirectory,
+    oracle::{Breakage, Promises},
+    scene::{DATABASE, Scene, Setup, seconds},
+    signals,
+    stored::{Tables, scalar},
+};
+
+/// The daemon's connections.
+const BACKENDS: &str = "FROM pg_stat_activity WHERE application_name = 'receiptd'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_stopped_and_started_again_costs_no_receipt() {
+    let mut scene = Scene::new("stop").await;
+    let fault = Breakage::begins(&scene);
+    scene.server.stop();
+    scene.lasts(seconds(8)).await;
+    scene.server.start_again();
+    fault.ends(scene, Promises::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_connections_for_a_while_costs_no_receipt() {
+    let mut scene = Scene::new("refuse").await;
+    let fault = Breakage::begins(&scene);
+    scene.admin(&format!("ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS false")).await;
+    scene.admin(&format!("SELECT pg_terminate_backend(pid) {BACKENDS}")).await;
+    scene.lasts(seconds(8)).await;
+    scene.admin(&format!("ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")).await;
+    fault.ends(scene, Promises::saying("not currently accepting connections")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_with_its_connections_open_costs_no_receipt() {
+    let mut scene = Scene::new("hang").await;
+    let fault = Breakage::begins(&scene);
+    let frozen = scene.server.freeze();
+    scene.lasts(seconds(12)).await;
+    drop(frozen);
+    fault.ends(scene, Promises::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_read_only_for_a_while_costs_no_receipt() {
+    let mut scene = Scene::new("read-only").await;
+    let fault = Breakage::begins(&scene);
+    scene.admin("ALTER SYSTEM SET default_transaction_read_only = on").await;
+    scene.admin("SELECT pg_reload_conf()").await;
+    scene.lasts(seconds(8)).await;
+    scene.admin("ALTER SYSTEM SET default_transaction_read_only = off").await;
+    scene.admin("SELECT pg_reload_conf()").await;
+    fault.ends(scene, Promises::saying("read-only transaction")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_ended_again_and_again_cost_no_receipt() {
+    let mut scene = Scene::new("terminate").await;
+    let fault = Breakage::begins(&scene);
+    for _ in 0..5 {
+        scene.admin(&format!("SELECT pg_terminate_backend(pid) {BACKENDS}")).await;
+        scene.lasts(seconds(8) / 5).await;
+    }
+    fault.ends(scene, Promises::silently()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_killed_and_takes_all_others_along_costs_no_receipt() {
+    let mut scene = Scene::new("crash").await;
+    let fault = Breakage::begins(&scene);
+    for _ in 0..2 {
+        let backend: i32 = scalar(&scene.admin, &format!("SELECT pid {BACKENDS} LIMIT 1")).await;
+        signals::send("KILL", &[backend.unsigned_abs()]);
+        scene.lasts(seconds(6) / 2).await;
+        let recovered = format!("SELECT count(*) > 0 {BACKENDS}");
+        assert!(scene.until(&recovered, Duration::from_secs(60)).await, "the server is back, and the daemon with it");
+    }
+    fault.ends(scene, Promises::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn todays_partitions_are_made_anew_when_they_are_missing() {
+    let scene = Scene::idle(ScratchDirectory::new("partition"), Setup::default()).await;
+    let today: String = scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await;
+    let before_the_first = Breakage::begins(&scene);
+    scene.sql(&format!("DROP TABLE receiptd.receipt_snapshots_{today}, receiptd.api_calls_{today}")).await;
+    scene.watch_all().await;
+    scene.at_full_load().await;
+    // Now they hold rows, which the oracle counts where they are put.
+    for table in ["receipt_snapshots", "api_calls"] {
+        let put_aside = format!(
+            "ALTER TABLE receiptd.{table} DETACH PARTITION receiptd.{table}_{today};
+             ALTER TABLE receiptd.{table}_{today} SET SCHEMA public; ALTER TABLE public.{table}_{today} RENAME TO aside_{table}"
+        );
+        scene.sql(&put_aside).await;
+    }
+    let tables = Tables {
+        snapshots: "(SELECT * FROM receiptd.receipt_snapshots UNION ALL SELECT * FROM public.aside_receipt_snapshots)",
+        calls: "(SELECT * FROM receiptd.api_calls UNION ALL SELECT * FROM public.aside_api_calls) c",
+    };
+    before_the_first.ends(scene, Promises { tables, ..Promises::saying("no partition") }).await;
+}

@@ -1,0 +1,86 @@
+//! Others use the database too: they hold locks, keep transactions open, and the daemon loses against them.
+
+use std::time::Duration;
+
+use sqlx::Connection;
+
+use crate::{
+    oracle::{Breakage, Promises},
+    scene::{Scene, seconds},
+    stored::scalar,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlocks_and_serialization_failures_are_tried_again() {
+    let scene = Scene::new("sqlstate").await;
+    let fault = Breakage::begins(&scene);
+    let trouble = "
+        CREATE SEQUENCE public.trouble;
+        CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$
+        DECLARE n bigint := nextval('public.trouble');
+        BEGIN
+            IF n <= 6 THEN
+                RAISE EXCEPTION 'trouble %', n USING ERRCODE = CASE n % 2 WHEN 0 THEN '40P01' ELSE '40001' END;
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER trouble BEFORE INSERT ON receiptd.receipt_snapshots EXECUTE FUNCTION public.trouble()";
+    scene.sql(trouble).await;
+    assert!(scene.until("SELECT last_value > 6 FROM public.trouble", Duration::from_secs(60)).await);
+    fault.ends(scene, Promises::saying("trouble 1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
+    let scene = Scene::new("deadlock").await;
+    let fault = Breakage::begins(&scene);
+    let mut other = scene.pool.acquire().await.unwrap().detach();
+    let mut transaction = other.begin().await.unwrap();
+    // The daemon looks for deadlocks sooner than this one, so it is the one who finds that it is in one.
+    sqlx::query("SET LOCAL deadlock_timeout = '1min'").execute(&mut *transaction).await.unwrap();
+    let lock = "SELECT slot_id FROM receiptd.poll_slots WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots) FOR UPDATE";
+    sqlx::query(lock).execute(&mut *transaction).await.unwrap();
+    let waits =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'receiptd' AND wait_event_type = 'Lock')";
+    assert!(scene.until(waits, Duration::from_secs(60)).await);
+    // A flush locks slots by rising id: it has some of the others by now.
+    sqlx::query("SELECT slot_id FROM receiptd.poll_slots ORDER BY slot_id DESC FOR UPDATE")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    transaction.rollback().await.unwrap();
+    fault.ends(scene, Promises::saying("deadlock detected")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
+    let mut scene = Scene::new("lock").await;
+    let today: String = scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await;
+    let fault = Breakage::begins(&scene);
+    let mut other = scene.pool.acquire().await.unwrap().detach();
+    let mut transaction = other.begin().await.unwrap();
+    let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today} IN ACCESS EXCLUSIVE MODE");
+    sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+    scene.lasts(seconds(8)).await;
+    transaction.rollback().await.unwrap();
+    fault.ends(scene, Promises::silently()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analyst_who_keeps_a_transaction_open_on_all_tables_disturbs_nothing() {
+    let mut scene = Scene::new("analyst").await;
+    let fault = Breakage::begins(&scene);
+    let mut analyst = scene.pool.acquire().await.unwrap().detach();
+    let mut transaction = analyst.begin().await.unwrap();
+    sqlx::raw_sql(
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+         SELECT count(*) FROM receiptd.latest_receipts; SELECT count(*) FROM receiptd.receipt_history;
+         SELECT count(*) FROM receiptd.api_calls; SELECT count(*) FROM receiptd.poll_slots",
+    )
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
+    scene.lasts(seconds(8)).await;
+    // The transaction stays open through all that the oracle looks at.
+    fault.ends(scene, Promises { lines: 0..=0, ..Promises::default() }).await;
+}

@@ -1,0 +1,20 @@
+//! Breaks what the daemon depends on, for real, and checks afterwards that it kept its promises.
+//!
+//! Each scenario has the real program, a PostgreSQL server of its own and a simulated Chat, which knows what was answered and
+//! when. It breaks one thing, mends it, and asks the oracle. `RECEIPTD_CHAOS=long` makes the faults last minutes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod daemon;
+mod database;
+mod disk;
+mod locks;
+mod oracle;
+mod process;
+mod scene;
+mod server;
+mod service;
+mod signals;
+mod stored;

@@ -1,0 +1,158 @@
+//! The promises of the daemon, and whether it kept them through a fault.
+//!
+//! All are checked before any is complained of, so that a failed scenario tells the whole story.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use receiptd::{clock, domain::Timestamp};
+
+use crate::{
+    daemon::PATIENCE,
+    scene::{LIMIT, MESSAGES, Scene},
+    stored::{self, Stored, Tables},
+};
+
+/// Every message is polled again this long after a fault: its cadence and 10 s.
+const POLLED_AGAIN_WITHIN: Duration = Duration::from_secs(1 + 10);
+/// Of a debug build.
+const MEMORY_MEGABYTES: u64 = 150;
+
+/// What holds in one scenario.
+#[derive(Debug)]
+pub struct Promises {
+    /// What of the answers is in the database.
+    pub stored: Stored,
+    pub tables: Tables,
+    /// Warnings and errors in the log for each started minute of the fault.
+    pub lines: RangeInclusive<usize>,
+    /// What one of them says.
+    pub says: &'static str,
+    /// So much later than otherwise may polling go on.
+    pub grace: Duration,
+}
+
+impl Default for Promises {
+    fn default() -> Self {
+        Self { stored: Stored::All, tables: Tables::default(), lines: 1..=8, says: "", grace: Duration::ZERO }
+    }
+}
+
+impl Promises {
+    /// Of a fault that the daemon may get over without a word.
+    pub fn silently() -> Self {
+        Self { lines: 0..=8, ..Self::default() }
+    }
+
+    /// Of a fault that the log names with these words.
+    pub fn saying(says: &'static str) -> Self {
+        Self { says, ..Self::default() }
+    }
+}
+
+/// A fault that has begun.
+pub struct Breakage {
+    began: Timestamp,
+    said_before: usize,
+    pid: u32,
+}
+
+impl Breakage {
+    pub fn begins(scene: &Scene) -> Self {
+        Self { began: clock::now(), said_before: scene.daemon.said().len(), pid: scene.daemon.pid() }
+    }
+
+    /// The same fault when the scenario itself has started the daemon again.
+    pub fn of_another_process(self, scene: &Scene) -> Self {
+        Self { pid: scene.daemon.pid(), ..self }
+    }
+
+    /// The fault is over. Checks every promise, and ends the daemon to do so.
+    pub async fn ends(self, mut scene: Scene, promises: Promises) {
+        let ended = clock::now();
+        let mut broken = vec![];
+        broken.extend(polled_again(&scene, ended, promises.grace).await);
+        broken.extend(is_up(&mut scene, &self, &promises).await);
+        broken.extend(log_is_brief(&scene.daemon.said()[self.said_before..], ended - self.began, &promises));
+        broken.extend(ends_cleanly(&mut scene).await);
+        let ledger = scene.simulator.ledger();
+        let highest = ledger.highest_sliding_second();
+        if highest > LIMIT as usize {
+            broken.push(format!("{highest} calls in a second, {LIMIT} are promised"));
+        }
+        broken.extend(stored::differences(&scene.pool, &ledger, promises.stored, promises.tables).await);
+        broken.extend(no_secret(&scene));
+        assert!(broken.is_empty(), "broken promises:\n- {}\n\n{}", broken.join("\n- "), scene.daemon.said());
+    }
+}
+
+/// No message is forgotten: each is polled again within its cadence and 10 s.
+async fn polled_again(scene: &Scene, ended: Timestamp, grace: Duration) -> Option<String> {
+    let late = format!(
+        "FROM receiptd.latest_receipts WHERE state <> 'active' OR known_until IS NULL OR known_until <= '{}'",
+        ended.to_rfc3339()
+    );
+    let all =
+        format!("SELECT (SELECT count(*) FROM receiptd.latest_receipts) = {MESSAGES} AND NOT EXISTS (SELECT {late})");
+    if !scene.until(&all, PATIENCE + grace).await {
+        let left: i64 = stored::scalar(&scene.pool, &format!("SELECT count(*) {late}")).await;
+        return Some(format!("{left} messages were not polled again"));
+    }
+    // When it is first so, the last of them has just had its first poll.
+    let last: Timestamp = stored::scalar(&scene.pool, "SELECT max(last_polled_at) FROM receiptd.poll_slots").await;
+    let took = (last - ended).to_std().unwrap();
+    (took > POLLED_AGAIN_WITHIN + grace).then(|| format!("the last message was polled {took:?} after the fault"))
+}
+
+/// The process is the same, ready, small, and has lost nothing.
+async fn is_up(scene: &mut Scene, fault: &Breakage, promises: &Promises) -> Vec<String> {
+    if let Some(status) = scene.daemon.has_exited() {
+        return vec![format!("the daemon has ended: {status}")];
+    }
+    assert_eq!(scene.daemon.pid(), fault.pid);
+    let mut broken = vec![];
+    if let Err(answer) = scene.daemon.until_ready(PATIENCE + promises.grace).await {
+        broken.push(format!("/readyz is {answer}"));
+    }
+    let metrics = scene.daemon.get("/metrics", PATIENCE).await.map_or_else(String::new, |(_, metrics)| metrics);
+    let lost = metrics.lines().filter(|line| line.starts_with("receiptd_recordings_lost_total"));
+    let lost: Vec<&str> = lost.filter(|line| !line.ends_with(" 0")).collect();
+    if metrics.is_empty() || !lost.is_empty() {
+        broken.push(format!("recordings were lost, says /metrics: {lost:?}"));
+    }
+    scene.daemon.look_from_outside();
+    broken.extend(is_small(scene));
+    broken
+}
+
+/// Also for a process that a scenario is about to end.
+pub fn is_small(scene: &Scene) -> Option<String> {
+    let megabytes = scene.daemon.memory_peak();
+    (megabytes > MEMORY_MEGABYTES).then(|| format!("it took {megabytes} MB of memory"))
+}
+
+fn log_is_brief(said: &str, lasted: chrono::TimeDelta, promises: &Promises) -> Vec<String> {
+    let is_trouble = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+    let lines: Vec<&str> = said.lines().filter(is_trouble).collect();
+    let minutes = usize::try_from(lasted.num_minutes()).unwrap() + 1;
+    let (fewest, most) = (*promises.lines.start(), promises.lines.end() * minutes);
+    let mut broken = vec![];
+    if !(fewest..=most).contains(&lines.len()) {
+        broken.push(format!("{} warnings and errors in the log, from {fewest} to {most} are promised", lines.len()));
+    }
+    if !lines.iter().any(|line| line.contains(promises.says)) && !promises.says.is_empty() {
+        broken.push(format!("no warning or error says {:?}", promises.says));
+    }
+    broken
+}
+
+async fn ends_cleanly(scene: &mut Scene) -> Option<String> {
+    scene.daemon.signal("TERM");
+    let status = scene.daemon.end().await;
+    (status.code() != Some(0)).then(|| format!("at its end: {status}"))
+}
+
+fn no_secret(scene: &Scene) -> Option<String> {
+    let all = scene.daemon.said() + &scene.daemon.shown();
+    let line = all.lines().find(|line| line.contains("canary"))?;
+    Some(format!("a secret is told: {line}"))
+}

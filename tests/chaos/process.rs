@@ -1,0 +1,69 @@
+//! The daemon's own process is stopped, killed and started again, always under full load.
+
+use std::time::Duration;
+
+use crate::{
+    oracle::{self, Breakage, Promises},
+    scene::{LIMIT, Scene, is_long, seconds},
+    stored::Stored,
+};
+
+/// What one process can have had under way when it was killed: some calls in flight, some in the queue to be stored. A second
+/// of calls is more than both.
+const UNDER_WAY: u64 = LIMIT as u64;
+/// A lease of a process that is gone has to run out first.
+const LEASE: Duration = Duration::from_secs(12);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_and_goes_on_makes_no_burst() {
+    let mut scene = Scene::new("sigstop").await;
+    let fault = Breakage::begins(&scene);
+    for _ in 0..3 {
+        scene.daemon.signal("STOP");
+        scene.lasts(Duration::from_secs(3)).await;
+        scene.daemon.signal("CONT");
+        scene.after_calls(2 * u64::from(LIMIT)).await;
+    }
+    if is_long() {
+        scene.daemon.signal("STOP");
+        scene.lasts(seconds(3)).await;
+        scene.daemon.signal("CONT");
+    }
+    // Calls that were out for longer than their timeout may count as unanswered, though they were answered.
+    let stored = if is_long() { Stored::AllBut { calls: UNDER_WAY } } else { Stored::All };
+    fault.ends(scene, Promises { stored, ..Promises::silently() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_and_started_again_keeps_the_limit_and_what_it_stored() {
+    let mut scene = Scene::new("sigkill").await;
+    let mut fault = Breakage::begins(&scene);
+    let times = if is_long() { 12 } else { 3 };
+    for _ in 0..times {
+        assert_eq!(oracle::is_small(&scene), None);
+        scene.daemon.signal("KILL");
+        scene.daemon.end().await;
+        scene.daemon.start_again();
+        scene.is_ready().await;
+        fault = fault.of_another_process(&scene);
+        scene.after_calls(2 * u64::from(LIMIT)).await;
+    }
+    let stored = Stored::AllBut { calls: times * UNDER_WAY };
+    fault.ends(scene, Promises { stored, grace: LEASE, ..Promises::silently() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_told_to_stop_and_started_again_loses_nothing() {
+    let mut scene = Scene::new("sigterm").await;
+    let mut fault = Breakage::begins(&scene);
+    for _ in 0..if is_long() { 12 } else { 3 } {
+        assert_eq!(oracle::is_small(&scene), None);
+        scene.daemon.signal("TERM");
+        assert_eq!(scene.daemon.end().await.code(), Some(0), "{}", scene.daemon.said());
+        scene.daemon.start_again();
+        scene.is_ready().await;
+        fault = fault.of_another_process(&scene);
+        scene.after_calls(2 * u64::from(LIMIT)).await;
+    }
+    fault.ends(scene, Promises { lines: 0..=0, ..Promises::default() }).await;
+}

@@ -1,0 +1,205 @@
+//! A scene: the daemon at full load between a simulated Chat and a PostgreSQL server of its own, and what a scenario does with
+//! it.
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use receiptd::{
+    domain::SdkAppId,
+    simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
+};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    common::ScratchDirectory,
+    daemon::{Daemon, Launch, PATIENCE},
+    server::Server,
+};
+
+const APP: i64 = 1_400_000_000;
+const SECRET_KEY: &str = "canary-4c1f-secret-key";
+
+/// The promised limit of calls a second. With a slot for each group, due every second, more is due than it carries: so the
+/// daemon always calls as fast as it may, and every burst would show.
+pub const LIMIT: u32 = 50;
+pub const GROUPS: i64 = 60;
+pub const MESSAGES_A_GROUP: i64 = 3;
+pub const MESSAGES: i64 = GROUPS * MESSAGES_A_GROUP;
+
+/// The database of the daemon.
+pub const DATABASE: &str = "receiptd";
+
+pub fn is_long() -> bool {
+    std::env::var_os("RECEIPTD_CHAOS").is_some_and(|length| length == "long")
+}
+
+/// How long a fault lasts: so many seconds, and in the long version enough to see what is said once a minute.
+pub fn seconds(short: u64) -> Duration {
+    Duration::from_secs(if is_long() { 70 + 5 * short } else { short })
+}
+
+/// What a scenario has otherwise than the others.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// A directory of the server's account that all tables of the daemon are to lie in.
+    pub tablespace: Option<&'a Path>,
+    /// Words before the daemon's name; it calls the simulated Chat by the name `localhost` then.
+    pub prefix: Vec<OsString>,
+}
+
+/// Dropped in this order: nobody is left without whom it talks to.
+pub struct Scene {
+    pub daemon: Daemon,
+    /// The test's own way to the daemon's database, and to another of the same server.
+    pub pool: PgPool,
+    pub admin: PgPool,
+    pub server: Server,
+    pub simulator: Simulator,
+    _directory: ScratchDirectory,
+}
+
+impl Scene {
+    /// Everything runs, and all messages are polled as fast as the limit allows.
+    pub async fn new(name: &str) -> Self {
+        Self::with(ScratchDirectory::new(name), Setup::default()).await
+    }
+
+    pub async fn with(directory: ScratchDirectory, setup: Setup<'_>) -> Self {
+        let scene = Self::idle(directory, setup).await;
+        scene.watch_all().await;
+        scene.at_full_load().await;
+        scene
+    }
+
+    /// Everything runs, and nothing is watched yet.
+    pub async fn idle(directory: ScratchDirectory, setup: Setup<'_>) -> Self {
+        let simulator = simulator().await;
+        let server = Server::start(directory.path());
+        let (admin, pool) = (server.pool("postgres"), server.pool(DATABASE));
+        create_database(&admin, setup.tablespace).await;
+        let launch = Launch {
+            config: directory.path().join("receiptd.toml"),
+            said: directory.path().join("said"),
+            database_url: server.url(DATABASE),
+            http: own_address(),
+            prefix: setup.prefix,
+        };
+        let endpoint = match launch.prefix.is_empty() {
+            true => simulator.endpoint(),
+            false => simulator.endpoint().replace("127.0.0.1", "localhost"),
+        };
+        fs::write(&launch.config, config(&endpoint, launch.http)).unwrap();
+        let daemon = Daemon::start(launch);
+        let scene = Self { daemon, pool, admin, server, simulator, _directory: directory };
+        scene.is_ready().await;
+        scene
+    }
+
+    pub async fn is_ready(&self) {
+        let ready = self.daemon.until_ready(PATIENCE).await;
+        assert!(ready.is_ok(), "the daemon is not ready: {ready:?}\n{}", self.daemon.said());
+    }
+
+    pub async fn watch_all(&self) {
+        let sql = "SELECT receiptd.watch_messages($1, 'group ' || g, array(SELECT generate_series(1, $2)))
+            FROM generate_series(1, $3) g";
+        sqlx::query(sql).bind(APP).bind(MESSAGES_A_GROUP).bind(GROUPS).execute(&self.pool).await.unwrap();
+    }
+
+    /// Waits until every message has been polled and the second after it is over.
+    pub async fn at_full_load(&self) {
+        let known = "SELECT count(*) = $1 FROM receiptd.latest_receipts WHERE known_until IS NOT NULL";
+        let known = known.replace("$1", &MESSAGES.to_string());
+        assert!(self.until(&known, PATIENCE).await, "not every message was polled\n{}", self.daemon.said());
+        self.after_calls(u64::from(LIMIT)).await;
+    }
+
+    pub async fn after_calls(&self, calls: u64) {
+        let before = self.simulator.ledger().ended_calls();
+        self.simulator.wait_for_ended_calls(before + calls).await;
+    }
+
+    /// Waits until a query says true. False if it never did; while the database does not answer, it is not so.
+    pub async fn until(&self, query: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            let holds: Result<Option<bool>, _> = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await;
+            if matches!(holds, Ok(Some(true))) {
+                return true;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        false
+    }
+
+    /// Runs SQL in the daemon's database.
+    pub async fn sql(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await.unwrap();
+    }
+
+    /// Runs SQL in another database of the same server.
+    pub async fn admin(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.admin).await.unwrap();
+    }
+
+    /// From now on, calls go wrong.
+    pub fn calls_fail(&self, fault: Fault, when: When) {
+        self.simulator.add_fault(FaultRule { fault, when, times: None });
+    }
+
+    /// Lets the fault last, and looks at the daemon in the middle of it.
+    pub async fn lasts(&mut self, duration: Duration) {
+        let end = Instant::now() + duration;
+        sleep(duration / 2).await;
+        self.daemon.look_from_outside();
+        let patience = Duration::from_secs(2);
+        // Whether they answer now is not the question here.
+        _ = tokio::join!(self.daemon.get("/readyz", patience), self.daemon.get("/metrics", patience));
+        tokio::time::sleep_until(end).await;
+    }
+}
+
+async fn simulator() -> Simulator {
+    let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
+    config.latency = Duration::ZERO..=Duration::from_millis(30);
+    config.calls_per_second = LIMIT;
+    // Counts that change all through a scenario, so that what is lost or stored twice shows.
+    config.world.members = 100..=200;
+    config.world.median_reading_time = Duration::from_secs(if is_long() { 120 } else { 20 });
+    Simulator::start(config).await.unwrap()
+}
+
+async fn create_database(admin: &PgPool, tablespace: Option<&Path>) {
+    let mut create = format!("CREATE DATABASE {DATABASE}");
+    if let Some(directory) = tablespace {
+        let make = format!("CREATE TABLESPACE small LOCATION '{}'", directory.display());
+        sqlx::raw_sql(AssertSqlSafe(make)).execute(admin).await.unwrap();
+        create += " TABLESPACE small";
+    }
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(admin).await.unwrap();
+}
+
+fn config(endpoint: &str, http: SocketAddr) -> String {
+    // A call that hangs is over soon enough for a retry to come within what is promised for after the fault.
+    format!(
+        "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{endpoint}\"\n\
+         [http]\nlisten = \"{http}\"\n[polling]\nmax_calls_per_second = {LIMIT}\nrequest_timeout = \"4s\"\n\
+         [cadence.default]\ntiers = [{{ until = \"1h\", every = \"1s\" }}]\nstop_when_all_read = false\n"
+    )
+}
+
+/// An address that no other process takes: loopback has sixteen million of them, so none is shared with whoever takes free
+/// ports of the usual one.
+fn own_address() -> SocketAddr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = process::id().to_be_bytes();
+    ([127, high | 1, low, COUNT.fetch_add(1, Ordering::Relaxed)], 9_464).into()
+}

@@ -1,0 +1,55 @@
+//! The PostgreSQL server of one scenario, which may stop it, freeze it and kill its backends.
+
+use std::{fs, path::Path, time::Duration};
+
+use receiptd::embedded::{EmbeddedPostgres, Options};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::task::block_in_place;
+
+use crate::signals::Frozen;
+
+/// The server trusts who reaches its socket; the password is there to be looked for where it must not be.
+pub const PASSWORD: &str = "canary-7d20-database-password";
+
+pub struct Server {
+    postgres: Option<EmbeddedPostgres>,
+    options: Options,
+}
+
+impl Server {
+    pub fn start(directory: &Path) -> Self {
+        let mut options = Options::new(directory.join("postgres"));
+        // The machine never crashes in a scenario, only processes do. So what has left them is safe without fsync, but a
+        // commit has to leave them: synchronous_commit stays on.
+        let settings = [("fsync", "off"), ("full_page_writes", "off"), ("shared_buffers", "32MB")];
+        options.settings = settings.map(|(name, value)| (name.into(), value.into())).into();
+        let mut server = Self { postgres: None, options };
+        server.start_again();
+        server
+    }
+
+    pub fn start_again(&mut self) {
+        self.postgres = Some(block_in_place(|| EmbeddedPostgres::start(&self.options)).unwrap());
+    }
+
+    pub fn stop(&mut self) {
+        block_in_place(|| self.postgres.take().unwrap().stop()).unwrap();
+    }
+
+    /// Stops the processes of the server until the value is dropped: connections stay open and nothing answers.
+    pub fn freeze(&self) -> Frozen {
+        let pid_file = fs::read_to_string(self.options.data_dir.join("cluster/postmaster.pid")).unwrap();
+        Frozen::with_children(pid_file.lines().next().unwrap().parse().unwrap())
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        let url = self.postgres.as_ref().unwrap().url(database);
+        url.replace("//postgres@", &format!("//postgres:{PASSWORD}@"))
+    }
+
+    /// The test's own way to a database. Connections are made when they are needed and again when they were lost.
+    pub fn pool(&self, database: &str) -> PgPool {
+        let options = PgPoolOptions::new().max_connections(3).acquire_timeout(Duration::from_secs(5));
+        options.connect_lazy(&self.url(database)).unwrap()
+    }
+}

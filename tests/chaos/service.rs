@@ -1,0 +1,141 @@
+//! The service hangs, breaks off, talks nonsense, refuses, and can't be found.
+
+use std::{ffi::OsString, fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
+
+use receiptd::simulator::{BadNumber, Fault, When};
+
+use crate::{
+    common::ScratchDirectory,
+    daemon::PATIENCE,
+    oracle::{Breakage, Promises},
+    scene::{LIMIT, Scene, Setup, is_long, seconds},
+};
+
+/// What every call meets for a while.
+async fn every_call_meets(name: &str, fault: Fault, promises: Promises) {
+    let mut scene = Scene::new(name).await;
+    let breakage = Breakage::begins(&scene);
+    scene.calls_fail(fault, When::All);
+    scene.lasts(seconds(10)).await;
+    scene.simulator.clear_faults();
+    breakage.ends(scene, promises).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_hangs_is_polled_again_when_it_answers() {
+    let fault = Fault::Hang { duration: Duration::from_secs(30) };
+    every_call_meets("hangs", fault, Promises::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_resets_connections_is_polled_again_when_it_answers() {
+    every_call_meets("resets", Fault::CutBeforeAnswer, Promises::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_answers_502_is_waited_for() {
+    every_call_meets("502", Fault::HttpStatus { status: 502 }, Promises::saying("502")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_service_gets_no_more_calls_in_a_second_than_a_fast_one() {
+    let fault = Fault::ExtraDelay { duration: Duration::from_millis(350) };
+    every_call_meets("slow", fault, Promises { lines: 0..=0, ..Promises::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbled_answers_tell_nothing_and_the_good_parts_of_others_are_kept() {
+    let mut scene = Scene::new("garbled").await;
+    let breakage = Breakage::begins(&scene);
+    let garbled = [
+        Fault::NotJson,
+        Fault::TruncatedJson,
+        Fault::CutMidBody,
+        Fault::OversizedBody { bytes: 5 << 20 },
+        Fault::MissingEntries,
+        Fault::RepeatedEntries { conflicting: true },
+        Fault::UnaskedEntries,
+        Fault::OutOfRange { number: BadNumber::TooLarge },
+        Fault::FailWithoutCode,
+    ];
+    for (fault, seed) in garbled.into_iter().zip(1..) {
+        scene.calls_fail(fault, When::Probability { probability: 0.15, seed });
+    }
+    scene.lasts(seconds(10)).await;
+    scene.simulator.clear_faults();
+    breakage.ends(scene, Promises::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_takes_fewer_calls_than_promised_is_called_less() {
+    let mut scene = Scene::new("fewer").await;
+    let breakage = Breakage::begins(&scene);
+    scene.simulator.set_calls_per_second(20);
+    scene.lasts(seconds(6)).await;
+    let (settled, start) = (scene.simulator.ledger().calls(), tokio::time::Instant::now());
+    scene.lasts(seconds(6)).await;
+    let rate = (scene.simulator.ledger().calls() - settled) as f64 / start.elapsed().as_secs_f64();
+    assert!(rate < 30.0, "{rate} calls a second to a service that takes 20");
+    scene.simulator.set_calls_per_second(LIMIT);
+    breakage.ends(scene, Promises::saying("60011")).await;
+}
+
+/// The gate lets a probe through only every three minutes: in the short version, a restart opens it instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_signature_ends_nearly_all_calls_until_it_is_accepted() {
+    let mut scene = Scene::new("signature").await;
+    let breakage = Breakage::begins(&scene);
+    scene.calls_fail(Fault::ErrorCode { code: 70_003 }, When::All);
+    let calls = scene.simulator.ledger().calls();
+    scene.lasts(Duration::from_secs(if is_long() { 240 } else { 10 })).await;
+    let refused = scene.simulator.ledger().calls() - calls;
+    assert!((1..=10).contains(&refused), "{refused} calls with a signature that is refused");
+    let (status, body) = scene.daemon.get("/readyz", PATIENCE).await.unwrap();
+    assert!(status == 503 && body.contains("70003"), "{status} {body}");
+    scene.simulator.clear_faults();
+    let promises = Promises::saying("70003");
+    if is_long() {
+        return breakage.ends(scene, Promises { grace: Duration::from_secs(180), ..promises }).await;
+    }
+    assert_eq!(scene.daemon.has_exited(), None);
+    scene.daemon.signal("TERM");
+    assert_eq!(scene.daemon.end().await.code(), Some(0), "{}", scene.daemon.said());
+    scene.daemon.start_again();
+    scene.is_ready().await;
+    breakage.of_another_process(&scene).ends(scene, promises).await;
+}
+
+/// The daemon has a mount namespace of its own, in which the test's files lie over those that names are looked up in. All its
+/// connections are cut at the same time, since one that is open needs no name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_not_found_for_a_while_is_looked_up_again() {
+    let directory = ScratchDirectory::new("names");
+    let hosts = directory.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let prefix = with_names_from(&hosts);
+    let mut scene = Scene::with(directory, Setup { prefix, ..Setup::default() }).await;
+    let breakage = Breakage::begins(&scene);
+    fs::write(&hosts, "").unwrap();
+    scene.calls_fail(Fault::CutBeforeAnswer, When::All);
+    scene.lasts(seconds(10)).await;
+    let calls = scene.simulator.ledger().calls();
+    scene.lasts(Duration::from_secs(1)).await;
+    assert_eq!(scene.simulator.ledger().calls(), calls, "it found the service without its name");
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    scene.simulator.clear_faults();
+    breakage.ends(scene, Promises::default()).await;
+}
+
+/// The words that run a program where names are looked up in `hosts` and nowhere else. Its process stays the same one.
+fn with_names_from(hosts: &Path) -> Vec<OsString> {
+    let nowhere_else = hosts.with_file_name("nsswitch.conf");
+    fs::write(&nowhere_else, "hosts: files\n").unwrap();
+    let script = r#"mount --bind "$1" /etc/hosts && mount --bind "$2" /etc/nsswitch.conf && shift 2 && exec "$@""#;
+    let mut words: Vec<OsString> = vec!["unshare".into()];
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        words.extend(["--user".into(), "--map-root-user".into()]);
+    }
+    words.extend(["--mount", "sh", "-c", script, "sh"].map(OsString::from));
+    words.extend([hosts.into(), nowhere_else.into()]);
+    words
+}

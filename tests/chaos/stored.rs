@@ -1,0 +1,110 @@
+//! Compares what the simulated Chat answered with what the database has.
+
+use std::collections::BTreeMap;
+
+use receiptd::{
+    domain::{Counts, Receipt},
+    simulator::Ledger,
+};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::scene::MESSAGES_A_GROUP;
+
+/// The receipts of each message in their order.
+type Sequences = BTreeMap<(String, i64), Vec<Receipt>>;
+
+/// A snapshot: group, seq, code and counts.
+type Row = (String, i64, i32, Option<i32>, Option<i32>);
+
+/// How much of what was answered must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// All of it, exactly once.
+    All,
+    /// All but what at most so many calls brought, which were under way when the daemon was killed.
+    AllBut { calls: u64 },
+}
+
+/// Where the time series is to be found.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables {
+    pub snapshots: &'static str,
+    pub calls: &'static str,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { snapshots: "receiptd.receipt_snapshots", calls: "receiptd.api_calls" }
+    }
+}
+
+/// Says where the database differs from what was answered by more than it may.
+pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, tables: Tables) -> Vec<String> {
+    let (answered, stored) = (answered(ledger), stored(pool, tables.snapshots).await);
+    let noted: i64 = scalar(pool, &format!("SELECT count(*) FROM {}", tables.calls)).await;
+    let lost_calls = ledger.calls().saturating_sub(noted.unsigned_abs());
+    let missing = answered.values().map(Vec::len).sum::<usize>().saturating_sub(stored.values().map(Vec::len).sum());
+    let (may_lose, all) = match expected {
+        Stored::All => (0, true),
+        Stored::AllBut { calls } => (calls, false),
+    };
+    let mut found = vec![];
+    if lost_calls > may_lose {
+        found.push(format!("{lost_calls} of {} calls are not in api_calls, {may_lose} may", ledger.calls()));
+    }
+    if missing as u64 > lost_calls * MESSAGES_A_GROUP.unsigned_abs() {
+        found.push(format!("{missing} receipts are missing, more than the {lost_calls} lost calls brought"));
+    }
+    let differing = |(message, stored): (&(String, i64), &Vec<Receipt>)| {
+        let answered = answered.get(message).map_or(&[][..], Vec::as_slice);
+        let fits = if all { stored == answered } else { is_subsequence(stored, answered) };
+        (!fits).then(|| format!("{message:?} was answered {} but has {}", brief(answered), brief(stored)))
+    };
+    let all_differing: Vec<String> = stored.iter().filter_map(differing).collect();
+    if !all_differing.is_empty() {
+        let first = &all_differing[..all_differing.len().min(3)];
+        found.push(format!("{} messages differ: {}", all_differing.len(), first.join("; ")));
+    }
+    found
+        .extend(answered.keys().filter(|message| !stored.contains_key(*message)).map(|m| format!("{m:?} has nothing")));
+    found
+}
+
+fn answered(ledger: &Ledger) -> Sequences {
+    let message = |(group, seq, receipts): (&receiptd::domain::GroupId, receiptd::domain::MsgSeq, &[Receipt])| {
+        ((group.as_str().to_owned(), i64::from(seq.get())), receipts.to_vec())
+    };
+    ledger.all_answers().map(message).collect()
+}
+
+async fn stored(pool: &PgPool, snapshots: &str) -> Sequences {
+    let sql = format!(
+        "SELECT g.group_id, h.msg_seq, h.code, h.read_num, h.unread_num FROM {snapshots} h
+         JOIN receiptd.watched_groups g USING (group_key) ORDER BY 1, 2, h.polled_at"
+    );
+    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+    let mut sequences = Sequences::new();
+    for (group, seq, code, read, unread) in rows {
+        let counts = read.zip(unread).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
+        sequences.entry((group, seq)).or_default().push(Receipt { code, counts });
+    }
+    sequences
+}
+
+pub async fn scalar<T>(pool: &PgPool, sql: &str) -> T
+where
+    T: Send + Unpin + for<'row> sqlx::Decode<'row, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.unwrap()
+}
+
+/// Whether `part` is left of `whole` when some of it is taken away.
+fn is_subsequence(part: &[Receipt], whole: &[Receipt]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|receipt| whole.any(|other| other == receipt))
+}
+
+fn brief(receipts: &[Receipt]) -> String {
+    let read = |receipt: &Receipt| receipt.counts.map_or(format!("code {}", receipt.code), |c| c.read().to_string());
+    format!("[{}]", receipts.iter().map(read).collect::<Vec<_>>().join(" "))
+}
