@@ -1,10 +1,9 @@
 //! Others use the database too: they hold locks, keep transactions open, and the daemon loses against them.
 
-use std::time::Duration;
-
 use sqlx::Connection;
 
 use crate::{
+    daemon::PATIENCE,
     oracle::{Breakage, Promises},
     scene::{Scene, seconds},
     stored::scalar,
@@ -26,7 +25,7 @@ async fn deadlocks_and_serialization_failures_are_tried_again() {
         END $$;
         CREATE TRIGGER trouble BEFORE INSERT ON receiptd.receipt_snapshots EXECUTE FUNCTION public.trouble()";
     scene.sql(trouble).await;
-    assert!(scene.until("SELECT last_value > 6 FROM public.trouble", Duration::from_secs(60)).await);
+    assert!(scene.until("SELECT last_value > 6 FROM public.trouble", PATIENCE).await);
     fault.ends(scene, Promises::saying("trouble 1")).await;
 }
 
@@ -42,7 +41,7 @@ async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
     sqlx::query(lock).execute(&mut *transaction).await.unwrap();
     let waits =
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'receiptd' AND wait_event_type = 'Lock')";
-    assert!(scene.until(waits, Duration::from_secs(60)).await);
+    assert!(scene.until(waits, PATIENCE).await);
     // A flush locks slots by rising id: it has some of the others by now.
     sqlx::query("SELECT slot_id FROM receiptd.poll_slots ORDER BY slot_id DESC FOR UPDATE")
         .execute(&mut *transaction)

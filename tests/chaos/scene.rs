@@ -188,10 +188,12 @@ async fn create_database(admin: &PgPool, tablespace: Option<&Path>) {
 }
 
 fn config(endpoint: &str, http: SocketAddr) -> String {
-    // A call that hangs is over soon enough for a retry to come within what is promised for after the fault.
+    // A call that hangs is over soon enough for a retry to come within what is promised for after the fault. And the way to the
+    // service is longer than it looks: it shares a few processors with all the other scenarios.
     format!(
         "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{endpoint}\"\n\
          [http]\nlisten = \"{http}\"\n[polling]\nmax_calls_per_second = {LIMIT}\nrequest_timeout = \"4s\"\n\
+         transit_allowance = \"250ms\"\n\
          [cadence.default]\ntiers = [{{ until = \"1h\", every = \"1s\" }}]\nstop_when_all_read = false\n"
     )
 }
