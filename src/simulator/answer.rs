@@ -25,8 +25,6 @@ struct Body {
     entries: Option<Vec<Entry>>,
     #[serde(rename = "RequestId", skip_serializing_if = "Option::is_none")]
     unknown: Option<Value>,
-    #[serde(rename = "Padding", skip_serializing_if = "Option::is_none")]
-    padding: Option<String>,
 }
 
 #[derive(Clone, Serialize)]
@@ -67,7 +65,6 @@ pub(super) fn refuse(refusal: &Refusal) -> Vec<u8> {
         error_info: refusal.to_string(),
         entries: None,
         unknown: None,
-        padding: None,
     })
 }
 
@@ -82,12 +79,13 @@ pub(super) fn compose(receipts: &[(MsgSeq, Receipt)], rule: Option<&FaultRule>) 
         draft.spoil_body(fault);
     }
     let mut body = to_json(&draft.body);
-    if body.len() > MAX_ANSWER_BYTES && !matches!(fault, Some(Fault::OversizedBody { .. })) {
+    if body.len() > MAX_ANSWER_BYTES {
         return Err(Refusal::AnswerTooLarge);
     }
     match fault {
         Some(Fault::NotJson) => body = HTML.as_bytes().to_vec(),
         Some(Fault::TruncatedJson) => body.truncate(body.len() / 2),
+        Some(Fault::OversizedBody { bytes }) => pad(&mut body, *bytes),
         _ => {}
     }
     Ok(Answer { body, answered: draft.answered })
@@ -98,6 +96,16 @@ pub(super) const HTML: &str = "<html><body><h1>Something went wrong</h1></body><
 
 fn to_json(body: &Body) -> Vec<u8> {
     serde_json::to_vec(body).unwrap_or_else(|error| unreachable!("plain data becomes JSON: {error}"))
+}
+
+/// Adds a field of so many blanks. Written by hand: a serializer looks at each of the millions of them, and every call that
+/// arrives meanwhile waits.
+fn pad(body: &mut Vec<u8>, bytes: usize) {
+    let end = body.pop();
+    body.extend_from_slice(br#","Padding":""#);
+    body.resize(body.len() + bytes, b' ');
+    body.push(b'"');
+    body.extend(end);
 }
 
 struct Draft {
@@ -114,7 +122,6 @@ impl Draft {
             error_info: String::new(),
             entries: Some(entries),
             unknown: None,
-            padding: None,
         };
         Self { body, answered: receipts.to_vec() }
     }
@@ -151,7 +158,6 @@ impl Draft {
                 self.body.unknown = Some(json!(["nobody", "knows", {"this": null}]));
             }
             Fault::FailWithoutCode => self.body.action_status = "FAIL",
-            Fault::OversizedBody { bytes } => self.body.padding = Some(" ".repeat(*bytes)),
             _ => {}
         }
         let unusable = matches!(

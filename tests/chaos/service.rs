@@ -60,7 +60,7 @@ async fn garbled_answers_tell_nothing_and_the_good_parts_of_others_are_kept() {
     for (fault, seed) in garbled.into_iter().zip(1..) {
         scene.calls_fail(fault, When::Probability { probability: 0.15, seed });
     }
-    // Of these, few are enough, and to make them takes the simulated Chat its time.
+    // Of these, few are enough.
     let huge = Fault::OversizedBody { bytes: 5 << 20 };
     scene.calls_fail(huge, When::Probability { probability: 0.05, seed: 100 });
     scene.lasts(seconds(10)).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use receiptd::{
     domain::{Counts, Receipt},
-    simulator::Ledger,
+    simulator::{Ledger, Outcome},
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -41,8 +41,7 @@ impl Default for Tables {
 /// Says where the database differs from what was answered by more than it may.
 pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, tables: Tables) -> Vec<String> {
     let (answered, stored) = (answered(ledger), stored(pool, tables.snapshots).await);
-    let noted: i64 = scalar(pool, &format!("SELECT count(*) FROM {}", tables.calls)).await;
-    let lost_calls = ledger.calls().saturating_sub(noted.unsigned_abs());
+    let lost_calls = lost_calls(pool, ledger, tables.calls).await;
     let missing = answered.values().map(Vec::len).sum::<usize>().saturating_sub(stored.values().map(Vec::len).sum());
     let (may_lose, all) = match expected {
         Stored::All => (0, true),
@@ -50,7 +49,10 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
     };
     let mut found = vec![];
     if lost_calls > may_lose {
-        found.push(format!("{lost_calls} of {} calls are not in api_calls, {may_lose} may", ledger.calls()));
+        found.push(format!(
+            "of {} calls, {lost_calls} are not in api_calls as they ended, {may_lose} may",
+            ledger.calls()
+        ));
     }
     if missing as u64 > lost_calls * MESSAGES_A_GROUP.unsigned_abs() {
         found.push(format!("{missing} receipts are missing, more than the {lost_calls} lost calls brought"));
@@ -68,6 +70,14 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
     found
         .extend(answered.keys().filter(|message| !stored.contains_key(*message)).map(|m| format!("{m:?} has nothing")));
     found
+}
+
+/// Calls that api_calls lacks, or has as failed though they were answered.
+async fn lost_calls(pool: &PgPool, ledger: &Ledger, calls: &str) -> u64 {
+    let noted: i64 = scalar(pool, &format!("SELECT count(*) FROM {calls}")).await;
+    let successes: i64 = scalar(pool, &format!("SELECT count(*) FROM {calls} WHERE class = 'success'")).await;
+    let unsuccessful = ledger.ended(Outcome::Answered).saturating_sub(successes.unsigned_abs());
+    ledger.calls().saturating_sub(noted.unsigned_abs()).max(unsuccessful)
 }
 
 fn answered(ledger: &Ledger) -> Sequences {
