@@ -10,7 +10,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{gate::Gate, retry::Retry, trouble::Trouble};
+use super::{
+    gate::{Gate, Signature},
+    retry::Retry,
+    trouble::Trouble,
+};
 use crate::{
     chat::{Attempt, ChatClient, Class, Failure, error_class},
     domain::{GroupId, MsgSeq, Receipt},
@@ -106,17 +110,21 @@ impl Caller {
             if is_refused || !self.lease.is_trusted() {
                 return Next::End(PollEnd::Stopped);
             }
+            let sent = Instant::now();
             let attempt = self.client.get_receipts(group, batch).await;
             super::metrics::count(&attempt);
             let failure = attempt.outcome.as_ref().err().cloned();
             attempts.push(attempt);
-            let Some(failure) = failure else { return Next::Answered };
+            let Some(failure) = failure else {
+                self.gate().accepted(sent);
+                return Next::Answered;
+            };
             if failure.class == Class::SlowDown {
                 self.pacing.slow_down(&permit);
             }
             drop(permit);
             self.trouble.note(group, &failure);
-            if failure.class == Class::SignAgain && !signed_again && self.client.renew_signature() {
+            if failure.class == Class::SignAgain && !signed_again && self.may_sign_again(sent) {
                 signed_again = true;
                 continue;
             }
@@ -126,6 +134,16 @@ impl Caller {
             let Some(wait) = retry.next_wait() else { return Next::End(PollEnd::GivenUp) };
             // When the daemon stops meanwhile, no permit is waited for either.
             self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+        }
+    }
+
+    /// Whether a call whose signature was refused is worth another try with a newer one, which is made if there is none.
+    fn may_sign_again(&self, sent: Instant) -> bool {
+        let verdict = self.gate().signature_refused(sent, Instant::now());
+        match verdict {
+            Signature::Renew => self.client.renew_signature(),
+            Signature::TryNewer => true,
+            Signature::IsHopeless => false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whether the app may call at all. A fault of the whole app closes the gate: then one poll at a time probes, every few
-//! minutes, until one gets through. Pure, fed with `now`.
+//! minutes, until one gets through. A signature that is refused is such a fault if a new one is refused too. Pure, fed
+//! with `now`.
 
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,23 @@ pub(super) enum Admission {
     Closed(Instant),
 }
 
+/// What a refused signature calls for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signature {
+    /// A new one.
+    Renew,
+    /// Another try: there is a newer one already.
+    TryNewer,
+    /// Nothing: it was a new one.
+    IsHopeless,
+}
+
 /// The state of the gate.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     closed: Option<Closed>,
+    /// Since when there is a signature that no call has got through with yet.
+    untried_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -65,6 +79,24 @@ impl Gate {
         self.closed.take().is_some()
     }
 
+    /// The signature of a call that was sent at `sent` was refused. Whoever of all polls in flight learns first that a new
+    /// one does not help tells the others: the service counts refused signatures and punishes many.
+    pub(super) fn signature_refused(&mut self, sent: Instant, now: Instant) -> Signature {
+        match self.untried_since {
+            None => {
+                self.untried_since = Some(now);
+                Signature::Renew
+            }
+            Some(since) if sent < since => Signature::TryNewer,
+            Some(_) => Signature::IsHopeless,
+        }
+    }
+
+    /// A call that was sent at `sent` got through.
+    pub(super) fn accepted(&mut self, sent: Instant) {
+        self.untried_since = self.untried_since.filter(|since| sent < *since);
+    }
+
     /// Why it is closed.
     pub(super) fn fault(&self) -> Option<&Failure> {
         self.closed.as_ref().map(|closed| &closed.failure)
@@ -91,6 +123,19 @@ mod tests {
         assert_eq!(gate.admit(now + PROBE_EVERY), Admission::Closed(now + 2 * PROBE_EVERY), "one at a time");
         assert!(gate.open() && !gate.open());
         assert_eq!(gate.admit(now), Admission::Open);
+    }
+
+    #[test]
+    fn a_second_refusal_condemns_a_signature_only_if_it_is_of_the_new_one() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut gate = Gate::default();
+        assert_eq!(gate.signature_refused(at(0), at(10)), Signature::Renew);
+        assert_eq!(gate.signature_refused(at(5), at(12)), Signature::TryNewer, "it was sent with the old one");
+        gate.accepted(at(5));
+        assert_eq!(gate.signature_refused(at(11), at(20)), Signature::IsHopeless);
+        gate.accepted(at(15));
+        assert_eq!(gate.signature_refused(at(30), at(40)), Signature::Renew, "the one before has worked");
     }
 
     #[test]

@@ -275,7 +275,14 @@ impl Recorder {
     /// Where a partition may be missing, makes those that the batch needs. True if one was.
     async fn made_missing_partitions(&self, recordings: &[Recording]) -> bool {
         match self.store.ensure_partitions(&days(recordings)).await {
-            Ok(made) => made > 0,
+            Ok(0) => false,
+            Ok(made) => {
+                tracing::warn!(
+                    made,
+                    "a daily partition was missing and is made now: the job that makes them ahead seems to have failed for days"
+                );
+                true
+            }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "a daily partition may be missing and could not be made");

@@ -6,7 +6,7 @@ use crate::{
     oracle::{Breakage, Promises},
     scene::{DATABASE, Scene, Setup, seconds},
     signals,
-    stored::{Tables, scalar},
+    stored::{Tables, scalar, today},
 };
 
 /// The daemon's connections.
@@ -83,7 +83,7 @@ async fn a_backend_that_is_killed_and_takes_all_others_along_costs_no_receipt() 
 #[tokio::test(flavor = "multi_thread")]
 async fn todays_partitions_are_made_anew_when_they_are_missing() {
     let scene = Scene::idle(ScratchDirectory::new("partition"), Setup::default()).await;
-    let today: String = scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await;
+    let today = today(&scene).await;
     let before_the_first = Breakage::begins(&scene);
     scene.sql(&format!("DROP TABLE receiptd.receipt_snapshots_{today}, receiptd.api_calls_{today}")).await;
     scene.watch_all().await;
@@ -100,5 +100,5 @@ async fn todays_partitions_are_made_anew_when_they_are_missing() {
         snapshots: "(SELECT * FROM receiptd.receipt_snapshots UNION ALL SELECT * FROM public.aside_receipt_snapshots)",
         calls: "(SELECT * FROM receiptd.api_calls UNION ALL SELECT * FROM public.aside_api_calls) c",
     };
-    before_the_first.ends(scene, Promises { tables, ..Promises::saying("no partition") }).await;
+    before_the_first.ends(scene, Promises { tables, ..Promises::saying("partition was missing") }).await;
 }

@@ -1,12 +1,12 @@
 //! Others use the database too: they hold locks, keep transactions open, and the daemon loses against them.
 
-use sqlx::Connection;
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::{
     daemon::PATIENCE,
     oracle::{Breakage, Promises},
     scene::{Scene, seconds},
-    stored::scalar,
+    stored::today,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,34 +32,35 @@ async fn deadlocks_and_serialization_failures_are_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
     let scene = Scene::new("deadlock").await;
+    let today = today(&scene).await;
     let fault = Breakage::begins(&scene);
-    let mut other = scene.pool.acquire().await.unwrap().detach();
-    let mut transaction = other.begin().await.unwrap();
-    // The daemon looks for deadlocks sooner than this one, so it is the one who finds that it is in one.
-    sqlx::query("SET LOCAL deadlock_timeout = '1min'").execute(&mut *transaction).await.unwrap();
-    let lock = "SELECT slot_id FROM receiptd.poll_slots WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots) FOR UPDATE";
-    sqlx::query(lock).execute(&mut *transaction).await.unwrap();
-    let waits =
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'receiptd' AND wait_event_type = 'Lock')";
-    assert!(scene.until(waits, PATIENCE).await);
-    // A flush locks slots by rising id: it has some of the others by now.
-    sqlx::query("SELECT slot_id FROM receiptd.poll_slots ORDER BY slot_id DESC FOR UPDATE")
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
-    transaction.rollback().await.unwrap();
+    // The daemon looks for deadlocks once, a second after it began to wait: whoever is later than that tries again.
+    while !scene.daemon.said().contains("deadlock detected") {
+        let mut other = scene.pool.acquire().await.unwrap().detach();
+        let mut transaction = other.begin().await.unwrap();
+        // So the daemon is the one who finds that it is in one.
+        let lock = format!("SET LOCAL deadlock_timeout = '1min'; LOCK TABLE receiptd.api_calls_{today}");
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+        let waits = "SELECT EXISTS (
+            SELECT FROM pg_stat_activity WHERE application_name = 'receiptd' AND wait_event_type = 'Lock')";
+        assert!(scene.until(waits, PATIENCE).await);
+        // A flush writes snapshots before calls: it has locked their partition by now.
+        let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today}");
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+        transaction.rollback().await.unwrap();
+    }
     fault.ends(scene, Promises::saying("deadlock detected")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
     let mut scene = Scene::new("lock").await;
-    let today: String = scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await;
+    let today = today(&scene).await;
     let fault = Breakage::begins(&scene);
     let mut other = scene.pool.acquire().await.unwrap().detach();
     let mut transaction = other.begin().await.unwrap();
     let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today} IN ACCESS EXCLUSIVE MODE");
-    sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
     scene.lasts(seconds(8)).await;
     transaction.rollback().await.unwrap();
     fault.ends(scene, Promises::silently()).await;

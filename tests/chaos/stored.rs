@@ -8,7 +8,7 @@ use receiptd::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::scene::MESSAGES_A_GROUP;
+use crate::scene::{MESSAGES_A_GROUP, Scene};
 
 /// The receipts of each message in their order.
 type Sequences = BTreeMap<(String, i64), Vec<Receipt>>;
@@ -106,6 +106,11 @@ where
     T: Send + Unpin + for<'row> sqlx::Decode<'row, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.unwrap()
+}
+
+/// The end of the names of the partitions that are written just now.
+pub async fn today(scene: &Scene) -> String {
+    scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await
 }
 
 /// Whether `part` is left of `whole` when some of it is taken away.
