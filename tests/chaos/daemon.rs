@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,27 +18,28 @@ use crate::signals;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a scenario's daemon is started, once and again.
+#[derive(Clone)]
 pub struct Launch {
     /// Words before the program's name: a program that runs another, in some other surroundings.
     pub prefix: Vec<OsString>,
     pub config: PathBuf,
     pub database_url: String,
-    /// Where all output of all its processes goes.
+    /// Where all output of all daemons of a scenario goes.
     pub said: PathBuf,
+    /// What `/metrics`, `/readyz` and `/proc` showed of them.
+    pub shown: Arc<Mutex<Vec<String>>>,
     pub http: SocketAddr,
 }
 
-/// One daemon at a time. Its process ends with this value, whatever state it is in.
+/// One process at a time. It ends with this value, whatever state it is in.
 pub struct Daemon {
-    launch: Launch,
+    pub launch: Launch,
     child: Child,
-    /// What `/metrics`, `/readyz` and `/proc` showed, in all its lives.
-    shown: Mutex<Vec<String>>,
 }
 
 impl Daemon {
     pub fn start(launch: Launch) -> Self {
-        Self { child: spawn(&launch), launch, shown: Mutex::default() }
+        Self { child: spawn(&launch), launch }
     }
 
     pub fn start_again(&mut self) {
@@ -76,7 +77,7 @@ impl Daemon {
 
     /// What `/metrics`, `/readyz` and `/proc` showed whenever they were asked.
     pub fn shown(&self) -> String {
-        self.shown.lock().unwrap().join("\n")
+        self.launch.shown.lock().unwrap().join("\n")
     }
 
     /// The answer of its HTTP side; `None` if there is none in `patience`.
@@ -85,7 +86,7 @@ impl Daemon {
         let client = reqwest::Client::builder().timeout(patience).build().unwrap();
         let answer = client.get(format!("http://{}{path}", self.launch.http)).send().await.ok()?;
         let (status, body) = (answer.status().as_u16(), answer.text().await.ok()?);
-        self.shown.lock().unwrap().push(body.clone());
+        self.launch.shown.lock().unwrap().push(body.clone());
         Some((status, body))
     }
 
@@ -102,6 +103,13 @@ impl Daemon {
         }
     }
 
+    /// The value of a metric, of all its series together.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, metrics) = self.get("/metrics", PATIENCE).await.unwrap();
+        let of_it = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        of_it.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
     /// The most memory that it ever had, in megabytes.
     pub fn memory_peak(&self) -> u64 {
         let status = self.proc("status");
@@ -112,7 +120,7 @@ impl Daemon {
     /// Notes what every user of the machine can see of the process.
     pub fn look_from_outside(&self) {
         let seen = self.proc("cmdline") + &self.proc("status");
-        self.shown.lock().unwrap().push(seen);
+        self.launch.shown.lock().unwrap().push(seen);
     }
 
     fn proc(&self, file: &str) -> String {

@@ -12,6 +12,7 @@ use crate::{
     common::ScratchDirectory,
     oracle::{Breakage, Promises},
     scene::{Scene, Setup, seconds},
+    server::account,
 };
 
 /// Where the small file system is, for the test's second self.
@@ -56,7 +57,7 @@ async fn fill_and_free(disk: &Path) {
     fs::create_dir(&tablespace).unwrap();
     fs::set_permissions(&tablespace, PermissionsExt::from_mode(0o700)).unwrap();
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        chown_to_the_server(&tablespace);
+        chown(&tablespace, Some(account().1), None).unwrap();
     }
     let mut scene = Scene::with(directory, Setup { tablespace: Some(&tablespace), ..Setup::default() }).await;
     let fault = Breakage::begins(&scene);
@@ -65,16 +66,6 @@ async fn fill_and_free(disk: &Path) {
     scene.lasts(seconds(8)).await;
     fs::remove_file(&filler).unwrap();
     fault.ends(scene, Promises::saying("No space left")).await;
-}
-
-/// Root's server runs as another account, the one that the library chooses: `postgres`, or else `nobody`.
-fn chown_to_the_server(directory: &Path) {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let account = |name: &str| {
-        let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
-        line.split(':').nth(2)?.parse::<u32>().ok()
-    };
-    chown(directory, Some(account("postgres").or(account("nobody")).unwrap()), None).unwrap();
 }
 
 /// Writes until there is no room for another page.

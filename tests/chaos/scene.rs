@@ -7,7 +7,10 @@ use std::{
     net::SocketAddr,
     path::Path,
     process,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     common::ScratchDirectory,
     daemon::{Daemon, Launch, PATIENCE},
+    pgbouncer::PgBouncer,
     server::Server,
 };
 
@@ -53,6 +57,8 @@ pub struct Setup<'a> {
     pub tablespace: Option<&'a Path>,
     /// Words before the daemon's name; it calls the simulated Chat by the name `localhost` then.
     pub prefix: Vec<OsString>,
+    /// The daemon reaches the server through PgBouncer.
+    pub is_behind_pgbouncer: bool,
 }
 
 /// Dropped in this order: nobody is left without whom it talks to.
@@ -61,9 +67,11 @@ pub struct Scene {
     /// The test's own way to the daemon's database, and to another of the same server.
     pub pool: PgPool,
     pub admin: PgPool,
+    pub pgbouncer: Option<PgBouncer>,
+    pgbouncer_address: SocketAddr,
     pub server: Server,
     pub simulator: Simulator,
-    _directory: ScratchDirectory,
+    directory: ScratchDirectory,
 }
 
 impl Scene {
@@ -85,12 +93,16 @@ impl Scene {
         let server = Server::start(directory.path());
         let (admin, pool) = (server.pool("postgres"), server.pool(DATABASE));
         create_database(&admin, setup.tablespace).await;
+        let pgbouncer_address = own_address();
+        let pgbouncer =
+            setup.is_behind_pgbouncer.then(|| PgBouncer::start(&server, directory.path(), pgbouncer_address));
         let launch = Launch {
-            config: directory.path().join("receiptd.toml"),
-            said: directory.path().join("said"),
-            database_url: server.url(DATABASE),
-            http: own_address(),
             prefix: setup.prefix,
+            config: directory.path().join("receiptd.toml"),
+            database_url: pgbouncer.as_ref().map_or_else(|| server.url(DATABASE), PgBouncer::url),
+            said: directory.path().join("said"),
+            shown: Arc::default(),
+            http: own_address(),
         };
         let endpoint = match launch.prefix.is_empty() {
             true => simulator.endpoint(),
@@ -98,9 +110,25 @@ impl Scene {
         };
         fs::write(&launch.config, config(&endpoint, launch.http)).unwrap();
         let daemon = Daemon::start(launch);
-        let scene = Self { daemon, pool, admin, server, simulator, _directory: directory };
+        let scene = Self { daemon, pool, admin, pgbouncer, pgbouncer_address, server, simulator, directory };
         scene.is_ready().await;
         scene
+    }
+
+    pub fn start_pgbouncer(&mut self) {
+        self.pgbouncer = Some(PgBouncer::start(&self.server, self.directory.path(), self.pgbouncer_address));
+    }
+
+    /// Another daemon for the same app and database, which stands by.
+    pub async fn another_daemon(&self) -> Daemon {
+        let http = own_address();
+        let config_path = self.directory.path().join(format!("receiptd-{}.toml", http.ip()));
+        fs::write(&config_path, config(&self.simulator.endpoint(), http)).unwrap();
+        let launch = Launch { prefix: vec![], config: config_path, http, ..self.daemon.launch.clone() };
+        let another = Daemon::start(launch);
+        let ready = another.until_ready(PATIENCE).await;
+        assert!(ready.is_ok(), "another daemon is not ready: {ready:?}\n{}", self.daemon.said());
+        another
     }
 
     pub async fn is_ready(&self) {

@@ -47,9 +47,23 @@ impl Server {
         url.replace("//postgres@", &format!("//postgres:{PASSWORD}@"))
     }
 
+    pub fn socket_dir(&self) -> &Path {
+        self.postgres.as_ref().unwrap().socket_dir()
+    }
+
     /// The test's own way to a database. Connections are made when they are needed and again when they were lost.
     pub fn pool(&self, database: &str) -> PgPool {
         let options = PgPoolOptions::new().max_connections(3).acquire_timeout(Duration::from_secs(5));
         options.connect_lazy(&self.url(database)).unwrap()
     }
+}
+
+/// Name and number of the account that root's server runs as, which the library chooses: `postgres`, or else `nobody`.
+pub fn account() -> (String, u32) {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let find = |name: &str| {
+        let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+        Some((name.to_owned(), line.split(':').nth(2)?.parse().ok()?))
+    };
+    find("postgres").or(find("nobody")).unwrap()
 }

@@ -1,0 +1,130 @@
+//! Several daemons for one app: one polls at a time, whoever ends or stands still is succeeded, and nobody calls besides.
+//!
+//! Under full load a call too many would show as a sliding second with more than the limit.
+
+use std::{
+    ffi::OsString,
+    fs, mem,
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
+
+use receiptd::lease::TTL;
+
+use crate::{
+    common::ScratchDirectory,
+    daemon::{Daemon, PATIENCE},
+    oracle::{Breakage, Promises},
+    scene::{LIMIT, Scene, Setup, is_long},
+    stored::Stored,
+};
+
+/// After a clean stop, a successor polls within this time.
+const AFTER_A_STOP: Duration = Duration::from_secs(2);
+
+/// After a death or a standstill, within this.
+const AFTER_A_DEATH: Duration = Duration::from_secs(TTL.as_secs() + 2);
+
+/// What one process can have had under way when its end came.
+const UNDER_WAY: u64 = LIMIT as u64;
+
+/// What happens to who polls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is told to stop.
+    Stops,
+    /// It is killed.
+    Dies,
+    /// It stands still for longer than the lease lasts, and goes on.
+    Stalls,
+}
+
+/// The daemon that polls meets its fate, and the one that stands by becomes the scene's. Returns the old one.
+async fn succeed(scene: &mut Scene, successor: Daemon, fate: Fate, within: Duration) -> Daemon {
+    let arrived = scene.simulator.ledger().arrivals().len();
+    let start = Instant::now();
+    scene.daemon.signal(match fate {
+        Fate::Stops => "TERM",
+        Fate::Dies => "KILL",
+        Fate::Stalls => "STOP",
+    });
+    let old = mem::replace(&mut scene.daemon, successor);
+    while scene.daemon.metric("receiptd_calls_total").await == 0.0 {
+        assert!(start.elapsed() < PATIENCE, "nobody polls\n{}", scene.daemon.said());
+    }
+    let ledger = scene.simulator.ledger();
+    let gap = ledger.arrivals()[arrived - 1..].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    let gap = Duration::from_micros(gap);
+    println!("{fate:?}: the successor polls after {gap:?}");
+    assert!(gap > Duration::from_secs(1), "the second that is under way is waited out: {gap:?}");
+    assert!(gap < within, "{fate:?}: the successor polls after {gap:?}\n{}", scene.daemon.said());
+    old
+}
+
+async fn of_several_one_polls(mut scene: Scene) {
+    let mut fault = Breakage::begins(&scene);
+    let mut lost_calls = 0;
+    for fate in [Fate::Stops, Fate::Dies, Fate::Stalls].into_iter().cycle().take(if is_long() { 9 } else { 3 }) {
+        let successor = scene.another_daemon().await;
+        let within = if fate == Fate::Stops { AFTER_A_STOP } else { AFTER_A_DEATH };
+        let mut old = succeed(&mut scene, successor, fate, within).await;
+        fault = fault.of_another_process(&scene);
+        match fate {
+            Fate::Stops => assert_eq!(old.end().await.code(), Some(0), "{}", scene.daemon.said()),
+            Fate::Dies => lost_calls += UNDER_WAY,
+            Fate::Stalls => {
+                lost_calls += UNDER_WAY;
+                stands_by_from_now_on(&scene, old).await;
+            }
+        }
+        scene.after_calls(2 * u64::from(LIMIT)).await;
+    }
+    fault.ends(scene, Promises { stored: Stored::AllBut { calls: lost_calls }, ..Promises::silently() }).await;
+}
+
+/// A daemon that has lost its lease while it stood still goes on.
+async fn stands_by_from_now_on(scene: &Scene, mut zombie: Daemon) {
+    zombie.signal("CONT");
+    let stands_by = async { while !zombie.get("/readyz", PATIENCE).await.unwrap().1.contains("standing by") {} };
+    assert!(tokio::time::timeout(PATIENCE, stands_by).await.is_ok(), "it does not stand by\n{}", scene.daemon.said());
+    let calls = zombie.metric("receiptd_calls_total").await;
+    scene.after_calls(u64::from(LIMIT)).await;
+    assert_eq!(zombie.metric("receiptd_calls_total").await, calls, "a zombie calls");
+    let lost = zombie.metric("receiptd_recordings_lost_total").await;
+    println!("{lost} polls were in flight when it stood still");
+    assert!(lost <= UNDER_WAY as f64, "{lost} polls lost");
+    zombie.signal("TERM");
+    // It says that it could not store what was in flight.
+    let code = zombie.end().await.code();
+    assert_eq!(code, Some(if lost > 0.0 { 70 } else { 0 }), "{}", scene.daemon.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_daemons_one_polls_and_is_succeeded() {
+    of_several_one_polls(Scene::new("handover").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_daemons_behind_pgbouncer_one_polls_and_is_succeeded() {
+    let directory = ScratchDirectory::new("pgbouncer");
+    let setup = Setup { is_behind_pgbouncer: true, ..Setup::default() };
+    of_several_one_polls(Scene::with(directory, setup).await).await;
+}
+
+/// Nobody sees that it is dead, as if it were on another machine: its processes are numbered in a world of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dies_on_another_machine_is_succeeded_when_its_lease_has_ended() {
+    let mut prefix: Vec<OsString> = ["unshare", "--pid", "--fork", "--kill-child"].map(OsString::from).into();
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        prefix.extend(["--user".into(), "--map-root-user".into()]);
+    }
+    let setup = Setup { prefix, ..Setup::default() };
+    let mut scene = Scene::with(ScratchDirectory::new("elsewhere"), setup).await;
+    let fault = Breakage::begins(&scene);
+    let successor = scene.another_daemon().await;
+    succeed(&mut scene, successor, Fate::Dies, AFTER_A_DEATH).await;
+    let fault = fault.of_another_process(&scene);
+    scene.after_calls(2 * u64::from(LIMIT)).await;
+    let promises = Promises { stored: Stored::AllBut { calls: UNDER_WAY }, ..Promises::silently() };
+    fault.ends(scene, promises).await;
+}

@@ -1,0 +1,72 @@
+//! PgBouncer between daemon and server, in transaction mode: each transaction may meet another connection of the server.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use crate::{
+    common::ScratchDirectory,
+    oracle::{Breakage, Promises},
+    scene::{DATABASE, Scene, Setup, seconds},
+    server::{PASSWORD, Server, account},
+    signals,
+};
+
+/// A PgBouncer of one scenario. It ends with this value.
+pub struct PgBouncer {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl PgBouncer {
+    /// Stands at `address` before the server, with few connections for many clients.
+    pub fn start(server: &Server, directory: &Path, address: SocketAddr) -> Self {
+        let config = directory.join("pgbouncer.ini");
+        let (host, socket) = (address.ip(), server.socket_dir());
+        // The settings that docs/operators.md asks for; the rest is where it stands and whom it lets in.
+        let settings = format!(
+            "[databases]\n{DATABASE} = host={} port=5432 user=postgres\n\
+             [pgbouncer]\npool_mode = transaction\nignore_startup_parameters = extra_float_digits\n\
+             listen_addr = {host}\nlisten_port = {}\nunix_socket_dir =\nauth_type = any\n\
+             default_pool_size = 3\nserver_login_retry = 1\n",
+            socket.display(),
+            address.port()
+        );
+        fs::write(&config, settings).unwrap();
+        let said = File::create(directory.join("pgbouncer-said")).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "pgbouncer"]);
+        if fs::metadata("/proc/self").unwrap().uid() == 0 {
+            // It refuses to run as root, and reaches the server's socket as the server's account.
+            command.args(["-u", &account().0]);
+        }
+        command.arg(&config).stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
+        Self { child: command.spawn().unwrap(), address }
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://postgres:{PASSWORD}@{}/{DATABASE}", self.address)
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        signals::send("KILL", &[self.child.id()]);
+        _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pgbouncer_that_is_gone_for_a_while_costs_no_receipt() {
+    let setup = Setup { is_behind_pgbouncer: true, ..Setup::default() };
+    let mut scene = Scene::with(ScratchDirectory::new("bouncer"), setup).await;
+    let fault = Breakage::begins(&scene);
+    drop(scene.pgbouncer.take());
+    scene.lasts(seconds(6)).await;
+    scene.start_pgbouncer();
+    fault.ends(scene, Promises::default()).await;
+}
