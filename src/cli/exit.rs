@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use receiptd::{
     config::ConfigError,
     lifecycle::StartError,
-    store::{ConnectError, SchemaError},
+    store::{ConnectError, SchemaError, StoreError},
 };
 
 /// Why a command failed.
@@ -34,7 +34,9 @@ impl Exit {
             if cause.is::<ConfigError>() || cause.is::<ConnectError>() || is_newer(cause) {
                 return Some(Self::Config);
             }
-            let is_away = cause.is::<sqlx::Error>() || matches!(cause.downcast_ref(), Some(StartError::Listen(_)));
+            let is_away = cause.is::<sqlx::Error>()
+                || matches!(cause.downcast_ref(), Some(StoreError::Deadline { .. }))
+                || matches!(cause.downcast_ref(), Some(StartError::Listen(_)));
             is_away.then_some(Self::Unavailable)
         };
         error.chain().find_map(kind).unwrap_or(Self::Software)
@@ -58,6 +60,8 @@ impl From<Exit> for ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use anyhow::{Context, anyhow};
 
     use super::*;
@@ -68,6 +72,8 @@ mod tests {
         assert_eq!(Exit::of(&config), Exit::Config);
         let database = Err::<(), _>(sqlx::Error::PoolTimedOut).context("migrating").unwrap_err();
         assert_eq!(Exit::of(&database), Exit::Unavailable);
+        let slow = StoreError::Deadline { doing: "watching messages", patience: Duration::from_secs(1) };
+        assert_eq!(Exit::of(&anyhow!(slow)), Exit::Unavailable);
         assert_eq!(Exit::of(&anyhow!("else")), Exit::Software);
     }
 }

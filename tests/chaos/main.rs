@@ -16,6 +16,7 @@ mod oracle;
 mod pgbouncer;
 mod process;
 mod scene;
+mod secrets;
 mod server;
 mod service;
 mod signals;

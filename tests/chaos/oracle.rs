@@ -2,13 +2,14 @@
 //!
 //! All are checked before any is complained of, so that a failed scenario tells the whole story.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{fs, ops::RangeInclusive, time::Duration};
 
 use receiptd::{clock, domain::Timestamp};
 
 use crate::{
     daemon::PATIENCE,
     scene::{LIMIT, MESSAGES, Scene},
+    secrets,
     stored::{self, Stored, Tables},
 };
 
@@ -161,7 +162,6 @@ async fn ends_cleanly(scene: &mut Scene) -> Option<String> {
 }
 
 fn no_secret(scene: &Scene) -> Option<String> {
-    let all = scene.daemon.said() + &scene.daemon.shown();
-    let line = all.lines().find(|line| line.contains("canary"))?;
-    Some(format!("a secret is told: {line}"))
+    fs::write(scene.directory().join("shown"), scene.daemon.shown()).unwrap();
+    secrets::told_in(scene.directory()).map(|secret| format!("a secret is told: {secret}"))
 }

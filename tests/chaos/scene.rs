@@ -28,8 +28,8 @@ use crate::{
     server::Server,
 };
 
-const APP: i64 = 1_400_000_000;
-const SECRET_KEY: &str = "canary-4c1f-secret-key";
+pub const APP: i64 = 1_400_000_000;
+pub const SECRET_KEY: &str = "canary-4c1f-secret-key";
 
 /// The promised limit of calls a second. With a slot for each group, due every second, more is due than it carries: so the
 /// daemon always calls as fast as it may, and every burst would show.
@@ -129,6 +129,11 @@ impl Scene {
         let ready = another.until_ready(PATIENCE).await;
         assert!(ready.is_ok(), "another daemon is not ready: {ready:?}\n{}", self.daemon.said());
         another
+    }
+
+    /// Where all is that the scenario's processes write.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub async fn is_ready(&self) {
