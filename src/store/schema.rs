@@ -30,7 +30,7 @@ pub enum SchemaError {
         known: i64,
     },
     /// A migration failed or was edited.
-    #[error("bringing the schema receiptd up to date failed")]
+    #[error("bringing the schema receiptd up to date failed{}", remedy_of(.0))]
     Migrate(#[source] MigrateError),
     /// The database could not be asked.
     #[error(transparent)]
@@ -51,13 +51,24 @@ impl SchemaError {
         match self {
             Self::Newer { .. } => false,
             Self::Store(_) => true,
-            Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
-                let sqlstate = error.as_database_error().and_then(|error| error.code());
-                sqlstate.is_none_or(|sqlstate| matches!(sqlstate::remedy(&sqlstate), Remedy::Retry | Remedy::Reconnect))
+            Self::Migrate(error @ (MigrateError::Execute(_) | MigrateError::ExecuteMigration(..))) => {
+                sqlstate_of(error)
+                    .is_none_or(|sqlstate| matches!(sqlstate::remedy(&sqlstate), Remedy::Retry | Remedy::Reconnect))
             }
             Self::Migrate(_) => false,
         }
     }
+}
+
+/// The SQLSTATE with which the server refused a migration.
+fn sqlstate_of(error: &MigrateError) -> Option<String> {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return None };
+    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+}
+
+fn remedy_of(error: &MigrateError) -> String {
+    let advice = sqlstate_of(error).and_then(|sqlstate| sqlstate::advice(&sqlstate));
+    advice.map_or_else(String::new, |advice| format!(" ({advice})"))
 }
 
 /// A migration may rewrite large tables.

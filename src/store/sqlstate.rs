@@ -38,13 +38,15 @@ pub(super) fn remedy(sqlstate: &str) -> Remedy {
 }
 
 /// What the operator can do about an SQLSTATE, where that is known.
-fn advice(sqlstate: &str) -> Option<&'static str> {
+pub(super) fn advice(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
         "25006" => "the server only reads: point database.url at the primary",
         "28P01" | "28000" => "check user and password in database.url, and the server's pg_hba.conf",
         "3D000" => "create the database that database.url names",
         "3F000" | "42P01" | "42703" | "42883" => "bring the schema up to date with `receiptd migrate`",
-        "42501" => "give the role of database.url its rights, see docs/operators.md",
+        "42501" => {
+            "the role of database.url has to own the schema receiptd, or to make it once: GRANT CREATE ON DATABASE … TO …"
+        }
         "53100" => "free disk space on the database server",
         "53300" => "raise max_connections of the server, or lower database.max_connections",
         "55P03" => "somebody holds a lock: see pg_locks and pg_stat_activity for who",

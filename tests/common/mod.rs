@@ -97,6 +97,10 @@ impl TestDatabase {
         Self { name }
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn url(&self) -> String {
         server().url(&self.name)
     }

@@ -10,6 +10,7 @@ mod polling;
 mod proxy;
 mod recording;
 mod rig;
+mod rights;
 mod schema;
 mod storing;
 mod watching;

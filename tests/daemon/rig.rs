@@ -76,14 +76,20 @@ impl Rig {
     /// All but the daemon: the schema is there.
     pub async fn stopped(simulator: SimulatorConfig) -> Self {
         let database = TestDatabase::new().await;
-        let simulator = Simulator::start(simulator).await.unwrap();
         let url = database.url();
-        let pool = PgPool::connect(&url).await.unwrap();
-        let settings = settings(&simulator, &url);
+        Self::in_database(database, &url, simulator).await
+    }
+
+    /// The same with a daemon that reaches its database by `url`.
+    pub async fn in_database(database: TestDatabase, url: &str, simulator: SimulatorConfig) -> Self {
+        let simulator = Simulator::start(simulator).await.unwrap();
+        let url_of_tests = database.url();
+        let pool = PgPool::connect(&url_of_tests).await.unwrap();
+        let settings = settings(&simulator, url);
         let store = receiptd::store::Store::new(&settings.database_url, 2, app()).unwrap();
         store.migrate().await.unwrap();
         sqlx::raw_sql(NOTIFY).execute(&pool).await.unwrap();
-        let mut events = PgListener::connect(&url).await.unwrap();
+        let mut events = PgListener::connect(&url_of_tests).await.unwrap();
         events.listen("test").await.unwrap();
         Self { simulator, pool, settings, daemon: None, events, database }
     }

@@ -121,4 +121,5 @@ fn plain_http_is_for_loopback_addresses_and_nothing_listens_when_off() {
         assert_eq!(config.chat().unwrap().destination, Destination::Endpoint(origin));
     }
     assert_eq!(load_file("[http]\nlisten = \"off\"").unwrap().http.listen, None);
+    assert!(load_file("").unwrap().http.listen.unwrap().ip().is_loopback(), "nobody outside is let in unasked");
 }
