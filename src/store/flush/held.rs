@@ -1,0 +1,141 @@
+//! What stands in the way of a flush: slots and rows that somebody else holds, and what an attempt without an answer has stored.
+//! Nothing is written here.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::PgConnection;
+
+use super::{Committed, Locked, rows::latency_millis, slots_of};
+use crate::{
+    chat::Attempt,
+    domain::Timestamp,
+    recording::Recording,
+    slot::{GroupKey, SlotId},
+    store::statement::{query_as, query_scalar},
+};
+
+/// Locks all slots that are involved, as far as they exist and nobody else holds them.
+pub(in crate::store) async fn lock_slots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<HashMap<SlotId, Locked>, sqlx::Error> {
+    let rows: Vec<(SlotId, i32, Timestamp)> = query_as(
+        "SELECT slot_id, joins, next_poll_at FROM receiptd.poll_slots WHERE slot_id = ANY ($1)
+         ORDER BY slot_id FOR UPDATE SKIP LOCKED",
+    )
+    .bind(slots_of(recordings))
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(slot, joins, next_poll_at)| (slot, Locked { joins, next_poll_at })).collect())
+}
+
+/// The slots of recordings of which somebody else holds one: it exists, and could not be locked.
+pub(in crate::store) async fn held_slots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+    locked: &HashMap<SlotId, Locked>,
+) -> Result<HashSet<SlotId>, sqlx::Error> {
+    let missing: Vec<SlotId> = slots_of(recordings).into_iter().filter(|slot| !locked.contains_key(slot)).collect();
+    if missing.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let held: HashSet<SlotId> = query_scalar("SELECT slot_id FROM receiptd.poll_slots WHERE slot_id = ANY ($1)")
+        .bind(missing)
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .collect();
+    let is_held = |recording: &&&Recording| {
+        held.contains(&recording.slot_id) || recording.absorbs.is_some_and(|(slot, _)| held.contains(&slot))
+    };
+    Ok(recordings.iter().filter(is_held).map(|recording| recording.slot_id).collect())
+}
+
+/// The slots of recordings of which somebody else holds the row of the group or of a message that is to be written.
+pub(super) async fn held_rows(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<HashSet<SlotId>, sqlx::Error> {
+    let changed = recordings.iter().flat_map(|recording| {
+        recording
+            .messages
+            .iter()
+            .map(move |change| (recording.group_key, i64::from(change.seq.get()), recording.slot_id))
+    });
+    let (mut groups, mut seqs, mut slots) = (vec![], vec![], vec![]);
+    for (group_key, seq, slot) in changed {
+        groups.push(group_key);
+        seqs.push(seq);
+        slots.push(slot);
+    }
+    let held_messages: Vec<SlotId> = query_scalar(
+        "WITH wanted AS (
+            SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
+         ), free AS (
+            SELECT m.group_key, m.msg_seq FROM receiptd.watched_messages m JOIN wanted USING (group_key, msg_seq)
+            FOR NO KEY UPDATE OF m SKIP LOCKED
+         )
+         SELECT DISTINCT w.slot_id FROM wanted w JOIN receiptd.watched_messages m USING (group_key, msg_seq)
+         WHERE NOT EXISTS (SELECT FROM free f WHERE f.group_key = w.group_key AND f.msg_seq = w.msg_seq)",
+    )
+    .bind(groups)
+    .bind(seqs)
+    .bind(slots)
+    .fetch_all(&mut *connection)
+    .await?;
+    let quarantines = recordings.iter().filter(|recording| recording.group.is_some());
+    let changing: Vec<GroupKey> = quarantines.clone().map(|recording| recording.group_key).collect();
+    let free: Vec<GroupKey> = query_scalar(
+        "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED",
+    )
+    .bind(changing)
+    .fetch_all(connection)
+    .await?;
+    let held_groups = quarantines.filter(|recording| !free.contains(&recording.group_key));
+    Ok(held_messages.into_iter().chain(held_groups.map(|recording| recording.slot_id)).collect())
+}
+
+/// The slots of recordings that an attempt has stored of which no answer came: all of a recording is written in one
+/// transaction, so its first call tells of the rest.
+pub(super) async fn already_stored(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<HashSet<SlotId>, sqlx::Error> {
+    let first =
+        |recording: &&Recording| Some((recording.slot_id, recording.group_key, recording.attempts.first()?.clone()));
+    let calls: Vec<(SlotId, GroupKey, Attempt)> = recordings.iter().filter_map(first).collect();
+    let stored: Vec<SlotId> = query_scalar(
+        "SELECT u.slot_id FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::real[])
+            AS u (slot_id, group_key, called_at, latency_ms)
+         JOIN receiptd.api_calls c ON c.called_at = u.called_at AND c.group_key = u.group_key
+            AND c.latency_ms = u.latency_ms AND c.attempt = 1
+         WHERE c.called_at BETWEEN (SELECT min(t) FROM unnest($3) AS t) AND (SELECT max(t) FROM unnest($3) AS t)",
+    )
+    .bind(calls.iter().map(|call| call.0).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.1).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.2.called_at).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| latency_millis(&call.2)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(stored.into_iter().collect())
+}
+
+/// The slots of recordings that are stored already, as they stand.
+pub(super) async fn stand(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<Vec<Committed>, sqlx::Error> {
+    if recordings.is_empty() {
+        return Ok(vec![]);
+    }
+    let slots = slots_of(recordings);
+    let due: HashMap<SlotId, Timestamp> =
+        query_as("SELECT slot_id, next_poll_at FROM receiptd.poll_slots WHERE slot_id = ANY ($1)")
+            .bind(&slots)
+            .fetch_all(connection)
+            .await?
+            .into_iter()
+            .collect();
+    let stands = |slot: SlotId| due.get(&slot).map_or(Committed::Gone(slot), |due| Committed::Due(slot, *due));
+    Ok(slots.into_iter().map(stands).collect())
+}

@@ -1,0 +1,257 @@
+//! The statements of a flush, one for each table: all recordings of a batch at once. Whoever calls them has locked the slots.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+
+use super::{Locked, merged};
+use crate::{
+    chat::Attempt,
+    domain::{Counts, Receipt, Timestamp},
+    recording::{GroupChange, Recording},
+    slot::{GroupKey, SlotId},
+    store::statement::{query, query_as, query_scalar},
+};
+
+/// Moves the messages of slots that were polled along with another into that one.
+pub(super) async fn merge_slots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+    locked: &HashMap<SlotId, Locked>,
+) -> Result<(), sqlx::Error> {
+    let merges: Vec<(&Recording, SlotId)> =
+        recordings.iter().filter_map(|recording| Some((*recording, merged(recording, locked)?))).collect();
+    if merges.is_empty() {
+        return Ok(());
+    }
+    let from: Vec<SlotId> = merges.iter().map(|(_, absorbed)| *absorbed).collect();
+    query(
+        "UPDATE receiptd.watched_messages m SET slot_id = u.target
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, source, target)
+         WHERE m.group_key = u.group_key AND m.slot_id = u.source",
+    )
+    .bind(merges.iter().map(|(recording, _)| recording.group_key).collect::<Vec<_>>())
+    .bind(&from)
+    .bind(merges.iter().map(|(recording, _)| recording.slot_id).collect::<Vec<_>>())
+    .execute(&mut *connection)
+    .await?;
+    query("DELETE FROM receiptd.poll_slots WHERE slot_id = ANY ($1)").bind(from).execute(connection).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn write_snapshots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = recordings
+        .iter()
+        .flat_map(|recording| recording.snapshots.iter().map(|snapshot| (recording.group_key, *snapshot)))
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let receipt = |row: &(GroupKey, crate::recording::Snapshot)| Some(row.1.receipt);
+    query(
+        "INSERT INTO receiptd.receipt_snapshots AS s
+            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at)
+         SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[], $6::integer[],
+            $7::timestamptz[])
+         ON CONFLICT (group_key, msg_seq, polled_at) DO UPDATE SET read_num = EXCLUDED.read_num,
+            unread_num = EXCLUDED.unread_num, code = EXCLUDED.code, prior_polled_at = EXCLUDED.prior_polled_at",
+    )
+    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| i64::from(row.1.seq.get())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1.polled_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| read_num(receipt(row))).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| unread_num(receipt(row))).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1.receipt.code).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1.prior_polled_at).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Writes what changed about messages. One that its owner has removed meanwhile stays removed, and one that has another
+/// slot by now keeps that, and says itself until when it is known.
+pub(in crate::store) async fn write_messages(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<(), sqlx::Error> {
+    let mut rows: Vec<_> = recordings
+        .iter()
+        .flat_map(|recording| {
+            recording.messages.iter().map(move |change| (recording.group_key, recording.slot_id, change))
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.sort_unstable_by_key(|(group_key, _, change)| (*group_key, change.seq));
+    query(
+        "UPDATE receiptd.watched_messages m SET
+            read_num = u.read_num, unread_num = u.unread_num, receipt_code = u.code,
+            first_polled_at = coalesce(m.first_polled_at, u.polled_at),
+            last_changed_at = CASE WHEN u.differs THEN u.polled_at ELSE m.last_changed_at END,
+            known_until = CASE WHEN m.slot_id = u.slot_id THEN u.known_until
+                ELSE coalesce(u.known_until, u.polled_at, m.known_until) END,
+            no_receipt_polls = u.no_receipt_polls,
+            state = CASE WHEN m.state = 'active' THEN coalesce(u.closed, 'active') ELSE m.state END,
+            closed_at = CASE WHEN m.state = 'active' AND u.closed IS NOT NULL THEN now() ELSE m.closed_at END,
+            slot_id = CASE WHEN u.closed IS NULL THEN m.slot_id END
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::integer[], $5::integer[], $6::integer[],
+            $7::timestamptz[], $8::boolean[], $9::timestamptz[], $10::smallint[], $11::text[])
+            AS u (group_key, msg_seq, slot_id, read_num, unread_num, code, polled_at, differs, known_until,
+                no_receipt_polls, closed)
+         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq",
+    )
+    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| i64::from(row.2.seq.get())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| read_num(row.2.receipt)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| unread_num(row.2.receipt)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.receipt.map(|receipt| receipt.code)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.polled_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.differs).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.known_until).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.no_receipt_polls).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.closed.map(|closed| closed.state())).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Moves the slots to their next due times. Where messages joined while the poll was under way, they count too.
+pub(super) async fn write_slots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+    locked: &HashMap<SlotId, Locked>,
+) -> Result<HashMap<SlotId, Timestamp>, sqlx::Error> {
+    let unchanged = |slot: SlotId, read: i32| locked.get(&slot).is_none_or(|locked| locked.joins == read);
+    let due = |recording: &&Recording| {
+        let absorbed_unchanged = recording.absorbs.is_none_or(|(slot, joins)| unchanged(slot, joins));
+        if unchanged(recording.slot_id, recording.joins) && absorbed_unchanged {
+            recording.next_poll_at
+        } else {
+            recording.next_poll_at.min(recording.join_due)
+        }
+    };
+    query_as(
+        "UPDATE receiptd.poll_slots s SET next_poll_at = u.next_poll_at, last_polled_at = u.last_polled_at,
+            quiet_polls = u.quiet_polls, failures = u.failures
+         FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[])
+            AS u (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures)
+         WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id
+         RETURNING s.slot_id, s.next_poll_at",
+    )
+    .bind(recordings.iter().map(|recording| recording.group_key).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.slot_id).collect::<Vec<_>>())
+    .bind(recordings.iter().map(due).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.last_polled_at).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.quiet_polls).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.failures).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await
+    .map(|rows| rows.into_iter().collect())
+}
+
+/// Deletes slots whose messages are all done. The slots are locked, so nothing joins them meanwhile.
+pub(super) async fn drop_empty_slots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<Vec<SlotId>, sqlx::Error> {
+    let empty: Vec<SlotId> =
+        recordings.iter().filter(|recording| recording.is_empty).map(|recording| recording.slot_id).collect();
+    if empty.is_empty() {
+        return Ok(vec![]);
+    }
+    query_scalar(
+        "DELETE FROM receiptd.poll_slots s WHERE s.slot_id = ANY ($1) AND NOT EXISTS (
+            SELECT FROM receiptd.watched_messages m WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
+        ) RETURNING s.slot_id",
+    )
+    .bind(empty)
+    .fetch_all(connection)
+    .await
+}
+
+/// Puts groups into quarantine or releases them, unless their owner has paused or removed them meanwhile.
+pub(super) async fn write_groups(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<(), sqlx::Error> {
+    let mut changes: Vec<_> =
+        recordings.iter().filter_map(|recording| Some((recording.group_key, recording.group.as_ref()?))).collect();
+    changes.sort_by_key(|(group_key, _)| *group_key);
+    for (group_key, change) in changes {
+        let query = match change {
+            GroupChange::Quarantine { code, reason, probe_at } => query(
+                "UPDATE receiptd.watched_groups SET state = 'quarantined', state_code = $2, state_reason = $3, probe_at = $4
+                 WHERE group_key = $1 AND state IN ('active', 'quarantined')",
+            )
+            .bind(group_key)
+            .bind(i32::try_from(*code).unwrap_or(i32::MAX))
+            .bind(reason)
+            .bind(probe_at),
+            GroupChange::Release => query(
+                "UPDATE receiptd.watched_groups SET state = 'active' WHERE group_key = $1 AND state = 'quarantined'",
+            )
+            .bind(group_key),
+        };
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<(), sqlx::Error> {
+    let calls: Vec<(GroupKey, i16, &Attempt)> = recordings
+        .iter()
+        .flat_map(|recording| {
+            recording.attempts.iter().zip(1_i16..).map(|(call, number)| (recording.group_key, number, call))
+        })
+        .collect();
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let answer =
+        |call: &Attempt| call.outcome.as_ref().map_or((0, 0), |answer| (answer.receipts.len(), answer.bad_entries));
+    let failure = |call: &Attempt| call.outcome.as_ref().err().cloned();
+    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    query(
+        "INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
+            class, code, http_status, latency_ms, error)
+         SELECT * FROM unnest($1::timestamptz[], $2::integer[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[],
+            $7::text[], $8::bigint[], $9::smallint[], $10::real[], $11::text[])",
+    )
+    .bind(calls.iter().map(|call| call.2.called_at).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.0).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.1).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| count(call.2.asked)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| count(answer(call.2).0)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| i32::try_from(answer(call.2).1).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.2.class().name()).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| code(call.2)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.2.http_status.and_then(|status| i16::try_from(status).ok())).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| latency_millis(call.2)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| failure(call.2).map(|failure| failure.info)).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+pub(super) fn latency_millis(call: &Attempt) -> f32 {
+    call.latency.as_secs_f32() * 1_000.0
+}
+
+/// The `ErrorCode` of an attempt: 0 for an answer.
+fn code(call: &Attempt) -> Option<i64> {
+    call.outcome.as_ref().map_or_else(|failure| failure.code, |_| Some(0))
+}
+
+fn counts(receipt: Option<Receipt>) -> Option<Counts> {
+    receipt.and_then(|receipt| receipt.counts)
+}
+
+fn read_num(receipt: Option<Receipt>) -> Option<i32> {
+    counts(receipt).and_then(|counts| i32::try_from(counts.read()).ok())
+}
+
+fn unread_num(receipt: Option<Receipt>) -> Option<i32> {
+    counts(receipt).and_then(|counts| i32::try_from(counts.unread()).ok())
+}
