@@ -27,37 +27,62 @@ have_postgres() {
     return 1
 }
 
-# Installs Debian's packages without the cluster, and so without the service, that they would start. $1: sudo or
-# nothing.
-install_postgres() {
+# Installs Debian's packages. Neither a cluster nor a service that they bring is started. $1: sudo or nothing; then the packages.
+install_packages() {
     local -a as_root=()
     if [[ $1 ]]; then
         as_root=("$1" -n)
     fi
-    printf 'Installing PostgreSQL (apt-get install postgresql) ...\n' >&2
+    shift
+    printf 'Installing %s (apt-get install) ...\n' "$*" >&2
     # shellcheck disable=SC2016 # The inner shell expands it.
     "${as_root[@]}" sh -c '
-        settings=/etc/postgresql-common/createcluster.d/receiptd.conf
-        trap "rm -f $settings" EXIT
-        mkdir -p "${settings%/*}"
-        echo "create_main_cluster = false" >"$settings"
+        cluster=/etc/postgresql-common/createcluster.d/receiptd.conf
+        policy=/usr/sbin/policy-rc.d
+        made=$cluster
+        trap "rm -f \$made" EXIT
+        mkdir -p "${cluster%/*}"
+        echo "create_main_cluster = false" >"$cluster"
+        if [ ! -e "$policy" ]; then
+            made="$cluster $policy"
+            printf "#!/bin/sh\nexit 101\n" >"$policy"
+            chmod +x "$policy"
+        fi
         export DEBIAN_FRONTEND=noninteractive
-        install="apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends postgresql"
+        install="apt-get install -qq -o Dpkg::Use-Pty=0 --no-install-recommends $*"
         $install || { apt-get update -qq && $install; }
-    ' </dev/null >&2
+    ' sh "$@" </dev/null >&2
+}
+
+# Tries to install packages, where that is possible without asking anybody.
+try_to_install() {
+    if ! command -v apt-get >/dev/null; then
+        return
+    fi
+    if [[ $(id -u) == 0 ]]; then
+        install_packages '' "$@" || lacking "$* could not be installed: see apt-get's messages above"
+    elif sudo -n true 2>/dev/null; then
+        install_packages sudo "$@" || lacking "$* could not be installed: see apt-get's messages above"
+    fi
 }
 
 need_postgres() {
-    if have_postgres; then
-        return 0
-    fi
-    if command -v apt-get >/dev/null; then
-        if [[ $(id -u) == 0 ]]; then
-            install_postgres '' || lacking "PostgreSQL could not be installed: see apt-get's messages above"
-        elif sudo -n true 2>/dev/null; then
-            install_postgres sudo || lacking "PostgreSQL could not be installed: see apt-get's messages above"
-        fi
-    fi
+    have_postgres || try_to_install postgresql
     have_postgres ||
         lacking "PostgreSQL's server programs were not found: install them (on Debian and Ubuntu: sudo apt-get install postgresql), then run this again"
+}
+
+# PgBouncer, for the tests that stand behind it. Debian keeps it where only root's PATH leads.
+need_pgbouncer() {
+    PATH=$PATH:/usr/sbin
+    if command -v pgbouncer >/dev/null; then
+        return
+    fi
+    try_to_install pgbouncer
+    command -v pgbouncer >/dev/null ||
+        lacking "PgBouncer was not found: install it (on Debian and Ubuntu: sudo apt-get install pgbouncer), then run this again"
+    # It was not here before: it shall not run at the next start of the machine either.
+    if [[ -d /run/systemd/system ]]; then
+        systemctl disable --quiet pgbouncer 2>/dev/null || sudo -n systemctl disable --quiet pgbouncer || true
+    fi
 }
