@@ -6,15 +6,17 @@ mod answer;
 mod client;
 mod destination;
 pub mod error_class;
+mod failure;
 pub mod region;
 pub mod user_sig;
 mod wire;
 
 pub use self::{
     answer::Answer,
-    client::{Attempt, ChatClient, ChatSettings, ClientError, Failure},
+    client::{Attempt, ChatClient, ChatSettings, ClientError},
     destination::Destination,
     error_class::Class,
+    failure::Failure,
     region::Region,
     user_sig::Credential,
 };

@@ -7,6 +7,7 @@
 mod cadence;
 mod chat;
 mod database;
+mod exposure;
 mod http;
 mod layers;
 mod log;
@@ -21,6 +22,7 @@ use std::path::Path;
 pub use self::{
     chat::{Chat, Signing},
     database::Database,
+    exposure::ExposedFile,
     http::Http,
     log::{Format, Log},
     polling::Polling,
@@ -49,6 +51,8 @@ pub struct Config {
     pub http: Http,
     /// What is logged, and in which form.
     pub log: Log,
+    /// Files with secrets that others can read, to be warned of.
+    pub exposed_files: Vec<ExposedFile>,
 }
 
 impl Config {
@@ -69,7 +73,11 @@ impl Config {
         let sections = Sections::read(layers.merged(), &mut problems);
         let config = sections.validate(now, &mut problems);
         match config {
-            Some(config) if problems.is_empty() => Ok(config),
+            Some(config) if problems.is_empty() => {
+                let exposed_files =
+                    layers.files_with_secrets().iter().filter_map(|path| ExposedFile::find(path)).collect();
+                Ok(Self { exposed_files, ..config })
+            }
             _ => Err(problems.into_error(|key| layers.origin(key))),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! [`Contender`] is one process's view of the row of its app in `poller_leases`, as pure code fed with `now`; the store
 //! reads and writes the row. A holder trusts its lease only by its own monotonic clock, and a contender takes over only
-//! what it has itself watched standing still: so neither clock of another machine is trusted for more than patience, and
-//! after an outage of the database the old holder, which still keeps what its calls brought back, is first.
+//! what it has itself watched standing still: so nobody's wall clock has to be right, the database's neither, and after an
+//! outage of the database the old holder, which still keeps what its calls brought back, is first.
 
 mod holder;
 
@@ -27,10 +27,6 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Who stands by looks this often.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A lease that is over by the database's clock is taken after it has been watched standing still for so long: longer
-/// than a living holder takes for a renewal.
-const STANDS_STILL: Duration = Duration::from_millis(3_000);
-
 /// The row of an app as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRow {
@@ -38,10 +34,8 @@ pub struct LeaseRow {
     pub holder: Option<String>,
     /// Counts up with every holder.
     pub epoch: i64,
-    /// Until when, by the database's clock.
+    /// Until when, by the database's clock. It is for people to read; here it only tells one renewal from another.
     pub expires_at: Timestamp,
-    /// Whether that has passed, by the database's clock.
-    pub is_over: bool,
 }
 
 /// What a contender that stands by is to do.
@@ -86,8 +80,7 @@ impl Contender {
             _ => now,
         };
         self.state = State::Watching { epoch: row.epoch, expires_at: row.expires_at, since };
-        let watched_for = now.saturating_duration_since(since);
-        let is_over = watched_for >= TTL || (row.is_over && watched_for >= STANDS_STILL);
+        let is_over = now.saturating_duration_since(since) >= TTL;
         if is_over || is_dead(holder) { Verdict::Take } else { Verdict::Wait }
     }
 
@@ -144,9 +137,9 @@ mod tests {
 
     const ALIVE: fn(&str) -> bool = |_| false;
 
-    fn row(epoch: i64, second: i64, is_over: bool) -> LeaseRow {
+    fn row(epoch: i64, second: i64) -> LeaseRow {
         let expires_at = Timestamp::from_timestamp(1_700_000_000 + second, 0).unwrap();
-        LeaseRow { holder: Some("somebody".into()), epoch, expires_at, is_over }
+        LeaseRow { holder: Some("somebody".into()), epoch, expires_at }
     }
 
     fn seconds(seconds: f64) -> Duration {
@@ -157,48 +150,40 @@ mod tests {
     fn a_lease_that_nobody_has_is_taken_at_once() {
         let now = Instant::now();
         assert_eq!(Contender::default().saw(None, ALIVE, now), Verdict::Take);
-        let released = LeaseRow { holder: None, ..row(7, 0, true) };
+        let released = LeaseRow { holder: None, ..row(7, 0) };
         assert_eq!(Contender::default().saw(Some(&released), ALIVE, now), Verdict::Take);
     }
 
     #[test]
     fn the_lease_of_a_process_that_is_known_to_have_ended_is_taken_at_once() {
         let is_dead = |holder: &str| holder == "somebody";
-        assert_eq!(Contender::default().saw(Some(&row(1, 10, false)), is_dead, Instant::now()), Verdict::Take);
+        assert_eq!(Contender::default().saw(Some(&row(1, 10)), is_dead, Instant::now()), Verdict::Take);
     }
 
     #[test]
-    fn a_lease_is_taken_after_it_stood_still_for_its_ttl_whatever_the_databases_clock_says() {
+    fn a_lease_is_taken_after_it_stood_still_for_its_ttl() {
         let (start, mut contender) = (Instant::now(), Contender::default());
-        assert_eq!(contender.saw(Some(&row(1, 10, false)), ALIVE, start), Verdict::Wait);
-        assert_eq!(contender.saw(Some(&row(1, 10, false)), ALIVE, start + seconds(9.9)), Verdict::Wait);
-        assert_eq!(contender.saw(Some(&row(1, 10, false)), ALIVE, start + TTL), Verdict::Take);
+        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start), Verdict::Wait);
+        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start + seconds(9.9)), Verdict::Wait);
+        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start + TTL), Verdict::Take);
     }
 
     #[test]
     fn a_lease_that_is_renewed_is_never_taken() {
         let (start, mut contender) = (Instant::now(), Contender::default());
         for second in 0..100 {
-            // A clock of the database that is ahead says that every lease is over.
-            let renewed = row(1, second / 2, true);
+            let renewed = row(1, second / 2);
             let now = start + seconds(f64::from(u32::try_from(second).unwrap()));
             assert_eq!(contender.saw(Some(&renewed), ALIVE, now), Verdict::Wait);
         }
     }
 
     #[test]
-    fn a_lease_that_is_long_over_is_taken_after_one_renewal_was_missed() {
-        let (start, mut contender) = (Instant::now(), Contender::default());
-        assert_eq!(contender.saw(Some(&row(1, 10, true)), ALIVE, start), Verdict::Wait);
-        assert_eq!(contender.saw(Some(&row(1, 10, true)), ALIVE, start + STANDS_STILL), Verdict::Take);
-    }
-
-    #[test]
     fn watching_begins_anew_after_the_database_was_away() {
         let (start, mut contender) = (Instant::now(), Contender::default());
-        contender.saw(Some(&row(1, 10, false)), ALIVE, start);
+        contender.saw(Some(&row(1, 10)), ALIVE, start);
         contender.lost_sight();
-        assert_eq!(contender.saw(Some(&row(1, 10, true)), ALIVE, start + TTL), Verdict::Wait, "its holder comes first");
+        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start + TTL), Verdict::Wait, "its holder comes first");
     }
 
     #[test]

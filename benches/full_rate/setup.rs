@@ -73,7 +73,7 @@ impl Setup {
         sqlx::query(sql).bind(APP).bind(watch.messages).bind(watch.groups).execute(&self.pool).await.unwrap();
     }
 
-    pub fn start_daemon(&self, every: &str) -> Child {
+    pub fn start_daemon(&self, every: &str) -> Daemon {
         let config = self.directory.0.join("receiptd.toml");
         let text = format!(
             "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[database]\nurl = \"{}\"\n\
@@ -82,7 +82,7 @@ impl Setup {
             self.url
         );
         fs::write(&config, text).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(config).spawn().unwrap()
+        Daemon(Command::new(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(config).spawn().unwrap())
     }
 
     pub fn postgres_cpu(&self) -> Duration {
@@ -102,13 +102,25 @@ impl Setup {
     }
 }
 
-/// Stops a daemon as systemd does, and waits for its end.
-pub fn stop(daemon: &mut Child) {
-    Command::new("kill").arg(daemon.id().to_string()).status().unwrap();
-    assert!(daemon.wait().unwrap().success());
+/// A daemon, which is killed when this value is dropped.
+pub struct Daemon(Child);
+
+impl Daemon {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Stops it as systemd does, and waits for its end.
+    pub fn stop(mut self) {
+        Command::new("kill").arg(self.id().to_string()).status().unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
 }
 
-pub fn kill(daemon: &mut Child) {
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // One that has ended already needs no more.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
 }

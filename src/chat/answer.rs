@@ -1,7 +1,11 @@
-//! Matches the entries of an answer to the messages that were asked for: the list may be shorter, longer or in another
-//! order, and what can't be trusted says nothing about its message.
+//! What a complete answer says. Its entries are matched to the messages that were asked for: the list may be shorter, longer
+//! or in another order, and what can't be trusted says nothing about its message.
 
-use super::wire::{Entry, Number};
+use super::{
+    error_class::Class,
+    failure::Failure,
+    wire::{Entry, Number, Response},
+};
 use crate::domain::{Counts, MsgSeq, Receipt};
 
 /// What an answer told of the messages that were asked for.
@@ -14,6 +18,29 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Reads the whole answer to a call for the messages `asked`, which rise: the truth is in the body, whatever the status.
+    ///
+    /// # Errors
+    /// If it tells of no message, and what that calls for.
+    pub fn read(asked: &[MsgSeq], http_status: u16, body: &[u8]) -> Result<Self, Failure> {
+        if http_status != 200 {
+            return Err(Failure::new(Class::of_http_status(http_status), None, &format!("HTTP status {http_status}")));
+        }
+        let response: Response = serde_json::from_slice(body).map_err(|error| {
+            let said = format!("the answer of {} bytes is not the JSON expected: {error}", body.len());
+            Failure::new(Class::Retry, None, &said)
+        })?;
+        let code = response.error_code;
+        match Class::of_code(code) {
+            Class::Success if response.action_status.eq_ignore_ascii_case("FAIL") => {
+                let said = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info);
+                Err(Failure::new(Class::Unknown, Some(code), &said))
+            }
+            Class::Success => Ok(Self::of(asked, &response.group_msg_receipt_list.unwrap_or_default())),
+            class => Err(Failure::new(class, Some(code), &response.error_info)),
+        }
+    }
+
     /// Matches `entries` to the messages `asked`, which rise.
     ///
     /// Of entries that repeat the same receipt one is taken; where they contradict each other none can be trusted.

@@ -14,8 +14,9 @@ use super::{
     answer::Answer,
     destination::{Destination, Domains},
     error_class::Class,
+    failure::Failure,
     user_sig::{Credential, Signer},
-    wire::{Request, Response},
+    wire::Request,
 };
 use crate::{
     clock,
@@ -24,9 +25,6 @@ use crate::{
 
 /// The largest body that is read: four times the megabyte at which the service itself gives up (10018).
 const MAX_BODY_BYTES: usize = 4 << 20;
-
-/// How much of an error text from outside is kept, in characters.
-const MAX_INFO_CHARS: usize = 200;
 
 /// What a client needs to know.
 #[derive(Debug, Clone)]
@@ -54,17 +52,6 @@ pub enum ClientError {
     /// The endpoint is no URL.
     #[error("chat.endpoint {0:?} is not a URL such as http://127.0.0.1:9000")]
     Endpoint(String),
-}
-
-/// A failed attempt: what it calls for, and what the service or the network said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What is to be done.
-    pub class: Class,
-    /// The `ErrorCode`, where one could be read.
-    pub code: Option<i64>,
-    /// What went wrong, in words, without secrets, at most 200 characters.
-    pub info: String,
 }
 
 /// One attempt and its outcome.
@@ -174,9 +161,10 @@ impl ChatClient {
         let exchange = self.exchange(group, seqs, called_at).await;
         self.note_reached(exchange.is_ok());
         let (http_status, outcome) = match exchange {
-            Ok((status, body)) => (Some(status.as_u16()), self.read(seqs, status, &body)),
-            Err(error) => (error.status, Err(self.failure(Class::Retry, None, error.info))),
+            Ok((status, body)) => (Some(status.as_u16()), Answer::read(seqs, status.as_u16(), &body)),
+            Err(error) => (error.status, Err(Failure::new(Class::Retry, None, &error.info))),
         };
+        let outcome = outcome.map_err(|failure| self.without_signature(failure));
         Attempt { called_at, ended_at: clock::now(), latency: start.elapsed(), http_status, asked: seqs.len(), outcome }
     }
 
@@ -218,40 +206,14 @@ impl ChatClient {
         Ok(url)
     }
 
-    /// What a complete answer says: the truth is in the body, whatever the status.
-    fn read(&self, asked: &[MsgSeq], status: StatusCode, body: &[u8]) -> Result<Answer, Failure> {
-        if status != StatusCode::OK {
-            let info = format!("HTTP status {status}");
-            return Err(self.failure(Class::of_http_status(status.as_u16()), None, info));
+    /// Should the service echo the signature, or a part that is long enough to matter, nothing of the text is kept.
+    fn without_signature(&self, failure: Failure) -> Failure {
+        let Ok(user_sig) = self.signer.user_sig(clock::now()) else { return failure };
+        let start: String = user_sig.expose_secret().chars().take(16).collect();
+        if start.is_empty() || !failure.info.contains(&start) {
+            return failure;
         }
-        let response: Response = serde_json::from_slice(body).map_err(|error| {
-            self.failure(
-                Class::Retry,
-                None,
-                format!("the answer of {} bytes is not the JSON expected: {error}", body.len()),
-            )
-        })?;
-        let code = response.error_code;
-        match Class::of_code(code) {
-            Class::Success if response.action_status.eq_ignore_ascii_case("FAIL") => {
-                let info = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info);
-                Err(self.failure(Class::Unknown, Some(code), info))
-            }
-            Class::Success => Ok(Answer::of(asked, &response.group_msg_receipt_list.unwrap_or_default())),
-            class => Err(self.failure(class, Some(code), response.error_info)),
-        }
-    }
-
-    fn failure(&self, class: Class, code: Option<i64>, info: String) -> Failure {
-        let mut info = clean(&info);
-        // Should the service echo the signature, or a part that is long enough to matter, nothing of the text is kept.
-        if let Ok(user_sig) = self.signer.user_sig(clock::now()) {
-            let start: String = user_sig.expose_secret().chars().take(16).collect();
-            if !start.is_empty() && info.contains(&start) {
-                info = "(the text held the signature and was dropped)".to_owned();
-            }
-        }
-        Failure { class, code, info }
+        Failure { info: "(the text held the signature and was dropped)".to_owned(), ..failure }
     }
 
     fn note_reached(&self, reached: bool) {
@@ -263,12 +225,6 @@ impl ChatClient {
     fn domains(&self) -> MutexGuard<'_, Domains> {
         self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A text from outside, fit for a log line and a column: not too long, and without control characters, of which Postgres
-/// refuses one (NUL).
-fn clean(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(MAX_INFO_CHARS).collect()
 }
 
 /// No complete answer came.
@@ -298,15 +254,4 @@ fn describe(error: reqwest::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_from_outside_is_bounded_and_has_no_control_characters() {
-        assert_eq!(clean("no\0 such\ngroup \u{1b}[31m"), "no  such group  [31m");
-        assert_eq!(clean(&"\u{7fa4}".repeat(10_000)).chars().count(), MAX_INFO_CHARS);
-    }
 }

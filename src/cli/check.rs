@@ -122,5 +122,6 @@ fn cautions(config: &Config, chat: &Chat) -> Vec<String> {
         let what = "polling.max_calls_per_second is over 200, the limit that Tencent Chat documents";
         cautions.push(what.to_owned());
     }
+    cautions.extend(config.exposed_files.iter().map(ToString::to_string));
     cautions
 }

@@ -26,6 +26,9 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     if chat.has_placeholder_key() {
         tracing::warn!("chat.secret_key is the example of the reference file, with which no call succeeds");
     }
+    for file in &config.exposed_files {
+        tracing::warn!("{file}");
+    }
     let database = Database::open(&config.database).await?;
     let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
     let settings = daemon_settings(&config, chat, database.url())?;

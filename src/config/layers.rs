@@ -2,7 +2,10 @@
 //! `--set`. Within a layer two keys that exclude each other are an error; between layers the higher one replaces the
 //! other, so that an environment's `RECEIPTD_DATABASE__URL` holds over a file's `url_file`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use config::{Config, File, FileFormat, Map, Value, ValueKind};
 
@@ -29,7 +32,7 @@ const SECRETS: [&str; 3] = ["chat.secret_key", "chat.user_sig", "database.url"];
 /// All layers in one.
 pub(super) struct Layers {
     merged: Config,
-    file: String,
+    file: Option<PathBuf>,
 }
 
 impl Layers {
@@ -51,8 +54,7 @@ impl Layers {
             choose_alternatives(&mut layer, problems);
             merged.add_source(layer)
         });
-        let file = file.map(|path| path.display().to_string()).unwrap_or_default();
-        Ok(Self { merged: merged.build()?, file })
+        Ok(Self { merged: merged.build()?, file: file.map(Path::to_owned) })
     }
 
     /// The settings of all layers.
@@ -62,17 +64,38 @@ impl Layers {
 
     /// Where the value of `key` comes from, if it has one.
     pub fn origin(&self, key: &str) -> Option<String> {
-        let whole = key.split('[').next()?;
-        let value = whole.split('.').try_fold(&self.merged.cache, |value, part| match &value.kind {
-            ValueKind::Table(table) => table.get(part),
-            _ => None,
-        })?;
+        let value = self.value(key)?;
         match value.origin() {
             Some(origin) => Some(origin.to_owned()),
             None if matches!(value.kind, ValueKind::Nil | ValueKind::Table(_)) => None,
-            None => Some(self.file.clone()),
+            None => self.file.as_ref().map(|path| path.display().to_string()),
         }
     }
+
+    /// The files that secrets in use come from: their own, or the configuration itself.
+    pub fn files_with_secrets(&self) -> Vec<PathBuf> {
+        let text = |key: &str| self.value(key)?.clone().into_string().ok();
+        let files = SECRETS.into_iter().filter_map(|key| match text(key) {
+            Some(secret) if self.value(key)?.origin().is_none() && has_secret(key, &secret) => self.file.clone(),
+            Some(_) => None,
+            None => text(&format!("{key}_file")).map(PathBuf::from),
+        });
+        files.collect()
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        let whole = key.split('[').next()?;
+        whole.split('.').try_fold(&self.merged.cache, |value, part| match &value.kind {
+            ValueKind::Table(table) => table.get(part),
+            _ => None,
+        })
+    }
+}
+
+/// A database may ask for no password, and then its URL is none's secret.
+fn has_secret(key: &str, value: &str) -> bool {
+    let account = || value.split_once("://")?.1.split_once('@').map(|(account, _)| account);
+    key != "database.url" || value.contains("password=") || account().is_some_and(|account| account.contains(':'))
 }
 
 fn from_file(path: &Path) -> Result<Config, ConfigError> {

@@ -1,11 +1,18 @@
 //! Secrets as the configuration gives them: in place, or in a file of their own (the `_file` twin of the key).
 
-use std::{fs, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, de::Error};
 
 use super::problem::Problems;
+
+/// The largest file with a secret that is read.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// The text of a secret in the configuration. A number without quotes is refused, as TOML would lose how it was
 /// written.
@@ -40,7 +47,7 @@ pub(super) fn take(
 }
 
 fn read(key: &str, path: &Path, problems: &mut Problems) -> Option<SecretString> {
-    match fs::read_to_string(path) {
+    match read_bounded(path) {
         Ok(text) => Some(text.trim_end_matches(['\r', '\n']).into()),
         Err(error) => {
             let remedy = format!("can't be read: {error}: write the secret there and let this user read it");
@@ -48,4 +55,14 @@ fn read(key: &str, path: &Path, problems: &mut Problems) -> Option<SecretString>
             None
         }
     }
+}
+
+/// Reads a file that may be anything, even a device without an end.
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it is larger than {MAX_BYTES} bytes, which no secret is")));
+    }
+    Ok(text)
 }

@@ -58,6 +58,7 @@ impl Sections {
             snapshots: snapshots?,
             http: http?,
             log: log?,
+            exposed_files: vec![],
         })
     }
 }

@@ -27,14 +27,14 @@ impl Store {
     /// If the database fails.
     pub async fn look_at_lease(&self) -> Result<Option<LeaseRow>, StoreError> {
         let mut transaction = self.begin("looking at who polls this app", RENEWAL).await?;
-        let row = query_as::<(Option<String>, i64, Timestamp, bool)>(
-            "SELECT holder, epoch, expires_at, expires_at <= clock_timestamp() FROM receiptd.poller_leases
+        let row = query_as::<(Option<String>, i64, Timestamp)>(
+            "SELECT holder, epoch, expires_at FROM receiptd.poller_leases
              WHERE sdk_app_id = $1",
         )
         .bind(self.app());
         let outcome = timeout_at(transaction.deadline, row.fetch_optional(transaction.connection())).await;
         let row = transaction.end(outcome).await?;
-        Ok(row.map(|(holder, epoch, expires_at, is_over)| LeaseRow { holder, epoch, expires_at, is_over }))
+        Ok(row.map(|(holder, epoch, expires_at)| LeaseRow { holder, epoch, expires_at }))
     }
 
     /// Takes the lease if it still is as it was seen. Returns the new epoch if so.

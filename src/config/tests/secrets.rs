@@ -30,6 +30,8 @@ fn a_secret_file_that_cannot_be_used_is_told_with_its_key_and_path() {
     for words in ["chat.secret_key_file", "\"/nowhere/key\"", "No such file"] {
         assert!(missing.contains(words), "{missing}");
     }
+    let endless = load_file("[chat]\nuser_sig_file = \"/dev/zero\"").unwrap_err().to_string();
+    assert!(endless.contains("is larger than"), "{endless}");
     let empty = load_file("[database]\nurl_file = \"/dev/null\"").unwrap_err().to_string();
     assert!(empty.contains("database.url") && empty.contains("is empty"), "{empty}");
 }
@@ -109,4 +111,27 @@ fn the_database_is_shown_by_user_host_and_name() {
     assert_eq!(display("postgres://db/history?user=me&password=pw"), "postgres://me:***@db:5432/history");
     let private = load_file("[database]\ndata_dir = \"/var/lib/x\"").unwrap().database;
     assert_eq!(private.to_string(), "a private PostgreSQL in /var/lib/x");
+}
+
+#[test]
+fn files_with_secrets_that_others_can_read_are_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let exposed = |text: &str, environment: &[(&str, &str)]| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let config = Config::load(Some(file.path()), pairs(environment).into_iter(), &[], now()).unwrap();
+        config.exposed_files.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), CANARY).unwrap();
+    let by_file = format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key_file = {:?}\n", key.path());
+    assert!(exposed(&by_file, &[]).is_empty(), "neither file is both secret and open");
+    std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o604)).unwrap();
+    let named = exposed(&by_file, &[]);
+    assert!(named.len() == 1 && named[0].contains(&key.path().display().to_string()), "{named:?}");
+    assert!(exposed(&by_file, &[("RECEIPTD_CHAT__SECRET_KEY", "s")]).is_empty(), "it is not used");
+    assert_eq!(exposed("[chat]\nuser_sig = \"s\"\n", &[]).len(), 1);
+    assert_eq!(exposed("[database]\nurl = \"postgres://me:pass@h/d\"\n", &[]).len(), 1);
+    assert!(exposed("[database]\nurl = \"postgres://me@h/d\"\n", &[]).is_empty());
 }

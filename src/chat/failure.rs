@@ -1,0 +1,38 @@
+//! Why an attempt brought no receipts.
+
+use super::error_class::Class;
+
+/// How much of an error text from outside is kept, in characters.
+const MAX_INFO_CHARS: usize = 200;
+
+/// A failed attempt: what it calls for, and what the service or the network said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What is to be done.
+    pub class: Class,
+    /// The `ErrorCode`, where one could be read.
+    pub code: Option<i64>,
+    /// What went wrong, in words, without secrets, at most 200 characters.
+    pub info: String,
+}
+
+impl Failure {
+    /// A failure with what was said of it, made fit for a log line and a column: not too long, and without control
+    /// characters, of which Postgres refuses one (NUL).
+    pub(super) fn new(class: Class, code: Option<i64>, said: &str) -> Self {
+        let plain = |character: char| if character.is_control() { ' ' } else { character };
+        Self { class, code, info: said.chars().map(plain).take(MAX_INFO_CHARS).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_from_outside_is_bounded_and_has_no_control_characters() {
+        let clean = |said: &str| Failure::new(Class::Retry, None, said).info;
+        assert_eq!(clean("no\0 such\ngroup \u{1b}[31m"), "no  such group  [31m");
+        assert_eq!(clean(&"\u{7fa4}".repeat(10_000)).chars().count(), MAX_INFO_CHARS);
+    }
+}
