@@ -4,6 +4,7 @@
 //! committed. The poller reads slots through the store and knows no SQL; it calls through the chat client and knows no
 //! HTTP.
 
+mod asking;
 mod call;
 mod claim;
 mod contents;

@@ -23,7 +23,8 @@ impl Default for Retry {
             initial_interval: Duration::from_millis(400),
             current_interval: Duration::from_millis(400),
             multiplier: 2.0,
-            randomization_factor: 0.5,
+            // The jitter is put on below: by a generator that can be seeded, so that a run can be repeated.
+            randomization_factor: 0.0,
             max_interval: Duration::from_secs(5),
             // Bounded by the number of attempts instead.
             max_elapsed_time: None,
@@ -37,7 +38,7 @@ impl Retry {
     /// The wait before the next attempt, or `None` if they are used up.
     pub(super) fn next_wait(&mut self) -> Option<Duration> {
         self.left = self.left.checked_sub(1)?;
-        self.policy.next_backoff()
+        Some(self.policy.next_backoff()?.mul_f64(0.5 + fastrand::f64()))
     }
 }
 
