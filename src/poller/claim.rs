@@ -45,7 +45,13 @@ impl Claim {
     }
 
     /// The recorder is responsible from here on, for all slots that it will say something about.
+    ///
+    /// When the slot is due again is told already now: by the time it is committed the wall clock may have been set back,
+    /// and by that clock the slot would not be due for as long as the step was.
     pub(super) fn hand_over(&mut self, recording: &Recording) {
+        if !recording.is_empty {
+            _ = self.news.send(ScheduleNews::Due(recording.slot_id, recording.next_poll_at));
+        }
         let absorbed = recording.absorbs.map(|(slot, _)| slot);
         self.slots.retain(|(slot, _)| *slot != recording.slot_id && Some(*slot) != absorbed);
     }
