@@ -78,10 +78,14 @@ pub struct PollerSettings {
 pub enum ScheduleNews {
     /// A slot is due then.
     Due(SlotId, Timestamp),
+    /// Messages joined a slot, which is due then at the latest.
+    Joined(SlotId, Timestamp),
     /// A poll of the slot ended without anything to record.
     Returned(SlotId, Timestamp),
     /// A quarantined group may be tried with this slot.
     Probe(SlotId),
+    /// Something about slots was written of which no answer came: the database may have more than the schedule.
+    Unsure,
 }
 
 /// What the rest of the process may know about the poller.
@@ -139,6 +143,8 @@ pub struct Poller {
     is_stuck: Arc<AtomicBool>,
     trouble: Repeated,
     schedule: Schedule,
+    /// Whether the database may have slots that the schedule lacks.
+    is_unsure: bool,
     probes: Vec<SlotId>,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
@@ -169,6 +175,7 @@ impl Poller {
             is_stuck,
             trouble: Repeated::default(),
             schedule: Schedule::new(Instant::now()),
+            is_unsure: false,
             probes: vec![],
             news,
             news_sender,
@@ -189,14 +196,15 @@ impl Poller {
         self.status.clone()
     }
 
-    /// Loads the schedule. Returns how many slots it has.
+    /// Loads the schedule, or what it lacks of it. Returns how many slots it has.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn load(&mut self) -> Result<usize, StoreError> {
         let now = now();
         let schedule = &mut self.schedule;
-        self.store.load_schedule(|slot, due| schedule.set(slot, due, now)).await?;
+        self.store.load_schedule(|slot, due| schedule.learn(slot, due, now)).await?;
+        self.is_unsure = false;
         Ok(self.schedule.len())
     }
 
@@ -237,8 +245,10 @@ impl Poller {
     fn hear(&mut self, news: ScheduleNews) {
         match news {
             ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now()),
+            ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now()),
             ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due, now()),
             ScheduleNews::Probe(slot) => self.probes.push(slot),
+            ScheduleNews::Unsure => self.is_unsure = true,
         }
     }
 
@@ -257,6 +267,12 @@ impl Poller {
         }
         if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
             return LOOK_AGAIN;
+        }
+        if self.is_unsure
+            && let Err(error) = self.load().await
+        {
+            self.say(&error);
+            return READ_AGAIN;
         }
         let now = now();
         let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
@@ -281,15 +297,21 @@ impl Poller {
                 }
             }
             Err(error) => {
-                if self.trouble.is_due() {
-                    let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-                    tracing::error!(error = cause, advice, "the schedule can't be read: polling waits");
-                }
+                self.say(&error);
+                // A slot may have been split without an answer.
+                self.is_unsure = true;
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
                 return READ_AGAIN;
             }
         }
         Duration::ZERO
+    }
+
+    fn say(&mut self, error: &StoreError) {
+        if self.trouble.is_due() {
+            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, advice, "the schedule can't be read: polling waits");
+        }
     }
 
     fn room_left(&self) -> usize {

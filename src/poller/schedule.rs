@@ -53,6 +53,23 @@ impl Schedule {
         }
     }
 
+    /// Says that a slot is due then at the latest: what waits is never put off. So a time that was stored before the wall
+    /// clock was set back, and now seems far ahead, does no harm.
+    pub(super) fn bring_forward(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+        let place = self.place(due, now);
+        if !matches!(self.slots.get(&slot), Some(Status::Waiting(known)) if *known <= place) {
+            self.set(slot, due, now);
+        }
+    }
+
+    /// Takes in when a slot is due as the database has it. What waits is only brought forward, and what is claimed is left
+    /// to its poll, of which the database may not know yet.
+    pub(super) fn learn(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+        if !matches!(self.slots.get(&slot), Some(Status::Claimed(_))) {
+            self.bring_forward(slot, due, now);
+        }
+    }
+
     /// Claims up to `count` slots that are due, the most overdue first.
     pub(super) fn claim_due(&mut self, count: usize, now: Now) -> Vec<SlotId> {
         let present = self.present(now);
@@ -189,6 +206,35 @@ mod tests {
         schedule.forget(2);
         assert_eq!(schedule.claim_due(9, now), [2]);
         assert_eq!(schedule.len(), 1);
+    }
+
+    #[test]
+    fn what_the_database_says_adds_slots_and_brings_them_forward_and_does_nothing_else() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        for (slot, due) in [(1, 0), (2, 30), (3, 30)] {
+            schedule.set(slot, secs(now, due), now);
+        }
+        assert_eq!(schedule.claim_due(9, now), [1]);
+        for (slot, due) in [(1, 0), (2, 60), (3, 20), (4, 10)] {
+            schedule.learn(slot, secs(now, due), now);
+        }
+        assert_eq!(schedule.claim_due(9, after(now, 29)), [4, 3]);
+        assert_eq!(schedule.claim_due(9, after(now, 30)), [2]);
+        schedule.release(1, secs(now, 60), now);
+        assert_eq!(schedule.until_next(now), Some(60_000_000), "a poll under way says itself when it is due again");
+    }
+
+    #[test]
+    fn messages_that_join_after_the_wall_clock_was_set_back_do_not_put_their_slot_off() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        schedule.set(1, secs(now, 60), now);
+        let back = Now { wall: now.wall - TimeDelta::hours(1), ..now };
+        schedule.bring_forward(1, secs(now, 60), back);
+        assert_eq!(schedule.until_next(back), Some(60_000_000));
+        schedule.bring_forward(1, secs(back, 5), back);
+        assert_eq!(schedule.until_next(back), Some(5_000_000));
     }
 
     #[test]

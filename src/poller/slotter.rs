@@ -41,6 +41,8 @@ impl Slotter {
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
             let Some(Err(error)) = stop.run_until_cancelled(self.look(&stop)).await else { continue };
+            // What was asked for may have been done all the same.
+            self.tell(ScheduleNews::Unsure);
             // That the lease is lost is known, and told, by who renews it.
             if !matches!(error, StoreError::LeaseLost { .. }) && trouble.is_due() {
                 let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
@@ -56,7 +58,7 @@ impl Slotter {
         probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
         while !stop.is_cancelled() {
             let slotted = self.store.slot_new_messages(|fresh, open| self.pack(fresh, open)).await?;
-            slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(*slot, *due)));
+            slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Joined(*slot, *due)));
             metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
             if !slotted.is_partial {
                 break;
