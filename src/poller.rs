@@ -11,6 +11,8 @@ mod contents;
 mod gate;
 mod metrics;
 mod retry;
+#[cfg(test)]
+mod scenarios;
 mod schedule;
 mod slotter;
 mod trouble;

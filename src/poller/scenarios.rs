@@ -1,0 +1,66 @@
+//! Thousands of short lives of one to three daemons, between a model of Tencent Chat and a model of the database, under
+//! faults drawn from a seed.
+//!
+//! The decisions are the real ones: pacer, schedule, gate, retries and halving, lease, packing, cadence, recording. What
+//! the async shell around them does is mirrored in [`daemon`], [`polling`] and [`writing`], event by event over a virtual
+//! clock: nothing here waits, sends or reads a clock, and one seed is always the same life. A life that breaks a promise
+//! of [`promises`] fails the test with its seed and the last events; see CONTRIBUTING.md for how to live it again.
+
+mod daemon;
+mod database;
+mod plan;
+mod polling;
+mod promises;
+mod service;
+mod world;
+mod writing;
+
+use self::{plan::Plan, world::World};
+
+/// So many lives unless `RECEIPTD_SCENARIOS` says otherwise.
+const LIVES: u64 = 2_000;
+
+fn from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a whole number")))
+}
+
+/// Lives one life. The error tells which promise was broken, and how it came to that.
+fn live(seed: u64) -> Result<world::Tally, String> {
+    let world = World::of(Plan::of(seed), false).run();
+    if world.promises.broken.is_none() {
+        return Ok(world.tally);
+    }
+    // The same life once more, with a log.
+    let world = World::of(Plan::of(seed), true).run();
+    let broken = world.promises.broken.unwrap_or_else(|| "nothing: the life was another one this time".into());
+    let log = world.log.into_iter().collect::<Vec<_>>().join("\n");
+    let plan = Plan::of(seed);
+    Err(format!("{broken}\n{plan:#?}\n{log}\n{broken}\nreplay: RECEIPTD_SCENARIO_SEED={seed} ./test scenarios"))
+}
+
+#[test]
+fn whatever_fails_the_promises_are_kept() {
+    if let Some(seed) = from_environment("RECEIPTD_SCENARIO_SEED") {
+        let outcome = live(seed);
+        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+        return;
+    }
+    let lives = from_environment("RECEIPTD_SCENARIOS").unwrap_or(LIVES);
+    let first = fastrand::u64(..1 << 40);
+    let mut tally = world::Tally::default();
+    for seed in first..first + lives {
+        let outcome = live(seed);
+        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+        tally += outcome.unwrap_or_default();
+    }
+    println!("{lives} lives from seed {first}: {tally:?}");
+    assert!(tally.stored > 0 && tally.calls > 0, "nothing happened: {tally:?}");
+}
+
+#[test]
+fn one_seed_is_always_the_same_life() {
+    for seed in 1..20 {
+        assert_eq!(live(seed), live(seed), "seed {seed}");
+    }
+}

@@ -1,0 +1,263 @@
+//! A model of the database: the rows that matter, each operation as one step, as its transaction has it in `src/store`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::TimeDelta;
+
+use crate::{
+    cadence::Cadences,
+    domain::{MsgSeq, Receipt, Timestamp},
+    lease::{LeaseRow, TTL},
+    recording::{MessageChange, Recording},
+    slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, pack},
+    store::Committed,
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub sent_at: Timestamp,
+    pub is_active: bool,
+    pub slot_id: Option<SlotId>,
+    receipt: Option<Receipt>,
+    is_known: bool,
+    known_until: Option<Timestamp>,
+    no_receipt_polls: i16,
+}
+
+#[derive(Debug, Clone)]
+struct SlotRow {
+    group_key: GroupKey,
+    next_poll_at: Timestamp,
+    last_polled_at: Option<Timestamp>,
+    quiet_polls: i32,
+    failures: i32,
+    joins: i32,
+}
+
+/// Who writes: the holder of the lease, and its epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fence {
+    pub holder: String,
+    pub epoch: i64,
+}
+
+/// A recording and the number by which this suite knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub id: u64,
+    pub recording: Recording,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Database {
+    pub lease: Option<LeaseRow>,
+    pub messages: BTreeMap<(GroupKey, MsgSeq), Message>,
+    slots: BTreeMap<SlotId, SlotRow>,
+    last_slot: SlotId,
+    /// How often each recording was written.
+    pub stored: BTreeMap<u64, u32>,
+    /// The latest snapshot of each message.
+    latest: HashMap<(GroupKey, MsgSeq), (Timestamp, Receipt)>,
+    /// What can't be right about what was written.
+    pub odd: Option<String>,
+}
+
+impl Database {
+    pub fn watch(&mut self, group: GroupKey, count: usize, sent_at: Timestamp) {
+        let last = self.messages.keys().filter(|key| key.0 == group).map(|key| i64::from(key.1.get())).max();
+        for seq in (last.unwrap_or(0) + 1..).take(count) {
+            let (slot_id, receipt, known_until) = (None, None, None);
+            let (is_active, is_known, no_receipt_polls) = (true, false, 0);
+            let message = Message { sent_at, is_active, slot_id, receipt, is_known, known_until, no_receipt_polls };
+            self.messages.insert((group, MsgSeq::try_from(seq).unwrap()), message);
+        }
+    }
+
+    pub fn unwatch(&mut self, group: GroupKey) {
+        for (_, message) in self.messages.iter_mut().filter(|(key, _)| key.0 == group) {
+            (message.is_active, message.slot_id) = (false, None);
+        }
+    }
+
+    pub fn look(&self, now: Timestamp) -> Option<LeaseRow> {
+        self.lease.clone().map(|row| LeaseRow { is_over: row.expires_at <= now, ..row })
+    }
+
+    pub fn take(&mut self, holder: &str, seen: Option<&LeaseRow>, now: Timestamp) -> Option<i64> {
+        let is_as_seen = match (&self.lease, seen) {
+            (None, None) => true,
+            (Some(row), Some(seen)) => (row.epoch, row.expires_at) == (seen.epoch, seen.expires_at),
+            _ => false,
+        };
+        let epoch = self.lease.as_ref().map_or(1, |row| row.epoch + 1);
+        let row = LeaseRow { holder: Some(holder.to_owned()), epoch, expires_at: now + TTL, is_over: false };
+        is_as_seen.then(|| self.lease = Some(row)).map(|()| epoch)
+    }
+
+    pub fn holds(&self, fence: &Fence) -> bool {
+        self.lease.as_ref().is_some_and(|row| (row.holder.as_ref(), row.epoch) == (Some(&fence.holder), fence.epoch))
+    }
+
+    pub fn renew(&mut self, fence: &Fence, now: Timestamp) -> bool {
+        let is_held = self.holds(fence);
+        self.lease.iter_mut().filter(|_| is_held).for_each(|row| row.expires_at = now + TTL);
+        is_held
+    }
+
+    pub fn release(&mut self, fence: &Fence, now: Timestamp) {
+        let is_held = self.holds(fence);
+        self.lease.iter_mut().filter(|_| is_held).for_each(|row| (row.holder, row.expires_at) = (None, now));
+    }
+
+    pub fn load(&self) -> Vec<(SlotId, Timestamp)> {
+        self.slots.iter().map(|(id, slot)| (*id, slot.next_poll_at)).collect()
+    }
+
+    pub fn read(&self, slots: &[SlotId]) -> Vec<Slot> {
+        let slot = |id: &SlotId| {
+            let row = self.slots.get(id)?;
+            let held = self.messages.iter().filter(|(_, message)| message.slot_id == Some(*id));
+            let messages = held.map(|(key, message)| SlotMessage {
+                seq: key.1,
+                sent_at: message.sent_at,
+                receipt: message.receipt,
+                known_until: message.known_until.or(row.last_polled_at).filter(|_| message.is_known),
+                known_apart: message.known_until.is_some(),
+                no_receipt_polls: message.no_receipt_polls,
+            });
+            Some(Slot {
+                slot_id: *id,
+                group_key: row.group_key,
+                group_id: format!("group-{}", row.group_key).parse().unwrap(),
+                group_state: GroupState::Active,
+                cadence: None,
+                next_poll_at: row.next_poll_at,
+                last_polled_at: row.last_polled_at,
+                quiet_polls: row.quiet_polls,
+                failures: row.failures,
+                joins: row.joins,
+                messages: messages.collect(),
+                absorbs: None,
+            })
+        };
+        slots.iter().filter_map(slot).collect()
+    }
+
+    /// Another slot of the same group whose messages fit into one call with those of this one.
+    pub fn merge_candidate(&self, slot: &Slot, batch_size: usize) -> Option<SlotId> {
+        let held = |id| self.messages.values().filter(|message| message.slot_id == Some(id)).count();
+        let is_of_group = |(id, row): &(&SlotId, &SlotRow)| row.group_key == slot.group_key && **id != slot.slot_id;
+        let mut others = self.slots.iter().filter(is_of_group).map(|(id, _)| *id);
+        others.find(|id| held(*id) + slot.messages.len() <= batch_size)
+    }
+
+    /// Gives new messages a slot, by the wall clock of whoever asks for it.
+    pub fn slot_new_messages(&mut self, batch: usize, cadences: &Cadences, now: Timestamp) -> Vec<(SlotId, Timestamp)> {
+        let is_fresh = |message: &Message| message.is_active && message.slot_id.is_none();
+        let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
+        let fresh: Vec<Fresh> = fresh
+            .map(|(key, message)| Fresh { group_key: key.0, cadence: None, seq: key.1, sent_at: message.sent_at })
+            .collect();
+        let open = |(id, row): (&SlotId, &SlotRow)| {
+            let messages = self.messages.values().filter(|message| message.slot_id == Some(*id)).count();
+            (row.group_key, OpenSlot { slot_id: *id, messages, last_polled_at: row.last_polled_at })
+        };
+        let open: HashMap<GroupKey, OpenSlot> = self.slots.iter().map(open).collect();
+        let mut slots = Vec::new();
+        for fill in pack(&fresh, &open, batch, cadences, now) {
+            let id = fill.slot_id.unwrap_or_else(|| {
+                self.last_slot += 1;
+                self.last_slot
+            });
+            let (group_key, next_poll_at) = (fill.group_key, fill.due);
+            let row = self.slots.entry(id).and_modify(|row| row.joins += 1).or_insert(SlotRow {
+                group_key,
+                next_poll_at,
+                last_polled_at: None,
+                quiet_polls: 0,
+                failures: 0,
+                joins: 0,
+            });
+            row.next_poll_at = row.next_poll_at.min(fill.due);
+            slots.push((id, row.next_poll_at));
+            for seq in fill.seqs {
+                self.messages.get_mut(&(group_key, seq)).unwrap().slot_id = Some(id);
+            }
+        }
+        slots
+    }
+
+    /// Writes recordings, as `store::flush` does, and tells what became of their slots.
+    pub fn flush(&mut self, recordings: &[Kept], unanswered: bool) -> Vec<Committed> {
+        let mut committed = Vec::new();
+        for Kept { id, recording } in recordings {
+            let is_stored = unanswered && self.stored.contains_key(id);
+            if !is_stored {
+                *self.stored.entry(*id).or_default() += 1;
+                self.write(recording);
+            }
+            let absorbed = recording.absorbs.map(|(slot, _)| slot);
+            for slot in std::iter::once(recording.slot_id).chain(absorbed) {
+                committed.push(match self.slots.get(&slot) {
+                    Some(row) => Committed::Due(slot, row.next_poll_at),
+                    None => Committed::Gone(slot),
+                });
+            }
+        }
+        committed
+    }
+
+    fn write(&mut self, recording: &Recording) {
+        let joins_of = |slots: &BTreeMap<SlotId, SlotRow>, slot| slots.get(&slot).map(|row: &SlotRow| row.joins);
+        let mut joined = joins_of(&self.slots, recording.slot_id).is_some_and(|joins| joins != recording.joins);
+        if let Some((other, read)) = recording.absorbs {
+            joined |= joins_of(&self.slots, other).is_some_and(|joins| joins != read);
+            if self.slots.contains_key(&recording.slot_id) && self.slots.remove(&other).is_some() {
+                let moving = self.messages.values_mut().filter(|message| message.slot_id == Some(other));
+                moving.for_each(|message| message.slot_id = Some(recording.slot_id));
+            }
+        }
+        for snapshot in &recording.snapshots {
+            let row = (snapshot.polled_at, snapshot.receipt);
+            let key = (recording.group_key, snapshot.seq);
+            let before = self.latest.insert(key, row);
+            if before.is_some_and(|before| before.0 >= row.0 || before.1 == row.1) {
+                self.odd = Some(format!("a snapshot of {key:?} says {row:?} after {before:?}"));
+            }
+        }
+        recording.messages.iter().for_each(|change| self.write_message(recording, change));
+        if let Some(row) = self.slots.get_mut(&recording.slot_id) {
+            let due = recording.next_poll_at;
+            row.next_poll_at = if joined { due.min(recording.join_due) } else { due };
+            row.last_polled_at = recording.last_polled_at;
+            (row.quiet_polls, row.failures) = (recording.quiet_polls, recording.failures);
+        }
+        let is_empty = !self.messages.values().any(|message| message.slot_id == Some(recording.slot_id));
+        if recording.is_empty && is_empty {
+            self.slots.remove(&recording.slot_id);
+        }
+    }
+
+    fn write_message(&mut self, recording: &Recording, change: &MessageChange) {
+        let Some(message) = self.messages.get_mut(&(recording.group_key, change.seq)) else { return };
+        let is_here = message.slot_id == Some(recording.slot_id);
+        let elsewhere = change.known_until.or(change.polled_at).or(message.known_until);
+        message.known_until = if is_here { change.known_until } else { elsewhere };
+        message.receipt = change.receipt;
+        message.is_known |= change.polled_at.is_some();
+        message.no_receipt_polls = change.no_receipt_polls;
+        if change.closed.is_some() {
+            (message.is_active, message.slot_id) = (false, None);
+        }
+    }
+}
+
+/// The time of the virtual clock at its start.
+pub(super) fn epoch() -> Timestamp {
+    Timestamp::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+/// A wall clock that is `offset` microseconds off, at `now`.
+pub(super) fn wall(now: u64, offset: i64) -> Timestamp {
+    epoch() + TimeDelta::microseconds(now.cast_signed() + offset)
+}

@@ -1,0 +1,169 @@
+//! What happens in one life, drawn from its seed: how much there is to poll, and what goes wrong when.
+
+use std::time::Duration;
+
+/// Microseconds of virtual time.
+pub(super) type Micros = u64;
+
+pub(super) const MILLISECOND: Micros = 1_000;
+pub(super) const SECOND: Micros = 1_000_000;
+
+/// The longest that an attempt may take.
+pub(super) const REQUEST_TIMEOUT: Micros = 4 * SECOND;
+
+/// The longest that an operation on the database may take, as `store::transaction::SHORT` has it.
+pub(super) const PATIENCE: Micros = 10 * SECOND;
+
+/// The same for the lease, as `store::transaction::RENEWAL` has it.
+pub(super) const LEASE_PATIENCE: Micros = 3 * SECOND;
+
+/// One fault that lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Every call is answered with this `ErrorCode`.
+    Code(i64),
+    /// A part of the calls is answered with this `ErrorCode`.
+    SomeCode(i64),
+    /// The service asks to slow down from this many calls in a second on.
+    BelowPromise(u32),
+    /// Every call is answered with this HTTP status.
+    Status(u16),
+    /// The body is cut off or not JSON.
+    Garbage,
+    /// Calls arrive and are never answered.
+    Hang,
+    /// No connection can be made.
+    Unreachable,
+    /// Answers take seconds.
+    Slow,
+    /// The database refuses connections.
+    DatabaseDown,
+    /// Operations are not done, and there is no answer.
+    DatabaseHangs,
+    /// Operations are done, and some of the answers are lost.
+    Unanswered,
+    /// Operations take up to a second.
+    DatabaseSlow,
+    /// The wall clock of a daemon is moved by so many milliseconds.
+    Clock(usize, i64),
+    /// A daemon stands still.
+    Pause(usize),
+    /// A daemon is killed, and started again at the end.
+    Kill(usize),
+    /// A daemon is stopped, and started again at the end.
+    Stop(usize),
+    /// So many messages of a group are watched from now on.
+    Watch(i32, usize),
+    /// The messages of a group are not watched any more.
+    Unwatch(i32),
+}
+
+impl Fault {
+    pub fn is_of_database(self) -> bool {
+        matches!(self, Self::DatabaseDown | Self::DatabaseHangs | Self::Unanswered | Self::DatabaseSlow)
+    }
+
+    pub fn is_of_service(self) -> bool {
+        use Fault::{BelowPromise, Code, Garbage, Hang, Slow, SomeCode, Status, Unreachable};
+        matches!(self, Code(_) | SomeCode(_) | BelowPromise(_) | Status(_) | Garbage | Hang | Unreachable | Slow)
+    }
+}
+
+/// One life.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub seed: u64,
+    pub limit: u32,
+    pub allowance: Duration,
+    pub batch_size: usize,
+    pub cadence: Duration,
+    pub daemons: usize,
+    /// Whether the daemons run on one machine, so that one can see that another has ended.
+    pub one_machine: bool,
+    /// How many messages each group has at first.
+    pub groups: Vec<usize>,
+    /// What goes wrong: when, what, and for how long.
+    pub faults: Vec<(Micros, Fault, Micros)>,
+}
+
+impl Plan {
+    pub fn of(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let limit = random.u32(4..=20);
+        let cadence = random.u64(3..=8);
+        let batch_size = random.usize(1..=12);
+        let daemons = random.usize(1..=3);
+        // Well below what the limit carries.
+        let groups = (u64::from(limit) * cadence / 6).clamp(1, 12);
+        let groups: Vec<usize> = (0..groups).map(|_| random.usize(1..=batch_size)).collect();
+        let mut faults: Vec<(Micros, Fault, Micros)> = Vec::new();
+        for _ in 0..random.usize(0..=6) {
+            faults.push(fault(&mut random, limit, daemons, groups.len(), batch_size));
+        }
+        // A next due time that was stored by a clock that was far ahead is believed when it is read back: until that is told
+        // apart, only the clock of a daemon that need not read it again, and is not stopped while it reads, is set far.
+        let reads_back =
+            |fault: Fault| fault.is_of_database() || matches!(fault, Fault::Kill(_) | Fault::Stop(_) | Fault::Pause(_));
+        if daemons > 1 || faults.iter().any(|(_, fault, _)| reads_back(*fault)) {
+            for (_, fault, _) in &mut faults {
+                if let Fault::Clock(_, step) = fault {
+                    *step %= 1_500;
+                }
+            }
+        }
+        let allowance = Duration::from_millis(random.u64(30..=200));
+        let one_machine = random.bool();
+        let cadence = Duration::from_secs(cadence);
+        Self { seed, limit, allowance, batch_size, cadence, daemons, one_machine, groups, faults }
+    }
+
+    /// When the last fault is over, with all that was begun under it.
+    pub fn calm_from(&self) -> Micros {
+        let aftermath = |fault: Fault| match fault {
+            Fault::DatabaseHangs | Fault::Unanswered => PATIENCE + 5 * SECOND,
+            // What was tried in vain for long is tried again after five seconds at most.
+            Fault::DatabaseDown | Fault::DatabaseSlow => 6 * SECOND,
+            fault if fault.is_of_service() => REQUEST_TIMEOUT + 8 * SECOND,
+            _ => 0,
+        };
+        self.faults.iter().map(|(at, fault, span)| at + span + aftermath(*fault)).max().unwrap_or(5 * SECOND)
+    }
+}
+
+fn fault(
+    random: &mut fastrand::Rng,
+    limit: u32,
+    daemons: usize,
+    groups: usize,
+    batch: usize,
+) -> (Micros, Fault, Micros) {
+    let daemon = random.usize(..daemons);
+    let group = random.i32(1..=i32::try_from(groups).unwrap());
+    let codes = [10002, 60008, 10006, 60007, 70003, 70050, 60021, 10004, 10062, 99999, -1];
+    let code = codes[random.usize(..codes.len())];
+    let fault = match random.u8(0..19) {
+        0 => Fault::Code(code),
+        1 => Fault::SomeCode(code),
+        2 => Fault::BelowPromise((limit / 2).max(1)),
+        3 => Fault::Status([500, 502, 429, 404][random.usize(..4)]),
+        4 => Fault::Garbage,
+        5 => Fault::Hang,
+        6 => Fault::Unreachable,
+        7 => Fault::Slow,
+        8 => Fault::DatabaseDown,
+        9 => Fault::DatabaseHangs,
+        10 => Fault::Unanswered,
+        11 => Fault::DatabaseSlow,
+        12 => Fault::Clock(daemon, random.i64(-7_200_000..=7_200_000)),
+        13 | 14 => Fault::Pause(daemon),
+        15 => Fault::Kill(daemon),
+        16 => Fault::Stop(daemon),
+        17 => Fault::Watch(group, random.usize(1..=batch.min(3))),
+        _ => Fault::Unwatch(group),
+    };
+    let span = match fault {
+        Fault::Watch(..) | Fault::Unwatch(_) | Fault::Clock(..) => 0,
+        _ => random.u64(50 * MILLISECOND..=14 * SECOND),
+    };
+    (random.u64(0..=30 * SECOND), fault, span)
+}

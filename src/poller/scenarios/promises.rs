@@ -1,0 +1,240 @@
+//! What is promised, checked after every event of a life and at its end.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    plan::{Micros, Plan, SECOND},
+    polling::MAX_IN_FLIGHT,
+    world::World,
+};
+use crate::{
+    domain::MsgSeq,
+    lease::TTL,
+    poller::retry::MAX_ATTEMPTS,
+    recording::{Poll, PollEnd},
+    slot::{GroupKey, Slot},
+};
+
+/// Beyond its cadence, a message is polled this late at most once everything works again.
+const LATE_AT_MOST: Micros = 10 * SECOND;
+
+/// A closed gate is probed this often, and a moment for the probe.
+const UNTIL_PROBED: Micros = 185 * SECOND;
+
+/// Somebody takes over so long after nobody renews the lease any more, at most.
+const UNTIL_TAKEN_OVER: Micros = 12 * SECOND;
+
+/// Somebody takes over so long after the lease was given back, at most.
+const UNTIL_FOLLOWED: Micros = 2 * SECOND;
+
+#[derive(Debug)]
+pub(super) struct Promises {
+    pub broken: Option<String>,
+    limit: u32,
+    calm_from: Micros,
+    late_from: Option<Micros>,
+    end: Option<Micros>,
+    arrivals: VecDeque<Micros>,
+    asked_in_vain: BTreeMap<usize, VecDeque<Micros>>,
+    last_recording: u64,
+    /// Recordings that were neither stored nor lost, and when they were handed over.
+    open: BTreeMap<u64, Micros>,
+    lost: BTreeSet<u64>,
+    polled: BTreeMap<(GroupKey, MsgSeq), Micros>,
+    /// Since when somebody who could take the lease has seen a healthy database without a holder.
+    leaderless_since: Option<Micros>,
+    released_since: Option<Micros>,
+}
+
+impl Promises {
+    pub fn of(plan: &Plan) -> Self {
+        Self {
+            broken: None,
+            limit: plan.limit,
+            calm_from: plan.calm_from(),
+            late_from: None,
+            end: None,
+            arrivals: VecDeque::new(),
+            asked_in_vain: BTreeMap::new(),
+            last_recording: 0,
+            open: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            polled: BTreeMap::new(),
+            leaderless_since: None,
+            released_since: None,
+        }
+    }
+
+    fn breaks(&mut self, how: impl FnOnce() -> String) {
+        self.broken.get_or_insert_with(how);
+    }
+
+    /// When the life is over.
+    pub fn end(&self) -> Option<Micros> {
+        self.end
+    }
+
+    /// 1. No sliding second at the service holds more than the limit.
+    pub fn arrived(&mut self, now: Micros) {
+        self.arrivals.push_back(now);
+        while self.arrivals.front().is_some_and(|first| now - first >= SECOND) {
+            self.arrivals.pop_front();
+        }
+        let (count, limit) = (self.arrivals.len(), self.limit);
+        if count > limit as usize {
+            self.breaks(|| format!("{count} calls within a second, and the limit is {limit}"));
+        }
+    }
+
+    pub fn arrivals_within_a_second(&self) -> usize {
+        self.arrivals.len()
+    }
+
+    /// 5. A database that is away is not hammered.
+    pub fn asked_in_vain(&mut self, daemon: usize, now: Micros) {
+        let asked = self.asked_in_vain.entry(daemon).or_default();
+        asked.push_back(now);
+        while asked.front().is_some_and(|first| now - first >= SECOND) {
+            asked.pop_front();
+        }
+        // The parts of a daemon have their own waits, the shortest doubled from 50 ms on; and each poll that ends looks once
+        // for what is due.
+        let (count, most) = (asked.len(), 12 + self.limit as usize);
+        if count > most {
+            self.breaks(|| format!("daemon {daemon} asked a database that is away {count} times in a second"));
+        }
+    }
+
+    pub fn polled(&mut self, slot: &Slot, poll: &Poll, now: Micros) {
+        if poll.end == PollEnd::Complete {
+            slot.messages.iter().for_each(|message| _ = self.polled.insert((slot.group_key, message.seq), now));
+        }
+        // 5. A service that fails is not hammered.
+        let most = (2 * slot.messages.len()).max(1) * (MAX_ATTEMPTS as usize + 1);
+        let count = poll.attempts.len();
+        if count > most {
+            self.breaks(|| format!("{count} attempts for slot {}", slot.slot_id));
+        }
+    }
+
+    pub fn handed_over(&mut self, now: Micros) -> u64 {
+        self.last_recording += 1;
+        self.open.insert(self.last_recording, now);
+        self.last_recording
+    }
+
+    pub fn killed_with(&mut self, recordings: Vec<u64>) {
+        recordings.iter().for_each(|id| _ = self.open.remove(id));
+    }
+
+    /// 2. Nothing is lost but where the lease has passed, or the time for stopping is over.
+    pub fn lost(&mut self, recordings: Vec<u64>, is_excused: bool) {
+        if !is_excused && !recordings.is_empty() {
+            self.breaks(|| format!("{} recordings were lost without a reason", recordings.len()));
+        }
+        for id in recordings {
+            self.open.remove(&id);
+            self.lost.insert(id);
+        }
+    }
+
+    /// A daemon has started: it has seen nothing yet.
+    pub fn stirred(&mut self, _now: Micros) {
+        (self.leaderless_since, self.released_since) = (None, None);
+    }
+
+    fn look_at_the_lease(&mut self, world: &Seen) {
+        if world.trusting > 1 {
+            self.breaks(|| format!("{} daemons trust their lease", world.trusting));
+        }
+        let is_open = world.trusting == 0 && world.can_follow && !world.is_database_faulty;
+        self.leaderless_since = self.leaderless_since.filter(|_| is_open).or(is_open.then_some(world.now));
+        let is_released = is_open && world.is_released;
+        self.released_since = self.released_since.filter(|_| is_released).or(is_released.then_some(world.now));
+        let over = |since: Option<Micros>, most| since.is_some_and(|since| world.now > since + most);
+        if over(self.leaderless_since, UNTIL_TAKEN_OVER) {
+            self.breaks(|| format!("nobody took over within {TTL:?} and 2 s"));
+        }
+        if over(self.released_since, UNTIL_FOLLOWED) {
+            self.breaks(|| "nobody took the lease within 2 s after it was given back".into());
+        }
+    }
+}
+
+/// What the promises about the lease look at.
+struct Seen {
+    now: Micros,
+    trusting: usize,
+    can_follow: bool,
+    is_released: bool,
+    is_database_faulty: bool,
+}
+
+impl World {
+    pub fn look_at_promises(&mut self) {
+        let (now, instant) = (self.now, self.instant());
+        let alive = || self.daemons.iter().filter(|daemon| daemon.is_alive);
+        let seen = Seen {
+            now,
+            trusting: alive().filter(|daemon| daemon.contender.is_trusted(instant)).count(),
+            // Whoever can take the lease must do so; one that is in a term of its own has to end that first.
+            can_follow: alive().any(|daemon| daemon.term.is_none() && !daemon.is_stopping && daemon.paused_until < now)
+                && alive().all(|daemon| daemon.paused_until < now),
+            is_released: self.database.lease.as_ref().is_some_and(|row| row.holder.is_none()),
+            is_database_faulty: self.database_is_unsteady(),
+        };
+        let terms = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
+        let unwritten = terms.map(|term| term.writing.unwritten().len()).max().unwrap_or(0);
+        // 6. What a flush can hold up: ten seconds of polls, and those under way.
+        let most = MAX_IN_FLIGHT + 12 * self.plan.limit as usize;
+        if unwritten > most {
+            self.promises.breaks(|| format!("{unwritten} recordings wait to be written"));
+        }
+        self.promises.look_at_the_lease(&seen);
+        if let Some(odd) = self.database.odd.take() {
+            self.promises.breaks(|| odd);
+        }
+        self.look_for_the_end(seen.trusting > 0);
+    }
+
+    fn look_for_the_end(&mut self, is_held: bool) {
+        if self.promises.end.is_some() || self.now < self.promises.calm_from {
+            return;
+        }
+        let is_closed = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
+        let is_closed = is_closed.into_iter().any(|term| term.polling.gate.fault().is_some());
+        let wait = if is_closed { UNTIL_PROBED } else { 0 } + if is_held { 0 } else { 2 * UNTIL_TAKEN_OVER };
+        let cadence = u64::try_from(self.plan.cadence.as_micros()).unwrap();
+        self.promises.late_from = Some(self.now + wait);
+        self.promises.end = Some(self.now + wait + cadence + LATE_AT_MOST);
+    }
+
+    pub fn look_at_promises_at_the_end(&mut self) {
+        let promises = &mut self.promises;
+        for (id, times) in &self.database.stored {
+            promises.open.remove(id);
+            if *times != 1 {
+                promises.breaks(|| format!("recording {id} was stored {times} times"));
+            }
+        }
+        // 2. What was handed over is stored, or counted as lost.
+        let recent = promises.end.unwrap_or(0).saturating_sub(SECOND);
+        if let Some((id, at)) = promises.open.iter().find(|(_, at)| **at < recent) {
+            let how = format!("recording {id} of {at} µs was neither stored nor lost");
+            promises.breaks(|| how);
+        }
+        // 3. No message that is watched is forgotten.
+        let late_from = promises.late_from.unwrap_or(0);
+        for (key, message) in self.database.messages.iter().filter(|(_, message)| message.is_active) {
+            let polled = promises.polled.get(key).copied();
+            if polled.is_none_or(|at| at < late_from) {
+                promises.breaks(|| {
+                    format!(
+                        "{key:?} in slot {:?} was last polled at {polled:?} µs, and not after {late_from}",
+                        message.slot_id
+                    )
+                });
+            }
+        }
+    }
+}

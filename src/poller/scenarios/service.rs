@@ -1,0 +1,103 @@
+//! A model of Tencent Chat: receipts that grow, and what goes wrong on the way and there.
+
+use std::time::Duration;
+
+use super::{
+    plan::{Fault, MILLISECOND, REQUEST_TIMEOUT, SECOND},
+    world::{Address, Doing, Event, World},
+};
+use crate::{
+    chat::{Answer, Class, Failure},
+    domain::{Counts, MsgSeq, Receipt},
+    slot::GroupKey,
+};
+
+/// So many members has every group.
+const MEMBERS: i64 = 4;
+
+/// How an attempt ended, as its caller sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Heard {
+    pub http_status: Option<u16>,
+    pub outcome: Result<Answer, Failure>,
+}
+
+fn failed(class: Class, code: Option<i64>) -> Result<Answer, Failure> {
+    Err(Failure { class, code, info: String::new() })
+}
+
+impl World {
+    /// Sends an attempt. It is stranded if its sender stood still and has lost the lease meanwhile.
+    pub fn send(&mut self, daemon: usize, attempt: u64, group: GroupKey, batch: Vec<MsgSeq>) {
+        let (from, now) = (self.address(daemon), self.now);
+        if self.faults().any(|fault| fault == Fault::Unreachable) {
+            let heard = Heard { http_status: None, outcome: failed(Class::Retry, None) };
+            return self.at(now + 5 * MILLISECOND, Event::At(from, Doing::Ended(attempt, heard)));
+        }
+        let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap();
+        let way =
+            if self.random.u8(0..10) == 0 { self.random.u64(0..=longest) } else { self.random.u64(1_000..20_000) };
+        let is_stranded = !self.daemons[daemon].contender.is_trusted(self.instant());
+        self.tally.calls += 1;
+        self.at(now + way.min(longest), Event::AtService(from, attempt, group, batch, is_stranded));
+        // Whatever becomes of it, it ends by then.
+        let outcome = failed(Class::Retry, None);
+        let timeout = Heard { http_status: None, outcome };
+        self.at(now + REQUEST_TIMEOUT, Event::At(from, Doing::Ended(attempt, timeout)));
+    }
+
+    pub fn at_service(&mut self, from: Address, attempt: u64, group: GroupKey, batch: &[MsgSeq], is_stranded: bool) {
+        self.tell(|| format!("service {} attempt {attempt} group {group} {batch:?}", from.daemon));
+        if !is_stranded {
+            self.promises.arrived(self.now);
+        }
+        let faults: Vec<Fault> = self.faults().filter(|fault| fault.is_of_service()).collect();
+        let Some((http_status, outcome)) = self.answer(group, batch, &faults) else { return };
+        let latency = match faults.contains(&Fault::Slow) {
+            true => self.random.u64(SECOND / 2..3 * SECOND),
+            false => self.random.u64(5_000..60_000),
+        };
+        let heard = Heard { http_status: Some(http_status), outcome };
+        self.at(self.now + latency, Event::At(from, Doing::Ended(attempt, heard)));
+    }
+
+    fn answer(
+        &mut self,
+        group: GroupKey,
+        batch: &[MsgSeq],
+        faults: &[Fault],
+    ) -> Option<(u16, Result<Answer, Failure>)> {
+        for fault in faults {
+            match *fault {
+                Fault::Hang => return None,
+                Fault::Code(code) => return Some((200, failed(Class::of_code(code), Some(code)))),
+                Fault::SomeCode(code) if self.random.u8(0..3) == 0 => {
+                    return Some((200, failed(Class::of_code(code), Some(code))));
+                }
+                Fault::BelowPromise(limit) if self.promises.arrivals_within_a_second() > limit as usize => {
+                    return Some((200, failed(Class::SlowDown, Some(60007))));
+                }
+                Fault::Status(status) => return Some((status, failed(Class::of_http_status(status), None))),
+                Fault::Garbage => return Some((200, failed(Class::Retry, None))),
+                _ => {}
+            }
+        }
+        let mut receipts = Vec::new();
+        for seq in batch {
+            // Now and then an answer leaves a message out.
+            if self.random.u8(0..50) != 0 {
+                receipts.push((*seq, self.receipt(group, *seq)));
+            }
+        }
+        Some((200, Ok(Answer { receipts, bad_entries: 0 })))
+    }
+
+    /// Somebody reads a message every few seconds or minutes, and of some messages all but one member.
+    fn receipt(&self, group: GroupKey, seq: MsgSeq) -> Receipt {
+        let mix = u64::from(seq.get()) * 7 + u64::from(group.unsigned_abs()) * 13;
+        let every = Duration::from_secs(3 + mix % 40).as_micros();
+        let most = if mix.is_multiple_of(3) { MEMBERS } else { MEMBERS - 1 };
+        let read = i64::try_from(u128::from(self.now) / every).unwrap().min(most);
+        Receipt { code: 0, counts: Counts::new(read, MEMBERS - read) }
+    }
+}

@@ -1,0 +1,354 @@
+//! The virtual clock and what goes over it: events in order of time, the network between the parts, and the faults.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use super::{
+    daemon::Daemon,
+    database::{Database, Fence, Kept, wall},
+    plan::{Fault, LEASE_PATIENCE, MILLISECOND, Micros, PATIENCE, Plan, SECOND},
+    promises::Promises,
+    service::Heard,
+};
+use crate::{
+    cadence::{Cadence, Cadences, Tier},
+    domain::{MsgSeq, Timestamp},
+    lease::LeaseRow,
+    poller::schedule::Now,
+    slot::{GroupKey, Slot, SlotId},
+    store::Committed,
+};
+
+/// So many of the last events are told when a promise was broken.
+const TAIL: usize = 120;
+
+/// Messages live on unless everybody has read them.
+const LIFE: Duration = Duration::from_secs(30 * 86_400);
+
+/// What a daemon does next, or hears.
+#[derive(Debug, Clone)]
+pub(super) enum Doing {
+    Look,
+    Renew,
+    Load,
+    Wake,
+    Tick,
+    Turn,
+    Beat,
+    Again(u64),
+    Send(u64),
+    Ended(u64, Heard),
+    Gathered,
+    FlushAgain,
+    PollsMustHaveEnded,
+    FlushMustHaveEnded,
+    Told(Request, Reply, Micros),
+}
+
+/// One operation on the database.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    Look,
+    Take(Option<LeaseRow>),
+    Renew,
+    Release,
+    Load,
+    Read(Vec<SlotId>, bool),
+    Slot,
+    Flush(Vec<Kept>, bool),
+}
+
+/// What the database says to it.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    Row(Option<LeaseRow>),
+    Taken(Option<i64>),
+    IsHeld(bool),
+    Released,
+    Schedule(Vec<(SlotId, Timestamp)>),
+    Slots(Vec<Slot>),
+    Committed(Vec<Committed>),
+    LeaseLost,
+    Failed,
+}
+
+/// Which process, and which of its terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address {
+    pub daemon: usize,
+    pub life: u32,
+    pub term: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum Event {
+    At(Address, Doing),
+    AtDatabase(Address, Request, Option<Fence>, Micros, bool),
+    AtService(Address, u64, GroupKey, Vec<MsgSeq>, bool),
+    Begins(Fault, Micros),
+    Starts(usize),
+}
+
+/// What happened over a life, or many.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub events: u64,
+    pub calls: u64,
+    pub stored: u64,
+    pub lost: u64,
+    pub terms: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.calls += other.calls;
+        self.stored += other.stored;
+        self.lost += other.lost;
+        self.terms += other.terms;
+    }
+}
+
+pub(super) struct World {
+    pub plan: Plan,
+    pub random: fastrand::Rng,
+    pub now: Micros,
+    pub cadences: Cadences,
+    pub database: Database,
+    pub daemons: Vec<Daemon>,
+    pub promises: Promises,
+    pub tally: Tally,
+    pub log: VecDeque<String>,
+    is_logged: bool,
+    start: Instant,
+    queue: BTreeMap<(Micros, u64), Event>,
+    order: u64,
+}
+
+impl World {
+    pub fn of(plan: Plan, is_logged: bool) -> Self {
+        fastrand::seed(plan.seed);
+        let tier = Tier { until: LIFE, every: plan.cadence };
+        let cadence = Cadence::by_age(vec![tier], true).unwrap();
+        let mut world = Self {
+            random: fastrand::Rng::with_seed(plan.seed ^ 0x5eed),
+            now: 0,
+            cadences: Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])),
+            database: Database::default(),
+            daemons: (0..plan.daemons).map(Daemon::new).collect(),
+            promises: Promises::of(&plan),
+            tally: Tally::default(),
+            log: VecDeque::new(),
+            is_logged,
+            start: Instant::now(),
+            queue: BTreeMap::new(),
+            order: 0,
+            plan,
+        };
+        for (group, count) in (1..).zip(world.plan.groups.clone()) {
+            world.database.watch(group, count, wall(0, 0));
+        }
+        for daemon in 0..world.plan.daemons {
+            let at = world.random.u64(0..2 * SECOND);
+            world.at(at, Event::Starts(daemon));
+        }
+        for (at, fault, span) in world.plan.faults.clone() {
+            world.at(at, Event::Begins(fault, span));
+        }
+        world
+    }
+
+    /// Lives until everything that must have been polled again has been, or a promise is broken.
+    pub fn run(mut self) -> Self {
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            self.now = at;
+            if self.promises.end().is_some_and(|end| at > end) {
+                break;
+            }
+            self.tally.events += 1;
+            self.happens(event);
+            self.look_at_promises();
+            if self.promises.broken.is_some() {
+                return self;
+            }
+        }
+        self.look_at_promises_at_the_end();
+        self
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::At(address, doing) => {
+                let Some(to) = self.reached(address) else { return };
+                // A process that stands still finds everything when it goes on, in order.
+                if to.paused_until > self.now {
+                    let until = to.paused_until;
+                    return self.at(until, Event::At(address, doing));
+                }
+                self.tell(|| format!("daemon {} {doing:?}", address.daemon));
+                self.does(address.daemon, doing);
+            }
+            Event::AtDatabase(from, request, fence, asked_at, is_answered) => {
+                self.tell(|| format!("database {} {request:?}", from.daemon));
+                let reply = self.at_database(from, &request, fence.as_ref());
+                if is_answered {
+                    let back = self.database_way();
+                    self.at(self.now + back, Event::At(from, Doing::Told(request, reply, asked_at)));
+                }
+            }
+            Event::AtService(from, attempt, group, batch, is_stranded) => {
+                self.at_service(from, attempt, group, &batch, is_stranded);
+            }
+            Event::Begins(fault, span) => self.begins(fault, span),
+            Event::Starts(daemon) => self.starts(daemon),
+        }
+    }
+
+    fn begins(&mut self, fault: Fault, span: Micros) {
+        self.tell(|| format!("{fault:?} for {span} µs"));
+        let until = self.now + span;
+        match fault {
+            Fault::Clock(daemon, step) => self.daemons[daemon].wall_offset += step * 1_000,
+            Fault::Pause(daemon) => {
+                // Shorter ones than the pacer can notice are part of the allowance.
+                let until = until.max(self.now + 150 * MILLISECOND);
+                self.daemons[daemon].paused_until = until.max(self.daemons[daemon].paused_until);
+            }
+            Fault::Kill(daemon) => {
+                self.dies(daemon);
+                self.at(until, Event::Starts(daemon));
+            }
+            Fault::Stop(daemon) if self.daemons[daemon].paused_until > self.now => {
+                let at = self.daemons[daemon].paused_until;
+                self.at(at, Event::Begins(fault, until.saturating_sub(at)));
+            }
+            Fault::Stop(daemon) => {
+                self.daemons[daemon].starts_again_at = until;
+                self.stops(daemon);
+            }
+            Fault::Watch(group, count) => self.database.watch(group, count, wall(self.now, 0)),
+            Fault::Unwatch(group) => self.database.unwatch(group),
+            _ => {}
+        }
+    }
+
+    fn reached(&self, to: Address) -> Option<&Daemon> {
+        let daemon = &self.daemons[to.daemon];
+        (daemon.is_alive && (daemon.life, daemon.term_number) == (to.life, to.term)).then_some(daemon)
+    }
+
+    pub fn address(&self, daemon: usize) -> Address {
+        let Daemon { life, term_number: term, .. } = self.daemons[daemon];
+        Address { daemon, life, term }
+    }
+
+    /// Has a daemon do something after a while, unless it has ended by then.
+    pub fn after(&mut self, daemon: usize, wait: Duration, doing: Doing) {
+        let at = self.now + u64::try_from(wait.as_micros()).unwrap();
+        self.at(at, Event::At(self.address(daemon), doing));
+    }
+
+    pub fn at(&mut self, at: Micros, event: Event) {
+        self.order += 1;
+        self.queue.insert((at.max(self.now), self.order), event);
+    }
+
+    /// Asks the database for something; the answer comes as [`Doing::Told`].
+    pub fn request(&mut self, daemon: usize, request: Request) {
+        let (from, fence) = (self.address(daemon), self.daemons[daemon].fence());
+        let patience = match request {
+            Request::Look | Request::Take(_) | Request::Renew | Request::Release => LEASE_PATIENCE,
+            _ => PATIENCE,
+        };
+        let (now, asked_at) = (self.now, self.now);
+        let fails = Doing::Told(request.clone(), Reply::Failed, asked_at);
+        let way = self.database_way();
+        match self.database_fault() {
+            Some(Fault::DatabaseDown) => {
+                self.promises.asked_in_vain(daemon, now);
+                self.at(now + way, Event::At(from, fails));
+            }
+            Some(Fault::DatabaseHangs) => self.at(now + patience, Event::At(from, fails)),
+            Some(Fault::Unanswered) if self.random.bool() => {
+                self.at(now + way, Event::AtDatabase(from, request, fence, asked_at, false));
+                let fails_at = if self.random.bool() { now + patience } else { now + 2 * way };
+                self.at(fails_at, Event::At(from, fails));
+            }
+            _ => self.at(now + way, Event::AtDatabase(from, request, fence, asked_at, true)),
+        }
+    }
+
+    fn database_fault(&self) -> Option<Fault> {
+        self.faults().find(|fault| fault.is_of_database())
+    }
+
+    fn database_way(&mut self) -> Micros {
+        let longest = if self.database_fault() == Some(Fault::DatabaseSlow) { 500 * MILLISECOND } else { 3_000 };
+        self.random.u64(200..longest)
+    }
+
+    fn at_database(&mut self, from: Address, request: &Request, fence: Option<&Fence>) -> Reply {
+        let (now, batch_size) = (wall(self.now, 0), self.plan.batch_size);
+        let database = &mut self.database;
+        let is_held = fence.is_some_and(|fence| database.holds(fence));
+        match request {
+            Request::Look => Reply::Row(database.look(now)),
+            Request::Take(seen) => {
+                Reply::Taken(database.take(&Daemon::name(from.daemon, from.life), seen.as_ref(), now))
+            }
+            Request::Renew => Reply::IsHeld(fence.is_some_and(|fence| database.renew(fence, now))),
+            Request::Release => {
+                fence.into_iter().for_each(|fence| database.release(fence, now));
+                Reply::Released
+            }
+            Request::Load => Reply::Schedule(database.load()),
+            Request::Read(slots, _) => Reply::Slots(database.read(slots)),
+            Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
+            Request::Slot => {
+                let now = wall(self.now, self.daemons[from.daemon].wall_offset);
+                Reply::Schedule(database.slot_new_messages(batch_size, &self.cadences, now))
+            }
+            Request::Flush(recordings, unanswered) => Reply::Committed(database.flush(recordings, *unanswered)),
+        }
+    }
+
+    /// The faults of this moment.
+    pub fn faults(&self) -> impl Iterator<Item = Fault> + '_ {
+        let is_on = |(at, _, span): &&(Micros, Fault, Micros)| (*at..at + span).contains(&self.now);
+        self.plan.faults.iter().filter(is_on).map(|(_, fault, _)| *fault)
+    }
+
+    /// Whether the database fails, or has until just now: what was asked meanwhile still waits in vain.
+    pub fn database_is_unsteady(&self) -> bool {
+        let is_on = |(at, fault, span): &(Micros, Fault, Micros)| {
+            fault.is_of_database() && (*at..at + span + LEASE_PATIENCE + 2 * SECOND).contains(&self.now)
+        };
+        self.plan.faults.iter().any(is_on)
+    }
+
+    /// The clocks as a daemon reads them.
+    pub fn clocks(&self, daemon: usize) -> Now {
+        Now { wall: wall(self.now, self.daemons[daemon].wall_offset), monotonic: self.instant() }
+    }
+
+    pub fn instant(&self) -> Instant {
+        self.start + Duration::from_micros(self.now)
+    }
+
+    pub fn micros(&self, instant: Instant) -> Micros {
+        u64::try_from(instant.saturating_duration_since(self.start).as_micros()).unwrap()
+    }
+
+    pub fn tell(&mut self, what: impl FnOnce() -> String) {
+        if !self.is_logged {
+            return;
+        }
+        if self.log.len() == TAIL {
+            self.log.pop_front();
+        }
+        let text: String = what().chars().take(300).collect();
+        self.log.push_back(format!("{:>12} {text}", self.now));
+    }
+}
