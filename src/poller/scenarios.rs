@@ -2,12 +2,14 @@
 //! faults drawn from a seed.
 //!
 //! The decisions are the real ones: pacer, schedule, gate, retries and halving, lease, packing, cadence, recording. What
-//! the async shell around them does is mirrored in [`daemon`], [`polling`] and [`writing`], event by event over a virtual
+//! the async shell around them does is mirrored in [`daemon`], [`polling`], [`calling`] and [`writing`], event by event over a virtual
 //! clock: nothing here waits, sends or reads a clock, and one seed is always the same life. A life that breaks a promise
 //! of [`promises`] fails the test with its seed and the last events; see CONTRIBUTING.md for how to live it again.
 
+mod calling;
 mod daemon;
 mod database;
+mod operation;
 mod plan;
 mod polling;
 mod promises;

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     database::Fence,
+    operation::{Reply, Request},
     plan::{Micros, SECOND},
     polling::Polling,
-    world::{Doing, Event, Reply, Request, World},
+    world::{Doing, Event, World},
     writing::Writing,
 };
 use crate::lease::{Contender, LOOK_EVERY, RENEW_EVERY, Verdict};

@@ -50,6 +50,7 @@ pub(super) struct Kept {
 
 #[derive(Debug, Default)]
 pub(super) struct Database {
+    pub clock_offset: i64,
     pub lease: Option<LeaseRow>,
     pub messages: BTreeMap<(GroupKey, MsgSeq), Message>,
     slots: BTreeMap<SlotId, SlotRow>,

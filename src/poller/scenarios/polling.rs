@@ -1,6 +1,5 @@
-//! The poller of a term. Mirrors the loop in `src/poller.rs`, the claims, and the waiting of `src/poller/call.rs` and
-//! `src/pacing.rs`; what is due, whether and when an attempt may be made and what its outcome calls for is decided by the
-//! real [`Schedule`], [`Gate`], [`Pacer`] and [`Asking`].
+//! The poller of a term. Mirrors the loop in `src/poller.rs`, the slotter and the claims; what is due and whether polls may
+//! start is decided by the real [`Schedule`] and [`Gate`].
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -9,26 +8,22 @@ use std::{
 
 use super::{
     database::Kept,
+    operation::{Reply, Request},
     plan::Micros,
-    service::Heard,
-    world::{Doing, Reply, Request, World},
+    world::{Doing, World},
 };
 use crate::{
-    chat::{Attempt, Class},
     domain::Timestamp,
     pacing::{Grant, Pacer},
     poller::{
         AHEAD, LOOK_AGAIN, READ_AGAIN,
-        asking::{Asking, Next},
+        asking::Asking,
         gate::{Admission, Gate},
         schedule::Schedule,
     },
     recording::{KeepSnapshots, PollEnd, Recording},
     slot::{Slot, SlotId},
 };
-
-/// As `pacing::pacer::BEAT` has it.
-const BEAT: Duration = Duration::from_millis(40);
 
 /// The most polls at a time.
 pub(super) const MAX_IN_FLIGHT: usize = 60;
@@ -39,24 +34,24 @@ pub(super) struct Polling {
     pub schedule: Schedule,
     pub polls: BTreeMap<u64, Polled>,
     /// Polls that wait for a permit, in order.
-    waiting: VecDeque<u64>,
+    pub waiting: VecDeque<u64>,
     /// The poll of each attempt under way, and when that was sent by both clocks.
-    under_way: BTreeMap<u64, (u64, Micros, Timestamp)>,
+    pub under_way: BTreeMap<u64, (u64, Micros, Timestamp)>,
     last_id: u64,
     is_reading: bool,
     is_unsure: bool,
-    is_beating: bool,
+    pub is_beating: bool,
     wakes_at: Option<Micros>,
-    turn_at: Option<Micros>,
+    pub turn_at: Option<Micros>,
 }
 
 /// One poll.
 pub(super) struct Polled {
-    slot: Slot,
-    asking: Asking,
-    grant: Option<Grant>,
-    is_probe: bool,
-    has_started: bool,
+    pub slot: Slot,
+    pub asking: Asking,
+    pub grant: Option<Grant>,
+    pub is_probe: bool,
+    pub has_started: bool,
 }
 
 impl Polling {
@@ -77,7 +72,7 @@ impl Polling {
         }
     }
 
-    fn next_id(&mut self) -> u64 {
+    pub fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
@@ -89,7 +84,7 @@ impl Polling {
 }
 
 impl World {
-    fn polling(&mut self, daemon: usize) -> &mut Polling {
+    pub fn polling(&mut self, daemon: usize) -> &mut Polling {
         &mut self.daemons[daemon].term.as_mut().expect("only a term polls").polling
     }
 
@@ -242,131 +237,8 @@ impl World {
         }
     }
 
-    /// A poll waits for its next permit, or has ended.
-    pub fn queues(&mut self, daemon: usize, id: u64) {
-        let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
-        let Some(poll) = self.polling(daemon).polls.get_mut(&id) else { return };
-        if is_over && !poll.slot.messages.is_empty() {
-            poll.asking.stop();
-        }
-        if poll.asking.batch().is_none() {
-            return self.poll_has_ended(daemon, id);
-        }
-        self.polling(daemon).waiting.push_back(id);
-        self.turn_at(daemon, self.now);
-    }
-
-    fn turn_at(&mut self, daemon: usize, at: Micros) {
-        let now = self.now;
-        let polling = self.polling(daemon);
-        if polling.turn_at.is_none_or(|earlier| earlier > at) {
-            polling.turn_at = Some(at);
-            self.after(daemon, Duration::from_micros(at.saturating_sub(now)), Doing::Turn);
-        }
-    }
-
-    /// Mirrors `Pacing::permit` and what `Caller` looks at before it sends.
-    pub fn takes_turns(&mut self, daemon: usize) {
-        let (now, instant) = (self.now, self.instant());
-        if self.polling(daemon).turn_at.take_if(|at| *at <= now).is_none() {
-            return;
-        }
-        while let Some(id) = self.polling(daemon).waiting.front().copied() {
-            match self.polling(daemon).pacer.take(instant) {
-                Ok(grant) => {
-                    self.polling(daemon).waiting.pop_front();
-                    self.may_send(daemon, id, grant);
-                }
-                Err(ready_at) => {
-                    let late = self.random.u64(0..1_100);
-                    return self.turn_at(daemon, self.micros(ready_at) + late);
-                }
-            }
-        }
-    }
-
-    fn may_send(&mut self, daemon: usize, id: u64, grant: Grant) {
-        let instant = self.instant();
-        let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
-        let polling = self.polling(daemon);
-        let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.ended(&grant, instant) };
-        poll.has_started = true;
-        if (!poll.is_probe && polling.gate.fault().is_some()) || !is_trusted {
-            poll.asking.stop();
-            polling.pacer.ended(&grant, instant);
-            return self.poll_has_ended(daemon, id);
-        }
-        poll.grant = Some(grant);
-        if !std::mem::replace(&mut polling.is_beating, true) {
-            self.beats(daemon);
-        }
-        // The process may be stopped just here.
-        let wait = Duration::from_micros(self.random.u64(0..300));
-        self.after(daemon, wait, Doing::Send(id));
-        self.wake_in(daemon, Duration::ZERO);
-    }
-
-    pub fn beats(&mut self, daemon: usize) {
-        let instant = self.instant();
-        let polling = self.polling(daemon);
-        polling.is_beating = polling.pacer.beat(instant);
-        if polling.is_beating {
-            self.after(daemon, BEAT, Doing::Beat);
-        }
-    }
-
-    pub fn sends(&mut self, daemon: usize, id: u64) {
-        let (now, wall) = (self.now, self.clocks(daemon).wall);
-        let polling = self.polling(daemon);
-        let attempt = polling.next_id();
-        let Some(poll) = polling.polls.get(&id) else { return };
-        let (group, batch) = (poll.slot.group_key, poll.asking.batch().unwrap_or_default().to_vec());
-        polling.under_way.insert(attempt, (id, now, wall));
-        self.send(daemon, attempt, group, batch);
-    }
-
-    /// An attempt has ended.
-    pub fn hears(&mut self, daemon: usize, attempt: u64, heard: Heard) {
-        let (now, instant, ended_at) = (self.now, self.instant(), self.clocks(daemon).wall);
-        let polling = self.polling(daemon);
-        let Some((id, sent_at, called_at)) = polling.under_way.remove(&attempt) else { return };
-        let Some(poll) = polling.polls.get_mut(&id) else { return };
-        let latency = Duration::from_micros(now - sent_at);
-        let asked = poll.asking.batch().unwrap_or_default().len();
-        let Heard { http_status, outcome } = heard;
-        let attempt = Attempt { called_at, ended_at, latency, http_status, asked, outcome };
-        let grant = poll.grant.take().expect("an attempt holds a permit");
-        if attempt.class() == Class::SlowDown {
-            polling.pacer.slow_down(&grant, instant);
-        }
-        polling.pacer.ended(&grant, instant);
-        let next = poll.asking.heard(attempt, || true);
-        if polling.turn_at.is_some_and(|at| at > now + 1_000_000) {
-            self.turn_at(daemon, now);
-        }
-        match next {
-            Next::GoOn => self.queues(daemon, id),
-            Next::Wait(wait) if self.daemons[daemon].term.as_ref().is_some_and(|term| !term.is_over) => {
-                self.after(daemon, wait, Doing::Again(id));
-            }
-            Next::Wait(_) => self.queues(daemon, id),
-            Next::StopApp(failure) => {
-                self.polling(daemon).gate.close(failure, instant);
-                self.queues(daemon, id);
-            }
-        }
-    }
-
-    /// No attempt starts any more.
-    pub fn stops_polls(&mut self, daemon: usize) {
-        let polling = self.polling(daemon);
-        polling.waiting.clear();
-        let idle: Vec<u64> = polling.polls.iter().filter(|poll| poll.1.grant.is_none()).map(|poll| *poll.0).collect();
-        idle.into_iter().for_each(|id| self.queues(daemon, id));
-    }
-
     /// Mirrors the end of the task in `Poller::spawn`, and `poller::claim`.
-    fn poll_has_ended(&mut self, daemon: usize, id: u64) {
+    pub fn poll_has_ended(&mut self, daemon: usize, id: u64) {
         let clocks = self.clocks(daemon);
         let polling = self.polling(daemon);
         let Some(Polled { slot, asking, is_probe, .. }) = polling.polls.remove(&id) else { return };

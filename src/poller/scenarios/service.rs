@@ -34,7 +34,8 @@ impl World {
             let heard = Heard { http_status: None, outcome: failed(Class::Retry, None) };
             return self.at(now + 5 * MILLISECOND, Event::At(from, Doing::Ended(attempt, heard)));
         }
-        let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap();
+        // Connecting took the other half at most.
+        let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap() / 2;
         let way =
             if self.random.u8(0..10) == 0 { self.random.u64(0..=longest) } else { self.random.u64(1_000..20_000) };
         let is_stranded = !self.daemons[daemon].contender.is_trusted(self.instant());

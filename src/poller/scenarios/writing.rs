@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{
     database::Kept,
-    world::{Doing, Reply, Request, World},
+    operation::{Reply, Request},
+    world::{Doing, World},
 };
 use crate::store::Committed;
 
