@@ -82,6 +82,9 @@ impl World {
         let longest = if self.random.u8(0..5) == 0 { longest } else { 300 };
         let wait = Duration::from_micros(self.random.u64(0..longest));
         self.after(daemon, wait, Doing::Send(id));
+        if let Some(span) = self.daemons[daemon].pauses_at_permit.take() {
+            self.daemons[daemon].paused_until = self.now + span;
+        }
         self.wake_in(daemon, Duration::ZERO);
     }
 

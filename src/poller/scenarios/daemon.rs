@@ -28,6 +28,8 @@ pub(super) struct Daemon {
     pub is_stopping: bool,
     pub starts_again_at: Micros,
     pub paused_until: Micros,
+    /// It is to stand still for so long from its next permit on.
+    pub pauses_at_permit: Option<Micros>,
     pub wall_offset: i64,
     pub contender: Contender,
     pub term_number: u32,
@@ -55,6 +57,7 @@ impl Daemon {
             is_stopping: false,
             starts_again_at: 0,
             paused_until: 0,
+            pauses_at_permit: None,
             wall_offset: 0,
             contender: Contender::default(),
             term_number: 0,

@@ -110,8 +110,10 @@ impl Plan {
         }
         // A next due time that was stored by a clock that was far ahead is believed when it is read back: until that is told
         // apart, only the clock of a daemon that need not read it again, and is not stopped while it reads, is set far.
-        let reads_back =
-            |fault: Fault| fault.is_of_database() || matches!(fault, Fault::Kill(_) | Fault::Stop(_) | Fault::Pause(_));
+        let reads_back = |fault: Fault| {
+            let is_late = fault.is_of_database() && fault != Fault::DatabaseDown;
+            is_late || matches!(fault, Fault::Kill(_) | Fault::Stop(_) | Fault::Pause(_))
+        };
         if daemons > 1 || faults.iter().any(|(_, fault, _)| reads_back(*fault)) {
             for (_, fault, _) in &mut faults {
                 if let Fault::Clock(_, step) = fault {

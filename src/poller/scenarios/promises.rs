@@ -8,6 +8,7 @@ use super::{
     world::World,
 };
 use crate::{
+    chat::Class,
     domain::MsgSeq,
     lease::TTL,
     poller::retry::MAX_ATTEMPTS,
@@ -110,7 +111,10 @@ impl Promises {
             slot.messages.iter().for_each(|message| _ = self.polled.insert((slot.group_key, message.seq), now));
         }
         // 5. A service that fails is not hammered.
-        let most = (2 * slot.messages.len()).max(1) * (MAX_ATTEMPTS as usize + 1);
+        let is_halved = poll.attempts.iter().any(|attempt| matches!(attempt.class(), Class::Split | Class::Message));
+        let batches = if is_halved { 2 * slot.messages.len() } else { 1 };
+        // One more for a new signature.
+        let most = batches * (MAX_ATTEMPTS as usize + 1);
         let count = poll.attempts.len();
         if count > most {
             self.breaks(|| format!("{count} attempts for slot {}", slot.slot_id));

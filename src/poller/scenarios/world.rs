@@ -187,7 +187,12 @@ impl World {
             Fault::Pause(daemon) => {
                 // Shorter ones than the pacer can notice are part of the allowance.
                 let until = until.max(self.now + 150 * MILLISECOND);
-                self.daemons[daemon].paused_until = until.max(self.daemons[daemon].paused_until);
+                if self.plan.is_busy {
+                    // The worst moment is between a permit and its attempt.
+                    self.daemons[daemon].pauses_at_permit = Some(until - self.now);
+                } else {
+                    self.daemons[daemon].paused_until = until.max(self.daemons[daemon].paused_until);
+                }
             }
             Fault::Kill(daemon) => {
                 self.dies(daemon);
