@@ -195,4 +195,33 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn any_status_with_any_body_has_a_class_and_tells_of_nothing_that_was_not_asked() {
+        let asked = seqs(1..4);
+        let number = prop_oneof![
+            Just("1".to_owned()),
+            Just("-9".into()),
+            Just("1e400".into()),
+            Just("[{}]".into()),
+            any::<i64>().prop_map(|number| number.to_string())
+        ];
+        let like_an_answer = (any::<i64>(), 0_usize..200, number).prop_map(|(code, cut, number)| {
+            let code = if code % 3 == 0 { 0 } else { code };
+            let text = format!(
+                r#"{{"ActionStatus":"OK","ErrorCode":{code},"GroupMsgReceiptList":[{{"MsgSeq":{number},"ReadNum":1,"UnreadNum":{number}}}]}}"#
+            );
+            text.as_bytes()[..text.len().saturating_sub(cut / 2 * (cut % 2))].to_vec()
+        });
+        let body = prop_oneof![proptest::collection::vec(any::<u8>(), 0..200), like_an_answer];
+        proptest!(|(status in prop_oneof![Just(200_u16), 100_u16..1_000], body in body)| {
+            match Answer::read(&asked, status, &body) {
+                Ok(answer) => {
+                    prop_assert_eq!(status, 200);
+                    prop_assert!(answer.receipts.iter().all(|(seq, _)| asked.contains(seq)));
+                }
+                Err(failure) => prop_assert_ne!(failure.class, Class::Success),
+            }
+        });
+    }
 }
