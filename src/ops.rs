@@ -95,7 +95,7 @@ fn describe() {
     for name in ["messages_asked", "snapshots", "messages_slotted", "flushes", "set_aside"] {
         counter!(format!("receiptd_{name}_total")).absolute(0);
     }
-    for reason in ["stopped", "lease_lost"] {
+    for reason in ["stopped", "lease_lost", "too_late"] {
         counter!("receiptd_recordings_lost_total", "reason" => reason).absolute(0);
     }
     gauge!("receiptd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);

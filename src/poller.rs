@@ -370,10 +370,13 @@ impl Poller {
             }
             let cadence = cadences.of(slot.cadence.as_deref());
             let recording = Recording::of(slot, poll, cadence, keep, clock::now());
-            if let Ok(permit) = recorder.reserve().await {
-                claim.hand_over(&recording);
-                permit.send(recording);
-            }
+            let Ok(permit) = recorder.reserve().await else {
+                // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
+                ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
+                return;
+            };
+            claim.hand_over(&recording);
+            permit.send(recording);
         });
     }
 
