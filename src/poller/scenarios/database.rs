@@ -81,7 +81,7 @@ impl Database {
     }
 
     pub fn look(&self, now: Timestamp) -> Option<LeaseRow> {
-        self.lease.clone().map(|row| LeaseRow { is_over: row.expires_at <= now, ..row })
+        self.lease.clone()
     }
 
     pub fn take(&mut self, holder: &str, seen: Option<&LeaseRow>, now: Timestamp) -> Option<i64> {
@@ -91,7 +91,7 @@ impl Database {
             _ => false,
         };
         let epoch = self.lease.as_ref().map_or(1, |row| row.epoch + 1);
-        let row = LeaseRow { holder: Some(holder.to_owned()), epoch, expires_at: now + TTL, is_over: false };
+        let row = LeaseRow { holder: Some(holder.to_owned()), epoch, expires_at: now + TTL };
         is_as_seen.then(|| self.lease = Some(row)).map(|()| epoch)
     }
 
