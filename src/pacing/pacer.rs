@@ -2,9 +2,9 @@
 //!
 //! An attempt reaches the service some time between its sending and its end. So a permit that is free again one
 //! second after its attempt *ended* can't let `limit + 1` arrivals into any second, whatever the network does. Since a
-//! slow service would cost budget that way, the end counts at most `transit_allowance` after the sending where the
-//! service usually takes longer than that. Where it is usually faster, an attempt that takes longer was probably held up
-//! on its way, so its end is waited for, up to a second.
+//! slow service would cost budget that way, the end counts at most `transit_allowance` after the sending where no answer
+//! comes sooner than that. Where answers do, an attempt that takes longer was probably held up on its way, so its end is
+//! waited for, up to a second.
 //!
 //! A process that stands still (SIGSTOP, a frozen machine) may have attempts that were let go and not yet sent. After a
 //! gap all that have not ended count as sent just then.
@@ -19,11 +19,11 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How far attempts may catch up with their even spacing after a delay.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
-/// So long the end of an attempt is waited for that takes longer than usual.
+/// So long the end of an attempt is waited for that takes longer than others.
 const HELD_UP_AT_MOST: Duration = SECOND;
 
-/// The usual latency moves by this part of the difference with every end.
-const LATENCY_WEIGHT: u32 = 16;
+/// Answers that come later than the allowance for so long, and none sooner, are those of a slow service.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 /// A slowed rate grows back by this part of the limit every second.
 const REGROWTH_STEPS: u32 = 20;
@@ -54,8 +54,8 @@ pub struct Pacer {
     next_id: u64,
     next_at: Instant,
     slowed: Option<Slowed>,
-    /// The smoothed time from sending to the end.
-    usual_latency: Option<Duration>,
+    /// Since when every attempt took longer than the allowance.
+    slow_since: Option<Instant>,
 }
 
 /// The rate was cut to `rate` at `since` and has been growing back from there.
@@ -78,7 +78,7 @@ impl Pacer {
             next_id: 0,
             next_at: now + SECOND + transit_allowance,
             slowed: None,
-            usual_latency: None,
+            slow_since: None,
         }
     }
 
@@ -103,7 +103,7 @@ impl Pacer {
         self.next_at = self.next_at.max(earliest) + SECOND / rate;
         let grant = Grant { id: self.next_id, sent: now };
         self.next_id += 1;
-        let free_at = now + self.wait_for_end() + SECOND;
+        let free_at = now + self.wait_for_end(now) + SECOND;
         self.taken.insert((free_at, grant.id));
         self.under_way.insert(grant.id, free_at);
         Ok(grant)
@@ -113,7 +113,7 @@ impl Pacer {
     /// ended may reach the service only now. True if any is under way, so that more beats are needed.
     pub fn beat(&mut self, now: Instant) -> bool {
         if now.saturating_duration_since(self.last_beat) > GAP {
-            let free_at = now + self.wait_for_end() + SECOND;
+            let free_at = now + self.wait_for_end(now) + SECOND;
             for (id, old) in &mut self.under_way {
                 self.taken.remove(&(*old, *id));
                 self.taken.insert((free_at, *id));
@@ -125,16 +125,15 @@ impl Pacer {
     }
 
     /// How long after its sending the end of an attempt counts at the most.
-    fn wait_for_end(&self) -> Duration {
-        let is_fast = self.usual_latency.is_some_and(|latency| latency <= self.transit_allowance);
-        if is_fast { self.transit_allowance.max(HELD_UP_AT_MOST) } else { self.transit_allowance }
+    fn wait_for_end(&self, now: Instant) -> Duration {
+        let is_slow = self.slow_since.is_some_and(|since| now.saturating_duration_since(since) >= SLOW_AFTER);
+        if is_slow { self.transit_allowance } else { self.transit_allowance.max(HELD_UP_AT_MOST) }
     }
 
     /// Notes that an attempt has ended: by an answer, an error or a timeout.
     pub fn ended(&mut self, grant: &Grant, now: Instant) {
         let latency = now.saturating_duration_since(grant.sent);
-        let usual = self.usual_latency.unwrap_or(latency);
-        self.usual_latency = Some(usual - usual / LATENCY_WEIGHT + latency / LATENCY_WEIGHT);
+        self.slow_since = self.slow_since.or(Some(now)).filter(|_| latency > self.transit_allowance);
         let Some(free_at) = self.under_way.remove(&grant.id) else { return };
         if self.taken.remove(&(free_at, grant.id)) {
             self.taken.insert((free_at.min(now + SECOND), grant.id));

@@ -114,7 +114,9 @@ fn a_slow_service_costs_no_more_than_the_allowance() {
     let mut pacer = Pacer::new(200, ms(50), start);
     let attempts = run(&mut pacer, start, ms(31_050), |n| [ms(n % 50), ms(3_000), ms(0)]);
     assert!(highest_second(arrivals(&attempts)) <= 200);
-    assert!(attempts.len() >= 30 * 188, "{} attempts in 30 s: 200 a second, less 50 ms in each", attempts.len());
+    // Until the first answer, and for two seconds more, it may be a fast one that is held up.
+    let late = arrivals(&attempts).into_iter().filter(|at| *at > start + ms(11_050)).count();
+    assert!(late >= 20 * 188, "{late} attempts in 20 s: 200 a second, less 50 ms in each");
 }
 
 #[test]
