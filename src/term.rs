@@ -197,8 +197,12 @@ impl Terms {
         let (committed_sender, committed) = mpsc::unbounded_channel();
         let (give_up, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
         is_stuck.store(false, Ordering::Relaxed);
-        let settings =
-            RecorderSettings { committed: committed_sender, give_up: give_up.clone(), is_stuck: is_stuck.clone() };
+        let settings = RecorderSettings {
+            committed: committed_sender,
+            over: over.clone(),
+            give_up: give_up.clone(),
+            is_stuck: is_stuck.clone(),
+        };
         let (recorder, recordings) = Recorder::new(store.clone(), settings);
         let parts = PollerParts {
             store: store.clone(),

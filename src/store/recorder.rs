@@ -54,6 +54,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub struct RecorderSettings {
     /// Where it says what became of the slots, after each commit.
     pub committed: mpsc::UnboundedSender<Committed>,
+    /// The term, which is over when the lease turns out to be lost.
+    pub over: CancellationToken,
     /// Ends the attempts to write when the time for a clean stop is over.
     pub give_up: CancellationToken,
     /// Set while nothing can be stored: then no poll is to start.
@@ -125,8 +127,16 @@ impl Recorder {
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
     pub async fn run(mut self) -> usize {
         let Err(Lost { reason, recordings }) = self.write_all().await else { return 0 };
+        let mut lost = recordings + self.left.len();
+        if matches!(reason, Reason::LeaseLost) {
+            // Whoever renews the lease hears of it later; and what is in flight is lost with the rest.
+            self.settings.over.cancel();
+            while let Some(Some(_)) = self.settings.give_up.run_until_cancelled(self.queue.recv()).await {
+                lost += 1;
+            }
+        }
         self.queue.close();
-        let lost = recordings + self.left.len() + std::iter::from_fn(|| self.queue.try_recv().ok()).count();
+        lost += std::iter::from_fn(|| self.queue.try_recv().ok()).count();
         let (reason, words) = reason.words();
         metrics::counter!("receiptd_recordings_lost_total", "reason" => reason).increment(lost as u64);
         if lost > 0 {

@@ -92,6 +92,23 @@ async fn who_has_lost_the_lease_writes_nothing_and_counts_it_and_stands_by() {
 }
 
 #[tokio::test]
+async fn a_flush_that_finds_the_lease_lost_makes_the_daemon_stand_by_and_not_end() {
+    let mut rig = Rig::new().await;
+    // Polled every second each: some flush is sooner than the next renewal.
+    for number in 1..=10 {
+        rig.watch(&format!("g{number}"), [1]).await;
+    }
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 10").await;
+    take_the_lease_away(&rig).await;
+    until_role(rig.daemon.as_ref().unwrap(), stands_by).await;
+    sqlx::query("UPDATE receiptd.poller_leases SET holder = NULL").execute(&rig.pool).await.unwrap();
+    until_role(rig.daemon.as_ref().unwrap(), |role| *role == Role::Polling).await;
+    let calls = rig.simulator.ledger().calls();
+    rig.simulator.wait_for_ended_calls(calls + 10).await;
+    assert!(rig.daemon.take().unwrap().stop().await <= 10, "what was in flight, and no more");
+}
+
+#[tokio::test]
 async fn a_lease_that_stands_still_is_taken_over() {
     let mut rig = Rig::stopped(simulator_config()).await;
     let lease =

@@ -137,8 +137,14 @@ impl World {
         let lost = writing.unwritten();
         writing.queue.clear();
         writing.batch.clear();
+        let is_lease_lost = matches!(why, Reply::LeaseLost);
         self.loses(daemon, lost, why);
-        self.recorder_has_failed(daemon);
+        if is_lease_lost {
+            self.ends_term(daemon)
+        } else {
+            self.recorder_has_failed(daemon)
+        }
+        self.polls_have_ended(daemon);
     }
 
     fn loses(&mut self, daemon: usize, lost: Vec<u64>, why: Reply) {
