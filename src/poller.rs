@@ -205,7 +205,7 @@ impl Poller {
     pub async fn load(&mut self) -> Result<usize, StoreError> {
         let now = now();
         let schedule = &mut self.schedule;
-        self.store.load_schedule(|slot, due| schedule.learn(slot, due, now)).await?;
+        self.store.load_schedule(|slot, stored| schedule.learn(slot, stored, now)).await?;
         self.is_unsure = false;
         Ok(self.schedule.len())
     }
@@ -248,7 +248,8 @@ impl Poller {
         match news {
             ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now()),
             ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now()),
-            ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due, now()),
+            // It was due when it was claimed, whatever the wall clock says by now.
+            ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due.min(clock::now()), now()),
             ScheduleNews::Probe(slot) => self.probes.push(slot),
             ScheduleNews::Unsure => self.is_unsure = true,
         }

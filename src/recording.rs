@@ -22,7 +22,7 @@ const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
 const RETRY_AFTER: TimeDelta = TimeDelta::seconds(10);
 
 /// … up to this time, and no later than its cadence says.
-const RETRY_AT_MOST: TimeDelta = TimeDelta::minutes(5);
+pub(crate) const RETRY_AT_MOST: TimeDelta = TimeDelta::minutes(5);
 
 /// The outcome of polling one slot, over all its attempts.
 #[derive(Debug, Clone)]
@@ -196,7 +196,7 @@ impl Recording {
         let failures = failures(&slot, &poll);
         let last_polled_at = polled_at.or(slot.last_polled_at);
         Self {
-            next_poll_at: due(&poll.end, next_poll_at.unwrap_or(now), failures, now),
+            next_poll_at: due(&poll.end, next_poll_at.unwrap_or(now), failures, slot.next_poll_at, now),
             join_due: cadence.first_poll(last_polled_at.map(|polled_at| polled_at.min(now)), now, now),
             last_polled_at,
             quiet_polls: match polled_at {
@@ -314,15 +314,15 @@ fn failures(slot: &Slot, poll: &Poll) -> i32 {
     }
 }
 
-fn due(end: &PollEnd, by_cadence: Timestamp, failures: i32, now: Timestamp) -> Timestamp {
+fn due(end: &PollEnd, by_cadence: Timestamp, failures: i32, was_due: Timestamp, now: Timestamp) -> Timestamp {
     match end {
         PollEnd::Complete => by_cadence,
         PollEnd::GivenUp => {
             let doublings = u32::try_from(failures.clamp(1, 10) - 1).unwrap_or(0);
             by_cadence.min(now + (RETRY_AFTER * 2_i32.pow(doublings)).min(RETRY_AT_MOST))
         }
-        // Due at once when the group is resumed, or the app calls again.
-        PollEnd::GroupFault(_) | PollEnd::Stopped => now,
+        // Due as it was: at once when the group is resumed, or the app calls again.
+        PollEnd::GroupFault(_) | PollEnd::Stopped => was_due.min(now),
     }
 }
 

@@ -54,6 +54,17 @@ pub struct Slot {
     pub absorbs: Option<(SlotId, i32)>,
 }
 
+/// When a slot is due, as it is stored, and what tells whether the wall clock was set since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredDue {
+    /// When it is due.
+    pub next_poll_at: Timestamp,
+    /// When it was last answered.
+    pub last_polled_at: Option<Timestamp>,
+    /// Whether its last poll failed.
+    pub has_failed: bool,
+}
+
 impl Slot {
     /// Takes in the messages of another slot of the same group, for a common poll.
     pub fn absorb(&mut self, other: Slot) {

@@ -8,7 +8,13 @@ use std::{
     time::Instant,
 };
 
-use crate::{domain::Timestamp, slot::SlotId};
+use chrono::TimeDelta;
+
+use crate::{
+    domain::Timestamp,
+    recording::RETRY_AT_MOST,
+    slot::{SlotId, StoredDue},
+};
 
 /// The wall clock and the monotonic clock, read together.
 #[derive(Debug, Clone, Copy)]
@@ -64,9 +70,14 @@ impl Schedule {
 
     /// Takes in when a slot is due as the database has it. What waits is only brought forward, and what is claimed is left
     /// to its poll, of which the database may not know yet.
-    pub(super) fn learn(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+    ///
+    /// If the last poll lies in the future, the wall clock was set back since, and what was written by it is late by as much;
+    /// what has failed is tried again in time, whatever the clock was then.
+    pub(super) fn learn(&mut self, slot: SlotId, stored: StoredDue, now: Now) {
+        let ahead = |polled_at: Timestamp| (polled_at - now.wall).max(TimeDelta::zero());
+        let due = stored.next_poll_at - stored.last_polled_at.map_or(TimeDelta::zero(), ahead);
         if !matches!(self.slots.get(&slot), Some(Status::Claimed(_))) {
-            self.bring_forward(slot, due, now);
+            self.bring_forward(slot, if stored.has_failed { due.min(now.wall + RETRY_AT_MOST) } else { due }, now);
         }
     }
 
@@ -149,7 +160,6 @@ impl Schedule {
 mod tests {
     use std::time::Duration;
 
-    use chrono::TimeDelta;
     use proptest::prelude::*;
 
     use super::*;
@@ -217,12 +227,32 @@ mod tests {
         }
         assert_eq!(schedule.claim_due(9, now), [1]);
         for (slot, due) in [(1, 0), (2, 60), (3, 20), (4, 10)] {
-            schedule.learn(slot, secs(now, due), now);
+            schedule.learn(slot, stored(now, due, None), now);
         }
         assert_eq!(schedule.claim_due(9, after(now, 29)), [4, 3]);
         assert_eq!(schedule.claim_due(9, after(now, 30)), [2]);
         schedule.release(1, secs(now, 60), now);
         assert_eq!(schedule.until_next(now), Some(60_000_000), "a poll under way says itself when it is due again");
+    }
+
+    fn stored(now: Now, due: i64, last_polled_at: Option<i64>) -> StoredDue {
+        let last_polled_at = last_polled_at.map(|polled_at| secs(now, polled_at));
+        StoredDue { next_poll_at: secs(now, due), last_polled_at, has_failed: false }
+    }
+
+    #[test]
+    fn what_was_stored_before_the_wall_clock_was_set_back_is_read_by_the_clock_as_it_was() {
+        let now = start();
+        let until_next = |stored: StoredDue| {
+            let mut schedule = Schedule::new(now.monotonic);
+            schedule.learn(1, stored, now);
+            schedule.until_next(now).unwrap() / 1_000_000
+        };
+        assert_eq!(until_next(stored(now, 3_660, Some(3_600))), 60, "a minute after its last poll");
+        assert_eq!(until_next(stored(now, 60, Some(-5))), 60);
+        assert_eq!(until_next(stored(now, 7, None)), 7);
+        let failed = StoredDue { has_failed: true, ..stored(now, 3_660, Some(-5)) };
+        assert_eq!(until_next(failed), 300, "it is tried again within five minutes");
     }
 
     #[test]

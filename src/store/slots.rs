@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage},
+    slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage, StoredDue},
 };
 
 /// One row a slot: its messages come as arrays, which costs less than a row for each of them.
@@ -36,18 +36,18 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn load_schedule(&self, mut each: impl FnMut(SlotId, Timestamp)) -> Result<(), StoreError> {
+    pub async fn load_schedule(&self, mut each: impl FnMut(SlotId, StoredDue)) -> Result<(), StoreError> {
         let mut transaction = self.begin("loading the schedule", LONG).await?;
         let deadline = transaction.deadline;
-        let mut rows = query_as::<(SlotId, Timestamp)>(
-            "SELECT s.slot_id, s.next_poll_at FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
-             WHERE g.sdk_app_id = $1 AND g.state = 'active'",
+        let mut rows = query_as::<(SlotId, Timestamp, Option<Timestamp>, bool)>(
+            "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0
+             FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key) WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
         .bind(self.app())
         .fetch(transaction.connection());
         let load = async {
-            while let Some((slot, due)) = rows.try_next().await? {
-                each(slot, due);
+            while let Some((slot, next_poll_at, last_polled_at, has_failed)) = rows.try_next().await? {
+                each(slot, StoredDue { next_poll_at, last_polled_at, has_failed });
             }
             Ok(())
         };

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process,
     sync::{
@@ -108,7 +109,7 @@ impl Scene {
             true => simulator.endpoint(),
             false => simulator.endpoint().replace("127.0.0.1", "localhost"),
         };
-        fs::write(&launch.config, config(&endpoint, launch.http)).unwrap();
+        write_config(&launch.config, &endpoint, launch.http);
         let daemon = Daemon::start(launch);
         let scene = Self { daemon, pool, admin, pgbouncer, pgbouncer_address, server, simulator, directory };
         scene.is_ready().await;
@@ -123,7 +124,7 @@ impl Scene {
     pub async fn another_daemon(&self) -> Daemon {
         let http = own_address();
         let config_path = self.directory.path().join(format!("receiptd-{}.toml", http.ip()));
-        fs::write(&config_path, config(&self.simulator.endpoint(), http)).unwrap();
+        write_config(&config_path, &self.simulator.endpoint(), http);
         let launch = Launch { prefix: vec![], config: config_path, http, ..self.daemon.launch.clone() };
         let another = Daemon::start(launch);
         let ready = another.until_ready(PATIENCE).await;
@@ -218,6 +219,12 @@ async fn create_database(admin: &PgPool, tablespace: Option<&Path>) {
         create += " TABLESPACE small";
     }
     sqlx::raw_sql(AssertSqlSafe(create)).execute(admin).await.unwrap();
+}
+
+fn write_config(path: &Path, endpoint: &str, http: SocketAddr) {
+    fs::write(path, config(endpoint, http)).unwrap();
+    // It holds a secret, and the daemon would warn of that.
+    fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 fn config(endpoint: &str, http: SocketAddr) -> String {

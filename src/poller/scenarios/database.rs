@@ -9,7 +9,7 @@ use crate::{
     domain::{MsgSeq, Receipt, Timestamp},
     lease::{LeaseRow, TTL},
     recording::{MessageChange, Recording},
-    slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, pack},
+    slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, StoredDue, pack},
     store::Committed,
 };
 
@@ -80,7 +80,7 @@ impl Database {
         }
     }
 
-    pub fn look(&self, now: Timestamp) -> Option<LeaseRow> {
+    pub fn look(&self) -> Option<LeaseRow> {
         self.lease.clone()
     }
 
@@ -110,8 +110,13 @@ impl Database {
         self.lease.iter_mut().filter(|_| is_held).for_each(|row| (row.holder, row.expires_at) = (None, now));
     }
 
-    pub fn load(&self) -> Vec<(SlotId, Timestamp)> {
-        self.slots.iter().map(|(id, slot)| (*id, slot.next_poll_at)).collect()
+    pub fn load(&self) -> Vec<(SlotId, StoredDue)> {
+        let stored = |slot: &SlotRow| StoredDue {
+            next_poll_at: slot.next_poll_at,
+            last_polled_at: slot.last_polled_at,
+            has_failed: slot.failures > 0,
+        };
+        self.slots.iter().map(|(id, slot)| (*id, stored(slot))).collect()
     }
 
     pub fn read(&self, slots: &[SlotId]) -> Vec<Slot> {

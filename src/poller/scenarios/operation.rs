@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     lease::LeaseRow,
-    slot::{Slot, SlotId},
+    slot::{Slot, SlotId, StoredDue},
     store::Committed,
 };
 
@@ -33,7 +33,8 @@ pub(super) enum Reply {
     Taken(Option<i64>),
     IsHeld(bool),
     Released,
-    Schedule(Vec<(SlotId, Timestamp)>),
+    Schedule(Vec<(SlotId, StoredDue)>),
+    Slotted(Vec<(SlotId, Timestamp)>),
     Slots(Vec<Slot>),
     Committed(Vec<Committed>),
     LeaseLost,
@@ -80,7 +81,7 @@ impl World {
         let database = &mut self.database;
         let is_held = fence.is_some_and(|fence| database.holds(fence));
         match request {
-            Request::Look => Reply::Row(database.look(now)),
+            Request::Look => Reply::Row(database.look()),
             Request::Take(seen) => {
                 Reply::Taken(database.take(&Daemon::name(from.daemon, from.life), seen.as_ref(), now))
             }
@@ -94,7 +95,7 @@ impl World {
             Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
             Request::Slot => {
                 let now = wall(self.now, self.daemons[from.daemon].wall_offset);
-                Reply::Schedule(database.slot_new_messages(batch_size, &self.cadences, now))
+                Reply::Slotted(database.slot_new_messages(batch_size, &self.cadences, now))
             }
             Request::Flush(recordings, unanswered) => Reply::Committed(database.flush(recordings, *unanswered)),
         }

@@ -22,7 +22,7 @@ use crate::{
         schedule::Schedule,
     },
     recording::{KeepSnapshots, PollEnd, Recording},
-    slot::{Slot, SlotId},
+    slot::{Slot, SlotId, StoredDue},
 };
 
 /// The most polls at a time.
@@ -88,10 +88,10 @@ impl World {
         &mut self.daemons[daemon].term.as_mut().expect("only a term polls").polling
     }
 
-    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotId, Timestamp)>) {
+    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotId, StoredDue)>) {
         let now = self.clocks(daemon);
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
-        slots.into_iter().for_each(|(slot, due)| term.polling.schedule.learn(slot, due, now));
+        slots.into_iter().for_each(|(slot, stored)| term.polling.schedule.learn(slot, stored, now));
         (term.polling.is_unsure, term.polling.is_reading) = (false, false);
         if !std::mem::replace(&mut term.is_loaded, true) {
             self.after(daemon, Duration::ZERO, Doing::Tick);
@@ -119,7 +119,7 @@ impl World {
     pub fn slotted(&mut self, daemon: usize, reply: Reply) {
         self.after(daemon, Duration::from_secs(1), Doing::Tick);
         let now = self.clocks(daemon);
-        if let Reply::Schedule(slots) = reply {
+        if let Reply::Slotted(slots) = reply {
             let schedule = &mut self.polling(daemon).schedule;
             let is_news = !slots.is_empty();
             slots.into_iter().for_each(|(slot, due)| schedule.bring_forward(slot, due, now));
