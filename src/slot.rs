@@ -91,3 +91,56 @@ pub struct SlotMessage {
     /// How many polls in a row said that it has no receipt.
     pub no_receipt_polls: i16,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn slot(slot_id: SlotId, seqs: &std::collections::BTreeSet<i64>, last_polled_at: Option<i64>) -> Slot {
+        let time = |second: i64| Timestamp::from_timestamp(1_790_000_000 + second, 0).unwrap();
+        let message = |seq: &i64| SlotMessage {
+            seq: MsgSeq::try_from(*seq).unwrap(),
+            sent_at: time(0),
+            receipt: None,
+            known_until: last_polled_at.map(time),
+            known_apart: false,
+            no_receipt_polls: 0,
+        };
+        Slot {
+            slot_id,
+            group_key: 1,
+            group_id: "g".parse().unwrap(),
+            group_state: GroupState::Active,
+            cadence: None,
+            next_poll_at: time(0),
+            last_polled_at: last_polled_at.map(time),
+            quiet_polls: 0,
+            failures: 0,
+            joins: i32::try_from(slot_id).unwrap(),
+            messages: seqs.iter().map(message).collect(),
+            absorbs: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_common_poll_asks_for_every_message_of_both_slots_once_and_forgets_nothing_of_them(
+            of in proptest::collection::btree_map(1_i64..1_000, any::<bool>(), 2..60),
+            polled in (proptest::option::of(0_i64..100), proptest::option::of(0_i64..100)),
+        ) {
+            let half = |wanted| of.iter().filter(|(_, is_first)| **is_first == wanted).map(|(seq, _)| *seq).collect();
+            let (first, second) = (slot(1, &half(true), polled.0), slot(2, &half(false), polled.1));
+            let mut common = first.clone();
+            common.absorb(second.clone());
+            let mut expected: Vec<SlotMessage> = first.messages.into_iter().chain(second.messages).collect();
+            expected.sort_by_key(|message| message.seq);
+            prop_assert!(common.messages.is_sorted_by(|one, next| one.seq < next.seq));
+            prop_assert_eq!(common.messages, expected, "each with what is known of it");
+            prop_assert_eq!(common.absorbs, Some((2, 2)));
+            // The time of the common poll has to be later than all that either has seen.
+            prop_assert_eq!(common.last_polled_at, first.last_polled_at.max(second.last_polled_at));
+        }
+    }
+}
