@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command},
     time::Duration,
@@ -82,6 +83,8 @@ impl Setup {
             self.url
         );
         fs::write(&config, text).unwrap();
+        // It holds a secret, and the daemon would warn of that.
+        fs::set_permissions(&config, PermissionsExt::from_mode(0o600)).unwrap();
         Daemon(Command::new(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(config).spawn().unwrap())
     }
 
