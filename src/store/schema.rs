@@ -63,7 +63,7 @@ impl SchemaError {
 /// The SQLSTATE with which the server refused a migration.
 fn sqlstate_of(error: &MigrateError) -> Option<String> {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return None };
-    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+    sqlstate::sqlstate(error)
 }
 
 fn remedy_of(error: &MigrateError) -> String {

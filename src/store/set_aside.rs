@@ -7,7 +7,7 @@ use tokio::time::timeout_at;
 use super::{
     Store, StoreError,
     flush::{Committed, Flushed, held_slots, lock_slots, slots_of, write, write_messages, write_snapshots},
-    sqlstate::{Remedy, remedy},
+    sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
 };
@@ -64,12 +64,7 @@ async fn write_messages_of(connection: &mut PgConnection, part: &Recording) -> R
 
 /// Goes back to the savepoint and writes down what was refused. An error that is no refusal ends the whole.
 async fn set_aside(connection: &mut PgConnection, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
-    let sqlstate = error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned);
-    let is_refusal = match &sqlstate {
-        Some(sqlstate) => matches!(remedy(sqlstate), Remedy::SetAside | Remedy::Partition),
-        None => matches!(error, sqlx::Error::Encode(_)),
-    };
-    if !is_refusal {
+    if !matches!(remedy_of(&error), Remedy::SetAside | Remedy::Partition) {
         return Err(error);
     }
     connection.execute("ROLLBACK TO SAVEPOINT part").await?;
@@ -82,7 +77,7 @@ async fn set_aside(connection: &mut PgConnection, part: &Recording, error: sqlx:
     .bind(part.group_key)
     .bind(part.slot_id)
     .bind(seq.map(|seq| i64::from(seq.get())))
-    .bind(sqlstate.unwrap_or_default())
+    .bind(sqlstate(&error).unwrap_or_default())
     .bind(error.to_string())
     .bind(content(part))
     .execute(connection)

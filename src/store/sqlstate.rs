@@ -37,6 +37,20 @@ pub(super) fn remedy(sqlstate: &str) -> Remedy {
     }
 }
 
+/// The SQLSTATE of a failure, if the server gave one.
+pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+}
+
+/// What a failure calls for, also one that never reached the server.
+pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
+    match (error, sqlstate(error)) {
+        (_, Some(sqlstate)) => remedy(&sqlstate),
+        (sqlx::Error::Encode(_), None) => Remedy::SetAside,
+        _ => Remedy::Retry,
+    }
+}
+
 /// What the operator can do about an SQLSTATE, where that is known.
 pub(super) fn advice(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
@@ -58,7 +72,7 @@ impl StoreError {
     /// The SQLSTATE, if the server gave one.
     pub fn sqlstate(&self) -> Option<String> {
         let Self::Failed { source, .. } = self else { return None };
-        source.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
+        sqlstate(source)
     }
 
     /// What the operator can do, where that is known.
@@ -67,10 +81,9 @@ impl StoreError {
     }
 
     pub(super) fn remedy(&self) -> Remedy {
-        match (self, self.sqlstate()) {
-            (_, Some(sqlstate)) => remedy(&sqlstate),
-            (Self::Failed { source: sqlx::Error::Encode(_), .. }, None) => Remedy::SetAside,
-            _ => Remedy::Retry,
+        match self {
+            Self::Failed { source, .. } => remedy_of(source),
+            Self::Deadline { .. } | Self::LeaseLost { .. } => Remedy::Retry,
         }
     }
 }

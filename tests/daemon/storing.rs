@@ -1,7 +1,7 @@
 //! What stands in the way of storing: rows that the tables refuse, locks of others, connections that break.
 
 use receiptd::domain::Counts;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::{
     proxy::Proxy,
@@ -83,50 +83,46 @@ async fn what_a_trigger_of_the_owner_refuses_about_a_whole_poll_is_set_aside_and
     rig.stop().await;
 }
 
-#[tokio::test]
-async fn an_owners_open_transaction_holds_up_only_what_it_touches() {
+/// What of the answer that came while somebody held the group `held` is stored.
+const OF_HELD: &str = "receiptd.receipt_history WHERE group_id = 'held' AND read_num = 400";
+
+/// Somebody's open transaction has run `sql` on the group `held` of a daemon that polls another one beside it. By now the
+/// first has had a new answer, and the second has been stored once more.
+async fn while_somebody_holds(sql: &'static str) -> (Rig, Transaction<'static, Postgres>) {
     let mut rig = Rig::new().await;
     rig.watch("held", 1..=3).await;
     rig.watch("free", 1..=3).await;
     rig.until(ALL_POLLED).await;
     let mut open = rig.pool.begin().await.unwrap();
-    sqlx::query(
-        "SELECT receiptd.unwatch_group(sdk_app_id, group_id) FROM receiptd.watched_groups WHERE group_id = 'held'",
-    )
-    .execute(&mut *open)
-    .await
-    .unwrap();
+    sqlx::query(sql).execute(&mut *open).await.unwrap();
     set_read(&rig, "held", 1, 400);
     let calls = rig.simulator.ledger().calls_by_group()[&group("held")];
     rig.simulator.wait_until(move |ledger| ledger.calls_by_group()[&group("held")] > calls).await;
     polled_again(&mut rig, "free").await;
-    let of_held = "receiptd.receipt_history WHERE group_id = 'held' AND read_num = 400";
-    assert_eq!(rig.count(of_held).await, 0, "it waits for the owner");
+    (rig, open)
+}
+
+#[tokio::test]
+async fn an_owners_open_transaction_holds_up_only_what_it_touches() {
+    let (mut rig, open) = while_somebody_holds(
+        "SELECT receiptd.unwatch_group(sdk_app_id, group_id) FROM receiptd.watched_groups WHERE group_id = 'held'",
+    )
+    .await;
+    assert_eq!(rig.count(OF_HELD).await, 0, "it waits for the owner");
     open.rollback().await.unwrap();
     polled_again(&mut rig, "held").await;
-    assert_eq!(rig.count(of_held).await, 1, "what was answered meanwhile is stored once");
+    assert_eq!(rig.count(OF_HELD).await, 1, "what was answered meanwhile is stored once");
     rig.stop().await;
 }
 
 #[tokio::test]
 async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_at_once() {
-    let mut rig = Rig::new().await;
-    rig.watch("held", 1..=3).await;
-    rig.watch("free", 1..=3).await;
-    rig.until(ALL_POLLED).await;
-    let mut open = rig.pool.begin().await.unwrap();
-    sqlx::query(
+    let (mut rig, open) = while_somebody_holds(
         "SELECT FROM receiptd.watched_messages NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",
     )
-    .execute(&mut *open)
-    .await
-    .unwrap();
-    set_read(&rig, "held", 1, 400);
-    let calls = rig.simulator.ledger().calls_by_group()[&group("held")];
-    rig.simulator.wait_until(move |ledger| ledger.calls_by_group()[&group("held")] > calls).await;
-    polled_again(&mut rig, "free").await;
+    .await;
     open.rollback().await.unwrap();
-    rig.until("(SELECT count(*) FROM receiptd.receipt_history WHERE group_id = 'held' AND read_num = 400) = 1").await;
+    rig.until(&format!("(SELECT count(*) FROM {OF_HELD}) = 1")).await;
     rig.stop().await;
 }
 

@@ -97,13 +97,12 @@ pub(super) async fn held_rows(
 
 /// The slots of recordings that an attempt has stored of which no answer came: all of a recording is written in one
 /// transaction, so its first call tells of the rest.
-pub(super) async fn already_stored(
+pub(super) async fn already_stored<'r>(
     connection: &mut PgConnection,
-    recordings: &[&Recording],
+    recordings: &[&'r Recording],
 ) -> Result<HashSet<SlotId>, sqlx::Error> {
-    let first =
-        |recording: &&Recording| Some((recording.slot_id, recording.group_key, recording.attempts.first()?.clone()));
-    let calls: Vec<(SlotId, GroupKey, Attempt)> = recordings.iter().filter_map(first).collect();
+    let first = |recording: &&'r Recording| Some((recording.slot_id, recording.group_key, recording.attempts.first()?));
+    let calls: Vec<(SlotId, GroupKey, &Attempt)> = recordings.iter().filter_map(first).collect();
     let stored: Vec<SlotId> = query_scalar(
         "SELECT u.slot_id FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::real[])
             AS u (slot_id, group_key, called_at, latency_ms)
@@ -114,7 +113,7 @@ pub(super) async fn already_stored(
     .bind(calls.iter().map(|call| call.0).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.1).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.2.called_at).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| latency_millis(&call.2)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| latency_millis(call.2)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     Ok(stored.into_iter().collect())
