@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use crate::{
     cadence::{Cadence, Phase},
     chat::{Attempt, Failure},
-    domain::{MsgSeq, Receipt, Timestamp},
+    domain::{Counts, MsgSeq, Receipt, Timestamp},
     slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage},
 };
 
@@ -84,6 +84,8 @@ pub struct Recording {
     pub group_key: GroupKey,
     /// How many times messages had joined it.
     pub joins: i32,
+    /// When the poll was due: by the cadence since the poll before, whatever failed or was held up meanwhile.
+    pub due_at: Timestamp,
     /// The slot whose messages move here and which then goes, with its `joins`.
     pub absorbs: Option<(SlotId, i32)>,
     /// When the slot is due again.
@@ -138,6 +140,8 @@ pub struct Snapshot {
     pub polled_at: Timestamp,
     /// The poll before that told something of this message.
     pub prior_polled_at: Option<Timestamp>,
+    /// The read count that it told.
+    pub prior_read_num: Option<u32>,
 }
 
 /// What becomes of a group.
@@ -180,8 +184,9 @@ impl Recording {
             let change = judge.change(message, told);
             let keeps = change.differs || keep == KeepSnapshots::EveryPoll;
             if let Some((polled_at, receipt)) = change.polled_at.zip(change.receipt).filter(|_| keeps) {
+                let prior_read_num = message.receipt.and_then(|receipt| receipt.counts).map(Counts::read);
                 let prior_polled_at = message.known_until;
-                snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at });
+                snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at, prior_read_num });
             }
             if change.closed.is_none() {
                 let due = cadence.next_poll(phase, message.sent_at, now).unwrap_or(now);
@@ -194,6 +199,7 @@ impl Recording {
         let is_empty = next_poll_at.is_none();
         let quiet = !messages.iter().any(|change| change.differs);
         let failures = failures(&slot, &poll);
+        let due_at = due_by_cadence(&slot, cadence, phase);
         let last_polled_at = polled_at.or(slot.last_polled_at);
         Self {
             next_poll_at: due(&poll.end, next_poll_at.unwrap_or(now), failures, slot.next_poll_at, now),
@@ -209,6 +215,7 @@ impl Recording {
             snapshots,
             group: group_change(&slot, &poll, now),
             is_empty,
+            due_at,
             attempts: poll.attempts,
             slot_id: slot.slot_id,
             group_key: slot.group_key,
@@ -304,6 +311,14 @@ impl Judge<'_> {
         let counts_polls = change.no_receipt_polls != message.no_receipt_polls;
         change.differs || change.closed.is_some() || left_out || rejoins || counts_polls
     }
+}
+
+/// When the slot was due after its last poll. What moved the schedule since, a failure or an owner's pause, counts for
+/// nothing: the messages were to be observed then.
+fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
+    let due =
+        |last| slot.messages.iter().filter_map(move |message| cadence.next_poll(phase, message.sent_at, last)).min();
+    slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
 }
 
 fn failures(slot: &Slot, poll: &Poll) -> i32 {

@@ -30,7 +30,7 @@ use self::{
     statement::{query_as, query_scalar},
     transaction::{Connections, Fence, LONG, RENEWAL, SHORT, Transaction},
 };
-use crate::domain::SdkAppId;
+use crate::domain::{SdkAppId, Timestamp};
 
 /// A database operation that failed: what was being done, and why.
 #[derive(Debug, thiserror::Error)]
@@ -150,8 +150,18 @@ impl Store {
         transaction: Transaction,
         outcome: Result<Result<T, sqlx::Error>, Elapsed>,
     ) -> Result<T, StoreError> {
+        self.end_recording(transaction, outcome, vec![]).await
+    }
+
+    /// The same for one that wrote rows into the time series: `wrote` are their times, the oldest of each hour.
+    async fn end_recording<T>(
+        &self,
+        transaction: Transaction,
+        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+        wrote: Vec<Timestamp>,
+    ) -> Result<T, StoreError> {
         match &self.fence {
-            Some(fence) => transaction.end_fenced(fence, outcome).await,
+            Some(fence) => transaction.end_fenced(fence, outcome, wrote).await,
             None => transaction.end(outcome).await,
         }
     }

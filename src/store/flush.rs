@@ -56,7 +56,20 @@ pub(super) async fn flush(store: &Store, recordings: &[Recording], caution: Caut
     let mut transaction = store.begin(DOING, SHORT).await?;
     let deadline = transaction.deadline;
     let outcome = timeout_at(deadline, write_what_is_free(transaction.connection(), recordings, caution)).await;
-    store.end_fenced(transaction, outcome).await
+    store.end_recording(transaction, outcome, oldest_of_each_hour(recordings)).await
+}
+
+/// The times of what is written, the oldest of each hour.
+pub(super) fn oldest_of_each_hour(recordings: &[Recording]) -> Vec<Timestamp> {
+    let mut oldest: HashMap<i64, Timestamp> = HashMap::new();
+    for recording in recordings {
+        let polled = recording.snapshots.iter().map(|snapshot| snapshot.polled_at);
+        for at in recording.attempts.iter().map(|attempt| attempt.called_at).chain(polled) {
+            let kept = oldest.entry(at.timestamp().div_euclid(3_600)).or_insert(at);
+            *kept = at.min(*kept);
+        }
+    }
+    oldest.into_values().collect()
 }
 
 async fn write_what_is_free(

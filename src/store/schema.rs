@@ -82,11 +82,13 @@ fn migrator() -> Migrator {
     migrator
 }
 
+/// Who comes second waits until the first has ended its transaction.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('receiptd.schema_migrations', 0))";
+
 /// Applies what is missing, all or nothing. Who comes second waits, and then finds nothing to do.
 async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut transaction = connection.begin().await?;
-    let lock = query("SELECT pg_advisory_xact_lock(hashtextextended('receiptd.schema_migrations', 0))");
-    lock.execute(&mut *transaction).await?;
+    query(LOCK).execute(&mut *transaction).await?;
     // To say IF NOT EXISTS takes the right to make schemas even where it exists.
     let exists: bool =
         query_scalar("SELECT to_regnamespace('receiptd') IS NOT NULL").fetch_one(&mut *transaction).await?;
@@ -112,12 +114,20 @@ impl Store {
             return Err(SchemaError::Newer { found, known });
         }
         if found == Some(known) {
-            return Ok(());
+            return self.grant_roles().await;
         }
         let doing = "bringing the schema receiptd up to date";
         let mut connection = self.connections.connect(doing).await?;
         let ran = timeout(PATIENCE, run(&mut connection, &migrator)).await;
-        ran.map_err(|_| StoreError::Deadline { doing, patience: PATIENCE })?.map_err(SchemaError::Migrate)
+        ran.map_err(|_| StoreError::Deadline { doing, patience: PATIENCE })?.map_err(SchemaError::Migrate)?;
+        self.grant_roles().await
+    }
+
+    /// Gives the roles for analysts and applications what they lack: they may have been made after the schema.
+    async fn grant_roles(&self) -> Result<(), SchemaError> {
+        let mut transaction = self.begin("granting rights to receiptd_reader and receiptd_writer", SHORT).await?;
+        let outcome = timeout_at(transaction.deadline, grant_roles(transaction.connection())).await;
+        Ok(transaction.end(outcome).await?)
     }
 
     /// The newest migration that the database has, if it has the schema at all.
@@ -134,6 +144,12 @@ impl Store {
     pub fn known_schema_version() -> i64 {
         migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
     }
+}
+
+async fn grant_roles(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // One at a time: two grants on the same object fail each other.
+    query(LOCK).execute(&mut *connection).await?;
+    query("SELECT receiptd.grant_roles()").execute(connection).await.map(drop)
 }
 
 async fn version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {

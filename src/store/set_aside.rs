@@ -6,7 +6,10 @@ use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
-    flush::{Committed, Flushed, held_slots, lock_slots, slots_of, write, write_messages, write_snapshots},
+    flush::{
+        Committed, Flushed, held_slots, lock_slots, oldest_of_each_hour, slots_of, write, write_messages,
+        write_snapshots,
+    },
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
@@ -25,7 +28,7 @@ pub(super) struct Aside {
 pub(super) async fn write_apart(store: &Store, recording: &Recording) -> Result<Aside, StoreError> {
     let mut transaction = store.begin("setting aside what the tables refuse", SHORT).await?;
     let outcome = timeout_at(transaction.deadline, apart(transaction.connection(), recording)).await;
-    store.end_fenced(transaction, outcome).await
+    store.end_recording(transaction, outcome, oldest_of_each_hour(std::slice::from_ref(recording))).await
 }
 
 async fn apart(connection: &mut PgConnection, recording: &Recording) -> Result<Aside, sqlx::Error> {

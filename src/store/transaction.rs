@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnec
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{StoreError, sqlstate::Remedy, statement::query_scalar};
-use crate::domain::SdkAppId;
+use crate::domain::{SdkAppId, Timestamp};
 
 /// Most operations take milliseconds.
 pub(super) const SHORT: Duration = Duration::from_secs(10);
@@ -173,16 +173,29 @@ impl Transaction {
 
     /// The same, if the lease is still the one of `fence`. From the moment it was seen to be so until the commit the row
     /// of the lease is locked against a successor.
+    ///
+    /// `wrote` are times of the rows that were written, the oldest of each hour: those that have been rolled up already
+    /// are noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
     pub async fn end_fenced<T>(
         mut self,
         fence: &Fence,
         outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+        wrote: Vec<Timestamp>,
     ) -> Result<T, StoreError> {
         if matches!(outcome, Ok(Ok(_))) {
             let held = query_scalar::<bool>(
-                "SELECT true FROM receiptd.poller_leases WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 FOR SHARE",
+                "WITH held AS (
+                    SELECT rolling_up_until FROM receiptd.poller_leases
+                    WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 FOR SHARE
+                ), noted AS (
+                    INSERT INTO receiptd.rollup_redo (sdk_app_id, hour)
+                    SELECT $1, date_trunc('hour', wrote.at, 'UTC') FROM held, unnest($4::timestamptz[]) AS wrote (at)
+                    WHERE wrote.at < held.rolling_up_until
+                )
+                SELECT true FROM held",
             );
-            let held = held.bind(i64::from(fence.sdk_app_id.get())).bind(fence.epoch).bind(fence.holder.clone());
+            let app = i64::from(fence.sdk_app_id.get());
+            let held = held.bind(app).bind(fence.epoch).bind(fence.holder.clone()).bind(wrote);
             match timely(timeout_at(self.deadline, held.fetch_optional(self.connection())).await) {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(StoreError::LeaseLost { doing: self.doing }),

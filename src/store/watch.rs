@@ -93,26 +93,18 @@ impl Store {
         self.watch_groups_of(connection, &groups).await?;
         let seqs: Vec<i64> = lines.iter().map(|line| i64::from(line.seq.get())).collect();
         let sent_at: Vec<Timestamp> = lines.iter().map(|line| line.sent_at.unwrap_or(now)).collect();
-        // The order keeps two imports of the same messages from waiting for each other.
-        let added = query(
-            "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at)
-             SELECT DISTINCT ON (g.group_key, u.msg_seq) g.group_key, u.msg_seq, u.sent_at
+        let watched: i64 = query_scalar(
+            "SELECT receiptd.watch_keys(array_agg(g.group_key), array_agg(u.msg_seq), array_agg(u.sent_at))
              FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
-             JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id
-             ORDER BY g.group_key, u.msg_seq
-             ON CONFLICT (group_key, msg_seq) DO NOTHING",
+             JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id",
         )
         .bind(self.app())
         .bind(&groups)
         .bind(&seqs)
         .bind(&sent_at)
-        .execute(&mut *connection)
-        .await?
-        .rows_affected();
-        if added == lines.len() as u64 {
-            return Ok(added);
-        }
-        Ok(added + self.reopen(connection, &groups, &seqs, &sent_at).await?)
+        .fetch_one(connection)
+        .await?;
+        Ok(watched.unsigned_abs())
     }
 
     async fn watch_groups_of(&self, connection: &mut PgConnection, groups: &[&str]) -> Result<(), sqlx::Error> {
@@ -138,30 +130,6 @@ impl Store {
         .execute(connection)
         .await
         .map(drop)
-    }
-
-    async fn reopen(
-        &self,
-        connection: &mut PgConnection,
-        groups: &[&str],
-        seqs: &[i64],
-        sent_at: &[Timestamp],
-    ) -> Result<u64, sqlx::Error> {
-        let reopened = query(
-            "WITH closed AS (
-                SELECT m.group_key, m.msg_seq, u.sent_at
-                FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
-                JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id
-                JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.msg_seq = u.msg_seq
-                WHERE m.state <> 'active'
-                ORDER BY m.group_key, m.msg_seq FOR UPDATE OF m SKIP LOCKED
-             )
-             UPDATE receiptd.watched_messages m
-             SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(), sent_at = closed.sent_at
-             FROM closed WHERE m.group_key = closed.group_key AND m.msg_seq = closed.msg_seq",
-        );
-        let reopened = reopened.bind(self.app()).bind(groups).bind(seqs).bind(sent_at);
-        Ok(reopened.execute(connection).await?.rows_affected())
     }
 
     /// Pauses a group. False if it is not one that is polled or quarantined.

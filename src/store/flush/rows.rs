@@ -53,11 +53,12 @@ pub(in crate::store) async fn write_snapshots(
     let receipt = |row: &(GroupKey, crate::recording::Snapshot)| Some(row.1.receipt);
     query(
         "INSERT INTO receiptd.receipt_snapshots AS s
-            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at)
+            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num)
          SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[], $6::integer[],
-            $7::timestamptz[])
+            $7::timestamptz[], $8::integer[])
          ON CONFLICT (group_key, msg_seq, polled_at) DO UPDATE SET read_num = EXCLUDED.read_num,
-            unread_num = EXCLUDED.unread_num, code = EXCLUDED.code, prior_polled_at = EXCLUDED.prior_polled_at",
+            unread_num = EXCLUDED.unread_num, code = EXCLUDED.code, prior_polled_at = EXCLUDED.prior_polled_at,
+            prior_read_num = EXCLUDED.prior_read_num",
     )
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| i64::from(row.1.seq.get())).collect::<Vec<_>>())
@@ -66,6 +67,7 @@ pub(in crate::store) async fn write_snapshots(
     .bind(rows.iter().map(|row| unread_num(receipt(row))).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.1.receipt.code).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.1.prior_polled_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.1.prior_read_num.and_then(|read| i32::try_from(read).ok())).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
@@ -200,10 +202,10 @@ pub(super) async fn write_groups(connection: &mut PgConnection, recordings: &[&R
 }
 
 pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<(), sqlx::Error> {
-    let calls: Vec<(GroupKey, i16, &Attempt)> = recordings
+    let calls: Vec<(&Recording, i16, &Attempt)> = recordings
         .iter()
         .flat_map(|recording| {
-            recording.attempts.iter().zip(1_i16..).map(|(call, number)| (recording.group_key, number, call))
+            recording.attempts.iter().zip(1_i16..).map(move |(call, number)| (*recording, number, call))
         })
         .collect();
     if calls.is_empty() {
@@ -215,12 +217,12 @@ pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Re
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     query(
         "INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
-            class, code, http_status, latency_ms, error)
+            class, code, http_status, latency_ms, error, due_at)
          SELECT * FROM unnest($1::timestamptz[], $2::integer[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[],
-            $7::text[], $8::bigint[], $9::smallint[], $10::real[], $11::text[])",
+            $7::text[], $8::bigint[], $9::smallint[], $10::real[], $11::text[], $12::timestamptz[])",
     )
     .bind(calls.iter().map(|call| call.2.called_at).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.0).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.0.group_key).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.1).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| count(call.2.asked)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| count(answer(call.2).0)).collect::<Vec<_>>())
@@ -230,6 +232,7 @@ pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Re
     .bind(calls.iter().map(|call| call.2.http_status.and_then(|status| i16::try_from(status).ok())).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| latency_millis(call.2)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| failure(call.2).map(|failure| failure.info)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.0.due_at).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
