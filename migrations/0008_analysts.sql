@@ -24,13 +24,13 @@ JOIN receiptd.watched_groups g USING (group_key);
 
 CREATE VIEW receiptd.read_speed AS
 SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state,
-    greatest(coalesce(m.first_read_after - m.sent_at, '0'), '0') AS first_read_at_least,
+    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_after - m.sent_at, '0') END AS first_read_at_least,
     greatest(m.first_read_by - m.sent_at, '0') AS first_read_at_most,
-    greatest(coalesce(m.half_read_after - m.sent_at, '0'), '0') AS half_read_at_least,
+    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_after - m.sent_at, '0') END AS half_read_at_least,
     greatest(m.half_read_by - m.sent_at, '0') AS half_read_at_most,
-    greatest(coalesce(m.p90_read_after - m.sent_at, '0'), '0') AS p90_read_at_least,
+    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_after - m.sent_at, '0') END AS p90_read_at_least,
     greatest(m.p90_read_by - m.sent_at, '0') AS p90_read_at_most,
-    greatest(coalesce(m.all_read_after - m.sent_at, '0'), '0') AS all_read_at_least,
+    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_after - m.sent_at, '0') END AS all_read_at_least,
     greatest(m.all_read_by - m.sent_at, '0') AS all_read_at_most,
     m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d, m.group_key
 FROM receiptd.message_milestones m
@@ -44,7 +44,7 @@ WHERE read_num = 0 AND unread_num > 0;
 
 CREATE VIEW receiptd.unread_backlog AS
 SELECT g.sdk_app_id, g.group_id, m.messages, m.read_num, m.unread_num,
-    m.read_num::double precision / nullif(m.read_num + m.unread_num, 0) AS read_rate,
+    (m.read_num / nullif(m.read_num + m.unread_num, 0)::double precision)::real AS read_rate,
     m.never_read, m.oldest_unread, m.group_key
 FROM (
     SELECT group_key, count(*) AS messages, sum(read_num) AS read_num, sum(unread_num) AS unread_num,
@@ -65,7 +65,7 @@ JOIN receiptd.watched_groups g USING (group_key);
 
 CREATE VIEW receiptd.group_engagement AS
 SELECT g.sdk_app_id, g.group_id, l.rolled_up_until AS as_of, h.messages_sent_7d, h.reads_7d,
-    m.messages_aged_7d, m.read_rate_7d, m.read_rate_before, m.read_rate_7d - m.read_rate_before AS trend,
+    m.messages_aged_7d, m.read_rate_7d::real, m.read_rate_before::real, (m.read_rate_7d - m.read_rate_before)::real AS trend,
     m.half_read_7d, m.last_sent_at, g.group_key
 FROM receiptd.watched_groups g
 JOIN receiptd.poller_leases l USING (sdk_app_id)
@@ -138,10 +138,10 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
 $$;
 
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
-RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision)
+RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate real)
 LANGUAGE sql STABLE AS $$
     SELECT t.at, t.at - l.sent_at, h.read_num, h.unread_num,
-        h.read_num::double precision / nullif(h.read_num + h.unread_num, 0)
+        h.read_num / nullif(h.read_num + h.unread_num, 0)::real
     FROM receiptd.latest_receipts l
     CROSS JOIN LATERAL generate_series(l.sent_at, l.known_until, $3) AS t (at)
     LEFT JOIN LATERAL (
@@ -164,13 +164,13 @@ COMMENT ON COLUMN receiptd.read_speed.group_id IS 'Group id as Tencent Chat writ
 COMMENT ON COLUMN receiptd.read_speed.msg_seq IS 'Number of the message within its group.';
 COMMENT ON COLUMN receiptd.read_speed.sent_at IS 'When the message was sent, as said by whoever watched it.';
 COMMENT ON COLUMN receiptd.read_speed.state IS 'active, or why polling ended.';
-COMMENT ON COLUMN receiptd.read_speed.first_read_at_least IS 'Nobody was seen to have read it until this time after sending: the shortest time it can have taken.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to.';
 COMMENT ON COLUMN receiptd.read_speed.first_read_at_most IS 'By this time after sending somebody had read it; null if nobody was seen to.';
-COMMENT ON COLUMN receiptd.read_speed.half_read_at_least IS 'The shortest time until half had read it.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least IS 'The shortest time until 90 % had read it.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.all_read_at_least IS 'The shortest time until all had read it.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.all_read_at_most IS 'The longest time until all had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_15m IS 'Share of members who had read it after 15 minutes.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_1h IS 'The same after an hour.';

@@ -11,10 +11,9 @@ mod named;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use cron::Schedule;
 
 pub use self::{
-    cron_expression::InvalidCron,
+    cron_expression::{Cron, InvalidCron},
     named::{Cadences, DEFAULT},
 };
 use crate::domain::Timestamp;
@@ -51,7 +50,7 @@ pub enum InvalidCadence {
 #[derive(Debug, Clone)]
 enum Rule {
     Tiers(Vec<Tier>),
-    Cron { expression: String, schedule: Box<Schedule>, expire_after: Duration },
+    Cron { cron: Cron, expire_after: Duration },
 }
 
 /// A named policy of how often messages are polled and when polling stops.
@@ -99,9 +98,7 @@ impl Cadence {
         now: Timestamp,
     ) -> Result<Self, InvalidCadence> {
         check_span(expire_after)?;
-        let schedule = Box::new(cron_expression::parse(expression, now)?);
-        let expression = expression.to_owned();
-        Ok(Self { rule: Rule::Cron { expression, schedule, expire_after }, stop_when_all_read })
+        Ok(Self { rule: Rule::Cron { cron: Cron::parse(expression, now)?, expire_after }, stop_when_all_read })
     }
 
     /// Whether a message that all have read is done.
@@ -164,9 +161,9 @@ impl Cadence {
     fn after(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Timestamp {
         match &self.rule {
             Rule::Tiers(tiers) => phase.next_after(now, interval(tiers, age(sent_at, now))),
-            Rule::Cron { schedule, expire_after, .. } => {
+            Rule::Cron { cron, expire_after } => {
                 // An expression with its last date behind it leaves nothing but the end of the message's life.
-                schedule.after(&now).find(|time| *time > now).unwrap_or(now + delta(*expire_after))
+                cron.next_after(now).unwrap_or(now + delta(*expire_after))
             }
         }
     }

@@ -8,7 +8,11 @@ mod database;
 mod demo;
 mod exit;
 mod migrate;
+mod moment;
+mod retention;
+mod rollup;
 mod run;
+mod seed;
 mod simulate;
 mod usersig;
 mod watch;
@@ -53,8 +57,11 @@ enum Command {
     Run(run::Arguments),
     Migrate(migrate::Arguments),
     Check(check::Arguments),
+    Rollup(rollup::Arguments),
+    Retention(retention::Arguments),
     Demo(demo::Arguments),
     Simulate(simulate::Arguments),
+    Seed(seed::Arguments),
     Usersig(usersig::Arguments),
     Watch(watch::Arguments),
 }
@@ -65,8 +72,11 @@ impl Command {
             Self::Run(arguments) => run::execute(&arguments, global).await,
             Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
             Self::Check(arguments) => check::execute(&arguments, global).await,
+            Self::Rollup(arguments) => rollup::execute(&arguments, global).await,
+            Self::Retention(arguments) => retention::execute(&arguments, global).await,
             Self::Demo(arguments) => demo::execute(&arguments).await,
             Self::Simulate(arguments) => simulate::execute(arguments, global).await,
+            Self::Seed(arguments) => seed::execute(&arguments, global).await,
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
             Self::Watch(arguments) => watch::execute(arguments, global).await,
         }

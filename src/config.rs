@@ -9,10 +9,12 @@ mod chat;
 mod database;
 mod exposure;
 mod http;
+mod jobs;
 mod layers;
 mod log;
 mod polling;
 mod problem;
+mod retention;
 mod secret;
 mod sections;
 mod snapshots;
@@ -24,6 +26,7 @@ pub use self::{
     database::Database,
     exposure::ExposedFile,
     http::Http,
+    jobs::Jobs,
     log::{Format, Log},
     polling::Polling,
     problem::{ConfigError, Problem},
@@ -33,6 +36,7 @@ use self::{layers::Layers, problem::Problems, sections::Sections};
 use crate::{
     cadence::Cadences,
     domain::{SdkAppId, Timestamp},
+    retention::Retention,
 };
 
 /// All settings, valid as far as they are given.
@@ -47,6 +51,10 @@ pub struct Config {
     pub cadences: Cadences,
     /// Which polls leave a row in the time series.
     pub snapshots: Snapshots,
+    /// When what is stored is rolled up, and what is old removed.
+    pub jobs: Jobs,
+    /// How long what is kept.
+    pub retention: Retention,
     /// Where health, readiness and metrics are served.
     pub http: Http,
     /// What is logged, and in which form.

@@ -17,10 +17,12 @@ use crate::{
     cadence::Cadences,
     chat::{ChatClient, ChatSettings, ClientError},
     clock,
+    jobs::JobSettings,
     lease::Holder,
     ops::{self, ListenError, Ops},
     poller::PollerSettings,
     repeated::Repeated,
+    retention,
     store::{ConnectError, SchemaError, Store, StoreError},
     term::{TermStatus, Terms, spawn_noted},
 };
@@ -45,6 +47,8 @@ pub struct DaemonSettings {
     pub poller: PollerSettings,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
+    /// When what is stored is rolled up, and what is old removed.
+    pub jobs: JobSettings,
     /// Where HTTP is served, and the metrics that are served there.
     pub http: Option<(SocketAddr, PrometheusHandle)>,
 }
@@ -101,6 +105,7 @@ impl Daemon {
             client,
             poller: settings.poller,
             cadences: settings.cadences,
+            jobs: settings.jobs,
             status: status.clone(),
             decided: decided.clone(),
             holder: Holder::new(),
@@ -134,7 +139,15 @@ impl Daemon {
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {
     store.migrate().await?;
-    store.ensure_partitions_ahead(clock::now().date_naive()).await?;
+    Ok(prepare_days(store).await?)
+}
+
+/// Makes the partitions of the days ahead, and notes how many there are.
+async fn prepare_days(store: &Store) -> Result<(), StoreError> {
+    let today = clock::now().date_naive();
+    store.ensure_partitions_ahead(today).await?;
+    let runway = retention::runway(&store.partitions().await?, today);
+    metrics::gauge!("receiptd_partition_runway_days").set(runway as f64);
     Ok(())
 }
 
@@ -165,8 +178,7 @@ async fn look_after_partitions(store: Store, stop: CancellationToken) {
     let mut wait = PARTITIONS_EVERY;
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
-        let made: Result<i64, StoreError> = store.ensure_partitions_ahead(clock::now().date_naive()).await;
-        wait = match made {
+        wait = match prepare_days(&store).await {
             Ok(_) => PARTITIONS_EVERY,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "daily partitions could not be made ahead");

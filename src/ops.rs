@@ -92,7 +92,23 @@ fn describe() {
     );
     describe_gauge!("receiptd_is_polling", "1 if this receiptd has the lease of its app, 0 if it stands by.");
     describe_gauge!("receiptd_calls_per_second_allowed", "The rate that is allowed just now: lower after slow-downs.");
-    for name in ["messages_asked", "snapshots", "messages_slotted", "flushes", "set_aside"] {
+    describe_gauge!("receiptd_partition_runway_days", "Days from today on that have their partitions.");
+    describe_gauge!(
+        "receiptd_rolled_up_until_timestamp_seconds",
+        "Until when snapshots and calls are rolled up, in seconds since 1970."
+    );
+    describe_histogram!("receiptd_rollup_seconds", "Time that bringing the roll-ups up to date took.");
+    describe_counter!("receiptd_partitions_dropped_total", "Old partitions that were dropped.");
+    describe_counter!("receiptd_job_failures_total", "Roll-ups and removals of what is old that failed.");
+    for name in [
+        "messages_asked",
+        "partitions_dropped",
+        "job_failures",
+        "snapshots",
+        "messages_slotted",
+        "flushes",
+        "set_aside",
+    ] {
         counter!(format!("receiptd_{name}_total")).absolute(0);
     }
     for reason in ["stopped", "lease_lost", "too_late"] {

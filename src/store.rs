@@ -4,7 +4,10 @@ mod flush;
 mod lease;
 mod partitions;
 mod recorder;
+mod retention;
+mod rollup;
 mod schema;
+mod seed;
 mod set_aside;
 mod slots;
 mod slotting;
@@ -23,6 +26,7 @@ use tokio::time::{error::Elapsed, timeout_at};
 pub use self::{
     recorder::{Committed, Recorder, RecorderSettings},
     schema::SchemaError,
+    seed::Seed,
     slotting::Slotted,
     watch::{WatchedGroup, WatchedMessage},
 };

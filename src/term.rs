@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cadence::Cadences,
     chat::ChatClient,
+    jobs::{self, JobSettings},
     lease::{Holder, LOOK_EVERY, Lease, LeaseRow, RENEW_EVERY, Verdict},
     poller::{Poller, PollerParts, PollerSettings, PollerStatus, Slotter},
     repeated::Repeated,
@@ -94,6 +95,7 @@ pub(crate) struct Terms {
     pub client: Arc<ChatClient>,
     pub poller: PollerSettings,
     pub cadences: Arc<Cadences>,
+    pub jobs: JobSettings,
     pub status: Arc<TermStatus>,
     /// Cancelled once it is known who polls.
     pub decided: CancellationToken,
@@ -242,11 +244,12 @@ impl Terms {
         let failed = CancellationToken::new();
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(over.clone()));
+        let jobs = spawn_noted(&failed, jobs::run(store.clone(), self.jobs.clone(), over.clone()));
         let recorder = spawn_noted(&failed, recorder.run());
         tokio::select! { () = over.cancelled() => {} () = failed.cancelled() => {} }
         let has_failed = !over.is_cancelled();
         over.cancel();
-        for part in [poller.await, slotter.await] {
+        for part in [poller.await, slotter.await, jobs.await] {
             if let Err(error) = part {
                 tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
             }

@@ -4,7 +4,7 @@
 //! fields get a `0` for the seconds, and weekdays mean what they mean everywhere else: 0 and 7 are Sunday, 1 is
 //! Monday. Where both the day of the month and the weekday are given, both must match.
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use cron::Schedule;
 
@@ -27,8 +27,41 @@ pub enum InvalidCron {
     Never(String),
 }
 
-/// Reads an expression of five or six fields that still fires after `now`.
-pub(super) fn parse(expression: &str, now: Timestamp) -> Result<Schedule, InvalidCron> {
+/// A cron expression that can be followed.
+#[derive(Clone)]
+pub struct Cron {
+    expression: String,
+    schedule: Box<Schedule>,
+}
+
+impl Cron {
+    /// Reads an expression of five or six fields that still fires after `now`.
+    ///
+    /// # Errors
+    /// If it can't be read or never fires.
+    pub fn parse(expression: &str, now: Timestamp) -> Result<Self, InvalidCron> {
+        Ok(Self { schedule: Box::new(parse(expression, now)?), expression: expression.to_owned() })
+    }
+
+    /// The first time after `time`. The crate's own first may not be later.
+    pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
+        self.schedule.after(&time).find(|next| *next > time)
+    }
+}
+
+impl fmt::Display for Cron {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expression)
+    }
+}
+
+impl fmt::Debug for Cron {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cron({self})")
+    }
+}
+
+fn parse(expression: &str, now: Timestamp) -> Result<Schedule, InvalidCron> {
     let whole = || expression.to_owned();
     let mut fields: Vec<&str> = expression.split_whitespace().collect();
     match fields.len() {

@@ -14,8 +14,8 @@ impl fmt::Display for Cadence {
                     write!(f, "every {} until {} old, ", format_duration(tier.every), format_duration(tier.until))?;
                 }
             }
-            Rule::Cron { expression, expire_after, .. } => {
-                write!(f, "at {expression:?} (UTC) until {} old, ", format_duration(*expire_after))?;
+            Rule::Cron { cron, expire_after } => {
+                write!(f, "at \"{cron}\" (UTC) until {} old, ", format_duration(*expire_after))?;
             }
         }
         f.write_str(if self.stop_when_all_read { "or until all have read" } else { "also when all have read" })

@@ -82,6 +82,8 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
     ];
     plan.extend(config.cadences.iter().map(|(name, cadence)| ("cadence", format!("{name}: {cadence}"))));
     plan.push(("keep", recorded(config.snapshots.record).to_owned()));
+    plan.push(("roll up", format!("at \"{}\" (UTC)", config.jobs.rollup)));
+    plan.push(("remove", format!("at \"{}\" (UTC), {}", config.jobs.retention, config.retention)));
     plan.push(("in", format!("{}, with at most {} connections", config.database, config.database.max_connections)));
     plan.push((
         "serve",

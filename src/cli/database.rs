@@ -1,12 +1,16 @@
 //! Where the database is: the one of the configuration, or a private PostgreSQL that is started for this process.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use receiptd::{
-    config,
+    config::{self, Config},
     embedded::{self, EmbeddedPostgres},
+    logging,
+    store::Store,
 };
 use secrecy::SecretString;
 use tokio::task::spawn_blocking;
+
+use super::Global;
 
 /// The name of receiptd's database on the private server.
 const NAME: &str = "receiptd";
@@ -71,4 +75,36 @@ fn options(config: &config::Database) -> anyhow::Result<embedded::Options> {
         Some(data_dir) => embedded::Options::new(data_dir),
         None => embedded::Options::new(embedded::default_data_dir()?),
     })
+}
+
+/// The configured database, for a command beside the daemon.
+pub struct Opened {
+    pub config: Config,
+    pub store: Store,
+    database: Database,
+}
+
+impl Opened {
+    /// Connects to a database that has the schema as this program knows it. It is never made here: the daemon's role may do
+    /// that, and `receiptd migrate` does.
+    pub async fn open(global: &Global) -> anyhow::Result<Self> {
+        let config = global.load_config()?;
+        logging::init(&config.log)?;
+        let database = Database::join(&config.database).await?;
+        let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
+        let known = Store::known_schema_version();
+        match store.schema_version().await? {
+            Some(version) if version == known => Ok(Self { config, store, database }),
+            Some(version) if version > known => {
+                bail!("the schema is a newer receiptd's (migration {version}, not {known})")
+            }
+            Some(version) => bail!("the schema is at migration {version}, not {known}: run `receiptd migrate` first"),
+            None => bail!("the database has no schema receiptd yet: run `receiptd migrate` first"),
+        }
+    }
+
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.store.close();
+        self.database.close().await
+    }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use receiptd::{
     chat::ChatSettings,
     config::{Chat, Config},
+    jobs::JobSettings,
     lifecycle::{self, Daemon, DaemonSettings, StartError},
     logging, ops,
     poller::PollerSettings,
@@ -75,6 +76,11 @@ pub fn daemon_settings(config: &Config, chat: Chat, database_url: SecretString) 
             keep: config.snapshots.record,
         },
         cadences: Arc::new(config.cadences.clone()),
+        jobs: JobSettings {
+            rollup: config.jobs.rollup.clone(),
+            retention: config.jobs.retention.clone(),
+            keep: config.retention,
+        },
         http,
     })
 }

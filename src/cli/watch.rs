@@ -3,20 +3,19 @@
 mod import;
 mod list;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use receiptd::{
     clock,
     config::Config,
-    domain::{GroupId, GroupType, MsgSeq, Timestamp},
-    import::{WatchLine, time},
-    logging,
+    domain::{GroupId, GroupType, MsgSeq},
+    import::WatchLine,
     store::Store,
 };
 
-use super::{Global, database::Database, exit::Exit};
+use super::{Global, database::Opened, exit::Exit, moment::moment};
 
 /// Add to, import, list, pause, resume or remove from the watch list
 #[derive(Args)]
@@ -82,28 +81,10 @@ const MOST_SEQS: u64 = 10_000_000;
 const BATCH: usize = 10_000;
 
 pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let config = global.load_config()?;
-    logging::init(&config.log)?;
-    let database = Database::join(&config.database).await?;
-    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
-    require_schema(&store).await?;
-    let done = act(arguments.action, &config, &store).await;
-    store.close();
-    database.close().await?;
+    let opened = Opened::open(global).await?;
+    let done = act(arguments.action, &opened.config, &opened.store).await;
+    opened.close().await?;
     done
-}
-
-/// Watching needs the schema as this program knows it, and never makes it: the daemon's role may, the writer's may not.
-async fn require_schema(store: &Store) -> anyhow::Result<()> {
-    let known = Store::known_schema_version();
-    match store.schema_version().await? {
-        Some(version) if version == known => Ok(()),
-        Some(version) if version > known => {
-            bail!("the schema is a newer receiptd's (migration {version}, not {known})")
-        }
-        Some(version) => bail!("the schema is at migration {version}, not {known}: run `receiptd migrate` first"),
-        None => bail!("the database has no schema receiptd yet: run `receiptd migrate` first"),
-    }
 }
 
 async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<ExitCode> {
@@ -133,7 +114,7 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
 
 async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<&str>) -> anyhow::Result<ExitCode> {
     let now = clock::now();
-    let sent_at = sent_at.map(|text| moment(text, now)).transpose()?;
+    let sent_at = sent_at.map(|text| moment("--sent-at", text, now)).transpose()?;
     let (mut total, mut new) = (0_u64, 0);
     let lines: Vec<WatchLine> =
         expand(seqs)?.into_iter().map(|seq| WatchLine { group: group.clone(), seq, sent_at }).collect();
@@ -200,16 +181,6 @@ fn seqs(text: &str) -> Result<Seqs, String> {
     }
 }
 
-/// A moment as `--sent-at` takes it.
-fn moment(text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
-    let ago =
-        |text: &str| humantime::parse_duration(text).ok().filter(|ago| *ago < Duration::from_secs(20 * 365 * 86_400));
-    match ago(text) {
-        Some(ago) => Ok(now - ago),
-        None => time(text).with_context(|| "--sent-at can't be read"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,14 +202,5 @@ mod tests {
         assert_eq!(numbers(&[Seqs { first: 2, last: 4 }, Seqs { first: 1, last: 3 }]).unwrap(), [1, 2, 3, 4]);
         let error = expand(&[Seqs { first: 1, last: u32::MAX }]).unwrap_err().to_string();
         assert!(error.contains("watch import"), "{error}");
-    }
-
-    #[test]
-    fn a_moment_is_a_time_or_how_long_ago() {
-        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
-        let read = |text| moment(text, now).map(|time| time.to_rfc3339()).map_err(|error| format!("{error:#}"));
-        assert_eq!(read("2h"), Ok("2026-11-23T10:00:00+00:00".into()));
-        assert_eq!(read("2026-11-20T00:00:00Z"), Ok("2026-11-20T00:00:00+00:00".into()));
-        assert!(read("soon").unwrap_err().contains("RFC 3339"));
     }
 }

@@ -9,11 +9,12 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Config, cadence, chat, database, http, log, polling, problem::Problems, snapshots};
+use super::{Config, cadence, chat, database, http, jobs, log, polling, problem::Problems, retention, snapshots};
 use crate::domain::Timestamp;
 
 /// The names of the sections.
-pub(super) const SECTIONS: [&str; 7] = ["chat", "database", "polling", "cadence", "snapshots", "http", "log"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "http", "log"];
 
 /// The sections as read; `None` where one has a problem of form.
 pub(super) struct Sections {
@@ -22,6 +23,8 @@ pub(super) struct Sections {
     polling: Option<polling::Keys>,
     cadences: Option<BTreeMap<String, cadence::Keys>>,
     snapshots: Option<snapshots::Keys>,
+    jobs: Option<jobs::Keys>,
+    retention: Option<retention::Keys>,
     http: Option<http::Keys>,
     log: Option<log::Keys>,
 }
@@ -36,6 +39,8 @@ impl Sections {
             polling: section("polling", &mut tables, problems),
             cadences: cadences(tables.remove("cadence"), problems),
             snapshots: section("snapshots", &mut tables, problems),
+            jobs: section("jobs", &mut tables, problems),
+            retention: section("retention", &mut tables, problems),
             http: section("http", &mut tables, problems),
             log: section("log", &mut tables, problems),
         }
@@ -48,6 +53,8 @@ impl Sections {
         let polling = self.polling.map(|keys| keys.validate(problems));
         let cadences = self.cadences.and_then(|sections| cadence::validate(sections, now, problems));
         let snapshots = self.snapshots.map(|keys| keys.validate(problems));
+        let jobs = self.jobs.and_then(|keys| keys.validate(now, problems));
+        let retention = self.retention.map(|keys| keys.validate(problems));
         let http = self.http.map(|keys| keys.validate(problems));
         let log = self.log.map(|keys| keys.validate(problems));
         Some(Config {
@@ -56,6 +63,8 @@ impl Sections {
             polling: polling?,
             cadences: cadences?,
             snapshots: snapshots?,
+            jobs: jobs?,
+            retention: retention?,
             http: http?,
             log: log?,
             exposed_files: vec![],

@@ -25,6 +25,9 @@ pub(super) const SHORT: Duration = Duration::from_secs(10);
 /// Operations on very many rows.
 pub(super) const LONG: Duration = Duration::from_secs(120);
 
+/// Rolling up an hour of which there is much.
+pub(super) const ROLLUP: Duration = Duration::from_secs(900);
+
 /// A renewal of the lease that takes longer comes too late.
 pub(super) const RENEWAL: Duration = Duration::from_secs(3);
 

@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use receiptd::{
-    cadence::{Cadence, Cadences, Tier},
+    cadence::{Cadence, Cadences, Cron, Tier},
     chat::{ChatSettings, Credential, Destination},
+    clock,
     domain::{GroupId, MsgSeq, SdkAppId},
+    jobs::JobSettings,
     lifecycle::{Daemon, DaemonSettings},
     poller::PollerSettings,
     recording::KeepSnapshots,
+    retention::Retention,
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
@@ -142,6 +145,10 @@ impl Rig {
     }
 }
 
+fn new_year() -> Cron {
+    Cron::parse("0 0 1 1 *", clock::now()).unwrap()
+}
+
 fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
     let cadences = BTreeMap::from([("default".to_owned(), every_second())]);
     DaemonSettings {
@@ -163,6 +170,8 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
             keep: KeepSnapshots::Changes,
         },
         cadences: Arc::new(Cadences::new(cadences)),
+        // Once at the start and hardly ever again: tests of the jobs call them.
+        jobs: JobSettings { rollup: new_year(), retention: new_year(), keep: Retention::default() },
         http: None,
     }
 }

@@ -1,0 +1,78 @@
+//! `receiptd retention`: removes what is old, or tells what would go.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use indicatif::HumanBytes;
+use receiptd::{
+    clock,
+    config::Config,
+    retention::{Partition, Removed, Verdict, enforce},
+    store::Store,
+};
+
+use super::{Global, database::Opened};
+
+/// Remove snapshots, calls and roll-ups that are older than [retention] says
+///
+/// The daemon does this by itself, see [jobs] in the configuration. Nothing goes that has not been rolled up.
+#[derive(Args)]
+pub struct Arguments {
+    /// Remove nothing: tell what would go, and how many bytes it takes
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let opened = Opened::open(global).await?;
+    let done = match arguments.dry_run {
+        true => tell(&opened.config, &opened.store).await,
+        false => remove(&opened.config, &opened.store).await,
+    };
+    opened.close().await?;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
+    let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, clock::now()).await?;
+    println!("{partitions} partitions of {} are dropped, {rows} rows of roll-ups deleted.", size(bytes));
+    if waiting > 0 {
+        println!("{waiting} more wait for their roll-up or for readers that began before: they go at the next run.");
+    }
+    Ok(())
+}
+
+async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
+    let now = clock::now();
+    let rolled_up_until = store.rolled_up_by_all().await?;
+    let partitions = store.partitions().await?;
+    let verdict = |partition: &Partition| config.retention.verdict(partition, rolled_up_until, now);
+    let mut out = io::stdout().lock();
+    writeln!(out, "Removed are {}.", config.retention)?;
+    for partition in &partitions {
+        let why = match verdict(partition) {
+            Verdict::Keep => continue,
+            Verdict::Drop => "goes",
+            Verdict::KeepUntilRolledUp => "goes once it is rolled up",
+        };
+        let rows = partition.rows.map_or(String::new(), |rows| format!(", some {rows} rows"));
+        writeln!(out, "  {:<28} {why}: {}{rows}", partition.name(), size(partition.bytes))?;
+    }
+    let (going, staying): (Vec<&Partition>, Vec<&Partition>) =
+        partitions.iter().partition(|partition| verdict(partition) != Verdict::Keep);
+    let bytes = |partitions: &[&Partition]| size(partitions.iter().map(|partition| partition.bytes).sum());
+    writeln!(out, "{} partitions would go, with {}.", going.len(), bytes(&going))?;
+    writeln!(out, "{} partitions stay, with {}.", staying.len(), bytes(&staying))?;
+    if let Some(kept) = config.retention.rollups {
+        let rows = store.count_rollups(now - kept).await?;
+        writeln!(out, "{rows} rows of roll-ups would go.")?;
+    }
+    Ok(())
+}
+
+fn size(bytes: i64) -> HumanBytes {
+    HumanBytes(bytes.unsigned_abs())
+}

@@ -1,0 +1,88 @@
+//! `receiptd rollup`: brings milestones and hourly rows up to date, or does a span of them again.
+
+use std::{io, process::ExitCode};
+
+use anyhow::bail;
+use chrono::TimeDelta;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use receiptd::{
+    clock,
+    config::Config,
+    domain::Timestamp,
+    rollup::{catch_up, hour_of},
+    store::Store,
+};
+
+use super::{Global, database::Opened, moment::moment};
+
+/// Roll up what has come since the last time, or a span again
+///
+/// The daemon does this by itself, see [jobs] in the configuration. To do it again changes nothing, and may be done beside
+/// the daemon. Only hours whose snapshots and calls are all kept are done again.
+#[derive(Args)]
+pub struct Arguments {
+    /// Do it again from this hour on: a UTC day, RFC 3339, seconds since 1970, or how long ago, as 2d
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Up to this time [default: as far as it was done]
+    #[arg(long, value_name = "TIME", requires = "from")]
+    to: Option<String>,
+}
+
+pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let opened = Opened::open(global).await?;
+    let done = roll_up(arguments, &opened.config, &opened.store).await;
+    opened.close().await?;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn roll_up(arguments: &Arguments, config: &Config, store: &Store) -> anyhow::Result<()> {
+    let now = clock::now();
+    let kept_from = config.retention.kept_from(now);
+    let Some(from) = &arguments.from else { return bring_up_to_date(store, now, kept_from).await };
+    let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
+    let from = hour_of(moment("--from", from, now)?);
+    let until = arguments.to.as_deref().map_or(Ok(done), |to| moment("--to", to, now))?.min(done);
+    let hours = u64::try_from((until - from + TimeDelta::minutes(59)).num_hours()).unwrap_or(0);
+    if hours == 0 {
+        bail!("there is nothing to do: --from has to be before --to and before {done}, until when it was done");
+    }
+    if let Some(kept_from) = kept_from.filter(|kept_from| from < *kept_from) {
+        eprintln!("Mind: of what is older than {kept_from} snapshots or calls may be gone: hourly rows before it stay");
+    }
+    let bar = progress(hours);
+    for hour in (0..).map(|number| from + TimeDelta::hours(number)).take_while(|hour| *hour < until) {
+        bar.set_message(hour.format("%Y-%m-%d %H:00").to_string());
+        store.roll_up_again(hour, kept_from.is_none_or(|kept_from| hour >= kept_from)).await?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    println!("{hours} hours were rolled up again, from {from} until {until}.");
+    Ok(())
+}
+
+async fn bring_up_to_date(store: &Store, now: Timestamp, kept_from: Option<Timestamp>) -> anyhow::Result<()> {
+    let behind = store.rolled_up_until().await?.map_or(0, |done| (now - done).num_hours());
+    let bar = progress(behind.unsigned_abs());
+    catch_up(store, now, kept_from, |stretch| {
+        bar.set_message(stretch.until.format("%Y-%m-%d %H:%M").to_string());
+        bar.inc(u64::from(stretch.completes().is_some()));
+    })
+    .await?;
+    bar.finish_and_clear();
+    match store.rolled_up_until().await? {
+        Some(done) => println!("Everything is rolled up until {done}."),
+        None => println!("This app was never polled: there is nothing to roll up."),
+    }
+    Ok(())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(hours: u64) -> ProgressBar {
+    if !io::IsTerminal::is_terminal(&io::stderr()) {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} hours  {msg}  {elapsed} of about {duration}");
+    ProgressBar::new(hours).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,87 @@
+//! `receiptd seed`: a made-up history, to try queries and dashboards on, or to measure them at any size.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+use chrono::TimeDelta;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use receiptd::{
+    clock, rollup,
+    store::{Seed, Store},
+};
+
+use super::{Global, database::Opened, moment::moment};
+
+/// Fill an app that has no groups with a made-up history, and roll it up
+///
+/// The same numbers make the same history. With 200000 messages of groups with 800 members it has about 100 million
+/// snapshots, takes some 20 minutes and 12 GB.
+#[derive(Args)]
+pub struct Arguments {
+    /// How many groups
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    groups: i64,
+    /// How many messages, in all groups together
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(1..=100_000_000))]
+    messages: i64,
+    /// Over how many days they were sent
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=3_650))]
+    days: i64,
+    /// How many members a group has on average; a message has about 0.6 times as many snapshots
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(2..=10_000))]
+    members: i64,
+    /// Until when they were polled: a UTC day, RFC 3339, seconds since 1970, or how long ago [default: now]
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let now = clock::now();
+    let until = arguments.until.as_deref().map_or(Ok(now), |until| moment("--until", until, now))?;
+    let Arguments { groups, messages, days, members, .. } = *arguments;
+    let opened = Opened::open(global).await?;
+    let done = fill(&opened.store, &Seed { groups, messages, days, members, until }).await;
+    opened.close().await?;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
+    if store.has_groups().await? {
+        bail!(
+            "this app has groups already: give another with --set chat.sdk_app_id=…, so that nothing made up gets among them"
+        );
+    }
+    let bar = progress(seed.messages);
+    bar.set_message("groups and calls");
+    store.seed_groups(seed).await?;
+    let mut snapshots = 0;
+    let mut first = 0;
+    while first < seed.messages {
+        snapshots += store.seed_messages(seed, first).await?;
+        first += seed.messages_at_once();
+        bar.set_position(first.min(seed.messages).unsigned_abs());
+        bar.set_message(format!("{snapshots} snapshots"));
+    }
+    store.seed_slots(seed).await?;
+    // What is younger than a minute is left for the next time.
+    rollup::catch_up(store, seed.until + TimeDelta::minutes(1), None, |stretch| {
+        bar.set_message(format!("{snapshots} snapshots, rolled up until {}", stretch.until));
+    })
+    .await?;
+    bar.finish_and_clear();
+    println!("{} messages with {snapshots} snapshots are there, until {}.", seed.messages, seed.until);
+    Ok(())
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(messages: i64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} messages  {msg}  {elapsed}");
+    ProgressBar::new(messages.unsigned_abs()).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

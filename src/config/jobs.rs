@@ -1,0 +1,38 @@
+//! `[jobs]`: when what is stored is rolled up, and when what is old is removed.
+
+use serde::Deserialize;
+
+use super::problem::Problems;
+use crate::{cadence::Cron, domain::Timestamp};
+
+/// When the jobs run: cron expressions in UTC.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    /// Milestones, hourly rows and gaps are brought up to date.
+    pub rollup: Cron,
+    /// What is old is removed.
+    pub retention: Cron,
+}
+
+/// The keys of the section.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    /// When to roll up.
+    rollup: Option<String>,
+    /// When to remove what is old.
+    retention: Option<String>,
+}
+
+impl Keys {
+    /// `None` if an expression can't be followed.
+    pub fn validate(self, now: Timestamp, problems: &mut Problems) -> Option<Jobs> {
+        let mut cron = |key: &str, given: Option<String>, default: &str| {
+            let expression = given.unwrap_or_else(|| default.to_owned());
+            Cron::parse(&expression, now).map_err(|error| problems.refuse_silently(key, error.to_string())).ok()
+        };
+        let rollup = cron("jobs.rollup", self.rollup, "*/5 * * * *");
+        let retention = cron("jobs.retention", self.retention, "17 3 * * *");
+        Some(Jobs { rollup: rollup?, retention: retention? })
+    }
+}

@@ -1,0 +1,53 @@
+//! `[retention]`: how long what is kept.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde::Deserialize;
+
+use super::problem::Problems;
+use crate::retention::Retention;
+
+/// Partitions are of a day, and what is stored late must find them.
+const SHORTEST: Duration = Duration::from_secs(86_400);
+
+/// The keys of the section.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    /// A span, or `forever`.
+    snapshots: Option<String>,
+    /// A span, or `forever`.
+    calls: Option<String>,
+    /// A span, or `forever`.
+    rollups: Option<String>,
+}
+
+impl Keys {
+    pub fn validate(self, problems: &mut Problems) -> Retention {
+        let mut span = |key: &str, given: Option<String>, default| {
+            problems.parsed(key, given, default, "give a span of 1d or more, as in \"90d\", or \"forever\"", span)
+        };
+        let default = Retention::default();
+        let retention = Retention {
+            snapshots: span("retention.snapshots", self.snapshots, default.snapshots),
+            calls: span("retention.calls", self.calls, default.calls),
+            rollups: span("retention.rollups", self.rollups, default.rollups),
+        };
+        if let Some(rollups) = retention.rollups
+            && retention.snapshots.is_none_or(|snapshots| snapshots > rollups)
+        {
+            let remedy = "is shorter than retention.snapshots: roll-ups are what outlives the snapshots";
+            problems.refuse_silently("retention.rollups", remedy);
+        }
+        retention
+    }
+}
+
+fn span(text: &str) -> Option<Option<TimeDelta>> {
+    if text == "forever" {
+        return Some(None);
+    }
+    let span = humantime::parse_duration(text).ok().filter(|span| *span >= SHORTEST)?;
+    TimeDelta::from_std(span).ok().filter(|span| *span <= TimeDelta::days(36_525)).map(Some)
+}

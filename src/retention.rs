@@ -1,0 +1,238 @@
+//! Retention: which daily partitions go, and which old rows. Nothing goes that has not been rolled up.
+//!
+//! What goes is decided here, without I/O, and done one partition after the other, each in steps that hold no lock for long; how
+//! is SQL, in [`crate::store`].
+
+use std::fmt;
+
+use chrono::{NaiveDate, NaiveTime, TimeDelta};
+
+use crate::{
+    domain::Timestamp,
+    rollup,
+    store::{Store, StoreError},
+};
+
+/// How long what is kept; `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Snapshots, by the day of their poll.
+    pub snapshots: Option<TimeDelta>,
+    /// Calls, by their day.
+    pub calls: Option<TimeDelta>,
+    /// Hourly rows and gaps by their time, and the milestones of messages by when they were closed.
+    pub rollups: Option<TimeDelta>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { snapshots: Some(TimeDelta::days(90)), calls: Some(TimeDelta::days(30)), rollups: None }
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = |kept: Option<TimeDelta>| match kept.and_then(|kept| kept.to_std().ok()) {
+            Some(kept) => format!("after {}", humantime::format_duration(kept)),
+            None => "never".to_owned(),
+        };
+        write!(f, "snapshots {}, calls {}, roll-ups {}", span(self.snapshots), span(self.calls), span(self.rollups))
+    }
+}
+
+/// A table that is partitioned by day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// `receipt_snapshots`.
+    Snapshots,
+    /// `api_calls`.
+    Calls,
+}
+
+impl Table {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Snapshots, Self::Calls];
+
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Snapshots => "receipt_snapshots",
+            Self::Calls => "api_calls",
+        }
+    }
+}
+
+/// How far the removal of a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Part of its table.
+    Attached,
+    /// Being detached: readers that began before still see it.
+    Detaching,
+    /// A table of its own, to be dropped.
+    Detached,
+}
+
+/// A daily partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its table.
+    pub table: Table,
+    /// Its UTC day.
+    pub day: NaiveDate,
+    /// How far its removal is.
+    pub stage: Stage,
+    /// What it takes on disk, with its indexes.
+    pub bytes: i64,
+    /// How many rows it has, by the database's estimate; `None` if it has none.
+    pub rows: Option<i64>,
+}
+
+impl Partition {
+    /// Its name in SQL.
+    pub fn name(&self) -> String {
+        format!("{}_{}", self.table.name(), self.day.format("%Y%m%d"))
+    }
+
+    fn end(&self) -> Timestamp {
+        self.day.and_time(NaiveTime::MIN).and_utc() + TimeDelta::days(1)
+    }
+}
+
+/// What becomes of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its time has not come.
+    Keep,
+    /// Its time has come, and it has not been rolled up yet.
+    KeepUntilRolledUp,
+    /// It goes.
+    Drop,
+}
+
+impl Retention {
+    /// From when on all snapshots and calls are kept; `None` if all are.
+    pub fn kept_from(&self, now: Timestamp) -> Option<Timestamp> {
+        [self.snapshots, self.calls].into_iter().flatten().min().map(|shortest| now - shortest)
+    }
+
+    /// What becomes of a partition at `now`, when everything is rolled up until `rolled_up_until`.
+    pub fn verdict(&self, partition: &Partition, rolled_up_until: Option<Timestamp>, now: Timestamp) -> Verdict {
+        let kept = match partition.table {
+            Table::Snapshots => self.snapshots,
+            Table::Calls => self.calls,
+        };
+        let is_old = kept.is_some_and(|kept| partition.end() + kept <= now);
+        match (is_old, partition.stage) {
+            // Its removal has begun: it is not read any more.
+            (_, Stage::Detached | Stage::Detaching) => Verdict::Drop,
+            (false, Stage::Attached) => Verdict::Keep,
+            (true, Stage::Attached) if rolled_up_until.is_some_and(|until| partition.end() <= until) => Verdict::Drop,
+            (true, Stage::Attached) => Verdict::KeepUntilRolledUp,
+        }
+    }
+}
+
+/// How many days from `today` on have both of their partitions, without a hole.
+pub fn runway(partitions: &[Partition], today: NaiveDate) -> usize {
+    let is_there = |day: NaiveDate| {
+        let on_day = |table| partitions.iter().any(|partition| partition.day == day && partition.table == table);
+        Table::ALL.into_iter().all(on_day)
+    };
+    today.iter_days().take_while(|day| is_there(*day)).count()
+}
+
+/// What one run removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Partitions.
+    pub partitions: u64,
+    /// What they took on disk.
+    pub bytes: i64,
+    /// Partitions whose time has come, and that wait for their roll-up or for readers.
+    pub waiting: u64,
+    /// Hourly rows, gaps and milestones.
+    pub rows: u64,
+}
+
+/// Rolls up what all apps of the database have left to be rolled up, and removes what is old.
+///
+/// # Errors
+/// If the database fails. What was removed until then is removed.
+pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
+    let kept_from = retention.kept_from(now);
+    for app in store.apps_that_polled().await? {
+        rollup::catch_up(&store.of_app(app), now, kept_from, |_| {}).await?;
+    }
+    let rolled_up_until = store.rolled_up_by_all().await?;
+    let mut removed = Removed::default();
+    for partition in store.partitions().await? {
+        match retention.verdict(&partition, rolled_up_until, now) {
+            Verdict::Keep => {}
+            Verdict::KeepUntilRolledUp => removed.waiting += 1,
+            Verdict::Drop if store.drop_partition(&partition).await? => {
+                tracing::info!(partition = partition.name(), bytes = partition.bytes, "dropped an old partition");
+                removed.partitions += 1;
+                removed.bytes += partition.bytes;
+            }
+            Verdict::Drop => removed.waiting += 1,
+        }
+    }
+    if let Some(kept) = retention.rollups {
+        removed.rows = store.delete_rollups(now - kept).await?;
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(number: u32) -> NaiveDate {
+        NaiveDate::from_ymd_opt(2026, 11, number).unwrap()
+    }
+
+    fn partition(table: Table, number: u32, stage: Stage) -> Partition {
+        Partition { table, day: day(number), stage, bytes: 1, rows: None }
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_partition_goes_when_its_last_row_is_too_old_and_rolled_up() {
+        let retention = Retention { snapshots: Some(TimeDelta::days(3)), calls: None, rollups: None };
+        let old = partition(Table::Snapshots, 10, Stage::Attached);
+        let rolled_up = Some(at("2026-11-20T00:00:00Z"));
+        for (now, rolled_up_until, expected) in [
+            ("2026-11-13T23:59:59Z", rolled_up, Verdict::Keep),
+            ("2026-11-14T00:00:00Z", rolled_up, Verdict::Drop),
+            ("2026-11-14T00:00:00Z", None, Verdict::KeepUntilRolledUp),
+            ("2026-11-14T00:00:00Z", Some(at("2026-11-10T23:59:59Z")), Verdict::KeepUntilRolledUp),
+            ("2026-11-14T00:00:00Z", Some(at("2026-11-11T00:00:00Z")), Verdict::Drop),
+        ] {
+            assert_eq!(retention.verdict(&old, rolled_up_until, at(now)), expected, "{now} {rolled_up_until:?}");
+        }
+        let calls = partition(Table::Calls, 10, Stage::Attached);
+        assert_eq!(retention.verdict(&calls, rolled_up, at("2036-01-01T00:00:00Z")), Verdict::Keep, "for ever");
+        let begun = partition(Table::Calls, 10, Stage::Detaching);
+        assert_eq!(
+            retention.verdict(&begun, None, at("2026-11-11T00:00:00Z")),
+            Verdict::Drop,
+            "what was begun is ended"
+        );
+    }
+
+    #[test]
+    fn the_runway_ends_at_the_first_day_that_lacks_a_partition() {
+        let both = |number| Table::ALL.map(|table| partition(table, number, Stage::Attached));
+        let mut partitions: Vec<Partition> = [9, 10, 11, 13].into_iter().flat_map(both).collect();
+        assert_eq!(runway(&partitions, day(10)), 2);
+        partitions.push(partition(Table::Calls, 12, Stage::Attached));
+        assert_eq!(runway(&partitions, day(10)), 2, "one table is not enough");
+        partitions.push(partition(Table::Snapshots, 12, Stage::Attached));
+        assert_eq!(runway(&partitions, day(10)), 4);
+        assert_eq!(runway(&partitions, day(14)), 0);
+    }
+}

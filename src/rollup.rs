@@ -1,0 +1,97 @@
+//! The roll-up: what snapshots and calls come to, in milestones, hourly rows and gaps.
+//!
+//! It goes forward in stretches that end with the hour at the latest, each in one transaction that also moves the mark: so it
+//! is resumed where it stopped, after seconds as after days. What is stored late is noted by the flush that stores it, and its
+//! hour done again. Here is what is done in which order; how is SQL, in [`crate::store`].
+
+use chrono::{DurationRound, TimeDelta};
+
+use crate::{
+    domain::Timestamp,
+    store::{Store, StoreError},
+};
+
+/// What is younger than this may still be on its way into the database, and is left for the next time. It only saves work:
+/// what comes later is noted.
+const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(1);
+
+/// A stretch of time within one hour: from (inclusive) until (exclusive).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Its beginning.
+    pub from: Timestamp,
+    /// Its end.
+    pub until: Timestamp,
+}
+
+impl Stretch {
+    /// The next stretch after `done`, up to `until`.
+    pub fn next(done: Timestamp, until: Timestamp) -> Option<Self> {
+        let next = Self { from: done, until: until.min(hour_of(done) + TimeDelta::hours(1)) };
+        (next.from < next.until).then_some(next)
+    }
+
+    /// The hour that the stretch completes, if it does.
+    pub fn completes(&self) -> Option<Self> {
+        (hour_of(self.until) == self.until).then(|| Self { from: self.until - TimeDelta::hours(1), until: self.until })
+    }
+}
+
+/// The beginning of the UTC hour.
+pub fn hour_of(time: Timestamp) -> Timestamp {
+    time.duration_trunc(TimeDelta::hours(1)).unwrap_or(time)
+}
+
+/// Rolls up what has come since the last time, and again what came late. `kept_from`: snapshots and calls of an earlier time
+/// may be gone, so that hours before it are left as they are. `progress` hears of each stretch that is done.
+///
+/// # Errors
+/// If the database fails. What was done is kept.
+pub async fn catch_up(
+    store: &Store,
+    now: Timestamp,
+    kept_from: Option<Timestamp>,
+    mut progress: impl FnMut(Stretch),
+) -> Result<(), StoreError> {
+    let until = now - SETTLED_AFTER;
+    if !store.mark_rolling_up(until).await? {
+        return Ok(());
+    }
+    for hour in store.hours_to_redo().await? {
+        store.roll_up_again(hour, kept_from.is_none_or(|kept_from| hour >= kept_from)).await?;
+    }
+    while let Some(done) = store.roll_up_next(until).await? {
+        progress(done);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_timestamp(1_790_000_000 + second, 0).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn stretches_cover_all_time_once_and_never_cross_an_hour(start in 0..100_000_i64, length in 0..100_000_i64) {
+            let (mut done, until) = (at(start), at(start + length));
+            let mut hours = 0;
+            while let Some(stretch) = Stretch::next(done, until) {
+                prop_assert_eq!(stretch.from, done);
+                prop_assert!(stretch.until <= hour_of(stretch.from) + TimeDelta::hours(1));
+                if let Some(hour) = stretch.completes() {
+                    prop_assert_eq!(hour.from, hour_of(stretch.from));
+                    hours += 1;
+                }
+                done = stretch.until;
+            }
+            prop_assert_eq!(done, until);
+            prop_assert_eq!(hours, (hour_of(until) - hour_of(at(start))).num_hours());
+        }
+    }
+}

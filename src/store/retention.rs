@@ -1,0 +1,177 @@
+//! Removing what is old, without holding up readers or writers: a partition is detached concurrently and then dropped, each
+//! step by itself. What is to go is decided in [`crate::retention`].
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use sqlx::{AssertSqlSafe, Executor};
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    Store, StoreError,
+    sqlstate::sqlstate,
+    statement::{query, query_as, query_scalar},
+    transaction::{ROLLUP, SHORT},
+};
+use crate::{
+    domain::{SdkAppId, Timestamp},
+    retention::{Partition, Stage, Table},
+};
+
+/// A lock that is not to be had within this time is tried again at the next run: whoever queues behind it waits as long.
+const LOCK_MILLIS: u32 = 50;
+
+/// Readers that began before are waited for this long. Then the server goes on waiting by itself, which holds up nobody.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Tells a partition that was detached to be dropped from one that somebody has detached to keep.
+const MARK: &str = "Detached by retention, to be dropped.";
+
+impl Store {
+    /// The same database for another app of it, without a lease: for what any process may do.
+    pub fn of_app(&self, sdk_app_id: SdkAppId) -> Self {
+        let fence = self.fence.clone().filter(|_| sdk_app_id == self.sdk_app_id);
+        Self { sdk_app_id, fence, ..self.clone() }
+    }
+
+    /// The apps that were ever polled into this database.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn apps_that_polled(&self) -> Result<Vec<SdkAppId>, StoreError> {
+        let mut transaction = self.begin("looking which apps are polled", SHORT).await?;
+        let apps = query_scalar::<i64>("SELECT sdk_app_id FROM receiptd.poller_leases ORDER BY 1");
+        let outcome = timeout_at(transaction.deadline, apps.fetch_all(transaction.connection())).await;
+        let apps = transaction.end(outcome).await?;
+        Ok(apps.into_iter().filter_map(|app| SdkAppId::try_from(app).ok()).collect())
+    }
+
+    /// Until when everything of all apps is rolled up; `None` if that is not so of one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rolled_up_by_all(&self) -> Result<Option<Timestamp>, StoreError> {
+        let mut transaction = self.begin("looking how far the roll-ups are", SHORT).await?;
+        let until = query_scalar(
+            "SELECT nullif(min(coalesce(rolled_up_until, '-infinity')), '-infinity') FROM receiptd.poller_leases
+             WHERE NOT EXISTS (SELECT FROM receiptd.rollup_redo)",
+        );
+        let outcome = timeout_at(transaction.deadline, until.fetch_one(transaction.connection())).await;
+        transaction.end(outcome).await
+    }
+
+    /// All daily partitions, the oldest first, and those of which the removal was begun.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
+        let mut transaction = self.begin("listing the daily partitions", SHORT).await?;
+        let partitions = query_as::<(bool, NaiveDate, Option<bool>, i64, i64)>(
+            "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending,
+                pg_total_relation_size(c.oid), c.reltuples::bigint
+             FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+             WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind = 'r'
+                AND c.relname ~ '^(receipt_snapshots|api_calls)_[0-9]{8}$'
+                AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class') = $1)
+             ORDER BY 2, 1",
+        )
+        .bind(MARK);
+        let outcome = timeout_at(transaction.deadline, partitions.fetch_all(transaction.connection())).await;
+        let partition = |(is_snapshots, day, is_detaching, bytes, rows)| Partition {
+            table: if is_snapshots { Table::Snapshots } else { Table::Calls },
+            day,
+            stage: match is_detaching {
+                Some(false) => Stage::Attached,
+                Some(true) => Stage::Detaching,
+                None => Stage::Detached,
+            },
+            bytes,
+            rows: Some(rows).filter(|rows| *rows >= 0),
+        };
+        Ok(transaction.end(outcome).await?.into_iter().map(partition).collect())
+    }
+
+    /// Drops a partition. False if readers or somebody's lock stand in the way: then the next run goes on from there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn drop_partition(&self, partition: &Partition) -> Result<bool, StoreError> {
+        let (parent, name) = (partition.table.name(), partition.name());
+        let detach = format!("ALTER TABLE receiptd.{parent} DETACH PARTITION receiptd.{name}");
+        let is_detached = match partition.stage {
+            Stage::Detached => true,
+            Stage::Detaching => self.detach(&format!("{detach} FINALIZE"), None).await?,
+            Stage::Attached => {
+                self.change(&format!("COMMENT ON TABLE receiptd.{name} IS '{MARK}'")).await?
+                    && self.detach(&format!("{detach} CONCURRENTLY"), Some(&detach)).await?
+            }
+        };
+        Ok(is_detached && self.change(&format!("DROP TABLE receiptd.{name}")).await?)
+    }
+
+    /// Detaches outside of any transaction. Where that is not supported, `instead` does it under a short lock.
+    async fn detach(&self, statement: &str, instead: Option<&str>) -> Result<bool, StoreError> {
+        let doing = "detaching an old partition";
+        let mut connection = self.connections.connect(doing).await?;
+        let detached = timeout(PATIENCE, connection.execute(sqlx::raw_sql(AssertSqlSafe(statement)))).await;
+        match (detached, instead) {
+            (Ok(Ok(_)), _) => Ok(true),
+            // Readers: the server goes on.
+            (Err(_), _) => Ok(false),
+            (Ok(Err(error)), instead) => match (sqlstate(&error).as_deref(), instead) {
+                // feature_not_supported; object_not_in_prerequisite_state, as where there is a DEFAULT partition
+                (Some("0A000" | "55000"), Some(instead)) => self.change(instead).await,
+                // Another process was faster, or is at it.
+                (Some("0A000" | "55000" | "55P03" | "42P01" | "42809"), _) => Ok(false),
+                _ => Err(StoreError::Failed { doing, source: error }),
+            },
+        }
+    }
+
+    /// Changes the definition of a partition, if its lock can be had at once. False if not.
+    async fn change(&self, statement: &str) -> Result<bool, StoreError> {
+        let mut transaction = self.begin("removing an old partition", SHORT).await?;
+        let sql = AssertSqlSafe(format!("SET LOCAL lock_timeout = {LOCK_MILLIS}; {statement}"));
+        let outcome = timeout_at(transaction.deadline, transaction.connection().execute(sqlx::raw_sql(sql))).await;
+        match self.end_fenced(transaction, outcome).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.sqlstate().as_deref(), Some("55P03" | "42P01")) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How many rows [`Self::delete_rollups`] would delete.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn count_rollups(&self, kept_from: Timestamp) -> Result<i64, StoreError> {
+        let mut transaction = self.begin("counting old roll-ups", ROLLUP).await?;
+        let rows = query_scalar(
+            "SELECT (SELECT count(*) FROM receiptd.group_receipts_hourly WHERE hour < $1)
+                + (SELECT count(*) FROM receiptd.poll_gaps WHERE gap_until < $1)
+                + (SELECT count(*) FROM receiptd.message_milestones WHERE closed_at < $1)",
+        );
+        let rows = rows.bind(kept_from);
+        let outcome = timeout_at(transaction.deadline, rows.fetch_one(transaction.connection())).await;
+        transaction.end(outcome).await
+    }
+
+    /// Deletes hourly rows, gaps and the milestones of closed messages that are older than `kept_from`. Returns how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_rollups(&self, kept_from: Timestamp) -> Result<u64, StoreError> {
+        let mut rows = 0;
+        for delete in [
+            "DELETE FROM receiptd.group_receipts_hourly WHERE hour < $1",
+            "DELETE FROM receiptd.poll_gaps WHERE gap_until < $1",
+            "DELETE FROM receiptd.message_milestones WHERE closed_at < $1",
+        ] {
+            let mut transaction = self.begin("deleting old roll-ups", ROLLUP).await?;
+            let delete = query(delete).bind(kept_from);
+            let outcome = timeout_at(transaction.deadline, delete.execute(transaction.connection())).await;
+            rows += self.end_fenced(transaction, outcome).await?.rows_affected();
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,167 @@
+//! The roll-up's statements, one transaction a stretch. In which order stretches are done is decided in [`crate::rollup`].
+
+use sqlx::PgConnection;
+use tokio::time::timeout_at;
+
+use super::{
+    Store, StoreError,
+    statement::{query, query_scalar},
+    transaction::{ROLLUP, SHORT},
+};
+use crate::{
+    domain::Timestamp,
+    rollup::{Stretch, hour_of},
+};
+
+const MILESTONES: &str = include_str!("rollup/milestones.sql");
+const RATES: &str = include_str!("rollup/rates.sql");
+const CLOSED: &str = include_str!("rollup/closed.sql");
+const GAPS: &str = include_str!("rollup/gaps.sql");
+const HOURLY: &str = include_str!("rollup/hourly.sql");
+const SENT_EARLIER: &str = include_str!("rollup/sent_earlier.sql");
+const COVERAGE: &str = include_str!("rollup/coverage.sql");
+
+impl Store {
+    /// Says that everything older than `until` is about to be rolled up: from now on, flushes note what they write before
+    /// it. Those under way are waited for. False if nobody has ever polled this app.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn mark_rolling_up(&self, until: Timestamp) -> Result<bool, StoreError> {
+        let mut transaction = self.begin("marking what is rolled up", SHORT).await?;
+        let mark = query(
+            "UPDATE receiptd.poller_leases SET rolling_up_until = greatest(rolling_up_until, $2) WHERE sdk_app_id = $1",
+        );
+        let mark = mark.bind(self.app()).bind(until);
+        let outcome = timeout_at(transaction.deadline, mark.execute(transaction.connection())).await;
+        Ok(self.end_fenced(transaction, outcome).await?.rows_affected() == 1)
+    }
+
+    /// Until when everything of this app is rolled up; `None` if nothing is yet.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rolled_up_until(&self) -> Result<Option<Timestamp>, StoreError> {
+        let mut transaction = self.begin("looking how far the roll-up is", SHORT).await?;
+        let until = query_scalar("SELECT max(rolled_up_until) FROM receiptd.poller_leases WHERE sdk_app_id = $1");
+        let until = until.bind(self.app());
+        let outcome = timeout_at(transaction.deadline, until.fetch_one(transaction.connection())).await;
+        transaction.end(outcome).await
+    }
+
+    /// Hours into which something was stored after they had been rolled up, the oldest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn hours_to_redo(&self) -> Result<Vec<Timestamp>, StoreError> {
+        let mut transaction = self.begin("looking for what was stored late", SHORT).await?;
+        let hours = query_scalar("SELECT DISTINCT hour FROM receiptd.rollup_redo WHERE sdk_app_id = $1 ORDER BY hour");
+        let hours = hours.bind(self.app());
+        let outcome = timeout_at(transaction.deadline, hours.fetch_all(transaction.connection())).await;
+        transaction.end(outcome).await
+    }
+
+    /// Rolls up the next stretch, as far as `until`. `None` if there is nothing left.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn roll_up_next(&self, until: Timestamp) -> Result<Option<Stretch>, StoreError> {
+        let mut transaction = self.begin("rolling up snapshots and calls", ROLLUP).await?;
+        let (deadline, app) = (transaction.deadline, self.app());
+        let outcome = timeout_at(deadline, next(transaction.connection(), app, until)).await;
+        self.end_fenced(transaction, outcome).await
+    }
+
+    /// Rolls up an hour again, as far as it had been; its hourly rows only if all of its snapshots and calls are there.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn roll_up_again(&self, hour: Timestamp, is_whole: bool) -> Result<(), StoreError> {
+        let mut transaction = self.begin("rolling up an hour again", ROLLUP).await?;
+        let (deadline, app) = (transaction.deadline, self.app());
+        let outcome = timeout_at(deadline, again(transaction.connection(), app, hour, is_whole)).await;
+        self.end_fenced(transaction, outcome).await
+    }
+}
+
+/// The mark of the app, which nobody else moves until the transaction ends.
+async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+    let lock = query("SELECT pg_advisory_xact_lock(hashtextextended('receiptd.rollup', $1))");
+    lock.bind(app).execute(&mut *connection).await?;
+    query_scalar("SELECT max(rolled_up_until) FROM receiptd.poller_leases WHERE sdk_app_id = $1")
+        .bind(app)
+        .fetch_one(connection)
+        .await
+}
+
+async fn next(connection: &mut PgConnection, app: i64, until: Timestamp) -> Result<Option<Stretch>, sqlx::Error> {
+    let done = match mark(connection, app).await? {
+        Some(done) => done,
+        None => hour_of(oldest(connection, app).await?.unwrap_or(until)),
+    };
+    let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
+    fold(connection, app, stretch, stretch.until).await?;
+    query(CLOSED).bind(app).bind(stretch.until).execute(&mut *connection).await?;
+    if let Some(hour) = stretch.completes() {
+        run(connection, HOURLY, app, hour).await?;
+    }
+    run(connection, SENT_EARLIER, app, stretch).await?;
+    run(connection, COVERAGE, app, stretch).await?;
+    // Last, since flushes and the lease wait for this row.
+    query("UPDATE receiptd.poller_leases SET rolled_up_until = $2 WHERE sdk_app_id = $1")
+        .bind(app)
+        .bind(stretch.until)
+        .execute(connection)
+        .await?;
+    Ok(Some(stretch))
+}
+
+async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp, is_whole: bool) -> Result<(), sqlx::Error> {
+    let done = mark(connection, app).await?.unwrap_or(hour);
+    query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
+        .bind(app)
+        .bind(hour)
+        .execute(&mut *connection)
+        .await?;
+    let Some(stretch) = Stretch::next(hour, done) else { return Ok(()) };
+    fold(connection, app, stretch, done).await?;
+    if let Some(hour) = stretch.completes().filter(|_| is_whole) {
+        run(connection, HOURLY, app, hour).await?;
+    }
+    run(connection, SENT_EARLIER, app, stretch).await?;
+    run(connection, COVERAGE, app, stretch).await
+}
+
+/// Milestones, read rates and gaps.
+async fn fold(connection: &mut PgConnection, app: i64, stretch: Stretch, done: Timestamp) -> Result<(), sqlx::Error> {
+    run(connection, MILESTONES, app, stretch).await?;
+    query(RATES).bind(app).bind(stretch.from).bind(stretch.until).bind(done).execute(&mut *connection).await?;
+    query(
+        "DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
+         WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3",
+    )
+    .bind(app)
+    .bind(stretch.from)
+    .bind(stretch.until)
+    .execute(&mut *connection)
+    .await?;
+    run(connection, GAPS, app, stretch).await
+}
+
+async fn run(connection: &mut PgConnection, sql: &'static str, app: i64, span: Stretch) -> Result<(), sqlx::Error> {
+    query(sql).bind(app).bind(span.from).bind(span.until).execute(connection).await.map(drop)
+}
+
+/// When the history of the app begins.
+async fn oldest(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+    query_scalar(
+        "SELECT least(
+            (SELECT min(polled_at) FROM receiptd.receipt_snapshots JOIN receiptd.watched_groups USING (group_key)
+                WHERE sdk_app_id = $1),
+            (SELECT min(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
+                WHERE sdk_app_id = $1))",
+    )
+    .bind(app)
+    .fetch_one(connection)
+    .await
+}

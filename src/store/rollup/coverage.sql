@@ -1,0 +1,20 @@
+-- $1 app, $2 from, $3 until: gaps that ended in the span and reach into earlier hours count there.
+UPDATE receiptd.group_receipts_hourly h SET coverage = covered.coverage
+FROM (
+    SELECT hours.group_key, hours.hour, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
+    FROM (
+        SELECT DISTINCT p.group_key, hour
+        FROM receiptd.poll_gaps p
+        JOIN receiptd.watched_groups g USING (group_key)
+        CROSS JOIN LATERAL generate_series(date_trunc('hour', p.gap_from, 'UTC'),
+            date_trunc('hour', $2::timestamptz, 'UTC') - interval '1 hour', '1 hour') AS hour
+        WHERE g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
+    ) hours
+    CROSS JOIN LATERAL (
+        SELECT unnest(range_agg(tstzrange(p.gap_from, p.gap_until) * tstzrange(hour, hour + interval '1 hour'))) AS gap
+        FROM receiptd.poll_gaps p
+        WHERE p.group_key = hours.group_key AND p.gap_until > hour AND p.gap_from < hour + interval '1 hour'
+    ) gaps
+    GROUP BY hours.group_key, hours.hour
+) covered
+WHERE h.group_key = covered.group_key AND h.hour = covered.hour

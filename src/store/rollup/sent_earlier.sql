@@ -1,0 +1,16 @@
+-- $1 app, $2 from, $3 until: messages that were first seen in the span and sent in an earlier hour count there.
+INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent)
+SELECT late.group_key, late.hour, count(m.first_polled_at)
+FROM (
+    SELECT DISTINCT m.group_key, date_trunc('hour', m.sent_at, 'UTC') AS hour
+    FROM receiptd.receipt_snapshots s
+    JOIN receiptd.watched_groups g USING (group_key)
+    JOIN receiptd.message_milestones m USING (group_key, msg_seq)
+    WHERE g.sdk_app_id = $1 AND s.polled_at >= $2 AND s.polled_at < $3 AND s.prior_polled_at IS NULL
+        AND m.sent_at < date_trunc('hour', $2::timestamptz, 'UTC')
+) late
+JOIN receiptd.message_milestones m ON m.group_key = late.group_key AND m.sent_at >= late.hour
+    AND m.sent_at < late.hour + interval '1 hour'
+GROUP BY late.group_key, late.hour
+ORDER BY late.group_key, late.hour
+ON CONFLICT (group_key, hour) DO UPDATE SET messages_sent = EXCLUDED.messages_sent

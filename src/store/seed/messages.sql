@@ -1,0 +1,67 @@
+-- $1 app, $2 groups, $3 messages in all, $4 days, $5 members of a group on average, $6 until when, $7 and $8 the first and
+-- the last of the messages, counted from 0: the messages and their snapshots, as a daemon would have left them.
+--
+-- Chance is a hash of the message's number: the same arguments give the same history, on every machine.
+WITH parts AS (
+    SELECT n, n % $2 + 1 AS g, n / $2 + 1 AS msg_seq, n * $4 / $3 AS day, n * $4 % $3 / $3::double precision AS of_day,
+        ('x' || substr(md5(n::text), 1, 8))::bit(32)::bigint / 4294967296.0 AS luck,
+        ('x' || substr(md5(n::text), 9, 8))::bit(32)::bigint / 4294967296.0 AS haste,
+        ('x' || substr(md5('g' || n % $2), 1, 8))::bit(32)::bigint / 4294967296.0 AS zeal,
+        ('x' || substr(md5('g' || n % $2), 9, 8))::bit(32)::bigint / 4294967296.0 AS size
+    FROM generate_series($7::bigint, $8::bigint) AS n
+), sizes AS (
+    SELECT p.*, w.group_key, date_trunc('day', $6::timestamptz, 'UTC') - $4 * interval '1 day' + p.day * interval '1 day'
+            + interval '7 hours' + p.of_day * interval '12 hours' + p.haste * interval '5 minutes' AS sent_at,
+        greatest(2, ($5 * (0.5 + p.size))::integer) AS members,
+        300 * (1 + 20 * p.zeal * p.zeal) * (0.5 + p.haste) AS scale
+    FROM parts p
+    JOIN receiptd.watched_groups w ON w.sdk_app_id = $1 AND w.group_id = 'class-' || p.g
+), messages AS (
+    -- Some are never read, some by all; every fifth group grows quiet.
+    SELECT s.*, CASE WHEN s.luck < 0.02 THEN 0 ELSE least(s.members, (s.members * (0.35 + 0.5 * s.zeal + 0.3 * s.luck)
+            * CASE WHEN s.g % 5 = 3 THEN 1 - 0.6 * s.day / $4 ELSE 1 END)::integer) END AS readers,
+        s.sent_at + (5 + 50 * s.haste) * interval '1 second' AS first_poll,
+        least($6, s.sent_at + interval '30 days') AS last_poll
+    FROM sizes s
+), snapshots AS (
+    SELECT m.group_key, m.msg_seq, h.polled_at, h.read_num, m.members - h.read_num AS unread_num, h.prior_read_num,
+        CASE WHEN h.prior_read_num IS NOT NULL
+            THEN greatest(h.before, h.polled_at - least(interval '1 hour', (h.polled_at - m.sent_at) / 60)) END AS prior
+    FROM messages m
+    CROSS JOIN LATERAL (
+        SELECT k AS read_num, at AS polled_at, lag(k) OVER (ORDER BY k) AS prior_read_num, lag(at) OVER (ORDER BY k) AS before
+        FROM (
+            SELECT k, m.first_poll + CASE WHEN k = 0 THEN interval '0' ELSE
+                m.scale * power(k / m.readers::double precision, 2) / (1.02 - k / m.readers::double precision)
+                * interval '1 second' + k * interval '1 microsecond' END AS at
+            FROM generate_series(0, m.readers) AS k
+        ) curve
+        -- Nothing was polled for three hours, ten days before the end.
+        WHERE at < m.last_poll AND NOT (at >= $6 - interval '10 days 3 hours' AND at < $6 - interval '10 days')
+    ) h
+), stored AS (
+    INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at,
+        prior_read_num)
+    SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num FROM snapshots
+    RETURNING group_key, msg_seq, polled_at, read_num, unread_num
+), latest AS (
+    SELECT group_key, msg_seq, min(polled_at) AS first_polled_at, max(polled_at) AS last_changed_at,
+        max(read_num) AS read_num, min(unread_num) AS unread_num
+    FROM stored GROUP BY group_key, msg_seq
+), watched AS (
+    INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, added_at, state, closed_at, read_num, unread_num,
+        receipt_code, first_polled_at, last_changed_at, known_until)
+    SELECT m.group_key, m.msg_seq, m.sent_at, m.sent_at, s.state,
+        CASE s.state WHEN 'all_read' THEN l.last_changed_at + interval '1 hour' WHEN 'expired' THEN m.last_poll END,
+        l.read_num, l.unread_num, CASE WHEN l.read_num IS NOT NULL THEN 0 END, l.first_polled_at, l.last_changed_at,
+        CASE WHEN l.read_num IS NULL THEN NULL WHEN s.state = 'all_read' THEN l.last_changed_at + interval '1 hour'
+            ELSE m.last_poll END
+    FROM messages m
+    LEFT JOIN latest l USING (group_key, msg_seq)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN l.unread_num = 0 AND l.last_changed_at + interval '1 hour' < m.last_poll THEN 'all_read'
+            WHEN m.last_poll < $6 THEN 'expired' ELSE 'active' END AS state
+    ) s
+    ORDER BY m.group_key, m.msg_seq
+)
+SELECT count(*) FROM stored

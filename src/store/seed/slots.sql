@@ -1,0 +1,16 @@
+-- $1 app, $2 until when: the active messages are in slots that were polled a moment ago.
+WITH numbered AS (
+    SELECT m.group_key, m.msg_seq, (row_number() OVER (PARTITION BY m.group_key ORDER BY m.msg_seq) - 1) / 50 AS part
+    FROM receiptd.watched_messages m
+    JOIN receiptd.watched_groups g USING (group_key)
+    WHERE g.sdk_app_id = $1 AND m.state = 'active' AND m.first_polled_at IS NOT NULL
+), parts AS MATERIALIZED (
+    SELECT group_key, part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
+    FROM (SELECT DISTINCT group_key, part FROM numbered ORDER BY 1, 2) AS distinct_parts
+), slots AS (
+    INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at)
+    SELECT group_key, slot_id, $2 + interval '10 minutes', $2 FROM parts
+)
+UPDATE receiptd.watched_messages m SET slot_id = p.slot_id, known_until = NULL
+FROM numbered n JOIN parts p USING (group_key, part)
+WHERE m.group_key = n.group_key AND m.msg_seq = n.msg_seq
