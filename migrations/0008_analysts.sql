@@ -25,13 +25,13 @@ JOIN receiptd.watched_groups g USING (group_key);
 CREATE VIEW receiptd.read_speed AS
 SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state,
     CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_after - m.sent_at, '0') END AS first_read_at_least,
-    greatest(m.first_read_by - m.sent_at, '0') AS first_read_at_most,
+    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_by - m.sent_at, '0') END AS first_read_at_most,
     CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_after - m.sent_at, '0') END AS half_read_at_least,
-    greatest(m.half_read_by - m.sent_at, '0') AS half_read_at_most,
+    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_by - m.sent_at, '0') END AS half_read_at_most,
     CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_after - m.sent_at, '0') END AS p90_read_at_least,
-    greatest(m.p90_read_by - m.sent_at, '0') AS p90_read_at_most,
+    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_by - m.sent_at, '0') END AS p90_read_at_most,
     CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_after - m.sent_at, '0') END AS all_read_at_least,
-    greatest(m.all_read_by - m.sent_at, '0') AS all_read_at_most,
+    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_by - m.sent_at, '0') END AS all_read_at_most,
     m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d, m.group_key
 FROM receiptd.message_milestones m
 JOIN receiptd.watched_groups g USING (group_key);

@@ -1,0 +1,77 @@
+//! Closed messages leave the hot table for the milestones, and come back when they are watched again.
+
+use receiptd::{domain::GroupId, import::WatchLine};
+
+use crate::{
+    history::{History, at},
+    rig::seq,
+};
+
+const LATEST: &str =
+    "SELECT msg_seq, state, read_num, unread_num, known_until, closed_at FROM receiptd.latest_receipts";
+
+async fn closed() -> (History, String) {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 9), ("08:50", 9, 0)]);
+    history.close(1, "all_read", "08:51");
+    let before = history.psql(LATEST);
+    history.roll_up("09:00").await;
+    (history, before)
+}
+
+#[tokio::test]
+async fn a_closed_message_leaves_the_hot_table_and_stays_in_the_views() {
+    let (history, before) = closed().await;
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages"), "0");
+    assert_eq!(history.psql(LATEST), before);
+    assert_eq!(history.psql("SELECT state FROM receiptd.message_milestones"), "all_read");
+}
+
+#[tokio::test]
+async fn one_that_was_closed_a_moment_ago_or_is_not_yet_folded_stays() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 9)]);
+    history.close(1, "expired", "08:51");
+    history.roll_up("08:40").await;
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages"), "1");
+    history.roll_up("08:52").await;
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages"), "0");
+}
+
+#[tokio::test]
+async fn one_that_was_never_polled_leaves_too() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.close(1, "removed", "08:51");
+    history.roll_up("09:05").await;
+    assert_eq!(history.psql(LATEST), "1|removed||||2026-11-20 08:51:00+00");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages"), "0");
+}
+
+#[tokio::test]
+async fn watched_again_it_is_active_once_with_what_is_known_of_it() {
+    let (history, _) = closed().await;
+    assert_eq!(history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1, 2], '2026-11-20 09:00Z')"), "2");
+    let latest =
+        history.psql("SELECT msg_seq, state, read_num, last_changed_at FROM receiptd.latest_receipts ORDER BY 1");
+    assert_eq!(latest, "1|active|9|2026-11-20 08:50:00+00\n2|active||");
+    assert_eq!(history.psql("SELECT state, closed_at FROM receiptd.message_milestones"), "active|");
+    assert_eq!(history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1, 2])"), "0");
+    history.close(1, "removed", "09:30");
+    history.roll_up("10:00").await;
+    let kept = history.psql("SELECT state, sent_at, to_char(half_read_by, 'HH24:MI') FROM receiptd.message_milestones");
+    assert_eq!(kept, "removed|2026-11-20 08:30:00+00|08:50", "the milestones of its first life stay");
+}
+
+#[tokio::test]
+async fn an_import_brings_it_back_too() {
+    let (history, _) = closed().await;
+    let group: GroupId = "g".parse().unwrap();
+    let lines = [1, 1, 2].map(|number| WatchLine { group: group.clone(), seq: seq(number), sent_at: None });
+    assert_eq!(history.store.watch_lines(&lines, at("10:00")).await.unwrap(), 2);
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages WHERE state = 'active'"), "2");
+    assert_eq!(history.store.watch_lines(&lines, at("10:00")).await.unwrap(), 0);
+    assert_eq!(history.store.watch_lines(&[], at("10:00")).await.unwrap(), 0);
+}

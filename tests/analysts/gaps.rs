@@ -1,0 +1,62 @@
+//! Gaps: where nothing was observed though it was due, and why.
+
+use crate::history::History;
+
+const GAPS: &str = "SELECT group_key, to_char(gap_from, 'HH24:MI'), to_char(gap_until, 'HH24:MI'), reason, code
+    FROM receiptd.poll_gaps ORDER BY group_key, gap_until";
+const COVERAGE: &str = "SELECT to_char(hour, 'HH24'), coverage FROM receiptd.group_receipts_hourly
+    WHERE group_key = 1 ORDER BY hour";
+
+#[tokio::test]
+async fn a_poll_that_came_late_leaves_a_gap_with_its_reason() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 9)]);
+    history.psql("SELECT receiptd.watch_group(1400000000, 'busy'), receiptd.watch_group(1400000000, 'idle')");
+    // Group 1 fails for half an hour, while group 2 is polled; then nothing is, for two hours.
+    history.call(1, "09:00", "09:00", "success");
+    history.call(1, "09:10", "09:10", "retry");
+    history.call(1, "09:10", "09:40", "success");
+    for time in ["09:05", "09:15", "09:25", "09:35"] {
+        history.call(2, time, time, "success");
+    }
+    history.call(3, "09:12", "09:38", "success");
+    history.call(1, "10:00", "12:00", "success");
+    // Two slots of a group that were late together are one gap.
+    history.call(2, "10:10", "12:01", "success");
+    history.call(2, "10:20", "12:02", "success");
+    history.roll_up("13:00").await;
+    assert_eq!(
+        history.psql(GAPS),
+        "1|09:10|09:40|retry|10002\n1|10:00|12:00|not_polling|\n2|10:10|12:02|not_polling|\n3|09:12|09:38|waiting|"
+    );
+    assert_eq!(history.psql(COVERAGE), "08|1\n09|0.5\n10|0\n11|0\n12|1");
+}
+
+#[tokio::test]
+async fn lateness_of_less_than_a_minute_is_none() {
+    let history = History::new().await;
+    history.call(1, "09:00", "09:00:59", "success");
+    history.roll_up("10:00").await;
+    assert_eq!(history.psql(GAPS), "");
+    assert_eq!(history.psql(COVERAGE), "09|1");
+}
+
+#[tokio::test]
+async fn a_gap_that_goes_on_is_told_while_it_does() {
+    let history = History::new().await;
+    history.psql("SELECT receiptd.watch_messages(1400000000, 'p', ARRAY[1, 2]), receiptd.pause_group(1400000000, 'p')");
+    history.psql(
+        "WITH slot AS (
+            INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_polled_at)
+            VALUES (2, now() + interval '1 hour', now() - interval '1 minute') RETURNING slot_id
+         ) UPDATE receiptd.watched_messages SET slot_id = slot.slot_id FROM slot",
+    );
+    let open =
+        "SELECT group_id, gap_until IS NULL, duration > '1 minute', messages, reason FROM receiptd.poll_coverage";
+    assert_eq!(history.psql(open), "p|t|t|2|paused");
+    history.psql("SELECT receiptd.resume_group(1400000000, 'p')");
+    assert_eq!(history.psql(open), "");
+    history.psql("UPDATE receiptd.poll_slots SET failures = 3");
+    assert_eq!(history.psql(open), "p|t|t|2|failing");
+}

@@ -1,0 +1,16 @@
+//! What analysts get: roll-ups, views, roles and retention, in a real Postgres.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod closing;
+#[path = "../common/mod.rs"]
+mod common;
+mod gaps;
+mod history;
+mod late;
+mod milestones;
+mod retention;
+#[path = "../daemon/rig.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod rig;
+mod roles;
+mod rollup;

@@ -1,0 +1,93 @@
+//! Milestones and read rates of messages.
+
+use crate::history::History;
+
+async fn milestones(history: &History, seq: i64) -> String {
+    let time = |column: &str| format!("to_char({column}, 'HH24:MI')");
+    let columns: Vec<String> = ["first", "half", "p90", "all"]
+        .iter()
+        .map(|name| {
+            let (after, by) = (time(&format!("{name}_read_after")), time(&format!("{name}_read_by")));
+            format!("coalesce({after}, '-') || '<' || coalesce({by}, '-')")
+        })
+        .collect();
+    let columns = columns.join(" || ' ' || ");
+    history.psql(&format!("SELECT {columns} FROM receiptd.message_milestones WHERE msg_seq = {seq}"))
+}
+
+fn rates(history: &History, seq: i64) -> String {
+    history.psql(&format!(
+        "SELECT read_rate_15m, read_rate_1h, read_rate_24h, read_rate_7d FROM receiptd.message_milestones
+         WHERE msg_seq = {seq}"
+    ))
+}
+
+#[tokio::test]
+async fn each_milestone_is_the_interval_between_the_poll_before_and_the_first_that_saw_it() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 1, 9), ("09:20", 5, 5), ("09:30", 9, 1), ("09:40", 10, 0)]);
+    history.roll_up("10:00").await;
+    assert_eq!(milestones(&history, 1).await, "09:09<09:10 09:19<09:20 09:29<09:30 09:39<09:40");
+}
+
+#[tokio::test]
+async fn nothing_is_known_of_the_time_before_the_first_poll() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:30", 6, 4), ("09:40", 9, 1)]);
+    history.roll_up("10:00").await;
+    assert_eq!(milestones(&history, 1).await, "-<09:30 -<09:30 09:39<09:40 -<-");
+}
+
+#[tokio::test]
+async fn counts_that_fall_and_rise_again_reach_a_milestone_once() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    // Members leave and join: 5 of 10, 3 of 8, 4 of 8; then nobody is left who has not read it.
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 5, 5), ("09:20", 3, 5), ("09:30", 4, 4), ("09:40", 4, 0)]);
+    history.roll_up("10:00").await;
+    assert_eq!(milestones(&history, 1).await, "09:09<09:10 09:09<09:10 09:39<09:40 09:39<09:40");
+}
+
+#[tokio::test]
+async fn a_group_without_other_members_reaches_nothing() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 0)]);
+    history.roll_up("10:00").await;
+    assert_eq!(milestones(&history, 1).await, "-<- -<- -<- -<-");
+    assert_eq!(rates(&history, 1), "|||");
+}
+
+#[tokio::test]
+async fn read_rates_are_those_of_the_last_observation_until_then() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:05", 1, 9), ("09:14", 2, 8), ("09:16", 3, 7), ("10:30", 8, 2)]);
+    history.message(2, "09:00");
+    history.polls(2, &[("09:20", 5, 5)]);
+    history.roll_up("09:10").await;
+    assert_eq!(rates(&history, 1), "|||", "no age is reached yet");
+    history.roll_up("09:20").await;
+    assert_eq!(rates(&history, 1), "0.2|||", "not 0.3, which came a minute later");
+    history.roll_up("12:00").await;
+    assert_eq!(rates(&history, 1), "0.2|0.3||");
+    assert_eq!(rates(&history, 2), "|0.5||", "nothing was observed in its first 15 minutes");
+    history.store.roll_up_next("2026-11-29T00:00:00Z".parse().unwrap()).await.unwrap();
+    while history.store.roll_up_next("2026-11-29T00:00:00Z".parse().unwrap()).await.unwrap().is_some() {}
+    assert_eq!(rates(&history, 1), "0.2|0.3|0.8|0.8", "carried forward, though nothing was polled for days");
+}
+
+#[tokio::test]
+async fn the_read_speed_is_told_as_the_shortest_and_the_longest_time() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 4), ("09:10", 1, 3), ("09:20", 2, 2)]);
+    history.roll_up("10:00").await;
+    let speed = history.psql(
+        "SELECT first_read_at_least, first_read_at_most, half_read_at_least, half_read_at_most, p90_read_at_least,
+            p90_read_at_most FROM receiptd.read_speed",
+    );
+    assert_eq!(speed, "00:09:00|00:10:00|00:19:00|00:20:00||");
+}

@@ -1,0 +1,162 @@
+//! Retention: what is old goes, rolled up, while others read and write.
+
+use chrono::{NaiveDate, TimeDelta};
+use receiptd::{
+    domain::Timestamp,
+    retention::{Removed, Retention, enforce},
+};
+use sqlx::{Connection, PgConnection};
+
+use crate::history::History;
+
+const KEEP: Retention =
+    Retention { snapshots: Some(TimeDelta::days(3)), calls: Some(TimeDelta::days(3)), rollups: None };
+
+/// Of the days from 18 to 30, those until 20 have gone by then, and are older than three days.
+fn now() -> Timestamp {
+    "2026-11-24T12:00:00Z".parse().unwrap()
+}
+
+/// A message with two snapshots on the 20th.
+async fn history() -> History {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 9), ("09:10", 5, 4)]);
+    history.call(1, "08:31", "08:31", "success");
+    history
+}
+
+fn days(history: &History) -> String {
+    history.psql(
+        "SELECT count(*), min(right(relname, 2)) FROM pg_class c
+         WHERE relnamespace = 'receiptd'::regnamespace AND relkind = 'r' AND relname ~ '_2026....$'",
+    )
+}
+
+#[tokio::test]
+async fn old_partitions_go_once_they_are_rolled_up_and_milestones_stay() {
+    let history = history().await;
+    assert_eq!(days(&history), "26|18");
+    let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
+    assert_eq!((removed.partitions, removed.waiting), (6, 0));
+    assert!(removed.bytes > 0);
+    assert_eq!(days(&history), "20|21");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.receipt_snapshots"), "0");
+    assert_eq!(history.psql("SELECT to_char(half_read_by, 'HH24:MI') FROM receiptd.message_milestones"), "09:10");
+    assert_eq!(history.psql("SELECT sum(reads_gained) FROM receiptd.group_receipts_hourly"), "5");
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap(), Removed::default(), "nothing is left to do");
+}
+
+#[tokio::test]
+async fn what_another_app_has_not_rolled_up_is_rolled_up_first() {
+    let history = history().await;
+    history.psql(
+        "SELECT receiptd.watch_group(77, 'other');
+         INSERT INTO receiptd.poller_leases (sdk_app_id, epoch, acquired_at, expires_at) VALUES (77, 1, now(), now());
+         INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (2, 5, '2026-11-19 10:00Z');
+         INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
+            VALUES (2, 5, '2026-11-19 10:01Z', 1, 1, 0)",
+    );
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
+    assert_eq!(history.psql("SELECT read_num FROM receiptd.message_milestones WHERE group_key = 2"), "1");
+}
+
+#[tokio::test]
+async fn nothing_goes_of_which_a_late_hour_is_left() {
+    let history = history().await;
+    history.roll_up("12:00").await;
+    // An app that nobody rolls up, since it is none.
+    history.psql("INSERT INTO receiptd.rollup_redo VALUES (99, '2026-11-20 08:00Z')");
+    let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
+    assert_eq!((removed.partitions, removed.waiting), (0, 6));
+    assert_eq!(days(&history), "26|18");
+}
+
+#[tokio::test]
+async fn a_long_read_is_waited_for_and_holds_up_nobody() {
+    let history = history().await;
+    let mut reader = PgConnection::connect(&history.database.url()).await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    let rows = "SELECT count(*) FROM receiptd.receipt_snapshots";
+    let read: i64 = sqlx::query_scalar(rows).fetch_one(&mut *reading).await.unwrap();
+    assert_eq!(read, 2);
+    let store = history.store.clone();
+    let cleaning = tokio::spawn(async move { enforce(&store, &KEEP, now()).await.unwrap() });
+    // Until it waits for the reader.
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%DETACH%CONCURRENTLY'
+        AND wait_event_type = 'Lock'";
+    let mut other = PgConnection::connect(&history.database.url()).await.unwrap();
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut other).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Whoever waits for a lock for longer than this fails.
+    sqlx::query("SET lock_timeout = '100ms'").execute(&mut other).await.unwrap();
+    for seq in 0..300_i64 {
+        sqlx::query(
+            "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
+             VALUES (1, $1 + 10, '2026-11-24 11:00Z', 1, 1, 0)",
+        )
+        .bind(seq)
+        .execute(&mut other)
+        .await
+        .unwrap();
+        sqlx::query(rows).execute(&mut other).await.unwrap();
+    }
+    assert!(!cleaning.is_finished(), "the reader is still there");
+    assert_eq!(sqlx::query_scalar::<_, i64>(rows).fetch_one(&mut *reading).await.unwrap(), 302);
+    reading.commit().await.unwrap();
+    assert_eq!(cleaning.await.unwrap().partitions, 6);
+}
+
+#[tokio::test]
+async fn what_an_interrupted_run_has_begun_the_next_one_ends() {
+    let history = history().await;
+    history.roll_up("12:00").await;
+    history.psql(
+        "COMMENT ON TABLE receiptd.api_calls_20261118 IS 'Detached by retention, to be dropped.';
+         ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118;
+         UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd.api_calls_20261119'::regclass",
+    );
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
+    assert_eq!(days(&history), "20|21");
+}
+
+#[tokio::test]
+async fn a_partition_that_somebody_has_detached_to_keep_it_is_left_alone() {
+    let history = history().await;
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118");
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
+}
+
+#[tokio::test]
+async fn where_it_can_not_be_done_concurrently_a_short_lock_does_it() {
+    let history = history().await;
+    // With a DEFAULT partition PostgreSQL refuses to detach concurrently, as Citus always does.
+    history.psql("CREATE TABLE receiptd.rest PARTITION OF receiptd.receipt_snapshots DEFAULT");
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
+    assert_eq!(days(&history), "20|21");
+}
+
+#[tokio::test]
+async fn roll_ups_go_when_they_are_told_to() {
+    let history = history().await;
+    history.close(1, "expired", "10:00");
+    let keep = Retention { rollups: Some(TimeDelta::days(3)), ..KEEP };
+    let removed = enforce(&history.store, &keep, now()).await.unwrap();
+    assert!(removed.rows > 2, "{removed:?}");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.latest_receipts"), "0");
+    let oldest =
+        history.psql("SELECT coalesce(min(hour), now()) >= '2026-11-21 12:00Z' FROM receiptd.group_receipts_hourly");
+    assert_eq!(oldest, "t");
+}
+
+#[tokio::test]
+async fn the_runway_is_told_from_the_partitions() {
+    let history = history().await;
+    let partitions = history.store.partitions().await.unwrap();
+    assert_eq!(partitions.len(), 26);
+    let today = NaiveDate::from_ymd_opt(2026, 11, 24).unwrap();
+    assert_eq!(receiptd::retention::runway(&partitions, today), 7);
+}

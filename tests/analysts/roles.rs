@@ -1,0 +1,154 @@
+//! Each role can do what it should, and nothing else.
+
+use receiptd::store::Store;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::{
+    common::TestDatabase,
+    rig::{APP, app},
+};
+
+/// A database with a login role that is a member of `role`, as the README says to make it.
+struct Member {
+    database: TestDatabase,
+    login: String,
+}
+
+impl Member {
+    async fn of(role: &str) -> Self {
+        let database = TestDatabase::new().await;
+        // Tests share the server: another may make the same role just now.
+        database.psql(&format!(
+            "DO $$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        ));
+        let store = Store::new(&database.url().into(), 2, app()).unwrap();
+        store.migrate().await.unwrap();
+        let login = format!("{role}_of_{}", database.name());
+        database.psql(&format!("CREATE ROLE {login} LOGIN IN ROLE {role}"));
+        Self { database, login }
+    }
+
+    /// Runs a statement as the role: the error, if it is refused.
+    async fn tries(&self, sql: &str) -> Result<(), String> {
+        let url = self.database.url().replace("//postgres@", &format!("//{}@", self.login));
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn may(&self, sql: &str) {
+        assert_eq!(self.tries(sql).await, Ok(()), "{sql}");
+    }
+
+    async fn may_not(&self, sql: &str) {
+        let refused = self.tries(sql).await.expect_err(sql);
+        assert!(refused.contains("permission denied"), "{sql}: {refused}");
+    }
+}
+
+/// Every relation of the schema of these kinds, but the partitions.
+fn relations(database: &TestDatabase, kinds: &str) -> Vec<String> {
+    let names = database.psql(&format!(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'receiptd'::regnamespace AND relkind IN ({kinds})
+            AND NOT relispartition ORDER BY 1"
+    ));
+    names.lines().map(str::to_owned).collect()
+}
+
+const TABLES: &str = "'r', 'p'";
+const TABLES_AND_VIEWS: &str = "'r', 'p', 'v'";
+
+fn functions(database: &TestDatabase) -> Vec<String> {
+    let names = database.psql("SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'receiptd'::regnamespace");
+    names.lines().map(str::to_owned).collect()
+}
+
+const READ: [&str; 14] = [
+    "api_calls",
+    "data_freshness",
+    "group_engagement",
+    "group_receipts_hourly",
+    "hourly_receipts",
+    "latest_receipts",
+    "message_milestones",
+    "never_read",
+    "poll_coverage",
+    "poll_gaps",
+    "read_speed",
+    "receipt_history",
+    "receipt_snapshots",
+    "unread_backlog",
+];
+
+#[tokio::test]
+async fn a_reader_reads_what_analysts_need_and_nothing_else_and_writes_nothing() {
+    let member = Member::of("receiptd_reader").await;
+    for relation in relations(&member.database, TABLES_AND_VIEWS) {
+        let select = format!("SELECT * FROM receiptd.{relation}");
+        match READ.contains(&relation.as_str()) {
+            true => member.may(&select).await,
+            false => member.may_not(&select).await,
+        }
+    }
+    for table in relations(&member.database, TABLES) {
+        member.may_not(&format!("DELETE FROM receiptd.{table}")).await;
+    }
+    member.may("SELECT group_key, group_id, state FROM receiptd.watched_groups").await;
+    member.may_not("SELECT probe_at FROM receiptd.watched_groups").await;
+    member.may("SELECT * FROM receiptd.receipts_at(now())").await;
+    member.may("SELECT * FROM receiptd.receipt_curve('g', 1, '1 hour')").await;
+    member.may_not(&format!("SELECT receiptd.watch_messages({APP}, 'g', ARRAY[1])")).await;
+    member.may_not("CREATE TABLE receiptd.mine ()").await;
+}
+
+#[tokio::test]
+async fn new_partitions_need_no_grant() {
+    let member = Member::of("receiptd_reader").await;
+    member.database.psql(
+        "SELECT receiptd.ensure_partition('receipt_snapshots', '2027-03-01');
+         INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 1, '2027-03-01 12:00Z', 10062)",
+    );
+    member.may("SELECT 1 / count(*) FROM receiptd.receipt_snapshots WHERE polled_at >= '2027-03-01Z'").await;
+}
+
+#[tokio::test]
+async fn a_writer_watches_by_the_functions_and_touches_no_table() {
+    let member = Member::of("receiptd_writer").await;
+    for relation in relations(&member.database, TABLES_AND_VIEWS) {
+        member.may_not(&format!("SELECT * FROM receiptd.{relation}")).await;
+    }
+    for table in relations(&member.database, TABLES) {
+        member.may_not(&format!("INSERT INTO receiptd.{table} DEFAULT VALUES")).await;
+    }
+    member
+        .may(&format!(
+            "SELECT receiptd.watch_group({APP}, 'g'), receiptd.watch_messages({APP}, 'g', ARRAY[1, 2, 3]),
+                receiptd.unwatch_messages({APP}, 'g', ARRAY[3]), receiptd.pause_group({APP}, 'g'),
+                receiptd.resume_group({APP}, 'g'), receiptd.unwatch_group({APP}, 'g')"
+        ))
+        .await;
+    assert_eq!(member.database.psql("SELECT count(*) FROM receiptd.watched_messages"), "3");
+    member.may_not("SELECT receiptd.ensure_partition('api_calls', '2027-01-01')").await;
+    member.may_not("SELECT receiptd.watch_keys('{1}', '{1}', '{now}')").await;
+    member.may_not("SELECT * FROM receiptd.receipts_at(now())").await;
+}
+
+#[tokio::test]
+async fn nobody_else_may_call_anything() {
+    let member = Member::of("receiptd_reader").await;
+    let stranger = format!("stranger_to_{}", member.database.name());
+    member.database.psql(&format!("CREATE ROLE {stranger}; GRANT USAGE ON SCHEMA receiptd TO {stranger}"));
+    for function in functions(&member.database) {
+        let may = format!("SELECT has_function_privilege('{stranger}', '{function}', 'EXECUTE')");
+        assert_eq!(member.database.psql(&may), "f", "{function}");
+    }
+}
+
+#[tokio::test]
+async fn roles_that_are_made_after_the_schema_get_their_rights_at_the_next_start() {
+    let member = Member::of("receiptd_reader").await;
+    member.database.psql("REVOKE ALL ON receiptd.latest_receipts FROM receiptd_reader");
+    member.may_not("SELECT * FROM receiptd.latest_receipts").await;
+    let store = Store::new(&member.database.url().into(), 2, app()).unwrap();
+    store.migrate().await.unwrap();
+    member.may("SELECT * FROM receiptd.latest_receipts").await;
+}

@@ -1,0 +1,112 @@
+//! The roll-up as a whole: incremental, idempotent, conserving, resumable.
+
+use chrono::TimeDelta;
+use receiptd::{
+    domain::Timestamp,
+    rollup::catch_up,
+    store::{Seed, Store},
+};
+
+use crate::{
+    common::TestDatabase,
+    history::{History, at},
+    rig::app,
+};
+
+/// A made-up history that is not rolled up.
+async fn seeded() -> (TestDatabase, Store, Seed) {
+    let database = TestDatabase::new().await;
+    let store = Store::new(&database.url().into(), 4, app()).unwrap();
+    store.migrate().await.unwrap();
+    let until: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
+    let seed = Seed { groups: 5, messages: 40, days: 3, members: 12, until };
+    store.seed_groups(&seed).await.unwrap();
+    assert!(store.seed_messages(&seed, 0).await.unwrap() > 100);
+    store.seed_slots(&seed).await.unwrap();
+    (database, store, seed)
+}
+
+const ROLLED_UP: &str = "
+    SELECT * FROM receiptd.message_milestones ORDER BY group_key, msg_seq;
+    SELECT * FROM receiptd.group_receipts_hourly ORDER BY group_key, hour;
+    SELECT * FROM receiptd.poll_gaps ORDER BY group_key, gap_until";
+
+#[tokio::test]
+async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_again() {
+    let ((at_once, store, seed), (in_steps, other, _)) = tokio::join!(seeded(), seeded());
+    let end = seed.until + TimeDelta::minutes(1);
+    catch_up(&store, end, None, |_| {}).await.unwrap();
+    let mut now = seed.until - TimeDelta::days(4);
+    for step in [7, 61, 3_600, 11, 1_440, 59].into_iter().cycle() {
+        now = (now + TimeDelta::minutes(step)).min(end);
+        catch_up(&other, now, None, |_| {}).await.unwrap();
+        if now == end {
+            break;
+        }
+    }
+    let rolled_up = at_once.psql(ROLLED_UP);
+    assert!(rolled_up.lines().count() > 300, "{rolled_up}");
+    assert_eq!(rolled_up, in_steps.psql(ROLLED_UP));
+    let first = seed.until - TimeDelta::days(3);
+    for hour in [71, 3, 24, 25, 24, 50] {
+        store.roll_up_again(first + TimeDelta::hours(hour), true).await.unwrap();
+    }
+    assert_eq!(rolled_up, at_once.psql(ROLLED_UP), "done again, it changes nothing");
+}
+
+#[tokio::test]
+async fn no_read_is_counted_twice_or_lost() {
+    let (database, store, seed) = seeded().await;
+    catch_up(&store, seed.until + TimeDelta::minutes(1), None, |_| {}).await.unwrap();
+    let sums = database.psql(
+        "SELECT sum(reads_gained - reads_lost + reads_found) = (SELECT sum(read_num) FROM receiptd.latest_receipts),
+            sum(messages_sent) = (SELECT count(*) FROM receiptd.latest_receipts WHERE first_polled_at IS NOT NULL),
+            sum(calls) = (SELECT count(*) FROM receiptd.api_calls),
+            (SELECT unread_backlog FROM receiptd.group_receipts_hourly WHERE group_key = 1 ORDER BY hour DESC LIMIT 1)
+                = (SELECT unread_num FROM receiptd.unread_backlog WHERE group_key = 1)
+         FROM receiptd.group_receipts_hourly",
+    );
+    assert_eq!(sums, "t|t|t|t");
+}
+
+#[tokio::test]
+async fn an_hour_adds_up_what_was_gained_lost_and_found() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 2, 8), ("09:10", 5, 5), ("09:20", 4, 5), ("09:50", 6, 3), ("10:05", 9, 0)]);
+    history.message(2, "09:40");
+    history.polls(2, &[("09:41", 0, 9)]);
+    history.call(1, "09:00", "09:00", "success");
+    history.call(1, "09:10", "09:10", "retry");
+    history.roll_up("11:00").await;
+    let hours = "SELECT to_char(hour, 'HH24'), messages_sent, messages_active, reads_gained, reads_lost, reads_found,
+        unread_backlog, polls, calls FROM receiptd.group_receipts_hourly ORDER BY hour";
+    assert_eq!(history.psql(hours), "08|1|1|0|0|2|8|0|0\n09|1|2|5|1|0|12|1|2\n10|0|2|3|0|0|9|0|0");
+}
+
+#[tokio::test]
+async fn a_message_first_seen_hours_after_its_sending_counts_in_the_hour_of_its_sending() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 9)]);
+    history.message(2, "08:40");
+    history.polls(2, &[("11:41", 3, 6)]);
+    history.roll_up("12:00").await;
+    let sent = "SELECT to_char(hour, 'HH24'), messages_sent FROM receiptd.group_receipts_hourly
+        WHERE messages_sent > 0 ORDER BY hour";
+    assert_eq!(history.psql(sent), "08|2");
+}
+
+#[tokio::test]
+async fn the_hour_has_the_median_and_90th_percentile_of_messages_that_became_a_day_old_in_it() {
+    let history = History::new().await;
+    for (seq, read) in [(1, 1), (2, 5), (3, 10)] {
+        history.message(seq, "09:30");
+        history.polls(seq, &[("09:40", read, 10 - read)]);
+    }
+    let until = at("10:00") + TimeDelta::days(1);
+    catch_up(&history.store, until + TimeDelta::minutes(1), None, |_| {}).await.unwrap();
+    let aged = "SELECT hour, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h
+        FROM receiptd.group_receipts_hourly WHERE messages_aged_24h > 0";
+    assert_eq!(history.psql(aged), "2026-11-21 09:00:00+00|3|0.5|0.9");
+}
