@@ -115,7 +115,7 @@ JOIN receiptd.watched_groups g USING (group_key);
 CREATE VIEW receiptd.data_freshness AS
 SELECT sdk_app_id, rolled_up_until FROM receiptd.poller_leases;
 
--- Both are written so that the planner can put them into the query around them: a filter by group then reaches the index.
+-- Written so that the planner can put it into the query around it: a filter by group then reaches the index.
 CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_num integer, unread_num integer,
     code integer, observed_at timestamptz, group_key integer
@@ -140,18 +140,28 @@ $$;
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
 RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate real)
 LANGUAGE sql STABLE AS $$
-    SELECT t.at, t.at - l.sent_at, h.read_num, h.unread_num,
-        h.read_num / nullif(h.read_num + h.unread_num, 0)::real
-    FROM receiptd.latest_receipts l
-    CROSS JOIN LATERAL generate_series(l.sent_at, l.known_until, $3) AS t (at)
-    LEFT JOIN LATERAL (
-        SELECT h.read_num, h.unread_num
-        FROM receiptd.receipt_history h
-        WHERE h.group_key = l.group_key AND h.msg_seq = l.msg_seq AND h.polled_at BETWEEN l.first_polled_at AND t.at
-        ORDER BY h.polled_at DESC LIMIT 1
-    ) h ON true
-    WHERE l.group_id = $1 AND l.msg_seq = $2 AND l.sdk_app_id = coalesce($4, l.sdk_app_id)
-    ORDER BY l.sdk_app_id, t.at
+    WITH message AS (
+        SELECT group_key, msg_seq, sent_at, first_polled_at, known_until
+        FROM receiptd.latest_receipts l
+        WHERE l.group_id = $1 AND l.msg_seq = $2 AND l.sdk_app_id = coalesce($4, l.sdk_app_id)
+    ), points AS (
+        SELECT m.group_key, m.sent_at, s.at, NULL::integer AS read_num, NULL::integer AS unread_num, true AS is_step
+        FROM message m CROSS JOIN generate_series(m.sent_at, m.known_until, $3) AS s (at)
+        UNION ALL
+        SELECT m.group_key, m.sent_at, h.polled_at, h.read_num, h.unread_num, false
+        FROM message m JOIN receiptd.receipt_snapshots h USING (group_key, msg_seq)
+        WHERE h.polled_at BETWEEN m.first_polled_at AND m.known_until
+    ), spans AS (
+        -- Each snapshot and the steps until the next one.
+        SELECT p.*, count(*) FILTER (WHERE NOT is_step) OVER (PARTITION BY group_key ORDER BY p.at, is_step) AS span
+        FROM points p
+    ), carried AS (
+        SELECT s.group_key, s.sent_at, s.at, s.is_step, first_value(s.read_num) OVER span AS read_num,
+            first_value(s.unread_num) OVER span AS unread_num
+        FROM spans s WINDOW span AS (PARTITION BY s.group_key, s.span ORDER BY s.at, s.is_step)
+    )
+    SELECT c.at, c.at - c.sent_at, c.read_num, c.unread_num, c.read_num / nullif(c.read_num + c.unread_num, 0)::real
+    FROM carried c WHERE c.is_step ORDER BY c.group_key, c.at
 $$;
 
 COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message as they were known at that moment, and since when. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';

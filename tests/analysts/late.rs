@@ -1,6 +1,6 @@
 //! What is stored late is rolled up too: the flush that stores it says so.
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use receiptd::{clock, rollup::catch_up, store::Store};
 use sqlx::AssertSqlSafe;
 
@@ -30,7 +30,7 @@ async fn a_flush_that_writes_what_was_rolled_up_has_its_hour_done_again() {
 async fn the_daemon_rolls_up_at_its_start_what_was_left() {
     let mut rig = Rig::stopped(simulator_config()).await;
     rig.watch("g", [1]).await;
-    let hours_ago = Utc::now() - TimeDelta::hours(5);
+    let hours_ago = clock::now() - TimeDelta::hours(5);
     sqlx::raw_sql(AssertSqlSafe(format!(
         "SELECT receiptd.ensure_partition('receipt_snapshots', '{day}');
          SELECT receiptd.ensure_partition('api_calls', '{day}');
