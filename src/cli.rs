@@ -7,6 +7,7 @@ mod check;
 mod database;
 mod demo;
 mod exit;
+mod export;
 mod migrate;
 mod run;
 mod simulate;
@@ -57,6 +58,7 @@ enum Command {
     Simulate(simulate::Arguments),
     Usersig(usersig::Arguments),
     Watch(watch::Arguments),
+    Export(export::Arguments),
 }
 
 impl Command {
@@ -69,6 +71,7 @@ impl Command {
             Self::Simulate(arguments) => simulate::execute(arguments, global).await,
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
             Self::Watch(arguments) => watch::execute(arguments, global).await,
+            Self::Export(arguments) => export::execute(&arguments, global).await,
         }
     }
 }
