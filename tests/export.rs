@@ -95,6 +95,15 @@ async fn seeded() -> TestDatabase {
     database
 }
 
+/// Adds snapshots of messages of their own.
+fn add_snapshots(database: &TestDatabase, count: u32) {
+    database.psql(&format!(
+        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
+         SELECT g.group_key, 100 + i, timestamptz '2026-11-02 01:00+00' + i * interval '1 millisecond', i % 100, 5, 0
+         FROM receiptd.watched_groups g, generate_series(1, {count}) AS i WHERE g.group_id = 'b'"
+    ));
+}
+
 /// What an export must be, in the words of the database itself.
 fn expected(database: &TestDatabase, sql: &str) -> String {
     let times = r#"SET timezone = 'UTC'; SET datestyle = 'ISO'"#;
@@ -272,11 +281,7 @@ async fn a_database_without_the_schema_says_what_to_do() {
 #[tokio::test]
 async fn very_many_rows_take_little_memory_and_whoever_has_read_enough_may_go() {
     let database = seeded().await;
-    database.psql(
-        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
-         SELECT g.group_key, 100 + i, timestamptz '2026-11-02 01:00+00' + i * interval '1 millisecond', i % 100, 5, 0
-         FROM receiptd.watched_groups g, generate_series(1, 300000) AS i WHERE g.group_id = 'b'",
-    );
+    add_snapshots(&database, 300_000);
     let directory = ScratchDirectory::new("export");
     for format in ["csv", "parquet"] {
         let path = directory.path().join(format);
@@ -303,4 +308,17 @@ async fn very_many_rows_take_little_memory_and_whoever_has_read_enough_may_go() 
         drop(read);
         assert_eq!(ended(&child.wait_with_output().unwrap()), (0, "", ""), "{format}");
     }
+}
+
+#[tokio::test]
+async fn whoever_reads_slowly_gets_everything() {
+    let database = seeded().await;
+    // The server is done with them long before the reader, and would end a transaction that stands idle.
+    add_snapshots(&database, 10_000);
+    let mut child = command(&database, &["export", "snapshots"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    thread::sleep(Duration::from_secs(7));
+    assert_eq!(lines.map(Result::unwrap).count(), 10_008);
+    assert!(child.wait().unwrap().success());
 }

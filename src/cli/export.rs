@@ -24,9 +24,10 @@ use receiptd::{
 use self::{moment::Moment, output::Output};
 use super::{Global, database::Database, exit::Exit};
 
-/// Write what analysts read to a file, for the configured app: day by day, in a little memory
+/// Export what analysts read, of the configured app, as CSV or Parquet
 ///
-/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d.
+/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d. It goes day by day and takes little memory, however
+/// many rows there are. A file is named FILE.part until it is whole.
 #[derive(Args)]
 pub struct Arguments {
     /// What to export
@@ -144,7 +145,7 @@ fn progress(days: usize, output: &Output) -> ProgressBar {
     if !io::stderr().is_terminal() || output.is_terminal() {
         return ProgressBar::with_draw_target(Some(days), ProgressDrawTarget::hidden());
     }
-    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} days  {msg}  {elapsed} of about {duration}");
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} days  {msg}  {elapsed}");
     ProgressBar::new(days).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
