@@ -7,6 +7,7 @@ mod check;
 mod database;
 mod demo;
 mod exit;
+mod export;
 mod migrate;
 mod moment;
 mod retention;
@@ -64,6 +65,7 @@ enum Command {
     Seed(seed::Arguments),
     Usersig(usersig::Arguments),
     Watch(watch::Arguments),
+    Export(export::Arguments),
 }
 
 impl Command {
@@ -79,6 +81,7 @@ impl Command {
             Self::Seed(arguments) => seed::execute(&arguments, global).await,
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
             Self::Watch(arguments) => watch::execute(arguments, global).await,
+            Self::Export(arguments) => export::execute(&arguments, global).await,
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod embedded;
+pub mod export;
 pub mod import;
 pub mod jobs;
 pub mod lease;

@@ -1,21 +1,43 @@
-//! Moments as people write them on the command line.
+//! A point in time as people write it on the command line. It never reads the clock.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
-use anyhow::Context;
 use chrono::{NaiveDate, NaiveTime};
 use receiptd::{domain::Timestamp, import::time};
 
 /// Longer ago is a slip of the pen.
-const LONGEST_AGO: Duration = Duration::from_secs(20 * 365 * 86_400);
+const OLDEST: Duration = Duration::from_secs(20 * 365 * 86_400);
 
-/// Reads a moment: how long ago, as 2h; a UTC day, as 2026-11-23; or what [`time`] reads. `option` is where it stands.
-pub fn moment(option: &str, text: &str, now: Timestamp) -> anyhow::Result<Timestamp> {
-    let ago = humantime::parse_duration(text).ok().filter(|ago| *ago < LONGEST_AGO);
-    let day = || text.parse::<NaiveDate>().ok().map(|day| day.and_time(NaiveTime::MIN).and_utc());
-    match ago.map(|ago| now - ago).or_else(day) {
-        Some(moment) => Ok(moment),
-        None => time(text).with_context(|| format!("{option} can't be read")),
+/// A point in time, or how long ago it was.
+#[derive(Debug, Clone, Copy)]
+pub enum Moment {
+    At(Timestamp),
+    Ago(Duration),
+}
+
+impl Moment {
+    pub fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(time) => time,
+            Self::Ago(age) => now - age,
+        }
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    /// Reads an age, as 30d; a day, as 2026-11-23, at midnight UTC; or what [`time`] reads.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let age = || humantime::parse_duration(text).ok().filter(|age| *age < OLDEST).map(Self::Ago);
+        let date = || text.parse::<NaiveDate>().ok().map(|date| date.and_time(NaiveTime::MIN).and_utc().to_rfc3339());
+        match age() {
+            Some(age) => Ok(age),
+            None => match time(&date().unwrap_or_else(|| text.to_owned())) {
+                Ok(time) => Ok(Self::At(time)),
+                Err(error) => Err(format!("{error}; or give a day, as 2026-11-23, or an age, as 30d")),
+            },
+        }
     }
 }
 
@@ -24,15 +46,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_a_time_a_day_or_how_long_ago() {
-        let now = "2026-11-23T12:00:00Z".parse().unwrap();
-        let read =
-            |text| moment("--from", text, now).map(|time| time.to_rfc3339()).map_err(|error| format!("{error:#}"));
-        assert_eq!(read("2h"), Ok("2026-11-23T10:00:00+00:00".to_owned()));
-        assert_eq!(read("2026-11-23T08:00:00+08:00"), Ok("2026-11-23T00:00:00+00:00".to_owned()));
-        assert_eq!(read("2026-11-20"), Ok("2026-11-20T00:00:00+00:00".to_owned()));
-        let error = read("yesterday").unwrap_err();
-        assert!(error.contains("--from can't be read") && error.contains("RFC 3339"), "{error}");
-        assert!(read("9999-99-99").is_err() && read("300000y").is_err());
+    fn a_moment_is_a_time_a_day_or_an_age() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let read = |text: &str| text.parse::<Moment>().map(|moment| moment.at(now).to_rfc3339());
+        for (text, expected) in [
+            ("2026-11-20T08:00:00+08:00", "2026-11-20T00:00:00+00:00"),
+            ("2026-11-20", "2026-11-20T00:00:00+00:00"),
+            ("1790000000", "2026-09-21T14:13:20+00:00"),
+            ("30d", "2026-10-24T12:00:00+00:00"),
+            ("1h 30m", "2026-11-23T10:30:00+00:00"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(expected), "{text}");
+        }
+        for bad in ["1000years", "+12026-11-20", "2026-13-01", "soon", ""] {
+            assert!(read(bad).unwrap_err().contains("RFC 3339"), "{bad}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened, moment::moment};
+use super::{Global, database::Opened, moment::Moment};
 
 /// Roll up what has come since the last time, or a span again
 ///
@@ -24,10 +24,10 @@ use super::{Global, database::Opened, moment::moment};
 pub struct Arguments {
     /// Do it again from this hour on: a UTC day, RFC 3339, seconds since 1970, or how long ago, as 2d
     #[arg(long, value_name = "TIME")]
-    from: Option<String>,
+    from: Option<Moment>,
     /// Up to this time [default: as far as it was done]
     #[arg(long, value_name = "TIME", requires = "from")]
-    to: Option<String>,
+    to: Option<Moment>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -40,10 +40,10 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 async fn roll_up(arguments: &Arguments, config: &Config, store: &Store) -> anyhow::Result<()> {
     let now = clock::now();
     let kept_from = config.retention.kept_from(now);
-    let Some(from) = &arguments.from else { return bring_up_to_date(store, now, kept_from).await };
+    let Some(from) = arguments.from else { return bring_up_to_date(store, now, kept_from).await };
     let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
-    let from = hour_of(moment("--from", from, now)?);
-    let until = arguments.to.as_deref().map_or(Ok(done), |to| moment("--to", to, now))?.min(done);
+    let from = hour_of(from.at(now));
+    let until = arguments.to.map_or(done, |to| to.at(now)).min(done);
     let hours = u64::try_from((until - from + TimeDelta::minutes(59)).num_hours()).unwrap_or(0);
     if hours == 0 {
         bail!("there is nothing to do: --from has to be before --to and before {done}, until when it was done");

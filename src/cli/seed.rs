@@ -14,7 +14,7 @@ use receiptd::{
     store::{Seed, Store},
 };
 
-use super::{Global, database::Opened, moment::moment};
+use super::{Global, database::Opened, moment::Moment};
 
 /// Fill an app that has no groups with a made-up history, and roll it up
 ///
@@ -36,12 +36,12 @@ pub struct Arguments {
     members: i64,
     /// Until when they were polled: a UTC day, RFC 3339, seconds since 1970, or how long ago [default: now]
     #[arg(long, value_name = "TIME")]
-    until: Option<String>,
+    until: Option<Moment>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let now = clock::now();
-    let until = arguments.until.as_deref().map_or(Ok(now), |until| moment("--until", until, now))?;
+    let until = arguments.until.map_or(now, |until| until.at(now));
     let Arguments { groups, messages, days, members, .. } = *arguments;
     let opened = Opened::open(global).await?;
     let done = fill(&opened.store, &Seed { groups, messages, days, members, until }).await;

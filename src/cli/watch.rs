@@ -15,7 +15,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened, exit::Exit, moment::moment};
+use super::{Global, database::Opened, exit::Exit, moment::Moment};
 
 /// Add to, import, list, pause, resume or remove from the watch list
 #[derive(Args)]
@@ -41,7 +41,7 @@ enum Action {
         cadence: Option<String>,
         /// When the messages were sent: RFC 3339, seconds since 1970, or how long ago, as 2h [default: now]
         #[arg(long, value_name = "TIME")]
-        sent_at: Option<String>,
+        sent_at: Option<Moment>,
     },
     Import(import::Arguments),
     List(list::Arguments),
@@ -96,7 +96,7 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
                 );
             }
             store.watch_group(&group, group_type, cadence.as_deref()).await?;
-            add(store, &group, &seqs, sent_at.as_deref()).await
+            add(store, &group, &seqs, sent_at).await
         }
         Action::Import(arguments) => import::execute(arguments, store).await,
         Action::List(arguments) => list::execute(arguments, store).await,
@@ -112,9 +112,9 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
     }
 }
 
-async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<&str>) -> anyhow::Result<ExitCode> {
+async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<Moment>) -> anyhow::Result<ExitCode> {
     let now = clock::now();
-    let sent_at = sent_at.map(|text| moment("--sent-at", text, now)).transpose()?;
+    let sent_at = sent_at.map(|moment| moment.at(now));
     let (mut total, mut new) = (0_u64, 0);
     let lines: Vec<WatchLine> =
         expand(seqs)?.into_iter().map(|seq| WatchLine { group: group.clone(), seq, sent_at }).collect();

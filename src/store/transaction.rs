@@ -28,6 +28,9 @@ pub(super) const LONG: Duration = Duration::from_secs(120);
 /// Rolling up an hour of which there is much.
 pub(super) const ROLLUP: Duration = Duration::from_secs(900);
 
+/// Rows that are read one by one, as fast as somebody else takes them.
+pub(super) const STREAM: Duration = Duration::from_secs(3_600);
+
 /// A renewal of the lease that takes longer comes too late.
 pub(super) const RENEWAL: Duration = Duration::from_secs(3);
 
@@ -89,6 +92,26 @@ impl Connections {
 
     /// Begins a transaction that is to end within `patience`.
     pub async fn begin(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
+        self.begin_with(begin(patience), doing, patience).await
+    }
+
+    /// The same for one that only reads. It may stand idle: it holds no lock that anybody polls against, and who takes the
+    /// rows may be slower than the server, which is done when the last of them are on their way.
+    pub async fn begin_reading(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
+        let begin = format!(
+            "{}; SET LOCAL transaction_read_only = on; SET LOCAL idle_in_transaction_session_timeout = {}",
+            begin(patience),
+            patience.as_millis(),
+        );
+        self.begin_with(begin, doing, patience).await
+    }
+
+    async fn begin_with(
+        &self,
+        begin: String,
+        doing: &'static str,
+        patience: Duration,
+    ) -> Result<Transaction, StoreError> {
         let deadline = Instant::now() + patience;
         loop {
             let connection = match timeout_at(deadline, self.0.get()).await {
@@ -98,7 +121,7 @@ impl Connections {
             };
             let was_used = Object::metrics(&connection).recycle_count > 0;
             let mut transaction = Transaction { connection: Some(connection), doing, patience, deadline };
-            let begin = AssertSqlSafe(begin(patience));
+            let begin = AssertSqlSafe(begin.clone());
             match timely(timeout_at(deadline, transaction.connection().execute(sqlx::raw_sql(begin))).await) {
                 Ok(_) => return Ok(transaction),
                 // The server has closed it meanwhile: no failure, the next one may work.

@@ -1,0 +1,176 @@
+//! `receiptd export`: the time series, the milestones or the hourly rows as a file for analysts. It only reads, and
+//! what it makes looks like a whole file only when it is one.
+
+mod output;
+
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use receiptd::{
+    clock,
+    domain::Timestamp,
+    export::{Batch, Dataset, Format, Writer, days},
+    logging,
+    store::{Store, StoreError},
+};
+
+use self::output::Output;
+use super::{Global, database::Database, exit::Exit, moment::Moment};
+
+/// Export what analysts read, of the configured app, as CSV or Parquet
+///
+/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d. It goes day by day and takes little memory, however
+/// many rows there are. A file is named FILE.part until it is whole.
+#[derive(Args)]
+pub struct Arguments {
+    /// What to export
+    dataset: What,
+    /// The first moment [default: that of the earliest row]
+    #[arg(long, value_name = "TIME")]
+    from: Option<Moment>,
+    /// The moment before which it ends [default: now]
+    #[arg(long, value_name = "TIME")]
+    to: Option<Moment>,
+    /// How to write it
+    #[arg(long, default_value = "csv")]
+    format: How,
+    /// The file, which must not be there yet; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Every change of counts that was seen, by the time of the poll (receipt_history)
+    Snapshots,
+    /// How fast each message was read, by the time it was sent (message_milestones)
+    Milestones,
+    /// The activity of each group in each hour (hourly_receipts)
+    Hourly,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum How {
+    /// Comma-separated values, the names of the columns first; null is empty
+    Csv,
+    /// Apache Parquet, compressed with Snappy
+    Parquet,
+}
+
+pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let now = clock::now();
+    let from = arguments.from.map_or(Timestamp::UNIX_EPOCH, |moment| moment.at(now));
+    let until = arguments.to.map_or(now, |moment| moment.at(now));
+    if let Some(reason) = refusal(arguments, from, until) {
+        eprintln!("receiptd: {reason}");
+        return Ok(Exit::Usage.into());
+    }
+    let config = global.load_config()?;
+    logging::init(&config.log)?;
+    let database = Database::join(&config.database).await?;
+    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
+    let done = export(arguments, &store, from, until).await;
+    store.close();
+    database.close().await?;
+    eprintln!("{} rows were exported.", done?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why it is not even begun, if there is a reason.
+fn refusal(arguments: &Arguments, from: Timestamp, until: Timestamp) -> Option<String> {
+    let file = Some(arguments.output.as_path()).filter(|file| *file != Path::new("-"));
+    if from > until {
+        return Some(format!("--from {} is later than --to {}", from.to_rfc3339(), until.to_rfc3339()));
+    }
+    if let Some(file) = file.filter(|file| file.symlink_metadata().is_ok()) {
+        return Some(format!("{} is there already, and is not overwritten: remove it or name another", file.display()));
+    }
+    let is_shown = file.is_none() && io::stdout().is_terminal();
+    (is_shown && matches!(arguments.format, How::Parquet))
+        .then(|| "Parquet is nothing for a terminal: name a file with --output".to_owned())
+}
+
+/// Returns how many rows there were.
+async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Timestamp) -> anyhow::Result<u64> {
+    let dataset = Dataset::from(arguments.dataset);
+    let span = store.export_span(dataset, from, until).await.map_err(explained)?;
+    let (from, until) = span.unwrap_or((from, from));
+    let output = Output::open(&arguments.output)?;
+    let begin = |out| Format::from(arguments.format).begin(dataset.columns(), out);
+    let writer = output.writer().and_then(begin).with_context(|| output.failure())?;
+    let mut copy = Copy { dataset, writer, bar: progress(days(from, until).count(), &output), rows: 0 };
+    let copied = copy.days(store, from, until, &output).await;
+    copy.bar.finish_and_clear();
+    copied?;
+    copy.writer.finish().with_context(|| output.failure())?;
+    output.complete()?;
+    Ok(copy.rows)
+}
+
+/// Rows on their way from the database to the output.
+struct Copy {
+    dataset: Dataset,
+    writer: Box<dyn Writer>,
+    bar: ProgressBar,
+    rows: u64,
+}
+
+impl Copy {
+    async fn days(&mut self, store: &Store, from: Timestamp, until: Timestamp, output: &Output) -> anyhow::Result<()> {
+        for (start, end) in days(from, until) {
+            let taken = store.export(self.dataset, start, end, |batch| self.take(batch)).await.map_err(explained)?;
+            taken.with_context(|| output.failure())?;
+            self.bar.inc(1);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, batch: Batch) -> io::Result<()> {
+        self.rows += batch.rows() as u64;
+        self.bar.set_message(format!("{} rows", self.rows));
+        self.writer.write(batch)
+    }
+}
+
+/// A bar of days. There is none where it would stand between the rows.
+fn progress(days: usize, output: &Output) -> ProgressBar {
+    let days = days as u64;
+    if !io::stderr().is_terminal() || output.is_terminal() {
+        return ProgressBar::with_draw_target(Some(days), ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} days  {msg}  {elapsed}");
+    ProgressBar::new(days).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Says what to do where the schema is missing or old. Its version is not asked for: who may read the rows may not
+/// read that.
+fn explained(error: StoreError) -> anyhow::Error {
+    let is_schema = matches!(error.sqlstate().as_deref(), Some("3F000" | "42P01" | "42703"));
+    let error = anyhow::Error::from(error);
+    if is_schema { error.context("the schema is missing or old: run `receiptd migrate` first") } else { error }
+}
+
+impl From<What> for Dataset {
+    fn from(what: What) -> Self {
+        match what {
+            What::Snapshots => Self::Snapshots,
+            What::Milestones => Self::Milestones,
+            What::Hourly => Self::Hourly,
+        }
+    }
+}
+
+impl From<How> for Format {
+    fn from(how: How) -> Self {
+        match how {
+            How::Csv => Self::Csv,
+            How::Parquet => Self::Parquet,
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What analysts take away: the columns of each dataset, and files of them in CSV or Parquet.
+//!
+//! Pure but for the writer that it is handed: it knows neither SQL nor the names of files, and it never holds more rows
+//! than one row group, however many there are.
+
+mod batch;
+mod csv;
+mod parquet;
+
+use std::io::{self, Write};
+
+use chrono::{Days, NaiveTime};
+
+pub use self::batch::{BATCH, Batch, Values, push_text};
+use crate::domain::Timestamp;
+
+/// What can be exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dataset {
+    /// Every change of counts that was seen: the view `receipt_history`, by `polled_at`.
+    Snapshots,
+    /// One row per message: the table `message_milestones`, by `sent_at`.
+    Milestones,
+    /// One row per group and hour: the view `hourly_receipts`, by `hour`.
+    Hourly,
+}
+
+/// How a file of rows is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// RFC 4180 with a line of names first, but line feeds alone. Null is empty.
+    Csv,
+    /// Apache Parquet, compressed with Snappy.
+    Parquet,
+}
+
+/// A column of a dataset.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// Its name, as in SQL.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// Whether values may be missing.
+    pub is_nullable: bool,
+}
+
+/// What the values of a column are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// UTF-8.
+    Text,
+    /// Whole numbers of 32 bits.
+    Integer,
+    /// Whole numbers of 64 bits.
+    Bigint,
+    /// Floating point numbers of 32 bits.
+    Real,
+    /// Points in time, to the microsecond.
+    Time,
+}
+
+/// Writes rows, batch by batch.
+pub trait Writer: Send {
+    /// Takes rows. They may be held back until there are enough.
+    ///
+    /// # Errors
+    /// If they can't be written.
+    fn write(&mut self, batch: Batch) -> io::Result<()>;
+
+    /// Writes what was held back, and what belongs at the end.
+    ///
+    /// # Errors
+    /// If that can't be written.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+impl Format {
+    /// Begins a file of these columns.
+    ///
+    /// # Errors
+    /// If nothing can be written.
+    pub fn begin(self, columns: &'static [Column], out: Box<dyn Write + Send>) -> io::Result<Box<dyn Writer>> {
+        Ok(match self {
+            Self::Csv => Box::new(csv::CsvWriter::begin(columns, out)?),
+            Self::Parquet => Box::new(parquet::ParquetWriter::begin(columns, out)?),
+        })
+    }
+}
+
+impl Dataset {
+    /// Its columns, in the order in which they are read and written.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Snapshots => SNAPSHOTS,
+            Self::Milestones => MILESTONES,
+            Self::Hourly => HOURLY,
+        }
+    }
+}
+
+/// The UTC days between two times, the first and the last cut at them: from the first moment of each until before the
+/// second.
+pub fn days(from: Timestamp, until: Timestamp) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+    let mut next = from;
+    std::iter::from_fn(move || {
+        let start = next;
+        if start >= until {
+            return None;
+        }
+        let midnight =
+            start.date_naive().checked_add_days(Days::new(1)).map(|day| day.and_time(NaiveTime::MIN).and_utc());
+        next = midnight.map_or(until, |midnight| midnight.min(until));
+        Some((start, next))
+    })
+}
+
+const fn required(name: &'static str, kind: Kind) -> Column {
+    Column { name, kind, is_nullable: false }
+}
+
+const fn nullable(name: &'static str, kind: Kind) -> Column {
+    Column { name, kind, is_nullable: true }
+}
+
+const SNAPSHOTS: &[Column] = &[
+    required("sdk_app_id", Kind::Bigint),
+    required("group_id", Kind::Text),
+    required("msg_seq", Kind::Bigint),
+    required("polled_at", Kind::Time),
+    nullable("read_num", Kind::Integer),
+    nullable("unread_num", Kind::Integer),
+    required("code", Kind::Integer),
+    nullable("prior_polled_at", Kind::Time),
+    nullable("prior_read_num", Kind::Integer),
+    required("source", Kind::Text),
+];
+
+const MILESTONES: &[Column] = &[
+    required("sdk_app_id", Kind::Bigint),
+    required("group_id", Kind::Text),
+    required("msg_seq", Kind::Bigint),
+    required("sent_at", Kind::Time),
+    required("state", Kind::Text),
+    nullable("closed_at", Kind::Time),
+    nullable("read_num", Kind::Integer),
+    nullable("unread_num", Kind::Integer),
+    nullable("receipt_code", Kind::Integer),
+    nullable("first_polled_at", Kind::Time),
+    nullable("last_changed_at", Kind::Time),
+    nullable("known_until", Kind::Time),
+    nullable("first_read_after", Kind::Time),
+    nullable("first_read_by", Kind::Time),
+    nullable("half_read_after", Kind::Time),
+    nullable("half_read_by", Kind::Time),
+    nullable("p90_read_after", Kind::Time),
+    nullable("p90_read_by", Kind::Time),
+    nullable("all_read_after", Kind::Time),
+    nullable("all_read_by", Kind::Time),
+    nullable("read_rate_15m", Kind::Real),
+    nullable("read_rate_1h", Kind::Real),
+    nullable("read_rate_24h", Kind::Real),
+    nullable("read_rate_7d", Kind::Real),
+];
+
+const HOURLY: &[Column] = &[
+    required("sdk_app_id", Kind::Bigint),
+    required("group_id", Kind::Text),
+    required("hour", Kind::Time),
+    required("messages_sent", Kind::Integer),
+    required("messages_active", Kind::Integer),
+    required("reads_gained", Kind::Bigint),
+    required("reads_lost", Kind::Bigint),
+    required("reads_found", Kind::Bigint),
+    required("messages_aged_24h", Kind::Integer),
+    nullable("median_read_rate_24h", Kind::Real),
+    nullable("p90_read_rate_24h", Kind::Real),
+    required("unread_backlog", Kind::Bigint),
+    required("polls", Kind::Integer),
+    required("calls", Kind::Integer),
+    required("coverage", Kind::Real),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_utc_cut_at_both_ends() {
+        let cut = |from: &str, until: &str| {
+            let days = days(from.parse().unwrap(), until.parse().unwrap());
+            days.map(|(from, until)| format!("{} {}", from.format("%dT%H"), until.format("%dT%H"))).collect::<Vec<_>>()
+        };
+        assert_eq!(cut("2026-11-20T18:00:00Z", "2026-11-22T06:00:00Z"), ["20T18 21T00", "21T00 22T00", "22T00 22T06"]);
+        assert_eq!(cut("2026-11-20T00:00:00Z", "2026-11-21T00:00:00Z"), ["20T00 21T00"]);
+        assert_eq!(cut("2026-11-20T01:00:00Z", "2026-11-20T02:00:00Z"), ["20T01 20T02"]);
+        assert!(cut("2026-11-20T00:00:00Z", "2026-11-20T00:00:00Z").is_empty());
+        assert!(cut("2026-11-21T00:00:00Z", "2026-11-20T00:00:00Z").is_empty());
+    }
+}

@@ -1,0 +1,117 @@
+//! Rows on their way from the database to a file, column by column. It never decides what is read or written.
+
+use std::sync::Arc;
+
+use super::{Column, Kind};
+use crate::domain::Timestamp;
+
+/// So many rows travel together.
+pub const BATCH: usize = 8_192;
+
+/// Rows of a dataset, column by column.
+#[derive(Debug)]
+pub struct Batch {
+    columns: &'static [Column],
+    values: Vec<Values>,
+}
+
+/// The values of one column.
+#[derive(Debug)]
+pub enum Values {
+    /// Of [`Kind::Text`].
+    Text(Vec<Option<Arc<str>>>),
+    /// Of [`Kind::Integer`].
+    Integer(Vec<Option<i32>>),
+    /// Of [`Kind::Bigint`].
+    Bigint(Vec<Option<i64>>),
+    /// Of [`Kind::Real`].
+    Real(Vec<Option<f32>>),
+    /// Of [`Kind::Time`].
+    Time(Vec<Option<Timestamp>>),
+}
+
+impl Batch {
+    /// No rows yet, but room for this many.
+    pub fn new(columns: &'static [Column], rows: usize) -> Self {
+        Self { columns, values: columns.iter().map(|column| Values::new(column.kind, rows)).collect() }
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.values.first().map_or(0, Values::len)
+    }
+
+    /// The columns with their values.
+    pub fn columns(&self) -> impl Iterator<Item = (&'static Column, &Values)> {
+        self.columns.iter().zip(&self.values)
+    }
+
+    /// The values by columns, to be added to: to all of them, or to none.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Values> {
+        self.values.iter_mut()
+    }
+
+    /// Adds the rows of another batch of the same columns.
+    pub(super) fn append(&mut self, other: Self) {
+        for (values, more) in self.values.iter_mut().zip(other.values) {
+            values.append(more);
+        }
+    }
+
+    /// Forgets the rows and keeps the room.
+    pub(super) fn clear(&mut self) {
+        for values in &mut self.values {
+            values.clear();
+        }
+    }
+}
+
+impl Values {
+    fn new(kind: Kind, rows: usize) -> Self {
+        match kind {
+            Kind::Text => Self::Text(Vec::with_capacity(rows)),
+            Kind::Integer => Self::Integer(Vec::with_capacity(rows)),
+            Kind::Bigint => Self::Bigint(Vec::with_capacity(rows)),
+            Kind::Real => Self::Real(Vec::with_capacity(rows)),
+            Kind::Time => Self::Time(Vec::with_capacity(rows)),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(values) => values.len(),
+            Self::Integer(values) => values.len(),
+            Self::Bigint(values) => values.len(),
+            Self::Real(values) => values.len(),
+            Self::Time(values) => values.len(),
+        }
+    }
+
+    fn append(&mut self, more: Self) {
+        match (self, more) {
+            (Self::Text(values), Self::Text(mut more)) => values.append(&mut more),
+            (Self::Integer(values), Self::Integer(mut more)) => values.append(&mut more),
+            (Self::Bigint(values), Self::Bigint(mut more)) => values.append(&mut more),
+            (Self::Real(values), Self::Real(mut more)) => values.append(&mut more),
+            (Self::Time(values), Self::Time(mut more)) => values.append(&mut more),
+            (values, more) => unreachable!("columns of one dataset are of one kind: {values:?}, {more:?}"),
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::Text(values) => values.clear(),
+            Self::Integer(values) => values.clear(),
+            Self::Bigint(values) => values.clear(),
+            Self::Real(values) => values.clear(),
+            Self::Time(values) => values.clear(),
+        }
+    }
+}
+
+/// Adds a text. Rows come sorted, so that the same text often follows itself: then it is not stored again.
+pub fn push_text(texts: &mut Vec<Option<Arc<str>>>, text: Option<&str>) {
+    let last = texts.last().and_then(Option::as_ref);
+    let same = last.filter(|last| Some(last.as_ref()) == text).cloned();
+    texts.push(same.or_else(|| text.map(Arc::from)));
+}

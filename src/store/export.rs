@@ -1,0 +1,149 @@
+//! What analysts take away, read as a stream: the database sorts, and no more than a batch of rows is here at a time. It
+//! never writes, and it knows nothing of files.
+
+use futures::TryStreamExt;
+use sqlx::{PgConnection, Postgres, Row, postgres::PgArguments, postgres::PgRow, query::Query};
+use tokio::time::timeout_at;
+
+use super::{
+    Store, StoreError,
+    statement::{query, query_as},
+    transaction::STREAM,
+};
+use crate::{
+    domain::Timestamp,
+    export::{BATCH, Batch, Dataset, Values, push_text},
+};
+
+/// The order of groups is that of their bytes: the same on every server, whatever its language.
+const SNAPSHOTS: &str = r#"SELECT sdk_app_id, group_id, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at,
+        prior_read_num, source
+     FROM receiptd.receipt_history
+     WHERE sdk_app_id = $1 AND polled_at >= $2 AND polled_at < $3
+     ORDER BY group_id COLLATE "C", msg_seq, polled_at"#;
+
+const MILESTONES: &str = r#"SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num,
+        m.unread_num, m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until, m.first_read_after,
+        m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by, m.all_read_after,
+        m.all_read_by, m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d
+     FROM receiptd.message_milestones m
+     JOIN receiptd.watched_groups g USING (group_key)
+     WHERE g.sdk_app_id = $1 AND m.sent_at >= $2 AND m.sent_at < $3
+     ORDER BY g.group_id COLLATE "C", m.msg_seq"#;
+
+const HOURLY: &str = r#"SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained, reads_lost,
+        reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage
+     FROM receiptd.hourly_receipts
+     WHERE sdk_app_id = $1 AND hour >= $2 AND hour < $3
+     ORDER BY group_id COLLATE "C", hour"#;
+
+/// The snapshots have no index by time: their partitions tell the days, and cost nothing to look at.
+const SPAN_OF_SNAPSHOTS: &str = "SELECT
+        greatest(min(day)::timestamp AT TIME ZONE 'UTC', $2), least((max(day) + 1)::timestamp AT TIME ZONE 'UTC', $3)
+     FROM (
+        SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'receiptd.receipt_snapshots'::regclass
+     ) partition
+     HAVING count(*) > 0";
+
+const SPAN_OF_MILESTONES: &str = "WITH mine AS NOT MATERIALIZED (
+        SELECT m.sent_at FROM receiptd.message_milestones m JOIN receiptd.watched_groups g USING (group_key)
+        WHERE g.sdk_app_id = $1 AND m.sent_at >= $2 AND m.sent_at < $3
+     )
+     SELECT first.sent_at, last.sent_at + interval '1 microsecond'
+     FROM (SELECT sent_at FROM mine ORDER BY sent_at LIMIT 1) first,
+        (SELECT sent_at FROM mine ORDER BY sent_at DESC LIMIT 1) last";
+
+/// Group by group, since the key begins with the group.
+const SPAN_OF_HOURS: &str = "SELECT min(h.first), max(h.last) + interval '1 hour'
+     FROM receiptd.watched_groups g
+     CROSS JOIN LATERAL (
+        SELECT min(h.hour) AS first, max(h.hour) AS last FROM receiptd.group_receipts_hourly h
+        WHERE h.group_key = g.group_key AND h.hour >= $2 AND h.hour < $3
+     ) h
+     WHERE g.sdk_app_id = $1 HAVING min(h.first) IS NOT NULL";
+
+impl Store {
+    /// The part of a span of time outside of which this app has no rows of the dataset: from its first moment until
+    /// before its second. `None` if it has none at all.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn export_span(
+        &self,
+        dataset: Dataset,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<(Timestamp, Timestamp)>, StoreError> {
+        let mut transaction = self.connections.begin_reading("looking for what is to be exported", STREAM).await?;
+        let span = query_as(match dataset {
+            Dataset::Snapshots => SPAN_OF_SNAPSHOTS,
+            Dataset::Milestones => SPAN_OF_MILESTONES,
+            Dataset::Hourly => SPAN_OF_HOURS,
+        });
+        let span = span.bind(self.app()).bind(from).bind(until);
+        let outcome = timeout_at(transaction.deadline, span.fetch_optional(transaction.connection())).await;
+        let span: Option<(Timestamp, Timestamp)> = transaction.end(outcome).await?;
+        Ok(span.map(|(first, last)| (first.max(from), last.min(until))).filter(|(first, last)| first < last))
+    }
+
+    /// Hands the rows of this app in a span of time to `take`, batch by batch, sorted by group, message and time. It is
+    /// as slow as `take`, and ends with its first error.
+    ///
+    /// # Errors
+    /// If the database fails, or takes very long. What `take` said is inside.
+    pub async fn export<E>(
+        &self,
+        dataset: Dataset,
+        from: Timestamp,
+        until: Timestamp,
+        take: impl FnMut(Batch) -> Result<(), E>,
+    ) -> Result<Result<(), E>, StoreError> {
+        let mut transaction = self.connections.begin_reading("reading what is to be exported", STREAM).await?;
+        let rows = query(match dataset {
+            Dataset::Snapshots => SNAPSHOTS,
+            Dataset::Milestones => MILESTONES,
+            Dataset::Hourly => HOURLY,
+        });
+        let rows = rows.bind(self.app()).bind(from).bind(until);
+        let deadline = transaction.deadline;
+        match timeout_at(deadline, stream(transaction.connection(), dataset, rows, take)).await {
+            // The rest of the rows is not waited for: the connection goes with the transaction.
+            Ok(Ok(Err(error))) => Ok(Err(error)),
+            outcome => transaction.end(outcome).await,
+        }
+    }
+}
+
+async fn stream<E>(
+    connection: &mut PgConnection,
+    dataset: Dataset,
+    rows: Query<'static, Postgres, PgArguments>,
+    mut take: impl FnMut(Batch) -> Result<(), E>,
+) -> Result<Result<(), E>, sqlx::Error> {
+    let empty = || Batch::new(dataset.columns(), BATCH);
+    let mut batch = empty();
+    let mut rows = rows.fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        for (index, values) in batch.values_mut().enumerate() {
+            read(&row, index, values)?;
+        }
+        if batch.rows() >= BATCH
+            && let Err(error) = take(std::mem::replace(&mut batch, empty()))
+        {
+            return Ok(Err(error));
+        }
+    }
+    Ok(if batch.rows() > 0 { take(batch) } else { Ok(()) })
+}
+
+fn read(row: &PgRow, index: usize, values: &mut Values) -> Result<(), sqlx::Error> {
+    match values {
+        Values::Text(values) => push_text(values, row.try_get(index)?),
+        Values::Integer(values) => values.push(row.try_get(index)?),
+        Values::Bigint(values) => values.push(row.try_get(index)?),
+        Values::Real(values) => values.push(row.try_get(index)?),
+        Values::Time(values) => values.push(row.try_get(index)?),
+    }
+    Ok(())
+}

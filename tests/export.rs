@@ -1,0 +1,324 @@
+//! `receiptd export` as its users meet it: the real binary, a real Postgres, and files read back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+use common::{ScratchDirectory, TestDatabase};
+use parquet::{
+    file::reader::{FileReader, SerializedFileReader},
+    record::Field,
+};
+
+/// Two apps, two days and a bit, and every column with and without a value.
+const ROWS: &str = r#"
+    SELECT receiptd.ensure_partition('receipt_snapshots', day::date)
+    FROM generate_series(timestamp '2026-11-01', '2026-11-03', '1 day') AS day;
+    INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
+    VALUES (1400000000, 'b'), (1400000000, 'a "quoted", one'), (1400000001, 'other');
+    INSERT INTO receiptd.receipt_snapshots
+        (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num, source)
+    SELECT g.group_key, r.* FROM receiptd.watched_groups g, (VALUES
+        (7, timestamptz '2026-11-01 00:00:00+00', 0, 3, 0, NULL::timestamptz, NULL::integer, 'poll'),
+        (7, '2026-11-01 23:59:59.999999+00', 1, 2, 0, '2026-11-01 23:58:59.5+00', 0, 'poll'),
+        (7, '2026-11-02 00:00:00+00', 3, 0, 0, '2026-11-01 23:59:59.999999+00', 1, 'webhook'),
+        (4294967295, '2026-11-03 12:00:00+00', NULL, NULL, 10062, NULL, NULL, 'poll')
+    ) AS r;
+    INSERT INTO receiptd.message_milestones
+    SELECT group_key, 7, '2026-11-01 10:00:00.25+00', 'all_read', '2026-11-01 12:00+00', 3, 0, 0, '2026-11-01 10:01+00',
+        '2026-11-01 11:00+00', '2026-11-01 11:59+00', '2026-11-01 10:02+00', '2026-11-01 10:03+00',
+        '2026-11-01 10:04+00', '2026-11-01 10:05+00', '2026-11-01 10:06+00', '2026-11-01 10:07+00',
+        '2026-11-01 10:08+00', '2026-11-01 10:09+00', 0, 1.0 / 3, 1, 0.1 FROM receiptd.watched_groups;
+    INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at)
+    SELECT group_key, 8, '2026-11-02 10:00+00' FROM receiptd.watched_groups;
+    INSERT INTO receiptd.group_receipts_hourly
+    SELECT group_key, '2026-11-01 10:00+00', 1, 2, 3000000000, 4, 5, 6, 0.5, 0.9, 7, 8, 9, 0.25
+    FROM receiptd.watched_groups;
+    INSERT INTO receiptd.group_receipts_hourly (group_key, hour)
+    SELECT group_key, '2026-11-02 23:00+00' FROM receiptd.watched_groups;
+"#;
+
+/// The same rows as the database shows them: what is exported is compared with that.
+const SHOWN: [(&str, &str); 3] = [
+    (
+        "snapshots",
+        r#"SELECT sdk_app_id, group_id, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num,
+            source FROM receiptd.receipt_history WHERE sdk_app_id = 1400000000
+        ORDER BY polled_at::date, group_id COLLATE "C", msg_seq, polled_at"#,
+    ),
+    (
+        "milestones",
+        r#"SELECT sdk_app_id, group_id, m.msg_seq, m.sent_at, m.state, closed_at, read_num, unread_num, receipt_code,
+            first_polled_at, last_changed_at, known_until, first_read_after, first_read_by, half_read_after, half_read_by,
+            p90_read_after, p90_read_by, all_read_after, all_read_by, read_rate_15m, read_rate_1h, read_rate_24h,
+            read_rate_7d
+        FROM receiptd.message_milestones m JOIN receiptd.watched_groups g USING (group_key)
+        WHERE sdk_app_id = 1400000000 ORDER BY sent_at::date, group_id COLLATE "C", msg_seq"#,
+    ),
+    (
+        "hourly",
+        r#"SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained, reads_lost, reads_found,
+            messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage
+        FROM receiptd.hourly_receipts WHERE sdk_app_id = 1400000000 ORDER BY hour::date, group_id COLLATE "C""#,
+    ),
+];
+
+fn command(database: &TestDatabase, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    command.args(arguments).env_clear().env("DATABASE_URL", database.url());
+    command.env("RECEIPTD_CHAT__SDK_APP_ID", "1400000000").stdin(Stdio::null());
+    command
+}
+
+fn ended(output: &Output) -> (i32, &str, &str) {
+    let text = |bytes| std::str::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn export(database: &TestDatabase, arguments: &[&str]) -> Output {
+    command(database, &[&["export"], arguments].concat()).output().unwrap()
+}
+
+async fn seeded() -> TestDatabase {
+    let database = TestDatabase::new().await;
+    assert_eq!(command(&database, &["migrate"]).output().unwrap().status.code(), Some(0));
+    database.psql(ROWS);
+    database
+}
+
+/// Adds snapshots of messages of their own.
+fn add_snapshots(database: &TestDatabase, count: u32) {
+    database.psql(&format!(
+        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
+         SELECT g.group_key, 100 + i, timestamptz '2026-11-02 01:00+00' + i * interval '1 millisecond', i % 100, 5, 0
+         FROM receiptd.watched_groups g, generate_series(1, {count}) AS i WHERE g.group_id = 'b'"
+    ));
+}
+
+/// What an export must be, in the words of the database itself.
+fn expected(database: &TestDatabase, sql: &str) -> String {
+    let times = r#"SET timezone = 'UTC'; SET datestyle = 'ISO'"#;
+    let copied = database.psql(&format!("{times}; COPY ({sql}) TO STDOUT (FORMAT csv, HEADER)"));
+    // The database shows times as 2026-11-01 00:00:00+00, and digits of the second where there are any.
+    let field = |field: &str| match field.strip_suffix("+00") {
+        Some(time) => {
+            let (whole, fraction) = time.split_once('.').unwrap_or((time, ""));
+            format!("{}.{fraction:0<6}Z", whole.replace(' ', "T"))
+        }
+        None => field.to_owned(),
+    };
+    copied.lines().map(|line| line.split(',').map(field).collect::<Vec<_>>().join(",") + "\n").collect()
+}
+
+#[tokio::test]
+async fn csv_says_what_the_database_says() {
+    let database = seeded().await;
+    for ((dataset, sql), count) in SHOWN.into_iter().zip([8, 4, 4]) {
+        let output = export(&database, &[dataset]);
+        let (code, out, err) = ended(&output);
+        assert_eq!((code, err), (0, format!("{count} rows were exported.\n").as_str()));
+        assert_eq!(out, expected(&database, sql));
+    }
+    let output = export(&database, &["snapshots", "--to", "2026-11-01T12:00:00Z"]);
+    let lines: Vec<&str> = ended(&output).1.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "sdk_app_id,group_id,msg_seq,polled_at,read_num,unread_num,code,prior_polled_at,prior_read_num,source",
+            "1400000000,\"a \"\"quoted\"\", one\",7,2026-11-01T00:00:00.000000Z,0,3,0,,,poll",
+            "1400000000,b,7,2026-11-01T00:00:00.000000Z,0,3,0,,,poll",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_first_moment_is_in_and_the_last_is_not() {
+    let database = seeded().await;
+    let rows = |dataset: &str, from: &str, to: &str| {
+        let output = export(&database, &[dataset, "--from", from, "--to", to]);
+        let (code, out, err) = ended(&output);
+        assert_eq!(code, 0, "{err}");
+        out.lines().filter(|line| line.contains(",b,")).count()
+    };
+    assert_eq!(rows("snapshots", "2026-11-01", "2026-11-02"), 2);
+    assert_eq!(rows("snapshots", "2026-11-01T00:00:00.000001Z", "2026-11-02T00:00:00.000001Z"), 2);
+    assert_eq!(rows("snapshots", "2026-11-01T23:59:59.999999Z", "2026-11-03T12:00:00Z"), 2);
+    assert_eq!(rows("snapshots", "2026-11-03", "2026-11-03"), 0);
+    assert_eq!(rows("snapshots", "1970-01-01", "9999-01-01"), 4);
+    assert_eq!(rows("milestones", "2026-11-01T10:00:00.25Z", "2026-11-02T10:00:00Z"), 1);
+    assert_eq!(rows("milestones", "2026-11-01T10:00:00.250001Z", "9999-01-01"), 1);
+    assert_eq!(rows("hourly", "2026-11-01T10:00:00Z", "2026-11-01T10:00:00Z"), 0);
+    assert_eq!(rows("hourly", "2026-11-01T11:00:00Z", "2026-11-02T23:00:00Z"), 0);
+    assert_eq!(rows("hourly", "2026-11-01T18:00:00+08:00", "2026-11-02T23:00:01Z"), 2);
+    assert_eq!(rows("hourly", "1h", "0s"), 0, "nothing is that young");
+}
+
+/// The rows of a Parquet file, as the CSV of the same would show them.
+fn read_back(path: &Path) -> String {
+    let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
+    let schema = reader.metadata().file_metadata().schema();
+    let mut text = schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(",") + "\n";
+    for row in reader.get_row_iter(None).unwrap() {
+        let row = row.unwrap();
+        let fields = row.get_column_iter().map(|(_, field)| match field {
+            Field::Null => String::new(),
+            Field::Str(value) if value.contains('"') => format!("\"{}\"", value.replace('"', "\"\"")),
+            Field::Str(value) => value.clone(),
+            Field::Int(value) => value.to_string(),
+            Field::Long(value) => value.to_string(),
+            Field::Float(value) => value.to_string(),
+            Field::TimestampMicros(value) => {
+                let time = chrono::DateTime::from_timestamp_micros(*value).unwrap();
+                time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+            }
+            other => panic!("no column is of this kind: {other:?}"),
+        });
+        text += &(fields.collect::<Vec<_>>().join(",") + "\n");
+    }
+    text
+}
+
+#[tokio::test]
+async fn parquet_says_the_same_in_a_file_and_on_standard_output() {
+    let database = seeded().await;
+    let directory = ScratchDirectory::new("export");
+    for (dataset, sql) in SHOWN {
+        let path = directory.path().join(format!("{dataset}.parquet"));
+        let file = path.to_str().unwrap();
+        let output = export(&database, &[dataset, "--format", "parquet", "--output", file]);
+        assert_eq!(ended(&output).0, 0, "{}", ended(&output).2);
+        assert_eq!(read_back(&path), expected(&database, sql));
+        let output = export(&database, &[dataset, "--format", "parquet"]);
+        assert!(output.stdout == fs::read(&path).unwrap());
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "no parts are left");
+}
+
+#[tokio::test]
+async fn no_rows_make_a_whole_file_all_the_same() {
+    let database = TestDatabase::new().await;
+    assert_eq!(command(&database, &["migrate"]).output().unwrap().status.code(), Some(0));
+    let directory = ScratchDirectory::new("export");
+    for (dataset, sql) in SHOWN {
+        assert_eq!(ended(&export(&database, &[dataset])).1, expected(&database, sql));
+        let path = directory.path().join(dataset);
+        let output = export(&database, &[dataset, "--format", "parquet", "--output", path.to_str().unwrap()]);
+        assert_eq!(ended(&output), (0, "", "0 rows were exported.\n"));
+        assert_eq!(read_back(&path), expected(&database, sql));
+    }
+}
+
+#[tokio::test]
+async fn what_can_not_be_meant_is_refused() {
+    let database = seeded().await;
+    let directory = ScratchDirectory::new("export");
+    let path = directory.path().join("old.csv");
+    fs::write(&path, "precious").unwrap();
+    let file = path.to_str().unwrap();
+    for (arguments, reason) in [
+        (&["hourly", "--from", "2026-11-02", "--to", "2026-11-01"][..], "is later than --to"),
+        (&["hourly", "--from", "9999-01-01"], "is later than --to"),
+        (&["hourly", "--from", "yesterday"], "an age, as 30d"),
+        (&["hourly", "--output", file], "is there already, and is not overwritten"),
+        (&["daily"], "snapshots, milestones, hourly"),
+        (&["hourly", "--format", "xml"], "csv, parquet"),
+    ] {
+        let output = export(&database, arguments);
+        let (code, out, err) = ended(&output);
+        assert!(code == 64 && out.is_empty() && err.contains(reason), "{arguments:?}: {code} {err}");
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn an_export_that_fails_leaves_no_file_and_one_that_was_killed_is_begun_anew() {
+    let database = seeded().await;
+    let directory = ScratchDirectory::new("export");
+    let path = directory.path().join("snapshots.csv");
+    let file = path.to_str().unwrap();
+    // The row of the third day can't be read.
+    database.psql(
+        "CREATE OR REPLACE VIEW receiptd.receipt_history AS
+         SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
+            h.source, h.group_key, (1 / (h.msg_seq - 4294967295))::integer AS prior_read_num
+         FROM receiptd.receipt_snapshots h JOIN receiptd.watched_groups g USING (group_key)",
+    );
+    let output = export(&database, &["snapshots", "--output", file]);
+    let (code, _, err) = ended(&output);
+    assert!(code == 69 && err.contains("division by zero"), "{code} {err}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+
+    fs::write(directory.path().join("snapshots.csv.part"), "x".repeat(100_000)).unwrap();
+    let output = export(&database, &["snapshots", "--to", "2026-11-02", "--output", file]);
+    assert_eq!(ended(&output), (0, "", "4 rows were exported.\n"));
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+
+    let nowhere = directory.path().join("nowhere/x.csv");
+    let output = export(&database, &["snapshots", "--output", nowhere.to_str().unwrap()]);
+    assert!(ended(&output).2.contains("nowhere/x.csv.part failed"), "{}", ended(&output).2);
+}
+
+#[tokio::test]
+async fn a_database_without_the_schema_says_what_to_do() {
+    let database = TestDatabase::new().await;
+    for (dataset, _) in SHOWN {
+        let output = export(&database, &[dataset]);
+        let (code, out, err) = ended(&output);
+        assert!(code == 69 && out.is_empty() && err.contains("run `receiptd migrate` first"), "{code} {err}");
+    }
+}
+
+#[tokio::test]
+async fn very_many_rows_take_little_memory_and_whoever_has_read_enough_may_go() {
+    let database = seeded().await;
+    add_snapshots(&database, 300_000);
+    let directory = ScratchDirectory::new("export");
+    for format in ["csv", "parquet"] {
+        let path = directory.path().join(format);
+        let arguments = ["export", "snapshots", "--format", format, "--output", path.to_str().unwrap()];
+        let mut child = command(&database, &arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut peak = 0;
+        while child.try_wait().unwrap().is_none() {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            peak = line.map_or(peak, |line| line.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
+            thread::sleep(Duration::from_millis(5));
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(ended(&output), (0, "", "300008 rows were exported.\n"));
+        println!("{format}: {peak} kB at most, a file of {} kB", fs::metadata(&path).unwrap().len() / 1024);
+        assert!((1_000..100_000).contains(&peak), "{format} took {peak} kB");
+    }
+    assert_eq!(read_back(&directory.path().join("parquet")), fs::read_to_string(directory.path().join("csv")).unwrap());
+    for format in ["csv", "parquet"] {
+        let mut export = command(&database, &["export", "snapshots", "--format", format]);
+        let mut child = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut read = BufReader::new(child.stdout.take().unwrap());
+        read.fill_buf().unwrap();
+        drop(read);
+        assert_eq!(ended(&child.wait_with_output().unwrap()), (0, "", ""), "{format}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_reads_slowly_gets_everything() {
+    let database = seeded().await;
+    // The server is done with them long before the reader, and would end a transaction that stands idle.
+    add_snapshots(&database, 10_000);
+    let mut child = command(&database, &["export", "snapshots"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    thread::sleep(Duration::from_secs(7));
+    assert_eq!(lines.map(Result::unwrap).count(), 10_008);
+    assert!(child.wait().unwrap().success());
+}
