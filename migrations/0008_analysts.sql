@@ -1,5 +1,8 @@
 -- What analysts ask: each question a view or a function, with the app and the group spelt out.
 
+-- Analysts name the group, and often not the app.
+CREATE INDEX watched_groups_by_id ON receiptd.watched_groups (group_id);
+
 -- Both arms are joined to the groups by themselves, so that a filter by group reaches either by its index.
 CREATE OR REPLACE VIEW receiptd.latest_receipts AS
 SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,

@@ -153,9 +153,9 @@ async fn the_first_moment_is_in_and_the_last_is_not() {
     assert_eq!(rows("snapshots", "2026-11-01T00:00:00.000001Z", "2026-11-02T00:00:00.000001Z"), 2);
     assert_eq!(rows("snapshots", "2026-11-01T23:59:59.999999Z", "2026-11-03T12:00:00Z"), 2);
     assert_eq!(rows("snapshots", "2026-11-03", "2026-11-03"), 0);
-    assert_eq!(rows("snapshots", "1970-01-01", "9999-01-01"), 4);
+    assert_eq!(rows("snapshots", "2000-01-01", "2199-01-01"), 4);
     assert_eq!(rows("milestones", "2026-11-01T10:00:00.25Z", "2026-11-02T10:00:00Z"), 1);
-    assert_eq!(rows("milestones", "2026-11-01T10:00:00.250001Z", "9999-01-01"), 1);
+    assert_eq!(rows("milestones", "2026-11-01T10:00:00.250001Z", "2199-01-01"), 1);
     assert_eq!(rows("hourly", "2026-11-01T10:00:00Z", "2026-11-01T10:00:00Z"), 0);
     assert_eq!(rows("hourly", "2026-11-01T11:00:00Z", "2026-11-02T23:00:00Z"), 0);
     assert_eq!(rows("hourly", "2026-11-01T18:00:00+08:00", "2026-11-02T23:00:01Z"), 2);
@@ -226,7 +226,7 @@ async fn what_can_not_be_meant_is_refused() {
     let file = path.to_str().unwrap();
     for (arguments, reason) in [
         (&["hourly", "--from", "2026-11-02", "--to", "2026-11-01"][..], "is later than --to"),
-        (&["hourly", "--from", "9999-01-01"], "is later than --to"),
+        (&["hourly", "--from", "2199-01-01"], "is later than --to"),
         (&["hourly", "--from", "yesterday"], "an age, as 30d"),
         (&["hourly", "--output", file], "is there already, and is not overwritten"),
         (&["daily"], "snapshots, milestones, hourly"),

@@ -4,6 +4,7 @@
 mod closing;
 #[path = "../common/mod.rs"]
 mod common;
+mod cookbook;
 mod gaps;
 mod history;
 mod late;

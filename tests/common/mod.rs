@@ -109,6 +109,11 @@ impl TestDatabase {
     pub fn psql(&self, sql: &str) -> String {
         psql(server(), &self.name, sql)
     }
+
+    /// The same, with what psql prints to people: as a table with its heading, in UTC.
+    pub fn psql_table(&self, sql: &str) -> String {
+        run_psql(server(), &self.name, "-P pager=off", sql)
+    }
 }
 
 impl Drop for TestDatabase {
@@ -119,7 +124,11 @@ impl Drop for TestDatabase {
 
 /// Runs SQL through the command that is shown to people, and returns what psql prints, without decoration.
 pub fn psql(server: &EmbeddedPostgres, database: &str, sql: &str) -> String {
-    let script = format!("{} -X -q -A -t -v ON_ERROR_STOP=1 -c \"$1\"", server.psql_command(database));
+    run_psql(server, database, "-A -t", sql)
+}
+
+fn run_psql(server: &EmbeddedPostgres, database: &str, form: &str, sql: &str) -> String {
+    let script = format!("PGTZ=UTC {} -X -q {form} -v ON_ERROR_STOP=1 -c \"$1\"", server.psql_command(database));
     let output = Command::new("sh").args(["-c", &script, "psql", sql]).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() || std::thread::panicking(), "{sql}: {errors}");
