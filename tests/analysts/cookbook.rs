@@ -67,9 +67,8 @@ async fn what_outlives_the_snapshots_is_answered_without_them() {
         assert!(!plan.contains("receipt_snapshots"), "{question}\n{plan}");
     }
     // So few rows are read whole otherwise.
-    let of_group = database.psql(
-        "SET enable_seqscan = off; EXPLAIN SELECT * FROM receiptd.latest_receipts WHERE group_id = 'class-1'",
-    );
+    let of_group = database
+        .psql("SET enable_seqscan = off; EXPLAIN SELECT * FROM receiptd.latest_receipts WHERE group_id = 'class-1'");
     for index in ["watched_groups_by_id", "watched_messages_pkey", "message_milestones_"] {
         assert!(of_group.contains(index), "{index}: {of_group}");
     }

@@ -1,0 +1,100 @@
+//! `receiptd rollup`, `retention` and `seed` as their users meet them: the real binary, a real Postgres.
+
+use std::process::Command;
+
+use crate::{common::TestDatabase, rig::APP};
+
+const UNTIL: &str = "2026-11-20T00:00:00Z";
+
+/// The exit code, what it says, and what it says is wrong.
+fn receiptd(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        .args(arguments)
+        .env_clear()
+        .env("DATABASE_URL", database.url())
+        .env("RECEIPTD_CHAT__SDK_APP_ID", APP.to_string())
+        // What was made up for a day of the past stays.
+        .env("RECEIPTD_RETENTION__SNAPSHOTS", "forever")
+        .env("RECEIPTD_RETENTION__CALLS", "forever")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+async fn seeded() -> TestDatabase {
+    let database = TestDatabase::new().await;
+    assert_eq!(receiptd(&database, &["migrate"]).0, 0);
+    let seed = ["seed", "--groups", "2", "--messages", "12", "--days", "2", "--members", "9", "--until", UNTIL];
+    let (code, out, err) = receiptd(&database, &seed);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("12 messages with ") && out.ends_with("until 2026-11-20 00:00:00 UTC.\n"), "{out}");
+    database
+}
+
+#[tokio::test]
+async fn a_seed_goes_into_an_app_without_groups_only() {
+    let database = seeded().await;
+    let (code, _, err) = receiptd(&database, &["seed"]);
+    assert_ne!(code, 0);
+    assert!(err.contains("has groups already") && err.contains("--set chat.sdk_app_id"), "{err}");
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "12");
+}
+
+#[tokio::test]
+async fn hours_are_rolled_up_again_on_demand() {
+    let database = seeded().await;
+    let hours = "SELECT * FROM receiptd.group_receipts_hourly ORDER BY hour, group_key";
+    let before = database.psql(hours);
+    database.psql("DELETE FROM receiptd.group_receipts_hourly WHERE hour >= '2026-11-19Z'");
+    let (code, out, _) = receiptd(&database, &["rollup", "--from", "2026-11-19", "--to", "2026-11-25"]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("24 hours were rolled up again"), "{out}");
+    assert_eq!(database.psql(hours), before);
+    let (code, _, err) = receiptd(&database, &["rollup", "--from", "2026-11-21"]);
+    assert!(code != 0 && err.contains("nothing to do"), "{err}");
+    let (code, _, err) = receiptd(&database, &["rollup", "--from", "2026-11-18", "--set", "retention.calls=2d"]);
+    assert!(code == 0 && err.contains("may be gone"), "{err}");
+}
+
+#[tokio::test]
+async fn what_is_left_is_rolled_up_on_demand() {
+    let database = seeded().await;
+    database.psql(
+        "TRUNCATE receiptd.message_milestones, receiptd.group_receipts_hourly;
+         UPDATE receiptd.poller_leases SET rolled_up_until = '2026-11-19 12:00Z'",
+    );
+    let (code, out, _) = receiptd(&database, &["rollup"]);
+    assert!(code == 0 && out.starts_with("Everything is rolled up until "), "{out}");
+    assert_eq!(database.psql("SELECT min(hour) = '2026-11-19 12:00Z' FROM receiptd.group_receipts_hourly"), "t");
+    let never = receiptd(&database, &["rollup", "--set", "chat.sdk_app_id=5"]);
+    assert_eq!((never.0, never.1.as_str()), (0, "This app was never polled: there is nothing to roll up.\n"));
+}
+
+#[tokio::test]
+async fn retention_tells_what_would_go_before_anything_does() {
+    let database = seeded().await;
+    let partitions = "SELECT count(*) FROM pg_class WHERE relname ~ '_202611(17|18|19|20|21)$'";
+    assert_eq!(database.psql(partitions), "8");
+    let keep = ["--set", "retention.snapshots=1d", "--set", "retention.calls=1d"];
+    let (code, out, _) = receiptd(&database, &[&["retention", "--dry-run"], &keep[..]].concat());
+    assert_eq!(code, 0);
+    assert!(out.starts_with("Removed are snapshots after 1day, calls after 1day, roll-ups never.\n"), "{out}");
+    assert!(out.contains("receipt_snapshots_20261119   goes: ") && out.contains(" KiB"), "{out}");
+    assert!(out.contains("partitions would go, with"), "{out}");
+    assert_eq!(database.psql(partitions), "8", "nothing has gone");
+    let (code, out, _) = receiptd(&database, &[&["retention"], &keep[..]].concat());
+    assert!(code == 0 && out.contains("partitions of ") && out.contains(" are dropped"), "{out}");
+    let left = database.psql(partitions);
+    assert!(left.parse::<i32>().unwrap() < 8, "{left}");
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "12");
+}
+
+#[tokio::test]
+async fn these_commands_need_the_schema_and_say_so() {
+    let database = TestDatabase::new().await;
+    for command in ["rollup", "retention", "seed"] {
+        let (code, _, err) = receiptd(&database, &[command]);
+        assert!(code != 0 && err.contains("run `receiptd migrate` first"), "{command}: {err}");
+    }
+}
