@@ -11,9 +11,9 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// What is younger than this may still be on its way into the database, and is left for the next time. It only saves work:
-/// what comes later is noted.
-const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(1);
+/// What is younger than this may still be on its way into the database: a poll with all its retries takes a minute. It is left for
+/// the next time. That only saves work, since what comes later is noted.
+pub const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(2);
 
 /// A stretch of time within one hour: from (inclusive) until (exclusive).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::bail;
-use chrono::TimeDelta;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
@@ -67,8 +66,7 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
         bar.set_message(format!("{snapshots} snapshots"));
     }
     store.seed_slots(seed).await?;
-    // What is younger than a minute is left for the next time.
-    rollup::catch_up(store, seed.until + TimeDelta::minutes(1), None, |stretch| {
+    rollup::catch_up(store, seed.until + rollup::SETTLED_AFTER, None, |stretch| {
         bar.set_message(format!("{snapshots} snapshots, rolled up until {}", stretch.until));
     })
     .await?;

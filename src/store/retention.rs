@@ -24,6 +24,10 @@ const LOCK_MILLIS: u32 = 50;
 /// Readers that began before are waited for this long. Then the server goes on waiting by itself, which holds up nobody.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What another process's removal of the same partition comes to, or a lock that is not to be had: lock_not_available,
+/// undefined_table, object_not_in_prerequisite_state and wrong_object_type (no partition any more).
+const OTHERS: [&str; 4] = ["55P03", "42P01", "55000", "42809"];
+
 /// Tells a partition that was detached to be dropped from one that somebody has detached to keep.
 const MARK: &str = "Detached by retention, to be dropped.";
 
@@ -121,8 +125,7 @@ impl Store {
             (Ok(Err(error)), instead) => match (sqlstate(&error).as_deref(), instead) {
                 // feature_not_supported; object_not_in_prerequisite_state, as where there is a DEFAULT partition
                 (Some("0A000" | "55000"), Some(instead)) => self.change(instead).await,
-                // Another process was faster, or is at it.
-                (Some("0A000" | "55000" | "55P03" | "42P01" | "42809"), _) => Ok(false),
+                (Some(state), _) if OTHERS.contains(&state) => Ok(false),
                 _ => Err(StoreError::Failed { doing, source: error }),
             },
         }
@@ -135,7 +138,7 @@ impl Store {
         let outcome = timeout_at(transaction.deadline, transaction.connection().execute(sqlx::raw_sql(sql))).await;
         match self.end_fenced(transaction, outcome).await {
             Ok(_) => Ok(true),
-            Err(error) if matches!(error.sqlstate().as_deref(), Some("55P03" | "42P01")) => Ok(false),
+            Err(error) if error.sqlstate().is_some_and(|state| OTHERS.contains(&state.as_str())) => Ok(false),
             Err(error) => Err(error),
         }
     }

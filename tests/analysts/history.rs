@@ -1,7 +1,10 @@
 //! A history written by hand: messages, polls and calls at given times of one day, and what the roll-up makes of them.
 
-use chrono::TimeDelta;
-use receiptd::{domain::Timestamp, rollup::catch_up, store::Store};
+use receiptd::{
+    domain::Timestamp,
+    rollup::{SETTLED_AFTER, catch_up},
+    store::Store,
+};
 
 use crate::{
     common::TestDatabase,
@@ -82,7 +85,7 @@ impl History {
 
     /// Rolls up everything before `until`.
     pub async fn roll_up(&self, until: &str) {
-        catch_up(&self.store, at(until) + TimeDelta::minutes(1), None, |_| {}).await.unwrap();
+        catch_up(&self.store, at(until) + SETTLED_AFTER, None, |_| {}).await.unwrap();
     }
 
     pub fn psql(&self, sql: &str) -> String {

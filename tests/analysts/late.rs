@@ -43,6 +43,6 @@ async fn the_daemon_rolls_up_at_its_start_what_was_left() {
     .unwrap();
     rig.start().await;
     rig.until("(SELECT sum(reads_found) FROM receiptd.group_receipts_hourly) = 3").await;
-    rig.until("(SELECT rolled_up_until > now() - interval '2 minutes' FROM receiptd.poller_leases)").await;
+    rig.until("(SELECT rolled_up_until > now() - interval '3 minutes' FROM receiptd.poller_leases)").await;
     rig.stop().await;
 }

@@ -123,6 +123,16 @@ async fn what_an_interrupted_run_has_begun_the_next_one_ends() {
 }
 
 #[tokio::test]
+async fn two_at_the_same_time_do_no_harm() {
+    let history = history().await;
+    let (first, second) = tokio::join!(enforce(&history.store, &KEEP, now()), enforce(&history.store, &KEEP, now()));
+    let removed = first.unwrap().partitions + second.unwrap().partitions;
+    assert!(removed <= 6, "{removed}");
+    enforce(&history.store, &KEEP, now()).await.unwrap();
+    assert_eq!(days(&history), "20|21");
+}
+
+#[tokio::test]
 async fn a_partition_that_somebody_has_detached_to_keep_it_is_left_alone() {
     let history = history().await;
     history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118");

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use receiptd::{
     domain::Timestamp,
-    rollup::catch_up,
+    rollup::{SETTLED_AFTER, catch_up},
     store::{Seed, Store},
 };
 
@@ -34,7 +34,7 @@ const ROLLED_UP: &str = "
 #[tokio::test]
 async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_again() {
     let ((at_once, store, seed), (in_steps, other, _)) = tokio::join!(seeded(), seeded());
-    let end = seed.until + TimeDelta::minutes(1);
+    let end = seed.until + SETTLED_AFTER;
     catch_up(&store, end, None, |_| {}).await.unwrap();
     let mut now = seed.until - TimeDelta::days(4);
     for step in [7, 61, 3_600, 11, 1_440, 59].into_iter().cycle() {
@@ -57,7 +57,7 @@ async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_a
 #[tokio::test]
 async fn no_read_is_counted_twice_or_lost() {
     let (database, store, seed) = seeded().await;
-    catch_up(&store, seed.until + TimeDelta::minutes(1), None, |_| {}).await.unwrap();
+    catch_up(&store, seed.until + SETTLED_AFTER, None, |_| {}).await.unwrap();
     let sums = database.psql(
         "SELECT sum(reads_gained - reads_lost + reads_found) = (SELECT sum(read_num) FROM receiptd.latest_receipts),
             sum(messages_sent) = (SELECT count(*) FROM receiptd.latest_receipts WHERE first_polled_at IS NOT NULL),
@@ -105,7 +105,7 @@ async fn the_hour_has_the_median_and_90th_percentile_of_messages_that_became_a_d
         history.polls(seq, &[("09:40", read, 10 - read)]);
     }
     let until = at("10:00") + TimeDelta::days(1);
-    catch_up(&history.store, until + TimeDelta::minutes(1), None, |_| {}).await.unwrap();
+    catch_up(&history.store, until + SETTLED_AFTER, None, |_| {}).await.unwrap();
     let aged = "SELECT hour, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h
         FROM receiptd.group_receipts_hourly WHERE messages_aged_24h > 0";
     assert_eq!(history.psql(aged), "2026-11-21 09:00:00+00|3|0.5|0.9");

@@ -1,20 +1,16 @@
 -- $1 app, $2 until: messages whose watching has ended leave the hot table, once all that is known of them is folded.
 WITH leaving AS (
-    SELECT w.* FROM receiptd.watched_messages w
-    JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND w.state <> 'active' AND w.closed_at < $2
+    DELETE FROM receiptd.watched_messages w USING receiptd.watched_groups g
+    WHERE g.group_key = w.group_key AND g.sdk_app_id = $1 AND w.state <> 'active' AND w.closed_at < $2
         AND (w.first_polled_at IS NULL OR w.known_until < $2)
-    -- Who holds one just now watches it again.
-    ORDER BY w.group_key, w.msg_seq FOR UPDATE OF w SKIP LOCKED
-), kept AS (
-    INSERT INTO receiptd.message_milestones AS m (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num,
-        receipt_code, first_polled_at, last_changed_at, known_until)
-    SELECT group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num, receipt_code, first_polled_at,
-        last_changed_at, known_until
-    FROM leaving ORDER BY group_key, msg_seq
-    ON CONFLICT (group_key, msg_seq) DO UPDATE SET sent_at = least(m.sent_at, EXCLUDED.sent_at), state = EXCLUDED.state,
-        closed_at = EXCLUDED.closed_at, read_num = EXCLUDED.read_num, unread_num = EXCLUDED.unread_num,
-        receipt_code = EXCLUDED.receipt_code, first_polled_at = EXCLUDED.first_polled_at,
-        last_changed_at = EXCLUDED.last_changed_at, known_until = EXCLUDED.known_until
+    RETURNING w.*
 )
-DELETE FROM receiptd.watched_messages w USING leaving l WHERE w.group_key = l.group_key AND w.msg_seq = l.msg_seq
+INSERT INTO receiptd.message_milestones AS m (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num,
+    receipt_code, first_polled_at, last_changed_at, known_until)
+SELECT group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num, receipt_code, first_polled_at,
+    last_changed_at, known_until
+FROM leaving ORDER BY group_key, msg_seq
+ON CONFLICT (group_key, msg_seq) DO UPDATE SET sent_at = least(m.sent_at, EXCLUDED.sent_at), state = EXCLUDED.state,
+    closed_at = EXCLUDED.closed_at, read_num = EXCLUDED.read_num, unread_num = EXCLUDED.unread_num,
+    receipt_code = EXCLUDED.receipt_code, first_polled_at = EXCLUDED.first_polled_at,
+    last_changed_at = EXCLUDED.last_changed_at, known_until = EXCLUDED.known_until
