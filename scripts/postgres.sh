@@ -72,6 +72,22 @@ need_postgres() {
         lacking "PostgreSQL's server programs were not found: install them (on Debian and Ubuntu: sudo apt-get install postgresql), then run this again"
 }
 
+# Prometheus, for the test of the operators' dashboard.
+need_prometheus() {
+    command -v prometheus >/dev/null && return
+    try_to_install prometheus
+    command -v prometheus >/dev/null ||
+        lacking "Prometheus was not found: install it (on Debian and Ubuntu: sudo apt-get install prometheus), then run this again"
+    stay_off prometheus prometheus-node-exporter
+}
+
+# What was not here before shall not run at the next start of the machine either. $@: its services.
+stay_off() {
+    if [[ -d /run/systemd/system ]]; then
+        systemctl disable --quiet "$@" 2>/dev/null || sudo -n systemctl disable --quiet "$@" 2>/dev/null || true
+    fi
+}
+
 # PgBouncer, for the tests that stand behind it. Debian keeps it where only root's PATH leads.
 need_pgbouncer() {
     PATH=$PATH:/usr/sbin
@@ -81,8 +97,5 @@ need_pgbouncer() {
     try_to_install pgbouncer
     command -v pgbouncer >/dev/null ||
         lacking "PgBouncer was not found: install it (on Debian and Ubuntu: sudo apt-get install pgbouncer), then run this again"
-    # It was not here before: it shall not run at the next start of the machine either.
-    if [[ -d /run/systemd/system ]]; then
-        systemctl disable --quiet pgbouncer 2>/dev/null || sudo -n systemctl disable --quiet pgbouncer || true
-    fi
+    stay_off pgbouncer
 }

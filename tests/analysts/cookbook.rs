@@ -17,7 +17,7 @@ fn recipes() -> Vec<(&'static str, &'static str)> {
 }
 
 /// Runs the commands of the page that make the history.
-fn make_history(database: &TestDatabase) {
+pub fn make_history(database: &TestDatabase) {
     let is_command = |line: &&str| ["receiptd migrate", "receiptd seed"].iter().any(|start| line.starts_with(start));
     let commands: Vec<&str> = COOKBOOK.lines().filter(is_command).collect();
     assert_eq!(commands.len(), 2);

@@ -6,10 +6,12 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod cookbook;
+mod dashboards;
 mod gaps;
 mod history;
 mod late;
 mod milestones;
+mod prometheus;
 mod retention;
 #[path = "../daemon/rig.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of it")]

@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// A database with a login role that is a member of `role`, as the README says to make it.
-struct Member {
-    database: TestDatabase,
+pub struct Member {
+    pub database: TestDatabase,
     login: String,
 }
 
 impl Member {
-    async fn of(role: &str) -> Self {
+    pub async fn of(role: &str) -> Self {
         let database = TestDatabase::new().await;
         // Tests share the server: another may make the same role just now.
         database.psql(&format!(
@@ -30,9 +30,22 @@ impl Member {
 
     /// Runs a statement as the role: the error, if it is refused.
     async fn tries(&self, sql: &str) -> Result<(), String> {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut self.connect().await)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    /// How many rows a query gives the role.
+    pub async fn count(&self, sql: &str) -> usize {
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connect().await).await;
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}")).len()
+    }
+
+    async fn connect(&self) -> PgConnection {
         let url = self.database.url().replace("//postgres@", &format!("//{}@", self.login));
-        let mut connection = PgConnection::connect(&url).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(drop).map_err(|error| error.to_string())
+        PgConnection::connect(&url).await.unwrap()
     }
 
     async fn may(&self, sql: &str) {
