@@ -21,8 +21,8 @@ mod watch;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{ConnectOptions, postgres::PgConnectOptions};
-use tokio::time::{error::Elapsed, timeout_at};
+use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use tokio::time::timeout_at;
 
 pub use self::{
     recorder::{Committed, Recorder, RecorderSettings},
@@ -109,10 +109,8 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn server_version(&self) -> Result<i32, StoreError> {
-        let mut transaction = self.begin("asking the database for its version", SHORT).await?;
         let version = query_scalar("SELECT current_setting('server_version_num')::integer / 10000");
-        let outcome = timeout_at(transaction.deadline, version.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("asking the database for its version", SHORT, async |database| version.fetch_one(database).await).await
     }
 
     /// How many groups of this app are polled, and how many messages in them.
@@ -120,15 +118,13 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn count_watched(&self) -> Result<(i64, i64), StoreError> {
-        let mut transaction = self.begin("counting what is watched", LONG).await?;
         let counts = query_as(
             "SELECT count(DISTINCT g.group_key), count(m.msg_seq) FROM receiptd.watched_groups g
              LEFT JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.state = 'active'
              WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
         .bind(self.app());
-        let outcome = timeout_at(transaction.deadline, counts.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("counting what is watched", LONG, async |database| counts.fetch_one(database).await).await
     }
 
     /// Makes one round trip.
@@ -149,22 +145,38 @@ impl Store {
         self.connections.begin(doing, patience).await
     }
 
-    /// Ends a transaction that wrote for the poller.
-    async fn end_fenced<T>(
+    /// Does `work` in one transaction, which is to end within `patience`.
+    async fn run<T>(
         &self,
-        transaction: Transaction,
-        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+        doing: &'static str,
+        patience: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        self.end_recording(transaction, outcome, vec![]).await
+        let mut transaction = self.begin(doing, patience).await?;
+        let outcome = timeout_at(transaction.deadline, work(transaction.connection())).await;
+        transaction.end(outcome).await
     }
 
-    /// The same for one that wrote rows into the time series: `wrote` are their times, the oldest of each hour.
-    async fn end_recording<T>(
+    /// The same for what the poller writes: it has no effect once the lease has passed to another.
+    async fn run_fenced<T>(
         &self,
-        transaction: Transaction,
-        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
-        wrote: Vec<Timestamp>,
+        doing: &'static str,
+        patience: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
+        self.run_recording(doing, patience, vec![], work).await
+    }
+
+    /// The same for what goes into the time series: `wrote` are the times of its rows, the oldest of each hour.
+    async fn run_recording<T>(
+        &self,
+        doing: &'static str,
+        patience: Duration,
+        wrote: Vec<Timestamp>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let mut transaction = self.begin(doing, patience).await?;
+        let outcome = timeout_at(transaction.deadline, work(transaction.connection())).await;
         match &self.fence {
             Some(fence) => transaction.end_fenced(fence, outcome, wrote).await,
             None => transaction.end(outcome).await,

@@ -10,7 +10,6 @@ mod rows;
 use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
-use tokio::time::timeout_at;
 
 use self::{
     held::{already_stored, held_rows, stand},
@@ -53,10 +52,10 @@ pub(super) struct Flushed {
 
 /// Writes the recordings and tells what became of their slots.
 pub(super) async fn flush(store: &Store, recordings: &[Recording], caution: Caution) -> Result<Flushed, StoreError> {
-    let mut transaction = store.begin(DOING, SHORT).await?;
-    let deadline = transaction.deadline;
-    let outcome = timeout_at(deadline, write_what_is_free(transaction.connection(), recordings, caution)).await;
-    store.end_recording(transaction, outcome, oldest_of_each_hour(recordings)).await
+    let wrote = oldest_of_each_hour(recordings);
+    store
+        .run_recording(DOING, SHORT, wrote, async |database| write_what_is_free(database, recordings, caution).await)
+        .await
 }
 
 /// The times of what is written, the oldest of each hour.

@@ -1,7 +1,6 @@
 //! The lease of an app: one row of `poller_leases`. Who may take it and when is decided in [`crate::lease`].
 
 use sqlx::postgres::types::PgInterval;
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -26,14 +25,14 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn look_at_lease(&self) -> Result<Option<LeaseRow>, StoreError> {
-        let mut transaction = self.begin("looking at who polls this app", RENEWAL).await?;
         let row = query_as::<(Option<String>, i64, Timestamp)>(
             "SELECT holder, epoch, expires_at FROM receiptd.poller_leases
              WHERE sdk_app_id = $1",
         )
         .bind(self.app());
-        let outcome = timeout_at(transaction.deadline, row.fetch_optional(transaction.connection())).await;
-        let row = transaction.end(outcome).await?;
+        let row = self
+            .run("looking at who polls this app", RENEWAL, async |database| row.fetch_optional(database).await)
+            .await?;
         Ok(row.map(|(holder, epoch, expires_at)| LeaseRow { holder, epoch, expires_at }))
     }
 
@@ -42,7 +41,6 @@ impl Store {
     /// # Errors
     /// If the database fails. Whether the lease was taken is not known then; if so, it is found to be this holder's.
     pub async fn take_lease(&self, holder: &Holder, seen: Option<&LeaseRow>) -> Result<Option<i64>, StoreError> {
-        let mut transaction = self.begin("taking the lease of this app", RENEWAL).await?;
         let epoch = query_scalar(
             "INSERT INTO receiptd.poller_leases AS l (sdk_app_id, holder, epoch, acquired_at, expires_at)
              SELECT $1, $2, 1, clock_timestamp(), clock_timestamp() + $3
@@ -57,8 +55,7 @@ impl Store {
         .bind(ttl())
         .bind(seen.map(|seen| seen.epoch))
         .bind(seen.map(|seen| seen.expires_at));
-        let outcome = timeout_at(transaction.deadline, epoch.fetch_optional(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("taking the lease of this app", RENEWAL, async |database| epoch.fetch_optional(database).await).await
     }
 
     /// Renews the lease under which this store writes. False if it has passed to another.
@@ -85,10 +82,8 @@ impl Store {
 
     async fn change_lease(&self, doing: &'static str, sql: &'static str) -> Result<bool, StoreError> {
         let Some(fence) = &self.fence else { return Ok(false) };
-        let mut transaction = self.begin(doing, RENEWAL).await?;
         let change = query(sql).bind(self.app()).bind(fence.epoch).bind(fence.holder.clone()).bind(ttl());
-        let outcome = timeout_at(transaction.deadline, change.execute(transaction.connection())).await;
-        Ok(transaction.end(outcome).await?.rows_affected() == 1)
+        Ok(self.run(doing, RENEWAL, async |database| change.execute(database).await).await?.rows_affected() == 1)
     }
 }
 

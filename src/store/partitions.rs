@@ -2,9 +2,8 @@
 
 use chrono::{Days, NaiveDate};
 
-use tokio::time::timeout_at;
-
 use super::{Store, StoreError, statement::query_scalar, transaction::SHORT};
+use crate::retention::Table;
 
 /// So many days ahead of today have their partitions, beside today's and yesterday's.
 pub(super) const DAYS_AHEAD: u64 = 7;
@@ -29,12 +28,12 @@ impl Store {
     pub(super) async fn ensure_partitions(&self, days: &[NaiveDate]) -> Result<i64, StoreError> {
         let mut made = 0;
         for day in days {
-            for table in ["receipt_snapshots", "api_calls"] {
+            for table in Table::ALL {
                 // A transaction of its own for each: ATTACH holds its locks until the end.
-                let mut transaction = self.begin("making a daily partition", SHORT).await?;
-                let made_one = query_scalar("SELECT receiptd.ensure_partition($1, $2)").bind(table).bind(*day);
-                let outcome = timeout_at(transaction.deadline, made_one.fetch_one(transaction.connection())).await;
-                let is_new: bool = transaction.end(outcome).await?;
+                let made_one = query_scalar("SELECT receiptd.ensure_partition($1, $2)").bind(table.name()).bind(*day);
+                let is_new: bool = self
+                    .run("making a daily partition", SHORT, async |database| made_one.fetch_one(database).await)
+                    .await?;
                 made += i64::from(is_new);
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::{
     Store, StoreError,
@@ -43,10 +43,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn apps_that_polled(&self) -> Result<Vec<SdkAppId>, StoreError> {
-        let mut transaction = self.begin("looking which apps are polled", SHORT).await?;
         let apps = query_scalar::<i64>("SELECT sdk_app_id FROM receiptd.poller_leases ORDER BY 1");
-        let outcome = timeout_at(transaction.deadline, apps.fetch_all(transaction.connection())).await;
-        let apps = transaction.end(outcome).await?;
+        let apps =
+            self.run("looking which apps are polled", SHORT, async |database| apps.fetch_all(database).await).await?;
         Ok(apps.into_iter().filter_map(|app| SdkAppId::try_from(app).ok()).collect())
     }
 
@@ -55,13 +54,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn rolled_up_by_all(&self) -> Result<Option<Timestamp>, StoreError> {
-        let mut transaction = self.begin("looking how far the roll-ups are", SHORT).await?;
         let until = query_scalar(
             "SELECT nullif(min(coalesce(rolled_up_until, '-infinity')), '-infinity') FROM receiptd.poller_leases
              WHERE NOT EXISTS (SELECT FROM receiptd.rollup_redo)",
         );
-        let outcome = timeout_at(transaction.deadline, until.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("looking how far the roll-ups are", SHORT, async |database| until.fetch_one(database).await).await
     }
 
     /// All daily partitions, the oldest first, and those of which the removal was begun.
@@ -69,7 +66,6 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
-        let mut transaction = self.begin("listing the daily partitions", SHORT).await?;
         let partitions = query_as::<(bool, NaiveDate, Option<bool>, i64, i64)>(
             "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending,
                 pg_total_relation_size(c.oid), c.reltuples::bigint
@@ -80,7 +76,6 @@ impl Store {
              ORDER BY 2, 1",
         )
         .bind(MARK);
-        let outcome = timeout_at(transaction.deadline, partitions.fetch_all(transaction.connection())).await;
         let partition = |(is_snapshots, day, is_detaching, bytes, rows)| Partition {
             table: if is_snapshots { Table::Snapshots } else { Table::Calls },
             day,
@@ -92,7 +87,10 @@ impl Store {
             bytes,
             rows: Some(rows).filter(|rows| *rows >= 0),
         };
-        Ok(transaction.end(outcome).await?.into_iter().map(partition).collect())
+        let rows = self
+            .run("listing the daily partitions", SHORT, async |database| partitions.fetch_all(database).await)
+            .await?;
+        Ok(rows.into_iter().map(partition).collect())
     }
 
     /// Drops a partition. False if readers or somebody's lock stand in the way: then the next run goes on from there.
@@ -133,10 +131,11 @@ impl Store {
 
     /// Changes the definition of a partition, if its lock can be had at once. False if not.
     async fn change(&self, statement: &str) -> Result<bool, StoreError> {
-        let mut transaction = self.begin("removing an old partition", SHORT).await?;
         let sql = AssertSqlSafe(format!("SET LOCAL lock_timeout = {LOCK_MILLIS}; {statement}"));
-        let outcome = timeout_at(transaction.deadline, transaction.connection().execute(sqlx::raw_sql(sql))).await;
-        match self.end_fenced(transaction, outcome).await {
+        let changed = self.run_fenced("removing an old partition", SHORT, async |database| {
+            database.execute(sqlx::raw_sql(sql)).await
+        });
+        match changed.await {
             Ok(_) => Ok(true),
             Err(error) if error.sqlstate().is_some_and(|state| OTHERS.contains(&state.as_str())) => Ok(false),
             Err(error) => Err(error),
@@ -148,15 +147,13 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn count_rollups(&self, kept_from: Timestamp) -> Result<i64, StoreError> {
-        let mut transaction = self.begin("counting old roll-ups", ROLLUP).await?;
         let rows = query_scalar(
             "SELECT (SELECT count(*) FROM receiptd.group_receipts_hourly WHERE hour < $1)
                 + (SELECT count(*) FROM receiptd.poll_gaps WHERE gap_until < $1)
                 + (SELECT count(*) FROM receiptd.message_milestones WHERE closed_at < $1)",
         );
         let rows = rows.bind(kept_from);
-        let outcome = timeout_at(transaction.deadline, rows.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("counting old roll-ups", ROLLUP, async |database| rows.fetch_one(database).await).await
     }
 
     /// Deletes hourly rows, gaps and the milestones of closed messages that are older than `kept_from`. Returns how many.
@@ -170,10 +167,10 @@ impl Store {
             "DELETE FROM receiptd.poll_gaps WHERE gap_until < $1",
             "DELETE FROM receiptd.message_milestones WHERE closed_at < $1",
         ] {
-            let mut transaction = self.begin("deleting old roll-ups", ROLLUP).await?;
             let delete = query(delete).bind(kept_from);
-            let outcome = timeout_at(transaction.deadline, delete.execute(transaction.connection())).await;
-            rows += self.end_fenced(transaction, outcome).await?.rows_affected();
+            let deleted =
+                self.run_fenced("deleting old roll-ups", ROLLUP, async |database| delete.execute(database).await);
+            rows += deleted.await?.rows_affected();
         }
         Ok(rows)
     }

@@ -1,7 +1,6 @@
 //! The roll-up's statements, one transaction a stretch. In which order stretches are done is decided in [`crate::rollup`].
 
 use sqlx::PgConnection;
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -28,13 +27,12 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn mark_rolling_up(&self, until: Timestamp) -> Result<bool, StoreError> {
-        let mut transaction = self.begin("marking what is rolled up", SHORT).await?;
         let mark = query(
             "UPDATE receiptd.poller_leases SET rolling_up_until = greatest(rolling_up_until, $2) WHERE sdk_app_id = $1",
         );
         let mark = mark.bind(self.app()).bind(until);
-        let outcome = timeout_at(transaction.deadline, mark.execute(transaction.connection())).await;
-        Ok(self.end_fenced(transaction, outcome).await?.rows_affected() == 1)
+        let marked = self.run_fenced("marking what is rolled up", SHORT, async |database| mark.execute(database).await);
+        Ok(marked.await?.rows_affected() == 1)
     }
 
     /// Until when everything of this app is rolled up; `None` if nothing is yet.
@@ -42,11 +40,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn rolled_up_until(&self) -> Result<Option<Timestamp>, StoreError> {
-        let mut transaction = self.begin("looking how far the roll-up is", SHORT).await?;
         let until = query_scalar("SELECT max(rolled_up_until) FROM receiptd.poller_leases WHERE sdk_app_id = $1");
         let until = until.bind(self.app());
-        let outcome = timeout_at(transaction.deadline, until.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("looking how far the roll-up is", SHORT, async |database| until.fetch_one(database).await).await
     }
 
     /// Hours into which something was stored after they had been rolled up, the oldest first.
@@ -54,11 +50,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn hours_to_redo(&self) -> Result<Vec<Timestamp>, StoreError> {
-        let mut transaction = self.begin("looking for what was stored late", SHORT).await?;
         let hours = query_scalar("SELECT DISTINCT hour FROM receiptd.rollup_redo WHERE sdk_app_id = $1 ORDER BY hour");
         let hours = hours.bind(self.app());
-        let outcome = timeout_at(transaction.deadline, hours.fetch_all(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("looking for what was stored late", SHORT, async |database| hours.fetch_all(database).await).await
     }
 
     /// Rolls up the next stretch, as far as `until`. `None` if there is nothing left.
@@ -66,10 +60,9 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn roll_up_next(&self, until: Timestamp) -> Result<Option<Stretch>, StoreError> {
-        let mut transaction = self.begin("rolling up snapshots and calls", ROLLUP).await?;
-        let (deadline, app) = (transaction.deadline, self.app());
-        let outcome = timeout_at(deadline, next(transaction.connection(), app, until)).await;
-        self.end_fenced(transaction, outcome).await
+        let app = self.app();
+        self.run_fenced("rolling up snapshots and calls", ROLLUP, async |database| next(database, app, until).await)
+            .await
     }
 
     /// Rolls up an hour again, as far as it had been; its hourly rows only if all of its snapshots and calls are there.
@@ -77,10 +70,9 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn roll_up_again(&self, hour: Timestamp, is_whole: bool) -> Result<(), StoreError> {
-        let mut transaction = self.begin("rolling up an hour again", ROLLUP).await?;
-        let (deadline, app) = (transaction.deadline, self.app());
-        let outcome = timeout_at(deadline, again(transaction.connection(), app, hour, is_whole)).await;
-        self.end_fenced(transaction, outcome).await
+        let app = self.app();
+        self.run_fenced("rolling up an hour again", ROLLUP, async |database| again(database, app, hour, is_whole).await)
+            .await
     }
 }
 

@@ -6,7 +6,7 @@ use sqlx::{
     Connection, Executor, PgConnection,
     migrate::{MigrateError, Migrator},
 };
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::{
     Store, StoreError,
@@ -125,9 +125,11 @@ impl Store {
 
     /// Gives the roles for analysts and applications what they lack: they may have been made after the schema.
     async fn grant_roles(&self) -> Result<(), SchemaError> {
-        let mut transaction = self.begin("granting rights to receiptd_reader and receiptd_writer", SHORT).await?;
-        let outcome = timeout_at(transaction.deadline, grant_roles(transaction.connection())).await;
-        Ok(transaction.end(outcome).await?)
+        Ok(self
+            .run("granting rights to receiptd_reader and receiptd_writer", SHORT, async |database| {
+                grant_roles(database).await
+            })
+            .await?)
     }
 
     /// The newest migration that the database has, if it has the schema at all.
@@ -135,9 +137,7 @@ impl Store {
     /// # Errors
     /// If the database can't be asked.
     pub async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        let mut transaction = self.begin("reading the version of the schema receiptd", SHORT).await?;
-        let outcome = timeout_at(transaction.deadline, version(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("reading the version of the schema receiptd", SHORT, async |database| version(database).await).await
     }
 
     /// The newest migration that this program has.

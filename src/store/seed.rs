@@ -3,7 +3,6 @@
 //! It goes into an app that has none, so it can't get in among what was really seen.
 
 use chrono::{Days, NaiveTime, TimeDelta};
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -43,11 +42,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn has_groups(&self) -> Result<bool, StoreError> {
-        let mut transaction = self.begin("looking whether the app has groups", LONG).await?;
         let exists = query_scalar("SELECT EXISTS (SELECT FROM receiptd.watched_groups WHERE sdk_app_id = $1)");
         let exists = exists.bind(self.app());
-        let outcome = timeout_at(transaction.deadline, exists.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("looking whether the app has groups", LONG, async |database| exists.fetch_one(database).await).await
     }
 
     /// Makes the partitions and the groups of a seed, its calls, and the lease row under which it is rolled up.
@@ -60,25 +57,19 @@ impl Store {
         let days: Vec<_> =
             (0..=seed.days.unsigned_abs() + 1).filter_map(|day| first.checked_add_days(Days::new(day))).collect();
         self.ensure_partitions(&days).await?;
-        let mut transaction = self.begin("making up groups", LONG).await?;
         let groups = query(include_str!("seed/groups.sql")).bind(self.app()).bind(seed.groups).bind(seed.until);
-        let outcome = timeout_at(transaction.deadline, groups.execute(transaction.connection())).await;
-        transaction.end(outcome).await?;
+        self.run("making up groups", LONG, async |database| groups.execute(database).await).await?;
         for day in days {
-            let mut transaction = self.begin("making up calls", LONG).await?;
             let calls = query(include_str!("seed/calls.sql"));
             let calls = calls.bind(self.app()).bind(day.and_time(NaiveTime::MIN).and_utc()).bind(seed.until);
-            let outcome = timeout_at(transaction.deadline, calls.execute(transaction.connection())).await;
-            transaction.end(outcome).await?;
+            self.run("making up calls", LONG, async |database| calls.execute(database).await).await?;
         }
-        let mut transaction = self.begin("making up a lease", LONG).await?;
         let lease = query(
             "INSERT INTO receiptd.poller_leases (sdk_app_id, epoch, acquired_at, expires_at) VALUES ($1, 0, $2, $2)
              ON CONFLICT DO NOTHING",
         );
         let lease = lease.bind(self.app()).bind(seed.until);
-        let outcome = timeout_at(transaction.deadline, lease.execute(transaction.connection())).await;
-        transaction.end(outcome).await.map(drop)
+        self.run("making up a lease", LONG, async |database| lease.execute(database).await).await.map(drop)
     }
 
     /// Makes up the messages from number `first` on, as many as go into one transaction. Returns how many snapshots they have.
@@ -87,7 +78,6 @@ impl Store {
     /// If the database fails.
     pub async fn seed_messages(&self, seed: &Seed, first: i64) -> Result<i64, StoreError> {
         let last = (first + seed.messages_at_once()).min(seed.messages) - 1;
-        let mut transaction = self.begin("making up messages", ROLLUP).await?;
         let messages = query_scalar(include_str!("seed/messages.sql"))
             .bind(self.app())
             .bind(seed.groups)
@@ -97,8 +87,7 @@ impl Store {
             .bind(seed.until)
             .bind(first)
             .bind(last);
-        let outcome = timeout_at(transaction.deadline, messages.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("making up messages", ROLLUP, async |database| messages.fetch_one(database).await).await
     }
 
     /// Puts the active messages of a seed into slots.
@@ -106,9 +95,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn seed_slots(&self, seed: &Seed) -> Result<(), StoreError> {
-        let mut transaction = self.begin("making up slots", ROLLUP).await?;
         let slots = query(include_str!("seed/slots.sql")).bind(self.app()).bind(seed.until);
-        let outcome = timeout_at(transaction.deadline, slots.execute(transaction.connection())).await;
-        transaction.end(outcome).await.map(drop)
+        self.run("making up slots", ROLLUP, async |database| slots.execute(database).await).await.map(drop)
     }
 }

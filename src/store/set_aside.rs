@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 use sqlx::{Executor, PgConnection};
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -26,9 +25,12 @@ pub(super) struct Aside {
 
 /// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside.
 pub(super) async fn write_apart(store: &Store, recording: &Recording) -> Result<Aside, StoreError> {
-    let mut transaction = store.begin("setting aside what the tables refuse", SHORT).await?;
-    let outcome = timeout_at(transaction.deadline, apart(transaction.connection(), recording)).await;
-    store.end_recording(transaction, outcome, oldest_of_each_hour(std::slice::from_ref(recording))).await
+    let wrote = oldest_of_each_hour(std::slice::from_ref(recording));
+    store
+        .run_recording("setting aside what the tables refuse", SHORT, wrote, async |database| {
+            apart(database, recording).await
+        })
+        .await
 }
 
 async fn apart(connection: &mut PgConnection, recording: &Recording) -> Result<Aside, sqlx::Error> {

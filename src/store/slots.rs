@@ -2,7 +2,6 @@
 
 use futures::TryStreamExt;
 use sqlx::{Row, postgres::PgRow};
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -37,23 +36,19 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn load_schedule(&self, mut each: impl FnMut(SlotId, StoredDue)) -> Result<(), StoreError> {
-        let mut transaction = self.begin("loading the schedule", LONG).await?;
-        let deadline = transaction.deadline;
-        let mut rows = query_as::<(SlotId, Timestamp, Option<Timestamp>, bool)>(
+        let query = query_as::<(SlotId, Timestamp, Option<Timestamp>, bool)>(
             "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0
              FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key) WHERE g.sdk_app_id = $1 AND g.state = 'active'",
         )
-        .bind(self.app())
-        .fetch(transaction.connection());
-        let load = async {
+        .bind(self.app());
+        self.run("loading the schedule", LONG, async |database| {
+            let mut rows = query.fetch(database);
             while let Some((slot, next_poll_at, last_polled_at, has_failed)) = rows.try_next().await? {
                 each(slot, StoredDue { next_poll_at, last_polled_at, has_failed });
             }
             Ok(())
-        };
-        let outcome = timeout_at(deadline, load).await;
-        drop(rows);
-        transaction.end(outcome).await
+        })
+        .await
     }
 
     /// The contents of these slots, as far as they exist, in the order asked for.
@@ -61,11 +56,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn read_slots(&self, slots: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
-        let mut transaction = self.begin("reading the slots that are due", SHORT).await?;
         let rows = query(READ_SLOTS).bind(slots.to_vec());
-        let outcome = timeout_at(transaction.deadline, rows.fetch_all(transaction.connection())).await;
-        let read = outcome.map(|rows| rows.and_then(|rows| rows.iter().map(slot).collect::<Result<Vec<_>, _>>()));
-        let mut read = transaction.end(read).await?;
+        let read = self.run("reading the slots that are due", SHORT, async |database| {
+            rows.fetch_all(database).await?.iter().map(slot).collect::<Result<Vec<_>, _>>()
+        });
+        let mut read = read.await?;
         let order: std::collections::HashMap<SlotId, usize> = slots.iter().copied().zip(0..).collect();
         read.sort_by_key(|slot| order.get(&slot.slot_id).copied());
         Ok(read)
@@ -80,7 +75,6 @@ impl Store {
         slots: &[SlotId],
         batch_size: usize,
     ) -> Result<Vec<(SlotId, SlotId)>, StoreError> {
-        let mut transaction = self.begin("looking for slots to merge", SHORT).await?;
         let pairs = query_as(
             "SELECT s.slot_id, other.slot_id
              FROM receiptd.poll_slots s
@@ -104,8 +98,7 @@ impl Store {
         )
         .bind(slots.to_vec())
         .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        let outcome = timeout_at(transaction.deadline, pairs.fetch_all(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("looking for slots to merge", SHORT, async |database| pairs.fetch_all(database).await).await
     }
 }
 

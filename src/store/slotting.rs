@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -40,10 +39,11 @@ impl Store {
         &self,
         pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
     ) -> Result<Slotted, StoreError> {
-        let mut transaction = self.begin("giving new messages a slot", LONG).await?;
-        let (deadline, app) = (transaction.deadline, self.app());
-        let outcome = timeout_at(deadline, slot_new_messages(transaction.connection(), app, pack)).await;
-        self.end_fenced(transaction, outcome).await
+        let app = self.app();
+        self.run_fenced("giving new messages a slot", LONG, async |database| {
+            slot_new_messages(database, app, pack).await
+        })
+        .await
     }
 
     /// Splits a slot that holds more than `batch_size` messages: the younger ones go into slots of their own, which are
@@ -52,7 +52,6 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn split_slot(&self, slot: SlotId, batch_size: usize) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
-        let mut transaction = self.begin("splitting a slot that is larger than polling.batch_size", LONG).await?;
         let split = query_as(
             "WITH source AS (
                 SELECT * FROM receiptd.poll_slots WHERE slot_id = $1 FOR UPDATE
@@ -76,8 +75,10 @@ impl Store {
         )
         .bind(slot)
         .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        let outcome = timeout_at(transaction.deadline, split.fetch_all(transaction.connection())).await;
-        self.end_fenced(transaction, outcome).await
+        self.run_fenced("splitting a slot that is larger than polling.batch_size", LONG, async |database| {
+            split.fetch_all(database).await
+        })
+        .await
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -32,9 +31,8 @@ impl Store {
         due: impl Fn(&Slot) -> Option<Timestamp> + Send + Sync,
     ) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         const DOING: &str = "rescheduling groups that have changed";
-        let mut transaction = self.begin(DOING, SHORT).await?;
-        let found = timeout_at(transaction.deadline, changed_groups(transaction.connection(), self.app())).await;
-        let (changed, slots) = transaction.end(found).await?;
+        let (changed, slots) =
+            self.run(DOING, SHORT, async |database| changed_groups(database, self.app()).await).await?;
         if changed.is_empty() {
             return Ok(vec![]);
         }
@@ -47,7 +45,6 @@ impl Store {
         }
         let (groups, versions): (Vec<GroupKey>, Vec<i64>) = changed.into_iter().unzip();
         // Only now, and only those that have not changed once more: else a crash would forget them.
-        let mut transaction = self.begin(DOING, SHORT).await?;
         let clear = query(
             "UPDATE receiptd.watched_groups g SET reschedule = false
              FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, version)
@@ -55,14 +52,12 @@ impl Store {
         )
         .bind(groups)
         .bind(versions);
-        let cleared = timeout_at(transaction.deadline, clear.execute(transaction.connection())).await;
-        self.end_fenced(transaction, cleared).await?;
+        self.run_fenced(DOING, SHORT, async |database| clear.execute(database).await).await?;
         Ok(moved)
     }
 
     async fn move_slots(&self, due: HashMap<SlotId, Timestamp>) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         let (slots, due): (Vec<SlotId>, Vec<Timestamp>) = due.into_iter().unzip();
-        let mut transaction = self.begin("moving the slots of groups that have changed", SHORT).await?;
         let moved = query_as(
             "WITH locked AS (
                 SELECT s.group_key, s.slot_id, u.due
@@ -76,8 +71,10 @@ impl Store {
         )
         .bind(slots)
         .bind(due);
-        let outcome = timeout_at(transaction.deadline, moved.fetch_all(transaction.connection())).await;
-        self.end_fenced(transaction, outcome).await
+        self.run_fenced("moving the slots of groups that have changed", SHORT, async |database| {
+            moved.fetch_all(database).await
+        })
+        .await
     }
 
     /// One slot of each quarantined group whose time for a probe has come.
@@ -85,7 +82,6 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Vec<SlotId>, StoreError> {
-        let mut transaction = self.begin("looking for quarantined groups to probe", SHORT).await?;
         let slots = query_scalar(
             "WITH claimed AS (
                 UPDATE receiptd.watched_groups SET probe_at = $2 + $3
@@ -100,8 +96,10 @@ impl Store {
         .bind(self.app())
         .bind(now)
         .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default());
-        let outcome = timeout_at(transaction.deadline, slots.fetch_all(transaction.connection())).await;
-        self.end_fenced(transaction, outcome).await
+        self.run_fenced("looking for quarantined groups to probe", SHORT, async |database| {
+            slots.fetch_all(database).await
+        })
+        .await
     }
 }
 

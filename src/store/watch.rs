@@ -1,7 +1,6 @@
 //! The watch list as the command line changes and shows it. Applications use the functions in SQL instead.
 
 use sqlx::{PgConnection, postgres::PgArguments, query::QueryScalar};
-use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
@@ -77,10 +76,7 @@ impl Store {
     /// # Errors
     /// If the database refuses or fails; then none of them is watched.
     pub async fn watch_lines(&self, lines: &[WatchLine], now: Timestamp) -> Result<u64, StoreError> {
-        let mut transaction = self.begin("watching messages", LONG).await?;
-        let deadline = transaction.deadline;
-        let outcome = timeout_at(deadline, self.watch_lines_in(transaction.connection(), lines, now)).await;
-        transaction.end(outcome).await
+        self.run("watching messages", LONG, async |database| self.watch_lines_in(database, lines, now).await).await
     }
 
     async fn watch_lines_in(
@@ -176,9 +172,7 @@ impl Store {
         T: Send + Unpin,
         (T,): for<'row> sqlx::FromRow<'row, sqlx::postgres::PgRow>,
     {
-        let mut transaction = self.begin(doing, LONG).await?;
-        let outcome = timeout_at(transaction.deadline, function.fetch_one(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run(doing, LONG, async |database| function.fetch_one(database).await).await
     }
 
     /// The state of a group, if it is or was watched.
@@ -197,7 +191,6 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn groups(&self, state: Option<&str>, after: Option<&str>) -> Result<Vec<WatchedGroup>, StoreError> {
-        let mut transaction = self.begin("listing the groups that are watched", LONG).await?;
         let groups = query_as(
             "SELECT g.group_id, g.state, g.state_reason, g.cadence,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
@@ -214,8 +207,7 @@ impl Store {
         .bind(state.map(str::to_owned))
         .bind(after.map(str::to_owned))
         .bind(PAGE);
-        let outcome = timeout_at(transaction.deadline, groups.fetch_all(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("listing the groups that are watched", LONG, async |database| groups.fetch_all(database).await).await
     }
 
     /// The next messages of a group by seq, after `after`. None: that is all.
@@ -228,7 +220,6 @@ impl Store {
         state: Option<&str>,
         after: i64,
     ) -> Result<Vec<WatchedMessage>, StoreError> {
-        let mut transaction = self.begin("listing the messages of a group", LONG).await?;
         let messages = query_as(
             "SELECT msg_seq, state, read_num, unread_num, receipt_code, sent_at, known_until FROM receiptd.latest_receipts
              WHERE sdk_app_id = $1 AND group_id = $2 AND state = coalesce($3, state) AND msg_seq > $4
@@ -239,7 +230,6 @@ impl Store {
         .bind(state.map(str::to_owned))
         .bind(after)
         .bind(PAGE);
-        let outcome = timeout_at(transaction.deadline, messages.fetch_all(transaction.connection())).await;
-        transaction.end(outcome).await
+        self.run("listing the messages of a group", LONG, async |database| messages.fetch_all(database).await).await
     }
 }
