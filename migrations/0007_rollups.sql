@@ -1,5 +1,12 @@
 -- What the roll-up makes of snapshots and calls, and how far it is.
 
+-- Rows come in the order of time, so that a summary of each stretch of pages is enough to find some minutes of a day.
+CREATE INDEX receipt_snapshots_by_time ON receiptd.receipt_snapshots USING brin (polled_at)
+    WITH (pages_per_range = 32, autosummarize = on);
+DROP INDEX receiptd.api_calls_by_time;
+CREATE INDEX api_calls_by_time ON receiptd.api_calls USING brin (called_at)
+    WITH (pages_per_range = 32, autosummarize = on);
+
 -- In the row that every flush looks at before its commit: so a flush knows whether it writes what has been rolled up
 -- already, and a roll-up that moves the mark has every earlier flush before it.
 ALTER TABLE receiptd.poller_leases

@@ -72,7 +72,7 @@ async fn fill(url: &str, messages: i64, postmaster: u32) {
     let store = Store::new(&url.to_owned().into(), 2, SdkAppId::try_from(1_400_000_000).unwrap()).unwrap();
     store.migrate().await.unwrap();
     let until = "2026-11-23T00:00:00Z".parse().unwrap();
-    let seed = Seed { groups: (messages / 200).max(10), messages, days: 30, members: 860, until };
+    let seed = Seed { groups: (messages / 200).max(10), messages, days: 30, members: 725, until };
     let start = Instant::now();
     store.seed_groups(&seed).await.unwrap();
     let (mut snapshots, mut first) = (0, 0);

@@ -24,7 +24,7 @@ pub struct Database {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { url: None, data_dir: None, max_connections: 5 }
+        Self { url: None, data_dir: None, max_connections: 6 }
     }
 }
 
@@ -78,12 +78,12 @@ impl Keys {
         Database {
             url,
             data_dir: self.data_dir,
-            // One connection would let a long flush keep the lease from being renewed.
+            // With fewer a long flush and a roll-up would keep the lease from being renewed.
             max_connections: problems.number(
                 "database.max_connections",
                 self.max_connections,
                 default.max_connections,
-                2..=100,
+                3..=100,
             ),
         }
     }

@@ -78,6 +78,8 @@ impl Store {
 
 /// The mark of the app, which nobody else moves until the transaction ends.
 async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+    // Compiling these statements takes longer than running them.
+    query("SET LOCAL jit = off").execute(&mut *connection).await?;
     let lock = query("SELECT pg_advisory_xact_lock(hashtextextended('receiptd.rollup', $1))");
     lock.bind(app).execute(&mut *connection).await?;
     query_scalar("SELECT max(rolled_up_until) FROM receiptd.poller_leases WHERE sdk_app_id = $1")

@@ -14,7 +14,7 @@ WITH late AS (
     SELECT c.group_key, c.called_at, c.class, c.code
     FROM receiptd.api_calls c
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND c.called_at < $3
+    WHERE g.sdk_app_id = $1 AND EXISTS (SELECT FROM gaps) AND c.called_at < $3
         AND c.called_at >= greatest((SELECT min(gap_from) FROM gaps), $3 - interval '6 hours')
 ), answered AS (
     SELECT DISTINCT date_bin('15 seconds', called_at, '2000-01-01Z') AS began FROM others WHERE class = 'success'

@@ -11,7 +11,7 @@ of_age AS (
     JOIN receiptd.message_milestones m USING (group_key, msg_seq)
     JOIN ages ON m.sent_at + ages.age >= $3 AND m.sent_at + ages.age < $4
     WHERE $3 < $4 AND s.polled_at >= $2 AND s.polled_at < $3
-), rated AS (
+), rated AS MATERIALIZED (
     SELECT m.group_key, m.msg_seq, a.age,
         CASE WHEN m.last_changed_at <= m.sent_at + a.age THEN m.read_num / nullif(m.read_num + m.unread_num, 0)::real
         ELSE (

@@ -42,7 +42,8 @@ WITH parts AS (
 ), stored AS (
     INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at,
         prior_read_num)
-    SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num FROM snapshots
+    -- In the order of time, about, as they would have come.
+    SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num FROM snapshots ORDER BY polled_at
     RETURNING group_key, msg_seq, polled_at, read_num, unread_num
 ), latest AS (
     SELECT group_key, msg_seq, min(polled_at) AS first_polled_at, max(polled_at) AS last_changed_at,
