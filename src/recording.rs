@@ -314,10 +314,13 @@ impl Judge<'_> {
 }
 
 /// When the slot was due after its last poll. What moved the schedule since, a failure or an owner's pause, counts for
-/// nothing: the messages were to be observed then.
+/// nothing: the messages were to be observed then. Those that joined since were not there yet.
 fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
-    let due =
-        |last| slot.messages.iter().filter_map(move |message| cadence.next_poll(phase, message.sent_at, last)).min();
+    let was_there = |message: &&SlotMessage| message.known_until.is_some() && !message.known_apart;
+    let due = |last| {
+        let there = slot.messages.iter().filter(was_there);
+        there.filter_map(|message| cadence.next_poll(phase, message.sent_at, last)).min()
+    };
     slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
 }
 

@@ -267,6 +267,25 @@ fn slots_are_merged_only_by_a_poll_that_told_something() {
 }
 
 #[test]
+fn a_poll_was_due_by_its_cadence_whatever_has_moved_the_schedule_since() {
+    let due_at = |slot: Slot| {
+        let answers = slot.messages.iter().map(|message| (message.seq, counted(1, 2))).collect();
+        record_at(slot, answered(answers), noon() + minutes(200)).due_at
+    };
+    let held_up = Slot { next_poll_at: noon() + minutes(190), failures: 3, ..slot(vec![message(1)]) };
+    let due = due_at(held_up.clone());
+    assert!(due > noon() - minutes(1) && due <= noon(), "a minute after the last poll at the latest, not at {due}");
+    let joined = SlotMessage { sent_at: noon() + minutes(199), ..never_polled(2) };
+    assert_eq!(due_at(Slot { messages: vec![message(1), joined.clone()], ..held_up.clone() }), due);
+    let only_joined = Slot { messages: vec![joined], ..held_up.clone() };
+    assert_eq!(due_at(only_joined), noon() + minutes(190));
+    assert_eq!(
+        due_at(Slot { last_polled_at: None, messages: vec![never_polled(1)], ..held_up }),
+        noon() + minutes(190)
+    );
+}
+
+#[test]
 fn messages_that_join_meanwhile_are_due_after_the_interval_of_a_new_message() {
     let recording = record(slot(vec![message(1)]), answered(vec![(seq(1), counted(1, 2))]));
     assert_eq!(recording.join_due, noon() + minutes(1));

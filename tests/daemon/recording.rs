@@ -45,6 +45,14 @@ async fn every_change_is_stored_once_with_the_interval_in_which_it_happened() {
     .map(|intervals: Vec<Option<bool>>| intervals.into_iter().flatten().collect())
     .unwrap();
     assert_eq!(intervals, [true, true]);
+    let counts = "SELECT prior_read_num IS NOT DISTINCT FROM lag(read_num) OVER (ORDER BY polled_at)
+        FROM receiptd.receipt_history WHERE msg_seq = 1";
+    let follows: Vec<bool> = sqlx::query_scalar(counts).fetch_all(&rig.pool).await.unwrap();
+    assert_eq!(follows, [true, true, true], "each row knows the count before it");
+    assert_eq!(
+        rig.count("receiptd.api_calls WHERE due_at IS NULL OR due_at > called_at + interval '1 second'").await,
+        0
+    );
     let (first, changed): (bool, bool) = sqlx::query_as(
         "SELECT first_polled_at = (SELECT min(polled_at) FROM receiptd.receipt_history WHERE msg_seq = 1),
             last_changed_at = (SELECT max(polled_at) FROM receiptd.receipt_history WHERE msg_seq = 1)
