@@ -2,12 +2,17 @@
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
+    clock,
     domain::Timestamp,
     retention::{Removed, Retention, enforce},
+    store::Store,
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::history::History;
+use crate::{
+    history::History,
+    rig::{Rig, app},
+};
 
 const KEEP: Retention =
     Retention { snapshots: Some(TimeDelta::days(3)), calls: Some(TimeDelta::days(3)), rollups: None };
@@ -107,6 +112,38 @@ async fn a_long_read_is_waited_for_and_holds_up_nobody() {
     assert_eq!(sqlx::query_scalar::<_, i64>(rows).fetch_one(&mut *reading).await.unwrap(), 302);
     reading.commit().await.unwrap();
     assert_eq!(cleaning.await.unwrap().partitions, 6);
+}
+
+/// Sessions of the daemon that have been waiting for a lock for longer than they may, but for the one that detaches.
+const HELD_UP: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND application_name = 'receiptd' AND wait_event_type = 'Lock' AND query NOT LIKE '%DETACH%'
+    AND clock_timestamp() - query_start > interval '100 milliseconds'";
+
+#[tokio::test]
+async fn the_recorder_stores_on_while_a_partition_waits_for_a_long_read() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.until("EXISTS (SELECT FROM receiptd.receipt_snapshots)").await;
+    sqlx::raw_sql("SELECT receiptd.ensure_partition('receipt_snapshots', '2026-01-01')")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    let mut reader = PgConnection::connect(&rig.database.url()).await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    sqlx::raw_sql("SELECT * FROM receiptd.receipt_snapshots").execute(&mut *reading).await.unwrap();
+    let store = Store::new(&rig.settings.database_url, 3, app()).unwrap();
+    let cleaning = tokio::spawn(async move { enforce(&store, &KEEP, clock::now()).await.unwrap() });
+    while rig.count("pg_stat_activity WHERE query LIKE '%CONCURRENTLY' AND wait_event_type = 'Lock'").await == 0 {
+        tokio::task::yield_now().await;
+    }
+    let before = rig.count("receiptd.api_calls").await;
+    while rig.count("receiptd.api_calls").await < before + 4 {
+        assert_eq!(rig.value::<i64>(HELD_UP).await, 0, "the recorder waits for a lock");
+    }
+    assert!(!cleaning.is_finished(), "the reader is still there");
+    reading.rollback().await.unwrap();
+    assert_eq!(cleaning.await.unwrap().partitions, 1);
+    rig.stop().await;
 }
 
 #[tokio::test]
