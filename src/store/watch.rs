@@ -194,14 +194,17 @@ impl Store {
         let groups = query_as(
             "SELECT g.group_id, g.state, g.state_reason, g.cadence,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
-                count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed
+                count(m.msg_seq) FILTER (WHERE m.state <> 'active') + (
+                    SELECT count(*) FROM receiptd.message_milestones k
+                    WHERE k.group_key = g.group_key AND k.closed_at IS NOT NULL
+                ) AS closed
              FROM (
                 SELECT * FROM receiptd.watched_groups g
                 WHERE g.sdk_app_id = $1 AND CASE WHEN $2 IS NULL THEN g.state <> 'removed' ELSE g.state = $2 END
                     AND g.group_id > coalesce($3, '')
                 ORDER BY g.group_id LIMIT $4
              ) g LEFT JOIN receiptd.watched_messages m USING (group_key)
-             GROUP BY g.group_id, g.state, g.state_reason, g.cadence ORDER BY g.group_id",
+             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence ORDER BY g.group_id",
         )
         .bind(self.app())
         .bind(state.map(str::to_owned))

@@ -25,6 +25,8 @@ async fn a_closed_message_leaves_the_hot_table_and_stays_in_the_views() {
     let (history, before) = closed().await;
     assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages"), "0");
     assert_eq!(history.psql(LATEST), before);
+    let group = &history.store.groups(None, None).await.unwrap()[0];
+    assert_eq!((group.active, group.closed), (0, 1), "the watch list counts it still");
     assert_eq!(history.psql("SELECT state FROM receiptd.message_milestones"), "all_read");
 }
 

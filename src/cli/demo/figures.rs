@@ -48,7 +48,7 @@ impl Figures {
         let (snapshots, active, all_read): (i64, i64, i64) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM receiptd.receipt_snapshots), count(*) FILTER (WHERE state = 'active'),
                 count(*) FILTER (WHERE state = 'all_read')
-             FROM receiptd.watched_messages",
+             FROM receiptd.latest_receipts",
         )
         .fetch_one(&stage.pool)
         .await
@@ -94,7 +94,7 @@ pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<boo
     .await?;
     let (snapshots, all_read): (i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM receiptd.receipt_snapshots),
-            (SELECT count(*) FROM receiptd.watched_messages WHERE state = 'all_read')",
+            (SELECT count(*) FROM receiptd.latest_receipts WHERE state = 'all_read')",
     )
     .fetch_one(pool)
     .await?;
