@@ -78,7 +78,7 @@ need_prometheus() {
     try_to_install prometheus
     command -v prometheus >/dev/null ||
         lacking "Prometheus was not found: install it (on Debian and Ubuntu: sudo apt-get install prometheus), then run this again"
-    stay_off prometheus prometheus-node-exporter
+    stay_off prometheus
 }
 
 # What was not here before shall not run at the next start of the machine either. $@: its services.
