@@ -108,7 +108,7 @@ async fn append_every_poll(pool: &PgPool) {
     let start = Instant::now();
     sqlx::raw_sql(
         "CREATE TABLE every_poll AS
-            SELECT group_key, msg_seq, polled_at + again * interval '1 millisecond' AS polled_at, read_num, unread_num
+            SELECT group_key, msg_seq, polled_at + again * interval '1 microsecond' AS polled_at, read_num, unread_num
             FROM receiptd.receipt_snapshots, generate_series(0, 1) AS again;
          ALTER TABLE every_poll ADD PRIMARY KEY (group_key, msg_seq, polled_at);
          CREATE INDEX ON every_poll USING brin (polled_at);
