@@ -158,6 +158,15 @@ impl Cadence {
         }
     }
 
+    /// What the tier of a message is called: the age at which it ends, as in `1h`; `cron` where there are none.
+    pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> String {
+        match &self.rule {
+            Rule::Tiers(tiers) => tier(tiers, age(sent_at, now))
+                .map_or_else(String::new, |tier| humantime::format_duration(tier.until).to_string().replace(' ', "")),
+            Rule::Cron { .. } => "cron".to_owned(),
+        }
+    }
+
     fn after(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Timestamp {
         match &self.rule {
             Rule::Tiers(tiers) => phase.next_after(now, interval(tiers, age(sent_at, now))),
@@ -169,10 +178,14 @@ impl Cadence {
     }
 }
 
+/// The tier at this age.
+fn tier(tiers: &[Tier], age: Duration) -> Option<&Tier> {
+    tiers.iter().find(|tier| age < tier.until).or(tiers.last())
+}
+
 /// The time between two polls at this age: the tier's own interval. What later lengthens a step multiplies here.
 fn interval(tiers: &[Tier], age: Duration) -> Duration {
-    let tier = tiers.iter().find(|tier| age < tier.until).or(tiers.last());
-    tier.map_or(LONGEST, |tier| tier.every)
+    tier(tiers, age).map_or(LONGEST, |tier| tier.every)
 }
 
 fn check_span(span: Duration) -> Result<(), InvalidCadence> {

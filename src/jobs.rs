@@ -93,9 +93,9 @@ async fn clean(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), St
 fn said(done: Result<(), StoreError>, trouble: &mut Repeated, what: &'static str) {
     let Err(error) = done else { return };
     metrics::counter!("receiptd_job_failures_total").increment(1);
-    if trouble.is_due() {
+    if let Some(count) = trouble.happened() {
         let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-        tracing::error!(error = cause, advice, "{what}: it is tried again at its next time");
+        tracing::error!(error = cause, count, advice, "{what}: it is tried again at its next time");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Data flows one way: watch list → slots → poller → pacing → chat client → recorder → tables. The decisions
 //! ([`cadence`], [`chat`]'s error classes, …) are pure code fed with `now`; I/O wraps them in a thin shell.
 
+pub mod activity;
 pub mod cadence;
 pub mod chat;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod pacing;
 pub mod poller;
 pub mod recording;
 mod repeated;
+pub mod report;
 pub mod retention;
 pub mod rollup;
 pub mod simulator;

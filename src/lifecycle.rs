@@ -2,37 +2,33 @@
 //!
 //! Start: schema, partitions, HTTP, then term after term of polling. Stop: the term ends, and the connections close.
 
+mod signals;
+mod systemd;
+mod upkeep;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use sd_notify::NotifyState;
 use secrecy::SecretString;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    signals::{reload_signal, stop_on_signal},
+    systemd::{notify_ready, notify_reloading, notify_stopping},
+};
 
 use crate::{
     cadence::Cadences,
     chat::{ChatClient, ChatSettings, ClientError},
-    clock,
     jobs::JobSettings,
     lease::Holder,
     ops::{self, ListenError, Ops},
     poller::PollerSettings,
     repeated::Repeated,
-    retention,
-    store::{ConnectError, SchemaError, Store, StoreError},
-    term::{TermStatus, Terms, spawn_noted},
+    store::{ConnectError, SchemaError, Store},
+    term::{TermStatus, Terms, Work, spawn_noted},
 };
-
-/// The numbers of the signals that stop the daemon: a process that one ends at once has 128 plus it as its exit code.
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
-
-/// Partitions are looked after this often.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Everything a daemon needs to know.
 #[derive(Debug, Clone)]
@@ -80,6 +76,7 @@ pub struct Daemon {
     ended: CancellationToken,
     status: Arc<TermStatus>,
     store: Store,
+    work: watch::Sender<Arc<Work>>,
     terms: JoinHandle<usize>,
 }
 
@@ -89,30 +86,45 @@ impl Daemon {
     /// # Errors
     /// If the settings can't work, whatever the wait.
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
-        let client = Arc::new(ChatClient::new(settings.chat.clone())?);
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
+        let http = settings.http.clone();
+        let (work, changes) = watch::channel(Arc::new(work(settings)?));
         until_it_works(&stop, async || prepare(&store).await).await?;
         let status = Arc::new(TermStatus::default());
-        if let Some((listen, metrics)) = settings.http {
+        if let Some((listen, metrics)) = http {
             let ops = Ops { store: store.clone(), term: status.clone(), metrics: metrics.clone() };
             ops::serve(ops, listen, stop.clone()).await?;
-            tokio::spawn(keep_metrics_small(metrics, stop.clone()));
+            tokio::spawn(upkeep::keep_metrics_small(metrics, stop.clone()));
         }
-        tokio::spawn(look_after_partitions(store.clone(), stop.clone()));
+        tokio::spawn(upkeep::look_after_partitions(store.clone(), stop.clone()));
+        tokio::spawn(upkeep::count_watched(store.clone(), status.clone(), stop.clone()));
+        tokio::spawn(upkeep::sum_up(status.clone(), stop.clone()));
         let (ended, decided) = (CancellationToken::new(), CancellationToken::new());
         let terms = Terms {
             store: store.clone(),
-            client,
-            poller: settings.poller,
-            cadences: settings.cadences,
-            jobs: settings.jobs,
+            work: changes,
             status: status.clone(),
             decided: decided.clone(),
             holder: Holder::new(),
         };
         let terms = spawn_noted(&ended, terms.run(stop.clone()));
         tokio::select! { () = decided.cancelled() => {} () = ended.cancelled() => {} }
-        Ok(Self { stop, ended, status, store, terms })
+        tokio::spawn(systemd::tell_status(status.clone(), stop.clone()));
+        tokio::spawn(systemd::feed_watchdog(status.clone(), stop.clone()));
+        Ok(Self { stop, ended, status, store, work, terms })
+    }
+
+    /// Goes on by other settings: calls in flight end, and what they brought back is stored, before the first call by the new
+    /// ones. The app, the database (but for its password) and the HTTP address stay what they were at the start.
+    ///
+    /// # Errors
+    /// If the settings can't work. Then the old ones stay.
+    pub fn reload(&self, settings: DaemonSettings) -> Result<(), StartError> {
+        let url = settings.database_url.clone();
+        let work = Arc::new(work(settings)?);
+        self.store.change_url(&url)?;
+        self.work.send_replace(work);
+        Ok(())
     }
 
     /// What others may know of it.
@@ -137,18 +149,14 @@ impl Daemon {
     }
 }
 
-async fn prepare(store: &Store) -> Result<(), SchemaError> {
-    store.migrate().await?;
-    Ok(prepare_days(store).await?)
+fn work(settings: DaemonSettings) -> Result<Work, ClientError> {
+    let DaemonSettings { chat, poller, cadences, jobs, .. } = settings;
+    Ok(Work { client: Arc::new(ChatClient::new(chat)?), poller, cadences, jobs })
 }
 
-/// Makes the partitions of the days ahead, and notes how many there are.
-async fn prepare_days(store: &Store) -> Result<(), StoreError> {
-    let today = clock::now().date_naive();
-    store.ensure_partitions_ahead(today).await?;
-    let runway = retention::runway(&store.partitions().await?, today);
-    metrics::gauge!("receiptd_partition_runway_days").set(runway as f64);
-    Ok(())
+async fn prepare(store: &Store) -> Result<(), SchemaError> {
+    store.migrate().await?;
+    Ok(upkeep::prepare_days(store).await?)
 }
 
 /// Tries until it works, or until trying again can't help. A database that is away is said once, then once a minute.
@@ -163,68 +171,14 @@ async fn until_it_works<T>(
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error.into()),
         };
-        if trouble.is_due() {
+        if let Some(count) = trouble.happened() {
             let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, advice, "the database can't be used yet: trying again");
+            tracing::error!(error = cause, count, advice, "the database can't be used yet: trying again");
+            systemd::notify_status("waiting for the database: see the log");
         }
         tokio::select! {
             () = stop.cancelled() => return Err(StartError::Stopped),
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-    }
-}
-
-async fn look_after_partitions(store: Store, stop: CancellationToken) {
-    let mut wait = PARTITIONS_EVERY;
-    loop {
-        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
-        wait = match prepare_days(&store).await {
-            Ok(_) => PARTITIONS_EVERY,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "daily partitions could not be made ahead");
-                Duration::from_secs(60)
-            }
-        };
-    }
-}
-
-/// Histograms gather samples until somebody sums them up, scraped or not.
-async fn keep_metrics_small(metrics: PrometheusHandle, stop: CancellationToken) {
-    loop {
-        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(Duration::from_secs(10)) => {} }
-        metrics.run_upkeep();
-    }
-}
-
-/// A token that SIGTERM and SIGINT cancel. A second signal ends the process at once: nothing that is committed is lost.
-///
-/// # Errors
-/// If the signals can't be listened for.
-pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-        token.cancel();
-        let number = tokio::select! { _ = terminate.recv() => SIGTERM, _ = interrupt.recv() => SIGINT };
-        std::process::exit(128 + number);
-    });
-    Ok(stop)
-}
-
-/// Tells systemd that the daemon polls. Without systemd this does nothing.
-pub fn notify_ready() {
-    notify(&[NotifyState::Ready]);
-}
-
-/// Tells systemd that the daemon stops.
-pub fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "systemd could not be told");
     }
 }

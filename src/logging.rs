@@ -10,12 +10,16 @@ use std::{
 
 use tracing::{Event, Level, Subscriber, subscriber::SetGlobalDefaultError};
 use tracing_subscriber::{
-    EnvFilter,
+    EnvFilter, Layer, Registry,
+    filter::ParseError,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{Format, Full, Writer},
+        layer,
     },
+    layer::{Layered, SubscriberExt},
     registry::LookupSpan,
+    reload,
 };
 
 use crate::config::{Format as Wanted, Log};
@@ -25,7 +29,7 @@ use crate::config::{Format as Wanted, Log};
 pub enum LoggingError {
     /// The filter can't be read, though the configuration took it.
     #[error("log.level can't be followed: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(#[from] ParseError),
     /// Logging has begun already.
     #[error("logging can't begin twice in a process")]
     Twice(#[from] SetGlobalDefaultError),
@@ -35,14 +39,34 @@ pub enum LoggingError {
 ///
 /// # Errors
 /// If it was begun before.
-pub fn init(log: &Log) -> Result<(), LoggingError> {
+pub fn init(log: &Log) -> Result<LogLevel, LoggingError> {
     let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let form = Form::of(log.format, io::stderr().is_terminal(), is_journal(), colours_wanted);
+    let (filter, handle) = reload::Layer::new(filter(&log.level)?);
+    tracing::subscriber::set_global_default(subscriber(filter, form, io::stderr))?;
+    Ok(LogLevel(handle))
+}
+
+/// What is logged, for as long as the process logs.
+#[derive(Debug)]
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// Logs by another filter from now on.
+    ///
+    /// # Errors
+    /// If the filter can't be read.
+    pub fn change(&self, level: &str) -> Result<(), LoggingError> {
+        // The subscriber is there until the process ends.
+        _ = self.0.reload(filter(level)?);
+        Ok(())
+    }
+}
+
+fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     // The driver logs parameters of the database URL that it does not know, with their values: one may be a password
     // under a misspelt name.
-    let filter = EnvFilter::try_new(format!("{},sqlx_postgres::options=off", log.level))?;
-    tracing::subscriber::set_global_default(subscriber(filter, form, io::stderr))?;
-    Ok(())
+    EnvFilter::try_new(format!("{level},sqlx_postgres::options=off"))
 }
 
 /// How a line looks.
@@ -71,19 +95,21 @@ fn is_journal() -> bool {
     fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-fn subscriber<W>(filter: EnvFilter, form: Form, writer: W) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(filter: reload::Layer<EnvFilter, Registry>, form: Form, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    match form {
-        Form::Human { colours } => Box::new(builder.with_ansi(colours).finish()),
+    type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+    let lines = layer::<Filtered>().with_writer(writer);
+    let lines = match form {
+        Form::Human { colours } => lines.with_ansi(colours).boxed(),
         Form::Journal => {
             let line = Format::default().without_time().with_ansi(false).with_level(false);
-            Box::new(builder.with_ansi(false).event_format(Journal(line)).finish())
+            lines.with_ansi(false).event_format(Journal(line)).boxed()
         }
-        Form::Json => Box::new(builder.json().flatten_event(true).finish()),
-    }
+        Form::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines)
 }
 
 /// Lines for journald: each begins with its syslog priority, by which `journalctl -p` filters.
@@ -138,7 +164,7 @@ mod tests {
     fn logged(filter: &str, form: Form) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(EnvFilter::new(filter), form, move || writer.clone());
+        let subscriber = subscriber(reload::Layer::new(EnvFilter::new(filter)).0, form, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(group = "team", "slowing down");
             tracing::debug!("detail");

@@ -15,13 +15,14 @@ mod retry;
 mod scenarios;
 mod schedule;
 mod slotter;
+mod status;
 mod trouble;
 
 use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,7 +30,6 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::slotter::Slotter;
 use self::{
     call::Caller,
     claim::Claim,
@@ -37,7 +37,9 @@ use self::{
     schedule::{Now, Schedule},
     trouble::Trouble,
 };
+pub use self::{slotter::Slotter, status::PollerStatus};
 use crate::{
+    activity::Activity,
     cadence::Cadences,
     chat::ChatClient,
     clock,
@@ -48,6 +50,7 @@ use crate::{
     repeated::Repeated,
     slot::{GroupKey, GroupState, Slot, SlotId},
     store::{Committed, Store, StoreError},
+    term::Progress,
 };
 
 /// So many polls wait for their permit at most. It is what is read ahead: few enough that what an owner changes in SQL
@@ -90,30 +93,6 @@ pub enum ScheduleNews {
     Unsure,
 }
 
-/// What the rest of the process may know about the poller.
-#[derive(Debug)]
-pub struct PollerStatus {
-    caller: Arc<Caller>,
-    max_in_flight: usize,
-    in_flight: AtomicUsize,
-    waiting: AtomicUsize,
-}
-
-impl PollerStatus {
-    /// Why no calls are made, if a fault of the whole app stopped them.
-    pub fn fault(&self) -> Option<String> {
-        self.caller.gate().fault().map(|failure| match failure.code {
-            Some(code) => format!("Tencent Chat refuses the app's calls with code {code}: {}", failure.info),
-            None => failure.info.clone(),
-        })
-    }
-
-    /// The calls per second that are allowed just now.
-    pub fn rate(&self) -> u32 {
-        self.caller.pacing.rate()
-    }
-}
-
 /// What a poller works with.
 #[derive(Debug)]
 pub struct PollerParts {
@@ -131,6 +110,10 @@ pub struct PollerParts {
     pub committed: mpsc::UnboundedReceiver<Committed>,
     /// Whether nothing can be stored just now.
     pub is_stuck: Arc<AtomicBool>,
+    /// What its loop feeds.
+    pub progress: Arc<Progress>,
+    /// Where calls are noted.
+    pub activity: Arc<Activity>,
 }
 
 /// The poller of one app.
@@ -143,6 +126,7 @@ pub struct Poller {
     status: Arc<PollerStatus>,
     recorder: mpsc::Sender<Recording>,
     is_stuck: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     trouble: Repeated,
     schedule: Schedule,
     /// Whether the database may have slots that the schedule lacks.
@@ -159,13 +143,11 @@ pub struct Poller {
 impl Poller {
     /// A poller that starts no attempt after `stop`.
     pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
-        let PollerParts { store, client, lease, cadences, recorder, committed, is_stuck } = parts;
+        let PollerParts { store, client, lease, cadences, recorder, committed, is_stuck, progress, activity } = parts;
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let (gate, trouble) = (Gate::default().into(), Trouble::default());
-        let caller = Arc::new(Caller { client, lease, pacing, gate, trouble, stop });
-        let (in_flight, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let max_in_flight = settings.max_in_flight;
-        let status = Arc::new(PollerStatus { caller: caller.clone(), max_in_flight, in_flight, waiting });
+        let caller = Arc::new(Caller { client, lease, pacing, gate, trouble, activity, stop });
+        let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
             store,
@@ -175,6 +157,7 @@ impl Poller {
             status,
             recorder,
             is_stuck,
+            progress,
             trouble: Repeated::default(),
             schedule: Schedule::new(Instant::now()),
             is_unsure: false,
@@ -216,6 +199,7 @@ impl Poller {
         loop {
             self.hear_news();
             let Some(wake_in) = stop.run_until_cancelled(self.start_polls()).await else { break };
+            self.tell_progress();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -233,6 +217,15 @@ impl Poller {
                 "polls were still in flight when the time for stopping was over: they will be made again"
             );
         }
+    }
+
+    fn tell_progress(&self) {
+        self.progress.beat();
+        let ahead = self.schedule.until_next(now()).unwrap_or_default();
+        self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
+        self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
+        let waiting = self.recorder.max_capacity() - self.recorder.capacity();
+        self.status.waiting_to_be_stored.store(waiting, Ordering::Relaxed);
     }
 
     fn hear_news(&mut self) {
@@ -311,9 +304,9 @@ impl Poller {
     }
 
     fn say(&mut self, error: &StoreError) {
-        if self.trouble.is_due() {
+        if let Some(count) = self.trouble.happened() {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, advice, "the schedule can't be read: polling waits");
+            tracing::error!(error = cause, count, advice, "the schedule can't be read: polling waits");
         }
     }
 
@@ -360,10 +353,14 @@ impl Poller {
         let keep = self.settings.keep;
         self.polls.spawn(async move {
             let mut claim = claim;
+            let began = |claim: &mut Claim| {
+                claim.started();
+                caller.activity.began(metrics::note_lag(&slot, &cadences, clock::now()), Instant::now());
+            };
             let poll = if slot.messages.is_empty() {
                 Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete }
             } else {
-                caller.poll(&slot, is_probe, || claim.started()).await
+                caller.poll(&slot, is_probe, || began(&mut claim)).await
             };
             claim.started();
             if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {

@@ -171,6 +171,11 @@ pub enum KeepSnapshots {
 }
 
 impl Recording {
+    /// How many receipts differ from those before.
+    pub fn changes(&self) -> usize {
+        self.messages.iter().filter(|message| message.differs).count()
+    }
+
     /// Decides what is written about `poll`, which asked for `slot`, at `now`.
     pub fn of(slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: Timestamp) -> Self {
         let polled_at = polled_at(&slot, &poll);

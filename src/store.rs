@@ -21,6 +21,7 @@ mod watch;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout_at;
 
@@ -29,11 +30,12 @@ pub use self::{
     schema::SchemaError,
     seed::Seed,
     slotting::Slotted,
+    sqlstate::ERROR_CLASSES,
     watch::{WatchedGroup, WatchedMessage},
 };
 use self::{
     statement::{query_as, query_scalar},
-    transaction::{Connections, Fence, LONG, RENEWAL, SHORT, Transaction},
+    transaction::{Connections, Fence, LONG, SHORT, Transaction},
 };
 use crate::domain::{SdkAppId, Timestamp};
 
@@ -72,6 +74,17 @@ impl StoreError {
         let advice = self.advice().map_or_else(String::new, |advice| format!(": {advice}"));
         format!("{self}{cause}{advice}")
     }
+}
+
+/// What is watched of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Watched {
+    /// Groups that are polled.
+    pub groups: i64,
+    /// Messages in them that are polled.
+    pub messages: i64,
+    /// Groups that the service refuses.
+    pub quarantined: i64,
 }
 
 /// The database can't be used as it is configured.
@@ -113,27 +126,22 @@ impl Store {
         self.run("asking the database for its version", SHORT, async |database| version.fetch_one(database).await).await
     }
 
-    /// How many groups of this app are polled, and how many messages in them.
+    /// Counts what is watched of this app.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn count_watched(&self) -> Result<(i64, i64), StoreError> {
+    pub async fn count_watched(&self) -> Result<Watched, StoreError> {
         let counts = query_as(
-            "SELECT count(DISTINCT g.group_key), count(m.msg_seq) FROM receiptd.watched_groups g
-             LEFT JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.state = 'active'
-             WHERE g.sdk_app_id = $1 AND g.state = 'active'",
+            "SELECT count(*) FILTER (WHERE state = 'active'), count(*) FILTER (WHERE state = 'quarantined'),
+                coalesce(sum(messages) FILTER (WHERE state = 'active'), 0)::bigint
+             FROM receiptd.watched_groups LEFT JOIN (
+                SELECT group_key, count(*) AS messages FROM receiptd.watched_messages WHERE state = 'active' GROUP BY group_key
+             ) active USING (group_key) WHERE sdk_app_id = $1",
         )
         .bind(self.app());
-        self.run("counting what is watched", LONG, async |database| counts.fetch_one(database).await).await
-    }
-
-    /// Makes one round trip.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        let transaction = self.begin("asking the database for a sign of life", RENEWAL).await?;
-        transaction.end(Ok(Ok(()))).await
+        let (groups, quarantined, messages) =
+            self.run("counting what is watched", LONG, async |database| counts.fetch_one(database).await).await?;
+        Ok(Watched { groups, messages, quarantined })
     }
 
     /// The app, as SQL knows it.
@@ -181,6 +189,15 @@ impl Store {
             Some(fence) => transaction.end_fenced(fence, outcome, wrote).await,
             None => transaction.end(outcome).await,
         }
+    }
+
+    /// Has new connections use the password and the parameters of another URL of the same database. Those that there are stay.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub fn change_url(&self, url: &SecretString) -> Result<(), ConnectError> {
+        self.connections.change_options(connect_options(url)?);
+        Ok(())
     }
 
     /// Closes all connections.

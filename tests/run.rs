@@ -7,6 +7,7 @@ mod common;
 
 use std::{
     fs,
+    io::Write,
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
@@ -56,12 +57,12 @@ impl Place {
     }
 
     fn spawn(&self, database: Option<&TestDatabase>) -> Child {
-        let config = self.path("receiptd.toml");
-        fs::write(&config, &self.config).unwrap();
+        let config = self.write_config();
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
         command.args(["run", "--config"]).arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         command.env("NOTIFY_SOCKET", self.path("notify")).env("STATE_DIRECTORY", self.directory.path());
+        command.env("WATCHDOG_USEC", "4000000");
         if let Some(database) = database {
             command.env("DATABASE_URL", database.url());
         }
@@ -70,13 +71,32 @@ impl Place {
 
     /// Waits until the daemon has told systemd this.
     fn hears(&self, state: &str) {
+        self.hears_of(|line| line == state);
+    }
+
+    /// Waits until the daemon has told systemd something of the kind, and tells what.
+    fn hears_of(&self, is_it: impl Fn(&str) -> bool) -> String {
         let mut message = [0; 1_024];
         loop {
             let length = self.systemd.recv(&mut message).unwrap();
-            if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == state) {
-                return;
+            if let Some(line) = String::from_utf8_lossy(&message[..length]).lines().find(|line| is_it(line)) {
+                return line.to_owned();
             }
         }
+    }
+
+    fn write_config(&self) -> PathBuf {
+        let config = self.path("receiptd.toml");
+        fs::write(&config, &self.config).unwrap();
+        config
+    }
+
+    /// Has the daemon read its settings again, as they are now.
+    fn reload(&self, daemon: &Child) {
+        self.write_config();
+        signal(daemon, "-HUP");
+        self.hears("RELOADING=1");
+        self.hears("READY=1");
     }
 }
 
@@ -157,8 +177,8 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
         let answer = reqwest::get(format!("http://{listen}{path}")).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
-    assert_eq!(get("/healthz").await.0, 200);
-    let ready = r#"{"database":{"ok":true},"lease":{"ok":true},"calls":{"ok":true},"storing":{"ok":true}}"#;
+    assert_eq!(get("/healthz").await, (200, r#"{"ok":true}"#.to_owned()));
+    let ready = r#"{"database":{"ok":true},"schema":{"ok":true},"lease":{"ok":true},"credentials":{"ok":true},"storing":{"ok":true}}"#;
     assert_eq!(get("/readyz").await, (200, ready.to_owned()));
     let pool = PgPool::connect(&database.url()).await.unwrap();
     watch(&pool, 3, 3).await;
@@ -176,12 +196,120 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
         "receiptd_calls_total{class=\"success\",code=\"0\"}",
         "code=\"60021\"} 1",
         "receiptd_recordings_lost_total{reason=\"stopped\"} 0",
+        "receiptd_calls_total{class=\"slow_down\",code=\"60007\"} 0",
+        "receiptd_database_errors_total{class=\"deadline\"} 0",
+        "receiptd_due_lag_seconds{cadence=\"default\",tier=\"1h\"}",
+        "receiptd_is_storing 1",
+        "receiptd_lease_epoch 1",
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     assert!(!metrics.contains("canary") && !body.contains("canary"));
+    assert_eq!(promtool_check(&metrics), "", "{metrics}");
+    database.psql("UPDATE receiptd.schema_migrations SET version = 9999 WHERE version = 1");
+    let (status, body) = get("/readyz").await;
+    assert!(status == 503 && body.contains("it is at migration 9999"), "{body}");
     signal(&daemon, "-TERM");
     assert_eq!(end(daemon).0, Some(0));
+}
+
+/// What Prometheus finds to say about an exposition.
+fn promtool_check(metrics: &str) -> String {
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let Output { stdout, stderr, .. } = promtool.wait_with_output().unwrap();
+    String::from_utf8([stdout, stderr].concat()).unwrap()
+}
+
+#[test]
+fn every_alert_fires_where_it_should_and_none_while_all_is_well() {
+    let dashboards = concat!(env!("CARGO_MANIFEST_DIR"), "/dashboards");
+    let tested = Command::new("promtool").args(["test", "rules", "alerts_test.yml"]).current_dir(dashboards).output();
+    let tested = tested.unwrap();
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
+    let file = |name: &str| fs::read_to_string(format!("{dashboards}/{name}")).unwrap();
+    let (tests, docs) = (file("alerts_test.yml"), file("../docs/operators.md"));
+    for name in file("alerts.yml").lines().filter_map(|line| line.trim().strip_prefix("- alert: ").map(str::to_owned)) {
+        assert!(tests.contains(&format!("- name: {name}\n")), "{name} has no test");
+        assert!(docs.contains(&format!("| `{name}`")), "{name} is not in the docs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn systemd_hears_what_is_polled_and_that_the_loop_turns() {
+    let (place, database) = (Place::new("status", 200).await, TestDatabase::new().await);
+    let migrate = ["migrate", "--set", "chat.sdk_app_id=1400000000"];
+    let migrate =
+        Command::new(env!("CARGO_BIN_EXE_receiptd")).args(migrate).env("DATABASE_URL", database.url()).output();
+    assert!(migrate.unwrap().status.success());
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 3, 3).await;
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    place.hears_of(|line| line.starts_with("STATUS=polling 9 messages in 3 groups, ") && line.ends_with(" s behind"));
+    // One at the start would show nothing.
+    place.hears("WATCHDOG=1");
+    place.hears("WATCHDOG=1");
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_takes_over_the_key_and_the_cadences_without_a_restart() {
+    let (mut place, database) = (Place::new("reload", 200).await, TestDatabase::new().await);
+    place.config = place
+        .config
+        .replace("every = \"1s\"", "every = \"1h\"")
+        .replace(SECRET_KEY, "canary-4c1f-secret-key of another");
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let pool = PgPool::connect(&database.url()).await.unwrap();
+    watch(&pool, 2, 3).await;
+    place.hears_of(|line| line.starts_with("STATUS=Tencent Chat refuses the app's calls with code 70"));
+    place.config = place.config.replace("canary-4c1f-secret-key of another", SECRET_KEY);
+    place.reload(&daemon);
+    let refused = place.simulator.ledger().ended_calls();
+    place.simulator.wait_for_ended_calls(refused + 2).await;
+    // Every message is due in an hour now, unless it is rescheduled.
+    place.config = place.config.replace("every = \"1h\"", "every = \"1s\"") + "[log]\nlevel = \"debug\"\n";
+    place.reload(&daemon);
+    let calls = place.simulator.ledger().ended_calls();
+    place.simulator.wait_for_ended_calls(calls + 4).await;
+    signal(&daemon, "-TERM");
+    let (code, said) = end(daemon);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("the messages of 2 groups are rescheduled") && said.contains("DEBUG"), "{said}");
+    assert!(place.simulator.ledger().highest_sliding_second() <= 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_cannot_be_taken_are_named_and_the_old_ones_stay() {
+    let (mut place, database) = (Place::new("refused", 200).await, TestDatabase::new().await);
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let good = place.config.clone();
+    for (old, new) in [
+        ("every = \"1s\"", "every = \"often\""),
+        ("sdk_app_id = 1400000000", "sdk_app_id = 1400000001"),
+        ("[http]", "[htpt]"),
+    ] {
+        place.config = good.replace(old, new);
+        place.reload(&daemon);
+    }
+    place.config = good.replace("listen = \"off\"", "listen = \"127.0.0.1:1\"");
+    place.reload(&daemon);
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
+    place.simulator.wait_for_ended_calls(2).await;
+    signal(&daemon, "-TERM");
+    let (code, said) = end(daemon);
+    assert_eq!(code, Some(0), "{said}");
+    for named in
+        ["often", "chat.sdk_app_id can't change", "htpt", "http.listen has changed, which holds from the next start"]
+    {
+        assert!(said.contains(named), "{named} is not in\n{said}");
+    }
+    assert_eq!(said.matches("the settings stay as they were").count(), 3, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

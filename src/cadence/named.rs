@@ -23,7 +23,13 @@ impl Cadences {
 
     /// The cadence that a group names; the default if it names none, or one that the config lacks.
     pub fn of(&self, name: Option<&str>) -> &Cadence {
-        name.and_then(|name| self.named.get(name)).unwrap_or(&self.default)
+        self.named(name).1
+    }
+
+    /// The same with the name under which the config has it.
+    pub fn named(&self, name: Option<&str>) -> (&str, &Cadence) {
+        let named = name.and_then(|name| self.named.get_key_value(name));
+        named.map_or((DEFAULT, &self.default), |(name, cadence)| (name.as_str(), cadence))
     }
 
     /// Whether the config has a cadence of this name.
@@ -76,6 +82,7 @@ mod tests {
         for name in [None, Some("default"), Some("gone")] {
             assert_eq!(expiry(&cadences, name), 30 * 86_400, "{name:?}");
         }
+        assert_eq!((cadences.named(Some("fast")).0, cadences.named(Some("gone")).0), ("fast", DEFAULT));
         assert!(cadences.has("fast") && cadences.has("default") && !cadences.has("gone"));
     }
 

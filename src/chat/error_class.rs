@@ -1,5 +1,5 @@
-//! What an error code of Tencent Chat calls for. To teach receiptd a new code, add it to [`Class::of_code`] and a line
-//! to the test below.
+//! What an error code of Tencent Chat calls for. To teach receiptd a new code, add it to [`CODES`], a line to
+//! the test below and one to docs/operators.md.
 //!
 //! The public codes are 60002 to 79999 and are the same for all calls; those from 10000 belong to groups.
 
@@ -30,23 +30,43 @@ pub enum Class {
     Unknown,
 }
 
+/// The documented codes of each class.
+pub const CODES: [(Class, &[i64]); 9] = [
+    (Class::Success, &[0]),
+    (Class::Retry, &[10002, 60008, 60013, 60014, 70169, 70202, 70500]),
+    (Class::SlowDown, &[10006, 60007, 60011, 60018, 60019]),
+    (Class::Wait, &[70050]),
+    (Class::SignAgain, &[70001, 60004, 60005, 70003, 70005]),
+    (
+        Class::AppFault,
+        &[
+            10003, 10026, 10059, 60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020, 60021, 70002,
+            70009, 70013, 70014, 70016, 70020, 70051, 70107, 70402, 70403,
+        ],
+    ),
+    (Class::GroupFault, &[10007, 10010, 10015, 10060]),
+    (Class::Split, &[10004, 10018]),
+    (Class::Message, &[10061, 10062]),
+];
+
 impl Class {
+    /// All classes, in the order of their declaration.
+    pub const ALL: [Self; 10] = [
+        Self::Success,
+        Self::Retry,
+        Self::SlowDown,
+        Self::Wait,
+        Self::SignAgain,
+        Self::AppFault,
+        Self::GroupFault,
+        Self::Split,
+        Self::Message,
+        Self::Unknown,
+    ];
+
     /// The class of an `ErrorCode`.
     pub fn of_code(code: i64) -> Self {
-        match code {
-            0 => Self::Success,
-            10002 | 60008 | 60013 | 60014 | 70169 | 70202 | 70500 => Self::Retry,
-            10006 | 60007 | 60011 | 60018 | 60019 => Self::SlowDown,
-            70050 => Self::Wait,
-            70001 | 60004 | 60005 | 70003 | 70005 => Self::SignAgain,
-            60002 | 60003 | 60006 | 60009 | 60010 | 60012 | 60015..=60017 | 60020 | 60021 => Self::AppFault,
-            70002 | 70009 | 70013 | 70014 | 70016 | 70020 | 70051 | 70107 | 70402 | 70403 => Self::AppFault,
-            10003 | 10026 | 10059 => Self::AppFault,
-            10007 | 10010 | 10015 | 10060 => Self::GroupFault,
-            10004 | 10018 => Self::Split,
-            10061 | 10062 => Self::Message,
-            _ => Self::Unknown,
-        }
+        CODES.iter().find(|(_, codes)| codes.contains(&code)).map_or(Self::Unknown, |(class, _)| *class)
     }
 
     /// The class of an answer whose HTTP status is not 200. The service answers 200 to everything that reaches it, so
@@ -141,6 +161,25 @@ mod tests {
         for code in [-1, 1, 10001, 59999, 60001, 99999, i64::MIN, i64::MAX] {
             assert_eq!(Class::of_code(code), Class::Unknown, "{code}");
         }
+    }
+
+    #[test]
+    fn every_documented_code_is_in_the_docs_with_its_class() {
+        let docs = include_str!("../../docs/operators.md");
+        for (class, codes) in CODES {
+            for code in codes {
+                let row = docs.lines().find(|line| {
+                    let mut cells = line.split('|').skip(1);
+                    cells.next().is_some_and(|cell| cell.split(',').any(|listed| listed.trim() == code.to_string()))
+                });
+                assert!(row.is_some_and(|row| row.contains(&format!("`{class}`"))), "{code} {class}: {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_classes_are_in_the_order_of_their_declaration() {
+        assert!(Class::ALL.iter().enumerate().all(|(index, class)| *class as usize == index));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `receiptd run`: the daemon.
 
-use std::{process::ExitCode, sync::Arc};
+mod reload;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use receiptd::{
@@ -8,7 +10,8 @@ use receiptd::{
     config::{Chat, Config},
     jobs::JobSettings,
     lifecycle::{self, Daemon, DaemonSettings, StartError},
-    logging, ops,
+    logging,
+    ops::{self, PrometheusHandle},
     poller::PollerSettings,
 };
 use secrecy::SecretString;
@@ -22,17 +25,12 @@ pub struct Arguments {}
 pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load_config()?;
     let chat = config.chat()?;
-    logging::init(&config.log)?;
-    let stop = lifecycle::stop_on_signal()?;
-    if chat.has_placeholder_key() {
-        tracing::warn!("chat.secret_key is the example of the reference file, with which no call succeeds");
-    }
-    for file in &config.exposed_files {
-        tracing::warn!("{file}");
-    }
+    let log_level = logging::init(&config.log)?;
+    let (stop, hangups) = (lifecycle::stop_on_signal()?, lifecycle::reload_signal()?);
+    warn_of(&config, &chat);
     let database = Database::open(&config.database).await?;
     let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
-    let settings = daemon_settings(&config, chat, database.url())?;
+    let settings = daemon_settings(&config, chat, database.url(), http(&config)?);
     let daemon = match Daemon::start(settings, stop.clone()).await {
         Ok(daemon) => daemon,
         Err(StartError::Stopped) => return Ok(ExitCode::SUCCESS),
@@ -40,7 +38,11 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     };
     lifecycle::notify_ready();
     tracing::info!(%app, at, "ready to poll app {app} at {at}");
-    tokio::select! { () = stop.cancelled() => {} () = daemon.ended() => {} }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = daemon.ended() => {}
+        () = reload::on_hangup(hangups, config, global, &daemon, &database, &log_level) => {}
+    }
     let is_asked_for = stop.is_cancelled();
     lifecycle::notify_stopping();
     tracing::info!("stopping: polls in flight end, what they brought back is stored");
@@ -50,14 +52,31 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     Ok(if is_asked_for && lost == 0 { ExitCode::SUCCESS } else { Exit::Software.into() })
 }
 
+/// Warns of what is valid and yet hardly meant.
+fn warn_of(config: &Config, chat: &Chat) {
+    if chat.has_placeholder_key() {
+        tracing::warn!("chat.secret_key is the example of the reference file, with which no call succeeds");
+    }
+    for file in &config.exposed_files {
+        tracing::warn!("{file}");
+    }
+}
+
+/// Where HTTP is served, with the metrics of this process.
+pub fn http(config: &Config) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
+    let serve = |listen| Ok((listen, ops::install_metrics()?));
+    config.http.listen.map(serve).transpose()
+}
+
 /// What the daemon needs to know, from the configuration.
-pub fn daemon_settings(config: &Config, chat: Chat, database_url: SecretString) -> anyhow::Result<DaemonSettings> {
+pub fn daemon_settings(
+    config: &Config,
+    chat: Chat,
+    database_url: SecretString,
+    http: Option<(SocketAddr, PrometheusHandle)>,
+) -> DaemonSettings {
     let polling = &config.polling;
-    let http = match config.http.listen {
-        Some(listen) => Some((listen, ops::install_metrics()?)),
-        None => None,
-    };
-    Ok(DaemonSettings {
+    DaemonSettings {
         chat: ChatSettings {
             sdk_app_id: chat.sdk_app_id,
             identifier: chat.identifier,
@@ -82,5 +101,5 @@ pub fn daemon_settings(config: &Config, chat: Chat, database_url: SecretString) 
             keep: config.retention,
         },
         http,
-    })
+    }
 }

@@ -15,6 +15,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
+    activity::Activity,
     chat::{ChatClient, Class, Failure, error_class},
     domain::{GroupId, MsgSeq},
     lease::Lease,
@@ -31,6 +32,7 @@ pub(super) struct Caller {
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
     pub trouble: Trouble,
+    pub activity: Arc<Activity>,
     /// Cancelled when the term of the poller is over: no attempt starts from then on.
     pub stop: CancellationToken,
 }
@@ -83,7 +85,9 @@ impl Caller {
             return None;
         }
         let sent = Instant::now();
+        self.activity.sent(sent);
         let attempt = self.client.get_receipts(group, &batch).await;
+        self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
         match &attempt.outcome {
             Ok(_) => self.gate().accepted(sent),

@@ -44,9 +44,11 @@ impl Slotter {
             // What was asked for may have been done all the same.
             self.tell(ScheduleNews::Unsure);
             // That the lease is lost is known, and told, by who renews it.
-            if !matches!(error, StoreError::LeaseLost { .. }) && trouble.is_due() {
+            if !matches!(error, StoreError::LeaseLost { .. })
+                && let Some(count) = trouble.happened()
+            {
                 let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-                tracing::error!(error = cause, advice, "the watch list can't be read: new messages wait");
+                tracing::error!(error = cause, count, advice, "the watch list can't be read: new messages wait");
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The lease of an app: one row of `poller_leases`. Who may take it and when is decided in [`crate::lease`].
 
-use sqlx::postgres::types::PgInterval;
+use std::collections::BTreeMap;
+
+use sqlx::{postgres::types::PgInterval, types::Json};
 
 use super::{
     Store, StoreError,
     statement::{query, query_as, query_scalar},
-    transaction::{Fence, RENEWAL},
+    transaction::{Fence, LONG, RENEWAL},
 };
 use crate::{
     domain::Timestamp,
@@ -78,6 +80,40 @@ impl Store {
     pub async fn release_lease(&self) -> Result<bool, StoreError> {
         self.change_lease("giving back the lease of this app", "UPDATE receiptd.poller_leases
              SET expires_at = clock_timestamp() + 0 * $4, holder = NULL WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3").await
+    }
+
+    /// Has the schedule follow cadences, given by name in words: the messages of groups whose cadence has changed since it was
+    /// last noted are marked for rescheduling. Returns how many groups that are. A group that somebody else holds at the
+    /// time is not waited for: each of its messages follows at its next poll.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn follow_cadences(&self, cadences: BTreeMap<String, String>) -> Result<i64, StoreError> {
+        let groups = query_scalar(
+            "WITH known AS (
+                SELECT cadences AS old, $2::jsonb AS new FROM receiptd.poller_leases
+                WHERE sdk_app_id = $1 AND cadences <> $2
+            ), changed AS (
+                SELECT g.group_key FROM receiptd.watched_groups g, known
+                WHERE g.sdk_app_id = $1 AND g.state = 'active'
+                    AND coalesce(old ->> g.cadence, old ->> 'default')
+                        IS DISTINCT FROM coalesce(new ->> g.cadence, new ->> 'default')
+                ORDER BY g.group_key FOR NO KEY UPDATE OF g SKIP LOCKED
+            ), marked AS (
+                UPDATE receiptd.watched_groups g SET reschedule = true FROM changed
+                WHERE g.group_key = changed.group_key RETURNING 1
+            ), noted AS (
+                UPDATE receiptd.poller_leases SET cadences = $2
+                WHERE sdk_app_id = $1 AND cadences IS DISTINCT FROM $2
+            )
+            SELECT count(*) FROM marked",
+        )
+        .bind(self.app())
+        .bind(Json(cadences));
+        self.run_fenced("rescheduling after a change of cadences", LONG, async |database| {
+            groups.fetch_one(database).await
+        })
+        .await
     }
 
     async fn change_lease(&self, doing: &'static str, sql: &'static str) -> Result<bool, StoreError> {

@@ -26,7 +26,7 @@ use super::{
     set_aside::write_apart,
     sqlstate::Remedy,
 };
-use crate::{recording::Recording, repeated::Repeated};
+use crate::{activity::Activity, recording::Recording, repeated::Repeated};
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(100);
@@ -60,6 +60,8 @@ pub struct RecorderSettings {
     pub give_up: CancellationToken,
     /// Set while nothing can be stored: then no poll is to start.
     pub is_stuck: Arc<AtomicBool>,
+    /// Where it notes what it has stored.
+    pub activity: Arc<Activity>,
 }
 
 /// Writes recordings to the database.
@@ -271,10 +273,11 @@ impl Recorder {
     }
 
     fn say(&mut self, error: &StoreError, polls: usize) {
-        if self.trouble.is_due() {
+        if let Some(count) = self.trouble.happened() {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
             tracing::error!(
                 error = cause,
+                count,
                 polls,
                 advice,
                 "storing what polls brought back failed: it is kept and tried again, and polling waits"
@@ -306,7 +309,12 @@ impl Recorder {
         let is_left = |recording: &&Recording| left.contains(&recording.slot_id);
         let (left, stored): (Vec<&Recording>, Vec<&Recording>) = recordings.iter().partition(is_left);
         let snapshots: usize = stored.iter().map(|recording| recording.snapshots.len()).sum();
+        let changes: usize = stored.iter().map(|recording| recording.changes()).sum();
+        self.settings.activity.stored(snapshots as u64, changes as u64, std::time::Instant::now());
         metrics::counter!("receiptd_snapshots_total").increment(snapshots as u64);
+        metrics::counter!("receiptd_changes_total").increment(changes as u64);
+        metrics::histogram!("receiptd_flush_rows")
+            .record(stored.iter().map(|recording| rows(recording)).sum::<usize>() as f64);
         metrics::counter!("receiptd_flushes_total").increment(1);
         metrics::histogram!("receiptd_flush_seconds").record(took);
         self.left.extend(left.into_iter().cloned());

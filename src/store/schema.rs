@@ -12,7 +12,7 @@ use super::{
     Store, StoreError,
     sqlstate::{self, Remedy},
     statement::{query, query_scalar},
-    transaction::SHORT,
+    transaction::{RENEWAL, SHORT},
 };
 
 /// The schema can't be brought to the state that this receiptd knows.
@@ -137,7 +137,7 @@ impl Store {
     /// # Errors
     /// If the database can't be asked.
     pub async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        self.run("reading the version of the schema receiptd", SHORT, async |database| version(database).await).await
+        self.run("reading the version of the schema receiptd", RENEWAL, async |database| version(database).await).await
     }
 
     /// The newest migration that this program has.

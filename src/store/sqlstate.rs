@@ -51,6 +51,29 @@ pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
     }
 }
 
+/// The classes of `receiptd_database_errors_total`.
+pub const ERROR_CLASSES: [&str; 9] =
+    ["deadline", "connection", "conflict", "resources", "intervention", "read_only", "data", "configuration", "other"];
+
+/// The class of a failure.
+pub(super) fn class(error: &StoreError) -> &'static str {
+    let Some(sqlstate) = error.sqlstate() else {
+        return if matches!(error, StoreError::Deadline { .. }) { "deadline" } else { "connection" };
+    };
+    match (sqlstate.as_str(), sqlstate.get(..2).unwrap_or_default()) {
+        ("25006", _) => "read_only",
+        (_, "08") => "connection",
+        (_, "40" | "55") => "conflict",
+        (_, "53") => "resources",
+        (_, "57") => "intervention",
+        _ => match remedy(&sqlstate) {
+            Remedy::SetAside | Remedy::Partition => "data",
+            Remedy::Operator => "configuration",
+            Remedy::Retry | Remedy::Reconnect => "other",
+        },
+    }
+}
+
 /// What the operator can do about an SQLSTATE, where that is known.
 pub(super) fn advice(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {

@@ -16,7 +16,11 @@ use deadpool::{
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
-use super::{StoreError, sqlstate::Remedy, statement::query_scalar};
+use super::{
+    StoreError,
+    sqlstate::{self, Remedy},
+    statement::query_scalar,
+};
 use crate::domain::{SdkAppId, Timestamp};
 
 /// Most operations take milliseconds.
@@ -55,7 +59,7 @@ pub(super) struct Fence {
 /// Makes connections, and says which are not to be used again.
 #[derive(Debug)]
 pub(super) struct Connector {
-    options: PgConnectOptions,
+    options: Mutex<PgConnectOptions>,
     /// Connections that were made before are thrown away.
     distrusted: Mutex<std::time::Instant>,
 }
@@ -65,7 +69,8 @@ impl Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect_with(&self.options).await
+        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        PgConnection::connect_with(&options).await
     }
 
     async fn recycle(&self, _: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
@@ -82,7 +87,7 @@ pub(super) struct Connections(Pool<Connector>);
 impl Connections {
     /// Connections are made when they are needed.
     pub fn new(options: PgConnectOptions, max: u32) -> Self {
-        let connector = Connector { options, distrusted: Mutex::new(std::time::Instant::now()) };
+        let connector = Connector { options: options.into(), distrusted: Mutex::new(std::time::Instant::now()) };
         let timeouts = Timeouts { wait: Some(SHORT), create: Some(CONNECT), recycle: Some(CONNECT) };
         let builder = Pool::builder(connector).max_size(max as usize).timeouts(timeouts).runtime(Runtime::Tokio1);
         let pool =
@@ -116,8 +121,8 @@ impl Connections {
         loop {
             let connection = match timeout_at(deadline, self.0.get()).await {
                 Ok(Ok(connection)) => connection,
-                Ok(Err(error)) => return Err(unavailable(doing, error)),
-                Err(_) => return Err(StoreError::Deadline { doing, patience }),
+                Ok(Err(error)) => return Err(counted(unavailable(doing, error))),
+                Err(_) => return Err(counted(StoreError::Deadline { doing, patience })),
             };
             let was_used = Object::metrics(&connection).recycle_count > 0;
             let mut transaction = Transaction { connection: Some(connection), doing, patience, deadline };
@@ -135,9 +140,14 @@ impl Connections {
     pub async fn connect(&self, doing: &'static str) -> Result<PgConnection, StoreError> {
         match timely(timeout_at(Instant::now() + CONNECT, self.0.manager().create()).await) {
             Ok(connection) => Ok(connection),
-            Err(Some(source)) => Err(StoreError::Failed { doing, source }),
-            Err(None) => Err(StoreError::Deadline { doing, patience: CONNECT }),
+            Err(Some(source)) => Err(counted(StoreError::Failed { doing, source })),
+            Err(None) => Err(counted(StoreError::Deadline { doing, patience: CONNECT })),
         }
+    }
+
+    /// Makes connections by other options from now on.
+    pub fn change_options(&self, options: PgConnectOptions) {
+        *self.0.manager().options.lock().unwrap_or_else(PoisonError::into_inner) = options;
     }
 
     /// Closes the connections that are not in use; there will be no others.
@@ -154,6 +164,11 @@ fn begin(patience: Duration) -> String {
         millis * 9 / 10,
         millis / 3,
     )
+}
+
+fn counted(error: StoreError) -> StoreError {
+    metrics::counter!("receiptd_database_errors_total", "class" => sqlstate::class(&error)).increment(1);
+    error
 }
 
 fn unavailable(doing: &'static str, error: PoolError<sqlx::Error>) -> StoreError {
@@ -244,7 +259,7 @@ impl Transaction {
         {
             *pool.manager().distrusted.lock().unwrap_or_else(PoisonError::into_inner) = std::time::Instant::now();
         }
-        error
+        counted(error)
     }
 }
 

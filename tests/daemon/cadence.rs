@@ -95,3 +95,19 @@ async fn a_cron_cadence_is_polled_on_its_dates_only() {
         .await;
     assert!(due);
 }
+
+#[tokio::test]
+async fn a_cadence_that_has_changed_holds_at_once_after_a_restart_for_the_groups_that_have_it() {
+    let mut rig = rig_with([("default", rare()), ("kept", rare())]).await;
+    rig.watch("changed", [1, 2]).await;
+    sqlx::query("SELECT receiptd.watch_group(1400000000, 'kept', cadence => 'kept')").execute(&rig.pool).await.unwrap();
+    rig.watch("kept", [1]).await;
+    rig.until("(SELECT count(*) = 2 FROM receiptd.api_calls)").await;
+    rig.stop().await;
+    let cadences = [("default".to_owned(), every_second()), ("kept".to_owned(), rare())];
+    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from(cadences)));
+    rig.start().await;
+    rig.until("(SELECT count(*) >= 4 FROM receiptd.api_calls)").await;
+    assert_eq!(calls(&rig, "kept"), 1);
+    rig.stop().await;
+}

@@ -6,7 +6,7 @@ use receiptd::{
     chat::{Attempt, ChatClient, ChatSettings, Class, error_class},
     config::{Chat, Config},
     domain::{GroupId, MsgSeq},
-    store::Store,
+    store::{Store, Watched},
 };
 
 /// What was looked at, and what was found or is wrong.
@@ -57,7 +57,7 @@ async fn schema(store: &Store) -> Result<String, String> {
         }
         Ok(Some(version)) => {
             let watched = store.count_watched().await.map_err(|error| error.explain())?;
-            let (groups, messages) = watched;
+            let Watched { groups, messages, .. } = watched;
             Ok(format!("is at migration {version}; {messages} messages in {groups} groups of this app are polled"))
         }
         Err(error) => Err(error.explain()),

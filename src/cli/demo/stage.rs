@@ -49,7 +49,7 @@ impl Stage {
         let simulator = elsewhere.spawn(Simulator::start(simulator_config(&secret_key)?)).await??;
         let config = config(&secret_key, &url, &simulator.endpoint())?;
         logging::init(&config.log)?;
-        let settings = daemon_settings(&config, config.chat()?, url.clone().into())?;
+        let settings = daemon_settings(&config, config.chat()?, url.clone().into(), None);
         let daemon = match Daemon::start(settings, stop.child_token()).await {
             Ok(daemon) => daemon,
             Err(StartError::Stopped) => return Ok(None),

@@ -1,0 +1,83 @@
+//! What a daemon does besides polling, whether it has the lease or stands by: it makes partitions ahead, counts what is
+//! watched, keeps its metrics small and sums up its work once an hour.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    report::Report,
+    retention,
+    store::{Store, StoreError},
+    term::{Role, TermStatus},
+};
+
+/// Partitions are looked after this often.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
+
+/// What is watched is counted this often, or so seldom that it takes a hundredth of the time.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+
+/// Makes the partitions of the days ahead, and notes how many there are.
+pub(super) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
+    let today = clock::now().date_naive();
+    store.ensure_partitions_ahead(today).await?;
+    let runway = retention::runway(&store.partitions().await?, today);
+    metrics::gauge!("receiptd_partition_runway_seconds").set(runway as f64 * 86_400.0);
+    Ok(())
+}
+
+pub(super) async fn look_after_partitions(store: Store, stop: CancellationToken) {
+    let mut wait = PARTITIONS_EVERY;
+    loop {
+        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
+        wait = match prepare_days(&store).await {
+            Ok(_) => PARTITIONS_EVERY,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "daily partitions could not be made ahead");
+                Duration::from_secs(60)
+            }
+        };
+    }
+}
+
+/// Histograms gather samples until somebody sums them up, scraped or not.
+pub(super) async fn keep_metrics_small(metrics: PrometheusHandle, stop: CancellationToken) {
+    loop {
+        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(Duration::from_secs(10)) => {} }
+        metrics.run_upkeep();
+    }
+}
+
+/// Counts what is watched, for people. A failure is no news: whoever polls says what is wrong.
+pub(super) async fn count_watched(store: Store, status: Arc<TermStatus>, stop: CancellationToken) {
+    loop {
+        let start = Instant::now();
+        if let Some(Ok(watched)) = stop.run_until_cancelled(store.count_watched()).await {
+            metrics::gauge!("receiptd_quarantined_groups").set(watched.quarantined as f64);
+            metrics::gauge!("receiptd_watched_groups").set(watched.groups as f64);
+            metrics::gauge!("receiptd_watched_messages").set(watched.messages as f64);
+            status.counted(watched);
+        }
+        let pause = COUNT_EVERY.max(start.elapsed() * 100);
+        if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Sums up the work of each hour in a line of the log. Who stands by has done none.
+pub(super) async fn sum_up(status: Arc<TermStatus>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(Duration::from_secs(3_600))).await.is_some() {
+        if status.role() == Role::Polling {
+            let report = Report::of(&status, Instant::now());
+            tracing::info!("{}", report.hour_in_words());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Is the loop alive, and is the daemon ready: JSON with a reason for each thing that is not so.
+
+use std::time::Instant;
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::Serialize;
+
+use super::Ops;
+use crate::{
+    store::Store,
+    term::{Role, TermStatus},
+};
+
+/// Whether one thing is as it should be.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// What `/readyz` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct Readiness {
+    /// The database answers.
+    database: Check,
+    /// The schema is the one that this program works with.
+    schema: Check,
+    /// It is known who polls, and if it is this process, its lease holds.
+    lease: Check,
+    /// Tencent Chat accepts the app's calls.
+    credentials: Check,
+    /// What polls bring back is stored.
+    storing: Check,
+}
+
+impl Check {
+    /// Good unless there is a reason why not.
+    fn unless(reason: Option<String>) -> Self {
+        Self { ok: reason.is_none(), reason }
+    }
+}
+
+/// `/healthz`: 200 as long as the loop comes round, whatever the database and the service do.
+pub(super) async fn alive(State(ops): State<Ops>) -> (StatusCode, Json<Check>) {
+    let still = ops.term.progress().hangs_for(Instant::now());
+    let check = Check::unless(still.map(|still| format!("the loop has not come round for {} s", still.as_secs())));
+    (status(check.ok), Json(check))
+}
+
+/// `/readyz`: 200 if this process polls, or could as soon as the one that does has ended.
+pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness>) {
+    let (database, schema) = database(&ops.store).await;
+    let readiness = Readiness {
+        database,
+        schema,
+        lease: lease(&ops.term),
+        credentials: Check::unless(ops.term.poller().and_then(|poller| poller.fault())),
+        storing: Check::unless(
+            ops.term.is_stuck().then(|| "what polls bring back can't be stored just now".to_owned()),
+        ),
+    };
+    let Readiness { database, schema, lease, credentials, storing } = &readiness;
+    let ok = [database, schema, lease, credentials, storing].iter().all(|check| check.ok);
+    (status(ok), Json(readiness))
+}
+
+async fn database(store: &Store) -> (Check, Check) {
+    let known = Store::known_schema_version();
+    match store.schema_version().await {
+        Ok(Some(found)) if found == known => (Check::unless(None), Check::unless(None)),
+        Ok(found) => {
+            let found = found.map_or_else(|| "gone".to_owned(), |found| format!("at migration {found}"));
+            (Check::unless(None), Check::unless(Some(format!("it is {found}, and this receiptd works with {known}"))))
+        }
+        Err(error) => {
+            (Check::unless(Some(error.explain())), Check::unless(Some("the database can't be asked".to_owned())))
+        }
+    }
+}
+
+fn lease(term: &TermStatus) -> Check {
+    match term.role() {
+        Role::Polling => Check { ok: true, reason: None },
+        Role::LeaseNotRenewed => Check::unless(Some("the lease could not be renewed: no calls are made".to_owned())),
+        Role::StandingBy(other) => {
+            let other = other.unwrap_or_else(|| "nobody known yet".to_owned());
+            Check { ok: true, reason: Some(format!("standing by: this app is polled by {other}")) }
+        }
+    }
+}
+
+fn status(ok: bool) -> StatusCode {
+    if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}

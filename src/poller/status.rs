@@ -1,0 +1,78 @@
+//! What the rest of the process may know about the poller.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{PollerSettings, call::Caller};
+
+/// What the rest of the process may know about the poller.
+#[derive(Debug)]
+pub struct PollerStatus {
+    caller: Arc<Caller>,
+    limit: u32,
+    pub(super) max_in_flight: usize,
+    pub(super) in_flight: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
+    pub(super) slots: AtomicUsize,
+    pub(super) waiting_to_be_stored: AtomicUsize,
+    /// In microseconds.
+    pub(super) behind: AtomicU64,
+}
+
+impl PollerStatus {
+    pub(super) fn new(caller: Arc<Caller>, settings: &PollerSettings) -> Self {
+        Self {
+            caller,
+            limit: settings.max_calls_per_second,
+            max_in_flight: settings.max_in_flight,
+            in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            slots: AtomicUsize::new(0),
+            waiting_to_be_stored: AtomicUsize::new(0),
+            behind: AtomicU64::new(0),
+        }
+    }
+
+    /// Why no calls are made, if a fault of the whole app stopped them.
+    pub fn fault(&self) -> Option<String> {
+        self.caller.gate().fault().map(|failure| match failure.code {
+            Some(code) => format!("Tencent Chat refuses the app's calls with code {code}: {}", failure.info),
+            None => failure.info.clone(),
+        })
+    }
+
+    /// How long the most overdue of the polls that have not begun has been due.
+    pub fn behind(&self) -> Duration {
+        Duration::from_micros(self.behind.load(Ordering::Relaxed))
+    }
+
+    /// How many calls are on the schedule.
+    pub fn slots(&self) -> usize {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    /// How many polls wait for what they brought back to be stored.
+    pub fn waiting_to_be_stored(&self) -> usize {
+        self.waiting_to_be_stored.load(Ordering::Relaxed)
+    }
+
+    /// The most calls that are allowed in any second.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// How many polls are under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The calls per second that are allowed just now.
+    pub fn rate(&self) -> u32 {
+        self.caller.pacing.rate()
+    }
+}

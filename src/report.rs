@@ -1,0 +1,180 @@
+//! What a daemon is doing now, in one value: for systemd's status line, the log, the page and `receiptd status`.
+//!
+//! It is made from what is in memory: neither the database nor the service is asked. It holds no secret.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use indicatif::HumanCount;
+use serde::Serialize;
+
+use crate::{
+    activity::Minute,
+    chat::Class,
+    store::Watched,
+    term::{Role, TermStatus},
+};
+
+/// What a daemon is doing now.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Who polls.
+    pub role: Role,
+    /// The epoch of the lease, while this process holds it.
+    pub epoch: Option<i64>,
+    /// What is watched, as last counted.
+    pub watched: Option<Watched>,
+    /// What keeps it from polling, if anything does.
+    pub trouble: Option<String>,
+    /// Calls on the schedule: messages of a group that are polled together.
+    pub scheduled_calls: usize,
+    /// Polls under way.
+    pub polls_in_flight: usize,
+    /// Calls a second, over the last ten seconds.
+    pub calls_per_second: f64,
+    /// Calls a second that are allowed just now: fewer after the service asked to slow down.
+    pub calls_per_second_allowed: u32,
+    /// How long the most overdue of the polls that have not begun has been due, in seconds.
+    pub behind_seconds: f64,
+    /// The last hour.
+    pub last_hour: Hour,
+}
+
+/// What was done within an hour.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hour {
+    /// Attempts by class of their outcome; those that there were.
+    pub calls: Vec<(&'static str, u64)>,
+    /// Messages that they asked for.
+    pub messages: u64,
+    /// Receipts that differed from those before.
+    pub changes: u64,
+    /// Rows written to the time series.
+    pub snapshots: u64,
+    /// The most attempts that were sent within any second.
+    pub highest_second: usize,
+    /// How late the latest of the polls was, in seconds.
+    pub latest_by_seconds: f64,
+}
+
+impl From<Minute> for Hour {
+    fn from(minute: Minute) -> Self {
+        let calls = Class::ALL.iter().zip(minute.calls).filter(|(_, calls)| *calls > 0);
+        Self {
+            calls: calls.map(|(class, calls)| (class.name(), calls)).collect(),
+            messages: minute.messages,
+            changes: minute.changes,
+            snapshots: minute.snapshots,
+            highest_second: minute.highest_second,
+            latest_by_seconds: minute.latest_by.as_secs_f64(),
+        }
+    }
+}
+
+impl Report {
+    /// What the daemon of `status` is doing.
+    pub fn of(status: &TermStatus, now: Instant) -> Self {
+        let poller = status.poller();
+        let of_poller = |tell: fn(&crate::poller::PollerStatus) -> usize| poller.as_deref().map_or(0, tell);
+        Self {
+            role: status.role(),
+            epoch: status.epoch(),
+            watched: status.watched(),
+            trouble: status.trouble(),
+            scheduled_calls: of_poller(crate::poller::PollerStatus::slots),
+            polls_in_flight: of_poller(crate::poller::PollerStatus::in_flight),
+            calls_per_second: status.activity().rate(now),
+            calls_per_second_allowed: poller.as_ref().map_or(0, |poller| poller.rate()),
+            behind_seconds: poller.as_ref().map_or(Duration::ZERO, |poller| poller.behind()).as_secs_f64(),
+            last_hour: status.activity().hour(now).into(),
+        }
+    }
+
+    /// The last hour in one line.
+    pub fn hour_in_words(&self) -> String {
+        let hour = &self.last_hour;
+        let calls: u64 = hour.calls.iter().map(|(_, calls)| calls).sum();
+        let classes: Vec<String> =
+            hour.calls.iter().map(|(class, calls)| format!("{class} {}", HumanCount(*calls))).collect();
+        let classes = if classes.is_empty() { String::new() } else { format!(" ({})", classes.join(", ")) };
+        format!(
+            "the last hour: {} calls{classes} for {} messages, {} changes, {} snapshots; at most {} calls in a second, the \
+             latest poll {:.1} s late; {self}",
+            HumanCount(calls),
+            HumanCount(hour.messages),
+            HumanCount(hour.changes),
+            HumanCount(hour.snapshots),
+            hour.highest_second,
+            hour.latest_by_seconds,
+        )
+    }
+}
+
+/// One line, as `systemctl status` shows it.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(trouble) = &self.trouble {
+            return f.write_str(trouble);
+        }
+        if let Role::StandingBy(other) = &self.role {
+            let other = other.as_deref().unwrap_or("nobody known yet");
+            return write!(f, "standing by: this app is polled by {other}");
+        }
+        match &self.watched {
+            Some(Watched { groups, messages, .. }) => {
+                let (groups, messages) = (groups.unsigned_abs(), messages.unsigned_abs());
+                write!(f, "polling {} messages in {} groups", HumanCount(messages), HumanCount(groups))?;
+            }
+            None => write!(f, "polling {} calls on the schedule", HumanCount(self.scheduled_calls as u64))?,
+        }
+        write!(f, ", {:.0} calls/s, {:.1} s behind", self.calls_per_second, self.behind_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let mut minute = Minute { messages: 620, changes: 31, highest_second: 187, ..Minute::default() };
+        (minute.calls[Class::Success as usize], minute.calls[Class::Retry as usize]) = (12_430, 1);
+        Report {
+            role: Role::Polling,
+            epoch: Some(3),
+            watched: Some(Watched { groups: 310, messages: 12_431, quarantined: 0 }),
+            trouble: None,
+            scheduled_calls: 400,
+            polls_in_flight: 4,
+            calls_per_second: 187.2,
+            calls_per_second_allowed: 200,
+            behind_seconds: 0.42,
+            last_hour: minute.into(),
+        }
+    }
+
+    #[test]
+    fn the_line_says_what_is_polled_how_fast_and_how_late() {
+        assert_eq!(report().to_string(), "polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind");
+        let uncounted = Report { watched: None, ..report() };
+        assert_eq!(uncounted.to_string(), "polling 400 calls on the schedule, 187 calls/s, 0.4 s behind");
+    }
+
+    #[test]
+    fn the_line_says_what_is_wrong_instead_and_who_polls_instead() {
+        let standing = Report { role: Role::StandingBy(Some("db2:17".to_owned())), ..report() };
+        assert_eq!(standing.to_string(), "standing by: this app is polled by db2:17");
+        let trouble = Some("no calls".to_owned());
+        assert_eq!(Report { trouble, ..report() }.to_string(), "no calls");
+    }
+
+    #[test]
+    fn an_hour_is_summed_up_in_a_line() {
+        assert_eq!(
+            report().hour_in_words(),
+            "the last hour: 12,431 calls (success 12,430, retry 1) for 620 messages, 31 changes, 0 snapshots; at most 187 \
+             calls in a second, the latest poll 0.0 s late; polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind"
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! A shift: polling by one set of settings. When the settings change a shift ends as a term does, with all that its calls
+//! brought back stored, and the next one begins under the same lease.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{ASK_AGAIN, TermStatus, say, spawn_noted};
+use crate::{
+    cadence::Cadences,
+    chat::ChatClient,
+    jobs::{self, JobSettings},
+    poller::{Poller, PollerParts, PollerSettings, Slotter},
+    repeated::Repeated,
+    store::{Recorder, RecorderSettings, Store, StoreError},
+};
+
+/// Polls in flight have this long to end after the daemon was told to stop.
+const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
+
+/// Then the recorder has this long to write what they brought back.
+const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
+
+/// What a shift works by.
+#[derive(Debug)]
+pub struct Work {
+    /// The way to Tencent Chat, with its credential.
+    pub client: Arc<ChatClient>,
+    /// How polls are made.
+    pub poller: PollerSettings,
+    /// How often messages are polled.
+    pub cadences: Arc<Cadences>,
+    /// When what is stored is rolled up, and what is old removed.
+    pub jobs: JobSettings,
+}
+
+/// How a shift or a term ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// So many polls could not be stored.
+    pub lost: usize,
+    /// A part ended that never should.
+    pub has_failed: bool,
+}
+
+/// One shift.
+#[derive(Debug)]
+pub(super) struct Shift<'a> {
+    pub work: Arc<Work>,
+    /// The database, under the lease of the term.
+    pub store: &'a Store,
+    pub status: &'a TermStatus,
+    /// The term, which is over when the lease turns out to be lost.
+    pub term_over: &'a CancellationToken,
+    /// Cancelled when no more polls are to start.
+    pub over: CancellationToken,
+}
+
+impl Shift<'_> {
+    /// Polls until the shift is over or a part fails.
+    pub async fn run(&self) -> Ended {
+        match self.load().await {
+            Some((poller, recorder, give_up)) => self.poll(poller, recorder, give_up).await,
+            None => Ended::default(),
+        }
+    }
+
+    /// Sets up the poller with its schedule, and the recorder. `None` if the shift is over before the schedule is there.
+    async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
+        let (committed_sender, committed) = mpsc::unbounded_channel();
+        let (give_up, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
+        is_stuck.store(false, Ordering::Relaxed);
+        let settings = RecorderSettings {
+            committed: committed_sender,
+            over: self.term_over.clone(),
+            give_up: give_up.clone(),
+            is_stuck: is_stuck.clone(),
+            activity: self.status.activity.clone(),
+        };
+        let (recorder, recordings) = Recorder::new(self.store.clone(), settings);
+        let parts = PollerParts {
+            store: self.store.clone(),
+            client: self.work.client.clone(),
+            lease: self.status.lease.clone(),
+            cadences: self.work.cadences.clone(),
+            recorder: recordings,
+            committed,
+            is_stuck,
+            progress: self.status.progress.clone(),
+            activity: self.status.activity.clone(),
+        };
+        let mut poller = Poller::new(parts, self.work.poller.clone(), self.over.clone());
+        let mut trouble = Repeated::default();
+        loop {
+            self.status.progress.beat();
+            match self.over.run_until_cancelled(self.prepare(&mut poller)).await? {
+                Ok(slots) => {
+                    tracing::info!(slots, "polling, with {slots} calls on the schedule");
+                    return Some((poller, recorder, give_up));
+                }
+                Err(error) => say(&mut trouble, &error, "the schedule can't be loaded: polling waits"),
+            }
+            self.over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
+        }
+    }
+
+    /// Has the schedule follow the cadences, and loads it. Returns how many slots it has.
+    async fn prepare(&self, poller: &mut Poller) -> Result<usize, StoreError> {
+        let words = |(name, cadence): (&str, &crate::cadence::Cadence)| (name.to_owned(), cadence.to_string());
+        let cadences: BTreeMap<String, String> = self.work.cadences.iter().map(words).collect();
+        let groups = self.store.follow_cadences(cadences).await?;
+        if groups > 0 {
+            tracing::info!(groups, "cadences have changed: the messages of {groups} groups are rescheduled");
+        }
+        self.status.progress.beat();
+        poller.load().await
+    }
+
+    /// Polls until the shift is over, then lets the polls in flight end and what they brought back be stored.
+    async fn poll(&self, poller: Poller, recorder: Recorder, give_up: CancellationToken) -> Ended {
+        self.status.set_poller(Some(poller.status()));
+        let over = &self.over;
+        let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
+        let slotter = Slotter { store, cadences, batch_size: self.work.poller.batch_size, news: poller.news() };
+        let failed = CancellationToken::new();
+        let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
+        let slotter = spawn_noted(&failed, slotter.run(over.clone()));
+        let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), over.clone()));
+        let recorder = spawn_noted(&failed, recorder.run());
+        tokio::select! { () = over.cancelled() => {} () = failed.cancelled() => {} }
+        let has_failed = !over.is_cancelled();
+        over.cancel();
+        for part in [poller.await, slotter.await, jobs.await] {
+            if let Err(error) = part {
+                tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
+            }
+        }
+        let deadline = tokio::spawn(async move {
+            sleep(GRACE_FOR_FLUSH).await;
+            give_up.cancel();
+        });
+        let lost = recorder.await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the recorder had failed");
+            0
+        });
+        deadline.abort();
+        self.status.set_poller(None);
+        Ended { lost, has_failed }
+    }
+}

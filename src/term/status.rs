@@ -1,0 +1,157 @@
+//! What others may know of the terms: who polls, how that goes, and whether the loop still turns.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{activity::Activity, lease::Lease, poller::PollerStatus, store::Watched};
+
+/// Counts how often a loop of the daemon has come round: standing by, loading the schedule, polling. Each thing that such
+/// a loop waits for has a deadline of two minutes at most, so a daemon whose count stands still for longer hangs.
+#[derive(Debug)]
+pub struct Progress {
+    beats: AtomicU64,
+    beaten_at: Mutex<Instant>,
+}
+
+/// A loop that has not come round for so long hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(150);
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { beats: AtomicU64::new(0), beaten_at: Instant::now().into() }
+    }
+}
+
+impl Progress {
+    /// The loop has come round.
+    pub(crate) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        *self.beaten_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How often it has.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// For how long it has not at `now`, if that means that it hangs.
+    pub fn hangs_for(&self, now: Instant) -> Option<Duration> {
+        let beaten_at = *self.beaten_at.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(now.saturating_duration_since(beaten_at)).filter(|still| *still > HANGS_AFTER)
+    }
+}
+
+/// What others may know of the terms.
+#[derive(Debug, Default)]
+pub struct TermStatus {
+    pub(super) lease: Arc<Lease>,
+    pub(super) is_stuck: Arc<AtomicBool>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) activity: Arc<Activity>,
+    poller: Mutex<Option<Arc<PollerStatus>>>,
+    other: Mutex<Option<String>>,
+    watched: Mutex<Option<Watched>>,
+}
+
+/// Who polls, as this process knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// This process.
+    Polling,
+    /// This process, but the lease could not be renewed in time: nobody calls.
+    LeaseNotRenewed,
+    /// Somebody else, or nobody known yet.
+    StandingBy(Option<String>),
+}
+
+impl TermStatus {
+    /// Who polls.
+    pub fn role(&self) -> Role {
+        let contender = self.lease.contender();
+        match contender.epoch() {
+            Some(_) if contender.is_trusted(Instant::now()) => Role::Polling,
+            Some(_) => Role::LeaseNotRenewed,
+            None => Role::StandingBy(self.other.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        }
+    }
+
+    /// Under which epoch this process holds the lease, if it does.
+    pub fn epoch(&self) -> Option<i64> {
+        self.lease.contender().epoch()
+    }
+
+    /// Whether the loop still turns.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// What was done lately.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Whether what polls brought back can't be stored just now.
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed)
+    }
+
+    /// What keeps this process from polling though it should, if anything does.
+    pub fn trouble(&self) -> Option<String> {
+        let role = self.role();
+        if role == Role::LeaseNotRenewed {
+            return Some("the lease could not be renewed: no calls are made".to_owned());
+        }
+        if role == Role::Polling && self.is_stuck() {
+            return Some("what polls bring back can't be stored just now: polling waits".to_owned());
+        }
+        self.poller().and_then(|poller| poller.fault())
+    }
+
+    /// What is watched, as last counted.
+    pub fn watched(&self) -> Option<Watched> {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn counted(&self, watched: Watched) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(watched);
+    }
+
+    /// The poller of the running term.
+    pub fn poller(&self) -> Option<Arc<PollerStatus>> {
+        self.poller.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_poller(&self, poller: Option<Arc<PollerStatus>>) {
+        *self.poller.lock().unwrap_or_else(PoisonError::into_inner) = poller;
+    }
+
+    /// Notes who else polls. True if that is news.
+    pub(super) fn sees(&self, other: Option<&str>) -> bool {
+        let mut seen = self.other.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = seen.as_deref() != other;
+        *seen = other.map(str::to_owned);
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_hangs_that_has_not_come_round_for_longer_than_any_deadline() {
+        let progress = Progress::default();
+        progress.beat();
+        assert_eq!((progress.beats(), progress.hangs_for(Instant::now())), (1, None));
+        let later = Instant::now() + HANGS_AFTER + Duration::from_secs(1);
+        assert!(progress.hangs_for(later).is_some_and(|still| still > HANGS_AFTER));
+    }
+}
