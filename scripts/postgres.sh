@@ -88,6 +88,14 @@ stay_off() {
     fi
 }
 
+# systemd's tool that checks units; systemd need not run.
+need_systemd_analyze() {
+    command -v systemd-analyze >/dev/null && return
+    try_to_install systemd
+    command -v systemd-analyze >/dev/null ||
+        lacking "systemd-analyze was not found: install it (on Debian and Ubuntu: sudo apt-get install systemd), then run this again"
+}
+
 # PgBouncer, for the tests that stand behind it. Debian keeps it where only root's PATH leads.
 need_pgbouncer() {
     PATH=$PATH:/usr/sbin

@@ -1,4 +1,4 @@
-//! Where settings come from, lowest first: the file, `DATABASE_URL`, the variables `RECEIPTD_SECTION__KEY`, and
+//! Where settings come from, lowest first: the file, the credentials of systemd, `DATABASE_URL`, the variables `RECEIPTD_SECTION__KEY`, and
 //! `--set`. Within a layer two keys that exclude each other are an error; between layers the higher one replaces the
 //! other, so that an environment's `RECEIPTD_DATABASE__URL` holds over a file's `url_file`.
 
@@ -46,6 +46,7 @@ impl Layers {
         let environment: Vec<_> = environment.filter(|(_, value)| !value.is_empty()).collect();
         let layers = [
             file.map(from_file).transpose()?.unwrap_or_default(),
+            from_entries(credentials(&environment), problems)?,
             from_entries(database_url(&environment), problems)?,
             from_entries(variables(&environment, problems), problems)?,
             from_entries(set_by_flags(overrides, problems), problems)?,
@@ -142,6 +143,22 @@ fn list(value: &str) -> Option<ValueKind> {
     let text = format!("list = {value}");
     let parsed = Config::builder().add_source(File::from_str(&text, FileFormat::Toml)).build().ok()?;
     parsed.get_array("list").ok().map(ValueKind::Array)
+}
+
+/// The secrets that systemd hands over, each in a file with the name of its key: see `LoadCredential=` in systemd.exec(5).
+fn credentials(environment: &[(String, String)]) -> Vec<Entry> {
+    const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+    let Some((_, directory)) = environment.iter().find(|(name, _)| name == VARIABLE) else { return vec![] };
+    let entry = |key: &str| {
+        let path = Path::new(directory).join(key);
+        let entry = Entry {
+            key: format!("{key}_file"),
+            value: path.display().to_string(),
+            origin: format!("{VARIABLE}/{key}"),
+        };
+        path.exists().then_some(entry)
+    };
+    SECRETS.into_iter().filter_map(entry).collect()
 }
 
 fn database_url(environment: &[(String, String)]) -> Vec<Entry> {

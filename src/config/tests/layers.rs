@@ -123,3 +123,20 @@ fn plain_http_is_for_loopback_addresses_and_nothing_listens_when_off() {
     assert_eq!(load_file("[http]\nlisten = \"off\"").unwrap().http.listen, None);
     assert!(load_file("").unwrap().http.listen.unwrap().ip().is_loopback(), "nobody outside is let in unasked");
 }
+
+#[test]
+fn credentials_of_systemd_hold_over_the_file_and_not_over_variables() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("chat.secret_key"), "canary of systemd\n").unwrap();
+    std::fs::write(directory.path().join("database.url"), "postgres://a@credential/x\n").unwrap();
+    let handed_over = ("CREDENTIALS_DIRECTORY", directory.path().to_str().unwrap());
+    let file = "[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key = \"of the file\"\n";
+    let config = load(file, &[handed_over], &[]).unwrap();
+    let credential = config.chat().unwrap().credential;
+    assert!(matches!(credential, Credential::SecretKey(key) if key.expose_secret() == "canary of systemd"));
+    assert_eq!(url(&config), "postgres://a@credential/x");
+    let common = ("DATABASE_URL", "postgres://a@common/x");
+    assert_eq!(url(&load(file, &[handed_over, common], &[]).unwrap()), "postgres://a@common/x");
+    let nothing = ("CREDENTIALS_DIRECTORY", "/nowhere");
+    assert!(load(file, &[nothing], &[]).unwrap().database.url.is_none());
+}
