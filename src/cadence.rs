@@ -158,6 +158,28 @@ impl Cadence {
         }
     }
 
+    /// How often a message that was sent at `sent_at` is polled between two times, on average: it is polled by its cadence
+    /// and nothing else.
+    pub fn polls_between(&self, sent_at: Timestamp, from: Timestamp, until: Timestamp) -> f64 {
+        let from = from.max(sent_at);
+        match &self.rule {
+            Rule::Tiers(tiers) => {
+                let (youngest, oldest) = (age(sent_at, from), age(sent_at, until));
+                let begins = std::iter::once(Duration::ZERO).chain(tiers.iter().map(|tier| tier.until));
+                let within = |(begin, tier): (Duration, &Tier)| {
+                    let time = oldest.min(tier.until).saturating_sub(youngest.max(begin));
+                    time.as_secs_f64() / tier.every.as_secs_f64()
+                };
+                begins.zip(tiers).map(within).sum()
+            }
+            Rule::Cron { cron, expire_after } => {
+                let until = until.min(sent_at + delta(*expire_after));
+                let fires = std::iter::successors(cron.next_after(from), |last| cron.next_after(*last));
+                fires.take_while(|fires_at| *fires_at <= until).count() as f64
+            }
+        }
+    }
+
     /// What the tier of a message is called: the age at which it ends, as in `1h`; `cron` where there are none.
     pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> String {
         match &self.rule {

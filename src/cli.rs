@@ -4,17 +4,21 @@
 //! Answers go to standard output, errors and logs to standard error. Secrets are never arguments.
 
 mod check;
+mod config;
 mod database;
 mod demo;
 mod exit;
+mod explain;
 mod export;
 mod migrate;
 mod moment;
+mod plan;
 mod retention;
 mod rollup;
 mod run;
 mod seed;
 mod simulate;
+mod status;
 mod usersig;
 mod watch;
 
@@ -58,6 +62,10 @@ enum Command {
     Run(run::Arguments),
     Migrate(migrate::Arguments),
     Check(check::Arguments),
+    Status(status::Arguments),
+    Explain(explain::Arguments),
+    Plan(plan::Arguments),
+    Config(config::Arguments),
     Rollup(rollup::Arguments),
     Retention(retention::Arguments),
     Demo(demo::Arguments),
@@ -74,6 +82,10 @@ impl Command {
             Self::Run(arguments) => run::execute(&arguments, global).await,
             Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
             Self::Check(arguments) => check::execute(&arguments, global).await,
+            Self::Status(arguments) => status::execute(&arguments, global).await,
+            Self::Explain(arguments) => explain::execute(arguments, global).await,
+            Self::Plan(arguments) => plan::execute(&arguments, global).await,
+            Self::Config(arguments) => config::execute(&arguments, global),
             Self::Rollup(arguments) => rollup::execute(&arguments, global).await,
             Self::Retention(arguments) => retention::execute(&arguments, global).await,
             Self::Demo(arguments) => demo::execute(&arguments).await,

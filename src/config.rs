@@ -7,6 +7,7 @@
 mod cadence;
 mod chat;
 mod database;
+mod effective;
 mod exposure;
 mod http;
 mod jobs;
@@ -24,6 +25,7 @@ use std::path::Path;
 pub use self::{
     chat::{Chat, Signing},
     database::Database,
+    effective::Setting,
     exposure::ExposedFile,
     http::Http,
     jobs::Jobs,
@@ -59,6 +61,8 @@ pub struct Config {
     pub http: Http,
     /// What is logged, and in which form.
     pub log: Log,
+    /// All settings with where each came from, secrets redacted.
+    pub settings: Vec<Setting>,
     /// Files with secrets that others can read, to be warned of.
     pub exposed_files: Vec<ExposedFile>,
 }
@@ -84,7 +88,7 @@ impl Config {
             Some(config) if problems.is_empty() => {
                 let exposed_files =
                     layers.files_with_secrets().iter().filter_map(|path| ExposedFile::find(path)).collect();
-                Ok(Self { exposed_files, ..config })
+                Ok(Self { exposed_files, settings: effective::settings(&layers), ..config })
             }
             _ => Err(problems.into_error(|key| layers.origin(key))),
         }

@@ -18,6 +18,7 @@ pub mod lifecycle;
 pub mod logging;
 pub mod ops;
 pub mod pacing;
+pub mod plan;
 pub mod poller;
 pub mod recording;
 mod repeated;

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod health;
+mod status;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,7 +16,7 @@ pub use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::catalogue::install_metrics;
+pub use self::{catalogue::install_metrics, status::ask};
 use crate::{store::Store, term::TermStatus};
 
 /// The HTTP listener can't be opened.
@@ -47,6 +48,7 @@ pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Res
     let app = Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/status.json", get(status::status))
         .route("/metrics", get(render_metrics))
         .with_state(ops);
     tokio::spawn(async move {

@@ -1,9 +1,12 @@
 //! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
 
+mod explain;
 mod export;
 mod flush;
 mod lease;
+mod overview;
 mod partitions;
+mod planning;
 mod recorder;
 mod retention;
 mod rollup;
@@ -26,6 +29,8 @@ use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout_at;
 
 pub use self::{
+    explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
+    overview::Overview,
     recorder::{Committed, Recorder, RecorderSettings},
     schema::SchemaError,
     seed::Seed,

@@ -142,3 +142,23 @@ proptest! {
         prop_assert_eq!(due, start + TimeDelta::minutes(i64::try_from(late.len()).unwrap()));
     }
 }
+
+proptest! {
+    #[test]
+    fn polls_of_a_span_are_those_of_its_parts(
+        sent in 0_i64..4_000_000,
+        from in 0_i64..4_000_000,
+        parts in proptest::collection::vec(1_i64..200_000, 1..6),
+    ) {
+        let start: Timestamp = "2026-11-23T00:00:00Z".parse().unwrap();
+        let at = |seconds| start + TimeDelta::seconds(seconds);
+        let cadence = Cadence::built_in(true);
+        let ends: Vec<i64> = parts.iter().scan(from, |end, part| { *end += part; Some(*end) }).collect();
+        let begins = std::iter::once(from).chain(ends.iter().copied());
+        let sum: f64 = begins.zip(&ends).map(|(begin, end)| cadence.polls_between(at(sent), at(begin), at(*end))).sum();
+        let whole = cadence.polls_between(at(sent), at(from), at(*ends.last().unwrap()));
+        prop_assert!((sum - whole).abs() < 1e-6, "{sum} and {whole}");
+        let life = cadence.polls_between(at(sent), at(sent), at(sent + 31 * 86_400));
+        prop_assert!((life - f64::from(60 + 23 * 6 + 6 * 24 + 23 * 4)).abs() < 1e-6, "{life}");
+    }
+}

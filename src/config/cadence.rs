@@ -37,6 +37,11 @@ pub(super) struct TierKeys {
     every: String,
 }
 
+/// The names of the keys.
+pub(super) fn fields() -> &'static [&'static str] {
+    super::sections::fields_of::<Keys>()
+}
+
 /// Makes the cadences of all sections `[cadence.NAME]`; `None` if one has a problem.
 pub(super) fn validate(
     mut sections: BTreeMap<String, Keys>,

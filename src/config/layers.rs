@@ -3,6 +3,7 @@
 //! other, so that an environment's `RECEIPTD_DATABASE__URL` holds over a file's `url_file`.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -84,13 +85,36 @@ impl Layers {
         files.collect()
     }
 
-    fn value(&self, key: &str) -> Option<&Value> {
-        let whole = key.split('[').next()?;
-        whole.split('.').try_fold(&self.merged.cache, |value, part| match &value.kind {
-            ValueKind::Table(table) => table.get(part),
-            _ => None,
-        })
+    /// The value of `key`, if any layer gives one; nil if a higher layer has an alternative to it.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        lookup(&self.merged.cache, key.split('[').next()?)
     }
+
+    /// The names of what is in a section.
+    pub fn names_in(&self, section: &str) -> Vec<String> {
+        match self.value(section).map(|value| &value.kind) {
+            Some(ValueKind::Table(table)) => table.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            _ => vec![],
+        }
+    }
+}
+
+/// The value of a key, with its section, in all settings.
+pub(super) fn lookup<'a>(settings: &'a Value, key: &str) -> Option<&'a Value> {
+    key.split('.').try_fold(settings, |value, part| match &value.kind {
+        ValueKind::Table(table) => table.get(part),
+        _ => None,
+    })
+}
+
+/// The settings of a text in TOML.
+pub(super) fn parse(text: &str) -> Option<Value> {
+    Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build().ok().map(|parsed| parsed.cache)
+}
+
+/// Whether the value of a key must not be shown.
+pub(super) fn is_secret(key: &str) -> bool {
+    SECRETS.contains(&key)
 }
 
 /// A database may ask for no password, and then its URL is none's secret.

@@ -16,6 +16,21 @@ use crate::domain::Timestamp;
 pub(super) const SECTIONS: [&str; 9] =
     ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "http", "log"];
 
+/// Tells the names of a section's keys.
+type Fields = fn() -> &'static [&'static str];
+
+/// The keys of all sections but those of cadences, which have names of their own.
+pub(super) const KEYS: [(&str, Fields); 8] = [
+    ("chat", fields_of::<chat::Keys>),
+    ("database", fields_of::<database::Keys>),
+    ("polling", fields_of::<polling::Keys>),
+    ("snapshots", fields_of::<snapshots::Keys>),
+    ("jobs", fields_of::<jobs::Keys>),
+    ("retention", fields_of::<retention::Keys>),
+    ("http", fields_of::<http::Keys>),
+    ("log", fields_of::<log::Keys>),
+];
+
 /// The sections as read; `None` where one has a problem of form.
 pub(super) struct Sections {
     chat: Option<chat::Keys>,
@@ -67,6 +82,7 @@ impl Sections {
             retention: retention?,
             http: http?,
             log: log?,
+            settings: vec![],
             exposed_files: vec![],
         })
     }

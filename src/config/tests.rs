@@ -1,6 +1,7 @@
 use super::*;
 use crate::chat::{Credential, Destination};
 
+mod effective;
 mod layers;
 mod reference;
 mod refusals;

@@ -7,7 +7,7 @@ use crate::{common::TestDatabase, rig::APP};
 const UNTIL: &str = "2026-11-20T00:00:00Z";
 
 /// The exit code, what it says, and what it says is wrong.
-fn receiptd(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
+pub fn receiptd(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_receiptd"))
         .args(arguments)
         .env_clear()
@@ -22,7 +22,7 @@ fn receiptd(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-async fn seeded() -> TestDatabase {
+pub async fn seeded() -> TestDatabase {
     let database = TestDatabase::new().await;
     assert_eq!(receiptd(&database, &["migrate"]).0, 0);
     let seed = ["seed", "--groups", "2", "--messages", "12", "--days", "2", "--members", "9", "--until", UNTIL];

@@ -21,7 +21,8 @@ fn the_reference_file_loads_and_is_the_same_as_the_built_in_defaults() {
     let example = shipped.chat().unwrap();
     assert_eq!(example.identifier, built_in.chat.identifier);
     assert!(example.has_placeholder_key());
-    let without_chat = |config: Config| Config { chat: built_in.chat.clone(), ..config };
+    let without_chat =
+        |config: Config| Config { chat: built_in.chat.clone(), settings: built_in.settings.clone(), ..config };
     assert_eq!(format!("{:?}", without_chat(shipped)), format!("{built_in:?}"));
 }
 

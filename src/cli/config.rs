@@ -1,0 +1,48 @@
+//! `receiptd config`: the settings as they hold.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use receiptd::config::Setting;
+
+use super::Global;
+
+/// Show every setting as it holds, and where it came from; secrets as ***
+#[derive(Args)]
+pub struct Arguments {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let settings = global.load_config()?.settings;
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        settings.iter().try_for_each(|setting| writeln!(out, "{}", serde_json::to_string(setting)?))?;
+    } else {
+        tell(&mut out, &settings)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As in a file, with the origin as a comment: what is not set is one too.
+fn tell(out: &mut impl Write, settings: &[Setting]) -> io::Result<()> {
+    let mut last_section = "";
+    for Setting { key, value, origin } in settings {
+        let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+        if section != last_section {
+            let gap = if last_section.is_empty() { "" } else { "\n" };
+            writeln!(out, "{gap}[{section}]")?;
+            last_section = section;
+        }
+        match (value, origin) {
+            (Some(value), Some(origin)) => writeln!(out, "{name} = {value}  # {origin}")?,
+            _ => writeln!(out, "#{name} is not set")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! `receiptd explain`: why a group or a message was or was not polled, and when it will be.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use receiptd::{
+    cadence::Cadences,
+    chat::error_class,
+    clock,
+    domain::{GroupId, MsgSeq, Timestamp},
+    store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot},
+};
+use serde::Serialize;
+
+use super::{Global, database::Opened, exit::Exit, status::span};
+
+/// So many messages of a slot are shown.
+const MATES: usize = 12;
+
+/// So many slots of a group are shown.
+const SLOTS: usize = 10;
+
+/// Say why a group, or a message of it, was or was not polled, and when it will be
+#[derive(Args)]
+pub struct Arguments {
+    /// The group
+    group: GroupId,
+    /// A message in it
+    seq: Option<i64>,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the command answers.
+#[derive(Serialize)]
+struct Answer {
+    /// In words, the most important first.
+    why: Vec<String>,
+    /// Who polls the app.
+    holder: Option<String>,
+    #[serde(flatten)]
+    facts: Explained,
+}
+
+pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let Arguments { group, seq, json } = arguments;
+    let seq = seq.map(MsgSeq::try_from).transpose()?;
+    let opened = Opened::open(global).await?;
+    let (facts, lease) = (opened.store.explain(&group, seq).await, opened.store.look_at_lease().await);
+    let cadences = opened.config.cadences.clone();
+    opened.close().await?;
+    let Some(facts) = facts? else {
+        eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+        return Ok(Exit::Data.into());
+    };
+    let now = clock::now();
+    let holder = lease?.and_then(|lease| lease.holder);
+    let mut why = why(&group, &facts, seq, &cadences, now);
+    if holder.is_none() {
+        why.insert(0, "No receiptd polls this app just now: start one, or see `receiptd check`.".to_owned());
+    }
+    let answer = Answer { why, holder, facts };
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&answer)?)?;
+    } else {
+        tell(&mut out, &answer, seq, now)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The reasons in words, the most important first.
+fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Cadences, now: Timestamp) -> Vec<String> {
+    let mut why: Vec<String> = group_fault(group, facts, now).into_iter().collect();
+    let slot = match (seq, &facts.message) {
+        (Some(seq), None) => {
+            why.push(format!("Message {seq} is not watched: `receiptd watch add '{group}' {seq}`."));
+            return why;
+        }
+        (Some(_), Some(message)) => {
+            why.extend(message_fault(message, now));
+            facts.slots.iter().find(|slot| Some(slot.slot_id) == message.slot_id)
+        }
+        (None, _) => {
+            if facts.group.unslotted > 0 {
+                let count = facts.group.unslotted;
+                why.push(format!(
+                    "{count} new messages are not on the schedule yet: that takes a second while receiptd polls."
+                ));
+            }
+            facts.slots.first()
+        }
+    };
+    match slot {
+        Some(slot) => why.extend(schedule(slot, facts, cadences, now)),
+        None if seq.is_none() => why.push("It has no message that is polled.".to_owned()),
+        None => {}
+    }
+    why
+}
+
+fn group_fault(group: &GroupId, facts: &Explained, now: Timestamp) -> Option<String> {
+    let reason = facts.group.state_reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    match facts.group.state.as_str() {
+        "paused" => Some(format!("The group is paused{reason}: `receiptd watch resume '{group}'`.")),
+        "removed" => Some("The group is not watched any more; to watch a message of it watches it again.".to_owned()),
+        "quarantined" => {
+            let code = facts.group.state_code.unwrap_or_default();
+            let remedy = error_class::remedy(code.into()).map_or_else(String::new, |remedy| format!(": {remedy}"));
+            let again = match facts.group.probe_at {
+                Some(at) => format!("it is tried again {}", when(at, now)),
+                None => format!("it is not tried again before `receiptd watch resume '{group}'`"),
+            };
+            Some(format!("Tencent Chat refuses the group with code {code}{reason}{remedy}; {again}."))
+        }
+        _ => None,
+    }
+}
+
+fn message_fault(message: &ExplainedMessage, now: Timestamp) -> Option<String> {
+    let closed = || message.closed_at.map_or_else(String::new, |at| format!(", {}", when(at, now)));
+    Some(match message.state.as_str() {
+        "active" if message.slot_id.is_some() => return None,
+        "active" => "It is new and not on the schedule yet: that takes a second while receiptd polls.".to_owned(),
+        "all_read" => format!("Everybody has read it, so it is polled no more{}.", closed()),
+        "no_receipt" => format!("Tencent Chat has no receipt of it, so it is polled no more{}.", closed()),
+        "expired" => format!("It is older than its cadence reaches, so it is polled no more{}.", closed()),
+        "rejected" => {
+            let code = message.receipt_code.unwrap_or_default();
+            format!("Tencent Chat refused it alone with code {code}, so it is polled no more{}.", closed())
+        }
+        state => format!("It is {state}{}.", closed()),
+    })
+}
+
+/// When a slot is due, and by which rule.
+fn schedule(slot: &ExplainedSlot, facts: &Explained, cadences: &Cadences, now: Timestamp) -> Vec<String> {
+    let (name, cadence) = cadences.named(facts.group.cadence.as_deref());
+    let mut said = vec![format!("It is due {}, by the cadence {name}: {cadence}.", when(slot.next_poll_at, now))];
+    if let Some(youngest) = slot.youngest_sent_at {
+        let tier = cadence.tier_name(youngest, now);
+        said.push(format!("The youngest message of the call was sent {}: its tier is {tier}.", when(youngest, now)));
+    }
+    if facts.group.cadence.as_deref().is_some_and(|named| !cadences.has(named)) {
+        let named = facts.group.cadence.as_deref().unwrap_or_default();
+        said.push(format!("The group names the cadence {named:?}, which the configuration lacks."));
+    }
+    if slot.failures > 0 {
+        said.push(format!("Its last {} polls failed: see the calls below.", slot.failures));
+    }
+    said
+}
+
+fn tell(out: &mut impl Write, answer: &Answer, seq: Option<MsgSeq>, now: Timestamp) -> io::Result<()> {
+    answer.why.iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
+    if let Some(message) = &answer.facts.message {
+        writeln!(out, "\nmessage  {}", message_line(message, now))?;
+    }
+    let asked_for = answer.facts.message.as_ref().and_then(|message| message.slot_id);
+    let slots = answer.facts.slots.iter().filter(|slot| seq.is_none() || Some(slot.slot_id) == asked_for);
+    let slots: Vec<&ExplainedSlot> = slots.collect();
+    for slot in slots.iter().take(SLOTS) {
+        writeln!(out, "slot     {}", slot_line(slot, now))?;
+    }
+    if slots.len() > SLOTS {
+        writeln!(out, "         and {} more", slots.len() - SLOTS)?;
+    }
+    if answer.facts.calls.is_empty() {
+        return writeln!(out, "calls    none in the last two days");
+    }
+    answer.facts.calls.iter().try_for_each(|call| writeln!(out, "call     {}", call_line(call, now)))
+}
+
+fn message_line(message: &ExplainedMessage, now: Timestamp) -> String {
+    let ExplainedMessage { msg_seq, state, .. } = message;
+    let counts = match (message.read_num, message.unread_num) {
+        (Some(read), Some(unread)) => format!("{read} read, {unread} unread"),
+        _ => "nothing known yet".to_owned(),
+    };
+    let known = message.known_until.map_or_else(String::new, |until| format!(", known until {}", when(until, now)));
+    format!("{msg_seq}: {state}, sent {}, {counts}{known}", when(message.sent_at, now))
+}
+
+fn slot_line(slot: &ExplainedSlot, now: Timestamp) -> String {
+    let shown: Vec<String> = slot.msg_seqs.iter().take(MATES).map(ToString::to_string).collect();
+    let more = slot.msg_seqs.len().saturating_sub(MATES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let polled =
+        slot.last_polled_at.map_or_else(|| "never answered".to_owned(), |at| format!("answered {}", when(at, now)));
+    let id = slot.slot_id;
+    format!(
+        "{id}: due {}, {polled}, {} quiet polls; messages {}{more}",
+        when(slot.next_poll_at, now),
+        slot.quiet_polls,
+        shown.join(", ")
+    )
+}
+
+fn call_line(call: &ExplainedCall, now: Timestamp) -> String {
+    let code = call.code.map_or_else(String::new, |code| format!(" {code}"));
+    let error = call.error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
+    let at = when(call.called_at, now);
+    format!("{at}: {}{code} for {} messages, in {:.0} ms{error}", call.class, call.messages_asked, call.latency_ms)
+}
+
+/// When, from now.
+fn when(at: Timestamp, now: Timestamp) -> String {
+    if at > now { format!("in {}", span(at, now)) } else { format!("{} ago", span(now, at)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use receiptd::store::ExplainedGroup;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-23T12:00:00Z".parse().unwrap()
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        now() + chrono::TimeDelta::seconds(seconds)
+    }
+
+    fn facts(state: &str) -> Explained {
+        let group = ExplainedGroup {
+            group_key: 1,
+            state: state.to_owned(),
+            state_code: (state == "quarantined").then_some(10007),
+            state_reason: None,
+            probe_at: Some(at(3_600)),
+            cadence: Some("gone".to_owned()),
+            unslotted: 0,
+        };
+        let slot = ExplainedSlot {
+            slot_id: 4,
+            next_poll_at: at(30),
+            last_polled_at: Some(at(-30)),
+            quiet_polls: 2,
+            failures: 1,
+            msg_seqs: (1..=20).collect(),
+            youngest_sent_at: Some(at(-600)),
+        };
+        Explained { group, slots: vec![slot], message: None, calls: vec![] }
+    }
+
+    fn reasons(facts: &Explained, seq: Option<i64>) -> String {
+        let seq = seq.map(|seq| MsgSeq::try_from(seq).unwrap());
+        why(&"team".parse().unwrap(), facts, seq, &Cadences::default(), now()).join("\n")
+    }
+
+    #[test]
+    fn a_slot_that_waits_says_when_by_which_cadence_and_what_is_wrong() {
+        let said = reasons(&facts("active"), None);
+        for part in [
+            "It is due in 30s, by the cadence default",
+            "tier is 1h",
+            "\"gone\", which the configuration lacks",
+            "1 polls failed",
+        ] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+        assert!(
+            slot_line(&facts("active").slots[0], now())
+                .ends_with("messages 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 8 more")
+        );
+    }
+
+    #[test]
+    fn a_group_that_is_not_polled_says_so_first() {
+        for (state, first) in [
+            ("paused", "The group is paused: `receiptd watch resume 'team'`"),
+            (
+                "quarantined",
+                "Tencent Chat refuses the group with code 10007: the group is of a kind without read receipts",
+            ),
+            ("removed", "The group is not watched any more"),
+        ] {
+            assert!(reasons(&facts(state), None).starts_with(first), "{}", reasons(&facts(state), None));
+        }
+    }
+
+    #[test]
+    fn a_message_says_why_it_is_polled_no_more() {
+        assert!(reasons(&facts("active"), Some(7)).contains("Message 7 is not watched"));
+        let message = |state: &str| ExplainedMessage {
+            msg_seq: 7,
+            state: state.to_owned(),
+            slot_id: None,
+            sent_at: at(-600),
+            read_num: Some(3),
+            unread_num: Some(0),
+            receipt_code: Some(10004),
+            last_changed_at: None,
+            known_until: Some(at(-5)),
+            closed_at: Some(at(-60)),
+        };
+        for (state, part) in [
+            ("all_read", "Everybody has read it, so it is polled no more, 1m ago."),
+            ("expired", "older than its cadence reaches"),
+            ("rejected", "with code 10004"),
+            ("active", "not on the schedule yet"),
+        ] {
+            let facts = Explained { message: Some(message(state)), ..facts("active") };
+            assert!(reasons(&facts, Some(7)).contains(part), "{}", reasons(&facts, Some(7)));
+        }
+        assert_eq!(
+            message_line(&message("expired"), now()),
+            "7: expired, sent 10m ago, 3 read, 0 unread, known until 5s ago"
+        );
+    }
+}

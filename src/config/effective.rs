@@ -1,0 +1,77 @@
+//! Every setting with its value and where it came from, secrets redacted: for `receiptd config`.
+
+use config::{Value, ValueKind};
+use serde::Serialize;
+
+use super::{
+    layers::{self, Layers},
+    sections::KEYS,
+};
+
+/// The reference has all defaults, which a test makes sure of.
+const REFERENCE: &str = include_str!("../../config/receiptd.toml");
+
+/// Settings of the reference that are examples: without them there is no value.
+const EXAMPLES: [&str; 3] = ["chat.sdk_app_id", "chat.secret_key", "chat.region"];
+
+/// A setting as it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its key, with its section.
+    pub key: String,
+    /// Its value, written as in the file; `None` if it has none.
+    pub value: Option<String>,
+    /// Where the value was given: a file, a variable, `--set`, or `default`.
+    pub origin: Option<String>,
+}
+
+/// All settings, section by section.
+pub(super) fn settings(layers: &Layers) -> Vec<Setting> {
+    let defaults = layers::parse(REFERENCE).unwrap_or_else(|| Value::new(None, ValueKind::Nil));
+    let mut settings = Vec::new();
+    for (section, fields) in KEYS {
+        settings.extend(fields().iter().map(|field| setting(&format!("{section}.{field}"), layers, &defaults)));
+    }
+    let given = layers.names_in("cadence");
+    let names = std::iter::once("default".to_owned()).chain(given.into_iter().filter(|name| name != "default"));
+    for name in names {
+        let fields = super::cadence::fields();
+        settings.extend(fields.iter().map(|field| setting(&format!("cadence.{name}.{field}"), layers, &defaults)));
+    }
+    settings
+}
+
+fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {
+    let has_value = |value: &&Value| !matches!(value.kind, ValueKind::Nil);
+    if let Some(value) = layers.value(key).filter(has_value) {
+        return Setting { key: key.to_owned(), value: Some(shown(key, value)), origin: layers.origin(key) };
+    }
+    let is_replaced = layers.value(key).is_some();
+    // A cadence of one's own has this default of the built-in one, and no other.
+    let default_key = if key.ends_with(".stop_when_all_read") { "cadence.default.stop_when_all_read" } else { key };
+    let default = layers::lookup(defaults, default_key).filter(|_| !is_replaced && !EXAMPLES.contains(&key));
+    Setting {
+        key: key.to_owned(),
+        value: default.map(|value| shown(key, value)),
+        origin: default.map(|_| "default".to_owned()),
+    }
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    if layers::is_secret(key) { "\"***\"".to_owned() } else { written(value) }
+}
+
+/// A value as it stands in a file.
+fn written(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => format!("{text:?}"),
+        ValueKind::Array(values) => format!("[{}]", values.iter().map(written).collect::<Vec<_>>().join(", ")),
+        ValueKind::Table(table) => {
+            let mut entries: Vec<_> = table.iter().map(|(key, value)| format!("{key} = {}", written(value))).collect();
+            // As people write a tier: until what age, then how often.
+            entries.sort_unstable_by(|one, other| other.cmp(one));
+            format!("{{ {} }}", entries.join(", "))
+        }
+        _ => value.to_string(),
+    }
+}

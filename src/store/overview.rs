@@ -1,0 +1,87 @@
+//! How things stand, as the database alone knows it: for `receiptd status` and the page.
+
+use serde::Serialize;
+
+use super::{
+    Store, StoreError, Watched,
+    statement::{query_as, query_scalar},
+    transaction::SHORT,
+};
+use crate::{clock, domain::Timestamp, retention};
+
+/// How things stand.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// Who polls, if anybody does.
+    pub holder: Option<String>,
+    /// Since when.
+    pub polling_since: Option<Timestamp>,
+    /// How often the lease has changed hands.
+    pub epoch: Option<i64>,
+    /// What is watched.
+    pub watched: Watched,
+    /// Calls that are due and have not been made, and since when the first of them is due.
+    pub overdue_calls: i64,
+    /// When the most overdue of them was due.
+    pub overdue_since: Option<Timestamp>,
+    /// Attempts of the last ten minutes, by class.
+    pub calls: Vec<(String, i64)>,
+    /// When the last of them was made.
+    pub last_call_at: Option<Timestamp>,
+    /// How far snapshots and calls are rolled up.
+    pub rolled_up_until: Option<Timestamp>,
+    /// Days from today on that have their partitions.
+    pub partition_runway_days: usize,
+    /// Rows that the tables refused.
+    pub set_aside: i64,
+}
+
+type Lease = (Option<String>, Timestamp, i64, bool, Option<Timestamp>);
+
+impl Store {
+    /// Tells how things stand.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn overview(&self) -> Result<Overview, StoreError> {
+        const DOING: &str = "asking how things stand";
+        let lease = query_as::<Lease>(
+            "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), rolled_up_until
+             FROM receiptd.poller_leases WHERE sdk_app_id = $1",
+        )
+        .bind(self.app());
+        let overdue = query_as(
+            "SELECT count(*), min(next_poll_at) FROM receiptd.poll_slots JOIN receiptd.watched_groups g USING (group_key)
+             WHERE g.sdk_app_id = $1 AND g.state = 'active' AND next_poll_at < now()",
+        )
+        .bind(self.app());
+        let calls = query_as::<(String, i64, Timestamp)>(
+            "SELECT class, count(*), max(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups g USING (group_key)
+             WHERE g.sdk_app_id = $1 AND called_at > now() - interval '10 minutes' GROUP BY class ORDER BY 2 DESC",
+        )
+        .bind(self.app());
+        let set_aside = query_scalar("SELECT count(*) FROM receiptd.set_aside");
+        let (lease, (overdue_calls, overdue_since), calls, set_aside) = self
+            .run(DOING, SHORT, async |database| {
+                let lease = lease.fetch_optional(&mut *database).await?;
+                let overdue = overdue.fetch_one(&mut *database).await?;
+                let calls = calls.fetch_all(&mut *database).await?;
+                Ok((lease, overdue, calls, set_aside.fetch_one(database).await?))
+            })
+            .await?;
+        let held = lease.as_ref().filter(|(holder, _, _, is_held, _)| *is_held && holder.is_some());
+        Ok(Overview {
+            holder: held.and_then(|(holder, ..)| holder.clone()),
+            polling_since: held.map(|(_, since, ..)| *since),
+            epoch: lease.as_ref().map(|(_, _, epoch, ..)| *epoch),
+            watched: self.count_watched().await?,
+            overdue_calls,
+            overdue_since,
+            last_call_at: calls.iter().map(|(_, _, last)| *last).max(),
+            calls: calls.into_iter().map(|(class, count, _)| (class, count)).collect(),
+            rolled_up_until: lease.and_then(|(.., until)| until),
+            partition_runway_days: retention::runway(&self.partitions().await?, clock::now().date_naive()),
+            set_aside,
+        })
+    }
+}

@@ -1,0 +1,107 @@
+//! `receiptd status`, `explain` and `plan` as operators meet them: the real binary, a real Postgres, nobody polling.
+
+use serde_json::Value;
+
+use crate::{
+    commands::{receiptd, seeded},
+    common::TestDatabase,
+    rig::APP,
+};
+
+/// The answer of a command as JSON.
+fn json(database: &TestDatabase, arguments: &[&str]) -> Value {
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+    let (code, out, err) = receiptd(database, &arguments);
+    assert_eq!(code, 0, "{err}");
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+}
+
+/// A watched group whose messages are on the schedule, as a daemon would have put them there.
+fn schedule(database: &TestDatabase, group: &str, messages: i32) {
+    database.psql(&format!(
+        "SELECT receiptd.watch_messages({APP}, '{group}', array(SELECT generate_series(1, {messages})::bigint));
+         WITH made AS (
+            INSERT INTO receiptd.poll_slots (group_key, next_poll_at)
+            SELECT group_key, now() + interval '1 hour' FROM receiptd.watched_groups WHERE group_id = '{group}' RETURNING *
+         )
+         UPDATE receiptd.watched_messages m SET slot_id = made.slot_id FROM made WHERE m.group_key = made.group_key"
+    ));
+}
+
+#[tokio::test]
+async fn status_tells_how_things_stand_by_the_database_alone() {
+    let database = seeded().await;
+    schedule(&database, "team", 3);
+    database.psql("UPDATE receiptd.poll_slots SET next_poll_at = now() - interval '90 seconds'");
+    let (code, out, _) = receiptd(&database, &["status", "--set", "http.listen=off"]);
+    assert_eq!(code, 0);
+    for part in [
+        "nobody: start receiptd",
+        "watched     ",
+        " the first of them for 1m 3",
+        "none in 10 minutes",
+        "rolled up   until ",
+        "set aside   0 rows",
+        "does not answer",
+    ] {
+        assert!(out.contains(part), "{part} is not in\n{out}");
+    }
+    let status = json(&database, &["status", "--set", "http.listen=off"]);
+    assert_eq!((&status["database"]["holder"], &status["daemon"]), (&Value::Null, &Value::Null));
+    assert!(status["database"]["overdue_calls"].as_i64().unwrap() > 0, "{status}");
+}
+
+#[tokio::test]
+async fn explain_tells_why_a_message_is_not_polled_and_with_which_others_it_would_be() {
+    let database = seeded().await;
+    schedule(&database, "team", 3);
+    let (code, out, _) = receiptd(&database, &["explain", "team", "2"]);
+    assert_eq!(code, 0);
+    for part in
+        ["No receiptd polls this app", "It is due in 59m", "cadence default", "messages 1, 2, 3", "calls    none"]
+    {
+        assert!(out.contains(part), "{part} is not in\n{out}");
+    }
+    database.psql(&format!("SELECT receiptd.pause_group({APP}, 'team')"));
+    let answer = json(&database, &["explain", "team"]);
+    assert_eq!(answer["slots"][0]["msg_seqs"], serde_json::json!([1, 2, 3]));
+    assert!(answer["why"].to_string().contains("The group is paused: `receiptd watch resume 'team'`"), "{answer}");
+    let (code, _, err) = receiptd(&database, &["explain", "nobody"]);
+    assert!(code == 65 && err.contains("not on the watch list"), "{err}");
+    let (_, out, _) = receiptd(&database, &["explain", "team", "77"]);
+    assert!(out.contains("Message 77 is not watched"), "{out}");
+}
+
+#[tokio::test]
+async fn plan_counts_what_is_watched_and_what_might_be() {
+    let database = TestDatabase::new().await;
+    assert_eq!(receiptd(&database, &["migrate"]).0, 0);
+    schedule(&database, "team", 3);
+    let plan = json(&database, &["plan", "--hours", "3"]);
+    let hours = plan["hours"].as_array().unwrap();
+    let rate = |hour: usize| hours[hour]["calls_per_second"].as_f64().unwrap();
+    // One call a minute for an hour, then one in ten minutes; to ten minutes, by which calls are gathered.
+    assert!((rate(0) * 60.0 - 1.0).abs() < 0.2 && (rate(2) * 600.0 - 1.0).abs() < 1e-9, "{plan}");
+    assert_eq!((hours.len(), &plan["saturates_at"]), (3, &Value::Null));
+    let often = "cadence.default.tiers=[{ until = \"1d\", every = \"1s\" }]";
+    let (_, out, _) = receiptd(&database, &["plan", "--set", often, "--set", "polling.max_calls_per_second=1"]);
+    assert!(out.lines().count() == 26 && out.contains("is used up from"), "{out}");
+    let more = json(&database, &["plan", "--hours", "2", "--more-messages", "6000", "--in-groups", "100"]);
+    // 100 groups with 60 messages an hour each, 50 in a call: 200 calls, once a minute, of the second half of the hour.
+    let added = more["hours"][0]["calls_per_second"].as_f64().unwrap() - rate(0);
+    assert!((added - 200.0 / 60.0 / 2.0).abs() < 0.01, "{more}");
+    let (code, _, err) = receiptd(&database, &["plan", "--more-messages", "5", "--in-groups", "9"]);
+    assert!(code != 0 && err.contains("--in-groups 5 or fewer"), "{err}");
+}
+
+#[tokio::test]
+async fn config_shows_what_holds_and_no_secret() {
+    let database = TestDatabase::new().await;
+    let (code, out, _) = receiptd(&database, &["config"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("url = \"***\"  # DATABASE_URL") && !out.contains("postgres://"), "{out}");
+    assert!(out.contains("sdk_app_id = \"1400000000\"  # RECEIPTD_CHAT__SDK_APP_ID"), "{out}");
+    assert!(out.contains("\n[polling]\nmax_calls_per_second = 200  # default\n"), "{out}");
+    let lines = receiptd(&database, &["config", "--json"]).1;
+    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["key"].is_string()));
+}
