@@ -88,6 +88,14 @@ stay_off() {
     fi
 }
 
+# A browser, for the test of the page.
+need_chromium() {
+    command -v chromium >/dev/null && return
+    try_to_install chromium
+    command -v chromium >/dev/null ||
+        lacking "Chromium was not found: install it (on Debian: sudo apt-get install chromium), then run this again"
+}
+
 # systemd's tool that checks units; systemd need not run.
 need_systemd_analyze() {
     command -v systemd-analyze >/dev/null && return

@@ -23,7 +23,7 @@ use crate::{
     chat::{ChatClient, ChatSettings, ClientError},
     jobs::JobSettings,
     lease::Holder,
-    ops::{self, ListenError, Ops},
+    ops::{self, ListenError, Looked, Ops, Token},
     poller::PollerSettings,
     repeated::Repeated,
     store::{ConnectError, SchemaError, Store},
@@ -47,6 +47,8 @@ pub struct DaemonSettings {
     pub jobs: JobSettings,
     /// Where HTTP is served, and the metrics that are served there.
     pub http: Option<(SocketAddr, PrometheusHandle)>,
+    /// What whoever looks there has to give.
+    pub http_token: Option<SecretString>,
 }
 
 /// The daemon can't start. What may pass by itself, such as a database that is away, is waited for instead.
@@ -76,6 +78,7 @@ pub struct Daemon {
     ended: CancellationToken,
     status: Arc<TermStatus>,
     store: Store,
+    token: Token,
     work: watch::Sender<Arc<Work>>,
     terms: JoinHandle<usize>,
 }
@@ -87,12 +90,14 @@ impl Daemon {
     /// If the settings can't work, whatever the wait.
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
-        let http = settings.http.clone();
+        let (http, token) = (settings.http.clone(), Token::default());
+        token.change(settings.http_token.clone());
         let (work, changes) = watch::channel(Arc::new(work(settings)?));
         until_it_works(&stop, async || prepare(&store).await).await?;
         let status = Arc::new(TermStatus::default());
         if let Some((listen, metrics)) = http {
-            let ops = Ops { store: store.clone(), term: status.clone(), metrics: metrics.clone() };
+            let (store, term) = (store.clone(), status.clone());
+            let ops = Ops { store, term, token: token.clone(), looked: Looked::default(), metrics: metrics.clone() };
             ops::serve(ops, listen, stop.clone()).await?;
             tokio::spawn(upkeep::keep_metrics_small(metrics, stop.clone()));
         }
@@ -111,7 +116,7 @@ impl Daemon {
         tokio::select! { () = decided.cancelled() => {} () = ended.cancelled() => {} }
         tokio::spawn(systemd::tell_status(status.clone(), stop.clone()));
         tokio::spawn(systemd::feed_watchdog(status.clone(), stop.clone()));
-        Ok(Self { stop, ended, status, store, work, terms })
+        Ok(Self { stop, ended, status, store, token, work, terms })
     }
 
     /// Goes on by other settings: calls in flight end, and what they brought back is stored, before the first call by the new
@@ -120,9 +125,10 @@ impl Daemon {
     /// # Errors
     /// If the settings can't work. Then the old ones stay.
     pub fn reload(&self, settings: DaemonSettings) -> Result<(), StartError> {
-        let url = settings.database_url.clone();
+        let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
         let work = Arc::new(work(settings)?);
         self.store.change_url(&url)?;
+        self.token.change(token);
         self.work.send_replace(work);
         Ok(())
     }

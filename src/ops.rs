@@ -1,7 +1,9 @@
-//! The HTTP side of the daemon: is it alive, is it ready, what does it count. Read-only.
+//! The HTTP side of the daemon: a page for people, is it alive, is it ready, what does it count. Read-only.
 
+mod access;
 mod catalogue;
 mod health;
+mod page;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -10,13 +12,14 @@ use axum::{
     Router,
     extract::State,
     http::{HeaderName, header::CONTENT_TYPE},
+    middleware::from_fn_with_state,
     routing::get,
 };
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{catalogue::install_metrics, status::ask};
+pub use self::{access::Token, catalogue::install_metrics, page::Looked, status::ask};
 use crate::{store::Store, term::TermStatus};
 
 /// The HTTP listener can't be opened.
@@ -35,6 +38,10 @@ pub struct Ops {
     pub store: Store,
     /// Who polls, and how that goes.
     pub term: Arc<TermStatus>,
+    /// What whoever looks has to give.
+    pub token: Token,
+    /// What the page has read from the database.
+    pub looked: Looked,
     /// The metrics of this process.
     pub metrics: PrometheusHandle,
 }
@@ -46,10 +53,13 @@ pub struct Ops {
 pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Result<(), ListenError> {
     let listener = TcpListener::bind(listen).await.map_err(|source| ListenError { listen, source })?;
     let app = Router::new()
-        .route("/healthz", get(health::alive))
+        .route("/", get(page::page))
         .route("/readyz", get(health::ready))
         .route("/status.json", get(status::status))
         .route("/metrics", get(render_metrics))
+        .layer(from_fn_with_state(ops.token.clone(), access::admit))
+        // Whoever keeps the process alive need not know a secret.
+        .route("/healthz", get(health::alive))
         .with_state(ops);
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;

@@ -3,6 +3,7 @@
 mod explain;
 mod export;
 mod flush;
+mod glance;
 mod lease;
 mod overview;
 mod partitions;
@@ -30,6 +31,7 @@ use tokio::time::timeout_at;
 
 pub use self::{
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
+    glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},
     overview::Overview,
     recorder::{Committed, Recorder, RecorderSettings},
     schema::SchemaError,
@@ -147,6 +149,11 @@ impl Store {
         let (groups, quarantined, messages) =
             self.run("counting what is watched", LONG, async |database| counts.fetch_one(database).await).await?;
         Ok(Watched { groups, messages, quarantined })
+    }
+
+    /// The app.
+    pub fn sdk_app_id(&self) -> SdkAppId {
+        self.sdk_app_id
     }
 
     /// The app, as SQL knows it.

@@ -101,5 +101,6 @@ pub fn daemon_settings(
             keep: config.retention,
         },
         http,
+        http_token: config.http.token.clone(),
     }
 }

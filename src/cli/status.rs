@@ -56,7 +56,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 async fn look(store: &Store, http: &Http) -> anyhow::Result<Status> {
     let database = store.overview().await?;
     let daemon = match http.listen {
-        Some(listen) => ops::ask(listen).await,
+        Some(listen) => ops::ask(listen, http.token.as_ref()).await,
         None => None,
     };
     Ok(Status { database, daemon })

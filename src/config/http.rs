@@ -1,21 +1,30 @@
-//! `[http]`: where health, readiness and metrics are served.
+//! `[http]`: where the page, health, readiness and metrics are served, and who may look.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
+use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::problem::Problems;
+use super::{
+    problem::Problems,
+    secret::{self, SecretText},
+};
 
-/// Where health, readiness and metrics are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the page, health, readiness and metrics are served, and who may look.
+#[derive(Debug, Clone)]
 pub struct Http {
     /// The address to listen at; `None` serves nothing.
     pub listen: Option<SocketAddr>,
+    /// What whoever looks has to give; `None` asks for nothing.
+    pub token: Option<SecretString>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))) }
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))), token: None }
     }
 }
 
@@ -25,6 +34,10 @@ impl Default for Http {
 pub(super) struct Keys {
     /// An address with its port, or `off`.
     listen: Option<String>,
+    /// What whoever looks has to give.
+    token: Option<SecretText>,
+    /// A file that holds it.
+    token_file: Option<PathBuf>,
 }
 
 impl Keys {
@@ -34,6 +47,14 @@ impl Keys {
             "off" => Some(None),
             address => address.parse().ok().map(Some),
         });
-        Http { listen }
+        let token = secret::take("http.token", self.token, self.token_file.as_deref(), problems);
+        if let (Some(listen), None) = (listen, &token)
+            && !listen.ip().is_loopback()
+        {
+            let remedy =
+                "is reached from other machines: give http.token_file (or http.token), which whoever looks has to have";
+            problems.refuse("http.listen", &listen.to_string(), remedy);
+        }
+        Http { listen, token }
     }
 }

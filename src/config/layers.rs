@@ -18,17 +18,18 @@ use super::{
 const PREFIX: &str = "RECEIPTD_";
 
 /// Sections, and keys in them of which only one can be meant.
-const ALTERNATIVES: [(&str, &[&str]); 3] = [
+const ALTERNATIVES: [(&str, &[&str]); 4] = [
     ("chat", &["secret_key", "secret_key_file", "user_sig", "user_sig_file"]),
     ("chat", &["region", "endpoint"]),
     ("database", &["url", "url_file", "data_dir"]),
+    ("http", &["token", "token_file"]),
 ];
 
 /// The same, in each cadence.
 const CADENCE_ALTERNATIVES: &[&str] = &["tiers", "cron"];
 
 /// Keys that `--set` refuses: the arguments of a process can be read by all users of the machine.
-const SECRETS: [&str; 3] = ["chat.secret_key", "chat.user_sig", "database.url"];
+const SECRETS: [&str; 4] = ["chat.secret_key", "chat.user_sig", "database.url", "http.token"];
 
 /// All layers in one.
 pub(super) struct Layers {

@@ -22,7 +22,7 @@ use crate::{
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What is watched is counted this often, or so seldom that it takes a hundredth of the time.
-const COUNT_EVERY: Duration = Duration::from_secs(60);
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// Makes the partitions of the days ahead, and notes how many there are.
 pub(super) async fn prepare_days(store: &Store) -> Result<(), StoreError> {

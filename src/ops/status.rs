@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::{Json, extract::State};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::Ops;
@@ -29,11 +30,15 @@ pub(super) async fn status(State(ops): State<Ops>) -> Json<Status> {
 }
 
 /// What the daemon that listens there says of itself, if it answers.
-pub async fn ask(listen: SocketAddr) -> Option<serde_json::Value> {
+pub async fn ask(listen: SocketAddr, token: Option<&SecretString>) -> Option<serde_json::Value> {
     // Another part of the process may have been first: any provider will do.
     _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().timeout(PATIENCE).build().ok()?;
-    let answer = client.get(format!("http://{}/status.json", reachable(listen))).send().await.ok()?;
+    let mut request = client.get(format!("http://{}/status.json", reachable(listen)));
+    if let Some(token) = token {
+        request = request.bearer_auth(token.expose_secret());
+    }
+    let answer = request.send().await.ok()?;
     answer.error_for_status().ok()?.json().await.ok()
 }
 

@@ -173,5 +173,6 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         // Once at the start and hardly ever again: tests of the jobs call them.
         jobs: JobSettings { rollup: new_year(), retention: new_year(), keep: Retention::default() },
         http: None,
+        http_token: None,
     }
 }

@@ -59,7 +59,7 @@ fn reload(
         new.database.url = old.database.url.clone();
     }
     new.database.max_connections = old.database.max_connections;
-    (new.http, new.log.format) = (old.http.clone(), old.log.format);
+    (new.http.listen, new.log.format) = (old.http.listen, old.log.format);
     let url = new.database.url.clone().unwrap_or_else(|| database.url());
     daemon.reload(daemon_settings(&new, chat, url, None))?;
     log_level.change(&new.log.level)?;

@@ -32,6 +32,8 @@ fn unknown_keys_and_sections_are_refused_with_those_that_exist() {
 #[test]
 fn values_that_cannot_be_are_refused_with_those_that_can() {
     refused(&[
+        ("[http]\nlisten = \"0.0.0.0:9464\"", &["http.listen", "\"0.0.0.0:9464\"", "http.token_file"]),
+        ("[http]\nlisten = \"[2001:db8::1]:1\"", &["http.listen", "http.token"]),
         ("[chat]\nsdk_app_id = 0", &["chat.sdk_app_id", "\"0\"", "1 to 4294967295"]),
         ("[chat]\nsdk_app_id = true", &["chat.sdk_app_id", "\"true\""]),
         ("[chat]\nsdk_app_id = 4294967296", &["\"4294967296\""]),

@@ -1,0 +1,210 @@
+//! The page at `/`: what the daemon is doing now, for a person with a browser. It needs no JavaScript and asks no other host for
+//! anything; it renews itself every ten seconds. Read-only.
+
+mod chart;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::State,
+    http::{HeaderName, HeaderValue, header::CONTENT_SECURITY_POLICY},
+    response::{Html, IntoResponse},
+};
+use chrono::TimeDelta;
+use indicatif::HumanCount;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use tokio::sync::Mutex;
+
+use super::Ops;
+use crate::{
+    activity::Minute,
+    chat::error_class,
+    clock,
+    domain::Timestamp,
+    report::Report,
+    store::{DueCall, Glance, QuarantinedGroup, ReadCurve},
+};
+
+const STYLE: &str = include_str!("page/style.css");
+
+/// The database is asked at most this often, however many look.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// Nothing is loaded from anywhere, and nothing is run.
+const POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'");
+
+/// What was read from the database, or why it could not be.
+type Found = Result<Arc<Glance>, String>;
+
+/// What was last read, and when.
+#[derive(Debug, Clone, Default)]
+pub struct Looked(Arc<Mutex<Option<(Instant, Found)>>>);
+
+impl Looked {
+    async fn look(&self, ops: &Ops) -> Found {
+        let mut looked = self.0.lock().await;
+        if let Some((at, glance)) = looked.as_ref()
+            && at.elapsed() < ASK_EVERY
+        {
+            return glance.clone();
+        }
+        let glance = ops.store.glance().await.map(Arc::new).map_err(|error| error.explain());
+        *looked = Some((Instant::now(), glance.clone()));
+        glance
+    }
+}
+
+/// `/`.
+pub(super) async fn page(State(ops): State<Ops>) -> impl IntoResponse {
+    let glance = ops.looked.look(&ops).await;
+    let now = Instant::now();
+    let (report, minutes) = (Report::of(&ops.term, now), ops.term.activity().minutes(now));
+    let page = document(&ops, &report, &minutes, &glance, clock::now());
+    let referrer = (HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
+    ([(CONTENT_SECURITY_POLICY, POLICY), referrer], Html(page.into_string()))
+}
+
+fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now: Timestamp) -> Markup {
+    let app = ops.store.sdk_app_id();
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="refresh" content="10";
+                title { "receiptd: app " (app) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    h1 { "receiptd" }
+                    p .trouble[report.trouble.is_some()] #status { (report) }
+                    small { "app " (app) " · version " (env!("CARGO_PKG_VERSION")) " · " (now.format("%Y-%m-%d %H:%M:%S UTC")) }
+                }
+                (tiles(report))
+                section { h2 { "Calls of the last hour, by minute" } (chart::calls(minutes)) (classes(report)) }
+                @match glance {
+                    Ok(glance) => { (of_database(glance, now)) }
+                    Err(why) => { section { h2 { "The database can't be asked" } p .trouble { (why) } } }
+                }
+            }
+        }
+    }
+}
+
+fn tiles(report: &Report) -> Markup {
+    let allowed = report.calls_per_second_allowed;
+    let hour = &report.last_hour;
+    let tile = |number: String, what: &str, more: String| {
+        html! { div .tile { b { (number) } (what) " " br; small { (more) } } }
+    };
+    let count = |count: i64| HumanCount(count.unsigned_abs()).to_string();
+    html! {
+        div .tiles {
+            (tile(format!("{:.0}", report.calls_per_second), "calls a second", format!("of {allowed} allowed; highest second {}", hour.highest_second)))
+            (tile(format!("{:.1} s", report.behind_seconds), "behind", format!("latest poll of the hour {:.1} s late", hour.latest_by_seconds)))
+            (tile(HumanCount(hour.changes).to_string(), "changes this hour", format!("of {} messages asked for", HumanCount(hour.messages))))
+            @if let Some(watched) = report.watched {
+                (tile(count(watched.messages), "messages watched", format!("in {} groups", count(watched.groups))))
+                (tile(count(watched.quarantined), "groups quarantined", format!("{} calls scheduled", HumanCount(report.scheduled_calls as u64))))
+            }
+        }
+    }
+}
+
+fn classes(report: &Report) -> Markup {
+    html! {
+        @if report.last_hour.calls.is_empty() { p .faint { "None yet." } }
+        @else {
+            p .faint {
+                @for (number, (class, calls)) in report.last_hour.calls.iter().enumerate() {
+                    @if number > 0 { ", " }
+                    (class) " " (HumanCount(*calls))
+                }
+            }
+        }
+    }
+}
+
+fn of_database(glance: &Glance, now: Timestamp) -> Markup {
+    html! {
+        section {
+            h2 { "How the newest messages are read" }
+            @if glance.curves.is_empty() { p .faint { "No message has been polled yet." } }
+            div .curves { @for curve in &glance.curves { (read_curve(curve, now)) } }
+        }
+        div .columns {
+            section { h2 { "Due next" } (due(&glance.due, now)) }
+            section #quarantined { h2 { "Quarantined groups" } (quarantined(&glance.quarantined, now)) }
+        }
+    }
+}
+
+fn read_curve(curve: &ReadCurve, now: Timestamp) -> Markup {
+    let last = curve.percent.last().copied().unwrap_or_default();
+    html! {
+        figure {
+            figcaption title=(curve.group_id) { (curve.group_id) " #" (curve.msg_seq) }
+            (chart::curve(curve, now))
+            small { (format!("{last:.0} % read · sent {} ago", span(now - curve.sent_at))) }
+        }
+    }
+}
+
+fn due(calls: &[DueCall], now: Timestamp) -> Markup {
+    html! {
+        @if calls.is_empty() { p .faint { "Nothing is on the schedule." } }
+        @else {
+            table {
+                tr { th { "Group" } th .number { "Messages" } th .number { "Due" } }
+                @for call in calls {
+                    tr { td { (call.group_id) } td .number { (call.messages) } td .number { (when(call.next_poll_at, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn quarantined(groups: &[QuarantinedGroup], now: Timestamp) -> Markup {
+    html! {
+        @if groups.is_empty() { p .faint { "None." } }
+        @else {
+            table {
+                tr { th { "Group" } th { "Why" } th .number { "Tried again" } }
+                @for group in groups {
+                    tr {
+                        td { (group.group_id) }
+                        td { (why(group)) }
+                        td .number { (group.probe_at.map_or_else(|| "when resumed".to_owned(), |at| when(at, now))) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The code, and in words what it means; what the service said where that is not known.
+fn why(group: &QuarantinedGroup) -> String {
+    let code = group.state_code.map_or_else(String::new, |code| format!("{code}: "));
+    let remedy = group.state_code.and_then(|code| error_class::remedy(code.into()));
+    format!("{code}{}", remedy.or(group.state_reason.as_deref()).unwrap_or_default())
+}
+
+fn when(at: Timestamp, now: Timestamp) -> String {
+    if at > now { format!("in {}", span(at - now)) } else { format!("for {}", span(now - at)) }
+}
+
+/// A span in its largest unit.
+fn span(span: TimeDelta) -> String {
+    match span.num_seconds() {
+        seconds @ ..120 => format!("{} s", seconds.max(0)),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}

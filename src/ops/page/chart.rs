@@ -1,0 +1,117 @@
+//! The pictures of the page, as SVG: calls by minute, and how a message was read. Pure.
+
+use maud::{Markup, html};
+
+use crate::{
+    activity::{MINUTES, Minute},
+    chat::Class,
+    domain::Timestamp,
+    store::ReadCurve,
+};
+
+/// The height of the picture of calls; a minute is ten wide.
+const HEIGHT: f64 = 110.0;
+
+/// The size of a curve.
+const CURVE: (f64, f64) = (200.0, 48.0);
+
+/// What the classes are to whoever looks: answered, tried again, or refused.
+const KINDS: [(&str, &[Class]); 3] = [
+    ("good", &[Class::Success]),
+    ("again", &[Class::Retry, Class::SlowDown, Class::SignAgain, Class::Split, Class::Unknown]),
+    ("bad", &[Class::Wait, Class::AppFault, Class::GroupFault, Class::Message]),
+];
+
+/// Calls by minute, the latest at the right, each bar as high as the busiest minute allows.
+pub(super) fn calls(minutes: &[Minute]) -> Markup {
+    let highest = minutes.iter().map(Minute::attempts).max().unwrap_or(0).max(1) as f64;
+    let first = MINUTES.saturating_sub(minutes.len());
+    html! {
+        svg viewBox=(format!("0 0 {} {HEIGHT}", MINUTES * 10)) role="img" aria-label="Calls by minute over the last hour" {
+            rect .frame x="0" y=(HEIGHT - 1.0) width=(MINUTES * 10) height="1" {}
+            @for (number, minute) in minutes.iter().enumerate() {
+                g {
+                    title { (title(minute, minutes.len() - 1 - number)) }
+                    @for (kind, top, height) in stacked(minute, highest) {
+                        rect class=(kind) x=((first + number) * 10 + 1) width="8" y=(format!("{top:.1}")) height=(format!("{height:.1}")) {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn title(minute: &Minute, ago: usize) -> String {
+    format!("{ago} min ago: {} calls, {} messages, {} changes", minute.attempts(), minute.messages, minute.changes)
+}
+
+/// The parts of a bar from below: kind, upper edge and height.
+fn stacked(minute: &Minute, highest: f64) -> Vec<(&'static str, f64, f64)> {
+    let mut top = HEIGHT - 1.0;
+    let part = |(kind, classes): (&'static str, &[Class])| {
+        let calls: u64 = classes.iter().map(|class| minute.calls[*class as usize]).sum();
+        let height = calls as f64 / highest * (HEIGHT - 6.0);
+        top -= height;
+        (calls > 0).then_some((kind, top, height))
+    };
+    KINDS.into_iter().filter_map(part).collect()
+}
+
+/// What part of the members had read a message, from its sending to now.
+pub(super) fn curve(curve: &ReadCurve, now: Timestamp) -> Markup {
+    let last = curve.percent.last().copied().unwrap_or_default();
+    html! {
+        svg viewBox=(format!("0 0 {} {}", CURVE.0, CURVE.1)) role="img" aria-label=(format!("read by {last:.0} %")) {
+            rect .frame x="0" y=(CURVE.1 - 1.0) width=(CURVE.0) height="1" {}
+            path .curve d=(path(curve, now)) {}
+        }
+    }
+}
+
+/// A line that goes along until a change was seen, and there up or down.
+fn path(curve: &ReadCurve, now: Timestamp) -> String {
+    let seconds = |time: Timestamp| (time - curve.sent_at).num_milliseconds().max(0) as f64 / 1e3;
+    let whole = seconds(now).max(1.0);
+    let x = |time: Timestamp| (seconds(time) / whole * CURVE.0).min(CURVE.0);
+    let y = |percent: f32| (CURVE.1 - 2.0) * (1.0 - f64::from(percent) / 100.0) + 1.0;
+    let steps =
+        curve.seen_at.iter().zip(&curve.percent).map(|(at, percent)| format!("H{:.1}V{:.1}", x(*at), y(*percent)));
+    format!("M0 {:.1}{}H{}", y(0.0), steps.collect::<String>(), CURVE.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_of_one_kind() {
+        for class in Class::ALL {
+            assert_eq!(KINDS.iter().filter(|(_, classes)| classes.contains(&class)).count(), 1, "{class}");
+        }
+    }
+
+    #[test]
+    fn the_latest_minute_is_at_the_right_and_the_busiest_is_the_highest() {
+        let mut minutes = vec![Minute::default(); 3];
+        (minutes[1].calls[Class::Success as usize], minutes[2].calls[Class::Success as usize]) = (100, 50);
+        minutes[2].calls[Class::Retry as usize] = 50;
+        let svg = calls(&minutes).into_string();
+        assert!(svg.contains("x=\"591\" width=\"8\" y=\"57.0\" height=\"52.0\""), "{svg}");
+        assert!(
+            svg.contains("x=\"581\" width=\"8\" y=\"5.0\" height=\"104.0\"") && svg.contains("0 min ago: 100 calls")
+        );
+    }
+
+    #[test]
+    fn a_curve_goes_up_where_a_change_was_seen() {
+        let at = |minutes| "2026-11-23T12:00:00Z".parse::<Timestamp>().unwrap() + chrono::TimeDelta::minutes(minutes);
+        let curve = ReadCurve {
+            group_id: "team".to_owned(),
+            msg_seq: 7,
+            sent_at: at(0),
+            seen_at: vec![at(5), at(10)],
+            percent: vec![50.0, 100.0],
+        };
+        assert_eq!(path(&curve, at(20)), "M0 47.0H50.0V24.0H100.0V1.0H200");
+    }
+}

@@ -1,0 +1,107 @@
+//! What the page shows of the database: what is due next, how the latest messages are read, which groups are refused.
+
+use sqlx::FromRow;
+
+use super::{Store, StoreError, statement::query_as, transaction::SHORT};
+use crate::domain::Timestamp;
+
+/// What the page shows.
+#[derive(Debug, Clone, Default)]
+pub struct Glance {
+    /// The calls that are due next.
+    pub due: Vec<DueCall>,
+    /// How the newest messages are read of the groups that were polled last.
+    pub curves: Vec<ReadCurve>,
+    /// Groups that the service refuses.
+    pub quarantined: Vec<QuarantinedGroup>,
+}
+
+/// A call to be.
+#[derive(Debug, Clone, FromRow)]
+pub struct DueCall {
+    /// Its group.
+    pub group_id: String,
+    /// When it is due.
+    pub next_poll_at: Timestamp,
+    /// How many messages it asks for.
+    pub messages: i64,
+}
+
+/// How a message was read.
+#[derive(Debug, Clone, FromRow)]
+pub struct ReadCurve {
+    /// Its group.
+    pub group_id: String,
+    /// Its number there.
+    pub msg_seq: i64,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// When its counts were seen to change …
+    pub seen_at: Vec<Timestamp>,
+    /// … and what part of the members had read it then, in percent.
+    pub percent: Vec<f32>,
+}
+
+/// A group that the service refuses.
+#[derive(Debug, Clone, FromRow)]
+pub struct QuarantinedGroup {
+    /// The group.
+    pub group_id: String,
+    /// The error code.
+    pub state_code: Option<i32>,
+    /// Why, in words.
+    pub state_reason: Option<String>,
+    /// When it is tried again; never by itself if there is no time.
+    pub probe_at: Option<Timestamp>,
+}
+
+const DUE: &str = "
+    SELECT g.group_id, s.next_poll_at,
+        (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = s.group_key AND m.slot_id = s.slot_id) AS messages
+    FROM (
+        SELECT s.* FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
+        WHERE g.sdk_app_id = $1 AND g.state = 'active' ORDER BY s.next_poll_at, s.slot_id LIMIT 10
+    ) s JOIN receiptd.watched_groups g USING (group_key) ORDER BY s.next_poll_at, s.slot_id";
+
+/// Those whose last poll saw a change come first.
+const CURVES: &str = "
+    WITH polled AS (
+        SELECT g.group_key, g.group_id, max(s.last_polled_at) AS polled_at, min(s.quiet_polls) AS quiet_polls
+        FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
+        WHERE g.sdk_app_id = $1 AND g.state = 'active' AND s.last_polled_at IS NOT NULL
+        GROUP BY g.group_key, g.group_id ORDER BY min(s.quiet_polls) > 0, max(s.last_polled_at) DESC LIMIT 8
+    )
+    SELECT p.group_id, m.msg_seq, m.sent_at, c.seen_at, c.percent
+    FROM polled p
+    CROSS JOIN LATERAL (
+        SELECT msg_seq, sent_at FROM receiptd.watched_messages
+        WHERE group_key = p.group_key AND state = 'active' AND read_num IS NOT NULL ORDER BY sent_at DESC, msg_seq DESC LIMIT 1
+    ) m
+    CROSS JOIN LATERAL (
+        SELECT array_agg(polled_at ORDER BY polled_at) AS seen_at,
+            array_agg((100.0 * read_num / greatest(read_num + unread_num, 1))::real ORDER BY polled_at) AS percent
+        FROM receiptd.receipt_snapshots h
+        WHERE h.group_key = p.group_key AND h.msg_seq = m.msg_seq AND h.polled_at >= m.sent_at - interval '1 day'
+            AND h.read_num IS NOT NULL
+    ) c
+    WHERE c.seen_at IS NOT NULL ORDER BY p.quiet_polls > 0, p.polled_at DESC";
+
+const QUARANTINED: &str = "
+    SELECT group_id, state_code, state_reason, probe_at FROM receiptd.watched_groups
+    WHERE sdk_app_id = $1 AND state = 'quarantined' ORDER BY probe_at NULLS LAST, group_id LIMIT 20";
+
+impl Store {
+    /// Reads what the page shows.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn glance(&self) -> Result<Glance, StoreError> {
+        self.run("reading what the page shows", SHORT, async |database| {
+            let due = query_as(DUE).bind(self.app()).fetch_all(&mut *database).await?;
+            let curves = query_as(CURVES).bind(self.app()).fetch_all(&mut *database).await?;
+            let quarantined = query_as(QUARANTINED).bind(self.app()).fetch_all(database).await?;
+            Ok(Glance { due, curves, quarantined })
+        })
+        .await
+    }
+}

@@ -1,0 +1,177 @@
+//! The page at `/` as a person sees it: the real binary behind it, a headless Chromium before it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod browser;
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixDatagram,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use browser::Browser;
+use common::{ScratchDirectory, TestDatabase};
+use receiptd::{
+    domain::SdkAppId,
+    simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
+};
+use serde_json::json;
+
+const APP: u32 = 1_400_000_000;
+const SECRET_KEY: &str = "canary-page-secret-key";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon that serves its page, and ends with this value.
+struct Served {
+    daemon: Child,
+    listen: SocketAddr,
+    simulator: Simulator,
+    database: TestDatabase,
+    directory: ScratchDirectory,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        _ = self.daemon.kill();
+        _ = self.daemon.wait();
+    }
+}
+
+impl Served {
+    async fn new(name: &str, http: &str) -> Self {
+        let (directory, database) = (ScratchDirectory::new(name), TestDatabase::new().await);
+        let mut config =
+            SimulatorConfig::new(SdkAppId::try_from(i64::from(APP)).unwrap(), "administrator", SECRET_KEY.into());
+        config.world.median_reading_time = Duration::from_secs(2);
+        let simulator = Simulator::start(config).await.unwrap();
+        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let systemd = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        let file = directory.path().join("receiptd.toml");
+        let text = format!(
+            "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[http]\nlisten = \"{listen}\"\n{http}\n\
+             [cadence.default]\ntiers = [{{ until = \"1h\", every = \"1s\" }}]\nstop_when_all_read = false\n",
+            simulator.endpoint()
+        );
+        fs::write(&file, text).unwrap();
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        daemon.args(["run", "--config"]).arg(file).env("DATABASE_URL", database.url());
+        daemon.env("NOTIFY_SOCKET", directory.path().join("notify")).stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = daemon.spawn().unwrap();
+        let mut message = [0; 1_024];
+        while !String::from_utf8_lossy(&message).contains("READY=1") {
+            systemd.recv(&mut message).unwrap();
+        }
+        Self { daemon, listen, simulator, database, directory }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.listen)
+    }
+
+    /// Some groups with messages that are read, and one that is refused.
+    async fn fill(&self) {
+        let gone = When::Group { group_id: "gone".parse().unwrap() };
+        self.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 10010 }, when: gone, times: None });
+        self.database.psql(&format!(
+            "SELECT receiptd.watch_messages({APP}, group_id, '{{1,2,3}}') FROM unnest(ARRAY['gone', 'sales & <b>support</b>', 'team']) AS group_id"
+        ));
+        self.simulator.wait_for_ended_calls(20).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_tells_without_javascript_what_the_daemon_does_and_fits_a_phone_in_light_and_dark() {
+    let served = Served::new("page", "").await;
+    served.fill().await;
+    let mut browser = Browser::start(served.directory.path());
+    browser.command("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
+    let phone = json!({ "width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true });
+    browser.command("Emulation.setDeviceMetricsOverride", phone);
+    browser.open(&served.url());
+    let text = browser.evaluate("document.body.innerText");
+    let text = text.as_str().unwrap();
+    for part in
+        ["polling", "calls a second", "behind", "success", "Due next", "team #3", "% read", "sales & <b>support</b>"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let refused = browser.evaluate("document.querySelector('#quarantined').innerText");
+    assert!(refused.as_str().unwrap().contains("10010: the group does not exist any more"), "{refused}");
+    assert_eq!(browser.evaluate("document.querySelectorAll('svg rect.good').length > 0"), true);
+    assert_eq!(browser.evaluate("document.querySelectorAll('svg path.curve').length"), 2);
+    let too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
+    assert_eq!(browser.evaluate(too_wide), false, "a phone would have to scroll sideways");
+    let mut back = |scheme: &str| {
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        browser.command("Emulation.setEmulatedMedia", features);
+        browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    };
+    assert_ne!(back("light"), back("dark"));
+    let loaded = browser.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)");
+    assert_eq!(loaded, json!([]), "everything is in the page itself");
+    assert!(browser.complaints.is_empty(), "{:?}", browser.complaints);
+    keep_picture(&mut browser);
+}
+
+/// A picture of the page is kept where `RECEIPTD_SCREENSHOTS` says, to be looked at.
+fn keep_picture(browser: &mut Browser) {
+    let Some(directory) = std::env::var_os("RECEIPTD_SCREENSHOTS").map(std::path::PathBuf::from) else { return };
+    for (name, width, scheme) in [
+        ("phone-dark", 360, "dark"),
+        ("phone-light", 360, "light"),
+        ("desktop", 1280, "light"),
+        ("desktop-dark", 1280, "dark"),
+    ] {
+        let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
+        browser.command("Emulation.setDeviceMetricsOverride", metrics);
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        browser.command("Emulation.setEmulatedMedia", features);
+        let picture = browser.command("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
+        let picture =
+            base64::Engine::decode(&base64::prelude::BASE64_STANDARD, picture["data"].as_str().unwrap()).unwrap();
+        fs::write(directory.join(format!("{name}.png")), picture).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_token_is_set_nobody_sees_anything_without_it_but_that_the_daemon_lives() {
+    let served = Served::new("token", "token = \"canary-http-token\"").await;
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::new();
+    let status = async |path: &str, token: Option<&str>| {
+        let mut request = client.get(format!("{}{path}", served.url()));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert!(!text.contains("canary"), "{text}");
+        status
+    };
+    for path in ["", "readyz", "metrics", "status.json"] {
+        assert_eq!((status(path, None).await, status(path, Some("another")).await), (401, 401), "{path}");
+        assert_eq!(status(path, Some("canary-http-token")).await, 200, "{path}");
+    }
+    assert_eq!(status("healthz", None).await, 200);
+    assert_eq!(client.post(served.url()).bearer_auth("canary-http-token").send().await.unwrap().status().as_u16(), 405);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_can_not_be_asked_is_said_on_the_page_and_the_rest_is_shown() {
+    let served = Served::new("away", "").await;
+    served.fill().await;
+    served.database.psql("ALTER TABLE receiptd.poll_slots RENAME TO poll_slots_elsewhere");
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let page = reqwest::get(served.url()).await.unwrap().text().await.unwrap();
+    assert!(
+        page.contains("The database can't be asked")
+            && page.contains("poll_slots")
+            && page.contains("Calls of the last hour"),
+        "{page}"
+    );
+}
