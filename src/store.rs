@@ -1,5 +1,6 @@
 //! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
 
+mod doctor;
 mod explain;
 mod export;
 mod flush;
@@ -30,6 +31,7 @@ use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout_at;
 
 pub use self::{
+    doctor::Rights,
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},
     overview::Overview,

@@ -46,7 +46,7 @@ fn the_shipped_file_is_valid_and_its_placeholder_is_pointed_out() {
         "default: every 1m until 1h old, every 10m until 1day old, every 1h until 7days old, every 6h until 30days old",
         "a private PostgreSQL",
         "http://127.0.0.1:9464",
-        "Mind: chat.secret_key is the example",
+        "Mind: key: chat.secret_key is the example",
     ] {
         assert!(out.contains(words), "{words:?} in:\n{out}");
     }

@@ -429,14 +429,40 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
     };
     let (code, said) = check(&place);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("not there yet") && said.contains("accepts the signature"), "{said}");
+    for part in [
+        "Ok: database: postgres://",
+        "Ok: clock: the database's",
+        "Ok: rights: ",
+        "Ok: schema: not there yet",
+        "Ok: connection: http://127.0.0.1:",
+        "Ok: clock: this machine's agrees with",
+        "accepts the signature",
+    ] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
     let (wrong_key, right) = (place.config.replace(SECRET_KEY, "canary-another-key"), place.config.clone());
     place.config = wrong_key;
     let (code, said) = check(&place);
     assert_eq!(code, Some(69), "{said}");
     assert!(said.contains("Failed: service") && said.contains("check chat.secret_key"), "{said}");
+    place.config = right.replace(&place.simulator.endpoint(), "https://chat.invalid");
+    let (code, said) = check(&place);
+    assert!(
+        code == Some(69) && said.contains("Failed: dns: chat.invalid is not found: see /etc/resolv.conf"),
+        "{said}"
+    );
     place.config = right;
-    database.psql("CREATE SCHEMA receiptd; CREATE TABLE receiptd.schema_migrations AS SELECT 9999::bigint AS version, true AS success");
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let (code, said) = check(&place);
+    assert_eq!(code, Some(0), "{said}");
+    for part in ["Ok: lease: held by ", &daemon.id().to_string(), "Ok: partitions: made for ", "0 messages in 0 groups"]
+    {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    signal(&daemon, "-TERM");
+    end(daemon);
+    database.psql("INSERT INTO receiptd.schema_migrations VALUES (9999, 'from the future', now(), true, '', 0)");
     let (code, said) = check(&place);
     assert_eq!(code, Some(69), "{said}");
     assert!(said.contains("Failed: schema") && said.contains("newer receiptd"), "{said}");

@@ -22,6 +22,18 @@ pub enum Destination {
     Endpoint(String),
 }
 
+impl Destination {
+    /// The URLs that calls may go to, the first one first.
+    pub fn urls(&self) -> Vec<String> {
+        match self {
+            Self::Region(region) => {
+                [region.domain(), region.backup_domain()].map(|domain| format!("https://{domain}")).to_vec()
+            }
+            Self::Endpoint(endpoint) => vec![endpoint.trim_end_matches('/').to_owned()],
+        }
+    }
+}
+
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,13 +56,7 @@ pub(super) struct Domains {
 
 impl Domains {
     pub(super) fn new(destination: &Destination) -> Self {
-        let bases = match destination {
-            Destination::Region(region) => {
-                [region.domain(), region.backup_domain()].map(|domain| format!("https://{domain}")).to_vec()
-            }
-            Destination::Endpoint(endpoint) => vec![endpoint.trim_end_matches('/').to_owned()],
-        };
-        Self { bases, current: 0, failures: 0, turned_at: None }
+        Self { bases: destination.urls(), current: 0, failures: 0, turned_at: None }
     }
 
     /// The base URL for the next attempt.

@@ -1,7 +1,9 @@
 //! `receiptd check`: is the configuration right, what would receiptd do with it, and do the database and Tencent Chat
 //! agree?
 
-mod online;
+mod database;
+mod finding;
+mod service;
 
 use std::{
     io::{self, Write},
@@ -12,10 +14,12 @@ use clap::Args;
 use humantime::format_duration;
 use receiptd::{
     chat::Destination,
-    config::{Chat, Config, Format},
+    config::{Chat, Config, ExposedFile, Format},
     recording::KeepSnapshots,
 };
+use serde::Serialize;
 
+use self::finding::{Finding, Verdict};
 use super::{Global, exit::Exit};
 
 /// Check the configuration, say what receiptd would do with it, and ask the database and Tencent Chat
@@ -24,41 +28,48 @@ pub struct Arguments {
     /// Touch neither the network nor the database
     #[arg(long)]
     offline: bool,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the command answers.
+#[derive(Serialize)]
+struct Answer {
+    /// What receiptd would do.
+    would: Vec<(&'static str, String)>,
+    findings: Vec<Finding>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load_config()?;
     let chat = config.chat()?;
-    tell_plan(&config, &chat, global)?;
-    if arguments.offline {
-        return Ok(ExitCode::SUCCESS);
+    let would = plan(&config, &chat);
+    if !arguments.json {
+        tell_plan(&would, global)?;
     }
-    let mut exit = ExitCode::SUCCESS;
-    for online::Finding { what, result } in online::look(&config, chat).await {
-        match result {
-            Ok(found) => println!("Asked: {what}: {found}"),
-            Err(fault) => {
-                println!("Failed: {what}: {fault}");
-                exit = Exit::Unavailable.into();
-            }
-        }
+    let mut findings = cautions(&config, &chat);
+    if !arguments.offline {
+        findings.extend(database::look(&config, &chat).await);
+        findings.extend(service::look(chat, config.polling.request_timeout).await);
     }
-    Ok(exit)
+    let has_failed = findings.iter().any(|finding| finding.verdict == Verdict::Failed);
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string(&Answer { would, findings })?)?;
+    } else {
+        findings.iter().try_for_each(|finding| writeln!(out, "{}", finding.line()))?;
+    }
+    Ok(if has_failed { Exit::Unavailable.into() } else { ExitCode::SUCCESS })
 }
 
-fn tell_plan(config: &Config, chat: &Chat, global: &Global) -> io::Result<()> {
+fn tell_plan(would: &[(&'static str, String)], global: &Global) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match global.config_file() {
         Some(file) => writeln!(out, "{} is valid. receiptd would", file.display())?,
         None => writeln!(out, "The settings are valid; there is no configuration file. receiptd would")?,
     }
-    for (what, how) in plan(config, chat) {
-        writeln!(out, "  {what:<10} {how}")?;
-    }
-    for caution in cautions(config, chat) {
-        writeln!(out, "Mind: {caution}")?;
-    }
-    Ok(())
+    would.iter().try_for_each(|(what, how)| writeln!(out, "  {what:<10} {how}"))
 }
 
 /// What receiptd would do, a line for each thing.
@@ -88,7 +99,10 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
     plan.push((
         "serve",
         match config.http.listen {
-            Some(address) => format!("health and metrics at http://{address}"),
+            Some(address) => {
+                let token = if config.http.token.is_some() { ", to who has the token" } else { "" };
+                format!("a page, health and metrics at http://{address}{token}")
+            }
             None => "nothing over HTTP".to_owned(),
         },
     ));
@@ -113,17 +127,18 @@ fn form(format: Format) -> &'static str {
 }
 
 /// What is valid and yet hardly meant.
-fn cautions(config: &Config, chat: &Chat) -> Vec<String> {
+fn cautions(config: &Config, chat: &Chat) -> Vec<Finding> {
     let mut cautions = Vec::new();
     if chat.has_placeholder_key() {
-        let what =
-            "chat.secret_key is the example of the reference file, with which no call succeeds: put your own there";
-        cautions.push(what.to_owned());
+        let found = "chat.secret_key is the example of the reference file, with which no call succeeds";
+        cautions.push(Finding::mind("key", found, "put your own there"));
     }
     if config.polling.max_calls_per_second > 200 && matches!(chat.destination, Destination::Region(_)) {
-        let what = "polling.max_calls_per_second is over 200, the limit that Tencent Chat documents";
-        cautions.push(what.to_owned());
+        let found = "polling.max_calls_per_second is over 200, the limit that Tencent Chat documents";
+        cautions.push(Finding::mind("limit", found, "lower it, unless your edition has more"));
     }
-    cautions.extend(config.exposed_files.iter().map(ToString::to_string));
+    // What helps is said with it.
+    let exposed = |file: &ExposedFile| Finding { verdict: Verdict::Mind, ..Finding::ok("files", file.to_string()) };
+    cautions.extend(config.exposed_files.iter().map(exposed));
     cautions
 }

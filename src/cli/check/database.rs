@@ -1,0 +1,183 @@
+//! The database: does it answer, is it one that receiptd works with, may it do what it has to, and who polls.
+
+use chrono::TimeDelta;
+use receiptd::{
+    clock,
+    config::{Chat, Config},
+    retention,
+    store::{Rights, Store, StoreError, Watched},
+};
+
+use super::finding::Finding;
+
+/// The clocks of the two machines may differ by so much without anybody noticing.
+const CLOCKS: TimeDelta = TimeDelta::seconds(5);
+
+/// So many days of partitions at least; a day without one would have to wait for its rows.
+const RUNWAY: usize = 3;
+
+/// Looks at the configured database; without one there is nothing to look at before the start.
+pub async fn look(config: &Config, chat: &Chat) -> Vec<Finding> {
+    let Some(url) = &config.database.url else { return vec![] };
+    let store = match Store::new(url, config.database.max_connections, chat.sdk_app_id) {
+        Ok(store) => store,
+        Err(error) => return vec![Finding::failed("database", error.to_string(), "correct database.url")],
+    };
+    match version(&store, config).await {
+        Ok(finding) if finding.remedy.is_none() => {
+            let mut findings = vec![finding, clocks(&store).await, rights(&store).await];
+            findings.extend(schema(&store).await);
+            findings
+        }
+        Ok(finding) | Err(finding) => vec![finding],
+    }
+}
+
+async fn version(store: &Store, config: &Config) -> Result<Finding, Finding> {
+    let place = config.database.to_string();
+    let version = store.server_version().await.map_err(|error| {
+        let remedy = error.advice().unwrap_or("is it running, and can this machine reach it?");
+        Finding::failed("database", format!("{place}: {}", said(&error)), remedy)
+    })?;
+    let oldest = Store::OLDEST_SERVER;
+    if version < oldest {
+        let remedy = format!("receiptd needs {oldest} or later");
+        return Err(Finding::failed("database", format!("{place}: PostgreSQL {version} is too old"), remedy));
+    }
+    Ok(Finding::ok("database", format!("{place}: PostgreSQL {version}")))
+}
+
+/// The error without its remedy, which stands apart.
+fn said(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    format!("{error}{cause}")
+}
+
+fn asked(check: &'static str, error: &StoreError) -> Finding {
+    Finding::failed(check, said(error), error.advice().unwrap_or("see the server's log"))
+}
+
+async fn clocks(store: &Store) -> Finding {
+    let ours = clock::now();
+    match store.clock().await {
+        Err(error) => asked("clock", &error),
+        Ok(theirs) if (theirs - ours).abs() > CLOCKS => {
+            let found = format!("the database's clock is {} s off this machine's", (theirs - ours).num_seconds());
+            Finding::mind("clock", found, "set both by NTP: messages count as sent by the database's clock")
+        }
+        Ok(_) => Finding::ok("clock", "the database's and this machine's agree"),
+    }
+}
+
+async fn rights(store: &Store) -> Finding {
+    let rights = match store.rights().await {
+        Ok(rights) => rights,
+        Err(error) => return asked("rights", &error),
+    };
+    match missing(&rights) {
+        Some((found, remedy)) => Finding::failed("rights", found, remedy),
+        None => Finding::ok("rights", format!("the role {} may do what receiptd has to", rights.role)),
+    }
+}
+
+fn missing(rights: &Rights) -> Option<(String, String)> {
+    let role = &rights.role;
+    if !rights.has_schema && !rights.may_create {
+        let remedy = format!("CREATE SCHEMA receiptd AUTHORIZATION {role}, as a superuser");
+        return Some((format!("the role {role} may not make the schema receiptd"), remedy));
+    }
+    if rights.has_schema && !rights.owns_schema {
+        let remedy = format!("ALTER SCHEMA receiptd OWNER TO {role}, as a superuser");
+        return Some((format!("the schema receiptd is not owned by the role {role}"), remedy));
+    }
+    (rights.foreign_tables > 0).then(|| {
+        let remedy = "make it their owner: their daily partitions can't be made otherwise".to_owned();
+        (format!("{} tables of the schema are not owned by the role {role}", rights.foreign_tables), remedy)
+    })
+}
+
+async fn schema(store: &Store) -> Vec<Finding> {
+    let known = Store::known_schema_version();
+    match store.schema_version().await {
+        Err(error) => vec![asked("schema", &error)],
+        Ok(None) => {
+            vec![Finding::ok("schema", format!("not there yet: `receiptd run` makes it, up to migration {known}"))]
+        }
+        Ok(Some(version)) if version > known => {
+            let found = format!("is at migration {version}, which only a newer receiptd knows (this one: {known})");
+            vec![Finding::failed("schema", found, "install that version, or point database.url elsewhere")]
+        }
+        Ok(Some(version)) if version < known => {
+            vec![Finding::ok("schema", format!("is at migration {version}: `receiptd run` brings it to {known}"))]
+        }
+        Ok(Some(version)) => {
+            vec![
+                Finding::ok("schema", format!("is at migration {version}")),
+                watched(store).await,
+                partitions(store).await,
+                lease(store).await,
+            ]
+        }
+    }
+}
+
+async fn watched(store: &Store) -> Finding {
+    match store.count_watched().await {
+        Err(error) => asked("watched", &error),
+        Ok(Watched { quarantined, .. }) if quarantined > 0 => {
+            let found = format!("Tencent Chat refuses {quarantined} groups");
+            Finding::mind("watched", found, "`receiptd watch list --state quarantined` says which and why")
+        }
+        Ok(Watched { groups, messages, .. }) => {
+            Finding::ok("watched", format!("{messages} messages in {groups} groups of this app are polled"))
+        }
+    }
+}
+
+async fn partitions(store: &Store) -> Finding {
+    match store.partitions().await.map(|partitions| retention::runway(&partitions, clock::now().date_naive())) {
+        Err(error) => asked("partitions", &error),
+        Ok(days) if days < RUNWAY => {
+            let found = format!("made for {days} days only, today included");
+            Finding::mind("partitions", found, "a running receiptd makes them every hour: its log says why it can't")
+        }
+        Ok(days) => Finding::ok("partitions", format!("made for {days} days, today included")),
+    }
+}
+
+async fn lease(store: &Store) -> Finding {
+    match store.look_at_lease().await {
+        Err(error) => asked("lease", &error),
+        Ok(lease) => Finding::ok(
+            "lease",
+            match lease.and_then(|lease| lease.holder) {
+                Some(holder) => format!("held by {holder}"),
+                None => "free: no receiptd polls this app".to_owned(),
+            },
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_role_lacks_is_named_with_the_statement_that_gives_it() {
+        let rights = |has_schema, may_create, owns_schema, foreign_tables| Rights {
+            role: "poller".to_owned(),
+            has_schema,
+            may_create,
+            owns_schema,
+            foreign_tables,
+        };
+        for (rights, part) in [
+            (rights(false, false, false, 0), "CREATE SCHEMA receiptd AUTHORIZATION poller"),
+            (rights(true, true, false, 3), "ALTER SCHEMA receiptd OWNER TO poller"),
+            (rights(true, false, true, 3), "make it their owner"),
+        ] {
+            assert!(missing(&rights).unwrap().1.contains(part), "{rights:?}");
+        }
+        assert!(missing(&rights(true, false, true, 0)).is_none() && missing(&rights(false, true, false, 0)).is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! Tencent Chat, step by step: is its name found, is it reached, is the clock right, does it accept the signature.
+
+use std::{net::IpAddr, time::Duration};
+
+use chrono::{DateTime, TimeDelta};
+use receiptd::{
+    chat::{Attempt, ChatClient, ChatSettings, Class, error_class},
+    clock,
+    config::Chat,
+    domain::{GroupId, MsgSeq, Timestamp},
+};
+use reqwest::{Url, header::DATE};
+
+use super::finding::{Finding, Verdict};
+
+/// No group has this id, hopefully: the service answers that it is gone, and has accepted the signature by then.
+const NO_GROUP: &str = "receiptd-check";
+
+/// A clock that is further off makes signatures that are not valid yet, or sees them expire too late.
+const CLOCK: TimeDelta = TimeDelta::seconds(60);
+
+/// Looks at the service: at each of its domains, and then by a call.
+pub async fn look(chat: Chat, request_timeout: Duration) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (number, url) in chat.destination.urls().iter().enumerate() {
+        match reach(url, request_timeout).await {
+            Ok(reached) => findings.extend(reached),
+            // Calls go to the first one while it is reached.
+            Err(failed) if number > 0 => findings.push(Finding { verdict: Verdict::Mind, ..failed }),
+            Err(failed) => findings.push(failed),
+        }
+    }
+    findings.push(call(chat, request_timeout).await);
+    findings
+}
+
+async fn reach(url: &str, request_timeout: Duration) -> Result<Vec<Finding>, Finding> {
+    let parsed =
+        Url::parse(url).map_err(|error| Finding::failed("dns", format!("{url}: {error}"), "correct chat.endpoint"))?;
+    let (host, port) = (parsed.host_str().unwrap_or_default(), parsed.port_or_known_default().unwrap_or(443));
+    let mut findings = Vec::new();
+    if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
+        let addresses = tokio::net::lookup_host((host, port)).await.map(Iterator::count).unwrap_or_default();
+        if addresses == 0 {
+            return Err(Finding::failed(
+                "dns",
+                format!("{host} is not found"),
+                "see /etc/resolv.conf: does this machine resolve names of the Internet?",
+            ));
+        }
+        findings.push(Finding::ok("dns", format!("{host} has {addresses} addresses")));
+    }
+    let check = if parsed.scheme() == "https" { "tls" } else { "connection" };
+    let date = connect(parsed.clone(), request_timeout).await.map_err(|found| {
+        let remedy = "is port 443 open to there, are CA certificates installed (Debian: ca-certificates), is the clock right, does something in between read along?";
+        Finding::failed(check, format!("{url}: {found}"), remedy)
+    })?;
+    findings.push(Finding::ok(check, format!("{url} is reached")));
+    findings.extend(date.map(|date| clock_of(host, date, clock::now())));
+    Ok(findings)
+}
+
+/// Connects without a signature. The time by the server's clock, if it tells.
+async fn connect(url: Url, request_timeout: Duration) -> Result<Option<Timestamp>, String> {
+    // Another part of the process may have been first: any provider will do.
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().timeout(request_timeout).http1_only().build();
+    let client = client.map_err(|error| error.without_url().to_string())?;
+    let answer = client.head(url).send().await.map_err(|error| causes(&error.without_url()))?;
+    let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+    Ok(date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc()))
+}
+
+/// The error with what caused it: the last of them says what is wrong.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn clock_of(host: &str, theirs: Timestamp, ours: Timestamp) -> Finding {
+    let off = ours - theirs;
+    if off.abs() > CLOCK {
+        let found = format!("this machine's is {} s off that of {host}", off.num_seconds());
+        return Finding::failed("clock", found, "set it by NTP: signatures carry the time");
+    }
+    Finding::ok("clock", format!("this machine's agrees with that of {host}"))
+}
+
+/// One signed call: whatever is said of the group, the app and its signature were accepted.
+async fn call(chat: Chat, request_timeout: Duration) -> Finding {
+    let destination = chat.destination.to_string();
+    let settings = ChatSettings {
+        sdk_app_id: chat.sdk_app_id,
+        identifier: chat.identifier,
+        credential: chat.credential,
+        destination: chat.destination,
+        request_timeout,
+        max_connections: 1,
+    };
+    let asked = async || -> Result<Attempt, String> {
+        let client = ChatClient::new(settings).map_err(|error| error.to_string())?;
+        let group: GroupId = NO_GROUP.parse().map_err(|error| format!("{error}"))?;
+        let seq = MsgSeq::try_from(1).map_err(|error| error.to_string())?;
+        Ok(client.get_receipts(&group, &[seq]).await)
+    };
+    match asked().await {
+        Ok(attempt) => judge(&destination, &attempt),
+        Err(error) => Finding::failed("service", error, "see the section [chat] of the configuration"),
+    }
+}
+
+fn judge(destination: &str, attempt: &Attempt) -> Finding {
+    let failure = match (&attempt.outcome, attempt.class()) {
+        (Err(failure), class) if !matches!(class, Class::GroupFault | Class::Split | Class::Message) => failure,
+        _ => {
+            let found = format!("{destination} accepts the signature, in {} ms", attempt.latency.as_millis());
+            return Finding::ok("service", found);
+        }
+    };
+    let code = failure.code.map_or_else(String::new, |code| format!(" with code {code}"));
+    let remedy = failure.code.and_then(error_class::remedy).unwrap_or("docs/operators.md has a list of all codes");
+    Finding::failed("service", format!("{destination} refuses the call{code} ({})", failure.info), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_by_over_a_minute_fails() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        for (seconds, verdict) in
+            [(0, Verdict::Ok), (59, Verdict::Ok), (-61, Verdict::Failed), (3_600, Verdict::Failed)]
+        {
+            assert_eq!(clock_of("chat", now, now + TimeDelta::seconds(seconds)).verdict, verdict, "{seconds}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What `receiptd check` asks the database besides what the daemon does.
+
+use super::{
+    Store, StoreError,
+    statement::{query_as, query_scalar},
+    transaction::SHORT,
+};
+use crate::domain::Timestamp;
+
+/// What the role of the database may do, as far as receiptd needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rights {
+    /// Its name.
+    pub role: String,
+    /// Whether the schema is there.
+    pub has_schema: bool,
+    /// Whether it may make the schema.
+    pub may_create: bool,
+    /// Whether it owns the schema.
+    pub owns_schema: bool,
+    /// Tables in the schema that it does not own.
+    pub foreign_tables: i64,
+}
+
+impl Store {
+    /// The rights of the role that connects.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn rights(&self) -> Result<Rights, StoreError> {
+        let rights = query_as::<(String, bool, bool, bool, i64)>(
+            "SELECT current_user::text, n.oid IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
+                coalesce(pg_has_role(n.nspowner, 'USAGE'), false),
+                (SELECT count(*) FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'p', 'v')
+                    AND NOT pg_has_role(relowner, 'USAGE'))
+             FROM (VALUES (1)) AS one LEFT JOIN pg_namespace n ON n.nspname = 'receiptd'",
+        );
+        let (role, has_schema, may_create, owns_schema, foreign_tables) = self
+            .run("asking for the rights of the role", SHORT, async |database| rights.fetch_one(database).await)
+            .await?;
+        Ok(Rights { role, has_schema, may_create, owns_schema, foreign_tables })
+    }
+
+    /// The time by the database's clock.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn clock(&self) -> Result<Timestamp, StoreError> {
+        let now = query_scalar("SELECT clock_timestamp()");
+        self.run("asking the database for the time", SHORT, async |database| now.fetch_one(database).await).await
+    }
+}
