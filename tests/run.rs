@@ -57,12 +57,16 @@ impl Place {
     }
 
     fn spawn(&self, database: Option<&TestDatabase>) -> Child {
+        self.spawn_with(database, &[("WATCHDOG_USEC", "4000000")])
+    }
+
+    fn spawn_with(&self, database: Option<&TestDatabase>, variables: &[(&str, &str)]) -> Child {
         let config = self.write_config();
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
         command.args(["run", "--config"]).arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         command.env("NOTIFY_SOCKET", self.path("notify")).env("STATE_DIRECTORY", self.directory.path());
-        command.env("WATCHDOG_USEC", "4000000");
+        command.envs(variables.iter().copied());
         if let Some(database) = database {
             command.env("DATABASE_URL", database.url());
         }
@@ -257,6 +261,18 @@ async fn systemd_hears_what_is_polled_and_that_the_loop_turns() {
     // One at the start would show nothing.
     place.hears("WATCHDOG=1");
     place.hears("WATCHDOG=1");
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_systemd_that_does_not_listen_holds_up_nothing() {
+    let (place, database) = (Place::new("deaf", 200).await, TestDatabase::new().await);
+    let daemon = place.spawn_with(Some(&database), &[("WATCHDOG_USEC", "4000")]);
+    place.hears("READY=1");
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
+    // Fed every millisecond, the socket is full long before this: it holds some tens of messages.
+    place.simulator.wait_for_ended_calls(4).await;
     signal(&daemon, "-TERM");
     assert_eq!(end(daemon).0, Some(0));
 }

@@ -1,8 +1,16 @@
 //! What systemd is told: when the daemon is ready, what it is doing, that its loop still turns. Without systemd all of this
 //! does nothing.
+//!
+//! Who listens at the socket may stand still, and then a message waits for room there. So a thread of its own sends them, and
+//! what it has not sent yet is bounded: nothing here ever holds up the daemon.
 
 use std::{
-    sync::Arc,
+    env,
+    sync::{
+        Arc, OnceLock,
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,35 +23,41 @@ use crate::{report::Report, term::TermStatus};
 /// The status line is renewed this often.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
+/// So many messages may wait to be sent.
+const WAITING: usize = 64;
+
+/// What systemd is told.
+#[derive(Debug)]
+enum Message {
+    Ready,
+    Reloading,
+    Stopping,
+    Status(String),
+    Watchdog,
+}
+
 /// Tells systemd that the daemon polls, or stands by.
 pub fn notify_ready() {
-    notify(&[NotifyState::Ready]);
+    notify(Message::Ready);
 }
 
 /// Tells systemd that the settings are being read again; [`notify_ready`] ends it.
 pub fn notify_reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(_) => notify(&[NotifyState::Reloading]),
-    }
+    notify(Message::Reloading);
 }
 
 /// Tells systemd that the daemon stops.
 pub fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
+    notify(Message::Stopping);
 }
 
 /// What `systemctl status` shows.
 pub(super) fn notify_status(status: &str) {
-    notify(&[NotifyState::Status(status)]);
+    notify(Message::Status(status.to_owned()));
 }
 
 /// Keeps the status line up to date.
 pub(super) async fn tell_status(status: Arc<TermStatus>, stop: CancellationToken) {
-    // Set by systemd, and nobody else listens.
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
     let mut said = String::new();
     loop {
         let line = Report::of(&status, Instant::now()).to_string();
@@ -65,16 +79,41 @@ pub(super) async fn feed_watchdog(status: Arc<TermStatus>, stop: CancellationTok
     loop {
         let beats = status.progress().beats();
         if fed_at != Some(beats) {
-            notify(&[NotifyState::Watchdog]);
+            notify(Message::Watchdog);
             fed_at = Some(beats);
         }
         // The time that a stop takes counts as well: it is fed until the process ends.
-        tokio::select! { () = sleep(allowed / 4) => {} () = stop.cancelled() => return notify(&[NotifyState::Watchdog]) }
+        tokio::select! { () = sleep(allowed / 4) => {} () = stop.cancelled() => return notify(Message::Watchdog) }
     }
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "systemd could not be told");
+/// Hands a message to the thread that sends them. Where too many wait, nobody listens, and it is dropped.
+fn notify(message: Message) {
+    static SENDER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
+    if let Some(sender) = SENDER.get_or_init(start_to_send) {
+        _ = sender.try_send(message);
+    }
+}
+
+/// Starts the thread that sends, if there is anybody to send to.
+fn start_to_send() -> Option<SyncSender<Message>> {
+    env::var_os("NOTIFY_SOCKET")?;
+    let (sender, messages) = sync_channel(WAITING);
+    let started = thread::Builder::new().name("systemd".to_owned()).spawn(move || messages.iter().for_each(send));
+    started.ok().map(|_| sender)
+}
+
+fn send(message: Message) {
+    let sent = match &message {
+        Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Message::Reloading => {
+            NotifyState::monotonic_usec_now().and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]))
+        }
+        Message::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Message::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
+        Message::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
+    };
+    if let Err(error) = sent {
+        tracing::warn!(error = &error as &dyn std::error::Error, ?message, "systemd could not be told");
     }
 }
