@@ -88,6 +88,14 @@ stay_off() {
     fi
 }
 
+# groff, for the test of the manual pages.
+need_groff() {
+    command -v groff >/dev/null && return
+    try_to_install groff-base
+    command -v groff >/dev/null ||
+        lacking "groff was not found: install it (on Debian and Ubuntu: sudo apt-get install groff-base), then run this again"
+}
+
 # A browser, for the test of the page.
 need_chromium() {
     command -v chromium >/dev/null && return

@@ -4,12 +4,14 @@
 //! Answers go to standard output, errors and logs to standard error. Secrets are never arguments.
 
 mod check;
+mod completions;
 mod config;
 mod database;
 mod demo;
 mod exit;
 mod explain;
 mod export;
+mod man;
 mod migrate;
 mod moment;
 mod plan;
@@ -74,6 +76,8 @@ enum Command {
     Usersig(usersig::Arguments),
     Watch(watch::Arguments),
     Export(export::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 impl Command {
@@ -94,6 +98,8 @@ impl Command {
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
             Self::Watch(arguments) => watch::execute(arguments, global).await,
             Self::Export(arguments) => export::execute(&arguments, global).await,
+            Self::Completions(arguments) => completions::execute(&arguments),
+            Self::Man(arguments) => man::execute(&arguments),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line as its users meet it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, path::Path, process::Stdio};
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -136,4 +136,69 @@ fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_receiptd"));
     let output = command.args(["check", "--offline", "--config", REFERENCE]).stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+/// A manual page, of which groff has nothing to complain.
+fn man(page: &[&str]) -> String {
+    let (code, page, _) = run(receiptd().arg("man").args(page));
+    assert_eq!(code, 0);
+    let mut groff = std::process::Command::new("groff");
+    groff
+        .args(["-man", "-Tutf8", "-ww", "-rLL=1000n", "-P-cbou"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut groff = groff.spawn().unwrap();
+    groff.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = groff.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_manual_has_every_command_with_its_options_and_every_exit_code() {
+    let (manual, help) = (man(&[]), run(receiptd().arg("--help")).1);
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names: Vec<&str> = commands
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.len() > 14, "{names:?}");
+    for name in names.iter().filter(|name| **name != "help") {
+        assert!(manual.contains(&format!("receiptd {name}")), "{name}");
+        let options = run(receiptd().args([name, "--help"])).1;
+        for option in options.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 4) {
+            let option = option.trim_end_matches(|end: char| !end.is_ascii_alphanumeric());
+            assert!(manual.contains(option), "{name} {option}");
+        }
+    }
+    let codes =
+        include_str!("../src/cli/exit.rs").lines().filter_map(|line| line.strip_prefix("//! | ")?.split(' ').next());
+    for code in codes.filter(|code| code.parse::<u8>().is_ok()) {
+        assert!(manual.lines().any(|line| line.trim_start().starts_with(code)), "{code}");
+    }
+}
+
+#[test]
+fn the_manual_of_the_settings_has_every_key_with_its_default() {
+    let manual = man(&["receiptd.toml"]);
+    let settings =
+        include_str!("../config/receiptd.toml").lines().filter(|line| line.contains(" = ") && !line.starts_with("# "));
+    for setting in settings.filter(|line| !line.starts_with(' ')) {
+        let setting = setting.trim_start_matches('#');
+        assert!(manual.contains(setting), "{setting} is not in\n{manual}");
+    }
+    assert!(manual.contains("{ until = \"1h\", every = \"1m\" }, { until = \"24h\""), "{manual}");
+}
+
+#[test]
+fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(receiptd().args(["completions", shell]));
+        assert!(
+            code == 0 && ["explain", "more-messages", "retention"].iter().all(|word| script.contains(word)),
+            "{shell}"
+        );
+    }
 }

@@ -1,0 +1,25 @@
+//! `receiptd completions`: what shells need to complete commands and options.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory};
+use clap_complete::{Shell, generate};
+
+use super::Cli;
+
+/// Print the completions for a shell
+#[derive(Args)]
+pub struct Arguments {
+    /// bash, zsh, fish, elvish or powershell
+    shell: Shell,
+}
+
+pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut completions = Vec::new();
+    generate(arguments.shell, &mut Cli::command(), "receiptd", &mut completions);
+    io::stdout().lock().write_all(&completions)?;
+    Ok(ExitCode::SUCCESS)
+}
