@@ -1,5 +1,7 @@
 //! Watching from SQL: idempotent, set-based, refused where there are no receipts, and never in a deadlock.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use sqlx::AssertSqlSafe;
 
@@ -69,7 +71,13 @@ async fn groups_without_receipts_are_refused_with_the_reason() {
 #[tokio::test]
 async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose_any() {
     let mut rig = Rig::new().await;
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(40).connect(&rig.database.url()).await.unwrap();
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(40)
+        // They queue for their turn, on a slow machine for long.
+        .acquire_timeout(Duration::from_secs(300))
+        .connect(&rig.database.url())
+        .await
+        .unwrap();
     let calls = (0..1_000_i64).map(|call| {
         let pool = &pool;
         async move {
@@ -98,6 +106,47 @@ async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose
     let deadlocks: i64 = rig.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
     assert_eq!(deadlocks, 0);
     rig.stop().await;
+}
+
+/// Watches a message again while `holder` has it, and gives how many messages that opened once `end` ended the transaction.
+async fn watched_again_while(rig: &Rig, holder: &'static str, end: &'static str) -> i64 {
+    let mut open = rig.pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN").execute(&mut *open).await.unwrap();
+    sqlx::raw_sql(holder).execute(&mut *open).await.unwrap();
+    let pool = rig.pool.clone();
+    let again = tokio::spawn(async move {
+        let watch = sqlx::query_scalar("SELECT receiptd.watch_messages(1400000000, 'g', '{1}')");
+        watch.fetch_one(&pool).await.unwrap()
+    });
+    // Either it waits for the holder by now, or it has returned.
+    while !again.is_finished()
+        && rig.count("pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").await == 0
+    {
+        tokio::task::yield_now().await;
+    }
+    sqlx::raw_sql(end).execute(&mut *open).await.unwrap();
+    again.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_message_that_somebody_holds_is_watched_again_all_the_same() {
+    let rig = Rig::stopped(simulator_config()).await;
+    let hold = "SELECT FROM receiptd.watched_messages FOR NO KEY UPDATE";
+    let archive = "WITH gone AS (DELETE FROM receiptd.watched_messages RETURNING *)
+        INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num,
+            receipt_code, first_polled_at, last_changed_at, known_until)
+        SELECT group_key, msg_seq, sent_at, state, closed_at, 7, 3, 0, now(), now(), now() FROM gone
+        ON CONFLICT (group_key, msg_seq) DO UPDATE SET state = EXCLUDED.state, closed_at = EXCLUDED.closed_at";
+    for (holder, end, known) in
+        [(hold, "COMMIT", None), (hold, "ROLLBACK", None), (archive, "ROLLBACK", None), (archive, "COMMIT", Some(7))]
+    {
+        rig.watch("g", [1]).await;
+        rig.value::<i64>("SELECT receiptd.unwatch_messages(1400000000, 'g')").await;
+        assert_eq!(watched_again_while(&rig, holder, end).await, 1, "{holder} {end}");
+        let found: (String, Option<i32>) =
+            sqlx::query_as("SELECT state, read_num FROM receiptd.latest_receipts").fetch_one(&rig.pool).await.unwrap();
+        assert_eq!(found, ("active".to_owned(), known), "{holder} {end}");
+    }
 }
 
 #[tokio::test]

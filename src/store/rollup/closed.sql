@@ -1,8 +1,13 @@
 -- $1 app, $2 until: messages whose watching has ended leave the hot table, once all that is known of them is folded.
-WITH leaving AS (
-    DELETE FROM receiptd.watched_messages w USING receiptd.watched_groups g
-    WHERE g.group_key = w.group_key AND g.sdk_app_id = $1 AND w.state <> 'active' AND w.closed_at < $2
+-- One that somebody holds, for instance to watch it again, has time until the next roll-up.
+WITH free AS (
+    SELECT w.group_key, w.msg_seq FROM receiptd.watched_messages w JOIN receiptd.watched_groups g USING (group_key)
+    WHERE g.sdk_app_id = $1 AND w.state <> 'active' AND w.closed_at < $2
         AND (w.first_polled_at IS NULL OR w.known_until < $2)
+    FOR UPDATE OF w SKIP LOCKED
+), leaving AS (
+    DELETE FROM receiptd.watched_messages w USING free f
+    WHERE w.group_key = f.group_key AND w.msg_seq = f.msg_seq
     RETURNING w.*
 )
 INSERT INTO receiptd.message_milestones AS m (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num,
