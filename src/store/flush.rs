@@ -33,15 +33,6 @@ pub enum Committed {
     Gone(SlotId),
 }
 
-/// What earlier attempts to write the same recordings have met.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Caution {
-    /// One ended without an answer: it may have been committed.
-    pub unanswered: bool,
-    /// One waited in vain for a lock.
-    pub locked: bool,
-}
-
 /// What a flush did.
 #[derive(Debug, Default)]
 pub(super) struct Flushed {
@@ -50,11 +41,12 @@ pub(super) struct Flushed {
     pub left: HashSet<SlotId>,
 }
 
-/// Writes the recordings and tells what became of their slots.
-pub(super) async fn flush(store: &Store, recordings: &[Recording], caution: Caution) -> Result<Flushed, StoreError> {
+/// Writes the recordings and tells what became of their slots. `unanswered` says that an earlier attempt to write them ended
+/// without an answer: it may have been committed.
+pub(super) async fn flush(store: &Store, recordings: &[Recording], unanswered: bool) -> Result<Flushed, StoreError> {
     let wrote = oldest_of_each_hour(recordings);
     store
-        .run_recording(DOING, SHORT, wrote, async |database| write_what_is_free(database, recordings, caution).await)
+        .run_recording(DOING, SHORT, wrote, async |database| write_what_is_free(database, recordings, unanswered).await)
         .await
 }
 
@@ -74,17 +66,15 @@ pub(super) fn oldest_of_each_hour(recordings: &[Recording]) -> Vec<Timestamp> {
 async fn write_what_is_free(
     connection: &mut PgConnection,
     recordings: &[Recording],
-    caution: Caution,
+    unanswered: bool,
 ) -> Result<Flushed, sqlx::Error> {
     let all: Vec<&Recording> = recordings.iter().collect();
-    let stored = if caution.unanswered { already_stored(connection, &all).await? } else { HashSet::new() };
+    let stored = if unanswered { already_stored(connection, &all).await? } else { HashSet::new() };
     let (stored, fresh): (Vec<&Recording>, Vec<&Recording>) =
         all.into_iter().partition(|recording| stored.contains(&recording.slot_id));
     let locked = lock_slots(connection, &fresh).await?;
     let mut left = held_slots(connection, &fresh, &locked).await?;
-    if caution.locked {
-        left.extend(held_rows(connection, &fresh).await?);
-    }
+    left.extend(held_rows(connection, &fresh).await?);
     let free: Vec<&Recording> = fresh.into_iter().filter(|recording| !left.contains(&recording.slot_id)).collect();
     let mut committed = write(connection, &free, &locked).await?;
     committed.extend(stand(connection, &stored).await?);

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::flush::Committed;
 use super::{
     Store, StoreError,
-    flush::{Caution, Flushed, flush},
+    flush::{Flushed, flush},
     set_aside::write_apart,
     sqlstate::Remedy,
 };
@@ -225,9 +225,9 @@ impl Recorder {
 
     /// Writes one part until it is written or refused. The error says why there is no use in going on.
     async fn write_part(&mut self, part: &[Recording], how: How) -> Result<Written, Reason> {
-        let (mut wait, mut caution) = (FIRST_WAIT, Caution::default());
+        let (mut wait, mut unanswered) = (FIRST_WAIT, false);
         loop {
-            let error = match self.attempt(part, how, caution).await {
+            let error = match self.attempt(part, how, unanswered).await {
                 Ok(()) => return Ok(Written::Done),
                 Err(StoreError::LeaseLost { .. }) => return Err(Reason::LeaseLost),
                 Err(error) => error,
@@ -235,8 +235,7 @@ impl Recorder {
             let sqlstate = error.sqlstate();
             let class = sqlstate.clone().unwrap_or_else(|| "none".to_owned());
             metrics::counter!("receiptd_flush_failures_total", "sqlstate" => class).increment(1);
-            caution.unanswered |= sqlstate.is_none();
-            caution.locked |= sqlstate.as_deref() == Some("55P03");
+            unanswered |= sqlstate.is_none();
             match (error.remedy(), how) {
                 (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
                 (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused),
@@ -251,7 +250,7 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&mut self, part: &[Recording], how: How, caution: Caution) -> Result<(), StoreError> {
+    async fn attempt(&mut self, part: &[Recording], how: How, unanswered: bool) -> Result<(), StoreError> {
         let start = Instant::now();
         let flushed = match (how, part) {
             (How::Apart, [recording]) => {
@@ -263,7 +262,7 @@ impl Recorder {
                 );
                 aside.flushed
             }
-            _ => flush(&self.store, part, caution).await?,
+            _ => flush(&self.store, part, unanswered).await?,
         };
         if self.settings.is_stuck.swap(false, Ordering::Relaxed) {
             tracing::info!("what polls bring back is stored again");

@@ -1,6 +1,7 @@
 //! Giving new messages a slot, in one transaction, and splitting slots that are larger than a batch.
 //!
-//! Slots are locked before the messages in them, in the order of their ids, as everywhere.
+//! Slots are locked before the messages in them, both in the order of their ids, as everywhere: owners lock them too, and a
+//! deadlock would fail one of the two.
 
 use std::collections::HashMap;
 
@@ -55,9 +56,11 @@ impl Store {
         let split = query_as(
             "WITH source AS (
                 SELECT * FROM receiptd.poll_slots WHERE slot_id = $1 FOR UPDATE
+            ), held AS (
+                SELECT m.group_key, m.msg_seq FROM receiptd.watched_messages m JOIN source s USING (group_key, slot_id)
+                ORDER BY m.msg_seq FOR NO KEY UPDATE OF m
             ), surplus AS (
-                SELECT m.group_key, m.msg_seq, ((row_number() OVER (ORDER BY m.msg_seq) - 1) / $2) AS part
-                FROM receiptd.watched_messages m JOIN source s USING (group_key, slot_id)
+                SELECT group_key, msg_seq, ((row_number() OVER (ORDER BY msg_seq) - 1) / $2) AS part FROM held
             ), parts AS MATERIALIZED (
                 SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
                 FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
@@ -204,9 +207,15 @@ async fn place_messages(
         }
     }
     query(
-        "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id
-         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
-         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'",
+        "WITH joining AS (
+            SELECT m.group_key, m.msg_seq, u.slot_id
+            FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
+            JOIN receiptd.watched_messages m USING (group_key, msg_seq)
+            WHERE m.slot_id IS NULL AND m.state = 'active'
+            ORDER BY m.group_key, m.msg_seq FOR NO KEY UPDATE OF m
+         )
+         UPDATE receiptd.watched_messages m SET slot_id = j.slot_id
+         FROM joining j WHERE m.group_key = j.group_key AND m.msg_seq = j.msg_seq",
     )
     .bind(groups)
     .bind(seqs)

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::{Committed, Locked, rows::latency_millis, slots_of};
 use crate::{
     chat::Attempt,
-    domain::Timestamp,
+    domain::{MsgSeq, Timestamp},
     recording::Recording,
     slot::{GroupKey, SlotId},
     store::statement::{query_as, query_scalar},
@@ -51,26 +51,41 @@ pub(in crate::store) async fn held_slots(
     Ok(recordings.iter().filter(is_held).map(|recording| recording.slot_id).collect())
 }
 
-/// The slots of recordings of which somebody else holds the row of the group or of a message that is to be written.
+/// The slots of recordings of which somebody else holds the row of the group or of a message that is to be written. All
+/// messages of a slot that is merged into another are.
 pub(super) async fn held_rows(
     connection: &mut PgConnection,
     recordings: &[&Recording],
 ) -> Result<HashSet<SlotId>, sqlx::Error> {
+    let mut held = held_messages(connection, recordings).await?;
+    held.extend(held_groups(connection, recordings).await?);
+    Ok(held)
+}
+
+async fn held_messages(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<HashSet<SlotId>, sqlx::Error> {
     let changed = recordings.iter().flat_map(|recording| {
-        recording
-            .messages
-            .iter()
-            .map(move |change| (recording.group_key, i64::from(change.seq.get()), recording.slot_id))
+        let row = move |seq: MsgSeq| (recording.group_key, i64::from(seq.get()), recording.slot_id);
+        recording.messages.iter().map(move |change| row(change.seq))
     });
-    let (mut groups, mut seqs, mut slots) = (vec![], vec![], vec![]);
-    for (group_key, seq, slot) in changed {
-        groups.push(group_key);
-        seqs.push(seq);
-        slots.push(slot);
+    let (groups, seqs, slots): (Vec<GroupKey>, Vec<i64>, Vec<SlotId>) = changed.collect();
+    let merging = recordings.iter().filter_map(|recording| {
+        let (absorbed, _) = recording.absorbs?;
+        Some((recording.group_key, absorbed, recording.slot_id))
+    });
+    let (merging_groups, absorbed, targets): (Vec<GroupKey>, Vec<SlotId>, Vec<SlotId>) = merging.collect();
+    if groups.is_empty() && absorbed.is_empty() {
+        return Ok(HashSet::new());
     }
-    let held_messages: Vec<SlotId> = query_scalar(
+    let held: Vec<SlotId> = query_scalar(
         "WITH wanted AS (
             SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
+            UNION
+            SELECT m.group_key, m.msg_seq, a.slot_id
+            FROM unnest($4::integer[], $5::bigint[], $6::bigint[]) AS a (group_key, absorbed, slot_id)
+            JOIN receiptd.watched_messages m ON m.group_key = a.group_key AND m.slot_id = a.absorbed
          ), free AS (
             SELECT m.group_key, m.msg_seq FROM receiptd.watched_messages m JOIN wanted USING (group_key, msg_seq)
             FOR NO KEY UPDATE OF m SKIP LOCKED
@@ -81,18 +96,28 @@ pub(super) async fn held_rows(
     .bind(groups)
     .bind(seqs)
     .bind(slots)
-    .fetch_all(&mut *connection)
+    .bind(merging_groups)
+    .bind(absorbed)
+    .bind(targets)
+    .fetch_all(connection)
     .await?;
-    let quarantines = recordings.iter().filter(|recording| recording.group.is_some());
-    let changing: Vec<GroupKey> = quarantines.clone().map(|recording| recording.group_key).collect();
+    Ok(held.into_iter().collect())
+}
+
+async fn held_groups(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<HashSet<SlotId>, sqlx::Error> {
+    let changing = || recordings.iter().filter(|recording| recording.group.is_some());
+    let groups: Vec<GroupKey> = changing().map(|recording| recording.group_key).collect();
+    if groups.is_empty() {
+        return Ok(HashSet::new());
+    }
     let free: Vec<GroupKey> = query_scalar(
         "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED",
     )
-    .bind(changing)
+    .bind(groups)
     .fetch_all(connection)
     .await?;
-    let held_groups = quarantines.filter(|recording| !free.contains(&recording.group_key));
-    Ok(held_messages.into_iter().chain(held_groups.map(|recording| recording.slot_id)).collect())
+    let held = changing().filter(|recording| !free.contains(&recording.group_key));
+    Ok(held.map(|recording| recording.slot_id).collect())
 }
 
 /// The slots of recordings that an attempt has stored of which no answer came: all of a recording is written in one
