@@ -15,6 +15,7 @@ mod retry;
 mod scenarios;
 mod schedule;
 mod slotter;
+mod starting;
 mod status;
 mod trouble;
 
@@ -32,8 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     call::Caller,
-    claim::Claim,
-    gate::{Admission, Gate},
+    gate::Gate,
     schedule::{Now, Schedule},
     trouble::Trouble,
 };
@@ -46,9 +46,9 @@ use crate::{
     domain::Timestamp,
     lease::Lease,
     pacing::Pacing,
-    recording::{KeepSnapshots, Poll, PollEnd, Recording},
+    recording::{KeepSnapshots, Recording},
     repeated::Repeated,
-    slot::{GroupKey, GroupState, Slot, SlotId},
+    slot::{GroupKey, SlotId},
     store::{Committed, Store, StoreError},
     term::Progress,
 };
@@ -56,12 +56,6 @@ use crate::{
 /// So many polls wait for their permit at most. It is what is read ahead: few enough that what an owner changes in SQL
 /// holds at the next poll, enough that the pacing never waits for the database.
 const AHEAD: usize = 40;
-
-/// After a failed read of the schedule it is tried again after this time.
-const READ_AGAIN: Duration = Duration::from_secs(1);
-
-/// While no poll may start it is looked this often whether one may.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How polls are made.
 #[derive(Debug, Clone)]
@@ -252,143 +246,6 @@ impl Poller {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
-        }
-    }
-
-    /// Starts as many polls as there is room for. Returns after how long to look again.
-    async fn start_polls(&mut self) -> Duration {
-        let room = self.room_left();
-        if room < AHEAD / 2 {
-            return Duration::from_secs(1);
-        }
-        if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
-            return LOOK_AGAIN;
-        }
-        if self.is_unsure
-            && let Err(error) = self.load().await
-        {
-            self.say(&error);
-            return READ_AGAIN;
-        }
-        let now = now();
-        let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
-            Admission::Open => (room, false),
-            Admission::Probe => (1, true),
-            Admission::Closed(until) => return until.saturating_duration_since(now.monotonic),
-        };
-        let schedule = &mut self.schedule;
-        let probes: Vec<SlotId> = self.probes.drain(..).filter(|slot| schedule.claim_unknown(*slot)).collect();
-        let mut claimed = probes.clone();
-        claimed.extend(self.schedule.claim_due(room.saturating_sub(probes.len()), now));
-        if claimed.is_empty() {
-            if is_probe {
-                self.caller.gate().probe_again(now.monotonic);
-            }
-            return self.until_next_due(now);
-        }
-        match self.read(&claimed).await {
-            Ok(slots) => {
-                if self.start(claimed, slots, &probes, is_probe) == 0 && is_probe {
-                    self.caller.gate().probe_again(now.monotonic);
-                }
-            }
-            Err(error) => {
-                self.say(&error);
-                // A slot may have been split without an answer.
-                self.is_unsure = true;
-                claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
-                return READ_AGAIN;
-            }
-        }
-        Duration::ZERO
-    }
-
-    fn say(&mut self, error: &StoreError) {
-        if let Some(count) = self.trouble.happened() {
-            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, count, advice, "the schedule can't be read: polling waits");
-        }
-    }
-
-    fn room_left(&self) -> usize {
-        let in_flight = self.settings.max_in_flight.saturating_sub(self.status.in_flight.load(Ordering::Relaxed));
-        in_flight.min(AHEAD.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
-    }
-
-    fn until_next_due(&self, now: Now) -> Duration {
-        let micros = self.schedule.until_next(now).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
-        Duration::from_micros(micros.unsigned_abs())
-    }
-
-    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again.
-    /// Returns how many will call.
-    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) -> usize {
-        let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
-        let mut calling = 0;
-        for slot in slots {
-            missing.remove(&slot.slot_id);
-            slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
-            let may_poll = match slot.group_state {
-                GroupState::Active => true,
-                GroupState::Quarantined => probes.contains(&slot.slot_id),
-                GroupState::Stopped => false,
-            };
-            if may_poll {
-                self.warn_of_unknown_cadence(&slot);
-                calling += usize::from(!slot.messages.is_empty());
-                self.spawn(slot, is_probe);
-            } else {
-                slot.absorbs.into_iter().for_each(|(other, _)| self.schedule.forget(other));
-                self.schedule.forget(slot.slot_id);
-            }
-        }
-        // Slots that do not exist any more.
-        missing.into_iter().for_each(|slot| self.schedule.forget(slot));
-        calling
-    }
-
-    fn spawn(&self, slot: Slot, is_probe: bool) {
-        let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
-        let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
-        let keep = self.settings.keep;
-        self.polls.spawn(async move {
-            let mut claim = claim;
-            let began = |claim: &mut Claim| {
-                claim.started();
-                caller.activity.began(metrics::note_lag(&slot, &cadences, clock::now()), Instant::now());
-            };
-            let poll = if slot.messages.is_empty() {
-                Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete }
-            } else {
-                caller.poll(&slot, is_probe, || began(&mut claim)).await
-            };
-            claim.started();
-            if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
-                return;
-            }
-            let cadence = cadences.of(slot.cadence.as_deref());
-            let recording = Recording::of(slot, poll, cadence, keep, clock::now());
-            let Ok(permit) = recorder.reserve().await else {
-                // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
-                ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
-                return;
-            };
-            claim.hand_over(&recording);
-            permit.send(recording);
-        });
-    }
-
-    fn warn_of_unknown_cadence(&mut self, slot: &Slot) {
-        let Some(name) = slot.cadence.as_deref().filter(|name| !self.cadences.has(name)) else { return };
-        // Once for each group; the bound keeps a mistake in a million groups from filling memory and log.
-        if self.warned.len() < 1_000 && self.warned.insert((slot.group_key, name.to_owned())) {
-            tracing::warn!(
-                group = %slot.group_id,
-                cadence = name,
-                "group {} names the cadence {name:?}, which the config lacks, so it gets the default: add [cadence.{name}] or \
-                 correct watched_groups.cadence",
-                slot.group_id
-            );
         }
     }
 }

@@ -16,10 +16,11 @@ use crate::{
     domain::Timestamp,
     pacing::{Grant, Pacer},
     poller::{
-        AHEAD, LOOK_AGAIN, READ_AGAIN,
+        AHEAD,
         asking::Asking,
         gate::{Admission, Gate},
         schedule::Schedule,
+        starting::{LOOK_AGAIN, READ_AGAIN},
     },
     recording::{KeepSnapshots, PollEnd, Recording},
     slot::{Slot, SlotId, StoredDue},

@@ -1,0 +1,166 @@
+//! Starting polls: which slots are taken out of the schedule now, and the task that polls one. Nothing is started while nothing
+//! could be stored, while the lease is not trusted, or while the gate is closed.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use super::{AHEAD, Poller, claim::Claim, gate::Admission, metrics, now, schedule::Now};
+use crate::{
+    clock,
+    recording::{Poll, PollEnd, Recording},
+    slot::{GroupState, Slot, SlotId},
+    store::StoreError,
+};
+
+/// After a failed read of the schedule it is tried again after this time.
+pub(super) const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// While no poll may start it is looked this often whether one may.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+impl Poller {
+    /// Starts as many polls as there is room for. Returns after how long to look again.
+    pub(super) async fn start_polls(&mut self) -> Duration {
+        let room = self.room_left();
+        if room < AHEAD / 2 {
+            return Duration::from_secs(1);
+        }
+        if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
+            return LOOK_AGAIN;
+        }
+        if self.is_unsure
+            && let Err(error) = self.load().await
+        {
+            self.say(&error);
+            return READ_AGAIN;
+        }
+        let now = now();
+        let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
+            Admission::Open => (room, false),
+            Admission::Probe => (1, true),
+            Admission::Closed(until) => return until.saturating_duration_since(now.monotonic),
+        };
+        let (claimed, probes) = self.claim(room, now);
+        if claimed.is_empty() {
+            if is_probe {
+                self.caller.gate().probe_again(now.monotonic);
+            }
+            return self.until_next_due(now);
+        }
+        match self.read(&claimed).await {
+            Ok(slots) => {
+                if self.start(claimed, slots, &probes, is_probe) == 0 && is_probe {
+                    self.caller.gate().probe_again(now.monotonic);
+                }
+            }
+            Err(error) => {
+                self.say(&error);
+                // A slot may have been split without an answer.
+                self.is_unsure = true;
+                claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
+                return READ_AGAIN;
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// Takes slots out of the schedule, probes first. Returns all of them, and which are probes.
+    fn claim(&mut self, room: usize, now: Now) -> (Vec<SlotId>, Vec<SlotId>) {
+        let schedule = &mut self.schedule;
+        let probes: Vec<SlotId> = self.probes.drain(..).filter(|slot| schedule.claim_unknown(*slot)).collect();
+        let due = self.schedule.claim_due(room.saturating_sub(probes.len()), now);
+        (probes.iter().copied().chain(due).collect(), probes)
+    }
+
+    fn say(&mut self, error: &StoreError) {
+        if let Some(count) = self.trouble.happened() {
+            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, count, advice, "the schedule can't be read: polling waits");
+        }
+    }
+
+    fn room_left(&self) -> usize {
+        let in_flight = self.settings.max_in_flight.saturating_sub(self.status.in_flight.load(Ordering::Relaxed));
+        in_flight.min(AHEAD.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
+    }
+
+    fn until_next_due(&self, now: Now) -> Duration {
+        let micros = self.schedule.until_next(now).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
+        Duration::from_micros(micros.unsigned_abs())
+    }
+
+    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again.
+    /// Returns how many will call.
+    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) -> usize {
+        let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
+        let mut calling = 0;
+        for slot in slots {
+            missing.remove(&slot.slot_id);
+            slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
+            let may_poll = match slot.group_state {
+                GroupState::Active => true,
+                GroupState::Quarantined => probes.contains(&slot.slot_id),
+                GroupState::Stopped => false,
+            };
+            if may_poll {
+                self.warn_of_unknown_cadence(&slot);
+                calling += usize::from(!slot.messages.is_empty());
+                self.spawn(slot, is_probe);
+            } else {
+                slot.absorbs.into_iter().for_each(|(other, _)| self.schedule.forget(other));
+                self.schedule.forget(slot.slot_id);
+            }
+        }
+        // Slots that do not exist any more.
+        missing.into_iter().for_each(|slot| self.schedule.forget(slot));
+        calling
+    }
+
+    fn spawn(&self, slot: Slot, is_probe: bool) {
+        let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
+        let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
+        let keep = self.settings.keep;
+        self.polls.spawn(async move {
+            let mut claim = claim;
+            let began = |claim: &mut Claim| {
+                claim.started();
+                caller.activity.began(metrics::note_lag(&slot, &cadences, clock::now()), Instant::now());
+            };
+            let poll = if slot.messages.is_empty() {
+                Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete }
+            } else {
+                caller.poll(&slot, is_probe, || began(&mut claim)).await
+            };
+            claim.started();
+            if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
+                return;
+            }
+            let cadence = cadences.of(slot.cadence.as_deref());
+            let recording = Recording::of(slot, poll, cadence, keep, clock::now());
+            let Ok(permit) = recorder.reserve().await else {
+                // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
+                ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
+                return;
+            };
+            claim.hand_over(&recording);
+            permit.send(recording);
+        });
+    }
+
+    fn warn_of_unknown_cadence(&mut self, slot: &Slot) {
+        let Some(name) = slot.cadence.as_deref().filter(|name| !self.cadences.has(name)) else { return };
+        // Once for each group; the bound keeps a mistake in a million groups from filling memory and log.
+        if self.warned.len() < 1_000 && self.warned.insert((slot.group_key, name.to_owned())) {
+            tracing::warn!(
+                group = %slot.group_id,
+                cadence = name,
+                "group {} names the cadence {name:?}, which the config lacks, so it gets the default: add [cadence.{name}] or \
+                 correct watched_groups.cadence",
+                slot.group_id
+            );
+        }
+    }
+}
