@@ -3,6 +3,7 @@
 //! Flows in: a group and message seqs. Flows out: an [`Attempt`]. It knows nothing of schedules, retries or databases.
 
 mod answer;
+mod body;
 mod client;
 mod destination;
 pub mod error_class;

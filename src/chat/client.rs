@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{StatusCode, Url, redirect};
+use reqwest::{Body, StatusCode, Url, header::CONTENT_TYPE, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     answer::Answer,
+    body::GuardedBody,
     destination::{Destination, Domains},
     error_class::Class,
     failure::Failure,
@@ -155,10 +156,19 @@ impl ChatClient {
         })
     }
 
-    /// Asks once for the receipts of `seqs` in `group`.
-    pub async fn get_receipts(&self, group: &GroupId, seqs: &[MsgSeq]) -> Attempt {
+    /// Asks once for the receipts of `seqs` in `group`. Whether it may is asked at the last moment, when the connection is
+    /// there: if not, the service is not called.
+    pub async fn get_receipts(
+        &self,
+        group: &GroupId,
+        seqs: &[MsgSeq],
+        may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
+    ) -> Attempt {
         let (called_at, start) = (clock::now(), Instant::now());
-        let exchange = self.exchange(group, seqs, called_at).await;
+        let exchange = match serde_json::to_vec(&Request::new(group, seqs)) {
+            Ok(content) => self.exchange(GuardedBody::new(content, may_send), called_at).await,
+            Err(error) => Err(Unanswered { status: None, info: format!("writing the request failed: {error}") }),
+        };
         self.note_reached(exchange.is_ok());
         let (http_status, outcome) = match exchange {
             Ok((status, body)) => (Some(status.as_u16()), Answer::read(seqs, status.as_u16(), &body)),
@@ -173,14 +183,14 @@ impl ChatClient {
         self.signer.renew()
     }
 
-    async fn exchange(
+    async fn exchange<F: Fn() -> bool + Send + Sync + Unpin + 'static>(
         &self,
-        group: &GroupId,
-        seqs: &[MsgSeq],
+        body: GuardedBody<F>,
         now: Timestamp,
     ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
         let url = self.url(now).map_err(|error| Unanswered { status: None, info: error })?;
-        let mut response = self.http.post(url).json(&Request::new(group, seqs)).send().await?;
+        let mut response =
+            self.http.post(url).header(CONTENT_TYPE, "application/json").body(Body::wrap(body)).send().await?;
         let status = response.status();
         let unanswered = |info: String| Unanswered { status: Some(status.as_u16()), info };
         let mut body = Vec::with_capacity(4_096);

@@ -80,13 +80,14 @@ impl Caller {
         let permit = self.stop.run_until_cancelled(self.pacing.permit()).await?;
         started.take().into_iter().for_each(|started| started());
         let is_refused = !is_probe && self.gate().fault().is_some();
-        // Looked at last of all: a process that stood still may have lost the lease meanwhile.
+        // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
         if is_refused || !self.lease.is_trusted() {
             return None;
         }
         let sent = Instant::now();
         self.activity.sent(sent);
-        let attempt = self.client.get_receipts(group, &batch).await;
+        let lease = self.lease.clone();
+        let attempt = self.client.get_receipts(group, &batch, move || lease.is_trusted()).await;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
         match &attempt.outcome {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cadence;
+mod calling;
 #[path = "../common/mod.rs"]
 mod common;
 mod error_classes;

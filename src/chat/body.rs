@@ -1,0 +1,48 @@
+//! The body of a call, given to the socket only if the call may still be made then: between the permit and the socket may lie
+//! a connection to set up, and the process may stand still at any moment.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// The content of a request, asked for when the connection is there and the head is written.
+pub(super) struct GuardedBody<F> {
+    content: Bytes,
+    may_send: F,
+}
+
+/// It may not be sent any more: the connection is closed before the request is whole, so the service has not been called.
+#[derive(Debug, thiserror::Error)]
+#[error("the call may not be made any more, and was not sent")]
+pub(super) struct NotSent;
+
+impl<F> GuardedBody<F> {
+    pub(super) fn new(content: impl Into<Bytes>, may_send: F) -> Self {
+        Self { content: content.into(), may_send }
+    }
+}
+
+impl<F: Fn() -> bool + Unpin> Body for GuardedBody<F> {
+    type Data = Bytes;
+    type Error = NotSent;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, NotSent>>> {
+        if self.content.is_empty() {
+            return Poll::Ready(None);
+        }
+        let content = std::mem::take(&mut self.content);
+        Poll::Ready(Some(if (self.may_send)() { Ok(Frame::data(content)) } else { Err(NotSent) }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.content.len() as u64)
+    }
+}

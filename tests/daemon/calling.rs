@@ -1,0 +1,49 @@
+//! One call: what is asked of its maker before the service hears of it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use receiptd::chat::{ChatClient, Destination, error_class::Class};
+use tokio::{io::AsyncReadExt, net::TcpListener};
+
+use crate::rig::{Rig, group, seq, simulator_config};
+
+#[tokio::test]
+async fn whether_a_call_may_be_made_is_asked_when_the_connection_is_there_and_it_is_not_made_without() {
+    let rig = Rig::stopped(simulator_config()).await;
+    // A service whose connections take long to set up.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = rig.settings.chat.clone();
+    settings.destination = Destination::Endpoint(format!("https://{}", listener.local_addr().unwrap()));
+    let slow = ChatClient::new(settings).unwrap();
+    let asked = Arc::new(AtomicBool::new(false));
+    let may_send = {
+        let asked = asked.clone();
+        move || {
+            asked.store(true, Ordering::Relaxed);
+            true
+        }
+    };
+    let seqs = [seq(1)];
+    let id = group("g");
+    tokio::select! {
+        attempt = slow.get_receipts(&id, &seqs, may_send) => panic!("there is no TLS there, but {attempt:?}"),
+        hello = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut hello = [0; 5];
+            connection.read_exact(&mut hello).await.unwrap();
+            hello
+        } => assert_eq!(hello[0], 22, "a handshake has begun"),
+    }
+    assert!(!asked.load(Ordering::Relaxed), "it was asked before the handshake was done");
+
+    let client = ChatClient::new(rig.settings.chat.clone()).unwrap();
+    let attempt = client.get_receipts(&id, &seqs, || false).await;
+    assert_eq!(attempt.class(), Class::Retry);
+    assert!(attempt.outcome.unwrap_err().info.contains("may not be made any more"));
+    assert_eq!(rig.simulator.ledger().calls(), 0);
+    client.get_receipts(&id, &seqs, || true).await;
+    assert_eq!(rig.simulator.ledger().calls(), 1);
+}
