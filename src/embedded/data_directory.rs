@@ -28,7 +28,15 @@ const LONGEST_SOCKET_DIR: usize = 104 - 16;
 #[derive(Debug)]
 pub(super) struct DataDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        // Closing the file would not do while a child that is just being started elsewhere in this process has it open too,
+        // until its exec.
+        _ = self.lock.unlock();
+    }
 }
 
 impl DataDirectory {
@@ -41,7 +49,7 @@ impl DataDirectory {
         }
         let path = path.canonicalize().map_err(file("resolving", path))?;
         let lock = lock(&path)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -182,6 +190,16 @@ mod tests {
         let path = place.path().canonicalize().unwrap();
         let expected = format!("{} is in use by another receiptd (process {}):", path.display(), process::id());
         assert!(refusal.starts_with(&expected), "{refusal}");
+        drop(first);
+        DataDirectory::open(place.path(), false).unwrap();
+    }
+
+    #[test]
+    fn a_child_that_is_being_started_does_not_keep_the_lock() {
+        let place = tempfile::tempdir().unwrap();
+        let first = DataDirectory::open(place.path(), false).unwrap();
+        // As between the fork and the exec of a child.
+        let _inherited = first.lock.try_clone().unwrap();
         drop(first);
         DataDirectory::open(place.path(), false).unwrap();
     }
