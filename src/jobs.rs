@@ -60,7 +60,7 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
         loop {
             let now = clock::now();
             if rollup.rings(now) || std::mem::take(&mut is_first) {
-                said(roll_up(&store, &settings.keep, now).await, &mut trouble, "snapshots could not be rolled up");
+                said(roll_up(&store, now).await, &mut trouble, "snapshots could not be rolled up");
             }
             if retention.rings(now) {
                 said(clean(&store, &settings.keep, now).await, &mut trouble, "old partitions could not be removed");
@@ -71,9 +71,9 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
     over.run_until_cancelled(jobs).await;
 }
 
-async fn roll_up(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), StoreError> {
+async fn roll_up(store: &Store, now: Timestamp) -> Result<(), StoreError> {
     let start = Instant::now();
-    rollup::catch_up(store, now, keep.kept_from(now), |_| {}).await?;
+    rollup::catch_up(store, now, |_| {}).await?;
     metrics::histogram!("receiptd_rollup_seconds").record(start.elapsed());
     if let Some(until) = store.rolled_up_until().await? {
         metrics::gauge!("receiptd_rolled_up_until_timestamp_seconds").set(until.timestamp() as f64);

@@ -82,6 +82,8 @@ pub struct Partition {
     pub day: NaiveDate,
     /// How far its removal is.
     pub stage: Stage,
+    /// Whether it was retention that began its removal, or was about to; else somebody detaches it to keep it.
+    pub is_marked: bool,
     /// What it takes on disk, with its indexes.
     pub bytes: i64,
     /// How many rows it has, by the database's estimate; `None` if it has none.
@@ -111,11 +113,6 @@ pub enum Verdict {
 }
 
 impl Retention {
-    /// From when on all snapshots and calls are kept; `None` if all are.
-    pub fn kept_from(&self, now: Timestamp) -> Option<Timestamp> {
-        [self.snapshots, self.calls].into_iter().flatten().min().map(|shortest| now - shortest)
-    }
-
     /// What becomes of a partition at `now`, when everything is rolled up until `rolled_up_until`.
     pub fn verdict(&self, partition: &Partition, rolled_up_until: Option<Timestamp>, now: Timestamp) -> Verdict {
         let kept = match partition.table {
@@ -125,8 +122,8 @@ impl Retention {
         let is_old = kept.is_some_and(|kept| partition.end() + kept <= now);
         match (is_old, partition.stage) {
             // Its removal has begun: it is not read any more.
-            (_, Stage::Detached | Stage::Detaching) => Verdict::Drop,
-            (false, Stage::Attached) => Verdict::Keep,
+            (_, Stage::Detached | Stage::Detaching) if partition.is_marked => Verdict::Drop,
+            (_, Stage::Detached | Stage::Detaching) | (false, Stage::Attached) => Verdict::Keep,
             (true, Stage::Attached) if rolled_up_until.is_some_and(|until| partition.end() <= until) => Verdict::Drop,
             (true, Stage::Attached) => Verdict::KeepUntilRolledUp,
         }
@@ -160,15 +157,14 @@ pub struct Removed {
 /// # Errors
 /// If the database fails. What was removed until then is removed.
 pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
-    let kept_from = retention.kept_from(now);
     for app in store.apps_that_polled().await? {
-        rollup::catch_up(&store.of_app(app), now, kept_from, |_| {}).await?;
+        rollup::catch_up(&store.of_app(app), now, |_| {}).await?;
     }
     let rolled_up_until = store.rolled_up_by_all().await?;
     let mut removed = Removed::default();
     for partition in store.partitions().await? {
         match retention.verdict(&partition, rolled_up_until, now) {
-            Verdict::Keep => {}
+            Verdict::Keep => store.keep_partition(&partition).await?,
             Verdict::KeepUntilRolledUp => removed.waiting += 1,
             Verdict::Drop if store.drop_partition(&partition).await? => {
                 tracing::info!(partition = partition.name(), bytes = partition.bytes, "dropped an old partition");
@@ -193,7 +189,7 @@ mod tests {
     }
 
     fn partition(table: Table, number: u32, stage: Stage) -> Partition {
-        Partition { table, day: day(number), stage, bytes: 1, rows: None }
+        Partition { table, day: day(number), stage, is_marked: true, bytes: 1, rows: None }
     }
 
     fn at(text: &str) -> Timestamp {
@@ -216,12 +212,16 @@ mod tests {
         }
         let calls = partition(Table::Calls, 10, Stage::Attached);
         assert_eq!(retention.verdict(&calls, rolled_up, at("2036-01-01T00:00:00Z")), Verdict::Keep, "for ever");
-        let begun = partition(Table::Calls, 10, Stage::Detaching);
-        assert_eq!(
-            retention.verdict(&begun, None, at("2026-11-11T00:00:00Z")),
-            Verdict::Drop,
-            "what was begun is ended"
-        );
+        for stage in [Stage::Detaching, Stage::Detached] {
+            let begun = partition(Table::Calls, 10, stage);
+            let verdict = |partition| retention.verdict(partition, None, at("2026-11-11T00:00:00Z"));
+            assert_eq!(verdict(&begun), Verdict::Drop, "what was begun is ended");
+            assert_eq!(
+                verdict(&Partition { is_marked: false, ..begun }),
+                Verdict::Keep,
+                "what others detach is theirs"
+            );
+        }
     }
 
     #[test]

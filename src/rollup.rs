@@ -42,23 +42,17 @@ pub fn hour_of(time: Timestamp) -> Timestamp {
     time.duration_trunc(TimeDelta::hours(1)).unwrap_or(time)
 }
 
-/// Rolls up what has come since the last time, and again what came late. `kept_from`: snapshots and calls of an earlier time
-/// may be gone, so that hours before it are left as they are. `progress` hears of each stretch that is done.
+/// Rolls up what has come since the last time, and again what came late. `progress` hears of each stretch that is done.
 ///
 /// # Errors
 /// If the database fails. What was done is kept.
-pub async fn catch_up(
-    store: &Store,
-    now: Timestamp,
-    kept_from: Option<Timestamp>,
-    mut progress: impl FnMut(Stretch),
-) -> Result<(), StoreError> {
+pub async fn catch_up(store: &Store, now: Timestamp, mut progress: impl FnMut(Stretch)) -> Result<(), StoreError> {
     let until = now - SETTLED_AFTER;
     if !store.mark_rolling_up(until).await? {
         return Ok(());
     }
     for hour in store.hours_to_redo().await? {
-        store.roll_up_again(hour, kept_from.is_none_or(|kept_from| hour >= kept_from)).await?;
+        store.roll_up_again(hour).await?;
     }
     while let Some(done) = store.roll_up_next(until).await? {
         progress(done);

@@ -85,7 +85,7 @@ async fn fill(url: &str, messages: i64, postmaster: u32) {
     let pool = PgPool::connect(url).await.unwrap();
     sqlx::raw_sql("VACUUM (ANALYZE)").execute(&pool).await.unwrap();
     let (start, cpu) = (Instant::now(), cost::cpu_of_family(postmaster));
-    catch_up(&store, until + SETTLED_AFTER, None, |_| {}).await.unwrap();
+    catch_up(&store, until + SETTLED_AFTER, |_| {}).await.unwrap();
     let (took, cpu) = (start.elapsed(), cost::cpu_of_family(postmaster) - cpu);
     let per_million = cpu.as_secs_f64() / (snapshots as f64 / 1e6);
     println!("rolled up in {took:.0?}: {per_million:.1} s of the database's processor time for a million snapshots");

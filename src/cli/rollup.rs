@@ -8,7 +8,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
     clock,
-    config::Config,
     domain::Timestamp,
     rollup::{catch_up, hour_of},
     store::Store,
@@ -19,7 +18,7 @@ use super::{Global, database::Opened, moment::Moment};
 /// Roll up what has come since the last time, or a span again
 ///
 /// The daemon does this by itself, see [jobs] in the configuration. To do it again changes nothing, and may be done beside
-/// the daemon. Only hours whose snapshots and calls are all kept are done again.
+/// the daemon. Of hours whose snapshots or calls are not kept any more, what is left of them changes nothing.
 #[derive(Args)]
 pub struct Arguments {
     /// Do it again from this hour on: a UTC day, RFC 3339, seconds since 1970, or how long ago, as 2d
@@ -32,15 +31,14 @@ pub struct Arguments {
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let opened = Opened::open(global).await?;
-    let done = roll_up(arguments, &opened.config, &opened.store).await;
+    let done = roll_up(arguments, &opened.store).await;
     opened.close().await?;
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn roll_up(arguments: &Arguments, config: &Config, store: &Store) -> anyhow::Result<()> {
+async fn roll_up(arguments: &Arguments, store: &Store) -> anyhow::Result<()> {
     let now = clock::now();
-    let kept_from = config.retention.kept_from(now);
-    let Some(from) = arguments.from else { return bring_up_to_date(store, now, kept_from).await };
+    let Some(from) = arguments.from else { return bring_up_to_date(store, now).await };
     let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
     let from = hour_of(from.at(now));
     let until = arguments.to.map_or(done, |to| to.at(now)).min(done);
@@ -48,24 +46,25 @@ async fn roll_up(arguments: &Arguments, config: &Config, store: &Store) -> anyho
     if hours == 0 {
         bail!("there is nothing to do: --from has to be before --to and before {done}, until when it was done");
     }
-    if let Some(kept_from) = kept_from.filter(|kept_from| from < *kept_from) {
-        eprintln!("Mind: of what is older than {kept_from} snapshots or calls may be gone: hourly rows before it stay");
-    }
     let bar = progress(hours);
+    let mut left = 0;
     for hour in (0..).map(|number| from + TimeDelta::hours(number)).take_while(|hour| *hour < until) {
         bar.set_message(hour.format("%Y-%m-%d %H:00").to_string());
-        store.roll_up_again(hour, kept_from.is_none_or(|kept_from| hour >= kept_from)).await?;
+        left += u64::from(!store.roll_up_again(hour).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();
     println!("{hours} hours were rolled up again, from {from} until {until}.");
+    if left > 0 {
+        println!("Of {left} of them snapshots or calls are not kept any more: their hourly rows stay as they were.");
+    }
     Ok(())
 }
 
-async fn bring_up_to_date(store: &Store, now: Timestamp, kept_from: Option<Timestamp>) -> anyhow::Result<()> {
+async fn bring_up_to_date(store: &Store, now: Timestamp) -> anyhow::Result<()> {
     let behind = store.rolled_up_until().await?.map_or(0, |done| (now - done).num_hours());
     let bar = progress(behind.unsigned_abs());
-    catch_up(store, now, kept_from, |stretch| {
+    catch_up(store, now, |stretch| {
         bar.set_message(stretch.until.format("%Y-%m-%d %H:%M").to_string());
         bar.inc(u64::from(stretch.completes().is_some()));
     })

@@ -66,7 +66,7 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
         bar.set_message(format!("{snapshots} snapshots"));
     }
     store.seed_slots(seed).await?;
-    rollup::catch_up(store, seed.until + rollup::SETTLED_AFTER, None, |stretch| {
+    rollup::catch_up(store, seed.until + rollup::SETTLED_AFTER, |stretch| {
         bar.set_message(format!("{snapshots} snapshots, rolled up until {}", stretch.until));
     })
     .await?;

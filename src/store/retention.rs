@@ -61,22 +61,23 @@ impl Store {
         self.run("looking how far the roll-ups are", SHORT, async |database| until.fetch_one(database).await).await
     }
 
-    /// All daily partitions, the oldest first, and those of which the removal was begun.
+    /// All daily partitions, the oldest first, and those that retention has detached.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
-        let partitions = query_as::<(bool, NaiveDate, Option<bool>, i64, i64)>(
-            "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending,
+        let partitions = query_as::<(bool, NaiveDate, Option<bool>, bool, i64, i64)>(
+            "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending, is_marked,
                 pg_total_relation_size(c.oid), c.reltuples::bigint
              FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+             CROSS JOIN LATERAL (SELECT coalesce(obj_description(c.oid, 'pg_class') = $1, false) AS is_marked) comment
              WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind = 'r'
                 AND c.relname ~ '^(receipt_snapshots|api_calls)_[0-9]{8}$'
-                AND (i.inhrelid IS NOT NULL OR obj_description(c.oid, 'pg_class') = $1)
+                AND (i.inhrelid IS NOT NULL OR is_marked)
              ORDER BY 2, 1",
         )
         .bind(MARK);
-        let partition = |(is_snapshots, day, is_detaching, bytes, rows)| Partition {
+        let partition = |(is_snapshots, day, is_detaching, is_marked, bytes, rows)| Partition {
             table: if is_snapshots { Table::Snapshots } else { Table::Calls },
             day,
             stage: match is_detaching {
@@ -84,6 +85,7 @@ impl Store {
                 Some(true) => Stage::Detaching,
                 None => Stage::Detached,
             },
+            is_marked,
             bytes,
             rows: Some(rows).filter(|rows| *rows >= 0),
         };
@@ -108,7 +110,33 @@ impl Store {
                     && self.detach(&format!("{detach} CONCURRENTLY"), Some(&detach)).await?
             }
         };
+        if !is_detached {
+            self.unmark(partition).await?;
+        }
         Ok(is_detached && self.change(&format!("DROP TABLE receiptd.{name}")).await?)
+    }
+
+    /// Takes back the mark of a partition that is to be kept.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn keep_partition(&self, partition: &Partition) -> Result<(), StoreError> {
+        if partition.is_marked { self.unmark(partition).await } else { Ok(()) }
+    }
+
+    /// Takes the mark off a partition unless its removal has begun: somebody may detach it by hand later, to keep it.
+    async fn unmark(&self, partition: &Partition) -> Result<(), StoreError> {
+        let (parent, name, day) = (partition.table.name(), partition.name(), partition.day);
+        let unmark = format!(
+            "DO $$ BEGIN
+                IF EXISTS (
+                    SELECT FROM pg_inherits WHERE inhrelid = to_regclass('receiptd.{name}') AND NOT inhdetachpending
+                ) THEN
+                    COMMENT ON TABLE receiptd.{name} IS '{parent} of the UTC day {day}.';
+                END IF;
+            END $$"
+        );
+        self.change(&unmark).await.map(drop)
     }
 
     /// Detaches outside of any transaction. Where that is not supported, `instead` does it under a short lock.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     domain::Timestamp,
+    retention::Table,
     rollup::{Stretch, hour_of},
 };
 
@@ -65,14 +66,14 @@ impl Store {
             .await
     }
 
-    /// Rolls up an hour again, as far as it had been; its hourly rows only if all of its snapshots and calls are there.
+    /// Rolls up an hour again, as far as it had been: its gaps only if its calls are still there, and its hourly rows only
+    /// if its snapshots are, too. True if all of it was done.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
-    pub async fn roll_up_again(&self, hour: Timestamp, is_whole: bool) -> Result<(), StoreError> {
+    pub async fn roll_up_again(&self, hour: Timestamp) -> Result<bool, StoreError> {
         let app = self.app();
-        self.run_fenced("rolling up an hour again", ROLLUP, async |database| again(database, app, hour, is_whole).await)
-            .await
+        self.run_fenced("rolling up an hour again", ROLLUP, async |database| again(database, app, hour).await).await
     }
 }
 
@@ -95,6 +96,7 @@ async fn next(connection: &mut PgConnection, app: i64, until: Timestamp) -> Resu
     };
     let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
     fold(connection, app, stretch, stretch.until).await?;
+    find_gaps(connection, app, stretch).await?;
     query(CLOSED).bind(app).bind(stretch.until).execute(&mut *connection).await?;
     if let Some(hour) = stretch.completes() {
         run(connection, HOURLY, app, hour).await?;
@@ -110,26 +112,44 @@ async fn next(connection: &mut PgConnection, app: i64, until: Timestamp) -> Resu
     Ok(Some(stretch))
 }
 
-async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp, is_whole: bool) -> Result<(), sqlx::Error> {
+async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp) -> Result<bool, sqlx::Error> {
     let done = mark(connection, app).await?.unwrap_or(hour);
     query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
         .bind(app)
         .bind(hour)
         .execute(&mut *connection)
         .await?;
-    let Some(stretch) = Stretch::next(hour, done) else { return Ok(()) };
+    let Some(stretch) = Stretch::next(hour, done) else { return Ok(true) };
     fold(connection, app, stretch, done).await?;
+    let has_calls = has_day(connection, Table::Calls, hour).await?;
+    if has_calls {
+        find_gaps(connection, app, stretch).await?;
+    }
+    let is_whole = has_calls && has_day(connection, Table::Snapshots, hour).await?;
     if let Some(hour) = stretch.completes().filter(|_| is_whole) {
         run(connection, HOURLY, app, hour).await?;
     }
     run(connection, SENT_EARLIER, app, stretch).await?;
-    run(connection, COVERAGE, app, stretch).await
+    run(connection, COVERAGE, app, stretch).await?;
+    Ok(is_whole)
 }
 
-/// Milestones, read rates and gaps.
+/// Whether the day of this hour is still part of the table.
+async fn has_day(connection: &mut PgConnection, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
+    let partition = format!("receiptd.{}_{}", table.name(), hour.format("%Y%m%d"));
+    let attached = query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1) AND NOT inhdetachpending)",
+    );
+    attached.bind(partition).fetch_one(connection).await
+}
+
+/// Milestones and read rates. What is gone of the span changes nothing about them.
 async fn fold(connection: &mut PgConnection, app: i64, stretch: Stretch, done: Timestamp) -> Result<(), sqlx::Error> {
     run(connection, MILESTONES, app, stretch).await?;
-    query(RATES).bind(app).bind(stretch.from).bind(stretch.until).bind(done).execute(&mut *connection).await?;
+    query(RATES).bind(app).bind(stretch.from).bind(stretch.until).bind(done).execute(connection).await.map(drop)
+}
+
+async fn find_gaps(connection: &mut PgConnection, app: i64, stretch: Stretch) -> Result<(), sqlx::Error> {
     query(
         "DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
          WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3",

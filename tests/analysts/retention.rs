@@ -153,6 +153,7 @@ async fn what_an_interrupted_run_has_begun_the_next_one_ends() {
     history.psql(
         "COMMENT ON TABLE receiptd.api_calls_20261118 IS 'Detached by retention, to be dropped.';
          ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118;
+         COMMENT ON TABLE receiptd.api_calls_20261119 IS 'Detached by retention, to be dropped.';
          UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd.api_calls_20261119'::regclass",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
@@ -174,6 +175,34 @@ async fn a_partition_that_somebody_has_detached_to_keep_it_is_left_alone() {
     let history = history().await;
     history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
+}
+
+#[tokio::test]
+async fn a_partition_that_somebody_is_detaching_to_keep_it_is_left_alone_too() {
+    let history = history().await;
+    history.psql(
+        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd.api_calls_20261118'::regclass",
+    );
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118 FINALIZE");
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap(), Removed::default());
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
+}
+
+#[tokio::test]
+async fn what_could_not_be_detached_is_not_taken_for_detached_by_retention_later() {
+    let history = history().await;
+    // A reader stands in the way of the short lock that has to do where there is a DEFAULT partition.
+    history.psql("CREATE TABLE receiptd.rest PARTITION OF receiptd.api_calls DEFAULT");
+    let mut reader = PgConnection::connect(&history.database.url()).await.unwrap();
+    let mut reading = reader.begin().await.unwrap();
+    sqlx::raw_sql("SELECT * FROM receiptd.api_calls").execute(&mut *reading).await.unwrap();
+    let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
+    assert_eq!((removed.partitions, removed.waiting), (3, 3));
+    reading.rollback().await.unwrap();
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118");
+    assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 2);
     assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
 }
 
