@@ -21,6 +21,8 @@ pub struct Fresh {
     pub seq: MsgSeq,
     /// When it was sent.
     pub sent_at: Timestamp,
+    /// Since when it is watched.
+    pub added_at: Timestamp,
 }
 
 /// The newest slot of a group.
@@ -62,8 +64,11 @@ pub fn pack(
         let room = open.map_or(0, |slot| batch_size - slot.messages).min(group.len());
         let (joining, rest) = group.split_at(room);
         let cadence = cadences.of(group[0].cadence.as_deref());
-        let mut fill = |slot_id, last_polled_at, messages: &[Fresh]| {
-            let first = messages.iter().map(|message| cadence.first_poll(last_polled_at, message.sent_at, now)).min();
+        let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[Fresh]| {
+            // A slot of its own is due since its messages are watched: what nobody polled meanwhile is a gap.
+            let since = |message: &Fresh| if slot_id.is_none() { now.min(message.added_at) } else { now };
+            let due = |message: &Fresh| cadence.first_poll(last_polled_at, message.sent_at, since(message));
+            let first = messages.iter().map(due).min();
             if let Some(due) = first {
                 let seqs = messages.iter().map(|message| message.seq).collect();
                 fills.push(Fill { slot_id, group_key, due, seqs });
@@ -89,8 +94,9 @@ mod tests {
     }
 
     fn fresh(group_key: GroupKey, seqs: std::ops::RangeInclusive<i64>) -> Vec<Fresh> {
-        let message = |seq| Fresh { group_key, cadence: None, seq: MsgSeq::try_from(seq).unwrap(), sent_at: now() };
-        seqs.map(message).collect()
+        let (cadence, sent_at, added_at) = (None, now(), now());
+        let seq = |seq| MsgSeq::try_from(seq).unwrap();
+        seqs.map(|number| Fresh { group_key, cadence: cadence.clone(), seq: seq(number), sent_at, added_at }).collect()
     }
 
     fn sizes(fills: &[Fill]) -> Vec<(Option<SlotId>, usize)> {
@@ -129,6 +135,18 @@ mod tests {
         let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::default(), now());
         assert_eq!(fills[0].due, now() + TimeDelta::minutes(1));
         assert_eq!(fills[1].due, now());
+    }
+
+    #[test]
+    fn a_new_slot_is_due_since_its_messages_are_watched() {
+        let watched = |added_at| Fresh { added_at, ..fresh(1, 1..=1).remove(0) };
+        let due = |messages: &[Fresh], open: &HashMap<GroupKey, OpenSlot>| {
+            pack(messages, open, 50, &Cadences::default(), now())[0].due
+        };
+        let (days_ago, later) = (now() - TimeDelta::days(2), now() + TimeDelta::hours(1));
+        assert_eq!(due(&[watched(now()), watched(days_ago)], &HashMap::new()), days_ago);
+        assert_eq!(due(&[watched(later)], &HashMap::new()), now(), "by the clock of a database that is fast");
+        assert_eq!(due(&[watched(days_ago)], &open(1, Some(now()))), now() + TimeDelta::minutes(1));
     }
 
     proptest! {

@@ -21,8 +21,8 @@ const READ_SLOTS: &str = "
     FROM receiptd.poll_slots s
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key
     CROSS JOIN LATERAL (
-        SELECT array_agg(msg_seq) AS seqs, array_agg(sent_at) AS sent_at, array_agg(read_num) AS read_num,
-            array_agg(unread_num) AS unread_num, array_agg(receipt_code) AS code,
+        SELECT array_agg(msg_seq) AS seqs, array_agg(coalesce(aged_from, sent_at)) AS sent_at,
+            array_agg(read_num) AS read_num, array_agg(unread_num) AS unread_num, array_agg(receipt_code) AS code,
             array_agg(first_polled_at IS NOT NULL) AS is_known, array_agg(known_until) AS known_until,
             array_agg(no_receipt_polls) AS no_receipt_polls
         FROM receiptd.watched_messages m

@@ -102,8 +102,8 @@ async fn slot_new_messages(
 }
 
 async fn fresh_messages(connection: &mut PgConnection, app: i64) -> Result<Vec<Fresh>, sqlx::Error> {
-    let rows: Vec<(GroupKey, Option<String>, i64, Timestamp)> = query_as(
-        "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at
+    let rows: Vec<(GroupKey, Option<String>, i64, Timestamp, Timestamp)> = query_as(
+        "SELECT m.group_key, g.cadence, m.msg_seq, coalesce(m.aged_from, m.sent_at), m.added_at
          FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
          WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1
          ORDER BY m.group_key, m.msg_seq LIMIT $2",
@@ -112,9 +112,9 @@ async fn fresh_messages(connection: &mut PgConnection, app: i64) -> Result<Vec<F
     .bind(CHUNK)
     .fetch_all(connection)
     .await?;
-    let fresh = |(group_key, cadence, seq, sent_at)| {
+    let fresh = |(group_key, cadence, seq, sent_at, added_at)| {
         let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Fresh { group_key, cadence, seq, sent_at })
+        Ok(Fresh { group_key, cadence, seq, sent_at, added_at })
     };
     rows.into_iter().map(fresh).collect()
 }

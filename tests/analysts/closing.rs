@@ -68,6 +68,23 @@ async fn watched_again_it_is_active_once_with_what_is_known_of_it() {
 }
 
 #[tokio::test]
+async fn watched_again_it_keeps_its_sending_and_is_polled_as_young_as_is_said() {
+    let watch = "SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2026-11-20 10:00Z')";
+    let times = "SELECT to_char(sent_at, 'HH24:MI'), to_char(aged_from, 'HH24:MI') FROM receiptd.watched_messages";
+    let (history, _) = closed().await;
+    history.psql(watch);
+    assert_eq!(history.psql(times), "08:30|10:00", "from the milestones");
+    history.close(1, "removed", "10:30");
+    history.psql(watch);
+    assert_eq!(history.psql(times), "08:30|10:00", "from the hot table");
+    history.psql("UPDATE receiptd.watched_messages SET known_until = '2026-11-20 10:30Z'");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.receipt_curve('g', 1, '1 hour')"), "3");
+    history.close(1, "removed", "10:30");
+    history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2026-11-20 08:00Z')");
+    assert_eq!(history.psql(times), "08:00|", "said to be older");
+}
+
+#[tokio::test]
 async fn an_import_brings_it_back_too() {
     let (history, _) = closed().await;
     let group: GroupId = "g".parse().unwrap();

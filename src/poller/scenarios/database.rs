@@ -162,7 +162,10 @@ impl Database {
         let is_fresh = |message: &Message| message.is_active && message.slot_id.is_none();
         let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
         let fresh: Vec<Fresh> = fresh
-            .map(|(key, message)| Fresh { group_key: key.0, cadence: None, seq: key.1, sent_at: message.sent_at })
+            .map(|(key, message)| {
+                let (sent_at, added_at) = (message.sent_at, message.sent_at);
+                Fresh { group_key: key.0, cadence: None, seq: key.1, sent_at, added_at }
+            })
             .collect();
         let open = |(id, row): (&SlotId, &SlotRow)| {
             let messages = self.messages.values().filter(|message| message.slot_id == Some(*id)).count();
