@@ -222,6 +222,11 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// This one after `earlier`: where it gives no counts, those that were known last stay known.
+    pub fn after(self, earlier: Option<Self>) -> Self {
+        Self { counts: self.counts.or(earlier.and_then(|earlier| earlier.counts)), ..self }
+    }
+
     /// True if the message has a receipt and nobody is left who has not read it.
     pub fn all_read(self) -> bool {
         self.code == 0 && self.counts.is_some_and(|counts| counts.unread == 0)

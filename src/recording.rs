@@ -115,7 +115,7 @@ pub struct Recording {
 pub struct MessageChange {
     /// The message.
     pub seq: MsgSeq,
-    /// Its latest receipt.
+    /// Its latest receipt, with the counts that were known last.
     pub receipt: Option<Receipt>,
     /// The poll that told something of it, if this one did.
     pub polled_at: Option<Timestamp>,
@@ -140,7 +140,7 @@ pub struct Snapshot {
     pub polled_at: Timestamp,
     /// The poll before that told something of this message.
     pub prior_polled_at: Option<Timestamp>,
-    /// The read count that it told.
+    /// The read count that was known then.
     pub prior_read_num: Option<u32>,
 }
 
@@ -188,7 +188,7 @@ impl Recording {
             let told = told.binary_search_by_key(&message.seq, |told| told.0).ok().map(|at| (told[at].1, told[at].2));
             let change = judge.change(message, told);
             let keeps = change.differs || keep == KeepSnapshots::EveryPoll;
-            if let Some((polled_at, receipt)) = change.polled_at.zip(change.receipt).filter(|_| keeps) {
+            if let Some((polled_at, (receipt, _))) = change.polled_at.zip(told).filter(|_| keeps) {
                 let prior_read_num = message.receipt.and_then(|receipt| receipt.counts).map(Counts::read);
                 let prior_polled_at = message.known_until;
                 snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at, prior_read_num });
@@ -282,7 +282,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn change(&self, message: &SlotMessage, told: Option<(Receipt, bool)>) -> MessageChange {
-        let receipt = told.map(|(receipt, _)| receipt);
+        let receipt = told.map(|(receipt, _)| receipt.after(message.receipt));
         let differs = receipt.is_some() && receipt != message.receipt;
         let no_receipt_polls = match receipt {
             Some(Receipt { code: 10061 | 10062, .. }) => message.no_receipt_polls.saturating_add(1),

@@ -186,15 +186,15 @@ impl Store {
         patience: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        self.run_recording(doing, patience, vec![], work).await
+        self.run_recording(doing, patience, None, work).await
     }
 
-    /// The same for what goes into the time series: `wrote` are the times of its rows, the oldest of each hour.
+    /// The same for what goes into the time series: `wrote` is the time of its oldest row.
     async fn run_recording<T>(
         &self,
         doing: &'static str,
         patience: Duration,
-        wrote: Vec<Timestamp>,
+        wrote: Option<Timestamp>,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;

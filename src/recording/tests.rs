@@ -201,6 +201,23 @@ fn a_message_without_receipt_is_closed_when_several_polls_have_said_so() {
 }
 
 #[test]
+fn a_receipt_that_ends_leaves_the_counts_that_were_known_last() {
+    let ended = record(slot(vec![message(1)]), answered(vec![(seq(1), NO_RECEIPT)]));
+    let change = ended.messages[0].clone();
+    assert_eq!(change.receipt, Some(Receipt { code: 10062, ..counted(1, 2) }));
+    assert_eq!(
+        (ended.snapshots[0].receipt, ended.snapshots[0].prior_read_num),
+        (NO_RECEIPT, Some(1)),
+        "as it was seen"
+    );
+    let held = SlotMessage { receipt: change.receipt, ..message(1) };
+    let again = record(slot(vec![held.clone()]), answered(vec![(seq(1), NO_RECEIPT)]));
+    assert!(again.snapshots.is_empty(), "the same once more is no change");
+    let back = record(slot(vec![held]), answered(vec![(seq(1), counted(2, 1))]));
+    assert_eq!((back.snapshots[0].receipt, back.snapshots[0].prior_read_num), (counted(2, 1), Some(1)));
+}
+
+#[test]
 fn an_old_message_is_polled_once_more_and_then_expired() {
     let old = SlotMessage { sent_at: noon() - TimeDelta::days(30), ..message(1) };
     let recording = record(slot(vec![old.clone(), message(2)]), answered(vec![(seq(1), counted(2, 1))]));
@@ -218,7 +235,7 @@ fn a_refused_message_is_set_aside_with_its_code_and_the_rest_goes_on() {
     let recording = record(slot(vec![message(1), message(2)]), poll);
     let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
     assert_eq!((change.seq, change.closed), (seq(2), Some(Closed::Rejected)));
-    assert_eq!(change.receipt, Some(Receipt { code: 10004, counts: None }));
+    assert_eq!(change.receipt, Some(Receipt { code: 10004, ..counted(1, 2) }), "what was known last stays known");
     assert!(!recording.is_empty);
 }
 

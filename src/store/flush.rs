@@ -44,23 +44,19 @@ pub(super) struct Flushed {
 /// Writes the recordings and tells what became of their slots. `unanswered` says that an earlier attempt to write them ended
 /// without an answer: it may have been committed.
 pub(super) async fn flush(store: &Store, recordings: &[Recording], unanswered: bool) -> Result<Flushed, StoreError> {
-    let wrote = oldest_of_each_hour(recordings);
+    let wrote = oldest(recordings);
     store
         .run_recording(DOING, SHORT, wrote, async |database| write_what_is_free(database, recordings, unanswered).await)
         .await
 }
 
-/// The times of what is written, the oldest of each hour.
-pub(super) fn oldest_of_each_hour(recordings: &[Recording]) -> Vec<Timestamp> {
-    let mut oldest: HashMap<i64, Timestamp> = HashMap::new();
-    for recording in recordings {
+/// The time of the oldest of what is written.
+pub(super) fn oldest(recordings: &[Recording]) -> Option<Timestamp> {
+    let times = |recording: &Recording| {
         let polled = recording.snapshots.iter().map(|snapshot| snapshot.polled_at);
-        for at in recording.attempts.iter().map(|attempt| attempt.called_at).chain(polled) {
-            let kept = oldest.entry(at.timestamp().div_euclid(3_600)).or_insert(at);
-            *kept = at.min(*kept);
-        }
-    }
-    oldest.into_values().collect()
+        recording.attempts.iter().map(|attempt| attempt.called_at).chain(polled).min()
+    };
+    recordings.iter().filter_map(times).min()
 }
 
 async fn write_what_is_free(

@@ -5,10 +5,7 @@ use sqlx::{Executor, PgConnection};
 
 use super::{
     Store, StoreError,
-    flush::{
-        Committed, Flushed, held_slots, lock_slots, oldest_of_each_hour, slots_of, write, write_messages,
-        write_snapshots,
-    },
+    flush::{Committed, Flushed, held_slots, lock_slots, oldest, slots_of, write, write_messages, write_snapshots},
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
@@ -25,7 +22,7 @@ pub(super) struct Aside {
 
 /// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside.
 pub(super) async fn write_apart(store: &Store, recording: &Recording) -> Result<Aside, StoreError> {
-    let wrote = oldest_of_each_hour(std::slice::from_ref(recording));
+    let wrote = oldest(std::slice::from_ref(recording));
     store
         .run_recording("setting aside what the tables refuse", SHORT, wrote, async |database| {
             apart(database, recording).await

@@ -215,13 +215,13 @@ impl Transaction {
     /// The same, if the lease is still the one of `fence`. From the moment it was seen to be so until the commit the row
     /// of the lease is locked against a successor.
     ///
-    /// `wrote` are times of the rows that were written, the oldest of each hour: those that have been rolled up already
-    /// are noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
+    /// `wrote` is the time of the oldest row that was written: the hours since then that have been rolled up already are
+    /// noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
     pub async fn end_fenced<T>(
         mut self,
         fence: &Fence,
         outcome: Result<Result<T, sqlx::Error>, Elapsed>,
-        wrote: Vec<Timestamp>,
+        wrote: Option<Timestamp>,
     ) -> Result<T, StoreError> {
         if matches!(outcome, Ok(Ok(_))) {
             let held = query_scalar::<bool>(
@@ -229,9 +229,17 @@ impl Transaction {
                     SELECT rolling_up_until FROM receiptd.poller_leases
                     WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 FOR SHARE
                 ), noted AS (
+                    -- Its own hour, and those since, at the end of which something else was known. A clock that is years
+                    -- behind is not followed over all of them.
                     INSERT INTO receiptd.rollup_redo (sdk_app_id, hour)
-                    SELECT $1, date_trunc('hour', wrote.at, 'UTC') FROM held, unnest($4::timestamptz[]) AS wrote (at)
-                    WHERE wrote.at < held.rolling_up_until
+                    SELECT $1, late.hour FROM held CROSS JOIN LATERAL (
+                        SELECT date_trunc('hour', $4, 'UTC') AS hour
+                        UNION
+                        SELECT generate_series(
+                            date_trunc('hour', greatest($4, held.rolling_up_until - interval '7 days'), 'UTC'),
+                            held.rolling_up_until - interval '1 microsecond', '1 hour')
+                    ) late
+                    WHERE $4 < held.rolling_up_until
                 )
                 SELECT true FROM held",
             );

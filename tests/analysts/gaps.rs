@@ -60,3 +60,53 @@ async fn a_gap_that_goes_on_is_told_while_it_does() {
     history.psql("UPDATE receiptd.poll_slots SET failures = 3");
     assert_eq!(history.psql(open), "p|t|t|2|failing");
 }
+
+const VIEW: &str =
+    "SELECT group_id, to_char(gap_from, 'DD HH24:MI'), to_char(gap_until, 'DD HH24:MI'), messages, reason, code
+    FROM receiptd.poll_coverage WHERE gap_until IS NOT NULL ORDER BY 1, 2";
+
+#[tokio::test]
+async fn a_gap_of_days_has_the_reason_that_its_last_failed_call_told() {
+    let history = History::new().await;
+    history.psql("SELECT receiptd.watch_group(1400000000, 'busy')");
+    // Refused, and probed a last time seven hours before the end; another group is polled meanwhile, and then nobody is.
+    history.call(1, "00:10", "03:00", "group_fault");
+    history.call(1, "00:10", "10:00", "success");
+    history.call(2, "00:30", "00:30", "success");
+    history.call(2, "01:30", "01:30", "success");
+    history.call(2, "01:40", "10:00", "success");
+    history.psql("SELECT receiptd.watch_group(1400000000, 'held up')");
+    history.call(3, "00:20", "10:00", "success");
+    history.roll_up("11:00").await;
+    assert_eq!(
+        history.psql(VIEW),
+        "busy|20 01:40|20 10:00|50|not_polling|\ng|20 00:10|20 10:00|50|group_fault|10002\nheld up|20 00:20|20 10:00|50|waiting|"
+    );
+}
+
+#[tokio::test]
+async fn a_gap_is_one_wherever_the_roll_up_was_cut() {
+    let history = History::new().await;
+    history.call(1, "09:00", "11:59:50", "success");
+    history.call(1, "09:01", "12:00:10", "success");
+    history.call(1, "13:00", "13:30", "success");
+    history.roll_up("12:00").await;
+    assert_eq!(history.psql(VIEW), "g|20 09:00|20 11:59|50|not_polling|");
+    history.roll_up("14:00").await;
+    let gaps = "g|20 09:00|20 12:00|100|not_polling|\ng|20 13:00|20 13:30|50|not_polling|";
+    assert_eq!(history.psql(VIEW), gaps);
+    for hour in ["12:00", "11:00", "09:00"] {
+        history.store.roll_up_again(crate::history::at(hour)).await.unwrap();
+        assert_eq!(history.psql(VIEW), gaps, "{hour} done again");
+    }
+}
+
+#[tokio::test]
+async fn messages_that_nobody_has_begun_to_poll_are_a_gap() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    let open = "SELECT group_id, gap_until IS NULL, duration > '1 day', messages, reason FROM receiptd.poll_coverage";
+    assert_eq!(history.psql(open), "", "it was watched just now");
+    history.psql("UPDATE receiptd.watched_messages SET added_at = now() - interval '2 days'");
+    assert_eq!(history.psql(open), "g|t|t|1|waiting");
+}

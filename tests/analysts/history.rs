@@ -63,6 +63,18 @@ impl History {
         }
     }
 
+    /// A poll of a message that said that it has no receipt.
+    pub fn no_receipt(&self, seq: i64, time: &str) {
+        let polled_at = at(time);
+        self.database.psql(&format!(
+            "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code, prior_polled_at, prior_read_num)
+             SELECT 1, {seq}, '{polled_at}', 10062, known_until, read_num FROM receiptd.watched_messages WHERE msg_seq = {seq};
+             UPDATE receiptd.watched_messages SET receipt_code = 10062,
+                first_polled_at = coalesce(first_polled_at, '{polled_at}'), last_changed_at = '{polled_at}',
+                known_until = '{polled_at}' WHERE msg_seq = {seq}"
+        ));
+    }
+
     /// A call for group `key` that was due at `due`.
     pub fn call(&self, key: i32, due: &str, called: &str, class: &str) {
         let answered = if class == "success" { 50 } else { 0 };
@@ -85,7 +97,7 @@ impl History {
 
     /// Rolls up everything before `until`.
     pub async fn roll_up(&self, until: &str) {
-        catch_up(&self.store, at(until) + SETTLED_AFTER, None, |_| {}).await.unwrap();
+        catch_up(&self.store, at(until) + SETTLED_AFTER, |_| {}).await.unwrap();
     }
 
     pub fn psql(&self, sql: &str) -> String {

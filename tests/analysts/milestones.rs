@@ -91,3 +91,39 @@ async fn the_read_speed_is_told_as_the_shortest_and_the_longest_time() {
     );
     assert_eq!(speed, "00:09:00|00:10:00|00:19:00|00:20:00||");
 }
+
+#[tokio::test]
+async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_left() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 4, 6)]);
+    history.no_receipt(1, "09:40");
+    let at_the_end = "SELECT read_num, unread_num, code FROM receiptd.receipts_at('2026-11-20 09:50Z')";
+    assert_eq!(history.psql(at_the_end), "4|6|10062");
+    history.roll_up("11:00").await;
+    assert_eq!(history.psql("SELECT read_num, unread_num, receipt_code FROM receiptd.message_milestones"), "4|6|10062");
+    assert_eq!(rates(&history, 1), "0.4|0.4||");
+    let hour = "SELECT reads_gained, reads_lost, unread_backlog FROM receiptd.group_receipts_hourly WHERE hour = '2026-11-20 09:00Z'";
+    assert_eq!(history.psql(hour), "4|0|6");
+    assert_eq!(
+        history
+            .psql("SELECT max(read_num) FROM receiptd.receipt_curve('g', 1, '10 minutes') WHERE age >= '40 minutes'"),
+        "4"
+    );
+    // The receipt is there again: what it has gained is counted from what was known.
+    history.polls(1, &[("10:10", 5, 5)]);
+    assert_eq!(history.psql(at_the_end), "4|6|10062", "as it was known then");
+    history.store.roll_up_again("2026-11-20T10:00:00Z".parse().unwrap()).await.unwrap();
+    let sum = "SELECT sum(reads_gained - reads_lost + reads_found) FROM receiptd.group_receipts_hourly";
+    assert_eq!(history.psql(sum), "5");
+}
+
+#[tokio::test]
+async fn a_poll_that_found_no_receipt_is_no_observation_of_nobody_having_read() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.no_receipt(1, "09:01");
+    history.polls(1, &[("09:20", 6, 4)]);
+    history.roll_up("10:00").await;
+    assert_eq!(milestones(&history, 1).await, "-<09:20 -<09:20 -<- -<-");
+}

@@ -35,11 +35,11 @@ const ROLLED_UP: &str = "
 async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_again() {
     let ((at_once, store, seed), (in_steps, other, _)) = tokio::join!(seeded(), seeded());
     let end = seed.until + SETTLED_AFTER;
-    catch_up(&store, end, None, |_| {}).await.unwrap();
+    catch_up(&store, end, |_| {}).await.unwrap();
     let mut now = seed.until - TimeDelta::days(4);
     for step in [7, 61, 3_600, 11, 1_440, 59].into_iter().cycle() {
         now = (now + TimeDelta::minutes(step)).min(end);
-        catch_up(&other, now, None, |_| {}).await.unwrap();
+        catch_up(&other, now, |_| {}).await.unwrap();
         if now == end {
             break;
         }
@@ -49,7 +49,7 @@ async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_a
     assert_eq!(rolled_up, in_steps.psql(ROLLED_UP));
     let first = seed.until - TimeDelta::days(3);
     for hour in [71, 3, 24, 25, 24, 50] {
-        store.roll_up_again(first + TimeDelta::hours(hour), true).await.unwrap();
+        store.roll_up_again(first + TimeDelta::hours(hour)).await.unwrap();
     }
     assert_eq!(rolled_up, at_once.psql(ROLLED_UP), "done again, it changes nothing");
 }
@@ -57,7 +57,7 @@ async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_a
 #[tokio::test]
 async fn no_read_is_counted_twice_or_lost() {
     let (database, store, seed) = seeded().await;
-    catch_up(&store, seed.until + SETTLED_AFTER, None, |_| {}).await.unwrap();
+    catch_up(&store, seed.until + SETTLED_AFTER, |_| {}).await.unwrap();
     let sums = database.psql(
         "SELECT sum(reads_gained - reads_lost + reads_found) = (SELECT sum(read_num) FROM receiptd.latest_receipts),
             sum(messages_sent) = (SELECT count(*) FROM receiptd.latest_receipts WHERE first_polled_at IS NOT NULL),
@@ -105,8 +105,39 @@ async fn the_hour_has_the_median_and_90th_percentile_of_messages_that_became_a_d
         history.polls(seq, &[("09:40", read, 10 - read)]);
     }
     let until = at("10:00") + TimeDelta::days(1);
-    catch_up(&history.store, until + SETTLED_AFTER, None, |_| {}).await.unwrap();
+    catch_up(&history.store, until + SETTLED_AFTER, |_| {}).await.unwrap();
     let aged = "SELECT hour, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h
         FROM receiptd.group_receipts_hourly WHERE messages_aged_24h > 0";
     assert_eq!(history.psql(aged), "2026-11-21 09:00:00+00|3|0.5|0.9");
+}
+
+#[tokio::test]
+async fn done_again_hours_of_which_something_is_gone_stay_as_they_were() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 2, 8), ("09:10", 5, 5)]);
+    history.call(1, "09:00", "09:10", "success");
+    history.roll_up("11:00").await;
+    let before = history.psql(ROLLED_UP);
+    assert!(history.store.roll_up_again(at("09:00")).await.unwrap(), "all is there");
+    for table in ["receipt_snapshots", "api_calls"] {
+        history.psql(&format!("ALTER TABLE receiptd.{table} DETACH PARTITION receiptd.{table}_20261120"));
+        for hour in ["08:00", "09:00", "10:00"] {
+            assert!(!history.store.roll_up_again(at(hour)).await.unwrap());
+        }
+        assert_eq!(history.psql(ROLLED_UP), before, "without {table}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_has_been_silent_for_weeks_is_among_the_groups() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 2, 8)]);
+    history.roll_up("09:00").await;
+    let engagement = "SELECT group_id, messages_aged_7d, last_sent_at, as_of - last_sent_at > '20 days' FROM receiptd.group_engagement";
+    history.psql("UPDATE receiptd.poller_leases SET rolled_up_until = rolled_up_until + interval '30 days'");
+    assert_eq!(history.psql(engagement), "g|0|2026-11-20 08:30:00+00|t");
+    history.psql("UPDATE receiptd.watched_groups SET state = 'removed'");
+    assert_eq!(history.psql(engagement), "", "of a group that is not watched any more nobody asks that");
 }

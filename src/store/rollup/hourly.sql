@@ -8,7 +8,7 @@ SELECT g.group_key, $2, coalesce(sent.messages, 0), coalesce(alive.messages, 0),
 FROM receiptd.watched_groups g
 LEFT JOIN (
     SELECT group_key, sum(greatest(read_num - prior_read_num, 0)) AS gained,
-        sum(greatest(prior_read_num - coalesce(read_num, 0), 0)) AS lost,
+        sum(greatest(prior_read_num - read_num, 0)) AS lost,
         sum(read_num) FILTER (WHERE prior_read_num IS NULL) AS found
     FROM receiptd.receipt_snapshots WHERE polled_at >= $2 AND polled_at < $3 GROUP BY group_key
 ) reads USING (group_key)
@@ -31,6 +31,7 @@ LEFT JOIN (
     SELECT m.group_key, count(*) AS messages, sum(CASE WHEN m.last_changed_at < $3 THEN m.unread_num ELSE (
         SELECT s.unread_num FROM receiptd.receipt_snapshots s
         WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq AND s.polled_at >= m.first_polled_at AND s.polled_at < $3
+            AND s.unread_num IS NOT NULL
         ORDER BY s.polled_at DESC LIMIT 1
     ) END) AS unread
     FROM receiptd.message_milestones m

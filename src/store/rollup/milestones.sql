@@ -1,13 +1,16 @@
 -- $1 app, $2 from, $3 until: folds the snapshots of the span into the milestones of their messages. Doing it again, or in
 -- another order, changes nothing: the first poll that saw a milestone wins, and the last counts do.
 WITH seen AS (
-    SELECT s.group_key, s.msg_seq, s.polled_at, coalesce(s.prior_polled_at, '-infinity') AS prior,
-        s.read_num, s.read_num::bigint + s.unread_num AS members
+    -- Where no count was known before, nothing was observed.
+    SELECT s.group_key, s.msg_seq, s.polled_at, s.read_num,
+        CASE WHEN s.prior_read_num IS NULL THEN '-infinity' ELSE s.prior_polled_at END AS prior,
+        s.read_num::bigint + s.unread_num AS members
     FROM receiptd.receipt_snapshots s
     JOIN receiptd.watched_groups g USING (group_key)
     WHERE g.sdk_app_id = $1 AND s.polled_at >= $2 AND s.polled_at < $3
 ), folded AS (
     SELECT group_key, msg_seq, min(polled_at) AS first_polled_at, max(polled_at) AS last_polled_at,
+        max(polled_at) FILTER (WHERE read_num IS NOT NULL) AS last_counted_at,
         min(polled_at) FILTER (WHERE read_num > 0) AS first_by, min(prior) FILTER (WHERE read_num > 0) AS first_after,
         min(polled_at) FILTER (WHERE members > 0 AND read_num * 2::bigint >= members) AS half_by,
         min(prior) FILTER (WHERE members > 0 AND read_num * 2::bigint >= members) AS half_after,
@@ -20,13 +23,18 @@ WITH seen AS (
 INSERT INTO receiptd.message_milestones AS m (group_key, msg_seq, sent_at, read_num, unread_num, receipt_code,
     first_polled_at, last_changed_at, first_read_after, first_read_by, half_read_after, half_read_by,
     p90_read_after, p90_read_by, all_read_after, all_read_by)
-SELECT f.group_key, f.msg_seq, coalesce(w.sent_at, k.sent_at), last.read_num, last.unread_num, last.code,
+SELECT f.group_key, f.msg_seq, coalesce(w.sent_at, k.sent_at), counted.read_num, counted.unread_num,
+    -- The last poll mostly had counts.
+    CASE WHEN f.last_counted_at = f.last_polled_at THEN counted.code ELSE (
+        SELECT s.code FROM receiptd.receipt_snapshots s WHERE s.group_key = f.group_key AND s.msg_seq = f.msg_seq
+            AND s.polled_at = f.last_polled_at AND s.polled_at >= $2 AND s.polled_at < $3
+    ) END,
     f.first_polled_at, f.last_polled_at, nullif(f.first_after, '-infinity'), f.first_by,
     nullif(f.half_after, '-infinity'), f.half_by, nullif(f.p90_after, '-infinity'), f.p90_by,
     nullif(f.all_after, '-infinity'), f.all_by
 FROM folded f
-JOIN receiptd.receipt_snapshots last ON last.group_key = f.group_key AND last.msg_seq = f.msg_seq
-    AND last.polled_at = f.last_polled_at AND last.polled_at >= $2 AND last.polled_at < $3
+LEFT JOIN receiptd.receipt_snapshots counted ON counted.group_key = f.group_key AND counted.msg_seq = f.msg_seq
+    AND counted.polled_at = f.last_counted_at AND counted.polled_at >= $2 AND counted.polled_at < $3
 LEFT JOIN receiptd.watched_messages w ON w.group_key = f.group_key AND w.msg_seq = f.msg_seq
 LEFT JOIN receiptd.message_milestones k ON k.group_key = f.group_key AND k.msg_seq = f.msg_seq
 WHERE coalesce(w.sent_at, k.sent_at) IS NOT NULL
@@ -34,8 +42,10 @@ ORDER BY f.group_key, f.msg_seq
 ON CONFLICT (group_key, msg_seq) DO UPDATE SET
     sent_at = least(m.sent_at, EXCLUDED.sent_at),
     first_polled_at = least(m.first_polled_at, EXCLUDED.first_polled_at),
-    read_num = CASE WHEN EXCLUDED.last_changed_at < m.last_changed_at THEN m.read_num ELSE EXCLUDED.read_num END,
-    unread_num = CASE WHEN EXCLUDED.last_changed_at < m.last_changed_at THEN m.unread_num ELSE EXCLUDED.unread_num END,
+    read_num = CASE WHEN EXCLUDED.last_changed_at < m.last_changed_at THEN coalesce(m.read_num, EXCLUDED.read_num)
+        ELSE coalesce(EXCLUDED.read_num, m.read_num) END,
+    unread_num = CASE WHEN EXCLUDED.last_changed_at < m.last_changed_at THEN coalesce(m.unread_num, EXCLUDED.unread_num)
+        ELSE coalesce(EXCLUDED.unread_num, m.unread_num) END,
     receipt_code = CASE WHEN EXCLUDED.last_changed_at < m.last_changed_at THEN m.receipt_code ELSE EXCLUDED.receipt_code END,
     last_changed_at = greatest(m.last_changed_at, EXCLUDED.last_changed_at),
     known_until = CASE WHEN m.closed_at IS NOT NULL THEN greatest(m.known_until, EXCLUDED.last_changed_at) END,

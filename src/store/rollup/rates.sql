@@ -17,7 +17,7 @@ of_age AS (
         ELSE (
             SELECT s.read_num / nullif(s.read_num + s.unread_num, 0)::real
             FROM receiptd.receipt_snapshots s
-            WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq
+            WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq AND s.read_num IS NOT NULL
                 AND s.polled_at >= m.first_polled_at AND s.polled_at <= m.sent_at + a.age
             ORDER BY s.polled_at DESC LIMIT 1
         ) END AS rate
