@@ -74,3 +74,22 @@ async fn the_schema_refuses_what_cannot_be() {
         assert!(error.contains(constraint), "{sql}: {error}");
     }
 }
+
+#[tokio::test]
+async fn what_is_of_groups_can_be_spread_by_group() {
+    let rig = Rig::stopped(simulator_config()).await;
+    let of_groups = "WITH of_groups AS (
+        SELECT c.oid, a.attnum FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'group_key'
+        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND c.relname NOT IN ('watched_groups', 'set_aside')
+    )";
+    assert_eq!(rig.database.psql(&format!("{of_groups} SELECT count(*) FROM of_groups")), "7");
+    let without = format!(
+        "{of_groups} SELECT indexrelid::regclass FROM pg_index i JOIN of_groups g ON g.oid = i.indrelid
+            WHERE i.indisunique AND i.indkey[0] <> g.attnum
+         UNION ALL
+         SELECT k.conrelid::regclass FROM pg_constraint k JOIN of_groups g ON g.oid = k.conrelid
+            WHERE k.contype = 'f' AND k.conkey[1] <> g.attnum"
+    );
+    assert_eq!(rig.database.psql(&without), "", "a unique or foreign key that does not begin with group_key");
+}
