@@ -3,8 +3,12 @@
 ALTER TABLE receiptd.watched_messages ADD COLUMN aged_from timestamptz,
     ADD CONSTRAINT aged_from_is_later_than_sent_at CHECK (aged_from > sent_at);
 
+-- A session keeps the plans that it makes at its first calls, and those of tables that are empty then read them whole: so ten
+-- thousand groups watched in one transaction took four times as long as they should, and a hundred thousand nearly for ever.
+ALTER FUNCTION receiptd.watch_group(bigint, text, text, text) SET enable_seqscan = off;
+
 CREATE OR REPLACE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[])
-RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     added bigint;

@@ -94,3 +94,13 @@ async fn an_import_brings_it_back_too() {
     assert_eq!(history.store.watch_lines(&lines, at("10:00")).await.unwrap(), 0);
     assert_eq!(history.store.watch_lines(&[], at("10:00")).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn watching_reads_no_table_whole_though_its_plans_were_made_when_they_were_empty() {
+    let history = History::new().await;
+    let read = history.psql(
+        "SELECT count(receiptd.watch_messages(1400000000, 'group ' || number, ARRAY[1, 2])) FROM generate_series(1, 2000) number;
+         SELECT sum(seq_tup_read) < 100000 FROM pg_stat_xact_user_tables WHERE schemaname = 'receiptd'",
+    );
+    assert_eq!(read, "2000\nt");
+}
