@@ -11,6 +11,7 @@ mod gaps;
 mod history;
 mod late;
 mod milestones;
+mod model;
 mod operators;
 mod prometheus;
 mod retention;
