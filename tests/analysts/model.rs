@@ -17,6 +17,12 @@ struct Seen {
     prior_read: Option<i32>,
 }
 
+impl Seen {
+    fn code(&self) -> i32 {
+        if self.counts.is_some() { 0 } else { 10062 }
+    }
+}
+
 struct Message {
     seq: usize,
     sent_at: Timestamp,
@@ -89,10 +95,22 @@ impl Message {
         rate.unwrap_or_default()
     }
 
+    /// The row of the message in `receipts_at`, if anything was known of it then.
+    fn at(&self, moment: Timestamp) -> Option<String> {
+        let seen = self.seen.iter().rev().find(|seen| seen.at <= moment)?;
+        Some(format!("{}|{}|{}|{}", self.seq, both(self.known(|at| at <= moment)), seen.code(), shown(Some(seen.at))))
+    }
+
+    /// The rows of the message in `receipt_curve`.
+    fn curve(&self, step: TimeDelta) -> String {
+        let steps = (0..).map(|number| self.sent_at + step * number).take_while(|at| *at <= end());
+        let row = |at| format!("{}|{}", shown(Some(at)), both(self.known(|seen| seen <= at)));
+        steps.map(row).collect::<Vec<_>>().join("\n")
+    }
+
     /// The row of the message in `message_milestones`.
     fn row(&self) -> String {
-        let (read, unread) =
-            self.known(|_| true).map_or_else(Default::default, |(read, unread)| (read.to_string(), unread.to_string()));
+        let counts = both(self.known(|_| true));
         let milestones = [
             self.milestone(|read, _| read > 0),
             self.milestone(|read, unread| read + unread > 0 && read * 2 >= read + unread),
@@ -101,8 +119,12 @@ impl Message {
         ];
         let ages = [TimeDelta::minutes(15), TimeDelta::hours(1), TimeDelta::hours(24), TimeDelta::days(7)];
         let rates = ages.map(|age| self.rate(age));
-        format!("{}|{read}|{unread}|{}|{}", self.seq, milestones.join("|"), rates.join("|"))
+        format!("{}|{counts}|{}|{}", self.seq, milestones.join("|"), rates.join("|"))
     }
+}
+
+fn both(counts: Option<(i32, i32)>) -> String {
+    counts.map_or_else(|| "|".to_owned(), |(read, unread)| format!("{read}|{unread}"))
 }
 
 fn shown(time: Option<Timestamp>) -> String {
@@ -133,17 +155,22 @@ fn store(history: &History, messages: &[Message]) {
     let number = |number: Option<i32>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
     let (mut watched, mut snapshots) = (vec![], vec![]);
     for Message { seq, sent_at, seen } in messages {
-        watched.push(format!("(1, {seq}, '{sent_at}')"));
+        let (first, last) = (seen[0], seen[seen.len() - 1]);
+        let known = last.counts.or_else(|| seen.iter().rev().find_map(|seen| seen.counts));
+        let counts = format!("{}, {}", number(known.map(|counts| counts.0)), number(known.map(|counts| counts.1)));
+        let times = format!("'{}', '{}', '{}'", first.at, last.at, end());
+        watched.push(format!("(1, {seq}, '{sent_at}', {counts}, {}, {times})", last.code()));
         snapshots.extend(seen.iter().map(|seen| {
             let (read, unread) = (seen.counts.map(|counts| counts.0), seen.counts.map(|counts| counts.1));
-            let code = if seen.counts.is_some() { 0 } else { 10062 };
+            let code = seen.code();
             let prior_at = seen.prior_at.map_or_else(|| "NULL".to_owned(), |prior| format!("'{prior}'"));
             let counts = format!("{}, {}, {code}, {prior_at}", number(read), number(unread));
             format!("(1, {seq}, '{}', {counts}, {})", seen.at, number(seen.prior_read))
         }));
     }
     history.psql(&format!(
-        "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES {};
+        "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, read_num, unread_num, receipt_code,
+            first_polled_at, last_changed_at, known_until) VALUES {};
          INSERT INTO receiptd.receipt_snapshots
             (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num) VALUES {}",
         watched.join(", "),
@@ -191,6 +218,26 @@ async fn compare(seed: u64) {
     }
     let empty = |row: &&String| row.ends_with("|0|0|0|0|0|0|0");
     assert_eq!(told.lines().count(), expected.iter().filter(|row| !empty(row)).count(), "hours of seed {seed}\n{told}");
+    ask_at_moments(&history, &messages, &mut random, seed);
+}
+
+fn ask_at_moments(history: &History, messages: &[Message], random: &mut Rng, seed: u64) {
+    for _ in 0..4 {
+        let moment = at("00:00") + TimeDelta::seconds(random.i64(0..HOURS * 3_600));
+        let known: Vec<String> = messages.iter().filter_map(|message| message.at(moment)).collect();
+        let asked = format!(
+            "SELECT msg_seq, read_num, unread_num, code, to_char(observed_at, 'DD HH24:MI:SS')
+             FROM receiptd.receipts_at('{moment}') ORDER BY msg_seq"
+        );
+        assert_eq!(history.psql(&asked), known.join("\n"), "seed {seed} at {moment}");
+        let message = &messages[random.usize(0..messages.len())];
+        let asked = format!(
+            "SELECT to_char(at, 'DD HH24:MI:SS'), read_num, unread_num
+             FROM receiptd.receipt_curve('g', {}, '37 minutes')",
+            message.seq
+        );
+        assert_eq!(history.psql(&asked), message.curve(TimeDelta::minutes(37)), "seed {seed}, message {}", message.seq);
+    }
 }
 
 #[tokio::test]
