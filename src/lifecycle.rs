@@ -71,6 +71,23 @@ pub enum StartError {
     Stopped,
 }
 
+/// Other settings can't be taken over. Then the old ones stay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The database URL is none.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The HTTP client can't be set up.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Everybody could look.
+    #[error(
+        "http.token can't go as long as receiptd listens at {0}, which is reached from other machines: keep it until the next \
+         start, which listens at the new http.listen"
+    )]
+    Open(SocketAddr),
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -78,6 +95,8 @@ pub struct Daemon {
     ended: CancellationToken,
     status: Arc<TermStatus>,
     store: Store,
+    /// Where HTTP is served, whatever the settings say by now.
+    listen: Option<SocketAddr>,
     token: Token,
     work: watch::Sender<Arc<Work>>,
     terms: JoinHandle<usize>,
@@ -91,6 +110,7 @@ impl Daemon {
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let (http, token) = (settings.http.clone(), Token::default());
+        let listen = http.as_ref().map(|(listen, _)| *listen);
         token.change(settings.http_token.clone());
         let (work, changes) = watch::channel(Arc::new(work(settings)?));
         until_it_works(&stop, async || prepare(&store).await).await?;
@@ -116,7 +136,7 @@ impl Daemon {
         tokio::select! { () = decided.cancelled() => {} () = ended.cancelled() => {} }
         tokio::spawn(systemd::tell_status(status.clone(), stop.clone()));
         tokio::spawn(systemd::feed_watchdog(status.clone(), stop.clone()));
-        Ok(Self { stop, ended, status, store, token, work, terms })
+        Ok(Self { stop, ended, status, store, listen, token, work, terms })
     }
 
     /// Goes on by other settings: calls in flight end, and what they brought back is stored, before the first call by the new
@@ -124,7 +144,12 @@ impl Daemon {
     ///
     /// # Errors
     /// If the settings can't work. Then the old ones stay.
-    pub fn reload(&self, settings: DaemonSettings) -> Result<(), StartError> {
+    pub fn reload(&self, settings: DaemonSettings) -> Result<(), ReloadError> {
+        if let (Some(listen), None) = (self.listen, &settings.http_token)
+            && !listen.ip().is_loopback()
+        {
+            return Err(ReloadError::Open(listen));
+        }
         let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
         let work = Arc::new(work(settings)?);
         self.store.change_url(&url)?;
