@@ -208,7 +208,7 @@ impl Poller {
             let left = self.status.in_flight.load(Ordering::Relaxed);
             tracing::warn!(
                 left,
-                "polls were still in flight when the time for stopping was over: they will be made again"
+                "polls are still in flight: what they bring back too late to be stored will be asked for again"
             );
         }
     }

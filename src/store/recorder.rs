@@ -154,11 +154,26 @@ impl Recorder {
             if let Some(recordings) = gathered {
                 self.write(recordings, How::Whole).await?;
             }
-            if !self.left.is_empty() && (is_end || Instant::now() >= self.try_left_at) {
-                self.write_left(is_end).await?;
+            if is_end || Instant::now() >= self.try_left_at {
+                let left = std::mem::take(&mut self.left);
+                self.write(left, How::Whole).await?;
+                self.try_left_at = Instant::now() + TRY_LEFT_EVERY;
+            }
+            let must_wait = !self.left.is_empty() && (is_end || self.left.len() > MAX_LEFT);
+            self.set_stuck(must_wait);
+            if must_wait {
+                self.wait_for_others().await?;
             } else if is_end {
                 return Ok(());
             }
+        }
+    }
+
+    /// Notes whether polling is to wait.
+    fn set_stuck(&self, is_stuck: bool) {
+        let was_stuck = self.settings.is_stuck.swap(is_stuck, Ordering::Relaxed);
+        if was_stuck && !is_stuck {
+            tracing::info!("what polls bring back is stored again");
         }
     }
 
@@ -184,20 +199,15 @@ impl Recorder {
         Some(recordings)
     }
 
-    /// Tries once more what somebody else held. Where that is too much, and at the end, everything waits for it.
-    async fn write_left(&mut self, is_end: bool) -> Result<(), Lost> {
-        let left = std::mem::take(&mut self.left);
-        self.write(left, How::Whole).await?;
-        self.try_left_at = Instant::now() + TRY_LEFT_EVERY;
-        let must_wait = is_end || self.left.len() > MAX_LEFT;
-        if must_wait && !self.left.is_empty() {
-            self.settings.is_stuck.store(true, Ordering::Relaxed);
-            let give_up = self.settings.give_up.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();
-            if give_up {
-                return Err(Lost { reason: Reason::Stopped, recordings: 0 });
-            }
+    /// Where what somebody else holds is too much, and at the end, everything waits for it.
+    async fn wait_for_others(&mut self) -> Result<(), Lost> {
+        let polls = self.left.len();
+        if let Some(count) = self.trouble.happened() {
+            let what = "somebody else holds rows that polls are to be stored in: polling waits until they are free";
+            tracing::warn!(count, polls, "{what}");
         }
-        Ok(())
+        let give_up = self.settings.give_up.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();
+        if give_up { Err(Lost { reason: Reason::Stopped, recordings: 0 }) } else { Ok(()) }
     }
 
     /// Writes a batch, however long it takes. What is refused is searched for by halving.
@@ -242,7 +252,7 @@ impl Recorder {
                 _ => {}
             }
             self.say(&error, part.len());
-            self.settings.is_stuck.store(true, Ordering::Relaxed);
+            self.set_stuck(true);
             if self.settings.give_up.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Err(Reason::Stopped);
             }
@@ -264,9 +274,6 @@ impl Recorder {
             }
             _ => flush(&self.store, part, unanswered).await?,
         };
-        if self.settings.is_stuck.swap(false, Ordering::Relaxed) {
-            tracing::info!("what polls bring back is stored again");
-        }
         self.committed(part, flushed, start.elapsed());
         Ok(())
     }

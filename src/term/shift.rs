@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{ASK_AGAIN, TermStatus, say, spawn_noted};
@@ -20,10 +20,11 @@ use crate::{
     store::{Recorder, RecorderSettings, Store, StoreError},
 };
 
-/// Polls in flight have this long to end after the daemon was told to stop.
+/// Polls in flight have this long to end.
 const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
 
-/// Then the recorder has this long to write what they brought back.
+/// Where the term is over too, the recorder then has this long to write what they brought back. Between two shifts there is no
+/// such hurry: it has the time that it needs.
 const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
 
 /// What a shift works by.
@@ -74,7 +75,6 @@ impl Shift<'_> {
     async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
         let (committed_sender, committed) = mpsc::unbounded_channel();
         let (give_up, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
-        is_stuck.store(false, Ordering::Relaxed);
         let settings = RecorderSettings {
             committed: committed_sender,
             over: self.term_over.clone(),
@@ -140,16 +140,29 @@ impl Shift<'_> {
                 tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
             }
         }
+        let lost = self.write_the_rest(recorder, give_up, has_failed).await;
+        Ended { lost, has_failed }
+    }
+
+    /// Lets what polls brought back be stored, however long that takes, but where the term is over or a part has failed.
+    /// Returns how much of it could not be stored.
+    async fn write_the_rest(&self, recorder: JoinHandle<usize>, give_up: CancellationToken, has_failed: bool) -> usize {
+        let term_over = self.term_over.clone();
         let deadline = tokio::spawn(async move {
+            if !has_failed {
+                term_over.cancelled().await;
+            }
             sleep(GRACE_FOR_FLUSH).await;
             give_up.cancel();
         });
-        let lost = recorder.await.unwrap_or_else(|error| {
+        let lost = self.status.progress.while_waiting(recorder).await.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the recorder had failed");
             0
         });
         deadline.abort();
         self.status.set_poller(None);
-        Ended { lost, has_failed }
+        // What is left is lost by now: nothing waits any more.
+        self.status.is_stuck.store(false, Ordering::Relaxed);
+        lost
     }
 }

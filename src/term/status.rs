@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::{activity::Activity, lease::Lease, poller::PollerStatus, store::Watched};
 
@@ -23,6 +24,9 @@ pub struct Progress {
 /// A loop that has not come round for so long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(150);
 
+/// What takes longer than that beats this often.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
 impl Default for Progress {
     fn default() -> Self {
         Self { beats: AtomicU64::new(0), beaten_at: Instant::now().into() }
@@ -34,6 +38,17 @@ impl Progress {
     pub(crate) fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
         *self.beaten_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits for what may take longer than any deadline of a loop, which is no hang.
+    pub(crate) async fn while_waiting<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.beat();
+            if let Ok(done) = timeout(BEAT_EVERY, &mut work).await {
+                return done;
+            }
+        }
     }
 
     /// How often it has.
@@ -153,5 +168,12 @@ mod tests {
         assert_eq!((progress.beats(), progress.hangs_for(Instant::now())), (1, None));
         let later = Instant::now() + HANGS_AFTER + Duration::from_secs(1);
         assert!(progress.hangs_for(later).is_some_and(|still| still > HANGS_AFTER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_waits_for_something_long_does_not_hang() {
+        let progress = Progress::default();
+        progress.while_waiting(tokio::time::sleep(HANGS_AFTER * 2)).await;
+        assert!(progress.beats() >= 300, "{}", progress.beats());
     }
 }

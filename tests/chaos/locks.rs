@@ -1,6 +1,9 @@
 //! Others use the database too: they hold locks, keep transactions open, and the daemon loses against them.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::sleep;
 
 use crate::{
     daemon::PATIENCE,
@@ -64,6 +67,30 @@ async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
     scene.lasts(seconds(8)).await;
     transaction.rollback().await.unwrap();
     fault.ends(scene, Promises::silently()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_are_read_again_while_a_table_is_locked_wait_and_nothing_is_lost() {
+    let mut scene = Scene::new("reload").await;
+    let today = today(&scene).await;
+    let fault = Breakage::begins(&scene);
+    let mut other = scene.pool.acquire().await.unwrap().detach();
+    let mut transaction = other.begin().await.unwrap();
+    let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today} IN ACCESS EXCLUSIVE MODE");
+    sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+    while scene.daemon.metric("receiptd_is_storing").await > 0.0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    scene.daemon.signal("HUP");
+    // Longer than a stop would wait for what is to be stored.
+    scene.lasts(seconds(14)).await;
+    assert!(scene.daemon.metric("receiptd_is_storing").await.abs() < f64::EPSILON);
+    let (status, body) = scene.daemon.get("/readyz", PATIENCE).await.unwrap();
+    assert!(status == 503 && body.contains("can't be stored"), "{body}");
+    transaction.rollback().await.unwrap();
+    // The next shift begins with a quiet second.
+    let grace = Duration::from_secs(3);
+    fault.ends(scene, Promises { grace, ..Promises::saying("somebody holds a lock") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,6 +109,25 @@ async fn a_flush_that_finds_the_lease_lost_makes_the_daemon_stand_by_and_not_end
 }
 
 #[tokio::test]
+async fn who_has_lost_the_lease_while_nothing_could_be_stored_has_nothing_to_store_any_more() {
+    let mut rig = Rig::new().await;
+    let trouble = "CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '40001'; END $$;
+        CREATE TRIGGER trouble BEFORE INSERT ON receiptd.receipt_snapshots EXECUTE FUNCTION public.trouble()";
+    sqlx::raw_sql(trouble).execute(&rig.pool).await.unwrap();
+    rig.watch("g", 1..=3).await;
+    let daemon = rig.daemon.take().unwrap();
+    while !daemon.status().is_stuck() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    take_the_lease_away(&rig).await;
+    sqlx::raw_sql("DROP TRIGGER trouble ON receiptd.receipt_snapshots").execute(&rig.pool).await.unwrap();
+    until_role(&daemon, stands_by).await;
+    assert!(!daemon.status().is_stuck(), "it stands by, and would be ready");
+    assert!(daemon.stop().await > 0, "what could not be stored is counted");
+}
+
+#[tokio::test]
 async fn a_lease_that_stands_still_is_taken_over() {
     let mut rig = Rig::stopped(simulator_config()).await;
     let lease =
