@@ -1,12 +1,17 @@
 //! The life of the daemon: what starts in which order, and what stops in which.
 //!
-//! Start: schema, partitions, HTTP, then term after term of polling. Stop: the term ends, and the connections close.
+//! Start: HTTP, which tells from then on how things stand; schema and partitions, as soon as the database lets them; then term
+//! after term of polling. Stop: the term ends, and the connections close.
 
 mod signals;
 mod systemd;
 mod upkeep;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -88,10 +93,12 @@ pub enum ReloadError {
     Open(SocketAddr),
 }
 
-/// A running daemon.
+/// A daemon.
 #[derive(Debug)]
 pub struct Daemon {
     stop: CancellationToken,
+    /// Cancelled once it is known who polls.
+    decided: CancellationToken,
     ended: CancellationToken,
     status: Arc<TermStatus>,
     store: Store,
@@ -99,7 +106,7 @@ pub struct Daemon {
     listen: Option<SocketAddr>,
     token: Token,
     work: watch::Sender<Arc<Work>>,
-    terms: JoinHandle<usize>,
+    terms: OnceLock<JoinHandle<usize>>,
 }
 
 impl Daemon {
@@ -108,12 +115,24 @@ impl Daemon {
     /// # Errors
     /// If the settings can't work, whatever the wait.
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
+        let daemon = Self::open(settings, stop).await?;
+        if let Err(error) = daemon.begin().await {
+            daemon.stop().await;
+            return Err(error);
+        }
+        Ok(daemon)
+    }
+
+    /// Serves HTTP, until `stop`. Nothing else is done before [`Self::begin`].
+    ///
+    /// # Errors
+    /// If the settings can't work, or the address of HTTP can't be had.
+    pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let (http, token) = (settings.http.clone(), Token::default());
         let listen = http.as_ref().map(|(listen, _)| *listen);
         token.change(settings.http_token.clone());
-        let (work, changes) = watch::channel(Arc::new(work(settings)?));
-        until_it_works(&stop, async || prepare(&store).await).await?;
+        let work = watch::Sender::new(Arc::new(work(settings)?));
         let status = Arc::new(TermStatus::default());
         if let Some((listen, metrics)) = http {
             let (store, term) = (store.clone(), status.clone());
@@ -121,22 +140,62 @@ impl Daemon {
             ops::serve(ops, listen, stop.clone()).await?;
             tokio::spawn(upkeep::keep_metrics_small(metrics, stop.clone()));
         }
+        let (decided, ended) = (CancellationToken::new(), CancellationToken::new());
+        Ok(Self { stop, decided, ended, status, store, listen, token, work, terms: OnceLock::new() })
+    }
+
+    /// Begins to work as soon as the database answers, and returns when it is known who polls the app.
+    ///
+    /// # Errors
+    /// If the schema is not for this program, or it was told to stop before the database answered.
+    pub async fn begin(&self) -> Result<(), StartError> {
+        let prepared = self.status.progress().while_waiting(self.prepare());
+        self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;
+        let (store, status, stop) = (&self.store, &self.status, &self.stop);
         tokio::spawn(upkeep::look_after_partitions(store.clone(), stop.clone()));
         tokio::spawn(upkeep::count_watched(store.clone(), status.clone(), stop.clone()));
         tokio::spawn(upkeep::sum_up(status.clone(), stop.clone()));
-        let (ended, decided) = (CancellationToken::new(), CancellationToken::new());
         let terms = Terms {
             store: store.clone(),
-            work: changes,
+            work: self.work.subscribe(),
             status: status.clone(),
-            decided: decided.clone(),
+            decided: self.decided.clone(),
             holder: Holder::new(),
         };
-        let terms = spawn_noted(&ended, terms.run(stop.clone()));
-        tokio::select! { () = decided.cancelled() => {} () = ended.cancelled() => {} }
+        self.terms.get_or_init(|| spawn_noted(&self.ended, terms.run(stop.clone())));
+        tokio::select! { () = self.decided.cancelled() => {} () = self.ended.cancelled() => {} }
         tokio::spawn(systemd::tell_status(status.clone(), stop.clone()));
         tokio::spawn(systemd::feed_watchdog(status.clone(), stop.clone()));
-        Ok(Self { stop, ended, status, store, listen, token, work, terms })
+        Ok(())
+    }
+
+    /// Brings the schema up to date and makes the partitions of the days ahead. A database that is away is waited for, and said
+    /// once, then once a minute.
+    async fn prepare(&self) -> Result<(), SchemaError> {
+        let mut trouble = Repeated::default();
+        self.status.waits_for(Some("starting: the schema is brought up to date".to_owned()));
+        loop {
+            let error = match prepare(&self.store).await {
+                Ok(()) => break,
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            let waits = format!("waiting for the database: {}", error.explain());
+            if let Some(count) = trouble.happened() {
+                let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+                tracing::error!(error = cause, count, advice, "the database can't be used yet: trying again");
+                systemd::notify_status(&waits);
+            }
+            self.status.waits_for(Some(waits));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.status.waits_for(None);
+        Ok(())
+    }
+
+    /// Whether it is known who polls.
+    pub fn is_ready(&self) -> bool {
+        self.decided.is_cancelled()
     }
 
     /// Goes on by other settings: calls in flight end, and what they brought back is stored, before the first call by the new
@@ -166,10 +225,13 @@ impl Daemon {
     /// Stops cleanly. Returns how many polls could not be stored.
     pub async fn stop(self) -> usize {
         self.stop.cancel();
-        let lost = self.terms.await.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the daemon had failed");
-            0
-        });
+        let lost = match self.terms.into_inner() {
+            Some(terms) => terms.await.unwrap_or_else(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "the daemon had failed");
+                0
+            }),
+            None => 0,
+        };
         self.store.close();
         lost
     }
@@ -188,28 +250,4 @@ fn work(settings: DaemonSettings) -> Result<Work, ClientError> {
 async fn prepare(store: &Store) -> Result<(), SchemaError> {
     store.migrate().await?;
     Ok(upkeep::prepare_days(store).await?)
-}
-
-/// Tries until it works, or until trying again can't help. A database that is away is said once, then once a minute.
-async fn until_it_works<T>(
-    stop: &CancellationToken,
-    mut attempt: impl AsyncFnMut() -> Result<T, SchemaError>,
-) -> Result<T, StartError> {
-    let mut trouble = Repeated::default();
-    loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) if error.is_transient() => error,
-            Err(error) => return Err(error.into()),
-        };
-        if let Some(count) = trouble.happened() {
-            let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, count, advice, "the database can't be used yet: trying again");
-            systemd::notify_status("waiting for the database: see the log");
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Err(StartError::Stopped),
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-    }
 }

@@ -24,6 +24,8 @@ use sqlx::PgPool;
 
 const APP: i64 = 1_400_000_000;
 const SECRET_KEY: &str = "canary-4c1f-secret-key";
+/// Where no database is.
+const AWAY: &str = "postgres://receiptd@127.0.0.1:1/receiptd";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A place for one daemon at a time, with a simulated Chat and a socket that hears what systemd would.
@@ -460,6 +462,56 @@ async fn a_schema_that_is_newer_ends_it_as_a_fault_of_the_configuration() {
     let (code, said) = end(place.spawn(Some(&database)));
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("newer receiptd"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_its_database_is_away_it_lives_says_so_and_can_be_stopped() {
+    let mut place = Place::new("away", 200).await;
+    let listen = place.listens();
+    place.config += &format!("[database]\nurl = \"{AWAY}\"\n");
+    let daemon = place.spawn(None);
+    let waits = place.hears_of(|line| line.starts_with("STATUS=waiting for the database: "));
+    assert!(waits.contains("refused"), "{waits}");
+    assert_eq!(get(listen, "/healthz").await.0, 200);
+    let (status, body) = get(listen, "/readyz").await;
+    assert!(
+        status == 503 && body.contains("\"lease\":{\"ok\":false,\"reason\":\"waiting for the database: "),
+        "{body}"
+    );
+    assert!(get(listen, "/metrics").await.1.contains("receiptd_is_polling 0"));
+    assert!(get(listen, "/status.json").await.1.contains("\"line\":\"waiting for the database: "));
+    signal(&daemon, "-TERM");
+    place.hears("STOPPING=1");
+    let (code, said) = end(daemon);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_somebody_has_ends_it_at_once_though_its_database_is_away() {
+    let mut place = Place::new("taken", 200).await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    place.config = place.config.replace("\"off\"", &format!("\"{}\"", taken.local_addr().unwrap()));
+    place.config += &format!("[database]\nurl = \"{AWAY}\"\n");
+    let (code, said) = end(place.spawn(None));
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("is another process there?"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_takes_over_what_the_database_was_waited_for() {
+    let (mut place, database) = (Place::new("waiting", 200).await, TestDatabase::new().await);
+    let good = place.config.clone() + &format!("[database]\nurl = \"{}\"\n", database.url());
+    let read_only = "&options=-cdefault_transaction_read_only=on\"\n";
+    place.config = good.trim_end_matches("\"\n").to_owned() + read_only;
+    let daemon = place.spawn(None);
+    place.hears_of(|line| line.starts_with("STATUS=waiting for the database: ") && line.contains("read-only"));
+    place.config = good;
+    place.write_config();
+    signal(&daemon, "-HUP");
+    place.hears("READY=1");
+    signal(&daemon, "-TERM");
+    let (code, said) = end(daemon);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

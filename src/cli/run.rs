@@ -31,24 +31,28 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let database = Database::open(&config.database).await?;
     let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
     let settings = daemon_settings(&config, chat, database.url(), http(&config)?);
-    let daemon = match Daemon::start(settings, stop.clone()).await {
-        Ok(daemon) => daemon,
-        Err(StartError::Stopped) => return Ok(ExitCode::SUCCESS),
-        Err(error) => return Err(error.into()),
+    let daemon = Daemon::open(settings, stop.clone()).await?;
+    let work = async {
+        daemon.begin().await?;
+        lifecycle::notify_ready();
+        tracing::info!(%app, at, "ready to poll app {app} at {at}");
+        daemon.ended().await;
+        Ok(())
     };
-    lifecycle::notify_ready();
-    tracing::info!(%app, at, "ready to poll app {app} at {at}");
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = daemon.ended() => {}
-        () = reload::on_hangup(hangups, config, global, &daemon, &database, &log_level) => {}
-    }
+    let ended: Result<(), StartError> = tokio::select! {
+        // First, since the daemon ends on it too.
+        biased;
+        () = stop.cancelled() => Ok(()),
+        ended = work => ended,
+        () = reload::on_hangup(hangups, config, global, &daemon, &database, &log_level) => Ok(()),
+    };
     let is_asked_for = stop.is_cancelled();
     lifecycle::notify_stopping();
     tracing::info!("stopping: polls in flight end, what they brought back is stored");
     let lost = daemon.stop().await;
     database.close().await?;
     tracing::info!("stopped");
+    ended?;
     Ok(if is_asked_for && lost == 0 { ExitCode::SUCCESS } else { Exit::Software.into() })
 }
 

@@ -70,7 +70,7 @@ async fn database(store: &Store) -> (Check, Check) {
     match store.schema_version().await {
         Ok(Some(found)) if found == known => (Check::unless(None), Check::unless(None)),
         Ok(found) => {
-            let found = found.map_or_else(|| "gone".to_owned(), |found| format!("at migration {found}"));
+            let found = found.map_or_else(|| "missing".to_owned(), |found| format!("at migration {found}"));
             (Check::unless(None), Check::unless(Some(format!("it is {found}, and this receiptd works with {known}"))))
         }
         Err(error) => {
@@ -83,9 +83,12 @@ fn lease(term: &TermStatus) -> Check {
     match term.role() {
         Role::Polling => Check { ok: true, reason: None },
         Role::LeaseNotRenewed => Check::unless(Some("the lease could not be renewed: no calls are made".to_owned())),
-        Role::StandingBy(other) => {
-            let other = other.unwrap_or_else(|| "nobody known yet".to_owned());
+        Role::StandingBy(Some(other)) => {
             Check { ok: true, reason: Some(format!("standing by: this app is polled by {other}")) }
+        }
+        Role::StandingBy(None) => {
+            let unknown = || "it is not known yet who polls this app".to_owned();
+            Check::unless(Some(term.trouble().unwrap_or_else(unknown)))
         }
     }
 }

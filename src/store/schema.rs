@@ -46,6 +46,15 @@ impl SchemaError {
         }
     }
 
+    /// What was being done, why it failed, and what can be done about it, in one line.
+    pub fn explain(&self) -> String {
+        match self {
+            Self::Store(error) => error.explain(),
+            Self::Migrate(cause) => format!("{self}: {cause}"),
+            Self::Newer { .. } => self.to_string(),
+        }
+    }
+
     /// Whether trying again may help: the database was away, and not the schema wrong.
     pub fn is_transient(&self) -> bool {
         match self {

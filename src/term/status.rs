@@ -70,6 +70,8 @@ pub struct TermStatus {
     pub(super) is_stuck: Arc<AtomicBool>,
     pub(super) progress: Arc<Progress>,
     pub(super) activity: Arc<Activity>,
+    /// What the start waits for, if it is not over.
+    wait: Mutex<Option<String>>,
     poller: Mutex<Option<Arc<PollerStatus>>>,
     other: Mutex<Option<String>>,
     watched: Mutex<Option<Watched>>,
@@ -120,6 +122,9 @@ impl TermStatus {
 
     /// What keeps this process from polling though it should, if anything does.
     pub fn trouble(&self) -> Option<String> {
+        if let Some(wait) = self.wait.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Some(wait);
+        }
         let role = self.role();
         if role == Role::LeaseNotRenewed {
             return Some("the lease could not be renewed: no calls are made".to_owned());
@@ -128,6 +133,11 @@ impl TermStatus {
             return Some("what polls bring back can't be stored just now: polling waits".to_owned());
         }
         self.poller().and_then(|poller| poller.fault())
+    }
+
+    /// Notes what the start waits for.
+    pub(crate) fn waits_for(&self, what: Option<String>) {
+        *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
     /// What is watched, as last counted.

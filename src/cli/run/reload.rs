@@ -10,7 +10,7 @@ use tokio::signal::unix::Signal;
 
 use super::{super::database::Database, Global, daemon_settings, warn_of};
 
-/// Reads the settings again at each SIGHUP. It never ends.
+/// Reads the settings again at each SIGHUP, also while the database is waited for. It never ends.
 pub async fn on_hangup(
     mut hangups: Signal,
     mut config: Config,
@@ -23,7 +23,11 @@ pub async fn on_hangup(
         if hangups.recv().await.is_none() {
             return std::future::pending().await;
         }
-        lifecycle::notify_reloading();
+        // Before it is ready systemd must not hear that it is again.
+        let is_ready = daemon.is_ready();
+        if is_ready {
+            lifecycle::notify_reloading();
+        }
         match reload(&config, global, daemon, database, log_level) {
             Ok(new) => {
                 tracing::info!("the settings have been read again");
@@ -33,7 +37,9 @@ pub async fn on_hangup(
                 tracing::error!("the settings stay as they were, since the new ones can't be taken: {error:#}")
             }
         }
-        lifecycle::notify_ready();
+        if is_ready {
+            lifecycle::notify_ready();
+        }
     }
 }
 
