@@ -138,6 +138,14 @@ fn end(daemon: Child) -> (Option<i32>, String) {
     (status.code(), said)
 }
 
+/// Makes the schema, without a daemon.
+fn migrate(database: &TestDatabase) {
+    let mut migrate = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    migrate.args(["migrate", "--set", "chat.sdk_app_id=1400000000"]).env("DATABASE_URL", database.url());
+    let migrate = migrate.output().unwrap();
+    assert!(migrate.status.success() && String::from_utf8_lossy(&migrate.stdout).contains("was made"), "{migrate:?}");
+}
+
 async fn watch(pool: &PgPool, groups: i32, messages: i64) {
     let sql = "SELECT receiptd.watch_messages($1, 'g' || g, array(SELECT generate_series(1::bigint, $2))) FROM generate_series(1, $3) g";
     sqlx::query(sql).bind(APP).bind(messages).bind(groups).execute(pool).await.unwrap();
@@ -265,12 +273,29 @@ fn every_alert_fires_where_it_should_and_none_while_all_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_partitions_last_is_told_also_where_none_can_be_made() {
+    let (mut place, database) = (Place::new("runway", 200).await, TestDatabase::new().await);
+    let listen = place.listens();
+    migrate(&database);
+    database.psql(
+        "DO $$ BEGIN EXECUTE 'DROP TABLE receiptd.api_calls_' || to_char(now() AT TIME ZONE 'UTC' + interval '1 day', 'YYYYMMDD'); END $$;
+         CREATE OR REPLACE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'no partitions today'; END $$",
+    );
+    let daemon = place.spawn(Some(&database));
+    place.hears_of(|line| line.starts_with("STATUS=waiting for the database: ") && line.contains("no partitions"));
+    let until = "SELECT extract(epoch FROM date_trunc('day', now(), 'UTC'))::bigint + 86400";
+    let line = format!("\nreceiptd_partitions_until_timestamp_seconds {}\n", database.psql(until));
+    let (_, metrics) = get(listen, "/metrics").await;
+    assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn systemd_hears_what_is_polled_and_that_the_loop_turns() {
     let (place, database) = (Place::new("status", 200).await, TestDatabase::new().await);
-    let migrate = ["migrate", "--set", "chat.sdk_app_id=1400000000"];
-    let migrate =
-        Command::new(env!("CARGO_BIN_EXE_receiptd")).args(migrate).env("DATABASE_URL", database.url()).output();
-    assert!(migrate.unwrap().status.success());
+    migrate(&database);
     watch(&PgPool::connect(&database.url()).await.unwrap(), 3, 3).await;
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
@@ -452,12 +477,7 @@ async fn without_a_database_url_it_has_a_private_one_and_takes_it_along_when_it_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_schema_that_is_newer_ends_it_as_a_fault_of_the_configuration() {
     let (place, database) = (Place::new("newer", 200).await, TestDatabase::new().await);
-    let migrate = Command::new(env!("CARGO_BIN_EXE_receiptd"))
-        .args(["migrate", "--set", "chat.sdk_app_id=1400000000"])
-        .env("DATABASE_URL", database.url())
-        .output()
-        .unwrap();
-    assert!(migrate.status.success() && String::from_utf8_lossy(&migrate.stdout).contains("was made"), "{migrate:?}");
+    migrate(&database);
     database.psql("INSERT INTO receiptd.schema_migrations VALUES (9999, 'from the future', now(), true, '', 0)");
     let (code, said) = end(place.spawn(Some(&database)));
     assert_eq!(code, Some(78), "{said}");

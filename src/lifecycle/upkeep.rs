@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{Days, NaiveTime};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -24,13 +25,16 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 /// What is watched is counted this often, or so seldom that it takes a hundredth of the time.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
-/// Makes the partitions of the days ahead, and notes how many there are.
+/// Makes the partitions of the days ahead, and notes until when there are some, whether that worked or not.
 pub(super) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
     let today = clock::now().date_naive();
-    store.ensure_partitions_ahead(today).await?;
-    let runway = retention::runway(&store.partitions().await?, today);
-    metrics::gauge!("receiptd_partition_runway_seconds").set(runway as f64 * 86_400.0);
-    Ok(())
+    let made = store.ensure_partitions_ahead(today).await;
+    let noted = store.partitions().await.map(|partitions| {
+        let until = today + Days::new(retention::runway(&partitions, today) as u64);
+        let until = until.and_time(NaiveTime::MIN).and_utc();
+        metrics::gauge!("receiptd_partitions_until_timestamp_seconds").set(until.timestamp() as f64);
+    });
+    made.and(noted)
 }
 
 pub(super) async fn look_after_partitions(store: Store, stop: CancellationToken) {

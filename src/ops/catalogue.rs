@@ -53,7 +53,10 @@ const GAUGES: [(&str, &str); 19] = [
     ("receiptd_watched_groups", "Groups that are polled, as last counted."),
     ("receiptd_watched_messages", "Messages that are polled, as last counted."),
     ("receiptd_quarantined_groups", "Groups that the service refuses, as last counted."),
-    ("receiptd_partition_runway_seconds", "Days from today on that have their partitions, in seconds."),
+    (
+        "receiptd_partitions_until_timestamp_seconds",
+        "Until when all days from today on have their partitions, in seconds since 1970.",
+    ),
     (
         "receiptd_rolled_up_until_timestamp_seconds",
         "Until when snapshots and calls are rolled up, in seconds since 1970.",
