@@ -3,6 +3,8 @@
 //! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile polling
 //! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest.
 
+mod said;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -19,6 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::said::Said;
 pub use super::flush::Committed;
 use super::{
     Store, StoreError,
@@ -26,7 +29,7 @@ use super::{
     set_aside::write_apart,
     sqlstate::Remedy,
 };
-use crate::{activity::Activity, recording::Recording, repeated::Repeated};
+use crate::{activity::Activity, recording::Recording};
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(100);
@@ -73,7 +76,7 @@ pub struct Recorder {
     /// Recordings of which somebody else holds a row.
     left: Vec<Recording>,
     try_left_at: Instant,
-    trouble: Repeated,
+    said: Said,
 }
 
 /// Recordings can't be written any more.
@@ -104,26 +107,25 @@ impl Reason {
 }
 
 /// How a batch is to be written.
-#[derive(Debug, Clone, Copy)]
 enum How {
     Whole,
-    /// One recording that was refused.
-    Apart,
+    /// One recording that was refused for this reason.
+    Apart(StoreError),
 }
 
 /// What became of a batch.
 enum Written {
     Done,
     /// The tables refuse something in it.
-    Refused,
+    Refused(StoreError),
 }
 
 impl Recorder {
     /// A recorder and the way to it. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Recording>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (left, try_left_at, trouble) = (vec![], Instant::now(), Repeated::default());
-        (Self { store, settings, queue, left, try_left_at, trouble }, sender)
+        let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
+        (Self { store, settings, queue, left, try_left_at, said }, sender)
     }
 
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
@@ -201,11 +203,7 @@ impl Recorder {
 
     /// Where what somebody else holds is too much, and at the end, everything waits for it.
     async fn wait_for_others(&mut self) -> Result<(), Lost> {
-        let polls = self.left.len();
-        if let Some(count) = self.trouble.happened() {
-            let what = "somebody else holds rows that polls are to be stored in: polling waits until they are free";
-            tracing::warn!(count, polls, "{what}");
-        }
+        self.said.held(self.left.len());
         let give_up = self.settings.give_up.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();
         if give_up { Err(Lost { reason: Reason::Stopped, recordings: 0 }) } else { Ok(()) }
     }
@@ -217,14 +215,14 @@ impl Recorder {
             if part.is_empty() {
                 continue;
             }
-            let written = self.write_part(&part, how).await.map_err(|reason| {
+            let written = self.write_part(&part, &how).await.map_err(|reason| {
                 let others: usize = parts.iter().map(|(part, _)| part.len()).sum();
                 Lost { reason, recordings: part.len() + others }
             })?;
             match (written, part.len()) {
                 (Written::Done, _) => {}
-                (Written::Refused, 1) => parts.push((part, How::Apart)),
-                (Written::Refused, several) => {
+                (Written::Refused(refusal), 1) => parts.push((part, How::Apart(refusal))),
+                (Written::Refused(_), several) => {
                     let second = part.split_off(several / 2);
                     parts.extend([(second, How::Whole), (part, How::Whole)]);
                 }
@@ -234,7 +232,7 @@ impl Recorder {
     }
 
     /// Writes one part until it is written or refused. The error says why there is no use in going on.
-    async fn write_part(&mut self, part: &[Recording], how: How) -> Result<Written, Reason> {
+    async fn write_part(&mut self, part: &[Recording], how: &How) -> Result<Written, Reason> {
         let (mut wait, mut unanswered) = (FIRST_WAIT, false);
         loop {
             let error = match self.attempt(part, how, unanswered).await {
@@ -248,10 +246,10 @@ impl Recorder {
             unanswered |= sqlstate.is_none();
             match (error.remedy(), how) {
                 (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
-                (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused),
+                (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused(error)),
                 _ => {}
             }
-            self.say(&error, part.len());
+            self.said.failed(&error, part.len());
             self.set_stuck(true);
             if self.settings.give_up.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Err(Reason::Stopped);
@@ -260,16 +258,15 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&mut self, part: &[Recording], how: How, unanswered: bool) -> Result<(), StoreError> {
+    async fn attempt(&mut self, part: &[Recording], how: &How, unanswered: bool) -> Result<(), StoreError> {
         let start = Instant::now();
         let flushed = match (how, part) {
-            (How::Apart, [recording]) => {
+            (How::Apart(refusal), [recording]) => {
                 let aside = write_apart(&self.store, recording).await?;
                 metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
-                tracing::error!(
-                    rows = aside.rows,
-                    "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason"
-                );
+                if aside.rows > 0 {
+                    self.said.refused(&self.store, recording, refusal, &aside).await;
+                }
                 aside.flushed
             }
             _ => flush(&self.store, part, unanswered).await?,
@@ -278,21 +275,8 @@ impl Recorder {
         Ok(())
     }
 
-    fn say(&mut self, error: &StoreError, polls: usize) {
-        if let Some(count) = self.trouble.happened() {
-            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-            tracing::error!(
-                error = cause,
-                count,
-                polls,
-                advice,
-                "storing what polls brought back failed: it is kept and tried again, and polling waits"
-            );
-        }
-    }
-
     /// Where a partition may be missing, makes those that the batch needs. True if one was.
-    async fn made_missing_partitions(&self, recordings: &[Recording]) -> bool {
+    async fn made_missing_partitions(&mut self, recordings: &[Recording]) -> bool {
         match self.store.ensure_partitions(&days(recordings)).await {
             Ok(0) => false,
             Ok(made) => {
@@ -303,8 +287,7 @@ impl Recorder {
                 true
             }
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "a daily partition may be missing and could not be made");
+                self.said.unmade(&error);
                 false
             }
         }

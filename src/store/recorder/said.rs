@@ -1,0 +1,58 @@
+//! What the recorder says of its troubles: each kind once, and then once a minute.
+
+use super::super::{Store, StoreError, set_aside::Aside, statement::query_scalar, transaction::SHORT};
+use crate::{recording::Recording, repeated::Repeated, slot::GroupKey};
+
+/// Its troubles, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    failed: Repeated,
+    held: Repeated,
+    refused: Repeated,
+    unmade: Repeated,
+}
+
+impl Said {
+    /// A flush of so many polls failed.
+    pub fn failed(&mut self, error: &StoreError, polls: usize) {
+        if let Some(count) = self.failed.happened() {
+            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
+            let what = "storing what polls brought back failed: it is kept and tried again, and polling waits";
+            tracing::error!(error = cause, count, polls, advice, "{what}");
+        }
+    }
+
+    /// So many polls wait for rows that somebody else holds.
+    pub fn held(&mut self, polls: usize) {
+        if let Some(count) = self.held.happened() {
+            let what = "somebody else holds rows that polls are to be stored in: polling waits until they are free";
+            tracing::warn!(count, polls, "{what}");
+        }
+    }
+
+    /// A part of a poll was set aside: the tables had refused the whole of it by `refusal`.
+    pub async fn refused(&mut self, store: &Store, recording: &Recording, refusal: &StoreError, aside: &Aside) {
+        if let Some(count) = self.refused.happened() {
+            let group = store.group_id(recording.group_key).await.ok();
+            let (cause, sqlstate) = (refusal as &dyn std::error::Error, refusal.sqlstate());
+            let what = "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason";
+            tracing::error!(error = cause, count, group, sqlstate, rows = aside.rows, "{what}");
+        }
+    }
+
+    /// A partition could not be made.
+    pub fn unmade(&mut self, error: &StoreError) {
+        if let Some(count) = self.unmade.happened() {
+            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, count, advice, "a daily partition may be missing and could not be made");
+        }
+    }
+}
+
+impl Store {
+    /// The id of a group, for the log.
+    async fn group_id(&self, group_key: GroupKey) -> Result<String, StoreError> {
+        let group = query_scalar("SELECT group_id FROM receiptd.watched_groups WHERE group_key = $1").bind(group_key);
+        self.run("looking up a group", SHORT, async |database| group.fetch_one(database).await).await
+    }
+}
