@@ -31,7 +31,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use receiptd::config::Config;
+use receiptd::{config::Config, logging};
 
 use self::exit::Exit;
 
@@ -109,8 +109,12 @@ pub async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => {
-            // A closed standard output is no reason to fail: the answer was not wanted.
-            let _ = message.print();
+            if message.use_stderr() && logging::is_journal() {
+                logging::print_fatal(&message.to_string());
+            } else {
+                // A closed standard output is no reason to fail: the answer was not wanted.
+                let _ = message.print();
+            }
             return if message.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
@@ -118,7 +122,7 @@ pub async fn main() -> ExitCode {
         if is_unread(&error) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("receiptd: {error:#}");
+        logging::print_fatal(&format!("receiptd: {error:#}"));
         Exit::of(&error).into()
     })
 }

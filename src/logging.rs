@@ -4,8 +4,9 @@
 
 use std::{
     env, fs,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     os::unix::fs::MetadataExt,
+    sync::OnceLock,
 };
 
 use tracing::{Event, Level, Subscriber, subscriber::SetGlobalDefaultError};
@@ -42,10 +43,23 @@ pub enum LoggingError {
 pub fn init(log: &Log) -> Result<LogLevel, LoggingError> {
     let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let form = Form::of(log.format, io::stderr().is_terminal(), is_journal(), colours_wanted);
+    FORM.get_or_init(|| form);
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     tracing::subscriber::set_global_default(subscriber(filter, form, io::stderr))?;
     Ok(LogLevel(handle))
 }
+
+/// Prints to standard error why the process ends. Journald gets it as an error, whether logging has begun or not: else a filter
+/// by priority would hide it.
+pub fn print_fatal(why: &str) {
+    let is_for_journal = is_journal() || FORM.get() == Some(&Form::Journal);
+    let text = if is_for_journal { with_priority(Level::ERROR, why) } else { format!("{why}\n") };
+    // Nobody is left who could be told that standard error is closed.
+    _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// The form that logs were begun in.
+static FORM: OnceLock<Form> = OnceLock::new();
 
 /// What is logged, for as long as the process logs.
 #[derive(Debug)]
@@ -90,7 +104,7 @@ impl Form {
 
 /// Whether standard error is the stream that systemd made for journald. `JOURNAL_STREAM` alone does not say so: it is
 /// inherited by processes whose output goes elsewhere.
-fn is_journal() -> bool {
+pub fn is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
@@ -112,7 +126,7 @@ where
     tracing_subscriber::registry().with(filter).with(lines)
 }
 
-/// Lines for journald: each begins with its syslog priority, by which `journalctl -p` filters.
+/// Lines for journald, with their priorities.
 struct Journal(Format<Full, ()>);
 
 impl<S, N> FormatEvent<S, N> for Journal
@@ -126,9 +140,16 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        write!(writer, "<{}>", priority(*event.metadata().level()))?;
-        self.0.format_event(context, writer, event)
+        let mut text = String::new();
+        self.0.format_event(context, Writer::new(&mut text), event)?;
+        writer.write_str(&with_priority(*event.metadata().level(), &text))
     }
+}
+
+/// The text with its syslog priority, by which `journalctl -p` filters, before each of its lines: each is an entry of its own.
+fn with_priority(level: Level, text: &str) -> String {
+    let priority = priority(level);
+    text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
 }
 
 /// The syslog priority of a level, as in sd-daemon(3).
@@ -177,6 +198,17 @@ mod tests {
         let line = logged("info", Form::Journal);
         assert_eq!(line, "<4>receiptd::logging::tests: slowing down group=\"team\"\n");
         assert!(logged("debug", Form::Journal).contains("\n<7>"), "each line has a priority of its own");
+    }
+
+    #[test]
+    fn journald_gets_the_priority_before_each_line_of_a_text() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            subscriber(reload::Layer::new(EnvFilter::new("info")).0, Form::Journal, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || tracing::error!("first\nsecond"));
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "<3>receiptd::logging::tests: first\n<3>second\n");
     }
 
     #[test]

@@ -6,10 +6,10 @@
 mod common;
 
 use std::{
-    fs,
+    fs::{self, File},
     io::Write,
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixDatagram,
+    os::unix::{fs::MetadataExt, net::UnixDatagram},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -568,6 +568,26 @@ async fn sighup_takes_over_what_the_database_was_waited_for() {
     signal(&daemon, "-TERM");
     let (code, said) = end(daemon);
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn journald_gets_why_it_ends_as_an_error_in_each_line() {
+    let directory = ScratchDirectory::new("journal");
+    let journal = File::create(directory.path().join("journal")).unwrap();
+    let metadata = journal.metadata().unwrap();
+    let stream = format!("{}:{}", metadata.dev(), metadata.ino());
+    for arguments in [
+        ["run", "--set", "polling.batch_size=many", "--set", "http.listen=here"].as_slice(),
+        &["run", "--set", "chat.sdk_app_id=1", "--set", "chat.secret_key_file=/nowhere/key"],
+        &["run", "--walk"],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        command.args(arguments).env("JOURNAL_STREAM", &stream).stderr(journal.try_clone().unwrap());
+        let code = command.status().unwrap().code().unwrap();
+        assert!([64, 78].contains(&code), "{code}");
+    }
+    let said = fs::read_to_string(directory.path().join("journal")).unwrap();
+    assert!(said.lines().count() > 5 && said.lines().all(|line| line.starts_with("<3>")), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
