@@ -47,7 +47,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         () = reload::on_hangup(hangups, config, global, &daemon, &database, &log_level) => Ok(()),
     };
     let is_asked_for = stop.is_cancelled();
-    lifecycle::notify_stopping();
+    lifecycle::notify_stopping().await;
     tracing::info!("stopping: polls in flight end, what they brought back is stored");
     let lost = daemon.stop().await;
     database.close().await?;

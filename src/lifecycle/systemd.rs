@@ -15,7 +15,10 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::time::sleep;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{report::Report, term::TermStatus};
@@ -31,7 +34,7 @@ const WAITING: usize = 64;
 enum Message {
     Ready,
     Reloading,
-    Stopping,
+    Stopping(oneshot::Sender<()>),
     Status(String),
     Watchdog,
 }
@@ -46,9 +49,12 @@ pub fn notify_reloading() {
     notify(Message::Reloading);
 }
 
-/// Tells systemd that the daemon stops.
-pub fn notify_stopping() {
-    notify(Message::Stopping);
+/// Tells systemd that the daemon stops, and waits until that is sent, for a moment at most: a process that has nothing to end would
+/// take the message along.
+pub async fn notify_stopping() {
+    let (sent, is_sent) = oneshot::channel();
+    notify(Message::Stopping(sent));
+    _ = timeout(Duration::from_secs(1), is_sent).await;
 }
 
 /// What `systemctl status` shows.
@@ -104,16 +110,20 @@ fn start_to_send() -> Option<SyncSender<Message>> {
 }
 
 fn send(message: Message) {
-    let sent = match &message {
+    let result = match &message {
         Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Message::Reloading => {
             NotifyState::monotonic_usec_now().and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]))
         }
-        Message::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Message::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
         Message::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
         Message::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
     };
-    if let Err(error) = sent {
+    if let Err(error) = result {
         tracing::warn!(error = &error as &dyn std::error::Error, ?message, "systemd could not be told");
+    }
+    if let Message::Stopping(sent) = message {
+        // Who has stopped waiting need not know.
+        _ = sent.send(());
     }
 }
