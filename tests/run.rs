@@ -222,14 +222,14 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     assert!(status == 503 && body.contains("60021"), "{body}");
     let (_, metrics) = get("/metrics").await;
     for line in [
-        "receiptd_calls_total{class=\"success\",code=\"0\"}",
+        "receiptd_calls_total{sdk_app_id=\"1400000000\",class=\"success\",code=\"0\"}",
         "code=\"60021\"} 1",
-        "receiptd_recordings_lost_total{reason=\"stopped\"} 0",
-        "receiptd_calls_total{class=\"slow_down\",code=\"60007\"} 0",
-        "receiptd_database_errors_total{class=\"deadline\"} 0",
-        "receiptd_due_lag_seconds{cadence=\"default\",tier=\"1h\"}",
-        "receiptd_is_storing 1",
-        "receiptd_lease_epoch 1",
+        "reason=\"stopped\"} 0",
+        "class=\"slow_down\",code=\"60007\"} 0",
+        "class=\"deadline\"} 0",
+        "cadence=\"default\",tier=\"1h\"}",
+        "receiptd_is_storing{sdk_app_id=\"1400000000\"} 1",
+        "receiptd_lease_epoch{sdk_app_id=\"1400000000\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
@@ -285,7 +285,10 @@ async fn how_long_partitions_last_is_told_also_where_none_can_be_made() {
     let daemon = place.spawn(Some(&database));
     place.hears_of(|line| line.starts_with("STATUS=waiting for the database: ") && line.contains("no partitions"));
     let until = "SELECT extract(epoch FROM date_trunc('day', now(), 'UTC'))::bigint + 86400";
-    let line = format!("\nreceiptd_partitions_until_timestamp_seconds {}\n", database.psql(until));
+    let line = format!(
+        "\nreceiptd_partitions_until_timestamp_seconds{{sdk_app_id=\"1400000000\"}} {}\n",
+        database.psql(until)
+    );
     let (_, metrics) = get(listen, "/metrics").await;
     assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
     signal(&daemon, "-TERM");
@@ -534,7 +537,7 @@ async fn while_its_database_is_away_it_lives_says_so_and_can_be_stopped() {
         status == 503 && body.contains("\"lease\":{\"ok\":false,\"reason\":\"waiting for the database: "),
         "{body}"
     );
-    assert!(get(listen, "/metrics").await.1.contains("receiptd_is_polling 0"));
+    assert!(get(listen, "/metrics").await.1.contains("receiptd_is_polling{sdk_app_id=\"1400000000\"} 0"));
     assert!(get(listen, "/status.json").await.1.contains("\"line\":\"waiting for the database: "));
     signal(&daemon, "-TERM");
     place.hears("STOPPING=1");

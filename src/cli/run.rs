@@ -8,6 +8,7 @@ use clap::Args;
 use receiptd::{
     chat::ChatSettings,
     config::{Chat, Config},
+    domain::SdkAppId,
     jobs::JobSettings,
     lifecycle::{self, Daemon, DaemonSettings, StartError},
     logging,
@@ -30,7 +31,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     warn_of(&config, &chat);
     let database = Database::open(&config.database).await?;
     let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
-    let settings = daemon_settings(&config, chat, database.url(), http(&config)?);
+    let settings = daemon_settings(&config, chat, database.url(), http(&config, app)?);
     let daemon = Daemon::open(settings, stop.clone()).await?;
     let work = async {
         daemon.begin().await?;
@@ -67,8 +68,8 @@ fn warn_of(config: &Config, chat: &Chat) {
 }
 
 /// Where HTTP is served, with the metrics of this process.
-pub fn http(config: &Config) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
-    let serve = |listen| Ok((listen, ops::install_metrics()?));
+fn http(config: &Config, app: SdkAppId) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
+    let serve = |listen| Ok((listen, ops::install_metrics(app)?));
     config.http.listen.map(serve).transpose()
 }
 

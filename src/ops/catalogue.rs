@@ -1,7 +1,7 @@
 //! All metrics, with what each tells. Those that are states are told when they are asked for.
 //!
-//! docs/operators.md has a line for each. Names follow Prometheus: base units, `_total` for counters. No label has a value
-//! that comes from outside, but for error codes and SQLSTATEs.
+//! docs/operators.md has a line for each. Names follow Prometheus: base units, `_total` for counters. All have the app as
+//! `sdk_app_id`; no other label has a value that comes from outside, but for error codes and SQLSTATEs.
 
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::{
     chat::error_class,
+    domain::SdkAppId,
     report::Report,
     store::ERROR_CLASSES,
     term::{Role, TermStatus},
@@ -75,15 +76,17 @@ const HISTOGRAMS: [(&str, &str, &[f64]); 5] = [
 const SECONDS: [f64; 12] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 const SIZES: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0];
 
-/// Installs the recorder of metrics, once in a process.
+/// Installs the recorder of metrics, once in a process, for the app that it polls.
 ///
 /// # Errors
 /// If another recorder is installed already.
-pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
     let with_buckets = |builder: PrometheusBuilder, (name, _, buckets): &(&str, &str, &[f64])| {
         builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)
     };
-    let handle = HISTOGRAMS.iter().try_fold(PrometheusBuilder::new(), with_buckets)?.install_recorder()?;
+    // Several apps may be scraped as one job: what is wrong with one must not be hidden by another.
+    let builder = PrometheusBuilder::new().add_global_label("sdk_app_id", app.to_string());
+    let handle = HISTOGRAMS.iter().try_fold(builder, with_buckets)?.install_recorder()?;
     COUNTERS.iter().for_each(|(name, what)| describe_counter!(*name, *what));
     GAUGES.iter().for_each(|(name, what)| describe_gauge!(*name, *what));
     HISTOGRAMS.iter().for_each(|(name, what, _)| describe_histogram!(*name, *what));

@@ -81,7 +81,8 @@ async fn every_expression_of_the_operators_dashboard_gives_prometheus_a_value() 
     scraped
         .until("every expression has a value", async || {
             for expression in open.clone() {
-                let found = scraped.query(&expression.replace("$job", "receiptd")).await;
+                let asked = expression.replace("$job", "receiptd").replace("$app", "1400000000");
+                let found = scraped.query(&asked).await;
                 assert_eq!(found["status"], "success", "{expression}: {found}");
                 if found["data"]["result"].as_array().is_some_and(|result| !result.is_empty()) {
                     open.remove(&expression);
