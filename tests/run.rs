@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use common::{ScratchDirectory, TestDatabase};
+use common::{ScratchDirectory, TestDatabase, own_address};
 use receiptd::{
     domain::SdkAppId,
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
@@ -100,7 +100,7 @@ impl Place {
 
     /// Has the next daemon serve HTTP, and tells where.
     fn listens(&mut self) -> SocketAddr {
-        let listen = free_address();
+        let listen = own_address();
         self.config = self.config.replace("listen = \"off\"", &format!("listen = \"{listen}\""));
         listen
     }
@@ -112,11 +112,6 @@ impl Place {
         self.hears("RELOADING=1");
         self.hears("READY=1");
     }
-}
-
-/// An address that nobody listens at just now.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// What the daemon answers there.
@@ -382,7 +377,7 @@ async fn settings_that_cannot_be_taken_are_named_and_the_old_ones_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_stays_as_long_as_other_machines_reach_the_address_that_is_listened_at() {
     let (mut place, database) = (Place::new("open", 200).await, TestDatabase::new().await);
-    let port = free_address().port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let off = place.config.clone();
     place.config = off.replace("\"off\"", &format!("\"0.0.0.0:{port}\"\ntoken = \"canary-http-token\""));
     let daemon = place.spawn(Some(&database));

@@ -1,19 +1,7 @@
 //! A scene: the daemon at full load between a simulated Chat and a PostgreSQL server of its own, and what a scenario does with
 //! it.
 
-use std::{
-    ffi::OsString,
-    fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{ffi::OsString, fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use receiptd::{
     domain::SdkAppId,
@@ -23,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    common::ScratchDirectory,
+    common::{ScratchDirectory, own_address},
     daemon::{Daemon, Launch, PATIENCE},
     pgbouncer::PgBouncer,
     server::Server,
@@ -236,12 +224,4 @@ fn config(endpoint: &str, http: SocketAddr) -> String {
          transit_allowance = \"250ms\"\n\
          [cadence.default]\ntiers = [{{ until = \"1h\", every = \"1s\" }}]\nstop_when_all_read = false\n"
     )
-}
-
-/// An address that no other process takes: loopback has sixteen million of them, so none is shared with whoever takes free
-/// ports of the usual one.
-fn own_address() -> SocketAddr {
-    static COUNT: AtomicU8 = AtomicU8::new(1);
-    let [.., high, low] = process::id().to_be_bytes();
-    ([127, high | 1, low, COUNT.fetch_add(1, Ordering::Relaxed)], 9_464).into()
 }

@@ -5,12 +5,13 @@
 
 use std::{
     env, fs,
+    net::SocketAddr,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::{
         OnceLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
 };
 
@@ -55,6 +56,14 @@ fn sweeper(path: &Path) -> Child {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sweep"]).arg(path).current_dir("/").process_group(0);
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// An address that no other process takes: loopback has sixteen million of them, so none is shared with whoever takes free
+/// ports of the usual one.
+pub fn own_address() -> SocketAddr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = process::id().to_be_bytes();
+    ([127, high | 1, low, COUNT.fetch_add(1, Ordering::Relaxed)], 9_464).into()
 }
 
 struct TestServer {

@@ -7,14 +7,14 @@ mod common;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::net::UnixDatagram,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use browser::Browser;
-use common::{ScratchDirectory, TestDatabase};
+use common::{ScratchDirectory, TestDatabase, own_address};
 use receiptd::{
     domain::SdkAppId,
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
@@ -48,7 +48,7 @@ impl Served {
             SimulatorConfig::new(SdkAppId::try_from(i64::from(APP)).unwrap(), "administrator", SECRET_KEY.into());
         config.world.median_reading_time = Duration::from_secs(2);
         let simulator = Simulator::start(config).await.unwrap();
-        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listen = own_address();
         let systemd = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
         let file = directory.path().join("receiptd.toml");
