@@ -3,15 +3,15 @@
 
 use super::{Poller, now};
 use crate::{
-    clock,
     slot::{Slot, SlotId},
     store::StoreError,
 };
 
 impl Poller {
     /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
-    /// larger than a batch are split.
-    pub(super) async fn read(&mut self, claimed: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
+    /// larger than a batch are split. What is claimed meanwhile joins `claimed`, also where this fails: whoever calls is
+    /// responsible for all of it.
+    pub(super) async fn read(&mut self, claimed: &mut Vec<SlotId>) -> Result<Vec<Slot>, StoreError> {
         let batch_size = self.settings.batch_size;
         let mut slots = self.store.read_slots(claimed).await?;
         let mut split = Vec::new();
@@ -25,13 +25,13 @@ impl Poller {
             slots.retain(|slot| !split.contains(&slot.slot_id));
             slots.extend(self.store.read_slots(&split).await?);
         }
-        self.merge(&mut slots).await?;
+        self.merge(&mut slots, claimed).await?;
         Ok(slots)
     }
 
     /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
     /// now as well, can be taken in: a slot in another poll has another last poll.
-    async fn merge(&mut self, slots: &mut Vec<Slot>) -> Result<(), StoreError> {
+    async fn merge(&mut self, slots: &mut Vec<Slot>, claimed: &mut Vec<SlotId>) -> Result<(), StoreError> {
         let batch_size = self.settings.batch_size;
         let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
         let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
@@ -46,31 +46,20 @@ impl Poller {
             let absorbed = if is_free(other) {
                 slots.iter().position(|slot| slot.slot_id == other).map(|index| slots.remove(index))
             } else if self.schedule.claim(other) {
-                self.read_claimed(other).await?
+                claimed.push(other);
+                self.store.read_slots(&[other]).await?.pop()
             } else {
                 None
             };
             let Some(absorbed) = absorbed else { continue };
             match slots.iter_mut().find(|held| held.slot_id == slot) {
                 Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
-                _ => self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, now()),
+                _ => {
+                    claimed.retain(|slot| *slot != absorbed.slot_id);
+                    self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, now());
+                }
             }
         }
         Ok(())
-    }
-
-    /// Reads one slot that was claimed for a merge; it goes back to the schedule if that fails.
-    async fn read_claimed(&mut self, slot: SlotId) -> Result<Option<Slot>, StoreError> {
-        match self.store.read_slots(&[slot]).await {
-            Ok(mut read) if !read.is_empty() => Ok(read.pop()),
-            Ok(_) => {
-                self.schedule.forget(slot);
-                Ok(None)
-            }
-            Err(error) => {
-                self.schedule.release(slot, clock::now(), now());
-                Err(error)
-            }
-        }
     }
 }

@@ -43,14 +43,14 @@ impl Poller {
             Admission::Probe => (1, true),
             Admission::Closed(until) => return until.saturating_duration_since(now.monotonic),
         };
-        let (claimed, probes) = self.claim(room, now);
+        let (mut claimed, probes) = self.claim(room, now);
         if claimed.is_empty() {
             if is_probe {
                 self.caller.gate().probe_again(now.monotonic);
             }
             return self.until_next_due(now);
         }
-        match self.read(&claimed).await {
+        match self.read(&mut claimed).await {
             Ok(slots) => {
                 if self.start(claimed, slots, &probes, is_probe) == 0 && is_probe {
                     self.caller.gate().probe_again(now.monotonic);

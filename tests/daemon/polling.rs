@@ -117,6 +117,44 @@ async fn a_slot_that_its_owner_empties_during_a_common_poll_takes_nobody_along()
 }
 
 #[tokio::test]
+async fn slots_that_were_to_be_merged_when_the_database_failed_are_polled_when_it_works_again() {
+    let mut rig = Rig::new().await;
+    for number in 1..=10 {
+        rig.watch(&format!("g{number}"), 1..=100).await;
+    }
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    // In each group two slots have thinned out. One is due at once and one in an hour, and that of the last group can't be read:
+    // when it is claimed for a merge, others have been.
+    for sql in [
+        "UPDATE receiptd.watched_messages SET state = 'removed', slot_id = NULL, closed_at = now(), known_until = now()
+         WHERE (msg_seq - 1) % 50 >= 5",
+        "UPDATE receiptd.poll_slots SET next_poll_at = now()",
+        "UPDATE receiptd.poll_slots s SET next_poll_at = now() + interval '1 hour'
+         WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots o WHERE o.group_key = s.group_key)",
+        "ALTER TABLE receiptd.watched_messages DROP CONSTRAINT msg_seq_is_a_positive_u32",
+        "UPDATE receiptd.watched_messages SET msg_seq = -msg_seq
+         WHERE slot_id = (SELECT slot_id FROM receiptd.poll_slots WHERE next_poll_at > now() ORDER BY group_key DESC LIMIT 1)",
+    ] {
+        sqlx::raw_sql(sql).execute(&rig.pool).await.unwrap();
+    }
+    let rollbacks = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    let before: i64 = rig.value(rollbacks).await;
+    rig.start().await;
+    while rig.value::<i64>(rollbacks).await == before {
+        tokio::task::yield_now().await;
+    }
+    sqlx::raw_sql("UPDATE receiptd.watched_messages SET msg_seq = abs(msg_seq)").execute(&rig.pool).await.unwrap();
+    let mended: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    let all_again = format!(
+        "(SELECT min(known_until) > '{}' FROM receiptd.latest_receipts WHERE state = 'active')",
+        mended.to_rfc3339()
+    );
+    rig.until(&all_again).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
     let mut rig = Rig::new().await;
     rig.watch("g", 1..=50).await;

@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    fn database_fault(&self) -> Option<Fault> {
+    pub fn database_fault(&self) -> Option<Fault> {
         self.faults().find(|fault| fault.is_of_database())
     }
 

@@ -181,7 +181,7 @@ impl World {
         self.request(daemon, Request::Read(claimed, is_probe));
     }
 
-    pub fn has_read(&mut self, daemon: usize, claimed: Vec<SlotId>, is_probe: bool, reply: Reply) {
+    pub fn has_read(&mut self, daemon: usize, mut claimed: Vec<SlotId>, is_probe: bool, reply: Reply) {
         let clocks = self.clocks(daemon);
         let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
         let polling = self.polling(daemon);
@@ -189,12 +189,13 @@ impl World {
         if is_over {
             return;
         }
-        let Reply::Slots(mut slots) = reply else {
+        let slots = if let Reply::Slots(slots) = reply { self.merges(daemon, slots, &mut claimed) } else { None };
+        let Some(slots) = slots else {
+            let polling = self.polling(daemon);
             claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.wall, clocks));
             polling.is_unsure = true;
             return self.wake_in(daemon, READ_AGAIN);
         };
-        self.merges(daemon, &mut slots);
         let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
         let mut calling = 0;
         for slot in slots {
@@ -214,18 +215,22 @@ impl World {
         self.wake_in(daemon, Duration::ZERO);
     }
 
-    /// Mirrors `poller::contents`.
-    fn merges(&mut self, daemon: usize, slots: &mut Vec<Slot>) {
+    /// Mirrors `poller::contents`. `None` if the database fails meanwhile.
+    fn merges(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotId>) -> Option<Vec<Slot>> {
         let (batch_size, clocks) = (self.plan.batch_size, self.clocks(daemon));
         let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
         let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
         for id in thin {
             let free = |slots: &[Slot], id| slots.iter().position(|slot| slot.slot_id == id && slot.absorbs.is_none());
-            let Some(at) = free(slots, id) else { continue };
+            let Some(at) = free(&slots, id) else { continue };
             let Some(other) = self.database.merge_candidate(&slots[at], batch_size) else { continue };
-            let absorbed = if let Some(at) = free(slots, other) {
+            let absorbed = if let Some(at) = free(&slots, other) {
                 Some(slots.remove(at))
             } else if self.polling(daemon).schedule.claim(other) {
+                claimed.push(other);
+                if self.database_fault().is_some() && self.random.bool() {
+                    return None;
+                }
                 self.database.read(&[other]).pop()
             } else {
                 None
@@ -233,9 +238,13 @@ impl World {
             let Some(absorbed) = absorbed else { continue };
             match slots.iter_mut().find(|slot| slot.slot_id == id) {
                 Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
-                _ => self.polling(daemon).schedule.release(absorbed.slot_id, absorbed.next_poll_at, clocks),
+                _ => {
+                    claimed.retain(|slot| *slot != absorbed.slot_id);
+                    self.polling(daemon).schedule.release(absorbed.slot_id, absorbed.next_poll_at, clocks);
+                }
             }
         }
+        Some(slots)
     }
 
     /// Mirrors the end of the task in `Poller::spawn`, and `poller::claim`.
