@@ -40,6 +40,7 @@ pub use self::{
     seed::Seed,
     slotting::Slotted,
     sqlstate::ERROR_CLASSES,
+    upkeep::LeftBehind,
     watch::{WatchedGroup, WatchedMessage},
 };
 use self::{

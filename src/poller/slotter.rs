@@ -13,7 +13,7 @@ use crate::{
     domain::Timestamp,
     repeated::Repeated,
     slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
-    store::{Store, StoreError},
+    store::{LeftBehind, Store, StoreError},
 };
 
 /// How often it looks.
@@ -37,10 +37,10 @@ impl Slotter {
     pub async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut trouble = Repeated::default();
+        let (mut trouble, mut left) = (Repeated::default(), LeftBehind::default());
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
-            let Some(Err(error)) = stop.run_until_cancelled(self.look(&stop)).await else { continue };
+            let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut left, &stop)).await else { continue };
             // What was asked for may have been done all the same.
             self.tell(ScheduleNews::Unsure);
             // That the lease is lost is known, and told, by who renews it.
@@ -53,18 +53,20 @@ impl Slotter {
         }
     }
 
-    async fn look(&self, stop: &CancellationToken) -> Result<(), StoreError> {
-        let changed = self.store.reschedule_changed_groups(|slot| self.due(slot, clock::now())).await?;
+    async fn look(&self, left: &mut LeftBehind, stop: &CancellationToken) -> Result<(), StoreError> {
+        let changed = self.store.reschedule_changed_groups(left, |slot| self.due(slot, clock::now())).await?;
         changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
         let probes = self.store.slots_to_probe(clock::now()).await?;
         probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
+        let mut passed_over = Vec::new();
         while !stop.is_cancelled() {
-            let slotted = self.store.slot_new_messages(|fresh, open| self.pack(fresh, open)).await?;
+            let slotted = self.store.slot_new_messages(&passed_over, |fresh, open| self.pack(fresh, open)).await?;
             slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Joined(*slot, *due)));
             metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
             if !slotted.is_partial {
                 break;
             }
+            passed_over.extend(slotted.held);
         }
         Ok(())
     }

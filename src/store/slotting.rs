@@ -1,7 +1,7 @@
 //! Giving new messages a slot, in one transaction, and splitting slots that are larger than a batch.
 //!
-//! Slots are locked before the messages in them, both in the order of their ids, as everywhere: owners lock them too, and a
-//! deadlock would fail one of the two.
+//! Slots are locked before the messages in them, both in the order of their ids, as everywhere. Nobody is waited for: what
+//! somebody else holds just now is left for the next time, so an owner's open transaction holds up only what it touches.
 
 use std::collections::HashMap;
 
@@ -29,20 +29,24 @@ pub struct Slotted {
     pub slots: Vec<(SlotId, Timestamp)>,
     /// Whether there may be more to do at once.
     pub is_partial: bool,
+    /// Groups whose new messages can't get their slots, since somebody else holds what that takes.
+    pub held: Vec<GroupKey>,
 }
 
 impl Store {
-    /// Gives a slot to messages that have none, as `pack` decides from them and the newest slots of their groups.
+    /// Gives a slot to messages that have none, as `pack` decides from them and the newest slots of their groups. Those of the
+    /// groups `passed_over` are not looked at.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn slot_new_messages(
         &self,
+        passed_over: &[GroupKey],
         pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
     ) -> Result<Slotted, StoreError> {
         let app = self.app();
         self.run_fenced("giving new messages a slot", LONG, async |database| {
-            slot_new_messages(database, app, pack).await
+            slot_new_messages(database, app, passed_over, pack).await
         })
         .await
     }
@@ -88,61 +92,74 @@ impl Store {
 async fn slot_new_messages(
     connection: &mut PgConnection,
     app: i64,
+    passed_over: &[GroupKey],
     pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
 ) -> Result<Slotted, sqlx::Error> {
-    let fresh = fresh_messages(connection, app).await?;
-    if fresh.is_empty() {
-        return Ok(Slotted::default());
-    }
-    let open = lock_newest_slots(connection, &fresh).await?;
+    let (groups, is_partial) = groups_with_new_messages(connection, app, passed_over).await?;
+    let Some(last) = groups.last() else { return Ok(Slotted::default()) };
+    let (open, held) = lock_newest_slots(connection, &groups).await?;
+    let others: Vec<GroupKey> = passed_over.iter().chain(&held).copied().collect();
+    let mut fresh = lock_new_messages(connection, app, *last, others).await?;
+    // The newest slots of groups that have got messages only just now are not locked.
+    fresh.retain(|message| groups.binary_search(&message.group_key).is_ok());
     let fills = pack(&fresh, &open);
     let slots = make_and_move_slots(connection, &fills).await?;
     place_messages(connection, &fills, &slots).await?;
-    Ok(Slotted { messages: fresh.len(), slots, is_partial: fresh.len() >= usize::try_from(CHUNK).unwrap_or(0) })
+    let held = if fresh.is_empty() { groups } else { vec![] };
+    Ok(Slotted { messages: fresh.len(), slots, is_partial, held })
 }
 
-async fn fresh_messages(connection: &mut PgConnection, app: i64) -> Result<Vec<Fresh>, sqlx::Error> {
-    let rows: Vec<(GroupKey, Option<String>, i64, Timestamp, Timestamp)> = query_as(
-        "SELECT m.group_key, g.cadence, m.msg_seq, coalesce(m.aged_from, m.sent_at), m.added_at
-         FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1
-         ORDER BY m.group_key, m.msg_seq LIMIT $2",
+/// The groups of the next messages that have no slot, by rising key, and whether there may be others.
+async fn groups_with_new_messages(
+    connection: &mut PgConnection,
+    app: i64,
+    passed_over: &[GroupKey],
+) -> Result<(Vec<GroupKey>, bool), sqlx::Error> {
+    let groups: Vec<(GroupKey, i64)> = query_as(
+        "SELECT group_key, count(*) FROM (
+            SELECT m.group_key FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+            WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND m.group_key <> ALL ($2)
+            ORDER BY m.group_key, m.msg_seq LIMIT $3
+         ) fresh GROUP BY group_key ORDER BY group_key",
     )
     .bind(app)
+    .bind(passed_over.to_vec())
     .bind(CHUNK)
     .fetch_all(connection)
     .await?;
-    let fresh = |(group_key, cadence, seq, sent_at, added_at)| {
-        let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Fresh { group_key, cadence, seq, sent_at, added_at })
-    };
-    rows.into_iter().map(fresh).collect()
+    let messages: i64 = groups.iter().map(|(_, messages)| messages).sum();
+    Ok((groups.into_iter().map(|(group_key, _)| group_key).collect(), messages >= CHUNK))
 }
 
-/// Locks the newest slot of each group, in the order of the ids, and counts what they hold.
+/// Locks the newest slot of each group, in the order of the ids, and counts what they hold. Also gives the groups whose newest
+/// slot somebody else holds.
 async fn lock_newest_slots(
     connection: &mut PgConnection,
-    fresh: &[Fresh],
-) -> Result<HashMap<GroupKey, OpenSlot>, sqlx::Error> {
-    let mut groups: Vec<GroupKey> = fresh.iter().map(|message| message.group_key).collect();
-    groups.dedup();
+    groups: &[GroupKey],
+) -> Result<(HashMap<GroupKey, OpenSlot>, Vec<GroupKey>), sqlx::Error> {
     let newest: Vec<SlotId> = query_scalar(
         "SELECT s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
             SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = g.group_key ORDER BY slot_id DESC LIMIT 1
         ) s",
     )
-    .bind(groups)
+    .bind(groups.to_vec())
     .fetch_all(&mut *connection)
     .await?;
     let locked: Vec<(GroupKey, SlotId, Option<Timestamp>)> = query_as(
         "SELECT group_key, slot_id, last_polled_at FROM receiptd.poll_slots
-         WHERE slot_id = ANY ($1) ORDER BY slot_id FOR UPDATE",
+         WHERE slot_id = ANY ($1) ORDER BY slot_id FOR UPDATE SKIP LOCKED",
     )
     .bind(&newest)
     .fetch_all(&mut *connection)
     .await?;
-    // A statement of its own, so that it sees what whoever held the locks has done.
-    let held: HashMap<SlotId, i64> = query_as(
+    // Statements of their own, so that they see what whoever held the locks has done.
+    let held =
+        query_scalar("SELECT group_key FROM receiptd.poll_slots WHERE slot_id = ANY ($1) AND slot_id <> ALL ($2)")
+            .bind(&newest)
+            .bind(locked.iter().map(|slot| slot.1).collect::<Vec<_>>())
+            .fetch_all(&mut *connection)
+            .await?;
+    let messages: HashMap<SlotId, i64> = query_as(
         "SELECT slot_id, count(*) FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
          JOIN receiptd.watched_messages m USING (group_key, slot_id) GROUP BY slot_id",
     )
@@ -153,10 +170,39 @@ async fn lock_newest_slots(
     .into_iter()
     .collect();
     let open = |(group_key, slot_id, last_polled_at)| {
-        let messages = held.get(&slot_id).copied().unwrap_or_default();
+        let messages = messages.get(&slot_id).copied().unwrap_or_default();
         (group_key, OpenSlot { slot_id, messages: usize::try_from(messages).unwrap_or_default(), last_polled_at })
     };
-    Ok(locked.into_iter().map(open).collect())
+    Ok((locked.into_iter().map(open).collect(), held))
+}
+
+/// Locks the next messages that have no slot, up to the group `last` and without the groups `others`, and their groups against
+/// being removed: a slot that is made refers to its group.
+async fn lock_new_messages(
+    connection: &mut PgConnection,
+    app: i64,
+    last: GroupKey,
+    others: Vec<GroupKey>,
+) -> Result<Vec<Fresh>, sqlx::Error> {
+    let rows: Vec<(GroupKey, Option<String>, i64, Timestamp, Timestamp)> = query_as(
+        "SELECT m.group_key, g.cadence, m.msg_seq, coalesce(m.aged_from, m.sent_at), m.added_at
+         FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND m.group_key <= $2
+            AND m.group_key <> ALL ($3)
+         ORDER BY m.group_key, m.msg_seq LIMIT $4
+         FOR NO KEY UPDATE OF m SKIP LOCKED FOR KEY SHARE OF g SKIP LOCKED",
+    )
+    .bind(app)
+    .bind(last)
+    .bind(others)
+    .bind(CHUNK)
+    .fetch_all(connection)
+    .await?;
+    let fresh = |(group_key, cadence, seq, sent_at, added_at)| {
+        let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        Ok(Fresh { group_key, cadence, seq, sent_at, added_at })
+    };
+    rows.into_iter().map(fresh).collect()
 }
 
 /// Makes the slots that are new and brings forward those that messages join. Returns the slot of each fill, in order,
@@ -192,7 +238,7 @@ async fn make_and_move_slots(
     Ok(ids.into_iter().filter_map(|id| Some((id, *due.get(&id)?))).collect())
 }
 
-/// Puts the messages into their slots, unless their owner has removed them meanwhile.
+/// Puts the messages, which are locked, into their slots.
 async fn place_messages(
     connection: &mut PgConnection,
     fills: &[Fill],
@@ -207,15 +253,9 @@ async fn place_messages(
         }
     }
     query(
-        "WITH joining AS (
-            SELECT m.group_key, m.msg_seq, u.slot_id
-            FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
-            JOIN receiptd.watched_messages m USING (group_key, msg_seq)
-            WHERE m.slot_id IS NULL AND m.state = 'active'
-            ORDER BY m.group_key, m.msg_seq FOR NO KEY UPDATE OF m
-         )
-         UPDATE receiptd.watched_messages m SET slot_id = j.slot_id
-         FROM joining j WHERE m.group_key = j.group_key AND m.msg_seq = j.msg_seq",
+        "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
+         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq",
     )
     .bind(groups)
     .bind(seqs)

@@ -1,6 +1,7 @@
-//! What owners changed about groups, and groups whose quarantine is to be probed.
+//! What owners changed about groups, and groups whose quarantine is to be probed. Nobody is waited for: what somebody else
+//! holds just now is left for the next time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
@@ -20,50 +21,79 @@ const CHUNK: usize = 500;
 /// A group that was probed is not offered again before this time, however the probe ends.
 const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30);
 
+/// Groups that are marked though their slots were moved, but for some that somebody held: at which version of the group that
+/// was, and which they are. Only these are moved when somebody lets go.
+pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotId>)>;
+
 impl Store {
     /// Moves the slots of groups whose state or cadence has changed to the due times that `due` gives them, and hands
-    /// out those that are to be polled.
+    /// out those that are to be polled. Those that somebody else holds are `left` for the next time, with the group's mark.
     ///
     /// # Errors
     /// If the database fails. Then the groups are still marked, and will be found again.
     pub async fn reschedule_changed_groups(
         &self,
+        left: &mut LeftBehind,
         due: impl Fn(&Slot) -> Option<Timestamp> + Send + Sync,
     ) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         const DOING: &str = "rescheduling groups that have changed";
-        let (changed, slots) =
+        let (changed, mut slots) =
             self.run(DOING, SHORT, async |database| changed_groups(database, self.app()).await).await?;
+        left.retain(|group_key, (version, _)| changed.get(group_key) == Some(version));
         if changed.is_empty() {
             return Ok(vec![]);
         }
+        slots.retain(|(group_key, slot)| left.get(group_key).is_none_or(|(_, slots)| slots.contains(slot)));
+        let mut found: LeftBehind =
+            changed.into_iter().map(|(group_key, version)| (group_key, (version, HashSet::new()))).collect();
         let mut moved = Vec::new();
         for chunk in slots.chunks(CHUNK) {
-            let slots = self.read_slots(chunk).await?;
+            let chunk: Vec<SlotId> = chunk.iter().map(|(_, slot)| *slot).collect();
+            let slots = self.read_slots(&chunk).await?;
             let due: HashMap<SlotId, Timestamp> =
                 slots.iter().filter_map(|slot| Some((slot.slot_id, due(slot)?))).collect();
-            moved.extend(self.move_slots(due).await?);
+            let free: HashMap<SlotId, Timestamp> = self.move_slots(&due).await?.into_iter().collect();
+            for slot in slots.iter().filter(|slot| due.contains_key(&slot.slot_id) && !free.contains_key(&slot.slot_id))
+            {
+                found.entry(slot.group_key).and_modify(|(_, slots)| _ = slots.insert(slot.slot_id));
+            }
+            moved.extend(free);
         }
-        let (groups, versions): (Vec<GroupKey>, Vec<i64>) = changed.into_iter().unzip();
-        // Only now, and only those that have not changed once more: else a crash would forget them.
-        let clear = query(
-            "UPDATE receiptd.watched_groups g SET reschedule = false
-             FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, version)
-             WHERE g.group_key = u.group_key AND g.xmin::text::bigint = u.version",
-        )
-        .bind(groups)
-        .bind(versions);
-        self.run_fenced(DOING, SHORT, async |database| clear.execute(database).await).await?;
+        self.clear_marks(&found).await?;
+        *left = found;
         Ok(moved)
     }
 
-    async fn move_slots(&self, due: HashMap<SlotId, Timestamp>) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
-        let (slots, due): (Vec<SlotId>, Vec<Timestamp>) = due.into_iter().unzip();
+    /// Clears the marks of groups of which no slot is left. Only now, and only of those that have not changed once more: else
+    /// a crash would forget them.
+    async fn clear_marks(&self, left: &LeftBehind) -> Result<(), StoreError> {
+        let done = left.iter().filter(|(_, (_, slots))| slots.is_empty());
+        let (groups, versions): (Vec<GroupKey>, Vec<i64>) =
+            done.map(|(group_key, (version, _))| (*group_key, *version)).unzip();
+        let clear = query(
+            "WITH free AS (
+                SELECT g.group_key
+                FROM receiptd.watched_groups g
+                JOIN unnest($1::integer[], $2::bigint[]) AS u (group_key, version) USING (group_key)
+                WHERE g.xmin::text::bigint = u.version FOR NO KEY UPDATE OF g SKIP LOCKED
+            )
+            UPDATE receiptd.watched_groups g SET reschedule = false FROM free WHERE g.group_key = free.group_key",
+        )
+        .bind(groups)
+        .bind(versions);
+        let doing = "noting which groups are rescheduled";
+        self.run_fenced(doing, SHORT, async |database| clear.execute(database).await).await.map(drop)
+    }
+
+    /// Moves the slots that nobody else holds. Returns these.
+    async fn move_slots(&self, due: &HashMap<SlotId, Timestamp>) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
+        let (slots, due): (Vec<SlotId>, Vec<Timestamp>) = due.iter().map(|(slot, due)| (*slot, *due)).unzip();
         let moved = query_as(
             "WITH locked AS (
                 SELECT s.group_key, s.slot_id, u.due
                 FROM receiptd.poll_slots s
                 JOIN unnest($1::bigint[], $2::timestamptz[]) AS u (slot_id, due) USING (slot_id)
-                ORDER BY s.slot_id FOR UPDATE OF s
+                ORDER BY s.slot_id FOR UPDATE OF s SKIP LOCKED
             )
             UPDATE receiptd.poll_slots s SET next_poll_at = l.due FROM locked l
             WHERE s.group_key = l.group_key AND s.slot_id = l.slot_id
@@ -83,10 +113,13 @@ impl Store {
     /// If the database fails.
     pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Vec<SlotId>, StoreError> {
         let slots = query_scalar(
-            "WITH claimed AS (
-                UPDATE receiptd.watched_groups SET probe_at = $2 + $3
+            "WITH due AS (
+                SELECT group_key FROM receiptd.watched_groups
                 WHERE sdk_app_id = $1 AND state = 'quarantined' AND probe_at <= $2
-                RETURNING group_key
+                FOR NO KEY UPDATE SKIP LOCKED
+            ), claimed AS (
+                UPDATE receiptd.watched_groups g SET probe_at = $2 + $3 FROM due WHERE g.group_key = due.group_key
+                RETURNING g.group_key
             )
             SELECT s.slot_id FROM claimed CROSS JOIN LATERAL (
                 SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = claimed.group_key
@@ -107,7 +140,7 @@ impl Store {
 async fn changed_groups(
     connection: &mut PgConnection,
     app: i64,
-) -> Result<(Vec<(GroupKey, i64)>, Vec<SlotId>), sqlx::Error> {
+) -> Result<(HashMap<GroupKey, i64>, Vec<(GroupKey, SlotId)>), sqlx::Error> {
     let changed: Vec<(GroupKey, i64)> = query_as(
         "SELECT group_key, xmin::text::bigint FROM receiptd.watched_groups WHERE reschedule AND sdk_app_id = $1",
     )
@@ -115,15 +148,14 @@ async fn changed_groups(
     .fetch_all(&mut *connection)
     .await?;
     if changed.is_empty() {
-        return Ok((vec![], vec![]));
+        return Ok((HashMap::new(), vec![]));
     }
-    let groups: Vec<GroupKey> = changed.iter().map(|(group_key, _)| *group_key).collect();
-    let slots = query_scalar(
-        "SELECT s.slot_id FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
+    let slots = query_as(
+        "SELECT s.group_key, s.slot_id FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
          WHERE s.group_key = ANY ($1) AND g.state = 'active'",
     )
-    .bind(groups)
+    .bind(changed.iter().map(|(group_key, _)| *group_key).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    Ok((changed, slots))
+    Ok((changed.into_iter().collect(), slots))
 }

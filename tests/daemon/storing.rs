@@ -1,11 +1,16 @@
 //! What stands in the way of storing: rows that the tables refuse, locks of others, connections that break.
 
-use receiptd::domain::Counts;
+use std::{sync::Arc, time::Duration};
+
+use receiptd::{
+    cadence::{Cadence, Cadences, Tier},
+    domain::Counts,
+};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::{
     proxy::Proxy,
-    rig::{Rig, group, seq, simulator_config},
+    rig::{Rig, every_second, group, seq, simulator_config},
 };
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
@@ -131,6 +136,100 @@ async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_a
     .await;
     open.rollback().await.unwrap();
     rig.until(&format!("(SELECT count(*) FROM {answer}) = 1")).await;
+    rig.stop().await;
+}
+
+/// The slots of a group, and how many of its messages have one.
+const SLOTS_OF_HELD: &str =
+    "SELECT (SELECT count(*) FROM receiptd.poll_slots WHERE group_key = g.group_key) || ' slots, '
+    || (SELECT count(slot_id) FROM receiptd.watched_messages WHERE group_key = g.group_key) || ' messages'
+    FROM receiptd.watched_groups g WHERE group_id = 'held'";
+
+#[tokio::test]
+async fn new_messages_of_a_group_whose_slot_somebody_holds_join_it_afterwards_and_those_of_others_at_once() {
+    let mut rig = Rig::new().await;
+    rig.watch("held", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    let mut open = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM receiptd.poll_slots FOR UPDATE").execute(&mut *open).await.unwrap();
+    rig.watch("held", 4..=6).await;
+    for later in ["one", "another"] {
+        rig.watch(later, 1..=3).await;
+        polled_again(&mut rig, later).await;
+    }
+    assert_eq!(rig.value::<String>(SLOTS_OF_HELD).await, "1 slots, 3 messages");
+    open.rollback().await.unwrap();
+    rig.until(ALL_POLLED).await;
+    assert_eq!(rig.value::<String>(SLOTS_OF_HELD).await, "1 slots, 6 messages");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn new_messages_that_somebody_holds_get_a_slot_afterwards_and_others_at_once_however_many_there_are() {
+    for hold in [
+        "SELECT receiptd.unwatch_messages(1400000000, 'held')",
+        "SELECT FROM receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",
+    ] {
+        let mut rig = Rig::stopped(simulator_config()).await;
+        // More than get their slots in one transaction.
+        rig.watch("held", 1..=20_100).await;
+        let mut open = rig.pool.begin().await.unwrap();
+        sqlx::query(hold).execute(&mut *open).await.unwrap();
+        rig.start().await;
+        for later in ["one", "another"] {
+            rig.watch(later, 1..=3).await;
+            polled_again(&mut rig, later).await;
+        }
+        assert_eq!(rig.value::<String>(SLOTS_OF_HELD).await, "0 slots, 0 messages", "{hold}");
+        open.rollback().await.unwrap();
+        rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL) = 0").await;
+        assert_eq!(rig.value::<String>(SLOTS_OF_HELD).await, "402 slots, 20100 messages", "{hold}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_changed_cadence_moves_the_slots_that_nobody_holds_at_once_and_the_others_afterwards() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let hourly = Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(3_600) };
+    let cadences = [("default", Cadence::by_age(vec![hourly], true).unwrap()), ("often", every_second())];
+    rig.settings.cadences = Arc::new(Cadences::new(cadences.map(|(name, cadence)| (name.to_owned(), cadence)).into()));
+    rig.start().await;
+    rig.watch("held", 1..=100).await;
+    rig.watch("free", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    let mut open = rig.pool.begin().await.unwrap();
+    let hold = "SELECT FROM receiptd.poll_slots WHERE slot_id = (SELECT slot_id FROM receiptd.watched_messages
+        NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' AND msg_seq = 100) FOR UPDATE";
+    sqlx::query(hold).execute(&mut *open).await.unwrap();
+    run(&rig, "UPDATE receiptd.watched_groups SET cadence = 'often'").await;
+    polled_again(&mut rig, "free").await;
+    let early = "(SELECT bool_and(known_until > first_polled_at) FROM receiptd.latest_receipts
+        WHERE group_id = 'held' AND msg_seq";
+    rig.until(&format!("{early} <= 50)")).await;
+    assert!(rig.value::<bool>("SELECT reschedule FROM receiptd.watched_groups WHERE group_id = 'held'").await);
+    open.rollback().await.unwrap();
+    rig.until(&format!("{early} > 50)")).await;
+    rig.until("(SELECT bool_or(reschedule) FROM receiptd.watched_groups) = false").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_that_somebody_holds_is_rescheduled_and_nothing_else_waits_for_it() {
+    let mut rig = Rig::new().await;
+    rig.watch("held", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    run(&rig, "UPDATE receiptd.watched_groups SET cadence = 'default'").await;
+    let mut open = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM receiptd.watched_groups FOR UPDATE").execute(&mut *open).await.unwrap();
+    rig.start().await;
+    for later in ["one", "another"] {
+        rig.watch(later, 1..=3).await;
+        polled_again(&mut rig, later).await;
+    }
+    open.rollback().await.unwrap();
+    rig.until("(SELECT bool_or(reschedule) FROM receiptd.watched_groups) = false").await;
     rig.stop().await;
 }
 
