@@ -1,11 +1,17 @@
 //! What the slots that are due hold just now: split where they are larger than a batch, paired with a neighbour where they
 //! have thinned out.
 
+use chrono::TimeDelta;
+
 use super::{Poller, now};
 use crate::{
+    clock,
     slot::{Slot, SlotId},
     store::StoreError,
 };
+
+/// A slot that can't be split just now, since somebody else holds some of it, is looked at again after this time.
+const SPLIT_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
 impl Poller {
     /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
@@ -23,7 +29,14 @@ impl Poller {
         }
         if !split.is_empty() {
             slots.retain(|slot| !split.contains(&slot.slot_id));
-            slots.extend(self.store.read_slots(&split).await?);
+            for slot in self.store.read_slots(&split).await? {
+                if slot.messages.len() > batch_size {
+                    claimed.retain(|other| *other != slot.slot_id);
+                    self.schedule.release(slot.slot_id, clock::now() + SPLIT_AGAIN, now());
+                } else {
+                    slots.push(slot);
+                }
+            }
         }
         self.merge(&mut slots, claimed).await?;
         Ok(slots)

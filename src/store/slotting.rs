@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::{
     Store, StoreError,
     statement::{query, query_as, query_scalar},
-    transaction::LONG,
+    transaction::{LONG, SHORT},
 };
 use crate::{
     domain::{MsgSeq, Timestamp},
@@ -52,19 +52,20 @@ impl Store {
     }
 
     /// Splits a slot that holds more than `batch_size` messages: the younger ones go into slots of their own, which are
-    /// due at once and have the same last poll.
+    /// due at once and have the same last poll. What somebody else holds stays where it is.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn split_slot(&self, slot: SlotId, batch_size: usize) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         let split = query_as(
             "WITH source AS (
-                SELECT * FROM receiptd.poll_slots WHERE slot_id = $1 FOR UPDATE
-            ), held AS (
+                SELECT s.* FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
+                WHERE s.slot_id = $1 FOR UPDATE OF s SKIP LOCKED FOR KEY SHARE OF g SKIP LOCKED
+            ), free AS (
                 SELECT m.group_key, m.msg_seq FROM receiptd.watched_messages m JOIN source s USING (group_key, slot_id)
-                ORDER BY m.msg_seq FOR NO KEY UPDATE OF m
+                ORDER BY m.msg_seq FOR NO KEY UPDATE OF m SKIP LOCKED
             ), surplus AS (
-                SELECT group_key, msg_seq, ((row_number() OVER (ORDER BY msg_seq) - 1) / $2) AS part FROM held
+                SELECT group_key, msg_seq, ((row_number() OVER (ORDER BY msg_seq) - 1) / $2) AS part FROM free
             ), parts AS MATERIALIZED (
                 SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
                 FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
@@ -82,7 +83,7 @@ impl Store {
         )
         .bind(slot)
         .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        self.run_fenced("splitting a slot that is larger than polling.batch_size", LONG, async |database| {
+        self.run_fenced("splitting a slot that is larger than polling.batch_size", SHORT, async |database| {
             split.fetch_all(database).await
         })
         .await

@@ -6,6 +6,7 @@ use receiptd::{
     domain::Counts,
     simulator::{Fault, FaultRule, When},
 };
+use sqlx::AssertSqlSafe;
 
 use crate::rig::{Rig, group, seq, simulator_config};
 
@@ -176,6 +177,41 @@ async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
     rig.until("(SELECT count(*) FROM receiptd.poll_slots) < 3").await;
     rig.until(ALL_POLLED).await;
     assert_eq!(slot_sizes(&rig).await.iter().sum::<i64>(), 52);
+}
+
+#[tokio::test]
+async fn a_slot_that_is_to_be_split_and_that_somebody_holds_is_split_afterwards_and_holds_up_no_other() {
+    let of_held = |what: &str| {
+        format!(
+            "SELECT FROM receiptd.{what} NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE OF {what}"
+        )
+    };
+    for hold in [of_held("poll_slots"), of_held("watched_messages") + " LIMIT 1", of_held("watched_messages")] {
+        let mut rig = Rig::new().await;
+        rig.watch("held", 1..=50).await;
+        rig.watch("free", 1..=50).await;
+        rig.until(ALL_POLLED).await;
+        rig.stop().await;
+        rig.settings.poller.batch_size = 20;
+        let calls = rig.simulator.ledger().calls();
+        let mut open = rig.pool.begin().await.unwrap();
+        sqlx::query(AssertSqlSafe(hold)).execute(&mut *open).await.unwrap();
+        rig.start().await;
+        let started: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+        let since = |seconds| (started + chrono::TimeDelta::seconds(seconds)).to_rfc3339();
+        let polled = |group: &str, seconds| {
+            let since = since(seconds);
+            format!("(SELECT min(known_until) > '{since}' FROM receiptd.latest_receipts WHERE group_id LIKE '{group}')")
+        };
+        rig.until(&polled("free", 3)).await;
+        assert_eq!(rig.value::<Option<bool>>(&format!("SELECT {}", polled("held", 0))).await, Some(false));
+        open.rollback().await.unwrap();
+        rig.until(&polled("%", 3)).await;
+        assert!(slot_sizes(&rig).await.iter().all(|messages| *messages <= 20));
+        rig.stop().await;
+        let asked = rig.simulator.ledger().calls_by_batch_size().clone();
+        assert!(asked.range(21..).map(|(_, calls)| calls).sum::<u64>() <= calls, "{asked:?}");
+    }
 }
 
 #[tokio::test]
