@@ -168,14 +168,16 @@ fn bad<T>(reason: String) -> Result<T, BadLine> {
     Err(BadLine(reason))
 }
 
-/// A time in RFC 3339, or in whole seconds since 1970 as the service's own callbacks give it.
+/// A time in RFC 3339, as PostgreSQL writes it (`2026-11-23 08:00:00.5+00`), or in whole seconds since 1970 as the service's own
+/// callbacks give it.
 ///
 /// # Errors
 /// If it is neither, or not in this age.
 pub fn time(text: &str) -> Result<Timestamp, BadLine> {
-    use chrono::Datelike;
+    use chrono::{DateTime, Datelike};
+    let postgres = || DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").ok().map(|time| time.to_utc());
     let seconds = || text.parse::<i64>().ok().and_then(|seconds| Timestamp::from_timestamp(seconds, 0));
-    let time = text.parse::<Timestamp>().ok().or_else(seconds);
+    let time = text.parse::<Timestamp>().ok().or_else(postgres).or_else(seconds);
     match time.filter(|time| YEARS.contains(&time.year())) {
         Some(time) => Ok(time),
         None => bad(format!(
@@ -242,6 +244,14 @@ mod tests {
         assert_eq!(good("@TGS#1,7,2026-11-23T08:00:00Z\r\n\"a, b\",8\n\n  \nc, 9 ,\n"), expected);
         assert_eq!(good("g,1,1763884800"), [line("g", 1, Some("2025-11-23T08:00:00Z"))], "seconds since 1970");
         assert_eq!(good("g,1,2026-11-23T16:00:00+08:00"), [line("g", 1, Some("2026-11-23T08:00:00Z"))]);
+        for (written, meant) in [
+            ("2026-11-25 10:00:00+00", "2026-11-25T10:00:00Z"),
+            ("2026-11-25 10:00:00.123456+00", "2026-11-25T10:00:00.123456Z"),
+            ("2026-11-25 10:00:00-03", "2026-11-25T13:00:00Z"),
+            ("2026-11-25 10:00:00+05:30", "2026-11-25T04:30:00Z"),
+        ] {
+            assert_eq!(good(&format!("g,1,{written}")), [line("g", 1, Some(meant))], "as PostgreSQL writes {written}");
+        }
     }
 
     #[test]

@@ -161,3 +161,12 @@ async fn a_file_that_is_not_there_is_named() {
     let (code, _, err) = receiptd(&database, &["watch", "import", "/nowhere/list.csv"], "");
     assert!(code != 0 && err.contains("opening /nowhere/list.csv failed"), "{code} {err}");
 }
+
+#[tokio::test]
+async fn times_are_taken_as_the_database_writes_them() {
+    let database = migrated().await;
+    let written = database.psql("SELECT '2026-11-24 10:00:00.123456+00'::timestamptz");
+    let (code, _, err) = receiptd(&database, &["watch", "import"], &format!("a,1,{written}\n"));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(database.psql("SELECT sent_at FROM receiptd.watched_messages"), written);
+}
