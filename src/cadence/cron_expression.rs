@@ -20,7 +20,7 @@ pub enum InvalidCron {
     #[error("cron {0:?}: weekday {1:?} is none: use 0-7 (0 and 7 are Sunday) or SUN-SAT, with `,` `-` `/` and `*`")]
     Weekday(String, String),
     /// Another field can't be read.
-    #[error("cron {0:?} can't be read: {1}")]
+    #[error("cron {0:?}: {1}, with `,` `-` `/` and `*`")]
     Field(String, String),
     /// The expression has no date in the future.
     #[error("cron {0:?} never comes: no date from now on matches it")]
@@ -71,12 +71,33 @@ fn parse(expression: &str, now: Timestamp) -> Result<Schedule, InvalidCron> {
     }
     let weekdays = weekdays(fields[5]).map_err(|part| InvalidCron::Weekday(whole(), part))?;
     fields[5] = &weekdays;
-    let schedule =
-        Schedule::from_str(&fields.join(" ")).map_err(|error| InvalidCron::Field(whole(), error.to_string()))?;
+    let schedule = Schedule::from_str(&fields.join(" ")).map_err(|_| InvalidCron::Field(whole(), fault(&fields)))?;
     if schedule.after(&now).next().is_none() {
         return Err(InvalidCron::Never(whole()));
     }
     Ok(schedule)
+}
+
+/// The fields before the weekday, and what can stand in them.
+const FIELDS: [(&str, &str); 5] = [
+    ("second", "0-59"),
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day of the month", "1-31"),
+    ("month", "1-12 or JAN-DEC"),
+];
+
+/// Which of the fields can't be read: the one that fails also where all others are `*`. What the crate says of it takes many
+/// lines.
+fn fault(fields: &[&str]) -> String {
+    let fails = |place: usize| {
+        let mut alone = ["*"; 6];
+        alone[place] = fields[place];
+        Schedule::from_str(&alone.join(" ")).is_err()
+    };
+    let faults = FIELDS.iter().enumerate().filter(|(place, _)| fails(*place));
+    let said = faults.map(|(place, (name, range))| format!("{name} {:?} is none: use {range}", fields[place]));
+    said.collect::<Vec<_>>().join("; ")
 }
 
 /// The weekday field in the numbers of crate `cron`, every range spelt out.
@@ -166,7 +187,17 @@ mod tests {
         assert!(matches!(parse("0 0 0 1 1 * 2027", monday()), Err(InvalidCron::Fields(_, 7))));
         assert!(matches!(parse("0 0 * * 8", monday()), Err(InvalidCron::Weekday(_, part)) if part == "8"));
         assert!(matches!(parse("0 0 * * MON/0", monday()), Err(InvalidCron::Weekday(..))));
-        assert!(matches!(parse("61 0 * * *", monday()), Err(InvalidCron::Field(..))));
+        assert_eq!(
+            parse("61 0 * * *", monday()).unwrap_err().to_string(),
+            "cron \"61 0 * * *\": minute \"61\" is none: use 0-59, with `,` `-` `/` and `*`"
+        );
+        let several = parse("0 25 0 * FRI", monday()).unwrap_err().to_string();
+        assert!(
+            several.contains("hour \"25\" is none: use 0-23; day of the month \"0\" is none: use 1-31"),
+            "{several}"
+        );
+        let nonsense = parse("x\ny 0 * * *", monday()).unwrap_err().to_string();
+        assert!(!nonsense.contains('\n'), "{nonsense}");
         assert!(matches!(parse("0 0 30 2 *", monday()), Err(InvalidCron::Never(_))));
     }
 

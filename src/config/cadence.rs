@@ -32,9 +32,9 @@ pub(super) struct Keys {
 #[serde(deny_unknown_fields)]
 pub(super) struct TierKeys {
     /// The age at which the tier ends.
-    until: String,
+    until: Option<String>,
     /// The time between two polls.
-    every: String,
+    every: Option<String>,
 }
 
 /// The names of the keys.
@@ -98,11 +98,12 @@ impl Keys {
 
 impl TierKeys {
     fn read(self, key: &str, at: usize, problems: &mut Problems) -> Option<Tier> {
-        let mut span = |part: &str, text: String| {
-            let remedy = "give a span as in \"90s\", \"10m\", \"6h\" or \"7d\"";
-            problems.parsed(&format!("{key}[{at}].{part}"), Some(text), None, remedy, |text| {
-                humantime::parse_duration(text).ok().map(Some)
-            })
+        let mut span = |part: &str, text: Option<String>| {
+            let (key, remedy) = (format!("{key}[{at}].{part}"), "give a span as in \"90s\", \"10m\", \"6h\" or \"7d\"");
+            if text.is_none() {
+                problems.refuse_silently(&key, format!("is missing: {remedy}"));
+            }
+            problems.parsed(&key, text, None, remedy, |text| humantime::parse_duration(text).ok().map(Some))
         };
         let (until, every) = (span("until", self.until), span("every", self.every));
         Some(Tier { until: until?, every: every? })

@@ -83,6 +83,10 @@ fn cadences_that_cannot_be_followed_are_refused_by_name() {
             "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }]\nexpire_after = \"1d\"",
             &["cadence.slow.expire_after", "\"1d\"", "cron only"],
         ),
+        (
+            "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }, { until = \"2h\" }]",
+            &["cadence.slow.tiers[1].every", "is missing", "10m"],
+        ),
         ("[cadence.slow]\ncron = \"* * *\"", &["cadence.slow.cron", "3 fields", "five"]),
         ("[cadence.slow]\ncron = \"0 0 30 2 *\"", &["cadence.slow.cron", "never comes"]),
         (
