@@ -16,7 +16,7 @@ pub use self::{
     cron_expression::{Cron, InvalidCron},
     named::{Cadences, DEFAULT},
 };
-use crate::domain::Timestamp;
+use crate::{domain::Timestamp, span};
 
 /// One step of a cadence by age: messages younger than `until` are polled once per `every`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +34,13 @@ pub enum InvalidCadence {
     #[error("has no tiers: give at least one {{ until, every }}, or a cron expression")]
     NoTiers,
     /// The tiers do not grow in age.
-    #[error("has a tier until {0:?} that does not end after the tier before it: list tiers by rising `until`")]
+    #[error("has a tier until {} that does not end after the tier before it: list tiers by rising `until`", span::exactly(*.0))]
     TiersNotRising(Duration),
     /// Polling more often than once a second is never sensible.
-    #[error("polls every {0:?}: the shortest interval is 1s")]
+    #[error("polls every {}: the shortest interval is 1s", span::exactly(*.0))]
     TooOften(Duration),
     /// A span is longer than the dates of the database can hold.
-    #[error("has a span of {0:?}: the longest is 10 years")]
+    #[error("has a span of {}: the longest is 3650d", span::exactly(*.0))]
     TooLong(Duration),
     /// The cron expression can't be read or never fires.
     #[error(transparent)]
@@ -184,7 +184,7 @@ impl Cadence {
     pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> String {
         match &self.rule {
             Rule::Tiers(tiers) => tier(tiers, age(sent_at, now))
-                .map_or_else(String::new, |tier| humantime::format_duration(tier.until).to_string().replace(' ', "")),
+                .map_or_else(String::new, |tier| span::exactly(tier.until).replace(' ', "")),
             Rule::Cron { .. } => "cron".to_owned(),
         }
     }

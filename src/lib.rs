@@ -27,5 +27,6 @@ pub mod retention;
 pub mod rollup;
 pub mod simulator;
 pub mod slot;
+pub mod span;
 pub mod store;
 pub mod term;

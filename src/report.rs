@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     activity::Minute,
     chat::Class,
+    lease::Holder,
     store::Watched,
     term::{Role, TermStatus},
 };
@@ -119,7 +120,7 @@ impl fmt::Display for Report {
             return f.write_str(trouble);
         }
         if let Role::StandingBy(other) = &self.role {
-            let other = other.as_deref().unwrap_or("nobody known yet");
+            let other = other.as_deref().map_or_else(|| "nobody known yet".to_owned(), Holder::in_words);
             return write!(f, "standing by: this app is polled by {other}");
         }
         match &self.watched {
@@ -163,8 +164,8 @@ mod tests {
 
     #[test]
     fn the_line_says_what_is_wrong_instead_and_who_polls_instead() {
-        let standing = Report { role: Role::StandingBy(Some("db2:17".to_owned())), ..report() };
-        assert_eq!(standing.to_string(), "standing by: this app is polled by db2:17");
+        let standing = Report { role: Role::StandingBy(Some("db2 part 1 process 17".to_owned())), ..report() };
+        assert_eq!(standing.to_string(), "standing by: this app is polled by db2 (process 17)");
         let trouble = Some("no calls".to_owned());
         assert_eq!(Report { trouble, ..report() }.to_string(), "no calls");
     }

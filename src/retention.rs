@@ -9,7 +9,7 @@ use chrono::{NaiveDate, NaiveTime, TimeDelta};
 
 use crate::{
     domain::Timestamp,
-    rollup,
+    rollup, span,
     store::{Store, StoreError},
 };
 
@@ -32,11 +32,11 @@ impl Default for Retention {
 
 impl fmt::Display for Retention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let span = |kept: Option<TimeDelta>| match kept.and_then(|kept| kept.to_std().ok()) {
-            Some(kept) => format!("after {}", humantime::format_duration(kept)),
+        let when = |kept: Option<TimeDelta>| match kept.and_then(|kept| kept.to_std().ok()) {
+            Some(kept) => format!("after {}", span::exactly(kept)),
             None => "never".to_owned(),
         };
-        write!(f, "snapshots {}, calls {}, roll-ups {}", span(self.snapshots), span(self.calls), span(self.rollups))
+        write!(f, "snapshots {}, calls {}, roll-ups {}", when(self.snapshots), when(self.calls), when(self.rollups))
     }
 }
 

@@ -43,7 +43,7 @@ fn the_shipped_file_is_valid_and_its_placeholder_is_pointed_out() {
         "https://adminapisgp.im.qcloud.com (region sg",
         "at most 200 calls in any second",
         "at most 50 messages",
-        "default: every 1m until 1h old, every 10m until 1day old, every 1h until 7days old, every 6h until 30days old",
+        "default: every 1m until 1h old, every 10m until 1d old, every 1h until 7d old, every 6h until 30d old",
         "a private PostgreSQL",
         "http://127.0.0.1:9464",
         "Mind: key: chat.secret_key is the example",

@@ -2,20 +2,19 @@
 
 use std::fmt;
 
-use humantime::format_duration;
-
 use super::{Cadence, Rule};
+use crate::span;
 
 impl fmt::Display for Cadence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.rule {
             Rule::Tiers(tiers) => {
                 for tier in tiers {
-                    write!(f, "every {} until {} old, ", format_duration(tier.every), format_duration(tier.until))?;
+                    write!(f, "every {} until {} old, ", span::exactly(tier.every), span::exactly(tier.until))?;
                 }
             }
             Rule::Cron { cron, expire_after } => {
-                write!(f, "at \"{cron}\" (UTC) until {} old, ", format_duration(*expire_after))?;
+                write!(f, "at \"{cron}\" (UTC) until {} old, ", span::exactly(*expire_after))?;
             }
         }
         f.write_str(if self.stop_when_all_read { "or until all have read" } else { "also when all have read" })
@@ -32,7 +31,7 @@ mod tests {
     fn a_cadence_tells_its_tiers_and_its_end() {
         let tier = |until, every| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
         let cadence = Cadence::by_age(vec![tier(3_600, 60), tier(86_400, 600)], true).unwrap();
-        assert_eq!(cadence.to_string(), "every 1m until 1h old, every 10m until 1day old, or until all have read");
+        assert_eq!(cadence.to_string(), "every 1m until 1h old, every 10m until 1d old, or until all have read");
     }
 
     #[test]
@@ -40,6 +39,6 @@ mod tests {
         let now = "2026-11-23T00:00:00Z".parse().unwrap();
         let week = Duration::from_secs(7 * 86_400);
         let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", week, false, now).unwrap();
-        assert_eq!(cadence.to_string(), "at \"*/15 8-11 * * MON-FRI\" (UTC) until 7days old, also when all have read");
+        assert_eq!(cadence.to_string(), "at \"*/15 8-11 * * MON-FRI\" (UTC) until 7d old, also when all have read");
     }
 }

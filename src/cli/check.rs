@@ -11,11 +11,11 @@ use std::{
 };
 
 use clap::Args;
-use humantime::format_duration;
 use receiptd::{
     chat::Destination,
     config::{Chat, Config, ExposedFile, Format},
     recording::KeepSnapshots,
+    span,
 };
 use serde::Serialize;
 
@@ -85,9 +85,9 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
             "waiting",
             format!(
                 "up to {} for an answer, for at most {} answers at once; calls arrive within {}",
-                format_duration(polling.request_timeout),
+                span::exactly(polling.request_timeout),
                 polling.max_in_flight,
-                format_duration(polling.transit_allowance)
+                span::exactly(polling.transit_allowance)
             ),
         ),
     ];

@@ -15,7 +15,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, exit::Exit, status::span};
+use super::{Global, database::Opened, exit::Exit, status::since};
 
 /// So many messages of a slot are shown.
 const MATES: usize = 12;
@@ -209,7 +209,7 @@ fn call_line(call: &ExplainedCall, now: Timestamp) -> String {
 
 /// When, from now.
 fn when(at: Timestamp, now: Timestamp) -> String {
-    if at > now { format!("in {}", span(at, now)) } else { format!("{} ago", span(now, at)) }
+    if at > now { format!("in {}", since(now, at)) } else { format!("{} ago", since(at, now)) }
 }
 
 #[cfg(test)]
@@ -312,5 +312,7 @@ mod tests {
             message_line(&message("expired"), now()),
             "7: expired, sent 10m ago, 3 read, 0 unread, known until 5s ago"
         );
+        let old = ExplainedMessage { sent_at: at(-(40 * 86_400 + 12 * 3_600 + 5)), ..message("active") };
+        assert!(message_line(&old, now()).contains(", sent 40d 12h ago, "), "{}", message_line(&old, now()));
     }
 }

@@ -3,17 +3,16 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::Args;
-use humantime::format_duration;
 use indicatif::HumanCount;
 use receiptd::{
     clock,
     config::Http,
     domain::Timestamp,
-    ops,
+    lease::Holder,
+    ops, span,
     store::{Overview, Store, Watched},
 };
 use serde::Serialize;
@@ -71,13 +70,13 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     let calls: i64 = database.calls.iter().map(|(_, count)| count).sum();
     let classes: Vec<String> =
         database.calls.iter().map(|(class, count)| format!("{class} {}", number(*count))).collect();
-    let ago = |time: Timestamp| format!("{} ago", span(now, time));
+    let ago = |time: Timestamp| format!("{} ago", since(time, now));
     vec![
         ("database", place.to_owned()),
         (
             "polled by",
             match (&database.holder, database.polling_since) {
-                (Some(holder), Some(since)) => format!("{holder}, for {}", span(now, since)),
+                (Some(holder), Some(from)) => format!("{}, for {}", Holder::in_words(holder), since(from, now)),
                 _ => "nobody: start receiptd, or see why it waits with `receiptd check`".to_owned(),
             },
         ),
@@ -85,8 +84,8 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         (
             "due",
             match database.overdue_since {
-                Some(since) => {
-                    format!("{} calls, the first of them for {}", number(database.overdue_calls), span(now, since))
+                Some(first) => {
+                    format!("{} calls, the first of them for {}", number(database.overdue_calls), since(first, now))
                 }
                 None => "nothing: all polls are in time".to_owned(),
             },
@@ -116,8 +115,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     ]
 }
 
-/// How long ago, to the second.
-pub fn span(now: Timestamp, then: Timestamp) -> String {
-    let seconds = (now - then).num_seconds().max(0).unsigned_abs();
-    format_duration(Duration::from_secs(seconds)).to_string()
+/// How long it is from then until now.
+pub fn since(then: Timestamp, now: Timestamp) -> String {
+    span::roughly((now - then).to_std().unwrap_or_default())
 }

@@ -41,6 +41,12 @@ impl Holder {
         let is_visible = (&own.boot, &own.namespace) == (&other.boot, &other.namespace);
         is_visible && Process::of(other.id).is_none_or(|now| now.started != other.started)
     }
+
+    /// A holder as people want to read of it: its machine and its process.
+    pub fn in_words(holder: &str) -> String {
+        let place = || Some((holder.split_once(" part ")?.0, holder.rsplit_once(" process ")?.1.split(' ').next()?));
+        place().map_or_else(|| holder.to_owned(), |(host, process)| format!("{host} (process {process})"))
+    }
 }
 
 impl Default for Holder {
@@ -106,6 +112,19 @@ mod tests {
         let mut reused = holder.clone();
         reused.process.as_mut().unwrap().started -= 1;
         assert!(holder.is_dead(&reused.to_string()));
+    }
+
+    #[test]
+    fn people_are_told_the_machine_and_the_process_and_any_other_text_as_it_is() {
+        for (holder, said) in [
+            ("vm part 1 process 21425 started 88123 in pid:[4026531836] boot 2f0e", "vm (process 21425)"),
+            ("vm part 2 process 7", "vm (process 7)"),
+            ("somebody", "somebody"),
+        ] {
+            assert_eq!(Holder::in_words(holder), said);
+        }
+        let own = Holder::in_words(&Holder::new().to_string());
+        assert!(own.ends_with(&format!("(process {})", process::id())), "{own}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use receiptd::{
     clock,
     config::{Chat, Config},
+    lease::Holder,
     retention,
     store::{Rights, Store, StoreError, Watched},
 };
@@ -151,7 +152,7 @@ async fn lease(store: &Store) -> Finding {
         Ok(lease) => Finding::ok(
             "lease",
             match lease.and_then(|lease| lease.holder) {
-                Some(holder) => format!("held by {holder}"),
+                Some(holder) => format!("held by {}", Holder::in_words(&holder)),
                 None => "free: no receiptd polls this app".to_owned(),
             },
         ),
