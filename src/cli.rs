@@ -25,7 +25,9 @@ mod usersig;
 mod watch;
 
 use std::{
-    env, io,
+    env,
+    fmt::Display,
+    io::{self, StdoutLock, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -125,6 +127,32 @@ pub async fn main() -> ExitCode {
         logging::print_fatal(&format!("receiptd: {error:#}"));
         Exit::of(&error).into()
     })
+}
+
+/// Standard output, for answers. What goes wrong with it says so.
+struct Stdout(StdoutLock<'static>);
+
+fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(of_stdout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_stdout)
+    }
+}
+
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("writing to standard output failed: {error}"))
+}
+
+/// Says something on standard error. Where that is closed or full nobody listens, which is no reason to stop.
+fn tell(text: impl Display) {
+    _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Whether whoever read standard output has gone, as `head` does: then there is nobody left to answer. A connection

@@ -138,6 +138,18 @@ fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
+#[test]
+fn a_full_standard_output_is_a_failure_and_no_panic() {
+    for arguments in [&["usersig"][..], &["config"], &["check", "--offline"], &["man"], &["completions", "bash"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        let output = command.args(arguments).args(["--config", REFERENCE]).stdout(full).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(70), "{arguments:?}: {err}");
+        assert_eq!(err, "receiptd: writing to standard output failed: No space left on device (os error 28)\n");
+    }
+}
+
 /// A manual page, of which groff has nothing to complain.
 fn man(page: &[&str]) -> String {
     let (code, page, _) = run(receiptd().arg("man").args(page));

@@ -1,5 +1,6 @@
 //! The private PostgreSQL server, with real server programs.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a process of a test tells the test where its server is")]
 
 mod common;
 

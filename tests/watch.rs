@@ -163,6 +163,24 @@ async fn a_file_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
+async fn groups_are_paused_also_when_nobody_reads_to_the_end_what_became_of_them() {
+    let database = migrated().await;
+    receiptd(&database, &["watch", "import"], "a,1\nb,1\nc,1\n");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_receiptd"))
+        .args(["watch", "pause", "a", "b", "c"])
+        .env_clear()
+        .env("DATABASE_URL", database.url())
+        .env("RECEIPTD_CHAT__SDK_APP_ID", "1400000000")
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.watched_groups WHERE state = 'paused'"), "3");
+}
+
+#[tokio::test]
 async fn times_are_taken_as_the_database_writes_them() {
     let database = migrated().await;
     let written = database.psql("SELECT '2026-11-24 10:00:00.123456+00'::timestamptz");

@@ -4,6 +4,7 @@
 //! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- million` one of them;
 //! `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
 mod cost;
 mod setup;

@@ -4,6 +4,7 @@
 //! `cargo bench --bench growth` fills a million snapshots, `cargo bench --bench growth -- 200000` (messages) a hundred million:
 //! that takes an hour and 45 GB in the directory for temporary files (TMPDIR). All of it goes at the end.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
 #[allow(dead_code, reason = "the other bench uses more of it")]
 #[path = "../full_rate/cost.rs"]

@@ -20,7 +20,7 @@ use receiptd::{
 use serde::Serialize;
 
 use self::finding::{Finding, Verdict};
-use super::{Global, exit::Exit};
+use super::{Global, exit::Exit, stdout};
 
 /// Check the configuration, say what receiptd would do with it, and ask the database and Tencent Chat
 #[derive(Args)]
@@ -54,7 +54,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
         findings.extend(service::look(chat, config.polling.request_timeout).await);
     }
     let has_failed = findings.iter().any(|finding| finding.verdict == Verdict::Failed);
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&Answer { would, findings })?)?;
     } else {
@@ -64,7 +64,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 }
 
 fn tell_plan(would: &[(&'static str, String)], global: &Global) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     match global.config_file() {
         Some(file) => writeln!(out, "{} is valid. receiptd would", file.display())?,
         None => writeln!(out, "The settings are valid; there is no configuration file. receiptd would")?,

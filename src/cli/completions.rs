@@ -1,14 +1,11 @@
 //! `receiptd completions`: what shells need to complete commands and options.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
 use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 
-use super::Cli;
+use super::{Cli, stdout};
 
 /// Print the completions for a shell
 #[derive(Args)]
@@ -20,6 +17,6 @@ pub struct Arguments {
 pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut completions = Vec::new();
     generate(arguments.shell, &mut Cli::command(), "receiptd", &mut completions);
-    io::stdout().lock().write_all(&completions)?;
+    stdout().write_all(&completions)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use receiptd::config::Setting;
 
-use super::Global;
+use super::{Global, stdout};
 
 /// Show every setting as it holds, and where it came from; secrets as ***
 #[derive(Args)]
@@ -20,7 +20,7 @@ pub struct Arguments {
 
 pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let settings = global.load_config()?.settings;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if arguments.json {
         settings.iter().try_for_each(|setting| writeln!(out, "{}", serde_json::to_string(setting)?))?;
     } else {

@@ -5,7 +5,7 @@ mod figures;
 mod picture;
 mod stage;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::Args;
 use receiptd::lifecycle;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::{figures::Figures, picture::Picture, stage::Stage};
-use super::exit::Exit;
+use super::{exit::Exit, stdout};
 
 /// Show receiptd at work, against a simulated Tencent Chat service
 #[derive(Args)]
@@ -35,7 +35,7 @@ pub async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Draws a picture every second, while new messages come, until the time is over or somebody stops it.
 async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToken) -> anyhow::Result<()> {
-    println!("{}", stage.invitation());
+    writeln!(stdout(), "{}", stage.invitation())?;
     let mut picture = Picture::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,7 +52,7 @@ async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToke
             break;
         }
         stage.send_messages().await?;
-        picture.draw(&Figures::read(stage).await?, start.elapsed());
+        picture.draw(&Figures::read(stage).await?, start.elapsed())?;
     }
     picture.clear();
     Ok(())

@@ -15,7 +15,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, exit::Exit, status::since};
+use super::{Global, database::Opened, exit::Exit, status::since, stdout};
 
 /// So many messages of a slot are shown.
 const MATES: usize = 12;
@@ -54,7 +54,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let cadences = opened.config.cadences.clone();
     opened.close().await?;
     let Some(facts) = facts? else {
-        eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+        super::tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
         return Ok(Exit::Data.into());
     };
     let now = clock::now();
@@ -64,7 +64,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
         why.insert(0, "No receiptd polls this app just now: start one, or see `receiptd check`.".to_owned());
     }
     let answer = Answer { why, holder, facts };
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if json {
         writeln!(out, "{}", serde_json::to_string(&answer)?)?;
     } else {

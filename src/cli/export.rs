@@ -21,7 +21,7 @@ use receiptd::{
 };
 
 use self::output::Output;
-use super::{Global, database::Database, exit::Exit, moment::Moment};
+use super::{Global, database::Database, exit::Exit, moment::Moment, tell};
 
 /// Export what analysts read, of the configured app, as CSV or Parquet
 ///
@@ -68,7 +68,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let from = arguments.from.map_or(Timestamp::UNIX_EPOCH, |moment| moment.at(now));
     let until = arguments.to.map_or(now, |moment| moment.at(now));
     if let Some(reason) = refusal(arguments, from, until) {
-        eprintln!("receiptd: {reason}");
+        tell(format_args!("receiptd: {reason}"));
         return Ok(Exit::Usage.into());
     }
     let config = global.load_config()?;
@@ -78,7 +78,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let done = export(arguments, &store, from, until).await;
     store.close();
     database.close().await?;
-    eprintln!("{} rows were exported.", done?);
+    tell(format_args!("{} rows were exported.", done?));
     Ok(ExitCode::SUCCESS)
 }
 

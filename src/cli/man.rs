@@ -14,7 +14,7 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::Cli;
+use super::{Cli, stdout};
 
 /// Print a manual page
 #[derive(Args)]
@@ -66,7 +66,7 @@ pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Page::Receiptd => commands()?,
         Page::Settings => settings::page().into_bytes(),
     };
-    io::stdout().lock().write_all(&page)?;
+    stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,11 +1,11 @@
 //! `receiptd migrate`: the schema, ahead of the daemon.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use receiptd::{clock, logging, store::Store};
 
-use super::{Global, database::Database};
+use super::{Global, database::Database, stdout};
 
 /// Bring the schema in the database up to date, as `run` does at its start
 #[derive(Args)]
@@ -20,12 +20,13 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     store.migrate().await?;
     store.ensure_partitions_ahead(clock::now().date_naive()).await?;
     let version = Store::known_schema_version();
-    match before {
-        Some(before) if before == version => println!("The schema receiptd is up to date, at migration {version}."),
-        Some(before) => println!("The schema receiptd went from migration {before} to {version}."),
-        None => println!("The schema receiptd was made, at migration {version}."),
-    }
     store.close();
     database.close().await?;
+    let done = match before {
+        Some(before) if before == version => format!("is up to date, at migration {version}"),
+        Some(before) => format!("went from migration {before} to {version}"),
+        None => format!("was made, at migration {version}"),
+    };
+    writeln!(stdout(), "The schema receiptd {done}.")?;
     Ok(ExitCode::SUCCESS)
 }

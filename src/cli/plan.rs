@@ -14,7 +14,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened};
+use super::{Global, database::Opened, stdout};
 
 /// So wide is the bar of a whole limit.
 const WIDTH: f64 = 40.0;
@@ -59,7 +59,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let limit = config.polling.max_calls_per_second;
     let hours = plan(&cohorts?, stream, &config.cadences, limit, arguments.hours, clock::now());
     let answer = Answer { limit, saturates_at: saturates_at(&hours), hours };
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&answer)?)?;
     } else {

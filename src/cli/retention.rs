@@ -1,9 +1,6 @@
 //! `receiptd retention`: removes what is old, or tells what would go.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -14,7 +11,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened};
+use super::{Global, database::Opened, stdout};
 
 /// Remove snapshots, calls and roll-ups that are older than [retention] says
 ///
@@ -38,9 +35,13 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 
 async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
     let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, clock::now()).await?;
-    println!("{partitions} partitions of {} are dropped, {rows} rows of roll-ups deleted.", size(bytes));
+    let mut out = stdout();
+    writeln!(out, "{partitions} partitions of {} are dropped, {rows} rows of roll-ups deleted.", size(bytes))?;
     if waiting > 0 {
-        println!("{waiting} more wait for their roll-up or for readers that began before: they go at the next run.");
+        writeln!(
+            out,
+            "{waiting} more wait for their roll-up or for readers that began before: they go at the next run."
+        )?;
     }
     Ok(())
 }
@@ -50,7 +51,7 @@ async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
     let rolled_up_until = store.rolled_up_by_all().await?;
     let partitions = store.partitions().await?;
     let verdict = |partition: &Partition| config.retention.verdict(partition, rolled_up_until, now);
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     writeln!(out, "Removed are {}.", config.retention)?;
     for partition in &partitions {
         let why = match verdict(partition) {

@@ -1,6 +1,9 @@
 //! `receiptd rollup`: brings milestones and hourly rows up to date, or does a span of them again.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use anyhow::bail;
 use chrono::TimeDelta;
@@ -13,7 +16,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened, moment::Moment};
+use super::{Global, database::Opened, moment::Moment, stdout};
 
 /// Roll up what has come since the last time, or a span again
 ///
@@ -54,9 +57,12 @@ async fn roll_up(arguments: &Arguments, store: &Store) -> anyhow::Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    println!("{hours} hours were rolled up again, from {from} until {until}.");
+    writeln!(stdout(), "{hours} hours were rolled up again, from {from} until {until}.")?;
     if left > 0 {
-        println!("Of {left} of them snapshots or calls are not kept any more: their hourly rows stay as they were.");
+        writeln!(
+            stdout(),
+            "Of {left} of them snapshots or calls are not kept any more: their hourly rows stay as they were."
+        )?;
     }
     Ok(())
 }
@@ -70,11 +76,11 @@ async fn bring_up_to_date(store: &Store, now: Timestamp) -> anyhow::Result<()> {
     })
     .await?;
     bar.finish_and_clear();
-    match store.rolled_up_until().await? {
-        Some(done) => println!("Everything is rolled up until {done}."),
-        None => println!("This app was never polled: there is nothing to roll up."),
-    }
-    Ok(())
+    let told = match store.rolled_up_until().await? {
+        Some(done) => format!("Everything is rolled up until {done}."),
+        None => "This app was never polled: there is nothing to roll up.".to_owned(),
+    };
+    Ok(writeln!(stdout(), "{told}")?)
 }
 
 /// A bar on a terminal, nothing elsewhere.

@@ -1,7 +1,7 @@
 //! `receiptd seed`: a made-up history, to try queries and dashboards on, or to measure them at any size.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -13,7 +13,7 @@ use receiptd::{
     store::{Seed, Store},
 };
 
-use super::{Global, database::Opened, moment::Moment};
+use super::{Global, database::Opened, moment::Moment, stdout};
 
 /// Fill an app that has no groups with a made-up history, and roll it up
 ///
@@ -71,7 +71,7 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
     })
     .await?;
     bar.finish_and_clear();
-    println!("{} messages with {snapshots} snapshots are there, until {}.", seed.messages, seed.until);
+    writeln!(stdout(), "{} messages with {snapshots} snapshots are there, until {}.", seed.messages, seed.until)?;
     Ok(())
 }
 

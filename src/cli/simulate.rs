@@ -1,6 +1,6 @@
 //! `receiptd simulate`: the simulated Chat on a port, for trying things out.
 
-use std::{net::SocketAddr, ops::RangeInclusive, process::ExitCode, time::Duration};
+use std::{io::Write, net::SocketAddr, ops::RangeInclusive, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -10,7 +10,7 @@ use receiptd::{
     simulator::{Simulator, SimulatorConfig},
 };
 
-use super::Global;
+use super::{Global, stdout};
 
 /// Serve a simulated Tencent Chat for the app of the configuration, on a loopback port
 #[derive(Args)]
@@ -52,14 +52,15 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     settings.world.seed = arguments.seed;
     let simulator = Simulator::start(settings).await?;
     let endpoint = simulator.endpoint();
-    println!("A simulated Chat for app {} listens on {endpoint}. To use it:", signing.sdk_app_id);
-    println!("  receiptd run --set chat.endpoint={endpoint}");
-    println!("What it has seen: {endpoint}/simulator/ledger. Ctrl-C ends.");
+    let mut out = stdout();
+    writeln!(out, "A simulated Chat for app {} listens on {endpoint}. To use it:", signing.sdk_app_id)?;
+    writeln!(out, "  receiptd run --set chat.endpoint={endpoint}")?;
+    writeln!(out, "What it has seen: {endpoint}/simulator/ledger. Ctrl-C ends.")?;
     stop.cancelled().await;
     let ledger = simulator.ledger();
-    println!("{} calls came, at most {} in any second.", ledger.calls(), ledger.highest_sliding_second());
+    writeln!(out, "{} calls came, at most {} in any second.", ledger.calls(), ledger.highest_sliding_second())?;
     for (code, count) in ledger.errors_by_code() {
-        println!("{count} were answered with {code}.");
+        writeln!(out, "{count} were answered with {code}.")?;
     }
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)

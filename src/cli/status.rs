@@ -1,9 +1,6 @@
 //! `receiptd status`: how things stand, from the database, and from the running daemon where it answers.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use indicatif::HumanCount;
@@ -17,7 +14,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened};
+use super::{Global, database::Opened, stdout};
 
 /// Say how things stand: who polls, what is due, what calls came to, how far all is rolled up
 #[derive(Args)]
@@ -41,7 +38,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let place = opened.config.database.to_string();
     opened.close().await?;
     let status = status?;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)?;
     } else {

@@ -1,6 +1,6 @@
 //! `receiptd usersig`: a signature for other tools, such as curl.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, bail};
 use chrono::TimeDelta;
@@ -11,7 +11,7 @@ use receiptd::{
 };
 use secrecy::ExposeSecret;
 
-use super::Global;
+use super::{Global, stdout};
 
 /// Print a UserSig made from the secret key, alone on standard output
 #[derive(Args)]
@@ -32,6 +32,6 @@ pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCod
     let identifier = arguments.identifier.as_deref().unwrap_or(&signing.identifier);
     let valid_for = TimeDelta::from_std(*arguments.valid_for).context("--valid-for is too long")?;
     let signature = user_sig::sign(signing.sdk_app_id, identifier, secret_key, clock::now(), valid_for)?;
-    println!("{}", signature.expose_secret());
+    writeln!(stdout(), "{}", signature.expose_secret())?;
     Ok(ExitCode::SUCCESS)
 }

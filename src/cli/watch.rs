@@ -3,7 +3,7 @@
 mod import;
 mod list;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -15,7 +15,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened, exit::Exit, moment::Moment};
+use super::{Global, database::Opened, exit::Exit, moment::Moment, stdout, tell};
 
 /// Add to, import, list, pause, resume or remove from the watch list
 #[derive(Args)]
@@ -91,9 +91,9 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
     match action {
         Action::Add { group, seqs, group_type, cadence, sent_at } => {
             if let Some(name) = cadence.as_deref().filter(|name| !config.cadences.has(name)) {
-                eprintln!(
+                tell(format_args!(
                     "Mind: this config has no [cadence.{name}]: if the daemon's has none either, the default holds"
-                );
+                ));
             }
             store.watch_group(&group, group_type, cadence.as_deref()).await?;
             add(store, &group, &seqs, sent_at).await
@@ -122,40 +122,45 @@ async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<Mome
         new += store.watch_lines(batch, now).await?;
         total += batch.len() as u64;
     }
-    match total {
-        0 => println!("{group} is watched."),
-        _ => println!("{new} messages of {group} are watched from now on, {} were already.", total - new),
-    }
+    let told = match total {
+        0 => format!("{group} is watched."),
+        _ => format!("{new} messages of {group} are watched from now on, {} were already.", total - new),
+    };
+    writeln!(stdout(), "{told}")?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn remove(store: &Store, group: &GroupId, seqs: &[Seqs]) -> anyhow::Result<ExitCode> {
     if store.group_state(group).await?.is_none() {
-        eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+        tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
         return Ok(Exit::Data.into());
     }
     let removed = store.unwatch(group, &expand(seqs)?).await?;
-    println!("{removed} messages of {group} are no longer watched.");
+    writeln!(stdout(), "{removed} messages of {group} are no longer watched.")?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does something to each group and says what came of it. A group that is not on the list does not stop the others.
+/// Does something to each group and says what came of it. A group that is not on the list does not stop the others, and
+/// neither does a reader who has gone.
 async fn for_each(
     store: &Store,
     groups: &[GroupId],
     done: impl AsyncFn(&GroupId) -> anyhow::Result<Option<&'static str>>,
 ) -> anyhow::Result<ExitCode> {
-    let mut exit = ExitCode::SUCCESS;
+    let (mut exit, mut told) = (ExitCode::SUCCESS, Ok(()));
     for group in groups {
-        match (done(group).await?, store.group_state(group).await?) {
-            (Some(now), _) => println!("{group} is {now}."),
-            (None, Some(state)) => println!("{group} stays as it was: {state}."),
+        let became = match (done(group).await?, store.group_state(group).await?) {
+            (Some(now), _) => format!("is {now}"),
+            (None, Some(state)) => format!("stays as it was: {state}"),
             (None, None) => {
-                eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+                tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
                 exit = Exit::Data.into();
+                continue;
             }
-        }
+        };
+        told = told.and_then(|()| writeln!(stdout(), "{group} {became}."));
     }
+    told?;
     Ok(exit)
 }
 

@@ -3,6 +3,7 @@
 //! Each scenario has the real program, a PostgreSQL server of its own and a simulated Chat, which knows what was answered and
 //! when. It breaks one thing, mends it, and asks the oracle. `RECEIPTD_CHAOS=long` makes the faults last minutes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a scenario tells what it has measured")]
 
 #[path = "../common/mod.rs"]
 mod common;

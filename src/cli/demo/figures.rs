@@ -1,10 +1,13 @@
 //! The figures of the picture and of the summary, by SQL on the tables that everybody can query.
 
+use std::io::Write;
+
 use anyhow::Context;
 use receiptd::simulator::Simulator;
 use sqlx::PgPool;
 
 use super::stage::Stage;
+use crate::cli::stdout;
 
 /// So many messages are shown with their curves.
 const CURVES: i64 = 6;
@@ -102,18 +105,23 @@ pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<boo
     let answered: usize = ledger.all_answers().map(|(_, _, receipts)| receipts.len()).sum();
     let is_complete = i64::try_from(answered) == Ok(snapshots);
     let rate = calls as f64 / seconds.max(1.0);
-    println!(
+    let mut out = stdout();
+    writeln!(
+        out,
         "In {seconds:.0} s receiptd made {calls} calls, {failed} of which failed: {rate:.0} a second, {:.0} % of 200.",
         rate / 2.0
-    );
-    println!("The service saw at most {} calls in any second; its limit is 200.", ledger.highest_sliding_second());
-    println!("A call asked for {per_call:.1} messages. {all_read} messages were read by everybody and are done.");
-    match is_complete {
-        true => println!(
-            "The service answered {answered} different counts, and {snapshots} snapshots are stored: all of them."
-        ),
-        false => println!("The service answered {answered} different counts, but {snapshots} snapshots are stored."),
-    }
-    println!("To keep a history of your own: see README.md and config/receiptd.toml.");
+    )?;
+    writeln!(
+        out,
+        "The service saw at most {} calls in any second; its limit is 200.",
+        ledger.highest_sliding_second()
+    )?;
+    writeln!(out, "A call asked for {per_call:.1} messages. {all_read} messages were read by everybody and are done.")?;
+    let stored = match is_complete {
+        true => format!("and {snapshots} snapshots are stored: all of them"),
+        false => format!("but {snapshots} snapshots are stored"),
+    };
+    writeln!(out, "The service answered {answered} different counts, {stored}.")?;
+    writeln!(out, "To keep a history of your own: see README.md and config/receiptd.toml.")?;
     Ok(is_complete)
 }

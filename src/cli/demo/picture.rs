@@ -1,13 +1,14 @@
 //! The picture on a terminal, redrawn in place; plain lines anywhere else.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     time::Duration,
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::figures::{Curve, Figures};
+use crate::cli::stdout;
 
 /// The limit of the service, in calls a second.
 const LIMIT: u64 = 200;
@@ -34,12 +35,13 @@ impl Picture {
         Self { bars: io::stdout().is_terminal().then(Bars::new) }
     }
 
-    pub fn draw(&mut self, figures: &Figures, elapsed: Duration) {
+    pub fn draw(&mut self, figures: &Figures, elapsed: Duration) -> io::Result<()> {
         match &mut self.bars {
             Some(bars) => bars.draw(figures, elapsed),
-            None if elapsed.as_secs().is_multiple_of(PLAIN_EVERY) => println!("{}", plain(figures, elapsed)),
+            None if elapsed.as_secs().is_multiple_of(PLAIN_EVERY) => writeln!(stdout(), "{}", plain(figures, elapsed))?,
             None => {}
         }
+        Ok(())
     }
 
     /// Takes the picture away, for the summary.

@@ -17,7 +17,7 @@ use sqlx::PgPool;
 use tokio::{runtime::Runtime, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::run::daemon_settings;
+use crate::cli::{run::daemon_settings, tell};
 
 const APP: i64 = 1_400_000_000;
 const DATABASE: &str = "receiptd_demo";
@@ -41,10 +41,10 @@ impl Stage {
     pub async fn set_up(stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
         // Made anew in each demo; nobody else knows it.
         let secret_key: String = std::iter::repeat_with(fastrand::alphanumeric).take(64).collect();
-        eprintln!("Starting a private PostgreSQL ...");
+        tell("Starting a private PostgreSQL ...");
         let postgres = spawn_blocking(start_postgres).await??;
         let url = postgres.url(DATABASE);
-        eprintln!("Starting a simulated Chat and the daemon ...");
+        tell("Starting a simulated Chat and the daemon ...");
         let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let simulator = elsewhere.spawn(Simulator::start(simulator_config(&secret_key)?)).await??;
         let config = config(&secret_key, &url, &simulator.endpoint())?;

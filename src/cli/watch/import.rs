@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, IsTerminal},
+    io::{self, BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +16,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{BATCH, Exit};
+use super::{BATCH, Exit, stdout, tell};
 
 /// So many bad lines are told one by one; the rest is counted.
 const TOLD: u64 = 100;
@@ -54,10 +54,11 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         )
     })?;
     let Tally { lines, new, bad, .. } = tally;
-    println!(
+    writeln!(
+        stdout(),
         "{new} messages are watched from now on, {} were already; {bad} of {lines} lines were bad.",
         lines - bad - new
-    );
+    )?;
     Ok(if bad == 0 { ExitCode::SUCCESS } else { Exit::Data.into() })
 }
 
@@ -100,7 +101,7 @@ async fn import(
                 Err(error) => {
                     tally.bad += 1;
                     if tally.bad <= TOLD {
-                        bar.suspend(|| eprintln!("line {number}: {error}"));
+                        bar.suspend(|| tell(format_args!("line {number}: {error}")));
                     }
                 }
             }
@@ -121,7 +122,7 @@ async fn import(
         }
     }
     if tally.bad > TOLD {
-        eprintln!("and {} more bad lines", tally.bad - TOLD);
+        tell(format_args!("and {} more bad lines", tally.bad - TOLD));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::Exit;
+use super::{Exit, stdout, tell};
 
 /// List the groups that are watched, or the messages of one
 #[derive(Args)]
@@ -29,7 +29,7 @@ pub struct Arguments {
 
 pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
     let Arguments { group, state, json } = arguments;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     let Some(group) = group else {
         heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "WHY"))?;
         let mut page = store.groups(state.as_deref(), None).await?;
@@ -40,7 +40,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     };
     if store.group_state(&group).await?.is_none() {
-        eprintln!("{group} is not on the watch list of this app: see `receiptd watch list`");
+        tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
         return Ok(Exit::Data.into());
     }
     heading(&mut out, json, &message_line("SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL"))?;
