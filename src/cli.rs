@@ -34,6 +34,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use receiptd::{config::Config, logging};
+use sqlx::error::DatabaseError;
 
 use self::exit::Exit;
 
@@ -124,7 +125,7 @@ pub async fn main() -> ExitCode {
         if is_unread(&error) {
             return ExitCode::SUCCESS;
         }
-        logging::print_fatal(&format!("receiptd: {error:#}"));
+        logging::print_fatal(&format!("receiptd: {}", said(&error)));
         Exit::of(&error).into()
     })
 }
@@ -155,6 +156,25 @@ fn tell(text: impl Display) {
     _ = writeln!(io::stderr(), "{text}");
 }
 
+/// An error with its causes in one line. What one of them has said of the next is not said again; a failure of the
+/// database ends with what can be done about it.
+fn said(error: &anyhow::Error) -> String {
+    let server = error.chain().find_map(|cause| cause.downcast_ref::<Box<dyn DatabaseError>>());
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = match server {
+            // What the server says ends with a line in the source of PostgreSQL.
+            Some(server) => cause.to_string().replace(&server.to_string(), server.message()),
+            None => cause.to_string(),
+        };
+        if !said.last().is_some_and(|before| before.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said.extend(error.chain().find_map(database::failure).and_then(database::advice).map(str::to_owned));
+    said.join(": ")
+}
+
 /// Whether whoever read standard output has gone, as `head` does: then there is nobody left to answer. A connection
 /// that broke is told by an error of its own around this one.
 fn is_unread(error: &anyhow::Error) -> bool {
@@ -179,4 +199,29 @@ impl Global {
 fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
     let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, as in polling.batch_size=20")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+    use receiptd::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn each_cause_is_said_once_and_a_failure_of_the_database_with_what_helps() {
+        let refused = || std::io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
+        let doing = "reading the version of the schema receiptd";
+        let failed = Err::<(), _>(StoreError::Failed { doing, source: sqlx::Error::Io(refused()) });
+        assert_eq!(
+            said(&failed.context("connecting to postgres://me@db:5432/history").unwrap_err()),
+            "connecting to postgres://me@db:5432/history: reading the version of the schema receiptd failed: error \
+             communicating with database: Connection refused (os error 111): is it running, and can this machine reach it?"
+        );
+        let twice = anyhow!(sqlx::Error::Io(refused())).context("migrating failed");
+        assert_eq!(
+            said(&twice),
+            "migrating failed: error communicating with database: Connection refused (os error 111)"
+        );
+    }
 }

@@ -78,9 +78,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Why it failed, in the words of the database or of the way to it.
+    pub fn cause(&self) -> Option<String> {
+        let Self::Failed { source, .. } = self else { return None };
+        Some(match source {
+            // Its own words end with a line in the source of PostgreSQL.
+            sqlx::Error::Database(error) => error.message().to_owned(),
+            sqlx::Error::Io(error) => error.to_string(),
+            other => other.to_string(),
+        })
+    }
+
     /// What was being done, why it failed, and what can be done about it, in one line.
     pub fn explain(&self) -> String {
-        let cause = std::error::Error::source(self).map_or_else(String::new, |cause| format!(": {cause}"));
+        let cause = self.cause().map_or_else(String::new, |cause| format!(": {cause}"));
         let advice = self.advice().map_or_else(String::new, |advice| format!(": {advice}"));
         format!("{self}{cause}{advice}")
     }

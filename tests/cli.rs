@@ -139,6 +139,23 @@ fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
 }
 
 #[test]
+fn what_can_not_be_meant_is_refused_before_anything_is_asked() {
+    for (arguments, reason) in [
+        (&["explain", "team", "0"][..], "message seq"),
+        (&["plan", "--more-messages", "5", "--in-groups", "10"], "give --in-groups 5 or fewer"),
+        (&["rollup", "--from", "2h", "--to", "3h"], "is later than --to"),
+        (&["rollup", "--from", "2199-01-01"], "is later than --to"),
+        (&["watch", "add", "team", "1-99999999"], "use `receiptd watch import`"),
+    ] {
+        let mut command = receiptd();
+        // Nobody listens there.
+        command.env("DATABASE_URL", "postgres://me@127.0.0.1:1/db").env("RECEIPTD_CHAT__SDK_APP_ID", "1400000000");
+        let (code, out, err) = run(command.args(arguments));
+        assert!(code == 64 && out.is_empty() && err.contains(reason), "{arguments:?}: {code} {err}");
+    }
+}
+
+#[test]
 fn a_full_standard_output_is_a_failure_and_no_panic() {
     for arguments in [&["usersig"][..], &["config"], &["check", "--offline"], &["man"], &["completions", "bash"]] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();

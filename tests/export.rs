@@ -274,7 +274,7 @@ async fn a_database_without_the_schema_says_what_to_do() {
     for (dataset, _) in SHOWN {
         let output = export(&database, &[dataset]);
         let (code, out, err) = ended(&output);
-        assert!(code == 69 && out.is_empty() && err.contains("run `receiptd migrate` first"), "{code} {err}");
+        assert!(code == 78 && out.is_empty() && err.contains("run `receiptd migrate` first"), "{code} {err}");
     }
 }
 

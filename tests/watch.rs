@@ -97,7 +97,7 @@ async fn groups_without_receipts_and_groups_that_are_not_watched_are_refused() {
 async fn a_database_without_the_schema_says_what_to_do() {
     let database = TestDatabase::new().await;
     let (code, _, err) = receiptd(&database, &["watch", "list"], "");
-    assert!(code != 0 && err.contains("run `receiptd migrate` first"), "{code} {err}");
+    assert!(code == 78 && err.contains("run `receiptd migrate` first"), "{code} {err}");
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn a_file_of_many_groups_is_imported_in_batches_by_several_at_once_without
 async fn a_file_that_is_not_there_is_named() {
     let database = migrated().await;
     let (code, _, err) = receiptd(&database, &["watch", "import", "/nowhere/list.csv"], "");
-    assert!(code != 0 && err.contains("opening /nowhere/list.csv failed"), "{code} {err}");
+    assert!(code == 65 && err.contains("opening /nowhere/list.csv failed"), "{code} {err}");
 }
 
 #[tokio::test]

@@ -1,16 +1,16 @@
 //! Where the database is: the one of the configuration, or a private PostgreSQL that is started for this process.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use receiptd::{
     config::{self, Config},
     embedded::{self, EmbeddedPostgres},
     logging,
-    store::Store,
+    store::{SchemaError, Store, StoreError},
 };
 use secrecy::SecretString;
 use tokio::task::spawn_blocking;
 
-use super::Global;
+use super::{Global, exit::Refused};
 
 /// The name of receiptd's database on the private server.
 const NAME: &str = "receiptd";
@@ -88,23 +88,79 @@ impl Opened {
     /// Connects to a database that has the schema as this program knows it. It is never made here: the daemon's role may do
     /// that, and `receiptd migrate` does.
     pub async fn open(global: &Global) -> anyhow::Result<Self> {
+        let opened = Self::open_any(global).await?;
+        refuse_other_schema(&opened).await?;
+        Ok(opened)
+    }
+
+    /// The same for whoever may read rows but not the version of the schema: that one is refused only where it is known.
+    pub async fn open_to_read(global: &Global) -> anyhow::Result<Self> {
+        let opened = Self::open_any(global).await?;
+        match refuse_other_schema(&opened).await {
+            Err(error) if is_not_permitted(&error) => Ok(opened),
+            refused => refused.map(|()| opened),
+        }
+    }
+
+    async fn open_any(global: &Global) -> anyhow::Result<Self> {
         let config = global.load_config()?;
         logging::init(&config.log)?;
         let database = Database::join(&config.database).await?;
         let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
-        let known = Store::known_schema_version();
-        match store.schema_version().await? {
-            Some(version) if version == known => Ok(Self { config, store, database }),
-            Some(version) if version > known => {
-                bail!("the schema is a newer receiptd's (migration {version}, not {known})")
-            }
-            Some(version) => bail!("the schema is at migration {version}, not {known}: run `receiptd migrate` first"),
-            None => bail!("the database has no schema receiptd yet: run `receiptd migrate` first"),
-        }
+        Ok(Self { config, store, database })
     }
 
-    pub async fn close(self) -> anyhow::Result<()> {
-        self.store.close();
-        self.database.close().await
+    /// Disconnects. Where something of the database failed in what was `done`, it is said which database that is.
+    pub async fn close<T, E: Into<anyhow::Error>>(self, done: Result<T, E>) -> anyhow::Result<T> {
+        let Self { config, store, database } = self;
+        store.close();
+        database.close().await?;
+        done.map_err(Into::into).map_err(|error| match error.chain().any(|cause| failure(cause).is_some()) {
+            true => error.context(using(&config.database)),
+            false => error,
+        })
     }
+}
+
+/// Refuses a schema that is not as this program knows it.
+async fn refuse_other_schema(opened: &Opened) -> anyhow::Result<()> {
+    let known = Store::known_schema_version();
+    let version = opened.store.schema_version().await.with_context(|| connecting(&opened.config.database))?;
+    let why = match version {
+        Some(found) if found == known => return Ok(()),
+        Some(found) if found > known => return Err(SchemaError::Newer { found, known }.into()),
+        Some(found) => format!("the schema is at migration {found}, not {known}: run `receiptd migrate` first"),
+        None => "the database has no schema receiptd yet: run `receiptd migrate` first".to_owned(),
+    };
+    Err(Refused::config(why).into())
+}
+
+/// Whether the role may not do what was asked of the database.
+fn is_not_permitted(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().and_then(StoreError::sqlstate).is_some_and(|sqlstate| sqlstate == "42501")
+}
+
+/// What is being done when the database is asked for the first time.
+pub fn connecting(config: &config::Database) -> String {
+    format!("connecting to {config}")
+}
+
+/// Which database it is that is asked for something later.
+pub fn using(config: &config::Database) -> String {
+    format!("using {config}")
+}
+
+/// The failure of the database, if that is what a cause is.
+pub fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    match cause.downcast_ref() {
+        Some(SchemaError::Store(failure)) => Some(failure),
+        _ => cause.downcast_ref(),
+    }
+}
+
+/// What the operator can do about a failure of the database, where that is known.
+pub fn advice(error: &StoreError) -> Option<&'static str> {
+    let is_unreachable = matches!(error, StoreError::Failed { source: sqlx::Error::Io(_) | sqlx::Error::Tls(_), .. })
+        || matches!(error, StoreError::Deadline { .. });
+    error.advice().or(is_unreachable.then_some("is it running, and can this machine reach it?"))
 }

@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | 0 | done | |
 //! | 64 | the command line is wrong | `receiptd --help` |
-//! | 65 | the input is wrong: a line of an import, or a group that is not watched | what is said on standard error |
+//! | 65 | the input is wrong: an import's file or a line of it, or a group that is not watched | what is said on standard error |
 //! | 69 | the database, the service or the address of `http.listen` can't be had | starting again is worth while |
-//! | 70 | something else failed | the message |
-//! | 78 | the configuration is wrong or incomplete, or the schema is a newer receiptd's | starting again is not worth while |
+//! | 70 | something else failed, such as writing a file | the message |
+//! | 78 | the configuration is wrong or incomplete, or the schema is not this program's | starting again is not worth while |
 
 use std::process::ExitCode;
 
@@ -16,6 +16,8 @@ use receiptd::{
     lifecycle::StartError,
     store::{ConnectError, SchemaError, StoreError},
 };
+
+use super::database::failure;
 
 /// Why a command failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,15 +29,49 @@ pub enum Exit {
     Config = 78,
 }
 
+/// What is refused where it is known which code that calls for.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Refused {
+    exit: Exit,
+    why: String,
+}
+
+impl Refused {
+    /// The command line can't be meant.
+    pub fn usage(why: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, why: why.into() }
+    }
+
+    /// The input can't be taken.
+    pub fn data(why: impl Into<String>) -> Self {
+        Self { exit: Exit::Data, why: why.into() }
+    }
+
+    /// Somebody has to set something up first.
+    pub fn config(why: impl Into<String>) -> Self {
+        Self { exit: Exit::Config, why: why.into() }
+    }
+}
+
+/// What the database answers where the schema is missing or old: no such schema, table, column or function.
+const OTHER_SCHEMA: [&str; 4] = ["3F000", "42P01", "42703", "42883"];
+
 impl Exit {
     /// The code that an error calls for, by what is found in its chain.
     pub fn of(error: &anyhow::Error) -> Self {
         let kind = |cause: &(dyn std::error::Error + 'static)| {
+            if let Some(refused) = cause.downcast_ref::<Refused>() {
+                return Some(refused.exit);
+            }
             if cause.is::<ConfigError>() || cause.is::<ConnectError>() || is_newer(cause) {
                 return Some(Self::Config);
             }
+            if failure(cause).and_then(StoreError::sqlstate).is_some_and(|state| OTHER_SCHEMA.contains(&&*state)) {
+                return Some(Self::Config);
+            }
             let is_away = cause.is::<sqlx::Error>()
-                || matches!(cause.downcast_ref(), Some(StoreError::Deadline { .. }))
+                || matches!(failure(cause), Some(StoreError::Deadline { .. }))
                 || matches!(cause.downcast_ref(), Some(StartError::Listen(_)));
             is_away.then_some(Self::Unavailable)
         };
@@ -74,6 +110,8 @@ mod tests {
         assert_eq!(Exit::of(&database), Exit::Unavailable);
         let slow = StoreError::Deadline { doing: "watching messages", patience: Duration::from_secs(1) };
         assert_eq!(Exit::of(&anyhow!(slow)), Exit::Unavailable);
+        let refused = Err::<(), _>(Refused::usage("--from is later than --to")).context("rolling up").unwrap_err();
+        assert_eq!(Exit::of(&refused), Exit::Usage);
         assert_eq!(Exit::of(&anyhow!("else")), Exit::Software);
     }
 }

@@ -11,11 +11,11 @@ use receiptd::{
     chat::error_class,
     clock,
     domain::{GroupId, MsgSeq, Timestamp},
-    store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot},
+    store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, Store, StoreError},
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, exit::Exit, status::since, stdout};
+use super::{Global, database::Opened, status::since, stdout, watch::not_watched};
 
 /// So many messages of a slot are shown.
 const MATES: usize = 12;
@@ -29,7 +29,7 @@ pub struct Arguments {
     /// The group
     group: GroupId,
     /// A message in it
-    seq: Option<i64>,
+    seq: Option<MsgSeq>,
     /// As one JSON object
     #[arg(long)]
     json: bool,
@@ -48,17 +48,12 @@ struct Answer {
 
 pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let Arguments { group, seq, json } = arguments;
-    let seq = seq.map(MsgSeq::try_from).transpose()?;
     let opened = Opened::open(global).await?;
-    let (facts, lease) = (opened.store.explain(&group, seq).await, opened.store.look_at_lease().await);
     let cadences = opened.config.cadences.clone();
-    opened.close().await?;
-    let Some(facts) = facts? else {
-        super::tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
-        return Ok(Exit::Data.into());
-    };
+    let known = look(&opened.store, &group, seq).await;
+    let (facts, holder) = opened.close(known).await?;
+    let facts = facts.ok_or_else(|| not_watched(&group))?;
     let now = clock::now();
-    let holder = lease?.and_then(|lease| lease.holder);
     let mut why = why(&group, &facts, seq, &cadences, now);
     if holder.is_none() {
         why.insert(0, "No receiptd polls this app just now: start one, or see `receiptd check`.".to_owned());
@@ -71,6 +66,16 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
         tell(&mut out, &answer, seq, now)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is known of the group, and who polls the app.
+async fn look(
+    store: &Store,
+    group: &GroupId,
+    seq: Option<MsgSeq>,
+) -> Result<(Option<Explained>, Option<String>), StoreError> {
+    let (facts, lease) = (store.explain(group, seq).await?, store.look_at_lease().await?);
+    Ok((facts, lease.and_then(|lease| lease.holder)))
 }
 
 /// The reasons in words, the most important first.

@@ -16,12 +16,11 @@ use receiptd::{
     clock,
     domain::Timestamp,
     export::{Batch, Dataset, Format, Writer, days},
-    logging,
-    store::{Store, StoreError},
+    store::Store,
 };
 
 use self::output::Output;
-use super::{Global, database::Database, exit::Exit, moment::Moment, tell};
+use super::{Global, database::Opened, exit::Refused, moment::Moment, tell};
 
 /// Export what analysts read, of the configured app, as CSV or Parquet
 ///
@@ -68,17 +67,11 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let from = arguments.from.map_or(Timestamp::UNIX_EPOCH, |moment| moment.at(now));
     let until = arguments.to.map_or(now, |moment| moment.at(now));
     if let Some(reason) = refusal(arguments, from, until) {
-        tell(format_args!("receiptd: {reason}"));
-        return Ok(Exit::Usage.into());
+        return Err(Refused::usage(reason).into());
     }
-    let config = global.load_config()?;
-    logging::init(&config.log)?;
-    let database = Database::join(&config.database).await?;
-    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
-    let done = export(arguments, &store, from, until).await;
-    store.close();
-    database.close().await?;
-    tell(format_args!("{} rows were exported.", done?));
+    let opened = Opened::open_to_read(global).await?;
+    let done = export(arguments, &opened.store, from, until).await;
+    tell(format_args!("{} rows were exported.", opened.close(done).await?));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -99,7 +92,7 @@ fn refusal(arguments: &Arguments, from: Timestamp, until: Timestamp) -> Option<S
 /// Returns how many rows there were.
 async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Timestamp) -> anyhow::Result<u64> {
     let dataset = Dataset::from(arguments.dataset);
-    let span = store.export_span(dataset, from, until).await.map_err(explained)?;
+    let span = store.export_span(dataset, from, until).await?;
     let (from, until) = span.unwrap_or((from, from));
     let output = Output::open(&arguments.output)?;
     let begin = |out| Format::from(arguments.format).begin(dataset.columns(), out);
@@ -124,7 +117,7 @@ struct Copy {
 impl Copy {
     async fn days(&mut self, store: &Store, from: Timestamp, until: Timestamp, output: &Output) -> anyhow::Result<()> {
         for (start, end) in days(from, until) {
-            let taken = store.export(self.dataset, start, end, |batch| self.take(batch)).await.map_err(explained)?;
+            let taken = store.export(self.dataset, start, end, |batch| self.take(batch)).await?;
             taken.with_context(|| output.failure())?;
             self.bar.inc(1);
         }
@@ -146,14 +139,6 @@ fn progress(days: usize, output: &Output) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{bar:30} {pos} of {len} days  {msg}  {elapsed}");
     ProgressBar::new(days).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Says what to do where the schema is missing or old. Its version is not asked for: who may read the rows may not
-/// read that.
-fn explained(error: StoreError) -> anyhow::Error {
-    let is_schema = matches!(error.sqlstate().as_deref(), Some("3F000" | "42P01" | "42703"));
-    let error = anyhow::Error::from(error);
-    if is_schema { error.context("the schema is missing or old: run `receiptd migrate` first") } else { error }
 }
 
 impl From<What> for Dataset {

@@ -38,12 +38,17 @@ enum Page {
 const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "It did what it was told."),
     ("64", "The command line is wrong."),
-    ("65", "The input is wrong: a line of an import, or a group that is not watched."),
+    ("65", "The input is wrong: an import's file or a line of it, or a group that is not watched."),
     ("69", "The database, the service or the address of http.listen can't be had. Starting again is worth while."),
-    ("70", "Something could not be stored before the end, or something else failed: the message says what."),
+    (
+        "70",
+        "Something could not be stored before the end, a file could not be written, or something else failed: the message \
+         says what.",
+    ),
     (
         "78",
-        "The configuration is wrong or incomplete, or the schema is a newer receiptd's. Starting again does not help.",
+        "The configuration is wrong or incomplete, or the schema is missing, old or a newer receiptd's. Starting again \
+         does not help.",
     ),
     ("130, 143", "A second SIGINT or SIGTERM ended it at once."),
 ];

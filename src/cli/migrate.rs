@@ -2,10 +2,15 @@
 
 use std::{io::Write, process::ExitCode};
 
+use anyhow::Context;
 use clap::Args;
 use receiptd::{clock, logging, store::Store};
 
-use super::{Global, database::Database, stdout};
+use super::{
+    Global,
+    database::{Database, connecting, using},
+    stdout,
+};
 
 /// Bring the schema in the database up to date, as `run` does at its start
 #[derive(Args)]
@@ -16,12 +21,12 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     logging::init(&config.log)?;
     let database = Database::join(&config.database).await?;
     let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
-    let before = store.schema_version().await?;
-    store.migrate().await?;
-    store.ensure_partitions_ahead(clock::now().date_naive()).await?;
-    let version = Store::known_schema_version();
+    let before = store.schema_version().await.with_context(|| connecting(&config.database))?;
+    store.migrate().await.with_context(|| using(&config.database))?;
+    store.ensure_partitions_ahead(clock::now().date_naive()).await.with_context(|| using(&config.database))?;
     store.close();
     database.close().await?;
+    let version = Store::known_schema_version();
     let done = match before {
         Some(before) if before == version => format!("is up to date, at migration {version}"),
         Some(before) => format!("went from migration {before} to {version}"),

@@ -5,7 +5,6 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
 use clap::Args;
 use receiptd::{
     clock,
@@ -14,7 +13,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, stdout};
+use super::{Global, database::Opened, exit::Refused, stdout};
 
 /// So wide is the bar of a whole limit.
 const WIDTH: f64 = 40.0;
@@ -51,13 +50,14 @@ struct Answer {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    refuse(arguments)?;
     let opened = Opened::open(global).await?;
     let cohorts = opened.store.cohorts().await;
     let config = opened.config.clone();
-    opened.close().await?;
-    let stream = stream(arguments, &config)?;
+    let cohorts = opened.close(cohorts).await?;
+    let stream = stream(arguments, &config);
     let limit = config.polling.max_calls_per_second;
-    let hours = plan(&cohorts?, stream, &config.cadences, limit, arguments.hours, clock::now());
+    let hours = plan(&cohorts, stream, &config.cadences, limit, arguments.hours, clock::now());
     let answer = Answer { limit, saturates_at: saturates_at(&hours), hours };
     let mut out = stdout();
     if arguments.json {
@@ -68,15 +68,21 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn stream(arguments: &Arguments, config: &Config) -> anyhow::Result<Stream> {
+fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     let Arguments { more_messages, in_groups, .. } = arguments;
     if *more_messages > 0 && more_messages < in_groups {
-        bail!(
+        let why = format!(
             "--more-messages {more_messages} can't go to {in_groups} groups: give --in-groups {more_messages} or fewer"
         );
+        return Err(Refused::usage(why));
     }
+    Ok(())
+}
+
+fn stream(arguments: &Arguments, config: &Config) -> Stream {
+    let Arguments { more_messages, in_groups, .. } = arguments;
     let batch_size = u32::try_from(config.polling.batch_size).unwrap_or(u32::MAX);
-    Ok(Stream { calls_per_hour: more_messages.div_ceil(*in_groups).div_ceil(batch_size) * in_groups })
+    Stream { calls_per_hour: more_messages.div_ceil(*in_groups).div_ceil(batch_size) * in_groups }
 }
 
 fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {

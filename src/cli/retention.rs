@@ -29,8 +29,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
         true => tell(&opened.config, &opened.store).await,
         false => remove(&opened.config, &opened.store).await,
     };
-    opened.close().await?;
-    done.map(|()| ExitCode::SUCCESS)
+    opened.close(done).await.map(|()| ExitCode::SUCCESS)
 }
 
 async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened, moment::Moment, stdout};
+use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
 
 /// Roll up what has come since the last time, or a span again
 ///
@@ -33,21 +33,35 @@ pub struct Arguments {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let now = clock::now();
+    let span = span(arguments, now)?;
     let opened = Opened::open(global).await?;
-    let done = roll_up(arguments, &opened.store).await;
-    opened.close().await?;
-    done.map(|()| ExitCode::SUCCESS)
+    let done = match span {
+        Some((from, to)) => do_again(&opened.store, from, to).await,
+        None => bring_up_to_date(&opened.store, now).await,
+    };
+    opened.close(done).await.map(|()| ExitCode::SUCCESS)
 }
 
-async fn roll_up(arguments: &Arguments, store: &Store) -> anyhow::Result<()> {
-    let now = clock::now();
-    let Some(from) = arguments.from else { return bring_up_to_date(store, now).await };
+/// The span that is to be done again, if one is.
+fn span(arguments: &Arguments, now: Timestamp) -> Result<Option<(Timestamp, Timestamp)>, Refused> {
+    let Some(from) = arguments.from.map(|from| from.at(now)) else { return Ok(None) };
+    let to = arguments.to.map_or(now, |to| to.at(now));
+    if from > to {
+        let (from, to) = (from.to_rfc3339(), to.to_rfc3339());
+        return Err(Refused::usage(format!("there is nothing to do: --from {from} is later than --to {to}")));
+    }
+    Ok(Some((from, to)))
+}
+
+async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Result<()> {
     let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
-    let from = hour_of(from.at(now));
-    let until = arguments.to.map_or(done, |to| to.at(now)).min(done);
+    let until = to.min(done);
+    let from = hour_of(from);
     let hours = u64::try_from((until - from + TimeDelta::minutes(59)).num_hours()).unwrap_or(0);
     if hours == 0 {
-        bail!("there is nothing to do: --from has to be before --to and before {done}, until when it was done");
+        let why = format!("there is nothing to do: --from has to be before {done}, until when it was done");
+        return Err(Refused::usage(why).into());
     }
     let bar = progress(hours);
     let mut left = 0;

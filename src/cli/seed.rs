@@ -44,8 +44,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let Arguments { groups, messages, days, members, .. } = *arguments;
     let opened = Opened::open(global).await?;
     let done = fill(&opened.store, &Seed { groups, messages, days, members, until }).await;
-    opened.close().await?;
-    done.map(|()| ExitCode::SUCCESS)
+    opened.close(done).await.map(|()| ExitCode::SUCCESS)
 }
 
 async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {

@@ -36,8 +36,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open(global).await?;
     let status = look(&opened.store, &opened.config.http).await;
     let place = opened.config.database.to_string();
-    opened.close().await?;
-    let status = status?;
+    let status = opened.close(status).await?;
     let mut out = stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)?;

@@ -5,7 +5,6 @@ mod list;
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 use receiptd::{
     clock,
@@ -15,7 +14,13 @@ use receiptd::{
     store::Store,
 };
 
-use super::{Global, database::Opened, exit::Exit, moment::Moment, stdout, tell};
+use super::{
+    Global,
+    database::Opened,
+    exit::{Exit, Refused},
+    moment::Moment,
+    stdout, tell,
+};
 
 /// Add to, import, list, pause, resume or remove from the watch list
 #[derive(Args)]
@@ -81,10 +86,18 @@ const MOST_SEQS: u64 = 10_000_000;
 const BATCH: usize = 10_000;
 
 pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    refuse(&arguments.action)?;
     let opened = Opened::open(global).await?;
     let done = act(arguments.action, &opened.config, &opened.store).await;
-    opened.close().await?;
-    done
+    opened.close(done).await
+}
+
+/// Refuses what can't be meant, before the database is asked for anything.
+fn refuse(action: &Action) -> Result<(), Refused> {
+    match action {
+        Action::Add { seqs, .. } | Action::Remove { seqs, .. } => refuse_too_many(seqs),
+        Action::Import(_) | Action::List(_) | Action::Pause { .. } | Action::Resume { .. } => Ok(()),
+    }
 }
 
 async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<ExitCode> {
@@ -132,12 +145,16 @@ async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<Mome
 
 async fn remove(store: &Store, group: &GroupId, seqs: &[Seqs]) -> anyhow::Result<ExitCode> {
     if store.group_state(group).await?.is_none() {
-        tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
-        return Ok(Exit::Data.into());
+        return Err(not_watched(group).into());
     }
     let removed = store.unwatch(group, &expand(seqs)?).await?;
     writeln!(stdout(), "{removed} messages of {group} are no longer watched.")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// That a group is not watched.
+pub fn not_watched(group: &GroupId) -> Refused {
+    Refused::data(format!("{group} is not on the watch list of this app: see `receiptd watch list`"))
 }
 
 /// Does something to each group and says what came of it. A group that is not on the list does not stop the others, and
@@ -153,7 +170,7 @@ async fn for_each(
             (Some(now), _) => format!("is {now}"),
             (None, Some(state)) => format!("stays as it was: {state}"),
             (None, None) => {
-                tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
+                tell(not_watched(group));
                 exit = Exit::Data.into();
                 continue;
             }
@@ -164,11 +181,18 @@ async fn for_each(
     Ok(exit)
 }
 
-fn expand(seqs: &[Seqs]) -> anyhow::Result<Vec<MsgSeq>> {
+fn refuse_too_many(seqs: &[Seqs]) -> Result<(), Refused> {
     let count: u64 = seqs.iter().map(|seqs| u64::from(seqs.last - seqs.first) + 1).sum();
     if count > MOST_SEQS {
-        bail!("{count} messages are more than the {MOST_SEQS} that one command takes: use `receiptd watch import`");
+        let why = format!(
+            "{count} messages are more than the {MOST_SEQS} that one command takes: use `receiptd watch import`"
+        );
+        return Err(Refused::usage(why));
     }
+    Ok(())
+}
+
+fn expand(seqs: &[Seqs]) -> anyhow::Result<Vec<MsgSeq>> {
     let mut numbers: Vec<u32> = seqs.iter().flat_map(|seqs| seqs.first..=seqs.last).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -205,7 +229,7 @@ mod tests {
     fn overlapping_ranges_name_each_message_once_and_far_too_many_are_refused() {
         let numbers = |seqs: &[Seqs]| expand(seqs).map(|seqs| seqs.into_iter().map(MsgSeq::get).collect::<Vec<_>>());
         assert_eq!(numbers(&[Seqs { first: 2, last: 4 }, Seqs { first: 1, last: 3 }]).unwrap(), [1, 2, 3, 4]);
-        let error = expand(&[Seqs { first: 1, last: u32::MAX }]).unwrap_err().to_string();
+        let error = refuse_too_many(&[Seqs { first: 1, last: u32::MAX }]).unwrap_err().to_string();
         assert!(error.contains("watch import"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use receiptd::{
     store::{Rights, Store, StoreError, Watched},
 };
 
-use super::finding::Finding;
+use super::{super::database::advice, finding::Finding};
 
 /// The clocks of the two machines may differ by so much without anybody noticing.
 const CLOCKS: TimeDelta = TimeDelta::seconds(5);
@@ -37,7 +37,7 @@ pub async fn look(config: &Config, chat: &Chat) -> Vec<Finding> {
 async fn version(store: &Store, config: &Config) -> Result<Finding, Finding> {
     let place = config.database.to_string();
     let version = store.server_version().await.map_err(|error| {
-        let remedy = error.advice().unwrap_or("is it running, and can this machine reach it?");
+        let remedy = advice(&error).unwrap_or("see the server's log");
         Finding::failed("database", format!("{place}: {}", said(&error)), remedy)
     })?;
     let oldest = Store::OLDEST_SERVER;
@@ -50,12 +50,12 @@ async fn version(store: &Store, config: &Config) -> Result<Finding, Finding> {
 
 /// The error without its remedy, which stands apart.
 fn said(error: &StoreError) -> String {
-    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    let cause = error.cause().map_or_else(String::new, |cause| format!(": {cause}"));
     format!("{error}{cause}")
 }
 
 fn asked(check: &'static str, error: &StoreError) -> Finding {
-    Finding::failed(check, said(error), error.advice().unwrap_or("see the server's log"))
+    Finding::failed(check, said(error), advice(error).unwrap_or("see the server's log"))
 }
 
 async fn clocks(store: &Store) -> Finding {

@@ -16,7 +16,7 @@ use receiptd::{
     store::Store,
 };
 
-use super::{BATCH, Exit, stdout, tell};
+use super::{BATCH, Exit, Refused, stdout, tell};
 
 /// So many bad lines are told one by one; the rest is counted.
 const TOLD: u64 = 100;
@@ -62,11 +62,12 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     Ok(if bad == 0 { ExitCode::SUCCESS } else { Exit::Data.into() })
 }
 
-fn open(file: &Path) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
+fn open(file: &Path) -> Result<(Box<dyn BufRead>, Option<u64>), Refused> {
     if file == Path::new("-") {
         return Ok((Box::new(BufReader::new(io::stdin())), None));
     }
-    let input = File::open(file).with_context(|| format!("opening {} failed", file.display()))?;
+    let input =
+        File::open(file).map_err(|error| Refused::data(format!("opening {} failed: {error}", file.display())))?;
     let size = input.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
     Ok((Box::new(BufReader::with_capacity(1 << 16, input)), size))
 }

@@ -12,7 +12,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Exit, stdout, tell};
+use super::{not_watched, stdout};
 
 /// List the groups that are watched, or the messages of one
 #[derive(Args)]
@@ -40,8 +40,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     };
     if store.group_state(&group).await?.is_none() {
-        tell(format_args!("{group} is not on the watch list of this app: see `receiptd watch list`"));
-        return Ok(Exit::Data.into());
+        return Err(not_watched(&group).into());
     }
     heading(&mut out, json, &message_line("SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL"))?;
     let mut page = store.messages(&group, state.as_deref(), 0).await?;

@@ -1,0 +1,115 @@
+//! Commands beside the daemon as their users meet them: what they say of a database, and how they end. The real binary,
+//! real Postgres servers, and nobody polling.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::TestDatabase;
+
+const APP: &str = "1400000000";
+
+/// Commands that ask the database and would find nothing in a new one.
+const ASKING: [&[&str]; 9] = [
+    &["status"],
+    &["explain", "team"],
+    &["plan"],
+    &["rollup"],
+    &["retention", "--dry-run"],
+    &["export", "hourly"],
+    &["watch", "list"],
+    &["watch", "add", "team", "1"],
+    &["seed", "--messages", "10"],
+];
+
+/// receiptd with nothing in its environment but the app and the way to its programs.
+fn receiptd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
+    command.env("RECEIPTD_CHAT__SDK_APP_ID", APP).env("RECEIPTD_HTTP__LISTEN", "off");
+    command
+}
+
+/// Exit code, standard output and standard error.
+fn run(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn run_on(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
+    run(receiptd(arguments).env("DATABASE_URL", database.url()))
+}
+
+async fn migrated() -> TestDatabase {
+    let database = TestDatabase::new().await;
+    assert_eq!(run_on(&database, &["migrate"]).0, 0);
+    database
+}
+
+#[test]
+fn a_database_that_is_away_is_named_once_with_what_helps_and_without_its_password() {
+    for arguments in ASKING.into_iter().chain([&["migrate"][..]]) {
+        let mut command = receiptd(arguments);
+        let (code, out, err) = run(command.env("DATABASE_URL", "postgres://me:canary@127.0.0.1:1/history"));
+        assert_eq!((code, out.as_str()), (69, ""), "{err}");
+        assert_eq!(
+            err,
+            "receiptd: connecting to postgres://me:***@127.0.0.1:1/history: reading the version of the schema receiptd \
+             failed: error communicating with database: Connection refused (os error 111): is it running, and can this \
+             machine reach it?\n"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_role_may_not_do_is_said_in_the_words_of_the_server_alone() {
+    let database = migrated().await;
+    database.psql("CREATE ROLE bystander LOGIN");
+    let (code, _, err) =
+        run(receiptd(&["status"]).env("DATABASE_URL", database.url().replace("postgres@", "bystander@")));
+    assert_eq!(code, 69, "{err}");
+    assert!(err.contains("permission denied") && err.contains("has to own the schema"), "{err}");
+    assert!(!err.contains("at line") && err.matches("permission denied").count() == 1, "{err}");
+    let empty = TestDatabase::new().await;
+    let (code, _, err) =
+        run(receiptd(&["migrate"]).env("DATABASE_URL", empty.url().replace("postgres@", "bystander@")));
+    assert_eq!(code, 69, "{err}");
+    assert!(
+        err.starts_with("receiptd: using postgres://bystander@") && err.contains("GRANT CREATE ON DATABASE"),
+        "{err}"
+    );
+    assert!(!err.contains("at line") && err.matches("permission denied").count() == 1, "{err}");
+}
+
+#[tokio::test]
+async fn a_schema_that_is_missing_old_or_newer_ends_every_command_as_a_fault_of_the_configuration() {
+    let database = TestDatabase::new().await;
+    for arguments in ASKING {
+        let (code, _, err) = run_on(&database, arguments);
+        assert!(code == 78 && err.contains("run `receiptd migrate` first"), "{arguments:?}: {code} {err}");
+    }
+    assert_eq!(run_on(&database, &["migrate"]).0, 0);
+    let newest = database.psql("SELECT max(version) FROM receiptd.schema_migrations");
+    database.psql(&format!("UPDATE receiptd.schema_migrations SET success = false WHERE version = {newest}"));
+    for arguments in ASKING {
+        let (code, _, err) = run_on(&database, arguments);
+        assert!(code == 78 && err.contains("run `receiptd migrate` first"), "{arguments:?}: {code} {err}");
+    }
+    database.psql("INSERT INTO receiptd.schema_migrations VALUES (9999, 'from the future', now(), true, '', 0)");
+    for arguments in ASKING.into_iter().chain([&["migrate"][..]]) {
+        let (code, _, err) = run_on(&database, arguments);
+        assert!(code == 78 && err.contains("newer receiptd"), "{arguments:?}: {code} {err}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_may_read_the_rows_but_not_the_version_of_the_schema_can_export() {
+    let database = migrated().await;
+    database.psql("CREATE ROLE receiptd_reader NOLOGIN; CREATE ROLE analyst LOGIN; GRANT receiptd_reader TO analyst");
+    assert_eq!(run_on(&database, &["migrate"]).0, 0);
+    let url = database.url().replace("postgres@", "analyst@");
+    let (code, _, err) = run(receiptd(&["export", "hourly"]).env("DATABASE_URL", url));
+    assert_eq!((code, err.as_str()), (0, "0 rows were exported.\n"));
+}
