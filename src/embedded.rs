@@ -44,23 +44,31 @@ impl Options {
     }
 }
 
+/// Where the service has its server.
+const SYSTEM_DATA_DIR: &str = "/var/lib/receiptd/postgres";
+
 /// The data directory where none is given: `$STATE_DIRECTORY/postgres` under systemd, `/var/lib/receiptd/postgres`
-/// for root, and `receiptd/postgres` in `$XDG_DATA_HOME` (`~/.local/share`) for anyone else.
+/// for root and for whoever may use the server there, and `receiptd/postgres` in `$XDG_DATA_HOME` (`~/.local/share`) for
+/// anyone else.
 ///
 /// # Errors
 /// When no home directory is known, or `id` can't be run to tell who we are.
 pub fn default_data_dir() -> Result<PathBuf, EmbeddedError> {
     let user_data = data_home(env::var_os("XDG_DATA_HOME"), env::home_dir());
-    choose_data_dir(env::var_os("STATE_DIRECTORY"), account::we_are_root()?, user_data)
-        .ok_or(EmbeddedError::HomeUnknown)
+    let is_the_systems = account::we_are_root()? || is_usable(Path::new(SYSTEM_DATA_DIR));
+    choose_data_dir(env::var_os("STATE_DIRECTORY"), is_the_systems, user_data).ok_or(EmbeddedError::HomeUnknown)
 }
 
-fn choose_data_dir(state_directory: Option<OsString>, root: bool, user_data: Option<PathBuf>) -> Option<PathBuf> {
+fn choose_data_dir(
+    state_directory: Option<OsString>,
+    is_the_systems: bool,
+    user_data: Option<PathBuf>,
+) -> Option<PathBuf> {
     // systemd gives several state directories separated by colons, as in PATH.
     let state = state_directory.and_then(|list| env::split_paths(&list).find(|path| path.is_absolute()));
-    match (state, root) {
+    match (state, is_the_systems) {
         (Some(state), _) => Some(state.join("postgres")),
-        (None, true) => Some("/var/lib/receiptd/postgres".into()),
+        (None, true) => Some(SYSTEM_DATA_DIR.into()),
         (None, false) => Some(user_data?.join("receiptd/postgres")),
     }
 }
@@ -180,6 +188,11 @@ pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
     Some(url(socket_dir, database))
 }
 
+/// Whether there is a server in `data_dir` that we may use, running or not.
+pub fn is_usable(data_dir: &Path) -> bool {
+    DataDirectory::is_usable(data_dir)
+}
+
 /// The directory of the socket, which PostgreSQL writes into the fifth line of its pid file.
 fn socket_dir_of(pid_file: &str) -> Option<&str> {
     pid_file.lines().nth(4).filter(|directory| !directory.is_empty())
@@ -213,9 +226,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_directory_is_the_units_then_roots_then_the_users() {
-        let chosen = |state: Option<&str>, root, user: Option<&str>| {
-            choose_data_dir(state.map(Into::into), root, user.map(Into::into)).map(|path| path.display().to_string())
+    fn the_data_directory_is_the_units_then_the_systems_then_the_users() {
+        let chosen = |state: Option<&str>, systems, user: Option<&str>| {
+            choose_data_dir(state.map(Into::into), systems, user.map(Into::into)).map(|path| path.display().to_string())
         };
         let table = [
             (Some("/var/lib/receiptd"), false, Some("/home/ann/.local/share"), Some("/var/lib/receiptd/postgres")),
@@ -225,8 +238,8 @@ mod tests {
             (None, false, Some("/home/ann/.local/share"), Some("/home/ann/.local/share/receiptd/postgres")),
             (None, false, None, None),
         ];
-        for (state, root, user, expected) in table {
-            assert_eq!(chosen(state, root, user).as_deref(), expected, "{state:?} root={root} {user:?}");
+        for (state, systems, user, expected) in table {
+            assert_eq!(chosen(state, systems, user).as_deref(), expected, "{state:?} {systems} {user:?}");
         }
     }
 

@@ -4,9 +4,13 @@
 
 mod common;
 
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
-use common::TestDatabase;
+use common::{ScratchDirectory, TestDatabase};
+use serde_json::Value;
 
 const APP: &str = "1400000000";
 
@@ -46,6 +50,45 @@ async fn migrated() -> TestDatabase {
     let database = TestDatabase::new().await;
     assert_eq!(run_on(&database, &["migrate"]).0, 0);
     database
+}
+
+#[test]
+fn no_command_that_asks_makes_a_private_database() {
+    let place = ScratchDirectory::new("no-private");
+    for arguments in ASKING {
+        let (code, out, err) = run(receiptd(arguments).env("STATE_DIRECTORY", place.path()));
+        assert_eq!((code, out.as_str(), err.lines().count()), (78, "", 1), "{arguments:?}: {err}");
+        let missing = format!("there is no private PostgreSQL at {}/postgres", place.path().display());
+        for part in [missing.as_str(), "LoadCredential=database.url:receiptd.database.url receiptd"] {
+            assert!(err.contains(part), "{arguments:?}: {part} is not in {err}");
+        }
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn migrate_makes_a_private_database_and_others_open_it() {
+    let place = ScratchDirectory::new("private");
+    let run = |arguments: &[&str]| run(receiptd(arguments).env("STATE_DIRECTORY", place.path()));
+    let (code, out, err) = run(&["migrate"]);
+    assert!(code == 0 && out.contains("was made"), "{out}{err}");
+    assert_eq!(run(&["seed", "--groups", "2", "--messages", "10", "--days", "1"]).0, 0);
+    let (code, out, err) = run(&["status"]);
+    assert!(code == 0 && out.contains("messages in 2 groups"), "{out}{err}");
+}
+
+#[test]
+fn check_minds_a_private_database_that_is_not_there() {
+    let place = ScratchDirectory::new("check-private");
+    let mut command = receiptd(&["check", "--json"]);
+    command.env("STATE_DIRECTORY", place.path()).env("RECEIPTD_CHAT__SECRET_KEY", "k");
+    let (_, out, err) = run(command.env("RECEIPTD_CHAT__ENDPOINT", "http://127.0.0.1:1"));
+    let answer: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+    let findings = answer["findings"].as_array().unwrap();
+    let database = findings.iter().find(|finding| finding["check"] == "database").unwrap();
+    assert_eq!(database["verdict"], "mind");
+    assert!(database["found"].to_string().contains("no private PostgreSQL"), "{database}");
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing was made");
 }
 
 #[test]

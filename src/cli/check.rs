@@ -50,7 +50,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     }
     let mut findings = cautions(&config, &chat);
     if !arguments.offline {
-        findings.extend(database::look(&config, &chat).await);
+        findings.extend(database::look(&config, &chat).await?);
         findings.extend(service::look(chat, config.polling.request_timeout).await);
     }
     let has_failed = findings.iter().any(|finding| finding.verdict == Verdict::Failed);

@@ -1,4 +1,7 @@
-//! Where the database is: the one of the configuration, or a private PostgreSQL that is started for this process.
+//! Where the database is: the one of the configuration, or a private PostgreSQL. Only `run` and `migrate` make one; what
+//! other commands would find in a new one is nothing, and no answer.
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use receiptd::{
@@ -15,6 +18,10 @@ use super::{Global, exit::Refused};
 /// The name of receiptd's database on the private server.
 const NAME: &str = "receiptd";
 
+/// How a command gets the URL that systemd hands over to the service; so says docs/operators.md.
+pub const BY_SYSTEMD: &str = "systemd-run --pty --collect --property=User=receiptd \
+                              --property=LoadCredential=database.url:receiptd.database.url receiptd …";
+
 /// A database that can be connected to.
 pub enum Database {
     /// The configured one.
@@ -25,8 +32,31 @@ pub enum Database {
     Shared(String),
 }
 
+/// What there is of a private server.
+pub enum Private {
+    /// Another receiptd runs it: its URL.
+    Running(String),
+    /// Its data is there.
+    Stopped(PathBuf),
+    /// There is none at this place, or none that this account may use.
+    Missing(PathBuf),
+}
+
+impl Private {
+    /// Looks for the private server that is used where no database is configured.
+    pub fn find(config: &config::Database) -> anyhow::Result<Self> {
+        let place = options(config)?.data_dir;
+        Ok(match embedded::url_of_running(&place, NAME) {
+            Some(url) => Self::Running(url),
+            None if embedded::is_usable(&place) => Self::Stopped(place),
+            None => Self::Missing(place),
+        })
+    }
+}
+
 impl Database {
-    /// Takes the configured database, or starts the private server where none is configured.
+    /// Takes the configured database, or starts the private server where none is configured, and makes it where there is
+    /// none: for the daemon.
     pub async fn open(config: &config::Database) -> anyhow::Result<Self> {
         if let Some(url) = &config.url {
             return Ok(Self::Configured(url.clone()));
@@ -42,14 +72,28 @@ impl Database {
         Ok(Self::Private(Box::new(server)))
     }
 
-    /// The same, for commands beside the daemon: where its private server is running, they use that one.
-    pub async fn join(config: &config::Database) -> anyhow::Result<Self> {
+    /// The same beside a daemon: where its private server is running, that one is used.
+    pub async fn join_or_make(config: &config::Database) -> anyhow::Result<Self> {
         if config.url.is_none()
-            && let Some(url) = embedded::url_of_running(&options(config)?.data_dir, NAME)
+            && let Private::Running(url) = Private::find(config)?
         {
             return Ok(Self::Shared(url));
         }
         Self::open(config).await
+    }
+
+    /// The same for commands that have nothing to do with a database that is not there.
+    pub async fn join(config: &config::Database) -> anyhow::Result<Self> {
+        if config.url.is_none()
+            && let Private::Missing(place) = Private::find(config)?
+        {
+            let why = format!(
+                "{}; if systemd hands the URL over as a credential, run this as `{BY_SYSTEMD}`",
+                no_database(&place)
+            );
+            return Err(Refused::config(why).into());
+        }
+        Self::join_or_make(config).await
     }
 
     /// The URL to connect to.
@@ -68,6 +112,12 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// That there is no database, in words.
+pub fn no_database(place: &Path) -> String {
+    let place = place.display();
+    format!("database.url is not set, and there is no private PostgreSQL at {place} that this account may use")
 }
 
 fn options(config: &config::Database) -> anyhow::Result<embedded::Options> {

@@ -7,7 +7,7 @@
 //! | 65 | the input is wrong: an import's file or a line of it, or a group that is not watched | what is said on standard error |
 //! | 69 | the database, the service or the address of `http.listen` can't be had | starting again is worth while |
 //! | 70 | something else failed, such as writing a file | the message |
-//! | 78 | the configuration is wrong or incomplete, or the schema is not this program's | starting again is not worth while |
+//! | 78 | the configuration is wrong or incomplete, there is no database, or its schema is not this program's | starting again is not worth while |
 
 use std::process::ExitCode;
 

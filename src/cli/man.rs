@@ -47,8 +47,8 @@ const EXIT_CODES: [(&str, &str); 7] = [
     ),
     (
         "78",
-        "The configuration is wrong or incomplete, or the schema is missing, old or a newer receiptd's. Starting again \
-         does not help.",
+        "The configuration is wrong or incomplete, there is no database, or its schema is missing, old or a newer \
+         receiptd's. Starting again does not help.",
     ),
     ("130, 143", "A second SIGINT or SIGTERM ended it at once."),
 ];

@@ -19,7 +19,7 @@ pub struct Arguments {}
 pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load_config()?;
     logging::init(&config.log)?;
-    let database = Database::join(&config.database).await?;
+    let database = Database::join_or_make(&config.database).await?;
     let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
     let before = store.schema_version().await.with_context(|| connecting(&config.database))?;
     store.migrate().await.with_context(|| using(&config.database))?;

@@ -52,6 +52,13 @@ impl DataDirectory {
         Ok(Self { path, lock })
     }
 
+    /// Whether there is a cluster in a directory of ours that this process may read, and lock.
+    pub(super) fn is_usable(path: &Path) -> bool {
+        let lock = File::options().read(true).write(true).open(path.join("lock"));
+        let is_locked_out = lock.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        !is_locked_out && fs::read(Self::cluster_in(path).join("PG_VERSION")).is_ok()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -235,6 +242,17 @@ mod tests {
         assert_eq!(directory.version().unwrap(), Some(15));
         fs::write(directory.cluster().join("PG_VERSION"), "fifteen\n").unwrap();
         assert!(directory.version().unwrap_err().to_string().contains("PG_VERSION"));
+    }
+
+    #[test]
+    fn a_directory_is_usable_once_it_has_a_cluster() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(!DataDirectory::is_usable(&place.path().join("nowhere")));
+        let directory = DataDirectory::open(place.path(), false).unwrap();
+        assert!(!DataDirectory::is_usable(place.path()), "it is made, and empty");
+        fs::create_dir(directory.cluster()).unwrap();
+        fs::write(directory.cluster().join("PG_VERSION"), "15\n").unwrap();
+        assert!(DataDirectory::is_usable(place.path()));
     }
 
     #[test]

@@ -9,7 +9,10 @@ use receiptd::{
     store::{Rights, Store, StoreError, Watched},
 };
 
-use super::{super::database::advice, finding::Finding};
+use super::{
+    super::database::{BY_SYSTEMD, Private, advice, no_database},
+    finding::Finding,
+};
 
 /// The clocks of the two machines may differ by so much without anybody noticing.
 const CLOCKS: TimeDelta = TimeDelta::seconds(5);
@@ -17,21 +20,35 @@ const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 /// So many days of partitions at least; a day without one would have to wait for its rows.
 const RUNWAY: usize = 3;
 
-/// Looks at the configured database; without one there is nothing to look at before the start.
-pub async fn look(config: &Config, chat: &Chat) -> Vec<Finding> {
-    let Some(url) = &config.database.url else { return vec![] };
-    let store = match Store::new(url, config.database.max_connections, chat.sdk_app_id) {
-        Ok(store) => store,
-        Err(error) => return vec![Finding::failed("database", error.to_string(), "correct database.url")],
+/// Looks at the database that commands would ask.
+pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<Vec<Finding>> {
+    let url = match &config.database.url {
+        Some(url) => url.clone(),
+        None => match Private::find(&config.database)? {
+            Private::Running(url) => url.into(),
+            Private::Stopped(place) => {
+                let found = format!("a private PostgreSQL in {}, which is not running", place.display());
+                return Ok(vec![Finding::ok("database", found)]);
+            }
+            Private::Missing(place) => {
+                let remedy =
+                    format!("`receiptd run` makes one; if systemd hands the URL over, check by `{BY_SYSTEMD}`");
+                return Ok(vec![Finding::mind("database", no_database(&place), remedy)]);
+            }
+        },
     };
-    match version(&store, config).await {
+    let store = match Store::new(&url, config.database.max_connections, chat.sdk_app_id) {
+        Ok(store) => store,
+        Err(error) => return Ok(vec![Finding::failed("database", error.to_string(), "correct database.url")]),
+    };
+    Ok(match version(&store, config).await {
         Ok(finding) if finding.remedy.is_none() => {
             let mut findings = vec![finding, clocks(&store).await, rights(&store).await];
             findings.extend(schema(&store).await);
             findings
         }
         Ok(finding) | Err(finding) => vec![finding],
-    }
+    })
 }
 
 async fn version(store: &Store, config: &Config) -> Result<Finding, Finding> {
