@@ -146,6 +146,7 @@ fn what_can_not_be_meant_is_refused_before_anything_is_asked() {
         (&["rollup", "--from", "2h", "--to", "3h"], "is later than --to"),
         (&["rollup", "--from", "2199-01-01"], "is later than --to"),
         (&["watch", "add", "team", "1-99999999"], "use `receiptd watch import`"),
+        (&["watch", "list", "--state", "foo"], "active, paused, quarantined, removed"),
     ] {
         let mut command = receiptd();
         // Nobody listens there.

@@ -188,3 +188,20 @@ async fn times_are_taken_as_the_database_writes_them() {
     assert_eq!(code, 0, "{err}");
     assert_eq!(database.psql("SELECT sent_at FROM receiptd.watched_messages"), written);
 }
+
+#[tokio::test]
+async fn every_state_can_be_asked_for_and_no_other() {
+    let database = migrated().await;
+    receiptd(&database, &["watch", "add", "a", "1"], "");
+    let list = |arguments: &[&str]| receiptd(&database, &[&["watch", "list"], arguments].concat(), "");
+    for state in ["active", "paused", "quarantined", "removed"] {
+        assert_eq!(list(&["--state", state]).0, 0, "{state}");
+    }
+    for state in ["active", "all_read", "no_receipt", "expired", "rejected", "removed"] {
+        assert_eq!(list(&["a", "--state", state]).0, 0, "{state}");
+    }
+    let (code, _, err) = list(&["--state", "all_read"]);
+    assert!(code == 64 && err.contains("give one of active, paused, quarantined, removed"), "{err}");
+    let (code, _, err) = list(&["a", "--state", "foo"]);
+    assert!(code == 64 && err.contains("give one of active, all_read, "), "{err}");
+}

@@ -96,7 +96,8 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
 fn refuse(action: &Action) -> Result<(), Refused> {
     match action {
         Action::Add { seqs, .. } | Action::Remove { seqs, .. } => refuse_too_many(seqs),
-        Action::Import(_) | Action::List(_) | Action::Pause { .. } | Action::Resume { .. } => Ok(()),
+        Action::List(arguments) => list::refuse(arguments),
+        Action::Import(_) | Action::Pause { .. } | Action::Resume { .. } => Ok(()),
     }
 }
 

@@ -12,7 +12,13 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{not_watched, stdout};
+use super::{Refused, not_watched, stdout};
+
+/// The states of a group.
+const GROUP_STATES: [&str; 4] = ["active", "paused", "quarantined", "removed"];
+
+/// The states of a message.
+const MESSAGE_STATES: [&str; 6] = ["active", "all_read", "no_receipt", "expired", "rejected", "removed"];
 
 /// List the groups that are watched, or the messages of one
 #[derive(Args)]
@@ -25,6 +31,19 @@ pub struct Arguments {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+}
+
+/// Refuses a state that nothing on the list can be in.
+pub fn refuse(arguments: &Arguments) -> Result<(), Refused> {
+    let Some(state) = &arguments.state else { return Ok(()) };
+    let (what, known) = match arguments.group {
+        None => ("group", &GROUP_STATES[..]),
+        Some(_) => ("message", &MESSAGE_STATES[..]),
+    };
+    if known.contains(&state.as_str()) {
+        return Ok(());
+    }
+    Err(Refused::usage(format!("no {what} is in a state {state:?}: give one of {}", known.join(", "))))
 }
 
 pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
