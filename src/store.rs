@@ -5,6 +5,7 @@ mod explain;
 mod export;
 mod flush;
 mod glance;
+mod history;
 mod lease;
 mod overview;
 mod partitions;

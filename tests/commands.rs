@@ -52,6 +52,18 @@ async fn migrated() -> TestDatabase {
     database
 }
 
+/// A daemon that polls, as the database knows it, and its last call.
+fn polled(database: &TestDatabase, class: &str, code: i64, error: &str) {
+    database.psql(&format!(
+        "SELECT receiptd.watch_messages({APP}, 'team', array[1]);
+         INSERT INTO receiptd.poller_leases (sdk_app_id, holder, epoch, acquired_at, expires_at)
+         VALUES ({APP}, 'vm part 1 process 7 started 1 in pid:[1] boot b', 1, now(), now() + interval '1 hour');
+         INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad, class,
+            code, latency_ms, error)
+         SELECT now(), group_key, 1, 1, 0, 0, '{class}', {code}, 12, nullif('{error}', '') FROM receiptd.watched_groups"
+    ));
+}
+
 #[test]
 fn no_command_that_asks_makes_a_private_database() {
     let place = ScratchDirectory::new("no-private");
@@ -155,4 +167,13 @@ async fn whoever_may_read_the_rows_but_not_the_version_of_the_schema_can_export(
     let url = database.url().replace("postgres@", "analyst@");
     let (code, _, err) = run(receiptd(&["export", "hourly"]).env("DATABASE_URL", url));
     assert_eq!((code, err.as_str()), (0, "0 rows were exported.\n"));
+}
+
+#[tokio::test]
+async fn a_roll_up_from_before_the_history_begins_with_it() {
+    let database = migrated().await;
+    polled(&database, "success", 0, "");
+    database.psql("UPDATE receiptd.poller_leases SET rolled_up_until = date_trunc('hour', now()) + interval '1 hour'");
+    let (code, out, err) = run_on(&database, &["rollup", "--from", "400d"]);
+    assert!(code == 0 && out.starts_with("1 hours were rolled up again"), "{code} {out}{err}");
 }

@@ -57,7 +57,7 @@ fn span(arguments: &Arguments, now: Timestamp) -> Result<Option<(Timestamp, Time
 async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Result<()> {
     let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
     let until = to.min(done);
-    let from = hour_of(from);
+    let from = hour_of(store.history_begins().await?.map_or(from, |begin| from.max(begin)));
     let hours = u64::try_from((until - from + TimeDelta::minutes(59)).num_hours()).unwrap_or(0);
     if hours == 0 {
         let why = format!("there is nothing to do: --from has to be before {done}, until when it was done");
