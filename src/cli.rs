@@ -32,7 +32,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use receiptd::{config::Config, logging};
 use sqlx::error::DatabaseError;
 
@@ -40,6 +40,9 @@ use self::exit::Exit;
 
 /// The configuration that is read if none is named and this one exists.
 const USUAL_CONFIG: &str = "/etc/receiptd/receiptd.toml";
+
+/// The variable that names another.
+const CONFIG_VARIABLE: &str = "RECEIPTD_CONFIG";
 
 /// Polls Tencent Chat for group message read receipts and keeps their history in Postgres.
 #[derive(Parser)]
@@ -55,7 +58,7 @@ struct Cli {
 #[derive(Args)]
 struct Global {
     /// The configuration file [default: /etc/receiptd/receiptd.toml if it exists]
-    #[arg(long, value_name = "FILE", env = "RECEIPTD_CONFIG", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true, global = true)]
     config: Option<PathBuf>,
     /// Set a key over file and environment, as in polling.batch_size=20; repeatable, not for secrets
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
@@ -109,7 +112,7 @@ impl Command {
 
 /// Runs the command that the process was started with, and says how it ended.
 pub async fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match command_line() {
         Ok(cli) => cli,
         Err(message) => {
             if message.use_stderr() && logging::is_journal() {
@@ -128,6 +131,16 @@ pub async fn main() -> ExitCode {
         logging::print_fatal(&format!("receiptd: {}", said(&error)));
         Exit::of(&error).into()
     })
+}
+
+/// The command line, with the variables that are set.
+fn command_line() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    // An empty variable is how compose files and shells say that it is not set.
+    if env::var_os(CONFIG_VARIABLE).is_some_and(|path| path.is_empty()) {
+        command = command.mut_arg("config", |argument| argument.env(None::<&str>));
+    }
+    Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// Standard output, for answers. What goes wrong with it says so.

@@ -99,6 +99,13 @@ fn the_file_can_be_named_by_a_variable() {
 }
 
 #[test]
+fn an_empty_variable_names_no_file() {
+    let (code, out, err) = run(receiptd().arg("config").env("RECEIPTD_CONFIG", ""));
+    assert!(code == 0 && out.contains("[polling]"), "{err}");
+    assert_eq!(run(receiptd().args(["config", "--config", ""])).0, 64);
+}
+
+#[test]
 fn no_secret_is_printed_whatever_is_asked() {
     let directory = TempDir::new().unwrap();
     let text = "[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key = \"canary-key\"\n\
