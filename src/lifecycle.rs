@@ -1,7 +1,7 @@
 //! The life of the daemon: what starts in which order, and what stops in which.
 //!
 //! Start: HTTP, which tells from then on how things stand; schema and partitions, as soon as the database lets them; then term
-//! after term of polling. Stop: the term ends, and the connections close.
+//! after term of polling. Stop: the term ends, then HTTP, and the connections close.
 
 mod signals;
 mod systemd;
@@ -97,6 +97,8 @@ pub enum ReloadError {
 #[derive(Debug)]
 pub struct Daemon {
     stop: CancellationToken,
+    /// Cancelled when all else has ended, so that HTTP tells of the end too.
+    closing: CancellationToken,
     /// Cancelled once it is known who polls.
     decided: CancellationToken,
     ended: CancellationToken,
@@ -123,7 +125,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Serves HTTP, until `stop`. Nothing else is done before [`Self::begin`].
+    /// Serves HTTP, until all else has ended. Nothing else is done before [`Self::begin`].
     ///
     /// # Errors
     /// If the settings can't work, or the address of HTTP can't be had.
@@ -133,15 +135,15 @@ impl Daemon {
         let listen = http.as_ref().map(|(listen, _)| *listen);
         token.change(settings.http_token.clone());
         let work = watch::Sender::new(Arc::new(work(settings)?));
-        let status = Arc::new(TermStatus::default());
+        let (status, closing) = (Arc::new(TermStatus::default()), CancellationToken::new());
         if let Some((listen, metrics)) = http {
             let (store, term) = (store.clone(), status.clone());
             let ops = Ops { store, term, token: token.clone(), looked: Looked::default(), metrics: metrics.clone() };
-            ops::serve(ops, listen, stop.clone()).await?;
-            tokio::spawn(upkeep::keep_metrics_small(metrics, stop.clone()));
+            ops::serve(ops, listen, closing.clone()).await?;
+            tokio::spawn(upkeep::keep_metrics_small(metrics, closing.clone()));
         }
         let (decided, ended) = (CancellationToken::new(), CancellationToken::new());
-        Ok(Self { stop, decided, ended, status, store, listen, token, work, terms: OnceLock::new() })
+        Ok(Self { stop, closing, decided, ended, status, store, listen, token, work, terms: OnceLock::new() })
     }
 
     /// Begins to work as soon as the database answers, and returns when it is known who polls the app.
@@ -232,6 +234,7 @@ impl Daemon {
             }),
             None => 0,
         };
+        self.closing.cancel();
         self.store.close();
         lost
     }

@@ -195,6 +195,23 @@ async fn no_call_starts_after_sigterm_though_many_are_due() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_stops_it_can_be_asked_how_that_goes() {
+    let (mut place, database) = (Place::new("stopping", 200).await, TestDatabase::new().await);
+    let listen = place.listens();
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    let fault = Fault::ExtraDelay { duration: Duration::from_secs(5) };
+    place.simulator.add_fault(FaultRule { fault, when: When::All, times: None });
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
+    place.simulator.wait_for_calls(1).await;
+    signal(&daemon, "-TERM");
+    place.hears("STOPPING=1");
+    let (status, metrics) = get(listen, "/metrics").await;
+    assert!(status == 200 && metrics.contains("receiptd_polls_in_flight{sdk_app_id=\"1400000000\"} 1"), "{metrics}");
+    assert_eq!(end(daemon).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     let (mut place, database) = (Place::new("ops", 200).await, TestDatabase::new().await);
     let listen = place.listens();
@@ -220,6 +237,9 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
         "receiptd_calls_total{sdk_app_id=\"1400000000\",class=\"success\",code=\"0\"}",
         "code=\"60021\"} 1",
         "reason=\"stopped\"} 0",
+        "class=\"retry\",code=\"none\"} 0",
+        "class=\"unknown\",code=\"none\"} 0",
+        "receiptd_flush_failures_total{sdk_app_id=\"1400000000\",sqlstate=\"none\"} 0",
         "class=\"slow_down\",code=\"60007\"} 0",
         "class=\"deadline\"} 0",
         "cadence=\"default\",tier=\"1h\"}",

@@ -9,7 +9,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::{
-    chat::error_class,
+    chat::{Class, error_class},
     domain::SdkAppId,
     report::Report,
     store::ERROR_CLASSES,
@@ -76,6 +76,11 @@ const HISTOGRAMS: [(&str, &str, &[f64]); 5] = [
 const SECONDS: [f64; 12] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 const SIZES: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0];
 
+/// What flushes fail with most often: no answer, a constraint, a server that only reads, conflicts, a right, disk, memory,
+/// connections, locks, a timeout, a shutdown. Others appear with their first failure.
+const SQLSTATES: [&str; 12] =
+    ["none", "23514", "25006", "40001", "40P01", "42501", "53100", "53200", "53300", "55P03", "57014", "57P01"];
+
 /// Installs the recorder of metrics, once in a process, for the app that it polls.
 ///
 /// # Errors
@@ -109,6 +114,13 @@ fn begin_at_zero() {
         for code in codes {
             counter!("receiptd_calls_total", "class" => class.name(), "code" => code.to_string()).absolute(0);
         }
+    }
+    // A call that broke on its way, or that something in between answered.
+    for class in [Class::Retry, Class::Unknown] {
+        counter!("receiptd_calls_total", "class" => class.name(), "code" => "none").absolute(0);
+    }
+    for sqlstate in SQLSTATES {
+        counter!("receiptd_flush_failures_total", "sqlstate" => sqlstate).absolute(0);
     }
     for class in ERROR_CLASSES {
         counter!("receiptd_database_errors_total", "class" => class).absolute(0);
