@@ -1,13 +1,19 @@
-//! Who may look: everybody where no token is set, else who has it. As a bearer token, for programs, or as the password of
-//! whatever user, which browsers ask for.
+//! Who may look: who has the token, as a bearer token, for programs, or as the password of whatever user, which browsers ask
+//! for. Where no token is set, everybody who asks for this machine by an address or as localhost.
+//!
+//! A page from elsewhere whose name was made to lead to this machine (DNS rebinding) asks by that name, and is refused.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
-        header::{AUTHORIZATION, WWW_AUTHENTICATE},
+        header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE},
+        uri::Authority,
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -26,12 +32,32 @@ impl Token {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    fn admits(&self, headers: &HeaderMap) -> bool {
+    fn judge(&self, headers: &HeaderMap) -> Verdict {
         match self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            None => true,
-            Some(token) => given(headers).is_some_and(|given| is_same(token.expose_secret(), &given)),
+            None if is_meant(headers) => Verdict::Admit,
+            None => Verdict::RefuseName,
+            Some(token) if given(headers).is_some_and(|given| is_same(token.expose_secret(), &given)) => Verdict::Admit,
+            Some(_) => Verdict::AskForToken,
         }
     }
+}
+
+/// What is done with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Admit,
+    AskForToken,
+    /// It asks for another host than this one, as far as can be told.
+    RefuseName,
+}
+
+/// Whether it is this machine that is asked for: by an address or as localhost. Browsers always say what they ask for.
+fn is_meant(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 /// What the header gives as the token.
@@ -49,13 +75,20 @@ fn is_same(token: &str, given: &str) -> bool {
     Sha256::digest(token) == Sha256::digest(given)
 }
 
-/// Lets a request through, or asks for the token.
+/// Lets a request through, asks for the token, or refuses it.
 pub(super) async fn admit(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if token.admits(request.headers()) {
-        return next.run(request).await;
+    match token.judge(request.headers()) {
+        Verdict::Admit => next.run(request).await,
+        Verdict::AskForToken => {
+            let realm = "Basic realm=\"receiptd: the token of http.token as password\", charset=\"UTF-8\"";
+            let text = "http.token is wanted: as a bearer token, or as the password\n";
+            (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, realm)], text).into_response()
+        }
+        Verdict::RefuseName => {
+            let text = "without http.token, ask by an IP address or as localhost\n";
+            (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+        }
     }
-    let ask = [(WWW_AUTHENTICATE, "Basic realm=\"receiptd: the token of http.token as password\", charset=\"UTF-8\"")];
-    (StatusCode::UNAUTHORIZED, ask, "http.token is wanted: as a bearer token, or as the password\n").into_response()
 }
 
 #[cfg(test)]
@@ -68,11 +101,11 @@ mod tests {
         let admits = |header: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, header.parse().unwrap());
-            token.admits(&headers)
+            token.judge(&headers) == Verdict::Admit
         };
-        assert!(token.admits(&HeaderMap::new()) && admits("Bearer whatever"), "none is asked for");
+        assert!(admits("Bearer whatever"), "none is asked for");
         token.change(Some("open: sesame".into()));
-        assert!(!token.admits(&HeaderMap::new()));
+        assert_eq!(token.judge(&HeaderMap::new()), Verdict::AskForToken);
         let basic = |account: &str| format!("Basic {}", BASE64_STANDARD.encode(account));
         for (header, is_admitted) in [
             ("Bearer open: sesame".to_owned(), true),
@@ -87,5 +120,26 @@ mod tests {
         ] {
             assert_eq!(admits(&header), is_admitted, "{header}");
         }
+    }
+
+    #[test]
+    fn without_a_token_this_machine_is_asked_for_by_address_or_as_localhost() {
+        let judge = |token: &Token, host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().unwrap());
+            token.judge(&headers)
+        };
+        let token = Token::default();
+        for host in ["127.0.0.1", "127.0.0.1:9464", "[::1]:9464", "localhost", "LocalHost:9464", "192.0.2.7"] {
+            assert_eq!(judge(&token, host), Verdict::Admit, "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost.evil.example", "", "@", "[::1"]
+        {
+            assert_eq!(judge(&token, host), Verdict::RefuseName, "{host}");
+        }
+        assert_eq!(token.judge(&HeaderMap::new()), Verdict::Admit);
+        token.change(Some("open: sesame".into()));
+        assert_eq!(judge(&token, "evil.example"), Verdict::AskForToken, "who has the token may call it by any name");
     }
 }

@@ -33,9 +33,10 @@ const STYLE: &str = include_str!("page/style.css");
 /// The database is asked at most this often, however many look.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
-/// Nothing is loaded from anywhere, and nothing is run.
-const POLICY: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'");
+/// Nothing is loaded from anywhere, nothing is run, and no other page may frame it.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 
 /// What was read from the database, or why it could not be.
 type Found = Result<Arc<Glance>, String>;

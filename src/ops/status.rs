@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::{Json, extract::State};
+use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
@@ -33,7 +34,8 @@ pub(super) async fn status(State(ops): State<Ops>) -> Json<Status> {
 pub async fn ask(listen: SocketAddr, token: Option<&SecretString>) -> Option<serde_json::Value> {
     // Another part of the process may have been first: any provider will do.
     _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().timeout(PATIENCE).build().ok()?;
+    // The token is for the daemon alone: neither for a proxy of the environment nor for whoever it might be sent on to.
+    let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().redirect(Policy::none()).build().ok()?;
     let mut request = client.get(format!("http://{}/status.json", reachable(listen)));
     if let Some(token) = token {
         request = request.bearer_auth(token.expose_secret());

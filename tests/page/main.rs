@@ -162,6 +162,22 @@ async fn where_a_token_is_set_nobody_sees_anything_without_it_but_that_the_daemo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_nobody_sees_anything_by_another_name_than_localhost() {
+    let served = Served::new("rebound", "").await;
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::new();
+    let ask = async |path: &str, host: &str| {
+        client.get(format!("{}{path}", served.url())).header("host", host).send().await.unwrap()
+    };
+    for path in ["", "readyz", "metrics", "status.json"] {
+        assert_eq!(ask(path, "elsewhere.example:9464").await.status().as_u16(), 421, "{path}");
+        assert_ne!(ask(path, "localhost:9464").await.status().as_u16(), 421, "{path}");
+    }
+    let policy = ask("", "localhost").await.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_can_not_be_asked_is_said_on_the_page_and_the_rest_is_shown() {
     let served = Served::new("away", "").await;
     served.fill().await;
