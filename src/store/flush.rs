@@ -11,13 +11,10 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
+pub(super) use self::rows::{write_messages, write_snapshots};
 use self::{
-    held::{already_stored, held_rows, stand},
+    held::{already_stored, held_rows, held_slots, lock_slots, stand},
     rows::{drop_empty_slots, merge_slots, write_calls, write_groups, write_slots},
-};
-pub(super) use self::{
-    held::{held_slots, lock_slots},
-    rows::{write_messages, write_snapshots},
 };
 use super::{Store, StoreError, transaction::SHORT};
 use crate::{domain::Timestamp, recording::Recording, slot::SlotId};
@@ -41,12 +38,20 @@ pub(super) struct Flushed {
     pub left: HashSet<SlotId>,
 }
 
-/// Writes the recordings and tells what became of their slots. `unanswered` says that an earlier attempt to write them ended
-/// without an answer: it may have been committed.
-pub(super) async fn flush(store: &Store, recordings: &[Recording], unanswered: bool) -> Result<Flushed, StoreError> {
+/// Writes the recordings and tells what became of their slots. Those of the slots `tried` were in an attempt that failed: if it
+/// was not answered, it may have been committed all the same.
+pub(super) async fn flush(
+    store: &Store,
+    recordings: &[Recording],
+    tried: &HashSet<SlotId>,
+) -> Result<Flushed, StoreError> {
     let wrote = oldest(recordings);
     store
-        .run_recording(DOING, SHORT, wrote, async |database| write_what_is_free(database, recordings, unanswered).await)
+        .run_recording(DOING, SHORT, wrote, async |database| {
+            let sorted = sort(database, recordings, tried).await?;
+            let written = write(database, &sorted.free, &sorted.locked).await?;
+            sorted.end(database, written).await
+        })
         .await
 }
 
@@ -59,22 +64,45 @@ pub(super) fn oldest(recordings: &[Recording]) -> Option<Timestamp> {
     recordings.iter().filter_map(times).min()
 }
 
-async fn write_what_is_free(
+/// Recordings, by what is to be done about them.
+#[derive(Debug)]
+pub(super) struct Sorted<'r> {
+    /// Those to be written: nobody else holds anything of them.
+    pub free: Vec<&'r Recording>,
+    /// The slots that are locked.
+    pub locked: HashMap<SlotId, Locked>,
+    /// Those that an attempt has stored of which no answer came.
+    stored: Vec<&'r Recording>,
+    left: HashSet<SlotId>,
+}
+
+/// Locks what the recordings are about, as far as nobody else holds it.
+pub(super) async fn sort<'r>(
     connection: &mut PgConnection,
-    recordings: &[Recording],
-    unanswered: bool,
-) -> Result<Flushed, sqlx::Error> {
+    recordings: &'r [Recording],
+    tried: &HashSet<SlotId>,
+) -> Result<Sorted<'r>, sqlx::Error> {
     let all: Vec<&Recording> = recordings.iter().collect();
-    let stored = if unanswered { already_stored(connection, &all).await? } else { HashSet::new() };
-    let (stored, fresh): (Vec<&Recording>, Vec<&Recording>) =
-        all.into_iter().partition(|recording| stored.contains(&recording.slot_id));
-    let locked = lock_slots(connection, &fresh).await?;
+    let locked = lock_slots(connection, &all).await?;
+    // Looked up only now: a commit of which no answer came may be made at any time, and holds the slots until then.
+    let (tried, mut fresh): (Vec<&Recording>, Vec<&Recording>) =
+        all.into_iter().partition(|recording| tried.contains(&recording.slot_id));
+    let stored = already_stored(connection, &tried).await?;
+    let (stored, again): (Vec<&Recording>, Vec<&Recording>) =
+        tried.into_iter().partition(|recording| stored.contains(&recording.slot_id));
+    fresh.extend(again);
     let mut left = held_slots(connection, &fresh, &locked).await?;
     left.extend(held_rows(connection, &fresh).await?);
-    let free: Vec<&Recording> = fresh.into_iter().filter(|recording| !left.contains(&recording.slot_id)).collect();
-    let mut committed = write(connection, &free, &locked).await?;
-    committed.extend(stand(connection, &stored).await?);
-    Ok(Flushed { committed, left })
+    let free = fresh.into_iter().filter(|recording| !left.contains(&recording.slot_id)).collect();
+    Ok(Sorted { free, locked, stored, left })
+}
+
+impl Sorted<'_> {
+    /// What became of all of them, where those that are free were `written`.
+    pub async fn end(self, connection: &mut PgConnection, mut written: Vec<Committed>) -> Result<Flushed, sqlx::Error> {
+        written.extend(stand(connection, &self.stored).await?);
+        Ok(Flushed { committed: written, left: self.left })
+    }
 }
 
 /// Writes recordings whose slots are locked, as far as they still exist.

@@ -6,7 +6,7 @@
 mod said;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +29,7 @@ use super::{
     set_aside::write_apart,
     sqlstate::Remedy,
 };
-use crate::{activity::Activity, recording::Recording};
+use crate::{activity::Activity, recording::Recording, slot::SlotId};
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(100);
@@ -77,6 +77,8 @@ pub struct Recorder {
     left: Vec<Recording>,
     try_left_at: Instant,
     said: Said,
+    /// The slots of recordings that were in an attempt that failed, wherever they wait by now: it may have stored them.
+    tried: HashSet<SlotId>,
 }
 
 /// Recordings can't be written any more.
@@ -124,8 +126,8 @@ impl Recorder {
     /// A recorder and the way to it. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Recording>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
-        (Self { store, settings, queue, left, try_left_at, said }, sender)
+        let (left, try_left_at, said, tried) = (vec![], Instant::now(), Said::default(), HashSet::new());
+        (Self { store, settings, queue, left, try_left_at, said, tried }, sender)
     }
 
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
@@ -233,17 +235,16 @@ impl Recorder {
 
     /// Writes one part until it is written or refused. The error says why there is no use in going on.
     async fn write_part(&mut self, part: &[Recording], how: &How) -> Result<Written, Reason> {
-        let (mut wait, mut unanswered) = (FIRST_WAIT, false);
+        let mut wait = FIRST_WAIT;
         loop {
-            let error = match self.attempt(part, how, unanswered).await {
+            let error = match self.attempt(part, how).await {
                 Ok(()) => return Ok(Written::Done),
                 Err(StoreError::LeaseLost { .. }) => return Err(Reason::LeaseLost),
                 Err(error) => error,
             };
-            let sqlstate = error.sqlstate();
-            let class = sqlstate.clone().unwrap_or_else(|| "none".to_owned());
+            let class = error.sqlstate().unwrap_or_else(|| "none".to_owned());
             metrics::counter!("receiptd_flush_failures_total", "sqlstate" => class).increment(1);
-            unanswered |= sqlstate.is_none();
+            self.tried.extend(part.iter().map(|recording| recording.slot_id));
             match (error.remedy(), how) {
                 (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
                 (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused(error)),
@@ -258,18 +259,18 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&mut self, part: &[Recording], how: &How, unanswered: bool) -> Result<(), StoreError> {
+    async fn attempt(&mut self, part: &[Recording], how: &How) -> Result<(), StoreError> {
         let start = Instant::now();
         let flushed = match (how, part) {
             (How::Apart(refusal), [recording]) => {
-                let aside = write_apart(&self.store, recording).await?;
+                let aside = write_apart(&self.store, recording, &self.tried).await?;
                 metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
                 if aside.rows > 0 {
                     self.said.refused(&self.store, recording, refusal, &aside).await;
                 }
                 aside.flushed
             }
-            _ => flush(&self.store, part, unanswered).await?,
+            _ => flush(&self.store, part, &self.tried).await?,
         };
         self.committed(part, flushed, start.elapsed());
         Ok(())
@@ -306,6 +307,7 @@ impl Recorder {
             .record(stored.iter().map(|recording| rows(recording)).sum::<usize>() as f64);
         metrics::counter!("receiptd_flushes_total").increment(1);
         metrics::histogram!("receiptd_flush_seconds").record(took);
+        stored.iter().for_each(|recording| _ = self.tried.remove(&recording.slot_id));
         self.left.extend(left.into_iter().cloned());
         for slot in committed {
             // Without a poller there is nobody left who needs to know.

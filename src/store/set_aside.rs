@@ -1,16 +1,18 @@
 //! A poll that the tables refuse: what is bad of it is set aside with the reason, the rest is written.
 
+use std::{collections::HashSet, slice};
+
 use serde_json::{Value, json};
 use sqlx::{Executor, PgConnection};
 
 use super::{
     Store, StoreError,
-    flush::{Committed, Flushed, held_slots, lock_slots, oldest, slots_of, write, write_messages, write_snapshots},
+    flush::{Committed, Flushed, oldest, slots_of, sort, write, write_messages, write_snapshots},
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
 };
-use crate::recording::Recording;
+use crate::{recording::Recording, slot::SlotId};
 
 /// What was written of a poll that the tables refuse.
 #[derive(Debug)]
@@ -20,21 +22,29 @@ pub(super) struct Aside {
     pub rows: usize,
 }
 
-/// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside.
-pub(super) async fn write_apart(store: &Store, recording: &Recording) -> Result<Aside, StoreError> {
-    let wrote = oldest(std::slice::from_ref(recording));
+/// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside. `tried` is as for
+/// a flush.
+pub(super) async fn write_apart(
+    store: &Store,
+    recording: &Recording,
+    tried: &HashSet<SlotId>,
+) -> Result<Aside, StoreError> {
+    let wrote = oldest(slice::from_ref(recording));
     store
         .run_recording("setting aside what the tables refuse", SHORT, wrote, async |database| {
-            apart(database, recording).await
+            apart(database, recording, tried).await
         })
         .await
 }
 
-async fn apart(connection: &mut PgConnection, recording: &Recording) -> Result<Aside, sqlx::Error> {
-    let locked = lock_slots(connection, &[recording]).await?;
-    let left = held_slots(connection, &[recording], &locked).await?;
-    if !left.is_empty() {
-        return Ok(Aside { flushed: Flushed { left, ..Flushed::default() }, rows: 0 });
+async fn apart(
+    connection: &mut PgConnection,
+    recording: &Recording,
+    tried: &HashSet<SlotId>,
+) -> Result<Aside, sqlx::Error> {
+    let sorted = sort(connection, slice::from_ref(recording), tried).await?;
+    if sorted.free.is_empty() {
+        return Ok(Aside { flushed: sorted.end(connection, vec![]).await?, rows: 0 });
     }
     let (frame, parts) = recording.apart();
     let mut rows = 0;
@@ -47,7 +57,7 @@ async fn apart(connection: &mut PgConnection, recording: &Recording) -> Result<A
         }
     }
     connection.execute("SAVEPOINT part").await?;
-    let committed = match write(connection, &[&frame], &locked).await {
+    let committed = match write(connection, &[&frame], &sorted.locked).await {
         Ok(committed) => committed,
         Err(error) => {
             set_aside(connection, &frame, error).await?;

@@ -80,6 +80,19 @@ async fn a_backend_that_is_killed_and_takes_all_others_along_costs_no_receipt() 
     fault.ends(scene, Promises::silently()).await;
 }
 
+/// A commit waits for a standby server that does not exist. Nobody waits so long for its answer, and it is made in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_hang_and_are_made_in_the_end_are_stored_once() {
+    let mut scene = Scene::new("standby").await;
+    let fault = Breakage::begins(&scene);
+    scene.admin("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    scene.admin("SELECT pg_reload_conf()").await;
+    scene.lasts(seconds(14)).await;
+    scene.admin("ALTER SYSTEM RESET synchronous_standby_names").await;
+    scene.admin("SELECT pg_reload_conf()").await;
+    fault.ends(scene, Promises::saying("storing what polls brought back failed")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn todays_partitions_are_made_anew_when_they_are_missing() {
     let scene = Scene::idle(ScratchDirectory::new("partition"), Setup::default()).await;

@@ -57,6 +57,11 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
     if missing as u64 > lost_calls * MESSAGES_A_GROUP.unsigned_abs() {
         found.push(format!("{missing} receipts are missing, more than the {lost_calls} lost calls brought"));
     }
+    let distinct = format!("SELECT count(*) - count(DISTINCT (called_at, group_key, attempt)) FROM {}", tables.calls);
+    let twice: i64 = scalar(pool, &distinct).await;
+    if twice > 0 {
+        found.push(format!("{twice} calls are in api_calls twice"));
+    }
     let differing = |(message, stored): (&(String, i64), &Vec<Receipt>)| {
         let answered = answered.get(message).map_or(&[][..], Vec::as_slice);
         let fits = if all { stored == answered } else { is_subsequence(stored, answered) };

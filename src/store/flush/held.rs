@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Locks all slots that are involved, as far as they exist and nobody else holds them.
-pub(in crate::store) async fn lock_slots(
+pub(super) async fn lock_slots(
     connection: &mut PgConnection,
     recordings: &[&Recording],
 ) -> Result<HashMap<SlotId, Locked>, sqlx::Error> {
@@ -30,7 +30,7 @@ pub(in crate::store) async fn lock_slots(
 }
 
 /// The slots of recordings of which somebody else holds one: it exists, and could not be locked.
-pub(in crate::store) async fn held_slots(
+pub(super) async fn held_slots(
     connection: &mut PgConnection,
     recordings: &[&Recording],
     locked: &HashMap<SlotId, Locked>,
@@ -126,6 +126,9 @@ pub(super) async fn already_stored<'r>(
     connection: &mut PgConnection,
     recordings: &[&'r Recording],
 ) -> Result<HashSet<SlotId>, sqlx::Error> {
+    if recordings.is_empty() {
+        return Ok(HashSet::new());
+    }
     let first = |recording: &&'r Recording| Some((recording.slot_id, recording.group_key, recording.attempts.first()?));
     let calls: Vec<(SlotId, GroupKey, &Attempt)> = recordings.iter().filter_map(first).collect();
     let stored: Vec<SlotId> = query_scalar(
