@@ -21,12 +21,15 @@ pub(super) const READ_AGAIN: Duration = Duration::from_secs(1);
 /// While no poll may start it is looked this often whether one may.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// The loop comes round this often at least, whatever it waits for: who watches it can tell that from a hang.
+pub(super) const COME_ROUND: Duration = Duration::from_secs(1);
+
 impl Poller {
     /// Starts as many polls as there is room for. Returns after how long to look again.
     pub(super) async fn start_polls(&mut self) -> Duration {
         let room = self.room_left();
         if room < AHEAD / 2 {
-            return Duration::from_secs(1);
+            return COME_ROUND;
         }
         if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
             return LOOK_AGAIN;
@@ -41,7 +44,7 @@ impl Poller {
         let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
             Admission::Open => (room, false),
             Admission::Probe => (1, true),
-            Admission::Closed(until) => return until.saturating_duration_since(now.monotonic),
+            Admission::Closed(until) => return until.saturating_duration_since(now.monotonic).min(COME_ROUND),
         };
         let (mut claimed, probes) = self.claim(room, now);
         if claimed.is_empty() {

@@ -130,6 +130,22 @@ async fn class_app_fault_60021_stops_the_whole_app_and_says_why() {
 }
 
 #[tokio::test]
+async fn the_loop_comes_round_while_no_calls_may_be_made() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 1, code(60021), None);
+    rig.watch("g", 1..=3).await;
+    stops_calling(&mut rig).await;
+    let beats = || rig.daemon.as_ref().unwrap().status().progress().beats();
+    let before = beats();
+    let comes_round = async {
+        while beats() < before + 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), comes_round).await.unwrap();
+}
+
+#[tokio::test]
 async fn class_group_fault_10010_quarantines_the_group_until_it_is_resumed() {
     let mut rig = Rig::new().await;
     rig.simulator.world().set_group_code(&group("g"), 10010);

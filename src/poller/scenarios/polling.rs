@@ -20,7 +20,7 @@ use crate::{
         asking::Asking,
         gate::{Admission, Gate},
         schedule::Schedule,
-        starting::{LOOK_AGAIN, READ_AGAIN},
+        starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN},
     },
     recording::{KeepSnapshots, PollEnd, Recording},
     slot::{Slot, SlotId, StoredDue},
@@ -153,7 +153,7 @@ impl World {
         }
         let room = polling.room();
         if room < AHEAD / 2 {
-            return self.wake_in(daemon, Duration::from_secs(1));
+            return self.wake_in(daemon, COME_ROUND);
         }
         if term.writing.is_stuck || !is_trusted {
             return self.wake_in(daemon, LOOK_AGAIN);
@@ -166,7 +166,7 @@ impl World {
             Admission::Open => (room, false),
             Admission::Probe => (1, true),
             Admission::Closed(until) => {
-                return self.wake_in(daemon, until.saturating_duration_since(clocks.monotonic));
+                return self.wake_in(daemon, until.saturating_duration_since(clocks.monotonic).min(COME_ROUND));
             }
         };
         let claimed = polling.schedule.claim_due(room, clocks);
