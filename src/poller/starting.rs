@@ -28,7 +28,7 @@ impl Poller {
     /// Starts as many polls as there is room for. Returns after how long to look again.
     pub(super) async fn start_polls(&mut self) -> Duration {
         let room = self.room_left();
-        if room < AHEAD / 2 {
+        if room < AHEAD.min(self.settings.max_in_flight).div_ceil(2) {
             return COME_ROUND;
         }
         if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {

@@ -53,6 +53,18 @@ async fn a_group_with_one_message_takes_one_call() {
 }
 
 #[tokio::test]
+async fn one_poll_at_a_time_is_enough_to_poll_all() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.settings.poller.max_in_flight = 1;
+    rig.start().await;
+    for number in 1..=10 {
+        rig.watch(&format!("g{number}"), [7]).await;
+    }
+    rig.until(ALL_SLOTTED).await;
+    rig.until(ALL_POLLED).await;
+}
+
+#[tokio::test]
 async fn new_messages_join_the_newest_slot_of_their_group() {
     let mut rig = Rig::new().await;
     rig.watch("g", 1..=60).await;
