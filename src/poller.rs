@@ -20,7 +20,7 @@ mod status;
 mod trouble;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -125,7 +125,8 @@ pub struct Poller {
     schedule: Schedule,
     /// Whether the database may have slots that the schedule lacks.
     is_unsure: bool,
-    probes: Vec<SlotId>,
+    /// Slots with which quarantined groups may be tried.
+    probes: BTreeSet<SlotId>,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
     committed: mpsc::UnboundedReceiver<Committed>,
@@ -155,7 +156,7 @@ impl Poller {
             trouble: Repeated::default(),
             schedule: Schedule::new(Instant::now()),
             is_unsure: false,
-            probes: vec![],
+            probes: BTreeSet::new(),
             news,
             news_sender,
             committed,
@@ -237,7 +238,7 @@ impl Poller {
             ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now()),
             // It was due when it was claimed, whatever the wall clock says by now.
             ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due.min(clock::now()), now()),
-            ScheduleNews::Probe(slot) => self.probes.push(slot),
+            ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
             ScheduleNews::Unsure => self.is_unsure = true,
         }
     }

@@ -46,35 +46,44 @@ impl Poller {
             Admission::Probe => (1, true),
             Admission::Closed(until) => return until.saturating_duration_since(now.monotonic).min(COME_ROUND),
         };
+        let (calling, wait) = self.start_due(room, is_probe, now).await;
+        if is_probe && calling == 0 {
+            self.caller.gate().probe_again(now.monotonic);
+        }
+        wait
+    }
+
+    /// Starts polls of up to `room` slots. Returns how many will call, and after how long to look again.
+    async fn start_due(&mut self, room: usize, is_probe: bool, now: Now) -> (usize, Duration) {
         let (mut claimed, probes) = self.claim(room, now);
         if claimed.is_empty() {
-            if is_probe {
-                self.caller.gate().probe_again(now.monotonic);
-            }
-            return self.until_next_due(now);
+            return (0, self.until_next_due(now));
         }
         match self.read(&mut claimed).await {
-            Ok(slots) => {
-                if self.start(claimed, slots, &probes, is_probe) == 0 && is_probe {
-                    self.caller.gate().probe_again(now.monotonic);
-                }
-            }
+            Ok(slots) => (self.start(claimed, slots, &probes, is_probe), Duration::ZERO),
             Err(error) => {
                 self.say(&error);
                 // A slot may have been split without an answer.
                 self.is_unsure = true;
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
-                return READ_AGAIN;
+                (0, READ_AGAIN)
             }
         }
-        Duration::ZERO
     }
 
-    /// Takes slots out of the schedule, probes first. Returns all of them, and which are probes.
+    /// Takes up to `room` slots out of the schedule. Returns all of them, and which are probes of quarantined groups: half at
+    /// most, so that many of them don't hold up the groups that are well. The others wait for their turn.
     fn claim(&mut self, room: usize, now: Now) -> (Vec<SlotId>, Vec<SlotId>) {
-        let schedule = &mut self.schedule;
-        let probes: Vec<SlotId> = self.probes.drain(..).filter(|slot| schedule.claim_unknown(*slot)).collect();
-        let due = self.schedule.claim_due(room.saturating_sub(probes.len()), now);
+        let mut probes = Vec::new();
+        while probes.len() < room.div_ceil(2)
+            && let Some(slot) = self.probes.pop_first()
+        {
+            // One that is in another poll already is not tried once more.
+            if self.schedule.claim_unknown(slot) {
+                probes.push(slot);
+            }
+        }
+        let due = self.schedule.claim_due(room - probes.len(), now);
         (probes.iter().copied().chain(due).collect(), probes)
     }
 
@@ -165,5 +174,76 @@ impl Poller {
                 slot.group_id
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        cadence::Cadences,
+        chat::{ChatClient, ChatSettings, Credential, Destination},
+        domain::SdkAppId,
+        poller::{PollerParts, PollerSettings, ScheduleNews},
+        recording::KeepSnapshots,
+        store::Store,
+    };
+
+    /// A poller that reaches nobody.
+    fn poller() -> Poller {
+        let sdk_app_id = SdkAppId::try_from(1).unwrap();
+        let client = ChatClient::new(ChatSettings {
+            sdk_app_id,
+            identifier: "administrator".into(),
+            credential: Credential::SecretKey("key".into()),
+            destination: Destination::Endpoint("http://127.0.0.1:9".into()),
+            request_timeout: Duration::from_secs(8),
+            max_connections: 1,
+        });
+        let parts = PollerParts {
+            store: Store::new(&"postgres://127.0.0.1:9/none".into(), 1, sdk_app_id).unwrap(),
+            client: Arc::new(client.unwrap()),
+            lease: Arc::default(),
+            cadences: Arc::new(Cadences::new(BTreeMap::new())),
+            recorder: mpsc::channel(1).0,
+            committed: mpsc::unbounded_channel().1,
+            is_stuck: Arc::default(),
+            progress: Arc::default(),
+            activity: Arc::default(),
+        };
+        let settings = PollerSettings {
+            max_calls_per_second: 200,
+            transit_allowance: Duration::ZERO,
+            batch_size: 50,
+            max_in_flight: 400,
+            keep: KeepSnapshots::Changes,
+        };
+        Poller::new(parts, settings, tokio_util::sync::CancellationToken::new())
+    }
+
+    fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<SlotId>, due: std::ops::RangeInclusive<SlotId>) {
+        probes.for_each(|slot| poller.hear(ScheduleNews::Probe(slot)));
+        due.for_each(|slot| poller.hear(ScheduleNews::Due(slot, clock::now())));
+    }
+
+    #[tokio::test]
+    async fn a_closed_gate_lets_one_poll_through_however_many_groups_are_due_for_a_probe() {
+        let mut poller = poller();
+        offer(&mut poller, 1..=300, 301..=400);
+        assert_eq!(poller.claim(1, now()), (vec![1], vec![1]));
+    }
+
+    #[tokio::test]
+    async fn probes_of_groups_take_half_of_the_room_and_the_others_wait_once_each() {
+        let mut poller = poller();
+        offer(&mut poller, 1..=6, 301..=400);
+        offer(&mut poller, 1..=6, 301..=400);
+        assert_eq!(poller.claim(4, now()), (vec![1, 2, 301, 302], vec![1, 2]));
+        assert_eq!(poller.claim(4, now()), (vec![3, 4, 303, 304], vec![3, 4]));
+        assert_eq!(poller.claim(8, now()), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
     }
 }

@@ -25,6 +25,9 @@ const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30);
 /// was, and which they are. Only these are moved when somebody lets go.
 pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotId>)>;
 
+/// So many groups are offered for a probe at a time.
+const PROBES: i64 = 50;
+
 impl Store {
     /// Moves the slots of groups whose state or cadence has changed to the due times that `due` gives them, and hands
     /// out those that are to be polled. Those that somebody else holds are `left` for the next time, with the group's mark.
@@ -107,7 +110,7 @@ impl Store {
         .await
     }
 
-    /// One slot of each quarantined group whose time for a probe has come.
+    /// One slot of each quarantined group whose time for a probe has come, of those first for which it came first.
     ///
     /// # Errors
     /// If the database fails.
@@ -116,7 +119,7 @@ impl Store {
             "WITH due AS (
                 SELECT group_key FROM receiptd.watched_groups
                 WHERE sdk_app_id = $1 AND state = 'quarantined' AND probe_at <= $2
-                FOR NO KEY UPDATE SKIP LOCKED
+                ORDER BY probe_at LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
             ), claimed AS (
                 UPDATE receiptd.watched_groups g SET probe_at = $2 + $3 FROM due WHERE g.group_key = due.group_key
                 RETURNING g.group_key
@@ -128,7 +131,8 @@ impl Store {
         )
         .bind(self.app())
         .bind(now)
-        .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default());
+        .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default())
+        .bind(PROBES);
         self.run_fenced("looking for quarantined groups to probe", SHORT, async |database| {
             slots.fetch_all(database).await
         })

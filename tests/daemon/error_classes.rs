@@ -195,6 +195,22 @@ async fn class_group_fault_10007_is_probed_and_released_when_the_probe_succeeds(
 }
 
 #[tokio::test]
+async fn however_many_quarantined_groups_are_due_for_a_probe_each_is_tried() {
+    let mut rig = Rig::new().await;
+    for number in 1..=120 {
+        let id = format!("g{number}");
+        rig.simulator.world().set_group_code(&group(&id), 10007);
+        rig.watch(&id, [1]).await;
+    }
+    rig.until("(SELECT count(*) FROM receiptd.watched_groups WHERE state = 'quarantined') = 120").await;
+    for number in 1..=120 {
+        rig.simulator.world().set_group_code(&group(&format!("g{number}")), 0);
+    }
+    sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
+    rig.until("(SELECT count(*) FROM receiptd.watched_groups WHERE state = 'active') = 120").await;
+}
+
+#[tokio::test]
 async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
     let mut rig = Rig::new().await;
     rig.fail("g", 37, code(10004), None);

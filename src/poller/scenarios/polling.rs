@@ -194,6 +194,9 @@ impl World {
             let polling = self.polling(daemon);
             claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.wall, clocks));
             polling.is_unsure = true;
+            if is_probe {
+                polling.gate.probe_again(clocks.monotonic);
+            }
             return self.wake_in(daemon, READ_AGAIN);
         };
         let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
