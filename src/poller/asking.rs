@@ -13,6 +13,10 @@ use crate::{
     slot::Slot,
 };
 
+/// A poll whose attempts have failed for so long in all makes no other: as long as it is under way it takes a place that the
+/// polls of other groups need. By default that is two attempts that are not answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A poll under way.
 #[derive(Debug)]
 pub(super) struct Asking {
@@ -20,6 +24,8 @@ pub(super) struct Asking {
     batches: Vec<Vec<MsgSeq>>,
     retry: Retry,
     signed_again: bool,
+    /// How long attempts took that failed.
+    in_vain: Duration,
     poll: Poll,
 }
 
@@ -38,7 +44,7 @@ impl Asking {
     pub(super) fn new(slot: &Slot) -> Self {
         let batches = vec![slot.messages.iter().map(|message| message.seq).collect()];
         let poll = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete };
-        Self { batches, retry: Retry::default(), signed_again: false, poll }
+        Self { batches, retry: Retry::default(), signed_again: false, in_vain: Duration::ZERO, poll }
     }
 
     /// The messages that the next attempt asks for; `None` if the poll has ended.
@@ -59,7 +65,10 @@ impl Asking {
                 self.poll.receipts.extend(&answer.receipts);
                 None
             }
-            Err(failure) => Some(failure.clone()),
+            Err(failure) => {
+                self.in_vain += attempt.latency;
+                Some(failure.clone())
+            }
         };
         self.poll.attempts.push(attempt);
         let Some(failure) = failure else {
@@ -83,8 +92,8 @@ impl Asking {
         let asked = self.batch().unwrap_or_default().to_vec();
         match failure.class {
             Class::Success | Class::Retry | Class::SlowDown | Class::Unknown => match self.retry.next_wait() {
-                Some(wait) => return Next::Wait(wait),
-                None => self.end(PollEnd::GivenUp),
+                Some(wait) if self.in_vain < PATIENCE => return Next::Wait(wait),
+                _ => self.end(PollEnd::GivenUp),
             },
             Class::Split | Class::Message if asked.len() > 1 => {
                 self.settle();
@@ -189,6 +198,17 @@ mod tests {
         let mut asking = Asking::new(&slot(2));
         let batch = asking.batch().unwrap().to_vec();
         assert!(matches!(asking.heard(attempt(&batch, 70003), || false), Next::StopApp(_)));
+    }
+
+    #[test]
+    fn a_poll_that_is_not_answered_in_time_twice_gives_its_place_to_others() {
+        let mut asking = Asking::new(&slot(2));
+        let batch = asking.batch().unwrap().to_vec();
+        let hanging = Attempt { latency: Duration::from_secs(8), ..attempt(&batch, 10002) };
+        assert!(matches!(asking.heard(hanging.clone(), || true), Next::Wait(_)));
+        assert_eq!(asking.heard(hanging, || true), Next::GoOn);
+        assert!(asking.batch().is_none());
+        assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
     }
 
     proptest! {
