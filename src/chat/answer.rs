@@ -26,18 +26,19 @@ impl Answer {
         if http_status != 200 {
             return Err(Failure::new(Class::of_http_status(http_status), None, &format!("HTTP status {http_status}")));
         }
-        let response: Response = serde_json::from_slice(body).map_err(|error| {
+        let unreadable = |error: serde_json::Error| {
             let said = format!("the answer of {} bytes is not the JSON expected: {error}", body.len());
             Failure::new(Class::Retry, None, &said)
-        })?;
+        };
+        let response: Response = serde_json::from_slice(body).map_err(unreadable)?;
         let code = response.error_code;
         match Class::of_code(code) {
-            Class::Success if response.action_status.eq_ignore_ascii_case("FAIL") => {
-                let said = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info);
+            Class::Success if response.says_fail() => {
+                let said = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info());
                 Err(Failure::new(Class::Unknown, Some(code), &said))
             }
-            Class::Success => Ok(Self::of(asked, &response.group_msg_receipt_list.unwrap_or_default())),
-            class => Err(Failure::new(class, Some(code), &response.error_info)),
+            Class::Success => Ok(Self::of(asked, &response.entries().map_err(unreadable)?)),
+            class => Err(Failure::new(class, Some(code), &response.error_info())),
         }
     }
 
@@ -170,6 +171,18 @@ mod tests {
         let none = Entry { msg_seq: Number::Whole(2), code: Number::Whole(10062), ..Entry::default() };
         let receipt = Receipt { code: 10062, counts: None };
         assert_eq!(Answer::of(&seqs([2]), &[none]), answer(vec![(seqs([2])[0], receipt)], 0));
+    }
+
+    #[test]
+    fn an_entry_that_is_none_is_a_bad_entry_and_a_null_text_leaves_the_code_readable() {
+        let read = |body: &str| Answer::read(&seqs([1, 2]), 200, body.as_bytes());
+        let found = read(
+            r#"{"ActionStatus":"OK","ErrorCode":0,"GroupMsgReceiptList":[null,"no",
+                {"MsgSeq":1,"ReadNum":1e400,"UnreadNum":1},{"MsgSeq":2,"ReadNum":2,"UnreadNum":1}]}"#,
+        );
+        assert_eq!(found, Ok(answer(vec![counted(2, 2, 1)], 3)));
+        let gone = read(r#"{"ActionStatus":null,"ErrorCode":10010,"ErrorInfo":null,"GroupMsgReceiptList":null}"#);
+        assert_eq!(gone, Err(Failure::new(Class::GroupFault, Some(10010), "")));
     }
 
     proptest! {

@@ -1,12 +1,8 @@
-//! The JSON of the call, read leniently: fields may be added, entries left out, and a number that is none spoils its
-//! own entry, never the whole answer.
+//! The JSON of the call, read leniently: fields may be added, entries left out, and what is not as it should be spoils its own
+//! entry, never the whole answer.
 
-use std::fmt;
-
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::domain::{GroupId, MsgSeq};
 
@@ -31,17 +27,44 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The body of the answer. An `ErrorCode` is all that it must have.
+/// The body of the answer. An `ErrorCode` is all that it must have; the rest is looked at when it is asked for.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Response {
-    #[serde(default)]
-    pub action_status: String,
+pub(super) struct Response<'a> {
+    #[serde(borrow)]
+    action_status: Option<&'a RawValue>,
     pub error_code: i64,
-    #[serde(default)]
-    pub error_info: String,
-    #[serde(default)]
-    pub group_msg_receipt_list: Option<Vec<Entry>>,
+    #[serde(borrow)]
+    error_info: Option<&'a RawValue>,
+    #[serde(borrow)]
+    group_msg_receipt_list: Option<&'a RawValue>,
+}
+
+impl Response<'_> {
+    /// Whether it says that the call failed.
+    pub fn says_fail(&self) -> bool {
+        text(self.action_status).eq_ignore_ascii_case("FAIL")
+    }
+
+    /// What it says of an error, in words.
+    pub fn error_info(&self) -> String {
+        text(self.error_info)
+    }
+
+    /// What it says of messages. An entry that can't be read names none.
+    ///
+    /// # Errors
+    /// If that is no list.
+    pub fn entries(&self) -> Result<Vec<Entry>, serde_json::Error> {
+        let Some(list) = self.group_msg_receipt_list else { return Ok(vec![]) };
+        let entries: Vec<&RawValue> = serde_json::from_str(list.get())?;
+        Ok(entries.into_iter().map(|entry| serde_json::from_str(entry.get()).unwrap_or_default()).collect())
+    }
+}
+
+/// A text from outside; whatever else stands in its place, as it stands there.
+fn text(value: Option<&RawValue>) -> String {
+    value.map_or_else(String::new, |value| serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned()))
 }
 
 /// What an answer says of one message, before anybody has checked it.
@@ -72,51 +95,9 @@ pub enum Number {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberVisitor)
-    }
-}
-
-struct NumberVisitor;
-
-impl<'de> Visitor<'de> for NumberVisitor {
-    type Value = Number;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number")
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Number, E> {
-        Ok(Number::Whole(value))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Number, E> {
-        Ok(i64::try_from(value).map_or(Number::Bad, Number::Whole))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Number, E> {
-        Ok(Number::Absent)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Number, E> {
-        Ok(Number::Bad)
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Number, E> {
-        Ok(Number::Bad)
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Number, E> {
-        Ok(Number::Bad)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Number, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Number::Bad)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Number, A::Error> {
-        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Number::Bad)
+        // As it is written, since a number that is too large for a parser would spoil all around it.
+        let written = <&RawValue>::deserialize(deserializer)?.get();
+        Ok(if written == "null" { Self::Absent } else { written.parse().map_or(Self::Bad, Self::Whole) })
     }
 }
 
@@ -139,16 +120,18 @@ mod tests {
                 {"Code":0,"MsgSeq":1,"ReadNum":1,"UnreadNum":6},{"Code":10062,"MsgSeq":2}]}"#,
         )
         .unwrap();
-        assert_eq!((response.action_status.as_str(), response.error_code), ("OK", 0));
+        assert_eq!((response.says_fail(), response.error_code, response.error_info().as_str()), (false, 0, ""));
         let whole = Number::Whole;
         let first = Entry { msg_seq: whole(1), code: whole(0), read_num: whole(1), unread_num: whole(6) };
         let second = Entry { msg_seq: whole(2), code: whole(10062), ..Entry::default() };
-        assert_eq!(response.group_msg_receipt_list.unwrap(), [first, second]);
+        assert_eq!(response.entries().unwrap(), [first, second]);
     }
 
     #[test]
     fn what_is_no_number_spoils_its_own_field_only() {
-        for text in ["\"6\"", "1.5", "true", "[1,[2]]", "{\"a\":{}}", "18446744073709551615", "1e300"] {
+        for text in
+            ["\"6\"", "1.5", "true", "[1,[2]]", "{\"a\":{}}", "18446744073709551615", "1e300", "1e400", "-1E999"]
+        {
             let json = format!(r#"{{"MsgSeq":7,"ReadNum":{text},"UnreadNum":null,"Extra":[{{}}]}}"#);
             let entry: Entry = serde_json::from_str(&json).unwrap();
             assert_eq!(
@@ -162,7 +145,32 @@ mod tests {
     fn new_fields_and_missing_ones_are_taken_as_they_come() {
         let response: Response = serde_json::from_str(r#"{"ErrorCode":10002,"RequestId":"x"}"#).unwrap();
         assert_eq!(response.error_code, 10002);
-        assert!(response.group_msg_receipt_list.is_none());
+        assert!(response.entries().unwrap().is_empty());
         assert!(serde_json::from_str::<Response>(r#"{"ActionStatus":"OK"}"#).is_err(), "no code, no answer");
+    }
+
+    #[test]
+    fn an_entry_that_is_none_spoils_only_itself() {
+        let good = r#"{"MsgSeq":1,"ReadNum":2,"UnreadNum":3}"#;
+        let whole = Number::Whole;
+        let read = Entry { msg_seq: whole(1), code: Number::Absent, read_num: whole(2), unread_num: whole(3) };
+        for bad in ["null", "\"text\"", "7", "1e400", "[]", "true", r#"{"MsgSeq":1,"MsgSeq":2}"#] {
+            let json = format!(r#"{{"ErrorCode":0,"GroupMsgReceiptList":[{bad},{good}]}}"#);
+            let response: Response = serde_json::from_str(&json).unwrap();
+            assert_eq!(response.entries().unwrap(), [Entry::default(), read], "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_code_of_an_answer_is_read_whatever_the_rest_of_it_is() {
+        for (other, info) in
+            [("null", ""), ("7", "7"), ("1e400", "1e400"), ("{}", "{}"), (r#""\ud800""#, r#""\ud800""#)]
+        {
+            let json = format!(
+                r#"{{"ActionStatus":{other},"ErrorCode":10010,"ErrorInfo":{other},"GroupMsgReceiptList":{other}}}"#
+            );
+            let response: Response = serde_json::from_str(&json).unwrap();
+            assert_eq!((response.error_code, response.error_info().as_str()), (10010, info), "{other}");
+        }
     }
 }
