@@ -46,6 +46,12 @@ fn run_on(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) 
     run(receiptd(arguments).env("DATABASE_URL", database.url()))
 }
 
+/// What a command answers of a database, as JSON.
+fn json(database: &TestDatabase, arguments: &[&str]) -> Value {
+    let (_, out, err) = run_on(database, &[arguments, &["--json"]].concat());
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"))
+}
+
 async fn migrated() -> TestDatabase {
     let database = TestDatabase::new().await;
     assert_eq!(run_on(&database, &["migrate"]).0, 0);
@@ -167,6 +173,17 @@ async fn whoever_may_read_the_rows_but_not_the_version_of_the_schema_can_export(
     let url = database.url().replace("postgres@", "analyst@");
     let (code, _, err) = run(receiptd(&["export", "hourly"]).env("DATABASE_URL", url));
     assert_eq!((code, err.as_str()), (0, "0 rows were exported.\n"));
+}
+
+#[tokio::test]
+async fn status_counts_new_messages_that_nobody_polls() {
+    let database = migrated().await;
+    database.psql(&format!(
+        "SELECT receiptd.watch_messages({APP}, 'team', array(SELECT generate_series(1, 1200)::bigint))"
+    ));
+    let (_, out, _) = run_on(&database, &["status"]);
+    assert!(out.contains("due         1,200 new messages wait for a poller\n"), "{out}");
+    assert_eq!(json(&database, &["status"])["database"]["unslotted"], 1_200);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use receiptd::{
     domain::Timestamp,
     lease::Holder,
     ops, span,
-    store::{Overview, Store, Watched},
+    store::{Overview, Store, StoreError, Watched},
 };
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-async fn look(store: &Store, http: &Http) -> anyhow::Result<Status> {
+async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let database = store.overview().await?;
     let daemon = match http.listen {
         Some(listen) => ops::ask(listen, http.token.as_ref()).await,
@@ -60,13 +60,13 @@ async fn look(store: &Store, http: &Http) -> anyhow::Result<Status> {
 fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
     let Status { database, daemon } = status;
     let Watched { groups, messages, quarantined } = database.watched;
-    let number = |number: i64| HumanCount(number.unsigned_abs()).to_string();
     let refused =
         if quarantined > 0 { format!("; {} groups are quarantined", number(quarantined)) } else { String::new() };
     let calls: i64 = database.calls.iter().map(|(_, count)| count).sum();
     let classes: Vec<String> =
         database.calls.iter().map(|(class, count)| format!("{class} {}", number(*count))).collect();
     let ago = |time: Timestamp| format!("{} ago", since(time, now));
+    let line = daemon.as_ref().and_then(|daemon| daemon["line"].as_str());
     vec![
         ("database", place.to_owned()),
         (
@@ -77,15 +77,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
             },
         ),
         ("watched", format!("{} messages in {} groups{refused}", number(messages), number(groups))),
-        (
-            "due",
-            match database.overdue_since {
-                Some(first) => {
-                    format!("{} calls, the first of them for {}", number(database.overdue_calls), since(first, now))
-                }
-                None => "nothing: all polls are in time".to_owned(),
-            },
-        ),
+        ("due", due(database, now)),
         (
             "calls",
             match database.last_call_at {
@@ -101,17 +93,67 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ),
         ("partitions", format!("made for {} days, today included", database.partition_runway_days)),
         ("set aside", format!("{} rows", number(database.set_aside))),
-        (
-            "daemon",
-            match daemon.as_ref().and_then(|daemon| daemon["line"].as_str()) {
-                Some(line) => line.to_owned(),
-                None => "does not answer at http.listen".to_owned(),
-            },
-        ),
+        ("daemon", line.unwrap_or("does not answer at http.listen").to_owned()),
     ]
+}
+
+/// What should have been polled by now.
+fn due(database: &Overview, now: Timestamp) -> String {
+    let late = database
+        .overdue_since
+        .map(|first| format!("{} calls, the first of them for {}", number(database.overdue_calls), since(first, now)));
+    let wait_for = if database.holder.is_some() { "their place on the schedule" } else { "a poller" };
+    let new =
+        (database.unslotted > 0).then(|| format!("{} new messages wait for {wait_for}", number(database.unslotted)));
+    let due: Vec<String> = late.into_iter().chain(new).collect();
+    if due.is_empty() { "nothing: all polls are in time".to_owned() } else { due.join("; ") }
+}
+
+fn number(number: i64) -> String {
+    HumanCount(number.unsigned_abs()).to_string()
 }
 
 /// How long it is from then until now.
 pub fn since(then: Timestamp, now: Timestamp) -> String {
     span::roughly((now - then).to_std().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn overview(holder: Option<&str>, unslotted: i64, overdue: Option<(i64, Timestamp)>) -> Overview {
+        Overview {
+            holder: holder.map(str::to_owned),
+            polling_since: None,
+            epoch: None,
+            watched: Watched { groups: 0, messages: 0, quarantined: 0 },
+            unslotted,
+            overdue_calls: overdue.map_or(0, |(calls, _)| calls),
+            overdue_since: overdue.map(|(_, since)| since),
+            calls: vec![],
+            last_call_at: None,
+            rolled_up_until: None,
+            partition_runway_days: 8,
+            set_aside: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_due_counts_new_messages_too_and_says_what_they_wait_for() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let late = Some((1_200, now - TimeDelta::seconds(90)));
+        for (database, said) in [
+            (overview(Some("vm"), 0, None), "nothing: all polls are in time"),
+            (overview(None, 20_000, None), "20,000 new messages wait for a poller"),
+            (
+                overview(Some("vm"), 7, late),
+                "1,200 calls, the first of them for 1m 30s; 7 new messages wait for their place on the schedule",
+            ),
+        ] {
+            assert_eq!(due(&database, now), said);
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub struct Overview {
     pub epoch: Option<i64>,
     /// What is watched.
     pub watched: Watched,
+    /// New messages that are not on the schedule yet.
+    pub unslotted: i64,
     /// Calls that are due and have not been made, and since when the first of them is due.
     pub overdue_calls: i64,
     /// When the most overdue of them was due.
@@ -60,13 +62,19 @@ impl Store {
              WHERE g.sdk_app_id = $1 AND called_at > now() - interval '10 minutes' GROUP BY class ORDER BY 2 DESC",
         )
         .bind(self.app());
+        let unslotted = query_scalar(
+            "SELECT count(*) FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+             WHERE g.sdk_app_id = $1 AND g.state = 'active' AND m.slot_id IS NULL AND m.state = 'active'",
+        )
+        .bind(self.app());
         let set_aside = query_scalar("SELECT count(*) FROM receiptd.set_aside");
-        let (lease, (overdue_calls, overdue_since), calls, set_aside) = self
+        let (lease, (overdue_calls, overdue_since), unslotted, calls, set_aside) = self
             .run(DOING, SHORT, async |database| {
                 let lease = lease.fetch_optional(&mut *database).await?;
                 let overdue = overdue.fetch_one(&mut *database).await?;
+                let unslotted = unslotted.fetch_one(&mut *database).await?;
                 let calls = calls.fetch_all(&mut *database).await?;
-                Ok((lease, overdue, calls, set_aside.fetch_one(database).await?))
+                Ok((lease, overdue, unslotted, calls, set_aside.fetch_one(database).await?))
             })
             .await?;
         let held = lease.as_ref().filter(|(holder, _, _, is_held, _)| *is_held && holder.is_some());
@@ -75,6 +83,7 @@ impl Store {
             polling_since: held.map(|(_, since, ..)| *since),
             epoch: lease.as_ref().map(|(_, _, epoch, ..)| *epoch),
             watched: self.count_watched().await?,
+            unslotted,
             overdue_calls,
             overdue_since,
             last_call_at: calls.iter().map(|(_, _, last)| *last).max(),
