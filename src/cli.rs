@@ -21,6 +21,7 @@ mod run;
 mod seed;
 mod simulate;
 mod status;
+mod trouble;
 mod usersig;
 mod watch;
 

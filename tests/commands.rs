@@ -187,6 +187,24 @@ async fn status_counts_new_messages_that_nobody_polls() {
 }
 
 #[tokio::test]
+async fn an_app_that_is_refused_is_told_before_anything_else_with_what_helps() {
+    let database = migrated().await;
+    polled(&database, "app_fault", 70009, "the signature is wrong");
+    let said = "Tencent Chat refuses the app's calls with code 70009: the signature is wrong: the signature is wrong: check \
+                chat.secret_key, chat.sdk_app_id and chat.identifier";
+    let (_, out, _) = run_on(&database, &["explain", "team", "1"]);
+    assert!(out.starts_with(&format!("No message of this app is polled: {said}.\n")), "{out}");
+    assert_eq!(json(&database, &["explain", "team"])["trouble"], said);
+    let (_, out, _) = run_on(&database, &["status"]);
+    assert!(
+        out.contains(&format!("trouble     {said}\n")) && out.contains("polled by   vm (process 7), for "),
+        "{out}"
+    );
+    assert_eq!(json(&database, &["status"])["trouble"], said);
+    assert!(json(&database, &["status"])["database"]["holder"].to_string().contains("boot b"), "whole for programs");
+}
+
+#[tokio::test]
 async fn a_roll_up_from_before_the_history_begins_with_it() {
     let database = migrated().await;
     polled(&database, "success", 0, "");

@@ -665,6 +665,32 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_and_explain_tell_what_the_daemon_says_of_a_refused_app_and_what_helps() {
+    let (mut place, database) = (Place::new("refused", 200).await, TestDatabase::new().await);
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    place.config = place.config.replace("listen = \"off\"", &format!("listen = \"{listen}\""));
+    place.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 60021 }, when: When::All, times: None });
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
+    place.hears_of(|line| line.contains("code 60021"));
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+        command.args(arguments).arg("--config").arg(place.path("receiptd.toml")).env("DATABASE_URL", database.url());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let remedy = "add it in the console";
+    let explained = ask(&["explain", "g1", "1"]);
+    assert!(explained.starts_with("No message of this app is polled: Tencent Chat refuses"), "{explained}");
+    assert!(explained.lines().next().unwrap().contains(remedy), "{explained}");
+    let status = ask(&["status"]);
+    let told = status.lines().filter(|line| line.contains("code 60021") && line.contains(remedy));
+    assert_eq!(told.count(), 1, "{status}");
+    signal(&daemon, "-TERM");
+    end(daemon);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_that_usersig_prints_is_accepted_by_the_service() {
     let place = Place::new("usersig", 200).await;
     let config = place.path("receiptd.toml");

@@ -1,6 +1,6 @@
 //! Why an attempt brought no receipts.
 
-use super::error_class::Class;
+use super::error_class::{self, Class};
 
 /// How much of an error text from outside is kept, in characters.
 const MAX_INFO_CHARS: usize = 200;
@@ -23,11 +23,29 @@ impl Failure {
         let plain = |character: char| if character.is_control() { ' ' } else { character };
         Self { class, code, info: said.chars().map(plain).take(MAX_INFO_CHARS).collect() }
     }
+
+    /// That no call of the app is accepted, and what helps, in words.
+    pub fn of_app(&self) -> String {
+        let Some(code) = self.code else { return self.info.clone() };
+        let remedy = error_class::remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));
+        format!("Tencent Chat refuses the app's calls with code {code}: {}{remedy}", self.info)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_of_the_app_is_told_with_its_remedy() {
+        let told = |code| Failure::new(Class::AppFault, code, "sdkappid is unknown").of_app();
+        assert_eq!(
+            told(Some(60006)),
+            "Tencent Chat refuses the app's calls with code 60006: sdkappid is unknown: chat.sdk_app_id is unknown, \
+             forbidden or out of service: see the app's console"
+        );
+        assert_eq!(told(None), "sdkappid is unknown");
+    }
 
     #[test]
     fn a_text_from_outside_is_bounded_and_has_no_control_characters() {

@@ -11,11 +11,11 @@ use receiptd::{
     chat::error_class,
     clock,
     domain::{GroupId, MsgSeq, Timestamp},
-    store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, Store, StoreError},
+    store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, status::since, stdout, watch::not_watched};
+use super::{Global, database::Opened, status::since, stdout, trouble, watch::not_watched};
 
 /// So many messages of a slot are shown.
 const MATES: usize = 12;
@@ -40,6 +40,8 @@ pub struct Arguments {
 struct Answer {
     /// In words, the most important first.
     why: Vec<String>,
+    /// What keeps the whole app from being polled, if anything does.
+    trouble: Option<String>,
     /// Who polls the app.
     holder: Option<String>,
     #[serde(flatten)]
@@ -50,15 +52,16 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let Arguments { group, seq, json } = arguments;
     let opened = Opened::open(global).await?;
     let cadences = opened.config.cadences.clone();
-    let known = look(&opened.store, &group, seq).await;
-    let (facts, holder) = opened.close(known).await?;
+    let known = look(&opened, &group, seq).await;
+    let (facts, holder, trouble) = opened.close(known).await?;
     let facts = facts.ok_or_else(|| not_watched(&group))?;
     let now = clock::now();
-    let mut why = why(&group, &facts, seq, &cadences, now);
-    if holder.is_none() {
-        why.insert(0, "No receiptd polls this app just now: start one, or see `receiptd check`.".to_owned());
-    }
-    let answer = Answer { why, holder, facts };
+    let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is polled: {trouble}."));
+    let idle =
+        holder.is_none().then(|| "No receiptd polls this app just now: start one, or see `receiptd check`.".into());
+    let of_group = why(&group, &facts, seq, &cadences, now);
+    let why = stopped.into_iter().chain(idle).chain(of_group).collect();
+    let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
         writeln!(out, "{}", serde_json::to_string(&answer)?)?;
@@ -68,14 +71,15 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is known of the group, and who polls the app.
-async fn look(
-    store: &Store,
-    group: &GroupId,
-    seq: Option<MsgSeq>,
-) -> Result<(Option<Explained>, Option<String>), StoreError> {
-    let (facts, lease) = (store.explain(group, seq).await?, store.look_at_lease().await?);
-    Ok((facts, lease.and_then(|lease| lease.holder)))
+type Known = (Option<Explained>, Option<String>, Option<String>);
+
+/// What is known of the group, who polls the app, and what keeps the whole app from being polled.
+async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<Known, StoreError> {
+    let Opened { store, config, .. } = opened;
+    let (facts, holder, last_call) =
+        (store.explain(group, seq).await?, store.holder().await?, store.last_call().await?);
+    let daemon = trouble::ask(&config.http).await;
+    Ok((facts, holder, trouble::of_app(daemon.as_ref(), last_call.as_ref())))
 }
 
 /// The reasons in words, the most important first.
@@ -101,11 +105,17 @@ fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Caden
         }
     };
     match slot {
+        // Of a group that is stopped no slot is polled, whatever its due time says.
+        _ if !is_active(facts) => {}
         Some(slot) => why.extend(schedule(slot, facts, cadences, now)),
-        None if seq.is_none() => why.push("It has no message that is polled.".to_owned()),
+        None if seq.is_none() && facts.group.unslotted == 0 => why.push("It has no message that is polled.".to_owned()),
         None => {}
     }
     why
+}
+
+fn is_active(facts: &Explained) -> bool {
+    facts.group.state == "active"
 }
 
 fn group_fault(group: &GroupId, facts: &Explained, now: Timestamp) -> Option<String> {
@@ -169,15 +179,16 @@ fn tell(out: &mut impl Write, answer: &Answer, seq: Option<MsgSeq>, now: Timesta
     let slots = answer.facts.slots.iter().filter(|slot| seq.is_none() || Some(slot.slot_id) == asked_for);
     let slots: Vec<&ExplainedSlot> = slots.collect();
     for slot in slots.iter().take(SLOTS) {
-        writeln!(out, "slot     {}", slot_line(slot, now))?;
+        writeln!(out, "slot     {}", slot_line(slot, is_active(&answer.facts), now))?;
     }
     if slots.len() > SLOTS {
         writeln!(out, "         and {} more", slots.len() - SLOTS)?;
     }
     if answer.facts.calls.is_empty() {
-        return writeln!(out, "calls    none in the last two days");
+        return writeln!(out, "calls    none of the group in the last two days");
     }
-    answer.facts.calls.iter().try_for_each(|call| writeln!(out, "call     {}", call_line(call, now)))
+    writeln!(out, "calls    of the group, the latest first")?;
+    answer.facts.calls.iter().try_for_each(|call| writeln!(out, "         {}", call_line(call, now)))
 }
 
 fn message_line(message: &ExplainedMessage, now: Timestamp) -> String {
@@ -187,22 +198,19 @@ fn message_line(message: &ExplainedMessage, now: Timestamp) -> String {
         _ => "nothing known yet".to_owned(),
     };
     let known = message.known_until.map_or_else(String::new, |until| format!(", known until {}", when(until, now)));
-    format!("{msg_seq}: {state}, sent {}, {counts}{known}", when(message.sent_at, now))
+    let code = message.receipt_code.filter(|code| *code != 0).map_or_else(String::new, |code| format!(", code {code}"));
+    format!("{msg_seq}: {state}, sent {}, {counts}{code}{known}", when(message.sent_at, now))
 }
 
-fn slot_line(slot: &ExplainedSlot, now: Timestamp) -> String {
+fn slot_line(slot: &ExplainedSlot, is_polled: bool, now: Timestamp) -> String {
     let shown: Vec<String> = slot.msg_seqs.iter().take(MATES).map(ToString::to_string).collect();
     let more = slot.msg_seqs.len().saturating_sub(MATES);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let polled =
         slot.last_polled_at.map_or_else(|| "never answered".to_owned(), |at| format!("answered {}", when(at, now)));
-    let id = slot.slot_id;
-    format!(
-        "{id}: due {}, {polled}, {} quiet polls; messages {}{more}",
-        when(slot.next_poll_at, now),
-        slot.quiet_polls,
-        shown.join(", ")
-    )
+    let due = if is_polled { format!("due {}, ", when(slot.next_poll_at, now)) } else { String::new() };
+    let (id, quiet) = (slot.slot_id, slot.quiet_polls);
+    format!("{id}: {due}{polled}, {quiet} quiet polls; messages {}{more}", shown.join(", "))
 }
 
 fn call_line(call: &ExplainedCall, now: Timestamp) -> String {
@@ -270,7 +278,7 @@ mod tests {
             assert!(said.contains(part), "{part} is not in {said}");
         }
         assert!(
-            slot_line(&facts("active").slots[0], now())
+            slot_line(&facts("active").slots[0], true, now())
                 .ends_with("messages 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 8 more")
         );
     }
@@ -285,8 +293,19 @@ mod tests {
             ),
             ("removed", "The group is not watched any more"),
         ] {
-            assert!(reasons(&facts(state), None).starts_with(first), "{}", reasons(&facts(state), None));
+            let said = reasons(&facts(state), None);
+            assert!(said.starts_with(first) && !said.contains("It is due"), "{said}");
+            assert!(!slot_line(&facts(state).slots[0], is_active(&facts(state)), now()).contains("due"));
         }
+    }
+
+    #[test]
+    fn new_messages_that_wait_for_the_schedule_are_polled_soon() {
+        let mut facts = Explained { slots: vec![], ..facts("active") };
+        assert_eq!(reasons(&facts, None), "It has no message that is polled.");
+        facts.group.unslotted = 3;
+        assert!(reasons(&facts, None).starts_with("3 new messages are not on the schedule yet"));
+        assert!(!reasons(&facts, None).contains("no message"), "{}", reasons(&facts, None));
     }
 
     #[test]
@@ -315,9 +334,12 @@ mod tests {
         }
         assert_eq!(
             message_line(&message("expired"), now()),
-            "7: expired, sent 10m ago, 3 read, 0 unread, known until 5s ago"
+            "7: expired, sent 10m ago, 3 read, 0 unread, code 10004, known until 5s ago"
         );
-        let old = ExplainedMessage { sent_at: at(-(40 * 86_400 + 12 * 3_600 + 5)), ..message("active") };
-        assert!(message_line(&old, now()).contains(", sent 40d 12h ago, "), "{}", message_line(&old, now()));
+        let (well, old) = (Some(0), at(-(40 * 86_400 + 12 * 3_600 + 5)));
+        assert_eq!(
+            message_line(&ExplainedMessage { receipt_code: well, sent_at: old, ..message("active") }, now()),
+            "7: active, sent 40d 12h ago, 3 read, 0 unread, known until 5s ago"
+        );
     }
 }

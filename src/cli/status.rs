@@ -9,12 +9,12 @@ use receiptd::{
     config::Http,
     domain::Timestamp,
     lease::Holder,
-    ops, span,
+    span,
     store::{Overview, Store, StoreError, Watched},
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, stdout};
+use super::{Global, database::Opened, stdout, trouble};
 
 /// Say how things stand: who polls, what is due, what calls came to, how far all is rolled up
 #[derive(Args)]
@@ -28,6 +28,8 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Status {
     database: Overview,
+    /// What keeps the app from being polled, and what helps, if anything does.
+    trouble: Option<String>,
     /// What the daemon on this machine says of itself; null where none answers.
     daemon: Option<serde_json::Value>,
 }
@@ -50,15 +52,13 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 
 async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let database = store.overview().await?;
-    let daemon = match http.listen {
-        Some(listen) => ops::ask(listen, http.token.as_ref()).await,
-        None => None,
-    };
-    Ok(Status { database, daemon })
+    let daemon = trouble::ask(http).await;
+    let trouble = trouble::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
+    Ok(Status { database, trouble, daemon })
 }
 
 fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
-    let Status { database, daemon } = status;
+    let Status { database, trouble, daemon } = status;
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
         if quarantined > 0 { format!("; {} groups are quarantined", number(quarantined)) } else { String::new() };
@@ -67,7 +67,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         database.calls.iter().map(|(class, count)| format!("{class} {}", number(*count))).collect();
     let ago = |time: Timestamp| format!("{} ago", since(time, now));
     let line = daemon.as_ref().and_then(|daemon| daemon["line"].as_str());
-    vec![
+    let mut lines = vec![
         ("database", place.to_owned()),
         (
             "polled by",
@@ -94,7 +94,10 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ("partitions", format!("made for {} days, today included", database.partition_runway_days)),
         ("set aside", format!("{} rows", number(database.set_aside))),
         ("daemon", line.unwrap_or("does not answer at http.listen").to_owned()),
-    ]
+    ];
+    // The daemon on this machine has said it already, if it is the one that polls.
+    lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
+    lines
 }
 
 /// What should have been polled by now.

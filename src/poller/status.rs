@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{PollerSettings, call::Caller};
+use crate::chat::Failure;
 
 /// What the rest of the process may know about the poller.
 #[derive(Debug)]
@@ -38,12 +39,9 @@ impl PollerStatus {
         }
     }
 
-    /// Why no calls are made, if a fault of the whole app stopped them.
+    /// Why no calls are made, if a fault of the whole app stopped them, and what helps.
     pub fn fault(&self) -> Option<String> {
-        self.caller.gate().fault().map(|failure| match failure.code {
-            Some(code) => format!("Tencent Chat refuses the app's calls with code {code}: {}", failure.info),
-            None => failure.info.clone(),
-        })
+        self.caller.gate().fault().map(Failure::of_app)
     }
 
     /// How long the most overdue of the polls that have not begun has been due.

@@ -41,6 +41,18 @@ impl Store {
         Ok(Rights { role, has_schema, may_create, owns_schema, foreign_tables })
     }
 
+    /// Who polls this app: the holder of its lease, unless that is over by the database's clock.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn holder(&self) -> Result<Option<String>, StoreError> {
+        let holder = query_scalar(
+            "SELECT (SELECT holder FROM receiptd.poller_leases WHERE sdk_app_id = $1 AND expires_at > clock_timestamp())",
+        );
+        let holder = holder.bind(self.app());
+        self.run("asking who polls this app", SHORT, async |database| holder.fetch_one(database).await).await
+    }
+
     /// The time by the database's clock.
     ///
     /// # Errors

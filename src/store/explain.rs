@@ -107,6 +107,20 @@ pub struct ExplainedCall {
 }
 
 impl Store {
+    /// The latest attempt of this app within ten minutes, in whichever group: a closed gate is probed more often than that.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn last_call(&self) -> Result<Option<ExplainedCall>, StoreError> {
+        let call = query_as(
+            "SELECT called_at, class, code, messages_asked, latency_ms, error
+             FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
+             WHERE sdk_app_id = $1 AND called_at > now() - interval '10 minutes' ORDER BY called_at DESC LIMIT 1",
+        )
+        .bind(self.app());
+        self.run("looking for the last call", SHORT, async |database| call.fetch_optional(database).await).await
+    }
+
     /// What is known of a group, and of a message in it. `None` if the group was never watched.
     ///
     /// # Errors
