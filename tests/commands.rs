@@ -205,6 +205,19 @@ async fn an_app_that_is_refused_is_told_before_anything_else_with_what_helps() {
 }
 
 #[tokio::test]
+async fn check_names_the_role_that_owns_the_schema() {
+    let database = migrated().await;
+    database.psql("CREATE ROLE stranger LOGIN");
+    let mut command = receiptd(&["check", "--json"]);
+    command.env("RECEIPTD_CHAT__SECRET_KEY", "k").env("RECEIPTD_CHAT__ENDPOINT", "http://127.0.0.1:1");
+    let (_, out, _) = run(command.env("DATABASE_URL", database.url().replace("postgres@", "stranger@")));
+    let answer: Value = serde_json::from_str(&out).unwrap();
+    let findings = answer["findings"].as_array().unwrap();
+    let rights = findings.iter().find(|finding| finding["check"] == "rights").unwrap();
+    assert_eq!(rights["remedy"], "connect as postgres, which is to be the user in database.url", "{out}");
+}
+
+#[tokio::test]
 async fn a_roll_up_from_before_the_history_begins_with_it() {
     let database = migrated().await;
     polled(&database, "success", 0, "");

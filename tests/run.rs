@@ -627,7 +627,7 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
     assert_eq!(code, Some(0), "{said}");
     for part in [
         "Ok: database: postgres://",
-        "Ok: clock: the database's",
+        "Ok: database_clock: the database's",
         "Ok: rights: ",
         "Ok: schema: not there yet",
         "Ok: connection: http://127.0.0.1:",
@@ -660,7 +660,7 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
     end(daemon);
     database.psql("INSERT INTO receiptd.schema_migrations VALUES (9999, 'from the future', now(), true, '', 0)");
     let (code, said) = check(&place);
-    assert_eq!(code, Some(69), "{said}");
+    assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("Failed: schema") && said.contains("newer receiptd"), "{said}");
 }
 

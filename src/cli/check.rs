@@ -20,7 +20,7 @@ use receiptd::{
 use serde::Serialize;
 
 use self::finding::{Finding, Verdict};
-use super::{Global, exit::Exit, stdout};
+use super::{Global, stdout};
 
 /// Check the configuration, say what receiptd would do with it, and ask the database and Tencent Chat
 #[derive(Args)]
@@ -53,14 +53,16 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
         findings.extend(database::look(&config, &chat).await?);
         findings.extend(service::look(chat, config.polling.request_timeout).await);
     }
-    let has_failed = findings.iter().any(|finding| finding.verdict == Verdict::Failed);
+    // The gravest of what failed decides.
+    let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).map(|finding| finding.exit);
+    let exit = failed.max_by_key(|exit| *exit as u8).map_or(ExitCode::SUCCESS, Into::into);
     let mut out = stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&Answer { would, findings })?)?;
     } else {
         findings.iter().try_for_each(|finding| writeln!(out, "{}", finding.line()))?;
     }
-    Ok(if has_failed { Exit::Unavailable.into() } else { ExitCode::SUCCESS })
+    Ok(exit)
 }
 
 fn tell_plan(would: &[(&'static str, String)], global: &Global) -> io::Result<()> {

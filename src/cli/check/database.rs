@@ -17,6 +17,9 @@ use super::{
 /// The clocks of the two machines may differ by so much without anybody noticing.
 const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 
+/// Beside the clock of the service.
+const DATABASE_CLOCK: &str = "database_clock";
+
 /// So many days of partitions at least; a day without one would have to wait for its rows.
 const RUNWAY: usize = 3;
 
@@ -39,7 +42,7 @@ pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<Vec<Finding>> 
     };
     let store = match Store::new(&url, config.database.max_connections, chat.sdk_app_id) {
         Ok(store) => store,
-        Err(error) => return Ok(vec![Finding::failed("database", error.to_string(), "correct database.url")]),
+        Err(error) => return Ok(vec![Finding::wrong("database", error.to_string(), "correct database.url")]),
     };
     Ok(match version(&store, config).await {
         Ok(finding) if finding.remedy.is_none() => {
@@ -78,12 +81,12 @@ fn asked(check: &'static str, error: &StoreError) -> Finding {
 async fn clocks(store: &Store) -> Finding {
     let ours = clock::now();
     match store.clock().await {
-        Err(error) => asked("clock", &error),
+        Err(error) => asked(DATABASE_CLOCK, &error),
         Ok(theirs) if (theirs - ours).abs() > CLOCKS => {
             let found = format!("the database's clock is {} s off this machine's", (theirs - ours).num_seconds());
-            Finding::mind("clock", found, "set both by NTP: messages count as sent by the database's clock")
+            Finding::mind(DATABASE_CLOCK, found, "set both by NTP: messages count as sent by the database's clock")
         }
-        Ok(_) => Finding::ok("clock", "the database's and this machine's agree"),
+        Ok(_) => Finding::ok(DATABASE_CLOCK, "the database's and this machine's agree"),
     }
 }
 
@@ -105,8 +108,9 @@ fn missing(rights: &Rights) -> Option<(String, String)> {
         return Some((format!("the role {role} may not make the schema receiptd"), remedy));
     }
     if rights.has_schema && !rights.owns_schema {
-        let remedy = format!("ALTER SCHEMA receiptd OWNER TO {role}, as a superuser");
-        return Some((format!("the schema receiptd is not owned by the role {role}"), remedy));
+        let owner = rights.schema_owner.as_deref().unwrap_or("another");
+        let remedy = format!("connect as {owner}, which is to be the user in database.url");
+        return Some((format!("the schema receiptd is owned by the role {owner}, and not by {role}"), remedy));
     }
     (rights.foreign_tables > 0).then(|| {
         let remedy = "make it their owner: their daily partitions can't be made otherwise".to_owned();
@@ -123,7 +127,7 @@ async fn schema(store: &Store) -> Vec<Finding> {
         }
         Ok(Some(version)) if version > known => {
             let found = format!("is at migration {version}, which only a newer receiptd knows (this one: {known})");
-            vec![Finding::failed("schema", found, "install that version, or point database.url elsewhere")]
+            vec![Finding::wrong("schema", found, "install that version, or point database.url elsewhere")]
         }
         Ok(Some(version)) if version < known => {
             vec![Finding::ok("schema", format!("is at migration {version}: `receiptd run` brings it to {known}"))]
@@ -164,15 +168,10 @@ async fn partitions(store: &Store) -> Finding {
 }
 
 async fn lease(store: &Store) -> Finding {
-    match store.look_at_lease().await {
+    match store.holder().await {
         Err(error) => asked("lease", &error),
-        Ok(lease) => Finding::ok(
-            "lease",
-            match lease.and_then(|lease| lease.holder) {
-                Some(holder) => format!("held by {}", Holder::in_words(&holder)),
-                None => "free: no receiptd polls this app".to_owned(),
-            },
-        ),
+        Ok(Some(holder)) => Finding::ok("lease", format!("held by {}", Holder::in_words(&holder))),
+        Ok(None) => Finding::ok("lease", "free: no receiptd polls this app"),
     }
 }
 
@@ -181,17 +180,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_role_lacks_is_named_with_the_statement_that_gives_it() {
+    fn what_a_role_lacks_is_named_with_what_gives_it() {
         let rights = |has_schema, may_create, owns_schema, foreign_tables| Rights {
             role: "poller".to_owned(),
             has_schema,
             may_create,
             owns_schema,
+            schema_owner: has_schema.then(|| "keeper".to_owned()),
             foreign_tables,
         };
         for (rights, part) in [
             (rights(false, false, false, 0), "CREATE SCHEMA receiptd AUTHORIZATION poller"),
-            (rights(true, true, false, 3), "ALTER SCHEMA receiptd OWNER TO poller"),
+            (rights(true, true, false, 3), "connect as keeper"),
             (rights(true, false, true, 3), "make it their owner"),
         ] {
             assert!(missing(&rights).unwrap().1.contains(part), "{rights:?}");

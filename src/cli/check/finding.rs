@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::super::exit::Exit;
+
 /// Whether all is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,11 +21,14 @@ pub struct Finding {
     pub verdict: Verdict,
     pub found: String,
     pub remedy: Option<String>,
+    /// How the command ends where this failed.
+    #[serde(skip)]
+    pub exit: Exit,
 }
 
 impl Finding {
     pub fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Ok, found: found.into(), remedy: None }
+        Self { check, verdict: Verdict::Ok, found: found.into(), remedy: None, exit: Exit::Unavailable }
     }
 
     pub fn mind(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -32,6 +37,11 @@ impl Finding {
 
     pub fn failed(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { verdict: Verdict::Failed, remedy: Some(remedy.into()), ..Self::ok(check, found) }
+    }
+
+    /// What fails until somebody puts something right: to start again would not help.
+    pub fn wrong(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { exit: Exit::Config, ..Self::failed(check, found, remedy) }
     }
 
     /// One line: the verdict, what was looked at, what was found, what helps.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use receiptd::{
-    chat::{Attempt, ChatClient, ChatSettings, Class, error_class},
+    chat::{Attempt, ChatClient, ChatSettings, Class, Failure, error_class},
     clock,
     config::Chat,
     domain::{GroupId, MsgSeq, Timestamp},
@@ -22,19 +22,25 @@ const CLOCK: TimeDelta = TimeDelta::seconds(60);
 /// Looks at the service: at each of its domains, and then by a call.
 pub async fn look(chat: Chat, request_timeout: Duration) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let mut clock = None;
     for (number, url) in chat.destination.urls().iter().enumerate() {
         match reach(url, request_timeout).await {
-            Ok(reached) => findings.extend(reached),
+            Ok((reached, date)) => {
+                findings.extend(reached);
+                clock = clock.or(date.map(|date| clock_of(url, date, clock::now())));
+            }
             // Calls go to the first one while it is reached.
             Err(failed) if number > 0 => findings.push(Finding { verdict: Verdict::Mind, ..failed }),
             Err(failed) => findings.push(failed),
         }
     }
+    findings.extend(clock);
     findings.push(call(chat, request_timeout).await);
     findings
 }
 
-async fn reach(url: &str, request_timeout: Duration) -> Result<Vec<Finding>, Finding> {
+/// What was found on the way there, and the time by the server's clock, if it tells.
+async fn reach(url: &str, request_timeout: Duration) -> Result<(Vec<Finding>, Option<Timestamp>), Finding> {
     let parsed =
         Url::parse(url).map_err(|error| Finding::failed("dns", format!("{url}: {error}"), "correct chat.endpoint"))?;
     let (host, port) = (parsed.host_str().unwrap_or_default(), parsed.port_or_known_default().unwrap_or(443));
@@ -50,14 +56,19 @@ async fn reach(url: &str, request_timeout: Duration) -> Result<Vec<Finding>, Fin
         }
         findings.push(Finding::ok("dns", format!("{host} has {addresses} addresses")));
     }
-    let check = if parsed.scheme() == "https" { "tls" } else { "connection" };
+    let (check, encrypted) = match parsed.scheme() {
+        "https" => (
+            "tls",
+            ", are CA certificates installed (Debian: ca-certificates), is the clock right, does something in between \
+             read along",
+        ),
+        _ => ("connection", ""),
+    };
     let date = connect(parsed.clone(), request_timeout).await.map_err(|found| {
-        let remedy = "is port 443 open to there, are CA certificates installed (Debian: ca-certificates), is the clock right, does something in between read along?";
-        Finding::failed(check, format!("{url}: {found}"), remedy)
+        Finding::failed(check, format!("{url}: {found}"), format!("is port {port} open to there{encrypted}?"))
     })?;
     findings.push(Finding::ok(check, format!("{url} is reached")));
-    findings.extend(date.map(|date| clock_of(host, date, clock::now())));
-    Ok(findings)
+    Ok((findings, date))
 }
 
 /// Connects without a signature. The time by the server's clock, if it tells.
@@ -77,16 +88,16 @@ fn causes(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn clock_of(host: &str, theirs: Timestamp, ours: Timestamp) -> Finding {
+fn clock_of(url: &str, theirs: Timestamp, ours: Timestamp) -> Finding {
     let off = ours - theirs;
     if off.abs() > CLOCK {
-        let found = format!("this machine's is {} s off that of {host}", off.num_seconds());
+        let found = format!("this machine's is {} s off that of {url}", off.num_seconds());
         return Finding::failed("clock", found, "set it by NTP: signatures carry the time");
     }
-    Finding::ok("clock", format!("this machine's agrees with that of {host}"))
+    Finding::ok("clock", format!("this machine's agrees with that of {url}"))
 }
 
-/// One signed call: whatever is said of the group, the app and its signature were accepted.
+/// One signed call.
 async fn call(chat: Chat, request_timeout: Duration) -> Finding {
     let destination = chat.destination.to_string();
     let settings = ChatSettings {
@@ -104,22 +115,30 @@ async fn call(chat: Chat, request_timeout: Duration) -> Finding {
         Ok(client.get_receipts(&group, &[seq], || true).await)
     };
     match asked().await {
-        Ok(attempt) => judge(&destination, &attempt),
+        Ok(attempt) => {
+            judge(&destination, attempt.outcome.as_ref().err(), &format!("in {} ms", attempt.latency.as_millis()))
+        }
         Err(error) => Finding::failed("service", error, "see the section [chat] of the configuration"),
     }
 }
 
-fn judge(destination: &str, attempt: &Attempt) -> Finding {
-    let failure = match (&attempt.outcome, attempt.class()) {
-        (Err(failure), class) if !matches!(class, Class::GroupFault | Class::Split | Class::Message) => failure,
-        _ => {
-            let found = format!("{destination} accepts the signature, in {} ms", attempt.latency.as_millis());
-            return Finding::ok("service", found);
+/// Whatever is said of the group or the rate, the app and its signature were accepted.
+fn judge(destination: &str, failure: Option<&Failure>, how: &str) -> Finding {
+    let ok = |found: &str| Finding::ok("service", format!("{destination} {found}, {how}"));
+    let Some(Failure { class, code, info }) = failure else { return ok("accepts the signature") };
+    match (class, code) {
+        (Class::GroupFault | Class::Split | Class::Message, _) => ok("accepts the signature"),
+        (Class::SlowDown, _) => ok("accepts the signature and is busy"),
+        (_, Some(code)) => {
+            let remedy = error_class::remedy(*code).unwrap_or("docs/operators.md has a list of all codes");
+            let found = format!("{destination} refuses the call with code {code} ({info}), {how}");
+            Finding::failed("service", found, remedy)
         }
-    };
-    let code = failure.code.map_or_else(String::new, |code| format!(" with code {code}"));
-    let remedy = failure.code.and_then(error_class::remedy).unwrap_or("docs/operators.md has a list of all codes");
-    Finding::failed("service", format!("{destination} refuses the call{code} ({})", failure.info), remedy)
+        (_, None) => {
+            let found = format!("{destination} gives no answer that is Tencent Chat's ({info}), {how}");
+            Finding::failed("service", found, "is the way there free, and does nothing in between answer instead?")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -134,5 +153,28 @@ mod tests {
         {
             assert_eq!(clock_of("chat", now, now + TimeDelta::seconds(seconds)).verdict, verdict, "{seconds}");
         }
+    }
+
+    fn failure(class: Class, code: Option<i64>) -> Failure {
+        Failure { class, code, info: "it says so".to_owned() }
+    }
+
+    #[test]
+    fn a_call_that_reaches_the_app_is_accepted_also_where_the_group_is_none_or_the_service_is_busy() {
+        for (class, found) in [
+            (Class::GroupFault, "chat accepts the signature, in 5 ms"),
+            (Class::SlowDown, "chat accepts the signature and is busy, in 5 ms"),
+        ] {
+            assert_eq!(judge("chat", Some(&failure(class, Some(60011))), "in 5 ms"), Finding::ok("service", found));
+        }
+    }
+
+    #[test]
+    fn a_call_that_broke_on_its_way_was_refused_by_nobody() {
+        let finding = judge("chat", Some(&failure(Class::Retry, None)), "in 5 ms");
+        assert_eq!(finding.verdict, Verdict::Failed);
+        assert_eq!(finding.found, "chat gives no answer that is Tencent Chat's (it says so), in 5 ms");
+        assert!(!finding.line().contains("list of all codes"), "{}", finding.line());
+        assert!(judge("chat", Some(&failure(Class::Unknown, Some(5))), "").line().contains("list of all codes"));
     }
 }
