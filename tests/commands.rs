@@ -205,6 +205,36 @@ async fn an_app_that_is_refused_is_told_before_anything_else_with_what_helps() {
 }
 
 #[tokio::test]
+async fn check_makes_no_call_beside_a_daemon_and_tells_what_its_last_one_came_to() {
+    let database = migrated().await;
+    let check = || {
+        let mut command = receiptd(&["check"]);
+        // Nobody listens there: a call would fail.
+        command.env("RECEIPTD_CHAT__SECRET_KEY", "k").env("RECEIPTD_CHAT__ENDPOINT", "http://127.0.0.1:1");
+        run(command.env("DATABASE_URL", database.url()))
+    };
+    let (code, out, _) = check();
+    assert_eq!(code, 69);
+    assert!(
+        out.contains("Failed: connection: http://127.0.0.1:1") && out.contains(": is port 1 open to there?\n"),
+        "{out}"
+    );
+    assert!(out.contains("Failed: service: http://127.0.0.1:1 gives no answer that is Tencent Chat's"), "{out}");
+    assert!(!out.contains("list of all codes"), "nobody has refused anything: {out}");
+    polled(&database, "success", 0, "");
+    let (_, out, _) = check();
+    assert!(
+        out.contains("Ok: service: http://127.0.0.1:1 accepts the signature, in the last call of vm (process 7), "),
+        "{out}"
+    );
+    assert!(out.contains("Ok: lease: held by vm (process 7)\n"), "{out}");
+    // Over, by the database's clock: its last call says nothing of what would happen now.
+    database.psql("UPDATE receiptd.poller_leases SET expires_at = now() - interval '1 second'");
+    let (_, out, _) = check();
+    assert!(out.contains("Failed: service") && out.contains("Ok: lease: free"), "{out}");
+}
+
+#[tokio::test]
 async fn check_names_the_role_that_owns_the_schema() {
     let database = migrated().await;
     database.psql("CREATE ROLE stranger LOGIN");

@@ -50,8 +50,9 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     }
     let mut findings = cautions(&config, &chat);
     if !arguments.offline {
-        findings.extend(database::look(&config, &chat).await?);
-        findings.extend(service::look(chat, config.polling.request_timeout).await);
+        let (found, polled) = database::look(&config, &chat).await?;
+        findings.extend(found);
+        findings.extend(service::look(chat, config.polling.request_timeout, polled).await);
     }
     // The gravest of what failed decides.
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).map(|finding| finding.exit);

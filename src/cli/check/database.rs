@@ -6,7 +6,7 @@ use receiptd::{
     config::{Chat, Config},
     lease::Holder,
     retention,
-    store::{Rights, Store, StoreError, Watched},
+    store::{ExplainedCall, Rights, Store, StoreError, Watched},
 };
 
 use super::{
@@ -23,35 +23,47 @@ const DATABASE_CLOCK: &str = "database_clock";
 /// So many days of partitions at least; a day without one would have to wait for its rows.
 const RUNWAY: usize = 3;
 
-/// Looks at the database that commands would ask.
-pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<Vec<Finding>> {
+/// The daemon that polls this app, and its last call.
+pub struct Polled {
+    pub holder: String,
+    pub call: ExplainedCall,
+}
+
+/// Looks at the database that commands would ask, and at who polls.
+pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>, Option<Polled>)> {
     let url = match &config.database.url {
         Some(url) => url.clone(),
         None => match Private::find(&config.database)? {
             Private::Running(url) => url.into(),
             Private::Stopped(place) => {
                 let found = format!("a private PostgreSQL in {}, which is not running", place.display());
-                return Ok(vec![Finding::ok("database", found)]);
+                return Ok((vec![Finding::ok("database", found)], None));
             }
             Private::Missing(place) => {
                 let remedy =
                     format!("`receiptd run` makes one; if systemd hands the URL over, check by `{BY_SYSTEMD}`");
-                return Ok(vec![Finding::mind("database", no_database(&place), remedy)]);
+                return Ok((vec![Finding::mind("database", no_database(&place), remedy)], None));
             }
         },
     };
     let store = match Store::new(&url, config.database.max_connections, chat.sdk_app_id) {
         Ok(store) => store,
-        Err(error) => return Ok(vec![Finding::wrong("database", error.to_string(), "correct database.url")]),
+        Err(error) => return Ok((vec![Finding::wrong("database", error.to_string(), "correct database.url")], None)),
     };
     Ok(match version(&store, config).await {
         Ok(finding) if finding.remedy.is_none() => {
             let mut findings = vec![finding, clocks(&store).await, rights(&store).await];
             findings.extend(schema(&store).await);
-            findings
+            (findings, polled(&store).await)
         }
-        Ok(finding) | Err(finding) => vec![finding],
+        Ok(finding) | Err(finding) => (vec![finding], None),
     })
+}
+
+/// What stands in the way of looking has been found before.
+async fn polled(store: &Store) -> Option<Polled> {
+    let (holder, call) = (store.holder().await.ok()??, store.last_call().await.ok()??);
+    Some(Polled { holder, call })
 }
 
 async fn version(store: &Store, config: &Config) -> Result<Finding, Finding> {

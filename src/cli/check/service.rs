@@ -1,4 +1,7 @@
 //! Tencent Chat, step by step: is its name found, is it reached, is the clock right, does it accept the signature.
+//!
+//! The last is tried with a call only where no daemon calls: a call beside it would hold no permit, and one too many in a
+//! second halves the daemon's rate. What its own last call came to tells as much.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -8,10 +11,15 @@ use receiptd::{
     clock,
     config::Chat,
     domain::{GroupId, MsgSeq, Timestamp},
+    lease::Holder,
 };
 use reqwest::{Url, header::DATE};
 
-use super::finding::{Finding, Verdict};
+use super::{
+    super::status::since,
+    database::Polled,
+    finding::{Finding, Verdict},
+};
 
 /// No group has this id, hopefully: the service answers that it is gone, and has accepted the signature by then.
 const NO_GROUP: &str = "receiptd-check";
@@ -19,8 +27,8 @@ const NO_GROUP: &str = "receiptd-check";
 /// A clock that is further off makes signatures that are not valid yet, or sees them expire too late.
 const CLOCK: TimeDelta = TimeDelta::seconds(60);
 
-/// Looks at the service: at each of its domains, and then by a call.
-pub async fn look(chat: Chat, request_timeout: Duration) -> Vec<Finding> {
+/// Looks at the service: at each of its domains, and then by a call, unless a daemon calls.
+pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut clock = None;
     for (number, url) in chat.destination.urls().iter().enumerate() {
@@ -35,7 +43,10 @@ pub async fn look(chat: Chat, request_timeout: Duration) -> Vec<Finding> {
         }
     }
     findings.extend(clock);
-    findings.push(call(chat, request_timeout).await);
+    findings.push(match polled {
+        Some(polled) => judge_daemon(&chat.destination.to_string(), &polled, clock::now()),
+        None => call(chat, request_timeout).await,
+    });
     findings
 }
 
@@ -120,6 +131,16 @@ async fn call(chat: Chat, request_timeout: Duration) -> Finding {
         }
         Err(error) => Finding::failed("service", error, "see the section [chat] of the configuration"),
     }
+}
+
+/// The daemon's own last call in place of one.
+fn judge_daemon(destination: &str, polled: &Polled, now: Timestamp) -> Finding {
+    let call = &polled.call;
+    let class = Class::ALL.into_iter().find(|class| class.name() == call.class).unwrap_or(Class::Unknown);
+    let failure = Failure { class, code: call.code, info: call.error.clone().unwrap_or_default() };
+    let (holder, ago) = (Holder::in_words(&polled.holder), since(call.called_at, now));
+    let how = format!("in the last call of {holder}, {ago} ago; none is made beside it");
+    judge(destination, Some(&failure).filter(|failure| failure.class != Class::Success), &how)
 }
 
 /// Whatever is said of the group or the rate, the app and its signature were accepted.
