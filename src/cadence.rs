@@ -180,6 +180,21 @@ impl Cadence {
         }
     }
 
+    /// How often a slot is polled between two times, on average, that a new message joins after every `gap`: its youngest
+    /// message is never older.
+    pub fn polls_while_joined(&self, gap: Duration, from: Timestamp, until: Timestamp) -> f64 {
+        match &self.rule {
+            Rule::Tiers(_) => {
+                let span = (until - from).to_std().unwrap_or_default();
+                self.polls_between(from, from, from + delta(gap)) * span.as_secs_f64() / gap.as_secs_f64()
+            }
+            Rule::Cron { expire_after, .. } => {
+                let alive = (expire_after.as_secs_f64() / gap.as_secs_f64()).min(1.0);
+                self.polls_between(from, from, until) * alive
+            }
+        }
+    }
+
     /// What the tier of a message is called: the age at which it ends, as in `1h`; `cron` where there are none.
     pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> String {
         match &self.rule {

@@ -1,12 +1,18 @@
 //! What polling will come to, hour by hour: from the calls on the schedule and the cadences. Pure.
 //!
 //! A call is made as often as its youngest message asks for, until that is expired. Messages that are yet to be sent come
-//! into it as a steady stream. A cadence by cron expression fires as its expression says.
+//! into it as a steady stream: each joins its group's newest slot while that has room, so that a group has one slot that
+//! stays young, and full ones that age. A cadence by cron expression fires as its expression says.
+
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde::Serialize;
 
-use crate::{cadence::Cadences, domain::Timestamp};
+use crate::{
+    cadence::{Cadence, Cadences},
+    domain::Timestamp,
+};
 
 /// Calls on the schedule that are alike: of one cadence, with youngest messages sent within the same minutes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,11 +25,15 @@ pub struct Cohort {
     pub calls: u32,
 }
 
-/// Messages that are yet to be sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Messages that are yet to be sent: a steady stream, evenly to groups that have none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stream {
-    /// So many calls' worth of messages come each hour: messages over those that share a call.
-    pub calls_per_hour: u32,
+    /// So many come each hour.
+    pub messages_per_hour: u32,
+    /// To so many groups.
+    pub groups: u32,
+    /// So many messages share a call at the most.
+    pub batch_size: u32,
 }
 
 /// What an hour comes to.
@@ -40,18 +50,12 @@ pub struct Hour {
 /// The hours from `now` on.
 pub fn plan(
     cohorts: &[Cohort],
-    stream: Stream,
+    stream: Option<Stream>,
     cadences: &Cadences,
     limit: u32,
     hours: u32,
     now: Timestamp,
 ) -> Vec<Hour> {
-    // What comes within an hour comes in the middle of it.
-    let sent_in = |number: u32| Cohort {
-        cadence: None,
-        sent_at: now + TimeDelta::hours(number.into()) + TimeDelta::minutes(30),
-        calls: stream.calls_per_hour,
-    };
     let hour = |number: u32| {
         let from = now + TimeDelta::hours(number.into());
         let calls_of = |cohort: &Cohort| {
@@ -59,11 +63,49 @@ pub fn plan(
             f64::from(cohort.calls) * cadence.polls_between(cohort.sent_at, from, from + TimeDelta::hours(1))
         };
         let known: f64 = cohorts.iter().map(calls_of).sum();
-        let new: f64 = (0..=number).map(|earlier| calls_of(&sent_in(earlier))).sum();
+        let new = stream.map_or(0.0, |stream| stream.calls(number, cadences.of(None), now));
         let calls_per_second = (known + new) / 3_600.0;
         Hour { from, calls_per_second, share: calls_per_second / f64::from(limit.max(1)) }
     };
     (0..hours).map(hour).collect()
+}
+
+impl Stream {
+    /// The calls of the hour of this number from `now` on: those for the slot of each group that is being filled, and those
+    /// for the slots that are full.
+    fn calls(&self, number: u32, cadence: &Cadence, now: Timestamp) -> f64 {
+        let from = now + TimeDelta::hours(number.into());
+        let until = from + TimeDelta::hours(1);
+        let filling = f64::from(self.groups) * cadence.polls_while_joined(self.gap(), from, until);
+        let full = (0..=number).map(|earlier| {
+            let Some((slots, filled_at)) = self.filled_in(earlier, cadence) else { return 0.0 };
+            let filled_at = now + seconds(filled_at);
+            // The next message has just come, into a slot of its own: the youngest one here is as old as the gap.
+            let sent_at = filled_at - TimeDelta::from_std(self.gap()).unwrap_or(TimeDelta::MAX);
+            slots * cadence.polls_between(sent_at, from.max(filled_at), until)
+        });
+        filling + full.sum::<f64>()
+    }
+
+    /// How many slots become full in the hour of this number, and when, in seconds: on average, since groups fill theirs at
+    /// different times.
+    fn filled_in(&self, number: u32, cadence: &Cadence) -> Option<(f64, f64)> {
+        let to_fill = self.gap().as_secs_f64() * f64::from(self.batch_size);
+        let (begin, end) = (to_fill.max(f64::from(number) * 3_600.0), f64::from(number + 1) * 3_600.0);
+        // Where messages are expired before their slot is full, that always has room.
+        let is_filled = begin < end && to_fill <= cadence.expires_after().as_secs_f64();
+        let slots = f64::from(self.groups) * (end - begin) / to_fill;
+        is_filled.then_some((slots, (begin + end) / 2.0))
+    }
+
+    /// From one message of a group to the next.
+    fn gap(&self) -> Duration {
+        Duration::from_secs_f64(3_600.0 * f64::from(self.groups) / f64::from(self.messages_per_hour.max(1)))
+    }
+}
+
+fn seconds(seconds: f64) -> TimeDelta {
+    TimeDelta::microseconds((seconds * 1e6) as i64)
 }
 
 /// When the limit is first used up, if it is.
@@ -73,10 +115,9 @@ pub fn saturates_at(hours: &[Hour]) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::collections::BTreeMap;
 
     use super::*;
-    use crate::cadence::Cadence;
 
     fn now() -> Timestamp {
         "2026-11-23T12:00:00Z".parse().unwrap()
@@ -86,8 +127,15 @@ mod tests {
         Cohort { cadence: None, sent_at: now() - TimeDelta::minutes(minutes_ago), calls }
     }
 
-    fn shares(cohorts: &[Cohort], stream: Stream, hours: u32) -> Vec<f64> {
-        plan(cohorts, stream, &Cadences::default(), 200, hours, now()).iter().map(|hour| hour.share).collect()
+    fn shares(cohorts: &[Cohort], hours: u32) -> Vec<f64> {
+        plan(cohorts, None, &Cadences::default(), 200, hours, now()).iter().map(|hour| hour.share).collect()
+    }
+
+    /// The calls of each hour that messages come to which are sent to so many groups.
+    fn stream(messages_per_hour: u32, groups: u32, hours: u32) -> Vec<f64> {
+        let stream = Stream { messages_per_hour, groups, batch_size: 50 };
+        let hours = plan(&[], Some(stream), &Cadences::default(), 200, hours, now());
+        hours.iter().map(|hour| hour.calls_per_second * 3_600.0).collect()
     }
 
     fn close(one: f64, other: f64) -> bool {
@@ -96,7 +144,7 @@ mod tests {
 
     #[test]
     fn calls_are_made_as_often_as_their_tier_says_until_they_are_expired() {
-        let hours = shares(&[sent(0, 12_000)], Stream::default(), 30 * 24 + 2);
+        let hours = shares(&[sent(0, 12_000)], 30 * 24 + 2);
         assert!(close(hours[0], 1.0), "12,000 calls a minute are 200 a second: {}", hours[0]);
         assert!(close(hours[1], 0.1) && close(hours[24], 12_000.0 / 3_600.0 / 200.0), "{} {}", hours[1], hours[24]);
         assert!(close(hours[30 * 24 + 1], 0.0), "expired");
@@ -104,35 +152,65 @@ mod tests {
 
     #[test]
     fn a_tier_that_ends_within_an_hour_counts_for_its_part() {
-        let hours = shares(&[sent(30, 1_200)], Stream::default(), 1);
+        let hours = shares(&[sent(30, 1_200)], 1);
         // Half an hour at 20 calls a second, half an hour at 2.
         assert!(close(hours[0], 11.0 / 200.0), "{}", hours[0]);
     }
 
     #[test]
-    fn a_steady_stream_grows_until_as_many_expire_as_come() {
-        let stream = Stream { calls_per_hour: 60 };
-        let hours = shares(&[], stream, 24 * 31);
-        assert!(hours.is_sorted(), "it only grows");
-        assert!(close(hours[24 * 31 - 1], hours[24 * 31 - 5]), "and then no more");
-        // 60 calls a minute for the first hour, and then less and less often.
-        assert!(hours[0] * 200.0 < 1.0 && hours[2] * 200.0 > 1.0, "{:?}", &hours[..3]);
+    fn a_group_with_a_message_an_hour_has_one_young_slot_and_full_ones_that_age() {
+        // The young slot is polled every minute for 720 hours. From hour 50 on 1 slot is filled in 50 hours, with a youngest
+        // message that is an hour old; of the 374 polls that such a slot has left, those are made which come within the 30
+        // days, 194,756 / 50 in all: 43,200 + 3,895 polls in 720 hours.
+        let a_second = |groups| stream(groups, groups, 720).iter().sum::<f64>() / 720.0 / 3_600.0;
+        assert!((a_second(20) - 20.0 * 47_095.0 / 720.0 / 3_600.0).abs() < 0.002, "0.363 and not {}", a_second(20));
+        assert!((a_second(1_000) - 18.2).abs() < 0.1, "{}", a_second(1_000));
+    }
+
+    #[test]
+    fn where_messages_are_many_full_slots_are_most_of_it() {
+        let hours = stream(3_000, 1, 31 * 24);
+        // 60 slots an hour. In the first one the young slot is polled 60 times, and those that are filled meanwhile from
+        // then on, half an hour on average but for the first minute.
+        assert!((hours[0] - (60.0 + 60.0 * 30.0)).abs() < 70.0, "{}", hours[0]);
+        // In the end as many slots expire as are filled, each after 60 + 138 + 144 + 92 polls.
+        assert!((hours[31 * 24 - 1] - (60.0 + 60.0 * 434.0)).abs() < 70.0, "{}", hours[31 * 24 - 1]);
+        assert!(hours.is_sorted_by(|one, next| one <= &(next + 1e-6)), "it only grows");
+    }
+
+    #[test]
+    fn where_messages_come_seldom_their_slot_ages_between_them_and_is_never_full() {
+        // One in two hours: an hour with a poll a minute, and one with a poll in ten minutes.
+        assert!(stream(10, 20, 50).iter().all(|calls| close(*calls, 20.0 * 33.0)));
+        // One in 20 hours: after 30 days the slot has 36 messages, and they begin to expire.
+        let hours = stream(1, 20, 31 * 24);
+        assert!(hours.iter().all(|calls| close(*calls, 60.0 + 19.0 * 6.0)), "{hours:?}");
     }
 
     #[test]
     fn the_limit_is_used_up_from_the_first_hour_that_reaches_it() {
-        let stream = Stream { calls_per_hour: 6_000 };
-        let hours = plan(&[], stream, &Cadences::default(), 200, 100, now());
+        let stream = Stream { messages_per_hour: 300_000, groups: 100, batch_size: 50 };
+        let hours = plan(&[], Some(stream), &Cadences::default(), 200, 100, now());
         let at = saturates_at(&hours).unwrap();
         assert!(hours.iter().all(|hour| (hour.share >= 1.0) == (hour.from >= at)));
-        assert_eq!(saturates_at(&plan(&[], Stream::default(), &Cadences::default(), 200, 100, now())), None);
+        assert_eq!(saturates_at(&plan(&[], None, &Cadences::default(), 200, 100, now())), None);
+    }
+
+    #[test]
+    fn a_steady_stream_by_a_cron_expression_is_polled_when_that_fires() {
+        let nightly = Cadence::by_cron("*/15 8-11 * * *", Duration::from_secs(86_400), true, now()).unwrap();
+        let cadences = Cadences::new(BTreeMap::from([("default".to_owned(), nightly)]));
+        let stream = Stream { messages_per_hour: 6, groups: 6, batch_size: 50 };
+        let hours = plan(&[], Some(stream), &cadences, 1, 24, now());
+        let calls: Vec<f64> = hours.iter().map(|hour| hour.calls_per_second * 3_600.0).collect();
+        assert!(close(calls[0], 0.0) && close(calls[21], 6.0 * 4.0), "{calls:?}");
     }
 
     #[test]
     fn a_cron_expression_counts_as_often_as_it_fires() {
         let nightly = Cadence::by_cron("*/15 8-11 * * *", Duration::from_secs(86_400), true, now()).unwrap();
         let cadences = Cadences::new(BTreeMap::from([("default".to_owned(), nightly)]));
-        let hours = plan(&[sent(0, 900)], Stream::default(), &cadences, 1, 24, now());
+        let hours = plan(&[sent(0, 900)], None, &cadences, 1, 24, now());
         let by_hour: Vec<f64> = hours.iter().map(|hour| hour.calls_per_second).collect();
         assert!(close(by_hour[0], 0.0) && close(by_hour[21], 1.0), "900 calls each quarter of an hour: {by_hour:?}");
     }

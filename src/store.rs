@@ -36,6 +36,7 @@ pub use self::{
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},
     overview::Overview,
+    planning::LastDay,
     recorder::{Committed, Recorder, RecorderSettings},
     schema::SchemaError,
     seed::Seed,

@@ -248,6 +248,51 @@ async fn check_names_the_role_that_owns_the_schema() {
 }
 
 #[tokio::test]
+async fn plan_counts_messages_that_have_no_slot_yet_by_the_calls_that_they_will_fill() {
+    let database = migrated().await;
+    let plan = || {
+        let plan = json(&database, &["plan", "--hours", "1"]);
+        plan["hours"][0]["calls_per_second"].as_f64().unwrap() * 3_600.0
+    };
+    assert_eq!(plan(), 0.0);
+    // 51 and 1 messages of two groups, 50 in a call: three calls, one in ten minutes at this age.
+    let watch = "array(SELECT generate_series(1, 51)::bigint), sent_at => now() - interval '5 hours'";
+    database.psql(&format!("SELECT receiptd.watch_messages({APP}, 'team', {watch})"));
+    database.psql(&format!(
+        "SELECT receiptd.watch_messages({APP}, 'else', array[1], sent_at => now() - interval '5 hours')"
+    ));
+    assert!((plan() - 18.0).abs() < 1e-6, "{}", plan());
+}
+
+#[tokio::test]
+async fn plan_says_that_it_assumes_no_new_messages_and_what_the_last_day_brought() {
+    let database = migrated().await;
+    let watch = |group: &str, count: u32, age: &str| {
+        let seqs = format!("array(SELECT generate_series(1, {count})::bigint)");
+        let sent_at = format!("now() - interval '{age}'");
+        database.psql(&format!("SELECT receiptd.watch_messages({APP}, '{group}', {seqs}, sent_at => {sent_at})"));
+    };
+    watch("team", 2_400, "2 hours");
+    watch("else", 100, "23 hours");
+    watch("old", 5_000, "25 hours");
+    let (_, out, _) = run_on(&database, &["plan"]);
+    assert!(
+        out.contains(
+            "No new messages are assumed. The last 24 hours brought 105 new messages an hour in 2 groups: to plan \
+                      with as many, add --more-messages 105 --in-groups 2.\n"
+        ),
+        "{out}"
+    );
+    let plan = json(&database, &["plan"]);
+    assert_eq!(
+        (&plan["assumed"], &plan["last_day"]),
+        (&Value::Null, &serde_json::json!({ "messages": 2_500, "groups": 2 }))
+    );
+    let more = json(&database, &["plan", "--more-messages", "105", "--in-groups", "2"]);
+    assert_eq!(more["assumed"]["messages_per_hour"], 105);
+}
+
+#[tokio::test]
 async fn a_roll_up_from_before_the_history_begins_with_it() {
     let database = migrated().await;
     polled(&database, "success", 0, "");

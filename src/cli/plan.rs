@@ -6,10 +6,12 @@ use std::{
 };
 
 use clap::Args;
+use indicatif::HumanCount;
 use receiptd::{
     clock,
-    config::Config,
-    plan::{Hour, Stream, plan, saturates_at},
+    domain::Timestamp,
+    plan::{Cohort, Hour, Stream, plan, saturates_at},
+    store::{LastDay, StoreError},
 };
 use serde::Serialize;
 
@@ -20,9 +22,9 @@ const WIDTH: f64 = 40.0;
 
 /// Say what polling will come to, hour by hour, and when the limit is used up
 ///
-/// It counts with what is watched now and the cadences of the configuration. What if: other cadences with --set, as in
-/// --set 'cadence.default.tiers=[{ until = "1d", every = "5m" }]', another limit with --set polling.max_calls_per_second=100,
-/// more messages with --more-messages.
+/// It counts with what is watched now and the cadences of the configuration, and with no new messages unless
+/// --more-messages gives some. What if: other cadences with --set, as in
+/// --set 'cadence.default.tiers=[{ until = "1d", every = "5m" }]', another limit with --set polling.max_calls_per_second=100.
 #[derive(Args)]
 pub struct Arguments {
     /// How many hours ahead, up to 750
@@ -31,7 +33,7 @@ pub struct Arguments {
     /// What if so many messages more were sent each hour
     #[arg(long, value_name = "MESSAGES", default_value_t = 0)]
     more_messages: u32,
-    /// To so many groups, evenly: messages of one group share a call
+    /// To so many groups, evenly: a message joins its group's newest call while that has room
     #[arg(long, value_name = "GROUPS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     in_groups: u32,
     /// As one JSON object
@@ -45,22 +47,28 @@ struct Answer {
     /// The limit, in calls a second.
     limit: u32,
     /// When it is first used up.
-    saturates_at: Option<receiptd::domain::Timestamp>,
+    saturates_at: Option<Timestamp>,
+    /// The new messages that are counted with; null for none.
+    assumed: Option<Stream>,
+    /// What was sent within the last 24 hours.
+    last_day: LastDay,
     hours: Vec<Hour>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     refuse(arguments)?;
     let opened = Opened::open(global).await?;
-    let cohorts = opened.store.cohorts().await;
-    let config = opened.config.clone();
-    let cohorts = opened.close(cohorts).await?;
-    let stream = stream(arguments, &config);
-    let limit = config.polling.max_calls_per_second;
-    let hours = plan(&cohorts, stream, &config.cadences, limit, arguments.hours, clock::now());
-    let answer = Answer { limit, saturates_at: saturates_at(&hours), hours };
+    let (limit, cadences) = (opened.config.polling.max_calls_per_second, opened.config.cadences.clone());
+    let batch_size = u32::try_from(opened.config.polling.batch_size).unwrap_or(u32::MAX);
+    let found = look(&opened, batch_size).await;
+    let (cohorts, last_day) = opened.close(found).await?;
+    let Arguments { hours, more_messages, in_groups, json } = *arguments;
+    let assumed =
+        (more_messages > 0).then_some(Stream { messages_per_hour: more_messages, groups: in_groups, batch_size });
+    let hours = plan(&cohorts, assumed, &cadences, limit, hours, clock::now());
+    let answer = Answer { limit, saturates_at: saturates_at(&hours), assumed, last_day, hours };
     let mut out = stdout();
-    if arguments.json {
+    if json {
         writeln!(out, "{}", serde_json::to_string(&answer)?)?;
     } else {
         tell(&mut out, &answer)?;
@@ -79,10 +87,8 @@ fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     Ok(())
 }
 
-fn stream(arguments: &Arguments, config: &Config) -> Stream {
-    let Arguments { more_messages, in_groups, .. } = arguments;
-    let batch_size = u32::try_from(config.polling.batch_size).unwrap_or(u32::MAX);
-    Stream { calls_per_hour: more_messages.div_ceil(*in_groups).div_ceil(batch_size) * in_groups }
+async fn look(opened: &Opened, batch_size: u32) -> Result<(Vec<Cohort>, LastDay), StoreError> {
+    Ok((opened.store.cohorts(batch_size).await?, opened.store.last_day().await?))
 }
 
 fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
@@ -93,6 +99,7 @@ fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
         let (from, percent) = (hour.from.format("%Y-%m-%d %H:%M"), hour.share * 100.0);
         writeln!(out, "{from:<16} {:>10.2} {percent:>6.1}% {bar}", hour.calls_per_second)?;
     }
+    writeln!(out, "{}", assumption(answer.assumed, answer.last_day))?;
     match answer.saturates_at {
         Some(at) => writeln!(
             out,
@@ -101,5 +108,52 @@ fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
             at.format("%Y-%m-%d %H:%M")
         ),
         None => writeln!(out, "The limit of {} calls a second is not used up.", answer.limit),
+    }
+}
+
+/// What is counted with beside what is watched now, and what would be like the last 24 hours.
+fn assumption(assumed: Option<Stream>, last_day: LastDay) -> String {
+    let number = |number: i64| HumanCount(number.unsigned_abs()).to_string();
+    if let Some(Stream { messages_per_hour, groups, .. }) = assumed {
+        let (messages, groups) = (number(messages_per_hour.into()), number(groups.into()));
+        return format!("It is assumed that {messages} new messages an hour are sent, to {groups} groups.");
+    }
+    let LastDay { messages, groups } = last_day;
+    if messages == 0 {
+        return "No new messages are assumed; the last 24 hours brought none.".to_owned();
+    }
+    let an_hour = messages.unsigned_abs().div_ceil(24);
+    // Fewer messages than groups can't be given: then each of them is counted as of a group of its own.
+    let in_groups = groups.unsigned_abs().min(an_hour);
+    format!(
+        "No new messages are assumed. The last 24 hours brought {} new messages an hour in {} groups: to plan with as many, \
+         add --more-messages {an_hour} --in-groups {in_groups}.",
+        HumanCount(an_hour),
+        number(groups)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_assumed_is_said_and_what_would_be_like_the_last_day() {
+        let last_day = |messages, groups| assumption(None, LastDay { messages, groups });
+        assert_eq!(last_day(0, 0), "No new messages are assumed; the last 24 hours brought none.");
+        assert!(
+            last_day(48_001, 20).ends_with(
+                "brought 2,001 new messages an hour in 20 groups: to plan with as many, add \
+             --more-messages 2001 --in-groups 20."
+            ),
+            "{}",
+            last_day(48_001, 20)
+        );
+        assert!(last_day(48, 40).ends_with("add --more-messages 2 --in-groups 2."), "{}", last_day(48, 40));
+        let stream = Stream { messages_per_hour: 1_000, groups: 7, batch_size: 50 };
+        assert_eq!(
+            assumption(Some(stream), LastDay { messages: 9, groups: 9 }),
+            "It is assumed that 1,000 new messages an hour are sent, to 7 groups."
+        );
     }
 }

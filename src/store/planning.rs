@@ -1,28 +1,66 @@
-//! What is on the schedule, gathered for `receiptd plan`.
+//! What is on the schedule, and what comes to it: gathered for `receiptd plan`.
+
+use serde::Serialize;
 
 use super::{Store, StoreError, statement::query_as, transaction::LONG};
 use crate::{domain::Timestamp, plan::Cohort};
 
+/// What was sent within the last 24 hours, of the messages that are or were watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LastDay {
+    /// Messages.
+    pub messages: i64,
+    /// Groups that they were sent to.
+    pub groups: i64,
+}
+
 impl Store {
     /// The calls on the schedule of this app, gathered by cadence and by when their youngest message was sent, to ten minutes.
+    /// New messages that have no slot yet count as the slots that they will fill.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn cohorts(&self) -> Result<Vec<Cohort>, StoreError> {
+    pub async fn cohorts(&self, batch_size: u32) -> Result<Vec<Cohort>, StoreError> {
         let cohorts = query_as::<(Option<String>, Timestamp, i64)>(
             "SELECT g.cadence, date_bin('10 minutes', youngest, '2000-01-01Z') + interval '5 minutes', count(*)
              FROM (
                 SELECT group_key, max(sent_at) AS youngest FROM receiptd.watched_messages
                 WHERE slot_id IS NOT NULL GROUP BY group_key, slot_id
+                UNION ALL
+                SELECT group_key, max(sent_at) FROM (
+                    SELECT group_key, sent_at, (row_number() OVER (PARTITION BY group_key ORDER BY msg_seq) - 1) / $2 AS number
+                    FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active'
+                ) new GROUP BY group_key, number
              ) slots JOIN receiptd.watched_groups g USING (group_key)
              WHERE g.sdk_app_id = $1 AND g.state = 'active' GROUP BY 1, 2",
         )
-        .bind(self.app());
+        .bind(self.app())
+        .bind(i64::from(batch_size));
         let cohorts = self
             .run("gathering what is on the schedule", LONG, async |database| cohorts.fetch_all(database).await)
             .await?;
         let cohort =
             |(cadence, sent_at, calls)| Cohort { cadence, sent_at, calls: u32::try_from(calls).unwrap_or(u32::MAX) };
         Ok(cohorts.into_iter().map(cohort).collect())
+    }
+
+    /// What the last 24 hours brought to this app.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn last_day(&self) -> Result<LastDay, StoreError> {
+        // Closed messages are in one of the tables or in both.
+        let brought = query_as(
+            "SELECT count(*), count(DISTINCT group_key) FROM (
+                SELECT group_key, msg_seq FROM receiptd.watched_messages WHERE sent_at > now() - interval '24 hours'
+                UNION
+                SELECT group_key, msg_seq FROM receiptd.message_milestones WHERE sent_at > now() - interval '24 hours'
+             ) sent JOIN receiptd.watched_groups g USING (group_key) WHERE g.sdk_app_id = $1",
+        )
+        .bind(self.app());
+        let (messages, groups) = self
+            .run("counting what the last 24 hours brought", LONG, async |database| brought.fetch_one(database).await)
+            .await?;
+        Ok(LastDay { messages, groups })
     }
 }
