@@ -130,6 +130,16 @@ impl Asking {
     }
 }
 
+/// How many messages the service takes in a call, if `poll` shows that these are fewer than were asked for: what it refused as a
+/// whole it answered in parts, so that no message is to blame.
+pub(super) fn takes_only(poll: &Poll) -> Option<usize> {
+    let is_split = poll.attempts.iter().any(|attempt| attempt.class() == Class::Split);
+    if !is_split || !poll.rejected.is_empty() || poll.end != PollEnd::Complete {
+        return None;
+    }
+    poll.attempts.iter().filter(|attempt| attempt.outcome.is_ok()).map(|attempt| attempt.asked).max()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -236,6 +246,25 @@ mod tests {
             prop_assert_eq!(rejected, bad.into_iter().filter(|seq| all.contains(seq)).collect());
             prop_assert!(calls < 2 * messages, "{calls} calls for {messages} messages");
             prop_assert_eq!(poll.end, PollEnd::Complete);
+        }
+
+        #[test]
+        fn a_service_that_takes_fewer_messages_than_are_asked_for_is_told_from_a_bad_message(
+            messages in 1_i64..130,
+            limit in 1_usize..130,
+            bad in proptest::option::of(1_u32..130),
+        ) {
+            let mut asking = Asking::new(&slot(messages));
+            while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                let is_refused = batch.len() > limit || batch.iter().any(|seq| Some(seq.get()) == bad);
+                asking.heard(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
+            }
+            let asked = usize::try_from(messages).unwrap();
+            let is_bad = bad.is_some_and(|bad| i64::from(bad) <= messages);
+            match takes_only(&asking.into_poll()) {
+                Some(most) => prop_assert!(!is_bad && asked > limit && most <= limit && most > limit / 2),
+                None => prop_assert!(is_bad || asked <= limit),
+            }
         }
 
         #[test]

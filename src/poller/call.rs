@@ -10,7 +10,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    asking::{Asking, Next},
+    asking::{Asking, Next, takes_only},
     gate::{Gate, Signature},
     trouble::Trouble,
 };
@@ -62,6 +62,7 @@ impl Caller {
             }
         }
         let poll = asking.into_poll();
+        takes_only(&poll).into_iter().for_each(|most| self.trouble.takes_only(most));
         if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) && self.gate().open() {
             tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
         }

@@ -9,13 +9,14 @@ use std::{
 use crate::{
     chat::{Class, Failure},
     domain::GroupId,
-    repeated::SAY_AGAIN,
+    repeated::{Repeated, SAY_AGAIN},
 };
 
 /// What has been said about failures of calls. Its size is bounded by the number of classes and codes.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     said: Mutex<HashMap<(Class, Option<i64>), Said>>,
+    halved: Mutex<Repeated>,
 }
 
 #[derive(Debug)]
@@ -30,6 +31,18 @@ impl Trouble {
         if let Some(count) = self.due(failure, Instant::now()) {
             let (class, code, info) = (failure.class.name(), failure.code, failure.info.as_str());
             tracing::warn!(class, code, info, %group, count, "a call to Tencent Chat failed ({class}): {info}");
+        }
+    }
+
+    /// Notes that the service takes `most` messages in a call and no more, and says so if it is time.
+    pub(super) fn takes_only(&self, most: usize) {
+        if let Some(count) = self.halved.lock().unwrap_or_else(PoisonError::into_inner).happened() {
+            tracing::warn!(
+                most,
+                count,
+                "Tencent Chat refuses calls for as many messages as polling.batch_size allows, and answers them in parts, which \
+                 takes three calls or more for each: lower polling.batch_size to {most}"
+            );
         }
     }
 
