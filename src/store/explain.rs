@@ -140,7 +140,7 @@ impl Store {
             .await?;
             let Some(found) = found else { return Ok(None) };
             let slots = query_as(
-                "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, max(m.sent_at) AS youngest_sent_at,
+                "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, max(coalesce(m.aged_from, m.sent_at)) AS youngest_sent_at,
                     coalesce(array_agg(m.msg_seq ORDER BY m.msg_seq) FILTER (WHERE m.msg_seq IS NOT NULL), '{}') AS msg_seqs
                  FROM receiptd.poll_slots s
                  LEFT JOIN receiptd.watched_messages m ON m.group_key = s.group_key AND m.slot_id = s.slot_id

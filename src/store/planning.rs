@@ -24,11 +24,12 @@ impl Store {
         let cohorts = query_as::<(Option<String>, Timestamp, i64)>(
             "SELECT g.cadence, date_bin('10 minutes', youngest, '2000-01-01Z') + interval '5 minutes', count(*)
              FROM (
-                SELECT group_key, max(sent_at) AS youngest FROM receiptd.watched_messages
+                SELECT group_key, max(coalesce(aged_from, sent_at)) AS youngest FROM receiptd.watched_messages
                 WHERE slot_id IS NOT NULL GROUP BY group_key, slot_id
                 UNION ALL
-                SELECT group_key, max(sent_at) FROM (
-                    SELECT group_key, sent_at, (row_number() OVER (PARTITION BY group_key ORDER BY msg_seq) - 1) / $2 AS number
+                SELECT group_key, max(aged_from) FROM (
+                    SELECT group_key, coalesce(aged_from, sent_at) AS aged_from,
+                        (row_number() OVER (PARTITION BY group_key ORDER BY msg_seq) - 1) / $2 AS number
                     FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active'
                 ) new GROUP BY group_key, number
              ) slots JOIN receiptd.watched_groups g USING (group_key)
