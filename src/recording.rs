@@ -357,7 +357,10 @@ fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange>
             let remedy = crate::chat::error_class::remedy(code).unwrap_or("Tencent Chat refuses the group");
             Some(GroupChange::Quarantine { code, reason: format!("{remedy} ({})", failure.info), probe_at })
         }
-        PollEnd::Complete if slot.group_state == GroupState::Quarantined => Some(GroupChange::Release),
+        // Without an attempt the slot was empty, and nothing is known of the group.
+        PollEnd::Complete if slot.group_state == GroupState::Quarantined && !poll.attempts.is_empty() => {
+            Some(GroupChange::Release)
+        }
         _ => None,
     }
 }

@@ -270,6 +270,13 @@ fn a_probe_that_succeeds_ends_the_quarantine() {
 }
 
 #[test]
+fn a_probe_of_a_slot_that_is_empty_by_now_tells_nothing_of_its_group() {
+    let quarantined = Slot { group_state: GroupState::Quarantined, ..slot(vec![]) };
+    let recording = record(quarantined, Poll { attempts: vec![], ..answered(vec![]) });
+    assert_eq!(recording.group, None);
+}
+
+#[test]
 fn slots_are_merged_only_by_a_poll_that_told_something() {
     let mut common = slot(vec![message(1)]);
     let other = SlotMessage { known_until: Some(noon() - minutes(7)), ..message(9) };
