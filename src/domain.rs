@@ -227,9 +227,10 @@ impl Receipt {
         Self { counts: self.counts.or(earlier.and_then(|earlier| earlier.counts)), ..self }
     }
 
-    /// True if the message has a receipt and nobody is left who has not read it.
+    /// True if the message has a receipt, somebody has read it, and nobody is left who has not. A message without any other
+    /// member is not read by everybody: there may be some later.
     pub fn all_read(self) -> bool {
-        self.code == 0 && self.counts.is_some_and(|counts| counts.unread == 0)
+        self.code == 0 && self.counts.is_some_and(|counts| counts.read > 0 && counts.unread == 0)
     }
 }
 
@@ -292,9 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn all_read_needs_a_receipt() {
+    fn all_read_needs_a_receipt_and_a_reader() {
         assert!(Receipt { code: 0, counts: Counts::new(3, 0) }.all_read());
         assert!(!Receipt { code: 0, counts: Counts::new(3, 1) }.all_read());
+        assert!(!Receipt { code: 0, counts: Counts::new(0, 0) }.all_read());
         assert!(!Receipt { code: 0, counts: None }.all_read());
         assert!(!Receipt { code: 10062, counts: Counts::new(0, 0) }.all_read());
     }
