@@ -14,6 +14,7 @@ mod wire;
 
 pub use self::{
     answer::Answer,
+    body::NotSent,
     client::{Attempt, ChatClient, ChatSettings, ClientError},
     destination::Destination,
     error_class::Class,

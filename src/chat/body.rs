@@ -2,6 +2,8 @@
 //! a connection to set up, and the process may stand still at any moment.
 
 use std::{
+    error::Error,
+    iter,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -16,9 +18,16 @@ pub(super) struct GuardedBody<F> {
 }
 
 /// It may not be sent any more: the connection is closed before the request is whole, so the service has not been called.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the call may not be made any more, and was not sent")]
-pub(super) struct NotSent;
+pub struct NotSent;
+
+impl NotSent {
+    /// Whether that is why a request failed.
+    pub(super) fn has_caused(error: &(dyn Error + 'static)) -> bool {
+        iter::successors(Some(error), |&error| error.source()).any(|error| error.is::<Self>())
+    }
+}
 
 impl<F> GuardedBody<F> {
     pub(super) fn new(content: impl Into<Bytes>, may_send: F) -> Self {

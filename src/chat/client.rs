@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     answer::Answer,
-    body::GuardedBody,
+    body::{GuardedBody, NotSent},
     destination::{Destination, Domains},
     error_class::Class,
     failure::Failure,
@@ -157,25 +157,32 @@ impl ChatClient {
     }
 
     /// Asks once for the receipts of `seqs` in `group`. Whether it may is asked at the last moment, when the connection is
-    /// there: if not, the service is not called.
+    /// there.
+    ///
+    /// # Errors
+    /// If it may not: then the service is not called, and nothing has become known of it.
     pub async fn get_receipts(
         &self,
         group: &GroupId,
         seqs: &[MsgSeq],
         may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
-    ) -> Attempt {
+    ) -> Result<Attempt, NotSent> {
         let (called_at, start) = (clock::now(), Instant::now());
         let exchange = match serde_json::to_vec(&Request::new(group, seqs)) {
             Ok(content) => self.exchange(GuardedBody::new(content, may_send), called_at).await,
-            Err(error) => Err(Unanswered { status: None, info: format!("writing the request failed: {error}") }),
+            Err(error) => Err(Unanswered::because(format!("writing the request failed: {error}"))),
         };
+        if exchange.as_ref().is_err_and(|error| error.was_forbidden) {
+            return Err(NotSent);
+        }
         self.note_reached(exchange.is_ok());
         let (http_status, outcome) = match exchange {
             Ok((status, body)) => (Some(status.as_u16()), Answer::read(seqs, status.as_u16(), &body)),
             Err(error) => (error.status, Err(Failure::new(Class::Retry, None, &error.info))),
         };
         let outcome = outcome.map_err(|failure| self.without_signature(failure));
-        Attempt { called_at, ended_at: clock::now(), latency: start.elapsed(), http_status, asked: seqs.len(), outcome }
+        let (ended_at, latency) = (clock::now(), start.elapsed());
+        Ok(Attempt { called_at, ended_at, latency, http_status, asked: seqs.len(), outcome })
     }
 
     /// Drops the signature for a new one. False if the credential is a ready signature.
@@ -188,11 +195,11 @@ impl ChatClient {
         body: GuardedBody<F>,
         now: Timestamp,
     ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
-        let url = self.url(now).map_err(|error| Unanswered { status: None, info: error })?;
+        let url = self.url(now).map_err(Unanswered::because)?;
         let mut response =
             self.http.post(url).header(CONTENT_TYPE, "application/json").body(Body::wrap(body)).send().await?;
         let status = response.status();
-        let unanswered = |info: String| Unanswered { status: Some(status.as_u16()), info };
+        let unanswered = |info: String| Unanswered { status: Some(status.as_u16()), ..Unanswered::because(info) };
         let mut body = Vec::with_capacity(4_096);
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(describe(error)))? {
             if body.len() + chunk.len() > MAX_BODY_BYTES {
@@ -241,11 +248,19 @@ impl ChatClient {
 struct Unanswered {
     status: Option<u16>,
     info: String,
+    /// When the request was to be written, it was not to be sent any more.
+    was_forbidden: bool,
+}
+
+impl Unanswered {
+    fn because(info: String) -> Self {
+        Self { status: None, info, was_forbidden: false }
+    }
 }
 
 impl From<reqwest::Error> for Unanswered {
     fn from(error: reqwest::Error) -> Self {
-        Self { status: None, info: describe(error) }
+        Self { was_forbidden: NotSent::has_caused(&error), ..Self::because(describe(error)) }
     }
 }
 

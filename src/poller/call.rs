@@ -88,7 +88,8 @@ impl Caller {
         let sent = Instant::now();
         self.activity.sent(sent);
         let lease = self.lease.clone();
-        let attempt = self.client.get_receipts(group, &batch, move || lease.is_trusted()).await;
+        // A call that was not made is no attempt.
+        let attempt = self.client.get_receipts(group, &batch, move || lease.is_trusted()).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
         match &attempt.outcome {

@@ -123,7 +123,7 @@ async fn call(chat: Chat, request_timeout: Duration) -> Finding {
         let client = ChatClient::new(settings).map_err(|error| error.to_string())?;
         let group: GroupId = NO_GROUP.parse().map_err(|error| format!("{error}"))?;
         let seq = MsgSeq::try_from(1).map_err(|error| error.to_string())?;
-        Ok(client.get_receipts(&group, &[seq], || true).await)
+        client.get_receipts(&group, &[seq], || true).await.map_err(|error| error.to_string())
     };
     match asked().await {
         Ok(attempt) => {

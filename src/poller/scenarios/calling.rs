@@ -98,10 +98,18 @@ impl World {
     }
 
     pub fn sends(&mut self, daemon: usize, id: u64) {
-        let (now, wall) = (self.now, self.clocks(daemon).wall);
+        let (now, wall, instant) = (self.now, self.clocks(daemon).wall, self.instant());
+        let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
         let polling = self.polling(daemon);
         let attempt = polling.next_id();
-        let Some(poll) = polling.polls.get(&id) else { return };
+        let Some(poll) = polling.polls.get_mut(&id) else { return };
+        // Mirrors `GuardedBody`: when the request is written, the lease is looked at once more.
+        if !is_trusted {
+            poll.asking.stop();
+            let grant = poll.grant.take().expect("an attempt holds a permit");
+            polling.pacer.ended(&grant, instant);
+            return self.poll_has_ended(daemon, id);
+        }
         let (group, batch) = (poll.slot.group_key, poll.asking.batch().unwrap_or_default().to_vec());
         polling.under_way.insert(attempt, (id, now, wall));
         self.send(daemon, attempt, group, batch);

@@ -27,7 +27,7 @@ fn failed(class: Class, code: Option<i64>) -> Result<Answer, Failure> {
 }
 
 impl World {
-    /// Sends an attempt. It is stranded if its sender stood still and has lost the lease meanwhile.
+    /// Sends an attempt.
     pub fn send(&mut self, daemon: usize, attempt: u64, group: GroupKey, batch: Vec<MsgSeq>) {
         let (from, now) = (self.address(daemon), self.now);
         if self.faults().any(|fault| fault == Fault::Unreachable) {
@@ -38,20 +38,17 @@ impl World {
         let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap() / 2;
         let way =
             if self.random.u8(0..10) == 0 { self.random.u64(0..=longest) } else { self.random.u64(1_000..20_000) };
-        let is_stranded = !self.daemons[daemon].contender.is_trusted(self.instant());
         self.tally.calls += 1;
-        self.at(now + way.min(longest), Event::AtService(from, attempt, group, batch, is_stranded));
+        self.at(now + way.min(longest), Event::AtService(from, attempt, group, batch));
         // Whatever becomes of it, it ends by then.
         let outcome = failed(Class::Retry, None);
         let timeout = Heard { http_status: None, outcome };
         self.at(now + REQUEST_TIMEOUT, Event::At(from, Doing::Ended(attempt, timeout)));
     }
 
-    pub fn at_service(&mut self, from: Address, attempt: u64, group: GroupKey, batch: &[MsgSeq], is_stranded: bool) {
+    pub fn at_service(&mut self, from: Address, attempt: u64, group: GroupKey, batch: &[MsgSeq]) {
         self.tell(|| format!("service {} attempt {attempt} group {group} {batch:?}", from.daemon));
-        if !is_stranded {
-            self.promises.arrived(self.now);
-        }
+        self.promises.arrived(self.now);
         let faults: Vec<Fault> = self.faults().filter(|fault| fault.is_of_service()).collect();
         let Some((http_status, outcome)) = self.answer(group, batch, &faults) else { return };
         let latency = match faults.contains(&Fault::Slow) {

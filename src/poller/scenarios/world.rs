@@ -58,7 +58,7 @@ pub(super) struct Address {
 pub(super) enum Event {
     At(Address, Doing),
     AtDatabase(Address, Request, Option<Fence>, Micros, bool),
-    AtService(Address, u64, GroupKey, Vec<MsgSeq>, bool),
+    AtService(Address, u64, GroupKey, Vec<MsgSeq>),
     Begins(Fault, Micros),
     Starts(usize),
 }
@@ -170,9 +170,7 @@ impl World {
                     self.at(self.now + back, Event::At(from, Doing::Told(request, reply, asked_at)));
                 }
             }
-            Event::AtService(from, attempt, group, batch, is_stranded) => {
-                self.at_service(from, attempt, group, &batch, is_stranded);
-            }
+            Event::AtService(from, attempt, group, batch) => self.at_service(from, attempt, group, &batch),
             Event::Begins(fault, span) => self.begins(fault, span),
             Event::Starts(daemon) => self.starts(daemon),
         }
