@@ -88,7 +88,12 @@ fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now:
                     small { "app " (app) " · version " (env!("CARGO_PKG_VERSION")) " · " (now.format("%Y-%m-%d %H:%M:%S UTC")) }
                 }
                 (tiles(report))
-                section { h2 { "Calls of the last hour, by minute" } (chart::calls(minutes)) (classes(report)) }
+                section {
+                    h2 { "Calls of the last hour, by minute" }
+                    (chart::calls(minutes))
+                    p .faint .ends { span { "an hour ago" } span { "now" } }
+                    (classes(report, minutes))
+                }
                 @match glance {
                     Ok(glance) => { (of_database(glance, now)) }
                     Err(why) => { section { h2 { "The database can't be asked" } p .trouble { (why) } } }
@@ -107,26 +112,32 @@ fn tiles(report: &Report) -> Markup {
     let count = |count: i64| HumanCount(count.unsigned_abs()).to_string();
     html! {
         div .tiles {
-            (tile(format!("{:.0}", report.calls_per_second), "calls a second", format!("of {allowed} allowed; highest second {}", hour.highest_second)))
-            (tile(format!("{:.1} s", report.behind_seconds), "behind", format!("latest poll of the hour {:.1} s late", hour.latest_by_seconds)))
-            (tile(HumanCount(hour.changes).to_string(), "changes this hour", format!("of {} messages asked for", HumanCount(hour.messages))))
+            (tile(format!("{:.0}", report.calls_per_second), "calls a second", format!("of {allowed} allowed; {} in the busiest second", hour.highest_second)))
+            (tile(seconds(report.behind_seconds), "behind", format!("at most {} in the last hour", seconds(hour.latest_by_seconds))))
+            (tile(HumanCount(hour.changes).to_string(), "changes", format!("in the last hour, of {} messages asked for", HumanCount(hour.messages))))
             @if let Some(watched) = report.watched {
-                (tile(count(watched.messages), "messages watched", format!("in {} groups", count(watched.groups))))
-                (tile(count(watched.quarantined), "groups quarantined", format!("{} calls scheduled", HumanCount(report.scheduled_calls as u64))))
+                (tile(count(watched.messages), "messages watched", format!("in {} groups, polled by {} calls", count(watched.groups), HumanCount(report.scheduled_calls as u64))))
+                (tile(count(watched.quarantined), "groups quarantined", "refused by Tencent Chat".to_owned()))
             }
         }
     }
 }
 
-fn classes(report: &Report) -> Markup {
+fn seconds(seconds: f64) -> String {
+    format!("{seconds:.1}\u{a0}s")
+}
+
+/// How many calls the busiest minute had, by which the bars are drawn, and all by class, in the colours of the bars.
+fn classes(report: &Report, minutes: &[Minute]) -> Markup {
+    let busiest = minutes.iter().map(Minute::attempts).max().unwrap_or_default();
     html! {
         @if report.last_hour.calls.is_empty() { p .faint { "None yet." } }
         @else {
-            p .faint {
-                @for (number, (class, calls)) in report.last_hour.calls.iter().enumerate() {
-                    @if number > 0 { ", " }
-                    (class) " " (HumanCount(*calls))
+            p .faint .classes {
+                @for (class, calls) in &report.last_hour.calls {
+                    span { i .dot .(chart::kind(class)) {} (class) " " (HumanCount(*calls)) }
                 }
+                span { "busiest minute " (HumanCount(busiest)) }
             }
         }
     }
@@ -152,7 +163,7 @@ fn read_curve(curve: &ReadCurve, now: Timestamp) -> Markup {
         figure {
             figcaption title=(curve.group_id) { (curve.group_id) " #" (curve.msg_seq) }
             (chart::curve(curve, now))
-            small { (format!("{last:.0} % read · sent {} ago", span(now - curve.sent_at))) }
+            small { (format!("{last:.0} % read · ")) span .whole { "sent " (span(now - curve.sent_at)) " ago" } }
         }
     }
 }
@@ -176,13 +187,9 @@ fn quarantined(groups: &[QuarantinedGroup], now: Timestamp) -> Markup {
         @if groups.is_empty() { p .faint { "None." } }
         @else {
             table {
-                tr { th { "Group" } th { "Why" } th .number { "Tried again" } }
+                tr { th { "Group" } th { "Why" } }
                 @for group in groups {
-                    tr {
-                        td { (group.group_id) }
-                        td { (why(group)) }
-                        td .number { (group.probe_at.map_or_else(|| "when resumed".to_owned(), |at| when(at, now))) }
-                    }
+                    tr { td { (group.group_id) } td { (why(group)) br; small { "tried again " (probed(group.probe_at, now)) } } }
                 }
             }
         }
@@ -196,8 +203,16 @@ fn why(group: &QuarantinedGroup) -> String {
     format!("{code}{}", remedy.or(group.state_reason.as_deref()).unwrap_or_default())
 }
 
+fn probed(at: Option<Timestamp>, now: Timestamp) -> String {
+    at.map_or_else(|| "when it is resumed".to_owned(), |at| when(at.max(now), now))
+}
+
 fn when(at: Timestamp, now: Timestamp) -> String {
-    if at > now { format!("in {}", span(at - now)) } else { format!("for {}", span(now - at)) }
+    match (at - now).num_seconds() {
+        0 => "now".to_owned(),
+        1.. => format!("in {}", span(at - now)),
+        _ => format!("{} ago", span(now - at)),
+    }
 }
 
 /// A span in its largest unit.

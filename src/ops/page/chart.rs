@@ -22,12 +22,18 @@ const KINDS: [(&str, &[Class]); 3] = [
     ("bad", &[Class::Wait, Class::AppFault, Class::GroupFault, Class::Message]),
 ];
 
+/// Of which kind a class is, by its name.
+pub(super) fn kind(class: &str) -> &'static str {
+    let is_of = |(_, classes): &&(&'static str, &[Class])| classes.iter().any(|each| each.name() == class);
+    KINDS.iter().find(is_of).map_or("again", |(kind, _)| kind)
+}
+
 /// Calls by minute, the latest at the right, each bar as high as the busiest minute allows.
 pub(super) fn calls(minutes: &[Minute]) -> Markup {
     let highest = minutes.iter().map(Minute::attempts).max().unwrap_or(0).max(1) as f64;
     let first = MINUTES.saturating_sub(minutes.len());
     html! {
-        svg viewBox=(format!("0 0 {} {HEIGHT}", MINUTES * 10)) role="img" aria-label="Calls by minute over the last hour" {
+        svg .calls viewBox=(format!("0 0 {} {HEIGHT}", MINUTES * 10)) preserveAspectRatio="none" role="img" aria-label="Calls by minute over the last hour" {
             rect .frame x="0" y=(HEIGHT - 1.0) width=(MINUTES * 10) height="1" {}
             @for (number, minute) in minutes.iter().enumerate() {
                 g {
@@ -68,7 +74,7 @@ pub(super) fn curve(curve: &ReadCurve, now: Timestamp) -> Markup {
     }
 }
 
-/// A line that goes along until a change was seen, and there up or down.
+/// A line that begins where the message was first seen, and goes up or down where a change was.
 fn path(curve: &ReadCurve, now: Timestamp) -> String {
     let seconds = |time: Timestamp| (time - curve.sent_at).num_milliseconds().max(0) as f64 / 1e3;
     let whole = seconds(now).max(1.0);
@@ -76,7 +82,8 @@ fn path(curve: &ReadCurve, now: Timestamp) -> String {
     let y = |percent: f32| (CURVE.1 - 2.0) * (1.0 - f64::from(percent) / 100.0) + 1.0;
     let steps =
         curve.seen_at.iter().zip(&curve.percent).map(|(at, percent)| format!("H{:.1}V{:.1}", x(*at), y(*percent)));
-    format!("M0 {:.1}{}H{}", y(0.0), steps.collect::<String>(), CURVE.0)
+    let first = curve.seen_at.first().map_or(CURVE.0, |at| x(*at));
+    format!("M{first:.1} {:.1}{}H{}", y(0.0), steps.collect::<String>(), CURVE.0)
 }
 
 #[cfg(test)]
@@ -87,6 +94,7 @@ mod tests {
     fn every_class_is_of_one_kind() {
         for class in Class::ALL {
             assert_eq!(KINDS.iter().filter(|(_, classes)| classes.contains(&class)).count(), 1, "{class}");
+            assert!(KINDS.iter().any(|(name, classes)| *name == kind(class.name()) && classes.contains(&class)));
         }
     }
 
@@ -103,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_goes_up_where_a_change_was_seen() {
+    fn a_curve_begins_where_it_was_first_seen_and_goes_up_where_a_change_was() {
         let at = |minutes| "2026-11-23T12:00:00Z".parse::<Timestamp>().unwrap() + chrono::TimeDelta::minutes(minutes);
         let curve = ReadCurve {
             group_id: "team".to_owned(),
@@ -112,6 +120,6 @@ mod tests {
             seen_at: vec![at(5), at(10)],
             percent: vec![50.0, 100.0],
         };
-        assert_eq!(path(&curve, at(20)), "M0 47.0H50.0V24.0H100.0V1.0H200");
+        assert_eq!(path(&curve, at(20)), "M50.0 47.0H50.0V24.0H100.0V1.0H200");
     }
 }
