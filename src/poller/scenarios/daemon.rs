@@ -43,7 +43,9 @@ pub(super) struct Term {
     pub is_over: bool,
     has_failed: bool,
     is_held: bool,
+    is_renewing: bool,
     is_ending: bool,
+    has_ended: bool,
     pub polling: Polling,
     pub writing: Writing,
 }
@@ -118,7 +120,7 @@ impl World {
     pub fn does(&mut self, daemon: usize, doing: Doing) {
         match doing {
             Doing::Look => self.request(daemon, Request::Look),
-            Doing::Renew => self.request(daemon, Request::Renew),
+            Doing::Renew => self.renews(daemon),
             Doing::Load => self.request(daemon, Request::Load),
             Doing::Tick => self.ticks(daemon),
             Doing::Wake => self.wakes(daemon),
@@ -181,16 +183,34 @@ impl World {
         let held = &mut self.daemons[daemon];
         held.contender.holds(epoch, asked_at);
         held.term_number += 1;
-        let (is_loaded, is_over, has_failed, is_held, is_ending) = (false, false, false, true, false);
-        held.term = Some(Term { epoch, is_loaded, is_over, has_failed, is_held, is_ending, polling, writing });
+        held.term = Some(Term {
+            epoch,
+            is_loaded: false,
+            is_over: false,
+            has_failed: false,
+            is_held: true,
+            is_renewing: false,
+            is_ending: false,
+            has_ended: false,
+            polling,
+            writing,
+        });
         self.after(daemon, RENEW_EVERY, Doing::Renew);
         self.request(daemon, Request::Load);
+    }
+
+    fn renews(&mut self, daemon: usize) {
+        let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.has_ended) else { return };
+        term.is_renewing = true;
+        self.request(daemon, Request::Renew);
     }
 
     fn renewed(&mut self, daemon: usize, reply: Reply, asked_at: Micros) {
         let asked_at = self.instant() - Duration::from_micros(self.now - asked_at);
         let held = &mut self.daemons[daemon];
         let Some(term) = &mut held.term else { return };
+        term.is_renewing = false;
+        let has_ended = term.has_ended;
         match reply {
             Reply::IsHeld(true) => {
                 held.contender.holds(term.epoch, asked_at);
@@ -202,6 +222,9 @@ impl World {
                 self.ends_term(daemon);
             }
             _ => self.after(daemon, ASK_AGAIN, Doing::Renew),
+        }
+        if has_ended {
+            self.gives_back(daemon);
         }
     }
 
@@ -239,7 +262,16 @@ impl World {
         }
     }
 
+    /// A renewal under way is waited for: whoever gives the lease back must not take it for his own again.
     fn term_has_ended(&mut self, daemon: usize) {
+        let Some(term) = self.daemons[daemon].term.as_mut() else { return };
+        term.has_ended = true;
+        if !term.is_renewing {
+            self.gives_back(daemon);
+        }
+    }
+
+    fn gives_back(&mut self, daemon: usize) {
         self.daemons[daemon].contender.lost();
         let is_held = self.daemons[daemon].term.as_ref().is_some_and(|term| term.is_held);
         if is_held { self.request(daemon, Request::Release) } else { self.has_released(daemon) }

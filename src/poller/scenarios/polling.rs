@@ -274,7 +274,7 @@ impl World {
             self.records(daemon, Kept { id, recording });
         }
         let schedule = &mut self.polling(daemon).schedule;
-        back.into_iter().for_each(|slot| schedule.release(slot, due, clocks));
+        back.into_iter().for_each(|slot| schedule.release(slot, due.min(clocks.wall), clocks));
         self.wake_in(daemon, Duration::ZERO);
         self.polls_have_ended(daemon);
     }
