@@ -1,8 +1,9 @@
-//! When the history of an app begins: for what is done again from a time before there was any.
+//! When the history of an app begins: where its first roll-up starts, and what is done again from a time before there was any.
 
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
+use sqlx::PgConnection;
 
-use super::{Store, StoreError, statement::query_scalar, transaction::LONG};
+use super::{Store, StoreError, statement::query_scalar, transaction::ROLLUP};
 use crate::domain::Timestamp;
 
 impl Store {
@@ -11,27 +12,37 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn history_begins(&self) -> Result<Option<Timestamp>, StoreError> {
-        let mut days: Vec<NaiveDate> = self.partitions().await?.iter().map(|partition| partition.day).collect();
-        days.dedup();
-        // Day by day, since no index has the times of one app: the first day that has a row is read, and no other.
-        for day in days {
-            if let Some(first) = self.first_on(day).await? {
-                return Ok(Some(first));
-            }
-        }
-        Ok(None)
+        let app = self.app();
+        self.run("looking when the history begins", ROLLUP, async |database| begin_of(database, app).await).await
     }
+}
 
-    async fn first_on(&self, day: NaiveDate) -> Result<Option<Timestamp>, StoreError> {
-        let midnight = day.and_time(NaiveTime::MIN).and_utc();
-        let first = query_scalar(
-            "SELECT least(
-                (SELECT min(polled_at) FROM receiptd.receipt_snapshots JOIN receiptd.watched_groups USING (group_key)
-                    WHERE sdk_app_id = $1 AND polled_at >= $2 AND polled_at < $3),
-                (SELECT min(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
-                    WHERE sdk_app_id = $1 AND called_at >= $2 AND called_at < $3))",
-        );
-        let first = first.bind(self.app()).bind(midnight).bind(midnight + TimeDelta::days(1));
-        self.run("looking when the history begins", LONG, async |database| first.fetch_one(database).await).await
+/// The time of the first snapshot or call of the app, if there is one.
+pub(super) async fn begin_of(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+    let days: Vec<NaiveDate> = query_scalar(
+        "SELECT DISTINCT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent IN ('receiptd.receipt_snapshots'::regclass, 'receiptd.api_calls'::regclass)
+            AND c.relname ~ '_[0-9]{8}$' ORDER BY 1",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    // Day by day, since no index has the times of one app: the first day that has a row is read, and no other.
+    for day in days {
+        if let Some(first) = first_on(connection, app, day).await? {
+            return Ok(Some(first));
+        }
     }
+    Ok(None)
+}
+
+async fn first_on(connection: &mut PgConnection, app: i64, day: NaiveDate) -> Result<Option<Timestamp>, sqlx::Error> {
+    let midnight = day.and_time(NaiveTime::MIN).and_utc();
+    let first = query_scalar(
+        "SELECT least(
+            (SELECT min(polled_at) FROM receiptd.receipt_snapshots JOIN receiptd.watched_groups USING (group_key)
+                WHERE sdk_app_id = $1 AND polled_at >= $2 AND polled_at < $3),
+            (SELECT min(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
+                WHERE sdk_app_id = $1 AND called_at >= $2 AND called_at < $3))",
+    );
+    first.bind(app).bind(midnight).bind(midnight + TimeDelta::days(1)).fetch_one(connection).await
 }

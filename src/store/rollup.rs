@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 
 use super::{
     Store, StoreError,
+    history::begin_of,
     statement::{query, query_scalar},
     transaction::{ROLLUP, SHORT},
 };
@@ -92,7 +93,7 @@ async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestam
 async fn next(connection: &mut PgConnection, app: i64, until: Timestamp) -> Result<Option<Stretch>, sqlx::Error> {
     let done = match mark(connection, app).await? {
         Some(done) => done,
-        None => hour_of(oldest(connection, app).await?.unwrap_or(until)),
+        None => hour_of(begin_of(connection, app).await?.unwrap_or(until)),
     };
     let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
     fold(connection, app, stretch, stretch.until).await?;
@@ -164,18 +165,4 @@ async fn find_gaps(connection: &mut PgConnection, app: i64, stretch: Stretch) ->
 
 async fn run(connection: &mut PgConnection, sql: &'static str, app: i64, span: Stretch) -> Result<(), sqlx::Error> {
     query(sql).bind(app).bind(span.from).bind(span.until).execute(connection).await.map(drop)
-}
-
-/// When the history of the app begins.
-async fn oldest(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
-    query_scalar(
-        "SELECT least(
-            (SELECT min(polled_at) FROM receiptd.receipt_snapshots JOIN receiptd.watched_groups USING (group_key)
-                WHERE sdk_app_id = $1),
-            (SELECT min(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
-                WHERE sdk_app_id = $1))",
-    )
-    .bind(app)
-    .fetch_one(connection)
-    .await
 }
