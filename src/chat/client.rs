@@ -77,6 +77,11 @@ impl Attempt {
     pub fn class(&self) -> Class {
         self.outcome.as_ref().map_or_else(|failure| failure.class, |_| Class::Success)
     }
+
+    /// The `ErrorCode` of the answer; `None` where none could be read.
+    pub fn code(&self) -> Option<i64> {
+        self.outcome.as_ref().map_or_else(|failure| failure.code, |_| Some(0))
+    }
 }
 
 /// The URL of the call, but for `random`: it changes with the domain and the signature only. No `Debug`: it is a secret.

@@ -27,8 +27,7 @@ pub fn of_app(daemon: Option<&Value>, last_call: Option<&ExplainedCall>) -> Opti
 }
 
 fn refusal(call: &ExplainedCall) -> Option<String> {
-    let class = STOPPED_BY.into_iter().find(|class| class.name() == call.class)?;
-    Some(Failure { class, code: call.code, info: call.error.clone().unwrap_or_default() }.of_app())
+    call.failure().filter(|failure| STOPPED_BY.contains(&failure.class)).as_ref().map(Failure::of_app)
 }
 
 #[cfg(test)]

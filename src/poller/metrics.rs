@@ -20,8 +20,7 @@ const UNKNOWN_CODES: usize = 1_000;
 pub(super) fn count(attempt: &Attempt) {
     /// Of the whole process, as what is counted is.
     static UNKNOWN: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
-    let code = attempt.outcome.as_ref().map_or_else(|failure| failure.code, |_| Some(0));
-    let code = label(code, &mut UNKNOWN.lock().unwrap_or_else(PoisonError::into_inner));
+    let code = label(attempt.code(), &mut UNKNOWN.lock().unwrap_or_else(PoisonError::into_inner));
     ::metrics::counter!("receiptd_calls_total", "class" => attempt.class().name(), "code" => code).increment(1);
     ::metrics::counter!("receiptd_messages_asked_total").increment(attempt.asked as u64);
     ::metrics::histogram!("receiptd_call_seconds").record(attempt.latency);

@@ -5,6 +5,7 @@ use sqlx::FromRow;
 
 use super::{Store, StoreError, statement::query_as, transaction::SHORT};
 use crate::{
+    chat::{Class, Failure},
     domain::{GroupId, MsgSeq, Timestamp},
     slot::{GroupKey, SlotId},
 };
@@ -104,6 +105,15 @@ pub struct ExplainedCall {
     pub latency_ms: f32,
     /// What went wrong.
     pub error: Option<String>,
+}
+
+impl ExplainedCall {
+    /// Why it brought no receipts, if it brought none.
+    pub fn failure(&self) -> Option<Failure> {
+        let class = Class::ALL.into_iter().find(|class| class.name() == self.class).unwrap_or(Class::Unknown);
+        let info = self.error.clone().unwrap_or_default();
+        (class != Class::Success).then_some(Failure { class, code: self.code, info })
+    }
 }
 
 impl Store {

@@ -136,11 +136,9 @@ async fn call(chat: Chat, request_timeout: Duration) -> Finding {
 /// The daemon's own last call in place of one.
 fn judge_daemon(destination: &str, polled: &Polled, now: Timestamp) -> Finding {
     let call = &polled.call;
-    let class = Class::ALL.into_iter().find(|class| class.name() == call.class).unwrap_or(Class::Unknown);
-    let failure = Failure { class, code: call.code, info: call.error.clone().unwrap_or_default() };
     let (holder, ago) = (Holder::in_words(&polled.holder), since(call.called_at, now));
     let how = format!("in the last call of {holder}, {ago} ago; none is made beside it");
-    judge(destination, Some(&failure).filter(|failure| failure.class != Class::Success), &how)
+    judge(destination, call.failure().as_ref(), &how)
 }
 
 /// Whatever is said of the group or the rate, the app and its signature were accepted.

@@ -228,7 +228,7 @@ pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Re
     .bind(calls.iter().map(|call| count(answer(call.2).0)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| i32::try_from(answer(call.2).1).unwrap_or(i32::MAX)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.2.class().name()).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| code(call.2)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.2.code()).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.2.http_status.and_then(|status| i16::try_from(status).ok())).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| latency_millis(call.2)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| failure(call.2).map(|failure| failure.info)).collect::<Vec<_>>())
@@ -240,11 +240,6 @@ pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Re
 
 pub(super) fn latency_millis(call: &Attempt) -> f32 {
     call.latency.as_secs_f32() * 1_000.0
-}
-
-/// The `ErrorCode` of an attempt: 0 for an answer.
-fn code(call: &Attempt) -> Option<i64> {
-    call.outcome.as_ref().map_or_else(|failure| failure.code, |_| Some(0))
 }
 
 fn counts(receipt: Option<Receipt>) -> Option<Counts> {
