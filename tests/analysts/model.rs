@@ -154,9 +154,10 @@ fn hour(messages: &[Message], from: Timestamp) -> String {
 fn store(history: &History, messages: &[Message]) {
     let number = |number: Option<i32>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
     let (mut watched, mut snapshots) = (vec![], vec![]);
-    for Message { seq, sent_at, seen } in messages {
+    for message in messages {
+        let Message { seq, sent_at, seen } = message;
         let (first, last) = (seen[0], seen[seen.len() - 1]);
-        let known = last.counts.or_else(|| seen.iter().rev().find_map(|seen| seen.counts));
+        let known = message.known(|_| true);
         let counts = format!("{}, {}", number(known.map(|counts| counts.0)), number(known.map(|counts| counts.1)));
         let times = format!("'{}', '{}', '{}'", first.at, last.at, end());
         watched.push(format!("(1, {seq}, '{sent_at}', {counts}, {}, {times})", last.code()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
 
 use crate::{
@@ -55,6 +55,12 @@ async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
     fault.ends(scene, Promises::saying("deadlock detected")).await;
 }
 
+/// Locks the snapshots of a day against everybody, until the transaction ends.
+async fn lock_snapshots(transaction: &mut PgConnection, day: &str) {
+    let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{day} IN ACCESS EXCLUSIVE MODE");
+    sqlx::query(AssertSqlSafe(lock)).execute(transaction).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
     let mut scene = Scene::new("lock").await;
@@ -62,8 +68,7 @@ async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
     let fault = Breakage::begins(&scene);
     let mut other = scene.pool.acquire().await.unwrap().detach();
     let mut transaction = other.begin().await.unwrap();
-    let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today} IN ACCESS EXCLUSIVE MODE");
-    sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+    lock_snapshots(&mut transaction, &today).await;
     scene.lasts(seconds(8)).await;
     transaction.rollback().await.unwrap();
     fault.ends(scene, Promises::silently()).await;
@@ -76,8 +81,7 @@ async fn settings_that_are_read_again_while_a_table_is_locked_wait_and_nothing_i
     let fault = Breakage::begins(&scene);
     let mut other = scene.pool.acquire().await.unwrap().detach();
     let mut transaction = other.begin().await.unwrap();
-    let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today} IN ACCESS EXCLUSIVE MODE");
-    sqlx::query(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
+    lock_snapshots(&mut transaction, &today).await;
     while scene.daemon.metric("receiptd_is_storing").await > 0.0 {
         sleep(Duration::from_millis(100)).await;
     }
