@@ -8,6 +8,7 @@ mod answer;
 mod control;
 mod curve;
 mod fault;
+mod latency;
 mod ledger;
 mod rate;
 mod refusal;
@@ -20,7 +21,6 @@ mod world;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     panic::Location,
     sync::Arc,
     time::Duration,
@@ -31,7 +31,8 @@ use secrecy::SecretString;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 
 pub use self::{
-    fault::{BadNumber, Fault, FaultRule, When},
+    fault::{BadNumber, Fault, FaultRule, NoList, NumberForm, Numbers, When},
+    latency::Latency,
     ledger::{Ledger, Outcome},
     world::{World, WorldConfig},
 };
@@ -61,8 +62,8 @@ pub struct SimulatorConfig {
     pub calls_per_second: u32,
     /// The longest `MsgSeqList` that is taken; above it, 10004. The service documents none.
     pub max_batch: Option<usize>,
-    /// How long an answer takes, drawn evenly from this range.
-    pub latency: RangeInclusive<Duration>,
+    /// How long an answer takes.
+    pub latency: Latency,
     /// Its groups and messages.
     pub world: WorldConfig,
 }
@@ -78,7 +79,7 @@ impl SimulatorConfig {
             secret_key,
             calls_per_second: 200,
             max_batch: None,
-            latency: Duration::from_millis(10)..=Duration::from_millis(30),
+            latency: (Duration::from_millis(10)..=Duration::from_millis(30)).into(),
             world: WorldConfig::default(),
         }
     }
@@ -87,10 +88,8 @@ impl SimulatorConfig {
         if !self.listen.ip().is_loopback() {
             return Err(SimulatorError::NotLoopback(self.listen));
         }
-        if self.latency.is_empty() {
-            return Err(SimulatorError::Config("the range of latencies must not be empty"));
-        }
-        self.world.fault().map_or(Ok(()), |reason| Err(SimulatorError::Config(reason)))
+        let fault = self.latency.fault().or_else(|| self.world.fault());
+        fault.map_or(Ok(()), |reason| Err(SimulatorError::Config(reason)))
     }
 }
 
@@ -162,6 +161,17 @@ impl Simulator {
     /// Changes how many calls are admitted in any sliding second, from now on.
     pub fn set_calls_per_second(&self, calls_per_second: u32) {
         lock(&self.service.rate).set_limit(calls_per_second);
+    }
+
+    /// Changes how long answers take, from the next call on.
+    pub fn set_latency(&self, latency: Latency) {
+        *lock(&self.service.latency) = latency;
+    }
+
+    /// The way to the service stands still for so long and then lets go: meanwhile nothing that was sent arrives, and no
+    /// answer leaves. What piles up comes all at once. A stall under way is made longer, never shorter.
+    pub fn stall(&self, duration: Duration) {
+        self.service.stall(duration);
     }
 
     /// Waits until the ledger is as wanted; it is asked at once and after every change.

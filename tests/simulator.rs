@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use receiptd::{
     domain::{Counts, GroupId, MsgSeq, Receipt, SdkAppId},
-    simulator::{Fault, FaultRule, Outcome, Simulator, SimulatorConfig, SimulatorError, When, WorldConfig},
+    simulator::{Fault, FaultRule, Latency, Outcome, Simulator, SimulatorConfig, SimulatorError, When, WorldConfig},
 };
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
 
 fn config() -> SimulatorConfig {
     SimulatorConfig {
-        latency: Duration::ZERO..=Duration::ZERO,
+        latency: (Duration::ZERO..=Duration::ZERO).into(),
         ..SimulatorConfig::new(SdkAppId::try_from(88_888_888).unwrap(), "admin", KEY.into())
     }
 }
@@ -262,6 +262,53 @@ async fn a_delayed_answer_is_a_good_one() {
 }
 
 #[tokio::test]
+async fn stale_counts_are_those_of_the_moment_when_the_call_arrived() {
+    let caller = Caller::start(config()).await;
+    let set = |read| caller.simulator.world().set_receipt(&group("g"), seq(1), Counts::new(read, 9 - read).unwrap());
+    for (fault, read) in [
+        (Fault::StaleCounts { duration: Duration::from_millis(300) }, 1),
+        (Fault::ExtraDelay { duration: Duration::from_millis(300) }, 2),
+    ] {
+        let kind = fault.kind();
+        set(1);
+        caller.simulator.add_fault(FaultRule { times: Some(1), ..always(fault) });
+        let change = async {
+            caller.simulator.wait_until(|ledger| ledger.faults_by_kind().contains_key(kind)).await;
+            set(2);
+        };
+        let (body, ()) = tokio::join!(caller.call("g", &[1]), change);
+        assert_eq!(body["GroupMsgReceiptList"][0]["ReadNum"], read, "{kind}");
+    }
+    assert_eq!(caller.simulator.ledger().answers(&group("g"), seq(1)), [receipt(1, 8), receipt(2, 7)]);
+}
+
+#[tokio::test]
+async fn one_bad_message_fails_every_call_that_asks_for_it_and_no_other() {
+    let caller = Caller::start(config()).await;
+    let when = When::Message { group_id: group("g"), msg_seq: seq(3) };
+    caller.simulator.add_fault(FaultRule { when, ..always(Fault::ErrorCode { code: 10002 }) });
+    for (id, seqs, code) in [("g", [1, 3], 10002), ("g", [1, 2], 0), ("other", [1, 3], 0), ("g", [3, 4], 10002)] {
+        assert_eq!(caller.call(id, &seqs).await["ErrorCode"], code, "{id} {seqs:?}");
+    }
+    let ledger = caller.simulator.ledger();
+    assert_eq!((ledger.answered_arrivals(&group("g")).len(), ledger.answered_arrivals(&group("other")).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stall_holds_calls_back_and_lets_them_go_at_once() {
+    let stall = Duration::from_millis(400);
+    let caller = Caller::start(config()).await;
+    caller.call("g", &[1]).await;
+    caller.simulator.stall(stall);
+    let began = std::time::Instant::now();
+    futures::future::join_all((0..20).map(|_| caller.call("g", &[1]))).await;
+    assert!(began.elapsed() >= stall);
+    let arrivals = caller.simulator.ledger().arrivals()[1..].to_vec();
+    assert_eq!(arrivals.len(), 20);
+    assert!(arrivals[0] - caller.simulator.ledger().arrivals()[0] >= 399_000, "nothing arrives during a stall");
+}
+
+#[tokio::test]
 async fn a_caller_who_goes_away_is_counted_as_abandoned() {
     let caller = Caller::start(config()).await;
     caller.simulator.add_fault(always(Fault::Hang { duration: Duration::from_secs(3600) }));
@@ -347,6 +394,35 @@ async fn faults_and_receipts_are_set_over_http_and_the_ledger_is_read() {
     let message =
         |seq, last: &Value| json!({"group_id": "g", "msg_seq": seq, "changes": 1, "last": last, "receipts": [last]});
     assert_eq!(answers, [message(1, &counted), message(2, &coded)]);
+}
+
+#[tokio::test]
+async fn groups_limit_latency_and_stalls_are_set_over_http() {
+    let caller = Caller::start(config()).await;
+    let put = |path, body| caller.control(Method::PUT, path, Some(body));
+    assert_eq!(put("groups", json!({"group_id": "g", "code": 60003})).await.status(), 204);
+    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60003);
+    assert_eq!(put("groups", json!({"group_id": "g", "code": 0, "members": 3})).await.status(), 204);
+    assert_eq!(caller.call("g", &[1]).await["GroupMsgReceiptList"][0]["UnreadNum"], 2);
+    assert_eq!(put("latency", json!({"latency": "1*50ms, 1*60ms"})).await.status(), 204);
+    let began = std::time::Instant::now();
+    caller.call("g", &[1]).await;
+    assert!(began.elapsed() >= Duration::from_millis(50));
+    assert_eq!(put("latency", json!({"latency": "soon"})).await.status(), 422);
+    let stall = json!({"duration": "300ms"});
+    let began = std::time::Instant::now();
+    assert_eq!(caller.control(Method::POST, "stall", Some(stall)).await.status(), 204);
+    assert!(began.elapsed() >= Duration::from_millis(300), "the answer to the order is held up too");
+    assert_eq!(put("limit", json!({"calls_per_second": 0})).await.status(), 204);
+    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60011);
+}
+
+#[tokio::test]
+async fn an_impossible_latency_is_refused() {
+    assert!(Latency::mix([]).is_err());
+    let latency = (Duration::from_secs(2)..=Duration::from_secs(1)).into();
+    let refused = Simulator::start(SimulatorConfig { latency, ..config() }).await.unwrap_err();
+    assert!(refused.to_string().contains("latencies"), "{refused}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! The simulator's own endpoints under `/simulator/`, for tests in another process: read the ledger, set faults
-//! and receipts. Requests here are no calls.
+//! The simulator's own endpoints under `/simulator/`, for tests in another process: read the ledger, set faults, groups and
+//! receipts, the limit and the latency, stall the way to the service. Requests here are no calls.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -12,7 +12,11 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    fault::{FaultRule, as_number, as_text},
+    fault::{
+        FaultRule,
+        json::{as_number, as_text},
+    },
+    latency::Latency,
     ledger::{Ledger, Outcome},
     server::{Service, lock},
 };
@@ -25,6 +29,10 @@ pub(super) fn routes() -> Router<Arc<Service>> {
         .route("/simulator/calls/{number}", get(await_calls))
         .route("/simulator/faults", post(add_fault).delete(clear_faults))
         .route("/simulator/receipts", put(set_receipt))
+        .route("/simulator/groups", put(set_group))
+        .route("/simulator/limit", put(set_limit))
+        .route("/simulator/latency", put(set_latency))
+        .route("/simulator/stall", post(stall))
 }
 
 #[derive(Serialize)]
@@ -110,6 +118,39 @@ struct FixedReceipt {
     unread_num: Option<i64>,
 }
 
+/// A group to arrange: its number of members, or the code that its calls are refused with (0: none).
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupOrder {
+    #[serde(with = "as_text")]
+    group_id: GroupId,
+    members: Option<u16>,
+    code: Option<i32>,
+}
+
+/// Calls admitted in any sliding second.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitOrder {
+    calls_per_second: u32,
+}
+
+/// How long answers take, such as `10ms..30ms` or `1*20ms, 9*300ms`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LatencyOrder {
+    #[serde(with = "as_text")]
+    latency: Latency,
+}
+
+/// How long the way to the service stands still.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StallOrder {
+    #[serde(with = "humantime_serde")]
+    duration: Duration,
+}
+
 async fn ledger(State(service): State<Arc<Service>>) -> Json<Summary> {
     Json((&*service.ledger.borrow()).into())
 }
@@ -148,6 +189,29 @@ async fn add_fault(State(service): State<Arc<Service>>, Json(rule): Json<FaultRu
 
 async fn clear_faults(State(service): State<Arc<Service>>) -> StatusCode {
     lock(&service.faults).clear();
+    StatusCode::NO_CONTENT
+}
+
+async fn set_group(State(service): State<Arc<Service>>, Json(order): Json<GroupOrder>) -> StatusCode {
+    let GroupOrder { group_id, members, code } = order;
+    members.into_iter().for_each(|members| service.world.add_group(&group_id, members));
+    code.into_iter().for_each(|code| service.world.set_group_code(&group_id, code));
+    StatusCode::NO_CONTENT
+}
+
+async fn set_limit(State(service): State<Arc<Service>>, Json(order): Json<LimitOrder>) -> StatusCode {
+    lock(&service.rate).set_limit(order.calls_per_second);
+    StatusCode::NO_CONTENT
+}
+
+async fn set_latency(State(service): State<Arc<Service>>, Json(order): Json<LatencyOrder>) -> StatusCode {
+    *lock(&service.latency) = order.latency;
+    StatusCode::NO_CONTENT
+}
+
+/// The answer to this is held up as well.
+async fn stall(State(service): State<Arc<Service>>, Json(order): Json<StallOrder>) -> StatusCode {
+    service.stall(order.duration);
     StatusCode::NO_CONTENT
 }
 

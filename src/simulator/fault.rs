@@ -1,17 +1,19 @@
-//! Faults on demand: what goes wrong, in which calls, and how often. Pure matching; the server and the answer
+//! Faults on demand: what can go wrong with a call. [`rule`] says in which calls and how often; the server and the answer
 //! do the damage.
+
+pub(super) mod json;
+mod rule;
 
 use std::time::Duration;
 
-use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::request::ReceiptRequest;
-use crate::domain::{GroupId, MsgSeq};
+pub(super) use self::rule::FaultRules;
+pub use self::rule::{FaultRule, When};
 
-/// What goes wrong with a call. The faults that touch single entries of the answer (missing, repeated,
-/// out-of-range) hit the message of a [`When::Message`] rule, else the first entry and every second one after
-/// it; the other entries stay good.
+/// What goes wrong with a call. The faults that touch single entries of the answer (missing, repeated, out of range,
+/// a code, without counts, written differently) hit the message of a [`When::Message`] rule, else the first entry and
+/// every second one after it; the other entries stay good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
@@ -39,9 +41,15 @@ pub enum Fault {
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
-    /// A good answer, so much later.
+    /// A good answer, so much later. Its counts are those of the moment of the answer.
     ExtraDelay {
         /// How much later, such as `"500ms"`.
+        #[serde(with = "humantime_serde")]
+        duration: Duration,
+    },
+    /// A good answer, so much later. Its counts are those of the moment when the call arrived.
+    StaleCounts {
+        /// How much later, such as `"2s"`.
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
@@ -50,8 +58,20 @@ pub enum Fault {
         /// Size of the body.
         bytes: usize,
     },
+    /// Success without a list of receipts.
+    NoList {
+        /// What is in its place.
+        list: NoList,
+    },
     /// Entries are left out.
     MissingEntries,
+    /// Entries have no counts, and `Code` 0 all the same.
+    MissingCounts,
+    /// Entries have this `Code` and no counts.
+    EntryCode {
+        /// Any code but 0.
+        code: i32,
+    },
     /// Entries come twice: equal, or with other counts the second time.
     RepeatedEntries {
         /// True: the two contradict each other, and neither counts as answered.
@@ -63,6 +83,13 @@ pub enum Fault {
     OutOfRange {
         /// What stands in their place.
         number: BadNumber,
+    },
+    /// The numbers are right but written in an unusual way.
+    Written {
+        /// How they are written.
+        form: NumberForm,
+        /// Which of the entry's numbers are written so.
+        numbers: Numbers,
     },
     /// The entries come in reverse order.
     ReorderedEntries,
@@ -84,14 +111,27 @@ impl Fault {
             Self::CutMidBody => "cut_mid_body",
             Self::Hang { .. } => "hang",
             Self::ExtraDelay { .. } => "extra_delay",
+            Self::StaleCounts { .. } => "stale_counts",
             Self::OversizedBody { .. } => "oversized_body",
+            Self::NoList { .. } => "no_list",
             Self::MissingEntries => "missing_entries",
+            Self::MissingCounts => "missing_counts",
+            Self::EntryCode { .. } => "entry_code",
             Self::RepeatedEntries { .. } => "repeated_entries",
             Self::UnaskedEntries => "unasked_entries",
             Self::OutOfRange { .. } => "out_of_range",
+            Self::Written { .. } => "written",
             Self::ReorderedEntries => "reordered_entries",
             Self::FailWithoutCode => "fail_without_code",
             Self::ExtraFields => "extra_fields",
+        }
+    }
+
+    /// How much later than otherwise the call ends.
+    pub(super) fn extra_wait(&self) -> Duration {
+        match self {
+            Self::Hang { duration } | Self::ExtraDelay { duration } | Self::StaleCounts { duration } => *duration,
+            _ => Duration::ZERO,
         }
     }
 }
@@ -106,262 +146,51 @@ pub enum BadNumber {
     TooLarge,
     /// 2^64 - 1.
     Huge,
+    /// 2^31 - 1: within the range, but no group has so many members.
+    Implausible,
     /// 0.5.
     Fraction,
-    /// A string of digits.
+    /// A string that is no number.
     Text,
     /// null.
     Null,
 }
 
-/// Which of the well-formed calls a rule is for.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum When {
-    /// Every call.
-    #[default]
+/// What an answer carries instead of a list of receipts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoList {
+    /// The field is left out.
+    Absent,
+    /// null.
+    Null,
+    /// A list without entries.
+    Empty,
+}
+
+/// An unusual way to write a whole number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NumberForm {
+    /// A string, such as `"3"`.
+    Text,
+    /// With a fraction of zero, such as `3.0`.
+    Float,
+}
+
+/// Which numbers of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Numbers {
+    /// `ReadNum` and `UnreadNum`.
+    Counts,
+    /// `Code` and `MsgSeq` as well.
     All,
-    /// Calls for this group.
-    Group {
-        /// The group.
-        #[serde(with = "as_text")]
-        group_id: GroupId,
-    },
-    /// Calls that ask for this message, alone or among others.
-    Message {
-        /// Its group.
-        #[serde(with = "as_text")]
-        group_id: GroupId,
-        /// Its seq.
-        #[serde(with = "as_number")]
-        msg_seq: MsgSeq,
-    },
-    /// The n-th call that comes to this rule, the 2n-th and so on; never with 0.
-    EveryNth {
-        /// n.
-        n: u64,
-    },
-    /// Each call that comes to this rule with this probability, the same calls for the same seed.
-    Probability {
-        /// 0 to 1.
-        probability: f64,
-        /// Decides which calls.
-        seed: u64,
-    },
-}
-
-/// A fault, the calls it is for, and how many of them it hits at most.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FaultRule {
-    /// What goes wrong.
-    pub fault: Fault,
-    /// In which calls; all by default.
-    #[serde(default)]
-    pub when: When,
-    /// How many calls it hits before it is used up; without it, no end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times: Option<u64>,
-}
-
-impl FaultRule {
-    /// The one message that the rule is about, if it is about one.
-    pub(super) fn message(&self) -> Option<MsgSeq> {
-        match &self.when {
-            When::Message { msg_seq, .. } => Some(*msg_seq),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct ActiveRule {
-    rule: FaultRule,
-    considered: u64,
-}
-
-/// The rules in force, in the order in which they were added.
-#[derive(Debug, Default)]
-pub(super) struct FaultRules(Vec<ActiveRule>);
-
-impl FaultRules {
-    pub fn add(&mut self, rule: FaultRule) {
-        self.0.push(ActiveRule { rule, considered: 0 });
-    }
-
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// The first rule that is for the call, which is counted as a hit. Later rules do not see the call.
-    pub fn strike(&mut self, request: &ReceiptRequest) -> Option<FaultRule> {
-        let index = self.0.iter_mut().position(|active| active.is_for(request))?;
-        let rule = &mut self.0[index].rule;
-        let struck = rule.clone();
-        rule.times = rule.times.map(|left| left - 1);
-        if rule.times == Some(0) {
-            self.0.remove(index);
-        }
-        Some(struck)
-    }
-}
-
-impl ActiveRule {
-    fn is_for(&mut self, request: &ReceiptRequest) -> bool {
-        self.considered += 1;
-        self.rule.times != Some(0)
-            && match &self.rule.when {
-                When::All => true,
-                When::Group { group_id } => *group_id == request.group,
-                When::Message { group_id, msg_seq } => *group_id == request.group && request.seqs.contains(msg_seq),
-                When::EveryNth { n } => self.considered.checked_rem(*n) == Some(0),
-                When::Probability { probability, seed } => {
-                    Rng::with_seed(seed ^ self.considered.wrapping_mul(0x9e37_79b9_7f4a_7c15)).f64() < *probability
-                }
-            }
-    }
-}
-
-/// serde for what is parsed from and printed as text.
-pub(super) mod as_text {
-    use std::{fmt::Display, str::FromStr};
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-    where
-        T: FromStr<Err: Display>,
-        D: Deserializer<'de>,
-    {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-/// serde for a seq as the number that it is.
-pub(super) mod as_number {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    use crate::domain::MsgSeq;
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    pub fn serialize<S: Serializer>(seq: &MsgSeq, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u32(seq.get())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MsgSeq, D::Error> {
-        MsgSeq::try_from(i64::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn group(id: &str) -> GroupId {
-        id.parse().unwrap()
-    }
-
-    fn seq(number: i64) -> MsgSeq {
-        MsgSeq::try_from(number).unwrap()
-    }
-
-    fn request(id: &str, seqs: &[i64]) -> ReceiptRequest {
-        ReceiptRequest { group: group(id), seqs: seqs.iter().map(|number| seq(*number)).collect() }
-    }
-
-    fn rules(list: impl IntoIterator<Item = FaultRule>) -> FaultRules {
-        let mut rules = FaultRules::default();
-        list.into_iter().for_each(|rule| rules.add(rule));
-        rules
-    }
-
-    fn rule(when: When) -> FaultRule {
-        FaultRule { fault: Fault::NotJson, when, times: None }
-    }
-
-    #[test]
-    fn a_rule_hits_the_calls_that_it_is_for() {
-        let message = When::Message { group_id: group("a"), msg_seq: seq(2) };
-        for (when, id, seqs, hit) in [
-            (When::All, "a", vec![1], true),
-            (When::Group { group_id: group("a") }, "a", vec![1], true),
-            (When::Group { group_id: group("a") }, "b", vec![1], false),
-            (message.clone(), "a", vec![1, 2, 3], true),
-            (message.clone(), "a", vec![1, 3], false),
-            (message, "b", vec![2], false),
-        ] {
-            assert_eq!(
-                rules([rule(when.clone())]).strike(&request(id, &seqs)).is_some(),
-                hit,
-                "{when:?} {id} {seqs:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_first_rule_that_is_for_the_call_wins() {
-        let second = FaultRule { fault: Fault::CutMidBody, when: When::All, times: None };
-        let mut rules = rules([rule(When::Group { group_id: group("a") }), second]);
-        assert_eq!(rules.strike(&request("a", &[1])).unwrap().fault, Fault::NotJson);
-        assert_eq!(rules.strike(&request("b", &[1])).unwrap().fault, Fault::CutMidBody);
-        rules.clear();
-        assert_eq!(rules.strike(&request("a", &[1])), None);
-    }
-
-    #[test]
-    fn a_rule_is_used_up_after_its_times_and_misses_do_not_count() {
-        let mut rules = rules([FaultRule { times: Some(2), ..rule(When::Group { group_id: group("a") }) }]);
-        let hits = ["a", "b", "b", "a", "a"].map(|id| rules.strike(&request(id, &[1])).is_some());
-        assert_eq!(hits, [true, false, false, true, false]);
-        assert!(rules.0.is_empty());
-    }
-
-    #[test]
-    fn a_rule_of_no_times_never_hits() {
-        assert_eq!(rules([FaultRule { times: Some(0), ..rule(When::All) }]).strike(&request("a", &[1])), None);
-    }
-
-    #[test]
-    fn every_nth_call_is_counted_from_the_rule_on() {
-        let mut every_third = rules([rule(When::EveryNth { n: 3 })]);
-        let hits: Vec<bool> = (0..7).map(|_| every_third.strike(&request("a", &[1])).is_some()).collect();
-        assert_eq!(hits, [false, false, true, false, false, true, false]);
-        assert_eq!(rules([rule(When::EveryNth { n: 0 })]).strike(&request("a", &[1])), None);
-    }
-
-    #[test]
-    fn probability_hits_its_share_and_the_same_calls_for_the_same_seed() {
-        let hits = |probability, seed| {
-            let mut rules = rules([rule(When::Probability { probability, seed })]);
-            (0..2000).map(|_| rules.strike(&request("a", &[1])).is_some()).collect::<Vec<_>>()
-        };
-        let share = hits(0.25, 7).iter().filter(|hit| **hit).count();
-        assert!((430..570).contains(&share), "{share}");
-        assert_eq!(hits(0.25, 7), hits(0.25, 7));
-        assert_ne!(hits(0.25, 7), hits(0.25, 8));
-        assert!(hits(0.0, 7).iter().all(|hit| !hit) && hits(1.0, 7).iter().all(|hit| *hit));
-    }
-
-    #[test]
-    fn rules_go_through_json() {
-        let written = json!({
-            "fault": {"kind": "hang", "duration": "30s"},
-            "when": {"kind": "message", "group_id": "@TGS#1", "msg_seq": 5},
-            "times": 2,
-        });
-        let read: FaultRule = serde_json::from_value(written.clone()).unwrap();
-        assert_eq!(read.message(), Some(seq(5)));
-        assert_eq!(read.fault, Fault::Hang { duration: Duration::from_secs(30) });
-        assert_eq!(serde_json::to_value(&read).unwrap(), written);
-        let short: FaultRule = serde_json::from_value(json!({"fault": {"kind": "not_json"}})).unwrap();
-        assert_eq!(short, rule(When::All));
-    }
 
     #[test]
     fn the_kind_of_every_fault_is_its_name_in_json() {
@@ -375,29 +204,23 @@ mod tests {
             Fault::CutMidBody,
             Fault::Hang { duration },
             Fault::ExtraDelay { duration },
+            Fault::StaleCounts { duration },
             Fault::OversizedBody { bytes: 1 },
+            Fault::NoList { list: NoList::Null },
             Fault::MissingEntries,
+            Fault::MissingCounts,
+            Fault::EntryCode { code: 10004 },
             Fault::RepeatedEntries { conflicting: true },
             Fault::UnaskedEntries,
             Fault::OutOfRange { number: BadNumber::Huge },
+            Fault::Written { form: NumberForm::Text, numbers: Numbers::All },
             Fault::ReorderedEntries,
             Fault::FailWithoutCode,
             Fault::ExtraFields,
         ] {
-            assert_eq!(serde_json::to_value(&fault).unwrap()["kind"], fault.kind());
-        }
-    }
-
-    #[test]
-    fn rules_with_a_mistake_are_refused() {
-        for mistaken in [
-            json!({"fault": {"kind": "no_such"}}),
-            json!({"fault": {"kind": "error_code"}}),
-            json!({"fault": {"kind": "not_json"}, "time": 1}),
-            json!({"fault": {"kind": "not_json"}, "when": {"kind": "group", "group_id": "@TGS#_community"}}),
-            json!({"fault": {"kind": "not_json"}, "when": {"kind": "message", "group_id": "g", "msg_seq": 0}}),
-        ] {
-            assert!(serde_json::from_value::<FaultRule>(mistaken.clone()).is_err(), "{mistaken}");
+            let written = serde_json::to_value(&fault).unwrap();
+            assert_eq!(written["kind"], fault.kind());
+            assert_eq!(serde_json::from_value::<Fault>(written).unwrap(), fault);
         }
     }
 }

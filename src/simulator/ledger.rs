@@ -1,6 +1,6 @@
 //! What the service saw and what it answered: the truth that tests compare a client with.
 //!
-//! Arrivals take eight bytes each; answers take memory by their changes, not by their number. Only what a client
+//! Arrivals take sixteen bytes each at most; answers take memory by their changes, not by their number. Only what a client
 //! may rely on is kept as answered: complete, well-formed, asked for.
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +36,7 @@ pub struct Ledger {
     faults_by_kind: BTreeMap<&'static str, u64>,
     calls_by_group: HashMap<GroupId, u64>,
     calls_by_batch_size: BTreeMap<usize, u64>,
+    answered_arrivals: HashMap<GroupId, Vec<u64>>,
     answers: HashMap<GroupId, HashMap<MsgSeq, Vec<Receipt>>>,
 }
 
@@ -110,6 +111,11 @@ impl Ledger {
         self.calls_by_batch_size.iter().map(|(size, calls)| *size as u64 * calls).sum()
     }
 
+    /// When the answered calls for a group arrived, in microseconds since the service started, in the order of the answers.
+    pub fn answered_arrivals(&self, group: &GroupId) -> &[u64] {
+        self.answered_arrivals.get(group).map_or(&[], Vec::as_slice)
+    }
+
     /// The receipts answered for a message, in order, each unlike the one before it.
     pub fn answers(&self, group: &GroupId, seq: MsgSeq) -> &[Receipt] {
         self.answers.get(group).and_then(|messages| messages.get(&seq)).map_or(&[], Vec::as_slice)
@@ -163,7 +169,8 @@ impl Ledger {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    pub(super) fn record_answers(&mut self, group: &GroupId, answered: &[(MsgSeq, Receipt)]) {
+    pub(super) fn record_answers(&mut self, group: &GroupId, answered: &[(MsgSeq, Receipt)], arrival: u64) {
+        self.answered_arrivals.entry(group.clone()).or_default().push(arrival);
         let messages = self.answers.entry(group.clone()).or_default();
         for (seq, receipt) in answered {
             let receipts = messages.entry(*seq).or_default();
@@ -196,7 +203,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let (few, more) = (receipt(1, 9), receipt(2, 8));
         for answer in [few, few, more, more, few] {
-            ledger.record_answers(&group("a"), &[(seq(1), answer)]);
+            ledger.record_answers(&group("a"), &[(seq(1), answer)], 7);
         }
         assert_eq!(ledger.answers(&group("a"), seq(1)), [few, more, few]);
     }
@@ -204,19 +211,20 @@ mod tests {
     #[test]
     fn messages_of_equal_seq_in_two_groups_are_kept_apart() {
         let mut ledger = Ledger::default();
-        ledger.record_answers(&group("a"), &[(seq(1), receipt(1, 9)), (seq(2), receipt(2, 8))]);
-        ledger.record_answers(&group("b"), &[(seq(1), receipt(3, 7))]);
+        ledger.record_answers(&group("a"), &[(seq(1), receipt(1, 9)), (seq(2), receipt(2, 8))], 7);
+        ledger.record_answers(&group("b"), &[(seq(1), receipt(3, 7))], 7);
         assert_eq!(ledger.answers(&group("b"), seq(1)), [receipt(3, 7)]);
         assert_eq!(ledger.answers(&group("b"), seq(2)), []);
         assert_eq!(ledger.all_answers().count(), 3);
+        assert_eq!((ledger.answered_arrivals(&group("a")).len(), ledger.answered_arrivals(&group("c")).len()), (1, 0));
     }
 
     #[test]
     fn a_code_without_counts_is_an_answer_like_any_other() {
         let mut ledger = Ledger::default();
         let none = Receipt { code: 10062, counts: None };
-        ledger.record_answers(&group("a"), &[(seq(1), none)]);
-        ledger.record_answers(&group("a"), &[(seq(1), receipt(0, 3))]);
+        ledger.record_answers(&group("a"), &[(seq(1), none)], 7);
+        ledger.record_answers(&group("a"), &[(seq(1), receipt(0, 3))], 7);
         assert_eq!(ledger.answers(&group("a"), seq(1)), [none, receipt(0, 3)]);
     }
 

@@ -1,12 +1,11 @@
 //! One call from its arrival to its answer: count it, judge it, let a fault strike, wait, answer, record.
 //!
 //! The limit goes before everything and holds for every attempt, so that no fault hides a client that calls too often; faults
-//! strike only calls that are well-formed and within the limit. Receipts are read and recorded in one step at
-//! the end of the delay, so that the ledger's order is the order in which values were read.
+//! strike only calls that are well-formed and within the limit. Receipts are recorded when the answer leaves; unless a
+//! fault wants them stale, they are read in the same step, so that the ledger's order is the order in which they were read.
 
 use std::{
     io,
-    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,6 +25,7 @@ use super::{
     SimulatorConfig, World,
     answer::{self, Answer, HTML},
     fault::{Fault, FaultRule, FaultRules},
+    latency::Latency,
     ledger::{Ledger, Outcome},
     rate::RateWindow,
     refusal::Refusal,
@@ -33,19 +33,25 @@ use super::{
     signature::Credentials,
     wire::Wire,
 };
-use crate::{clock, domain::Timestamp};
+use crate::{
+    clock,
+    domain::{MsgSeq, Receipt, Timestamp},
+};
 
 /// The API's path.
 pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
 /// Room for some 50,000 seqs, far beyond what an answer of 1 MB can carry.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
+type Receipts = Result<Vec<(MsgSeq, Receipt)>, Refusal>;
+
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Service {
     credentials: Credentials,
     max_batch: Option<usize>,
-    latency_micros: RangeInclusive<u64>,
+    pub latency: Mutex<Latency>,
+    stalled_until: Mutex<Option<Instant>>,
     started: Instant,
     started_at: Timestamp,
     pub rate: Mutex<RateWindow>,
@@ -62,7 +68,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Service {
     pub fn new(config: SimulatorConfig) -> Self {
-        let micros = |duration: &Duration| duration.as_micros() as u64;
         Self {
             credentials: Credentials {
                 sdk_app_id: config.sdk_app_id,
@@ -70,7 +75,8 @@ impl Service {
                 secret_key: config.secret_key,
             },
             max_batch: config.max_batch,
-            latency_micros: micros(config.latency.start())..=micros(config.latency.end()),
+            latency: Mutex::new(config.latency),
+            stalled_until: Mutex::default(),
             started: Instant::now(),
             started_at: clock::now(),
             rate: Mutex::new(RateWindow::new(config.calls_per_second)),
@@ -85,6 +91,16 @@ impl Service {
     /// The clock's time at the start plus what has passed since: it never goes back, so no count falls.
     fn now(&self) -> Timestamp {
         self.started_at + self.started.elapsed()
+    }
+
+    pub fn stall(&self, duration: Duration) {
+        let mut until = lock(&self.stalled_until);
+        *until = (*until).max(Some(Instant::now() + duration));
+    }
+
+    /// Until when nothing arrives and no answer leaves, if that is so now.
+    pub fn stalled_until(&self) -> Option<Instant> {
+        lock(&self.stalled_until).filter(|until| *until > Instant::now())
     }
 
     pub fn record_connection(&self) {
@@ -105,7 +121,7 @@ impl Service {
             ledger.record_arrival(micros);
             ledger.calls()
         });
-        (CallInFlight { service: self.clone(), number, ended: false }, rate.admit(micros))
+        (CallInFlight { service: self.clone(), number, arrival: micros, ended: false }, rate.admit(micros))
     }
 
     fn judge(&self, uri: &Uri, body: Result<Bytes, axum::Error>) -> Result<ReceiptRequest, Refusal> {
@@ -125,6 +141,10 @@ impl Service {
         Some(rule)
     }
 
+    fn receipts(&self, request: &ReceiptRequest) -> Receipts {
+        self.world.receipts(&request.group, &request.seqs, self.now())
+    }
+
     /// Returns early when the service stops.
     async fn wait(&self, duration: Duration) {
         tokio::select! {
@@ -138,6 +158,8 @@ impl Service {
 struct CallInFlight {
     service: Arc<Service>,
     number: u64,
+    /// In microseconds since the service started.
+    arrival: u64,
     ended: bool,
 }
 
@@ -162,9 +184,13 @@ pub(super) async fn receipt_call(
     let judged = service.judge(&head.uri, body);
     let judged = if within_limit { judged } else { Err(Refusal::TooManyCalls) };
     let rule = judged.as_ref().ok().and_then(|request| service.strike(request));
-    service.wait(call.latency() + extra_wait(rule.as_ref())).await;
+    let stale = match (&judged, rule.as_ref().map(|rule| &rule.fault)) {
+        (Ok(request), Some(Fault::StaleCounts { .. })) => Some(service.receipts(request)),
+        _ => None,
+    };
+    service.wait(call.latency() + rule.as_ref().map_or(Duration::ZERO, |rule| rule.fault.extra_wait())).await;
     match judged {
-        Ok(request) => call.answer(&request, rule.as_ref(), &wire),
+        Ok(request) => call.answer(&request, rule.as_ref(), stale, &wire),
         Err(refusal) => call.refuse(&refusal),
     }
 }
@@ -175,16 +201,9 @@ pub(super) async fn misdirected(State(service): State<Arc<Service>>, uri: Uri) -
     if uri.path() == PATH { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::NOT_FOUND }
 }
 
-fn extra_wait(rule: Option<&FaultRule>) -> Duration {
-    match rule.map(|rule| &rule.fault) {
-        Some(Fault::Hang { duration } | Fault::ExtraDelay { duration }) => *duration,
-        _ => Duration::ZERO,
-    }
-}
-
 impl CallInFlight {
     fn latency(&self) -> Duration {
-        Duration::from_micros(Rng::with_seed(self.number).u64(self.service.latency_micros.clone()))
+        lock(&self.service.latency).draw(&mut Rng::with_seed(self.number))
     }
 
     fn end(mut self, entry: impl FnOnce(&mut Ledger)) {
@@ -204,7 +223,14 @@ impl CallInFlight {
         json(answer::refuse(refusal).into())
     }
 
-    fn answer(self, request: &ReceiptRequest, rule: Option<&FaultRule>, wire: &Wire) -> Response {
+    /// `stale`: what was read of the world earlier. Without it, that is read now.
+    fn answer(
+        self,
+        request: &ReceiptRequest,
+        rule: Option<&FaultRule>,
+        stale: Option<Receipts>,
+        wire: &Wire,
+    ) -> Response {
         match rule.map(|rule| &rule.fault) {
             Some(Fault::ErrorCode { code }) => self.refuse(&Refusal::Ordered(*code)),
             Some(Fault::HttpStatus { status }) => {
@@ -218,20 +244,25 @@ impl CallInFlight {
                 wire.cut();
                 StatusCode::NO_CONTENT.into_response()
             }
-            _ => self.answer_with_receipts(request, rule),
+            _ => self.answer_with_receipts(request, rule, stale),
         }
     }
 
-    fn answer_with_receipts(mut self, request: &ReceiptRequest, rule: Option<&FaultRule>) -> Response {
+    fn answer_with_receipts(
+        mut self,
+        request: &ReceiptRequest,
+        rule: Option<&FaultRule>,
+        stale: Option<Receipts>,
+    ) -> Response {
         let cut = rule.is_some_and(|rule| rule.fault == Fault::CutMidBody);
-        let service = self.service.clone();
+        let (service, arrival) = (self.service.clone(), self.arrival);
         let read = service.record(|ledger| {
-            let receipts = service.world.receipts(&request.group, &request.seqs, service.now())?;
+            let receipts = stale.unwrap_or_else(|| service.receipts(request))?;
             let Answer { body, answered } = answer::compose(&receipts, rule)?;
             if cut || answered.is_empty() {
                 ledger.record_end(Outcome::Faulted);
             } else {
-                ledger.record_answers(&request.group, &answered);
+                ledger.record_answers(&request.group, &answered, arrival);
                 ledger.record_end(Outcome::Answered);
             }
             Ok(body)

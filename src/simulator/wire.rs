@@ -1,5 +1,5 @@
-//! The connections, so that a fault can cut one: an ordinary TCP listener whose connections refuse to carry
-//! another byte once they are cut.
+//! The connections, so that a fault can cut or stall them: an ordinary TCP listener whose connections refuse to carry
+//! another byte once they are cut, and carry none while the way to the service stands still.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{
@@ -19,6 +19,7 @@ use axum::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::server::Service;
@@ -65,7 +66,8 @@ impl Listener for WireListener {
             tracing::debug!(%error, "could not set TCP_NODELAY on a simulated connection");
         }
         self.service.record_connection();
-        (WireStream { stream, wire: Wire::default() }, peer)
+        let gate = || Gate { service: self.service.clone(), opens: None };
+        (WireStream { stream, wire: Wire::default(), inbound: gate(), outbound: gate() }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -79,21 +81,41 @@ impl Connected<IncomingStream<'_, WireListener>> for Wire {
     }
 }
 
-/// A TCP stream that its [`Wire`] can cut.
-#[derive(Debug)]
+/// A TCP stream that its [`Wire`] can cut and the service can stall.
 pub(super) struct WireStream {
     stream: TcpStream,
     wire: Wire,
+    inbound: Gate,
+    outbound: Gate,
+}
+
+/// Lets nothing through while the way to the service stands still.
+struct Gate {
+    service: Arc<Service>,
+    opens: Option<Pin<Box<Sleep>>>,
+}
+
+impl Gate {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(until) = self.service.stalled_until() {
+            let opens = self.opens.insert(Box::pin(sleep_until(Instant::from_std(until))));
+            ready!(opens.as_mut().poll(cx));
+        }
+        self.opens = None;
+        Poll::Ready(())
+    }
 }
 
 impl AsyncRead for WireStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.inbound.poll_open(cx));
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for WireStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.outbound.poll_open(cx));
         self.wire.check()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

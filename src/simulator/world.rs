@@ -178,8 +178,7 @@ impl World {
     }
 
     fn drawn_group(&self, group: &GroupId) -> Group {
-        let digest = Sha256::new().chain_update(self.config.seed.to_be_bytes()).chain_update(group.as_str()).finalize();
-        let seed = digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+        let seed = seed_of(self.config.seed, group);
         let members = Rng::with_seed(seed).u16(self.config.members.clone());
         Group { seed, members, code: 0, messages: HashMap::new() }
     }
@@ -187,6 +186,12 @@ impl World {
     fn lock(&self) -> MutexGuard<'_, HashMap<GroupId, Group>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What follows from a seed for one group alone.
+pub(super) fn seed_of(seed: u64, group: &GroupId) -> u64 {
+    let digest = Sha256::new().chain_update(seed.to_be_bytes()).chain_update(group.as_str()).finalize();
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]

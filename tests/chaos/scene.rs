@@ -191,7 +191,7 @@ impl Scene {
 
 async fn simulator() -> Simulator {
     let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
-    config.latency = Duration::ZERO..=Duration::from_millis(30);
+    config.latency = (Duration::ZERO..=Duration::from_millis(30)).into();
     config.calls_per_second = LIMIT;
     // Counts that change all through a scenario, so that what is lost or stored twice shows.
     config.world.members = 100..=200;

@@ -308,7 +308,7 @@ async fn a_restart_polls_on_and_forgets_nothing() {
 async fn at_full_load_the_service_never_sees_more_than_the_limit_in_a_second() {
     let mut config = simulator_config();
     config.calls_per_second = 40;
-    config.latency = Duration::from_millis(1)..=Duration::from_millis(40);
+    config.latency = (Duration::from_millis(1)..=Duration::from_millis(40)).into();
     let mut rig = Rig::stopped(config).await;
     rig.settings.poller.max_calls_per_second = 40;
     rig.start().await;

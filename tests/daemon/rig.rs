@@ -62,7 +62,7 @@ pub fn every_second() -> Cadence {
 
 pub fn simulator_config() -> SimulatorConfig {
     let mut config = SimulatorConfig::new(app(), "administrator", SECRET_KEY.into());
-    config.latency = Duration::ZERO..=Duration::from_millis(3);
+    config.latency = (Duration::ZERO..=Duration::from_millis(3)).into();
     // Nobody reads by himself: what changes is what a test sets.
     config.world.median_reading_time = Duration::from_secs(1_000_000);
     config

@@ -35,7 +35,7 @@ impl Place {
     pub async fn new(name: &str, limit: u32) -> Self {
         let directory = ScratchDirectory::new(name);
         let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
-        config.latency = Duration::ZERO..=Duration::from_millis(30);
+        config.latency = (Duration::ZERO..=Duration::from_millis(30)).into();
         config.world.median_reading_time = Duration::from_secs(3);
         config.calls_per_second = limit;
         let simulator = Simulator::start(config).await.unwrap();
