@@ -8,6 +8,9 @@ use super::{
 };
 use crate::domain::{Counts, MsgSeq, Receipt};
 
+/// The highest count that is believed. No group of Tencent Chat has anywhere near so many members.
+const MAX_COUNT: i64 = 10_000_000;
+
 /// What an answer told of the messages that were asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
@@ -96,7 +99,9 @@ fn receipt(entry: &Entry) -> Option<Receipt> {
         Number::Bad => return None,
     };
     let counts = match (entry.read_num, entry.unread_num) {
-        (Number::Whole(read), Number::Whole(unread)) => Some(Counts::new(read, unread)?),
+        (Number::Whole(read @ 0..=MAX_COUNT), Number::Whole(unread @ 0..=MAX_COUNT)) => {
+            Some(Counts::new(read, unread)?)
+        }
         (Number::Absent, Number::Absent) if code != 0 => None,
         _ => return None,
     };
@@ -155,9 +160,13 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_never_become_counts() {
-        for (read, unread) in [(-1, 0), (0, 1 << 31), (i64::MAX, i64::MIN)] {
+        for (read, unread) in
+            [(-1, 0), (0, 1 << 31), (i64::MAX, i64::MIN), (i32::MAX.into(), 1), (1, MAX_COUNT + 1), (MAX_COUNT + 1, 0)]
+        {
             assert_eq!(Answer::of(&seqs([1]), &[entry(1, read, unread)]), answer(vec![], 1), "{read} {unread}");
         }
+        let most = Answer::of(&seqs([1]), &[entry(1, MAX_COUNT, MAX_COUNT)]);
+        assert_eq!(most, answer(vec![counted(1, MAX_COUNT, MAX_COUNT)], 0));
         let half = Entry { unread_num: Number::Absent, ..entry(1, 1, 1) };
         let bad = Entry { read_num: Number::Bad, ..entry(1, 1, 1) };
         let code = Entry { code: Number::Whole(1 << 40), ..entry(1, 1, 1) };
@@ -183,6 +192,22 @@ mod tests {
         assert_eq!(found, Ok(answer(vec![counted(2, 2, 1)], 3)));
         let gone = read(r#"{"ActionStatus":null,"ErrorCode":10010,"ErrorInfo":null,"GroupMsgReceiptList":null}"#);
         assert_eq!(gone, Err(Failure::new(Class::GroupFault, Some(10010), "")));
+    }
+
+    #[test]
+    fn an_answer_that_tells_of_nothing_is_read_as_such() {
+        for list in ["", r#","GroupMsgReceiptList":null"#, r#","GroupMsgReceiptList":[]"#] {
+            let body = format!(r#"{{"ActionStatus":"OK","ErrorCode":0{list}}}"#);
+            assert_eq!(Answer::read(&seqs([1, 2]), 200, body.as_bytes()), Ok(answer(vec![], 0)), "{list}");
+        }
+    }
+
+    #[test]
+    fn counts_written_as_texts_and_fractions_are_read() {
+        let body = r#"{"ErrorCode":"0","GroupMsgReceiptList":[{"Code":"0","MsgSeq":"1","ReadNum":"1","UnreadNum":"6"},
+            {"Code":0.0,"MsgSeq":2.0,"ReadNum":3.0,"UnreadNum":1e2}]}"#;
+        let found = Answer::read(&seqs([1, 2]), 200, body.as_bytes());
+        assert_eq!(found, Ok(answer(vec![counted(1, 1, 6), counted(2, 3, 100)], 0)));
     }
 
     proptest! {

@@ -75,7 +75,25 @@ pub struct Attempt {
 impl Attempt {
     /// The class of the outcome.
     pub fn class(&self) -> Class {
-        self.outcome.as_ref().map_or_else(|failure| failure.class, |_| Class::Success)
+        match &self.outcome {
+            Ok(answer) if answer.receipts.len() < self.asked => Class::Incomplete,
+            Ok(_) => Class::Success,
+            Err(failure) => failure.class,
+        }
+    }
+
+    /// What went wrong: why there was no answer, or what the answer left out.
+    pub fn trouble(&self) -> Option<Failure> {
+        match &self.outcome {
+            Err(failure) => Some(failure.clone()),
+            Ok(_) if self.class() == Class::Success => None,
+            Ok(answer) => {
+                let (told, asked) = (answer.receipts.len(), self.asked);
+                let said =
+                    format!("the answer told of {told} of {asked} messages, with {} bad entries", answer.bad_entries);
+                Some(Failure::new(self.class(), Some(0), &said))
+            }
+        }
     }
 
     /// The `ErrorCode` of the answer; `None` where none could be read.

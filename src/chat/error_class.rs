@@ -26,6 +26,9 @@ pub enum Class {
     Split,
     /// The message has no receipt.
     Message,
+    /// The call was answered, and the answer leaves out messages that were asked for: what it tells of the others counts, and
+    /// these are asked for again when their slot is due.
+    Incomplete,
     /// A code that nobody has told receiptd about: retry a few times, then back to the schedule.
     Unknown,
 }
@@ -51,7 +54,7 @@ pub const CODES: [(Class, &[i64]); 9] = [
 
 impl Class {
     /// All classes, in the order of their declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Success,
         Self::Retry,
         Self::SlowDown,
@@ -61,6 +64,7 @@ impl Class {
         Self::GroupFault,
         Self::Split,
         Self::Message,
+        Self::Incomplete,
         Self::Unknown,
     ];
 
@@ -90,6 +94,7 @@ impl Class {
             Self::GroupFault => "group_fault",
             Self::Split => "split",
             Self::Message => "message",
+            Self::Incomplete => "incomplete",
             Self::Unknown => "unknown",
         }
     }

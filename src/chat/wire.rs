@@ -1,7 +1,7 @@
 //! The JSON of the call, read leniently: fields may be added, entries left out, and what is not as it should be spoils its own
 //! entry, never the whole answer.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::value::RawValue;
 
 use crate::domain::{GroupId, MsgSeq};
@@ -33,6 +33,7 @@ impl<'a> Request<'a> {
 pub(super) struct Response<'a> {
     #[serde(borrow)]
     action_status: Option<&'a RawValue>,
+    #[serde(deserialize_with = "whole")]
     pub error_code: i64,
     #[serde(borrow)]
     error_info: Option<&'a RawValue>,
@@ -93,11 +94,38 @@ pub enum Number {
     Bad,
 }
 
+impl Number {
+    /// Reads a JSON value. A whole number counts however it is written: as `1`, `"1"`, `1.0` or `1e0`.
+    fn read(written: &str) -> Self {
+        if written == "null" {
+            return Self::Absent;
+        }
+        let quoted = written.starts_with('"').then(|| serde_json::from_str::<String>(written).unwrap_or_default());
+        let digits = quoted.as_deref().unwrap_or(written).trim();
+        digits.parse().ok().or_else(|| whole_float(digits)).map_or(Self::Bad, Self::Whole)
+    }
+}
+
+/// A number with a fraction or an exponent that is whole all the same, up to the 2^53 at which floats begin to skip numbers.
+fn whole_float(digits: &str) -> Option<i64> {
+    const EXACT_UP_TO: f64 = 9_007_199_254_740_992.0;
+    let number: f64 = digits.parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and far within the range")]
+    (number.fract() == 0.0 && number.abs() < EXACT_UP_TO).then_some(number as i64)
+}
+
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // As it is written, since a number that is too large for a parser would spoil all around it.
-        let written = <&RawValue>::deserialize(deserializer)?.get();
-        Ok(if written == "null" { Self::Absent } else { written.parse().map_or(Self::Bad, Self::Whole) })
+        <&RawValue>::deserialize(deserializer).map(|value| Self::read(value.get()))
+    }
+}
+
+/// A number that has to be there.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    match Number::deserialize(deserializer)? {
+        Number::Whole(number) => Ok(number),
+        Number::Absent | Number::Bad => Err(D::Error::custom("it is not a whole number")),
     }
 }
 
@@ -129,15 +157,56 @@ mod tests {
 
     #[test]
     fn what_is_no_number_spoils_its_own_field_only() {
-        for text in
-            ["\"6\"", "1.5", "true", "[1,[2]]", "{\"a\":{}}", "18446744073709551615", "1e300", "1e400", "-1E999"]
-        {
+        for text in [
+            "\"six\"",
+            "\"\"",
+            "\"1.5\"",
+            "\"inf\"",
+            "\"0x6\"",
+            "1.5",
+            "true",
+            "[1,[2]]",
+            "{\"a\":{}}",
+            "18446744073709551615",
+            "9007199254740992.0",
+            "1e300",
+            "1e400",
+            "-1E999",
+            "\"1e400\"",
+            "\"\\ud800\"",
+        ] {
             let json = format!(r#"{{"MsgSeq":7,"ReadNum":{text},"UnreadNum":null,"Extra":[{{}}]}}"#);
             let entry: Entry = serde_json::from_str(&json).unwrap();
             assert_eq!(
                 (entry.msg_seq, entry.read_num, entry.unread_num),
                 (Number::Whole(7), Number::Bad, Number::Absent)
             );
+        }
+    }
+
+    #[test]
+    fn a_whole_number_is_read_however_it_is_written() {
+        for (written, number) in [
+            ("7", 7),
+            ("\"7\"", 7),
+            ("\" 7 \"", 7),
+            ("7.0", 7),
+            ("\"7.00\"", 7),
+            ("7e0", 7),
+            ("0.7E1", 7),
+            ("1e2", 100),
+            ("-0.0", 0),
+            ("-3.0", -3),
+            ("\"\\u0037\"", 7),
+            ("9223372036854775807", i64::MAX),
+        ] {
+            assert_eq!(Number::read(written), Number::Whole(number), "{written}");
+        }
+        let response: Response = serde_json::from_str(r#"{"ErrorCode":"10010"}"#).unwrap();
+        assert_eq!(response.error_code, 10010);
+        for missing in ["null", "\"\"", "0.5", "[]"] {
+            let body = format!(r#"{{"ErrorCode":{missing}}}"#);
+            assert!(serde_json::from_str::<Response>(&body).is_err(), "{missing} is no code");
         }
     }
 

@@ -91,10 +91,12 @@ impl Asking {
         let code = failure.code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
         let asked = self.batch().unwrap_or_default().to_vec();
         match failure.class {
-            Class::Success | Class::Retry | Class::SlowDown | Class::Unknown => match self.retry.next_wait() {
-                Some(wait) if self.in_vain < PATIENCE => return Next::Wait(wait),
-                _ => self.end(PollEnd::GivenUp),
-            },
+            Class::Success | Class::Incomplete | Class::Retry | Class::SlowDown | Class::Unknown => {
+                match self.retry.next_wait() {
+                    Some(wait) if self.in_vain < PATIENCE => return Next::Wait(wait),
+                    _ => self.end(PollEnd::GivenUp),
+                }
+            }
             Class::Split | Class::Message if asked.len() > 1 => {
                 self.settle();
                 let (older, younger) = asked.split_at(asked.len() / 2);

@@ -92,15 +92,13 @@ impl Caller {
         let attempt = self.client.get_receipts(group, &batch, move || lease.is_trusted()).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
-        match &attempt.outcome {
-            Ok(_) => self.gate().accepted(sent),
-            Err(failure) => {
-                if failure.class == Class::SlowDown {
-                    self.pacing.slow_down(&permit);
-                }
-                self.trouble.note(group, failure);
-            }
+        if attempt.outcome.is_ok() {
+            self.gate().accepted(sent);
         }
+        if attempt.class() == Class::SlowDown {
+            self.pacing.slow_down(&permit);
+        }
+        attempt.trouble().into_iter().for_each(|trouble| self.trouble.note(group, &trouble));
         drop(permit);
         Some(asking.heard(attempt, || self.may_sign_again(sent)))
     }

@@ -19,7 +19,7 @@ const CURVE: (f64, f64) = (200.0, 48.0);
 const KINDS: [(&str, &[Class]); 3] = [
     ("good", &[Class::Success]),
     ("again", &[Class::Retry, Class::SlowDown, Class::SignAgain, Class::Split, Class::Unknown]),
-    ("bad", &[Class::Wait, Class::AppFault, Class::GroupFault, Class::Message]),
+    ("bad", &[Class::Wait, Class::AppFault, Class::GroupFault, Class::Message, Class::Incomplete]),
 ];
 
 /// Of which kind a class is, by its name.

@@ -213,7 +213,6 @@ pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Re
     }
     let answer =
         |call: &Attempt| call.outcome.as_ref().map_or((0, 0), |answer| (answer.receipts.len(), answer.bad_entries));
-    let failure = |call: &Attempt| call.outcome.as_ref().err().cloned();
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     query(
         "INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
@@ -231,7 +230,7 @@ pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Re
     .bind(calls.iter().map(|call| call.2.code()).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.2.http_status.and_then(|status| i16::try_from(status).ok())).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| latency_millis(call.2)).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| failure(call.2).map(|failure| failure.info)).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.2.trouble().map(|trouble| trouble.info)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.0.due_at).collect::<Vec<_>>())
     .execute(connection)
     .await

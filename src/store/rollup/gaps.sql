@@ -5,7 +5,7 @@ WITH late AS (
     SELECT c.group_key, c.due_at, c.called_at, c.messages_answered
     FROM receiptd.api_calls c
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND c.called_at >= $2 AND c.called_at < $3 AND c.class = 'success'
+    WHERE g.sdk_app_id = $1 AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
         AND c.due_at < c.called_at - interval '1 minute'
 ), gaps AS (
     SELECT group_key, lower(gap) AS gap_from, upper(gap) AS gap_until,
@@ -19,7 +19,7 @@ WITH late AS (
         date_bin('15 seconds', c.called_at, '2000-01-01Z') + interval '15 seconds' AS ended
     FROM receiptd.api_calls c
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND EXISTS (SELECT FROM gaps) AND c.class = 'success' AND c.called_at < $3
+    WHERE g.sdk_app_id = $1 AND EXISTS (SELECT FROM gaps) AND c.messages_answered > 0 AND c.called_at < $3
         AND c.called_at >= greatest((SELECT min(gap_from) FROM gaps), $3 - interval '6 hours')
     UNION
     SELECT DISTINCT h.hour, h.hour + interval '1 hour'

@@ -13,7 +13,7 @@ LEFT JOIN (
     FROM receiptd.receipt_snapshots WHERE polled_at >= $2 AND polled_at < $3 GROUP BY group_key
 ) reads USING (group_key)
 LEFT JOIN (
-    SELECT group_key, count(*) AS calls, count(*) FILTER (WHERE class = 'success') AS polls
+    SELECT group_key, count(*) AS calls, count(*) FILTER (WHERE messages_answered > 0) AS polls
     FROM receiptd.api_calls WHERE called_at >= $2 AND called_at < $3 GROUP BY group_key
 ) calls USING (group_key)
 LEFT JOIN (
