@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cadence::Cron,
-    clock,
     domain::Timestamp,
     repeated::Repeated,
     retention::{self, Retention},
@@ -52,13 +51,13 @@ impl Alarm {
 
 /// Runs the jobs until the term is `over`. What is left from before is rolled up at once.
 pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationToken) {
-    let now = clock::now();
+    let now = store.clock().now();
     let mut rollup = Alarm { cron: settings.rollup, heard_at: now };
     let mut retention = Alarm { cron: settings.retention, heard_at: now };
     let (mut trouble, mut is_first) = (Repeated::default(), true);
     let jobs = async {
         loop {
-            let now = clock::now();
+            let now = store.clock().now();
             if rollup.rings(now) || std::mem::take(&mut is_first) {
                 said(roll_up(&store, now).await, &mut trouble, "snapshots could not be rolled up");
             }

@@ -13,7 +13,7 @@ use std::{
 };
 
 pub use self::holder::Holder;
-use crate::domain::Timestamp;
+use crate::{clock, domain::Timestamp};
 
 /// A lease that is not renewed for so long is over.
 pub const TTL: Duration = Duration::from_secs(10);
@@ -127,7 +127,7 @@ impl Lease {
 
     /// Whether calls may be made now.
     pub fn is_trusted(&self) -> bool {
-        self.contender().is_trusted(Instant::now())
+        self.contender().is_trusted(clock::uptime())
     }
 }
 

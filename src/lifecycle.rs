@@ -26,6 +26,8 @@ pub use self::{
 use crate::{
     cadence::Cadences,
     chat::{ChatClient, ChatSettings, ClientError},
+    clock::Clock,
+    domain::Timestamp,
     jobs::JobSettings,
     lease::Holder,
     ops::{self, ListenError, Looked, Ops, Token},
@@ -50,6 +52,8 @@ pub struct DaemonSettings {
     pub cadences: Arc<Cadences>,
     /// When what is stored is rolled up, and what is old removed.
     pub jobs: JobSettings,
+    /// Reads the clock of this machine: [`crate::clock::now`], but for tests.
+    pub wall: fn() -> Timestamp,
     /// Where HTTP is served, and the metrics that are served there.
     pub http: Option<(SocketAddr, PrometheusHandle)>,
     /// What whoever looks there has to give.
@@ -131,10 +135,11 @@ impl Daemon {
     /// If the settings can't work, or the address of HTTP can't be had.
     pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
+        let store = store.beside(settings.wall);
         let (http, token) = (settings.http.clone(), Token::default());
         let listen = http.as_ref().map(|(listen, _)| *listen);
         token.change(settings.http_token.clone());
-        let work = watch::Sender::new(Arc::new(work(settings)?));
+        let work = watch::Sender::new(Arc::new(work(settings, store.clock())?));
         let (status, closing) = (Arc::new(TermStatus::default()), CancellationToken::new());
         if let Some((listen, metrics)) = http {
             let (store, term) = (store.clone(), status.clone());
@@ -212,7 +217,7 @@ impl Daemon {
             return Err(ReloadError::Open(listen));
         }
         let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
-        let work = Arc::new(work(settings)?);
+        let work = Arc::new(work(settings, self.store.clock())?);
         self.store.change_url(&url)?;
         self.token.change(token);
         self.work.send_replace(work);
@@ -245,9 +250,10 @@ impl Daemon {
     }
 }
 
-fn work(settings: DaemonSettings) -> Result<Work, ClientError> {
+fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<Work, ClientError> {
     let DaemonSettings { chat, poller, cadences, jobs, .. } = settings;
-    Ok(Work { client: Arc::new(ChatClient::new(chat)?), poller, cadences, jobs })
+    let client = Arc::new(ChatClient::new(chat)?.dated_by(clock.clone()));
+    Ok(Work { client, poller, cadences, jobs })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {

@@ -25,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -154,7 +154,7 @@ impl Poller {
             is_stuck,
             progress,
             trouble: Repeated::default(),
-            schedule: Schedule::new(Instant::now()),
+            schedule: Schedule::new(clock::uptime()),
             is_unsure: false,
             probes: BTreeSet::new(),
             news,
@@ -181,7 +181,7 @@ impl Poller {
     /// # Errors
     /// If the database fails.
     pub async fn load(&mut self) -> Result<usize, StoreError> {
-        let now = now();
+        let now = self.now();
         let schedule = &mut self.schedule;
         self.store.load_schedule(|slot, stored| schedule.learn(slot, stored, now)).await?;
         self.is_unsure = false;
@@ -216,7 +216,7 @@ impl Poller {
 
     fn tell_progress(&self) {
         self.progress.beat();
-        let ahead = self.schedule.until_next(now()).unwrap_or_default();
+        let ahead = self.schedule.until_next(self.now()).unwrap_or_default();
         self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
         self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
         let waiting = self.recorder.max_capacity() - self.recorder.capacity();
@@ -233,11 +233,12 @@ impl Poller {
     }
 
     fn hear(&mut self, news: ScheduleNews) {
+        let now = self.now();
         match news {
-            ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now()),
-            ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now()),
-            // It was due when it was claimed, whatever the wall clock says by now.
-            ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due.min(clock::now()), now()),
+            ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now),
+            ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now),
+            // It was due when it was claimed, whatever the clock says by now.
+            ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due.min(now.time), now),
             ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
             ScheduleNews::Unsure => self.is_unsure = true,
         }
@@ -245,12 +246,12 @@ impl Poller {
 
     fn hear_committed(&mut self, committed: Committed) {
         match committed {
-            Committed::Due(slot, due) => self.schedule.release(slot, due, now()),
+            Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
         }
     }
-}
 
-fn now() -> Now {
-    Now { wall: clock::now(), monotonic: Instant::now() }
+    fn now(&self) -> Now {
+        Now::of(self.store.clock())
+    }
 }

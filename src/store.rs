@@ -24,7 +24,10 @@ mod transaction;
 mod upkeep;
 mod watch;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -49,7 +52,10 @@ use self::{
     statement::{query_as, query_scalar},
     transaction::{Connections, Fence, LONG, SHORT, Transaction},
 };
-use crate::domain::{SdkAppId, Timestamp};
+use crate::{
+    clock::{self, Clock, Reading},
+    domain::{SdkAppId, Timestamp},
+};
 
 /// A database operation that failed: what was being done, and why.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +129,7 @@ pub enum ConnectError {
 pub struct Store {
     connections: Connections,
     sdk_app_id: SdkAppId,
+    clock: Arc<Clock>,
     /// Where it is set, the poller's writes do nothing once the lease has passed to another.
     fence: Option<Fence>,
 }
@@ -134,7 +141,33 @@ impl Store {
     /// If the URL is none.
     pub fn new(url: &SecretString, max_connections: u32, sdk_app_id: SdkAppId) -> Result<Self, ConnectError> {
         let connections = Connections::new(connect_options(url)?, max_connections);
-        Ok(Self { connections, sdk_app_id, fence: None })
+        Ok(Self { connections, sdk_app_id, clock: Arc::new(Clock::new(clock::now)), fence: None })
+    }
+
+    /// The same beside another clock of this machine.
+    #[must_use]
+    pub fn beside(self, wall: fn() -> Timestamp) -> Self {
+        Self { clock: Arc::new(Clock::new(wall)), ..self }
+    }
+
+    /// The database's clock, as it was read last: every look at the lease reads it.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
+    /// The database's time, read anew.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        self.run("asking the database for the time", SHORT, async |database| {
+            let asked_at = clock::uptime();
+            let time = query_scalar("SELECT clock_timestamp()").fetch_one(database).await?;
+            self.note_time(asked_at, time);
+            Ok(())
+        })
+        .await?;
+        Ok(self.clock.now())
     }
 
     /// The oldest PostgreSQL that the schema is written for and tested with.
@@ -165,6 +198,11 @@ impl Store {
         let (groups, quarantined, messages) =
             self.run("counting what is watched", LONG, async |database| counts.fetch_one(database).await).await?;
         Ok(Watched { groups, messages, quarantined })
+    }
+
+    /// Takes in a time that was read from the database's clock, which it was asked for at `asked_at`.
+    fn note_time(&self, asked_at: Instant, database: Timestamp) {
+        self.clock.learn(Reading { asked_at, answered_at: clock::uptime(), database });
     }
 
     /// The app.

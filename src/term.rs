@@ -7,10 +7,7 @@
 mod shift;
 mod status;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +18,7 @@ pub use self::{
     status::{Progress, Role, TermStatus},
 };
 use crate::{
+    clock,
     lease::{Holder, LOOK_EVERY, Lease, LeaseRow, RENEW_EVERY, Verdict},
     repeated::Repeated,
     store::{Store, StoreError},
@@ -85,12 +83,12 @@ impl Terms {
         let own = self.holder.to_string();
         // What was taken without an answer is found to be one's own.
         let is_free = |holder: &str| holder == own || self.holder.is_dead(holder);
-        let verdict = self.status.lease.contender().saw(row.as_ref(), is_free, Instant::now());
+        let verdict = self.status.lease.contender().saw(row.as_ref(), is_free, clock::uptime());
         if verdict == Verdict::Wait {
             self.tell_who_polls(row.as_ref());
             return Ok(None);
         }
-        let asked_at = Instant::now();
+        let asked_at = clock::uptime();
         let epoch = self.store.take_lease(&self.holder, row.as_ref()).await?;
         if let Some(epoch) = epoch {
             self.status.lease.contender().holds(epoch, asked_at);
@@ -152,7 +150,7 @@ async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: 
     let mut trouble = Repeated::default();
     let mut wait = RENEW_EVERY;
     while ended.run_until_cancelled(sleep(wait)).await.is_some() {
-        let (epoch, asked_at) = (lease.contender().epoch(), Instant::now());
+        let (epoch, asked_at) = (lease.contender().epoch(), clock::uptime());
         wait = match (store.renew_lease().await, epoch) {
             (Ok(true), Some(epoch)) => {
                 lease.contender().holds(epoch, asked_at);

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use super::{
     wire::Request,
 };
 use crate::{
-    clock,
+    clock::{self, Clock},
     domain::{GroupId, MsgSeq, SdkAppId, Timestamp},
 };
 
@@ -58,11 +58,11 @@ pub enum ClientError {
 /// One attempt and its outcome.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// When it was sent.
+    /// When it was sent, by the database's clock.
     pub called_at: Timestamp,
-    /// When its outcome was known.
+    /// When its outcome was known, by the same clock.
     pub ended_at: Timestamp,
-    /// From sending to the outcome, by the monotonic clock.
+    /// From sending to the outcome, by a clock that nobody sets.
     pub latency: Duration,
     /// The HTTP status, if an answer came.
     pub http_status: Option<u16>,
@@ -132,6 +132,7 @@ pub struct ChatClient {
     sdk_app_id: SdkAppId,
     identifier: String,
     signer: Signer,
+    clock: Arc<Clock>,
     domains: Mutex<Domains>,
     signed: Mutex<Option<SignedUrl>>,
 }
@@ -174,9 +175,16 @@ impl ChatClient {
             sdk_app_id: settings.sdk_app_id,
             identifier: settings.identifier.clone(),
             signer: Signer::new(settings.sdk_app_id, settings.identifier, settings.credential),
+            clock: Arc::new(Clock::new(clock::now)),
             domains: Mutex::new(Domains::new(&settings.destination)),
             signed: Mutex::new(None),
         })
+    }
+
+    /// The same with attempts that are dated by this clock. What the service judges, signatures, goes by this machine's.
+    #[must_use]
+    pub fn dated_by(self, clock: Arc<Clock>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Asks once for the receipts of `seqs` in `group`. Whether it may is asked at the last moment, when the connection is
@@ -190,9 +198,9 @@ impl ChatClient {
         seqs: &[MsgSeq],
         may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
     ) -> Result<Attempt, NotSent> {
-        let (called_at, start) = (clock::now(), Instant::now());
+        let start = clock::uptime();
         let exchange = match serde_json::to_vec(&Request::new(group, seqs)) {
-            Ok(content) => self.exchange(GuardedBody::new(content, may_send), called_at).await,
+            Ok(content) => self.exchange(GuardedBody::new(content, may_send)).await,
             Err(error) => Err(Unanswered::because(format!("writing the request failed: {error}"))),
         };
         if exchange.as_ref().is_err_and(|error| error.was_forbidden) {
@@ -204,7 +212,10 @@ impl ChatClient {
             Err(error) => (error.status, Err(Failure::new(Class::Retry, None, &error.info))),
         };
         let outcome = outcome.map_err(|failure| self.without_signature(failure));
-        let (ended_at, latency) = (clock::now(), start.elapsed());
+        let end = clock::uptime();
+        // Told by one and the same view of the clock, however that was set meanwhile.
+        let (called_at, ended_at) = (self.clock.at(start), self.clock.at(end));
+        let latency = end.saturating_duration_since(start);
         Ok(Attempt { called_at, ended_at, latency, http_status, asked: seqs.len(), outcome })
     }
 
@@ -216,9 +227,8 @@ impl ChatClient {
     async fn exchange<F: Fn() -> bool + Send + Sync + Unpin + 'static>(
         &self,
         body: GuardedBody<F>,
-        now: Timestamp,
     ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
-        let url = self.url(now).map_err(Unanswered::because)?;
+        let url = self.url(clock::now()).map_err(Unanswered::because)?;
         let mut response =
             self.http.post(url).header(CONTENT_TYPE, "application/json").body(Body::wrap(body)).send().await?;
         let status = response.status();

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 use clap::Args;
 use receiptd::{
     chat::ChatSettings,
+    clock,
     config::{Chat, Config},
     domain::SdkAppId,
     jobs::JobSettings,
@@ -105,6 +106,7 @@ pub fn daemon_settings(
             retention: config.jobs.retention.clone(),
             keep: config.retention,
         },
+        wall: clock::now,
         http,
         http_token: config.http.token.clone(),
     }

@@ -12,7 +12,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
     report::Report,
     retention,
     store::{Store, StoreError},
@@ -27,7 +26,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// Makes the partitions of the days ahead, and notes until when there are some, whether that worked or not.
 pub(super) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
-    let today = clock::now().date_naive();
+    let today = store.now().await?.date_naive();
     let made = store.ensure_partitions_ahead(today).await;
     let noted = store.partitions().await.map(|partitions| {
         let until = today + Days::new(retention::runway(&partitions, today) as u64);

@@ -22,7 +22,6 @@ use super::Ops;
 use crate::{
     activity::Minute,
     chat::error_class,
-    clock,
     domain::Timestamp,
     report::Report,
     store::{DueCall, Glance, QuarantinedGroup, ReadCurve},
@@ -64,7 +63,7 @@ pub(super) async fn page(State(ops): State<Ops>) -> impl IntoResponse {
     let glance = ops.looked.look(&ops).await;
     let now = Instant::now();
     let (report, minutes) = (Report::of(&ops.term, now), ops.term.activity().minutes(now));
-    let page = document(&ops, &report, &minutes, &glance, clock::now());
+    let page = document(&ops, &report, &minutes, &glance, ops.store.clock().now());
     let referrer = (HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
     ([(CONTENT_SECURITY_POLICY, POLICY), referrer], Html(page.into_string()))
 }

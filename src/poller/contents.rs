@@ -3,9 +3,8 @@
 
 use chrono::TimeDelta;
 
-use super::{Poller, now};
+use super::Poller;
 use crate::{
-    clock,
     slot::{Slot, SlotId},
     store::StoreError,
 };
@@ -24,7 +23,7 @@ impl Poller {
         for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
             split.push(slot.slot_id);
             for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
-                self.schedule.set(slot, due, now());
+                self.schedule.set(slot, due, self.now());
             }
         }
         if !split.is_empty() {
@@ -32,7 +31,8 @@ impl Poller {
             for slot in self.store.read_slots(&split).await? {
                 if slot.messages.len() > batch_size {
                     claimed.retain(|other| *other != slot.slot_id);
-                    self.schedule.release(slot.slot_id, clock::now() + SPLIT_AGAIN, now());
+                    let now = self.now();
+                    self.schedule.release(slot.slot_id, now.time + SPLIT_AGAIN, now);
                 } else {
                     slots.push(slot);
                 }
@@ -69,7 +69,7 @@ impl Poller {
                 Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
                 _ => {
                     claimed.retain(|slot| *slot != absorbed.slot_id);
-                    self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, now());
+                    self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, self.now());
                 }
             }
         }

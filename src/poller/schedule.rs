@@ -1,7 +1,7 @@
 //! When each slot is due, in memory: Postgres keeps the same durably in `poll_slots.next_poll_at`.
 //!
 //! A slot is either waiting for its time or claimed by a poll. Due times are places on a timeline of the monotonic
-//! clock, so that a step of the wall clock neither stops polling nor lets everything be due at once. Pure.
+//! clock, so that a step of the database's clock neither stops polling nor lets everything be due at once. Pure.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,16 +11,24 @@ use std::{
 use chrono::TimeDelta;
 
 use crate::{
+    clock::{self, Clock},
     domain::Timestamp,
     recording::RETRY_AT_MOST,
     slot::{SlotId, StoredDue},
 };
 
-/// The wall clock and the monotonic clock, read together.
+/// The database's clock, by which due times are stored, and the one that nobody sets, read together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
-    pub wall: Timestamp,
+    pub time: Timestamp,
     pub monotonic: Instant,
+}
+
+impl Now {
+    pub(super) fn of(clock: &Clock) -> Self {
+        let monotonic = clock::uptime();
+        Self { time: clock.at(monotonic), monotonic }
+    }
 }
 
 /// A point on the schedule's timeline, in microseconds.
@@ -74,10 +82,10 @@ impl Schedule {
     /// If the last poll lies in the future, the wall clock was set back since, and what was written by it is late by as much;
     /// what has failed is tried again in time, whatever the clock was then.
     pub(super) fn learn(&mut self, slot: SlotId, stored: StoredDue, now: Now) {
-        let ahead = |polled_at: Timestamp| (polled_at - now.wall).max(TimeDelta::zero());
+        let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
         let due = stored.next_poll_at - stored.last_polled_at.map_or(TimeDelta::zero(), ahead);
         if !matches!(self.slots.get(&slot), Some(Status::Claimed(_))) {
-            self.bring_forward(slot, if stored.has_failed { due.min(now.wall + RETRY_AT_MOST) } else { due }, now);
+            self.bring_forward(slot, if stored.has_failed { due.min(now.time + RETRY_AT_MOST) } else { due }, now);
         }
     }
 
@@ -151,7 +159,7 @@ impl Schedule {
     }
 
     fn place(&self, due: Timestamp, now: Now) -> Place {
-        let ahead = due.timestamp_micros().saturating_sub(now.wall.timestamp_micros());
+        let ahead = due.timestamp_micros().saturating_sub(now.time.timestamp_micros());
         self.present(now).saturating_add(ahead)
     }
 }
@@ -165,16 +173,16 @@ mod tests {
     use super::*;
 
     fn start() -> Now {
-        Now { wall: "2026-11-23T12:00:00Z".parse().unwrap(), monotonic: Instant::now() }
+        Now { time: "2026-11-23T12:00:00Z".parse().unwrap(), monotonic: Instant::now() }
     }
 
     fn after(now: Now, seconds: i64) -> Now {
         let monotonic = now.monotonic + Duration::from_secs(seconds.unsigned_abs());
-        Now { wall: now.wall + TimeDelta::seconds(seconds), monotonic }
+        Now { time: now.time + TimeDelta::seconds(seconds), monotonic }
     }
 
     fn secs(now: Now, seconds: i64) -> Timestamp {
-        now.wall + TimeDelta::seconds(seconds)
+        now.time + TimeDelta::seconds(seconds)
     }
 
     #[test]
@@ -194,9 +202,9 @@ mod tests {
     fn a_claimed_slot_is_not_claimed_again_before_it_is_released() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, now.wall, now);
+        schedule.set(1, now.time, now);
         assert_eq!(schedule.claim_due(9, now), [1]);
-        schedule.set(1, now.wall, now);
+        schedule.set(1, now.time, now);
         assert!(schedule.claim_due(9, now).is_empty() && !schedule.claim(1) && !schedule.claim_unknown(1));
         schedule.release(1, secs(now, 60), now);
         assert_eq!(schedule.claim_due(9, now), [1], "it was asked for while it was claimed");
@@ -208,10 +216,10 @@ mod tests {
     fn a_parked_slot_is_forgotten_unless_it_was_asked_for_meanwhile() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, now.wall, now);
-        schedule.set(2, now.wall, now);
+        schedule.set(1, now.time, now);
+        schedule.set(2, now.time, now);
         schedule.claim_due(9, now);
-        schedule.set(2, now.wall, now);
+        schedule.set(2, now.time, now);
         schedule.forget(1);
         schedule.forget(2);
         assert_eq!(schedule.claim_due(9, now), [2]);
@@ -260,7 +268,7 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         schedule.set(1, secs(now, 60), now);
-        let back = Now { wall: now.wall - TimeDelta::hours(1), ..now };
+        let back = Now { time: now.time - TimeDelta::hours(1), ..now };
         schedule.bring_forward(1, secs(now, 60), back);
         assert_eq!(schedule.until_next(back), Some(60_000_000));
         schedule.bring_forward(1, secs(back, 5), back);
@@ -272,12 +280,12 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         schedule.set(1, secs(now, 60), now);
-        let stepped = |hours| Now { wall: now.wall + TimeDelta::hours(hours), ..after(now, 30) };
+        let stepped = |hours| Now { time: now.time + TimeDelta::hours(hours), ..after(now, 30) };
         for hours in [-3, 3] {
             assert_eq!(schedule.until_next(stepped(hours)), Some(30_000_000), "{hours} h");
         }
         let back = stepped(-3);
-        schedule.set(2, back.wall + TimeDelta::seconds(1), back);
+        schedule.set(2, back.time + TimeDelta::seconds(1), back);
         assert_eq!(schedule.until_next(back), Some(1_000_000), "new times are read by the clock as it is");
     }
 

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::ScheduleNews;
 use crate::{
     cadence::{Cadences, Phase},
-    clock,
     domain::Timestamp,
     repeated::Repeated,
     slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
@@ -54,9 +53,10 @@ impl Slotter {
     }
 
     async fn look(&self, left: &mut LeftBehind, stop: &CancellationToken) -> Result<(), StoreError> {
-        let changed = self.store.reschedule_changed_groups(left, |slot| self.due(slot, clock::now())).await?;
+        let changed =
+            self.store.reschedule_changed_groups(left, |slot| self.due(slot, self.store.clock().now())).await?;
         changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
-        let probes = self.store.slots_to_probe(clock::now()).await?;
+        let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
         probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
         let mut passed_over = Vec::new();
         while !stop.is_cancelled() {
@@ -72,7 +72,7 @@ impl Slotter {
     }
 
     fn pack(&self, fresh: &[Fresh], open: &HashMap<GroupKey, OpenSlot>) -> Vec<crate::slot::Fill> {
-        pack(fresh, open, self.batch_size, &self.cadences, clock::now())
+        pack(fresh, open, self.batch_size, &self.cadences, self.store.clock().now())
     }
 
     /// When a slot of a group is due whose cadence or state has changed; `None` for a slot without messages.

@@ -7,9 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AHEAD, Poller, claim::Claim, gate::Admission, metrics, now, schedule::Now};
+use super::{AHEAD, Poller, claim::Claim, gate::Admission, metrics, schedule::Now};
 use crate::{
-    clock,
     recording::{Poll, PollEnd, Recording},
     slot::{GroupState, Slot, SlotId},
     store::StoreError,
@@ -40,7 +39,7 @@ impl Poller {
             self.say(&error);
             return READ_AGAIN;
         }
-        let now = now();
+        let now = self.now();
         let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
             Admission::Open => (room, false),
             Admission::Probe => (1, true),
@@ -65,7 +64,7 @@ impl Poller {
                 self.say(&error);
                 // A slot may have been split without an answer.
                 self.is_unsure = true;
-                claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.wall, now));
+                claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.time, now));
                 (0, READ_AGAIN)
             }
         }
@@ -134,12 +133,12 @@ impl Poller {
     fn spawn(&self, slot: Slot, is_probe: bool) {
         let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
         let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
-        let keep = self.settings.keep;
+        let (keep, clock) = (self.settings.keep, self.store.clock().clone());
         self.polls.spawn(async move {
             let mut claim = claim;
             let began = |claim: &mut Claim| {
                 claim.started();
-                caller.activity.began(metrics::note_lag(&slot, &cadences, clock::now()), Instant::now());
+                caller.activity.began(metrics::note_lag(&slot, &cadences, clock.now()), Instant::now());
             };
             let poll = if slot.messages.is_empty() {
                 Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete }
@@ -151,7 +150,7 @@ impl Poller {
                 return;
             }
             let cadence = cadences.of(slot.cadence.as_deref());
-            let recording = Recording::of(slot, poll, cadence, keep, clock::now());
+            let recording = Recording::of(slot, poll, cadence, keep, clock.now());
             let Ok(permit) = recorder.reserve().await else {
                 // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
                 ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
@@ -227,14 +226,14 @@ mod tests {
 
     fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<SlotId>, due: std::ops::RangeInclusive<SlotId>) {
         probes.for_each(|slot| poller.hear(ScheduleNews::Probe(slot)));
-        due.for_each(|slot| poller.hear(ScheduleNews::Due(slot, clock::now())));
+        due.for_each(|slot| poller.hear(ScheduleNews::Due(slot, poller.now().time)));
     }
 
     #[tokio::test]
     async fn a_closed_gate_lets_one_poll_through_however_many_groups_are_due_for_a_probe() {
         let mut poller = poller();
         offer(&mut poller, 1..=300, 301..=400);
-        assert_eq!(poller.claim(1, now()), (vec![1], vec![1]));
+        assert_eq!(poller.claim(1, poller.now()), (vec![1], vec![1]));
     }
 
     #[tokio::test]
@@ -242,8 +241,8 @@ mod tests {
         let mut poller = poller();
         offer(&mut poller, 1..=6, 301..=400);
         offer(&mut poller, 1..=6, 301..=400);
-        assert_eq!(poller.claim(4, now()), (vec![1, 2, 301, 302], vec![1, 2]));
-        assert_eq!(poller.claim(4, now()), (vec![3, 4, 303, 304], vec![3, 4]));
-        assert_eq!(poller.claim(8, now()), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
+        assert_eq!(poller.claim(4, poller.now()), (vec![1, 2, 301, 302], vec![1, 2]));
+        assert_eq!(poller.claim(4, poller.now()), (vec![3, 4, 303, 304], vec![3, 4]));
+        assert_eq!(poller.claim(8, poller.now()), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
     }
 }

@@ -5,7 +5,6 @@ use super::{
     statement::{query_as, query_scalar},
     transaction::SHORT,
 };
-use crate::domain::Timestamp;
 
 /// What the role of the database may do, as far as receiptd needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +52,5 @@ impl Store {
         );
         let holder = holder.bind(self.app());
         self.run("asking who polls this app", SHORT, async |database| holder.fetch_one(database).await).await
-    }
-
-    /// The time by the database's clock.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn clock(&self) -> Result<Timestamp, StoreError> {
-        let now = query_scalar("SELECT clock_timestamp()");
-        self.run("asking the database for the time", SHORT, async |database| now.fetch_one(database).await).await
     }
 }

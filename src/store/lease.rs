@@ -6,10 +6,11 @@ use sqlx::{postgres::types::PgInterval, types::Json};
 
 use super::{
     Store, StoreError,
-    statement::{query, query_as, query_scalar},
+    statement::{query_as, query_scalar},
     transaction::{Fence, LONG, RENEWAL},
 };
 use crate::{
+    clock,
     domain::Timestamp,
     lease::{Holder, LeaseRow, TTL},
 };
@@ -27,15 +28,17 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn look_at_lease(&self) -> Result<Option<LeaseRow>, StoreError> {
-        let row = query_as::<(Option<String>, i64, Timestamp)>(
-            "SELECT holder, epoch, expires_at FROM receiptd.poller_leases
+        let row = query_as::<(Option<String>, i64, Timestamp, Timestamp)>(
+            "SELECT holder, epoch, expires_at, clock_timestamp() FROM receiptd.poller_leases
              WHERE sdk_app_id = $1",
         )
         .bind(self.app());
-        let row = self
-            .run("looking at who polls this app", RENEWAL, async |database| row.fetch_optional(database).await)
-            .await?;
-        Ok(row.map(|(holder, epoch, expires_at)| LeaseRow { holder, epoch, expires_at }))
+        let row = self.run("looking at who polls this app", RENEWAL, async |database| {
+            let asked_at = clock::uptime();
+            let row = row.fetch_optional(database).await?;
+            Ok(row.inspect(|row| self.note_time(asked_at, row.3)))
+        });
+        Ok(row.await?.map(|(holder, epoch, expires_at, _)| LeaseRow { holder, epoch, expires_at }))
     }
 
     /// Takes the lease if it still is as it was seen. Returns the new epoch if so.
@@ -67,8 +70,8 @@ impl Store {
     pub async fn renew_lease(&self) -> Result<bool, StoreError> {
         self.change_lease(
             "renewing the lease of this app",
-            "UPDATE receiptd.poller_leases
-             SET expires_at = clock_timestamp() + $4 WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3",
+            "UPDATE receiptd.poller_leases SET expires_at = clock_timestamp() + $4
+             WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 RETURNING clock_timestamp()",
         )
         .await
     }
@@ -78,8 +81,12 @@ impl Store {
     /// # Errors
     /// If the database fails; then it ends by itself.
     pub async fn release_lease(&self) -> Result<bool, StoreError> {
-        self.change_lease("giving back the lease of this app", "UPDATE receiptd.poller_leases
-             SET expires_at = clock_timestamp() + 0 * $4, holder = NULL WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3").await
+        self.change_lease(
+            "giving back the lease of this app",
+            "UPDATE receiptd.poller_leases SET expires_at = clock_timestamp() + 0 * $4, holder = NULL
+             WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 RETURNING clock_timestamp()",
+        )
+        .await
     }
 
     /// Has the schedule follow cadences, given by name in words: the messages of groups whose cadence has changed since it was
@@ -118,8 +125,13 @@ impl Store {
 
     async fn change_lease(&self, doing: &'static str, sql: &'static str) -> Result<bool, StoreError> {
         let Some(fence) = &self.fence else { return Ok(false) };
-        let change = query(sql).bind(self.app()).bind(fence.epoch).bind(fence.holder.clone()).bind(ttl());
-        Ok(self.run(doing, RENEWAL, async |database| change.execute(database).await).await?.rows_affected() == 1)
+        let change = query_scalar(sql).bind(self.app()).bind(fence.epoch).bind(fence.holder.clone()).bind(ttl());
+        let changed = self.run(doing, RENEWAL, async |database| {
+            let asked_at = clock::uptime();
+            let time = change.fetch_optional(database).await?;
+            Ok(time.inspect(|time| self.note_time(asked_at, *time)))
+        });
+        Ok(changed.await?.is_some())
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     statement::{query_as, query_scalar},
     transaction::SHORT,
 };
-use crate::{clock, domain::Timestamp, retention};
+use crate::{domain::Timestamp, retention};
 
 /// How things stand.
 #[derive(Debug, Clone, Serialize)]
@@ -89,7 +89,7 @@ impl Store {
             last_call_at: calls.iter().map(|(_, _, last)| *last).max(),
             calls: calls.into_iter().map(|(class, count, _)| (class, count)).collect(),
             rolled_up_until: lease.and_then(|(.., until)| until),
-            partition_runway_days: retention::runway(&self.partitions().await?, clock::now().date_naive()),
+            partition_runway_days: retention::runway(&self.partitions().await?, self.now().await?.date_naive()),
             set_aside,
         })
     }

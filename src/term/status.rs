@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::{activity::Activity, lease::Lease, poller::PollerStatus, store::Watched};
+use crate::{activity::Activity, clock, lease::Lease, poller::PollerStatus, store::Watched};
 
 /// Counts how often a loop of the daemon has come round: standing by, loading the schedule, polling. Each thing that such
 /// a loop waits for has a deadline of two minutes at most, so a daemon whose count stands still for longer hangs.
@@ -94,7 +94,7 @@ impl TermStatus {
     pub fn role(&self) -> Role {
         let contender = self.lease.contender();
         match contender.epoch() {
-            Some(_) if contender.is_trusted(Instant::now()) => Role::Polling,
+            Some(_) if contender.is_trusted(clock::uptime()) => Role::Polling,
             Some(_) => Role::LeaseNotRenewed,
             None => Role::StandingBy(self.other.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         }

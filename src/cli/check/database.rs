@@ -92,7 +92,7 @@ fn asked(check: &'static str, error: &StoreError) -> Finding {
 
 async fn clocks(store: &Store) -> Finding {
     let ours = clock::now();
-    match store.clock().await {
+    match store.now().await {
         Err(error) => asked(DATABASE_CLOCK, &error),
         Ok(theirs) if (theirs - ours).abs() > CLOCKS => {
             let found = format!("the database's clock is {} s off this machine's", (theirs - ours).num_seconds());

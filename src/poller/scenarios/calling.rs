@@ -98,7 +98,7 @@ impl World {
     }
 
     pub fn sends(&mut self, daemon: usize, id: u64) {
-        let (now, wall, instant) = (self.now, self.clocks(daemon).wall, self.instant());
+        let (now, wall, instant) = (self.now, self.clocks(daemon).time, self.instant());
         let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
         let polling = self.polling(daemon);
         let attempt = polling.next_id();
@@ -117,7 +117,7 @@ impl World {
 
     /// An attempt has ended.
     pub fn hears(&mut self, daemon: usize, attempt: u64, heard: Heard) {
-        let (now, instant, ended_at) = (self.now, self.instant(), self.clocks(daemon).wall);
+        let (now, instant, ended_at) = (self.now, self.instant(), self.clocks(daemon).time);
         let polling = self.polling(daemon);
         let Some((id, sent_at, called_at)) = polling.under_way.remove(&attempt) else { return };
         let Some(poll) = polling.polls.get_mut(&id) else { return };

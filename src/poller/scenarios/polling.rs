@@ -192,7 +192,7 @@ impl World {
         let slots = if let Reply::Slots(slots) = reply { self.merges(daemon, slots, &mut claimed) } else { None };
         let Some(slots) = slots else {
             let polling = self.polling(daemon);
-            claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.wall, clocks));
+            claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.time, clocks));
             polling.is_unsure = true;
             if is_probe {
                 polling.gate.probe_again(clocks.monotonic);
@@ -265,7 +265,7 @@ impl World {
             back.push(slot.slot_id);
         } else {
             self.promises.polled(&slot, &poll, self.now);
-            let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, clocks.wall);
+            let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, clocks.time);
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {
                 self.polling(daemon).schedule.set(recording.slot_id, recording.next_poll_at, clocks);
@@ -274,7 +274,7 @@ impl World {
             self.records(daemon, Kept { id, recording });
         }
         let schedule = &mut self.polling(daemon).schedule;
-        back.into_iter().for_each(|slot| schedule.release(slot, due.min(clocks.wall), clocks));
+        back.into_iter().for_each(|slot| schedule.release(slot, due.min(clocks.time), clocks));
         self.wake_in(daemon, Duration::ZERO);
         self.polls_have_ended(daemon);
     }

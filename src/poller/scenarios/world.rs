@@ -239,7 +239,7 @@ impl World {
 
     /// The clocks as a daemon reads them.
     pub fn clocks(&self, daemon: usize) -> Now {
-        Now { wall: wall(self.now, self.daemons[daemon].wall_offset), monotonic: self.instant() }
+        Now { time: wall(self.now, self.daemons[daemon].wall_offset), monotonic: self.instant() }
     }
 
     pub fn instant(&self) -> Instant {

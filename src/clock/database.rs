@@ -1,0 +1,243 @@
+//! The database's clock as a process sees it from afar: what it was read to be, and the time that has passed since.
+//!
+//! Pure. A reading bounds the time: the server read its clock after it was asked and before it answered. Readings that
+//! agree narrow each other's bounds, so a quick one counts for more than a slow one; one that disagrees with those before
+//! means that the clock was set, and counts alone.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use chrono::TimeDelta;
+
+use crate::{domain::Timestamp, span};
+
+/// Clocks that are further apart than this are not both right.
+const APART: TimeDelta = TimeDelta::minutes(1);
+
+/// A clock that was set by more than [`APART`] is believed again after this time without another step.
+const BELIEVED_AFTER: Duration = Duration::from_secs(3_600);
+
+/// How fast two clocks may drift apart: a part of 2,000, the most that the kernel slews a clock by.
+const DRIFT: u32 = 2_000;
+
+/// One reading of the database's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// When it was asked for, by [`super::uptime`].
+    pub asked_at: Instant,
+    /// When it was there.
+    pub answered_at: Instant,
+    /// The time that was read.
+    pub database: Timestamp,
+}
+
+/// What is known of the database's clock.
+#[derive(Debug, Clone, Default)]
+pub struct DatabaseClock {
+    known: Option<Bounds>,
+    /// The last step by more than [`APART`], and when it was seen.
+    step: Option<(TimeDelta, Instant)>,
+}
+
+/// At `at` the database's time was between the two others.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    at: Instant,
+    earliest: Timestamp,
+    latest: Timestamp,
+}
+
+/// Why the time is not to be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// This machine's clock is ahead of the database's by this much, or behind it. One of them is wrong.
+    Apart(TimeDelta),
+    /// The database's clock was set by this much not long ago.
+    Stepped(TimeDelta),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Apart(by) | Self::Stepped(by)) = self;
+        let is_forward = *by > TimeDelta::zero();
+        let by = span::roughly((by.abs() + TimeDelta::milliseconds(500)).to_std().unwrap_or_default());
+        match (self, is_forward) {
+            (Self::Apart(_), true) => write!(f, "this machine's clock is {by} ahead of the database's"),
+            (Self::Apart(_), false) => write!(f, "this machine's clock is {by} behind the database's"),
+            (Self::Stepped(_), true) => write!(f, "the database's clock was set forward by {by} within the last hour"),
+            (Self::Stepped(_), false) => write!(f, "the database's clock was set back by {by} within the last hour"),
+        }?;
+        f.write_str(
+            ": times are stored by the database's, and nothing expires or is removed until this is over: \
+             check the clocks of both machines (NTP)",
+        )
+    }
+}
+
+impl Bounds {
+    fn middle(self) -> Timestamp {
+        self.earliest + (self.latest - self.earliest) / 2
+    }
+
+    /// The bounds at a later time.
+    fn later(self, at: Instant) -> Self {
+        let passed = at.saturating_duration_since(self.at);
+        let (passed, drift) = (delta(passed), delta(passed / DRIFT));
+        Self { at, earliest: self.earliest + passed - drift, latest: self.latest + passed + drift }
+    }
+}
+
+impl DatabaseClock {
+    /// Takes in a reading. By how much the clock was set since the one before, if it was.
+    pub fn learn(&mut self, reading: Reading) -> Option<TimeDelta> {
+        let Reading { asked_at, answered_at: at, database } = reading;
+        let read = Bounds { at, earliest: database, latest: database + delta(at.saturating_duration_since(asked_at)) };
+        let Some(known) = self.known else {
+            self.known = Some(read);
+            return None;
+        };
+        if at < known.at {
+            return None;
+        }
+        let known = known.later(at);
+        let both = Bounds { at, earliest: known.earliest.max(read.earliest), latest: known.latest.min(read.latest) };
+        if both.earliest <= both.latest {
+            self.known = Some(both);
+            return None;
+        }
+        self.known = Some(read);
+        let step = read.middle() - known.middle();
+        if step.abs() > APART {
+            self.step = Some((step, at));
+        }
+        Some(step)
+    }
+
+    /// The database's time at `at`, if it was ever read.
+    pub fn at(&self, at: Instant) -> Option<Timestamp> {
+        let known = self.known?;
+        let (passed, ago) = (at.saturating_duration_since(known.at), known.at.saturating_duration_since(at));
+        Some(known.middle() + delta(passed) - delta(ago))
+    }
+
+    /// Why the time at `at` is not to be relied on, if this machine's clock shows `wall` then.
+    pub fn doubt(&self, wall: Timestamp, at: Instant) -> Option<Doubt> {
+        let ahead = wall - self.at(at)?;
+        if ahead.abs() > APART {
+            return Some(Doubt::Apart(ahead));
+        }
+        let (step, stepped_at) = self.step?;
+        (at.saturating_duration_since(stepped_at) < BELIEVED_AFTER).then_some(Doubt::Stepped(step))
+    }
+}
+
+/// To the microsecond, as times are stored.
+fn delta(span: Duration) -> TimeDelta {
+    TimeDelta::microseconds(i64::try_from(span.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noon() -> Timestamp {
+        "2026-11-23T12:00:00Z".parse().unwrap()
+    }
+
+    fn millis(millis: i64) -> TimeDelta {
+        TimeDelta::milliseconds(millis)
+    }
+
+    /// A reading that is asked for `asked` ms after the start and takes `took` ms.
+    fn reading(start: Instant, asked: u64, took: u64, database: Timestamp) -> Reading {
+        let asked_at = start + Duration::from_millis(asked);
+        Reading { asked_at, answered_at: asked_at + Duration::from_millis(took), database }
+    }
+
+    #[test]
+    fn a_quick_reading_counts_for_more_than_a_slow_one() {
+        let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+        assert_eq!(clock.at(start), None);
+        clock.learn(reading(start, 0, 10, noon() + millis(4)));
+        clock.learn(reading(start, 2_000, 1_000, noon() + millis(2_900)));
+        let at = clock.at(start + Duration::from_secs(4)).unwrap();
+        assert!((at - noon() - millis(4_000)).abs() < millis(10), "{at}");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_followed_and_believed_again_after_an_hour() {
+        for (step, said) in [(TimeDelta::days(100), "set forward by 100d"), (-TimeDelta::days(100), "set back by 100d")]
+        {
+            let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+            clock.learn(reading(start, 0, 2, noon()));
+            let stepped = clock.learn(reading(start, 2_000, 2, noon() + millis(2_000) + step)).unwrap();
+            assert!((stepped - step).abs() < millis(10), "{stepped}");
+            let at = start + Duration::from_millis(2_010);
+            let now = clock.at(at).unwrap();
+            assert!((now - noon() - millis(2_010) - step).abs() < millis(10));
+            let doubt = clock.doubt(now, at).expect("it was just set");
+            assert!(doubt.to_string().contains(said), "{doubt}");
+            let later = at + BELIEVED_AFTER;
+            assert_eq!(clock.doubt(clock.at(later).unwrap(), later), None);
+        }
+    }
+
+    #[test]
+    fn a_step_of_seconds_is_followed_and_no_reason_for_doubt() {
+        let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+        clock.learn(reading(start, 0, 2, noon()));
+        assert!(clock.learn(reading(start, 2_000, 2, noon() + millis(-1_000))).is_some());
+        let at = start + Duration::from_secs(3);
+        let now = clock.at(at).unwrap();
+        assert!((now - noon()).abs() < millis(10), "{now}");
+        assert_eq!(clock.doubt(now, at), None);
+    }
+
+    #[test]
+    fn clocks_that_are_more_than_a_minute_apart_are_in_doubt_as_long_as_they_are() {
+        let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+        assert_eq!(clock.doubt(noon(), start), None, "nothing was read yet");
+        clock.learn(reading(start, 0, 0, noon()));
+        for (ahead, doubted) in [(59, false), (-59, false), (61, true), (-61, true), (8_640_000, true)] {
+            let ahead = TimeDelta::seconds(ahead);
+            assert_eq!(clock.doubt(noon() + ahead, start), doubted.then_some(Doubt::Apart(ahead)));
+        }
+        let said = Doubt::Apart(TimeDelta::days(-100)).to_string();
+        assert!(said.starts_with("this machine's clock is 100d behind the database's: "), "{said}");
+    }
+
+    #[test]
+    fn a_reading_that_comes_after_a_later_one_is_not_taken_for_a_step() {
+        let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+        clock.learn(reading(start, 5_000, 2, noon()));
+        assert_eq!(clock.learn(reading(start, 1_000, 2, noon() - millis(4_000))), None);
+        assert_eq!(clock.at(start + Duration::from_millis(5_002)), Some(noon() + millis(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_time_is_never_off_by_more_than_half_of_the_last_round_trip_and_no_reading_is_a_step(
+            readings in proptest::collection::vec((0_u64..5_000, 0_u64..3_000, 0.0..=1.0), 1..50),
+            ppm in -400_i64..=400,
+        ) {
+            let (start, mut clock, mut passed) = (Instant::now(), DatabaseClock::default(), 0_u64);
+            let truth = |millis: u64| {
+                let micros = i64::try_from(millis * 1_000).unwrap();
+                noon() + TimeDelta::microseconds(micros + micros * ppm / 1_000_000)
+            };
+            for (pause, took, read_at) in readings {
+                passed += pause;
+                let read_at = (took as f64 * read_at) as u64;
+                prop_assert_eq!(clock.learn(reading(start, passed, took, truth(passed + read_at))), None);
+                passed += took;
+                let now = clock.at(start + Duration::from_millis(passed)).unwrap();
+                let most = TimeDelta::microseconds(i64::try_from(took * 500 + 10).unwrap() + took as i64);
+                prop_assert!((now - truth(passed)).abs() <= most, "{} of {most}", now - truth(passed));
+            }
+        }
+    }
+}
