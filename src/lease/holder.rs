@@ -5,6 +5,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
+
 /// One contender: a part of one process of one boot of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -37,9 +42,18 @@ impl Holder {
     /// Whether the process of this holder is known to have ended: it ran since the same boot of the machine, in the same
     /// namespace of processes, and is there no more. Of anything else nothing is known.
     pub fn is_dead(&self, holder: &str) -> bool {
+        self.is_dead_as_seen(holder, Seen::of)
+    }
+
+    fn is_dead_as_seen(&self, holder: &str, look: impl FnOnce(u32) -> Seen) -> bool {
         let (Some(own), Some(other)) = (&self.process, Process::parse(holder)) else { return false };
         let is_visible = (&own.boot, &own.namespace) == (&other.boot, &other.namespace);
-        is_visible && Process::of(other.id).is_none_or(|now| now.started != other.started)
+        is_visible
+            && match look(other.id) {
+                Seen::Ended => true,
+                Seen::Hidden => false,
+                Seen::Running { started } => started != other.started,
+            }
     }
 
     /// A holder as people want to read of it: its machine and its process.
@@ -66,18 +80,42 @@ impl fmt::Display for Holder {
     }
 }
 
-impl Process {
-    /// What the kernel says of a process, if there is one with this id and it has not ended.
-    fn of(id: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // The second field is the name in parentheses, which may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        if matches!(*fields.first()?, "Z" | "X") {
-            return None;
+/// What the kernel says of the process with some id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// There is none, or it waits only for its parent to notice its end.
+    Ended,
+    /// There is one, of which no more can be seen, as on a host with `hidepid`.
+    Hidden,
+    /// There is one, which started at this time.
+    Running { started: u64 },
+}
+
+impl Seen {
+    fn of(id: u32) -> Self {
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        // That it can't be read in /proc proves nothing, and neither does a signal that is not permitted (EPERM).
+        if pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH)) {
+            return Self::Ended;
         }
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        // The second field is the name in parentheses, which may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or_else(Vec::new, |stat| stat.1.split_whitespace().collect());
+        match (fields.first(), fields.get(19).and_then(|started| started.parse().ok())) {
+            (Some(&"Z" | &"X"), _) => Self::Ended,
+            (_, Some(started)) => Self::Running { started },
+            _ => Self::Hidden,
+        }
+    }
+}
+
+impl Process {
+    /// What the kernel says of a process, if it is running and can be seen.
+    fn of(id: u32) -> Option<Self> {
+        let Seen::Running { started } = Seen::of(id) else { return None };
         let namespace = fs::read_link("/proc/self/ns/pid").ok()?.to_str()?.to_owned();
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
-        Some(Self { boot, namespace, id, started: fields.get(19)?.parse().ok()? })
+        Some(Self { boot, namespace, id, started })
     }
 
     fn parse(holder: &str) -> Option<Self> {
@@ -112,6 +150,20 @@ mod tests {
         let mut reused = holder.clone();
         reused.process.as_mut().unwrap().started -= 1;
         assert!(holder.is_dead(&reused.to_string()));
+    }
+
+    #[test]
+    fn a_process_is_dead_only_if_the_kernel_says_that_it_is_gone_or_has_started_another() {
+        let (holder, other) = (Holder::new(), Holder::new().to_string());
+        let started = holder.process.as_ref().unwrap().started;
+        for (seen, is_dead) in [
+            (Seen::Ended, true),
+            (Seen::Running { started: started + 1 }, true),
+            (Seen::Running { started }, false),
+            (Seen::Hidden, false),
+        ] {
+            assert_eq!(holder.is_dead_as_seen(&other, |_| seen), is_dead, "{seen:?}");
+        }
     }
 
     #[test]
