@@ -128,3 +128,32 @@ async fn who_dies_on_another_machine_is_succeeded_when_its_lease_has_ended() {
     let promises = Promises { stored: Stored::AllBut { calls: UNDER_WAY }, ..Promises::silently() };
     fault.ends(scene, promises).await;
 }
+
+/// Words before a program that hide all other processes from it in /proc, also those with the same words but for `right`: a
+/// process may look at others that may do no more than itself. The right to open any file is for the server's socket. Only
+/// root can mount a /proc like that.
+fn hidden(right: &str) -> Vec<OsString> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return vec![];
+    }
+    let script = r#"mount -t proc -o hidepid=2 proc /proc && right="$1" && shift && \
+        exec setpriv --regid nogroup --clear-groups --bounding-set "-all,+dac_override,+$right" "$@""#;
+    ["unshare", "--mount", "sh", "-c", script, "sh", right].map(OsString::from).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_that_are_hidden_from_each_other_leave_the_lease_to_who_has_it() {
+    let setup = Setup { prefix: hidden("chown"), ..Setup::default() };
+    let mut scene = Scene::with(ScratchDirectory::new("hidden"), setup).await;
+    let fault = Breakage::begins(&scene);
+    let other = scene.another_daemon_in(hidden("fowner")).await;
+    for _ in 0..3 {
+        scene.lasts(Duration::from_secs(1)).await;
+        let (_, ready) = other.get("/readyz", PATIENCE).await.unwrap();
+        assert!(ready.contains("standing by"), "{ready}");
+    }
+    let epoch: i64 =
+        sqlx::query_scalar("SELECT epoch FROM receiptd.poller_leases").fetch_one(&scene.pool).await.unwrap();
+    assert_eq!(epoch, 1, "the lease has changed hands\n{}", scene.daemon.said());
+    fault.ends(scene, Promises::silently()).await;
+}

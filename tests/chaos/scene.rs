@@ -110,10 +110,15 @@ impl Scene {
 
     /// Another daemon for the same app and database, which stands by.
     pub async fn another_daemon(&self) -> Daemon {
+        self.another_daemon_in(vec![]).await
+    }
+
+    /// The same with words before its name.
+    pub async fn another_daemon_in(&self, prefix: Vec<OsString>) -> Daemon {
         let http = own_address();
         let config_path = self.directory.path().join(format!("receiptd-{}.toml", http.ip()));
         write_config(&config_path, &self.simulator.endpoint(), http);
-        let launch = Launch { prefix: vec![], config: config_path, http, ..self.daemon.launch.clone() };
+        let launch = Launch { prefix, config: config_path, http, ..self.daemon.launch.clone() };
         let another = Daemon::start(launch);
         let ready = another.until_ready(PATIENCE).await;
         assert!(ready.is_ok(), "another daemon is not ready: {ready:?}\n{}", self.daemon.said());
