@@ -3,7 +3,8 @@
 //! [`Contender`] is one process's view of the row of its app in `poller_leases`, as pure code fed with `now`; the store
 //! reads and writes the row. A holder trusts its lease only by its own monotonic clock, and a contender takes over only
 //! what it has itself watched standing still: so nobody's wall clock has to be right, the database's neither, and after an
-//! outage of the database the old holder, which still keeps what its calls brought back, is first.
+//! outage of the database the old holder, which still keeps what its calls brought back, is first. The clock for both goes on
+//! while a machine is suspended: a holder that wakes up does not trust what has ended meanwhile.
 
 mod holder;
 
@@ -26,6 +27,9 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 /// Who stands by looks this often.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Who did not look for so long has not watched: it was suspended or stopped, and the holder may have been too.
+const LOOKED_AWAY: Duration = Duration::from_secs(5);
 
 /// The row of an app as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,7 @@ enum State {
         epoch: i64,
         expires_at: Timestamp,
         since: Instant,
+        looked_at: Instant,
     },
     Holding {
         epoch: i64,
@@ -76,10 +81,15 @@ impl Contender {
         let Some(row) = row else { return Verdict::Take };
         let Some(holder) = &row.holder else { return Verdict::Take };
         let since = match self.state {
-            State::Watching { epoch, expires_at, since } if (epoch, expires_at) == (row.epoch, row.expires_at) => since,
+            State::Watching { epoch, expires_at, since, looked_at }
+                if (epoch, expires_at) == (row.epoch, row.expires_at)
+                    && now.saturating_duration_since(looked_at) < LOOKED_AWAY =>
+            {
+                since
+            }
             _ => now,
         };
-        self.state = State::Watching { epoch: row.epoch, expires_at: row.expires_at, since };
+        self.state = State::Watching { epoch: row.epoch, expires_at: row.expires_at, since, looked_at: now };
         let is_over = now.saturating_duration_since(since) >= TTL;
         if is_over || is_dead(holder) { Verdict::Take } else { Verdict::Wait }
     }
@@ -163,9 +173,22 @@ mod tests {
     #[test]
     fn a_lease_is_taken_after_it_stood_still_for_its_ttl() {
         let (start, mut contender) = (Instant::now(), Contender::default());
-        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start), Verdict::Wait);
-        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start + seconds(9.9)), Verdict::Wait);
+        for second in [0.0, 4.0, 8.0, 9.9] {
+            assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start + seconds(second)), Verdict::Wait);
+        }
         assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, start + TTL), Verdict::Take);
+    }
+
+    #[test]
+    fn who_was_suspended_has_not_watched_and_lets_the_holder_renew_first() {
+        let (start, mut contender) = (Instant::now(), Contender::default());
+        contender.saw(Some(&row(1, 10)), ALIVE, start);
+        let awake = start + seconds(3_600.0);
+        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, awake), Verdict::Wait);
+        for second in [4.0, 8.0] {
+            assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, awake + seconds(second)), Verdict::Wait);
+        }
+        assert_eq!(contender.saw(Some(&row(1, 10)), ALIVE, awake + TTL), Verdict::Take);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::pacer::BEAT;
 pub use self::pacer::{Grant, Pacer};
+use crate::clock;
 
 /// The pacing of one app, shared by all its attempts.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Pacing {
                     return Permit { grant, pacing: self.clone() };
                 }
                 Err(ready_at) => {
-                    let sleep = tokio::time::sleep_until(Instant::from_std(ready_at));
+                    let sleep = tokio::time::sleep(ready_at.saturating_duration_since(now()));
                     // An attempt that ends from now on frees its permit a second later at the earliest.
                     if ready_at <= now() + Duration::from_secs(1) {
                         sleep.await;
@@ -100,8 +101,9 @@ impl Drop for Permit {
     }
 }
 
+/// Goes on while the machine is suspended, so that this counts as a standstill.
 fn now() -> std::time::Instant {
-    Instant::now().into_std()
+    Instant::now().into_std() + clock::suspended()
 }
 
 #[cfg(test)]
