@@ -10,6 +10,7 @@ mod upkeep;
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    thread,
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ use crate::{
     domain::Timestamp,
     jobs::JobSettings,
     lease::Holder,
-    ops::{self, ListenError, Looked, Ops, Token},
+    ops::{self, ListenError, Looks, Ops, Token},
     poller::PollerSettings,
     repeated::Repeated,
     store::{ConnectError, SchemaError, Store},
@@ -108,11 +109,19 @@ pub struct Daemon {
     ended: CancellationToken,
     status: Arc<TermStatus>,
     store: Store,
-    /// Where HTTP is served, whatever the settings say by now.
-    listen: Option<SocketAddr>,
-    token: Token,
+    http: Option<Http>,
     work: watch::Sender<Arc<Work>>,
     terms: OnceLock<JoinHandle<usize>>,
+}
+
+/// The HTTP side, which stays where it was at the start, whatever the settings say by now.
+#[derive(Debug)]
+struct Http {
+    listen: SocketAddr,
+    token: Token,
+    /// A connection of its own: clients wait for each other, and nothing that polls waits for them.
+    store: Store,
+    thread: thread::JoinHandle<()>,
 }
 
 impl Daemon {
@@ -136,19 +145,14 @@ impl Daemon {
     pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let store = store.beside(settings.wall);
-        let (http, token) = (settings.http.clone(), Token::default());
-        let listen = http.as_ref().map(|(listen, _)| *listen);
-        token.change(settings.http_token.clone());
-        let work = watch::Sender::new(Arc::new(work(settings, store.clock())?));
+        let work = watch::Sender::new(Arc::new(work(settings.clone(), store.clock())?));
         let (status, closing) = (Arc::new(TermStatus::default()), CancellationToken::new());
-        if let Some((listen, metrics)) = http {
-            let (store, term) = (store.clone(), status.clone());
-            let ops = Ops { store, term, token: token.clone(), looked: Looked::default(), metrics: metrics.clone() };
-            ops::serve(ops, listen, closing.clone()).await?;
-            tokio::spawn(upkeep::keep_metrics_small(metrics, closing.clone()));
-        }
+        let http = match settings.http.clone() {
+            Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &closing).await?),
+            None => None,
+        };
         let (decided, ended) = (CancellationToken::new(), CancellationToken::new());
-        Ok(Self { stop, closing, decided, ended, status, store, listen, token, work, terms: OnceLock::new() })
+        Ok(Self { stop, closing, decided, ended, status, store, http, work, terms: OnceLock::new() })
     }
 
     /// Begins to work as soon as the database answers, and returns when it is known who polls the app.
@@ -211,15 +215,18 @@ impl Daemon {
     /// # Errors
     /// If the settings can't work. Then the old ones stay.
     pub fn reload(&self, settings: DaemonSettings) -> Result<(), ReloadError> {
-        if let (Some(listen), None) = (self.listen, &settings.http_token)
+        if let (Some(Http { listen, .. }), None) = (&self.http, &settings.http_token)
             && !listen.ip().is_loopback()
         {
-            return Err(ReloadError::Open(listen));
+            return Err(ReloadError::Open(*listen));
         }
         let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
         let work = Arc::new(work(settings, self.store.clock())?);
         self.store.change_url(&url)?;
-        self.token.change(token);
+        if let Some(http) = &self.http {
+            http.store.change_url(&url)?;
+            http.token.change(token);
+        }
         self.work.send_replace(work);
         Ok(())
     }
@@ -240,6 +247,11 @@ impl Daemon {
             None => 0,
         };
         self.closing.cancel();
+        if let Some(http) = self.http {
+            http.store.close();
+            // It ends at once, whatever its clients do.
+            _ = tokio::task::spawn_blocking(|| http.thread.join()).await;
+        }
         self.store.close();
         lost
     }
@@ -248,6 +260,23 @@ impl Daemon {
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
+}
+
+/// Begins to serve HTTP, until `closing`.
+async fn serve(
+    settings: &DaemonSettings,
+    listen: SocketAddr,
+    metrics: PrometheusHandle,
+    (store, status): (&Store, &Arc<TermStatus>),
+    closing: &CancellationToken,
+) -> Result<Http, StartError> {
+    let (store, token) = (store.apart(&settings.database_url, 1)?, Token::default());
+    token.change(settings.http_token.clone());
+    let (term, looks) = (status.clone(), Arc::<Looks>::default());
+    let ops = Ops { store: store.clone(), term, token: token.clone(), metrics: metrics.clone(), looks };
+    let thread = ops::serve(ops, listen, closing.clone()).await?;
+    tokio::spawn(upkeep::keep_metrics_small(metrics, closing.clone()));
+    Ok(Http { listen, token, store, thread })
 }
 
 fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<Work, ClientError> {

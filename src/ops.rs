@@ -1,25 +1,31 @@
 //! The HTTP side of the daemon: a page for people, is it alive, is it ready, what does it count. Read-only.
+//!
+//! It has a thread and a connection to the database of its own: no client, and no number of them, holds up polling.
 
 mod access;
 mod catalogue;
 mod health;
+mod look;
 mod page;
+mod rooms;
+mod server;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use axum::{
     Router,
     extract::State,
     http::{HeaderName, header::CONTENT_TYPE},
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     routing::get,
 };
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{access::Token, catalogue::install_metrics, page::Looked, status::ask};
+use self::look::Look;
+pub use self::{access::Token, catalogue::install_metrics, status::ask};
 use crate::{store::Store, term::TermStatus};
 
 /// The HTTP listener can't be opened.
@@ -34,24 +40,38 @@ pub struct ListenError {
 /// What the HTTP side tells of.
 #[derive(Clone)]
 pub struct Ops {
-    /// The database, whose answer is asked for by `/readyz`.
+    /// The way to the database for the page and `/readyz`. Nobody else uses its connections.
     pub store: Store,
     /// Who polls, and how that goes.
     pub term: Arc<TermStatus>,
     /// What whoever looks has to give.
     pub token: Token,
-    /// What the page has read from the database.
-    pub looked: Looked,
     /// The metrics of this process.
     pub metrics: PrometheusHandle,
+    /// What was last seen of the database.
+    pub looks: Arc<Looks>,
 }
 
-/// Opens the listener and serves until `stop` is cancelled.
+/// What was last seen of the database: by the page, and by `/readyz` of the database itself and of its schema.
+#[derive(Debug)]
+pub struct Looks {
+    page: Look<page::Found>,
+    readiness: Look<(health::Check, health::Check)>,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self { page: Look::new(page::ASK_EVERY), readiness: Look::new(health::ASK_EVERY) }
+    }
+}
+
+/// Opens the listener and serves until `stop` is cancelled, on a thread that ends then.
 ///
 /// # Errors
 /// If the address can't be listened on.
-pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Result<(), ListenError> {
-    let listener = TcpListener::bind(listen).await.map_err(|source| ListenError { listen, source })?;
+pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Result<JoinHandle<()>, ListenError> {
+    let failed = |source| ListenError { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let app = Router::new()
         .route("/", get(page::page))
         .route("/readyz", get(health::ready))
@@ -60,14 +80,9 @@ pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Res
         .layer(from_fn_with_state(ops.token.clone(), access::admit))
         // Whoever keeps the process alive need not know a secret.
         .route("/healthz", get(health::alive))
+        .layer(from_fn(server::guard))
         .with_state(ops);
-    tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(error = &error as &dyn std::error::Error, "the HTTP listener ended");
-        }
-    });
-    Ok(())
+    server::spawn(listener, app, stop).map_err(failed)
 }
 
 async fn render_metrics(State(ops): State<Ops>) -> ([(HeaderName, &'static str); 1], String) {

@@ -150,6 +150,14 @@ impl Store {
         Self { clock: Arc::new(Clock::new(wall)), ..self }
     }
 
+    /// The same database and clock by connections of its own, which never wait for those of this one.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub fn apart(&self, url: &SecretString, max_connections: u32) -> Result<Self, ConnectError> {
+        Ok(Self { connections: Connections::new(connect_options(url)?, max_connections), ..self.clone() })
+    }
+
     /// The database's clock, as it was read last: every look at the lease reads it.
     pub fn clock(&self) -> &Arc<Clock> {
         &self.clock

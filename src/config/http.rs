@@ -5,13 +5,16 @@ use std::{
     path::PathBuf,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
     problem::Problems,
     secret::{self, SecretText},
 };
+
+/// Minimum length of a token, in characters. A shorter one can be guessed over the network.
+const SHORTEST_TOKEN: usize = 16;
 
 /// Where the page, health, readiness and metrics are served, and who may look.
 #[derive(Debug, Clone)]
@@ -48,6 +51,10 @@ impl Keys {
             address => address.parse().ok().map(Some),
         });
         let token = secret::take("http.token", self.token, self.token_file.as_deref(), problems);
+        if token.as_ref().is_some_and(|token| token.expose_secret().chars().count() < SHORTEST_TOKEN) {
+            let remedy = format!("is shorter than {SHORTEST_TOKEN} characters: make one with `openssl rand -hex 16`");
+            problems.refuse_silently("http.token", &remedy);
+        }
         if let (Some(listen), None) = (listen, &token)
             && !listen.ip().is_loopback()
         {

@@ -11,7 +11,7 @@ use std::{
 use axum::{
     extract::{Request, State},
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, StatusCode, Uri,
         header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE},
         uri::Authority,
     },
@@ -21,6 +21,9 @@ use axum::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::rooms::Seat;
 
 /// The token, which a reload may change.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +35,11 @@ impl Token {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    fn judge(&self, headers: &HeaderMap) -> Verdict {
+    fn judge(&self, uri: &Uri, headers: &HeaderMap) -> Verdict {
         match self.0.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            None if is_meant(headers) => Verdict::Admit,
+            None if is_meant(uri, headers) => Verdict::Admit,
             None => Verdict::RefuseName,
-            Some(token) if given(headers).is_some_and(|given| is_same(token.expose_secret(), &given)) => Verdict::Admit,
+            Some(token) if given(headers).is_some_and(|given| is_same(token.expose_secret(), &given)) => Verdict::Trust,
             Some(_) => Verdict::AskForToken,
         }
     }
@@ -46,15 +49,21 @@ impl Token {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Admit,
+    /// It brings the token.
+    Trust,
     AskForToken,
     /// It asks for another host than this one, as far as can be told.
     RefuseName,
 }
 
-/// Whether it is this machine that is asked for: by an address or as localhost. Browsers always say what they ask for.
-fn is_meant(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(HOST) else { return true };
-    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+/// Whether it is this machine that is asked for, wherever the request says so: by an address or as localhost. Browsers always
+/// say what they ask for.
+fn is_meant(uri: &Uri, headers: &HeaderMap) -> bool {
+    let hosts = headers.get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
+    hosts.chain(uri.authority().cloned().map(Some)).all(|authority| authority.is_some_and(|named| is_here(&named)))
+}
+
+fn is_here(authority: &Authority) -> bool {
     let host = authority.host();
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
@@ -70,15 +79,21 @@ fn given(headers: &HeaderMap) -> Option<String> {
     Some(String::from_utf8(account).ok()?.split_once(':')?.1.to_owned())
 }
 
-/// Compares digests: how long that takes tells nothing of the token.
+/// Takes as long for any two texts of the same length: neither how much of a guess is right nor how long the token is shows.
 fn is_same(token: &str, given: &str) -> bool {
-    Sha256::digest(token) == Sha256::digest(given)
+    Sha256::digest(token).ct_eq(&Sha256::digest(given)).into()
 }
 
 /// Lets a request through, asks for the token, or refuses it.
 pub(super) async fn admit(State(token): State<Token>, request: Request, next: Next) -> Response {
-    match token.judge(request.headers()) {
+    match token.judge(request.uri(), request.headers()) {
         Verdict::Admit => next.run(request).await,
+        Verdict::Trust => {
+            if let Some(seat) = request.extensions().get::<Arc<Seat>>() {
+                seat.trust();
+            }
+            next.run(request).await
+        }
         Verdict::AskForToken => {
             let realm = "Basic realm=\"receiptd: the token of http.token as password\", charset=\"UTF-8\"";
             let text = "http.token is wanted: as a bearer token, or as the password\n";
@@ -101,11 +116,11 @@ mod tests {
         let admits = |header: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, header.parse().unwrap());
-            token.judge(&headers) == Verdict::Admit
+            matches!(token.judge(&Uri::default(), &headers), Verdict::Admit | Verdict::Trust)
         };
         assert!(admits("Bearer whatever"), "none is asked for");
         token.change(Some("open: sesame".into()));
-        assert_eq!(token.judge(&HeaderMap::new()), Verdict::AskForToken);
+        assert_eq!(token.judge(&Uri::default(), &HeaderMap::new()), Verdict::AskForToken);
         let basic = |account: &str| format!("Basic {}", BASE64_STANDARD.encode(account));
         for (header, is_admitted) in [
             ("Bearer open: sesame".to_owned(), true),
@@ -127,7 +142,7 @@ mod tests {
         let judge = |token: &Token, host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, host.parse().unwrap());
-            token.judge(&headers)
+            token.judge(&Uri::default(), &headers)
         };
         let token = Token::default();
         for host in ["127.0.0.1", "127.0.0.1:9464", "[::1]:9464", "localhost", "LocalHost:9464", "192.0.2.7"] {
@@ -138,8 +153,26 @@ mod tests {
         {
             assert_eq!(judge(&token, host), Verdict::RefuseName, "{host}");
         }
-        assert_eq!(token.judge(&HeaderMap::new()), Verdict::Admit);
+        assert_eq!(token.judge(&Uri::default(), &HeaderMap::new()), Verdict::Admit);
         token.change(Some("open: sesame".into()));
         assert_eq!(judge(&token, "evil.example"), Verdict::AskForToken, "who has the token may call it by any name");
+    }
+
+    #[test]
+    fn every_name_that_a_request_gives_has_to_be_this_machine() {
+        let judge = |uri: &str, hosts: &[&str]| {
+            let mut headers = HeaderMap::new();
+            hosts.iter().for_each(|host| _ = headers.append(HOST, host.parse().unwrap()));
+            Token::default().judge(&uri.parse().unwrap(), &headers)
+        };
+        for (uri, hosts) in [
+            ("http://evil.example/", ["127.0.0.1"].as_slice()),
+            ("http://127.0.0.1/", &["evil.example"]),
+            ("/", &["127.0.0.1", "evil.example"]),
+        ] {
+            assert_eq!(judge(uri, hosts), Verdict::RefuseName, "{uri} {hosts:?}");
+        }
+        assert_eq!(judge("http://[::1]:9464/", &["[::1]:9464"]), Verdict::Admit);
+        assert_eq!(judge("/", &[]), Verdict::Admit, "HTTP/1.0 names no host");
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-const COUNTERS: [(&str, &str); 12] = [
+const COUNTERS: [(&str, &str); 13] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     ("receiptd_messages_asked_total", "Messages that attempts asked for."),
     ("receiptd_changes_total", "Receipts that differed from those before."),
@@ -32,6 +32,10 @@ const COUNTERS: [(&str, &str); 12] = [
     ),
     ("receiptd_partitions_dropped_total", "Old partitions that were dropped."),
     ("receiptd_job_failures_total", "Roll-ups and removals of what is old that failed."),
+    (
+        "receiptd_http_connections_displaced_total",
+        "Connections to http.listen that were closed to make room for newer ones.",
+    ),
 ];
 
 const GAUGES: [(&str, &str); 19] = [

@@ -1,6 +1,6 @@
 //! Is the loop alive, and is the daemon ready: JSON with a reason for each thing that is not so.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
@@ -11,8 +11,11 @@ use crate::{
     term::{Role, TermStatus},
 };
 
+/// The database is asked at most this often, however many clients ask.
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
+
 /// Whether one thing is as it should be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Check {
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +53,8 @@ pub(super) async fn alive(State(ops): State<Ops>) -> (StatusCode, Json<Check>) {
 
 /// `/readyz`: 200 if this process polls, or could as soon as the one that does has ended.
 pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness>) {
-    let (database, schema) = database(&ops.store).await;
+    let store = ops.store.clone();
+    let (database, schema) = ops.looks.readiness.get(async move { database(&store).await }).await;
     let readiness = Readiness {
         database,
         schema,

@@ -8,15 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    extract::State,
-    http::{HeaderName, HeaderValue, header::CONTENT_SECURITY_POLICY},
-    response::{Html, IntoResponse},
-};
+use axum::{extract::State, response::Html};
 use chrono::TimeDelta;
 use indicatif::HumanCount;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use tokio::sync::Mutex;
 
 use super::Ops;
 use crate::{
@@ -30,42 +25,19 @@ use crate::{
 const STYLE: &str = include_str!("page/style.css");
 
 /// The database is asked at most this often, however many look.
-const ASK_EVERY: Duration = Duration::from_secs(5);
-
-/// Nothing is loaded from anywhere, nothing is run, and no other page may frame it.
-const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-);
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// What was read from the database, or why it could not be.
-type Found = Result<Arc<Glance>, String>;
-
-/// What was last read, and when.
-#[derive(Debug, Clone, Default)]
-pub struct Looked(Arc<Mutex<Option<(Instant, Found)>>>);
-
-impl Looked {
-    async fn look(&self, ops: &Ops) -> Found {
-        let mut looked = self.0.lock().await;
-        if let Some((at, glance)) = looked.as_ref()
-            && at.elapsed() < ASK_EVERY
-        {
-            return glance.clone();
-        }
-        let glance = ops.store.glance().await.map(Arc::new).map_err(|error| error.explain());
-        *looked = Some((Instant::now(), glance.clone()));
-        glance
-    }
-}
+pub(super) type Found = Result<Arc<Glance>, String>;
 
 /// `/`.
-pub(super) async fn page(State(ops): State<Ops>) -> impl IntoResponse {
-    let glance = ops.looked.look(&ops).await;
+pub(super) async fn page(State(ops): State<Ops>) -> Html<String> {
+    let store = ops.store.clone();
+    let look = async move { store.glance().await.map(Arc::new).map_err(|error| error.explain()) };
+    let glance = ops.looks.page.get(look).await;
     let now = Instant::now();
     let (report, minutes) = (Report::of(&ops.term, now), ops.term.activity().minutes(now));
-    let page = document(&ops, &report, &minutes, &glance, ops.store.clock().now());
-    let referrer = (HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
-    ([(CONTENT_SECURITY_POLICY, POLICY), referrer], Html(page.into_string()))
+    Html(document(&ops, &report, &minutes, &glance, ops.store.clock().now()).into_string())
 }
 
 fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now: Timestamp) -> Markup {

@@ -7,6 +7,7 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod database;
+mod flood;
 mod http;
 mod place;
 mod reload;
