@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     answer::Answer,
     body::{GuardedBody, NotSent},
-    destination::{Destination, Domains},
+    destination::{Destination, DomainIndex, Domains},
     error_class::Class,
     failure::Failure,
     user_sig::{Credential, Signer},
@@ -199,18 +199,21 @@ impl ChatClient {
         may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
     ) -> Result<Attempt, NotSent> {
         let start = clock::uptime();
-        let exchange = match serde_json::to_vec(&Request::new(group, seqs)) {
-            Ok(content) => self.exchange(GuardedBody::new(content, may_send)).await,
-            Err(error) => Err(Unanswered::because(format!("writing the request failed: {error}"))),
+        let (domain, exchange) = match self.prepare(group, seqs, clock::now()) {
+            Ok((domain, url, content)) => (Some(domain), self.exchange(url, GuardedBody::new(content, may_send)).await),
+            Err(reason) => (None, Err(Unanswered::because(reason))),
         };
         if exchange.as_ref().is_err_and(|error| error.was_forbidden) {
             return Err(NotSent);
         }
-        self.note_reached(exchange.is_ok());
         let (http_status, outcome) = match exchange {
             Ok((status, body)) => (Some(status.as_u16()), Answer::read(seqs, status.as_u16(), &body)),
             Err(error) => (error.status, Err(Failure::new(Class::Retry, None, &error.info))),
         };
+        if let Some(domain) = domain {
+            // What the service answers has a code. All else comes from something in between, a 502 for example.
+            self.note_answered(domain, outcome.as_ref().err().is_none_or(|failure| failure.code.is_some()));
+        }
         let outcome = outcome.map_err(|failure| self.without_signature(failure));
         let end = clock::uptime();
         // Told by one and the same view of the clock, however that was set meanwhile.
@@ -226,9 +229,9 @@ impl ChatClient {
 
     async fn exchange<F: Fn() -> bool + Send + Sync + Unpin + 'static>(
         &self,
+        url: Url,
         body: GuardedBody<F>,
     ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
-        let url = self.url(clock::now()).map_err(Unanswered::because)?;
         let mut response =
             self.http.post(url).header(CONTENT_TYPE, "application/json").body(Body::wrap(body)).send().await?;
         let status = response.status();
@@ -243,17 +246,25 @@ impl ChatClient {
         Ok((status, body))
     }
 
-    fn url(&self, now: Timestamp) -> Result<Url, String> {
+    /// What an attempt sends, and where. The error says why there is nothing to send.
+    fn prepare(&self, group: &GroupId, seqs: &[MsgSeq], now: Timestamp) -> Result<(DomainIndex, Url, Vec<u8>), String> {
+        let content = serde_json::to_vec(&Request::new(group, seqs))
+            .map_err(|error| format!("writing the request failed: {error}"))?;
+        let (domain, url) = self.url(now)?;
+        Ok((domain, url, content))
+    }
+
+    fn url(&self, now: Timestamp) -> Result<(DomainIndex, Url), String> {
         let user_sig = self.signer.user_sig(now).map_err(|error| format!("making a UserSig failed: {error}"))?;
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut domains = self.domains();
-        let base = domains.base(Instant::now());
+        let (domain, base) = domains.base(Instant::now());
         if signed.as_ref().is_none_or(|signed| !signed.is_for(base, &user_sig)) {
             *signed = Some(SignedUrl::new(base, self.sdk_app_id, &self.identifier, user_sig)?);
         }
         let mut url = signed.as_ref().map(|signed| signed.url.clone()).ok_or("there is no URL")?;
         url.query_pairs_mut().append_pair("random", &fastrand::u32(..).to_string());
-        Ok(url)
+        Ok((domain, url))
     }
 
     /// Should the service echo the signature, or a part that is long enough to matter, nothing of the text is kept.
@@ -266,9 +277,9 @@ impl ChatClient {
         Failure { info: "(the text held the signature and was dropped)".to_owned(), ..failure }
     }
 
-    fn note_reached(&self, reached: bool) {
-        if self.domains().note(reached, Instant::now()) {
-            tracing::warn!("Tencent Chat can't be reached at this domain: turning to the other one");
+    fn note_answered(&self, domain: DomainIndex, answered: bool) {
+        if self.domains().note(domain, answered, Instant::now()) {
+            tracing::warn!("Tencent Chat does not answer at this domain: turning to the other one");
         }
     }
 
@@ -312,4 +323,39 @@ fn describe(error: reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When};
+
+    async fn service(app: SdkAppId) -> Simulator {
+        Simulator::start(SimulatorConfig::new(app, "administrator", "key".into())).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_502_for_ever_at_the_first_domain_turns_to_the_backup() {
+        let sdk_app_id = SdkAppId::try_from(1_400_000_000).unwrap();
+        let (first, backup) = (service(sdk_app_id).await, service(sdk_app_id).await);
+        first.add_fault(FaultRule { fault: Fault::HttpStatus { status: 502 }, when: When::All, times: None });
+        let settings = ChatSettings {
+            sdk_app_id,
+            identifier: "administrator".into(),
+            credential: Credential::SecretKey("key".into()),
+            destination: Destination::Endpoint(first.endpoint()),
+            request_timeout: Duration::from_secs(8),
+            max_connections: 1,
+        };
+        let client = ChatClient::new(settings).unwrap();
+        *client.domains() = Domains::of(vec![first.endpoint(), backup.endpoint()]);
+        let (group, seqs) = ("g".parse().unwrap(), [MsgSeq::try_from(1).unwrap()]);
+        let mut classes = Vec::new();
+        for _ in 0..7 {
+            classes.push(client.get_receipts(&group, &seqs, || true).await.unwrap().class());
+        }
+        assert_eq!(classes[..5], [Class::Retry; 5]);
+        assert_eq!(classes[5..], [Class::Success; 2]);
+        assert_eq!((first.ledger().calls(), backup.ledger().calls()), (5, 2));
+    }
 }

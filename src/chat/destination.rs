@@ -7,7 +7,7 @@ use std::{
 
 use super::region::Region;
 
-/// So many attempts in a row that got no answer turn to the other domain.
+/// Number of attempts in a row without an answer of the service after which calls go to the other domain.
 const FAILURES_TO_TURN: u32 = 5;
 
 /// So long the backup is used before the first domain is tried again.
@@ -45,38 +45,54 @@ impl fmt::Display for Destination {
     }
 }
 
+/// Which of the domains an attempt went to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DomainIndex(usize);
+
 /// Chooses between the domains. Pure, fed with `now`.
+///
+/// Failures are counted for the domain that the attempt went to: late failures of the domain that was left say nothing
+/// about the one in use.
 #[derive(Debug)]
 pub(super) struct Domains {
     bases: Vec<String>,
     current: usize,
-    failures: u32,
+    /// Attempts in a row without an answer, for each domain.
+    failures: Vec<u32>,
     turned_at: Option<Instant>,
 }
 
 impl Domains {
     pub(super) fn new(destination: &Destination) -> Self {
-        Self { bases: destination.urls(), current: 0, failures: 0, turned_at: None }
+        Self::of(destination.urls())
     }
 
-    /// The base URL for the next attempt.
-    pub(super) fn base(&mut self, now: Instant) -> &str {
+    /// For these base URLs, the first one first.
+    pub(super) fn of(bases: Vec<String>) -> Self {
+        Self { current: 0, failures: vec![0; bases.len()], turned_at: None, bases }
+    }
+
+    /// The domain for the next attempt, and its base URL.
+    pub(super) fn base(&mut self, now: Instant) -> (DomainIndex, &str) {
         if self.turned_at.is_some_and(|turned_at| now >= turned_at + BACK_TO_FIRST) {
-            (self.current, self.failures, self.turned_at) = (0, 0, None);
+            self.turn_to(0, now);
         }
-        &self.bases[self.current]
+        (DomainIndex(self.current), &self.bases[self.current])
     }
 
-    /// Notes whether an attempt was answered at all. True if the next one goes to another domain.
-    pub(super) fn note(&mut self, answered: bool, now: Instant) -> bool {
-        self.failures = if answered { 0 } else { self.failures + 1 };
-        if self.failures < FAILURES_TO_TURN || self.bases.len() == 1 {
-            return false;
+    /// Notes whether the service answered an attempt. True if the next one goes to another domain.
+    pub(super) fn note(&mut self, DomainIndex(domain): DomainIndex, answered: bool, now: Instant) -> bool {
+        self.failures[domain] = if answered { 0 } else { self.failures[domain].saturating_add(1) };
+        let is_down = domain == self.current && self.failures[domain] >= FAILURES_TO_TURN;
+        if is_down && self.bases.len() > 1 {
+            self.turn_to((domain + 1) % self.bases.len(), now);
         }
-        self.current = (self.current + 1) % self.bases.len();
-        self.failures = 0;
-        self.turned_at = (self.current != 0).then_some(now);
-        true
+        is_down && self.bases.len() > 1
+    }
+
+    fn turn_to(&mut self, domain: usize, now: Instant) {
+        (self.current, self.failures[domain]) = (domain, 0);
+        self.turned_at = (domain != 0).then_some(now);
     }
 }
 
@@ -87,37 +103,62 @@ mod tests {
     const FIRST: &str = "https://adminapisgp.im.qcloud.com";
     const BACKUP: &str = "https://adminapisgp.my-imcloud.com";
 
+    fn singapore() -> Domains {
+        Domains::new(&Destination::Region(Region::Sg))
+    }
+
+    /// Makes attempts that nobody answers. True if one of them turned to the other domain.
+    fn fail(domains: &mut Domains, times: u32, now: Instant) -> bool {
+        (0..times).fold(false, |turned, _| {
+            let (domain, _) = domains.base(now);
+            domains.note(domain, false, now) || turned
+        })
+    }
+
     #[test]
     fn five_unanswered_attempts_in_a_row_turn_to_the_backup_and_five_more_back() {
         let now = Instant::now();
-        let mut domains = Domains::new(&Destination::Region(Region::Sg));
-        for _ in 0..4 {
-            assert!(!domains.note(false, now));
-        }
-        assert!(!domains.note(true, now), "an answer begins the count anew");
-        for _ in 0..5 {
-            assert_eq!(domains.base(now), FIRST);
-            domains.note(false, now);
-        }
-        assert_eq!(domains.base(now), BACKUP);
-        (0..5).for_each(|_| _ = domains.note(false, now));
-        assert_eq!(domains.base(now), FIRST);
+        let mut domains = singapore();
+        let (first, _) = domains.base(now);
+        assert!(!fail(&mut domains, 4, now));
+        assert!(!domains.note(first, true, now), "an answer begins the count anew");
+        assert!(!fail(&mut domains, 4, now));
+        assert_eq!(domains.base(now).1, FIRST);
+        assert!(fail(&mut domains, 1, now));
+        assert_eq!(domains.base(now).1, BACKUP);
+        assert!(fail(&mut domains, 5, now));
+        assert_eq!(domains.base(now).1, FIRST);
+    }
+
+    #[test]
+    fn late_failures_of_the_domain_that_was_left_do_not_count_for_the_other() {
+        let now = Instant::now();
+        let mut domains = singapore();
+        let (first, _) = domains.base(now);
+        fail(&mut domains, 5, now);
+        (0..20).for_each(|_| assert!(!domains.note(first, false, now)));
+        assert_eq!(domains.base(now).1, BACKUP);
+        assert!(!fail(&mut domains, 4, now));
+        assert!(!domains.note(first, true, now), "nor do its late answers");
+        assert!(fail(&mut domains, 1, now));
+        assert_eq!(domains.base(now).1, FIRST);
+        assert!(!fail(&mut domains, 4, now), "it is given the same number of attempts again");
     }
 
     #[test]
     fn the_first_domain_is_tried_again_after_five_minutes() {
         let now = Instant::now();
-        let mut domains = Domains::new(&Destination::Region(Region::Sg));
-        (0..5).for_each(|_| _ = domains.note(false, now));
-        assert_eq!(domains.base(now + Duration::from_secs(299)), BACKUP);
-        assert_eq!(domains.base(now + Duration::from_secs(300)), FIRST);
+        let mut domains = singapore();
+        fail(&mut domains, 5, now);
+        assert_eq!(domains.base(now + Duration::from_secs(299)).1, BACKUP);
+        assert_eq!(domains.base(now + Duration::from_secs(300)).1, FIRST);
     }
 
     #[test]
     fn an_endpoint_of_ones_own_has_no_backup() {
         let now = Instant::now();
         let mut domains = Domains::new(&Destination::Endpoint("http://127.0.0.1:9000/".into()));
-        (0..20).for_each(|_| assert!(!domains.note(false, now)));
-        assert_eq!(domains.base(now), "http://127.0.0.1:9000");
+        assert!(!fail(&mut domains, 20, now));
+        assert_eq!(domains.base(now).1, "http://127.0.0.1:9000");
     }
 }

@@ -36,15 +36,16 @@ pub enum Class {
 /// The documented codes of each class.
 pub const CODES: [(Class, &[i64]); 9] = [
     (Class::Success, &[0]),
-    (Class::Retry, &[10002, 60008, 60013, 60014, 70169, 70202, 70500]),
+    (Class::Retry, &[10002, 60008, 60013, 60014, 60022, 70169, 70202, 70500]),
     (Class::SlowDown, &[10006, 60007, 60011, 60018, 60019]),
     (Class::Wait, &[70050]),
     (Class::SignAgain, &[70001, 60004, 60005, 70003, 70005]),
     (
         Class::AppFault,
         &[
-            10003, 10026, 10059, 60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020, 60021, 70002,
-            70009, 70013, 70014, 70016, 70020, 70051, 70107, 70402, 70403,
+            10003, 10011, 10012, 10026, 10059, 60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020,
+            60021, 60025, 60026, 60027, 60028, 70002, 70009, 70013, 70014, 70016, 70020, 70051, 70107, 70402, 70403,
+            80005,
         ],
     ),
     (Class::GroupFault, &[10007, 10010, 10015, 10060]),
@@ -109,15 +110,16 @@ impl fmt::Display for Class {
 /// What the operator can do about a code, where the code says more than its `ErrorInfo`.
 pub fn remedy(code: i64) -> Option<&'static str> {
     Some(match code {
-        60002 | 60003 | 60015 | 60016 | 60017 => {
+        10011 | 10012 | 60002 | 60003 | 60015 | 60016 | 60017 => {
             "the service does not accept receiptd's request: is chat.endpoint right?"
         }
-        60006 | 60010 | 60012 | 60020 => {
+        60006 | 60010 | 60012 | 60020 | 60025 | 60027 | 80005 => {
             "chat.sdk_app_id is unknown, forbidden or out of service: see the app's console"
         }
         60021 => "this machine's IP address is not on the app's allow-list: add it in the console",
         70001 => "the signature has expired: is this machine's clock right?",
-        70016 | 70020 => "the app is not at home here: chat.region is probably another one",
+        60028 => "the trial's volume of today is used up: wait until tomorrow, or upgrade the app's edition",
+        70016 | 70020 | 60026 => "the app is not at home here: chat.region is probably another one",
         70002 | 70009 | 70003 | 70005 => {
             "the signature is wrong: check chat.secret_key, chat.sdk_app_id and chat.identifier"
         }
@@ -143,15 +145,16 @@ mod tests {
     fn every_documented_code_has_its_class() {
         let table: [(Class, &[i64]); 9] = [
             (Class::Success, &[0]),
-            (Class::Retry, &[10002, 60008, 60013, 60014, 70169, 70202, 70500]),
+            (Class::Retry, &[10002, 60008, 60013, 60014, 60022, 70169, 70202, 70500]),
             (Class::SlowDown, &[10006, 60007, 60011, 60018, 60019]),
             (Class::Wait, &[70050]),
             (Class::SignAgain, &[70001, 60004, 60005, 70003, 70005]),
             (
                 Class::AppFault,
                 &[
-                    60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020, 60021, 70002, 70009, 70013,
-                    70014, 70016, 70020, 70051, 70107, 70402, 70403, 10003, 10026, 10059,
+                    60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020, 60021, 60025, 60026, 60027,
+                    60028, 70002, 70009, 70013, 70014, 70016, 70020, 70051, 70107, 70402, 70403, 80005, 10003, 10011,
+                    10012, 10026, 10059,
                 ],
             ),
             (Class::GroupFault, &[10007, 10010, 10015, 10060]),
@@ -199,7 +202,10 @@ mod tests {
 
     #[test]
     fn every_fault_of_an_app_or_a_group_that_names_a_cause_has_a_remedy() {
-        for code in [60021, 70016, 70020, 10059, 10007, 10010, 10015, 10060, 70001, 70009] {
+        for code in [
+            60021, 60025, 60026, 60027, 60028, 70016, 70020, 80005, 10011, 10012, 10059, 10007, 10010, 10015, 10060,
+            70001, 70009,
+        ] {
             assert!(remedy(code).is_some(), "{code}");
         }
     }
