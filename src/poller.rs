@@ -10,6 +10,7 @@ mod claim;
 mod contents;
 mod gate;
 mod metrics;
+mod others;
 mod retry;
 #[cfg(test)]
 mod scenarios;
@@ -34,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     call::Caller,
     gate::Gate,
+    others::Outcomes,
     schedule::{Now, Schedule},
     trouble::Trouble,
 };
@@ -48,7 +50,7 @@ use crate::{
     pacing::Pacing,
     recording::{KeepSnapshots, Recording},
     repeated::Repeated,
-    slot::{GroupKey, SlotId},
+    slot::{GroupKey, SlotId, StoredDue},
     store::{Committed, Store, StoreError},
     term::Progress,
 };
@@ -77,10 +79,10 @@ pub struct PollerSettings {
 pub enum ScheduleNews {
     /// A slot is due then.
     Due(SlotId, Timestamp),
-    /// Messages joined a slot, which is due then at the latest.
+    /// Messages want to be polled that joined a slot, which is due then at the latest.
     Joined(SlotId, Timestamp),
-    /// A poll of the slot ended without anything to record.
-    Returned(SlotId, Timestamp),
+    /// A poll of the slot ended without anything to record: it is due as it was.
+    Returned(SlotId),
     /// A quarantined group may be tried with this slot.
     Probe(SlotId),
     /// Something about slots was written of which no answer came: the database may have more than the schedule.
@@ -140,8 +142,8 @@ impl Poller {
     pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
         let PollerParts { store, client, lease, cadences, recorder, committed, is_stuck, progress, activity } = parts;
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
-        let (gate, trouble) = (Gate::default().into(), Trouble::default());
-        let caller = Arc::new(Caller { client, lease, pacing, gate, trouble, activity, stop });
+        let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), Trouble::default());
+        let caller = Arc::new(Caller { client, lease, pacing, gate, outcomes, trouble, activity, stop });
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
@@ -237,8 +239,7 @@ impl Poller {
         match news {
             ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now),
             ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now),
-            // It was due when it was claimed, whatever the clock says by now.
-            ScheduleNews::Returned(slot, due) => self.schedule.release(slot, due.min(now.time), now),
+            ScheduleNews::Returned(slot) => self.schedule.give_back(slot, now),
             ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
             ScheduleNews::Unsure => self.is_unsure = true,
         }
@@ -248,6 +249,7 @@ impl Poller {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
+            Committed::Made(slot, due) => self.schedule.learn(slot, StoredDue::made(due), self.now()),
         }
     }
 

@@ -24,6 +24,24 @@ const RETRY_AFTER: TimeDelta = TimeDelta::seconds(10);
 /// … up to this time, and no later than its cadence says.
 pub(crate) const RETRY_AT_MOST: TimeDelta = TimeDelta::minutes(5);
 
+/// From this many failed polls in a row on, the slot is to blame if others are answered: the time is doubled whatever the cadence
+/// says, …
+const TO_BLAME_FROM: i32 = 3;
+
+/// … up to this time.
+const RETRY_TO_BLAME_AT_MOST: TimeDelta = TimeDelta::hours(6);
+
+/// A message that is refused alone by [`NO_RECEIPT_POLLS`] polls is closed if that goes on for this long: what is wrong for
+/// a minute closes nothing.
+const REFUSED_FOR: TimeDelta = TimeDelta::minutes(5);
+
+/// From this many failed polls in a row on (some five minutes), messages of which nothing is known are given up even if the
+/// service is to blame.
+const GIVEN_UP_FROM: i32 = 6;
+
+/// A message whose polls fail is expired this long after the end of its cadence.
+const EXPIRED_UNSEEN_AFTER: TimeDelta = TimeDelta::days(1);
+
 /// The outcome of polling one slot, over all its attempts.
 #[derive(Debug, Clone)]
 pub struct Poll {
@@ -33,8 +51,32 @@ pub struct Poll {
     pub receipts: Vec<(MsgSeq, Receipt)>,
     /// Messages that the service refuses even alone, with the code.
     pub rejected: Vec<(MsgSeq, i32)>,
+    /// Messages whose calls failed though others of the slot were answered: those that were found alone each by itself, those
+    /// among which there is one to blame together.
+    pub failed: Vec<Vec<MsgSeq>>,
+    /// What became of the calls of other slots.
+    pub others: Others,
     /// How it ended.
     pub end: PollEnd,
+}
+
+impl Poll {
+    /// A poll without attempts that ended so.
+    pub fn ended(end: PollEnd) -> Self {
+        let (attempts, receipts, rejected, failed) = (vec![], vec![], vec![], vec![]);
+        Self { attempts, receipts, rejected, failed, others: Others::Unknown, end }
+    }
+}
+
+/// What became of the latest calls of the app for other slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// They are answered: a slot that fails is to blame itself.
+    Answered,
+    /// They fail too: the service or the way to it is to blame.
+    Failing,
+    /// There were none.
+    Unknown,
 }
 
 /// How a poll ended.
@@ -106,8 +148,30 @@ pub struct Recording {
     pub attempts: Vec<Attempt>,
     /// The group enters or leaves quarantine.
     pub group: Option<GroupChange>,
+    /// Messages that leave the slot for slots of their own, since their calls fail and those of the others don't.
+    pub parts: Vec<Part>,
     /// No active message is left.
     pub is_empty: bool,
+}
+
+/// A slot that is made for messages whose calls fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The messages, by rising seq.
+    pub seqs: Vec<MsgSeq>,
+    /// The last poll that told of them, as far as they don't say so themselves.
+    pub last_polled_at: Option<Timestamp>,
+    /// When it is due.
+    pub next_poll_at: Timestamp,
+    /// How many polls in a row have failed.
+    pub failures: i32,
+}
+
+impl Part {
+    /// The message that is to blame, if it has been found.
+    pub fn alone(&self) -> Option<MsgSeq> {
+        if let [seq] = self.seqs.as_slice() { Some(*seq) } else { None }
+    }
 }
 
 /// What becomes of a watched message.
@@ -123,8 +187,10 @@ pub struct MessageChange {
     pub differs: bool,
     /// The last poll that told something, where that is not the slot's last poll.
     pub known_until: Option<Timestamp>,
-    /// How many polls in a row said that it has no receipt.
+    /// How many polls in a row said that it has no receipt, or refused it.
     pub no_receipt_polls: i16,
+    /// Since when polls have refused it.
+    pub refused_since: Option<Timestamp>,
     /// Why it is polled no more, if so.
     pub closed: Option<Closed>,
 }
@@ -178,37 +244,42 @@ impl Recording {
 
     /// Decides what is written about `poll`, which asked for `slot`, at `now`.
     pub fn of(slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: Timestamp) -> Self {
-        let polled_at = polled_at(&slot, &poll);
-        let told = told(&poll);
-        let judge = Judge { cadence, now, polled_at, complete: poll.end == PollEnd::Complete };
+        let judge = Judge::of(&slot, &poll, cadence, now);
+        let polled_at = judge.polled_at;
         let (mut messages, mut snapshots) = (Vec::new(), Vec::new());
-        let mut next_poll_at: Option<Timestamp> = None;
+        let mut parts = Parts::of(&slot, &poll, now);
+        let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
         let phase = Phase::of_slot(slot.slot_id);
         for message in &slot.messages {
-            let told = told.binary_search_by_key(&message.seq, |told| told.0).ok().map(|at| (told[at].1, told[at].2));
-            let change = judge.change(message, told);
+            let told = judge.told_of(message.seq);
+            let mut change = judge.change(message, told);
             let keeps = change.differs || keep == KeepSnapshots::EveryPoll;
-            if let Some((polled_at, (receipt, _))) = change.polled_at.zip(told).filter(|_| keeps) {
+            if let Some((polled_at, receipt)) = change.polled_at.zip(told).filter(|_| keeps) {
                 let prior_read_num = message.receipt.and_then(|receipt| receipt.counts).map(Counts::read);
                 let prior_polled_at = message.known_until;
                 snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at, prior_read_num });
             }
-            if change.closed.is_none() {
-                let due = cadence.next_poll(phase, message.sent_at, now).unwrap_or(now);
-                next_poll_at = Some(next_poll_at.map_or(due, |next| next.min(due)));
+            let leaves = change.closed.is_none() && parts.take(message, &mut change);
+            if change.closed.is_none() && !leaves {
+                is_empty = false;
+                // One that is past its end is polled for the last time, and then no more.
+                let due = cadence.next_poll(phase, message.sent_at, now).or(judge.complete.then_some(now));
+                next_poll_at = next_poll_at.into_iter().chain(due).min();
             }
-            if judge.is_news(&change, message) {
+            if leaves || judge.is_news(&change, message) {
                 messages.push(change);
             }
         }
-        let is_empty = next_poll_at.is_none();
         let quiet = !messages.iter().any(|change| change.differs);
         let failures = failures(&slot, &poll);
         let due_at = due_by_cadence(&slot, cadence, phase);
         let last_polled_at = polled_at.or(slot.last_polled_at);
+        let next_poll_at = due(&poll, next_poll_at, failures, slot.next_poll_at, now);
+        let first_poll = cadence.first_poll(last_polled_at.map(|polled_at| polled_at.min(now)), now, now);
         Self {
-            next_poll_at: due(&poll.end, next_poll_at.unwrap_or(now), failures, slot.next_poll_at, now),
-            join_due: cadence.first_poll(last_polled_at.map(|polled_at| polled_at.min(now)), now, now),
+            next_poll_at,
+            // Messages that join a slot that fails wait with it.
+            join_due: if failures == 0 { first_poll } else { next_poll_at },
             last_polled_at,
             quiet_polls: match polled_at {
                 None => slot.quiet_polls,
@@ -219,6 +290,7 @@ impl Recording {
             messages,
             snapshots,
             group: group_change(&slot, &poll, now),
+            parts: parts.filled(),
             is_empty,
             due_at,
             attempts: poll.attempts,
@@ -241,6 +313,7 @@ impl Recording {
         seqs.sort_unstable();
         seqs.dedup();
         let of = |seq: MsgSeq| Self {
+            parts: vec![],
             messages: self.messages.iter().filter(|change| change.seq == seq).cloned().collect(),
             snapshots: self.snapshots.iter().filter(|snapshot| snapshot.seq == seq).copied().collect(),
             attempts: vec![],
@@ -251,10 +324,10 @@ impl Recording {
     }
 }
 
-/// The time of the poll if it told anything: that of the last answer, and later than all that its messages have seen,
+/// The time of the poll if it `told` anything: that of the last answer, and later than all that its messages have seen,
 /// whatever the clock did.
-fn polled_at(slot: &Slot, poll: &Poll) -> Option<Timestamp> {
-    if poll.receipts.is_empty() && poll.rejected.is_empty() {
+fn polled_at(slot: &Slot, poll: &Poll, told: &[(MsgSeq, Receipt)]) -> Option<Timestamp> {
+    if told.is_empty() {
         return None;
     }
     let answered_at = poll.attempts.iter().map(|attempt| attempt.ended_at).max()?;
@@ -263,49 +336,143 @@ fn polled_at(slot: &Slot, poll: &Poll) -> Option<Timestamp> {
     Some(seen.map_or(answered_at, |seen| seen.max(answered_at)))
 }
 
-/// What the poll told of each message, by rising seq, and whether that is a refusal, which counts as a receipt with its code.
-fn told(poll: &Poll) -> Vec<(MsgSeq, Receipt, bool)> {
-    let receipts = poll.receipts.iter().map(|(seq, receipt)| (*seq, *receipt, false));
-    let rejected = poll.rejected.iter().map(|(seq, code)| (*seq, Receipt { code: *code, counts: None }, true));
-    let mut told: Vec<_> = receipts.chain(rejected).collect();
-    told.sort_unstable_by_key(|told| told.0);
-    told
+/// Sorts out messages whose calls fail though others of their slot are answered.
+struct Parts {
+    last_polled_at: Option<Timestamp>,
+    parts: Vec<(Vec<MsgSeq>, Part)>,
+}
+
+impl Parts {
+    fn of(slot: &Slot, poll: &Poll, now: Timestamp) -> Self {
+        let is_answered = poll.end == PollEnd::Complete && !poll.attempts.is_empty();
+        let refused = poll.rejected.iter().filter(|_| is_answered).map(|(seq, _)| vec![*seq]);
+        let last_polled_at = slot.last_polled_at;
+        let part = |seqs: Vec<MsgSeq>| {
+            let failures = slot.failures.saturating_add(1).max(TO_BLAME_FROM);
+            // Most of several are not to blame, and the next poll tells which: each finds less left to look for, or fails.
+            let (failures, wait) = match seqs.len() {
+                1 => (failures, wait_of_one_to_blame(failures)),
+                _ => (TO_BLAME_FROM - 1, TimeDelta::zero()),
+            };
+            (seqs, Part { seqs: vec![], last_polled_at, next_poll_at: now + wait, failures })
+        };
+        Self { last_polled_at, parts: poll.failed.iter().cloned().chain(refused).map(part).collect() }
+    }
+
+    /// Takes the message out of its slot if it is to leave that.
+    fn take(&mut self, message: &SlotMessage, change: &mut MessageChange) -> bool {
+        let Some((_, part)) = self.parts.iter_mut().find(|(seqs, _)| seqs.contains(&message.seq)) else { return false };
+        part.seqs.push(message.seq);
+        // As long as it is known as its new slot has it, that tells.
+        let is_known_so = !message.known_apart && message.known_until == self.last_polled_at;
+        change.known_until = message.known_until.filter(|_| !is_known_so);
+        true
+    }
+
+    fn filled(self) -> Vec<Part> {
+        self.parts.into_iter().map(|(_, part)| part).filter(|part| !part.seqs.is_empty()).collect()
+    }
 }
 
 /// Judges the messages of one poll.
 struct Judge<'a> {
     cadence: &'a Cadence,
     now: Timestamp,
+    /// What the poll told, by rising seq. A refusal that closes its message counts as a receipt with its code.
+    told: Vec<(MsgSeq, Receipt)>,
+    /// The messages that were refused and can't be blamed on others, with since when, and how many polls that are.
+    refused: Vec<(MsgSeq, Timestamp, i16)>,
+    /// Those that are closed for it.
+    rejected: Vec<MsgSeq>,
+    /// The messages whose calls failed.
+    failed: Vec<MsgSeq>,
     polled_at: Option<Timestamp>,
     complete: bool,
+    /// The slot has failed often enough to give up messages of which nothing is known.
+    gives_up: bool,
 }
 
-impl Judge<'_> {
-    fn change(&self, message: &SlotMessage, told: Option<(Receipt, bool)>) -> MessageChange {
-        let receipt = told.map(|(receipt, _)| receipt.after(message.receipt));
-        let differs = receipt.is_some() && receipt != message.receipt;
-        let no_receipt_polls = match receipt {
-            Some(Receipt { code: 10061 | 10062, .. }) => message.no_receipt_polls.saturating_add(1),
-            Some(_) => 0,
-            None => message.no_receipt_polls,
+impl<'a> Judge<'a> {
+    fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Timestamp) -> Self {
+        let complete = poll.end == PollEnd::Complete;
+        // Where all messages of a slot are refused, it is their group that is refused, or the app.
+        let counts = complete || slot.messages.len() == 1;
+        let mut judge = Self {
+            cadence,
+            now,
+            told: poll.receipts.clone(),
+            refused: vec![],
+            rejected: vec![],
+            failed: poll.failed.iter().flatten().copied().collect(),
+            polled_at: None,
+            complete,
+            gives_up: failures(slot, poll)
+                >= if poll.others == Others::Answered { TO_BLAME_FROM } else { GIVEN_UP_FROM },
         };
-        let closed = if told.is_some_and(|(_, rejected)| rejected) {
+        for (seq, code) in poll.rejected.iter().filter(|_| counts) {
+            let Some(message) = slot.messages.iter().find(|message| message.seq == *seq) else { continue };
+            let since = message.refused_since.unwrap_or(now);
+            let polls = message.refused_since.map_or(0, |_| message.no_receipt_polls).saturating_add(1);
+            judge.refused.push((*seq, since, polls));
+            if polls >= NO_RECEIPT_POLLS && now - since >= REFUSED_FOR {
+                judge.rejected.push(*seq);
+                judge.told.push((*seq, Receipt { code: *code, counts: None }));
+            }
+        }
+        judge.told.sort_unstable_by_key(|told| told.0);
+        judge.polled_at = polled_at(slot, poll, &judge.told);
+        judge
+    }
+
+    fn told_of(&self, seq: MsgSeq) -> Option<Receipt> {
+        self.told.binary_search_by_key(&seq, |told| told.0).ok().map(|at| self.told[at].1)
+    }
+
+    fn change(&self, message: &SlotMessage, told: Option<Receipt>) -> MessageChange {
+        let receipt = told.map(|receipt| receipt.after(message.receipt));
+        let differs = receipt.is_some() && receipt != message.receipt;
+        let refused = self.refused.iter().find(|(seq, ..)| *seq == message.seq);
+        let (no_receipt_polls, mut refused_since) = match (refused, receipt) {
+            (Some((_, since, polls)), _) => (*polls, Some(*since)),
+            (None, Some(Receipt { code: 10061 | 10062, .. })) => {
+                (message.refused_since.map_or(message.no_receipt_polls, |_| 0).saturating_add(1), None)
+            }
+            (None, Some(_)) => (0, None),
+            (None, None) => (message.no_receipt_polls, message.refused_since),
+        };
+        let closed = if self.rejected.contains(&message.seq) {
             Some(Closed::Rejected)
-        } else if no_receipt_polls >= NO_RECEIPT_POLLS && receipt.is_some() {
+        } else if refused.is_none() && no_receipt_polls >= NO_RECEIPT_POLLS && receipt.is_some() {
             Some(Closed::NoReceipt)
         } else if receipt.is_some_and(Receipt::all_read) && !differs && self.cadence.stop_when_all_read() {
             Some(Closed::AllRead)
-        } else if self.complete && self.cadence.is_expired(message.sent_at, self.now) {
+        } else if self.expires(message) {
             Some(Closed::Expired)
         } else {
             None
         };
+        if closed.is_some() {
+            refused_since = None;
+        }
         let polled_at = self.polled_at.filter(|_| receipt.is_some());
         // Where the slot's last poll does not tell until when the message is known, it has to say so itself.
         let slot_tells = polled_at.is_some() && closed.is_none();
         let known_until = if slot_tells { None } else { polled_at.or(message.known_until) };
-        let receipt = receipt.or(message.receipt);
-        MessageChange { seq: message.seq, receipt, polled_at, differs, known_until, no_receipt_polls, closed }
+        let (seq, receipt) = (message.seq, receipt.or(message.receipt));
+        MessageChange { seq, receipt, polled_at, differs, known_until, no_receipt_polls, refused_since, closed }
+    }
+
+    /// A message past the end of its cadence is polled once more. If that fails, it is given a day; one of which nothing is
+    /// known at all is given some more tries.
+    fn expires(&self, message: &SlotMessage) -> bool {
+        let has_failed = !self.complete
+            || self.failed.contains(&message.seq)
+            || self.refused.iter().any(|(seq, ..)| *seq == message.seq);
+        if !has_failed {
+            return self.cadence.is_expired(message.sent_at, self.now);
+        }
+        let is_known = message.known_until.is_some();
+        (is_known || self.gives_up) && self.cadence.is_expired(message.sent_at, self.now - EXPIRED_UNSEEN_AFTER)
     }
 
     /// Whether the row of the message has to be written: most polls change nothing about most messages.
@@ -313,7 +480,8 @@ impl Judge<'_> {
         let was_told = change.polled_at.is_some();
         let left_out = self.polled_at.is_some() && !was_told && message.known_until.is_some() && !message.known_apart;
         let rejoins = was_told && message.known_apart;
-        let counts_polls = change.no_receipt_polls != message.no_receipt_polls;
+        let counts_polls =
+            change.no_receipt_polls != message.no_receipt_polls || change.refused_since != message.refused_since;
         change.differs || change.closed.is_some() || left_out || rejoins || counts_polls
     }
 }
@@ -337,16 +505,29 @@ fn failures(slot: &Slot, poll: &Poll) -> i32 {
     }
 }
 
-fn due(end: &PollEnd, by_cadence: Timestamp, failures: i32, was_due: Timestamp, now: Timestamp) -> Timestamp {
-    match end {
-        PollEnd::Complete => by_cadence,
+/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their end.
+fn due(poll: &Poll, by_cadence: Option<Timestamp>, failures: i32, was_due: Timestamp, now: Timestamp) -> Timestamp {
+    match poll.end {
+        PollEnd::Complete => by_cadence.unwrap_or(now),
+        PollEnd::GivenUp if failures >= TO_BLAME_FROM && poll.others == Others::Answered => {
+            now + wait_of_one_to_blame(failures)
+        }
         PollEnd::GivenUp => {
-            let doublings = u32::try_from(failures.clamp(1, 10) - 1).unwrap_or(0);
-            by_cadence.min(now + (RETRY_AFTER * 2_i32.pow(doublings)).min(RETRY_AT_MOST))
+            let retry = now + doubled(failures - 1).min(RETRY_AT_MOST);
+            by_cadence.map_or(retry, |due| due.min(retry))
         }
         // Due as it was: at once when the group is resumed, or the app calls again.
         PollEnd::GroupFault(_) | PollEnd::Stopped => was_due.min(now),
     }
+}
+
+/// How long a slot waits that fails while others are answered.
+fn wait_of_one_to_blame(failures: i32) -> TimeDelta {
+    doubled(failures - TO_BLAME_FROM).min(RETRY_TO_BLAME_AT_MOST)
+}
+
+fn doubled(times: i32) -> TimeDelta {
+    RETRY_AFTER * 2_i32.pow(times.clamp(0, 12).unsigned_abs())
 }
 
 fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange> {

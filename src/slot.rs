@@ -65,7 +65,20 @@ pub struct StoredDue {
     pub has_failed: bool,
 }
 
+impl StoredDue {
+    /// Of a slot that was made just now.
+    pub fn made(due: Timestamp) -> Self {
+        Self { next_poll_at: due, last_polled_at: None, has_failed: false }
+    }
+}
+
 impl Slot {
+    /// Whether another slot of the same group may be polled along: the two fit into one call, and neither fails. What is wrong
+    /// with one must not spoil the polls of the other.
+    pub fn may_absorb(&self, other: &Self, batch_size: usize) -> bool {
+        self.messages.len() + other.messages.len() <= batch_size && self.failures == 0 && other.failures == 0
+    }
+
     /// Takes in the messages of another slot of the same group, for a common poll.
     pub fn absorb(&mut self, other: Slot) {
         self.absorbs = Some((other.slot_id, other.joins));
@@ -88,8 +101,10 @@ pub struct SlotMessage {
     pub known_until: Option<Timestamp>,
     /// Whether `known_until` is its own, and not its slot's last poll.
     pub known_apart: bool,
-    /// How many polls in a row said that it has no receipt.
+    /// How many polls in a row said that it has no receipt, or refused it where `refused_since` is set.
     pub no_receipt_polls: i16,
+    /// Since when each poll of it alone was refused.
+    pub refused_since: Option<Timestamp>,
 }
 
 #[cfg(test)]
@@ -107,6 +122,7 @@ mod tests {
             known_until: last_polled_at.map(time),
             known_apart: false,
             no_receipt_polls: 0,
+            refused_since: None,
         };
         Slot {
             slot_id,
@@ -121,6 +137,22 @@ mod tests {
             joins: i32::try_from(slot_id).unwrap(),
             messages: seqs.iter().map(message).collect(),
             absorbs: None,
+        }
+    }
+
+    #[test]
+    fn only_slots_that_do_not_fail_and_fit_into_one_call_are_polled_together() {
+        let of = |slot_id, seqs: std::ops::RangeInclusive<i64>, failures| Slot {
+            failures,
+            ..slot(slot_id, &seqs.collect(), None)
+        };
+        for (first, second, may) in [
+            (of(1, 1..=2, 0), of(2, 3..=5, 0), true),
+            (of(1, 1..=3, 0), of(2, 4..=6, 0), false),
+            (of(1, 1..=2, 1), of(2, 3..=5, 0), false),
+            (of(1, 1..=2, 0), of(2, 3..=5, 1), false),
+        ] {
+            assert_eq!(first.may_absorb(&second, 5), may, "{first:?} {second:?}");
         }
     }
 

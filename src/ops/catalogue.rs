@@ -16,12 +16,16 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-const COUNTERS: [(&str, &str); 13] = [
+const COUNTERS: [(&str, &str); 14] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     ("receiptd_messages_asked_total", "Messages that attempts asked for."),
     ("receiptd_changes_total", "Receipts that differed from those before."),
     ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
     ("receiptd_messages_slotted_total", "New messages that were put into the schedule."),
+    (
+        "receiptd_messages_set_apart_total",
+        "Messages that got a call of their own since calls for them fail and those for others of their group don't.",
+    ),
     ("receiptd_flushes_total", "Transactions that stored polls."),
     ("receiptd_flush_failures_total", "Attempts to store polls that failed and were made again, by SQLSTATE."),
     ("receiptd_database_errors_total", "Operations on the database that failed, by class."),

@@ -1,15 +1,16 @@
 //! One poll as decisions: which batch is asked for next, and what the outcome of an attempt calls for. Pure.
 //!
-//! A call that is refused as too large or bad is halved, so that one bad seq can't wedge its group. Whoever drives this
-//! takes the permits, makes the attempts and does the waiting; here nothing waits and nothing is sent.
+//! A call that is refused as too large or bad is halved, so that one bad seq can't wedge its group. In a slot that has failed
+//! several times while the service answers others, any call that fails is halved: one message is probably to blame. Whoever
+//! drives this takes the permits, makes the attempts and does the waiting; here nothing waits and nothing is sent.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use super::retry::Retry;
 use crate::{
     chat::{Attempt, Class, Failure},
     domain::{MsgSeq, Receipt},
-    recording::{Poll, PollEnd},
+    recording::{Others, Poll, PollEnd},
     slot::Slot,
 };
 
@@ -17,15 +18,36 @@ use crate::{
 /// polls of other groups need. By default that is two attempts that are not answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After this many failed polls in a row a poll makes one attempt for each batch, and looks for the messages to blame.
+pub(super) const FAILURES_TO_BLAME: i32 = 2;
+
+/// Maximum number of failed calls of a poll that looks for the messages to blame, …
+const MAX_FAILED_PARTS: usize = 16;
+
+/// … and of one in which nothing has been answered.
+const MAX_FAILED_PARTS_IN_VAIN: usize = 5;
+
+/// Maximum number of refused calls (10004, 10018) of a poll in which nothing has been answered: the messages are probably not
+/// to blame.
+const MAX_REFUSALS_IN_VAIN: usize = 20;
+
 /// A poll under way.
 #[derive(Debug)]
 pub(super) struct Asking {
-    /// What is still to be asked for; the last batch is next.
-    batches: Vec<Vec<MsgSeq>>,
+    /// What is still to be asked for; the first batch is next.
+    batches: VecDeque<Vec<MsgSeq>>,
     retry: Retry,
+    /// How many polls of the slot in a row have failed.
+    failures: i32,
     signed_again: bool,
     /// How long attempts took that failed.
     in_vain: Duration,
+    /// Messages whose calls fail for them alone.
+    culprits: Vec<MsgSeq>,
+    /// Messages that are not asked for any more in this poll, since enough of its calls have failed.
+    rest: Vec<MsgSeq>,
+    failed_parts: usize,
+    refusals: usize,
     poll: Poll,
 }
 
@@ -41,15 +63,38 @@ pub(super) enum Next {
 }
 
 impl Asking {
-    pub(super) fn new(slot: &Slot) -> Self {
-        let batches = vec![slot.messages.iter().map(|message| message.seq).collect()];
-        let poll = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete };
-        Self { batches, retry: Retry::default(), signed_again: false, in_vain: Duration::ZERO, poll }
+    /// A poll of `slot` in calls for up to `batch_size` messages, while the calls of other slots come to `others`.
+    pub(super) fn new(slot: &Slot, batch_size: usize, others: Others) -> Self {
+        let mut asking = Self {
+            batches: VecDeque::new(),
+            retry: Retry::default(),
+            failures: slot.failures,
+            signed_again: false,
+            in_vain: Duration::ZERO,
+            culprits: vec![],
+            rest: vec![],
+            failed_parts: 0,
+            refusals: 0,
+            poll: Poll { others, ..Poll::ended(PollEnd::Complete) },
+        };
+        let seqs: Vec<MsgSeq> = slot.messages.iter().map(|message| message.seq).collect();
+        // The whole has failed already. If nothing of it was answered, the parts are smaller the next time, and others of them
+        // come first: so among many messages to blame the others are found all the same.
+        let doublings = u32::try_from(slot.failures - FAILURES_TO_BLAME + 1).unwrap_or_default().min(16);
+        let whole = seqs.len().min(batch_size);
+        let part = if asking.looks_for_culprits() { whole >> doublings } else { whole };
+        asking.batches.extend(seqs.chunks(part.max(1)).map(<[MsgSeq]>::to_vec));
+        if asking.looks_for_culprits() && !asking.batches.is_empty() {
+            let offset = usize::try_from(slot.failures).unwrap_or_default() * MAX_FAILED_PARTS_IN_VAIN;
+            let parts = asking.batches.len();
+            asking.batches.rotate_left(offset % parts);
+        }
+        asking
     }
 
     /// The messages that the next attempt asks for; `None` if the poll has ended.
     pub(super) fn batch(&self) -> Option<&[MsgSeq]> {
-        self.batches.last().map(Vec::as_slice).filter(|batch| !batch.is_empty())
+        self.batches.front().map(Vec::as_slice)
     }
 
     /// Ends the poll: no attempt may be made any more.
@@ -84,26 +129,47 @@ impl Asking {
 
     /// What came of it.
     pub(super) fn into_poll(self) -> Poll {
-        self.poll
+        let Self { mut poll, culprits, rest, .. } = self;
+        if poll.end != PollEnd::Complete {
+            return poll;
+        }
+        if is_answered(&poll) {
+            poll.failed = culprits.into_iter().map(|seq| vec![seq]).collect();
+            poll.failed.extend((!rest.is_empty()).then_some(rest));
+        } else if !culprits.is_empty() || !rest.is_empty() || !poll.rejected.is_empty() {
+            // Nobody can tell whether the messages are to blame.
+            poll.end = PollEnd::GivenUp;
+        }
+        poll
+    }
+
+    /// Whether it makes one attempt for each batch, and halves those that fail. While others fail too it is not the messages.
+    fn looks_for_culprits(&self) -> bool {
+        self.failures >= FAILURES_TO_BLAME && self.poll.others != Others::Failing
     }
 
     fn failed(&mut self, failure: Failure) -> Next {
         let code = failure.code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
         let asked = self.batch().unwrap_or_default().to_vec();
         match failure.class {
+            Class::Retry | Class::Unknown if self.looks_for_culprits() => return self.part_failed(&asked),
             Class::Success | Class::Incomplete | Class::Retry | Class::SlowDown | Class::Unknown => {
+                let tries_again = self.failures < FAILURES_TO_BLAME || failure.class == Class::SlowDown;
                 match self.retry.next_wait() {
-                    Some(wait) if self.in_vain < PATIENCE => return Next::Wait(wait),
+                    Some(wait) if tries_again && self.in_vain < PATIENCE => return Next::Wait(wait),
                     _ => self.end(PollEnd::GivenUp),
                 }
             }
             Class::Split | Class::Message if asked.len() > 1 => {
                 self.settle();
+                self.refusals += 1;
                 let (older, younger) = asked.split_at(asked.len() / 2);
-                self.batches.extend([younger.to_vec(), older.to_vec()]);
+                self.batches.push_front(younger.to_vec());
+                self.batches.push_front(older.to_vec());
             }
             Class::Split => {
                 self.settle();
+                self.refusals += 1;
                 self.poll.rejected.extend(asked.first().map(|seq| (*seq, code)));
             }
             Class::Message => {
@@ -116,12 +182,39 @@ impl Asking {
                 return Next::StopApp(failure);
             }
         }
+        if self.refusals >= MAX_REFUSALS_IN_VAIN && !is_answered(&self.poll) {
+            self.end(PollEnd::GivenUp);
+        }
         Next::GoOn
+    }
+
+    /// A call failed that may be the fault of its messages: its halves are asked for when all other parts have been, since one
+    /// answer tells that the service is well.
+    fn part_failed(&mut self, asked: &[MsgSeq]) -> Next {
+        self.settle();
+        self.failed_parts += 1;
+        if let [seq] = asked {
+            self.culprits.push(*seq);
+        } else {
+            let (older, younger) = asked.split_at(asked.len() / 2);
+            self.batches.extend([older.to_vec(), younger.to_vec()]);
+        }
+        let most = if is_answered(&self.poll) { MAX_FAILED_PARTS } else { MAX_FAILED_PARTS_IN_VAIN };
+        if self.failed_parts >= most || self.in_vain >= PATIENCE {
+            self.has_enough();
+        }
+        Next::GoOn
+    }
+
+    /// What is left is not asked for in this poll.
+    fn has_enough(&mut self) {
+        self.rest = self.batches.drain(..).flatten().collect();
+        self.rest.sort_unstable();
     }
 
     /// Nothing is left to do about the batch; the next one has all its attempts yet.
     fn settle(&mut self) {
-        self.batches.pop();
+        self.batches.pop_front();
         self.retry = Retry::default();
         self.signed_again = false;
     }
@@ -132,11 +225,16 @@ impl Asking {
     }
 }
 
+/// Whether the service answered any call of it.
+fn is_answered(poll: &Poll) -> bool {
+    !poll.receipts.is_empty() || poll.attempts.iter().any(|attempt| attempt.outcome.is_ok())
+}
+
 /// How many messages the service takes in a call, if `poll` shows that these are fewer than were asked for: what it refused as a
 /// whole it answered in parts, so that no message is to blame.
 pub(super) fn takes_only(poll: &Poll) -> Option<usize> {
     let is_split = poll.attempts.iter().any(|attempt| attempt.class() == Class::Split);
-    if !is_split || !poll.rejected.is_empty() || poll.end != PollEnd::Complete {
+    if !is_split || !poll.rejected.is_empty() || !poll.failed.is_empty() || poll.end != PollEnd::Complete {
         return None;
     }
     poll.attempts.iter().filter(|attempt| attempt.outcome.is_ok()).map(|attempt| attempt.asked).max()
@@ -150,9 +248,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        cadence::Cadences,
         chat::Answer,
         domain::{Counts, Timestamp},
         poller::retry::MAX_ATTEMPTS,
+        recording::{KeepSnapshots, Recording},
         slot::{GroupState, SlotMessage},
     };
 
@@ -168,6 +268,7 @@ mod tests {
             known_until: None,
             known_apart: false,
             no_receipt_polls: 0,
+            refused_since: None,
         };
         Slot {
             slot_id: 1,
@@ -196,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_second_refusal_of_the_signature_stops_the_app() {
-        let mut asking = Asking::new(&slot(2));
+        let mut asking = Asking::new(&slot(2), 200, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
         assert_eq!(asking.heard(attempt(&batch, 70003), || true), Next::GoOn);
         assert_eq!(asking.batch(), Some(batch.as_slice()), "once more, with a new signature");
@@ -207,14 +308,14 @@ mod tests {
 
     #[test]
     fn a_ready_signature_that_is_refused_stops_the_app_at_once() {
-        let mut asking = Asking::new(&slot(2));
+        let mut asking = Asking::new(&slot(2), 200, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
         assert!(matches!(asking.heard(attempt(&batch, 70003), || false), Next::StopApp(_)));
     }
 
     #[test]
     fn a_poll_that_is_not_answered_in_time_twice_gives_its_place_to_others() {
-        let mut asking = Asking::new(&slot(2));
+        let mut asking = Asking::new(&slot(2), 200, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
         let hanging = Attempt { latency: Duration::from_secs(8), ..attempt(&batch, 10002) };
         assert!(matches!(asking.heard(hanging.clone(), || true), Next::Wait(_)));
@@ -223,14 +324,163 @@ mod tests {
         assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
     }
 
+    /// The slots that a slot becomes while calls for `bad` messages fail with `code` after `latency`: each poll asks and
+    /// records as the daemon does. Returns the slots, which messages were answered, how many calls failed, and how long it took.
+    fn poll_until(
+        first: Slot,
+        bad: &BTreeSet<u32>,
+        (code, latency): (i64, Duration),
+        is_over: impl Fn(&[Slot], &BTreeSet<u32>) -> bool,
+    ) -> (Vec<Slot>, BTreeSet<u32>, usize, chrono::TimeDelta) {
+        let cadences = Cadences::default();
+        let (mut slots, mut answered, mut calls, mut now) = (vec![first], BTreeSet::new(), 0, now());
+        while !is_over(&slots, &answered) {
+            let next = (0..slots.len()).min_by_key(|at| slots[*at].next_poll_at).unwrap();
+            let slot = slots.swap_remove(next);
+            now = now.max(slot.next_poll_at);
+            let mut asking = Asking::new(&slot, 200, Others::Answered);
+            while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                let fails = batch.iter().any(|seq| bad.contains(&seq.get()));
+                let attempt = attempt(&batch, if fails { code } else { 0 });
+                let latency = if fails { latency } else { Duration::from_millis(20) };
+                now += latency;
+                calls += usize::from(fails);
+                let attempt = Attempt { latency, called_at: now, ended_at: now, ..attempt };
+                if let Next::Wait(wait) = asking.heard(attempt, || true) {
+                    now += wait;
+                }
+            }
+            let poll = asking.into_poll();
+            answered.extend(poll.receipts.iter().map(|(seq, _)| seq.get()));
+            let recording = Recording::of(slot.clone(), poll, cadences.of(None), KeepSnapshots::Changes, now);
+            let leaves = |seq| recording.parts.iter().any(|part| part.seqs.contains(seq));
+            for part in &recording.parts {
+                let messages =
+                    slot.messages.iter().filter(|message| part.seqs.contains(&message.seq)).cloned().collect();
+                let slot_id = slots.iter().map(|slot| slot.slot_id).max().unwrap_or(slot.slot_id).max(slot.slot_id) + 1;
+                let (failures, next_poll_at) = (part.failures, part.next_poll_at);
+                slots.push(Slot { slot_id, failures, next_poll_at, messages, ..slot.clone() });
+            }
+            let messages = slot.messages.iter().filter(|message| !leaves(&message.seq)).cloned().collect();
+            let (failures, next_poll_at) = (recording.failures, recording.next_poll_at);
+            slots.push(Slot { failures, next_poll_at, messages, ..slot });
+        }
+        (slots, answered, calls, now - self::now())
+    }
+
+    fn all_but(messages: i64, bad: &BTreeSet<u32>) -> BTreeSet<u32> {
+        (1..=u32::try_from(messages).unwrap()).filter(|seq| !bad.contains(seq)).collect()
+    }
+
+    #[test]
+    fn one_bad_message_among_others_is_put_off_alone_whatever_its_calls_fail_with() {
+        let quick = Duration::from_millis(20);
+        for (messages, bad) in [(16, 1), (16, 9), (16, 16), (50, 37), (2, 1), (3, 3)] {
+            for (code, latency) in [(10002, quick), (12345, quick), (10002, Duration::from_secs(5))] {
+                let bad = BTreeSet::from([bad]);
+                let is_over = |slots: &[Slot], answered: &BTreeSet<u32>| {
+                    *answered == all_but(messages, &bad)
+                        && slots.iter().any(|slot| slot.messages.len() == 1 && slot.failures > 0)
+                };
+                let (slots, _, calls, took) = poll_until(slot(messages), &bad, (code, latency), is_over);
+                let alone: Vec<&Slot> = slots.iter().filter(|slot| slot.failures > 0).collect();
+                assert!(
+                    matches!(alone.as_slice(), [slot] if slot.messages[0].seq.get() == *bad.first().unwrap()),
+                    "{alone:?}"
+                );
+                assert!(calls <= 20, "{calls} calls failed for {messages} messages and {bad:?}");
+                assert!(took <= chrono::TimeDelta::seconds(110), "{took} for {messages} messages and {bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_makes_its_call_fail_is_asked_for_less_and_less_often() {
+        let bad = BTreeSet::from([3]);
+        let failing = |slots: &[Slot]| slots.iter().map(|slot| slot.failures).max().unwrap();
+        let run = |until| {
+            // The retries of the first two polls take a random time: the same in each run.
+            fastrand::seed(7);
+            poll_until(slot(16), &bad, (10002, Duration::ZERO), |slots, _| failing(slots) >= until).3.num_seconds()
+        };
+        let at: Vec<i64> = [3, 4, 5, 6, 7].map(run).to_vec();
+        let waits: Vec<i64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let is_as_expected = |(wait, expected): (&i64, i64)| (wait - expected).abs() <= 2;
+        assert!(waits.iter().zip([10, 20, 40, 80]).all(is_as_expected), "{waits:?}");
+    }
+
+    #[test]
+    fn while_other_calls_fail_too_no_message_is_blamed_and_each_poll_makes_one_attempt() {
+        let mut asking = Asking::new(&Slot { failures: 5, ..slot(16) }, 200, Others::Failing);
+        let batch = asking.batch().unwrap().to_vec();
+        assert_eq!(batch.len(), 16);
+        assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
+        assert!(asking.batch().is_none());
+        let poll = asking.into_poll();
+        assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
+    }
+
+    #[test]
+    fn where_no_part_is_answered_no_message_is_blamed_and_few_calls_are_made() {
+        for failures in 2..20 {
+            let mut asking = Asking::new(&Slot { failures, ..slot(50) }, 200, Others::Answered);
+            let mut calls = 0;
+            while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                calls += 1;
+                assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
+            }
+            let poll = asking.into_poll();
+            assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
+            assert!(calls <= MAX_FAILED_PARTS_IN_VAIN, "{calls}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_refuses_every_message_is_not_asked_for_each() {
+        let mut asking = Asking::new(&slot(200), 200, Others::Answered);
+        let mut calls = 0;
+        while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+            calls += 1;
+            asking.heard(attempt(&batch, 10004), || true);
+        }
+        assert!(calls <= MAX_REFUSALS_IN_VAIN, "{calls}");
+        assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
+    }
+
+    #[test]
+    fn messages_that_are_all_refused_alone_are_not_to_blame() {
+        for (messages, end) in [(1, PollEnd::GivenUp), (3, PollEnd::GivenUp)] {
+            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
+            while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                asking.heard(attempt(&batch, 10004), || true);
+            }
+            let poll = asking.into_poll();
+            assert_eq!((poll.end, poll.rejected.len()), (end, usize::try_from(messages).unwrap()));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn however_many_messages_are_bad_the_others_are_observed_and_no_poll_takes_long(
+            messages in 1_i64..60,
+            bad in proptest::collection::btree_set(1_u32..60, 0..12),
+            hangs in any::<bool>(),
+        ) {
+            let bad: BTreeSet<u32> = bad.into_iter().filter(|seq| i64::from(*seq) <= messages).collect();
+            let latency = if hangs { Duration::from_secs(5) } else { Duration::from_millis(20) };
+            let good = all_but(messages, &bad);
+            let (_, _, calls, took) = poll_until(slot(messages), &bad, (10002, latency), |_, answered| *answered == good);
+            prop_assert!(calls <= 20 + 14 * bad.len(), "{calls} calls failed");
+            prop_assert!(took <= chrono::TimeDelta::minutes(30), "{took}");
+        }
+
         #[test]
         fn halving_rejects_the_bad_messages_alone_and_tells_of_each_message_once(
             messages in 1_i64..130,
             bad in proptest::collection::btree_set(1_u32..130, 0..6),
             gone in proptest::collection::btree_set(1_u32..130, 0..6),
         ) {
-            let mut asking = Asking::new(&slot(messages));
+            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
             let mut calls = 0;
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 calls += 1;
@@ -247,7 +497,8 @@ mod tests {
             prop_assert_eq!(told, all.clone());
             prop_assert_eq!(rejected, bad.into_iter().filter(|seq| all.contains(seq)).collect());
             prop_assert!(calls < 2 * messages, "{calls} calls for {messages} messages");
-            prop_assert_eq!(poll.end, PollEnd::Complete);
+            let all_are_bad = poll.rejected.len() == usize::try_from(messages).unwrap();
+            prop_assert_eq!(poll.end, if all_are_bad { PollEnd::GivenUp } else { PollEnd::Complete });
         }
 
         #[test]
@@ -256,7 +507,7 @@ mod tests {
             limit in 1_usize..130,
             bad in proptest::option::of(1_u32..130),
         ) {
-            let mut asking = Asking::new(&slot(messages));
+            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 let is_refused = batch.len() > limit || batch.iter().any(|seq| Some(seq.get()) == bad);
                 asking.heard(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
@@ -277,7 +528,7 @@ mod tests {
             ], 1..20),
             renews in any::<bool>(),
         ) {
-            let mut asking = Asking::new(&slot(messages));
+            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
             let mut codes = codes.into_iter().cycle();
             let mut calls = 0;
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {

@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     asking::{Asking, Next, takes_only},
     gate::{Gate, Signature},
+    others::Outcomes,
     trouble::Trouble,
 };
 use crate::{
     activity::Activity,
     chat::{ChatClient, Class, Failure, error_class},
-    domain::{GroupId, MsgSeq},
+    domain::MsgSeq,
     lease::Lease,
     pacing::Pacing,
     recording::{Poll, PollEnd},
@@ -31,6 +32,7 @@ pub(super) struct Caller {
     pub lease: Arc<Lease>,
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
+    pub outcomes: Mutex<Outcomes>,
     pub trouble: Trouble,
     pub activity: Arc<Activity>,
     /// Cancelled when the term of the poller is over: no attempt starts from then on.
@@ -42,15 +44,18 @@ impl Caller {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Polls a slot. A probe calls though the gate is closed, and opens it if the app works again.
     ///
     /// `started` is called when the first attempt goes out.
-    pub(super) async fn poll(&self, slot: &Slot, is_probe: bool, started: impl FnOnce()) -> Poll {
-        let mut asking = Asking::new(slot);
+    pub(super) async fn poll(&self, slot: &Slot, batch_size: usize, is_probe: bool, started: impl FnOnce()) -> Poll {
+        let mut asking = Asking::new(slot, batch_size, self.outcomes().of_others(slot.slot_id, Instant::now()));
         let mut started = Some(started);
         while let Some(batch) = asking.batch() {
-            let Some(next) = self.attempt(&slot.group_id, batch.to_vec(), is_probe, &mut started, &mut asking).await
-            else {
+            let Some(next) = self.attempt(slot, batch.to_vec(), is_probe, &mut started, &mut asking).await else {
                 asking.stop();
                 break;
             };
@@ -72,7 +77,7 @@ impl Caller {
     /// Makes one attempt for `batch`. `None` if none may be made any more.
     async fn attempt(
         &self,
-        group: &GroupId,
+        slot: &Slot,
         batch: Vec<MsgSeq>,
         is_probe: bool,
         started: &mut Option<impl FnOnce()>,
@@ -89,7 +94,7 @@ impl Caller {
         self.activity.sent(sent);
         let lease = self.lease.clone();
         // A call that was not made is no attempt.
-        let attempt = self.client.get_receipts(group, &batch, move || lease.is_trusted()).await.ok()?;
+        let attempt = self.client.get_receipts(&slot.group_id, &batch, move || lease.is_trusted()).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
         if attempt.outcome.is_ok() {
@@ -98,7 +103,8 @@ impl Caller {
         if attempt.class() == Class::SlowDown {
             self.pacing.slow_down(&permit);
         }
-        attempt.trouble().into_iter().for_each(|trouble| self.trouble.note(group, &trouble));
+        self.outcomes().note(slot.slot_id, attempt.class(), Instant::now());
+        attempt.trouble().into_iter().for_each(|trouble| self.trouble.note(&slot.group_id, &trouble));
         drop(permit);
         Some(asking.heard(attempt, || self.may_sign_again(sent)))
     }

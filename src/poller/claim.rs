@@ -6,7 +6,6 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{AHEAD, PollerStatus, ScheduleNews};
 use crate::{
-    domain::Timestamp,
     recording::Recording,
     slot::{Slot, SlotId},
 };
@@ -15,7 +14,7 @@ use crate::{
 /// to the recorder, the slot goes back to the schedule.
 #[derive(Debug)]
 pub(super) struct Claim {
-    slots: Vec<(SlotId, Timestamp)>,
+    slots: Vec<SlotId>,
     news: mpsc::UnboundedSender<ScheduleNews>,
     status: Arc<PollerStatus>,
     room: Arc<Notify>,
@@ -31,8 +30,7 @@ impl Claim {
     ) -> Self {
         status.in_flight.fetch_add(1, Ordering::Relaxed);
         status.waiting.fetch_add(1, Ordering::Relaxed);
-        let absorbed = slot.absorbs.map(|(other, _)| (other, slot.next_poll_at));
-        let slots = std::iter::once((slot.slot_id, slot.next_poll_at)).chain(absorbed).collect();
+        let slots = std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other)).collect();
         Self { slots, news, status, room, is_waiting: true }
     }
 
@@ -53,7 +51,7 @@ impl Claim {
             _ = self.news.send(ScheduleNews::Due(recording.slot_id, recording.next_poll_at));
         }
         let absorbed = recording.absorbs.map(|(slot, _)| slot);
-        self.slots.retain(|(slot, _)| *slot != recording.slot_id && Some(*slot) != absorbed);
+        self.slots.retain(|slot| *slot != recording.slot_id && Some(*slot) != absorbed);
     }
 }
 
@@ -61,9 +59,9 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.started();
         let in_flight = self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
-        for (slot, due) in self.slots.drain(..) {
+        for slot in self.slots.drain(..) {
             // Without a poller the slot is found in the database by the next one.
-            _ = self.news.send(ScheduleNews::Returned(slot, due));
+            _ = self.news.send(ScheduleNews::Returned(slot));
         }
         if in_flight + AHEAD > self.status.max_in_flight {
             self.room.notify_one();

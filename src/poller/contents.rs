@@ -46,7 +46,8 @@ impl Poller {
     /// now as well, can be taken in: a slot in another poll has another last poll.
     async fn merge(&mut self, slots: &mut Vec<Slot>, claimed: &mut Vec<SlotId>) -> Result<(), StoreError> {
         let batch_size = self.settings.batch_size;
-        let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
+        let is_thin =
+            |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2 && slot.failures == 0;
         let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
         if thin.is_empty() {
             return Ok(());
@@ -66,10 +67,10 @@ impl Poller {
             };
             let Some(absorbed) = absorbed else { continue };
             match slots.iter_mut().find(|held| held.slot_id == slot) {
-                Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
+                Some(slot) if slot.may_absorb(&absorbed, batch_size) => slot.absorb(absorbed),
                 _ => {
                     claimed.retain(|slot| *slot != absorbed.slot_id);
-                    self.schedule.release(absorbed.slot_id, absorbed.next_poll_at, self.now());
+                    self.schedule.give_back(absorbed.slot_id, self.now());
                 }
             }
         }

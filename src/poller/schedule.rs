@@ -37,8 +37,16 @@ type Place = i64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Waiting(Place),
-    /// In a poll; somebody may have asked meanwhile for it to be due again.
-    Claimed(Option<Place>),
+    Claimed(Claimed),
+}
+
+/// In a poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claimed {
+    /// When it was due; `None` if the schedule did not know it.
+    was: Option<Place>,
+    /// Somebody has asked meanwhile for it to be due again then.
+    pending: Option<Place>,
 }
 
 /// The due times of all slots of an app.
@@ -58,7 +66,9 @@ impl Schedule {
     pub(super) fn set(&mut self, slot: SlotId, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         match self.slots.get_mut(&slot) {
-            Some(Status::Claimed(pending)) => *pending = Some(pending.map_or(place, |other| other.min(place))),
+            Some(Status::Claimed(claimed)) => {
+                claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place)));
+            }
             Some(Status::Waiting(old)) => {
                 self.due.remove(&(*old, slot));
                 self.wait(slot, place);
@@ -96,7 +106,7 @@ impl Schedule {
         while claimed.len() < count {
             let Some((place, slot)) = self.due.first().copied().filter(|(place, _)| *place <= present) else { break };
             self.due.remove(&(place, slot));
-            self.slots.insert(slot, Status::Claimed(None));
+            self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
             claimed.push(slot);
         }
         claimed
@@ -106,29 +116,38 @@ impl Schedule {
     pub(super) fn claim(&mut self, slot: SlotId) -> bool {
         let Some(Status::Waiting(place)) = self.slots.get(&slot).copied() else { return false };
         self.due.remove(&(place, slot));
-        self.slots.insert(slot, Status::Claimed(None));
+        self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
         true
     }
 
     /// Claims one slot whether it is known or not, unless a poll has it.
     pub(super) fn claim_unknown(&mut self, slot: SlotId) -> bool {
         self.claim(slot)
-            || (!self.slots.contains_key(&slot) && self.slots.insert(slot, Status::Claimed(None)).is_none())
+            || (!self.slots.contains_key(&slot)
+                && self.slots.insert(slot, Status::Claimed(Claimed { was: None, pending: None })).is_none())
     }
 
     /// Ends a claim: the slot is due then, or sooner if somebody asked for that meanwhile.
     pub(super) fn release(&mut self, slot: SlotId, due: Timestamp, now: Now) {
         let mut place = self.place(due, now);
-        if let Some(Status::Claimed(Some(pending))) = self.slots.get(&slot) {
+        if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.get(&slot) {
             place = place.min(*pending);
         }
         self.slots.remove(&slot).into_iter().for_each(|status| self.unlist(slot, status));
         self.wait(slot, place);
     }
 
+    /// Ends a claim without a poll: the slot is due when it was, by whatever clock that was said.
+    pub(super) fn give_back(&mut self, slot: SlotId, now: Now) {
+        if let Some(Status::Claimed(Claimed { was, pending })) = self.slots.get(&slot).copied() {
+            let was = was.unwrap_or_else(|| self.present(now));
+            self.wait(slot, pending.map_or(was, |pending| pending.min(was)));
+        }
+    }
+
     /// Ends a claim of a slot that is not to be polled for now: it is forgotten, unless somebody asked for it meanwhile.
     pub(super) fn forget(&mut self, slot: SlotId) {
-        if let Some(Status::Claimed(Some(pending))) = self.slots.remove(&slot) {
+        if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.remove(&slot) {
             self.wait(slot, pending);
         }
     }
@@ -243,6 +262,22 @@ mod tests {
         assert_eq!(schedule.until_next(now), Some(60_000_000), "a poll under way says itself when it is due again");
     }
 
+    #[test]
+    fn a_claim_that_is_given_back_leaves_its_slot_due_when_it_was() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        schedule.set(1, secs(now, 300), now);
+        schedule.set(2, secs(now, 200), now);
+        assert!(schedule.claim(1) && schedule.claim(2) && schedule.claim_unknown(3));
+        let later = Now { time: now.time - TimeDelta::hours(1), ..after(now, 10) };
+        schedule.set(2, secs(later, 50), later);
+        (1..=3).for_each(|slot| schedule.give_back(slot, later));
+        assert_eq!(schedule.claim_due(9, later), [3], "one that nobody knew is due at once");
+        assert_eq!(schedule.until_next(later), Some(50_000_000), "asked for meanwhile");
+        assert!(schedule.claim(2));
+        assert_eq!(schedule.until_next(later), Some(290_000_000), "whatever the wall clock does");
+    }
+
     fn stored(now: Now, due: i64, last_polled_at: Option<i64>) -> StoredDue {
         let last_polled_at = last_polled_at.map(|polled_at| secs(now, polled_at));
         StoredDue { next_poll_at: secs(now, due), last_polled_at, has_failed: false }
@@ -292,7 +327,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_slot_is_always_either_waiting_once_or_claimed(
-            steps in proptest::collection::vec((0_u8..5, 1_i64..6, -50_i64..50), 1..200),
+            steps in proptest::collection::vec((0_u8..6, 1_i64..6, -50_i64..50), 1..200),
         ) {
             let now = start();
             let mut schedule = Schedule::new(now.monotonic);
@@ -302,6 +337,7 @@ mod tests {
                     1 => _ = schedule.claim_due(2, now),
                     2 => _ = schedule.claim(slot),
                     3 => schedule.release(slot, secs(now, due), now),
+                    4 => schedule.give_back(slot, now),
                     _ => if matches!(schedule.slots.get(&slot), Some(Status::Claimed(_))) { schedule.forget(slot) },
                 }
                 let waiting: BTreeSet<_> = schedule.slots.iter().filter_map(|(slot, status)| match status {

@@ -9,7 +9,7 @@ use std::{
 
 use super::{AHEAD, Poller, claim::Claim, gate::Admission, metrics, schedule::Now};
 use crate::{
-    recording::{Poll, PollEnd, Recording},
+    recording::{Part, Poll, PollEnd, Recording},
     slot::{GroupState, Slot, SlotId},
     store::StoreError,
 };
@@ -133,7 +133,7 @@ impl Poller {
     fn spawn(&self, slot: Slot, is_probe: bool) {
         let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
         let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
-        let (keep, clock) = (self.settings.keep, self.store.clock().clone());
+        let (keep, batch_size, clock) = (self.settings.keep, self.settings.batch_size, self.store.clock().clone());
         self.polls.spawn(async move {
             let mut claim = claim;
             let began = |claim: &mut Claim| {
@@ -141,16 +141,19 @@ impl Poller {
                 caller.activity.began(metrics::note_lag(&slot, &cadences, clock.now()), Instant::now());
             };
             let poll = if slot.messages.is_empty() {
-                Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::Complete }
+                Poll::ended(PollEnd::Complete)
             } else {
-                caller.poll(&slot, is_probe, || began(&mut claim)).await
+                caller.poll(&slot, batch_size, is_probe, || began(&mut claim)).await
             };
             claim.started();
             if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
                 return;
             }
             let cadence = cadences.of(slot.cadence.as_deref());
+            let group_id = slot.group_id.clone();
             let recording = Recording::of(slot, poll, cadence, keep, clock.now());
+            let alone = recording.parts.iter().filter_map(Part::alone);
+            alone.for_each(|seq| caller.trouble.set_apart(&group_id, seq));
             let Ok(permit) = recorder.reserve().await else {
                 // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
                 ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);

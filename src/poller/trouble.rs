@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     chat::{Class, Failure},
-    domain::GroupId,
+    domain::{GroupId, MsgSeq},
     repeated::{Repeated, SAY_AGAIN},
 };
 
@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Trouble {
     said: Mutex<HashMap<(Class, Option<i64>), Said>>,
     halved: Mutex<Repeated>,
+    set_apart: Mutex<Repeated>,
 }
 
 #[derive(Debug)]
@@ -42,6 +43,20 @@ impl Trouble {
                 count,
                 "Tencent Chat refuses calls for as many messages as polling.batch_size allows, and answers them in parts, which \
                  takes three calls or more for each: lower polling.batch_size to {most}"
+            );
+        }
+    }
+
+    /// Notes that calls fail that ask for this message, and says so if it is time.
+    pub(super) fn set_apart(&self, group: &GroupId, seq: MsgSeq) {
+        metrics::counter!("receiptd_messages_set_apart_total").increment(1);
+        if let Some(count) = self.set_apart.lock().unwrap_or_else(PoisonError::into_inner).happened() {
+            tracing::warn!(
+                %group,
+                %seq,
+                count,
+                "calls for message {seq} of group {group} fail, and those for others of the group don't: it is asked for alone from \
+                 now on, less and less often while that fails"
             );
         }
     }

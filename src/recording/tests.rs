@@ -36,6 +36,7 @@ fn message(number: i64) -> SlotMessage {
         known_until: Some(noon() - minutes(1)),
         known_apart: false,
         no_receipt_polls: 0,
+        refused_since: None,
     }
 }
 
@@ -72,7 +73,7 @@ fn attempt(ended_at: Timestamp) -> Attempt {
 }
 
 fn answered(receipts: Vec<(MsgSeq, Receipt)>) -> Poll {
-    Poll { attempts: vec![attempt(noon())], receipts, rejected: vec![], end: PollEnd::Complete }
+    Poll { attempts: vec![attempt(noon())], receipts, ..Poll::ended(PollEnd::Complete) }
 }
 
 fn record(slot: Slot, poll: Poll) -> Recording {
@@ -144,7 +145,7 @@ fn when_it_is_answered_again_its_prior_poll_is_the_one_that_last_told_of_it() {
 #[test]
 fn a_poll_that_told_nothing_moves_no_times_and_is_tried_again_sooner_than_the_cadence_says() {
     let end = PollEnd::GivenUp;
-    let poll = Poll { attempts: vec![attempt(noon())], receipts: vec![], rejected: vec![], end };
+    let poll = Poll { attempts: vec![attempt(noon())], ..Poll::ended(end) };
     let recording = record(slot(vec![message(1), never_polled(2)]), poll);
     assert!(recording.messages.is_empty() && recording.snapshots.is_empty());
     assert_eq!(recording.last_polled_at, Some(noon() - minutes(1)));
@@ -156,7 +157,7 @@ fn a_poll_that_told_nothing_moves_no_times_and_is_tried_again_sooner_than_the_ca
 fn retries_grow_apart_but_never_beyond_the_cadence() {
     let old = SlotMessage { sent_at: noon() - TimeDelta::days(10), ..message(1) };
     for (failures, expected) in [(0, 10), (1, 20), (2, 40), (4, 160), (5, 300), (30, 300)] {
-        let poll = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::GivenUp };
+        let poll = Poll::ended(PollEnd::GivenUp);
         let slot = Slot { failures, ..slot(vec![old.clone()]) };
         let by_cadence = Cadences::default().of(None).next_poll(Phase::of_slot(5), old.sent_at, noon()).unwrap();
         let due = record(slot, poll).next_poll_at;
@@ -224,24 +225,159 @@ fn an_old_message_is_polled_once_more_and_then_expired() {
     let closed: Vec<_> = recording.messages.iter().filter_map(|change| change.closed).collect();
     assert_eq!(closed, [Closed::Expired]);
     assert_eq!(recording.snapshots.len(), 1, "what it saw last is kept");
-    let failed = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::GivenUp };
+    let failed = Poll::ended(PollEnd::GivenUp);
     assert!(record(slot(vec![old]), failed).messages.is_empty(), "not by a poll that failed");
 }
 
 #[test]
-fn a_refused_message_is_set_aside_with_its_code_and_the_rest_goes_on() {
+fn a_message_a_day_past_its_end_is_expired_by_a_poll_that_failed_and_one_never_seen_after_several() {
+    let sent = |days| SlotMessage { sent_at: noon() - TimeDelta::days(days), ..message(1) };
+    let unseen = |days| SlotMessage { sent_at: noon() - TimeDelta::days(days), ..never_polled(1) };
+    for (message, failures, others, is_expired) in [
+        (sent(40), 0, Others::Unknown, true),
+        (sent(31), 0, Others::Failing, true),
+        (sent(30), 9, Others::Answered, false),
+        (unseen(40), 0, Others::Answered, false),
+        (unseen(40), 2, Others::Answered, true),
+        (unseen(40), 2, Others::Failing, false),
+        (unseen(40), 5, Others::Failing, true),
+    ] {
+        let slot = Slot { failures, ..slot(vec![message.clone()]) };
+        let recording = record(slot, Poll { others, ..Poll::ended(PollEnd::GivenUp) });
+        let closed: Vec<_> = recording.messages.iter().filter_map(|change| change.closed).collect();
+        assert_eq!(closed.contains(&Closed::Expired), is_expired, "{message:?} after {failures} failures");
+        assert_eq!(recording.is_empty, is_expired);
+    }
+}
+
+#[test]
+fn a_failing_slot_with_an_expired_message_waits_like_any_other() {
+    let old = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..never_polled(1) };
+    for (failures, seconds) in [(0, 10), (1, 20), (4, 160)] {
+        let slot = Slot { failures, ..slot(vec![old.clone()]) };
+        let recording = record(slot, Poll::ended(PollEnd::GivenUp));
+        assert_eq!(recording.next_poll_at, noon() + TimeDelta::seconds(seconds));
+    }
+}
+
+#[test]
+fn a_slot_that_fails_while_others_are_answered_waits_longer_each_time_whatever_its_cadence() {
+    for (failures, expected) in [(2, 10), (3, 20), (5, 80), (13, 20_480), (14, 21_600), (500, 21_600)] {
+        let slot = Slot { failures, ..slot(vec![message(1)]) };
+        let poll = Poll { others: Others::Answered, ..Poll::ended(PollEnd::GivenUp) };
+        let recording = record(slot, poll);
+        let due = noon() + TimeDelta::seconds(expected);
+        assert_eq!((recording.next_poll_at, recording.join_due), (due, due), "after {failures} failures");
+    }
+}
+
+#[test]
+fn messages_whose_calls_fail_leave_for_slots_of_their_own() {
+    let held = slot((1..=6).map(message).collect());
+    let before = held.last_polled_at;
+    let mut poll = answered([1, 2, 5].map(|number| (seq(number), counted(1, 2))).to_vec());
+    poll.failed = vec![vec![seq(3)], vec![seq(4), seq(6)]];
+    let recording = record(Slot { failures: 2, ..held }, poll);
+    let part = |seqs: &[i64], wait, failures| Part {
+        seqs: seqs.iter().map(|number| seq(*number)).collect(),
+        last_polled_at: before,
+        next_poll_at: noon() + TimeDelta::seconds(wait),
+        failures,
+    };
+    assert_eq!(recording.parts, [part(&[3], 10, 3), part(&[4, 6], 0, 2)]);
+    let left: Vec<_> =
+        recording.messages.iter().map(|change| (change.seq, change.known_until, change.polled_at)).collect();
+    assert_eq!(left, [3, 4, 6].map(|number| (seq(number), None, None)), "known until the last poll of their new slot");
+    assert_eq!((recording.failures, recording.last_polled_at), (0, Some(noon())), "the others go on");
+    assert!(recording.next_poll_at > noon() && recording.next_poll_at <= noon() + minutes(1));
+}
+
+#[test]
+fn a_message_that_is_known_otherwise_than_its_slot_says_so_when_it_leaves() {
+    let known_until = Some(noon() - minutes(7));
+    let apart = SlotMessage { known_until, known_apart: true, ..message(2) };
+    let poll = Poll { failed: vec![vec![seq(2)]], ..answered(vec![(seq(1), counted(1, 2))]) };
+    let recording = record(slot(vec![message(1), apart]), poll);
+    assert_eq!(recording.messages[0].known_until, known_until);
+}
+
+#[test]
+fn a_slot_that_keeps_nothing_but_messages_that_leave_is_empty() {
+    let done = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
+    let poll = Poll { failed: vec![vec![seq(2)]], ..answered(vec![(seq(1), counted(3, 0))]) };
+    let recording = record(slot(vec![done, message(2)]), poll);
+    assert!(recording.is_empty && recording.parts.len() == 1);
+}
+
+#[test]
+fn a_refused_message_leaves_for_a_slot_of_its_own_and_is_closed_when_it_is_refused_for_long() {
     let mut poll = answered(vec![(seq(1), counted(1, 2))]);
     poll.rejected.push((seq(2), 10004));
-    let recording = record(slot(vec![message(1), message(2)]), poll);
+    let recording = record(slot(vec![message(1), message(2)]), poll.clone());
     let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
-    assert_eq!((change.seq, change.closed), (seq(2), Some(Closed::Rejected)));
-    assert_eq!(change.receipt, Some(Receipt { code: 10004, ..counted(1, 2) }), "what was known last stays known");
-    assert!(!recording.is_empty);
+    assert_eq!((change.seq, change.closed, change.receipt), (seq(2), None, Some(counted(1, 2))));
+    assert_eq!((change.no_receipt_polls, change.refused_since), (1, Some(noon())));
+    assert_eq!(recording.parts[0].seqs, [seq(2)]);
+    assert!(!recording.is_empty && recording.snapshots.is_empty());
+
+    let refused = |polls, minutes_ago| {
+        let held =
+            SlotMessage { no_receipt_polls: polls, refused_since: Some(noon() - minutes(minutes_ago)), ..message(2) };
+        let rejected = vec![(seq(2), 10004)];
+        record(
+            Slot { failures: 4, ..slot(vec![held]) },
+            Poll { attempts: vec![attempt(noon())], rejected, ..Poll::ended(PollEnd::GivenUp) },
+        )
+    };
+    for (polls, minutes_ago, is_closed) in [(1, 60, false), (2, 4, false), (200, 4, false), (2, 5, true)] {
+        let recording = refused(polls, minutes_ago);
+        let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
+        assert_eq!(change.closed, is_closed.then_some(Closed::Rejected), "{polls} polls, {minutes_ago} min");
+        assert_eq!(change.no_receipt_polls, polls + 1);
+        assert_eq!(recording.is_empty, is_closed);
+    }
+    let closed = refused(2, 5);
+    assert_eq!(
+        closed.messages[0].receipt,
+        Some(Receipt { code: 10004, ..counted(1, 2) }),
+        "what was known stays known"
+    );
+    assert_eq!((closed.messages[0].refused_since, closed.snapshots.len()), (None, 1));
+}
+
+#[test]
+fn a_minute_in_which_every_message_is_refused_closes_none_and_counts_for_none() {
+    let rejected: Vec<_> = (1..=3).map(|number| (seq(number), 10004)).collect();
+    let held = (1..=3).map(|number| SlotMessage {
+        no_receipt_polls: 9,
+        refused_since: Some(noon() - minutes(60)),
+        ..message(number)
+    });
+    let poll = Poll { attempts: vec![attempt(noon())], rejected, ..Poll::ended(PollEnd::GivenUp) };
+    let recording = record(slot(held.collect()), poll);
+    assert!(recording.messages.is_empty() && recording.parts.is_empty());
+    assert_eq!(recording.failures, 2);
+}
+
+#[test]
+fn an_answer_ends_what_a_refusal_began_and_the_two_counts_are_not_mixed() {
+    let refused = SlotMessage { no_receipt_polls: 2, refused_since: Some(noon() - minutes(60)), ..message(1) };
+    let told = |receipt| {
+        let change = record(slot(vec![refused.clone()]), answered(vec![(seq(1), receipt)])).messages.remove(0);
+        (change.no_receipt_polls, change.refused_since, change.closed)
+    };
+    assert_eq!(told(counted(2, 1)), (0, None, None));
+    assert_eq!(told(NO_RECEIPT), (1, None, None), "the first poll that says so");
+    let without = SlotMessage { no_receipt_polls: 2, receipt: Some(NO_RECEIPT), ..message(1) };
+    let rejected = vec![(seq(1), 10004)];
+    let poll = Poll { attempts: vec![attempt(noon())], rejected, ..Poll::ended(PollEnd::GivenUp) };
+    let change = record(slot(vec![without]), poll).messages.remove(0);
+    assert_eq!((change.no_receipt_polls, change.refused_since, change.closed), (1, Some(noon()), None));
 }
 
 fn group_fault(code: i64) -> Poll {
     let failure = Failure { class: Class::GroupFault, code: Some(code), info: "no".into() };
-    Poll { attempts: vec![attempt(noon())], receipts: vec![], rejected: vec![], end: PollEnd::GroupFault(failure) }
+    Poll { attempts: vec![attempt(noon())], ..Poll::ended(PollEnd::GroupFault(failure)) }
 }
 
 #[test]
@@ -286,7 +422,7 @@ fn slots_are_merged_only_by_a_poll_that_told_something() {
     let recording = record(common.clone(), answered(both));
     assert_eq!(recording.absorbs, Some((6, 4)));
     assert_eq!(recording.snapshots[0].prior_polled_at, Some(noon() - minutes(7)), "each has its own poll before");
-    let failed = Poll { attempts: vec![], receipts: vec![], rejected: vec![], end: PollEnd::GivenUp };
+    let failed = Poll::ended(PollEnd::GivenUp);
     assert_eq!(record(common, failed).absorbs, None);
 }
 

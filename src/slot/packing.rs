@@ -49,6 +49,15 @@ pub struct Fill {
     pub seqs: Vec<MsgSeq>,
 }
 
+impl Fill {
+    /// Whether the schedule has to hear of it, if its slot is stored as due at `stored`: the slot is new, or brought forward.
+    /// One that was due sooner is under way, or will be: then its poll sees to it that these messages are polled in time.
+    pub fn is_news(&self, stored: Timestamp) -> bool {
+        // The database keeps microseconds.
+        self.slot_id.is_none() || stored.timestamp_micros() >= self.due.timestamp_micros()
+    }
+}
+
 /// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`.
 pub fn pack(
     fresh: &[Fresh],
@@ -135,6 +144,18 @@ mod tests {
         let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::default(), now());
         assert_eq!(fills[0].due, now() + TimeDelta::minutes(1));
         assert_eq!(fills[1].due, now());
+    }
+
+    #[test]
+    fn messages_that_join_a_slot_in_a_poll_do_not_make_it_due_again_at_once() {
+        let (polled_at, was_due) = (now() - TimeDelta::seconds(61), now() - TimeDelta::seconds(1));
+        let joining = pack(&fresh(1, 1..=1), &open(3, Some(polled_at)), 50, &Cadences::default(), now()).remove(0);
+        assert!(!joining.is_news(was_due), "the poll under way puts them off by an interval");
+        let waiting = pack(&fresh(1, 1..=1), &open(3, Some(now())), 50, &Cadences::default(), now()).remove(0);
+        assert!(waiting.is_news(waiting.due), "a slot that was due much later is brought forward");
+        assert!(!waiting.is_news(now() + TimeDelta::seconds(5)), "one that is due sooner stays as it is");
+        let new = pack(&fresh(1, 1..=1), &HashMap::new(), 50, &Cadences::default(), now()).remove(0);
+        assert!(new.is_news(was_due), "nobody knows of it");
     }
 
     #[test]

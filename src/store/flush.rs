@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 pub(super) use self::rows::{write_messages, write_snapshots};
 use self::{
     held::{already_stored, held_rows, held_slots, lock_slots, stand},
-    rows::{drop_empty_slots, merge_slots, write_calls, write_groups, write_slots},
+    rows::{drop_empty_slots, merge_slots, part_slots, write_calls, write_groups, write_slots},
 };
 use super::{Store, StoreError, transaction::SHORT};
 use crate::{domain::Timestamp, recording::Recording, slot::SlotId};
@@ -28,6 +28,8 @@ pub enum Committed {
     Due(SlotId, Timestamp),
     /// It is gone: its messages are done or have moved.
     Gone(SlotId),
+    /// It was made, and is due then.
+    Made(SlotId, Timestamp),
 }
 
 /// What a flush did.
@@ -114,11 +116,13 @@ pub(super) async fn write(
     merge_slots(connection, recordings, locked).await?;
     write_snapshots(connection, recordings).await?;
     write_messages(connection, recordings).await?;
+    let made = part_slots(connection, recordings).await?;
     let due = write_slots(connection, recordings, locked).await?;
     let dropped = drop_empty_slots(connection, recordings).await?;
     write_groups(connection, recordings).await?;
     write_calls(connection, recordings).await?;
-    Ok(committed(recordings, locked, &due, &dropped))
+    let made = made.into_iter().map(|(slot, due)| Committed::Made(slot, due));
+    Ok(committed(recordings, locked, &due, &dropped).into_iter().chain(made).collect())
 }
 
 /// A slot as it stands when its recording is written.

@@ -17,14 +17,15 @@ use crate::{
 const READ_SLOTS: &str = "
     SELECT s.slot_id, s.group_key, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, s.joins,
         g.group_id, g.state, g.cadence,
-        m.seqs, m.sent_at, m.read_num, m.unread_num, m.code, m.is_known, m.known_until, m.no_receipt_polls
+        m.seqs, m.sent_at, m.read_num, m.unread_num, m.code, m.is_known, m.known_until, m.no_receipt_polls,
+        m.refused_since
     FROM receiptd.poll_slots s
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key
     CROSS JOIN LATERAL (
         SELECT array_agg(msg_seq) AS seqs, array_agg(coalesce(aged_from, sent_at)) AS sent_at,
             array_agg(read_num) AS read_num, array_agg(unread_num) AS unread_num, array_agg(receipt_code) AS code,
             array_agg(first_polled_at IS NOT NULL) AS is_known, array_agg(known_until) AS known_until,
-            array_agg(no_receipt_polls) AS no_receipt_polls
+            array_agg(no_receipt_polls) AS no_receipt_polls, array_agg(refused_since) AS refused_since
         FROM receiptd.watched_messages m
         WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
     ) m
@@ -66,7 +67,8 @@ impl Store {
         Ok(read)
     }
 
-    /// For each of these slots, a neighbour in its group that fits into one call with it, if there is one.
+    /// For each of these slots, a neighbour in its group that fits into one call with it, if there is one. Slots that fail are
+    /// none: what is wrong with one must not spoil the polls of the other.
     ///
     /// # Errors
     /// If the database fails.
@@ -84,17 +86,17 @@ impl Store {
              ) held
              CROSS JOIN LATERAL (
                 SELECT n.slot_id FROM (
-                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id
+                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id AND n.failures = 0
                      ORDER BY slot_id DESC LIMIT 1)
                     UNION ALL
-                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id
+                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id AND n.failures = 0
                      ORDER BY slot_id LIMIT 1)
                 ) n
                 WHERE (SELECT count(*) FROM receiptd.watched_messages m
                        WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $2
                 LIMIT 1
              ) other
-             WHERE s.slot_id = ANY ($1)",
+             WHERE s.slot_id = ANY ($1) AND s.failures = 0",
         )
         .bind(slots.to_vec())
         .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
@@ -135,6 +137,7 @@ fn messages(row: &PgRow, slot_polled_at: Option<Timestamp>) -> Result<Vec<SlotMe
     let is_known: Vec<bool> = row.try_get("is_known")?;
     let known_until: Vec<Option<Timestamp>> = row.try_get("known_until")?;
     let no_receipt_polls: Vec<i16> = row.try_get("no_receipt_polls")?;
+    let refused_since: Vec<Option<Timestamp>> = row.try_get("refused_since")?;
     let mut messages = Vec::with_capacity(seqs.len());
     for (index, seq) in seqs.into_iter().enumerate() {
         let counts = read[index].zip(unread[index]).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
@@ -145,6 +148,7 @@ fn messages(row: &PgRow, slot_polled_at: Option<Timestamp>) -> Result<Vec<SlotMe
             known_until: if is_known[index] { known_until[index].or(slot_polled_at) } else { None },
             known_apart: known_until[index].is_some(),
             no_receipt_polls: no_receipt_polls[index],
+            refused_since: refused_since[index],
         });
     }
     messages.sort_unstable_by_key(|message| message.seq);

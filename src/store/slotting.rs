@@ -25,7 +25,7 @@ const CHUNK: i64 = 20_000;
 pub struct Slotted {
     /// How many messages got a slot.
     pub messages: usize,
-    /// The slots that changed, with their due times.
+    /// The slots that were made or brought forward, with their due times.
     pub slots: Vec<(SlotId, Timestamp)>,
     /// Whether there may be more to do at once.
     pub is_partial: bool,
@@ -70,8 +70,8 @@ impl Store {
                 SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
                 FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
             ), made AS (
-                INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, joins)
-                SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.joins
+                INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures, joins)
+                SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, s.joins
                 FROM source s CROSS JOIN parts p
                 RETURNING slot_id, next_poll_at
             ), moved AS (
@@ -107,7 +107,8 @@ async fn slot_new_messages(
     let slots = make_and_move_slots(connection, &fills).await?;
     place_messages(connection, &fills, &slots).await?;
     let held = if fresh.is_empty() { groups } else { vec![] };
-    Ok(Slotted { messages: fresh.len(), slots, is_partial, held })
+    let news = fills.iter().zip(slots).filter(|(fill, (_, due))| fill.is_news(*due)).map(|(_, slot)| slot).collect();
+    Ok(Slotted { messages: fresh.len(), slots: news, is_partial, held })
 }
 
 /// The groups of the next messages that have no slot, by rising key, and whether there may be others.
@@ -133,15 +134,18 @@ async fn groups_with_new_messages(
 }
 
 /// Locks the newest slot of each group, in the order of the ids, and counts what they hold. Also gives the groups whose newest
-/// slot somebody else holds.
+/// slot somebody else holds. Slots that fail come last: those who join would wait with them.
 async fn lock_newest_slots(
     connection: &mut PgConnection,
     groups: &[GroupKey],
 ) -> Result<(HashMap<GroupKey, OpenSlot>, Vec<GroupKey>), sqlx::Error> {
     let newest: Vec<SlotId> = query_scalar(
         "SELECT s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
-            SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = g.group_key ORDER BY slot_id DESC LIMIT 1
-        ) s",
+            SELECT coalesce(
+                (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key AND failures = 0 ORDER BY slot_id DESC LIMIT 1),
+                (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key ORDER BY slot_id DESC LIMIT 1)
+            ) AS slot_id
+        ) s WHERE slot_id IS NOT NULL",
     )
     .bind(groups.to_vec())
     .fetch_all(&mut *connection)
@@ -226,7 +230,8 @@ async fn make_and_move_slots(
         "INSERT INTO receiptd.poll_slots AS s (group_key, slot_id, next_poll_at)
          SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[])
          ON CONFLICT (group_key, slot_id) DO UPDATE
-            SET next_poll_at = LEAST(s.next_poll_at, EXCLUDED.next_poll_at), joins = s.joins + 1
+            SET next_poll_at = CASE WHEN s.failures = 0 THEN LEAST(s.next_poll_at, EXCLUDED.next_poll_at)
+                ELSE s.next_poll_at END, joins = s.joins + 1
          RETURNING s.slot_id, s.next_poll_at",
     )
     .bind(fills.iter().map(|fill| fill.group_key).collect::<Vec<_>>())

@@ -1,8 +1,9 @@
 //! Slots: calls are full, nothing is forgotten, and what owners change holds at the next poll.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use receiptd::{
+    cadence::{Cadence, Cadences, Tier},
     domain::Counts,
     simulator::{Fault, FaultRule, When},
 };
@@ -50,6 +51,32 @@ async fn a_group_with_one_message_takes_one_call() {
     let ledger = rig.simulator.ledger();
     assert_eq!(ledger.calls_by_group().len(), 30);
     assert_eq!(ledger.messages_asked(), ledger.calls());
+}
+
+#[tokio::test]
+async fn a_group_whose_messages_trickle_in_while_it_is_polled_is_polled_by_its_cadence() {
+    let mut config = simulator_config();
+    let slow = Duration::from_millis(700);
+    config.latency = (slow..=slow).into();
+    let mut rig = Rig::stopped(config).await;
+    let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(3) };
+    let cadence = Cadence::by_age(vec![tier], true).unwrap();
+    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
+    rig.start().await;
+    rig.watch("g", [1]).await;
+    for call in 1..=4 {
+        rig.simulator.wait_for_calls(call).await;
+        // The call is under way.
+        rig.watch("g", [1 + i64::try_from(call).unwrap()]).await;
+    }
+    rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 4").await;
+    let span: f64 = rig
+        .value("SELECT extract(epoch FROM max(called_at) - min(called_at))::float8 FROM (SELECT called_at FROM receiptd.api_calls ORDER BY 1 LIMIT 4) c")
+        .await;
+    assert!(
+        span > 5.5,
+        "the first poll is followed within an interval and then by one each: {span} s for three intervals"
+    );
 }
 
 #[tokio::test]

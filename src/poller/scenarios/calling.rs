@@ -130,6 +130,7 @@ impl World {
             polling.pacer.slow_down(&grant, instant);
         }
         polling.pacer.ended(&grant, instant);
+        polling.outcomes.note(poll.slot.slot_id, attempt.class(), instant);
         let next = poll.asking.heard(attempt, || true);
         if polling.turn_at.is_some_and(|at| at > now + 1_000_000) {
             self.turn_at(daemon, now);

@@ -8,7 +8,7 @@ use crate::{
     cadence::Cadences,
     domain::{MsgSeq, Receipt, Timestamp},
     lease::{LeaseRow, TTL},
-    recording::{MessageChange, Recording},
+    recording::{MessageChange, Part, Recording},
     slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, StoredDue, pack},
     store::Committed,
 };
@@ -22,6 +22,7 @@ pub(super) struct Message {
     is_known: bool,
     known_until: Option<Timestamp>,
     no_receipt_polls: i16,
+    refused_since: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,9 +68,18 @@ impl Database {
     pub fn watch(&mut self, group: GroupKey, count: usize, sent_at: Timestamp) {
         let last = self.messages.keys().filter(|key| key.0 == group).map(|key| i64::from(key.1.get())).max();
         for seq in (last.unwrap_or(0) + 1..).take(count) {
-            let (slot_id, receipt, known_until) = (None, None, None);
+            let (slot_id, receipt, known_until, refused_since) = (None, None, None, None);
             let (is_active, is_known, no_receipt_polls) = (true, false, 0);
-            let message = Message { sent_at, is_active, slot_id, receipt, is_known, known_until, no_receipt_polls };
+            let message = Message {
+                sent_at,
+                is_active,
+                slot_id,
+                receipt,
+                is_known,
+                known_until,
+                no_receipt_polls,
+                refused_since,
+            };
             self.messages.insert((group, MsgSeq::try_from(seq).unwrap()), message);
         }
     }
@@ -130,6 +140,7 @@ impl Database {
                 known_until: message.known_until.or(row.last_polled_at).filter(|_| message.is_known),
                 known_apart: message.known_until.is_some(),
                 no_receipt_polls: message.no_receipt_polls,
+                refused_since: message.refused_since,
             });
             Some(Slot {
                 slot_id: *id,
@@ -152,7 +163,12 @@ impl Database {
     /// Another slot of the same group whose messages fit into one call with those of this one.
     pub fn merge_candidate(&self, slot: &Slot, batch_size: usize) -> Option<SlotId> {
         let held = |id| self.messages.values().filter(|message| message.slot_id == Some(id)).count();
-        let is_of_group = |(id, row): &(&SlotId, &SlotRow)| row.group_key == slot.group_key && **id != slot.slot_id;
+        if slot.failures > 0 {
+            return None;
+        }
+        let is_of_group = |(id, row): &(&SlotId, &SlotRow)| {
+            row.group_key == slot.group_key && **id != slot.slot_id && row.failures == 0
+        };
         let mut others = self.slots.iter().filter(is_of_group).map(|(id, _)| *id);
         others.find(|id| held(*id) + slot.messages.len() <= batch_size)
     }
@@ -171,7 +187,9 @@ impl Database {
             let messages = self.messages.values().filter(|message| message.slot_id == Some(*id)).count();
             (row.group_key, OpenSlot { slot_id: *id, messages, last_polled_at: row.last_polled_at })
         };
-        let open: HashMap<GroupKey, OpenSlot> = self.slots.iter().map(open).collect();
+        // The newest of each group; those that fail count only where there is no other.
+        let (failing, well): (Vec<_>, Vec<_>) = self.slots.iter().partition(|(_, row)| row.failures > 0);
+        let open: HashMap<GroupKey, OpenSlot> = failing.into_iter().chain(well).map(open).collect();
         let mut slots = Vec::new();
         for fill in pack(&fresh, &open, batch, cadences, now) {
             let id = fill.slot_id.unwrap_or_else(|| {
@@ -187,8 +205,12 @@ impl Database {
                 failures: 0,
                 joins: 0,
             });
-            row.next_poll_at = row.next_poll_at.min(fill.due);
-            slots.push((id, row.next_poll_at));
+            if row.failures == 0 {
+                row.next_poll_at = row.next_poll_at.min(fill.due);
+            }
+            if fill.is_news(row.next_poll_at) {
+                slots.push((id, row.next_poll_at));
+            }
             for seq in fill.seqs {
                 self.messages.get_mut(&(group_key, seq)).unwrap().slot_id = Some(id);
             }
@@ -204,6 +226,10 @@ impl Database {
             if !is_stored {
                 *self.stored.entry(*id).or_default() += 1;
                 self.write(recording);
+            }
+            if !recording.parts.is_empty() {
+                let of_group = self.slots.iter().filter(|(_, row)| row.group_key == recording.group_key);
+                committed.extend(of_group.map(|(slot, row)| Committed::Made(*slot, row.next_poll_at)));
             }
             let absorbed = recording.absorbs.map(|(slot, _)| slot);
             for slot in std::iter::once(recording.slot_id).chain(absorbed) {
@@ -235,6 +261,7 @@ impl Database {
             }
         }
         recording.messages.iter().for_each(|change| self.write_message(recording, change));
+        recording.parts.iter().for_each(|part| self.part(recording, part));
         if let Some(row) = self.slots.get_mut(&recording.slot_id) {
             let due = recording.next_poll_at;
             row.next_poll_at = if joined { due.min(recording.join_due) } else { due };
@@ -247,6 +274,24 @@ impl Database {
         }
     }
 
+    fn part(&mut self, recording: &Recording, part: &Part) {
+        self.last_slot += 1;
+        let row = SlotRow {
+            group_key: recording.group_key,
+            next_poll_at: part.next_poll_at,
+            last_polled_at: part.last_polled_at,
+            quiet_polls: 0,
+            failures: part.failures,
+            joins: 0,
+        };
+        self.slots.insert(self.last_slot, row);
+        for seq in &part.seqs {
+            let message = self.messages.get_mut(&(recording.group_key, *seq));
+            let here = message.filter(|message| message.slot_id == Some(recording.slot_id));
+            here.into_iter().for_each(|message| message.slot_id = Some(self.last_slot));
+        }
+    }
+
     fn write_message(&mut self, recording: &Recording, change: &MessageChange) {
         let Some(message) = self.messages.get_mut(&(recording.group_key, change.seq)) else { return };
         let is_here = message.slot_id == Some(recording.slot_id);
@@ -254,7 +299,7 @@ impl Database {
         message.known_until = if is_here { change.known_until } else { elsewhere };
         message.receipt = change.receipt;
         message.is_known |= change.polled_at.is_some();
-        message.no_receipt_polls = change.no_receipt_polls;
+        (message.no_receipt_polls, message.refused_since) = (change.no_receipt_polls, change.refused_since);
         if change.closed.is_some() {
             (message.is_active, message.slot_id) = (false, None);
         }

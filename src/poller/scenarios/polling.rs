@@ -19,6 +19,7 @@ use crate::{
         AHEAD,
         asking::Asking,
         gate::{Admission, Gate},
+        others::Outcomes,
         schedule::Schedule,
         starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN},
     },
@@ -32,6 +33,7 @@ pub(super) const MAX_IN_FLIGHT: usize = 60;
 pub(super) struct Polling {
     pub pacer: Pacer,
     pub gate: Gate,
+    pub outcomes: Outcomes,
     pub schedule: Schedule,
     pub polls: BTreeMap<u64, Polled>,
     /// Polls that wait for a permit, in order.
@@ -60,6 +62,7 @@ impl Polling {
         Self {
             pacer: Pacer::new(limit, allowance, now),
             gate: Gate::default(),
+            outcomes: Outcomes::default(),
             schedule: Schedule::new(now),
             polls: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -199,6 +202,7 @@ impl World {
             }
             return self.wake_in(daemon, READ_AGAIN);
         };
+        let batch_size = self.plan.batch_size;
         let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
         let mut calling = 0;
         for slot in slots {
@@ -206,7 +210,8 @@ impl World {
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
             calling += usize::from(!slot.messages.is_empty());
             let polling = self.polling(daemon);
-            let (id, asking) = (polling.next_id(), Asking::new(&slot));
+            let others = polling.outcomes.of_others(slot.slot_id, clocks.monotonic);
+            let (id, asking) = (polling.next_id(), Asking::new(&slot, batch_size, others));
             polling.polls.insert(id, Polled { slot, asking, grant: None, is_probe, has_started: false });
             self.queues(daemon, id);
         }
@@ -221,7 +226,8 @@ impl World {
     /// Mirrors `poller::contents`. `None` if the database fails meanwhile.
     fn merges(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotId>) -> Option<Vec<Slot>> {
         let (batch_size, clocks) = (self.plan.batch_size, self.clocks(daemon));
-        let is_thin = |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2;
+        let is_thin =
+            |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2 && slot.failures == 0;
         let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
         for id in thin {
             let free = |slots: &[Slot], id| slots.iter().position(|slot| slot.slot_id == id && slot.absorbs.is_none());
@@ -240,10 +246,10 @@ impl World {
             };
             let Some(absorbed) = absorbed else { continue };
             match slots.iter_mut().find(|slot| slot.slot_id == id) {
-                Some(slot) if slot.messages.len() + absorbed.messages.len() <= batch_size => slot.absorb(absorbed),
+                Some(slot) if slot.may_absorb(&absorbed, batch_size) => slot.absorb(absorbed),
                 _ => {
                     claimed.retain(|slot| *slot != absorbed.slot_id);
-                    self.polling(daemon).schedule.release(absorbed.slot_id, absorbed.next_poll_at, clocks);
+                    self.polling(daemon).schedule.give_back(absorbed.slot_id, clocks);
                 }
             }
         }
@@ -259,7 +265,6 @@ impl World {
         if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) {
             polling.gate.open();
         }
-        let due = slot.next_poll_at;
         let mut back: Vec<SlotId> = slot.absorbs.iter().map(|(other, _)| *other).collect();
         if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
             back.push(slot.slot_id);
@@ -274,7 +279,7 @@ impl World {
             self.records(daemon, Kept { id, recording });
         }
         let schedule = &mut self.polling(daemon).schedule;
-        back.into_iter().for_each(|slot| schedule.release(slot, due.min(clocks.time), clocks));
+        back.into_iter().for_each(|slot| schedule.give_back(slot, clocks));
         self.wake_in(daemon, Duration::ZERO);
         self.polls_have_ended(daemon);
     }

@@ -11,7 +11,7 @@ use crate::{
     chat::Class,
     domain::MsgSeq,
     lease::TTL,
-    poller::retry::MAX_ATTEMPTS,
+    poller::{asking::FAILURES_TO_BLAME, retry::MAX_ATTEMPTS},
     recording::{Poll, PollEnd},
     slot::{GroupKey, Slot},
 };
@@ -111,7 +111,8 @@ impl Promises {
             slot.messages.iter().for_each(|message| _ = self.polled.insert((slot.group_key, message.seq), now));
         }
         // 5. A service that fails is not hammered.
-        let is_halved = poll.attempts.iter().any(|attempt| matches!(attempt.class(), Class::Split | Class::Message));
+        let is_halved = slot.failures >= FAILURES_TO_BLAME
+            || poll.attempts.iter().any(|attempt| matches!(attempt.class(), Class::Split | Class::Message));
         let batches = if is_halved { 2 * slot.messages.len() } else { 1 };
         // One more for a new signature.
         let most = batches * (MAX_ATTEMPTS as usize + 1);

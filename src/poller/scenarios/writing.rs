@@ -8,7 +8,7 @@ use super::{
     operation::{Reply, Request},
     world::{Doing, World},
 };
-use crate::store::Committed;
+use crate::{slot::StoredDue, store::Committed};
 
 /// As the constants in `store::recorder` have it.
 const GATHER: Duration = Duration::from_millis(100);
@@ -99,6 +99,9 @@ impl World {
                     match slot {
                         Committed::Due(slot, due) => term.polling.schedule.release(slot, due, clocks),
                         Committed::Gone(slot) => term.polling.schedule.forget(slot),
+                        Committed::Made(slot, due) => {
+                            term.polling.schedule.learn(slot, StoredDue::made(due), clocks);
+                        }
                     }
                 }
                 if !term.writing.queue.is_empty() {

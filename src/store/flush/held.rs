@@ -105,7 +105,8 @@ async fn held_messages(
 }
 
 async fn held_groups(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<HashSet<SlotId>, sqlx::Error> {
-    let changing = || recordings.iter().filter(|recording| recording.group.is_some());
+    // A slot that is made refers to its group.
+    let changing = || recordings.iter().filter(|recording| recording.group.is_some() || !recording.parts.is_empty());
     let groups: Vec<GroupKey> = changing().map(|recording| recording.group_key).collect();
     if groups.is_empty() {
         return Ok(HashSet::new());
@@ -156,13 +157,32 @@ pub(super) async fn stand(
         return Ok(vec![]);
     }
     let slots = slots_of(recordings);
+    let parted: Vec<GroupKey> = recordings
+        .iter()
+        .filter(|recording| !recording.parts.is_empty())
+        .map(|recording| recording.group_key)
+        .collect();
+    let made = slots_of_groups(&mut *connection, parted).await?;
     let due: HashMap<SlotId, Timestamp> =
         query_as("SELECT slot_id, next_poll_at FROM receiptd.poll_slots WHERE slot_id = ANY ($1)")
             .bind(&slots)
-            .fetch_all(connection)
+            .fetch_all(&mut *connection)
             .await?
             .into_iter()
             .collect();
     let stands = |slot: SlotId| due.get(&slot).map_or(Committed::Gone(slot), |due| Committed::Due(slot, *due));
-    Ok(slots.into_iter().map(stands).collect())
+    Ok(slots.iter().map(|slot| stands(*slot)).chain(made).collect())
+}
+
+/// All slots of groups in which some were made without an answer: which ones is not known.
+async fn slots_of_groups(connection: &mut PgConnection, groups: Vec<GroupKey>) -> Result<Vec<Committed>, sqlx::Error> {
+    if groups.is_empty() {
+        return Ok(vec![]);
+    }
+    let slots: Vec<(SlotId, Timestamp)> =
+        query_as("SELECT slot_id, next_poll_at FROM receiptd.poll_slots WHERE group_key = ANY ($1)")
+            .bind(groups)
+            .fetch_all(connection)
+            .await?;
+    Ok(slots.into_iter().map(|(slot, due)| Committed::Made(slot, due)).collect())
 }

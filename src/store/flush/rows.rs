@@ -8,7 +8,7 @@ use super::{Locked, merged};
 use crate::{
     chat::Attempt,
     domain::{Counts, Receipt, Timestamp},
-    recording::{GroupChange, Recording},
+    recording::{GroupChange, Part, Recording},
     slot::{GroupKey, SlotId},
     store::statement::{query, query_as, query_scalar},
 };
@@ -96,14 +96,14 @@ pub(in crate::store) async fn write_messages(
             last_changed_at = CASE WHEN u.differs THEN u.polled_at ELSE m.last_changed_at END,
             known_until = CASE WHEN m.slot_id = u.slot_id THEN u.known_until
                 ELSE coalesce(u.known_until, u.polled_at, m.known_until) END,
-            no_receipt_polls = u.no_receipt_polls,
+            no_receipt_polls = u.no_receipt_polls, refused_since = u.refused_since,
             state = CASE WHEN m.state = 'active' THEN coalesce(u.closed, 'active') ELSE m.state END,
             closed_at = CASE WHEN m.state = 'active' AND u.closed IS NOT NULL THEN now() ELSE m.closed_at END,
             slot_id = CASE WHEN u.closed IS NULL THEN m.slot_id END
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::integer[], $5::integer[], $6::integer[],
-            $7::timestamptz[], $8::boolean[], $9::timestamptz[], $10::smallint[], $11::text[])
+            $7::timestamptz[], $8::boolean[], $9::timestamptz[], $10::smallint[], $11::text[], $12::timestamptz[])
             AS u (group_key, msg_seq, slot_id, read_num, unread_num, code, polled_at, differs, known_until,
-                no_receipt_polls, closed)
+                no_receipt_polls, closed, refused_since)
          WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq",
     )
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
@@ -117,9 +117,47 @@ pub(in crate::store) async fn write_messages(
     .bind(rows.iter().map(|row| row.2.known_until).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.2.no_receipt_polls).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.2.closed.map(|closed| closed.state())).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.refused_since).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
+}
+
+/// Makes slots for messages that leave theirs since their calls fail, and moves them there. Returns these slots.
+pub(super) async fn part_slots(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<Vec<(SlotId, Timestamp)>, sqlx::Error> {
+    let mut made = Vec::new();
+    let parts: Vec<(&Recording, &Part)> =
+        recordings.iter().flat_map(|recording| recording.parts.iter().map(move |part| (*recording, part))).collect();
+    for (recording, part) in parts {
+        let slot: Option<(SlotId, Timestamp)> = query_as(
+            "WITH leaving AS (
+                SELECT group_key, msg_seq FROM receiptd.watched_messages
+                WHERE group_key = $1 AND slot_id = $2 AND msg_seq = ANY ($3)
+             ), made AS (
+                INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_polled_at, failures)
+                SELECT $1, $4, $5, $6 WHERE EXISTS (SELECT FROM leaving)
+                RETURNING group_key, slot_id, next_poll_at
+             ), moved AS (
+                UPDATE receiptd.watched_messages m SET slot_id = made.slot_id
+                FROM made JOIN leaving USING (group_key)
+                WHERE m.group_key = leaving.group_key AND m.msg_seq = leaving.msg_seq
+             )
+             SELECT slot_id, next_poll_at FROM made",
+        )
+        .bind(recording.group_key)
+        .bind(recording.slot_id)
+        .bind(part.seqs.iter().map(|seq| i64::from(seq.get())).collect::<Vec<_>>())
+        .bind(part.next_poll_at)
+        .bind(part.last_polled_at)
+        .bind(part.failures)
+        .fetch_optional(&mut *connection)
+        .await?;
+        made.extend(slot);
+    }
+    Ok(made)
 }
 
 /// Moves the slots to their next due times. Where messages joined while the poll was under way, they count too.

@@ -1,0 +1,92 @@
+//! What became of the calls of other slots lately: it tells whether a slot that fails is to blame itself. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::{chat::Class, recording::Others, slot::SlotId};
+
+/// While others have been answered within this time, failures of others among them don't count: some may always fail.
+const JUST_NOW: Duration = Duration::from_secs(10);
+
+/// An answer says nothing any more after this time.
+const STALE: Duration = Duration::from_secs(300);
+
+/// When calls were answered last, and when they failed last.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    answered: Latest,
+    failed: Latest,
+}
+
+/// The latest times of two different slots, the latest first: whichever slot is asked about, there is another.
+#[derive(Debug, Default)]
+struct Latest([Option<(SlotId, Instant)>; 2]);
+
+impl Latest {
+    fn note(&mut self, slot: SlotId, now: Instant) {
+        match self.0[0] {
+            Some((latest, _)) if latest == slot => self.0[0] = Some((slot, now)),
+            latest => self.0 = [Some((slot, now)), latest],
+        }
+    }
+
+    fn of_other_than(&self, slot: SlotId) -> Option<Instant> {
+        self.0.iter().flatten().find(|(other, _)| *other != slot).map(|(_, at)| *at)
+    }
+}
+
+impl Outcomes {
+    /// Notes the outcome of an attempt. One that asks to slow down is neither answered nor failed.
+    pub(super) fn note(&mut self, slot: SlotId, class: Class, now: Instant) {
+        match class {
+            Class::Success | Class::Incomplete | Class::GroupFault | Class::Split | Class::Message => {
+                self.answered.note(slot, now);
+            }
+            Class::Retry | Class::Unknown => self.failed.note(slot, now),
+            Class::SlowDown | Class::Wait | Class::SignAgain | Class::AppFault => {}
+        }
+    }
+
+    /// What became of the calls of slots other than this one.
+    pub(super) fn of_others(&self, slot: SlotId, now: Instant) -> Others {
+        let within = |at: &Instant, span| now.saturating_duration_since(*at) <= span;
+        let answered = self.answered.of_other_than(slot).filter(|at| within(at, STALE));
+        let failed = self.failed.of_other_than(slot).filter(|at| within(at, STALE));
+        match (answered, failed) {
+            (Some(answered), failed) if within(&answered, JUST_NOW) || failed <= Some(answered) => Others::Answered,
+            (_, Some(_)) => Others::Failing,
+            _ => Others::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_judged_by_what_became_of_their_latest_calls() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let judged = |noted: &[(SlotId, Class, u64)], now| {
+            let mut outcomes = Outcomes::default();
+            noted.iter().for_each(|(slot, class, second)| outcomes.note(*slot, *class, at(*second)));
+            outcomes.of_others(1, at(now))
+        };
+        let (good, bad) = (Class::Success, Class::Retry);
+        for (noted, now, expected) in [
+            (vec![], 0, Others::Unknown),
+            (vec![(1, good, 0), (1, bad, 1)], 1, Others::Unknown),
+            (vec![(2, good, 0), (1, bad, 1)], 60, Others::Answered),
+            (vec![(2, good, 0), (1, good, 1)], 60, Others::Answered),
+            (vec![(2, good, 0)], 301, Others::Unknown),
+            (vec![(2, good, 0), (3, bad, 9)], 10, Others::Answered),
+            (vec![(2, good, 0), (3, bad, 9)], 11, Others::Failing),
+            (vec![(2, good, 0), (3, bad, 9), (4, good, 10)], 60, Others::Answered),
+            (vec![(2, Class::Unknown, 0)], 60, Others::Failing),
+            (vec![(2, Class::GroupFault, 0)], 60, Others::Answered),
+            (vec![(2, Class::SlowDown, 0)], 0, Others::Unknown),
+        ] {
+            assert_eq!(judged(&noted, now), expected, "{noted:?} at {now} s");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Who is to blame for a poll that fails: one message, its slot or the service. What is to blame waits, and the rest goes on.
+
+use std::time::Duration;
+
+use receiptd::simulator::Fault;
+
+use crate::rig::{Rig, simulator_config};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// How many messages of a group have counts, and how many of these are in a slot that does not fail.
+const WELL: &str =
+    "SELECT count(*) FROM receiptd.watched_messages m JOIN receiptd.poll_slots USING (group_key, slot_id)
+    JOIN receiptd.watched_groups g USING (group_key)
+    WHERE g.group_id = 'g' AND m.read_num IS NOT NULL AND failures = 0";
+
+/// A daemon with a group whose messages are fine, so that others are answered.
+async fn rig() -> Rig {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.settings.chat.request_timeout = Duration::from_millis(1_500);
+    rig.start().await;
+    rig.watch("other", 1..=3).await;
+    rig
+}
+
+/// Watches messages of which some make their calls fail, and waits until all others have counts and go on.
+async fn others_go_on(fault: Fault, messages: i64, bad: &[i64]) -> Rig {
+    let mut rig = rig().await;
+    bad.iter().for_each(|seq| rig.fail("g", *seq, fault.clone(), None));
+    rig.watch("g", 1..=messages).await;
+    let well = messages - i64::try_from(bad.len()).unwrap();
+    rig.until(&format!("({WELL}) = {well}")).await;
+    let list = bad.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    // Each that is to blame waits in a slot of its own, which has failed.
+    rig.until(&format!(
+        "(SELECT count(DISTINCT slot_id) = {} AND min(failures) >= 3 FROM receiptd.watched_messages
+            JOIN receiptd.watched_groups USING (group_key) JOIN receiptd.poll_slots USING (group_key, slot_id)
+            WHERE group_id = 'g' AND msg_seq IN ({list}))",
+        bad.len()
+    ))
+    .await;
+    rig
+}
+
+fn code(code: i32) -> Fault {
+    Fault::ErrorCode { code }
+}
+
+#[tokio::test]
+async fn one_message_that_makes_its_call_fail_with_10002_does_not_hold_up_the_others() {
+    let rig = others_go_on(code(10002), 16, &[7]).await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
+    assert_eq!(rig.count("receiptd.api_calls WHERE messages_asked = 1 AND attempt = 1 AND class = 'retry'").await, 0);
+}
+
+#[tokio::test]
+async fn one_message_that_makes_its_call_fail_with_502_does_not_hold_up_the_others() {
+    others_go_on(Fault::HttpStatus { status: 502 }, 16, &[1]).await;
+}
+
+#[tokio::test]
+async fn one_message_that_makes_its_call_hang_does_not_hold_up_the_others() {
+    others_go_on(Fault::Hang { duration: HOUR }, 16, &[16]).await;
+}
+
+#[tokio::test]
+async fn one_message_whose_body_is_cut_does_not_hold_up_the_others() {
+    others_go_on(Fault::CutMidBody, 16, &[4]).await;
+}
+
+#[tokio::test]
+async fn one_message_that_makes_its_call_fail_with_an_unknown_code_does_not_hold_up_the_others() {
+    others_go_on(code(12345), 16, &[9]).await;
+}
+
+#[tokio::test]
+async fn two_messages_that_make_their_calls_fail_are_each_put_off_alone() {
+    others_go_on(code(10002), 50, &[1, 50]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_makes_its_call_fail_is_found_where_there_is_no_other_group() {
+    let mut rig = Rig::new().await;
+    rig.fail("g", 3, code(10002), None);
+    rig.watch("g", 1..=5).await;
+    rig.until(&format!("({WELL}) = 4")).await;
+}
+
+#[tokio::test]
+async fn a_message_that_works_again_is_polled_with_the_others_again() {
+    let mut rig = others_go_on(code(10002), 16, &[7]).await;
+    rig.simulator.clear_faults();
+    rig.until(&format!("({WELL}) = 16")).await;
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'g') = 1")
+        .await;
+    let late: bool = rig
+        .value("SELECT bool_and(prior_polled_at IS NULL) FROM receiptd.receipt_history WHERE group_id = 'g' AND msg_seq = 7")
+        .await;
+    assert!(late, "nothing was known of it before");
+}
+
+#[tokio::test]
+async fn new_messages_do_not_join_a_slot_that_fails() {
+    let mut rig = others_go_on(code(10002), 16, &[7]).await;
+    rig.watch("g", 17..=20).await;
+    rig.until(&format!("({WELL}) = 19")).await;
+    let alone: i64 = rig
+        .value(
+            "SELECT count(*) FROM receiptd.watched_messages WHERE (group_key, slot_id) IN (
+                SELECT group_key, slot_id FROM receiptd.watched_messages m JOIN receiptd.watched_groups USING (group_key)
+                WHERE group_id = 'g' AND msg_seq = 7)",
+        )
+        .await;
+    assert_eq!(alone, 1);
+}
+
+#[tokio::test]
+async fn a_group_that_fails_as_a_whole_is_asked_for_less_and_less_often_while_others_are_answered() {
+    let mut rig = rig().await;
+    (1..=5).for_each(|seq| rig.fail("g", seq, code(10002), None));
+    rig.watch("g", 1..=5).await;
+    rig.until("(SELECT max(failures) FROM receiptd.poll_slots) >= 4").await;
+    let (slots, wait): (i64, f64) = sqlx::query_as(
+        "SELECT count(*), extract(epoch FROM max(next_poll_at) - now())::float8 FROM receiptd.poll_slots
+         JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'g'",
+    )
+    .fetch_one(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(slots, 1, "no message of it is to blame");
+    assert!(wait > 5.0, "it is due in {wait} s, and not after its cadence of a second");
+}
+
+#[tokio::test]
+async fn failing_messages_that_are_long_past_their_end_are_expired() {
+    let mut rig = rig().await;
+    (1..=3).for_each(|seq| rig.fail("g", seq, code(10002), None));
+    sqlx::query("SELECT receiptd.watch_messages($1, 'g', ARRAY[1, 2, 3], now() - interval '40 days')")
+        .bind(crate::rig::APP)
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE state = 'expired') = 3").await;
+    let calls = rig.count("receiptd.api_calls WHERE class = 'retry'").await;
+    assert!(calls <= 15, "{calls} calls in three polls");
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_once_is_not_closed_and_waits_alone() {
+    let mut rig = rig().await;
+    rig.fail("g", 3, code(10004), None);
+    rig.watch("g", 1..=5).await;
+    rig.until(&format!("({WELL}) = 4")).await;
+    rig.until("(SELECT no_receipt_polls >= 2 AND refused_since IS NOT NULL FROM receiptd.watched_messages WHERE msg_seq = 3 AND group_key = (SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'g'))").await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
+    rig.simulator.clear_faults();
+    rig.until(&format!("({WELL}) = 5")).await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE refused_since IS NOT NULL").await, 0);
+}
+
+#[tokio::test]
+async fn a_minute_in_which_everything_is_refused_closes_no_message() {
+    let mut rig = rig().await;
+    (1..=4).for_each(|seq| rig.fail("g", seq, code(10004), None));
+    rig.watch("g", 1..=4).await;
+    rig.until("(SELECT max(failures) FROM receiptd.poll_slots) >= 2").await;
+    rig.simulator.clear_faults();
+    rig.until(&format!("({WELL}) = 4")).await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active' OR no_receipt_polls > 0").await, 0);
+}
