@@ -3,6 +3,7 @@
 mod doctor;
 mod explain;
 mod export;
+mod fit;
 mod flush;
 mod glance;
 mod history;

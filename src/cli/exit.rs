@@ -7,7 +7,7 @@
 //! | 65 | the input is wrong: an import's file or a line of it, or a group that is not watched | what is said on standard error |
 //! | 69 | the database, the service or the address of `http.listen` can't be had | starting again is worth while |
 //! | 70 | something else failed, such as writing a file | the message |
-//! | 78 | the configuration is wrong or incomplete, there is no database, or its schema is not this program's | starting again is not worth while |
+//! | 78 | the configuration is wrong or incomplete, there is no database, or it or its schema is not for this program | starting again is not worth while |
 
 use std::process::ExitCode;
 
@@ -64,7 +64,7 @@ impl Exit {
             if let Some(refused) = cause.downcast_ref::<Refused>() {
                 return Some(refused.exit);
             }
-            if cause.is::<ConfigError>() || cause.is::<ConnectError>() || is_newer(cause) {
+            if cause.is::<ConfigError>() || cause.is::<ConnectError>() || is_unfit(cause) {
                 return Some(Self::Config);
             }
             if failure(cause).and_then(StoreError::sqlstate).is_some_and(|state| OTHER_SCHEMA.contains(&&*state)) {
@@ -79,13 +79,13 @@ impl Exit {
     }
 }
 
-/// Whether the schema in the database is one that only a newer receiptd knows.
-fn is_newer(cause: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether the database, or the schema in it, is not one for this program.
+fn is_unfit(cause: &(dyn std::error::Error + 'static)) -> bool {
     let schema = match cause.downcast_ref() {
         Some(StartError::Schema(error)) => Some(error),
         _ => cause.downcast_ref::<SchemaError>(),
     };
-    matches!(schema, Some(SchemaError::Newer { .. }))
+    matches!(schema, Some(SchemaError::Newer { .. } | SchemaError::Unfit(_)))
 }
 
 impl From<Exit> for ExitCode {

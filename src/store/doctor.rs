@@ -15,12 +15,6 @@ pub struct Rights {
     pub has_schema: bool,
     /// Whether it may make the schema.
     pub may_create: bool,
-    /// Whether it owns the schema.
-    pub owns_schema: bool,
-    /// Who does.
-    pub schema_owner: Option<String>,
-    /// Tables in the schema that it does not own.
-    pub foreign_tables: i64,
 }
 
 impl Store {
@@ -29,17 +23,14 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn rights(&self) -> Result<Rights, StoreError> {
-        let rights = query_as::<(String, bool, bool, bool, Option<String>, i64)>(
-            "SELECT current_user::text, n.oid IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
-                coalesce(pg_has_role(n.nspowner, 'USAGE'), false), pg_get_userbyid(n.nspowner)::text,
-                (SELECT count(*) FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'p', 'v')
-                    AND NOT pg_has_role(relowner, 'USAGE'))
-             FROM (VALUES (1)) AS one LEFT JOIN pg_namespace n ON n.nspname = 'receiptd'",
+        let rights = query_as::<(String, bool, bool)>(
+            "SELECT quote_ident(current_user), to_regnamespace('receiptd') IS NOT NULL,
+                has_database_privilege(current_database(), 'CREATE')",
         );
-        let (role, has_schema, may_create, owns_schema, schema_owner, foreign_tables) = self
+        let (role, has_schema, may_create) = self
             .run("asking for the rights of the role", SHORT, async |database| rights.fetch_one(database).await)
             .await?;
-        Ok(Rights { role, has_schema, may_create, owns_schema, schema_owner, foreign_tables })
+        Ok(Rights { role, has_schema, may_create })
     }
 
     /// Who polls this app: the holder of its lease, unless that is over by the database's clock.

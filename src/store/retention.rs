@@ -139,7 +139,8 @@ impl Store {
         self.change(&unmark).await.map(drop)
     }
 
-    /// Detaches outside of any transaction. Where that is not supported, `instead` does it under a short lock.
+    /// Detaches outside of any transaction, and so under the search path of the session: every name has its schema. Where that
+    /// is not supported, `instead` does it under a short lock.
     async fn detach(&self, statement: &str, instead: Option<&str>) -> Result<bool, StoreError> {
         let doing = "detaching an old partition";
         let mut connection = self.connections.connect(doing).await?;

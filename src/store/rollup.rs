@@ -82,8 +82,12 @@ impl Store {
 async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     // Compiling these statements takes longer than running them.
     query("SET LOCAL jit = off").execute(&mut *connection).await?;
-    let lock = query("SELECT pg_advisory_xact_lock(hashtextextended('receiptd.rollup', $1))");
-    lock.bind(app).execute(&mut *connection).await?;
+    // A lock that only the owner can hold, unlike an advisory one.
+    query("INSERT INTO receiptd.apps (sdk_app_id) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(app)
+        .execute(&mut *connection)
+        .await?;
+    query("SELECT FROM receiptd.apps WHERE sdk_app_id = $1 FOR UPDATE").bind(app).execute(&mut *connection).await?;
     query_scalar("SELECT max(rolled_up_until) FROM receiptd.poller_leases WHERE sdk_app_id = $1")
         .bind(app)
         .fetch_one(connection)

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 use super::{
     Store, StoreError,
     sqlstate::{self, Remedy},
-    statement::{query, query_scalar},
-    transaction::{RENEWAL, SHORT},
+    statement::{query, query_as, query_scalar},
+    transaction::{BEGIN, RENEWAL, SHORT},
 };
 
 /// The schema can't be brought to the state that this receiptd knows.
@@ -29,6 +29,9 @@ pub enum SchemaError {
         /// The newest migration that this program has.
         known: i64,
     },
+    /// The database is not one to work in.
+    #[error("the database can't be used: {0}")]
+    Unfit(String),
     /// A migration failed or was edited.
     #[error("bringing the schema receiptd up to date failed{}", remedy_of(.0))]
     Migrate(#[source] MigrateError),
@@ -51,14 +54,14 @@ impl SchemaError {
         match self {
             Self::Store(error) => error.explain(),
             Self::Migrate(cause) => format!("{self}: {cause}"),
-            Self::Newer { .. } => self.to_string(),
+            Self::Newer { .. } | Self::Unfit(_) => self.to_string(),
         }
     }
 
     /// Whether trying again may help: the database was away, and not the schema wrong.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Newer { .. } => false,
+            Self::Newer { .. } | Self::Unfit(_) => false,
             Self::Store(_) => true,
             Self::Migrate(error @ (MigrateError::Execute(_) | MigrateError::ExecuteMigration(..))) => {
                 sqlstate_of(error)
@@ -91,18 +94,21 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Who comes second waits until the first has ended its transaction.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('receiptd.schema_migrations', 0))";
-
 /// Applies what is missing, all or nothing. Who comes second waits, and then finds nothing to do.
 async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrateError> {
-    let mut transaction = connection.begin().await?;
-    query(LOCK).execute(&mut *transaction).await?;
+    let mut transaction = connection.begin_with(BEGIN).await?;
     // To say IF NOT EXISTS takes the right to make schemas even where it exists.
-    let exists: bool =
-        query_scalar("SELECT to_regnamespace('receiptd') IS NOT NULL").fetch_one(&mut *transaction).await?;
-    if !exists {
+    let (has_schema, has_table): (bool, bool) = query_as(
+        "SELECT to_regnamespace('receiptd') IS NOT NULL, to_regclass('receiptd.schema_migrations') IS NOT NULL",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if !has_schema {
         transaction.execute("CREATE SCHEMA receiptd").await?;
+    }
+    if has_table {
+        // Nobody but the owner can hold it, unlike an advisory lock. Before there is a table, the names are unique.
+        transaction.execute("LOCK TABLE receiptd.schema_migrations IN SHARE UPDATE EXCLUSIVE MODE").await?;
     }
     migrator.run_direct(None, &mut *transaction, false).await?;
     // The library names its statements, and behind a proxy the next client would meet them.
@@ -110,12 +116,20 @@ async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), M
     Ok(transaction.commit().await?)
 }
 
+/// Whether another process made the schema or its first table at the same time: unique_violation, duplicate_schema,
+/// duplicate_table.
+fn came_second(error: &MigrateError) -> bool {
+    matches!(error, MigrateError::Execute(_))
+        && sqlstate_of(error).is_some_and(|state| ["23505", "42P06", "42P07"].contains(&state.as_str()))
+}
+
 impl Store {
     /// Applies the migrations that are missing. Safe to call from several processes at once.
     ///
     /// # Errors
-    /// If the schema is newer than this program, or a migration fails.
+    /// If the database is not one to work in, the schema is newer than this program, or a migration fails.
     pub async fn migrate(&self) -> Result<(), SchemaError> {
+        self.refuse_unfit_database().await?;
         let migrator = migrator();
         let known = migrator.iter().map(|migration| migration.version).max().unwrap_or_default();
         let found = self.schema_version().await?;
@@ -127,18 +141,22 @@ impl Store {
         }
         let doing = "bringing the schema receiptd up to date";
         let mut connection = self.connections.connect(doing).await?;
-        let ran = timeout(PATIENCE, run(&mut connection, &migrator)).await;
-        ran.map_err(|_| StoreError::Deadline { doing, patience: PATIENCE })?.map_err(SchemaError::Migrate)?;
+        let ran = timeout(PATIENCE, async {
+            match run(&mut connection, &migrator).await {
+                Err(error) if came_second(&error) => run(&mut connection, &migrator).await,
+                ran => ran,
+            }
+        });
+        ran.await.map_err(|_| StoreError::Deadline { doing, patience: PATIENCE })?.map_err(SchemaError::Migrate)?;
         self.grant_roles().await
     }
 
     /// Gives the roles for analysts and applications what they lack: they may have been made after the schema.
     async fn grant_roles(&self) -> Result<(), SchemaError> {
-        Ok(self
-            .run("granting rights to receiptd_reader and receiptd_writer", SHORT, async |database| {
-                grant_roles(database).await
-            })
-            .await?)
+        let grant = query("SELECT receiptd.grant_roles()");
+        let doing = "granting rights to receiptd_reader and receiptd_writer";
+        self.run(doing, SHORT, async |database| grant.execute(database).await).await?;
+        Ok(())
     }
 
     /// The newest migration that the database has, if it has the schema at all.
@@ -153,12 +171,6 @@ impl Store {
     pub fn known_schema_version() -> i64 {
         migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
     }
-}
-
-async fn grant_roles(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // One at a time: two grants on the same object fail each other.
-    query(LOCK).execute(&mut *connection).await?;
-    query("SELECT receiptd.grant_roles()").execute(connection).await.map(drop)
 }
 
 async fn version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {

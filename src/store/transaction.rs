@@ -48,6 +48,11 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// until somebody finds it. Less than the time after which the lease of such a process is over.
 const IDLE_MILLIS: u128 = 5_000;
 
+/// How every transaction begins. Names without a schema mean PostgreSQL's own: whoever may create a function, an operator or
+/// a type in another schema of the search path could otherwise have statements of this role call theirs. Temporary tables come
+/// last, since they come first where they are not named.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp";
+
 /// The lease under which the poller writes.
 #[derive(Debug, Clone)]
 pub(super) struct Fence {
@@ -159,7 +164,7 @@ impl Connections {
 fn begin(patience: Duration) -> String {
     let millis = patience.as_millis();
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+        "{BEGIN}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
          SET LOCAL idle_in_transaction_session_timeout = {IDLE_MILLIS}",
         millis * 9 / 10,
         millis / 3,

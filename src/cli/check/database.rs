@@ -103,31 +103,20 @@ async fn clocks(store: &Store) -> Finding {
 }
 
 async fn rights(store: &Store) -> Finding {
-    let rights = match store.rights().await {
-        Ok(rights) => rights,
-        Err(error) => return asked("rights", &error),
-    };
-    match missing(&rights) {
-        Some((found, remedy)) => Finding::failed("rights", found, remedy),
-        None => Finding::ok("rights", format!("the role {} may do what receiptd has to", rights.role)),
+    let found = async { Ok((store.rights().await?, store.unfit().await?)) };
+    match found.await {
+        Err(error) => asked("rights", &error),
+        Ok((_, Some(why))) => {
+            Finding::failed("rights", why, "`receiptd run` refuses such a database: do as it says, and check again")
+        }
+        Ok((Rights { role, has_schema: false, may_create: false }, None)) => {
+            let remedy = format!("CREATE SCHEMA receiptd AUTHORIZATION {role}, as a superuser");
+            Finding::failed("rights", format!("the role {role} may not make the schema receiptd"), remedy)
+        }
+        Ok((Rights { role, .. }, None)) => {
+            Finding::ok("rights", format!("the role {role} may do what receiptd has to"))
+        }
     }
-}
-
-fn missing(rights: &Rights) -> Option<(String, String)> {
-    let role = &rights.role;
-    if !rights.has_schema && !rights.may_create {
-        let remedy = format!("CREATE SCHEMA receiptd AUTHORIZATION {role}, as a superuser");
-        return Some((format!("the role {role} may not make the schema receiptd"), remedy));
-    }
-    if rights.has_schema && !rights.owns_schema {
-        let owner = rights.schema_owner.as_deref().unwrap_or("another");
-        let remedy = format!("connect as {owner}, which is to be the user in database.url");
-        return Some((format!("the schema receiptd is owned by the role {owner}, and not by {role}"), remedy));
-    }
-    (rights.foreign_tables > 0).then(|| {
-        let remedy = "make it their owner: their daily partitions can't be made otherwise".to_owned();
-        (format!("{} tables of the schema are not owned by the role {role}", rights.foreign_tables), remedy)
-    })
 }
 
 async fn schema(store: &Store) -> Vec<Finding> {
@@ -184,30 +173,5 @@ async fn lease(store: &Store) -> Finding {
         Err(error) => asked("lease", &error),
         Ok(Some(holder)) => Finding::ok("lease", format!("held by {}", Holder::in_words(&holder))),
         Ok(None) => Finding::ok("lease", "free: no receiptd polls this app"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_role_lacks_is_named_with_what_gives_it() {
-        let rights = |has_schema, may_create, owns_schema, foreign_tables| Rights {
-            role: "poller".to_owned(),
-            has_schema,
-            may_create,
-            owns_schema,
-            schema_owner: has_schema.then(|| "keeper".to_owned()),
-            foreign_tables,
-        };
-        for (rights, part) in [
-            (rights(false, false, false, 0), "CREATE SCHEMA receiptd AUTHORIZATION poller"),
-            (rights(true, true, false, 3), "connect as keeper"),
-            (rights(true, false, true, 3), "make it their owner"),
-        ] {
-            assert!(missing(&rights).unwrap().1.contains(part), "{rights:?}");
-        }
-        assert!(missing(&rights(true, false, true, 0)).is_none() && missing(&rights(false, true, false, 0)).is_none());
     }
 }

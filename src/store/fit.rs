@@ -1,0 +1,93 @@
+//! Whether a database is one that the daemon may work in, asked before anything is made in it.
+//!
+//! Whoever owns an object that a statement of ours meets, or may make one, has code of theirs run by our role: triggers, views
+//! and functions. So the schema belongs to our role alone.
+
+use sqlx::PgConnection;
+
+use super::{
+    SchemaError, Store, StoreError,
+    statement::{query_as, query_scalar},
+    transaction::SHORT,
+};
+
+/// Objects of the schema with their owners. Superusers can do anyway what an owner can: objects of theirs are refused only if
+/// they keep the daemon from working.
+const FOREIGN: &str = "
+    WITH objects AS (
+        SELECT 'schema receiptd' AS what, n.nspowner AS owner, true AS is_needed, 0 AS place
+        FROM pg_namespace n WHERE n.nspname = 'receiptd'
+        UNION ALL
+        SELECT 'relation receiptd.' || quote_ident(c.relname), c.relowner, c.relkind IN ('r', 'p'), 1
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'receiptd' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        UNION ALL
+        SELECT 'function ' || p.oid::regprocedure, p.proowner, false, 2
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'receiptd'
+        UNION ALL
+        SELECT 'operator ' || o.oid::regoperator, o.oprowner, false, 3
+        FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE n.nspname = 'receiptd'
+        UNION ALL
+        SELECT 'type ' || t.oid::regtype, t.typowner, false, 4
+        FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+        WHERE n.nspname = 'receiptd' AND t.typrelid = 0 AND t.typelem = 0
+    )
+    SELECT o.what::text, quote_ident(r.rolname)::text, quote_ident(current_user)::text
+    FROM objects o JOIN pg_roles r ON r.oid = o.owner
+    WHERE r.rolname <> current_user AND (o.is_needed OR NOT r.rolsuper)
+    ORDER BY o.place, o.what LIMIT 1";
+
+/// Who else may make something in the schema, or triggers on its tables.
+const GRANTED: &str = "
+    WITH grants AS (
+        SELECT 'SCHEMA receiptd' AS object, n.nspowner AS owner, a.grantee, a.privilege_type
+        FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
+        WHERE n.nspname = 'receiptd' AND a.privilege_type = 'CREATE'
+        UNION ALL
+        SELECT 'TABLE receiptd.' || quote_ident(c.relname), c.relowner, a.grantee, a.privilege_type
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE n.nspname = 'receiptd' AND a.privilege_type = 'TRIGGER'
+    )
+    SELECT g.privilege_type::text, g.object::text, coalesce(quote_ident(r.rolname), 'PUBLIC')::text
+    FROM grants g LEFT JOIN pg_roles r ON r.oid = g.grantee
+    WHERE g.grantee <> g.owner AND r.rolsuper IS NOT TRUE
+    ORDER BY g.object LIMIT 1";
+
+impl Store {
+    /// Why the database is not one to work in, with what helps: its text is not UTF-8, or others could change its schema.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn unfit(&self) -> Result<Option<String>, StoreError> {
+        self.run("looking at the database", SHORT, async |database| unfit(database).await).await
+    }
+
+    pub(super) async fn refuse_unfit_database(&self) -> Result<(), SchemaError> {
+        self.unfit().await?.map_or(Ok(()), |why| Err(SchemaError::Unfit(why)))
+    }
+}
+
+async fn unfit(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let encoding: String =
+        query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut *connection).await?;
+    if encoding != "UTF8" {
+        return Ok(Some(format!(
+            "its encoding is {encoding}, and receiptd needs UTF8. Make a database by \
+             CREATE DATABASE receiptd ENCODING 'UTF8' TEMPLATE template0"
+        )));
+    }
+    let foreign: Option<(String, String, String)> = query_as(FOREIGN).fetch_optional(&mut *connection).await?;
+    if let Some((what, owner, role)) = foreign {
+        return Ok(Some(format!(
+            "the {what} is owned by the role {owner}, and not by {role}, which connects. An owner can have {role} run code. \
+             Connect as the owner of the schema, which is to be the user in database.url, or make {role} the owner"
+        )));
+    }
+    let granted: Option<(String, String, String)> = query_as(GRANTED).fetch_optional(connection).await?;
+    Ok(granted.map(|(right, object, role)| {
+        format!(
+            "{role} has the right {right} on {object}, by which it can have the owner run code. Take it back: \
+             REVOKE {right} ON {object} FROM {role}"
+        )
+    }))
+}
