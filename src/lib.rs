@@ -20,6 +20,7 @@ pub mod ops;
 pub mod pacing;
 pub mod plan;
 pub mod poller;
+pub mod postgres_url;
 pub mod recording;
 mod repeated;
 pub mod report;

@@ -56,6 +56,7 @@ use self::{
 use crate::{
     clock::{self, Clock, Reading},
     domain::{SdkAppId, Timestamp},
+    postgres_url::{PostgresUrl, UrlFault},
 };
 
 /// A database operation that failed: what was being done, and why.
@@ -121,8 +122,8 @@ pub struct Watched {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL can't be read. What it says is not repeated: it holds the password.
-    #[error("database.url is not a Postgres URL such as postgres://receiptd@db.example/app: {0}")]
-    Url(String),
+    #[error("database.url {0}")]
+    Url(#[from] UrlFault),
 }
 
 /// The database of one app.
@@ -281,19 +282,13 @@ impl Store {
     }
 }
 
-/// Reads the URL. One without a user gets the name of the operating system's user, as `psql` does it.
 fn connect_options(url: &SecretString) -> Result<PgConnectOptions, ConnectError> {
-    let options: PgConnectOptions = url.expose_secret().parse().map_err(|error: sqlx::Error| {
-        let text = error.to_string();
-        // Errors of the URL parser quote nothing, but nobody promises that they never will.
-        ConnectError::Url(if text.contains(url.expose_secret()) { "it can't be parsed".to_owned() } else { text })
-    })?;
-    let named = ["PGUSER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    let options = match (options.get_username(), named) {
-        ("anonymous" | "", Some(user)) => options.username(&user),
-        _ => options,
-    };
+    let url = PostgresUrl::from_environment(url.expose_secret())?;
+    let mut options = url.options().clone();
+    if options.get_application_name().is_none() {
+        options = options.application_name("receiptd");
+    }
     // What is slow shows in metrics; statements in the log would bury what matters. The parameters that sqlx sends at the
     // start are those that PgBouncer knows, but for extra_float_digits, of which binary values have no need.
-    Ok(options.application_name("receiptd").disable_statement_logging().extra_float_digits(None))
+    Ok(options.disable_statement_logging().extra_float_digits(None))
 }

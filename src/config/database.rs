@@ -1,15 +1,15 @@
 //! `[database]`: where the history is kept.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use sqlx::postgres::PgConnectOptions;
 
 use super::{
     problem::Problems,
     secret::{self, SecretText},
 };
+use crate::postgres_url::PostgresUrl;
 
 /// Where the history is kept.
 #[derive(Debug, Clone)]
@@ -38,16 +38,10 @@ impl fmt::Display for Database {
                 None => Ok(()),
             };
         };
-        let Ok(options) = PgConnectOptions::from_str(url.expose_secret()) else {
-            return f.write_str("a PostgreSQL whose URL can't be read");
-        };
-        let password = if has_password(url.expose_secret()) { ":***" } else { "" };
-        write!(f, "postgres://{}{password}@", options.get_username())?;
-        match options.get_socket() {
-            Some(socket) => write!(f, "{}", socket.display())?,
-            None => write!(f, "{}:{}", options.get_host(), options.get_port())?,
+        match PostgresUrl::from_environment(url.expose_secret()) {
+            Ok(url) => url.fmt(f),
+            Err(_) => f.write_str("a PostgreSQL whose URL can't be read"),
         }
-        write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))
     }
 }
 
@@ -69,8 +63,10 @@ impl Keys {
     pub fn validate(self, problems: &mut Problems) -> Database {
         let default = Database::default();
         let url = secret::take("database.url", self.url, self.url_file.as_deref(), problems);
-        if let Some(remedy) = url.as_ref().and_then(|url| fault(url.expose_secret())) {
-            problems.refuse_silently("database.url", remedy);
+        if let Some(url) = &url
+            && let Err(fault) = PostgresUrl::from_environment(url.expose_secret())
+        {
+            problems.refuse_silently("database.url", fault.to_string());
         }
         if self.data_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
             problems.refuse("database.data_dir", "", "give a directory, or remove the key");
@@ -87,28 +83,4 @@ impl Keys {
             ),
         }
     }
-}
-
-/// What is wrong with the URL, in words that show nothing of it.
-fn fault(url: &str) -> Option<&'static str> {
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    if !matches!(scheme, Some("postgres" | "postgresql")) {
-        return Some("is no PostgreSQL URL: give postgres://USER:PASSWORD@HOST:PORT/DATABASE");
-    }
-    let unreadable = "can't be read: give postgres://USER:PASSWORD@HOST:PORT/DATABASE, and write characters such as \
-                      @ : / # % of a password as %40 %3A %2F %23 %25";
-    if PgConnectOptions::from_str(url).is_err() {
-        return Some(unreadable);
-    }
-    // sqlx does not ask the system who runs it, as psql does.
-    let nobody = reqwest::Url::parse(url).is_ok_and(|url| url.username().is_empty() && !has_parameter(&url, "user"));
-    nobody.then_some("names no user: give postgres://USER@HOST:PORT/DATABASE")
-}
-
-fn has_password(url: &str) -> bool {
-    reqwest::Url::parse(url).is_ok_and(|url| url.password().is_some() || has_parameter(&url, "password"))
-}
-
-fn has_parameter(url: &reqwest::Url, name: &str) -> bool {
-    url.query_pairs().any(|(parameter, _)| parameter == name)
 }

@@ -91,6 +91,41 @@ pub(super) fn advice(sqlstate: &str) -> Option<&'static str> {
     })
 }
 
+/// What the operator can do where TLS is what failed.
+fn tls_advice(error: &sqlx::Error) -> Option<&'static str> {
+    use rustls::{CertificateError as Certificate, Error as Tls};
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let tls = std::iter::from_fn(|| {
+        let here = cause?;
+        // An error of the input or output does not tell what it wraps.
+        cause = match here.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => here.source(),
+        };
+        Some(here)
+    });
+    match tls.into_iter().find_map(|cause| cause.downcast_ref::<Tls>()) {
+        Some(Tls::InvalidCertificate(Certificate::UnknownIssuer)) => Some(
+            "the server's certificate is of a CA that is not known here: name the CA's file by sslrootcert in database.url",
+        ),
+        Some(Tls::InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. })) => {
+            Some(
+                "the server's certificate is for another name: have database.url name the host as the certificate does, or give \
+             sslmode=verify-ca",
+            )
+        }
+        Some(Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. })) => {
+            Some("the server's certificate has expired: renew it")
+        }
+        Some(_) => Some("see the TLS settings of the server, and sslmode and sslrootcert in database.url"),
+        None if matches!(error, sqlx::Error::Tls(_)) => Some(
+            "the server must have TLS (ssl = on): a host that is not this machine is reached by sslmode=verify-full unless \
+             database.url says less, such as sslmode=disable in a network that you trust",
+        ),
+        None => None,
+    }
+}
+
 impl StoreError {
     /// The SQLSTATE, if the server gave one.
     pub fn sqlstate(&self) -> Option<String> {
@@ -100,7 +135,10 @@ impl StoreError {
 
     /// What the operator can do, where that is known.
     pub fn advice(&self) -> Option<&'static str> {
-        advice(&self.sqlstate()?)
+        match self {
+            Self::Failed { source, .. } => tls_advice(source).or_else(|| advice(&sqlstate(source)?)),
+            _ => None,
+        }
     }
 
     pub(super) fn remedy(&self) -> Remedy {

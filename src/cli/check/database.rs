@@ -5,9 +5,11 @@ use receiptd::{
     clock,
     config::{Chat, Config},
     lease::Holder,
+    postgres_url::PostgresUrl,
     retention,
     store::{ExplainedCall, Rights, Store, StoreError, Watched},
 };
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     super::database::{BY_SYSTEMD, Private, advice, no_database},
@@ -52,12 +54,24 @@ pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>,
     };
     Ok(match version(&store, config).await {
         Ok(finding) if finding.remedy.is_none() => {
-            let mut findings = vec![finding, clocks(&store).await, rights(&store).await];
+            let mut findings = vec![finding, way(&url), clocks(&store).await, rights(&store).await];
             findings.extend(schema(&store).await);
             (findings, polled(&store).await)
         }
         Ok(finding) | Err(finding) => (vec![finding], None),
     })
+}
+
+/// How the way to the database is protected.
+fn way(url: &SecretString) -> Finding {
+    match PostgresUrl::from_environment(url.expose_secret()).map(|url| url.exposure()) {
+        Ok(None) => Finding::ok("database_tls", "nobody on the way can read or change what is said"),
+        Ok(Some(exposure)) => {
+            let remedy = "give sslmode=verify-full in database.url, and sslrootcert if the server has a CA of its own";
+            Finding::mind("database_tls", exposure, remedy)
+        }
+        Err(fault) => Finding::wrong("database_tls", format!("database.url {fault}"), "correct database.url"),
+    }
 }
 
 /// What stands in the way of looking has been found before.

@@ -1,0 +1,334 @@
+//! The URL of the database, as libpq reads one (PostgreSQL's manual, "Connection URIs"), and how the way there is protected.
+//!
+//! What is not understood is refused: a parameter that is passed over may have been the one that asked for TLS. No word of the
+//! URL gets into a refusal, but the names of parameters: the rest may be the password. Pure, but for the variables `PG…`, from
+//! which the library takes what the URL leaves open.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use reqwest::Url;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+/// The parameters that are understood.
+const KNOWN: [&str; 12] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
+
+const UNREADABLE: &str = "can't be read: give postgres://USER:PASSWORD@HOST:PORT/DATABASE, and write characters such as \
+                          @ : / # % of a password as %40 %3A %2F %23 %25";
+
+/// Where the database is, and how to connect to it.
+#[derive(Clone)]
+pub struct PostgresUrl {
+    options: PgConnectOptions,
+    has_password: bool,
+}
+
+/// Why the URL can't be used, with what to write instead. It begins with a verb, for a sentence about the URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UrlFault(String);
+
+fn fault<T>(text: impl Into<String>) -> Result<T, UrlFault> {
+    Err(UrlFault(text.into()))
+}
+
+impl PostgresUrl {
+    /// Reads a URL. `sslmode` is the default where the URL names none, such as `$PGSSLMODE`.
+    ///
+    /// # Errors
+    /// If it can't be read, or asks for what is not understood.
+    pub fn parse(text: &str, sslmode: Option<&str>) -> Result<Self, UrlFault> {
+        let text = text.trim();
+        let (has_host, mut url) = url_of(text)?;
+        let parameters: Vec<(String, String)> =
+            url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+        refuse_unknown(&parameters)?;
+        let value = |wanted: &str| parameters.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| &**value);
+        let (host, hostaddr) = (value("host"), value("hostaddr"));
+        if hostaddr.is_some() && (host.is_some() || has_host) {
+            return fault("has hostaddr beside a host: give one of them");
+        }
+        let is_system = value("sslrootcert") == Some("system");
+        url.query_pairs_mut().clear();
+        let kept = parameters
+            .iter()
+            .filter(|(name, value)| !value.is_empty() && name != "sslmode" && !(name == "sslrootcert" && is_system));
+        let kept: Vec<&(String, String)> = kept.collect();
+        url.query_pairs_mut().extend_pairs(kept.iter().map(|(name, value)| (name, value)));
+        let mut options = PgConnectOptions::from_str(url.as_str()).map_err(|_| UrlFault(UNREADABLE.to_owned()))?;
+        if !has_host && host.is_none() && hostaddr.is_none() {
+            // As psql: the socket where there is one.
+            options = options.host(PgConnectOptions::new_without_pgpass().get_host());
+        }
+        if let Some(address) = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            let address = address.to_owned();
+            options = options.host(&address);
+        }
+        if options.get_socket().is_none() && options.get_host().contains(',') {
+            return fault(SEVERAL_HOSTS);
+        }
+        if url.username().is_empty() && value("user").is_none() {
+            return fault("names no user: give postgres://USER@HOST:PORT/DATABASE");
+        }
+        let mode = match value("sslmode").or(sslmode) {
+            Some(mode) => Some(mode_of(mode)?),
+            None => None,
+        };
+        let mode = protection(mode, is_local(&options), value("sslrootcert"))?;
+        let has_password = url.password().is_some() || value("password").is_some();
+        Ok(Self { options: options.ssl_mode(mode), has_password })
+    }
+
+    /// Reads a URL, with `$PGSSLMODE` as the default.
+    ///
+    /// # Errors
+    /// If it can't be read, or asks for what is not understood.
+    pub fn from_environment(text: &str) -> Result<Self, UrlFault> {
+        Self::parse(text, std::env::var("PGSSLMODE").ok().as_deref())
+    }
+
+    /// How to connect.
+    pub fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// What somebody on the way to the database could do, if the URL allows for anything.
+    pub fn exposure(&self) -> Option<&'static str> {
+        if is_local(&self.options) {
+            return None;
+        }
+        match self.options.get_ssl_mode() {
+            PgSslMode::VerifyFull => None,
+            PgSslMode::VerifyCa => {
+                Some("sslmode=verify-ca: any server with a certificate of the same CA can pass for the database")
+            }
+            PgSslMode::Require => {
+                Some("sslmode=require: whoever is on the way can pass for the database, and gets the password")
+            }
+            _ => Some("sslmode allows for no TLS: whoever is on the way can read the password and all data"),
+        }
+    }
+}
+
+/// Without the password and the parameters.
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.options;
+        let password = if self.has_password { ":***" } else { "" };
+        write!(f, "postgres://{}{password}@", options.get_username())?;
+        match (options.get_socket(), options.get_host()) {
+            (Some(socket), _) => write!(f, "{}", socket.display())?,
+            (None, host) if host.starts_with('/') => f.write_str(host)?,
+            (None, host) if host.contains(':') => write!(f, "[{host}]:{}", options.get_port())?,
+            (None, host) => write!(f, "{host}:{}", options.get_port())?,
+        }
+        write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+const SEVERAL_HOSTS: &str =
+    "names several hosts: give one, a name or a proxy that leads to the server that takes writes";
+
+/// The URL, in which an empty host stands as `localhost`, and whether it names a host.
+fn url_of(text: &str) -> Result<(bool, Url), UrlFault> {
+    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let Some(rest) = rest else {
+        return fault("is no PostgreSQL URL: give postgres://USER:PASSWORD@HOST:PORT/DATABASE");
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
+    if host.contains(',') {
+        return fault(SEVERAL_HOSTS);
+    }
+    if path.contains('#') {
+        return fault(UNREADABLE);
+    }
+    let has_host = !host.is_empty() && !host.starts_with(':');
+    let at = if user.is_empty() { "" } else { "@" };
+    let default = if has_host { "" } else { "localhost" };
+    let url = Url::parse(&format!("postgres://{user}{at}{default}{host}{path}"));
+    url.map(|url| (has_host, url)).or_else(|_| fault(UNREADABLE))
+}
+
+fn refuse_unknown(parameters: &[(String, String)]) -> Result<(), UrlFault> {
+    let Some((name, _)) = parameters.iter().find(|(name, _)| !KNOWN.contains(&name.as_str())) else { return Ok(()) };
+    // A name that is none may be a part of a password.
+    let is_a_name =
+        name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-[]".contains(&byte));
+    let named = if is_a_name { format!(" {name}") } else { String::new() };
+    let hint = match name.as_str() {
+        "ssl" | "tls" | "ssl-mode" | "requiressl" => "; how the way is protected is said by sslmode",
+        "target_session_attrs" => "; receiptd connects to one server, which has to be the one that takes writes",
+        "channel_binding" => "; sslmode=verify-full protects against what it protects against",
+        _ => "",
+    };
+    fault(format!("has a parameter{named} that is not understood{hint}. Known are {}", KNOWN.join(", ")))
+}
+
+fn mode_of(text: &str) -> Result<PgSslMode, UrlFault> {
+    Ok(match text {
+        "disable" => PgSslMode::Disable,
+        "prefer" => PgSslMode::Prefer,
+        "require" => PgSslMode::Require,
+        "verify-ca" => PgSslMode::VerifyCa,
+        "verify-full" => PgSslMode::VerifyFull,
+        "allow" => return fault("has sslmode=allow, which asks for TLS last: give disable, prefer or verify-full"),
+        "no-verify" => {
+            return fault(
+                "has sslmode=no-verify, which PostgreSQL does not know: give require, which encrypts and believes any \
+                 certificate, or better verify-full",
+            );
+        }
+        _ => return fault("has an unknown sslmode: give disable, prefer, require, verify-ca or verify-full"),
+    })
+}
+
+/// How the way is protected. Over a network that means a certificate that was looked at, unless less is asked for.
+fn protection(mode: Option<PgSslMode>, is_local: bool, roots: Option<&str>) -> Result<PgSslMode, UrlFault> {
+    match (mode, roots) {
+        // As libpq: any server can get a certificate that the system trusts.
+        (Some(PgSslMode::VerifyFull) | None, Some("system")) => Ok(PgSslMode::VerifyFull),
+        (Some(_), Some("system")) => fault("has sslrootcert=system, which needs sslmode=verify-full"),
+        // As libpq: who gives a CA wants it to be looked at.
+        (Some(PgSslMode::Require), Some(_)) => Ok(PgSslMode::VerifyCa),
+        (Some(mode), _) => Ok(mode),
+        (None, None) if is_local => Ok(PgSslMode::Prefer),
+        (None, _) => Ok(PgSslMode::VerifyFull),
+    }
+}
+
+/// Whether the way does not leave this machine.
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> PostgresUrl {
+        PostgresUrl::parse(url, None).unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    fn mode(url: &str) -> String {
+        format!("{:?}", read(url).options.get_ssl_mode())
+    }
+
+    #[test]
+    fn what_psql_takes_leads_to_the_same_place() {
+        for (url, place) in [
+            ("postgres://me:pw@db.example:5433/app", "postgres://me:***@db.example:5433/app"),
+            ("postgresql://me@db.example", "postgres://me@db.example:5432/me"),
+            ("postgres://me@[::1]:5433/app", "postgres://me@[::1]:5433/app"),
+            ("postgres://me@[2001:db8::1]/app", "postgres://me@[2001:db8::1]:5432/app"),
+            ("postgres://me:pw@/app?host=/run/postgresql", "postgres://me:***@/run/postgresql/app"),
+            ("postgres://me@%2Frun%2Fpostgresql/app", "postgres://me@/run/postgresql/app"),
+            ("postgres:///app?host=/run/postgresql&user=me&password=pw", "postgres://me:***@/run/postgresql/app"),
+            ("postgres://me@:5433/app?host=db.example", "postgres://me@db.example:5433/app"),
+            ("postgres://me@/?dbname=app&hostaddr=10.0.0.1&port=6432", "postgres://me@10.0.0.1:6432/app"),
+            (
+                "postgres://me@db.example/app?application_name=&options=-c%20jit%3Doff",
+                "postgres://me@db.example:5432/app",
+            ),
+            (" postgres://me@db.example/app\n", "postgres://me@db.example:5432/app"),
+        ] {
+            assert_eq!(read(url).to_string(), place, "{url}");
+            assert!(!format!("{:?}", read(url)).contains("pw"));
+        }
+    }
+
+    #[test]
+    fn over_a_network_the_certificate_is_looked_at_unless_less_is_written_out() {
+        for (url, expected) in [
+            ("postgres://me@db.example/app", "VerifyFull"),
+            ("postgres://me@10.0.0.1/app", "VerifyFull"),
+            ("postgres://me@db.example/app?sslmode=prefer", "Prefer"),
+            ("postgres://me@db.example/app?sslmode=require", "Require"),
+            ("postgres://me@db.example/app?sslmode=require&sslrootcert=/ca.pem", "VerifyCa"),
+            ("postgres://me@db.example/app?sslrootcert=/ca.pem", "VerifyFull"),
+            ("postgres://me@db.example/app?sslrootcert=system", "VerifyFull"),
+            ("postgres://me@127.0.0.1/app?sslrootcert=system", "VerifyFull"),
+            ("postgres://me@localhost/app", "Prefer"),
+            ("postgres://me@127.8.8.8/app", "Prefer"),
+            ("postgres://me@[::1]/app", "Prefer"),
+            ("postgres://me@/app?host=/run/postgresql", "Prefer"),
+            ("postgres://me@localhost.example/app", "VerifyFull"),
+        ] {
+            assert_eq!(mode(url), expected, "{url}");
+        }
+        let by_environment = PostgresUrl::parse("postgres://me@db.example/app", Some("require")).unwrap();
+        assert_eq!(format!("{:?}", by_environment.options.get_ssl_mode()), "Require");
+    }
+
+    #[test]
+    fn less_than_a_looked_at_certificate_is_told_where_it_leaves_the_machine() {
+        for (query, is_exposed) in [
+            ("", false),
+            ("?sslmode=verify-full", false),
+            ("?sslmode=verify-ca", true),
+            ("?sslmode=require", true),
+            ("?sslmode=prefer", true),
+            ("?sslmode=disable", true),
+        ] {
+            assert_eq!(
+                read(&format!("postgres://me@db.example/app{query}")).exposure().is_some(),
+                is_exposed,
+                "{query}"
+            );
+            assert_eq!(read(&format!("postgres://me@localhost/app{query}")).exposure(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_what_to_write_instead() {
+        for (url, expected) in [
+            ("mysql://me@db/app", "is no PostgreSQL URL"),
+            (
+                "postgres://me@db/app?ssl=true",
+                "parameter ssl that is not understood; how the way is protected is said by sslmode",
+            ),
+            ("postgres://me@db/app?channel_binding=require", "channel_binding"),
+            ("postgres://me@db/app?sslmod=require", "Known are application_name, dbname"),
+            ("postgres://me@db/app?target_session_attrs=read-write", "takes writes"),
+            ("postgres://me@db/app?sslmode=no-verify", "give require"),
+            ("postgres://me@db/app?sslmode=allow", "give disable, prefer or verify-full"),
+            ("postgres://me@db/app?sslmode=Verify", "unknown sslmode"),
+            ("postgres://me@db/app?sslmode=require&sslrootcert=system", "needs sslmode=verify-full"),
+            ("postgres://me@a,b/app", "several hosts"),
+            ("postgres://me@a:5432,b:5433/app", "several hosts"),
+            ("postgres://me@/app?host=a,b", "several hosts"),
+            ("postgres://me@db/app?hostaddr=10.0.0.1", "hostaddr beside a host"),
+            ("postgres://db/app", "names no user"),
+            ("postgres://me:a/b@db/app", "%2F"),
+            ("postgres://me:a#b@db/app", "%23"),
+            ("postgres://me@db:port/app", "can't be read"),
+        ] {
+            let error = PostgresUrl::parse(url, None).expect_err(url).to_string();
+            assert!(error.contains(expected), "{url}: {error}");
+        }
+        let error = PostgresUrl::parse("postgres://me@db/app?hunter2%20is%20secret", None).unwrap_err().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
