@@ -53,6 +53,12 @@ const IDLE_MILLIS: u128 = 5_000;
 /// last, since they come first where they are not named.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp";
 
+/// The server probes the connection of an operation that may take minutes: a firewall between the two does not forget it, and
+/// the server soon gives up on a client that is gone. sqlx can't set this on the client's socket; there the deadline of the
+/// operation bounds the wait.
+const KEEPALIVE: &str = "; SET LOCAL tcp_keepalives_idle = 30; SET LOCAL tcp_keepalives_interval = 10; \
+    SET LOCAL tcp_keepalives_count = 3; SET LOCAL tcp_user_timeout = 60000";
+
 /// The lease under which the poller writes.
 #[derive(Debug, Clone)]
 pub(super) struct Fence {
@@ -163,9 +169,10 @@ impl Connections {
 
 fn begin(patience: Duration) -> String {
     let millis = patience.as_millis();
+    let keepalive = if patience > SHORT { KEEPALIVE } else { "" };
     format!(
         "{BEGIN}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
-         SET LOCAL idle_in_transaction_session_timeout = {IDLE_MILLIS}",
+         SET LOCAL idle_in_transaction_session_timeout = {IDLE_MILLIS}{keepalive}",
         millis * 9 / 10,
         millis / 3,
     )
@@ -217,8 +224,8 @@ impl Transaction {
         }
     }
 
-    /// The same, if the lease is still the one of `fence`. From the moment it was seen to be so until the commit the row
-    /// of the lease is locked against a successor.
+    /// The same, if the lease is still the one of `fence`. If the transaction has written anything, the row of the lease is
+    /// locked against a successor from that look until the commit.
     ///
     /// `wrote` is the time of the oldest row that was written: the hours since then that have been rolled up already are
     /// noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
@@ -230,9 +237,13 @@ impl Transaction {
     ) -> Result<T, StoreError> {
         if matches!(outcome, Ok(Ok(_))) {
             let held = query_scalar::<bool>(
-                "WITH held AS (
+                "WITH changed AS MATERIALIZED (
+                    -- Without a transaction id nothing was written: there is nothing to protect, and locking the row would be
+                    -- the only write.
+                    SELECT FROM (SELECT pg_current_xact_id_if_assigned()) AS current (id) WHERE id IS NOT NULL
+                ), held AS (
                     SELECT rolling_up_until FROM receiptd.poller_leases
-                    WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 FOR SHARE
+                    WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 AND EXISTS (SELECT FROM changed) FOR SHARE
                 ), noted AS (
                     -- Its own hour, and those since, at the end of which something else was known. A clock that is years
                     -- behind is not followed over all of them.
@@ -246,7 +257,10 @@ impl Transaction {
                     ) late
                     WHERE $4 < held.rolling_up_until
                 )
-                SELECT true FROM held",
+                SELECT true FROM held
+                UNION ALL
+                SELECT true FROM receiptd.poller_leases
+                WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 AND NOT EXISTS (SELECT FROM changed)",
             );
             let app = i64::from(fence.sdk_app_id.get());
             let held = held.bind(app).bind(fence.epoch).bind(fence.holder.clone()).bind(wrote);

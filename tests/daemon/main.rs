@@ -7,6 +7,7 @@ mod calling;
 #[path = "../common/mod.rs"]
 mod common;
 mod error_classes;
+mod idle;
 mod lease;
 mod polling;
 mod proxy;
