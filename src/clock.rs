@@ -66,13 +66,15 @@ impl Clock {
         self.at(uptime())
     }
 
-    /// The database's time at `uptime`, some moments ago.
+    /// The database's time at `uptime`, some moments ago, to the microsecond that Postgres keeps.
     pub fn at(&self, uptime: Instant) -> Timestamp {
         let known = self.database().at(uptime);
-        known.unwrap_or_else(|| {
-            let ago = TimeDelta::from_std(self::uptime().saturating_duration_since(uptime)).unwrap_or_default();
-            (self.wall)() - ago
-        })
+        known
+            .unwrap_or_else(|| {
+                let ago = TimeDelta::from_std(self::uptime().saturating_duration_since(uptime)).unwrap_or_default();
+                (self.wall)() - ago
+            })
+            .trunc_subsecs(6)
     }
 
     /// How far this machine's clock is ahead of the database's; negative if it is behind.

@@ -248,6 +248,7 @@ impl Poller {
     fn hear_committed(&mut self, committed: Committed) {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
+            Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
             Committed::Made(slot, due) => self.schedule.learn(slot, StoredDue::made(due), self.now()),
         }

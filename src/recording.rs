@@ -505,6 +505,11 @@ fn failures(slot: &Slot, poll: &Poll) -> i32 {
     }
 }
 
+/// The pause after so many failures in a row.
+pub(crate) fn pause(failures: i32) -> TimeDelta {
+    doubled(failures - 1).min(RETRY_AT_MOST)
+}
+
 /// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their end.
 fn due(poll: &Poll, by_cadence: Option<Timestamp>, failures: i32, was_due: Timestamp, now: Timestamp) -> Timestamp {
     match poll.end {
@@ -513,7 +518,7 @@ fn due(poll: &Poll, by_cadence: Option<Timestamp>, failures: i32, was_due: Times
             now + wait_of_one_to_blame(failures)
         }
         PollEnd::GivenUp => {
-            let retry = now + doubled(failures - 1).min(RETRY_AT_MOST);
+            let retry = now + pause(failures);
             by_cadence.map_or(retry, |due| due.min(retry))
         }
         // Due as it was: at once when the group is resumed, or the app calls again.

@@ -145,6 +145,13 @@ impl Schedule {
         }
     }
 
+    /// Ends a claim: the slot is due then and no sooner, also if somebody asked for that meanwhile.
+    pub(super) fn put_off(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+        let place = self.place(due, now);
+        self.slots.remove(&slot).into_iter().for_each(|status| self.unlist(slot, status));
+        self.wait(slot, place);
+    }
+
     /// Ends a claim of a slot that is not to be polled for now: it is forgotten, unless somebody asked for it meanwhile.
     pub(super) fn forget(&mut self, slot: SlotId) {
         if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.remove(&slot) {

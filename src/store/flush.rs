@@ -11,10 +11,10 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
-pub(super) use self::rows::{write_messages, write_snapshots};
+pub(super) use self::rows::{write_calls, write_groups, write_messages, write_snapshots};
 use self::{
     held::{already_stored, held_rows, held_slots, lock_slots, stand},
-    rows::{drop_empty_slots, merge_slots, part_slots, write_calls, write_groups, write_slots},
+    rows::{drop_empty_slots, merge_slots, part_slots, write_slots},
 };
 use super::{Store, StoreError, transaction::SHORT};
 use crate::{domain::Timestamp, recording::Recording, slot::SlotId};
@@ -26,6 +26,8 @@ pub(super) const DOING: &str = "storing what polls brought back";
 pub enum Committed {
     /// It is due again then.
     Due(SlotId, Timestamp),
+    /// It is due again then and no sooner, whatever was said before: the tables refuse it.
+    PutOff(SlotId, Timestamp),
     /// It is gone: its messages are done or have moved.
     Gone(SlotId),
     /// It was made, and is due then.

@@ -79,7 +79,7 @@ const CURVES: &str = "
     ) m
     CROSS JOIN LATERAL (
         SELECT array_agg(polled_at ORDER BY polled_at) AS seen_at,
-            array_agg((100.0 * read_num / greatest(read_num + unread_num, 1))::real ORDER BY polled_at) AS percent
+            array_agg((100.0 * read_num / greatest(read_num::bigint + unread_num, 1))::real ORDER BY polled_at) AS percent
         FROM receiptd.receipt_snapshots h
         WHERE h.group_key = p.group_key AND h.msg_seq = m.msg_seq AND h.polled_at >= m.sent_at - interval '1 day'
             AND h.read_num IS NOT NULL

@@ -6,7 +6,7 @@
 mod said;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +29,11 @@ use super::{
     set_aside::write_apart,
     sqlstate::Remedy,
 };
-use crate::{activity::Activity, recording::Recording, slot::SlotId};
+use crate::{
+    activity::Activity,
+    recording::{Recording, pause},
+    slot::SlotId,
+};
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(100);
@@ -79,6 +83,8 @@ pub struct Recorder {
     said: Said,
     /// The slots of recordings that were in an attempt that failed, wherever they wait by now: it may have stored them.
     tried: HashSet<SlotId>,
+    /// How many times in a row the tables have refused the row of a slot, or of its group.
+    refusals: HashMap<SlotId, i32>,
 }
 
 /// Recordings can't be written any more.
@@ -126,8 +132,9 @@ impl Recorder {
     /// A recorder and the way to it. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Recording>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (left, try_left_at, said, tried) = (vec![], Instant::now(), Said::default(), HashSet::new());
-        (Self { store, settings, queue, left, try_left_at, said, tried }, sender)
+        let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
+        let (tried, refusals) = (HashSet::new(), HashMap::new());
+        (Self { store, settings, queue, left, try_left_at, said, tried, refusals }, sender)
     }
 
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
@@ -263,14 +270,24 @@ impl Recorder {
         let start = Instant::now();
         let flushed = match (how, part) {
             (How::Apart(refusal), [recording]) => {
-                let aside = write_apart(&self.store, recording, &self.tried).await?;
+                let refusals = self.refusals.get(&recording.slot_id).map_or(1, |count| count.saturating_add(1));
+                let not_before = self.store.clock().now() + pause(refusals);
+                let aside = write_apart(&self.store, recording, &self.tried, not_before).await?;
+                self.refusals.remove(&recording.slot_id);
+                if aside.waits {
+                    self.refusals.insert(recording.slot_id, refusals);
+                }
                 metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
                 if aside.rows > 0 {
                     self.said.refused(&self.store, recording, refusal, &aside).await;
                 }
                 aside.flushed
             }
-            _ => flush(&self.store, part, &self.tried).await?,
+            _ => {
+                let flushed = flush(&self.store, part, &self.tried).await?;
+                part.iter().for_each(|recording| _ = self.refusals.remove(&recording.slot_id));
+                flushed
+            }
         };
         self.committed(part, flushed, start.elapsed());
         Ok(())

@@ -7,12 +7,18 @@ use sqlx::{Executor, PgConnection};
 
 use super::{
     Store, StoreError,
-    flush::{Committed, Flushed, oldest, slots_of, sort, write, write_messages, write_snapshots},
+    flush::{
+        Committed, Flushed, oldest, slots_of, sort, write, write_calls, write_groups, write_messages, write_snapshots,
+    },
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
 };
-use crate::{recording::Recording, slot::SlotId};
+use crate::{
+    domain::Timestamp,
+    recording::{GroupChange, Recording},
+    slot::SlotId,
+};
 
 /// What was written of a poll that the tables refuse.
 #[derive(Debug)]
@@ -20,19 +26,22 @@ pub(super) struct Aside {
     pub flushed: Flushed,
     /// How many rows of it were set aside.
     pub rows: usize,
+    /// Whether its slot waits, since the tables refuse the slot's row or its group's.
+    pub waits: bool,
 }
 
-/// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside. `tried` is as for
-/// a flush.
+/// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside. A slot whose row or
+/// group is refused is not due before `not_before`. `tried` is as for a flush.
 pub(super) async fn write_apart(
     store: &Store,
     recording: &Recording,
     tried: &HashSet<SlotId>,
+    not_before: Timestamp,
 ) -> Result<Aside, StoreError> {
     let wrote = oldest(slice::from_ref(recording));
     store
         .run_recording("setting aside what the tables refuse", SHORT, wrote, async |database| {
-            apart(database, recording, tried).await
+            apart(database, recording, tried, not_before).await
         })
         .await
 }
@@ -41,37 +50,75 @@ async fn apart(
     connection: &mut PgConnection,
     recording: &Recording,
     tried: &HashSet<SlotId>,
+    not_before: Timestamp,
 ) -> Result<Aside, sqlx::Error> {
     let sorted = sort(connection, slice::from_ref(recording), tried).await?;
     if sorted.free.is_empty() {
-        return Ok(Aside { flushed: sorted.end(connection, vec![]).await?, rows: 0 });
+        return Ok(Aside { flushed: sorted.end(connection, vec![]).await?, rows: 0, waits: false });
     }
     let (frame, parts) = recording.apart();
     let mut rows = 0;
     // The messages first: those that are done have to leave before the slot can go.
-    for part in parts {
-        connection.execute("SAVEPOINT part").await?;
-        if let Err(error) = write_messages_of(connection, &part).await {
-            set_aside(connection, &part, error).await?;
-            rows += 1;
-        }
+    for part in &parts {
+        rows += usize::from(write_messages_of(connection, part).await?.is_none());
     }
-    connection.execute("SAVEPOINT part").await?;
-    let committed = match write(connection, &[&frame], &sorted.locked).await {
-        Ok(committed) => committed,
-        Err(error) => {
-            set_aside(connection, &frame, error).await?;
-            rows += 1;
-            // They are polled on, though the tables do not know when.
-            slots_of(&[&frame]).into_iter().map(|slot| Committed::Due(slot, frame.next_poll_at)).collect()
-        }
-    };
-    Ok(Aside { flushed: Flushed { committed, ..Flushed::default() }, rows })
+    let (mut slot, group, calls) = pieces(frame);
+    let mut waits =
+        attempt(connection, &group, async |database| write_groups(database, &[&group]).await).await?.is_none();
+    rows += usize::from(waits) + usize::from(write_calls_of(connection, &calls).await?.is_none());
+    let later = slot.next_poll_at.max(not_before);
+    if waits {
+        (slot.next_poll_at, slot.join_due) = (later, later);
+    }
+    let written = attempt(connection, &slot, async |database| write(database, &[&slot], &sorted.locked).await).await?;
+    let mut committed = written.unwrap_or_else(|| {
+        (rows, waits) = (rows + 1, true);
+        // It is polled on, though the tables do not know when.
+        slots_of(&[&slot]).into_iter().map(|slot| Committed::Due(slot, later)).collect()
+    });
+    if waits {
+        committed.iter_mut().for_each(put_off);
+    }
+    Ok(Aside { flushed: Flushed { committed, ..Flushed::default() }, rows, waits })
 }
 
-async fn write_messages_of(connection: &mut PgConnection, part: &Recording) -> Result<(), sqlx::Error> {
-    write_snapshots(connection, &[part]).await?;
-    write_messages(connection, &[part]).await
+fn put_off(committed: &mut Committed) {
+    if let Committed::Due(slot, due) = *committed {
+        *committed = Committed::PutOff(slot, due);
+    }
+}
+
+/// What a recording says of its slot, of its group, and of its calls.
+fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
+    let group = Recording { attempts: vec![], ..frame.clone() };
+    let calls = Recording { group: None, ..frame.clone() };
+    let slot = Recording { group: None, attempts: vec![], ..frame };
+    (slot, group, calls)
+}
+
+async fn write_messages_of(connection: &mut PgConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+    let write = async |database: &mut PgConnection| {
+        write_snapshots(database, &[part]).await?;
+        write_messages(database, &[part]).await
+    };
+    attempt(connection, part, write).await
+}
+
+async fn write_calls_of(connection: &mut PgConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+    attempt(connection, part, async |database| write_calls(database, &[part]).await).await
+}
+
+/// Writes a part under a savepoint, or sets it aside: `None` if it is refused.
+async fn attempt<T>(
+    connection: &mut PgConnection,
+    part: &Recording,
+    write: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+) -> Result<Option<T>, sqlx::Error> {
+    connection.execute("SAVEPOINT part").await?;
+    match write(&mut *connection).await {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => set_aside(connection, part, error).await.map(|()| None),
+    }
 }
 
 /// Goes back to the savepoint and writes down what was refused. An error that is no refusal ends the whole.
@@ -83,8 +130,10 @@ async fn set_aside(connection: &mut PgConnection, part: &Recording, error: sqlx:
     let change = part.messages.first().map(|change| change.seq);
     let seq = change.or_else(|| part.snapshots.first().map(|snapshot| snapshot.seq));
     query(
-        "INSERT INTO receiptd.set_aside (group_key, slot_id, msg_seq, sqlstate, reason, content)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO receiptd.set_aside AS s (group_key, slot_id, msg_seq, sqlstate, reason, content)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (group_key, slot_id, msg_seq, sqlstate) DO UPDATE SET set_aside_at = EXCLUDED.set_aside_at,
+            times = s.times + 1, reason = EXCLUDED.reason, content = EXCLUDED.content",
     )
     .bind(part.group_key)
     .bind(part.slot_id)
@@ -113,7 +162,14 @@ fn content(part: &Recording) -> Value {
         })
     });
     let calls = part.attempts.iter().map(|call| json!({ "called_at": call.called_at, "class": call.class().name() }));
+    let group = part.group.as_ref().map(|change| match change {
+        GroupChange::Quarantine { code, probe_at, .. } => {
+            json!({ "state": "quarantined", "state_code": code, "probe_at": probe_at })
+        }
+        GroupChange::Release => json!({ "state": "active" }),
+    });
     json!({
+        "watched_groups": group,
         "receipt_snapshots": snapshots.collect::<Vec<_>>(),
         "watched_messages": messages.collect::<Vec<_>>(),
         "last_polled_at": part.last_polled_at,

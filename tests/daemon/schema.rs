@@ -1,9 +1,18 @@
 //! The schema: documented throughout, applied once, and refused when it is newer.
 
-use receiptd::store::{SchemaError, Store};
+use chrono::TimeDelta;
+use receiptd::{
+    domain::{Counts, Timestamp},
+    retention::{self, Retention},
+    rollup::{self, SETTLED_AFTER},
+    store::{SchemaError, Seed, Store},
+};
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, app, simulator_config};
+use crate::{
+    common::TestDatabase,
+    rig::{Rig, app, group, seq, simulator_config},
+};
 
 /// Everything in the schema that carries no COMMENT.
 const UNDOCUMENTED: &str = "
@@ -104,4 +113,59 @@ fn migrations_are_ascii() {
         let text = std::fs::read(&migration).unwrap();
         assert!(is_excepted || text.is_ascii(), "{}", migration.display());
     }
+}
+
+/// As a tool for change data capture makes it: from then on, a table without a key refuses updates and deletes.
+const PUBLISH: &str = "CREATE PUBLICATION everything FOR ALL TABLES";
+
+#[tokio::test]
+async fn a_publication_of_all_tables_stops_nothing() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    sqlx::raw_sql(PUBLISH).execute(&rig.pool).await.unwrap();
+    rig.start().await;
+    rig.watch("g", 1..=60).await;
+    rig.watch("removed", 1..=3).await;
+    rig.until("(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)").await;
+    for number in 1..=55 {
+        rig.simulator.world().set_receipt(&group("g"), seq(number), Counts::new(500, 0).unwrap());
+    }
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE state = 'all_read') = 55").await;
+    sqlx::raw_sql("SELECT receiptd.unwatch_group(1400000000, 'removed')").execute(&rig.pool).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE receiptd.receipt_snapshots ADD CONSTRAINT no_60 CHECK (msg_seq <> 60 OR read_num <> 499) NOT VALID")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.simulator.world().set_receipt(&group("g"), seq(60), Counts::new(499, 1).unwrap());
+    rig.until("(SELECT max(times) FROM receiptd.set_aside) > 1").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn roll_up_and_retention_run_under_a_publication_of_all_tables() {
+    let database = TestDatabase::new().await;
+    let store = Store::new(&database.url().into(), 4, app()).unwrap();
+    store.migrate().await.unwrap();
+    database.psql(PUBLISH);
+    let until: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
+    let seed = Seed { groups: 3, messages: 40, days: 3, members: 12, until };
+    store.seed_groups(&seed).await.unwrap();
+    store.seed_messages(&seed, 0).await.unwrap();
+    store.seed_slots(&seed).await.unwrap();
+    database.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-18 10:00Z')");
+    rollup::catch_up(&store, until + SETTLED_AFTER, |_| {}).await.unwrap();
+    rollup::catch_up(&store, until + SETTLED_AFTER + TimeDelta::minutes(5), |_| {}).await.unwrap();
+    let days = Some(TimeDelta::days(1));
+    let keep = Retention { snapshots: days, calls: days, rollups: days };
+    let removed = retention::enforce(&store, &keep, until + TimeDelta::days(1)).await.unwrap();
+    assert!(removed.partitions > 0 && removed.rows > 0, "{removed:?}");
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.rollup_redo"), "0");
+}
+
+#[tokio::test]
+async fn every_table_has_a_primary_key_but_the_log_of_calls_which_only_grows() {
+    let rig = Rig::stopped(simulator_config()).await;
+    let without = "SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class c
+        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)";
+    assert_eq!(rig.database.psql(without), "api_calls");
 }

@@ -85,6 +85,9 @@ async fn what_a_trigger_of_the_owner_refuses_about_a_whole_poll_is_set_aside_and
     rig.simulator.wait_for_ended_calls(calls + 2).await;
     run(&rig, "DROP TRIGGER refuse ON receiptd.poll_slots").await;
     rig.until(ALL_POLLED).await;
+    let paused = "SELECT count(*) = 1 AND max(times) >= 2 AND max(set_aside_at) - min(first_set_aside_at) > '9 seconds'
+        FROM receiptd.set_aside";
+    assert!(rig.value::<bool>(paused).await, "one row, and the slot was tried in pauses");
     rig.stop().await;
 }
 
@@ -299,5 +302,36 @@ async fn connections_that_fall_silent_are_given_up_and_the_rest_goes_on() {
     // As after a failover: what is open leads nowhere and says nothing, and new connections work.
     proxy.silence_open_connections();
     polled_again(&mut rig, "g").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_quarantine_that_the_tables_refuse_is_tried_in_growing_pauses_and_set_aside_in_one_row() {
+    let mut rig = Rig::new().await;
+    run(
+        &rig,
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'no quarantine here'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON receiptd.watched_groups
+         FOR EACH ROW WHEN (NEW.state = 'quarantined') EXECUTE FUNCTION public.refuse()",
+    )
+    .await;
+    rig.simulator.world().set_group_code(&group("gone"), 10010);
+    rig.watch("gone", 1..=3).await;
+    rig.watch("free", 1..=3).await;
+    rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
+    let calls = "receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id = 'gone'";
+    assert_eq!(rig.count(calls).await, 1, "the call is stored, though the quarantine is not");
+    let later = "(SELECT bool_and(next_poll_at > clock_timestamp() + interval '5 seconds') FROM receiptd.poll_slots
+        NATURAL JOIN receiptd.watched_groups WHERE group_id = 'gone')";
+    assert!(rig.value::<bool>(&format!("SELECT {later}")).await, "the pause is stored");
+    for _ in 0..3 {
+        polled_again(&mut rig, "free").await;
+    }
+    assert_eq!(rig.simulator.ledger().calls_by_group()[&group("gone")], 1, "it waits");
+    rig.until("(SELECT max(times) FROM receiptd.set_aside) = 2").await;
+    assert_eq!(rig.count("receiptd.set_aside WHERE reason LIKE '%no quarantine here%'").await, 1);
+    run(&rig, "DROP TRIGGER refuse ON receiptd.watched_groups").await;
+    rig.until("EXISTS (SELECT FROM receiptd.watched_groups WHERE group_id = 'gone' AND state = 'quarantined')").await;
     rig.stop().await;
 }

@@ -35,7 +35,7 @@ pub struct Curve {
     pub seconds: Vec<f64>,
     pub shares: Vec<f64>,
     pub read: i32,
-    pub readers: i32,
+    pub readers: i64,
 }
 
 impl Figures {
@@ -73,9 +73,9 @@ async fn curves(pool: &PgPool) -> Result<Vec<Curve>, sqlx::Error> {
         "SELECT group_id || ' #' || msg_seq AS name, array_agg(seconds ORDER BY seconds) AS seconds,
             array_agg(share ORDER BY seconds) AS shares, max(read_num) AS read, max(readers) AS readers
          FROM (
-            SELECT group_id, msg_seq, read_num, read_num + unread_num AS readers,
+            SELECT group_id, msg_seq, read_num, read_num::bigint + unread_num AS readers,
                 extract(epoch FROM polled_at - min(polled_at) OVER (PARTITION BY group_id, msg_seq))::float8 AS seconds,
-                read_num::float8 / greatest(read_num + unread_num, 1) AS share
+                read_num::float8 / greatest(read_num::bigint + unread_num, 1) AS share
             FROM receiptd.receipt_history
             WHERE msg_seq = 1 AND code = 0 AND group_id IN (SELECT 'group ' || g * 29 FROM generate_series(1, $1) g)
          ) h

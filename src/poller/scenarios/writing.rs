@@ -98,6 +98,7 @@ impl World {
                 for slot in slots {
                     match slot {
                         Committed::Due(slot, due) => term.polling.schedule.release(slot, due, clocks),
+                        Committed::PutOff(slot, due) => term.polling.schedule.put_off(slot, due, clocks),
                         Committed::Gone(slot) => term.polling.schedule.forget(slot),
                         Committed::Made(slot, due) => {
                             term.polling.schedule.learn(slot, StoredDue::made(due), clocks);

@@ -215,7 +215,10 @@ pub(super) async fn drop_empty_slots(
 }
 
 /// Puts groups into quarantine or releases them, unless their owner has paused or removed them meanwhile.
-pub(super) async fn write_groups(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<(), sqlx::Error> {
+pub(in crate::store) async fn write_groups(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<(), sqlx::Error> {
     let mut changes: Vec<_> =
         recordings.iter().filter_map(|recording| Some((recording.group_key, recording.group.as_ref()?))).collect();
     changes.sort_by_key(|(group_key, _)| *group_key);
@@ -239,7 +242,10 @@ pub(super) async fn write_groups(connection: &mut PgConnection, recordings: &[&R
     Ok(())
 }
 
-pub(super) async fn write_calls(connection: &mut PgConnection, recordings: &[&Recording]) -> Result<(), sqlx::Error> {
+pub(in crate::store) async fn write_calls(
+    connection: &mut PgConnection,
+    recordings: &[&Recording],
+) -> Result<(), sqlx::Error> {
     let calls: Vec<(&Recording, i16, &Attempt)> = recordings
         .iter()
         .flat_map(|recording| {

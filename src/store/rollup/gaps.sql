@@ -30,7 +30,7 @@ WITH late AS (
 )
 INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason, code)
 SELECT p.group_key, p.gap_from, p.gap_until,
-    (SELECT sum(l.messages_answered) FROM late l
+    (SELECT least(sum(l.messages_answered), 2147483647) FROM late l
         WHERE l.group_key = p.group_key AND l.called_at BETWEEN p.gap_from AND p.gap_until),
     coalesce(failed.class, CASE WHEN EXISTS (
         SELECT FROM answered a WHERE a.began >= p.gap_from AND a.ended <= p.told_until

@@ -13,9 +13,9 @@ of_age AS (
     WHERE $3 < $4 AND s.polled_at >= $2 AND s.polled_at < $3
 ), rated AS MATERIALIZED (
     SELECT m.group_key, m.msg_seq, a.age,
-        CASE WHEN m.last_changed_at <= m.sent_at + a.age THEN m.read_num / nullif(m.read_num + m.unread_num, 0)::real
+        CASE WHEN m.last_changed_at <= m.sent_at + a.age THEN m.read_num / nullif(m.read_num::bigint + m.unread_num, 0)::real
         ELSE (
-            SELECT s.read_num / nullif(s.read_num + s.unread_num, 0)::real
+            SELECT s.read_num / nullif(s.read_num::bigint + s.unread_num, 0)::real
             FROM receiptd.receipt_snapshots s
             WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq AND s.read_num IS NOT NULL
                 AND s.polled_at >= m.first_polled_at AND s.polled_at <= m.sent_at + a.age
