@@ -8,6 +8,7 @@ mod client;
 mod destination;
 pub mod error_class;
 mod failure;
+pub mod proxy;
 pub mod region;
 pub mod user_sig;
 mod wire;

@@ -21,6 +21,7 @@ pub mod pacing;
 pub mod plan;
 pub mod poller;
 pub mod postgres_url;
+pub mod printable;
 pub mod recording;
 mod repeated;
 pub mod report;

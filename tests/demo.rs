@@ -11,10 +11,15 @@ use std::{
 use common::ScratchDirectory;
 
 fn start(directory: &ScratchDirectory, arguments: &[&str]) -> Child {
+    start_with(directory, arguments, &[])
+}
+
+fn start_with(directory: &ScratchDirectory, arguments: &[&str], variables: &[(&str, &str)]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     // Where the demo keeps its server.
     command.env("STATE_DIRECTORY", directory.path().join("state"));
+    command.envs(variables.iter().copied());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -50,6 +55,43 @@ fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
         assert!(!out.contains('\u{1b}') && !err.contains('\u{1b}'), "no escape codes off a terminal");
         assert!(no_server_is_left(&directory));
     }
+}
+
+#[test]
+fn the_demo_calls_its_service_past_any_proxy_of_the_environment() {
+    let directory = ScratchDirectory::new("demo");
+    let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"].map(|name| (name, "http://127.0.0.1:1"));
+    let (code, out, err) = rest(start_with(&directory, &["demo", "--for", "4s"], &proxies));
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("calls, 0 of which failed") && out.contains("are stored: all of them"), "{out}");
+}
+
+#[test]
+fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
+    let directory = ScratchDirectory::new("demo");
+    let mut demo = start(&directory, &["demo", "--for", "6s"]);
+    let mut out = BufReader::new(demo.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("psql ") {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "the demo ended before it said how to open psql");
+    }
+    // As a service that can't be reached would leave it.
+    let fail = "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.class := 'retry'; NEW.code := NULL; NEW.error := 'connecting failed'; RETURN NEW; END $$;
+        CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON receiptd.api_calls FOR EACH ROW EXECUTE FUNCTION public.fail();
+        UPDATE receiptd.api_calls SET class = class";
+    let script = format!("{} -X -q -v ON_ERROR_STOP=1 -c \"$1\"", line.trim());
+    assert!(Command::new("sh").args(["-c", &script, "psql", fail]).status().unwrap().success());
+    let mut told = String::new();
+    out.read_to_string(&mut told).unwrap();
+    let (code, _, err) = rest(demo);
+    assert_eq!(code, Some(70), "{told}{err}");
+    assert!(
+        err.contains("no call to the simulated Chat succeeded; the last one failed with retry: connecting failed"),
+        "{err}"
+    );
+    assert!(no_server_is_left(&directory));
 }
 
 #[test]

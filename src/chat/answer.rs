@@ -11,6 +11,9 @@ use crate::domain::{Counts, MsgSeq, Receipt};
 /// The highest count that is believed. No group of Tencent Chat has anywhere near so many members.
 const MAX_COUNT: i64 = 10_000_000;
 
+/// So many entries more than two for each message are looked at; of what comes after them it is only counted how many.
+const SPARE_ENTRIES: usize = 100;
+
 /// What an answer told of the messages that were asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
@@ -40,7 +43,11 @@ impl Answer {
                 let said = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info());
                 Err(Failure::new(Class::Unknown, Some(code), &said))
             }
-            Class::Success => Ok(Self::of(asked, &response.entries().map_err(unreadable)?)),
+            Class::Success => {
+                let (entries, more) = response.entries(asked.len() * 2 + SPARE_ENTRIES).map_err(unreadable)?;
+                let answer = Self::of(asked, &entries);
+                Ok(Self { bad_entries: answer.bad_entries + more, ..answer })
+            }
             class => Err(Failure::new(class, Some(code), &response.error_info())),
         }
     }

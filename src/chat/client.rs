@@ -16,6 +16,7 @@ use super::{
     destination::{Destination, DomainIndex, Domains},
     error_class::Class,
     failure::Failure,
+    proxy::{UnusableProxy, by_proxy_for},
     user_sig::{Credential, Signer},
     wire::Request,
 };
@@ -24,8 +25,12 @@ use crate::{
     domain::{GroupId, MsgSeq, SdkAppId, Timestamp},
 };
 
-/// The largest body that is read: four times the megabyte at which the service itself gives up (10018).
-const MAX_BODY_BYTES: usize = 4 << 20;
+/// Maximum size of a body that is read, decompressed: so much ...
+const BODY_BYTES: usize = 64 << 10;
+
+/// ... and so much for each message that was asked for. An entry takes some 80 bytes; the service itself gives up at a megabyte
+/// (10018).
+const BODY_BYTES_A_MESSAGE: usize = 1 << 10;
 
 /// What a client needs to know.
 #[derive(Debug, Clone)]
@@ -53,6 +58,9 @@ pub enum ClientError {
     /// The endpoint is no URL.
     #[error("chat.endpoint {0:?} is not a URL such as http://127.0.0.1:9000")]
     Endpoint(String),
+    /// The proxy of the environment can't be used.
+    #[error(transparent)]
+    Proxy(#[from] UnusableProxy),
 }
 
 /// One attempt and its outcome.
@@ -155,10 +163,13 @@ impl ChatClient {
     pub fn new(settings: ChatSettings) -> Result<Self, ClientError> {
         // Another part of the process may have been first: any provider will do.
         _ = rustls::crypto::ring::default_provider().install_default();
-        if let Destination::Endpoint(endpoint) = &settings.destination {
-            Url::parse(endpoint).map_err(|_| ClientError::Endpoint(endpoint.clone()))?;
+        let mut http = reqwest::Client::builder();
+        // All of them are of one kind: the domains of a region, or an endpoint.
+        for url in settings.destination.urls() {
+            let url = Url::parse(&url).map_err(|_| ClientError::Endpoint(url))?;
+            http = by_proxy_for(&url, http)?;
         }
-        let http = reqwest::Client::builder()
+        let http = http
             .user_agent(concat!("receiptd/", env!("CARGO_PKG_VERSION")))
             .timeout(settings.request_timeout)
             .pool_max_idle_per_host(settings.max_connections)
@@ -199,8 +210,13 @@ impl ChatClient {
         may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
     ) -> Result<Attempt, NotSent> {
         let start = clock::uptime();
-        let (domain, exchange) = match self.prepare(group, seqs, clock::now()) {
-            Ok((domain, url, content)) => (Some(domain), self.exchange(url, GuardedBody::new(content, may_send)).await),
+        let user_sig = self.signer.user_sig(clock::now()).map_err(|error| format!("making a UserSig failed: {error}"));
+        let prepared = user_sig.as_ref().map_err(Clone::clone).and_then(|user_sig| self.prepare(group, seqs, user_sig));
+        let (domain, exchange) = match prepared {
+            Ok((domain, url, content)) => {
+                let max_bytes = BODY_BYTES + BODY_BYTES_A_MESSAGE * seqs.len();
+                (Some(domain), self.exchange(url, GuardedBody::new(content, may_send), max_bytes).await)
+            }
             Err(reason) => (None, Err(Unanswered::because(reason))),
         };
         if exchange.as_ref().is_err_and(|error| error.was_forbidden) {
@@ -214,7 +230,8 @@ impl ChatClient {
             // What the service answers has a code. All else comes from something in between, a 502 for example.
             self.note_answered(domain, outcome.as_ref().err().is_none_or(|failure| failure.code.is_some()));
         }
-        let outcome = outcome.map_err(|failure| self.without_signature(failure));
+        let secrets = user_sig.iter().chain(self.signer.secret_key());
+        let outcome = outcome.map_err(|failure| secrets.fold(failure, Failure::without));
         let end = clock::uptime();
         // Told by one and the same view of the clock, however that was set meanwhile.
         let (called_at, ended_at) = (self.clock.at(start), self.clock.at(end));
@@ -231,6 +248,7 @@ impl ChatClient {
         &self,
         url: Url,
         body: GuardedBody<F>,
+        max_bytes: usize,
     ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
         let mut response =
             self.http.post(url).header(CONTENT_TYPE, "application/json").body(Body::wrap(body)).send().await?;
@@ -238,8 +256,8 @@ impl ChatClient {
         let unanswered = |info: String| Unanswered { status: Some(status.as_u16()), ..Unanswered::because(info) };
         let mut body = Vec::with_capacity(4_096);
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(describe(error)))? {
-            if body.len() + chunk.len() > MAX_BODY_BYTES {
-                return Err(unanswered(format!("the answer is larger than {MAX_BODY_BYTES} bytes")));
+            if body.len() + chunk.len() > max_bytes {
+                return Err(unanswered(format!("the answer is larger than {max_bytes} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
@@ -247,34 +265,28 @@ impl ChatClient {
     }
 
     /// What an attempt sends, and where. The error says why there is nothing to send.
-    fn prepare(&self, group: &GroupId, seqs: &[MsgSeq], now: Timestamp) -> Result<(DomainIndex, Url, Vec<u8>), String> {
+    fn prepare(
+        &self,
+        group: &GroupId,
+        seqs: &[MsgSeq],
+        user_sig: &SecretString,
+    ) -> Result<(DomainIndex, Url, Vec<u8>), String> {
         let content = serde_json::to_vec(&Request::new(group, seqs))
             .map_err(|error| format!("writing the request failed: {error}"))?;
-        let (domain, url) = self.url(now)?;
+        let (domain, url) = self.url(user_sig)?;
         Ok((domain, url, content))
     }
 
-    fn url(&self, now: Timestamp) -> Result<(DomainIndex, Url), String> {
-        let user_sig = self.signer.user_sig(now).map_err(|error| format!("making a UserSig failed: {error}"))?;
+    fn url(&self, user_sig: &SecretString) -> Result<(DomainIndex, Url), String> {
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut domains = self.domains();
         let (domain, base) = domains.base(Instant::now());
-        if signed.as_ref().is_none_or(|signed| !signed.is_for(base, &user_sig)) {
-            *signed = Some(SignedUrl::new(base, self.sdk_app_id, &self.identifier, user_sig)?);
+        if signed.as_ref().is_none_or(|signed| !signed.is_for(base, user_sig)) {
+            *signed = Some(SignedUrl::new(base, self.sdk_app_id, &self.identifier, user_sig.clone())?);
         }
         let mut url = signed.as_ref().map(|signed| signed.url.clone()).ok_or("there is no URL")?;
         url.query_pairs_mut().append_pair("random", &fastrand::u32(..).to_string());
         Ok((domain, url))
-    }
-
-    /// Should the service echo the signature, or a part that is long enough to matter, nothing of the text is kept.
-    fn without_signature(&self, failure: Failure) -> Failure {
-        let Ok(user_sig) = self.signer.user_sig(clock::now()) else { return failure };
-        let start: String = user_sig.expose_secret().chars().take(16).collect();
-        if start.is_empty() || !failure.info.contains(&start) {
-            return failure;
-        }
-        Failure { info: "(the text held the signature and was dropped)".to_owned(), ..failure }
     }
 
     fn note_answered(&self, domain: DomainIndex, answered: bool) {

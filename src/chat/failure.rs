@@ -1,9 +1,15 @@
 //! Why an attempt brought no receipts.
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::error_class::{self, Class};
+use crate::printable::is_invisible;
 
 /// How much of an error text from outside is kept, in characters.
 const MAX_INFO_CHARS: usize = 200;
+
+/// So many characters of a secret in a row are none by chance, and help whoever reads them.
+const TELLING_RUN: usize = 8;
 
 /// A failed attempt: what it calls for, and what the service or the network said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +23,21 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with what was said of it, made fit for a log line and a column: not too long, and without control
-    /// characters, of which Postgres refuses one (NUL).
+    /// A failure with what was said of it, made fit for a log line and a column: not too long, and without characters that can't
+    /// be seen, of which Postgres refuses one (NUL).
     pub(super) fn new(class: Class, code: Option<i64>, said: &str) -> Self {
-        let plain = |character: char| if character.is_control() { ' ' } else { character };
+        let plain = |character: char| if is_invisible(character) { ' ' } else { character };
         Self { class, code, info: said.chars().map(plain).take(MAX_INFO_CHARS).collect() }
+    }
+
+    /// The same without what was said, if that repeats any part of the secret, wherever that begins.
+    pub(super) fn without(self, secret: &SecretString) -> Self {
+        let (info, secret) = (&self.info, secret.expose_secret());
+        let is_telling = |from: usize| info.get(from..from + TELLING_RUN).is_some_and(|run| secret.contains(run));
+        if !(0..info.len()).any(is_telling) {
+            return self;
+        }
+        Self { info: "(the text held a secret and was dropped)".to_owned(), ..self }
     }
 
     /// That no call of the app is accepted, and what helps, in words.
@@ -45,6 +61,25 @@ mod tests {
              forbidden or out of service: see the app's console"
         );
         assert_eq!(told(None), "sdkappid is unknown");
+    }
+
+    #[test]
+    fn a_text_that_repeats_any_run_of_a_secret_is_dropped() {
+        let secret: SecretString = "eJwtzEELgjAYxvHvsnPIu7lNE7oUQYJ0".into();
+        let is_dropped =
+            |said: &str| Failure::new(Class::Retry, None, said).without(&secret).info.starts_with("(the text");
+        for said in [
+            "eJwtzEELgjAYxvHvsnPIu7lNE7oUQYJ0",
+            "bad sig: xvHvsnPIu7",
+            "\u{7fa4}QYJ0 E7oUQYJ0",
+            "eJwtzEEL",
+            "…lNE7oUQY…",
+        ] {
+            assert!(is_dropped(said), "{said}");
+        }
+        for said in ["", "eJwtzEE", "the signature is wrong", &"\u{7fa4}".repeat(200)] {
+            assert!(!is_dropped(said), "{said}");
+        }
     }
 
     #[test]

@@ -109,6 +109,14 @@ impl Signer {
         Ok(user_sig)
     }
 
+    /// The key that signatures are made with, if they are.
+    pub(super) fn secret_key(&self) -> Option<&SecretString> {
+        match &self.credential {
+            Credential::SecretKey(secret_key) => Some(secret_key),
+            Credential::UserSig(_) => None,
+        }
+    }
+
     /// Forgets the current signature, so that the next call gets a new one. False if none can be made.
     pub fn renew(&self) -> bool {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take();

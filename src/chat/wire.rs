@@ -1,7 +1,12 @@
 //! The JSON of the call, read leniently: fields may be added, entries left out, and what is not as it should be spoils its own
 //! entry, never the whole answer.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::domain::{GroupId, MsgSeq};
@@ -52,14 +57,38 @@ impl Response<'_> {
         text(self.error_info)
     }
 
-    /// What it says of messages. An entry that can't be read names none.
+    /// What it says of messages, and how many entries there are beyond the first `most`, which are not kept. An entry that
+    /// can't be read names none.
     ///
     /// # Errors
     /// If that is no list.
-    pub fn entries(&self) -> Result<Vec<Entry>, serde_json::Error> {
-        let Some(list) = self.group_msg_receipt_list else { return Ok(vec![]) };
-        let entries: Vec<&RawValue> = serde_json::from_str(list.get())?;
-        Ok(entries.into_iter().map(|entry| serde_json::from_str(entry.get()).unwrap_or_default()).collect())
+    pub fn entries(&self, most: usize) -> Result<(Vec<Entry>, u32), serde_json::Error> {
+        let Some(list) = self.group_msg_receipt_list else { return Ok((vec![], 0)) };
+        serde_json::Deserializer::from_str(list.get()).deserialize_seq(FirstEntries { most })
+    }
+}
+
+/// Reads entries one by one, so that a list of very many takes no more memory than one of `most`.
+struct FirstEntries {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for FirstEntries {
+    type Value = (Vec<Entry>, u32);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of receipts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let (mut entries, mut more) = (vec![], 0);
+        while let Some(entry) = list.next_element::<&RawValue>()? {
+            match entries.len() < self.most {
+                true => entries.push(serde_json::from_str(entry.get()).unwrap_or_default()),
+                false => more += 1,
+            }
+        }
+        Ok((entries, more))
     }
 }
 
@@ -152,7 +181,7 @@ mod tests {
         let whole = Number::Whole;
         let first = Entry { msg_seq: whole(1), code: whole(0), read_num: whole(1), unread_num: whole(6) };
         let second = Entry { msg_seq: whole(2), code: whole(10062), ..Entry::default() };
-        assert_eq!(response.entries().unwrap(), [first, second]);
+        assert_eq!(response.entries(100).unwrap().0, [first, second]);
     }
 
     #[test]
@@ -214,7 +243,7 @@ mod tests {
     fn new_fields_and_missing_ones_are_taken_as_they_come() {
         let response: Response = serde_json::from_str(r#"{"ErrorCode":10002,"RequestId":"x"}"#).unwrap();
         assert_eq!(response.error_code, 10002);
-        assert!(response.entries().unwrap().is_empty());
+        assert!(response.entries(100).unwrap().0.is_empty());
         assert!(serde_json::from_str::<Response>(r#"{"ActionStatus":"OK"}"#).is_err(), "no code, no answer");
     }
 
@@ -226,8 +255,18 @@ mod tests {
         for bad in ["null", "\"text\"", "7", "1e400", "[]", "true", r#"{"MsgSeq":1,"MsgSeq":2}"#] {
             let json = format!(r#"{{"ErrorCode":0,"GroupMsgReceiptList":[{bad},{good}]}}"#);
             let response: Response = serde_json::from_str(&json).unwrap();
-            assert_eq!(response.entries().unwrap(), [Entry::default(), read], "{bad}");
+            assert_eq!(response.entries(100).unwrap().0, [Entry::default(), read], "{bad}");
         }
+    }
+
+    #[test]
+    fn of_very_many_entries_the_first_are_kept_and_the_others_counted() {
+        let list = "{},".repeat(100_000);
+        let json = format!(r#"{{"ErrorCode":0,"GroupMsgReceiptList":[{{"MsgSeq":1}},{list}{{}}]}}"#);
+        let response: Response = serde_json::from_str(&json).unwrap();
+        let (entries, more) = response.entries(3).unwrap();
+        assert_eq!((entries.len(), entries[0].msg_seq, more), (3, Number::Whole(1), 99_999));
+        assert!(entries.capacity() < 10);
     }
 
     #[test]

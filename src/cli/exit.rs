@@ -12,6 +12,7 @@
 use std::process::ExitCode;
 
 use receiptd::{
+    chat::ClientError,
     config::ConfigError,
     lifecycle::StartError,
     store::{ConnectError, SchemaError, StoreError},
@@ -64,7 +65,8 @@ impl Exit {
             if let Some(refused) = cause.downcast_ref::<Refused>() {
                 return Some(refused.exit);
             }
-            if cause.is::<ConfigError>() || cause.is::<ConnectError>() || is_unfit(cause) {
+            let is_config = cause.is::<ConfigError>() || cause.is::<ConnectError>();
+            if is_config || is_unfit(cause) || is_of_proxy(cause) {
                 return Some(Self::Config);
             }
             if failure(cause).and_then(StoreError::sqlstate).is_some_and(|state| OTHER_SCHEMA.contains(&&*state)) {
@@ -86,6 +88,11 @@ fn is_unfit(cause: &(dyn std::error::Error + 'static)) -> bool {
         _ => cause.downcast_ref::<SchemaError>(),
     };
     matches!(schema, Some(SchemaError::Newer { .. } | SchemaError::Unfit(_)))
+}
+
+/// Whether the environment names a proxy that can't be used.
+fn is_of_proxy(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(StartError::Client(ClientError::Proxy(_))))
 }
 
 impl From<Exit> for ExitCode {

@@ -1,4 +1,5 @@
-//! Says what goes wrong, once and then once a minute for each code, with how often it happened meanwhile.
+//! Says what goes wrong, once and then once a minute for each code, with how often it happened meanwhile. Codes come from
+//! outside: of a service that makes up ever new ones, the first of a minute are told apart and the others said together.
 
 use std::{
     collections::HashMap,
@@ -12,10 +13,22 @@ use crate::{
     repeated::{Repeated, SAY_AGAIN},
 };
 
-/// What has been said about failures of calls. Its size is bounded by the number of classes and codes.
+/// Maximum number of kinds that are told apart within [`SAY_AGAIN`].
+const KINDS: usize = 20;
+
+/// Failures that are said together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// Those of a class with this code.
+    Code(Class, Option<i64>),
+    /// Those beyond the first [`KINDS`].
+    Others,
+}
+
+/// What has been said about failures of calls.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    said: Mutex<HashMap<(Class, Option<i64>), Said>>,
+    said: Mutex<HashMap<Kind, Said>>,
     halved: Mutex<Repeated>,
     set_apart: Mutex<Repeated>,
 }
@@ -29,9 +42,16 @@ struct Said {
 impl Trouble {
     /// Notes a failure and logs it if it is time.
     pub(super) fn note(&self, group: &GroupId, failure: &Failure) {
-        if let Some(count) = self.due(failure, Instant::now()) {
-            let (class, code, info) = (failure.class.name(), failure.code, failure.info.as_str());
-            tracing::warn!(class, code, info, %group, count, "a call to Tencent Chat failed ({class}): {info}");
+        let (class, code, info) = (failure.class.name(), failure.code, failure.info.as_str());
+        match self.due(failure, Instant::now()) {
+            Some((Kind::Code(..), count)) => {
+                tracing::warn!(class, code, info, %group, count, "a call to Tencent Chat failed ({class}): {info}");
+            }
+            Some((Kind::Others, count)) => tracing::warn!(
+                class, code, info, %group, count,
+                "calls to Tencent Chat fail with over {KINDS} different codes, of which this is one: {info}"
+            ),
+            None => {}
         }
     }
 
@@ -61,23 +81,26 @@ impl Trouble {
         }
     }
 
-    /// How many failures of this kind there were since it was last said, if it is to be said now.
-    fn due(&self, failure: &Failure, now: Instant) -> Option<u64> {
+    /// Which kind of failure this is, and how many of it there were since it was last said, if it is to be said now.
+    fn due(&self, failure: &Failure, now: Instant) -> Option<(Kind, u64)> {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        // Codes come from outside: a service that makes up ever new ones must not fill the memory.
-        if said.len() > 1_000 {
-            said.clear();
+        let mut kind = Kind::Code(failure.class, failure.code);
+        if !said.contains_key(&kind) && said.len() >= KINDS {
+            said.retain(|kind, last| *kind == Kind::Others || now < last.at + SAY_AGAIN);
+            if said.len() >= KINDS {
+                kind = Kind::Others;
+            }
         }
-        let Some(last) = said.get_mut(&(failure.class, failure.code)) else {
-            said.insert((failure.class, failure.code), Said { at: now, since: 0 });
-            return Some(1);
+        let Some(last) = said.get_mut(&kind) else {
+            said.insert(kind, Said { at: now, since: 0 });
+            return Some((kind, 1));
         };
         last.since += 1;
         if now < last.at + SAY_AGAIN {
             return None;
         }
         last.at = now;
-        Some(std::mem::take(&mut last.since))
+        Some((kind, std::mem::take(&mut last.since)))
     }
 }
 
@@ -90,12 +113,34 @@ mod tests {
         let trouble = Trouble::default();
         let failure = |code| Failure { class: Class::Retry, code: Some(code), info: String::new() };
         let now = Instant::now();
-        assert_eq!(trouble.due(&failure(10002), now), Some(1));
+        let due = |code, now| trouble.due(&failure(code), now).map(|(_, count)| count);
+        assert_eq!(due(10002, now), Some(1));
         for _ in 0..9 {
-            assert_eq!(trouble.due(&failure(10002), now), None);
+            assert_eq!(due(10002, now), None);
         }
-        assert_eq!(trouble.due(&failure(60008), now), Some(1), "another code is other news");
-        assert_eq!(trouble.due(&failure(10002), now + SAY_AGAIN), Some(10));
-        assert_eq!(trouble.due(&failure(10002), now + SAY_AGAIN), None);
+        assert_eq!(due(60008, now), Some(1), "another code is other news");
+        assert_eq!(due(10002, now + SAY_AGAIN), Some(10));
+        assert_eq!(due(10002, now + SAY_AGAIN), None);
+    }
+
+    #[test]
+    fn ever_new_codes_make_a_bounded_number_of_lines_a_minute() {
+        let trouble = Trouble::default();
+        let start = Instant::now();
+        let lines = |from: Instant| {
+            let failures = (0..12_000_u32).map(|call| {
+                let code = Some(i64::from(fastrand::u32(..)));
+                let failure = Failure { class: Class::Unknown, code, info: String::new() };
+                trouble.due(&failure, from + SAY_AGAIN * call / 12_000)
+            });
+            let said: Vec<(Kind, u64)> = failures.flatten().collect();
+            assert!(trouble.said.lock().unwrap().len() <= KINDS + 1);
+            said
+        };
+        let first = lines(start);
+        assert_eq!(first.len(), KINDS + 1, "{first:?}");
+        let second = lines(start + SAY_AGAIN);
+        assert!(second.len() <= KINDS + 2, "{}", second.len());
+        assert!(second.iter().any(|(kind, count)| *kind == Kind::Others && *count > 11_000), "{second:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! End to end: the daemon in this process, a real Postgres, the simulated Chat over HTTP.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod answers;
 mod blame;
 mod cadence;
 mod calling;

@@ -10,6 +10,7 @@ mod database;
 mod flood;
 mod http;
 mod place;
+mod proxy;
 mod reload;
 mod said;
 mod systemd;

@@ -7,13 +7,16 @@ use std::{net::IpAddr, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use receiptd::{
-    chat::{Attempt, ChatClient, ChatSettings, Class, Failure, error_class},
+    chat::{
+        Attempt, ChatClient, ChatSettings, Class, Failure, error_class,
+        proxy::{by_proxy_for, proxy_for},
+    },
     clock,
     config::Chat,
     domain::{GroupId, MsgSeq, Timestamp},
     lease::Holder,
 };
-use reqwest::{Url, header::DATE};
+use reqwest::{Url, header::DATE, redirect::Policy};
 
 use super::{
     super::status::since,
@@ -32,7 +35,17 @@ pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>)
     let mut findings = Vec::new();
     let mut clock = None;
     for (number, url) in chat.destination.urls().iter().enumerate() {
-        match reach(url, request_timeout).await {
+        let proxy = match proxy_of(url) {
+            Ok(proxy) => proxy,
+            Err(unusable) => {
+                findings.push(unusable);
+                break;
+            }
+        };
+        findings.extend(proxy.as_ref().map(|proxy| {
+            Finding::ok("proxy", format!("{url} is reached through {proxy}, which the environment names"))
+        }));
+        match reach(url, proxy, request_timeout).await {
             Ok((reached, date)) => {
                 findings.extend(reached);
                 clock = clock.or(date.map(|date| clock_of(url, date, clock::now())));
@@ -50,13 +63,25 @@ pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>)
     findings
 }
 
+/// The proxy that calls go through.
+fn proxy_of(url: &str) -> Result<Option<String>, Finding> {
+    let Ok(url) = Url::parse(url) else { return Ok(None) };
+    // What helps is said with it.
+    proxy_for(&url).map_err(|error| Finding { remedy: None, ..Finding::wrong("proxy", error.to_string(), "") })
+}
+
 /// What was found on the way there, and the time by the server's clock, if it tells.
-async fn reach(url: &str, request_timeout: Duration) -> Result<(Vec<Finding>, Option<Timestamp>), Finding> {
+async fn reach(
+    url: &str,
+    proxy: Option<String>,
+    request_timeout: Duration,
+) -> Result<(Vec<Finding>, Option<Timestamp>), Finding> {
     let parsed =
         Url::parse(url).map_err(|error| Finding::failed("dns", format!("{url}: {error}"), "correct chat.endpoint"))?;
     let (host, port) = (parsed.host_str().unwrap_or_default(), parsed.port_or_known_default().unwrap_or(443));
     let mut findings = Vec::new();
-    if host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
+    // A proxy finds the name by itself.
+    if proxy.is_none() && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
         let addresses = tokio::net::lookup_host((host, port)).await.map(Iterator::count).unwrap_or_default();
         if addresses == 0 {
             return Err(Finding::failed(
@@ -75,8 +100,9 @@ async fn reach(url: &str, request_timeout: Duration) -> Result<(Vec<Finding>, Op
         ),
         _ => ("connection", ""),
     };
+    let through = proxy.map_or_else(String::new, |proxy| format!(" from {proxy}"));
     let date = connect(parsed.clone(), request_timeout).await.map_err(|found| {
-        Finding::failed(check, format!("{url}: {found}"), format!("is port {port} open to there{encrypted}?"))
+        Finding::failed(check, format!("{url}: {found}"), format!("is port {port} open to there{through}{encrypted}?"))
     })?;
     findings.push(Finding::ok(check, format!("{url} is reached")));
     Ok((findings, date))
@@ -86,7 +112,9 @@ async fn reach(url: &str, request_timeout: Duration) -> Result<(Vec<Finding>, Op
 async fn connect(url: Url, request_timeout: Duration) -> Result<Option<Timestamp>, String> {
     // Another part of the process may have been first: any provider will do.
     _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().timeout(request_timeout).http1_only().build();
+    // Nobody is believed who says that the service is elsewhere.
+    let client = reqwest::Client::builder().timeout(request_timeout).http1_only().redirect(Policy::none());
+    let client = by_proxy_for(&url, client).map_err(|error| error.to_string())?.build();
     let client = client.map_err(|error| error.without_url().to_string())?;
     let answer = client.head(url).send().await.map_err(|error| causes(&error.without_url()))?;
     let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());

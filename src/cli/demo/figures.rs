@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Context;
-use receiptd::simulator::Simulator;
+use receiptd::{printable::printable, simulator::Simulator};
 use sqlx::PgPool;
 
 use super::stage::Stage;
@@ -87,6 +87,9 @@ async fn curves(pool: &PgPool) -> Result<Vec<Curve>, sqlx::Error> {
 }
 
 /// Tells what the demo has done. True if what the service answered is what is stored.
+///
+/// # Errors
+/// If no call succeeded, or the figures can't be had.
 pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<bool> {
     let (calls, seconds, per_call, failed): (i64, f64, f64, i64) = sqlx::query_as(
         "SELECT count(*), coalesce(extract(epoch FROM max(called_at) - min(called_at)), 0)::float8,
@@ -122,6 +125,12 @@ pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<boo
         false => format!("but {snapshots} snapshots are stored"),
     };
     writeln!(out, "The service answered {answered} different counts, {stored}.")?;
+    if calls > 0 && failed == calls {
+        let last = "SELECT concat_ws(' ', class, code) || coalesce(': ' || error, '') FROM receiptd.api_calls
+            ORDER BY called_at DESC LIMIT 1";
+        let last: String = sqlx::query_scalar(last).fetch_one(pool).await?;
+        anyhow::bail!("no call to the simulated Chat succeeded; the last one failed with {}", printable(&last));
+    }
     writeln!(out, "To keep a history of your own: see README.md and config/receiptd.toml.")?;
     Ok(is_complete)
 }

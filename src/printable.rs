@@ -1,0 +1,66 @@
+//! Text from outside, made fit for a terminal, a log and a page: nothing in it moves the cursor, begins a line, turns the
+//! direction of writing, or can't be seen.
+//!
+//! Whoever writes to the database, answers instead of the service or holds the daemon's port may have chosen it.
+
+use std::{borrow::Cow, fmt::Write};
+
+/// Whether a character has no look of its own: controls, formats (Unicode's category Cf) and the separators of lines and
+/// paragraphs.
+pub fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
+            | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text in one line, with every invisible character written out, as in `\u{1b}`.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    written_out(text, is_invisible)
+}
+
+/// The same for text of several lines, which stay, as tabs do.
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    written_out(text, |character| is_invisible(character) && !matches!(character, '\n' | '\t'))
+}
+
+fn written_out(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().fold(String::with_capacity(text.len() + 8), |mut out, character| {
+        match is_hidden(character) {
+            // Writing to a string can't fail.
+            true => _ = write!(out, "{}", character.escape_unicode()),
+            false => out.push(character),
+        }
+        out
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_seen_is_written_out() {
+        for (text, shown) in [
+            ("plain text, 群组 and \u{1f600}", "plain text, 群组 and \u{1f600}"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+            ("c1 \u{9b}31m", "c1 \\u{9b}31m"),
+            ("a\nOk: all is well", "a\\u{a}Ok: all is well"),
+            ("\u{202e}txt.exe\u{2066}", "\\u{202e}txt.exe\\u{2066}"),
+            ("a\u{2028}b\u{2029}c", "a\\u{2028}b\\u{2029}c"),
+            ("zero\u{200b}width\u{feff}\u{e0041}", "zero\\u{200b}width\\u{feff}\\u{e0041}"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+    }
+
+    #[test]
+    fn lines_and_tabs_stay_in_text_of_several_lines() {
+        assert_eq!(printable_lines("a\n\tb\r\u{1b}"), "a\n\tb\\u{d}\\u{1b}");
+    }
+}

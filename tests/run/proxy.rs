@@ -1,0 +1,114 @@
+//! Proxies that the environment names, and `check`, which says which one is used.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    sync::mpsc::{Receiver, channel},
+    thread,
+};
+
+use crate::{
+    common::TestDatabase,
+    place::{Place, SECRET_KEY, end},
+};
+
+/// A proxy that answers each connection with `answers`, one for each time that something comes, and tells what came.
+struct Proxy {
+    address: SocketAddr,
+    heard: Receiver<Vec<u8>>,
+}
+
+impl Proxy {
+    fn start(answers: &'static [&'static [u8]]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tell, heard) = channel();
+        thread::spawn(move || {
+            for mut connection in listener.incoming().map_while(Result::ok) {
+                for answer in answers {
+                    let mut bytes = [0; 4_096];
+                    let Ok(length) = connection.read(&mut bytes) else { break };
+                    if tell.send(bytes[..length].to_vec()).is_err() || connection.write_all(answer).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        Self { address, heard }
+    }
+
+    /// All that came so far, as text.
+    fn heard(&self) -> String {
+        self.heard.try_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+}
+
+/// What `check` says, and how it ends.
+fn check(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let config = place.write_config();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    command.args(["check", "--config"]).arg(config).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    command.env("DATABASE_URL", database.url()).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("canary"), "{said}");
+    (output.status.code(), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_this_machine_is_called_past_any_proxy() {
+    let (mut place, database) = (Place::new("past", 200).await, TestDatabase::new().await);
+    let proxy = Proxy::start(&[b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]);
+    let url = format!("http://me:{SECRET_KEY}@{}", proxy.address);
+    let variables = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, url.as_str()));
+    let (code, said) = check(&place, &database, &variables);
+    assert_eq!((code, proxy.heard()), (Some(0), String::new()), "{said}");
+    assert!(said.contains("accepts the signature") && !said.contains(": proxy: "), "{said}");
+    place.config = place.config.replace("http://127.0.0.1", "https://localhost");
+    let (code, said) = check(&place, &database, &variables);
+    assert_eq!((code, proxy.heard()), (Some(69), String::new()), "there is no TLS there: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_goes_through_a_proxy_that_sees_no_signature() {
+    let (mut place, database) = (Place::new("through", 200).await, TestDatabase::new().await);
+    place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
+    let proxy = Proxy::start(&[b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"]);
+    let url = format!("http://me:{SECRET_KEY}@{}", proxy.address);
+    let (code, said) = check(&place, &database, &[("HTTPS_PROXY", &url)]);
+    assert_eq!(code, Some(69), "{said}");
+    let told = format!("Ok: proxy: https://chat.invalid is reached through http://{}, ", proxy.address);
+    assert!(said.contains(&told) && !said.contains(": dns: "), "{said}");
+    let heard = proxy.heard();
+    assert!(heard.starts_with("CONNECT chat.invalid:443 HTTP/1.1\r\n"), "{heard}");
+    assert!(!heard.contains("usersig") && !heard.contains("GET ") && !heard.contains("POST "), "{heard}");
+    let (_, said) = check(&place, &database, &[("HTTPS_PROXY", &url), ("NO_PROXY", "chat.invalid")]);
+    assert_eq!(proxy.heard(), "");
+    assert!(said.contains("Failed: dns: chat.invalid is not found"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_goes_through_a_socks_proxy() {
+    let (mut place, database) = (Place::new("socks", 200).await, TestDatabase::new().await);
+    place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
+    // No authentication; then: the host can't be reached.
+    let proxy = Proxy::start(&[&[5, 0], &[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]]);
+    let (code, said) = check(&place, &database, &[("ALL_PROXY", &format!("socks5h://{}", proxy.address))]);
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains(&format!("is reached through socks5h://{}, ", proxy.address)), "{said}");
+    assert!(proxy.heard().contains("chat.invalid"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_can_not_be_used_is_named_instead_of_passed_over() {
+    let (mut place, database) = (Place::new("unusable", 200).await, TestDatabase::new().await);
+    place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
+    let variables = [("ALL_PROXY", "ftp://me:canary@proxy.example")];
+    let (code, said) = check(&place, &database, &variables);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("Failed: proxy: ALL_PROXY does not name a proxy that receiptd can use"), "{said}");
+    let (code, said) = end(place.spawn_with(Some(&database), &variables));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("ALL_PROXY does not name a proxy that receiptd can use"), "{said}");
+}
