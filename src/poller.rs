@@ -5,6 +5,7 @@
 //! HTTP.
 
 mod asking;
+mod batch_limit;
 mod call;
 mod claim;
 mod contents;
@@ -33,6 +34,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    batch_limit::BatchLimit,
     call::Caller,
     gate::Gate,
     others::Outcomes,
@@ -143,7 +145,8 @@ impl Poller {
         let PollerParts { store, client, lease, cadences, recorder, committed, is_stuck, progress, activity } = parts;
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), Trouble::default());
-        let caller = Arc::new(Caller { client, lease, pacing, gate, outcomes, trouble, activity, stop });
+        let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
+        let caller = Arc::new(Caller { client, lease, pacing, gate, outcomes, limit, trouble, activity, stop });
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
@@ -176,6 +179,16 @@ impl Poller {
     /// What others may know.
     pub fn status(&self) -> Arc<PollerStatus> {
         self.status.clone()
+    }
+
+    /// Recalls how many messages the service takes in a call, as an earlier poller has found out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn recall_batch_limit(&self) -> Result<(), StoreError> {
+        let known = self.store.batch_limit().await?;
+        self.caller.limit().recall(known, clock::uptime());
+        Ok(())
     }
 
     /// Loads the schedule, or what it lacks of it. Returns how many slots it has.

@@ -68,6 +68,15 @@ impl Poll {
     }
 }
 
+/// How many messages the service takes in a call, as far as that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownLimit {
+    /// The most that a call was answered for.
+    pub takes: usize,
+    /// The fewest that were refused since there were too many.
+    pub refuses: usize,
+}
+
 /// What became of the latest calls of the app for other slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {

@@ -37,6 +37,8 @@ pub struct Report {
     pub calls_per_second: f64,
     /// Calls a second that are allowed just now: fewer after the service asked to slow down.
     pub calls_per_second_allowed: u32,
+    /// Maximum number of messages that a call asks for: fewer than configured if the service takes fewer.
+    pub batch_size: usize,
     /// How long the most overdue of the polls that have not begun has been due, in seconds.
     pub behind_seconds: f64,
     /// The last hour.
@@ -88,6 +90,7 @@ impl Report {
             polls_in_flight: of_poller(crate::poller::PollerStatus::in_flight),
             calls_per_second: status.activity().rate(now),
             calls_per_second_allowed: poller.as_ref().map_or(0, |poller| poller.rate()),
+            batch_size: of_poller(crate::poller::PollerStatus::batch_size),
             behind_seconds: poller.as_ref().map_or(Duration::ZERO, |poller| poller.behind()).as_secs_f64(),
             last_hour: status.activity().hour(now).into(),
         }
@@ -150,6 +153,7 @@ mod tests {
             polls_in_flight: 4,
             calls_per_second: 187.2,
             calls_per_second_allowed: 200,
+            batch_size: 50,
             behind_seconds: 0.42,
             last_hour: minute.into(),
         }

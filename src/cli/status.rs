@@ -95,6 +95,8 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ("set aside", format!("{} rows", number(database.set_aside))),
         ("daemon", line.unwrap_or("does not answer at http.listen").to_owned()),
     ];
+    let limit = |taken| ("batch", format!("Tencent Chat takes {} messages in a call at most", number(taken)));
+    lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
     // The daemon on this machine has said it already, if it is the one that polls.
     lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
     lines
@@ -138,6 +140,7 @@ mod tests {
             overdue_since: overdue.map(|(_, since)| since),
             calls: vec![],
             last_call_at: None,
+            batch_taken: None,
             rolled_up_until: None,
             partition_runway_days: 8,
             set_aside: 0,

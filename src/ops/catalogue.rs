@@ -42,12 +42,16 @@ const COUNTERS: [(&str, &str); 14] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 19] = [
+const GAUGES: [(&str, &str); 20] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd has the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "The epoch of the lease, which counts up with every holder; 0 while standing by."),
     ("receiptd_calls_per_second", "Calls a second, over the last ten seconds."),
     ("receiptd_calls_per_second_allowed", "The rate that is allowed just now: lower after slow-downs."),
+    (
+        "receiptd_batch_size",
+        "Maximum number of messages of a call: less than polling.batch_size if the service takes less.",
+    ),
     ("receiptd_budget_used_ratio", "Calls a second, as a part of polling.max_calls_per_second."),
     ("receiptd_calls_highest_second", "The most calls within any second of the last hour, as sent."),
     ("receiptd_behind_seconds", "How long the most overdue of the polls that have not begun has been due."),
@@ -153,6 +157,7 @@ pub(super) fn tell(term: &TermStatus) {
         ("receiptd_lease_epoch", report.epoch.unwrap_or_default() as f64),
         ("receiptd_calls_per_second", report.calls_per_second),
         ("receiptd_calls_per_second_allowed", f64::from(report.calls_per_second_allowed)),
+        ("receiptd_batch_size", report.batch_size as f64),
         ("receiptd_budget_used_ratio", used),
         ("receiptd_calls_highest_second", report.last_hour.highest_second as f64),
         ("receiptd_behind_seconds", report.behind_seconds),

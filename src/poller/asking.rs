@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::retry::Retry;
+use super::{batch_limit::BatchSizes, retry::Retry};
 use crate::{
     chat::{Attempt, Class, Failure},
     domain::{MsgSeq, Receipt},
@@ -63,8 +63,8 @@ pub(super) enum Next {
 }
 
 impl Asking {
-    /// A poll of `slot` in calls for up to `batch_size` messages, while the calls of other slots come to `others`.
-    pub(super) fn new(slot: &Slot, batch_size: usize, others: Others) -> Self {
+    /// A poll of `slot` in calls of these sizes, while the calls of other slots come to `others`.
+    pub(super) fn new(slot: &Slot, sizes: BatchSizes, others: Others) -> Self {
         let mut asking = Self {
             batches: VecDeque::new(),
             retry: Retry::default(),
@@ -81,9 +81,11 @@ impl Asking {
         // The whole has failed already. If nothing of it was answered, the parts are smaller the next time, and others of them
         // come first: so among many messages to blame the others are found all the same.
         let doublings = u32::try_from(slot.failures - FAILURES_TO_BLAME + 1).unwrap_or_default().min(16);
-        let whole = seqs.len().min(batch_size);
-        let part = if asking.looks_for_culprits() { whole >> doublings } else { whole };
-        asking.batches.extend(seqs.chunks(part.max(1)).map(<[MsgSeq]>::to_vec));
+        let whole = seqs.len().min(sizes.others);
+        let (first, part) = if asking.looks_for_culprits() { (0, whole >> doublings) } else { (sizes.first, whole) };
+        let (first, rest) = seqs.split_at(first.min(seqs.len()));
+        asking.batches.extend((!first.is_empty()).then(|| first.to_vec()));
+        asking.batches.extend(rest.chunks(part.max(1)).map(<[MsgSeq]>::to_vec));
         if asking.looks_for_culprits() && !asking.batches.is_empty() {
             let offset = usize::try_from(slot.failures).unwrap_or_default() * MAX_FAILED_PARTS_IN_VAIN;
             let parts = asking.batches.len();
@@ -241,7 +243,7 @@ pub(super) fn takes_only(poll: &Poll) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
@@ -256,11 +258,14 @@ mod tests {
         slot::{GroupState, SlotMessage},
     };
 
+    /// Calls may ask for all messages.
+    const ALL: BatchSizes = BatchSizes { first: 200, others: 200 };
+
     fn now() -> Timestamp {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
-    fn slot(messages: i64) -> Slot {
+    pub fn slot(messages: i64) -> Slot {
         let message = |seq| SlotMessage {
             seq: MsgSeq::try_from(seq).unwrap(),
             sent_at: now(),
@@ -297,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_second_refusal_of_the_signature_stops_the_app() {
-        let mut asking = Asking::new(&slot(2), 200, Others::Answered);
+        let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
         assert_eq!(asking.heard(attempt(&batch, 70003), || true), Next::GoOn);
         assert_eq!(asking.batch(), Some(batch.as_slice()), "once more, with a new signature");
@@ -308,14 +313,14 @@ mod tests {
 
     #[test]
     fn a_ready_signature_that_is_refused_stops_the_app_at_once() {
-        let mut asking = Asking::new(&slot(2), 200, Others::Answered);
+        let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
         assert!(matches!(asking.heard(attempt(&batch, 70003), || false), Next::StopApp(_)));
     }
 
     #[test]
     fn a_poll_that_is_not_answered_in_time_twice_gives_its_place_to_others() {
-        let mut asking = Asking::new(&slot(2), 200, Others::Answered);
+        let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
         let hanging = Attempt { latency: Duration::from_secs(8), ..attempt(&batch, 10002) };
         assert!(matches!(asking.heard(hanging.clone(), || true), Next::Wait(_)));
@@ -338,7 +343,7 @@ mod tests {
             let next = (0..slots.len()).min_by_key(|at| slots[*at].next_poll_at).unwrap();
             let slot = slots.swap_remove(next);
             now = now.max(slot.next_poll_at);
-            let mut asking = Asking::new(&slot, 200, Others::Answered);
+            let mut asking = Asking::new(&slot, ALL, Others::Answered);
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 let fails = batch.iter().any(|seq| bad.contains(&seq.get()));
                 let attempt = attempt(&batch, if fails { code } else { 0 });
@@ -411,7 +416,7 @@ mod tests {
 
     #[test]
     fn while_other_calls_fail_too_no_message_is_blamed_and_each_poll_makes_one_attempt() {
-        let mut asking = Asking::new(&Slot { failures: 5, ..slot(16) }, 200, Others::Failing);
+        let mut asking = Asking::new(&Slot { failures: 5, ..slot(16) }, ALL, Others::Failing);
         let batch = asking.batch().unwrap().to_vec();
         assert_eq!(batch.len(), 16);
         assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
@@ -423,7 +428,7 @@ mod tests {
     #[test]
     fn where_no_part_is_answered_no_message_is_blamed_and_few_calls_are_made() {
         for failures in 2..20 {
-            let mut asking = Asking::new(&Slot { failures, ..slot(50) }, 200, Others::Answered);
+            let mut asking = Asking::new(&Slot { failures, ..slot(50) }, ALL, Others::Answered);
             let mut calls = 0;
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 calls += 1;
@@ -437,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_service_that_refuses_every_message_is_not_asked_for_each() {
-        let mut asking = Asking::new(&slot(200), 200, Others::Answered);
+        let mut asking = Asking::new(&slot(200), ALL, Others::Answered);
         let mut calls = 0;
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             calls += 1;
@@ -450,7 +455,7 @@ mod tests {
     #[test]
     fn messages_that_are_all_refused_alone_are_not_to_blame() {
         for (messages, end) in [(1, PollEnd::GivenUp), (3, PollEnd::GivenUp)] {
-            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
+            let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 asking.heard(attempt(&batch, 10004), || true);
             }
@@ -480,7 +485,7 @@ mod tests {
             bad in proptest::collection::btree_set(1_u32..130, 0..6),
             gone in proptest::collection::btree_set(1_u32..130, 0..6),
         ) {
-            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
+            let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
             let mut calls = 0;
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 calls += 1;
@@ -507,7 +512,7 @@ mod tests {
             limit in 1_usize..130,
             bad in proptest::option::of(1_u32..130),
         ) {
-            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
+            let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 let is_refused = batch.len() > limit || batch.iter().any(|seq| Some(seq.get()) == bad);
                 asking.heard(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
@@ -528,7 +533,7 @@ mod tests {
             ], 1..20),
             renews in any::<bool>(),
         ) {
-            let mut asking = Asking::new(&slot(messages), 200, Others::Answered);
+            let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
             let mut codes = codes.into_iter().cycle();
             let mut calls = 0;
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {

@@ -10,7 +10,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    asking::{Asking, Next, takes_only},
+    asking::{Asking, Next},
+    batch_limit::BatchLimit,
     gate::{Gate, Signature},
     others::Outcomes,
     trouble::Trouble,
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     activity::Activity,
     chat::{ChatClient, Class, Failure, error_class},
+    clock,
     domain::MsgSeq,
     lease::Lease,
     pacing::Pacing,
@@ -33,6 +35,7 @@ pub(super) struct Caller {
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
     pub outcomes: Mutex<Outcomes>,
+    pub limit: Mutex<BatchLimit>,
     pub trouble: Trouble,
     pub activity: Arc<Activity>,
     /// Cancelled when the term of the poller is over: no attempt starts from then on.
@@ -44,6 +47,10 @@ impl Caller {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn limit(&self) -> MutexGuard<'_, BatchLimit> {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,8 +58,9 @@ impl Caller {
     /// Polls a slot. A probe calls though the gate is closed, and opens it if the app works again.
     ///
     /// `started` is called when the first attempt goes out.
-    pub(super) async fn poll(&self, slot: &Slot, batch_size: usize, is_probe: bool, started: impl FnOnce()) -> Poll {
-        let mut asking = Asking::new(slot, batch_size, self.outcomes().of_others(slot.slot_id, Instant::now()));
+    pub(super) async fn poll(&self, slot: &Slot, is_probe: bool, started: impl FnOnce()) -> Poll {
+        let sizes = self.limit().sizes(slot.messages.len(), clock::uptime());
+        let mut asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.slot_id, Instant::now()));
         let mut started = Some(started);
         while let Some(batch) = asking.batch() {
             let Some(next) = self.attempt(slot, batch.to_vec(), is_probe, &mut started, &mut asking).await else {
@@ -67,7 +75,11 @@ impl Caller {
             }
         }
         let poll = asking.into_poll();
-        takes_only(&poll).into_iter().for_each(|most| self.trouble.takes_only(most));
+        let mut limit = self.limit();
+        if limit.learn(&poll, clock::uptime()) {
+            self.trouble.takes_only(limit.known());
+        }
+        drop(limit);
         if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) && self.gate().open() {
             tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
         }

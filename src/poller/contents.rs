@@ -17,7 +17,7 @@ impl Poller {
     /// larger than a batch are split. What is claimed meanwhile joins `claimed`, also where this fails: whoever calls is
     /// responsible for all of it.
     pub(super) async fn read(&mut self, claimed: &mut Vec<SlotId>) -> Result<Vec<Slot>, StoreError> {
-        let batch_size = self.settings.batch_size;
+        let batch_size = self.status.slot_size();
         let mut slots = self.store.read_slots(claimed).await?;
         let mut split = Vec::new();
         for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
@@ -45,7 +45,7 @@ impl Poller {
     /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
     /// now as well, can be taken in: a slot in another poll has another last poll.
     async fn merge(&mut self, slots: &mut Vec<Slot>, claimed: &mut Vec<SlotId>) -> Result<(), StoreError> {
-        let batch_size = self.settings.batch_size;
+        let batch_size = self.status.slot_size();
         let is_thin =
             |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2 && slot.failures == 0;
         let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();

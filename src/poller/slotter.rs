@@ -6,10 +6,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::ScheduleNews;
+use super::{PollerStatus, ScheduleNews};
 use crate::{
     cadence::{Cadences, Phase},
     domain::Timestamp,
+    recording::KnownLimit,
     repeated::Repeated,
     slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
     store::{LeftBehind, Store, StoreError},
@@ -25,8 +26,8 @@ pub struct Slotter {
     pub store: Store,
     /// The cadences of the config.
     pub cadences: Arc<Cadences>,
-    /// The most messages in a slot.
-    pub batch_size: usize,
+    /// What the poller has found out about the size of calls.
+    pub poller: Arc<PollerStatus>,
     /// The way to the poller.
     pub news: mpsc::UnboundedSender<ScheduleNews>,
 }
@@ -37,9 +38,12 @@ impl Slotter {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut trouble, mut left) = (Repeated::default(), LeftBehind::default());
+        let mut stored = self.poller.known_limit();
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
-            let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut left, &stop)).await else { continue };
+            let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut left, &mut stored, &stop)).await else {
+                continue;
+            };
             // What was asked for may have been done all the same.
             self.tell(ScheduleNews::Unsure);
             // That the lease is lost is known, and told, by who renews it.
@@ -52,7 +56,17 @@ impl Slotter {
         }
     }
 
-    async fn look(&self, left: &mut LeftBehind, stop: &CancellationToken) -> Result<(), StoreError> {
+    async fn look(
+        &self,
+        left: &mut LeftBehind,
+        stored: &mut Option<KnownLimit>,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let known = self.poller.known_limit();
+        if known != *stored {
+            self.store.store_batch_limit(known).await?;
+            *stored = known;
+        }
         let changed =
             self.store.reschedule_changed_groups(left, |slot| self.due(slot, self.store.clock().now())).await?;
         changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
@@ -72,7 +86,7 @@ impl Slotter {
     }
 
     fn pack(&self, fresh: &[Fresh], open: &HashMap<GroupKey, OpenSlot>) -> Vec<crate::slot::Fill> {
-        pack(fresh, open, self.batch_size, &self.cadences, self.store.clock().now())
+        pack(fresh, open, self.poller.slot_size(), &self.cadences, self.store.clock().now())
     }
 
     /// When a slot of a group is due whose cadence or state has changed; `None` for a slot without messages.

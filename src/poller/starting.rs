@@ -133,7 +133,7 @@ impl Poller {
     fn spawn(&self, slot: Slot, is_probe: bool) {
         let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
         let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
-        let (keep, batch_size, clock) = (self.settings.keep, self.settings.batch_size, self.store.clock().clone());
+        let (keep, clock) = (self.settings.keep, self.store.clock().clone());
         self.polls.spawn(async move {
             let mut claim = claim;
             let began = |claim: &mut Claim| {
@@ -143,7 +143,7 @@ impl Poller {
             let poll = if slot.messages.is_empty() {
                 Poll::ended(PollEnd::Complete)
             } else {
-                caller.poll(&slot, batch_size, is_probe, || began(&mut claim)).await
+                caller.poll(&slot, is_probe, || began(&mut claim)).await
             };
             claim.started();
             if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{PollerSettings, call::Caller};
-use crate::chat::Failure;
+use crate::{chat::Failure, clock, recording::KnownLimit};
 
 /// What the rest of the process may know about the poller.
 #[derive(Debug)]
@@ -62,6 +62,21 @@ impl PollerStatus {
     /// The most calls that are allowed in any second.
     pub fn limit(&self) -> u32 {
         self.limit
+    }
+
+    /// Maximum number of messages that a call asks for: fewer than configured if the service takes fewer.
+    pub fn batch_size(&self) -> usize {
+        self.caller.limit().size()
+    }
+
+    /// What the service takes in a call, if that is known to be less than some call asked for.
+    pub(super) fn known_limit(&self) -> Option<KnownLimit> {
+        self.caller.limit().known()
+    }
+
+    /// Maximum number of messages of a slot.
+    pub(super) fn slot_size(&self) -> usize {
+        self.caller.limit().slot_size(clock::uptime())
     }
 
     /// How many polls are under way.

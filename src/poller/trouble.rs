@@ -10,6 +10,7 @@ use std::{
 use crate::{
     chat::{Class, Failure},
     domain::{GroupId, MsgSeq},
+    recording::KnownLimit,
     repeated::{Repeated, SAY_AGAIN},
 };
 
@@ -29,7 +30,7 @@ enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     said: Mutex<HashMap<Kind, Said>>,
-    halved: Mutex<Repeated>,
+    limited: Mutex<Repeated>,
     set_apart: Mutex<Repeated>,
 }
 
@@ -55,15 +56,21 @@ impl Trouble {
         }
     }
 
-    /// Notes that the service takes `most` messages in a call and no more, and says so if it is time.
-    pub(super) fn takes_only(&self, most: usize) {
-        if let Some(count) = self.halved.lock().unwrap_or_else(PoisonError::into_inner).happened() {
-            tracing::warn!(
-                most,
+    /// Says how many messages the service takes in a call, as far as that is known by now.
+    pub(super) fn takes_only(&self, limit: Option<KnownLimit>) {
+        let Some(count) = self.limited.lock().unwrap_or_else(PoisonError::into_inner).happened() else { return };
+        match limit {
+            Some(KnownLimit { takes, refuses }) => tracing::warn!(
+                takes,
+                refuses,
                 count,
-                "Tencent Chat refuses calls for as many messages as polling.batch_size allows, and answers them in parts, which \
-                 takes three calls or more for each: lower polling.batch_size to {most}"
-            );
+                "Tencent Chat takes {takes} messages in a call and refuses {refuses}: calls ask for no more than {takes} from now on, \
+                 but for one now and then that tries more"
+            ),
+            None => tracing::info!(
+                count,
+                "Tencent Chat takes as many messages in a call as polling.batch_size allows again"
+            ),
         }
     }
 

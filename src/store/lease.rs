@@ -6,13 +6,14 @@ use sqlx::{postgres::types::PgInterval, types::Json};
 
 use super::{
     Store, StoreError,
-    statement::{query_as, query_scalar},
-    transaction::{Fence, LONG, RENEWAL},
+    statement::{query, query_as, query_scalar},
+    transaction::{Fence, LONG, RENEWAL, SHORT},
 };
 use crate::{
     clock,
     domain::Timestamp,
     lease::{Holder, LeaseRow, TTL},
+    recording::KnownLimit,
 };
 
 impl Store {
@@ -121,6 +122,36 @@ impl Store {
             groups.fetch_one(database).await
         })
         .await
+    }
+
+    /// How many messages the service takes in a call, as a poller of this app has found out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn batch_limit(&self) -> Result<Option<KnownLimit>, StoreError> {
+        let row = query_as::<(i32, i32)>(
+            "SELECT batch_taken, batch_refused FROM receiptd.poller_leases WHERE sdk_app_id = $1 AND batch_taken IS NOT NULL",
+        )
+        .bind(self.app());
+        let doing = "looking up how many messages a call may ask for";
+        let row = self.run(doing, SHORT, async |database| row.fetch_optional(database).await).await?;
+        let size = |size| usize::try_from(size).unwrap_or_default();
+        Ok(row.map(|(takes, refuses)| KnownLimit { takes: size(takes), refuses: size(refuses) }))
+    }
+
+    /// Stores it for those who poll later.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn store_batch_limit(&self, known: Option<KnownLimit>) -> Result<(), StoreError> {
+        let size = |size| i32::try_from(size).unwrap_or(i32::MAX);
+        let change =
+            query("UPDATE receiptd.poller_leases SET batch_taken = $2, batch_refused = $3 WHERE sdk_app_id = $1")
+                .bind(self.app())
+                .bind(known.map(|known| size(known.takes)))
+                .bind(known.map(|known| size(known.refuses)));
+        let doing = "storing how many messages a call may ask for";
+        self.run_fenced(doing, SHORT, async |database| change.execute(database).await).await.map(drop)
     }
 
     async fn change_lease(&self, doing: &'static str, sql: &'static str) -> Result<bool, StoreError> {

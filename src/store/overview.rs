@@ -30,6 +30,8 @@ pub struct Overview {
     pub calls: Vec<(String, i64)>,
     /// When the last of them was made.
     pub last_call_at: Option<Timestamp>,
+    /// How many messages the service takes in a call, if it was found to refuse more.
+    pub batch_taken: Option<i32>,
     /// How far snapshots and calls are rolled up.
     pub rolled_up_until: Option<Timestamp>,
     /// Days from today on that have their partitions.
@@ -38,7 +40,7 @@ pub struct Overview {
     pub set_aside: i64,
 }
 
-type Lease = (Option<String>, Timestamp, i64, bool, Option<Timestamp>);
+type Lease = (Option<String>, Timestamp, i64, bool, Option<i32>, Option<Timestamp>);
 
 impl Store {
     /// Tells how things stand.
@@ -48,7 +50,7 @@ impl Store {
     pub async fn overview(&self) -> Result<Overview, StoreError> {
         const DOING: &str = "asking how things stand";
         let lease = query_as::<Lease>(
-            "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), rolled_up_until
+            "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), batch_taken, rolled_up_until
              FROM receiptd.poller_leases WHERE sdk_app_id = $1",
         )
         .bind(self.app());
@@ -77,7 +79,7 @@ impl Store {
                 Ok((lease, overdue, unslotted, calls, set_aside.fetch_one(database).await?))
             })
             .await?;
-        let held = lease.as_ref().filter(|(holder, _, _, is_held, _)| *is_held && holder.is_some());
+        let held = lease.as_ref().filter(|(holder, _, _, is_held, ..)| *is_held && holder.is_some());
         Ok(Overview {
             holder: held.and_then(|(holder, ..)| holder.clone()),
             polling_since: held.map(|(_, since, ..)| *since),
@@ -88,6 +90,7 @@ impl Store {
             overdue_since,
             last_call_at: calls.iter().map(|(_, _, last)| *last).max(),
             calls: calls.into_iter().map(|(class, count, _)| (class, count)).collect(),
+            batch_taken: lease.as_ref().and_then(|(.., taken, _)| *taken),
             rolled_up_until: lease.and_then(|(.., until)| until),
             partition_runway_days: retention::runway(&self.partitions().await?, self.now().await?.date_naive()),
             set_aside,

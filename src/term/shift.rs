@@ -117,6 +117,7 @@ impl Shift<'_> {
         if groups > 0 {
             tracing::info!(groups, "cadences have changed: the messages of {groups} groups are rescheduled");
         }
+        poller.recall_batch_limit().await?;
         self.status.progress.beat();
         poller.load().await
     }
@@ -126,7 +127,7 @@ impl Shift<'_> {
         self.status.set_poller(Some(poller.status()));
         let over = &self.over;
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
-        let slotter = Slotter { store, cadences, batch_size: self.work.poller.batch_size, news: poller.news() };
+        let slotter = Slotter { store, cadences, poller: poller.status(), news: poller.news() };
         let failed = CancellationToken::new();
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(over.clone()));

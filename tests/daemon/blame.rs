@@ -168,3 +168,50 @@ async fn a_minute_in_which_everything_is_refused_closes_no_message() {
     rig.until(&format!("({WELL}) = 4")).await;
     assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active' OR no_receipt_polls > 0").await, 0);
 }
+
+/// A daemon whose service takes 20 messages in a call, with a group of 60.
+async fn limited() -> Rig {
+    let mut config = simulator_config();
+    config.max_batch = Some(20);
+    let mut rig = Rig::stopped(config).await;
+    rig.start().await;
+    rig.watch("g", 1..=60).await;
+    rig.until(&format!("({WELL}) = 60")).await;
+    rig
+}
+
+const LIMIT_IS_KNOWN: &str = "(SELECT batch_taken = 20 AND batch_refused = 21 FROM receiptd.poller_leases)";
+
+#[tokio::test]
+async fn what_a_batch_is_found_to_take_is_remembered_and_slots_are_split_to_it() {
+    let mut rig = limited().await;
+    rig.until(LIMIT_IS_KNOWN).await;
+    rig.until("(SELECT max(messages) <= 20 FROM (SELECT count(*) AS messages FROM receiptd.watched_messages GROUP BY slot_id) s)")
+        .await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state = 'active'").await, 60, "none is to blame");
+    // One that takes over knows it.
+    rig.stop().await;
+    let known: i64 = rig.count("receiptd.api_calls").await;
+    rig.start().await;
+    rig.watch("later", 1..=50).await;
+    rig.until(&format!("(SELECT count(*) FROM receiptd.api_calls) >= {known} + 12")).await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE read_num IS NOT NULL) = 110").await;
+    rig.stop().await;
+    let refused: i64 = rig
+        .value(&format!(
+            "SELECT count(*) FILTER (WHERE class = 'split')
+             FROM (SELECT class FROM receiptd.api_calls ORDER BY called_at OFFSET {known}) c"
+        ))
+        .await;
+    assert_eq!(refused, 0);
+}
+
+#[tokio::test]
+async fn one_bad_message_is_not_taken_for_a_small_limit() {
+    let mut rig = rig().await;
+    rig.fail("g", 3, code(10004), None);
+    rig.watch("g", 1..=30).await;
+    rig.until(&format!("({WELL}) = 29")).await;
+    assert_eq!(rig.count("receiptd.poller_leases WHERE batch_taken IS NOT NULL").await, 0);
+    assert_eq!(rig.daemon.as_ref().unwrap().status().poller().unwrap().batch_size(), 50);
+}

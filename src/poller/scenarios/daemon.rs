@@ -178,7 +178,7 @@ impl World {
     fn begins_term(&mut self, daemon: usize, epoch: i64, asked_at: Micros) {
         let asked_at = self.instant() - Duration::from_micros(self.now - asked_at);
         let (limit, allowance, now) = (self.plan.limit, self.plan.allowance, self.instant());
-        let (polling, writing) = (Polling::new(limit, allowance, now), Writing::default());
+        let (polling, writing) = (Polling::new(limit, allowance, self.plan.batch_size, now), Writing::default());
         self.tally.terms += 1;
         let held = &mut self.daemons[daemon];
         held.contender.holds(epoch, asked_at);

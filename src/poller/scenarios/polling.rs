@@ -18,6 +18,7 @@ use crate::{
     poller::{
         AHEAD,
         asking::Asking,
+        batch_limit::BatchLimit,
         gate::{Admission, Gate},
         others::Outcomes,
         schedule::Schedule,
@@ -34,6 +35,7 @@ pub(super) struct Polling {
     pub pacer: Pacer,
     pub gate: Gate,
     pub outcomes: Outcomes,
+    pub limit: BatchLimit,
     pub schedule: Schedule,
     pub polls: BTreeMap<u64, Polled>,
     /// Polls that wait for a permit, in order.
@@ -58,11 +60,12 @@ pub(super) struct Polled {
 }
 
 impl Polling {
-    pub fn new(limit: u32, allowance: Duration, now: Instant) -> Self {
+    pub fn new(limit: u32, allowance: Duration, batch_size: usize, now: Instant) -> Self {
         Self {
             pacer: Pacer::new(limit, allowance, now),
             gate: Gate::default(),
             outcomes: Outcomes::default(),
+            limit: BatchLimit::new(batch_size, now),
             schedule: Schedule::new(now),
             polls: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -202,7 +205,6 @@ impl World {
             }
             return self.wake_in(daemon, READ_AGAIN);
         };
-        let batch_size = self.plan.batch_size;
         let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
         let mut calling = 0;
         for slot in slots {
@@ -211,7 +213,8 @@ impl World {
             calling += usize::from(!slot.messages.is_empty());
             let polling = self.polling(daemon);
             let others = polling.outcomes.of_others(slot.slot_id, clocks.monotonic);
-            let (id, asking) = (polling.next_id(), Asking::new(&slot, batch_size, others));
+            let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
+            let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
             polling.polls.insert(id, Polled { slot, asking, grant: None, is_probe, has_started: false });
             self.queues(daemon, id);
         }
@@ -262,6 +265,7 @@ impl World {
         let polling = self.polling(daemon);
         let Some(Polled { slot, asking, is_probe, .. }) = polling.polls.remove(&id) else { return };
         let poll = asking.into_poll();
+        polling.limit.learn(&poll, clocks.monotonic);
         if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) {
             polling.gate.open();
         }

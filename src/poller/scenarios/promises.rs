@@ -111,9 +111,11 @@ impl Promises {
             slot.messages.iter().for_each(|message| _ = self.polled.insert((slot.group_key, message.seq), now));
         }
         // 5. A service that fails is not hammered.
-        let is_halved = slot.failures >= FAILURES_TO_BLAME
-            || poll.attempts.iter().any(|attempt| matches!(attempt.class(), Class::Split | Class::Message));
-        let batches = if is_halved { 2 * slot.messages.len() } else { 1 };
+        let is_in_parts = slot.failures >= FAILURES_TO_BLAME
+            || poll.attempts.iter().any(|attempt| {
+                matches!(attempt.class(), Class::Split | Class::Message) || attempt.asked < slot.messages.len()
+            });
+        let batches = if is_in_parts { 2 * slot.messages.len() } else { 1 };
         // One more for a new signature.
         let most = batches * (MAX_ATTEMPTS as usize + 1);
         let count = poll.attempts.len();
