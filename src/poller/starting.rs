@@ -207,7 +207,7 @@ mod tests {
             max_connections: 1,
         });
         let parts = PollerParts {
-            store: Store::new(&"postgres://127.0.0.1:9/none".into(), 1, sdk_app_id).unwrap(),
+            store: Store::new(&"postgres://nobody@127.0.0.1:9/none".into(), 1, sdk_app_id).unwrap(),
             client: Arc::new(client.unwrap()),
             lease: Arc::default(),
             cadences: Arc::new(Cadences::new(BTreeMap::new())),
