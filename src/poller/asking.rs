@@ -87,8 +87,8 @@ impl Asking {
         asking.batches.extend((!first.is_empty()).then(|| first.to_vec()));
         asking.batches.extend(rest.chunks(part.max(1)).map(<[MsgSeq]>::to_vec));
         if asking.looks_for_culprits() && !asking.batches.is_empty() {
-            let offset = usize::try_from(slot.failures).unwrap_or_default() * MAX_FAILED_PARTS_IN_VAIN;
             let parts = asking.batches.len();
+            let offset = usize::try_from(slot.failures).unwrap_or_default() * stride(parts);
             asking.batches.rotate_left(offset % parts);
         }
         asking
@@ -227,6 +227,14 @@ impl Asking {
     }
 }
 
+/// How many parts further on each poll begins in which nothing is answered. With no common divisor, each part comes first in one
+/// of the polls, though two calls that hang end a poll.
+fn stride(parts: usize) -> usize {
+    let has_common_divisor =
+        |stride: usize| (2..=stride).any(|by| stride.is_multiple_of(by) && parts.is_multiple_of(by));
+    (1..=MAX_FAILED_PARTS_IN_VAIN).rev().find(|stride| !has_common_divisor(*stride)).unwrap_or(1)
+}
+
 /// Whether the service answered any call of it.
 fn is_answered(poll: &Poll) -> bool {
     !poll.receipts.is_empty() || poll.attempts.iter().any(|attempt| attempt.outcome.is_ok())
@@ -339,7 +347,10 @@ pub(super) mod tests {
     ) -> (Vec<Slot>, BTreeSet<u32>, usize, chrono::TimeDelta) {
         let cadences = Cadences::default();
         let (mut slots, mut answered, mut calls, mut now) = (vec![first], BTreeSet::new(), 0, now());
+        let mut polls = 0;
         while !is_over(&slots, &answered) {
+            polls += 1;
+            assert!(polls < 1_000, "some message is never asked for");
             let next = (0..slots.len()).min_by_key(|at| slots[*at].next_poll_at).unwrap();
             let slot = slots.swap_remove(next);
             now = now.max(slot.next_poll_at);
@@ -462,6 +473,21 @@ pub(super) mod tests {
             let poll = asking.into_poll();
             assert_eq!((poll.end, poll.rejected.len()), (end, usize::try_from(messages).unwrap()));
         }
+    }
+
+    #[test]
+    fn each_part_of_a_slot_comes_first_in_one_of_the_polls_in_which_nothing_is_answered() {
+        for parts in 1..=200 {
+            let first: BTreeSet<usize> = (0..parts).map(|poll| poll * stride(parts) % parts).collect();
+            assert_eq!(first.len(), parts, "{parts} parts");
+        }
+    }
+
+    #[test]
+    fn good_messages_among_many_that_hang_are_observed() {
+        let bad: BTreeSet<u32> = [4, 7, 10, 14, 36, 37, 38, 41].into();
+        let good = all_but(46, &bad);
+        poll_until(slot(46), &bad, (10002, Duration::from_secs(5)), |_, answered| *answered == good);
     }
 
     proptest! {
