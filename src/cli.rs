@@ -26,6 +26,7 @@ mod usersig;
 mod watch;
 
 use std::{
+    borrow::Cow,
     env,
     fmt::Display,
     io::{self, StdoutLock, Write},
@@ -34,7 +35,12 @@ use std::{
 };
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use receiptd::{config::Config, logging};
+use receiptd::{
+    config::Config,
+    logging,
+    printable::{printable_json, printable_lines},
+};
+use serde::Serialize;
 use sqlx::error::DatabaseError;
 
 use self::exit::Exit;
@@ -129,7 +135,7 @@ pub async fn main() -> ExitCode {
         if is_unread(&error) {
             return ExitCode::SUCCESS;
         }
-        logging::print_fatal(&format!("receiptd: {}", said(&error)));
+        logging::print_fatal(&printable_lines(&format!("receiptd: {}", said(&error))));
         Exit::of(&error).into()
     })
 }
@@ -151,9 +157,15 @@ fn stdout() -> Stdout {
     Stdout(io::stdout().lock())
 }
 
+/// Text alone goes through it, and nothing in that may act on a terminal, wherever it came from. Exports, which are data, go past
+/// it.
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(of_stdout)
+        match str::from_utf8(bytes).map(printable_lines) {
+            Ok(Cow::Owned(text)) => self.0.write_all(text.as_bytes()).map(|()| bytes.len()),
+            _ => self.0.write(bytes),
+        }
+        .map_err(of_stdout)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -167,7 +179,12 @@ fn of_stdout(error: io::Error) -> io::Error {
 
 /// Says something on standard error. Where that is closed or full nobody listens, which is no reason to stop.
 fn tell(text: impl Display) {
-    _ = writeln!(io::stderr(), "{text}");
+    _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
+}
+
+/// A value as JSON in one line, in which what can't be seen is escaped.
+fn as_json(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(|text| printable_json(&text).into_owned())
 }
 
 /// An error with its causes in one line. What one of them has said of the next is not said again; a failure of the

@@ -7,6 +7,7 @@ mod catalogue;
 mod health;
 mod look;
 mod page;
+mod peer;
 mod rooms;
 mod server;
 mod status;
@@ -25,7 +26,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::look::Look;
-pub use self::{access::Token, catalogue::install_metrics, status::ask};
+pub use self::{
+    access::Token,
+    catalogue::install_metrics,
+    status::{Unheard, ask},
+};
 use crate::{store::Store, term::TermStatus};
 
 /// The HTTP listener can't be opened.

@@ -26,18 +26,33 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     written_out(text, |character| is_invisible(character) && !matches!(character, '\n' | '\t'))
 }
 
+/// The same for JSON in one line, whose strings mean the same as before.
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    let escape = |character: char, out: &mut String| {
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            // Writing to a string can't fail.
+            _ = write!(out, "\\u{unit:04x}");
+        }
+    };
+    replaced(json, is_invisible, escape)
+}
+
 fn written_out(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    replaced(text, is_hidden, |character, out| out.extend(character.escape_unicode()))
+}
+
+fn replaced(text: &str, is_hidden: impl Fn(char) -> bool, replace: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if !text.contains(&is_hidden) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.chars().fold(String::with_capacity(text.len() + 8), |mut out, character| {
+    let mut out = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
         match is_hidden(character) {
-            // Writing to a string can't fail.
-            true => _ = write!(out, "{}", character.escape_unicode()),
+            true => replace(character, &mut out),
             false => out.push(character),
         }
-        out
-    }))
+    }
+    Cow::Owned(out)
 }
 
 #[cfg(test)]
@@ -57,6 +72,14 @@ mod tests {
         ] {
             assert_eq!(printable(text), shown);
         }
+    }
+
+    #[test]
+    fn json_means_the_same_and_shows_nothing_invisible() {
+        let value = serde_json::json!({ "a": "\u{1b}[2J\u{9b}\u{202e}\n", "\u{e0041}": ["\u{7f}", "群组"] });
+        let json = printable_json(&value.to_string()).into_owned();
+        assert!(!json.contains(is_invisible), "{json}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
     }
 
     #[test]

@@ -14,13 +14,14 @@ use clap::Args;
 use receiptd::{
     chat::Destination,
     config::{Chat, Config, ExposedFile, Format},
+    printable::printable,
     recording::KeepSnapshots,
     span,
 };
 use serde::Serialize;
 
 use self::finding::{Finding, Verdict};
-use super::{Global, stdout};
+use super::{Global, as_json, stdout};
 
 /// Check the configuration, say what receiptd would do with it, and ask the database and Tencent Chat
 #[derive(Args)]
@@ -59,9 +60,9 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let exit = failed.max_by_key(|exit| *exit as u8).map_or(ExitCode::SUCCESS, Into::into);
     let mut out = stdout();
     if arguments.json {
-        writeln!(out, "{}", serde_json::to_string(&Answer { would, findings })?)?;
+        writeln!(out, "{}", as_json(&Answer { would, findings })?)?;
     } else {
-        findings.iter().try_for_each(|finding| writeln!(out, "{}", finding.line()))?;
+        findings.iter().try_for_each(|finding| writeln!(out, "{}", printable(&finding.line())))?;
     }
     Ok(exit)
 }

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use receiptd::config::Setting;
 
-use super::{Global, stdout};
+use super::{Global, as_json, stdout};
 
 /// Show every setting as it holds, and where it came from; secrets as ***
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCod
     let settings = global.load_config()?.settings;
     let mut out = stdout();
     if arguments.json {
-        settings.iter().try_for_each(|setting| writeln!(out, "{}", serde_json::to_string(setting)?))?;
+        settings.iter().try_for_each(|setting| writeln!(out, "{}", as_json(setting)?))?;
     } else {
         tell(&mut out, &settings)?;
     }

@@ -11,11 +11,13 @@ use receiptd::{
     chat::error_class,
     clock,
     domain::{GroupId, MsgSeq, Timestamp},
+    ops::Unheard,
+    printable::printable,
     store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, status::since, stdout, trouble, watch::not_watched};
+use super::{Global, as_json, database::Opened, status::since, stdout, tell as say, trouble, watch::not_watched};
 
 /// So many messages of a slot are shown.
 const MATES: usize = 12;
@@ -64,7 +66,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
-        writeln!(out, "{}", serde_json::to_string(&answer)?)?;
+        writeln!(out, "{}", as_json(&answer)?)?;
     } else {
         tell(&mut out, &answer, seq, now)?;
     }
@@ -78,7 +80,13 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
     let Opened { store, config, .. } = opened;
     let (facts, holder, last_call) =
         (store.explain(group, seq).await?, store.holder().await?, store.last_call().await?);
-    let daemon = trouble::ask(&config.http).await;
+    let heard = trouble::ask(&config.http).await;
+    if let Err(unheard) = &heard
+        && *unheard != Unheard::Silent
+    {
+        say(format_args!("Warning: the daemon {unheard}"));
+    }
+    let daemon = heard.ok();
     Ok((facts, holder, trouble::of_app(daemon.as_ref(), last_call.as_ref())))
 }
 
@@ -171,15 +179,15 @@ fn schedule(slot: &ExplainedSlot, facts: &Explained, cadences: &Cadences, now: T
 }
 
 fn tell(out: &mut impl Write, answer: &Answer, seq: Option<MsgSeq>, now: Timestamp) -> io::Result<()> {
-    answer.why.iter().try_for_each(|sentence| writeln!(out, "{sentence}"))?;
+    answer.why.iter().try_for_each(|sentence| writeln!(out, "{}", printable(sentence)))?;
     if let Some(message) = &answer.facts.message {
-        writeln!(out, "\nmessage  {}", message_line(message, now))?;
+        writeln!(out, "\nmessage  {}", printable(&message_line(message, now)))?;
     }
     let asked_for = answer.facts.message.as_ref().and_then(|message| message.slot_id);
     let slots = answer.facts.slots.iter().filter(|slot| seq.is_none() || Some(slot.slot_id) == asked_for);
     let slots: Vec<&ExplainedSlot> = slots.collect();
     for slot in slots.iter().take(SLOTS) {
-        writeln!(out, "slot     {}", slot_line(slot, is_active(&answer.facts), now))?;
+        writeln!(out, "slot     {}", printable(&slot_line(slot, is_active(&answer.facts), now)))?;
     }
     if slots.len() > SLOTS {
         writeln!(out, "         and {} more", slots.len() - SLOTS)?;
@@ -188,7 +196,7 @@ fn tell(out: &mut impl Write, answer: &Answer, seq: Option<MsgSeq>, now: Timesta
         return writeln!(out, "calls    none of the group in the last two days");
     }
     writeln!(out, "calls    of the group, the latest first")?;
-    answer.facts.calls.iter().try_for_each(|call| writeln!(out, "         {}", call_line(call, now)))
+    answer.facts.calls.iter().try_for_each(|call| writeln!(out, "         {}", printable(&call_line(call, now))))
 }
 
 fn message_line(message: &ExplainedMessage, now: Timestamp) -> String {

@@ -15,7 +15,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, exit::Refused, stdout};
+use super::{Global, as_json, database::Opened, exit::Refused, stdout};
 
 /// So wide is the bar of a whole limit.
 const WIDTH: f64 = 40.0;
@@ -69,7 +69,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let answer = Answer { limit, saturates_at: saturates_at(&hours), assumed, last_day, hours };
     let mut out = stdout();
     if json {
-        writeln!(out, "{}", serde_json::to_string(&answer)?)?;
+        writeln!(out, "{}", as_json(&answer)?)?;
     } else {
         tell(&mut out, &answer)?;
     }

@@ -9,12 +9,13 @@ use receiptd::{
     config::Http,
     domain::Timestamp,
     lease::Holder,
+    printable::printable,
     span,
     store::{Overview, Store, StoreError, Watched},
 };
 use serde::Serialize;
 
-use super::{Global, database::Opened, stdout, trouble};
+use super::{Global, as_json, database::Opened, stdout, trouble};
 
 /// Say how things stand: who polls, what is due, what calls came to, how far all is rolled up
 #[derive(Args)]
@@ -30,8 +31,10 @@ struct Status {
     database: Overview,
     /// What keeps the app from being polled, and what helps, if anything does.
     trouble: Option<String>,
-    /// What the daemon on this machine says of itself; null where none answers.
+    /// What the daemon on this machine says of itself; null if it was not heard.
     daemon: Option<serde_json::Value>,
+    /// Why it was not heard.
+    daemon_unheard: Option<String>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -41,10 +44,10 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let status = opened.close(status).await?;
     let mut out = stdout();
     if arguments.json {
-        writeln!(out, "{}", serde_json::to_string(&status)?)?;
+        writeln!(out, "{}", as_json(&status)?)?;
     } else {
         for (what, how) in lines(&status, &place, clock::now()) {
-            writeln!(out, "{what:<11} {how}")?;
+            writeln!(out, "{what:<11} {}", printable(&how))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -52,13 +55,15 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 
 async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let database = store.overview().await?;
-    let daemon = trouble::ask(http).await;
+    let heard = trouble::ask(http).await;
+    let daemon_unheard = heard.as_ref().err().map(ToString::to_string);
+    let daemon = heard.ok();
     let trouble = trouble::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
-    Ok(Status { database, trouble, daemon })
+    Ok(Status { database, trouble, daemon, daemon_unheard })
 }
 
 fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
-    let Status { database, trouble, daemon } = status;
+    let Status { database, trouble, daemon, daemon_unheard } = status;
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
         if quarantined > 0 { format!("; {} groups are quarantined", number(quarantined)) } else { String::new() };
@@ -93,7 +98,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ),
         ("partitions", format!("made for {} days, today included", database.partition_runway_days)),
         ("set aside", format!("{} rows", number(database.set_aside))),
-        ("daemon", line.unwrap_or("does not answer at http.listen").to_owned()),
+        ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("says nothing of itself").to_owned()),
     ];
     let limit = |taken| ("batch", format!("Tencent Chat takes {} messages in a call at most", number(taken)));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));

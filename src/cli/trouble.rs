@@ -3,7 +3,7 @@
 use receiptd::{
     chat::{Class, Failure},
     config::Http,
-    ops,
+    ops::{self, Unheard},
     store::ExplainedCall,
 };
 use serde_json::Value;
@@ -11,9 +11,9 @@ use serde_json::Value;
 /// After these outcomes of a call no other is made but to probe.
 const STOPPED_BY: [Class; 3] = [Class::AppFault, Class::Wait, Class::SignAgain];
 
-/// What the daemon on this machine says of itself, if one answers.
-pub async fn ask(http: &Http) -> Option<Value> {
-    ops::ask(http.listen?, http.token.as_ref()).await
+/// What the daemon on this machine says of itself.
+pub async fn ask(http: &Http) -> Result<Value, Unheard> {
+    ops::ask(http.listen.ok_or(Unheard::Silent)?, http.token.as_ref()).await
 }
 
 /// What keeps the app from being polled, and what helps, if anything does: `daemon` knows, if it is the one that polls;

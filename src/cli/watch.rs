@@ -15,7 +15,7 @@ use receiptd::{
 };
 
 use super::{
-    Global,
+    Global, as_json,
     database::Opened,
     exit::{Exit, Refused},
     moment::Moment,

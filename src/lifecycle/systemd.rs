@@ -103,13 +103,16 @@ fn notify(message: Message) {
 
 /// Starts the thread that sends, if there is anybody to send to.
 fn start_to_send() -> Option<SyncSender<Message>> {
-    env::var_os("NOTIFY_SOCKET")?;
+    env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
     let (sender, messages) = sync_channel(WAITING);
-    let started = thread::Builder::new().name("systemd".to_owned()).spawn(move || messages.iter().for_each(send));
+    let mut has_failed = false;
+    let send_all = move || messages.iter().for_each(|message| send(message, &mut has_failed));
+    let started = thread::Builder::new().name("systemd".to_owned()).spawn(send_all);
     started.ok().map(|_| sender)
 }
 
-fn send(message: Message) {
+/// Sends a message. That it can't be sent is said unless it could not before.
+fn send(message: Message, has_failed: &mut bool) {
     let result = match &message {
         Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Message::Reloading => {
@@ -119,8 +122,18 @@ fn send(message: Message) {
         Message::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
         Message::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
     };
-    if let Err(error) = result {
-        tracing::warn!(error = &error as &dyn std::error::Error, ?message, "systemd could not be told");
+    match result {
+        Ok(()) => *has_failed = false,
+        Err(error) if !*has_failed => {
+            *has_failed = true;
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "systemd can't be told that receiptd is ready, alive or stopping, and may end it: is there a socket where \
+                 NOTIFY_SOCKET says? This is said once, until it can be told again"
+            );
+        }
+        Err(_) => {}
     }
     if let Message::Stopping(sent) = message {
         // Who has stopped waiting need not know.

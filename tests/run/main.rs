@@ -9,6 +9,7 @@ mod common;
 mod database;
 mod flood;
 mod http;
+mod impostor;
 mod place;
 mod proxy;
 mod reload;

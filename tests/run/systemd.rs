@@ -36,6 +36,22 @@ async fn a_systemd_that_does_not_listen_holds_up_nothing() {
     assert_eq!(end(daemon).0, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_systemd_that_is_not_there_is_said_once_in_words() {
+    let (place, database) = (Place::new("nobody", 200).await, TestDatabase::new().await);
+    migrate(&database);
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
+    // Ready, alive ten times a second and stopping: all of that can't be told.
+    let variables = [("NOTIFY_SOCKET", "/nowhere/notify"), ("WATCHDOG_USEC", "400000")];
+    let daemon = place.spawn_with(Some(&database), &variables);
+    place.simulator.wait_for_ended_calls(4).await;
+    signal(&daemon, "-TERM");
+    let (code, said) = end(daemon);
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("systemd can't be told")).collect();
+    assert_eq!((code, lines.len()), (Some(0), 1), "{said}");
+    assert!(lines[0].contains("NOTIFY_SOCKET") && lines[0].contains("No such file"), "{said}");
+}
+
 #[test]
 fn journald_gets_why_it_ends_as_an_error_in_each_line() {
     let directory = ScratchDirectory::new("journal");

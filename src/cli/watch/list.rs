@@ -8,6 +8,7 @@ use std::{
 use clap::Args;
 use receiptd::{
     domain::GroupId,
+    printable::printable,
     store::{Store, WatchedGroup, WatchedMessage},
 };
 use serde::Serialize;
@@ -75,7 +76,7 @@ fn heading(out: &mut impl Write, json: bool, heading: &str) -> io::Result<()> {
 }
 
 fn row<T: Serialize>(out: &mut impl Write, json: bool, row: &T, plain: impl Fn(&T) -> String) -> io::Result<()> {
-    if json { writeln!(out, "{}", serde_json::to_string(row)?) } else { writeln!(out, "{}", plain(row)) }
+    if json { writeln!(out, "{}", super::as_json(row)?) } else { writeln!(out, "{}", printable(&plain(row))) }
 }
 
 fn group_row(group: &WatchedGroup) -> String {
