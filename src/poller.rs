@@ -81,6 +81,15 @@ pub struct PollerSettings {
 pub enum ScheduleNews {
     /// A slot is due then.
     Due(SlotId, Timestamp),
+    /// A slot was polled, and is due again then.
+    Polled {
+        /// The slot.
+        slot: SlotId,
+        /// When it is due.
+        due: Timestamp,
+        /// Whether that failed.
+        fails: bool,
+    },
     /// Messages want to be polled that joined a slot, which is due then at the latest.
     Joined(SlotId, Timestamp),
     /// A poll of the slot ended without anything to record: it is due as it was.
@@ -251,6 +260,10 @@ impl Poller {
         let now = self.now();
         match news {
             ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now),
+            ScheduleNews::Polled { slot, due, fails } => {
+                self.schedule.set_failing(slot, fails);
+                self.schedule.set(slot, due, now);
+            }
             ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now),
             ScheduleNews::Returned(slot) => self.schedule.give_back(slot, now),
             ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),

@@ -48,7 +48,8 @@ impl Claim {
     /// and by that clock the slot would not be due for as long as the step was.
     pub(super) fn hand_over(&mut self, recording: &Recording) {
         if !recording.is_empty {
-            _ = self.news.send(ScheduleNews::Due(recording.slot_id, recording.next_poll_at));
+            let (slot, due, fails) = (recording.slot_id, recording.next_poll_at, recording.failures > 0);
+            _ = self.news.send(ScheduleNews::Polled { slot, due, fails });
         }
         let absorbed = recording.absorbs.map(|(slot, _)| slot);
         self.slots.retain(|slot| *slot != recording.slot_id && Some(*slot) != absorbed);

@@ -4,7 +4,7 @@
 //! clock, so that a step of the database's clock neither stops polling nor lets everything be due at once. Pure.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Instant,
 };
 
@@ -31,6 +31,10 @@ impl Now {
     }
 }
 
+/// While others are due, one in this many of the slots that are claimed is one that fails. A poll that fails makes up to five
+/// calls, so that these are a tenth of all.
+const FAILING_ONE_IN: usize = 50;
+
 /// A point on the schedule's timeline, in microseconds.
 type Place = i64;
 
@@ -54,12 +58,18 @@ struct Claimed {
 pub(super) struct Schedule {
     start: Instant,
     due: BTreeSet<(Place, SlotId)>,
+    /// The same of slots whose last poll failed.
+    due_failing: BTreeSet<(Place, SlotId)>,
+    failing: HashSet<SlotId>,
+    /// How many others have been claimed since one that fails.
+    since_failing: usize,
     slots: HashMap<SlotId, Status>,
 }
 
 impl Schedule {
     pub(super) fn new(start: Instant) -> Self {
-        Self { start, due: BTreeSet::new(), slots: HashMap::new() }
+        let (due, due_failing, failing) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
+        Self { start, due, due_failing, failing, since_failing: 0, slots: HashMap::new() }
     }
 
     /// Says when a slot is due. While it is claimed that adds to what its poll will say.
@@ -70,7 +80,8 @@ impl Schedule {
                 claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place)));
             }
             Some(Status::Waiting(old)) => {
-                self.due.remove(&(*old, slot));
+                let old = *old;
+                self.unlist(slot, Status::Waiting(old));
                 self.wait(slot, place);
             }
             None => self.wait(slot, place),
@@ -93,19 +104,36 @@ impl Schedule {
     /// what has failed is tried again in time, whatever the clock was then.
     pub(super) fn learn(&mut self, slot: SlotId, stored: StoredDue, now: Now) {
         let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
+        self.set_failing(slot, stored.has_failed);
         let due = stored.next_poll_at - stored.last_polled_at.map_or(TimeDelta::zero(), ahead);
         if !matches!(self.slots.get(&slot), Some(Status::Claimed(_))) {
             self.bring_forward(slot, if stored.has_failed { due.min(now.time + RETRY_AT_MOST) } else { due }, now);
         }
     }
 
-    /// Claims up to `count` slots that are due, the most overdue first.
+    /// Notes whether the last poll of a slot failed.
+    pub(super) fn set_failing(&mut self, slot: SlotId, fails: bool) {
+        let waiting = self.slots.get(&slot).copied().filter(|status| matches!(status, Status::Waiting(_)));
+        waiting.into_iter().for_each(|status| self.unlist(slot, status));
+        _ = if fails { self.failing.insert(slot) } else { self.failing.remove(&slot) };
+        if let Some(Status::Waiting(place)) = waiting {
+            self.wait(slot, place);
+        }
+    }
+
+    /// Claims up to `count` slots that are due, the most overdue first. Those that fail have to stand back: what is wrong with
+    /// them must not hold up the others.
     pub(super) fn claim_due(&mut self, count: usize, now: Now) -> Vec<SlotId> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));
         while claimed.len() < count {
-            let Some((place, slot)) = self.due.first().copied().filter(|(place, _)| *place <= present) else { break };
-            self.due.remove(&(place, slot));
+            let is_due = |(place, _): &(Place, SlotId)| *place <= present;
+            let well = self.due.first().copied().filter(is_due);
+            let failing = self.due_failing.first().copied().filter(is_due);
+            let stands_back = well.is_some() && self.since_failing < FAILING_ONE_IN;
+            let Some((place, slot)) = failing.filter(|_| !stands_back).or(well) else { break };
+            self.since_failing = if Some((place, slot)) == failing { 0 } else { self.since_failing.saturating_add(1) };
+            self.unlist(slot, Status::Waiting(place));
             self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
             claimed.push(slot);
         }
@@ -115,7 +143,7 @@ impl Schedule {
     /// Claims one slot before its time, if it is waiting.
     pub(super) fn claim(&mut self, slot: SlotId) -> bool {
         let Some(Status::Waiting(place)) = self.slots.get(&slot).copied() else { return false };
-        self.due.remove(&(place, slot));
+        self.unlist(slot, Status::Waiting(place));
         self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
         true
     }
@@ -156,12 +184,15 @@ impl Schedule {
     pub(super) fn forget(&mut self, slot: SlotId) {
         if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.remove(&slot) {
             self.wait(slot, pending);
+        } else {
+            self.failing.remove(&slot);
         }
     }
 
     /// How many microseconds until the next slot is due; zero or less if it is overdue.
     pub(super) fn until_next(&self, now: Now) -> Option<i64> {
-        self.due.first().map(|(place, _)| place - self.present(now))
+        let first = self.due.first().into_iter().chain(self.due_failing.first()).min();
+        first.map(|(place, _)| place - self.present(now))
     }
 
     /// How many slots there are.
@@ -170,13 +201,15 @@ impl Schedule {
     }
 
     fn wait(&mut self, slot: SlotId, place: Place) {
-        self.due.insert((place, slot));
+        let due = if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due };
+        due.insert((place, slot));
         self.slots.insert(slot, Status::Waiting(place));
     }
 
     fn unlist(&mut self, slot: SlotId, status: Status) {
         if let Status::Waiting(place) = status {
-            self.due.remove(&(place, slot));
+            let due = if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due };
+            due.remove(&(place, slot));
         }
     }
 
@@ -270,6 +303,26 @@ mod tests {
     }
 
     #[test]
+    fn slots_that_fail_stand_back_while_others_are_due_and_are_not_forgotten() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        for slot in 1..=10 {
+            schedule.set(slot, secs(now, -600), now);
+            schedule.set_failing(slot, true);
+        }
+        (100..300).for_each(|slot| schedule.set(slot, secs(now, -1), now));
+        let first = schedule.claim_due(104, now);
+        let failing: Vec<usize> = (0..first.len()).filter(|at| first[*at] <= 10).collect();
+        assert_eq!(failing, [50, 101], "one in fifty and one");
+        let rest = schedule.claim_due(1_000, now);
+        assert_eq!((first.len() + rest.len(), schedule.until_next(now)), (210, None), "alone they are claimed freely");
+        schedule.set_failing(1, false);
+        (1..=2).for_each(|slot| schedule.release(slot, secs(now, -5), now));
+        schedule.set(400, secs(now, 0), now);
+        assert_eq!(schedule.claim_due(9, now), [1, 400, 2]);
+    }
+
+    #[test]
     fn a_claim_that_is_given_back_leaves_its_slot_due_when_it_was() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
@@ -334,7 +387,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_slot_is_always_either_waiting_once_or_claimed(
-            steps in proptest::collection::vec((0_u8..6, 1_i64..6, -50_i64..50), 1..200),
+            steps in proptest::collection::vec((0_u8..8, 1_i64..6, -50_i64..50), 1..200),
         ) {
             let now = start();
             let mut schedule = Schedule::new(now.monotonic);
@@ -345,13 +398,16 @@ mod tests {
                     2 => _ = schedule.claim(slot),
                     3 => schedule.release(slot, secs(now, due), now),
                     4 => schedule.give_back(slot, now),
+                    5 => schedule.set_failing(slot, due < 0),
                     _ => if matches!(schedule.slots.get(&slot), Some(Status::Claimed(_))) { schedule.forget(slot) },
                 }
                 let waiting: BTreeSet<_> = schedule.slots.iter().filter_map(|(slot, status)| match status {
                     Status::Waiting(place) => Some((*place, *slot)),
                     Status::Claimed(_) => None,
                 }).collect();
-                prop_assert_eq!(&waiting, &schedule.due);
+                let (failing, well): (BTreeSet<_>, BTreeSet<_>) =
+                    waiting.into_iter().partition(|(_, slot)| schedule.failing.contains(slot));
+                prop_assert_eq!((&well, &failing), (&schedule.due, &schedule.due_failing));
             }
         }
     }

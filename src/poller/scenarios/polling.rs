@@ -277,6 +277,7 @@ impl World {
             let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, clocks.time);
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {
+                self.polling(daemon).schedule.set_failing(recording.slot_id, recording.failures > 0);
                 self.polling(daemon).schedule.set(recording.slot_id, recording.next_poll_at, clocks);
             }
             let id = self.promises.handed_over(self.now);
