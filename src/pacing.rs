@@ -1,18 +1,19 @@
 //! How fast: the right to make one attempt.
 //!
 //! [`Pacer`] decides, as pure code fed with `now`; [`Pacing`] makes tasks wait their turn in order. Every HTTP attempt
-//! takes a permit, retries included, and gives it back when it ended. Nothing here knows what a call is for.
+//! takes a permit, retries included, says when its request is written, and gives the permit back with the answer or without.
+//! Nothing here knows what a call is for.
 
+mod latencies;
 mod pacer;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use self::pacer::BEAT;
 pub use self::pacer::{Grant, Pacer};
 use crate::clock;
 
@@ -21,38 +22,32 @@ use crate::clock;
 pub struct Pacing {
     pacer: Mutex<Pacer>,
     turn: tokio::sync::Mutex<()>,
-    freed: Notify,
-    started: Arc<Notify>,
+    ended: Notify,
 }
 
 impl Pacing {
-    /// Pacing of at most `limit` attempts in any second, see [`Pacer::new`]. Must be called in a tokio runtime.
+    /// Pacing of at most `limit` attempts in any second, see [`Pacer::new`].
     pub fn new(limit: u32, transit_allowance: Duration) -> Arc<Self> {
         let pacer = Mutex::new(Pacer::new(limit, transit_allowance, now()));
-        let (turn, freed, started) = (tokio::sync::Mutex::new(()), Notify::new(), Arc::new(Notify::new()));
-        let pacing = Arc::new(Self { pacer, turn, freed, started: started.clone() });
-        tokio::spawn(beat(Arc::downgrade(&pacing), started));
-        pacing
+        Arc::new(Self { pacer, turn: tokio::sync::Mutex::new(()), ended: Notify::new() })
     }
 
     /// Waits for the right to make one attempt. Callers are served in the order in which they came.
     pub async fn permit(self: &Arc<Self>) -> Permit {
         let _turn = self.turn.lock().await;
         loop {
-            let freed = self.freed.notified();
+            let ended = self.ended.notified();
             let taken = self.pacer().take(now());
             match taken {
-                Ok(grant) => {
-                    self.started.notify_one();
-                    return Permit { grant, pacing: self.clone() };
-                }
-                Err(ready_at) => {
+                Ok(grant) => return Permit { grant, pacing: self.clone(), is_answered: false },
+                Err(None) => ended.await,
+                Err(Some(ready_at)) => {
                     let sleep = tokio::time::sleep(ready_at.saturating_duration_since(now()));
-                    // An attempt that ends from now on frees its permit a second later at the earliest.
+                    // What ends from now on rarely frees a permit within a second.
                     if ready_at <= now() + Duration::from_secs(1) {
                         sleep.await;
                     } else {
-                        tokio::select! { () = sleep => {}, () = freed => {} }
+                        tokio::select! { () = sleep => {}, () = ended => {} }
                     }
                 }
             }
@@ -74,30 +69,51 @@ impl Pacing {
     }
 }
 
-impl Drop for Pacing {
-    fn drop(&mut self) {
-        self.started.notify_one();
-    }
-}
-
-/// Tells the pacer the time while attempts are under way, so that it notices when the process has stood still.
-async fn beat(pacing: Weak<Pacing>, started: Arc<Notify>) {
-    while let Some(is_needed) = pacing.upgrade().map(|pacing| pacing.pacer().beat(now())) {
-        if is_needed { tokio::time::sleep(BEAT).await } else { started.notified().await }
-    }
-}
-
-/// The right to one attempt. Dropping it says that the attempt has ended.
+/// The right to one attempt. Dropping it says that the attempt has ended: without an answer, unless [`Permit::answered`] was
+/// called, and without a call, unless its request was written.
 #[derive(Debug)]
 pub struct Permit {
     grant: Grant,
     pacing: Arc<Pacing>,
+    is_answered: bool,
+}
+
+impl Permit {
+    /// What tells that the request is being written, for whoever writes it.
+    pub fn writing(&self) -> Writing {
+        Writing { grant: self.grant, pacing: self.pacing.clone() }
+    }
+
+    /// Gives the permit back: the attempt was answered, whatever the answer says.
+    pub fn answered(mut self) {
+        self.is_answered = true;
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.pacing.pacer().ended(&self.grant, now());
-        self.pacing.freed.notify_one();
+        let mut pacer = self.pacing.pacer();
+        if self.is_answered {
+            pacer.answered(&self.grant, now());
+        } else {
+            pacer.failed(&self.grant, now());
+        }
+        drop(pacer);
+        self.pacing.ended.notify_one();
+    }
+}
+
+/// Where an attempt tells that its request is being written.
+#[derive(Debug)]
+pub struct Writing {
+    grant: Grant,
+    pacing: Arc<Pacing>,
+}
+
+impl Writing {
+    /// The request is handed to the connection now: it may reach the service from now on.
+    pub fn begins(&self) {
+        self.pacing.pacer().written(&self.grant, now());
     }
 }
 
@@ -110,35 +126,55 @@ fn now() -> std::time::Instant {
 mod tests {
     use super::*;
 
+    async fn call(pacing: &Arc<Pacing>) {
+        let permit = pacing.permit().await;
+        permit.writing().begins();
+        permit.answered();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn permits_come_at_the_rate_and_in_order() {
         let pacing = Pacing::new(10, Duration::ZERO);
         let start = Instant::now();
-        for _ in 0..30 {
-            drop(pacing.permit().await);
+        for _ in 0..31 {
+            call(&pacing).await;
         }
         let took = start.elapsed();
-        // One quiet second, then 30 permits at 10 a second.
-        assert!((Duration::from_millis(3_800)..Duration::from_millis(4_300)).contains(&took), "{took:?}");
+        // A quiet second, the call that finds the way open, a second after that, then 30 permits at 10 a second.
+        assert!((Duration::from_millis(4_800)..Duration::from_millis(5_300)).contains(&took), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_ends_early_frees_its_permit_early() {
-        let pacing = Pacing::new(1, Duration::from_millis(500));
-        let start = Instant::now();
+    async fn an_attempt_on_its_way_is_waited_for_and_its_answer_frees_its_permit_a_second_later() {
+        let pacing = Pacing::new(1, Duration::from_millis(50));
+        call(&pacing).await;
         let permit = pacing.permit().await;
-        let first = start.elapsed();
+        permit.writing().begins();
         let waiting = tokio::spawn({
             let pacing = pacing.clone();
             async move { pacing.permit().await }
         });
-        tokio::task::yield_now().await;
-        drop(permit);
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(!waiting.is_finished(), "nothing tells that the first one has arrived");
+        permit.answered();
+        let answered = Instant::now();
         waiting.await.unwrap();
-        let gap = start.elapsed() - first;
-        assert!(
-            gap < Duration::from_millis(1_050),
-            "it waits for the end and a second, not for the allowance: {gap:?}"
-        );
+        assert!((1_000..1_050).contains(&answered.elapsed().as_millis()), "{:?}", answered.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_that_made_no_call_takes_nothing_of_the_limit() {
+        let pacing = Pacing::new(5, Duration::from_millis(50));
+        call(&pacing).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let start = Instant::now();
+        for _ in 0..4 {
+            drop(pacing.permit().await);
+        }
+        for _ in 0..5 {
+            call(&pacing).await;
+        }
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(1_900), "nine permits at 200 ms each, and no second waited for: {took:?}");
     }
 }

@@ -32,6 +32,13 @@ const BODY_BYTES: usize = 64 << 10;
 /// (10018).
 const BODY_BYTES_A_MESSAGE: usize = 1 << 10;
 
+/// The longest that setting up a connection may take, with TLS. While it is set up, its call holds a permit.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// After this part of the request timeout, TCP gives up on what the other side has not acknowledged. A request whose attempt
+/// has timed out is then not sent again by the kernel, for a standstill on the way to end in a burst of forgotten requests.
+const GIVES_UP_AFTER_PART: u32 = 2;
+
 /// What a client needs to know.
 #[derive(Debug, Clone)]
 pub struct ChatSettings {
@@ -172,6 +179,8 @@ impl ChatClient {
         let http = http
             .user_agent(concat!("receiptd/", env!("CARGO_PKG_VERSION")))
             .timeout(settings.request_timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout))
+            .tcp_user_timeout(settings.request_timeout / GIVES_UP_AFTER_PART)
             .pool_max_idle_per_host(settings.max_connections)
             // The service asks for keep-alive. HTTP/2 would put all calls on one connection, some 100 at a time.
             .http1_only()

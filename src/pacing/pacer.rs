@@ -1,44 +1,72 @@
 //! The limiter itself: exact over every sliding second, as the service counts it.
 //!
-//! An attempt reaches the service some time between its sending and its end. So a permit that is free again one
-//! second after its attempt *ended* can't let `limit + 1` arrivals into any second, whatever the network does. Since a
-//! slow service would cost budget that way, the end counts at most `transit_allowance` after the sending where no answer
-//! comes sooner than that. Where answers do, an attempt that takes longer was probably held up on its way, so its end is
-//! waited for, up to a second.
+//! An attempt counts until a second after it reached the service. That moment is not visible here, so it counts as on its way
+//! until an answer proves that the way was open: its own answer, or the answer to an attempt that was written later. Whatever
+//! holds requests back and lets them go together, however late, therefore lets go of `limit` at most.
 //!
-//! A process that stands still (SIGSTOP, a frozen machine) may have attempts that were let go and not yet sent. After a
-//! gap all that have not ended count as sent just then.
+//! A proof comes late if the service is slow. But what the fastest of the last answers took, the service takes at least: less
+//! the time that a request may be on its way (`transit_allowance`), the request arrived that much before its proof.
+//!
+//! This module must never let go of an attempt merely because time has passed: only answers and ends show that requests arrive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+use super::latencies::Latencies;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How far attempts may catch up with their even spacing after a delay.
-const CATCH_UP: Duration = Duration::from_millis(20);
-
-/// So long the end of an attempt is waited for that takes longer than others.
-const HELD_UP_AT_MOST: Duration = SECOND;
-
-/// Answers that come later than the allowance for so long, and none sooner, are those of a slow service.
-const SLOW_AFTER: Duration = Duration::from_secs(2);
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// A slowed rate grows back by this part of the limit every second.
 const REGROWTH_STEPS: u32 = 20;
 
-/// While attempts are under way the pacer must be told the time this often, see [`Pacer::beat`].
-pub(super) const BEAT: Duration = Duration::from_millis(40);
+/// How long TCP waits before it sends a lost packet again: Linux' `TCP_RTO_MIN`, and as much for the round trip.
+const RETRANSMISSION: Duration = Duration::from_millis(400);
 
-/// If it was not told the time for so long, the process stood still.
-const GAP: Duration = Duration::from_millis(100);
+/// The way may be held up if nothing that was sent for so long is known to have arrived.
+const DOUBTFUL_AFTER: Duration = Duration::from_millis(500);
+
+/// The part of the limit that is kept back then, for the attempts that find out whether the way is open again.
+const RESERVE_PART: u32 = 20;
 
 /// One attempt that was let go.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
     id: u64,
-    sent: Instant,
+    granted: Instant,
+}
+
+/// Where an attempt that has not ended is.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Its request has not been written: it may still wait for a connection.
+    Unwritten,
+    /// It was written at this time, and nothing written since has been answered.
+    OnTheWay(Instant),
+    /// Something written later was answered.
+    Overtaken(Overtaken),
+}
+
+/// An attempt that has not ended, though one that was written later was answered.
+#[derive(Debug, Clone, Copy)]
+struct Overtaken {
+    written: Instant,
+    /// When the other one was answered.
+    at: Instant,
+    /// When its permit is free.
+    free_at: Instant,
+}
+
+impl Overtaken {
+    /// When it has arrived though it is late: TCP doubles its wait before it sends a packet again, so after a standstill that
+    /// may take as long as the standstill itself.
+    fn arrived(&self) -> Instant {
+        self.at + (self.at - self.written) + RETRANSMISSION
+    }
 }
 
 /// A pure limiter: at most `limit` attempts in every sliding second, evenly spaced.
@@ -46,16 +74,19 @@ pub struct Grant {
 pub struct Pacer {
     limit: u32,
     transit_allowance: Duration,
-    /// When each permit that is taken becomes free at the latest.
-    taken: BTreeSet<(Instant, u64)>,
-    /// The same time for each attempt that has not ended, also when its permit is free by now.
-    under_way: BTreeMap<u64, Instant>,
-    last_beat: Instant,
+    /// Every attempt that has not ended.
+    attempts: BTreeMap<u64, Place>,
+    unwritten: usize,
+    /// Attempts that may not have arrived, by the time of their writing.
+    on_the_way: BTreeSet<(Instant, u64)>,
+    /// When the permits of those that have arrived are free again.
+    leaving: BTreeSet<(Instant, u64)>,
+    latencies: Latencies,
     next_id: u64,
     next_at: Instant,
     slowed: Option<Slowed>,
-    /// Since when every attempt took longer than the allowance.
-    slow_since: Option<Instant>,
+    /// What was sent before this time may arrive at any time: nothing sent since has been answered.
+    silent_since: Option<Instant>,
 }
 
 /// The rate was cut to `rate` at `since` and has been growing back from there.
@@ -66,84 +97,166 @@ struct Slowed {
 }
 
 impl Pacer {
-    /// A limiter of `limit` attempts a second (at least 1), counting an end at most `transit_allowance` after its
-    /// sending. It starts with a quiet second: what another process sent for this app just before may still count.
+    /// A limiter of `limit` attempts a second (at least 1). It starts with a quiet second, since what another process sent for
+    /// this app just before may still count, and then makes one attempt a second until one is answered, since what that process
+    /// sent may be held up on its way.
     pub fn new(limit: u32, transit_allowance: Duration, now: Instant) -> Self {
         Self {
             limit: limit.max(1),
             transit_allowance,
-            taken: BTreeSet::new(),
-            under_way: BTreeMap::new(),
-            last_beat: now,
+            attempts: BTreeMap::new(),
+            unwritten: 0,
+            on_the_way: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            latencies: Latencies::default(),
             next_id: 0,
             next_at: now + SECOND + transit_allowance,
             slowed: None,
-            slow_since: None,
+            silent_since: Some(now),
         }
     }
 
-    /// Takes a permit, or tells when to ask again.
+    /// Takes a permit, or tells when to ask again: `None` is after the next attempt that ends.
     ///
     /// # Errors
-    /// The earliest time at which there can be one; an attempt that ends meanwhile may make it earlier.
-    pub fn take(&mut self, now: Instant) -> Result<Grant, Instant> {
-        self.beat(now);
-        while self.taken.first().is_some_and(|(free_at, _)| *free_at <= now) {
-            self.taken.pop_first();
-        }
-        let rate = self.rate(now);
-        let surplus = (self.taken.len() + 1).saturating_sub(rate as usize);
-        if let Some((free_at, _)) = surplus.checked_sub(1).and_then(|index| self.taken.iter().nth(index)) {
-            return Err(*free_at);
+    /// The earliest time at which there can be one, as far as it is known; an attempt that ends meanwhile may make it earlier.
+    pub fn take(&mut self, now: Instant) -> Result<Grant, Option<Instant>> {
+        self.free(now);
+        let most = self.available(now);
+        let surplus = (self.unwritten + self.on_the_way.len() + self.leaving.len() + 1).saturating_sub(most as usize);
+        if let Some(index) = surplus.checked_sub(1) {
+            return Err(self.leaving.iter().nth(index).map(|(free_at, _)| *free_at));
         }
         if now < self.next_at {
-            return Err(self.next_at);
+            return Err(Some(self.next_at));
         }
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
-        self.next_at = self.next_at.max(earliest) + SECOND / rate;
-        let grant = Grant { id: self.next_id, sent: now };
+        self.next_at = match self.silent_since {
+            Some(_) => now + SECOND,
+            None => self.next_at.max(earliest) + SECOND / self.rate(now),
+        };
+        let grant = Grant { id: self.next_id, granted: now };
         self.next_id += 1;
-        let free_at = now + self.wait_for_end(now) + SECOND;
-        self.taken.insert((free_at, grant.id));
-        self.under_way.insert(grant.id, free_at);
+        self.attempts.insert(grant.id, Place::Unwritten);
+        self.unwritten += 1;
         Ok(grant)
     }
 
-    /// Tells the time. Where it was not told for longer than a beat the process stood still, and attempts that have not
-    /// ended may reach the service only now. True if any is under way, so that more beats are needed.
-    pub fn beat(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.last_beat) > GAP {
-            let free_at = now + self.wait_for_end(now) + SECOND;
-            for (id, old) in &mut self.under_way {
-                self.taken.remove(&(*old, *id));
-                self.taken.insert((free_at, *id));
-                *old = free_at;
+    /// Notes that the request of an attempt is being written: it may arrive from now on.
+    pub fn written(&mut self, grant: &Grant, now: Instant) {
+        let Some(place @ Place::Unwritten) = self.attempts.get_mut(&grant.id) else { return };
+        *place = Place::OnTheWay(now);
+        self.unwritten -= 1;
+        self.on_the_way.insert((now, grant.id));
+    }
+
+    /// Notes that an attempt was answered, whatever the answer says.
+    pub fn answered(&mut self, grant: &Grant, now: Instant) {
+        let written = match self.attempts.remove(&grant.id) {
+            None => return,
+            Some(Place::Unwritten) => return self.unwritten -= 1,
+            Some(Place::OnTheWay(written)) => {
+                self.way_was_open((written, grant.id), now);
+                written
+            }
+            Some(Place::Overtaken(overtaken)) => {
+                self.overtaken_has_ended(grant.id, overtaken, now);
+                overtaken.written
+            }
+        };
+        self.latencies.learn(now.saturating_duration_since(written));
+    }
+
+    /// Notes that an attempt ended without an answer: by an error, a timeout, or because it was given up. One whose request was
+    /// not written is no call.
+    pub fn failed(&mut self, grant: &Grant, now: Instant) {
+        match self.attempts.remove(&grant.id) {
+            None => {}
+            Some(Place::Unwritten) => self.unwritten -= 1,
+            Some(Place::Overtaken(overtaken)) => self.overtaken_has_ended(grant.id, overtaken, now),
+            Some(Place::OnTheWay(written)) => {
+                self.on_the_way.remove(&(written, grant.id));
+                self.leaving.insert((now.max(written + self.transit_allowance) + SECOND, grant.id));
+                // Whatever holds it up may still have it.
+                if now.saturating_duration_since(written) >= DOUBTFUL_AFTER {
+                    self.silent_since = self.silent_since.max(Some(written));
+                }
             }
         }
-        self.last_beat = now;
-        !self.under_way.is_empty()
     }
 
-    /// How long after its sending the end of an attempt counts at the most.
-    fn wait_for_end(&self, now: Instant) -> Duration {
-        let is_slow = self.slow_since.is_some_and(|since| now.saturating_duration_since(since) >= SLOW_AFTER);
-        if is_slow { self.transit_allowance } else { self.transit_allowance.max(HELD_UP_AT_MOST) }
-    }
-
-    /// Notes that an attempt has ended: by an answer, an error or a timeout.
-    pub fn ended(&mut self, grant: &Grant, now: Instant) {
-        let latency = now.saturating_duration_since(grant.sent);
-        self.slow_since = self.slow_since.or(Some(now)).filter(|_| latency > self.transit_allowance);
-        let Some(free_at) = self.under_way.remove(&grant.id) else { return };
-        if self.taken.remove(&(free_at, grant.id)) {
-            self.taken.insert((free_at.min(now + SECOND), grant.id));
+    /// What was written up to `answered`, the attempt that was answered just now, has arrived.
+    fn way_was_open(&mut self, answered: (Instant, u64), now: Instant) {
+        if self.silent_since.is_some_and(|since| since <= answered.0) {
+            self.silent_since = None;
+            // What was lost track of has arrived by now.
+            self.next_at = now + SECOND;
+        }
+        let proved_by = self.arrived_by(now);
+        let later = self.on_the_way.split_off(&(answered.0, answered.1 + 1));
+        for (written, id) in std::mem::replace(&mut self.on_the_way, later) {
+            let arrived = if id == answered.1 { proved_by } else { proved_by.max(written + self.transit_allowance) };
+            let free_at = arrived + SECOND;
+            self.leaving.insert((free_at, id));
+            if let Some(place) = self.attempts.get_mut(&id) {
+                *place = Place::Overtaken(Overtaken { written, at: now, free_at });
+            }
         }
     }
 
-    /// Halves the rate at once, for a slow-down that answered `grant`. Answers to attempts that were sent before the
+    /// When what is proved to have arrived by an answer of `now` did so: the service takes its time, as far as that is longer than
+    /// the way may be.
+    fn arrived_by(&self, now: Instant) -> Instant {
+        now - self.latencies.least().saturating_sub(self.transit_allowance)
+    }
+
+    /// An overtaken attempt ends: it arrived before, and as a rule within the allowance. One that took unusually long may have
+    /// been late on its way, since what overtook it had a connection of its own.
+    fn overtaken_has_ended(&mut self, id: u64, overtaken: Overtaken, now: Instant) {
+        let Overtaken { written, free_at, .. } = overtaken;
+        if self.leaving.remove(&(free_at, id)) {
+            let by_end = self.arrived_by(now) + SECOND;
+            let is_late = now.saturating_duration_since(written) > self.latencies.ordinary();
+            self.leaving.insert((if is_late { by_end } else { by_end.min(free_at) }, id));
+        }
+    }
+
+    /// Frees the permits whose time has come, but for those of late attempts.
+    fn free(&mut self, now: Instant) {
+        let (ordinary, is_doubtful) = (self.latencies.ordinary(), self.is_doubtful(now));
+        while let Some((_, id)) = self.leaving.first().copied().filter(|(free_at, _)| *free_at <= now) {
+            self.leaving.pop_first();
+            let Some(place) = self.attempts.get_mut(&id) else { continue };
+            let Place::Overtaken(overtaken) = place else { continue };
+            let is_late = now.saturating_duration_since(overtaken.written) > ordinary;
+            let late_until = overtaken.arrived() + SECOND;
+            if is_late && is_doubtful {
+                // What overtook it may have been the last to get through.
+                self.on_the_way.insert((overtaken.written, id));
+                *place = Place::OnTheWay(overtaken.written);
+            } else if is_late && late_until > now {
+                overtaken.free_at = late_until;
+                self.leaving.insert((late_until, id));
+            }
+        }
+    }
+
+    /// Whether nothing that was sent for a while is known to have arrived.
+    fn is_doubtful(&self, now: Instant) -> bool {
+        let oldest = self.on_the_way.first();
+        oldest.is_some_and(|(written, _)| now.saturating_duration_since(*written) >= DOUBTFUL_AFTER)
+    }
+
+    /// How many permits there are, but for those that are kept back.
+    fn available(&mut self, now: Instant) -> u32 {
+        let rate = self.rate(now);
+        if self.is_doubtful(now) { rate - rate / RESERVE_PART } else { rate }
+    }
+
+    /// Halves the rate at once, for a slow-down that answered `grant`. Answers to attempts that were let go before the
     /// last halving don't halve it again: they tell of the old rate.
     pub fn slow_down(&mut self, grant: &Grant, now: Instant) {
-        if self.slowed.is_some_and(|slowed| grant.sent < slowed.since) {
+        if self.slowed.is_some_and(|slowed| grant.granted < slowed.since) {
             return;
         }
         self.slowed = Some(Slowed { rate: (self.rate(now) / 2).max(1), since: now });
@@ -162,6 +275,9 @@ impl Pacer {
     }
 }
 
+#[cfg(test)]
+#[path = "network.rs"]
+mod network;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

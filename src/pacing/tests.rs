@@ -1,145 +1,238 @@
-use std::collections::BinaryHeap;
+use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    network::{MS, Micros, Network, SECOND as ONE_SECOND, Service, Standstill, Way},
+    *,
+};
+
+const LIMIT: u32 = 200;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// What happened to each attempt: when it was sent, when it reached the service, when it ended.
-struct Attempt {
-    sent: Instant,
-    arrived: Instant,
+fn between(random: &mut fastrand::Rng, least: u64, most: u64) -> Micros {
+    random.u64(least * MS..=most * MS)
 }
 
-/// Sends as fast as the pacer lets it for `span`. `transit(n)` gives for attempt `n` the time to the service, the time
-/// until the end, and how late the task that waited for the permit woke up.
-fn run(
-    pacer: &mut Pacer,
-    start: Instant,
-    span: Duration,
-    mut transit: impl FnMut(u64) -> [Duration; 3],
-) -> Vec<Attempt> {
-    run_from(pacer, start, span, |_, n| transit(n))
+/// Services by how long they take, with the way some 10 ms more.
+const FAST: Service = |random| between(random, 5, 15);
+const MIXED: Service = |random| between(random, 10, 170);
+const A_TENTH_FAST: Service = |random| if random.u8(0..10) == 0 { 10 * MS } else { 290 * MS };
+const A_TENTH_SLOW: Service = |random| if random.u8(0..10) == 0 { 290 * MS } else { 10 * MS };
+const HEAVY_TAIL: Service = |random| if random.u8(0..50) == 0 { 3 * ONE_SECOND } else { between(random, 10, 30) };
+const WIDE: Service = |random| between(random, 10, 1_000);
+const SLOW: Service = |random| between(random, 290, 300);
+const SLOWER: Service = |random| between(random, 1_900, 2_000);
+const SERVICES: [(&str, Service); 8] = [
+    ("fast", FAST),
+    ("mixed", MIXED),
+    ("a tenth fast", A_TENTH_FAST),
+    ("a tenth slow", A_TENTH_SLOW),
+    ("heavy tail", HEAVY_TAIL),
+    ("wide", WIDE),
+    ("slow", SLOW),
+    ("slower", SLOWER),
+];
+
+fn calls(network: &Network, seed: u64) -> network::Seen {
+    let start = Instant::now();
+    network.run(&mut Pacer::new(LIMIT, ms(50), start), start, seed)
 }
 
-/// The same, where the way depends on the time of sending too.
-fn run_from(
-    pacer: &mut Pacer,
-    start: Instant,
-    span: Duration,
-    mut transit: impl FnMut(Instant, u64) -> [Duration; 3],
-) -> Vec<Attempt> {
-    let mut attempts = Vec::new();
-    let mut ends: BinaryHeap<std::cmp::Reverse<(Instant, u64)>> = BinaryHeap::new();
-    let mut grants = std::collections::HashMap::new();
-    let mut now = start;
-    while now < start + span {
-        while let Some(std::cmp::Reverse((end, id))) = ends.peek().copied().filter(|end| end.0.0 <= now) {
-            ends.pop();
-            pacer.ended(&grants.remove(&id).unwrap(), end);
-        }
-        match pacer.take(now) {
-            Ok(grant) => {
-                let [to_service, to_end, _] = transit(now, grant.id);
-                attempts.push(Attempt { sent: now, arrived: now + to_service });
-                ends.push(std::cmp::Reverse((now + to_service + to_end, grant.id)));
-                grants.insert(grant.id, grant);
-            }
-            Err(ready_at) => {
-                let [_, _, wakes_late] = transit(now, pacer.next_id);
-                let end = ends.peek().map(|end| end.0.0).filter(|end| *end > now);
-                now = end.map_or(ready_at + wakes_late, |end| end.min(ready_at + wakes_late));
-            }
-        }
-    }
-    attempts
-}
-
-/// The most instants in any half-open window of one second.
-fn highest_second(mut instants: Vec<Instant>) -> usize {
-    instants.sort();
-    let mut first = 0;
-    let mut highest = 0;
-    for (last, instant) in instants.iter().enumerate() {
-        while *instant - instants[first] >= SECOND {
-            first += 1;
-        }
-        highest = highest.max(last + 1 - first);
-    }
-    highest
-}
-
-fn arrivals(attempts: &[Attempt]) -> Vec<Instant> {
-    attempts.iter().map(|attempt| attempt.arrived).collect()
+/// One after the other, with the way open for `open` between them.
+fn standstills(length: Micros, open: Micros, way: Way) -> Vec<Standstill> {
+    let starts = (0..).map(|index| 12 * ONE_SECOND + index * (length + open));
+    starts
+        .map(|from| Standstill { from, to: from + length, way })
+        .take_while(|still| still.from < 36 * ONE_SECOND)
+        .collect()
 }
 
 #[test]
-fn the_first_second_is_quiet() {
+fn at_10_to_30_ms_the_whole_limit_but_3_percent_is_used_and_never_more() {
+    let seen = calls(&Network::new(FAST), 7);
+    assert_eq!(seen.highest_second(), 200);
+    assert!(seen.rate(5 * ONE_SECOND) >= 194.0, "{} calls a second", seen.rate(5 * ONE_SECOND));
+}
+
+#[test]
+fn where_latencies_are_mixed_most_of_the_limit_is_used() {
+    for (name, service, least) in [
+        ("mixed", MIXED, 92.0),
+        ("a tenth fast", A_TENTH_FAST, 85.0),
+        ("a tenth slow", A_TENTH_SLOW, 95.0),
+        ("heavy tail", HEAVY_TAIL, 94.0),
+        ("wide", WIDE, 82.0),
+        ("slow", SLOW, 93.0),
+    ] {
+        let seen = calls(&Network::new(service), 1);
+        let share = seen.rate(15 * ONE_SECOND) / f64::from(LIMIT) * 100.0;
+        println!("{name}: {share:.1} %, {} in the highest second", seen.highest_second());
+        assert!(share >= least, "{name}: {share:.1} % of the limit");
+        assert!(seen.highest_second() <= 200, "{name}: {} in a second", seen.highest_second());
+    }
+}
+
+#[test]
+fn a_service_that_takes_seconds_has_no_more_calls_under_way_than_the_limit() {
+    let seen = calls(&Network::new(SLOWER), 1);
+    assert!(seen.highest_second() <= 200);
+    let rate = seen.rate(15 * ONE_SECOND);
+    assert!((90.0..=105.0).contains(&rate), "{rate} calls a second that take two seconds each");
+}
+
+#[test]
+fn a_standstill_that_lets_go_lets_nothing_over_the_limit_whatever_the_latencies_are() {
+    for way in [Way::There, Way::Back, Way::Both] {
+        for length in [60, 150, 300, 700, 1_500, 3_000, 10_000] {
+            for (name, service) in SERVICES {
+                let standstills = standstills(length * MS, 3 * ONE_SECOND, way);
+                let seen = calls(&Network { standstills, ..Network::new(service) }, length);
+                let highest = seen.highest_second();
+                assert!(highest <= 200, "{name}: {highest} in a second after {length} ms, {way:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn standstills_that_follow_each_other_are_not_mistaken_for_a_slow_service() {
+    for (length, open) in [(60, 500), (300, 500), (500, 1_000), (1_000, 1_000), (1_500, 1_000), (3_000, 1_500)] {
+        for (name, service) in SERVICES {
+            let standstills = standstills(length * MS, open * MS, Way::There);
+            let seen = calls(&Network { standstills, ..Network::new(service) }, length);
+            let highest = seen.highest_second();
+            assert!(highest <= 200, "{name}: {highest} in a second with {length} ms after each {open} ms");
+        }
+    }
+}
+
+#[test]
+fn after_a_standstill_the_full_rate_is_back_within_two_seconds() {
+    for length in [700, 1_500, 3_000, 10_000] {
+        let still = Standstill { from: 12 * ONE_SECOND, to: (12_000 + length) * MS, way: Way::There };
+        let network = Network { standstills: vec![still], span: still.to + 12 * ONE_SECOND, ..Network::new(FAST) };
+        let rate = calls(&network, 1).rate(still.to + 2 * ONE_SECOND + 200 * MS);
+        assert!(rate >= 190.0, "{rate} calls a second after {length} ms");
+    }
+}
+
+#[test]
+fn connections_that_are_lost_and_made_again_far_away_let_nothing_over_the_limit() {
+    for (name, service) in SERVICES {
+        let network = Network {
+            round_trip: 180 * MS,
+            transit: 85 * MS..=95 * MS,
+            handshake: 3,
+            breaks: [12, 18, 24].map(|at| at * ONE_SECOND).to_vec(),
+            ..Network::new(service)
+        };
+        let seen = calls(&network, 1);
+        assert!(seen.highest_second() <= 200, "{name}: {} in a second", seen.highest_second());
+    }
+}
+
+#[test]
+fn a_process_that_stands_still_lets_nothing_over_the_limit() {
+    for length in [50, 150, 1_000, 5_000] {
+        let stops = vec![(12 * ONE_SECOND + 1_234, length * MS), (20 * ONE_SECOND + 777, length * MS)];
+        let seen = calls(&Network { stops, ..Network::new(FAST) }, length);
+        assert!(seen.highest_second() <= 200, "{} in a second after {length} ms", seen.highest_second());
+    }
+}
+
+/// The way stands still, the process ends, and another begins: what the first one sent is let go with what the second sends.
+#[test]
+fn a_hand_over_in_a_standstill_lets_nothing_over_the_limit() {
+    for length in [1_000, 1_500, 2_000, 3_000, 5_000] {
+        let start = Instant::now();
+        let let_go = 12 * ONE_SECOND;
+        let still = |to| vec![Standstill { from: let_go - length * MS, to, way: Way::There }];
+        let ends = let_go - length * MS + 300 * MS;
+        // What the first one sent until its end, and what of that was held up until the way was open again.
+        let first = Network { standstills: still(let_go), span: ends, ..Network::new(FAST) };
+        let sent = first.run(&mut Pacer::new(LIMIT, ms(50), start), start, 1);
+        let held = 60;
+        let second = Network { standstills: still(let_go), span: 20 * ONE_SECOND, ..Network::new(FAST) };
+        let begins = Duration::from_micros(ends);
+        let mut pacer = Pacer::new(LIMIT, ms(50), start + begins);
+        let mut seen = second.run(&mut pacer, start, 2);
+        seen.arrivals.extend(sent.arrivals);
+        seen.arrivals.extend(std::iter::repeat_n(let_go, held));
+        seen.arrivals.sort_unstable();
+        assert!(seen.highest_second() <= 200, "{} in a second after {length} ms", seen.highest_second());
+    }
+}
+
+#[test]
+fn the_first_second_is_quiet_and_then_one_attempt_a_second_is_made_until_one_is_answered() {
     let start = Instant::now();
     let mut pacer = Pacer::new(200, ms(50), start);
-    assert_eq!(pacer.take(start), Err(start + ms(1_050)));
-    assert!(pacer.take(start + ms(1_050)).is_ok());
+    assert_eq!(pacer.take(start), Err(Some(start + ms(1_050))));
+    let first = pacer.take(start + ms(1_050)).unwrap();
+    pacer.written(&first, start + ms(1_050));
+    assert_eq!(pacer.take(start + ms(1_060)), Err(Some(start + ms(2_050))));
+    let second = pacer.take(start + ms(2_050)).unwrap();
+    pacer.written(&second, start + ms(2_050));
+    // What another process has sent, and was held up, has arrived by now.
+    pacer.answered(&second, start + ms(2_070));
+    assert_eq!(pacer.take(start + ms(2_080)), Err(Some(start + ms(3_070))));
+    assert!(pacer.take(start + ms(3_070)).is_ok());
+    assert_eq!(pacer.take(start + ms(3_070)), Err(Some(start + ms(3_075))));
+}
+
+/// A pacer that knows that the way is open, and the time from which it allows attempts.
+fn opened(limit: u32, allowance: u64, start: Instant) -> (Pacer, Instant) {
+    let mut pacer = Pacer::new(limit, ms(allowance), start);
+    let at = start + ms(1_000 + allowance);
+    let grant = pacer.take(at).unwrap();
+    pacer.written(&grant, at);
+    pacer.answered(&grant, at);
+    (pacer, at + ms(1_000))
 }
 
 #[test]
 fn attempts_are_spaced_evenly_with_a_small_catch_up() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(200, Duration::ZERO, start);
-    let mut now = start + SECOND;
+    let (mut pacer, mut now) = opened(200, 0, Instant::now());
     assert!(pacer.take(now).is_ok());
-    assert_eq!(pacer.take(now), Err(now + ms(5)));
+    assert_eq!(pacer.take(now), Err(Some(now + ms(5))));
     now += ms(500);
     let burst = std::iter::from_fn(|| pacer.take(now).ok()).count();
-    assert_eq!(burst, 5, "20 ms of catch-up at 5 ms each, and the one that is due");
+    assert_eq!(burst, 11, "50 ms of catch-up at 5 ms each, and the one that is due");
 }
 
 #[test]
-fn at_10_to_30_ms_the_whole_limit_but_2_percent_is_used_and_never_more() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(200, ms(50), start);
-    let mut seed = fastrand::Rng::with_seed(7);
-    let attempts = run(&mut pacer, start, ms(61_050), |_| {
-        [ms(seed.u64(5..15)), ms(seed.u64(5..15)), Duration::from_micros(seed.u64(0..1_100))]
-    });
-    assert_eq!(highest_second(arrivals(&attempts)), 200);
-    assert!(attempts.len() >= 60 * 194, "{} attempts in 60 s", attempts.len());
+fn a_permit_is_held_without_bound_until_the_request_is_written_and_one_that_made_no_call_is_free_at_once() {
+    let (mut pacer, now) = opened(1, 50, Instant::now());
+    let grant = pacer.take(now).unwrap();
+    assert_eq!(pacer.take(now + ms(60_000)), Err(None));
+    pacer.failed(&grant, now + ms(60_000));
+    let grant = pacer.take(now + ms(60_000)).unwrap();
+    pacer.written(&grant, now + ms(60_100));
+    assert_eq!(pacer.take(now + ms(70_000)), Err(None), "it is on its way until something is answered");
 }
 
 #[test]
-fn a_slow_service_costs_no_more_than_the_allowance() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(200, ms(50), start);
-    let attempts = run(&mut pacer, start, ms(31_050), |n| [ms(n % 50), ms(3_000), ms(0)]);
-    assert!(highest_second(arrivals(&attempts)) <= 200);
-    // Until the first answer, and for two seconds more, it may be a fast one that is held up.
-    let late = arrivals(&attempts).into_iter().filter(|at| *at > start + ms(11_050)).count();
-    assert!(late >= 20 * 188, "{late} attempts in 20 s: 200 a second, less 50 ms in each");
-}
-
-#[test]
-fn a_stall_on_the_way_to_a_service_that_is_usually_fast_lets_nothing_over_the_limit() {
-    let start = Instant::now();
-    for stall in [60_u64, 100, 300, 500] {
-        let mut pacer = Pacer::new(200, ms(50), start);
-        // Every two seconds all that is sent within the stall arrives at its end.
-        let attempts = run_from(&mut pacer, start, ms(12_000), |now, n| {
-            let into_cycle = u64::try_from((now - start).as_millis()).unwrap() % 2_000;
-            let held_up = stall.saturating_sub(into_cycle);
-            [ms(held_up), ms(10 + n % 20), ms(0)]
-        });
-        assert!(highest_second(arrivals(&attempts)) <= 200, "a stall of {stall} ms");
-        assert!(attempts.len() >= 1_500, "{} attempts with stalls of {stall} ms", attempts.len());
+fn a_call_that_hangs_alone_does_not_hold_up_the_others() {
+    let (mut pacer, mut now) = opened(10, 50, Instant::now());
+    let hanging = pacer.take(now).unwrap();
+    pacer.written(&hanging, now);
+    for _ in 0..20 {
+        now += ms(150);
+        let grant = pacer.take(now).unwrap();
+        pacer.written(&grant, now);
+        pacer.answered(&grant, now + ms(20));
     }
+    pacer.failed(&hanging, now + ms(30));
+    assert!(pacer.take(now + ms(100)).is_ok(), "its failure says nothing of the way");
 }
 
 #[test]
 fn a_slow_down_halves_the_rate_at_once_and_it_grows_back_by_a_twentieth_every_second() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(200, ms(50), start);
-    let now = start + ms(2_000);
+    let (mut pacer, now) = opened(200, 50, Instant::now());
     let grant = pacer.take(now).unwrap();
     pacer.slow_down(&grant, now + ms(20));
     assert_eq!(pacer.rate(now + ms(20)), 100);
@@ -152,9 +245,7 @@ fn a_slow_down_halves_the_rate_at_once_and_it_grows_back_by_a_twentieth_every_se
 
 #[test]
 fn answers_to_the_old_rate_do_not_halve_it_again() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(200, ms(50), start);
-    let mut now = start + ms(2_000);
+    let (mut pacer, mut now) = opened(200, 50, Instant::now());
     let grants: Vec<Grant> = std::iter::from_fn(|| {
         now += ms(5);
         pacer.take(now).ok()
@@ -172,89 +263,78 @@ fn answers_to_the_old_rate_do_not_halve_it_again() {
 
 #[test]
 fn the_rate_never_falls_below_one() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(1, Duration::ZERO, start);
-    let grant = pacer.take(start + ms(1_000)).unwrap();
-    pacer.slow_down(&grant, start + ms(1_001));
-    assert_eq!(pacer.rate(start + ms(1_001)), 1);
-    pacer.ended(&grant, start + ms(1_001));
-    assert!(pacer.take(start + ms(2_001)).is_ok());
+    let (mut pacer, now) = opened(1, 0, Instant::now());
+    let grant = pacer.take(now).unwrap();
+    pacer.slow_down(&grant, now + ms(1));
+    assert_eq!(pacer.rate(now + ms(1)), 1);
+    pacer.written(&grant, now + ms(1));
+    pacer.answered(&grant, now + ms(1));
+    assert!(pacer.take(now + ms(1_001)).is_ok());
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
+    /// Standstills of the way anywhere, of the process too, and connections that break, with any of the services.
     #[test]
-    fn no_sliding_second_at_the_service_holds_more_than_the_limit(
+    fn no_sliding_second_at_the_service_holds_more_than_the_limit_where_requests_keep_their_order(
+        seed in any::<u64>(),
+        limit in 20_u32..250,
+        transit in 1_u64..100,
+        service in 0..SERVICES.len(),
+        still in prop::collection::vec((2_000_u64..12_000, 1_u64..3_500, 0_u8..3), 0..4),
+        stop in (2_000_u64..12_000, 0_u64..2_000),
+        broken_at in 2_000_u64..20_000,
+    ) {
+        let ways = [Way::There, Way::Back, Way::Both];
+        let standstill = |(from, length, way): (u64, u64, u8)| {
+            Standstill { from: from * MS, to: (from + length) * MS, way: ways[usize::from(way)] }
+        };
+        let network = Network {
+            transit: transit * MS..=transit * MS,
+            round_trip: 2 * transit * MS,
+            standstills: still.into_iter().map(standstill).collect(),
+            stops: vec![(stop.0 * MS, stop.1 * MS)],
+            breaks: vec![broken_at * MS],
+            span: 16 * ONE_SECOND,
+            ..Network::new(SERVICES[service].1)
+        };
+        let start = Instant::now();
+        let seen = network.run(&mut Pacer::new(limit, ms(100), start), start, seed);
+        prop_assert!(seen.highest_second() <= limit as usize, "{} in a second", seen.highest_second());
+    }
+
+    #[test]
+    fn no_sliding_second_at_the_service_holds_more_than_the_limit_whatever_the_way_takes_within_the_allowance(
         seed in any::<u64>(),
         limit in 1_u32..250,
-        allowance in 0_u64..2_000,
-        longest_answer in 1_u64..2_000,
+        allowance in 0_u64..500,
+        service in 0..SERVICES.len(),
+        broken_at in 2_000_u64..20_000,
     ) {
+        let network = Network {
+            transit: 0..=allowance * MS,
+            breaks: vec![broken_at * MS],
+            span: 16 * ONE_SECOND,
+            ..Network::new(SERVICES[service].1)
+        };
         let start = Instant::now();
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut pacer = Pacer::new(limit, ms(allowance), start);
-        // Any way to the service within the allowance. An allowance as long as the timeout assumes nothing at all.
-        let attempts = run(&mut pacer, start, ms(6_000), |_| {
-            let to_service = ms(random.u64(0..=allowance));
-            [to_service, ms(random.u64(0..longest_answer)), Duration::from_micros(random.u64(0..3_000))]
-        });
-        prop_assert!(highest_second(arrivals(&attempts)) <= limit as usize);
-        prop_assert!(highest_second(attempts.iter().map(|attempt| attempt.sent).collect()) <= limit as usize);
+        let seen = network.run(&mut Pacer::new(limit, ms(allowance), start), start, seed);
+        prop_assert!(seen.highest_second() <= limit as usize, "{} in a second", seen.highest_second());
     }
 
     #[test]
     fn a_slowed_rate_holds_for_every_second_after_the_first(seed in any::<u64>(), limit in 2_u32..250) {
         let start = Instant::now();
-        let mut random = fastrand::Rng::with_seed(seed);
         let mut pacer = Pacer::new(limit, ms(50), start);
-        let attempts = run(&mut pacer, start, ms(3_000), |_| [ms(random.u64(0..50)), ms(random.u64(0..50)), ms(0)]);
-        let slowed_at = start + ms(3_100);
-        let grant = loop {
-            if let Ok(grant) = pacer.take(slowed_at + ms(random.u64(0..1_000))) { break grant }
-        };
-        pacer.slow_down(&grant, grant.sent);
-        let after = run(&mut pacer, grant.sent, ms(2_000), |_| [ms(random.u64(0..50)), ms(random.u64(0..50)), ms(0)]);
-        let later = after.iter().map(|attempt| attempt.arrived).filter(|at| *at >= grant.sent + SECOND).collect();
-        prop_assert!(!attempts.is_empty());
-        prop_assert!(highest_second(later) <= (limit / 2).max(1) as usize + 2 * limit.div_ceil(20) as usize);
+        let before = Network { span: 4 * ONE_SECOND, ..Network::new(FAST) }.run(&mut pacer, start, seed);
+        prop_assert!(before.arrivals.len() > 1);
+        let slowed_at = start + ms(30_000);
+        let (mut pacer, slowed_at) = opened(limit, 50, slowed_at);
+        let grant = pacer.take(slowed_at).unwrap();
+        pacer.slow_down(&grant, slowed_at);
+        let after = Network { span: 2 * ONE_SECOND, ..Network::new(FAST) }.run(&mut pacer, slowed_at, seed);
+        let later = after.arrivals.iter().filter(|at| **at >= ONE_SECOND).count();
+        prop_assert!(later <= (limit / 2).max(1) as usize + 2 * limit.div_ceil(20) as usize, "{later} of {limit}");
     }
-}
-
-#[test]
-fn a_process_that_stood_still_with_attempts_not_yet_sent_stays_within_the_limit() {
-    let start = Instant::now();
-    let mut pacer = Pacer::new(20, ms(50), start);
-    let mut now = start + ms(1_050);
-    let unsent: Vec<Grant> = (0..5).map_while(|_| pacer.take(now).ok()).collect();
-    assert!(!unsent.is_empty());
-    assert!(pacer.beat(now));
-    // Five seconds later it goes on: the unsent attempts reach the service at once, and others follow.
-    now += ms(5_000);
-    let resumed = now;
-    let mut arrived: Vec<Instant> = unsent.iter().map(|_| resumed).collect();
-    while now < resumed + SECOND {
-        match pacer.take(now) {
-            Ok(grant) => {
-                arrived.push(now);
-                pacer.ended(&grant, now);
-            }
-            Err(ready_at) => now = ready_at,
-        }
-    }
-    assert!(highest_second(arrived) <= 20);
-}
-
-#[test]
-fn beats_that_come_in_time_change_nothing() {
-    let (start, mut now) = (Instant::now(), Instant::now() + ms(1_050));
-    let mut pacer = Pacer::new(1, ms(50), start);
-    let grant = pacer.take(now).unwrap();
-    let ready_at = pacer.take(now).unwrap_err();
-    while now < ready_at {
-        assert!(pacer.beat(now), "an attempt is under way");
-        now += BEAT;
-    }
-    assert!(pacer.take(ready_at).is_ok());
-    pacer.ended(&grant, now);
 }

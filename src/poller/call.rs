@@ -104,9 +104,16 @@ impl Caller {
         }
         let sent = Instant::now();
         self.activity.sent(sent);
-        let lease = self.lease.clone();
+        let (lease, writing) = (self.lease.clone(), permit.writing());
+        let may_send = move || {
+            let may_send = lease.is_trusted();
+            if may_send {
+                writing.begins();
+            }
+            may_send
+        };
         // A call that was not made is no attempt.
-        let attempt = self.client.get_receipts(&slot.group_id, &batch, move || lease.is_trusted()).await.ok()?;
+        let attempt = self.client.get_receipts(&slot.group_id, &batch, may_send).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
         if attempt.outcome.is_ok() {
@@ -117,7 +124,11 @@ impl Caller {
         }
         self.outcomes().note(slot.slot_id, attempt.class(), Instant::now());
         attempt.trouble().into_iter().for_each(|trouble| self.trouble.note(&slot.group_id, &trouble));
-        drop(permit);
+        if attempt.http_status.is_some() {
+            permit.answered();
+        } else {
+            drop(permit);
+        }
         Some(asking.heard(attempt, || self.may_sign_again(sent)))
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{
-    plan::Micros,
+    plan::{Fault, Micros},
     service::Heard,
     world::{Doing, World},
 };
@@ -14,9 +14,6 @@ use crate::{
     pacing::Grant,
     poller::asking::Next,
 };
-
-/// As `pacing::pacer::BEAT` has it.
-const BEAT: Duration = Duration::from_millis(40);
 
 impl World {
     /// A poll waits for its next permit, or has ended.
@@ -54,10 +51,12 @@ impl World {
                     self.polling(daemon).waiting.pop_front();
                     self.may_send(daemon, id, grant);
                 }
-                Err(ready_at) => {
+                Err(Some(ready_at)) => {
                     let late = self.random.u64(0..1_100);
                     return self.turn_at(daemon, self.micros(ready_at) + late);
                 }
+                // Until an attempt ends.
+                Err(None) => return,
             }
         }
     }
@@ -66,17 +65,14 @@ impl World {
         let instant = self.instant();
         let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
         let polling = self.polling(daemon);
-        let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.ended(&grant, instant) };
+        let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
         if (!poll.is_probe && polling.gate.fault().is_some()) || !is_trusted {
             poll.asking.stop();
-            polling.pacer.ended(&grant, instant);
+            polling.pacer.failed(&grant, instant);
             return self.poll_has_ended(daemon, id);
         }
         poll.grant = Some(grant);
-        if !std::mem::replace(&mut polling.is_beating, true) {
-            self.beats(daemon);
-        }
         // Connecting may take its time, and the process may be stopped just then.
         let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap() / 2;
         let longest = if self.random.u8(0..5) == 0 { longest } else { 300 };
@@ -88,18 +84,10 @@ impl World {
         self.wake_in(daemon, Duration::ZERO);
     }
 
-    pub fn beats(&mut self, daemon: usize) {
-        let instant = self.instant();
-        let polling = self.polling(daemon);
-        polling.is_beating = polling.pacer.beat(instant);
-        if polling.is_beating {
-            self.after(daemon, BEAT, Doing::Beat);
-        }
-    }
-
     pub fn sends(&mut self, daemon: usize, id: u64) {
         let (now, wall, instant) = (self.now, self.clocks(daemon).time, self.instant());
         let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
+        let is_connected = !self.faults().any(|fault| fault == Fault::Unreachable);
         let polling = self.polling(daemon);
         let attempt = polling.next_id();
         let Some(poll) = polling.polls.get_mut(&id) else { return };
@@ -107,8 +95,11 @@ impl World {
         if !is_trusted {
             poll.asking.stop();
             let grant = poll.grant.take().expect("an attempt holds a permit");
-            polling.pacer.ended(&grant, instant);
+            polling.pacer.failed(&grant, instant);
             return self.poll_has_ended(daemon, id);
+        }
+        if let Some(grant) = poll.grant.as_ref().filter(|_| is_connected) {
+            polling.pacer.written(grant, instant);
         }
         let (group, batch) = (poll.slot.group_key, poll.asking.batch().unwrap_or_default().to_vec());
         polling.under_way.insert(attempt, (id, now, wall));
@@ -129,10 +120,13 @@ impl World {
         if attempt.class() == Class::SlowDown {
             polling.pacer.slow_down(&grant, instant);
         }
-        polling.pacer.ended(&grant, instant);
+        match attempt.http_status {
+            Some(_) => polling.pacer.answered(&grant, instant),
+            None => polling.pacer.failed(&grant, instant),
+        }
         polling.outcomes.note(poll.slot.slot_id, attempt.class(), instant);
         let next = poll.asking.heard(attempt, || true);
-        if polling.turn_at.is_some_and(|at| at > now + 1_000_000) {
+        if polling.turn_at.is_none_or(|at| at > now + 1_000_000) {
             self.turn_at(daemon, now);
         }
         match next {

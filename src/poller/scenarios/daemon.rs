@@ -125,7 +125,6 @@ impl World {
             Doing::Tick => self.ticks(daemon),
             Doing::Wake => self.wakes(daemon),
             Doing::Turn => self.takes_turns(daemon),
-            Doing::Beat => self.beats(daemon),
             Doing::Again(poll) => self.queues(daemon, poll),
             Doing::Send(poll) => self.sends(daemon, poll),
             Doing::Ended(poll, heard) => self.hears(daemon, poll, heard),

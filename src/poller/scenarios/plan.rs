@@ -36,6 +36,10 @@ pub(super) enum Fault {
     Unreachable,
     /// Answers take seconds.
     Slow,
+    /// Nothing gets to the service, and at the end everything does at once.
+    RequestsHeld,
+    /// Nothing comes back from the service, and at the end everything does at once.
+    AnswersHeld,
     /// The database refuses connections.
     DatabaseDown,
     /// Operations are not done, and there is no answer.
@@ -66,8 +70,11 @@ impl Fault {
     }
 
     pub fn is_of_service(self) -> bool {
-        use Fault::{BelowPromise, Code, Garbage, Hang, Slow, SomeCode, Status, Unreachable};
-        matches!(self, Code(_) | SomeCode(_) | BelowPromise(_) | Status(_) | Garbage | Hang | Unreachable | Slow)
+        use Fault::{
+            AnswersHeld, BelowPromise, Code, Garbage, Hang, RequestsHeld, Slow, SomeCode, Status, Unreachable,
+        };
+        let is_of_answers = matches!(self, Code(_) | SomeCode(_) | BelowPromise(_) | Status(_) | Garbage | Hang | Slow);
+        is_of_answers || matches!(self, Unreachable | RequestsHeld | AnswersHeld)
     }
 }
 
@@ -161,7 +168,7 @@ fn fault(
     let group = random.i32(1..=i32::try_from(groups).unwrap());
     let codes = [10002, 60008, 10006, 60007, 70003, 70050, 60021, 10004, 10062, 99999, -1];
     let code = codes[random.usize(..codes.len())];
-    let fault = match random.u8(0..20) {
+    let fault = match random.u8(0..23) {
         0 => Fault::Code(code),
         1 => Fault::SomeCode(code),
         2 => Fault::BelowPromise((limit / 2).max(1)),
@@ -179,11 +186,14 @@ fn fault(
         15 => Fault::Kill(daemon),
         16 => Fault::Stop(daemon),
         17 => Fault::DatabaseClock(random.i64(-60_000..=60_000)),
-        18 => Fault::Watch(group, random.usize(1..=batch.min(3))),
+        18 | 19 => Fault::RequestsHeld,
+        20 => Fault::AnswersHeld,
+        21 => Fault::Watch(group, random.usize(1..=batch.min(3))),
         _ => Fault::Unwatch(group),
     };
     let span = match fault {
         Fault::Watch(..) | Fault::Unwatch(_) | Fault::Clock(..) | Fault::DatabaseClock(_) => 0,
+        Fault::RequestsHeld | Fault::AnswersHeld => random.u64(50 * MILLISECOND..=REQUEST_TIMEOUT),
         _ => random.u64(50 * MILLISECOND..=14 * SECOND),
     };
     (random.u64(0..=30 * SECOND), fault, span)

@@ -45,7 +45,6 @@ pub(super) struct Polling {
     last_id: u64,
     is_reading: bool,
     is_unsure: bool,
-    pub is_beating: bool,
     wakes_at: Option<Micros>,
     pub turn_at: Option<Micros>,
 }
@@ -73,7 +72,6 @@ impl Polling {
             last_id: 0,
             is_reading: false,
             is_unsure: false,
-            is_beating: false,
             wakes_at: None,
             turn_at: None,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    plan::{Fault, MILLISECOND, REQUEST_TIMEOUT, SECOND},
+    plan::{Fault, MILLISECOND, Micros, REQUEST_TIMEOUT, SECOND},
     world::{Address, Doing, Event, World},
 };
 use crate::{
@@ -39,7 +39,8 @@ impl World {
         let way =
             if self.random.u8(0..10) == 0 { self.random.u64(0..=longest) } else { self.random.u64(1_000..20_000) };
         self.tally.calls += 1;
-        self.at(now + way.min(longest), Event::AtService(from, attempt, group, batch));
+        let arrives_at = self.gets_through(now + way.min(longest), Fault::RequestsHeld);
+        self.at(arrives_at, Event::AtService(from, attempt, group, batch, now));
         // Whatever becomes of it, it ends by then.
         let outcome = failed(Class::Retry, None);
         let timeout = Heard { http_status: None, outcome };
@@ -56,7 +57,18 @@ impl World {
             false => self.random.u64(5_000..60_000),
         };
         let heard = Heard { http_status: Some(http_status), outcome };
-        self.at(self.now + latency, Event::At(from, Doing::Ended(attempt, heard)));
+        let ends_at = self.gets_through(self.now + latency, Fault::AnswersHeld);
+        self.at(ends_at, Event::At(from, Doing::Ended(attempt, heard)));
+    }
+
+    /// When something gets through that would at `at`, unless the way is held up then.
+    fn gets_through(&self, at: Micros, held: Fault) -> Micros {
+        let holds =
+            |(from, fault, span): &&(Micros, Fault, Micros)| *fault == held && (*from..from + span).contains(&at);
+        match self.plan.faults.iter().find(holds) {
+            Some((from, _, span)) => self.gets_through(from + span, held),
+            None => at,
+        }
     }
 
     fn answer(

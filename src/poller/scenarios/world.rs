@@ -9,7 +9,7 @@ use super::{
     daemon::Daemon,
     database::{Database, Fence, wall},
     operation::{Reply, Request},
-    plan::{Fault, MILLISECOND, Micros, Plan, SECOND},
+    plan::{Fault, Micros, Plan, REQUEST_TIMEOUT, SECOND},
     promises::Promises,
     service::Heard,
 };
@@ -35,7 +35,6 @@ pub(super) enum Doing {
     Wake,
     Tick,
     Turn,
-    Beat,
     Again(u64),
     Send(u64),
     Ended(u64, Heard),
@@ -58,7 +57,8 @@ pub(super) struct Address {
 pub(super) enum Event {
     At(Address, Doing),
     AtDatabase(Address, Request, Option<Fence>, Micros, bool),
-    AtService(Address, u64, GroupKey, Vec<MsgSeq>),
+    /// The last is when it was sent.
+    AtService(Address, u64, GroupKey, Vec<MsgSeq>, Micros),
     Begins(Fault, Micros),
     Starts(usize),
 }
@@ -170,7 +170,12 @@ impl World {
                     self.at(self.now + back, Event::At(from, Doing::Told(request, reply, asked_at)));
                 }
             }
-            Event::AtService(from, attempt, group, batch) => self.at_service(from, attempt, group, &batch),
+            Event::AtService(from, attempt, group, batch, sent_at) => {
+                // By then its connection was closed, and the kernel has dropped what it could not send.
+                if self.now < sent_at + REQUEST_TIMEOUT {
+                    self.at_service(from, attempt, group, &batch);
+                }
+            }
             Event::Begins(fault, span) => self.begins(fault, span),
             Event::Starts(daemon) => self.starts(daemon),
         }
@@ -183,8 +188,6 @@ impl World {
             Fault::Clock(daemon, step) => self.daemons[daemon].wall_offset += step * 1_000,
             Fault::DatabaseClock(step) => self.database.clock_offset += step * 1_000,
             Fault::Pause(daemon) => {
-                // Shorter ones than the pacer can notice are part of the allowance.
-                let until = until.max(self.now + 150 * MILLISECOND);
                 if self.plan.is_busy {
                     // The worst moment is between a permit and its attempt.
                     self.daemons[daemon].pauses_at_permit = Some(until - self.now);
