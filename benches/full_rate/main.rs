@@ -1,7 +1,7 @@
 //! What the README's figures come from: the real binary, a private Postgres and the simulated Chat, each in a process of
 //! its own where its cost matters.
 //!
-//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- million` one of them;
+//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- million` one of them;
 //! `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
@@ -21,7 +21,7 @@ fn main() {
     let wanted = |name: &str| {
         let names: Vec<_> = arguments
             .iter()
-            .filter(|name| ["limit", "full_calls", "single", "million"].contains(&name.as_str()))
+            .filter(|name| ["limit", "full_calls", "single", "mixed", "million"].contains(&name.as_str()))
             .collect();
         names.is_empty() || names.iter().any(|wanted| *wanted == name)
     };
@@ -40,6 +40,9 @@ fn main() {
         if wanted("single") {
             let watch = Watch { groups: 1_000, messages: 1, every: "5s", members: 200 };
             rate("1,000 groups with one message each", watch, span).await;
+        }
+        if wanted("mixed") {
+            mixed(span).await;
         }
         if wanted("million") {
             million().await;
@@ -80,6 +83,30 @@ async fn rate(title: &str, watch: Watch, span: Duration) {
     println!("  Postgres               {:.1} % of a core", share(setup.postgres_cpu() - postgres_before, took));
     daemon.stop();
     setup.compare_with_ledger().await;
+}
+
+/// Polls at the full rate while some answers take much longer than others.
+async fn mixed(span: Duration) {
+    for (title, latency) in [
+        ("10 to 30 ms", "10ms..30ms"),
+        ("100 ± 80 ms", "20ms..180ms"),
+        ("a tenth at 20 ms, the rest at 300 ms", "1*20ms, 9*300ms"),
+        ("300 ms", "300ms"),
+    ] {
+        let mut setup = Setup::with_latency(20, latency).await;
+        setup.watch(Watch { groups: 400, messages: 1, every: "1s", members: 20 }).await;
+        let daemon = setup.start_daemon("1s");
+        // Until it knows what is ordinary.
+        setup.simulator.wait_for_calls(2_000).await;
+        let (before, start) = (setup.simulator.ledger().calls(), Instant::now());
+        tokio::time::sleep(span).await;
+        let (ledger, took) = (setup.simulator.ledger(), start.elapsed().as_secs_f64());
+        let rate = (ledger.calls() - before) as f64 / took;
+        println!("\nAnswers take {title}: {took:.0} s");
+        println!("  calls                  {rate:.1} /s, {:.1} % of 200", rate / 2.0);
+        println!("  highest sliding second {}, {} refused", ledger.highest_sliding_second(), refused(&ledger));
+        daemon.stop();
+    }
 }
 
 /// Starts on a million watched messages.

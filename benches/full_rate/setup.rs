@@ -49,7 +49,13 @@ impl Drop for Directory {
 }
 
 impl Setup {
+    /// Answers take 10 to 30 ms.
     pub async fn new(members: u16) -> Self {
+        Self::with_latency(members, "10ms..30ms").await
+    }
+
+    /// Answers take so long, see [`receiptd::simulator::Latency`].
+    pub async fn with_latency(members: u16, latency: &str) -> Self {
         let directory = Directory(std::env::temp_dir().join(format!("receiptd-bench-{}", std::process::id())));
         let data_dir = directory.0.join("postgres");
         fs::create_dir_all(&directory.0).unwrap();
@@ -60,6 +66,7 @@ impl Setup {
         let pool = PgPool::connect(&url).await.unwrap();
         let pid = fs::read_to_string(data_dir.join("cluster/postmaster.pid")).unwrap();
         let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
+        config.latency = latency.parse().unwrap();
         config.world.members = 5..=members;
         config.world.median_reading_time = Duration::from_secs(600);
         let simulator = Simulator::start(config).await.unwrap();

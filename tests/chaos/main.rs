@@ -21,4 +21,6 @@ mod secrets;
 mod server;
 mod service;
 mod signals;
+mod stalls;
 mod stored;
+mod way;

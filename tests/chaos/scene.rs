@@ -15,6 +15,7 @@ use crate::{
     daemon::{Daemon, Launch, PATIENCE},
     pgbouncer::PgBouncer,
     server::Server,
+    way::Way,
 };
 
 pub const APP: i64 = 1_400_000_000;
@@ -48,6 +49,8 @@ pub struct Setup<'a> {
     pub prefix: Vec<OsString>,
     /// The daemon reaches the server through PgBouncer.
     pub is_behind_pgbouncer: bool,
+    /// The daemon reaches the simulated Chat through a proxy that can hold back, see [`Scene::way`].
+    pub has_way: bool,
 }
 
 /// Dropped in this order: nobody is left without whom it talks to.
@@ -59,6 +62,7 @@ pub struct Scene {
     pub pgbouncer: Option<PgBouncer>,
     pgbouncer_address: SocketAddr,
     pub server: Server,
+    way: Option<Way>,
     pub simulator: Simulator,
     directory: ScratchDirectory,
 }
@@ -93,15 +97,25 @@ impl Scene {
             shown: Arc::default(),
             http: own_address(),
         };
+        let way = match setup.has_way {
+            true => Some(Way::to(simulator.endpoint().trim_start_matches("http://").parse().unwrap()).await),
+            false => None,
+        };
+        let endpoint = way.as_ref().map_or_else(|| simulator.endpoint(), Way::endpoint);
         let endpoint = match launch.prefix.is_empty() {
-            true => simulator.endpoint(),
-            false => simulator.endpoint().replace("127.0.0.1", "localhost"),
+            true => endpoint,
+            false => endpoint.replace("127.0.0.1", "localhost"),
         };
         write_config(&launch.config, &endpoint, launch.http);
         let daemon = Daemon::start(launch);
-        let scene = Self { daemon, pool, admin, pgbouncer, pgbouncer_address, server, simulator, directory };
+        let scene = Self { daemon, pool, admin, pgbouncer, pgbouncer_address, server, way, simulator, directory };
         scene.is_ready().await;
         scene
+    }
+
+    /// The way to the simulated Chat, where the setup has one.
+    pub fn way(&self) -> &Way {
+        self.way.as_ref().unwrap()
     }
 
     pub fn start_pgbouncer(&mut self) {

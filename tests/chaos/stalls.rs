@@ -1,0 +1,88 @@
+//! The way to the service stands still and lets go, or all connections are lost. What counts is the service's own clock.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    common::ScratchDirectory,
+    oracle::{Breakage, Promises},
+    scene::{LIMIT, Scene, Setup, is_long},
+    stored::Stored,
+    way::Held,
+};
+
+/// How often a scenario does what it does: each time at another moment of the second.
+fn times() -> u32 {
+    if is_long() { 20 } else { 3 }
+}
+
+async fn scene(name: &str) -> Scene {
+    Scene::with(ScratchDirectory::new(name), Setup { has_way: true, ..Setup::default() }).await
+}
+
+/// Waits for the calls of three seconds at the full rate, so that every second after the fault is counted.
+async fn recovers(scene: &Scene) {
+    let start = Instant::now();
+    scene.after_calls(3 * u64::from(LIMIT)).await;
+    println!("{} calls within {:?} of the end", 3 * LIMIT, start.elapsed());
+}
+
+async fn stands_still(name: &str, held: Held, lengths: &[u64]) {
+    let scene = scene(name).await;
+    let breakage = Breakage::begins(&scene);
+    for _ in 0..times() {
+        for length in lengths {
+            scene.way().hold(held);
+            sleep(Duration::from_millis(*length)).await;
+            scene.way().hold(Held::Nothing);
+            recovers(&scene).await;
+            let highest = scene.simulator.ledger().highest_sliding_second();
+            assert!(highest <= LIMIT as usize, "{highest} calls in a second after {held:?} were held for {length} ms");
+        }
+    }
+    breakage.ends(scene, Promises::silently()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_held_back_and_let_go_together_stay_within_the_limit() {
+    stands_still("requests-held", Held::Requests, &[700, 1_500, 3_000]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_held_back_and_let_go_together_let_no_burst_follow() {
+    stands_still("answers-held", Held::Answers, &[700, 1_500, 3_000]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_stands_still_both_ways_and_lets_go_stays_within_the_limit() {
+    stands_still("both-held", Held::Both, &[700, 1_500, 3_000]).await;
+}
+
+/// Longer than a call may take: what had timed out arrives with what was sent since.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_let_go_after_their_calls_timed_out_stay_within_the_limit() {
+    let scene = scene("forgotten").await;
+    let breakage = Breakage::begins(&scene);
+    scene.way().hold(Held::Requests);
+    sleep(Duration::from_millis(5_500)).await;
+    scene.way().hold(Held::Nothing);
+    recovers(&scene).await;
+    let stored = Stored::AllBut { calls: u64::from(LIMIT) };
+    breakage.ends(scene, Promises { stored, ..Promises::silently() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_lost_and_slow_to_set_up_again_let_no_burst_through() {
+    let scene = scene("lost-connections").await;
+    let breakage = Breakage::begins(&scene);
+    for _ in 0..2 * times() {
+        scene.way().drop_connections(Duration::from_millis(540));
+        recovers(&scene).await;
+        let highest = scene.simulator.ledger().highest_sliding_second();
+        assert!(highest <= LIMIT as usize, "{highest} calls in a second after all connections were lost");
+    }
+    // What was answered on a connection that was lost.
+    let stored = Stored::AllBut { calls: u64::from(2 * times() * LIMIT) / 2 };
+    breakage.ends(scene, Promises { stored, ..Promises::silently() }).await;
+}
