@@ -173,7 +173,10 @@ fn schedule(slot: &ExplainedSlot, facts: &Explained, cadences: &Cadences, now: T
         said.push(format!("The group names the cadence {named:?}, which the configuration lacks."));
     }
     if slot.failures > 0 {
-        said.push(format!("Its last {} polls failed: see the calls below.", slot.failures));
+        let failures = slot.failures;
+        said.push(format!(
+            "Its last {failures} polls failed, so it is tried again at that time whatever its cadence: see the calls below."
+        ));
     }
     said
 }
