@@ -158,7 +158,12 @@ pub struct Removed {
 /// If the database fails. What was removed until then is removed.
 pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
     for app in store.apps_that_polled().await? {
-        rollup::catch_up(&store.of_app(app), now, |_| {}).await?;
+        if let Err(error) = rollup::catch_up(&store.of_app(app), now, |_| {}).await {
+            // What is rolled up is removed all the same.
+            metrics::counter!("receiptd_job_failures_total").increment(1);
+            let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, sdk_app_id = app.get(), advice, "an app can't be rolled up");
+        }
     }
     let rolled_up_until = store.rolled_up_by_all().await?;
     let mut removed = Removed::default();

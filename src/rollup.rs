@@ -54,6 +54,7 @@ pub async fn catch_up(store: &Store, now: Timestamp, mut progress: impl FnMut(St
     for hour in store.hours_to_redo().await? {
         store.roll_up_again(hour).await?;
     }
+    store.roll_up_passed_over().await?;
     while let Some(done) = store.roll_up_next(until).await? {
         progress(done);
     }

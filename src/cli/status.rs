@@ -98,6 +98,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ),
         ("partitions", format!("made for {} days, today included", database.partition_runway_days)),
         ("set aside", format!("{} rows", number(database.set_aside))),
+        ("passed over", format!("{} hours of groups by the roll-up", number(database.passed_over))),
         ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("says nothing of itself").to_owned()),
     ];
     let limit = |taken| ("batch", format!("Tencent Chat takes {} messages in a call at most", number(taken)));
@@ -149,6 +150,7 @@ mod tests {
             rolled_up_until: None,
             partition_runway_days: 8,
             set_aside: 0,
+            passed_over: 0,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-const COUNTERS: [(&str, &str); 14] = [
+const COUNTERS: [(&str, &str); 15] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     ("receiptd_messages_asked_total", "Messages that attempts asked for."),
     ("receiptd_changes_total", "Receipts that differed from those before."),
@@ -35,6 +35,10 @@ const COUNTERS: [(&str, &str); 14] = [
         "Rows that the tables refused and that are kept in receiptd.set_aside, with the reason.",
     ),
     ("receiptd_partitions_dropped_total", "Old partitions that were dropped."),
+    (
+        "receiptd_rollup_passed_over_total",
+        "Groups that could not be rolled up and were passed over: see receiptd.rollup_passed_over.",
+    ),
     ("receiptd_job_failures_total", "Roll-ups and removals of what is old that failed."),
     (
         "receiptd_http_connections_displaced_total",

@@ -38,6 +38,8 @@ pub struct Overview {
     pub partition_runway_days: usize,
     /// Rows that the tables refused.
     pub set_aside: i64,
+    /// Hours of groups that could not be rolled up.
+    pub passed_over: i64,
 }
 
 type Lease = (Option<String>, Timestamp, i64, bool, Option<i32>, Option<Timestamp>);
@@ -69,8 +71,10 @@ impl Store {
              WHERE g.sdk_app_id = $1 AND g.state = 'active' AND m.slot_id IS NULL AND m.state = 'active'",
         )
         .bind(self.app());
-        let set_aside = query_scalar("SELECT count(*) FROM receiptd.set_aside");
-        let (lease, (overdue_calls, overdue_since), unslotted, calls, set_aside) = self
+        let set_aside = query_as::<(i64, i64)>(
+            "SELECT (SELECT count(*) FROM receiptd.set_aside), (SELECT count(*) FROM receiptd.rollup_passed_over)",
+        );
+        let (lease, (overdue_calls, overdue_since), unslotted, calls, (set_aside, passed_over)) = self
             .run(DOING, SHORT, async |database| {
                 let lease = lease.fetch_optional(&mut *database).await?;
                 let overdue = overdue.fetch_one(&mut *database).await?;
@@ -94,6 +98,7 @@ impl Store {
             rolled_up_until: lease.and_then(|(.., until)| until),
             partition_runway_days: retention::runway(&self.partitions().await?, self.now().await?.date_naive()),
             set_aside,
+            passed_over,
         })
     }
 }

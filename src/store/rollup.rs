@@ -1,12 +1,15 @@
 //! The roll-up's statements, one transaction a stretch. In which order stretches are done is decided in [`crate::rollup`].
 
+mod passing_over;
+
 use sqlx::PgConnection;
 
+use self::passing_over::{Done, Job, Scope, forget_passed_over, note_passed_over};
 use super::{
     Store, StoreError,
     history::begin_of,
     statement::{query, query_scalar},
-    transaction::{ROLLUP, SHORT},
+    transaction::SHORT,
 };
 use crate::{
     domain::Timestamp,
@@ -18,6 +21,10 @@ const MILESTONES: &str = include_str!("rollup/milestones.sql");
 const RATES: &str = include_str!("rollup/rates.sql");
 const CLOSED: &str = include_str!("rollup/closed.sql");
 const GAPS: &str = include_str!("rollup/gaps.sql");
+const OLD_GAPS: &str = "
+    DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
+    WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
+        AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)";
 const HOURLY: &str = include_str!("rollup/hourly.sql");
 const SENT_EARLIER: &str = include_str!("rollup/sent_earlier.sql");
 const COVERAGE: &str = include_str!("rollup/coverage.sql");
@@ -57,24 +64,23 @@ impl Store {
         self.run("looking for what was stored late", SHORT, async |database| hours.fetch_all(database).await).await
     }
 
-    /// Rolls up the next stretch, as far as `until`. `None` if there is nothing left.
+    /// Rolls up the next stretch, as far as `until`. `None` if there is nothing left. Groups of which the database refuses to
+    /// roll up something are passed over and noted.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn roll_up_next(&self, until: Timestamp) -> Result<Option<Stretch>, StoreError> {
-        let app = self.app();
-        self.run_fenced("rolling up snapshots and calls", ROLLUP, async |database| next(database, app, until).await)
-            .await
+        let done = self.roll_up(Job::Next { until }).await?;
+        Ok(if let Done::Stretch(stretch) = done { stretch } else { None })
     }
 
     /// Rolls up an hour again, as far as it had been: its gaps only if its calls are still there, and its hourly rows only
-    /// if its snapshots are, too. True if all of it was done.
+    /// if its snapshots are, too. True if all of it was done. Groups are passed over as by [`Self::roll_up_next`].
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn roll_up_again(&self, hour: Timestamp) -> Result<bool, StoreError> {
-        let app = self.app();
-        self.run_fenced("rolling up an hour again", ROLLUP, async |database| again(database, app, hour).await).await
+        Ok(matches!(self.roll_up(Job::Again { hour }).await?, Done::Hour { is_whole: true }))
     }
 }
 
@@ -94,20 +100,27 @@ async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestam
         .await
 }
 
-async fn next(connection: &mut PgConnection, app: i64, until: Timestamp) -> Result<Option<Stretch>, sqlx::Error> {
+async fn next(
+    connection: &mut PgConnection,
+    app: i64,
+    until: Timestamp,
+    scope: &Scope,
+) -> Result<Option<Stretch>, sqlx::Error> {
     let done = match mark(connection, app).await? {
         Some(done) => done,
         None => hour_of(begin_of(connection, app).await?.unwrap_or(until)),
     };
     let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
-    fold(connection, app, stretch, stretch.until).await?;
-    find_gaps(connection, app, stretch).await?;
-    query(CLOSED).bind(app).bind(stretch.until).execute(&mut *connection).await?;
+    let mut stretches = Statements { connection, app, done: stretch.until, scope };
+    stretches.fold(stretch).await?;
+    stretches.find_gaps(stretch).await?;
+    stretches.run(CLOSED, stretch).await?;
     if let Some(hour) = stretch.completes() {
-        run(connection, HOURLY, app, hour).await?;
+        stretches.run(HOURLY, hour).await?;
     }
-    run(connection, SENT_EARLIER, app, stretch).await?;
-    run(connection, COVERAGE, app, stretch).await?;
+    stretches.run(SENT_EARLIER, stretch).await?;
+    stretches.run(COVERAGE, stretch).await?;
+    note_passed_over(connection, hour_of(stretch.from), scope).await?;
     // Last, since flushes and the lease wait for this row.
     query("UPDATE receiptd.poller_leases SET rolled_up_until = $2 WHERE sdk_app_id = $1")
         .bind(app)
@@ -117,25 +130,30 @@ async fn next(connection: &mut PgConnection, app: i64, until: Timestamp) -> Resu
     Ok(Some(stretch))
 }
 
-async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp) -> Result<bool, sqlx::Error> {
+async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp, scope: &Scope) -> Result<bool, sqlx::Error> {
     let done = mark(connection, app).await?.unwrap_or(hour);
-    query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
-        .bind(app)
-        .bind(hour)
-        .execute(&mut *connection)
-        .await?;
+    if scope.is_all() {
+        query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
+            .bind(app)
+            .bind(hour)
+            .execute(&mut *connection)
+            .await?;
+    }
+    forget_passed_over(connection, app, hour, scope).await?;
     let Some(stretch) = Stretch::next(hour, done) else { return Ok(true) };
-    fold(connection, app, stretch, done).await?;
     let has_calls = has_day(connection, Table::Calls, hour).await?;
-    if has_calls {
-        find_gaps(connection, app, stretch).await?;
-    }
     let is_whole = has_calls && has_day(connection, Table::Snapshots, hour).await?;
-    if let Some(hour) = stretch.completes().filter(|_| is_whole) {
-        run(connection, HOURLY, app, hour).await?;
+    let mut stretches = Statements { connection, app, done, scope };
+    stretches.fold(stretch).await?;
+    if has_calls {
+        stretches.find_gaps(stretch).await?;
     }
-    run(connection, SENT_EARLIER, app, stretch).await?;
-    run(connection, COVERAGE, app, stretch).await?;
+    if let Some(hour) = stretch.completes().filter(|_| is_whole) {
+        stretches.run(HOURLY, hour).await?;
+    }
+    stretches.run(SENT_EARLIER, stretch).await?;
+    stretches.run(COVERAGE, stretch).await?;
+    note_passed_over(connection, hour, scope).await?;
     Ok(is_whole)
 }
 
@@ -148,25 +166,38 @@ async fn has_day(connection: &mut PgConnection, table: Table, hour: Timestamp) -
     attached.bind(partition).fetch_one(connection).await
 }
 
-/// Milestones and read rates. What is gone of the span changes nothing about them.
-async fn fold(connection: &mut PgConnection, app: i64, stretch: Stretch, done: Timestamp) -> Result<(), sqlx::Error> {
-    run(connection, MILESTONES, app, stretch).await?;
-    query(RATES).bind(app).bind(stretch.from).bind(stretch.until).bind(done).execute(connection).await.map(drop)
+/// The statements of one stretch.
+struct Statements<'a> {
+    connection: &'a mut PgConnection,
+    app: i64,
+    /// Until when the app is rolled up once this stretch is.
+    done: Timestamp,
+    scope: &'a Scope,
 }
 
-async fn find_gaps(connection: &mut PgConnection, app: i64, stretch: Stretch) -> Result<(), sqlx::Error> {
-    query(
-        "DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
-         WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3",
-    )
-    .bind(app)
-    .bind(stretch.from)
-    .bind(stretch.until)
-    .execute(&mut *connection)
-    .await?;
-    run(connection, GAPS, app, stretch).await
-}
+impl Statements<'_> {
+    /// Milestones and read rates. What is gone of the span changes nothing about them.
+    async fn fold(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
+        self.run(MILESTONES, stretch).await?;
+        self.run(RATES, stretch).await
+    }
 
-async fn run(connection: &mut PgConnection, sql: &'static str, app: i64, span: Stretch) -> Result<(), sqlx::Error> {
-    query(sql).bind(app).bind(span.from).bind(span.until).execute(connection).await.map(drop)
+    async fn find_gaps(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
+        self.run(OLD_GAPS, stretch).await?;
+        self.run(GAPS, stretch).await
+    }
+
+    async fn run(&mut self, sql: &'static str, span: Stretch) -> Result<(), sqlx::Error> {
+        query(sql)
+            .bind(self.app)
+            .bind(span.from)
+            .bind(span.until)
+            .bind(self.done)
+            .bind(self.scope.first)
+            .bind(self.scope.last)
+            .bind(self.scope.left_out())
+            .execute(&mut *self.connection)
+            .await
+            .map(drop)
+    }
 }

@@ -141,3 +141,50 @@ async fn a_group_that_has_been_silent_for_weeks_is_among_the_groups() {
     history.psql("UPDATE receiptd.watched_groups SET state = 'removed'");
     assert_eq!(history.psql(engagement), "", "of a group that is not watched any more nobody asks that");
 }
+
+#[tokio::test]
+async fn counts_near_the_top_of_the_integers_are_reckoned_like_all_others() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 2_147_483_647), ("08:40", 2_147_483_647, 1)]);
+    history.message(2, "08:30");
+    history.polls(2, &[("08:31", 2_147_483_647, 2_147_483_647)]);
+    history.roll_up("10:00").await;
+    let rates = "SELECT read_rate_15m, read_rate_1h FROM receiptd.message_milestones ORDER BY msg_seq";
+    assert_eq!(history.psql(rates), "1|1\n0.5|0.5");
+    let sums = "SELECT sum(reads_gained), sum(reads_found) FROM receiptd.group_receipts_hourly";
+    assert_eq!(history.psql(sums), "2147483647|2147483647");
+    let curve = "SELECT count(*), max(read_rate) FROM receiptd.receipt_curve('g', 2, '1 minute')";
+    assert_eq!(history.psql(curve), "2|0.5");
+    assert_eq!(history.psql("SELECT read_num, unread_num FROM receiptd.unread_backlog"), "4294967294|2147483648");
+    history.store.glance().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_group_that_can_not_be_rolled_up_is_passed_over_and_stops_no_other_nor_retention() {
+    let history = History::new().await;
+    history.psql("SELECT receiptd.watch_group(1400000000, id) FROM unnest(ARRAY['bad', 'c', 'd', 'e']) AS id");
+    history.psql("ALTER TABLE receiptd.poll_gaps ADD CONSTRAINT not_two CHECK (group_key <> 2)");
+    for (group, called) in [(1, "09:30"), (2, "09:30"), (2, "10:30"), (3, "09:30"), (5, "10:30")] {
+        history.call(group, "09:10", called, "success");
+    }
+    history.roll_up("12:00").await;
+    let gaps = "SELECT group_key, to_char(gap_until, 'HH24:MI') FROM receiptd.poll_gaps ORDER BY 1, 2";
+    assert_eq!(history.psql(gaps), "1|09:30\n3|09:30\n5|10:30");
+    let noted =
+        "SELECT group_key, to_char(hour, 'HH24'), sqlstate, reason LIKE '%not_two%' FROM receiptd.rollup_passed_over
+        ORDER BY hour";
+    assert_eq!(history.psql(noted), "2|09|23514|t\n2|10|23514|t");
+    assert_eq!(history.store.rolled_up_by_all().await.unwrap(), Some(at("12:00")), "retention goes on");
+    // Stored late: the redo of an hour passes it over too.
+    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-20 09:00Z')");
+    history.roll_up("12:05").await;
+    assert_eq!(history.store.rolled_up_by_all().await.unwrap(), Some(at("12:05")));
+    assert_eq!(history.psql(gaps), "1|09:30\n3|09:30\n5|10:30");
+    // Once it can be rolled up, what is lacking is made good.
+    history.psql("ALTER TABLE receiptd.poll_gaps DROP CONSTRAINT not_two");
+    history.psql("UPDATE receiptd.rollup_passed_over SET last_at = last_at - interval '2 hours'");
+    history.roll_up("12:10").await;
+    assert_eq!(history.psql(noted), "");
+    assert_eq!(history.psql(gaps), "1|09:30\n2|09:30\n2|10:30\n3|09:30\n5|10:30");
+}

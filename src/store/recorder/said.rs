@@ -51,7 +51,7 @@ impl Said {
 
 impl Store {
     /// The id of a group, for the log.
-    async fn group_id(&self, group_key: GroupKey) -> Result<String, StoreError> {
+    pub(in crate::store) async fn group_id(&self, group_key: GroupKey) -> Result<String, StoreError> {
         let group = query_scalar("SELECT group_id FROM receiptd.watched_groups WHERE group_key = $1").bind(group_key);
         self.run("looking up a group", SHORT, async |database| group.fetch_one(database).await).await
     }

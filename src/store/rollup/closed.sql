@@ -1,9 +1,9 @@
--- $1 app, $2 until: messages whose watching has ended leave the hot table, once all that is known of them is folded.
+-- $1 app, $3 until, groups from $5 to $6 without $7: messages whose watching has ended leave the hot table, once all that is known of them is folded.
 -- One that somebody holds, for instance to watch it again, has time until the next roll-up.
 WITH free AS (
     SELECT w.group_key, w.msg_seq FROM receiptd.watched_messages w JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND w.state <> 'active' AND w.closed_at < $2
-        AND (w.first_polled_at IS NULL OR w.known_until < $2)
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND w.state <> 'active' AND w.closed_at < $3
+        AND (w.first_polled_at IS NULL OR w.known_until < $3)
     FOR UPDATE OF w SKIP LOCKED
 ), leaving AS (
     DELETE FROM receiptd.watched_messages w USING free f

@@ -1,4 +1,4 @@
--- $1 app, $2 from, $3 until: gaps that ended in the span and reach into earlier hours count there.
+-- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: gaps that ended in the span and reach into earlier hours count there.
 UPDATE receiptd.group_receipts_hourly h SET coverage = covered.coverage
 FROM (
     SELECT hours.group_key, hours.hour, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
@@ -8,7 +8,7 @@ FROM (
         JOIN receiptd.watched_groups g USING (group_key)
         CROSS JOIN LATERAL generate_series(date_trunc('hour', p.gap_from, 'UTC'),
             date_trunc('hour', $2::timestamptz, 'UTC') - interval '1 hour', '1 hour') AS hour
-        WHERE g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
+        WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND p.gap_until >= $2 AND p.gap_until < $3
     ) hours
     CROSS JOIN LATERAL (
         SELECT unnest(range_agg(tstzrange(p.gap_from, p.gap_until) * tstzrange(hour, hour + interval '1 hour'))) AS gap

@@ -1,11 +1,11 @@
--- $1 app, $2 from, $3 until: the gaps that ended in the span: polls that were made more than a minute after they were due,
+-- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: the gaps that ended in the span: polls that were made more than a minute after they were due,
 -- joined where they overlap within a group. (What spans join beyond that is for the view poll_coverage: so it does not matter
 -- where a span was cut.)
 WITH late AS (
     SELECT c.group_key, c.due_at, c.called_at, c.messages_answered
     FROM receiptd.api_calls c
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
         AND c.due_at < c.called_at - interval '1 minute'
 ), gaps AS (
     SELECT group_key, lower(gap) AS gap_from, upper(gap) AS gap_until,

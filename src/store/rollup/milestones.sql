@@ -1,4 +1,4 @@
--- $1 app, $2 from, $3 until: folds the snapshots of the span into the milestones of their messages. Doing it again, or in
+-- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: folds the snapshots of the span into the milestones of their messages. Doing it again, or in
 -- another order, changes nothing: the first poll that saw a milestone wins, and the last counts do.
 WITH seen AS (
     -- Where no count was known before, nothing was observed.
@@ -7,7 +7,7 @@ WITH seen AS (
         s.read_num::bigint + s.unread_num AS members
     FROM receiptd.receipt_snapshots s
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND s.polled_at >= $2 AND s.polled_at < $3
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND s.polled_at >= $2 AND s.polled_at < $3
 ), folded AS (
     SELECT group_key, msg_seq, min(polled_at) AS first_polled_at, max(polled_at) AS last_polled_at,
         max(polled_at) FILTER (WHERE read_num IS NOT NULL) AS last_counted_at,

@@ -1,4 +1,4 @@
--- $1 app, $2 from, $3 until, $4 rolled up until: the read rates of messages that came of age in the span. Of a span that is
+-- $1 app, $2 from, $3 until, $4 rolled up until, groups from $5 to $6 without $7: the read rates of messages that came of age in the span. Of a span that is
 -- done again also of those that it has rows of and that have come of age since.
 WITH ages (age) AS (VALUES (interval '15 minutes'), ('1 hour'), ('24 hours'), ('7 days')),
 of_age AS (
@@ -24,7 +24,7 @@ of_age AS (
     FROM of_age a
     JOIN receiptd.message_milestones m USING (group_key, msg_seq)
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND m.first_polled_at <= m.sent_at + a.age
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND m.first_polled_at <= m.sent_at + a.age
 ), rates AS (
     SELECT group_key, msg_seq, max(rate) FILTER (WHERE age = '15 minutes') AS rate_15m,
         max(rate) FILTER (WHERE age = '1 hour') AS rate_1h, max(rate) FILTER (WHERE age = '24 hours') AS rate_24h,

@@ -1,4 +1,4 @@
--- $1 app, $2 from, $3 until: messages that were first seen in the span and sent in an earlier hour count there.
+-- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: messages that were first seen in the span and sent in an earlier hour count there.
 INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent)
 SELECT late.group_key, late.hour, count(m.first_polled_at)
 FROM (
@@ -6,7 +6,7 @@ FROM (
     FROM receiptd.receipt_snapshots s
     JOIN receiptd.watched_groups g USING (group_key)
     JOIN receiptd.message_milestones m USING (group_key, msg_seq)
-    WHERE g.sdk_app_id = $1 AND s.polled_at >= $2 AND s.polled_at < $3 AND s.prior_polled_at IS NULL
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND s.polled_at >= $2 AND s.polled_at < $3 AND s.prior_polled_at IS NULL
         AND m.sent_at < date_trunc('hour', $2::timestamptz, 'UTC')
 ) late
 JOIN receiptd.message_milestones m ON m.group_key = late.group_key AND m.sent_at >= late.hour

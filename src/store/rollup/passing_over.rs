@@ -1,0 +1,238 @@
+//! Groups of which the database refuses to roll up something: a count that can't be reckoned, a constraint or a trigger of the
+//! owner's. Such a group is found by halving, passed over for the hour and noted, so that it stops nothing else.
+
+use sqlx::{Executor, PgConnection};
+
+use super::{again, next};
+use crate::{
+    domain::Timestamp,
+    rollup::Stretch,
+    slot::GroupKey,
+    store::{
+        Store, StoreError,
+        sqlstate::Remedy,
+        statement::{query, query_as},
+        transaction::{ROLLUP, SHORT},
+    },
+};
+
+/// Maximum number of groups that are passed over in one stretch. Each takes some twenty trials to find; what refuses more is
+/// left for a person, as any other failure is.
+const MOST: usize = 20;
+
+/// How often an hour of a group that was passed over is tried again.
+const AGAIN_AFTER: &str = "1 hour";
+
+/// Maximum number of these that are tried again at a time.
+const AT_ONCE: i64 = 100;
+
+/// What is rolled up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Job {
+    /// The next stretch, as far as this time.
+    Next { until: Timestamp },
+    /// This hour once more.
+    Again { hour: Timestamp },
+}
+
+/// What was rolled up.
+#[derive(Debug)]
+pub(super) enum Done {
+    Stretch(Option<Stretch>),
+    Hour { is_whole: bool },
+}
+
+/// A group that is passed over, and what the database said.
+#[derive(Debug)]
+pub(super) struct PassedOver {
+    group_key: GroupKey,
+    sqlstate: String,
+    reason: String,
+}
+
+/// The groups that are rolled up: those from the first to the last key, without some.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub first: GroupKey,
+    pub last: GroupKey,
+    pub passed_over: Vec<PassedOver>,
+}
+
+impl Scope {
+    /// All groups but these.
+    pub fn of_all(passed_over: Vec<PassedOver>) -> Self {
+        Self { first: GroupKey::MIN, last: GroupKey::MAX, passed_over }
+    }
+
+    /// Whether it is about all groups of the app, whatever is passed over.
+    pub fn is_all(&self) -> bool {
+        (self.first, self.last) == (GroupKey::MIN, GroupKey::MAX)
+    }
+
+    /// The groups that are passed over.
+    pub fn left_out(&self) -> Vec<GroupKey> {
+        self.passed_over.iter().map(|group| group.group_key).collect()
+    }
+}
+
+impl Job {
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Next { .. } => "rolling up snapshots and calls",
+            Self::Again { .. } => "rolling up an hour again",
+        }
+    }
+
+    async fn run(self, connection: &mut PgConnection, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
+        match self {
+            Self::Next { until } => next(connection, app, until, scope).await.map(Done::Stretch),
+            Self::Again { hour } => again(connection, app, hour, scope).await.map(|is_whole| Done::Hour { is_whole }),
+        }
+    }
+}
+
+impl Store {
+    /// Rolls up all groups but those of which the database refuses something.
+    pub(super) async fn roll_up(&self, job: Job) -> Result<Done, StoreError> {
+        let app = self.app();
+        let mut scope = Scope::of_all(vec![]);
+        loop {
+            let work = async |database: &mut PgConnection| job.run(database, app, &scope).await;
+            let error = match self.run_fenced(job.doing(), ROLLUP, work).await {
+                Err(error) if is_refusal(&error) && scope.passed_over.len() < MOST => error,
+                ended => return ended,
+            };
+            let Some((group_key, refusal)) = self.find_refused(job, &mut scope).await? else { return Err(error) };
+            self.say_passed_over(group_key, &refusal).await;
+            let (sqlstate, reason) = (refusal.sqlstate().unwrap_or_default(), refusal.cause().unwrap_or_default());
+            scope.passed_over.push(PassedOver { group_key, sqlstate, reason });
+        }
+    }
+
+    /// The first group of the scope that is refused alone, by halving, with the refusal.
+    async fn find_refused(&self, job: Job, scope: &mut Scope) -> Result<Option<(GroupKey, StoreError)>, StoreError> {
+        let bounds =
+            query_as("SELECT min(group_key), max(group_key) FROM receiptd.watched_groups WHERE sdk_app_id = $1");
+        let bounds = bounds.bind(self.app());
+        let bounds =
+            self.run("looking for the groups of an app", SHORT, async |database| bounds.fetch_one(database).await);
+        let (Some(mut first), Some(mut last)) = bounds.await? else { return Ok(None) };
+        while first < last {
+            let middle = first + (last - first) / 2;
+            (scope.first, scope.last) = (first, middle);
+            match self.try_out(job, scope).await? {
+                Some(_) => last = middle,
+                None => first = middle + 1,
+            }
+        }
+        (scope.first, scope.last) = (first, first);
+        let refusal = self.try_out(job, scope).await?;
+        (scope.first, scope.last) = (GroupKey::MIN, GroupKey::MAX);
+        Ok(refusal.map(|refusal| (first, refusal)))
+    }
+
+    /// Whether the database refuses to roll up the groups of the scope, and how. Nothing of it stays.
+    async fn try_out(&self, job: Job, scope: &Scope) -> Result<Option<StoreError>, StoreError> {
+        let app = self.app();
+        let tried = self.run(job.doing(), ROLLUP, async |database| {
+            database.execute("SAVEPOINT trial").await?;
+            job.run(database, app, scope).await?;
+            database.execute("ROLLBACK TO SAVEPOINT trial").await
+        });
+        match tried.await {
+            Ok(_) => Ok(None),
+            Err(error) if is_refusal(&error) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn say_passed_over(&self, group_key: GroupKey, refusal: &StoreError) {
+        metrics::counter!("receiptd_rollup_passed_over_total").increment(1);
+        let (group, cause) = (self.group_id(group_key).await.ok(), refusal as &dyn std::error::Error);
+        let sqlstate = refusal.sqlstate();
+        let what = "a group can't be rolled up and is passed over: see receiptd.rollup_passed_over";
+        tracing::error!(error = cause, group, group_key, sqlstate, "{what}");
+    }
+
+    /// Tries again what was passed over more than an hour ago, each group by itself.
+    ///
+    /// # Errors
+    /// If the database fails otherwise than by refusing it again.
+    pub async fn roll_up_passed_over(&self) -> Result<(), StoreError> {
+        let passed_over = query_as::<(GroupKey, Timestamp)>(
+            "SELECT p.group_key, p.hour FROM receiptd.rollup_passed_over p JOIN receiptd.watched_groups g USING (group_key)
+             WHERE g.sdk_app_id = $1 AND p.last_at < now() - $2::text::interval ORDER BY p.last_at, p.hour LIMIT $3",
+        );
+        let passed_over = passed_over.bind(self.app()).bind(AGAIN_AFTER).bind(AT_ONCE);
+        let doing = "looking for what was passed over";
+        let passed_over = self.run(doing, SHORT, async |database| passed_over.fetch_all(database).await);
+        for (group_key, hour) in passed_over.await? {
+            self.roll_up_alone(group_key, hour).await?;
+        }
+        Ok(())
+    }
+
+    /// Rolls up an hour of one group again, or notes that it is still refused.
+    async fn roll_up_alone(&self, group_key: GroupKey, hour: Timestamp) -> Result<(), StoreError> {
+        let (app, job) = (self.app(), Job::Again { hour });
+        let scope = Scope { first: group_key, last: group_key, passed_over: vec![] };
+        let work = async |database: &mut PgConnection| job.run(database, app, &scope).await;
+        let refusal = match self.run_fenced(job.doing(), ROLLUP, work).await {
+            Err(error) if is_refusal(&error) => error,
+            ended => return ended.map(drop),
+        };
+        let (sqlstate, reason) = (refusal.sqlstate().unwrap_or_default(), refusal.cause().unwrap_or_default());
+        let scope = Scope::of_all(vec![PassedOver { group_key, sqlstate, reason }]);
+        let noting = async |database: &mut PgConnection| note_passed_over(database, hour, &scope).await;
+        self.run_fenced("noting what can't be rolled up", SHORT, noting).await
+    }
+}
+
+/// Whether it was about the data: the rest can be rolled up without it.
+fn is_refusal(error: &StoreError) -> bool {
+    matches!(error.remedy(), Remedy::SetAside | Remedy::Partition)
+}
+
+/// Notes the groups that are passed over in this hour.
+pub(super) async fn note_passed_over(
+    connection: &mut PgConnection,
+    hour: Timestamp,
+    scope: &Scope,
+) -> Result<(), sqlx::Error> {
+    for PassedOver { group_key, sqlstate, reason } in &scope.passed_over {
+        query(
+            "INSERT INTO receiptd.rollup_passed_over AS p (group_key, hour, sqlstate, reason) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (group_key, hour) DO UPDATE SET last_at = EXCLUDED.last_at, times = p.times + 1,
+                sqlstate = EXCLUDED.sqlstate, reason = EXCLUDED.reason",
+        )
+        .bind(group_key)
+        .bind(hour)
+        .bind(sqlstate)
+        .bind(reason)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Takes back what was noted of the groups that are rolled up again.
+pub(super) async fn forget_passed_over(
+    connection: &mut PgConnection,
+    app: i64,
+    hour: Timestamp,
+    scope: &Scope,
+) -> Result<(), sqlx::Error> {
+    query(
+        "DELETE FROM receiptd.rollup_passed_over p USING receiptd.watched_groups g
+         WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.hour = $2
+            AND p.group_key BETWEEN $3 AND $4 AND p.group_key <> ALL ($5)",
+    )
+    .bind(app)
+    .bind(hour)
+    .bind(scope.first)
+    .bind(scope.last)
+    .bind(scope.left_out())
+    .execute(connection)
+    .await
+    .map(drop)
+}
