@@ -1,5 +1,6 @@
--- $1 app, $2 from, $3 until, $4 rolled up until, groups from $5 to $6 without $7: the read rates of messages that came of age in the span. Of a span that is
--- done again also of those that it has rows of and that have come of age since.
+-- $1 app, $2 from, $3 until, $4 rolled up until, groups from $5 to $6 without $7: the read rates of messages that came of age
+-- in the span. Of a span that is done again also of those that it has rows of and that have come of age since. Messages that
+-- somebody holds get theirs when the hour is done again.
 WITH ages (age) AS (VALUES (interval '15 minutes'), ('1 hour'), ('24 hours'), ('7 days')),
 of_age AS (
     SELECT m.group_key, m.msg_seq, ages.age
@@ -30,8 +31,18 @@ of_age AS (
         max(rate) FILTER (WHERE age = '1 hour') AS rate_1h, max(rate) FILTER (WHERE age = '24 hours') AS rate_24h,
         max(rate) FILTER (WHERE age = '7 days') AS rate_7d
     FROM rated WHERE rate IS NOT NULL GROUP BY group_key, msg_seq
+), free AS MATERIALIZED (
+    -- Whoever watches messages again locks them in the order of their keys, as the milestones before were: to wait for that
+    -- here, where some of them are locked already, could be a deadlock.
+    SELECT m.group_key, m.msg_seq FROM receiptd.message_milestones m JOIN rates r USING (group_key, msg_seq)
+    FOR NO KEY UPDATE OF m SKIP LOCKED
+), held AS (
+    INSERT INTO receiptd.rollup_redo (sdk_app_id, hour)
+    SELECT $1, date_trunc('hour', $2::timestamptz, 'UTC')
+    WHERE EXISTS (SELECT FROM rates r LEFT JOIN free f USING (group_key, msg_seq) WHERE f.group_key IS NULL)
 )
 UPDATE receiptd.message_milestones m SET
     read_rate_15m = coalesce(r.rate_15m, m.read_rate_15m), read_rate_1h = coalesce(r.rate_1h, m.read_rate_1h),
     read_rate_24h = coalesce(r.rate_24h, m.read_rate_24h), read_rate_7d = coalesce(r.rate_7d, m.read_rate_7d)
-FROM rates r WHERE m.group_key = r.group_key AND m.msg_seq = r.msg_seq
+FROM rates r JOIN free f USING (group_key, msg_seq)
+WHERE m.group_key = r.group_key AND m.msg_seq = r.msg_seq
