@@ -35,6 +35,8 @@ use serde::Serialize;
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout_at;
 
+#[cfg(test)]
+pub(crate) use self::recorder::BatchSize;
 pub use self::{
     doctor::Rights,
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
@@ -78,6 +80,15 @@ pub enum StoreError {
         doing: &'static str,
         /// How long it was waited for.
         patience: Duration,
+    },
+    /// The commit was sent and its answer did not come: it may have been made, or be made later.
+    #[error("{doing} may have failed: the database did not answer the commit")]
+    Unanswered {
+        /// What was being done, and to what.
+        doing: &'static str,
+        /// What the way to the database said; nothing if it took too long.
+        #[source]
+        source: Option<sqlx::Error>,
     },
     /// Another receiptd polls this app by now. Nothing was written.
     #[error("{doing} failed: another receiptd polls this app by now")]

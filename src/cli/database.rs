@@ -211,6 +211,6 @@ pub fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a S
 /// What the operator can do about a failure of the database, where that is known.
 pub fn advice(error: &StoreError) -> Option<&'static str> {
     let is_unreachable = matches!(error, StoreError::Failed { source: sqlx::Error::Io(_), .. })
-        || matches!(error, StoreError::Deadline { .. });
+        || matches!(error, StoreError::Deadline { .. } | StoreError::Unanswered { .. });
     error.advice().or(is_unreachable.then_some("is it running, and can this machine reach it?"))
 }

@@ -73,7 +73,7 @@ impl Exit {
                 return Some(Self::Config);
             }
             let is_away = cause.is::<sqlx::Error>()
-                || matches!(failure(cause), Some(StoreError::Deadline { .. }))
+                || matches!(failure(cause), Some(StoreError::Deadline { .. } | StoreError::Unanswered { .. }))
                 || matches!(cause.downcast_ref(), Some(StartError::Listen(_)));
             is_away.then_some(Self::Unavailable)
         };

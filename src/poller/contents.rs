@@ -19,12 +19,15 @@ impl Poller {
     pub(super) async fn read(&mut self, claimed: &mut Vec<SlotId>) -> Result<Vec<Slot>, StoreError> {
         let batch_size = self.status.slot_size();
         let mut slots = self.store.read_slots(claimed).await?;
+        // Each of these has a deadline of its own; together they may take longer than a watchdog waits.
+        self.progress.beat();
         let mut split = Vec::new();
         for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
             split.push(slot.slot_id);
             for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
                 self.schedule.set(slot, due, self.now());
             }
+            self.progress.beat();
         }
         if !split.is_empty() {
             slots.retain(|slot| !split.contains(&slot.slot_id));
@@ -38,6 +41,7 @@ impl Poller {
                 }
             }
         }
+        self.progress.beat();
         self.merge(&mut slots, claimed).await?;
         Ok(slots)
     }
@@ -61,6 +65,7 @@ impl Poller {
                 slots.iter().position(|slot| slot.slot_id == other).map(|index| slots.remove(index))
             } else if self.schedule.claim(other) {
                 claimed.push(other);
+                self.progress.beat();
                 self.store.read_slots(&[other]).await?.pop()
             } else {
                 None

@@ -44,8 +44,10 @@ impl Slotter {
             let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut left, &mut stored, &stop)).await else {
                 continue;
             };
-            // What was asked for may have been done all the same.
-            self.tell(ScheduleNews::Unsure);
+            // What was asked for may have been done all the same. Any other error has changed nothing.
+            if error.is_unanswered() {
+                self.tell(ScheduleNews::Unsure);
+            }
             // That the lease is lost is known, and told, by who renews it.
             if !matches!(error, StoreError::LeaseLost { .. })
                 && let Some(count) = trouble.happened()

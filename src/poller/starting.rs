@@ -39,6 +39,7 @@ impl Poller {
             self.say(&error);
             return READ_AGAIN;
         }
+        self.progress.beat();
         let now = self.now();
         let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
             Admission::Open => (room, false),
@@ -63,7 +64,7 @@ impl Poller {
             Err(error) => {
                 self.say(&error);
                 // A slot may have been split without an answer.
-                self.is_unsure = true;
+                self.is_unsure |= error.is_unanswered();
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.time, now));
                 (0, READ_AGAIN)
             }

@@ -3,6 +3,7 @@
 //! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile polling
 //! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest.
 
+mod batch;
 mod said;
 
 use std::{
@@ -21,7 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::said::Said;
+pub(crate) use self::batch::BatchSize;
+use self::{batch::MAX_ROWS, said::Said};
 pub use super::flush::Committed;
 use super::{
     Store, StoreError,
@@ -37,9 +39,6 @@ use crate::{
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(100);
-
-/// A flush has at most about this many rows.
-const MAX_ROWS: usize = 2_000;
 
 /// How many recordings may wait for a flush. At 200 polls a second that is some seconds of an outage; then polls wait.
 const QUEUE: usize = 1_000;
@@ -85,6 +84,8 @@ pub struct Recorder {
     tried: HashSet<SlotId>,
     /// How many times in a row the tables have refused the row of a slot, or of its group.
     refusals: HashMap<SlotId, i32>,
+    /// How much is written at once.
+    size: BatchSize,
 }
 
 /// Recordings can't be written any more.
@@ -126,6 +127,8 @@ enum Written {
     Done,
     /// The tables refuse something in it.
     Refused(StoreError),
+    /// It was too much for the time that it had.
+    TookTooLong,
 }
 
 impl Recorder {
@@ -133,8 +136,8 @@ impl Recorder {
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Recording>) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
-        let (tried, refusals) = (HashSet::new(), HashMap::new());
-        (Self { store, settings, queue, left, try_left_at, said, tried, refusals }, sender)
+        let (tried, refusals, size) = (HashSet::new(), HashMap::new(), BatchSize::default());
+        (Self { store, settings, queue, left, try_left_at, said, tried, refusals, size }, sender)
     }
 
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
@@ -217,30 +220,40 @@ impl Recorder {
         if give_up { Err(Lost { reason: Reason::Stopped, recordings: 0 }) } else { Ok(()) }
     }
 
-    /// Writes a batch, however long it takes. What is refused is searched for by halving.
+    /// Writes recordings, however long it takes, a batch at a time. What is refused is searched for by halving.
     async fn write(&mut self, recordings: Vec<Recording>, how: How) -> Result<(), Lost> {
         let mut parts = vec![(recordings, how)];
         while let Some((mut part, how)) = parts.pop() {
-            if part.is_empty() {
+            let batch = self.size.take(&mut part, rows);
+            if batch.is_empty() {
                 continue;
             }
-            let written = self.write_part(&part, &how).await.map_err(|reason| {
+            if !part.is_empty() {
+                parts.push((part, How::Whole));
+            }
+            let written = self.write_part(&batch, &how).await.map_err(|reason| {
                 let others: usize = parts.iter().map(|(part, _)| part.len()).sum();
-                Lost { reason, recordings: part.len() + others }
+                Lost { reason, recordings: batch.len() + others }
             })?;
-            match (written, part.len()) {
-                (Written::Done, _) => {}
-                (Written::Refused(refusal), 1) => parts.push((part, How::Apart(refusal))),
-                (Written::Refused(_), several) => {
-                    let second = part.split_off(several / 2);
-                    parts.extend([(second, How::Whole), (part, How::Whole)]);
+            let several = batch.len() > 1;
+            match written {
+                Written::Done => self.size.ended_in_time(),
+                Written::Refused(_) if several => {
+                    let mut first = batch;
+                    let second = first.split_off(first.len() / 2);
+                    parts.extend([(second, How::Whole), (first, How::Whole)]);
+                }
+                Written::Refused(refusal) => parts.push((batch, How::Apart(refusal))),
+                Written::TookTooLong => {
+                    self.size.took_too_long(batch.iter().map(rows).sum());
+                    parts.push((batch, how));
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes one part until it is written or refused. The error says why there is no use in going on.
+    /// Writes one part until it is written, refused, or found to be too much. The error says why there is no use in going on.
     async fn write_part(&mut self, part: &[Recording], how: &How) -> Result<Written, Reason> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -259,6 +272,9 @@ impl Recorder {
             }
             self.said.failed(&error, part.len());
             self.set_stuck(true);
+            if error.is_timeout() && part.len() > 1 {
+                return Ok(Written::TookTooLong);
+            }
             if self.settings.give_up.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Err(Reason::Stopped);
             }

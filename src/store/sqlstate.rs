@@ -58,7 +58,8 @@ pub const ERROR_CLASSES: [&str; 9] =
 /// The class of a failure.
 pub(super) fn class(error: &StoreError) -> &'static str {
     let Some(sqlstate) = error.sqlstate() else {
-        return if matches!(error, StoreError::Deadline { .. }) { "deadline" } else { "connection" };
+        let is_late = matches!(error, StoreError::Deadline { .. } | StoreError::Unanswered { source: None, .. });
+        return if is_late { "deadline" } else { "connection" };
     };
     match (sqlstate.as_str(), sqlstate.get(..2).unwrap_or_default()) {
         ("25006", _) => "read_only",
@@ -141,8 +142,20 @@ impl StoreError {
         }
     }
 
+    /// Whether it took too long, by the daemon's or the server's deadline or by that of a lock: less at a time may do.
+    pub(super) fn is_timeout(&self) -> bool {
+        // lock_not_available, query_canceled
+        matches!(self, Self::Deadline { .. }) || matches!(self.sqlstate().as_deref(), Some("55P03" | "57014"))
+    }
+
+    /// Whether something may have been written of which no answer came.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Unanswered { .. })
+    }
+
     pub(super) fn remedy(&self) -> Remedy {
         match self {
+            Self::Unanswered { .. } => Remedy::Retry,
             Self::Failed { source, .. } => remedy_of(source),
             Self::Deadline { .. } | Self::LeaseLost { .. } => Remedy::Retry,
         }

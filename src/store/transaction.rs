@@ -220,7 +220,12 @@ impl Transaction {
                 self.connection.take();
                 Ok(value)
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) if is_answer(error.as_ref()) => Err(self.failed(error)),
+            Err(source) => {
+                let doing = self.doing;
+                _ = self.failed(None);
+                Err(StoreError::Unanswered { doing, source })
+            }
         }
     }
 
@@ -288,6 +293,11 @@ impl Transaction {
         }
         counted(error)
     }
+}
+
+/// Whether the server itself said that it did not commit. A server that shuts down may have committed before it says so.
+fn is_answer(error: Option<&sqlx::Error>) -> bool {
+    error.and_then(sqlstate::sqlstate).is_some_and(|state| !state.starts_with("08") && !state.starts_with("57P"))
 }
 
 /// The error of what ended badly, or `None` if it did not end in time.

@@ -335,3 +335,26 @@ async fn a_quarantine_that_the_tables_refuse_is_tried_in_growing_pauses_and_set_
     rig.until("EXISTS (SELECT FROM receiptd.watched_groups WHERE group_id = 'gone' AND state = 'quarantined')").await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_too_much_for_one_transaction_is_stored_in_smaller_ones() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    // All at once take 14 s, and a transaction has 9.
+    run(
+        &rig,
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_sleep(0.06); RETURN NEW; END $$;
+         CREATE TRIGGER slow BEFORE INSERT ON receiptd.receipt_snapshots FOR EACH ROW EXECUTE FUNCTION public.slow()",
+    )
+    .await;
+    for number in 1..=12 {
+        rig.watch(&format!("g{number}"), 1..=20).await;
+    }
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots) = 240").await;
+    run(&rig, "DROP TRIGGER slow ON receiptd.receipt_snapshots").await;
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    let ended = i64::try_from(rig.simulator.ledger().ended_calls()).unwrap();
+    assert_eq!(rig.count("receiptd.api_calls").await, ended, "every call has one row");
+}

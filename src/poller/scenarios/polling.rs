@@ -197,7 +197,6 @@ impl World {
         let Some(slots) = slots else {
             let polling = self.polling(daemon);
             claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.time, clocks));
-            polling.is_unsure = true;
             if is_probe {
                 polling.gate.probe_again(clocks.monotonic);
             }

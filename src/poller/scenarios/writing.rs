@@ -8,7 +8,10 @@ use super::{
     operation::{Reply, Request},
     world::{Doing, World},
 };
-use crate::{slot::StoredDue, store::Committed};
+use crate::{
+    slot::StoredDue,
+    store::{BatchSize, Committed},
+};
 
 /// As the constants in `store::recorder` have it.
 const GATHER: Duration = Duration::from_millis(100);
@@ -29,6 +32,9 @@ enum State {
 pub(super) struct Writing {
     queue: Vec<Kept>,
     batch: Vec<Kept>,
+    /// What is to be written after the batch.
+    rest: Vec<Kept>,
+    size: BatchSize,
     state: State,
     wait: Duration,
     unanswered: bool,
@@ -42,8 +48,14 @@ impl Writing {
         matches!(self.state, State::Idle | State::Ended)
     }
 
+    /// Takes the next batch. False if nothing is left.
+    fn takes_batch(&mut self) -> bool {
+        self.batch = self.size.take(&mut self.rest, |_| 1);
+        !self.batch.is_empty()
+    }
+
     pub fn unwritten(&self) -> Vec<u64> {
-        self.queue.iter().chain(&self.batch).map(|kept| kept.id).collect()
+        self.queue.iter().chain(&self.batch).chain(&self.rest).map(|kept| kept.id).collect()
     }
 }
 
@@ -70,7 +82,8 @@ impl World {
 
     pub fn gathered(&mut self, daemon: usize) {
         let writing = self.writing(daemon);
-        writing.batch = std::mem::take(&mut writing.queue);
+        writing.rest = std::mem::take(&mut writing.queue);
+        writing.takes_batch();
         (writing.wait, writing.unanswered) = (FIRST_WAIT, false);
         self.flushes(daemon);
     }
@@ -94,7 +107,9 @@ impl World {
                 writing.is_stuck = false;
                 self.tally.stored += writing.batch.len() as u64;
                 writing.batch.clear();
+                writing.size.ended_in_time();
                 writing.state = State::Idle;
+                let is_done = !writing.takes_batch();
                 for slot in slots {
                     match slot {
                         Committed::Due(slot, due) => term.polling.schedule.release(slot, due, clocks),
@@ -105,7 +120,9 @@ impl World {
                         }
                     }
                 }
-                if !term.writing.queue.is_empty() {
+                if !is_done {
+                    self.flushes(daemon);
+                } else if !self.writing(daemon).queue.is_empty() {
                     self.gathers(daemon);
                 }
                 self.wake_in(daemon, Duration::ZERO);
@@ -119,6 +136,9 @@ impl World {
                 if writing.must_give_up {
                     return self.ends_writing(daemon, reply);
                 }
+                writing.size.took_too_long(writing.batch.len());
+                writing.rest.splice(..0, std::mem::take(&mut writing.batch));
+                writing.takes_batch();
                 let wait = writing.wait;
                 writing.wait = (wait * 2).min(LONGEST_WAIT);
                 self.after(daemon, wait, Doing::FlushAgain);
@@ -141,6 +161,7 @@ impl World {
         let lost = writing.unwritten();
         writing.queue.clear();
         writing.batch.clear();
+        writing.rest.clear();
         let is_lease_lost = matches!(why, Reply::LeaseLost);
         self.loses(daemon, lost, why);
         if is_lease_lost {
