@@ -12,10 +12,11 @@ mod rooms;
 mod server;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc, thread::JoinHandle};
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use axum::{
     Router,
+    body::Bytes,
     extract::State,
     http::{HeaderName, header::CONTENT_TYPE},
     middleware::{from_fn, from_fn_with_state},
@@ -57,16 +58,28 @@ pub struct Ops {
     pub looks: Arc<Looks>,
 }
 
-/// What was last seen of the database: by the page, and by `/readyz` of the database itself and of its schema.
+/// What takes some work is as new as this, and made once for all who ask within this time.
+const RENDER_EVERY: Duration = Duration::from_millis(100);
+
+/// What was last made for clients: the metrics and the page in full, and what was seen of the database by the page, and by
+/// `/readyz` of the database itself and of its schema.
 #[derive(Debug)]
 pub struct Looks {
+    metrics: Look<Bytes>,
+    document: Look<Bytes>,
     page: Look<page::Found>,
     readiness: Look<(health::Check, health::Check)>,
 }
 
 impl Default for Looks {
     fn default() -> Self {
-        Self { page: Look::new(page::ASK_EVERY), readiness: Look::new(health::ASK_EVERY) }
+        let rendered = || Look::new(RENDER_EVERY);
+        Self {
+            metrics: rendered(),
+            document: rendered(),
+            page: Look::new(page::ASK_EVERY),
+            readiness: Look::new(health::ASK_EVERY),
+        }
     }
 }
 
@@ -90,8 +103,12 @@ pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Res
     server::spawn(listener, app, stop).map_err(failed)
 }
 
-async fn render_metrics(State(ops): State<Ops>) -> ([(HeaderName, &'static str); 1], String) {
-    catalogue::tell(&ops.term);
-    ops.metrics.run_upkeep();
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render())
+async fn render_metrics(State(ops): State<Ops>) -> ([(HeaderName, &'static str); 1], Bytes) {
+    let (term, metrics) = (ops.term.clone(), ops.metrics.clone());
+    let render = async move {
+        catalogue::tell(&term);
+        metrics.run_upkeep();
+        metrics.render().into()
+    };
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.looks.metrics.get(render).await)
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{extract::State, response::Html};
+use axum::{body::Bytes, extract::State, response::Html};
 use chrono::TimeDelta;
 use indicatif::HumanCount;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -31,13 +31,18 @@ pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
 pub(super) type Found = Result<Arc<Glance>, String>;
 
 /// `/`.
-pub(super) async fn page(State(ops): State<Ops>) -> Html<String> {
+pub(super) async fn page(State(ops): State<Ops>) -> Html<Bytes> {
+    let looks = ops.looks.clone();
+    Html(looks.document.get(render(ops)).await)
+}
+
+async fn render(ops: Ops) -> Bytes {
     let store = ops.store.clone();
     let look = async move { store.glance().await.map(Arc::new).map_err(|error| error.explain()) };
     let glance = ops.looks.page.get(look).await;
     let now = Instant::now();
     let (report, minutes) = (Report::of(&ops.term, now), ops.term.activity().minutes(now));
-    Html(document(&ops, &report, &minutes, &glance, ops.store.clock().now()).into_string())
+    document(&ops, &report, &minutes, &glance, ops.store.clock().now()).into_string().into()
 }
 
 fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now: Timestamp) -> Markup {

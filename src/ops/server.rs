@@ -128,7 +128,12 @@ async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
     let of_connection = seat.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(of_connection.clone());
-        app.call(request)
+        let answer = app.call(request);
+        async {
+            // One request a turn: who sends many in a row takes no turn of another connection.
+            tokio::task::yield_now().await;
+            answer.await
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

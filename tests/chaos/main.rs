@@ -11,6 +11,7 @@ mod common;
 mod daemon;
 mod database;
 mod disk;
+mod flood;
 mod handover;
 mod locks;
 mod oracle;
