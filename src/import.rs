@@ -1,10 +1,12 @@
 //! Reads watch lists in CSV: `group_id,msg_seq,sent_at`, a line each.
 //!
 //! Bytes go in, messages to watch or bad lines come out, one at a time: a bad line never stops the rest, and no input makes
-//! it take more than a line's memory. A quoted field can't hold a line break, since no group id can.
+//! it take more than a line's memory. A file that is of another kind is refused at its first line, before anything of it is
+//! taken for what it is not. A quoted field can't hold a line break, since no group id can.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
+use chrono::TimeDelta;
 use csv_core::ReadRecordResult;
 
 use crate::domain::{GroupId, MsgSeq, Timestamp};
@@ -14,6 +16,10 @@ const MAX_LINE: usize = 4_096;
 
 /// Dates outside are mistakes, such as milliseconds taken for seconds. The schema has the same bounds.
 const YEARS: std::ops::Range<i32> = 2_000..2_200;
+
+/// A message can't be sent later than this after now: clocks differ, and so do notions of time zones. The function
+/// `receiptd.watch_keys` has the same bound.
+pub const AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// A message to watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,14 +37,35 @@ pub struct WatchLine {
 #[error("{0}")]
 pub struct BadLine(String);
 
-/// The lines of a CSV file with their numbers, from 1. A first line that names the columns sets their order; columns of
-/// other names are passed over. Empty lines are left out.
+/// Why no further line can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The input could not be read.
+    #[error("reading the input failed")]
+    Io(#[from] io::Error),
+    /// It is not a watch list. Nothing of it was taken.
+    #[error("line {line}: {why}")]
+    NoWatchList {
+        /// The first line with text, from 1.
+        line: u64,
+        /// Why, and what helps.
+        why: String,
+    },
+}
+
+/// The lines of a CSV file with their numbers, from 1. They end with LF, CR or both. A first line that names the columns sets
+/// their order; columns of other names are passed over. Empty lines are left out.
 pub struct Lines<R> {
     input: R,
+    /// No message was sent later.
+    latest: Timestamp,
     number: u64,
     bytes: u64,
-    columns: Columns,
+    /// Not known before the first line with text.
+    columns: Option<Columns>,
     line: Vec<u8>,
+    /// An LF that comes next belongs to the CR before.
+    after_cr: bool,
     /// Kept, since making one costs more than reading a line.
     parser: csv_core::Reader,
 }
@@ -52,11 +79,22 @@ struct Columns {
     count: Option<usize>,
 }
 
+/// The columns of a file that does not name them.
+const USUAL: Columns = Columns { group: 0, seq: 1, sent_at: Some(2), count: None };
+
+/// What reading a line came to.
+enum Read {
+    End,
+    Line,
+    TooLong,
+}
+
 impl<R: BufRead> Lines<R> {
-    /// Reads from `input`.
-    pub fn new(input: R) -> Self {
-        let columns = Columns { group: 0, seq: 1, sent_at: Some(2), count: None };
-        Self { input, number: 0, bytes: 0, columns, line: Vec::new(), parser: csv_core::Reader::new() }
+    /// Reads from `input`. Times after `now` and a day are mistakes.
+    pub fn new(input: R, now: Timestamp) -> Self {
+        let parser = csv_core::Reader::new();
+        let latest = now.checked_add_signed(AHEAD).unwrap_or(now);
+        Self { input, latest, number: 0, bytes: 0, columns: None, line: Vec::new(), after_cr: false, parser }
     }
 
     /// How many bytes have been read.
@@ -67,12 +105,20 @@ impl<R: BufRead> Lines<R> {
     /// The next line with its number.
     ///
     /// # Errors
-    /// If the input can't be read.
-    pub fn next_line(&mut self) -> io::Result<Option<(u64, Result<WatchLine, BadLine>)>> {
+    /// If the input can't be read, or is no watch list.
+    pub fn next_line(&mut self) -> Result<Option<(u64, Result<WatchLine, BadLine>)>, ReadError> {
         loop {
-            let Some(whole) = self.read_line()? else { return Ok(None) };
+            let read = self.read_line()?;
             self.number += 1;
-            let parsed = if whole { self.parse() } else { bad(format!("is longer than {MAX_LINE} bytes")).map(Some) };
+            let parsed = match read {
+                Read::End => return Ok(None),
+                Read::TooLong => bad(format!("is longer than {MAX_LINE} bytes")).map(Some),
+                Read::Line if self.line.iter().all(u8::is_ascii_whitespace) => continue,
+                Read::Line => match self.columns {
+                    Some(columns) => self.parse(columns).map(Some),
+                    None => self.first().map_err(|why| ReadError::NoWatchList { line: self.number, why })?,
+                },
+            };
             match parsed {
                 Ok(None) => {}
                 Ok(Some(line)) => return Ok(Some((self.number, Ok(line)))),
@@ -81,70 +127,113 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Reads a line without its end. `None` at the end of the input, `Some(false)` if the line is too long.
-    fn read_line(&mut self) -> io::Result<Option<bool>> {
+    /// Reads a line without its end. Of one that is too long its beginning is kept.
+    fn read_line(&mut self) -> io::Result<Read> {
         self.line.clear();
-        let read = self.input.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut self.line)?;
-        self.bytes += read as u64;
-        if read == 0 {
-            return Ok(None);
-        }
-        let ends = self.line.ends_with(b"\n");
-        let whole = ends || self.line.len() <= MAX_LINE;
-        if !whole {
-            self.skip_line()?;
-        }
-        while self.line.ends_with(b"\n") || self.line.ends_with(b"\r") {
-            self.line.pop();
+        let (mut is_too_long, mut has_any) = (false, false);
+        loop {
+            let buffer = match self.input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                buffer => buffer?,
+            };
+            if buffer.is_empty() {
+                break;
+            }
+            let skipped = usize::from(std::mem::take(&mut self.after_cr) && buffer[0] == b'\n');
+            let rest = &buffer[skipped..];
+            let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let text = &rest[..end.unwrap_or(rest.len())];
+            let room = MAX_LINE - self.line.len();
+            is_too_long |= text.len() > room;
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            self.after_cr = end.is_some_and(|end| rest[end] == b'\r');
+            has_any |= !rest.is_empty();
+            let consumed = skipped + text.len() + usize::from(end.is_some());
+            self.input.consume(consumed);
+            self.bytes += consumed as u64;
+            if end.is_some() {
+                break;
+            }
         }
         if self.number == 0 && self.line.starts_with(b"\xef\xbb\xbf") {
             self.line.drain(..3);
         }
-        Ok(Some(whole))
-    }
-
-    fn skip_line(&mut self) -> io::Result<()> {
-        loop {
-            let buffer = self.input.fill_buf()?;
-            let (length, is_end) = match buffer.iter().position(|byte| *byte == b'\n') {
-                Some(at) => (at + 1, true),
-                None => (buffer.len(), buffer.is_empty()),
-            };
-            self.input.consume(length);
-            self.bytes += length as u64;
-            if is_end {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The message of the line; `None` for a line that has none.
-    fn parse(&mut self) -> Result<Option<WatchLine>, BadLine> {
-        if self.line.iter().all(u8::is_ascii_whitespace) {
-            return Ok(None);
-        }
-        let fields = fields(&mut self.parser, &self.line)?;
-        if self.number == 1 && fields.iter().any(|field| field.eq_ignore_ascii_case("group_id")) {
-            self.columns = Columns::named(&fields)?;
-            return Ok(None);
-        }
-        self.columns.message(&fields).map(Some)
-    }
-}
-
-impl Columns {
-    fn named(names: &[String]) -> Result<Self, BadLine> {
-        let at = |wanted: &str| names.iter().position(|name| name.trim().eq_ignore_ascii_case(wanted));
-        let missing = || BadLine("names the columns, but not msg_seq: group_id and msg_seq are needed".to_owned());
-        Ok(Self {
-            group: at("group_id").unwrap_or_default(),
-            seq: at("msg_seq").ok_or_else(missing)?,
-            sent_at: at("sent_at"),
-            count: Some(names.len()),
+        Ok(if !has_any {
+            Read::End
+        } else if is_too_long {
+            Read::TooLong
+        } else {
+            Read::Line
         })
     }
 
-    fn message(&self, fields: &[String]) -> Result<WatchLine, BadLine> {
+    /// The first line with text: names of columns, for which there is nothing, or a message. Anything else is no watch list.
+    fn first(&mut self) -> Result<Result<Option<WatchLine>, BadLine>, String> {
+        if self.line.contains(&0) || self.line.starts_with(b"\xff\xfe") || self.line.starts_with(b"\xfe\xff") {
+            return Err("the text is UTF-16, or no text at all: save it as UTF-8".to_owned());
+        }
+        let fields = fields(&mut self.parser, &self.line).map_err(|error| format!("the line {error}"))?;
+        if fields.len() == 1
+            && let Some((_, name)) = SEPARATORS.iter().find(|(separator, _)| fields[0].contains(*separator))
+        {
+            return Err(format!("the fields are separated by {name}: separate them by commas"));
+        }
+        if let Some(columns) = Columns::named(&fields)? {
+            self.columns = Some(columns);
+            return Ok(Ok(None));
+        }
+        let is_data = (2..=3).contains(&fields.len()) && fields[1].trim().parse::<i64>().is_ok();
+        if !is_data {
+            return Err(
+                "the first line is neither a message to watch, as group_id,msg_seq or group_id,msg_seq,sent_at, nor \
+                        does it name the columns group_id and msg_seq"
+                    .to_owned(),
+            );
+        }
+        self.columns = Some(USUAL);
+        Ok(self.parse(USUAL).map(Some))
+    }
+
+    /// The message of the line.
+    fn parse(&mut self, columns: Columns) -> Result<WatchLine, BadLine> {
+        let fields = fields(&mut self.parser, &self.line)?;
+        // Blanks beside a comma are no part of an id, but in quotes.
+        let message = columns.message(&fields, !self.line.contains(&b'"'))?;
+        match message.sent_at {
+            Some(sent_at) if sent_at > self.latest => {
+                bad(format!("time {} is more than a day ahead", sent_at.to_rfc3339()))
+            }
+            _ => Ok(message),
+        }
+    }
+}
+
+/// What stands between fields in files that programs call CSV, too.
+const SEPARATORS: [(char, &str); 3] = [(';', "semicolons (;)"), ('\t', "tabs"), ('|', "bars (|)")];
+
+impl Columns {
+    /// Where the columns are that a line names. `None` if it names none that is known.
+    fn named(names: &[String]) -> Result<Option<Self>, String> {
+        let plain = |name: &String| {
+            let letters = name.chars().filter(|letter| !matches!(letter, '_' | '-' | '"') && !letter.is_whitespace());
+            letters.collect::<String>().to_ascii_lowercase()
+        };
+        let names: Vec<String> = names.iter().map(plain).collect();
+        let at = |wanted: &str| names.iter().position(|name| name == wanted);
+        let twice = |wanted: &&str| names.iter().filter(|name| *name == wanted).count() > 1;
+        let known = ["groupid", "msgseq", "sentat"];
+        if known.iter().any(twice) {
+            return Err("the first line names a column twice".to_owned());
+        }
+        Ok(match (at("groupid"), at("msgseq"), at("sentat")) {
+            (Some(group), Some(seq), sent_at) => Some(Self { group, seq, sent_at, count: Some(names.len()) }),
+            (None, None, None) => None,
+            (None, ..) => return Err("the first line names columns, but not group_id".to_owned()),
+            (_, None, _) => return Err("the first line names columns, but not msg_seq".to_owned()),
+        })
+    }
+
+    fn message(&self, fields: &[String], trims: bool) -> Result<WatchLine, BadLine> {
         let count = fields.len();
         match self.count {
             Some(named) if named != count => {
@@ -156,8 +245,12 @@ impl Columns {
             _ => {}
         }
         let sent_at = self.sent_at.and_then(|at| fields.get(at)).map_or("", |text| text.trim());
+        if fields[self.group].trim_start() != fields[self.group] && fields[self.group].trim_start().starts_with('"') {
+            return bad("has a blank before a quote: a quote follows the comma at once".to_owned());
+        }
+        let group = if trims { fields[self.group].trim() } else { &fields[self.group] };
         Ok(WatchLine {
-            group: fields[self.group].parse().map_err(|error| BadLine(format!("{error}")))?,
+            group: group.parse().map_err(|error| BadLine(format!("{error}")))?,
             seq: fields[self.seq].trim().parse().map_err(|error| BadLine(format!("{error}")))?,
             sent_at: if sent_at.is_empty() { None } else { Some(time(sent_at)?) },
         })
@@ -216,14 +309,23 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &[u8]) -> Vec<(u64, Result<WatchLine, String>)> {
-        let mut lines = Lines::new(text);
+    fn now() -> Timestamp {
+        "2026-11-25T12:00:00Z".parse().unwrap()
+    }
+
+    /// What is read, and why no more is.
+    fn try_read(text: &[u8]) -> Result<Vec<(u64, Result<WatchLine, String>)>, String> {
+        let mut lines = Lines::new(text, now());
         let mut read = Vec::new();
-        while let Some((number, line)) = lines.next_line().unwrap() {
+        while let Some((number, line)) = lines.next_line().map_err(|error| error.to_string())? {
             read.push((number, line.map_err(|error| error.to_string())));
         }
         assert_eq!(lines.bytes(), text.len() as u64);
-        read
+        Ok(read)
+    }
+
+    fn read(text: &[u8]) -> Vec<(u64, Result<WatchLine, String>)> {
+        try_read(text).unwrap()
     }
 
     fn line(group: &str, seq: i64, sent_at: Option<&str>) -> WatchLine {
@@ -264,7 +366,8 @@ mod tests {
     #[test]
     fn a_bad_line_is_told_with_its_number_and_its_reason_and_the_rest_is_read() {
         let long = format!("{},1", "g".repeat(10_000));
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 12] = [
+            (b" \"g\",1", "blank before a quote"),
             (b"g", "has 1 fields"),
             (b"g,1,2,3", "has 4 fields"),
             (b"g,x", "message seq \"x\""),
@@ -288,17 +391,92 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_without_the_columns_that_are_needed_is_bad() {
-        let read = read(b"group_id,time\ng,1\n");
-        assert!(read[0].1.as_ref().unwrap_err().contains("not msg_seq"));
+    fn every_kind_of_line_end_ends_a_line() {
+        let expected = [line("a", 1, None), line("a", 2, None), line("b", 3, None)];
+        for text in ["a,1\na,2\nb,3\n", "a,1\ra,2\rb,3", "a,1\r\na,2\r\nb,3\r\n", "a,1\r\r\na,2\n\rb,3\r"] {
+            assert_eq!(good(text), expected, "{text:?}");
+        }
+        let numbers: Vec<u64> = read(b"a,1\r\n\r\na,2\r\ra,3\n").into_iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [1, 3, 5]);
+    }
+
+    #[test]
+    fn names_of_columns_are_known_with_blanks_in_any_case_and_after_empty_lines() {
+        let expected = [line("10086", 101, None)];
+        for names in [
+            "msg_seq, group_id",
+            "\n  \nMSG_SEQ,Group_ID",
+            "MsgSeq,GroupId",
+            "msg-seq , \"group id\"",
+            "\u{feff}\nmsg_seq,group_id",
+        ] {
+            assert_eq!(good(&format!("{names}\n101, 10086\n")), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_watch_list_is_refused_at_its_first_line() {
+        let cases: [(&[u8], &str); 14] = [
+            (b"group_id,time\ng,1\n", "line 1: the first line names columns, but not msg_seq"),
+            (b"\nmsg_seq,note\n1,g\n", "line 2: the first line names columns, but not group_id"),
+            (b"sent_at\n", "not group_id"),
+            (b"group_id,msg_seq,group_id\n", "names a column twice"),
+            (b"group,seq\ng,1\n", "neither a message to watch"),
+            (b"g,x\ng,1\n", "neither a message to watch"),
+            (b"g\ng,1\n", "neither a message to watch"),
+            (b"g,1,2026-11-23T08:00:00Z,note\n", "neither a message to watch"),
+            (b"group_id;msg_seq\ng;1\n", "separated by semicolons (;)"),
+            (b"g;1\n", "separated by semicolons (;)"),
+            (b"group_id\tmsg_seq\n", "separated by tabs"),
+            (b"\xff\xfeg\0,\x001\0\n\0", "UTF-16"),
+            (b"\0g\0,\x001\0\n", "UTF-16"),
+            (b"PK\x03\x04\0\0", "UTF-16, or no text at all"),
+        ];
+        for (text, expected) in cases {
+            let error = try_read(text).expect_err(&String::from_utf8_lossy(text));
+            assert!(error.contains(expected), "{}: {error}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn a_first_line_that_is_a_bad_message_is_told_and_the_rest_is_read() {
+        let read = read(b"@TGS#_c,1\ng,2\n");
+        assert!(read[0].1.as_ref().unwrap_err().contains("a Community"));
+        assert_eq!(read[1], (2, Ok(line("g", 2, None))));
+    }
+
+    #[test]
+    fn a_time_more_than_a_day_ahead_is_bad() {
+        let read = read(b"g,1,2026-11-26T11:00:00Z\ng,2,2026-11-26T13:00:00Z\ng,3,2199-01-01T00:00:00Z\n");
+        assert!(read[0].1.is_ok());
+        assert!(read[1..].iter().all(|(_, line)| line.as_ref().is_err_and(|error| error.contains("a day ahead"))));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_to_the_end(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b','), Just(b'"')], 0..300)) {
-            for (number, _) in read(&bytes) {
-                prop_assert!(number <= 1 + bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+        fn any_bytes_are_read_to_the_end(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b'\r'), Just(b','), Just(b'"')], 0..300)) {
+            let text = [b"a,1\n".as_slice(), &bytes].concat();
+            let ends = text.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() as u64;
+            let mut last = 0;
+            for (number, _) in read(&text) {
+                prop_assert!(number > last && number <= 1 + ends);
+                last = number;
             }
+            _ = try_read(&bytes);
+        }
+
+        #[test]
+        fn no_line_is_lost_however_lines_end(
+            seqs in proptest::collection::vec((1..1_000_000_i64, prop_oneof![Just("\n"), Just("\r"), Just("\r\n"), Just("\n\n")]), 1..40),
+            capacity in 1..20_usize,
+        ) {
+            let text: String = seqs.iter().map(|(seq, end)| format!("g,{seq}{end}")).collect();
+            let mut lines = Lines::new(std::io::BufReader::with_capacity(capacity, text.as_bytes()), now());
+            for (seq, _) in &seqs {
+                let (_, read) = lines.next_line().unwrap().unwrap();
+                prop_assert_eq!(i64::from(read.unwrap().seq.get()), *seq);
+            }
+            prop_assert!(lines.next_line().unwrap().is_none());
         }
 
         #[test]

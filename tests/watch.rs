@@ -121,6 +121,23 @@ async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_watch_list_is_refused_whole_and_so_is_a_time_far_ahead() {
+    let database = migrated().await;
+    for (csv, why) in
+        [("group_id;msg_seq\na;1\n", "separated by semicolons"), ("group,seq\na,1\n", "neither a message to watch")]
+    {
+        let (code, out, err) = receiptd(&database, &["watch", "import"], csv);
+        assert!(code == 65 && out.is_empty() && err.contains(why) && !err.contains("are stored"), "{code} {err}");
+    }
+    let (code, _, err) = receiptd(&database, &["watch", "add", "a", "1", "--sent-at", "2199-01-01"], "");
+    assert!(code == 64 && err.contains("more than a day ahead"), "{code} {err}");
+    assert_eq!(watched(&database), "");
+    let (code, out, _) = receiptd(&database, &["watch", "import"], "msg_seq, group_id\r101, 10086\r102, 10086\r");
+    assert!(code == 0 && out.starts_with("2 messages are watched"), "{code} {out}");
+    assert_eq!(watched(&database), "10086|2");
+}
+
+#[tokio::test]
 async fn what_was_closed_or_removed_is_active_again_after_an_import() {
     let database = migrated().await;
     receiptd(&database, &["watch", "import"], "a,1\na,2\nb,1\n");

@@ -10,7 +10,7 @@ use receiptd::{
     clock,
     config::Config,
     domain::{GroupId, GroupType, MsgSeq},
-    import::WatchLine,
+    import::{AHEAD, WatchLine},
     store::Store,
 };
 
@@ -95,7 +95,11 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
 /// Refuses what can't be meant, before the database is asked for anything.
 fn refuse(action: &Action) -> Result<(), Refused> {
     match action {
-        Action::Add { seqs, .. } | Action::Remove { seqs, .. } => refuse_too_many(seqs),
+        Action::Add { seqs, sent_at, .. } => {
+            refuse_future(*sent_at)?;
+            refuse_too_many(seqs)
+        }
+        Action::Remove { seqs, .. } => refuse_too_many(seqs),
         Action::List(arguments) => list::refuse(arguments),
         Action::Import(_) | Action::Pause { .. } | Action::Resume { .. } => Ok(()),
     }
@@ -180,6 +184,14 @@ async fn for_each(
     }
     told?;
     Ok(exit)
+}
+
+fn refuse_future(sent_at: Option<Moment>) -> Result<(), Refused> {
+    let now = clock::now();
+    match sent_at.map(|moment| moment.at(now)).filter(|sent_at| *sent_at > now + AHEAD) {
+        Some(sent_at) => Err(Refused::usage(format!("--sent-at {} is more than a day ahead", sent_at.to_rfc3339()))),
+        None => Ok(()),
+    }
 }
 
 fn refuse_too_many(seqs: &[Seqs]) -> Result<(), Refused> {

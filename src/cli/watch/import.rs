@@ -12,7 +12,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use receiptd::{
     clock,
-    import::{Lines, WatchLine},
+    domain::Timestamp,
+    import::{Lines, ReadError, WatchLine},
     store::Store,
 };
 
@@ -45,14 +46,20 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     let (input, size) = open(&arguments.file)?;
     let bar = progress(size);
     let mut tally = Tally::default();
-    let done = import(Lines::new(input), store, &bar, &mut tally).await;
+    // One moment for all that do not say when they were sent.
+    let now = clock::now();
+    let done = import(Lines::new(input, now), now, store, &bar, &mut tally).await;
     bar.finish_and_clear();
-    done.with_context(|| {
+    if tally.lines == 0 {
+        done?;
+    } else {
+        done.with_context(|| {
         let stored = tally.stored_up_to;
         format!(
             "importing stopped: all good lines up to line {stored} are stored, and importing them again does no harm"
         )
-    })?;
+        })?;
+    }
     let Tally { lines, new, bad, .. } = tally;
     writeln!(
         stdout(),
@@ -85,15 +92,17 @@ fn progress(size: Option<u64>) -> ProgressBar {
 
 async fn import(
     mut lines: Lines<Box<dyn BufRead>>,
+    now: Timestamp,
     store: &Store,
     bar: &ProgressBar,
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    // One moment for all that do not say when they were sent.
-    let now = clock::now();
     let mut batch: Vec<WatchLine> = Vec::with_capacity(BATCH);
     loop {
-        let next = lines.next_line().context("reading the input failed")?;
+        let next = match lines.next_line() {
+            Err(error @ ReadError::NoWatchList { .. }) => return Err(Refused::data(error.to_string()).into()),
+            next => next?,
+        };
         let is_end = next.is_none();
         if let Some((number, line)) = next {
             tally.lines += 1;
