@@ -12,6 +12,7 @@ mod exposure;
 mod http;
 mod jobs;
 mod layers;
+mod limits;
 mod log;
 mod polling;
 mod problem;
@@ -39,6 +40,7 @@ use crate::{
     cadence::Cadences,
     domain::{SdkAppId, Timestamp},
     retention::Retention,
+    store::Bounds,
 };
 
 /// All settings, valid as far as they are given.
@@ -57,6 +59,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// How long what is kept.
     pub retention: Retention,
+    /// How much applications may have watched.
+    pub limits: Bounds,
     /// Where health, readiness and metrics are served.
     pub http: Http,
     /// What is logged, and in which form.

@@ -26,6 +26,7 @@ pub use self::error::EmbeddedError;
 use self::{
     account::Account, data_directory::DataDirectory, installation::Installation, programs::Programs, server::Server,
 };
+use crate::shell;
 
 /// Where the server keeps its data, and how it is set.
 #[derive(Debug, Clone)]
@@ -129,7 +130,7 @@ impl EmbeddedPostgres {
             None => self.programs.path_of("psql"),
         };
         let words = [&psql.to_string_lossy(), "-h", &self.socket_dir.to_string_lossy(), "-U", "postgres", database];
-        words.map(shell_quoted).join(" ")
+        words.map(shell::quoted).join(" ")
     }
 
     /// Creates `database` if there is none of that name.
@@ -215,12 +216,6 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// `word` as one word of a POSIX shell.
-fn shell_quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,10 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_url_or_a_shell_would_misread_is_quoted() {
+    fn what_a_url_would_misread_is_encoded() {
         assert_eq!(percent_encoded("/srv/a b+c%d?é"), "%2Fsrv%2Fa%20b%2Bc%25d%3F%C3%A9");
-        assert_eq!(shell_quoted("/srv/postgres-1/socket"), "/srv/postgres-1/socket");
-        assert_eq!(shell_quoted("/srv/it's here"), r"'/srv/it'\''s here'");
-        assert_eq!(shell_quoted(""), "''");
     }
 }

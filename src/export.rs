@@ -30,6 +30,8 @@ pub enum Dataset {
 pub enum Format {
     /// RFC 4180 with a line of names first, but line feeds alone. Null is empty.
     Csv,
+    /// The same for programs that take text which begins with = + - @ for a formula: a ' stands before it.
+    Spreadsheet,
     /// Apache Parquet, compressed with Snappy.
     Parquet,
 }
@@ -82,7 +84,8 @@ impl Format {
     /// If nothing can be written.
     pub fn begin(self, columns: &'static [Column], out: Box<dyn Write + Send>) -> io::Result<Box<dyn Writer>> {
         Ok(match self {
-            Self::Csv => Box::new(csv::CsvWriter::begin(columns, out)?),
+            Self::Csv => Box::new(csv::CsvWriter::begin(columns, out, false)?),
+            Self::Spreadsheet => Box::new(csv::CsvWriter::begin(columns, out, true)?),
             Self::Parquet => Box::new(parquet::ParquetWriter::begin(columns, out)?),
         })
     }

@@ -27,6 +27,7 @@ mod repeated;
 pub mod report;
 pub mod retention;
 pub mod rollup;
+pub mod shell;
 pub mod simulator;
 pub mod slot;
 pub mod span;

@@ -34,7 +34,7 @@ use crate::{
     ops::{self, ListenError, Looks, Ops, Token},
     poller::PollerSettings,
     repeated::Repeated,
-    store::{ConnectError, SchemaError, Store},
+    store::{Bounds, ConnectError, SchemaError, Store},
     term::{TermStatus, Terms, Work, spawn_noted},
 };
 
@@ -53,6 +53,8 @@ pub struct DaemonSettings {
     pub cadences: Arc<Cadences>,
     /// When what is stored is rolled up, and what is old removed.
     pub jobs: JobSettings,
+    /// How much applications may have watched.
+    pub limits: Bounds,
     /// Reads the clock of this machine: [`crate::clock::now`], but for tests.
     pub wall: fn() -> Timestamp,
     /// Where HTTP is served, and the metrics that are served there.
@@ -111,6 +113,7 @@ pub struct Daemon {
     store: Store,
     http: Option<Http>,
     work: watch::Sender<Arc<Work>>,
+    limits: watch::Sender<Bounds>,
     terms: OnceLock<JoinHandle<usize>>,
 }
 
@@ -152,7 +155,8 @@ impl Daemon {
             None => None,
         };
         let (decided, ended) = (CancellationToken::new(), CancellationToken::new());
-        Ok(Self { stop, closing, decided, ended, status, store, http, work, terms: OnceLock::new() })
+        let limits = watch::Sender::new(settings.limits);
+        Ok(Self { stop, closing, decided, ended, status, store, http, work, limits, terms: OnceLock::new() })
     }
 
     /// Begins to work as soon as the database answers, and returns when it is known who polls the app.
@@ -164,7 +168,7 @@ impl Daemon {
         self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;
         let (store, status, stop) = (&self.store, &self.status, &self.stop);
         tokio::spawn(upkeep::look_after_partitions(store.clone(), stop.clone()));
-        tokio::spawn(upkeep::count_watched(store.clone(), status.clone(), stop.clone()));
+        tokio::spawn(upkeep::count_watched(store.clone(), status.clone(), self.limits.subscribe(), stop.clone()));
         tokio::spawn(upkeep::sum_up(status.clone(), stop.clone()));
         let terms = Terms {
             store: store.clone(),
@@ -215,6 +219,7 @@ impl Daemon {
     /// # Errors
     /// If the settings can't work. Then the old ones stay.
     pub fn reload(&self, settings: DaemonSettings) -> Result<(), ReloadError> {
+        let limits = settings.limits;
         if let (Some(Http { listen, .. }), None) = (&self.http, &settings.http_token)
             && !listen.ip().is_loopback()
         {
@@ -227,6 +232,7 @@ impl Daemon {
             http.store.change_url(&url)?;
             http.token.change(token);
         }
+        self.limits.send_replace(limits);
         self.work.send_replace(work);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
 
+mod bounds;
 mod doctor;
 mod explain;
 mod export;
@@ -38,6 +39,7 @@ use tokio::time::timeout_at;
 #[cfg(test)]
 pub(crate) use self::recorder::BatchSize;
 pub use self::{
+    bounds::Bounds,
     doctor::Rights,
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},

@@ -250,3 +250,45 @@ fn an_ordinary_user_runs_a_server_as_itself() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+#[tokio::test]
+async fn the_server_gets_no_variable_of_ours_and_lets_nobody_in_over_the_network() {
+    const TEST: &str = "the_server_gets_no_variable_of_ours_and_lets_nobody_in_over_the_network";
+    let Some(data_dir) = env::var_os("RECEIPTD_TEST_ENVIRONMENT") else {
+        let scratch = ScratchDirectory::new("environment");
+        let data_dir = scratch.path().join("postgres");
+        let mut again = myself(&env::current_exe().unwrap(), TEST, "RECEIPTD_TEST_ENVIRONMENT", &data_dir);
+        let ended = again.env("DATABASE_URL", "postgres://me:canary@db/x").env("PGHOST", "elsewhere").status().unwrap();
+        assert!(ended.success());
+        return;
+    };
+    let address = common::own_address().ip();
+    let mut options = Options::new(&data_dir);
+    options.settings = vec![("listen_addresses".into(), address.to_string())];
+    let server = EmbeddedPostgres::start(&options).unwrap();
+    let pid = fs::read_to_string(Path::new(&data_dir).join("cluster/postmaster.pid")).unwrap();
+    let environment = fs::read(format!("/proc/{}/environ", pid.lines().next().unwrap())).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(environment.contains("PATH=") && environment.contains("LC_ALL=C"), "{environment}");
+    for ours in ["RECEIPTD_", "DATABASE_URL", "canary", "PGHOST"] {
+        assert!(!environment.contains(ours), "{environment}");
+    }
+    let url = format!("postgres://postgres@{address}:5432/postgres?sslmode=disable");
+    let refused = PgConnection::connect(&url).await.unwrap_err().to_string();
+    assert!(refused.contains("pg_hba.conf rejects connection"), "{refused}");
+    server.stop().unwrap();
+}
+
+#[test]
+fn status_starts_no_server_and_says_that_none_runs() {
+    let scratch = ScratchDirectory::new("status");
+    let data_dir = scratch.path().join("postgres");
+    start(&data_dir).stop().unwrap();
+    let set = format!("database.data_dir={}", data_dir.display());
+    let mut status = Command::new(env!("CARGO_BIN_EXE_receiptd"));
+    status.env_clear().args(["status", "--set", "chat.sdk_app_id=1400000000", "--set", &set]);
+    let output = status.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(69) && said.contains("is not running"), "{:?} {said}", output.status);
+    assert!(!data_dir.join("cluster/postmaster.pid").exists());
+}

@@ -136,6 +136,9 @@ fn cautions(config: &Config, chat: &Chat) -> Vec<Finding> {
     if chat.has_placeholder_key() {
         let found = "chat.secret_key is the example of the reference file, with which no call succeeds";
         cautions.push(Finding::mind("key", found, "put your own there"));
+    } else if chat.has_odd_key() {
+        let found = "chat.secret_key is not of 64 digits 0-9 and a-f, as the keys of the console are";
+        cautions.push(Finding::mind("key", found, "copy it from the console again, without blanks or quotes"));
     }
     if config.polling.max_calls_per_second > 200 && matches!(chat.destination, Destination::Region(_)) {
         let found = "polling.max_calls_per_second is over 200, the limit that Tencent Chat documents";

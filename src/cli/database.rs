@@ -143,6 +143,21 @@ impl Opened {
         Ok(opened)
     }
 
+    /// The same for a command that only looks: a private server that does not run is not started for it.
+    pub async fn open_running(global: &Global) -> anyhow::Result<Self> {
+        let config = global.load_config()?;
+        if config.database.url.is_none()
+            && let Private::Stopped(place) = Private::find(&config.database)?
+        {
+            let place = place.display();
+            let why = format!(
+                "the private PostgreSQL in {place} is not running: `receiptd run` starts it, and this does not"
+            );
+            return Err(Refused::unavailable(why).into());
+        }
+        Self::open(global).await
+    }
+
     /// The same for whoever may read rows but not the version of the schema: that one is refused only where it is known.
     pub async fn open_to_read(global: &Global) -> anyhow::Result<Self> {
         let opened = Self::open_any(global).await?;

@@ -49,6 +49,11 @@ impl Refused {
         Self { exit: Exit::Data, why: why.into() }
     }
 
+    /// What is needed does not run.
+    pub fn unavailable(why: impl Into<String>) -> Self {
+        Self { exit: Exit::Unavailable, why: why.into() }
+    }
+
     /// Somebody has to set something up first.
     pub fn config(why: impl Into<String>) -> Self {
         Self { exit: Exit::Config, why: why.into() }

@@ -13,6 +13,7 @@ use receiptd::{
     domain::{GroupId, MsgSeq, Timestamp},
     ops::Unheard,
     printable::printable,
+    shell,
     store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
 };
 use serde::Serialize;
@@ -95,7 +96,10 @@ fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Caden
     let mut why: Vec<String> = group_fault(group, facts, now).into_iter().collect();
     let slot = match (seq, &facts.message) {
         (Some(seq), None) => {
-            why.push(format!("Message {seq} is not watched: `receiptd watch add '{group}' {seq}`."));
+            why.push(format!(
+                "Message {seq} is not watched: `receiptd watch add {} {seq}`.",
+                shell::argument(group.as_str())
+            ));
             return why;
         }
         (Some(_), Some(message)) => {
@@ -127,16 +131,17 @@ fn is_active(facts: &Explained) -> bool {
 }
 
 fn group_fault(group: &GroupId, facts: &Explained, now: Timestamp) -> Option<String> {
+    let argument = shell::argument(group.as_str());
     let reason = facts.group.state_reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"));
     match facts.group.state.as_str() {
-        "paused" => Some(format!("The group is paused{reason}: `receiptd watch resume '{group}'`.")),
+        "paused" => Some(format!("The group is paused{reason}: `receiptd watch resume {argument}`.")),
         "removed" => Some("The group is not watched any more; to watch a message of it watches it again.".to_owned()),
         "quarantined" => {
             let code = facts.group.state_code.unwrap_or_default();
             let remedy = error_class::remedy(code.into()).map_or_else(String::new, |remedy| format!(": {remedy}"));
             let again = match facts.group.probe_at {
                 Some(at) => format!("it is tried again {}", when(at, now)),
-                None => format!("it is not tried again before `receiptd watch resume '{group}'`"),
+                None => format!("it is not tried again before `receiptd watch resume {argument}`"),
             };
             Some(format!("Tencent Chat refuses the group with code {code}{reason}{remedy}; {again}."))
         }
@@ -297,7 +302,7 @@ mod tests {
     #[test]
     fn a_group_that_is_not_polled_says_so_first() {
         for (state, first) in [
-            ("paused", "The group is paused: `receiptd watch resume 'team'`"),
+            ("paused", "The group is paused: `receiptd watch resume team`"),
             (
                 "quarantined",
                 "Tencent Chat refuses the group with code 10007: the group is of a kind without read receipts",

@@ -39,6 +39,9 @@ pub struct Arguments {
     /// How to write it
     #[arg(long, default_value = "csv")]
     format: How,
+    /// Keep spreadsheets from taking text for formulas: put a ' before text that begins with = + - or @, as group ids do
+    #[arg(long)]
+    spreadsheet: bool,
     /// The file, which must not be there yet; - is standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
@@ -84,6 +87,9 @@ fn refusal(arguments: &Arguments, from: Timestamp, until: Timestamp) -> Option<S
     if let Some(file) = file.filter(|file| file.symlink_metadata().is_ok()) {
         return Some(format!("{} is there already, and is not overwritten: remove it or name another", file.display()));
     }
+    if arguments.spreadsheet && matches!(arguments.format, How::Parquet) {
+        return Some("--spreadsheet is for CSV: Parquet holds text as text".to_owned());
+    }
     let is_shown = file.is_none() && io::stdout().is_terminal();
     (is_shown && matches!(arguments.format, How::Parquet))
         .then(|| "Parquet is nothing for a terminal: name a file with --output".to_owned())
@@ -95,7 +101,11 @@ async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Ti
     let span = store.export_span(dataset, from, until).await?;
     let (from, until) = span.unwrap_or((from, from));
     let output = Output::open(&arguments.output)?;
-    let begin = |out| Format::from(arguments.format).begin(dataset.columns(), out);
+    let format = match arguments.spreadsheet {
+        true => Format::Spreadsheet,
+        false => arguments.format.into(),
+    };
+    let begin = |out| format.begin(dataset.columns(), out);
     let writer = output.writer().and_then(begin).with_context(|| output.failure())?;
     let mut copy = Copy { dataset, writer, bar: progress(days(from, until).count(), &output), rows: 0 };
     let copied = copy.days(store, from, until, &output).await;

@@ -106,6 +106,7 @@ pub fn daemon_settings(
             retention: config.jobs.retention.clone(),
             keep: config.retention,
         },
+        limits: config.limits,
         wall: clock::now,
         http,
         http_token: config.http.token.clone(),

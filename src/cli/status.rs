@@ -38,7 +38,7 @@ struct Status {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let opened = Opened::open(global).await?;
+    let opened = Opened::open_running(global).await?;
     let status = look(&opened.store, &opened.config.http).await;
     let place = opened.config.database.to_string();
     let status = opened.close(status).await?;

@@ -35,6 +35,12 @@ impl Chat {
     pub fn has_placeholder_key(&self) -> bool {
         matches!(&self.credential, Credential::SecretKey(key) if key.expose_secret() == PLACEHOLDER)
     }
+
+    /// Whether the secret key does not look like those of the console: 64 digits in hexadecimal.
+    pub fn has_odd_key(&self) -> bool {
+        let is_usual = |key: &str| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        matches!(&self.credential, Credential::SecretKey(key) if !is_usual(key.expose_secret()))
+    }
 }
 
 /// What makes signatures.

@@ -39,16 +39,28 @@ pub(super) fn take(
         (None, Some(path)) => read(key, path, problems)?,
         (None, None) => return None,
     };
-    if secret.expose_secret().trim().is_empty() {
+    // Editors, shells and consoles add these without showing them, and no secret of ours has any at its ends.
+    let secret = secret.expose_secret().trim_start_matches('\u{feff}').trim();
+    let is_quoted = |quote| secret.len() > 1 && secret.starts_with(quote) && secret.ends_with(quote);
+    if secret.is_empty() {
         problems.refuse_silently(key, "is empty: give the secret, or remove the key");
         return None;
     }
-    Some(secret)
+    if is_quoted('"') || is_quoted('\'') {
+        problems.refuse_silently(key, "has quotes around it that would be taken for a part of it: leave them out");
+        return None;
+    }
+    if secret.chars().any(char::is_control) {
+        problems
+            .refuse_silently(key, "has a line break or another control character in it: give the secret in one line");
+        return None;
+    }
+    Some(secret.into())
 }
 
 fn read(key: &str, path: &Path, problems: &mut Problems) -> Option<SecretString> {
     match read_bounded(path) {
-        Ok(text) => Some(text.trim_end_matches(['\r', '\n']).into()),
+        Ok(text) => Some(text.into()),
         Err(error) => {
             let remedy = format!("can't be read: {error}: write the secret there and let this user read it");
             problems.refuse(&format!("{key}_file"), &path.display().to_string(), remedy);

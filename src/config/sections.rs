@@ -9,24 +9,27 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-use super::{Config, cadence, chat, database, http, jobs, log, polling, problem::Problems, retention, snapshots};
+use super::{
+    Config, cadence, chat, database, http, jobs, limits, log, polling, problem::Problems, retention, snapshots,
+};
 use crate::domain::Timestamp;
 
 /// The names of the sections.
-pub(super) const SECTIONS: [&str; 9] =
-    ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "http", "log"];
+pub(super) const SECTIONS: [&str; 10] =
+    ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "limits", "http", "log"];
 
 /// Tells the names of a section's keys.
 type Fields = fn() -> &'static [&'static str];
 
 /// The keys of all sections but those of cadences, which have names of their own.
-pub(super) const KEYS: [(&str, Fields); 8] = [
+pub(super) const KEYS: [(&str, Fields); 9] = [
     ("chat", fields_of::<chat::Keys>),
     ("database", fields_of::<database::Keys>),
     ("polling", fields_of::<polling::Keys>),
     ("snapshots", fields_of::<snapshots::Keys>),
     ("jobs", fields_of::<jobs::Keys>),
     ("retention", fields_of::<retention::Keys>),
+    ("limits", fields_of::<limits::Keys>),
     ("http", fields_of::<http::Keys>),
     ("log", fields_of::<log::Keys>),
 ];
@@ -40,6 +43,7 @@ pub(super) struct Sections {
     snapshots: Option<snapshots::Keys>,
     jobs: Option<jobs::Keys>,
     retention: Option<retention::Keys>,
+    limits: Option<limits::Keys>,
     http: Option<http::Keys>,
     log: Option<log::Keys>,
 }
@@ -56,6 +60,7 @@ impl Sections {
             snapshots: section("snapshots", &mut tables, problems),
             jobs: section("jobs", &mut tables, problems),
             retention: section("retention", &mut tables, problems),
+            limits: section("limits", &mut tables, problems),
             http: section("http", &mut tables, problems),
             log: section("log", &mut tables, problems),
         }
@@ -70,6 +75,7 @@ impl Sections {
         let snapshots = self.snapshots.map(|keys| keys.validate(problems));
         let jobs = self.jobs.and_then(|keys| keys.validate(now, problems));
         let retention = self.retention.map(|keys| keys.validate(problems));
+        let limits = self.limits.map(|keys| keys.validate(problems));
         let http = self.http.map(|keys| keys.validate(problems));
         let log = self.log.map(|keys| keys.validate(problems));
         Some(Config {
@@ -80,6 +86,7 @@ impl Sections {
             snapshots: snapshots?,
             jobs: jobs?,
             retention: retention?,
+            limits: limits?,
             http: http?,
             log: log?,
             settings: vec![],

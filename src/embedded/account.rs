@@ -2,11 +2,14 @@
 //! Nothing here changes an account or the permissions of what was there before.
 
 use std::{
-    fs,
-    os::unix::fs::{MetadataExt, chown},
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::Path,
     process::Command,
 };
+
+use rustix::{fs::OFlags, process::geteuid};
 
 use super::{EmbeddedError, error::file, programs};
 
@@ -34,9 +37,18 @@ impl Account {
         choose(&passwd, owner).ok_or(EmbeddedError::NoAccount)
     }
 
-    /// Hands a file or directory over to the account.
+    /// Hands a directory that we have just made over to the account. What somebody has put in its place meanwhile, whose parent
+    /// may be theirs, is not: a link to it is not followed, and a directory of another owner is left alone.
     pub(super) fn take_over(&self, path: &Path) -> Result<(), EmbeddedError> {
-        chown(path, Some(self.uid), Some(self.gid)).map_err(file("changing the owner of", path))
+        let failed = |error| file("changing the owner of", path)(error);
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory =
+            File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(failed)?;
+        let is_ours = directory.metadata().map_err(failed)?.uid() == geteuid().as_raw();
+        if !is_ours {
+            return Err(failed(io::Error::other("somebody else has put another directory in its place")));
+        }
+        fchown(&directory, Some(self.uid), Some(self.gid)).map_err(failed)
     }
 
     /// Refuses a directory that the account can't reach, which PostgreSQL would put less clearly.

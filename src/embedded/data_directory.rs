@@ -6,13 +6,15 @@
 //! - `lock`, held as long as the server runs
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     process,
 };
+
+use rustix::{fs::OFlags, process::geteuid};
 
 use super::{
     EmbeddedError,
@@ -54,7 +56,7 @@ impl DataDirectory {
 
     /// Whether there is a cluster in a directory of ours that this process may read, and lock.
     pub(super) fn is_usable(path: &Path) -> bool {
-        let lock = File::options().read(true).write(true).open(path.join("lock"));
+        let lock = open_no_link(File::options().read(true).write(true), &path.join("lock"));
         let is_locked_out = lock.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
         !is_locked_out && fs::read(Self::cluster_in(path).join("PG_VERSION")).is_ok()
     }
@@ -100,7 +102,10 @@ impl DataDirectory {
         make_private_directory(&unfinished, programs.account())?;
         let mut initdb = programs.command("initdb");
         // The locale C is the one that every system has; with UTF8 it still holds any text.
-        initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"]).arg(&unfinished);
+        // Whoever may enter the directory of the socket is let in, and nobody over the network, should it ever listen there.
+        initdb
+            .args(["-U", "postgres", "--auth-local=trust", "--auth-host=reject", "-E", "UTF8", "--locale=C", "-D"])
+            .arg(&unfinished);
         programs::output(initdb)?;
         fs::rename(&unfinished, self.cluster()).map_err(file("moving the new cluster to", self.cluster()))
     }
@@ -152,11 +157,36 @@ fn remove_directory(path: &Path) -> Result<(), EmbeddedError> {
     }
 }
 
-/// Locks the directory for this process; the lock goes with the process, however that ends.
+/// Opens a file in a directory that may be another account's: a link in its place is not followed, since it could lead to any
+/// file that we may write or read and they may not.
+fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() > 1 {
+        return Err(io::Error::other("it is no file of its own, but a link or a device: remove it"));
+    }
+    Ok(file)
+}
+
+/// The text of a file in a directory that may be another account's.
+pub(super) fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_no_link(File::options().read(true), path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Locks the directory for this process; the lock goes with the process, however that ends. The file is the directory's
+/// owner's, who may need it without root.
 fn lock(data_dir: &Path) -> Result<File, EmbeddedError> {
     let path = data_dir.join("lock");
-    let options = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut lock = options.map_err(file("opening", &path))?;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut lock = open_no_link(&mut options, &path).map_err(file("opening", &path))?;
+    let owner = fs::metadata(data_dir).map_err(file("looking at", data_dir))?;
+    if lock.metadata().map_err(file("looking at", &path))?.uid() != owner.uid() && geteuid().is_root() {
+        fchown(&lock, Some(owner.uid()), Some(owner.gid())).map_err(file("changing the owner of", &path))?;
+    }
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -209,6 +239,36 @@ mod tests {
         let _inherited = first.lock.try_clone().unwrap();
         drop(first);
         DataDirectory::open(place.path(), false).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_lock_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let (data_dir, precious) = (place.path().join("data"), place.path().join("precious"));
+        fs::write(&precious, "keep this").unwrap();
+        for link in [
+            |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to),
+            |from: &Path, to: &Path| fs::hard_link(from, to),
+        ] {
+            fs::create_dir(&data_dir).unwrap();
+            link(&precious, &data_dir.join("lock")).unwrap();
+            let refusal = DataDirectory::open(&data_dir, false).unwrap_err().to_string();
+            assert!(refusal.contains("lock"), "{refusal}");
+            _ = DataDirectory::is_usable(&data_dir);
+            assert_eq!(fs::read_to_string(&precious).unwrap(), "keep this");
+            fs::remove_dir_all(&data_dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_put_in_place_of_a_new_directory_does_not_change_hands() {
+        let place = tempfile::tempdir().unwrap();
+        let (precious, link) = (place.path().join("precious"), place.path().join("cluster.new"));
+        fs::create_dir(&precious).unwrap();
+        std::os::unix::fs::symlink(&precious, &link).unwrap();
+        let nobody = Account { name: "nobody".into(), uid: 65_534, gid: 65_534 };
+        assert!(nobody.take_over(&link).is_err());
+        assert_eq!(fs::metadata(&precious).unwrap().uid(), geteuid().as_raw());
     }
 
     #[test]

@@ -13,6 +13,9 @@ use super::{EmbeddedError, account::Account};
 /// The programs that an installation must have.
 pub(super) const NEEDED: [&str; 4] = ["initdb", "pg_ctl", "postgres", "psql"];
 
+/// The variables that the programs get from ours.
+const KEPT: [&str; 5] = ["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ"];
+
 /// One installation's programs, and whom they run as.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -58,10 +61,8 @@ impl Programs {
         if let Some(account) = &self.account {
             command.uid(account.uid).gid(account.gid);
         }
-        // PGHOST, PGOPTIONS and the like are meant for other servers.
-        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
-            command.env_remove(name);
-        }
+        // Secrets of ours are no business of the server, and PGHOST, PGOPTIONS and the like are meant for others.
+        command.env_clear().envs(env::vars_os().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)));
         // Messages that can be searched for.
         command.env("LC_ALL", "C").current_dir(&self.working_dir);
         command

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     EmbeddedError,
-    data_directory::DataDirectory,
+    data_directory::{DataDirectory, read_no_link},
     error::file,
     programs::{self, Programs},
 };
@@ -164,7 +164,7 @@ fn is_ready(postmaster_pid: &str, pid: u32) -> bool {
 }
 
 fn tail(log: &PathBuf) -> String {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = read_no_link(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
 }

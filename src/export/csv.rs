@@ -11,6 +11,8 @@ use super::{Batch, Column, Values, Writer};
 
 pub(super) struct CsvWriter {
     out: Box<dyn Write + Send>,
+    /// Whether spreadsheets are kept from taking text for formulas.
+    guards: bool,
     lines: Lines,
 }
 
@@ -19,8 +21,8 @@ impl CsvWriter {
     ///
     /// # Errors
     /// If that can't be written.
-    pub fn begin(columns: &[Column], out: Box<dyn Write + Send>) -> io::Result<Self> {
-        let mut writer = Self { out, lines: Lines::new() };
+    pub fn begin(columns: &[Column], out: Box<dyn Write + Send>, guards: bool) -> io::Result<Self> {
+        let mut writer = Self { out, guards, lines: Lines::new() };
         for (index, column) in columns.iter().enumerate() {
             writer.lines.field(index == 0, column.name);
         }
@@ -43,6 +45,9 @@ impl Writer for CsvWriter {
             for (index, (_, values)) in batch.columns().enumerate() {
                 field.clear();
                 show(values, row, &mut field);
+                if self.guards && matches!(values, Values::Text(_)) && field.starts_with(FORMULAS) {
+                    field.insert(0, '\'');
+                }
                 self.lines.field(index == 0, &field);
             }
             self.lines.end();
@@ -55,13 +60,17 @@ impl Writer for CsvWriter {
     }
 }
 
+/// What a spreadsheet takes for the beginning of a formula. Group ids are named by strangers.
+const FORMULAS: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
+
 /// The value of a row, or nothing if it has none.
 fn show(values: &Values, row: usize, field: &mut String) {
     let shown = match values {
         Values::Text(values) => values[row].as_ref().map(|text| field.write_str(text)),
         Values::Integer(values) => values[row].map(|number| write!(field, "{number}")),
         Values::Bigint(values) => values[row].map(|number| write!(field, "{number}")),
-        Values::Real(values) => values[row].map(|number| write!(field, "{number}")),
+        // Whole ones as 1.0: of a column of 0 and 1 a reader would make whole numbers, and fail at the first 0.5.
+        Values::Real(values) => values[row].map(|number| write!(field, "{number:?}")),
         Values::Time(values) => {
             values[row].map(|time| field.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true)))
         }

@@ -8,13 +8,13 @@ use std::{
 
 use chrono::{Days, NaiveTime};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     report::Report,
     retention,
-    store::{Store, StoreError},
+    store::{Bounds, Store, StoreError},
     term::{Role, TermStatus},
 };
 
@@ -59,9 +59,20 @@ pub(super) async fn keep_metrics_small(metrics: PrometheusHandle, stop: Cancella
 }
 
 /// Counts what is watched, for people. A failure is no news: whoever polls says what is wrong.
-pub(super) async fn count_watched(store: Store, status: Arc<TermStatus>, stop: CancellationToken) {
+///
+/// The functions of the schema compare the same with `limits`, which they learn here.
+pub(super) async fn count_watched(
+    store: Store,
+    status: Arc<TermStatus>,
+    limits: watch::Receiver<Bounds>,
+    stop: CancellationToken,
+) {
     loop {
         let start = Instant::now();
+        let bounds = *limits.borrow();
+        if let Some(Err(error)) = stop.run_until_cancelled(store.note_bounds(bounds)).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the bounds of the app could not be noted");
+        }
         if let Some(Ok(watched)) = stop.run_until_cancelled(store.count_watched()).await {
             metrics::gauge!("receiptd_quarantined_groups").set(watched.quarantined as f64);
             metrics::gauge!("receiptd_watched_groups").set(watched.groups as f64);

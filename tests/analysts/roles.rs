@@ -17,11 +17,27 @@ pub struct Member {
 impl Member {
     pub async fn of(role: &str) -> Self {
         let database = TestDatabase::new().await;
+        let url = database.url();
+        Self::in_database(database, &url, role).await
+    }
+
+    /// The same where the schema belongs to an ordinary role, as it should, and there are two apps in it.
+    async fn of_two_apps(role: &str) -> Self {
+        let database = TestDatabase::new().await;
+        let owner = format!("owner_of_{}", database.name());
+        database.psql(&format!("CREATE ROLE {owner} LOGIN; GRANT CREATE ON DATABASE {} TO {owner}", database.name()));
+        let url = database.url().replace("//postgres@", &format!("//{owner}@"));
+        let member = Self::in_database(database, &url, role).await;
+        member.database.psql(&format!("SET ROLE {owner}; {TWO_APPS}"));
+        member
+    }
+
+    async fn in_database(database: TestDatabase, url: &str, role: &str) -> Self {
         // Tests share the server: another may make the same role just now.
         database.psql(&format!(
             "DO $$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         ));
-        let store = Store::new(&database.url().into(), 2, app()).unwrap();
+        let store = Store::new(&url.into(), 2, app()).unwrap();
         store.migrate().await.unwrap();
         let login = format!("{role}_of_{}", database.name());
         database.psql(&format!("CREATE ROLE {login} LOGIN IN ROLE {role}"));
@@ -150,7 +166,9 @@ async fn nobody_else_may_call_anything() {
     let member = Member::of("receiptd_reader").await;
     let stranger = format!("stranger_to_{}", member.database.name());
     member.database.psql(&format!("CREATE ROLE {stranger}; GRANT USAGE ON SCHEMA receiptd TO {stranger}"));
-    for function in functions(&member.database) {
+    // It tells a role which apps are its own, and is asked where that limits what the role sees.
+    let anybodys = "receiptd.apps_of_caller()";
+    for function in functions(&member.database).iter().filter(|function| *function != anybodys) {
         let may = format!("SELECT has_function_privilege('{stranger}', '{function}', 'EXECUTE')");
         assert_eq!(member.database.psql(&may), "f", "{function}");
     }
@@ -164,4 +182,99 @@ async fn roles_that_are_made_after_the_schema_get_their_rights_at_the_next_start
     let store = Store::new(&member.database.url().into(), 2, app()).unwrap();
     store.migrate().await.unwrap();
     member.may("SELECT * FROM receiptd.latest_receipts").await;
+}
+
+/// A row of everything that analysts read for two apps, this one and app 77.
+const TWO_APPS: &str = "
+    SELECT receiptd.ensure_partition(t, current_date) FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) AS t;
+    SELECT receiptd.watch_messages(app, 'g', ARRAY[1]) FROM unnest(ARRAY[1400000000, 77]) AS app;
+    UPDATE receiptd.watched_messages SET read_num = 0, unread_num = 2, receipt_code = 0, first_polled_at = now(),
+        last_changed_at = now(), known_until = now();
+    INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
+        SELECT group_key, 1, now(), 0, 2, 0 FROM receiptd.watched_groups;
+    INSERT INTO receiptd.api_calls
+        SELECT now(), group_key, 1, 1, 1, 0, 'success', 0, 200, 1, NULL, now() FROM receiptd.watched_groups;
+    INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at)
+        SELECT group_key, 1, now() FROM receiptd.watched_groups;
+    INSERT INTO receiptd.group_receipts_hourly (group_key, hour)
+        SELECT group_key, date_trunc('hour', now(), 'UTC') FROM receiptd.watched_groups;
+    INSERT INTO receiptd.poll_gaps SELECT group_key, now() - interval '1 hour', now(), 1, 'waiting' FROM receiptd.watched_groups;
+    INSERT INTO receiptd.poller_leases (sdk_app_id, epoch, acquired_at, expires_at, rolled_up_until)
+        SELECT app, 1, now(), now(), now() FROM unnest(ARRAY[1400000000, 77]) AS app;";
+
+#[tokio::test]
+async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
+    let member = Member::of_two_apps("receiptd_reader").await;
+    let functions = ["receipts_at(now())", "receipt_curve('g', 1, '1 hour')"].map(str::to_owned);
+    let relations = || READ.iter().map(|name| (*name).to_owned()).chain(functions.clone());
+    let give = |sql: &str| member.database.psql(&sql.replace("$role", &member.login));
+    for (change, rows) in [
+        ("SELECT 1", 2),
+        ("INSERT INTO receiptd.role_apps VALUES ('$role', 1400000000)", 1),
+        ("UPDATE receiptd.role_apps SET sdk_app_id = 5", 0),
+        ("INSERT INTO receiptd.role_apps VALUES ('$role', 77), ('$role', 1400000000)", 2),
+        ("DELETE FROM receiptd.role_apps", 2),
+    ] {
+        give(change);
+        for relation in relations() {
+            // Of the curve each message has one step.
+            let seen = member.count(&format!("SELECT 1 FROM receiptd.{relation}")).await;
+            assert_eq!(seen, rows, "{relation} after {change}");
+        }
+        let seen = member.count("SELECT group_key FROM receiptd.watched_groups").await;
+        assert_eq!(seen, rows, "watched_groups after {change}");
+    }
+    let left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'receiptd'::regnamespace
+        AND (relrowsecurity OR relforcerowsecurity)";
+    assert_eq!(member.database.psql(left), "0", "it costs nothing where nobody wants it");
+}
+
+#[tokio::test]
+async fn one_of_many_roles_of_a_pooled_login_sees_its_own_apps_alone() {
+    let member = Member::of_two_apps("receiptd_reader").await;
+    let (login, tenant) = (&member.login, format!("tenant_in_{}", member.database.name()));
+    member.database.psql(&format!(
+        "CREATE ROLE {tenant} IN ROLE receiptd_reader; GRANT {tenant} TO {login};
+         INSERT INTO receiptd.role_apps VALUES ('{tenant}', 77), ('{login}', 1400000000)"
+    ));
+    let mut connection = member.connect().await;
+    for (role, apps) in [("NONE", "{77,1400000000}"), (tenant.as_str(), "{77}")] {
+        let set = AssertSqlSafe(format!("SET ROLE {role}"));
+        sqlx::raw_sql(set).execute(&mut connection).await.unwrap();
+        let seen: Vec<i64> = sqlx::query_scalar("SELECT sdk_app_id FROM receiptd.latest_receipts ORDER BY 1")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let seen = format!("{{{}}}", seen.iter().map(i64::to_string).collect::<Vec<_>>().join(","));
+        assert_eq!(seen, apps, "{role}");
+    }
+}
+
+#[tokio::test]
+async fn a_writer_changes_nothing_of_another_app() {
+    let member = Member::of_two_apps("receiptd_writer").await;
+    member.database.psql(&format!("INSERT INTO receiptd.role_apps VALUES ('{}', {APP})", member.login));
+    for call in [
+        "watch_group($app, 'g')",
+        "watch_messages($app, 'g', ARRAY[2])",
+        "unwatch_messages($app, 'g', ARRAY[2])",
+        "pause_group($app, 'g')",
+        "resume_group($app, 'g')",
+        "unwatch_group($app, 'g')",
+    ] {
+        member.may(&format!("SELECT receiptd.{}", call.replace("$app", "1400000000"))).await;
+        let refused = member.tries(&format!("SELECT receiptd.{}", call.replace("$app", "77"))).await.unwrap_err();
+        assert!(refused.contains("permission denied for app 77"), "{call}: {refused}");
+    }
+    assert_eq!(member.database.psql("SELECT state FROM receiptd.watched_groups WHERE sdk_app_id = 77"), "active");
+    member.may_not("INSERT INTO receiptd.role_apps VALUES (current_user::regrole, 77)").await;
+}
+
+#[tokio::test]
+async fn rights_by_app_are_refused_where_they_would_not_hold() {
+    let member = Member::of("receiptd_reader").await;
+    let mut superuser = PgConnection::connect(&member.database.url()).await.unwrap();
+    let give = AssertSqlSafe(format!("INSERT INTO receiptd.role_apps VALUES ('{}', {APP})", member.login));
+    let refused = sqlx::raw_sql(give).execute(&mut superuser).await.unwrap_err().to_string();
+    assert!(refused.contains("is a superuser"), "{refused}");
 }

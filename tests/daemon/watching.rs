@@ -157,3 +157,31 @@ async fn new_messages_get_a_slot_though_another_app_has_many_that_nobody_polls()
     rig.watch("g", [1]).await;
     rig.until("(SELECT read_num IS NOT NULL FROM receiptd.latest_receipts WHERE group_id = 'g')").await;
 }
+
+#[tokio::test]
+async fn what_applications_may_have_watched_is_bounded() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.settings.limits = receiptd::store::Bounds { messages_per_call: 5, messages: 7, groups: 2 };
+    rig.start().await;
+    rig.watch("a", 1..=5).await;
+    rig.until("(SELECT active_messages = 5 AND groups = 1 FROM receiptd.apps)").await;
+    for (call, refusal) in [
+        ("watch_messages(1400000000, 'a', '{11,12,13,14,15,16}')", "a call may name 5 messages, and this one names 6"),
+        ("unwatch_messages(1400000000, 'a', '{1,2,3,4,5,6}')", "a call may name 5 messages"),
+        ("watch_messages(1400000000, 'a', '{11,12,13}')", "app 1400000000 may watch 7 messages at a time"),
+        ("watch_messages(1400000000, 'a', '{11}', now() + interval '25 hours')", "more than a day ahead"),
+        ("watch_messages(1400000000, 'a', '{11}', 'infinity')", "more than a day ahead"),
+    ] {
+        let error = sqlx::query(AssertSqlSafe(format!("SELECT receiptd.{call}"))).execute(&rig.pool).await.unwrap_err();
+        assert!(error.to_string().contains(refusal), "{call}: {error}");
+    }
+    let group = "SELECT receiptd.watch_group(1400000000, $1)";
+    sqlx::query(group).bind("b").execute(&rig.pool).await.unwrap();
+    let error = sqlx::query(group).bind("c").execute(&rig.pool).await.unwrap_err().to_string();
+    assert!(error.contains("may watch 2 groups"), "{error}");
+    sqlx::query("SELECT receiptd.watch_messages(1400000000, 'a', '{11,12}', now() + interval '23 hours')")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.stop().await;
+}

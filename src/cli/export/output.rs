@@ -1,12 +1,14 @@
 //! Where an export goes: standard output, or a file that gets its name only when it is whole. It never overwrites one.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File, Permissions, TryLockError},
     io::{self, IsTerminal, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
+use rustix::fs::OFlags;
 
 pub enum Output {
     Standard,
@@ -32,8 +34,23 @@ impl Output {
         part.push(".part");
         let part = PathBuf::from(part);
         // Not emptied before it is known that nobody else writes it.
-        let open = File::options().write(true).create(true).truncate(false).open(&part);
+        // Whoever may write in the same directory can put a link there, which would lead what is written elsewhere.
+        let open = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&part);
         let file = open.with_context(|| format!("opening {} failed", part.display()))?;
+        let metadata = file.metadata().with_context(|| format!("looking at {} failed", part.display()))?;
+        if !metadata.is_file() || metadata.nlink() > 1 {
+            bail!("{} is no file of its own, but a link or a device: remove it", part.display());
+        }
+        // One that was left may be open to all.
+        let mode = metadata.permissions().mode() & 0o640;
+        file.set_permissions(Permissions::from_mode(mode))
+            .with_context(|| format!("closing {} failed", part.display()))?;
         match file.try_lock() {
             // A file system without locks can't tell.
             Ok(()) | Err(TryLockError::Error(_)) => {}

@@ -44,13 +44,14 @@ fn every_key_that_exists_is_in_the_reference_file() {
         let end = text[start..].find("\n\n[").map_or(text.len(), |length| start + length);
         text[start..end].lines().any(|line| line.starts_with(&format!("{key} = ")))
     };
-    let sections: [(&str, &[&str]); 8] = [
+    let sections: [(&str, &[&str]); 9] = [
         ("chat", fields_of::<chat::Keys>()),
         ("database", fields_of::<database::Keys>()),
         ("polling", fields_of::<polling::Keys>()),
         ("snapshots", fields_of::<snapshots::Keys>()),
         ("jobs", fields_of::<jobs::Keys>()),
         ("retention", fields_of::<retention::Keys>()),
+        ("limits", fields_of::<limits::Keys>()),
         ("http", fields_of::<http::Keys>()),
         ("log", fields_of::<log::Keys>()),
     ];

@@ -15,13 +15,32 @@ fn shown(loaded: Result<Config, ConfigError>) -> String {
 }
 
 #[test]
-fn a_secret_in_a_file_of_its_own_loses_its_last_line_break_and_nothing_else() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), " key with = and spaces \r\n").unwrap();
-    let text = format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key_file = {:?}\n", file.path());
-    let chat = load_file(&text).unwrap().chat().unwrap();
-    let Credential::SecretKey(key) = chat.credential else { panic!("{chat:?}") };
-    assert_eq!(key.expose_secret(), " key with = and spaces ");
+fn what_editors_and_shells_add_around_a_secret_is_no_part_of_it_in_a_file_as_in_a_variable() {
+    for written in
+        ["key = with spaces", " key = with spaces \r\n", "\u{feff}key = with spaces\n\n", "\tkey = with spaces\r"]
+    {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), written).unwrap();
+        let app = "[chat]\nsdk_app_id = 1\nregion = \"sg\"\n";
+        let by_file = load_file(&format!("{app}secret_key_file = {:?}\n", file.path()));
+        let by_variable = load(app, &[("RECEIPTD_CHAT__SECRET_KEY", written)], &[]);
+        for loaded in [by_file, by_variable] {
+            let chat = loaded.unwrap().chat().unwrap();
+            let Credential::SecretKey(key) = chat.credential else { panic!("{chat:?}") };
+            assert_eq!(key.expose_secret(), "key = with spaces", "{written:?}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_in_quotes_or_of_several_lines_is_refused() {
+    for (written, why) in [("\"5f1d\"", "quotes around it"), ("'5f1d'\n", "quotes around it"), ("5f\n1d", "line break")]
+    {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), written).unwrap();
+        let refusal = load_file(&format!("[chat]\nsecret_key_file = {:?}\n", file.path())).unwrap_err().to_string();
+        assert!(refusal.contains("chat.secret_key") && refusal.contains(why) && !refusal.contains("5f1d"), "{refusal}");
+    }
 }
 
 #[test]

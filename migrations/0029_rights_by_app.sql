@@ -1,0 +1,331 @@
+-- Rights by app, which are off until receiptd.role_apps has a row, and bounds on what may be watched.
+
+CREATE TABLE receiptd.role_apps (
+    role       regrole NOT NULL,
+    sdk_app_id bigint NOT NULL,
+    PRIMARY KEY (role, sdk_app_id),
+    CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
+);
+
+-- The role that asks is the one of SET ROLE, if there is one, else the one that logged in. Both hold within functions that run
+-- as their owner, and SET ROLE only ever takes rights away.
+CREATE FUNCTION receiptd.apps_of_caller() RETURNS bigint[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    asking regrole := to_regrole(quote_ident(
+        CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END));
+BEGIN
+    IF NOT EXISTS (SELECT FROM receiptd.role_apps) OR (
+        SELECT pg_has_role(asking, nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'receiptd'
+    ) THEN
+        RETURN NULL;
+    END IF;
+    RETURN coalesce((SELECT array_agg(DISTINCT r.sdk_app_id) FROM receiptd.role_apps r
+        WHERE EXISTS (SELECT FROM pg_roles WHERE oid = r.role) AND pg_has_role(asking, r.role, 'USAGE')), '{}');
+END
+$$;
+
+-- Row-level security is switched on with the first row of role_apps and off with the last, so that it costs nothing where
+-- nobody wants it. Every view joins watched_groups as its owner, so that one is for the owner, too, whom the policy lets see
+-- all; the tables with a group_key follow it for whoever reads them directly.
+CREATE FUNCTION receiptd.follow_role_apps() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
+DECLARE
+    is_on boolean := EXISTS (SELECT FROM receiptd.role_apps);
+    owner name := (SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+        WHERE n.nspname = 'receiptd' AND (r.rolsuper OR r.rolbypassrls));
+    changed record;
+BEGIN
+    IF is_on AND owner IS NOT NULL THEN
+        RAISE EXCEPTION 'the owner of the schema, %, is a superuser or bypasses row-level security', owner
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'Views are read with the rights of their owner: let an ordinary role own the schema and all that is in it.';
+    END IF;
+    FOR changed IN
+        SELECT c.relname AS name, c.relname = 'watched_groups' AS is_groups
+        FROM pg_class c
+        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND c.relrowsecurity <> is_on
+            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
+        ORDER BY is_groups, c.relname
+    LOOP
+        IF is_on THEN
+            EXECUTE format('CREATE POLICY of_apps ON receiptd.%I USING (%s)', changed.name, CASE
+                WHEN changed.is_groups THEN '(SELECT receiptd.apps_of_caller()) IS NULL
+                    OR sdk_app_id = ANY ((SELECT receiptd.apps_of_caller())::bigint[])'
+                ELSE 'group_key IN (SELECT g.group_key FROM receiptd.watched_groups g)' END);
+            EXECUTE format('ALTER TABLE receiptd.%I ENABLE ROW LEVEL SECURITY', changed.name);
+            IF changed.is_groups THEN
+                EXECUTE format('ALTER TABLE receiptd.%I FORCE ROW LEVEL SECURITY', changed.name);
+            END IF;
+        ELSE
+            EXECUTE format('DROP POLICY of_apps ON receiptd.%I', changed.name);
+            EXECUTE format('ALTER TABLE receiptd.%I DISABLE ROW LEVEL SECURITY', changed.name);
+            EXECUTE format('ALTER TABLE receiptd.%I NO FORCE ROW LEVEL SECURITY', changed.name);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER follow_role_apps AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON receiptd.role_apps
+    FOR EACH STATEMENT EXECUTE FUNCTION receiptd.follow_role_apps();
+
+-- The one view that has no group in it.
+CREATE OR REPLACE VIEW receiptd.data_freshness AS
+SELECT l.sdk_app_id, l.rolled_up_until
+FROM receiptd.poller_leases l
+CROSS JOIN (SELECT receiptd.apps_of_caller() AS ids) apps
+WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
+
+CREATE FUNCTION receiptd.require_app(sdk_app_id bigint, messages integer DEFAULT 0) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    most integer := (SELECT a.max_messages_a_call FROM receiptd.apps a WHERE a.sdk_app_id = require_app.sdk_app_id);
+BEGIN
+    IF NOT coalesce(require_app.sdk_app_id = ANY (receiptd.apps_of_caller()), true) THEN
+        RAISE EXCEPTION 'permission denied for app % of Tencent Chat', require_app.sdk_app_id
+            USING ERRCODE = 'insufficient_privilege', HINT = 'The owner of the schema gives it by a row in receiptd.role_apps.';
+    END IF;
+    IF require_app.messages > most THEN
+        RAISE EXCEPTION 'a call may name % messages, and this one names %', most, require_app.messages
+            USING ERRCODE = 'program_limit_exceeded',
+                HINT = 'Split the call, or raise limits.messages_per_call in the configuration of the daemon.';
+    END IF;
+END
+$$;
+
+-- Counted from the daemon's last count on, so that it costs little however much is watched: what was slotted since is not in
+-- it, and messages that are watched already count as new.
+CREATE FUNCTION receiptd.refuse_full_app(sdk_app_id bigint, messages integer DEFAULT 0) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    app receiptd.apps;
+    new_messages bigint;
+    new_groups bigint;
+BEGIN
+    SELECT a.* INTO app FROM receiptd.apps a WHERE a.sdk_app_id = refuse_full_app.sdk_app_id;
+    SELECT count(*) INTO new_groups FROM receiptd.watched_groups g
+        WHERE g.group_key > app.last_group_key AND g.sdk_app_id = refuse_full_app.sdk_app_id;
+    IF app.groups + new_groups > app.max_groups THEN
+        RAISE EXCEPTION 'app % may watch % groups, and not more', refuse_full_app.sdk_app_id, app.max_groups
+            USING ERRCODE = 'program_limit_exceeded',
+                HINT = 'Unwatch groups, or raise limits.groups in the configuration of the daemon.';
+    END IF;
+    IF refuse_full_app.messages > 0 AND app.max_active_messages IS NOT NULL THEN
+        SELECT count(*) INTO new_messages FROM (
+            SELECT FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+            WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = refuse_full_app.sdk_app_id
+            LIMIT greatest(0, app.max_active_messages - app.active_messages)
+        ) waiting;
+        IF app.active_messages + new_messages + refuse_full_app.messages > app.max_active_messages THEN
+            RAISE EXCEPTION 'app % may watch % messages at a time, and not more', refuse_full_app.sdk_app_id,
+                    app.max_active_messages
+                USING ERRCODE = 'program_limit_exceeded',
+                    HINT = 'Unwatch messages, or raise limits.messages in the configuration of the daemon.';
+        END IF;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.watch_group(
+    sdk_app_id bigint,
+    group_id text,
+    group_type text DEFAULT NULL,
+    cadence text DEFAULT NULL
+) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    kind text := CASE lower(watch_group.group_type)
+        WHEN 'private' THEN 'Private' WHEN 'work' THEN 'Private'
+        WHEN 'public' THEN 'Public'
+        WHEN 'chatroom' THEN 'ChatRoom' WHEN 'meeting' THEN 'ChatRoom'
+        ELSE watch_group.group_type END;
+    key integer;
+BEGIN
+    PERFORM receiptd.require_app(watch_group.sdk_app_id);
+    IF lower(kind) IN ('avchatroom', 'community') OR starts_with(watch_group.group_id, '@TGS#_')
+        OR position('@TOPIC#' IN watch_group.group_id) > 0
+    THEN
+        RAISE EXCEPTION 'group % can not be watched: Tencent Chat keeps no read receipts for %', watch_group.group_id,
+                CASE WHEN lower(kind) = 'avchatroom' THEN 'an AVChatRoom'
+                    WHEN position('@TOPIC#' IN watch_group.group_id) > 0 THEN 'a topic of a Community'
+                    ELSE 'a Community' END
+            USING ERRCODE = 'check_violation', HINT = 'Watch Private (Work), Public or ChatRoom (Meeting) groups.';
+    END IF;
+    SELECT g.group_key INTO key FROM receiptd.watched_groups g
+        WHERE g.sdk_app_id = watch_group.sdk_app_id AND g.group_id = watch_group.group_id;
+    IF key IS NULL THEN
+        INSERT INTO receiptd.watched_groups AS g (sdk_app_id, group_id, group_type, cadence)
+            VALUES (watch_group.sdk_app_id, watch_group.group_id, kind, watch_group.cadence)
+            ON CONFLICT (sdk_app_id, group_id) DO NOTHING RETURNING g.group_key INTO key;
+        IF key IS NOT NULL THEN
+            PERFORM receiptd.refuse_full_app(watch_group.sdk_app_id);
+            RETURN key;
+        END IF;
+        SELECT g.group_key INTO STRICT key FROM receiptd.watched_groups g
+            WHERE g.sdk_app_id = watch_group.sdk_app_id AND g.group_id = watch_group.group_id;
+    END IF;
+    UPDATE receiptd.watched_groups g SET
+            group_type = coalesce(kind, g.group_type),
+            cadence = coalesce(watch_group.cadence, g.cadence),
+            state = CASE g.state WHEN 'removed' THEN 'active' ELSE g.state END
+        WHERE g.group_key = key
+            AND (g.state = 'removed' OR kind <> coalesce(g.group_type, '')
+                OR watch_group.cadence <> coalesce(g.cadence, ''));
+    RETURN key;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.watch_messages(
+    sdk_app_id bigint,
+    group_id text,
+    msg_seqs bigint[],
+    sent_at timestamptz DEFAULT now()
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n integer := coalesce(cardinality(watch_messages.msg_seqs), 0);
+    key integer;
+BEGIN
+    PERFORM receiptd.require_app(watch_messages.sdk_app_id, n);
+    key := receiptd.watch_group(watch_messages.sdk_app_id, watch_messages.group_id);
+    PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, n);
+    RETURN receiptd.watch_keys(array_fill(key, ARRAY[n]), watch_messages.msg_seqs, array_fill(watch_messages.sent_at, ARRAY[n]));
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.unwatch_messages(
+    sdk_app_id bigint,
+    group_id text,
+    msg_seqs bigint[] DEFAULT NULL
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    key integer := (SELECT g.group_key FROM receiptd.watched_groups g
+        WHERE g.sdk_app_id = unwatch_messages.sdk_app_id AND g.group_id = unwatch_messages.group_id);
+    slots bigint[];
+    removed bigint;
+BEGIN
+    PERFORM receiptd.require_app(unwatch_messages.sdk_app_id, coalesce(cardinality(unwatch_messages.msg_seqs), 0));
+    WITH locked AS (
+        SELECT s.slot_id FROM receiptd.poll_slots s
+        WHERE s.group_key = key AND (unwatch_messages.msg_seqs IS NULL OR s.slot_id IN (
+            SELECT m.slot_id FROM receiptd.watched_messages m
+            WHERE m.group_key = key AND m.msg_seq = ANY (unwatch_messages.msg_seqs)))
+        ORDER BY s.slot_id FOR UPDATE
+    )
+    SELECT array_agg(slot_id) INTO slots FROM locked;
+    WITH leaving AS (
+        SELECT m.msg_seq, s.last_polled_at FROM receiptd.watched_messages m
+        LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
+        WHERE m.group_key = key AND m.state = 'active'
+            AND (unwatch_messages.msg_seqs IS NULL OR m.msg_seq = ANY (unwatch_messages.msg_seqs))
+        ORDER BY m.msg_seq FOR UPDATE OF m
+    )
+    UPDATE receiptd.watched_messages m
+        SET state = 'removed', closed_at = now(), slot_id = NULL,
+            known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.last_polled_at) END
+        FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    DELETE FROM receiptd.poll_slots s
+        WHERE s.group_key = key AND s.slot_id = ANY (slots) AND NOT EXISTS (
+            SELECT FROM receiptd.watched_messages m WHERE m.group_key = key AND m.slot_id = s.slot_id);
+    RETURN removed;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.unwatch_group(sdk_app_id bigint, group_id text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    removed bigint := receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
+BEGIN
+    UPDATE receiptd.watched_groups g SET state = 'removed'
+        WHERE g.sdk_app_id = unwatch_group.sdk_app_id AND g.group_id = unwatch_group.group_id AND g.state <> 'removed';
+    RETURN removed;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.pause_group(sdk_app_id bigint, group_id text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM receiptd.require_app(pause_group.sdk_app_id);
+    UPDATE receiptd.watched_groups g SET state = 'paused'
+        WHERE g.sdk_app_id = pause_group.sdk_app_id AND g.group_id = pause_group.group_id
+            AND g.state IN ('active', 'quarantined');
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.resume_group(sdk_app_id bigint, group_id text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM receiptd.require_app(resume_group.sdk_app_id);
+    UPDATE receiptd.watched_groups g SET state = 'active'
+        WHERE g.sdk_app_id = resume_group.sdk_app_id AND g.group_id = resume_group.group_id
+            AND g.state IN ('paused', 'quarantined');
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[])
+RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    added bigint;
+    latest timestamptz := (SELECT max(u.at) FROM unnest(watch_keys.sent_at) AS u (at));
+BEGIN
+    IF latest > now() + interval '1 day' THEN
+        RAISE EXCEPTION 'sent_at % is more than a day ahead', latest USING ERRCODE = 'datetime_field_overflow',
+            HINT = 'Leave it out for messages that were sent just now.';
+    END IF;
+    -- Messages that are watched are left alone, and so not waited for. The order keeps two calls for the same messages from
+    -- waiting for each other.
+    INSERT INTO receiptd.watched_messages AS w (group_key, msg_seq, sent_at)
+        SELECT DISTINCT ON (u.group_key, u.msg_seq) u.group_key, u.msg_seq, u.sent_at
+        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.sent_at) AS u (group_key, msg_seq, sent_at)
+        LEFT JOIN receiptd.watched_messages k ON k.group_key = u.group_key AND k.msg_seq = u.msg_seq
+        WHERE k.state IS DISTINCT FROM 'active'
+        ORDER BY u.group_key, u.msg_seq
+        ON CONFLICT (group_key, msg_seq) DO UPDATE
+            SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(),
+                sent_at = least(w.sent_at, EXCLUDED.sent_at),
+                aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END
+            WHERE w.state <> 'active';
+    GET DIAGNOSTICS added = ROW_COUNT;
+    IF added = 0 THEN
+        RETURN 0;
+    END IF;
+    -- Those that were in message_milestones only come back with what is known of them. A statement of its own, so that it
+    -- sees what a roll-up has moved there while the one before waited for it.
+    WITH back AS (
+        SELECT m.*
+        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs) AS u (group_key, msg_seq)
+        JOIN receiptd.message_milestones m ON m.group_key = u.group_key AND m.msg_seq = u.msg_seq
+        WHERE m.closed_at IS NOT NULL ORDER BY m.group_key, m.msg_seq FOR UPDATE OF m
+    ), opened AS (
+        UPDATE receiptd.message_milestones m SET state = 'active', closed_at = NULL, known_until = NULL
+            FROM back WHERE m.group_key = back.group_key AND m.msg_seq = back.msg_seq
+    )
+    UPDATE receiptd.watched_messages w SET read_num = back.read_num, unread_num = back.unread_num,
+            receipt_code = back.receipt_code, first_polled_at = back.first_polled_at,
+            last_changed_at = back.last_changed_at, known_until = back.known_until,
+            sent_at = least(back.sent_at, w.sent_at), aged_from = CASE WHEN w.sent_at > back.sent_at THEN w.sent_at END
+        FROM back WHERE w.group_key = back.group_key AND w.msg_seq = back.msg_seq;
+    RETURN added;
+END
+$$;
+
+
+REVOKE EXECUTE ON FUNCTION receiptd.follow_role_apps(), receiptd.require_app(bigint, integer),
+    receiptd.refuse_full_app(bigint, integer) FROM PUBLIC;
+
+COMMENT ON TABLE receiptd.role_apps IS 'Which apps a role may use: its own rows and those of the roles it is a member of. Empty: every role may use all apps that its other rights allow. The owner of the schema may use all. Example: INSERT INTO receiptd.role_apps VALUES (''shop'', 1400000000).';
+COMMENT ON COLUMN receiptd.role_apps.role IS 'The role.';
+COMMENT ON COLUMN receiptd.role_apps.sdk_app_id IS 'SDKAppID of the Tencent Chat app that it may use.';
+COMMENT ON FUNCTION receiptd.apps_of_caller() IS 'The apps that the current role may use; null: all. See role_apps.';
+COMMENT ON FUNCTION receiptd.follow_role_apps() IS 'Internal: switches row-level security on when role_apps gets its first row, and off when it loses its last.';
+COMMENT ON FUNCTION receiptd.require_app(bigint, integer) IS 'Internal: raises an error if the current role may not use the app, or names more messages in one call than the daemon allows.';
+COMMENT ON FUNCTION receiptd.refuse_full_app(bigint, integer) IS 'Internal: raises an error if the app would watch more groups or messages than the daemon allows.';
