@@ -37,6 +37,9 @@ pub struct WatchLine {
 #[error("{0}")]
 pub struct BadLine(String);
 
+/// A line with its number, from 1.
+pub type Numbered = (u64, Result<WatchLine, BadLine>);
+
 /// Why no further line can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -106,7 +109,7 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// If the input can't be read, or is no watch list.
-    pub fn next_line(&mut self) -> Result<Option<(u64, Result<WatchLine, BadLine>)>, ReadError> {
+    pub fn next_line(&mut self) -> Result<Option<Numbered>, ReadError> {
         loop {
             let read = self.read_line()?;
             self.number += 1;
@@ -313,8 +316,11 @@ mod tests {
         "2026-11-25T12:00:00Z".parse().unwrap()
     }
 
+    /// Lines with their numbers, and what is wrong in words.
+    type Told = Vec<(u64, Result<WatchLine, String>)>;
+
     /// What is read, and why no more is.
-    fn try_read(text: &[u8]) -> Result<Vec<(u64, Result<WatchLine, String>)>, String> {
+    fn try_read(text: &[u8]) -> Result<Told, String> {
         let mut lines = Lines::new(text, now());
         let mut read = Vec::new();
         while let Some((number, line)) = lines.next_line().map_err(|error| error.to_string())? {
@@ -324,7 +330,7 @@ mod tests {
         Ok(read)
     }
 
-    fn read(text: &[u8]) -> Vec<(u64, Result<WatchLine, String>)> {
+    fn read(text: &[u8]) -> Told {
         try_read(text).unwrap()
     }
 

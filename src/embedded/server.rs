@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitStatus, Stdio},
     sync::{
         Mutex, PoisonError,
@@ -163,7 +163,7 @@ fn is_ready(postmaster_pid: &str, pid: u32) -> bool {
     lines.next() == Some(&pid.to_string()) && lines.nth(6) == Some("ready")
 }
 
-fn tail(log: &PathBuf) -> String {
+fn tail(log: &Path) -> String {
     let text = read_no_link(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
