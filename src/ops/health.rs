@@ -72,7 +72,10 @@ pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness
 async fn database(store: &Store) -> (Check, Check) {
     let known = Store::known_schema_version();
     match store.schema_version().await {
-        Ok(Some(found)) if found == known => (Check::unless(None), Check::unless(None)),
+        Ok(Some(found)) if found == known => match store.read_only().await {
+            Ok(why) => (Check::unless(why.map(str::to_owned)), Check::unless(None)),
+            Err(error) => (Check::unless(Some(error.explain())), Check::unless(None)),
+        },
         Ok(found) => {
             let found = found.map_or_else(|| "missing".to_owned(), |found| format!("at migration {found}"));
             (Check::unless(None), Check::unless(Some(format!("it is {found}, and this receiptd works with {known}"))))

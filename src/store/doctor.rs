@@ -33,6 +33,25 @@ impl Store {
         Ok(Rights { role, has_schema, may_create })
     }
 
+    /// Why the database only reads, if it does, with what helps.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn read_only(&self) -> Result<Option<&'static str>, StoreError> {
+        let asked = query_as("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean");
+        let (is_standby, is_read_only): (bool, bool) = self
+            .run("asking whether the database can be written", SHORT, async |database| asked.fetch_one(database).await)
+            .await?;
+        Ok(match (is_standby, is_read_only) {
+            (true, _) => Some("the server is a standby, which only reads: point database.url at the primary"),
+            (false, true) => Some(
+                "default_transaction_read_only is on, so nothing can be stored: find out who set it and why (a full disk?), then \
+                 reset it by ALTER SYSTEM, ALTER DATABASE or ALTER ROLE … RESET default_transaction_read_only",
+            ),
+            (false, false) => None,
+        })
+    }
+
     /// Who polls this app: the holder of its lease, unless that is over by the database's clock.
     ///
     /// # Errors

@@ -59,6 +59,10 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL 
 const KEEPALIVE: &str = "; SET LOCAL tcp_keepalives_idle = 30; SET LOCAL tcp_keepalives_interval = 10; \
     SET LOCAL tcp_keepalives_count = 3; SET LOCAL tcp_user_timeout = 60000";
 
+/// What the server says on a connection that it has ended while nobody used it: admin_shutdown, crash_shutdown and
+/// idle_session_timeout.
+const ENDED: [&str; 3] = ["57P01", "57P02", "57P05"];
+
 /// The lease under which the poller writes.
 #[derive(Debug, Clone)]
 pub(super) struct Fence {
@@ -141,7 +145,8 @@ impl Connections {
             match timely(timeout_at(deadline, transaction.connection().execute(sqlx::raw_sql(begin))).await) {
                 Ok(_) => return Ok(transaction),
                 // The server has closed it meanwhile: no failure, the next one may work.
-                Err(Some(error)) if was_used && !matches!(error, sqlx::Error::Database(_)) => {}
+                Err(Some(error))
+                    if was_used && sqlstate::sqlstate(&error).is_none_or(|state| ENDED.contains(&&*state)) => {}
                 Err(error) => return Err(transaction.failed(error)),
             }
         }

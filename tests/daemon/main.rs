@@ -17,4 +17,5 @@ mod rig;
 mod rights;
 mod schema;
 mod storing;
+mod tls;
 mod watching;

@@ -227,3 +227,35 @@ async fn a_database_that_is_not_utf_8_is_refused_before_anything_is_made() {
         database.psql(&format!("DROP DATABASE {name} WITH (FORCE)"));
     }
 }
+
+#[tokio::test]
+async fn a_database_that_only_reads_is_told_with_what_helps() {
+    let database = TestDatabase::new().await;
+    let store = Store::new(&database.url().into(), 1, app()).unwrap();
+    assert_eq!(store.read_only().await.unwrap(), None);
+    store.close();
+    database.psql(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name()));
+    let store = Store::new(&database.url().into(), 1, app()).unwrap();
+    let why = store.read_only().await.unwrap().unwrap();
+    assert!(why.contains("default_transaction_read_only is on"), "{why}");
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_the_server_has_ended_is_replaced_without_a_failure() {
+    let database = TestDatabase::new().await;
+    let store = Store::new(&database.url().into(), 1, app()).unwrap();
+    store.server_version().await.unwrap();
+    // Waits until the server process is gone, which has said why before.
+    let ended = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 60000)) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'receiptd'";
+    assert_eq!(database.psql(ended), "1");
+    store.server_version().await.unwrap();
+    database.psql(&format!("ALTER DATABASE {} SET idle_session_timeout = '1ms'", database.name()));
+    let store = Store::new(&database.url().into(), 1, app()).unwrap();
+    store.server_version().await.unwrap();
+    let alive =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'receiptd'
+        AND state = 'idle'";
+    while database.psql(alive) != "0" {}
+    store.server_version().await.unwrap();
+}

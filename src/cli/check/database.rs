@@ -54,12 +54,24 @@ pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>,
     };
     Ok(match version(&store, config).await {
         Ok(finding) if finding.remedy.is_none() => {
-            let mut findings = vec![finding, way(&url), clocks(&store).await, rights(&store).await];
+            let mut findings =
+                vec![finding, writable(&store).await, way(&url), clocks(&store).await, rights(&store).await];
             findings.extend(schema(&store).await);
             (findings, polled(&store).await)
         }
         Ok(finding) | Err(finding) => (vec![finding], None),
     })
+}
+
+async fn writable(store: &Store) -> Finding {
+    match store.read_only().await {
+        Err(error) => asked("database_writes", &error),
+        Ok(None) => Finding::ok("database_writes", "it can be written"),
+        Ok(Some(why)) => {
+            let (found, remedy) = why.split_once(": ").unwrap_or((why, "see the server's settings"));
+            Finding::failed("database_writes", found, remedy)
+        }
+    }
 }
 
 /// How the way to the database is protected.
