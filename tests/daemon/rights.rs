@@ -250,7 +250,8 @@ async fn a_pooled_connection_that_the_server_has_ended_is_replaced_without_a_fai
         WHERE datname = current_database() AND application_name = 'receiptd'";
     assert_eq!(database.psql(ended), "1");
     store.server_version().await.unwrap();
-    database.psql(&format!("ALTER DATABASE {} SET idle_session_timeout = '1ms'", database.name()));
+    store.close();
+    database.psql(&format!("ALTER DATABASE {} SET idle_session_timeout = '2s'", database.name()));
     let store = Store::new(&database.url().into(), 1, app()).unwrap();
     store.server_version().await.unwrap();
     let alive =
