@@ -22,7 +22,7 @@ mod status;
 mod trouble;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,7 +41,10 @@ use self::{
     schedule::{Now, Schedule},
     trouble::Trouble,
 };
-pub use self::{slotter::Slotter, status::PollerStatus};
+pub use self::{
+    slotter::Slotter,
+    status::{HeldGroup, PollerStatus},
+};
 use crate::{
     activity::Activity,
     cadence::Cadences,
@@ -140,6 +143,8 @@ pub struct Poller {
     is_unsure: bool,
     /// Slots with which quarantined groups may be tried.
     probes: BTreeSet<SlotId>,
+    /// Slots that were put off since their groups are held by the gate.
+    put_off: HashMap<GroupKey, HashSet<SlotId>>,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
     committed: mpsc::UnboundedReceiver<Committed>,
@@ -155,7 +160,10 @@ impl Poller {
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), Trouble::default());
         let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
-        let caller = Arc::new(Caller { client, lease, pacing, gate, outcomes, limit, trouble, activity, stop });
+        let room = Arc::new(Notify::new());
+        let caller =
+            Caller { client, lease, pacing, gate, outcomes, limit, trouble, activity, room: room.clone(), stop };
+        let caller = Arc::new(caller);
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
@@ -171,11 +179,12 @@ impl Poller {
             schedule: Schedule::new(clock::uptime()),
             is_unsure: false,
             probes: BTreeSet::new(),
+            put_off: HashMap::new(),
             news,
             news_sender,
             committed,
             polls: TaskTracker::new(),
-            room: Arc::new(Notify::new()),
+            room,
             warned: HashSet::new(),
         }
     }

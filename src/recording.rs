@@ -15,8 +15,11 @@ use crate::{
 /// So many polls in a row must say that a message has no receipt before it is closed: the first may be early.
 pub const NO_RECEIPT_POLLS: i16 = 3;
 
-/// A group without permission (10007) or with too many members (10060) is tried again after this time.
+/// A quarantined group is tried again after this time.
 const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
+
+/// The same for a group that is gone (10010, 10015).
+const PROBE_GONE_AFTER: TimeDelta = TimeDelta::hours(24);
 
 /// After a failed poll the slot is tried again after this time, doubled for each failure in a row, …
 const RETRY_AFTER: TimeDelta = TimeDelta::seconds(10);
@@ -548,7 +551,8 @@ fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange>
     match &poll.end {
         PollEnd::GroupFault(failure) => {
             let code = failure.code.unwrap_or_default();
-            let probe_at = matches!(code, 10007 | 10060).then(|| now + PROBE_GROUP_AFTER);
+            let after = if matches!(code, 10010 | 10015) { PROBE_GONE_AFTER } else { PROBE_GROUP_AFTER };
+            let probe_at = Some(now + after);
             let remedy = crate::chat::error_class::remedy(code).unwrap_or("Tencent Chat refuses the group");
             Some(GroupChange::Quarantine { code, reason: format!("{remedy} ({})", failure.info), probe_at })
         }

@@ -14,6 +14,7 @@ use crate::{
     activity::Minute,
     chat::Class,
     lease::Holder,
+    poller::HeldGroup,
     store::Watched,
     term::{Role, TermStatus},
 };
@@ -29,6 +30,10 @@ pub struct Report {
     pub watched: Option<Watched>,
     /// What keeps it from polling, if anything does.
     pub trouble: Option<String>,
+    /// Groups that aren't asked for now, since Tencent Chat refused them.
+    pub held_groups: usize,
+    /// The first of them.
+    pub held: Vec<HeldGroup>,
     /// Calls on the schedule: messages of a group that are polled together.
     pub scheduled_calls: usize,
     /// Polls under way.
@@ -81,11 +86,14 @@ impl Report {
     pub fn of(status: &TermStatus, now: Instant) -> Self {
         let poller = status.poller();
         let of_poller = |tell: fn(&crate::poller::PollerStatus) -> usize| poller.as_deref().map_or(0, tell);
+        let (held_groups, held) = poller.as_deref().map(crate::poller::PollerStatus::held).unwrap_or_default();
         Self {
             role: status.role(),
             epoch: status.epoch(),
             watched: status.watched(),
             trouble: status.trouble(),
+            held_groups,
+            held,
             scheduled_calls: of_poller(crate::poller::PollerStatus::slots),
             polls_in_flight: of_poller(crate::poller::PollerStatus::in_flight),
             calls_per_second: status.activity().rate(now),
@@ -133,7 +141,12 @@ impl fmt::Display for Report {
             }
             None => write!(f, "polling {} calls on the schedule", HumanCount(self.scheduled_calls as u64))?,
         }
-        write!(f, ", {:.0} calls/s, {:.1} s behind", self.calls_per_second, self.behind_seconds)
+        write!(f, ", {:.0} calls/s, {:.1} s behind", self.calls_per_second, self.behind_seconds)?;
+        match self.held_groups {
+            0 => Ok(()),
+            1 => f.write_str("; 1 group is refused and held"),
+            held => write!(f, "; {} groups are refused and held", HumanCount(held as u64)),
+        }
     }
 }
 
@@ -149,6 +162,8 @@ mod tests {
             epoch: Some(3),
             watched: Some(Watched { groups: 310, messages: 12_431, quarantined: 0 }),
             trouble: None,
+            held_groups: 0,
+            held: vec![],
             scheduled_calls: 400,
             polls_in_flight: 4,
             calls_per_second: 187.2,
@@ -162,6 +177,8 @@ mod tests {
     #[test]
     fn the_line_says_what_is_polled_how_fast_and_how_late() {
         assert_eq!(report().to_string(), "polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind");
+        let held = Report { held_groups: 1_200, ..report() }.to_string();
+        assert!(held.ends_with("0.4 s behind; 1,200 groups are refused and held"), "{held}");
         let uncounted = Report { watched: None, ..report() };
         assert_eq!(uncounted.to_string(), "polling 400 calls on the schedule, 187 calls/s, 0.4 s behind");
     }

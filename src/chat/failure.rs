@@ -44,7 +44,11 @@ impl Failure {
     pub fn of_app(&self) -> String {
         let Some(code) = self.code else { return self.info.clone() };
         let remedy = error_class::remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));
-        format!("Tencent Chat refuses the app's calls with code {code}: {}{remedy}", self.info)
+        let what = match self.class {
+            Class::GroupFault | Class::Split => "all groups that are asked for",
+            _ => "the app's calls",
+        };
+        format!("Tencent Chat refuses {what} with code {code}: {}{remedy}", self.info)
     }
 }
 

@@ -7,25 +7,46 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     asking::{Asking, Next},
     batch_limit::BatchLimit,
-    gate::{Gate, Signature},
+    gate::{Blame, Gate, Signature},
     others::Outcomes,
     trouble::Trouble,
 };
 use crate::{
     activity::Activity,
-    chat::{ChatClient, Class, Failure, error_class},
+    chat::{ChatClient, Class, Failure},
     clock,
     domain::MsgSeq,
     lease::Lease,
     pacing::Pacing,
     recording::{Poll, PollEnd},
-    slot::Slot,
+    slot::{GroupState, Slot},
 };
+
+/// By which right a poll calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// None: it ends without calling if its group or the app was refused meanwhile.
+    None,
+    /// It was let through to find out whether the app or its group is still refused.
+    Trial,
+}
+
+/// A poll under way.
+struct Polling<'a, F> {
+    slot: &'a Slot,
+    pass: Pass,
+    asking: Asking,
+    /// Called when the first attempt goes out.
+    started: Option<F>,
+    /// When the last attempt was sent.
+    sent: Instant,
+}
 
 /// What all polls of an app share.
 #[derive(Debug)]
@@ -38,6 +59,8 @@ pub(super) struct Caller {
     pub limit: Mutex<BatchLimit>,
     pub trouble: Trouble,
     pub activity: Arc<Activity>,
+    /// Wakes the poller when more may be called than before.
+    pub room: Arc<Notify>,
     /// Cancelled when the term of the poller is over: no attempt starts from then on.
     pub stop: CancellationToken,
 }
@@ -55,56 +78,56 @@ impl Caller {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls a slot. A probe calls though the gate is closed, and opens it if the app works again.
-    ///
-    /// `started` is called when the first attempt goes out.
-    pub(super) async fn poll(&self, slot: &Slot, is_probe: bool, started: impl FnOnce()) -> Poll {
+    /// Polls a slot. `started` is called when the first attempt goes out.
+    pub(super) async fn poll(&self, slot: &Slot, pass: Pass, started: impl FnOnce()) -> Poll {
         let sizes = self.limit().sizes(slot.messages.len(), clock::uptime());
-        let mut asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.slot_id, Instant::now()));
-        let mut started = Some(started);
-        while let Some(batch) = asking.batch() {
-            let Some(next) = self.attempt(slot, batch.to_vec(), is_probe, &mut started, &mut asking).await else {
-                asking.stop();
+        let asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.slot_id, Instant::now()));
+        let mut polling = Polling { slot, pass, asking, started: Some(started), sent: clock::uptime() };
+        let mut refusal = None;
+        while let Some(batch) = polling.asking.batch() {
+            let batch = batch.to_vec();
+            let Some(next) = self.attempt(&mut polling, batch).await else {
+                polling.asking.stop();
                 break;
             };
             match next {
                 Next::GoOn => {}
                 // When the daemon stops meanwhile, no permit is waited for either.
                 Next::Wait(wait) => _ = self.stop.run_until_cancelled(tokio::time::sleep(wait)).await,
-                Next::StopApp(failure) => self.stop(failure),
+                Next::StopApp(failure) => refusal = Some(failure),
             }
         }
-        let poll = asking.into_poll();
+        let (sent, mut poll) = (polling.sent, polling.asking.into_poll());
         let mut limit = self.limit();
         if limit.learn(&poll, clock::uptime()) {
             self.trouble.takes_only(limit.known());
         }
         drop(limit);
-        if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) && self.gate().open() {
-            tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
+        if refusal.is_some() {
+            // Whatever was wrong with the signature, the next probe brings a new one.
+            self.client.renew_signature();
+        }
+        let blame = judge(&mut self.gate(), slot, &mut poll, refusal, pass, (sent, clock::uptime()));
+        match blame {
+            Some((Blame::Group, failure)) => self.trouble.quarantines(&slot.group_id, &failure),
+            Some((Blame::App(true), failure)) => self.says_app_is_at_fault(&failure),
+            _ => {}
         }
         poll
     }
 
     /// Makes one attempt for `batch`. `None` if none may be made any more.
-    async fn attempt(
-        &self,
-        slot: &Slot,
-        batch: Vec<MsgSeq>,
-        is_probe: bool,
-        started: &mut Option<impl FnOnce()>,
-        asking: &mut Asking,
-    ) -> Option<Next> {
-        let permit = self.stop.run_until_cancelled(self.pacing.permit()).await?;
-        started.take().into_iter().for_each(|started| started());
-        let is_refused = !is_probe && self.gate().fault().is_some();
+    async fn attempt(&self, polling: &mut Polling<'_, impl FnOnce()>, batch: Vec<MsgSeq>) -> Option<Next> {
+        let (slot, permit) = (polling.slot, self.stop.run_until_cancelled(self.pacing.permit()).await?);
+        polling.started.take().into_iter().for_each(|started| started());
+        let may_call = polling.pass == Pass::Trial || self.gate().may_call(slot.group_key);
         // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
-        if is_refused || !self.lease.is_trusted() {
+        if !may_call || !self.lease.is_trusted() {
             return None;
         }
-        let sent = Instant::now();
-        self.activity.sent(sent);
-        let (lease, writing) = (self.lease.clone(), permit.writing());
+        self.activity.sent(Instant::now());
+        polling.sent = clock::uptime();
+        let (sent, lease, writing) = (polling.sent, self.lease.clone(), permit.writing());
         let may_send = move || {
             let may_send = lease.is_trusted();
             if may_send {
@@ -116,8 +139,8 @@ impl Caller {
         let attempt = self.client.get_receipts(&slot.group_id, &batch, may_send).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
-        if attempt.outcome.is_ok() {
-            self.gate().accepted(sent);
+        if is_answered(attempt.class()) {
+            self.answered(slot, sent);
         }
         if attempt.class() == Class::SlowDown {
             self.pacing.slow_down(&permit);
@@ -129,31 +152,72 @@ impl Caller {
         } else {
             drop(permit);
         }
-        Some(asking.heard(attempt, || self.may_sign_again(sent)))
+        Some(polling.asking.heard(attempt, || self.may_sign_again(sent)))
+    }
+
+    fn answered(&self, slot: &Slot, sent: Instant) {
+        let mut gate = self.gate();
+        let was_closed = gate.is_closed();
+        if gate.answered(slot.group_key, slot.slot_id, sent, clock::uptime()) {
+            tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
+        }
+        if was_closed && !gate.is_closed() {
+            self.room.notify_one();
+        }
+    }
+
+    pub(super) fn says_app_is_at_fault(&self, failure: &Failure) {
+        let (code, info, said) = (failure.code, failure.info.as_str(), failure.of_app());
+        tracing::error!(code, info, "{said}; no call is made but a probe now and then");
     }
 
     /// Whether a call whose signature was refused is worth another try with a newer one, which is made if there is none.
     fn may_sign_again(&self, sent: Instant) -> bool {
-        let verdict = self.gate().signature_refused(sent, Instant::now());
+        let verdict = self.gate().signature_refused(sent, clock::uptime());
         match verdict {
             Signature::Renew => self.client.renew_signature(),
             Signature::TryNewer => true,
             Signature::IsHopeless => false,
         }
     }
+}
 
-    /// Stops the whole app and says why.
-    fn stop(&self, failure: Failure) {
-        // Whatever was wrong with the signature, the next probe brings a new one.
-        self.client.renew_signature();
-        let remedy = failure.code.and_then(error_class::remedy).unwrap_or("see the error code in the service's docs");
-        let (code, info) = (failure.code, failure.info.clone());
-        if self.gate().close(failure, Instant::now()) {
-            tracing::error!(
-                code,
-                info,
-                "Tencent Chat refuses the app's calls, so none is made but a probe now and then: {remedy}"
-            );
+/// Whether the service answered for the group.
+pub(super) fn is_answered(class: Class) -> bool {
+    matches!(class, Class::Success | Class::Incomplete | Class::Message)
+}
+
+/// Finds out who is to blame if the poll was refused, and has it end by that. `refusal` is a refusal with a code of the app. The
+/// last attempt was sent at the first of `times`, and now is the second.
+pub(super) fn judge(
+    gate: &mut Gate,
+    slot: &Slot,
+    poll: &mut Poll,
+    refusal: Option<Failure>,
+    pass: Pass,
+    (sent, now): (Instant, Instant),
+) -> Option<(Blame, Failure)> {
+    let Some(failure) = refusal.or_else(|| refusal_of_group(slot, poll)) else {
+        if pass == Pass::Trial {
+            gate.is_unclear(slot.group_key);
         }
+        return None;
+    };
+    let is_quarantined = slot.group_state == GroupState::Quarantined;
+    let blame = if is_quarantined { None } else { Some(gate.refused(slot.group_key, &failure, sent, now)) };
+    if blame != Some(Blame::Messages) {
+        let is_group = blame.is_none_or(|blame| blame == Blame::Group);
+        poll.end = if is_group { PollEnd::GroupFault(failure.clone()) } else { PollEnd::Stopped };
+        poll.rejected.clear();
     }
+    Some((blame?, failure))
+}
+
+/// Why the group of a slot is refused, if it is: with a code of the group, or because all its messages are refused one by one.
+fn refusal_of_group(slot: &Slot, poll: &Poll) -> Option<Failure> {
+    if let PollEnd::GroupFault(failure) = &poll.end {
+        return Some(failure.clone());
+    }
+    let are_all_refused = slot.messages.len() > 1 && poll.rejected.len() == slot.messages.len();
+    poll.attempts.last().filter(|_| are_all_refused)?.outcome.as_ref().err().cloned()
 }

@@ -1,159 +1,283 @@
-//! Whether the app may call at all. A fault of the whole app closes the gate: then one poll at a time probes, every few
-//! minutes, until one gets through. A signature that is refused is such a fault if a new one is refused too. Pure, fed
-//! with `now`.
+//! Who is to blame when Tencent Chat refuses a call: the whole app, or the one group that was asked for. Pure, fed with
+//! `now`.
+//!
+//! A refused group is *held*: it isn't asked again for a while. Whether the app is at fault is decided by witnesses, other
+//! groups that are asked after the refusal was known. If one is answered, the app works, and a group that is refused once more
+//! is to blame: it's quarantined. If witness after witness is refused, it's the app: then no group is quarantined, and calls
+//! stop but for a probe now and then, each of another group.
+//!
+//! A code of the app is doubted at once: no other call is made until a witness was answered. A code of the group raises
+//! doubts only if several groups are refused in a row.
+
+mod held;
+mod signature;
 
 use std::time::{Duration, Instant};
 
-use crate::chat::{Class, Failure};
+use self::held::HeldGroups;
+pub(super) use self::signature::Signature;
+use self::signature::SignatureState;
+use crate::{
+    chat::{Class, Failure},
+    slot::{GroupKey, SlotId},
+};
 
-/// A closed gate is probed this often.
-const PROBE_EVERY: Duration = Duration::from_secs(180);
+/// Longest time between two probes of an app that is at fault.
+const PROBE_AT_MOST: Duration = Duration::from_secs(180);
 
 /// After "signature failed too often" the service asks for a pause of this length.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// What may start now.
+/// Number of groups refused alike in a row, none answered meanwhile, that make it the app's fault.
+const GROUPS_OF_AN_APP: usize = 5;
+
+/// Number of probes among them: groups that were asked when the first refusal was known.
+const WITNESSES_OF_AN_APP: u32 = 3;
+
+/// Number of quick probes. With several bad groups, one of these finds a good one.
+const QUICK_PROBES: u32 = 12;
+
+/// Time between two quick probes.
+const QUICK: Duration = Duration::from_millis(250);
+
+/// A refused signature is tried again after this time, doubled each time: the service punishes many of them.
+const SIGNATURE_AGAIN: Duration = Duration::from_secs(2);
+
+/// If nothing is known of a probe after this time, another one is made.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether polls may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// Any poll.
+    /// All.
     Open,
-    /// One poll, as a probe.
+    /// One, as a probe.
     Probe,
     /// None before this time.
     Closed(Instant),
 }
 
-/// What a refused signature calls for.
+/// Whether a group may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signature {
-    /// A new one.
-    Renew,
-    /// Another try: there is a newer one already.
-    TryNewer,
-    /// Nothing: it was a new one.
-    IsHopeless,
+pub(super) enum Place {
+    /// As usual.
+    Free,
+    /// Once, to see whether it is still refused.
+    OnTrial,
+    /// Not before this time.
+    Until(Instant),
+}
+
+/// Who is to blame for a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// It isn't known yet: the group is held.
+    Unknown,
+    /// The group: it's to be quarantined.
+    Group,
+    /// The app. True if that is news.
+    App(bool),
+    /// Each of the messages that were refused: other messages of the group were answered.
+    Messages,
 }
 
 /// The state of the gate.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    closed: Option<Closed>,
-    /// Since when there is a signature that no call has got through with yet.
-    untried_since: Option<Instant>,
+    signature: SignatureState,
+    doubt: Option<Doubt>,
+    held: HeldGroups,
 }
 
+/// The app may be at fault.
 #[derive(Debug)]
-struct Closed {
+struct Doubt {
+    /// The latest refusal.
     failure: Failure,
+    /// When the first refusal was known.
+    since: Instant,
+    /// Whether it is taken for the app's fault.
+    is_app: bool,
     probe_at: Instant,
+    probes: u32,
 }
 
 impl Gate {
-    /// Asks for admission. A probe that is let in holds the gate for one probing interval.
+    /// Asks for admission of polls.
     pub(super) fn admit(&mut self, now: Instant) -> Admission {
-        match &mut self.closed {
+        if self.doubt.is_some() && self.held.is_empty_at(now) {
+            // Whoever was refused isn't watched any more.
+            self.doubt = None;
+        }
+        match &mut self.doubt {
             None => Admission::Open,
-            Some(closed) if now >= closed.probe_at => {
-                closed.probe_at = now + PROBE_EVERY;
+            Some(doubt) if now >= doubt.probe_at => {
+                doubt.probe_at = now + doubt.pause().max(PROBE_PATIENCE);
                 Admission::Probe
             }
-            Some(closed) => Admission::Closed(closed.probe_at),
+            Some(doubt) => Admission::Closed(doubt.probe_at),
         }
     }
 
-    /// Lets the next probe in at once: the last one found nothing to poll.
+    /// The last probe found nothing to ask: the next one is let in at once.
     pub(super) fn probe_again(&mut self, now: Instant) {
-        if let Some(closed) = &mut self.closed {
-            closed.probe_at = now;
+        if let Some(doubt) = &mut self.doubt {
+            doubt.probe_at = now;
         }
     }
 
-    /// Closes for a fault of the app. True if it was open, so that the fault is news.
-    pub(super) fn close(&mut self, failure: Failure, now: Instant) -> bool {
-        let pause = if failure.class == Class::Wait { WAIT } else { PROBE_EVERY };
-        self.closed.replace(Closed { failure, probe_at: now + pause }).is_none()
+    /// There is no other group to ask, so the refusals are taken for the app's fault. Returns the refusal if that is news.
+    pub(super) fn no_witness(&mut self, now: Instant) -> Option<Failure> {
+        let doubt = self.doubt.as_mut()?;
+        doubt.probe_at = now + PROBE_PATIENCE;
+        (!std::mem::replace(&mut doubt.is_app, true)).then(|| doubt.failure.clone())
     }
 
-    /// Opens after a probe got through. True if it was closed.
-    pub(super) fn open(&mut self) -> bool {
-        self.closed.take().is_some()
+    /// A slot of a group that was answered before, for a probe: of the group answered last that isn't held. It's offered once.
+    pub(super) fn take_witness(&mut self) -> Option<SlotId> {
+        self.held.take_witness()
     }
 
-    /// The signature of a call that was sent at `sent` was refused. Whoever of all polls in flight learns first that a new
-    /// one does not help tells the others: the service counts refused signatures and punishes many.
-    pub(super) fn signature_refused(&mut self, sent: Instant, now: Instant) -> Signature {
-        match self.untried_since {
-            None => {
-                self.untried_since = Some(now);
-                Signature::Renew
+    /// Whether the group may be asked now. `OnTrial` is given out once until the outcome is known.
+    pub(super) fn place(&mut self, group: GroupKey, now: Instant) -> Place {
+        self.held.place(group, now)
+    }
+
+    /// Whether an attempt may be made that is neither a probe nor a trial.
+    pub(super) fn may_call(&self, group: GroupKey) -> bool {
+        self.doubt.is_none() && !self.held.holds(group)
+    }
+
+    /// The trial of a group ended, and it isn't known whether the group is still refused.
+    pub(super) fn is_unclear(&mut self, group: GroupKey) {
+        self.held.is_unclear(group);
+    }
+
+    /// The group's quarantine is known to be stored: from here on it goes by that.
+    pub(super) fn is_quarantined(&mut self, group: GroupKey) {
+        self.held.forget(group);
+    }
+
+    /// The service answered an attempt that was sent at `sent`. True if the app was taken to be at fault until now.
+    pub(super) fn answered(&mut self, group: GroupKey, slot: SlotId, sent: Instant, now: Instant) -> bool {
+        self.signature.accepted(sent);
+        self.held.answered(group, slot, sent);
+        self.end_doubt(sent, now)
+    }
+
+    /// The service refused an attempt that was sent at `sent`: with a code of the app, or of the group.
+    pub(super) fn refused(&mut self, group: GroupKey, failure: &Failure, sent: Instant, now: Instant) -> Blame {
+        let is_of_group = !is_of_app(failure);
+        if is_of_group {
+            // The app was accepted, whatever is wrong with the group.
+            self.signature.accepted(sent);
+            self.held.app_accepted(sent);
+            if self.doubt.as_ref().is_some_and(|doubt| is_of_app(&doubt.failure)) {
+                self.end_doubt(sent, now);
             }
-            Some(since) if sent < since => Signature::TryNewer,
-            Some(_) => Signature::IsHopeless,
+        }
+        if failure.class == Class::Split && self.held.answers_in_part(group, now) {
+            return Blame::Messages;
+        }
+        let before = self.held.refused(group, failure, sent, now);
+        let alike = self.held.without_witness(failure);
+        let is_again = before.as_ref().is_some_and(|before| HeldGroups::confirms(before, sent));
+        let is_alone = is_of_group && alike <= 1 && self.doubt.is_none();
+        let is_known = before.is_some_and(|before| before.is_convicted || self.held.is_witnessed(&before));
+        if is_again && (is_alone || is_known) {
+            self.held.convict(group, now);
+            return Blame::Group;
+        }
+        let raises_doubts = !is_of_group || alike >= GROUPS_OF_AN_APP || (is_again && alike > 1);
+        if raises_doubts || self.doubt.is_some() { self.doubt(failure, alike, sent, now) } else { Blame::Unknown }
+    }
+
+    /// Doubts the app, since so many groups were `refused` alike.
+    fn doubt(&mut self, failure: &Failure, refused: usize, sent: Instant, now: Instant) -> Blame {
+        let doubt = self.doubt.get_or_insert_with(|| Doubt::new(failure, now));
+        doubt.failure = failure.clone();
+        // What was under way when the doubt arose is no probe.
+        if sent >= doubt.since {
+            doubt.probes += 1;
+            doubt.probe_at = now + doubt.pause();
+        }
+        let (groups, witnesses) = doubt.enough();
+        let is_app = doubt.is_app || (refused >= groups && doubt.probes >= witnesses);
+        let is_news = is_app && !std::mem::replace(&mut doubt.is_app, is_app);
+        if is_app { Blame::App(is_news) } else { Blame::Unknown }
+    }
+
+    /// What a refused signature calls for, see [`SignatureState::refused`].
+    pub(super) fn signature_refused(&mut self, sent: Instant, now: Instant) -> Signature {
+        self.signature.refused(sent, now)
+    }
+
+    /// Groups of which more may be polled than before since this was last asked: what was put off for them is due again.
+    pub(super) fn take_freed(&mut self) -> Vec<GroupKey> {
+        self.held.take_freed()
+    }
+
+    /// Why no calls are made, if the app is at fault.
+    pub(super) fn fault(&self) -> Option<&Failure> {
+        self.doubt.as_ref().filter(|doubt| doubt.is_app).map(|doubt| &doubt.failure)
+    }
+
+    /// Whether calls wait until it is known who is to blame.
+    pub(super) fn is_closed(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// The groups that are held, each with its refusal and when it is asked again.
+    pub(super) fn held(&self) -> impl Iterator<Item = (GroupKey, &Failure, Instant)> {
+        self.held.iter()
+    }
+
+    fn end_doubt(&mut self, sent: Instant, now: Instant) -> bool {
+        let Some(doubt) = self.doubt.take_if(|doubt| sent >= doubt.since) else { return false };
+        if doubt.is_app {
+            self.held.try_all(now);
+        }
+        doubt.is_app
+    }
+}
+
+impl Doubt {
+    fn new(failure: &Failure, now: Instant) -> Self {
+        let doubt = Self { failure: failure.clone(), since: now, is_app: false, probe_at: now, probes: 0 };
+        Self { probe_at: now + doubt.pause(), ..doubt }
+    }
+
+    /// How many groups have to be refused, and how many of them as probes, before it's taken for the app's fault. Refused
+    /// signatures are punished, so fewer are enough.
+    fn enough(&self) -> (usize, u32) {
+        match self.failure.class {
+            Class::Wait => (2, 1),
+            _ if is_of_signature(&self.failure) => (3, 2),
+            _ => (GROUPS_OF_AN_APP, WITNESSES_OF_AN_APP),
         }
     }
 
-    /// A call that was sent at `sent` got through.
-    pub(super) fn accepted(&mut self, sent: Instant) {
-        self.untried_since = self.untried_since.filter(|since| sent < *since);
+    /// How long to wait before the next probe.
+    fn pause(&self) -> Duration {
+        let doubled = |first: Duration, times: u32| (first * 2_u32.pow(times.min(10))).min(PROBE_AT_MOST);
+        match self.failure.class {
+            Class::Wait if self.probes > 0 => WAIT,
+            _ if is_of_signature(&self.failure) => doubled(SIGNATURE_AGAIN, self.probes),
+            _ if self.probes == 0 => Duration::ZERO,
+            _ => doubled(QUICK, self.probes.saturating_sub(QUICK_PROBES)),
+        }
     }
+}
 
-    /// Why it is closed.
-    pub(super) fn fault(&self) -> Option<&Failure> {
-        self.closed.as_ref().map(|closed| &closed.failure)
-    }
+/// Whether the code says that no call of the app can succeed.
+fn is_of_app(failure: &Failure) -> bool {
+    matches!(failure.class, Class::Wait | Class::SignAgain | Class::AppFault)
+}
+
+fn is_of_signature(failure: &Failure) -> bool {
+    let is_code = |code| (70_001..=70_099).contains(&code);
+    matches!(failure.class, Class::Wait | Class::SignAgain) || failure.code.is_some_and(is_code)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(class: Class) -> Failure {
-        Failure { class, code: Some(60021), info: "no".into() }
-    }
-
-    #[test]
-    fn a_fault_of_the_app_lets_one_probe_in_every_few_minutes() {
-        let now = Instant::now();
-        let mut gate = Gate::default();
-        assert_eq!(gate.admit(now), Admission::Open);
-        assert!(gate.close(failure(Class::AppFault), now));
-        assert!(!gate.close(failure(Class::AppFault), now), "said once");
-        assert_eq!(gate.admit(now), Admission::Closed(now + PROBE_EVERY));
-        assert_eq!(gate.admit(now + PROBE_EVERY), Admission::Probe);
-        assert_eq!(gate.admit(now + PROBE_EVERY), Admission::Closed(now + 2 * PROBE_EVERY), "one at a time");
-        assert!(gate.open() && !gate.open());
-        assert_eq!(gate.admit(now), Admission::Open);
-    }
-
-    #[test]
-    fn a_second_refusal_condemns_a_signature_only_if_it_is_of_the_new_one() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut gate = Gate::default();
-        assert_eq!(gate.signature_refused(at(0), at(10)), Signature::Renew);
-        assert_eq!(gate.signature_refused(at(5), at(12)), Signature::TryNewer, "it was sent with the old one");
-        gate.accepted(at(5));
-        assert_eq!(gate.signature_refused(at(11), at(20)), Signature::IsHopeless);
-        gate.accepted(at(15));
-        assert_eq!(gate.signature_refused(at(30), at(40)), Signature::Renew, "the one before has worked");
-    }
-
-    #[test]
-    fn a_wait_lasts_one_minute() {
-        let now = Instant::now();
-        let mut gate = Gate::default();
-        gate.close(failure(Class::Wait), now);
-        assert_eq!(gate.admit(now + WAIT - Duration::from_millis(1)), Admission::Closed(now + WAIT));
-        assert_eq!(gate.admit(now + WAIT), Admission::Probe);
-    }
-
-    #[test]
-    fn a_probe_that_found_nothing_to_poll_is_not_used_up() {
-        let now = Instant::now();
-        let mut gate = Gate::default();
-        gate.close(failure(Class::AppFault), now);
-        assert_eq!(gate.admit(now + PROBE_EVERY), Admission::Probe);
-        gate.probe_again(now + PROBE_EVERY);
-        assert_eq!(gate.admit(now + PROBE_EVERY), Admission::Probe);
-    }
-}
+mod tests;

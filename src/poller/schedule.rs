@@ -140,6 +140,12 @@ impl Schedule {
         claimed
     }
 
+    /// Claims up to `count` slots before their time, those that are due first.
+    pub(super) fn claim_soonest(&mut self, count: usize) -> Vec<SlotId> {
+        let soonest: Vec<SlotId> = self.due.iter().take(count).map(|(_, slot)| *slot).collect();
+        soonest.into_iter().filter(|slot| self.claim(*slot)).collect()
+    }
+
     /// Claims one slot before its time, if it is waiting.
     pub(super) fn claim(&mut self, slot: SlotId) -> bool {
         let Some(Status::Waiting(place)) = self.slots.get(&slot).copied() else { return false };

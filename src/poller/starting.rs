@@ -7,7 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AHEAD, Poller, claim::Claim, gate::Admission, metrics, schedule::Now};
+use chrono::TimeDelta;
+
+use super::{
+    AHEAD, Poller,
+    call::Pass,
+    claim::Claim,
+    gate::{Admission, Place},
+    metrics,
+    schedule::Now,
+};
 use crate::{
     recording::{Part, Poll, PollEnd, Recording},
     slot::{GroupState, Slot, SlotId},
@@ -22,6 +31,23 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The loop comes round this often at least, whatever it waits for: who watches it can tell that from a hang.
 pub(super) const COME_ROUND: Duration = Duration::from_secs(1);
+
+/// Maximum number of slots that are looked at for a witness before any is due.
+pub(super) const WITNESSES: usize = 200;
+
+/// What may be started in a turn of the loop.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    /// Maximum number of polls.
+    most: usize,
+    /// By which right they call.
+    pass: Pass,
+}
+
+/// A slot and the one that it takes in.
+fn of(slot: &Slot) -> impl IntoIterator<Item = SlotId> + use<> {
+    std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other))
+}
 
 impl Poller {
     /// Starts as many polls as there is room for. Returns after how long to look again.
@@ -41,26 +67,68 @@ impl Poller {
         }
         self.progress.beat();
         let now = self.now();
-        let (room, is_probe) = match self.caller.gate().admit(now.monotonic) {
-            Admission::Open => (room, false),
-            Admission::Probe => (1, true),
-            Admission::Closed(until) => return until.saturating_duration_since(now.monotonic).min(COME_ROUND),
-        };
-        let (calling, wait) = self.start_due(room, is_probe, now).await;
-        if is_probe && calling == 0 {
-            self.caller.gate().probe_again(now.monotonic);
+        self.bring_freed_forward(now);
+        let admission = self.caller.gate().admit(now.monotonic);
+        match admission {
+            Admission::Open => {
+                let (claimed, probes) = self.claim(room, now);
+                if claimed.is_empty() {
+                    return self.until_next_due(now);
+                }
+                self.start_claimed(claimed, &probes, Turn { most: usize::MAX, pass: Pass::None }, now).await.1
+            }
+            Admission::Probe => self.probe(now).await,
+            Admission::Closed(until) => until.saturating_duration_since(now.monotonic).min(COME_ROUND),
         }
-        wait
     }
 
-    /// Starts polls of up to `room` slots. Returns how many will call, and after how long to look again.
-    async fn start_due(&mut self, room: usize, is_probe: bool, now: Now) -> (usize, Duration) {
-        let (mut claimed, probes) = self.claim(room, now);
-        if claimed.is_empty() {
-            return (0, self.until_next_due(now));
+    /// Starts one poll that finds out whether the app is still refused: of a group that isn't held, if there is one.
+    /// Returns after how long to look again.
+    async fn probe(&mut self, now: Now) -> Duration {
+        let is_at_fault = self.caller.gate().fault().is_some();
+        let witness = self.caller.gate().take_witness().filter(|slot| self.schedule.claim(*slot));
+        let mut claimed: Vec<SlotId> = witness.into_iter().chain(self.schedule.claim_due(AHEAD, now)).collect();
+        let looks_ahead = claimed.is_empty() && !is_at_fault;
+        if looks_ahead {
+            // Nobody else is due, and a group is held until a witness was asked.
+            claimed = self.schedule.claim_soonest(WITNESSES);
         }
+        let (calling, wait) = if claimed.is_empty() {
+            (0, Duration::ZERO)
+        } else {
+            self.start_claimed(claimed, &[], Turn { most: 1, pass: Pass::Trial }, now).await
+        };
+        if calling > 0 {
+            return wait;
+        }
+        let is_anybody_due = self.schedule.until_next(now).is_some_and(|until| until <= 0);
+        if is_anybody_due || !(looks_ahead || is_at_fault) {
+            self.caller.gate().probe_again(now.monotonic);
+            return wait.max(Duration::from_millis(1));
+        }
+        let news = self.caller.gate().no_witness(now.monotonic);
+        news.into_iter().for_each(|failure| self.caller.says_app_is_at_fault(&failure));
+        self.until_next_due(now)
+    }
+
+    /// What was put off for groups that are held no more is due again.
+    fn bring_freed_forward(&mut self, now: Now) {
+        let freed = self.caller.gate().take_freed();
+        for slot in freed.into_iter().filter_map(|group| self.put_off.remove(&group)).flatten() {
+            self.schedule.bring_forward(slot, now.time, now);
+        }
+    }
+
+    /// Starts polls of the claimed slots. Returns how many will call, and after how long to look again.
+    async fn start_claimed(
+        &mut self,
+        mut claimed: Vec<SlotId>,
+        probes: &[SlotId],
+        turn: Turn,
+        now: Now,
+    ) -> (usize, Duration) {
         match self.read(&mut claimed).await {
-            Ok(slots) => (self.start(claimed, slots, &probes, is_probe), Duration::ZERO),
+            Ok(slots) => (self.start(claimed, slots, probes, turn, now), Duration::ZERO),
             Err(error) => {
                 self.say(&error);
                 // A slot may have been split without an answer.
@@ -104,26 +172,31 @@ impl Poller {
         Duration::from_micros(micros.unsigned_abs())
     }
 
-    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again.
-    /// Returns how many will call.
-    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], is_probe: bool) -> usize {
+    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again, or are
+    /// put off. Returns how many will call.
+    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], turn: Turn, now: Now) -> usize {
         let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
         let mut calling = 0;
         for slot in slots {
             missing.remove(&slot.slot_id);
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
-            let may_poll = match slot.group_state {
-                GroupState::Active => true,
-                GroupState::Quarantined => probes.contains(&slot.slot_id),
-                GroupState::Stopped => false,
+            let place = match slot.group_state {
+                GroupState::Active if calling >= turn.most => Some(Place::Until(now.monotonic)),
+                GroupState::Active => Some(self.caller.gate().place(slot.group_key, now.monotonic)),
+                GroupState::Quarantined => {
+                    self.caller.gate().is_quarantined(slot.group_key);
+                    probes.contains(&slot.slot_id).then_some(Place::Free)
+                }
+                GroupState::Stopped => None,
             };
-            if may_poll {
-                self.warn_of_unknown_cadence(&slot);
-                calling += usize::from(!slot.messages.is_empty());
-                self.spawn(slot, is_probe);
-            } else {
-                slot.absorbs.into_iter().for_each(|(other, _)| self.schedule.forget(other));
-                self.schedule.forget(slot.slot_id);
+            match place {
+                Some(Place::Until(until)) => self.put_off(&slot, until, now),
+                Some(place) => {
+                    self.warn_of_unknown_cadence(&slot);
+                    calling += usize::from(!slot.messages.is_empty());
+                    self.spawn(slot, if place == Place::OnTrial { Pass::Trial } else { turn.pass });
+                }
+                None => of(&slot).into_iter().for_each(|slot| self.schedule.forget(slot)),
             }
         }
         // Slots that do not exist any more.
@@ -131,7 +204,20 @@ impl Poller {
         calling
     }
 
-    fn spawn(&self, slot: Slot, is_probe: bool) {
+    /// Gives a slot back to the schedule: its group is held until then, or another slot is polled instead.
+    fn put_off(&mut self, slot: &Slot, until: Instant, now: Now) {
+        let wait = TimeDelta::from_std(until.saturating_duration_since(now.monotonic)).unwrap_or_default();
+        for id in of(slot) {
+            if wait.is_zero() {
+                self.schedule.give_back(id, now);
+            } else {
+                self.put_off.entry(slot.group_key).or_default().insert(id);
+                self.schedule.release(id, slot.next_poll_at.max(now.time + wait), now);
+            }
+        }
+    }
+
+    fn spawn(&self, slot: Slot, pass: Pass) {
         let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
         let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
         let (keep, clock) = (self.settings.keep, self.store.clock().clone());
@@ -144,7 +230,7 @@ impl Poller {
             let poll = if slot.messages.is_empty() {
                 Poll::ended(PollEnd::Complete)
             } else {
-                caller.poll(&slot, is_probe, || began(&mut claim)).await
+                caller.poll(&slot, pass, || began(&mut claim)).await
             };
             claim.started();
             if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
@@ -231,13 +317,6 @@ mod tests {
     fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<SlotId>, due: std::ops::RangeInclusive<SlotId>) {
         probes.for_each(|slot| poller.hear(ScheduleNews::Probe(slot)));
         due.for_each(|slot| poller.hear(ScheduleNews::Due(slot, poller.now().time)));
-    }
-
-    #[tokio::test]
-    async fn a_closed_gate_lets_one_poll_through_however_many_groups_are_due_for_a_probe() {
-        let mut poller = poller();
-        offer(&mut poller, 1..=300, 301..=400);
-        assert_eq!(poller.claim(1, poller.now()), (vec![1], vec![1]));
     }
 
     #[tokio::test]

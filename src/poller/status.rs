@@ -5,11 +5,29 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use serde::Serialize;
+
 use super::{PollerSettings, call::Caller};
-use crate::{chat::Failure, clock, recording::KnownLimit};
+use crate::{chat::Failure, clock, recording::KnownLimit, slot::GroupKey};
+
+/// Maximum number of held groups that are told by name.
+const HELD_SHOWN: usize = 20;
+
+/// A group that isn't asked for now, since it was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldGroup {
+    /// Its key in `watched_groups`.
+    pub group_key: GroupKey,
+    /// The code with which it was refused.
+    pub code: Option<i64>,
+    /// What the service said.
+    pub info: String,
+    /// When it is asked again at the earliest, in seconds.
+    pub again_in_seconds: u64,
+}
 
 /// What the rest of the process may know about the poller.
 #[derive(Debug)]
@@ -42,6 +60,23 @@ impl PollerStatus {
     /// Why no calls are made, if a fault of the whole app stopped them, and what helps.
     pub fn fault(&self) -> Option<String> {
         self.caller.gate().fault().map(Failure::of_app)
+    }
+
+    /// How many groups are held: they were refused, and it isn't known yet whether the group or the app is to blame, or the
+    /// group's quarantine can't be stored. And the first of them, in the order of their keys.
+    pub fn held(&self) -> (usize, Vec<HeldGroup>) {
+        let (gate, now) = (self.caller.gate(), clock::uptime());
+        let held = |(group_key, failure, again_at): (GroupKey, &Failure, Instant)| HeldGroup {
+            group_key,
+            code: failure.code,
+            info: failure.info.clone(),
+            again_in_seconds: again_at.saturating_duration_since(now).as_secs(),
+        };
+        let mut groups: Vec<HeldGroup> = gate.held().map(held).collect();
+        groups.sort_unstable_by_key(|group| group.group_key);
+        let count = groups.len();
+        groups.truncate(HELD_SHOWN);
+        (count, groups)
     }
 
     /// How long the most overdue of the polls that have not begun has been due.

@@ -32,6 +32,7 @@ pub(super) struct Trouble {
     said: Mutex<HashMap<Kind, Said>>,
     limited: Mutex<Repeated>,
     set_apart: Mutex<Repeated>,
+    quarantined: Mutex<Repeated>,
 }
 
 #[derive(Debug)]
@@ -53,6 +54,20 @@ impl Trouble {
                 "calls to Tencent Chat fail with over {KINDS} different codes, of which this is one: {info}"
             ),
             None => {}
+        }
+    }
+
+    /// Notes that a group is to blame for its refusals, and says so if it is time.
+    pub(super) fn quarantines(&self, group: &GroupId, failure: &Failure) {
+        if let Some(count) = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner).happened() {
+            let (code, info) = (failure.code, failure.info.as_str());
+            tracing::warn!(
+                code,
+                info,
+                %group,
+                count,
+                "Tencent Chat refuses group {group} again and again, and answers others: it's quarantined, and probed now and then"
+            );
         }
     }
 

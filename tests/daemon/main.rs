@@ -19,3 +19,4 @@ mod schema;
 mod storing;
 mod tls;
 mod watching;
+mod witnesses;

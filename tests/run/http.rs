@@ -45,7 +45,7 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     let pool = PgPool::connect(&database.url()).await.unwrap();
     watch(&pool, 3, 3).await;
     place.simulator.wait_for_ended_calls(3).await;
-    place.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 60021 }, when: When::All, times: Some(1) });
+    place.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 60021 }, when: When::All, times: None });
     let calls = place.simulator.ledger().ended_calls();
     place.simulator.wait_for_ended_calls(calls + 1).await;
     let (mut status, mut body) = get("/readyz").await;
@@ -56,7 +56,7 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     let (_, metrics) = get("/metrics").await;
     for line in [
         "receiptd_calls_total{sdk_app_id=\"1400000000\",class=\"success\",code=\"0\"}",
-        "code=\"60021\"} 1",
+        "class=\"app_fault\",code=\"60021\"} ",
         "reason=\"stopped\"} 0",
         "class=\"retry\",code=\"none\"} 0",
         "class=\"unknown\",code=\"none\"} 0",

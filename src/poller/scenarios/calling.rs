@@ -12,7 +12,11 @@ use super::{
 use crate::{
     chat::{Attempt, Class},
     pacing::Grant,
-    poller::asking::Next,
+    poller::{
+        asking::Next,
+        call::{Pass, is_answered},
+        gate::Signature,
+    },
 };
 
 impl World {
@@ -67,7 +71,7 @@ impl World {
         let polling = self.polling(daemon);
         let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
-        if (!poll.is_probe && polling.gate.fault().is_some()) || !is_trusted {
+        if (poll.pass == Pass::None && !polling.gate.may_call(poll.slot.group_key)) || !is_trusted {
             poll.asking.stop();
             polling.pacer.failed(&grant, instant);
             return self.poll_has_ended(daemon, id);
@@ -101,6 +105,7 @@ impl World {
         if let Some(grant) = poll.grant.as_ref().filter(|_| is_connected) {
             polling.pacer.written(grant, instant);
         }
+        poll.sent = instant;
         let (group, batch) = (poll.slot.group_key, poll.asking.batch().unwrap_or_default().to_vec());
         polling.under_way.insert(attempt, (id, now, wall));
         self.send(daemon, attempt, group, batch);
@@ -125,7 +130,11 @@ impl World {
             None => polling.pacer.failed(&grant, instant),
         }
         polling.outcomes.note(poll.slot.slot_id, attempt.class(), instant);
-        let next = poll.asking.heard(attempt, || true);
+        if is_answered(attempt.class()) {
+            polling.gate.answered(poll.slot.group_key, poll.slot.slot_id, poll.sent, instant);
+        }
+        let (gate, sent) = (&mut polling.gate, poll.sent);
+        let next = poll.asking.heard(attempt, || gate.signature_refused(sent, instant) != Signature::IsHopeless);
         if polling.turn_at.is_none_or(|at| at > now + 1_000_000) {
             self.turn_at(daemon, now);
         }
@@ -136,7 +145,11 @@ impl World {
             }
             Next::Wait(_) => self.queues(daemon, id),
             Next::StopApp(failure) => {
-                self.polling(daemon).gate.close(failure, instant);
+                self.polling(daemon)
+                    .polls
+                    .get_mut(&id)
+                    .into_iter()
+                    .for_each(|poll| poll.refusal = Some(failure.clone()));
                 self.queues(daemon, id);
             }
         }

@@ -2,9 +2,11 @@
 //! start is decided by the real [`Schedule`] and [`Gate`].
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
+
+use chrono::TimeDelta;
 
 use super::{
     database::Kept,
@@ -13,19 +15,21 @@ use super::{
     world::{Doing, World},
 };
 use crate::{
+    chat::Failure,
     domain::Timestamp,
     pacing::{Grant, Pacer},
     poller::{
         AHEAD,
         asking::Asking,
         batch_limit::BatchLimit,
-        gate::{Admission, Gate},
+        call::{Pass, judge},
+        gate::{Admission, Gate, Place},
         others::Outcomes,
-        schedule::Schedule,
-        starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN},
+        schedule::{Now, Schedule},
+        starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, WITNESSES},
     },
     recording::{KeepSnapshots, PollEnd, Recording},
-    slot::{Slot, SlotId, StoredDue},
+    slot::{GroupKey, Slot, SlotId, StoredDue},
 };
 
 /// The most polls at a time.
@@ -46,6 +50,8 @@ pub(super) struct Polling {
     is_reading: bool,
     is_unsure: bool,
     wakes_at: Option<Micros>,
+    put_off: HashMap<GroupKey, HashSet<SlotId>>,
+    looks_ahead: bool,
     pub turn_at: Option<Micros>,
 }
 
@@ -54,7 +60,11 @@ pub(super) struct Polled {
     pub slot: Slot,
     pub asking: Asking,
     pub grant: Option<Grant>,
-    pub is_probe: bool,
+    pub pass: Pass,
+    /// A refusal with a code of the app.
+    pub refusal: Option<Failure>,
+    /// When the last attempt was sent.
+    pub sent: Instant,
     pub has_started: bool,
 }
 
@@ -73,6 +83,8 @@ impl Polling {
             is_reading: false,
             is_unsure: false,
             wakes_at: None,
+            put_off: HashMap::new(),
+            looks_ahead: false,
             turn_at: None,
         }
     }
@@ -80,6 +92,19 @@ impl Polling {
     pub fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// Mirrors `Poller::put_off`.
+    fn puts_off(&mut self, slot: &Slot, until: Instant, now: Now) {
+        let wait = TimeDelta::from_std(until.saturating_duration_since(now.monotonic)).unwrap_or_default();
+        for id in std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other)) {
+            if wait.is_zero() {
+                self.schedule.give_back(id, now);
+            } else {
+                self.put_off.entry(slot.group_key).or_default().insert(id);
+                self.schedule.release(id, slot.next_poll_at.max(now.time + wait), now);
+            }
+        }
     }
 
     fn room(&self) -> usize {
@@ -166,17 +191,28 @@ impl World {
             polling.is_reading = true;
             return self.request(daemon, Request::Load);
         }
-        let (room, is_probe) = match polling.gate.admit(clocks.monotonic) {
-            Admission::Open => (room, false),
-            Admission::Probe => (1, true),
+        for slot in polling.gate.take_freed().iter().filter_map(|group| polling.put_off.remove(group)).flatten() {
+            polling.schedule.bring_forward(slot, clocks.time, clocks);
+        }
+        let is_probe = match polling.gate.admit(clocks.monotonic) {
+            Admission::Open => false,
+            Admission::Probe => true,
             Admission::Closed(until) => {
                 return self.wake_in(daemon, until.saturating_duration_since(clocks.monotonic).min(COME_ROUND));
             }
         };
-        let claimed = polling.schedule.claim_due(room, clocks);
+        let mut claimed = Vec::new();
+        if is_probe {
+            claimed.extend(polling.gate.take_witness().filter(|slot| polling.schedule.claim(*slot)));
+        }
+        claimed.extend(polling.schedule.claim_due(if is_probe { AHEAD } else { room }, clocks));
+        polling.looks_ahead = is_probe && claimed.is_empty() && polling.gate.fault().is_none();
+        if polling.looks_ahead {
+            claimed = polling.schedule.claim_soonest(WITNESSES);
+        }
         if claimed.is_empty() {
             if is_probe {
-                polling.gate.probe_again(clocks.monotonic);
+                polling.gate.no_witness(clocks.monotonic);
             }
             let micros = polling.schedule.until_next(clocks).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
             return self.wake_in(daemon, Duration::from_micros(micros.unsigned_abs()));
@@ -207,20 +243,35 @@ impl World {
         for slot in slots {
             missing.remove(&slot.slot_id);
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
-            calling += usize::from(!slot.messages.is_empty());
             let polling = self.polling(daemon);
+            let place = match is_probe && calling > 0 {
+                true => Place::Until(clocks.monotonic),
+                false => polling.gate.place(slot.group_key, clocks.monotonic),
+            };
+            if let Place::Until(until) = place {
+                polling.puts_off(&slot, until, clocks);
+                continue;
+            }
+            calling += usize::from(!slot.messages.is_empty());
+            let pass = if is_probe || place == Place::OnTrial { Pass::Trial } else { Pass::None };
             let others = polling.outcomes.of_others(slot.slot_id, clocks.monotonic);
             let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
             let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
-            polling.polls.insert(id, Polled { slot, asking, grant: None, is_probe, has_started: false });
+            let (grant, refusal, sent, has_started) = (None, None, clocks.monotonic, false);
+            polling.polls.insert(id, Polled { slot, asking, grant, pass, refusal, sent, has_started });
             self.queues(daemon, id);
         }
         let polling = self.polling(daemon);
         missing.into_iter().for_each(|slot| polling.schedule.forget(slot));
         if is_probe && calling == 0 {
-            polling.gate.probe_again(clocks.monotonic);
+            let is_anybody_due = polling.schedule.until_next(clocks).is_some_and(|until| until <= 0);
+            if is_anybody_due || !(polling.looks_ahead || polling.gate.fault().is_some()) {
+                polling.gate.probe_again(clocks.monotonic);
+            } else {
+                polling.gate.no_witness(clocks.monotonic);
+            }
         }
-        self.wake_in(daemon, Duration::ZERO);
+        self.wake_in(daemon, Duration::from_millis(u64::from(is_probe)));
     }
 
     /// Mirrors `poller::contents`. `None` if the database fails meanwhile.
@@ -260,12 +311,10 @@ impl World {
     pub fn poll_has_ended(&mut self, daemon: usize, id: u64) {
         let clocks = self.clocks(daemon);
         let polling = self.polling(daemon);
-        let Some(Polled { slot, asking, is_probe, .. }) = polling.polls.remove(&id) else { return };
-        let poll = asking.into_poll();
+        let Some(Polled { slot, asking, pass, refusal, sent, .. }) = polling.polls.remove(&id) else { return };
+        let mut poll = asking.into_poll();
         polling.limit.learn(&poll, clocks.monotonic);
-        if is_probe && matches!(poll.end, PollEnd::Complete | PollEnd::GroupFault(_)) {
-            polling.gate.open();
-        }
+        judge(&mut polling.gate, &slot, &mut poll, refusal, pass, (sent, clocks.monotonic));
         let mut back: Vec<SlotId> = slot.absorbs.iter().map(|(other, _)| *other).collect();
         if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
             back.push(slot.slot_id);

@@ -209,7 +209,7 @@ impl World {
             return;
         }
         let is_closed = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
-        let is_closed = is_closed.into_iter().any(|term| term.polling.gate.fault().is_some());
+        let is_closed = is_closed.into_iter().any(|term| term.polling.gate.is_closed());
         let wait = if is_closed { UNTIL_PROBED } else { 0 } + if is_held { 0 } else { 2 * UNTIL_TAKEN_OVER };
         let cadence = u64::try_from(self.plan.cadence.as_micros()).unwrap();
         self.promises.late_from = Some(self.now + wait);

@@ -1,0 +1,220 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn failure(code: i64) -> Failure {
+    Failure { class: Class::of_code(code), code: Some(code), info: "no".into() }
+}
+
+fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+/// The groups of an app, one slot each, whose answers take 50 ms. All are due all the time.
+struct App {
+    gate: Gate,
+    start: Instant,
+    now: Instant,
+    /// How each refused group is refused; group 0 stands for all.
+    refused: BTreeMap<GroupKey, i64>,
+    groups: GroupKey,
+    next: GroupKey,
+    calls: Vec<(GroupKey, Instant)>,
+    quarantined: BTreeSet<GroupKey>,
+}
+
+impl App {
+    fn new(groups: GroupKey, refused: impl IntoIterator<Item = (GroupKey, i64)>) -> Self {
+        let (start, refused) = (Instant::now(), refused.into_iter().collect());
+        let (calls, quarantined) = (vec![], BTreeSet::new());
+        Self { gate: Gate::default(), start, now: start, refused, groups, next: 0, calls, quarantined }
+    }
+
+    /// Asks one group after the other, as the poller does, for so long.
+    fn lives(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            let admission = self.gate.admit(self.now);
+            let group = match admission {
+                Admission::Open => self.a_group_to_ask(),
+                Admission::Probe => {
+                    let witness = self.gate.take_witness().and_then(|slot| GroupKey::try_from(slot).ok());
+                    witness.or_else(|| self.a_group_to_ask())
+                }
+                Admission::Closed(_) => None,
+            };
+            match group {
+                Some(group) => self.asks(group),
+                None if admission == Admission::Probe => _ = self.gate.no_witness(self.now),
+                None => {}
+            }
+            self.now += secs(0.005);
+        }
+    }
+
+    fn a_group_to_ask(&mut self) -> Option<GroupKey> {
+        (0..self.groups).find_map(|_| {
+            self.next = self.next % self.groups + 1;
+            let may = !self.quarantined.contains(&self.next)
+                && !matches!(self.gate.place(self.next, self.now), Place::Until(_));
+            may.then_some(self.next)
+        })
+    }
+
+    fn asks(&mut self, group: GroupKey) {
+        let sent = self.now;
+        self.calls.push((group, sent));
+        self.now += secs(0.05);
+        match self.refused.get(&group).or(self.refused.get(&0)) {
+            Some(code) => {
+                if self.gate.refused(group, &failure(*code), sent, self.now) == Blame::Group {
+                    self.quarantined.insert(group);
+                }
+            }
+            None => _ = self.gate.answered(group, group.into(), sent, self.now),
+        }
+    }
+
+    fn calls_since(&self, since: Instant) -> usize {
+        self.calls.iter().filter(|(_, sent)| *sent >= since).count()
+    }
+}
+
+#[test]
+fn one_group_with_a_code_of_the_app_is_quarantined_and_holds_up_no_other() {
+    for code in [10026, 60003, 60021, 70003, 70009, 70050, 80005, 10010, 10004] {
+        let mut app = App::new(10, [(3, code)]);
+        app.lives(secs(30.0));
+        assert_eq!(app.quarantined, BTreeSet::from([3]), "{code}");
+        assert_eq!(app.gate.fault(), None, "{code}");
+        assert_eq!(app.calls.iter().filter(|(group, _)| *group == 3).count(), 2, "{code}");
+        for group in (1..=10).filter(|group| *group != 3) {
+            let mut last = app.start;
+            for (_, sent) in app.calls.iter().filter(|(other, _)| *other == group) {
+                assert!(*sent - last < secs(6.0), "{code}: group {group} waited for {:?}", *sent - last);
+                last = *sent;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_code_for_everything_is_the_fault_of_the_app_and_quarantines_no_group() {
+    for code in [10026, 60021, 70003, 70050, 10007, 10010, 10015, 10060] {
+        for seconds in [7.0, 60.0] {
+            let mut app = App::new(200, [(0, code)]);
+            app.lives(secs(seconds));
+            assert_eq!(app.quarantined, BTreeSet::new(), "{code} for {seconds} s");
+            assert_eq!(app.gate.fault().and_then(|failure| failure.code), Some(code));
+            assert!(app.calls.len() <= 24, "{} calls with {code}", app.calls.len());
+            app.refused.clear();
+            app.lives(secs(185.0));
+            assert_eq!(app.gate.fault(), None);
+            let late = app.calls_since(app.now - secs(2.0));
+            assert!(late > 20, "{late} calls in two seconds when it works again");
+            assert_eq!(app.quarantined, BTreeSet::new(), "{code}");
+        }
+    }
+}
+
+#[test]
+fn refused_signatures_are_few() {
+    let mut app = App::new(200, [(0, 70003)]);
+    app.lives(secs(10.0));
+    assert!(app.calls.len() <= 4, "{} calls", app.calls.len());
+    let mut app = App::new(200, [(0, 70050)]);
+    app.lives(secs(60.0));
+    assert_eq!(app.calls.len(), 2, "one witness, and then a minute of nothing");
+}
+
+#[test]
+fn several_bad_groups_are_told_from_the_good_ones_within_seconds() {
+    let mut app = App::new(40, (1..=10).map(|group| (group, 60003)));
+    app.lives(secs(6.0));
+    assert!(app.calls_since(app.now - secs(1.0)) > 5);
+    assert_eq!(app.gate.fault(), None);
+    app.lives(secs(60.0));
+    assert_eq!(app.quarantined, (1..=10).collect());
+}
+
+#[test]
+fn the_only_group_of_an_app_is_the_app_for_a_code_of_the_app_and_the_group_for_its_own() {
+    let mut app = App::new(1, [(1, 60021)]);
+    app.lives(secs(600.0));
+    assert_eq!((app.quarantined.len(), app.gate.fault().is_some()), (0, true));
+    assert!((5..12).contains(&app.calls.len()), "{}", app.calls.len());
+    app.refused.clear();
+    app.lives(secs(181.0));
+    assert_eq!(app.gate.fault(), None);
+    let mut app = App::new(1, [(1, 10010)]);
+    app.lives(secs(60.0));
+    assert_eq!((app.quarantined.len(), app.gate.fault().is_some(), app.calls.len()), (1, false, 2));
+}
+
+#[test]
+fn a_group_whose_quarantine_cannot_be_stored_is_asked_less_and_less() {
+    let mut app = App::new(5, [(2, 60003)]);
+    for _ in 0..720 {
+        app.lives(secs(5.0));
+        app.quarantined.clear();
+    }
+    let calls = app.calls.iter().filter(|(group, _)| *group == 2).count();
+    assert!((5..=10).contains(&calls), "{calls} calls in an hour");
+}
+
+#[test]
+fn a_group_that_answers_for_some_messages_is_not_to_blame_for_the_others() {
+    let start = Instant::now();
+    let at = |seconds| start + secs(seconds);
+    let mut gate = Gate::default();
+    assert_eq!(gate.refused(1, &failure(10004), at(0.0), at(0.1)), Blame::Unknown);
+    gate.answered(1, 7, at(10.0), at(10.1));
+    assert_eq!(gate.take_freed(), [1]);
+    assert_eq!(gate.refused(1, &failure(10004), at(11.0), at(11.1)), Blame::Messages);
+    assert_eq!(gate.place(1, at(12.0)), Place::Free);
+}
+
+#[test]
+fn calls_under_way_tell_no_more_than_the_first_of_them() {
+    let start = Instant::now();
+    let at = |seconds| start + secs(seconds);
+    let mut gate = Gate::default();
+    for call in 0..200 {
+        let blame = gate.refused(call, &failure(60021), at(0.0), at(1.0 + f64::from(call) / 1e3));
+        assert_eq!(blame, Blame::Unknown, "no witness has been asked yet");
+    }
+    assert_eq!(gate.admit(at(1.2)), Admission::Probe, "and the first is asked at once");
+    assert!(!gate.answered(300, 300, at(0.9), at(1.2)), "what was sent before the refusal was known is no witness");
+    assert!(gate.is_closed());
+    gate.answered(300, 300, at(1.21), at(1.25));
+    assert_eq!(gate.admit(at(1.3)), Admission::Open);
+}
+
+#[test]
+fn a_group_that_is_not_watched_any_more_ends_the_doubt() {
+    let now = Instant::now();
+    let mut gate = Gate::default();
+    gate.refused(1, &failure(60021), now, now);
+    assert!(gate.no_witness(now).is_some() && gate.no_witness(now).is_none(), "said once");
+    assert_eq!(gate.admit(now + secs(1_000.0)), Admission::Open);
+}
+
+proptest! {
+    #[test]
+    fn whoever_is_refused_the_good_groups_are_asked_on(
+        bad in proptest::collection::btree_map(1_i32..30, prop_oneof![
+            Just(10026_i64), Just(60003), Just(60021), Just(10010), Just(10007), Just(80005)
+        ], 0..12),
+    ) {
+        let mut app = App::new(30, bad.clone());
+        app.lives(secs(60.0));
+        prop_assert_eq!(&app.quarantined, &bad.keys().copied().collect());
+        prop_assert_eq!(app.gate.fault(), None);
+        let good = app.calls_since(app.now - secs(5.0));
+        prop_assert!(good > 50, "{good} calls in the last five seconds");
+        let refused = app.calls.iter().filter(|(group, _)| bad.contains_key(group)).count();
+        prop_assert!(refused <= 5 * bad.len(), "{refused} refused calls");
+    }
+}

@@ -1,0 +1,133 @@
+//! Who is to blame for a refusal: the app, or the one group that was asked for.
+
+use std::collections::BTreeMap;
+
+use receiptd::simulator::{Fault, FaultRule, When};
+
+use crate::rig::{Rig, group};
+
+const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
+
+fn refuse(rig: &Rig, code: i32, when: When) {
+    rig.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code }, when, times: None });
+}
+
+fn of_group(id: &str) -> When {
+    When::Group { group_id: group(id) }
+}
+
+fn calls(rig: &Rig, id: &str) -> u64 {
+    rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0)
+}
+
+/// One group is answered with a code of the app: it is quarantined, and the others are polled as if nothing was.
+async fn one_group_is_refused(code: i32, calls_at_most: u64) {
+    let mut rig = Rig::new().await;
+    for number in 1..=5 {
+        rig.watch(&format!("good {number}"), 1..=3).await;
+    }
+    rig.until(ALL_POLLED).await;
+    refuse(&rig, code, of_group("bad"));
+    rig.watch("bad", 1..=3).await;
+    let quarantined = format!(
+        "(SELECT state = 'quarantined' AND state_code = {code} AND probe_at > now() + interval '1 hour'
+          FROM receiptd.watched_groups WHERE group_id = 'bad')"
+    );
+    rig.until(&quarantined).await;
+    assert!(calls(&rig, "bad") <= calls_at_most, "{} calls", calls(&rig, "bad"));
+    let poller = rig.daemon.as_ref().unwrap().status().poller().unwrap();
+    assert_eq!(poller.fault(), None);
+    let good = calls(&rig, "good 1");
+    rig.simulator.wait_until(|ledger| ledger.calls_by_group()[&group("good 1")] >= good + 3).await;
+    let longest: f64 = rig
+        .value(
+            "SELECT max(extract(epoch FROM gap))::float8 FROM (
+                SELECT called_at - lag(called_at) OVER (PARTITION BY group_key ORDER BY called_at) AS gap
+                FROM receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id LIKE 'good%') gaps",
+        )
+        .await;
+    assert!(longest < 11.0, "a good group waited for {longest} s");
+    assert_eq!(rig.count("receiptd.watched_groups WHERE state = 'quarantined'").await, 1);
+}
+
+#[tokio::test]
+async fn one_group_with_10026_is_quarantined_and_holds_up_no_other() {
+    one_group_is_refused(10026, 2).await;
+}
+
+#[tokio::test]
+async fn one_group_with_60003_is_quarantined_and_holds_up_no_other() {
+    one_group_is_refused(60003, 2).await;
+}
+
+#[tokio::test]
+async fn one_group_with_70003_for_ever_is_quarantined_and_holds_up_no_other() {
+    // Each time a new signature is tried once.
+    one_group_is_refused(70003, 4).await;
+}
+
+#[tokio::test]
+async fn one_group_with_70050_is_quarantined_and_holds_up_no_other() {
+    one_group_is_refused(70050, 2).await;
+}
+
+#[tokio::test]
+async fn a_group_whose_messages_are_all_refused_one_by_one_is_to_blame_and_not_they() {
+    let mut rig = Rig::new().await;
+    rig.watch("good", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    refuse(&rig, 10004, of_group("bad"));
+    rig.watch("bad", 1..=3).await;
+    rig.until(
+        "(SELECT state = 'quarantined' AND state_code = 10004 FROM receiptd.watched_groups WHERE group_id = 'bad')",
+    )
+    .await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
+}
+
+#[tokio::test]
+async fn a_code_of_the_group_for_every_group_is_the_apps_fault_and_quarantines_none() {
+    let mut rig = Rig::new().await;
+    for number in 1..=30 {
+        rig.watch(&format!("g{number}"), [1]).await;
+    }
+    rig.until(ALL_POLLED).await;
+    refuse(&rig, 10010, When::All);
+    let poller = rig.daemon.as_ref().unwrap().status().poller().unwrap();
+    while poller.fault().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let refused = rig.simulator.ledger().errors_by_code()[&10010];
+    // A few probes more.
+    rig.simulator.wait_until(|ledger| ledger.errors_by_code()[&10010] >= refused + 3).await;
+    rig.simulator.clear_faults();
+    let mended: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    let all_again = format!("(SELECT bool_and(known_until > '{}') FROM receiptd.latest_receipts)", mended.to_rfc3339());
+    rig.until(&all_again).await;
+    assert_eq!(poller.fault(), None);
+    assert_eq!(rig.count("receiptd.watched_groups WHERE state <> 'active'").await, 0);
+}
+
+#[tokio::test]
+async fn a_group_whose_quarantine_the_schema_refuses_is_not_asked_again_and_again() {
+    let mut rig = Rig::new().await;
+    rig.watch("good", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION public.no_quarantine() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN IF NEW.state = 'quarantined' THEN RAISE EXCEPTION 'not here'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER no_quarantine BEFORE UPDATE ON receiptd.watched_groups
+         FOR EACH ROW EXECUTE FUNCTION public.no_quarantine()",
+    )
+    .execute(&rig.pool)
+    .await
+    .unwrap();
+    refuse(&rig, 10010, of_group("bad"));
+    rig.watch("bad", 1..=3).await;
+    rig.simulator.wait_until(|ledger| ledger.calls_by_group().get(&group("bad")) == Some(&2)).await;
+    let good = calls(&rig, "good");
+    rig.simulator.wait_until(|ledger| ledger.calls_by_group()[&group("good")] >= good + 12).await;
+    assert_eq!(calls(&rig, "bad"), 2, "twelve seconds later");
+    let by_code: BTreeMap<i32, u64> = rig.simulator.ledger().errors_by_code().clone();
+    assert_eq!(by_code, BTreeMap::from([(10010, 2)]));
+}
