@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use receiptd::simulator::Fault;
+use receiptd::simulator::{Fault, FaultRule, When};
 
 use crate::rig::{Rig, simulator_config};
 
@@ -161,12 +161,13 @@ async fn a_message_that_is_refused_once_is_not_closed_and_waits_alone() {
 #[tokio::test]
 async fn a_minute_in_which_everything_is_refused_closes_no_message() {
     let mut rig = rig().await;
-    (1..=4).for_each(|seq| rig.fail("g", seq, code(10004), None));
+    rig.simulator.add_fault(FaultRule { fault: code(10004), when: When::All, times: None });
     rig.watch("g", 1..=4).await;
-    rig.until("(SELECT max(failures) FROM receiptd.poll_slots) >= 2").await;
+    rig.simulator.wait_until(|ledger| ledger.errors_by_code().get(&10004) >= Some(&14)).await;
     rig.simulator.clear_faults();
     rig.until(&format!("({WELL}) = 4")).await;
-    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active' OR no_receipt_polls > 0").await, 0);
+    rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE no_receipt_polls > 0) = 0").await;
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
 }
 
 /// A daemon whose service takes 20 messages in a call, with a group of 60.

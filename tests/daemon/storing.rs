@@ -321,14 +321,14 @@ async fn a_quarantine_that_the_tables_refuse_is_tried_in_growing_pauses_and_set_
     rig.watch("free", 1..=3).await;
     rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
     let calls = "receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id = 'gone'";
-    assert_eq!(rig.count(calls).await, 1, "the call is stored, though the quarantine is not");
+    assert_eq!(rig.count(calls).await, 2, "the calls are stored, though the quarantine is not");
     let later = "(SELECT bool_and(next_poll_at > clock_timestamp() + interval '5 seconds') FROM receiptd.poll_slots
         NATURAL JOIN receiptd.watched_groups WHERE group_id = 'gone')";
     assert!(rig.value::<bool>(&format!("SELECT {later}")).await, "the pause is stored");
     for _ in 0..3 {
         polled_again(&mut rig, "free").await;
     }
-    assert_eq!(rig.simulator.ledger().calls_by_group()[&group("gone")], 1, "it waits");
+    assert_eq!(rig.simulator.ledger().calls_by_group()[&group("gone")], 2, "it waits");
     rig.until("(SELECT max(times) FROM receiptd.set_aside) = 2").await;
     assert_eq!(rig.count("receiptd.set_aside WHERE reason LIKE '%no quarantine here%'").await, 1);
     run(&rig, "DROP TRIGGER refuse ON receiptd.watched_groups").await;
