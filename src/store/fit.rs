@@ -79,8 +79,8 @@ async fn unfit(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Er
     let foreign: Option<(String, String, String)> = query_as(FOREIGN).fetch_optional(&mut *connection).await?;
     if let Some((what, owner, role)) = foreign {
         return Ok(Some(format!(
-            "the {what} is owned by the role {owner}, and not by {role}, which connects. An owner can have {role} run code. \
-             Connect as the owner of the schema, which is to be the user in database.url, or make {role} the owner"
+            "the {what} is owned by the role {owner}, and not by {role}, which connects: an owner can have {role} run code. \
+             Connect as {owner}, which is to be the user in database.url, or make {role} the owner"
         )));
     }
     let granted: Option<(String, String, String)> = query_as(GRANTED).fetch_optional(connection).await?;

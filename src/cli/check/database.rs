@@ -133,7 +133,8 @@ async fn rights(store: &Store) -> Finding {
     match found.await {
         Err(error) => asked("rights", &error),
         Ok((_, Some(why))) => {
-            Finding::failed("rights", why, "`receiptd run` refuses such a database: do as it says, and check again")
+            let (found, remedy) = why.split_once(". ").unwrap_or((&why, "see docs/operators.md, Security"));
+            Finding::failed("rights", found, remedy)
         }
         Ok((Rights { role, has_schema: false, may_create: false }, None)) => {
             let remedy = format!("CREATE SCHEMA receiptd AUTHORIZATION {role}, as a superuser");
