@@ -140,7 +140,7 @@ impl Opened {
     pub async fn open(global: &Global) -> anyhow::Result<Self> {
         let opened = Self::open_any(global).await?;
         refuse_other_schema(&opened).await?;
-        Ok(opened)
+        opened.read_clock().await
     }
 
     /// The same for a command that only looks: a private server that does not run is not started for it.
@@ -162,9 +162,16 @@ impl Opened {
     pub async fn open_to_read(global: &Global) -> anyhow::Result<Self> {
         let opened = Self::open_any(global).await?;
         match refuse_other_schema(&opened).await {
-            Err(error) if is_not_permitted(&error) => Ok(opened),
-            refused => refused.map(|()| opened),
+            Err(error) if is_not_permitted(&error) => {}
+            refused => refused?,
         }
+        opened.read_clock().await
+    }
+
+    /// From now on `store.clock()` tells the database's time, which all that is relative goes by.
+    async fn read_clock(self) -> anyhow::Result<Self> {
+        self.store.now().await.with_context(|| using(&self.config.database))?;
+        Ok(self)
     }
 
     async fn open_any(global: &Global) -> anyhow::Result<Self> {

@@ -9,7 +9,6 @@ use clap::Args;
 use receiptd::{
     cadence::Cadences,
     chat::error_class,
-    clock,
     domain::{GroupId, MsgSeq, Timestamp},
     ops::Unheard,
     printable::printable,
@@ -55,10 +54,10 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let Arguments { group, seq, json } = arguments;
     let opened = Opened::open(global).await?;
     let cadences = opened.config.cadences.clone();
+    let now = opened.store.clock().now();
     let known = look(&opened, &group, seq).await;
     let (facts, holder, trouble) = opened.close(known).await?;
     let facts = facts.ok_or_else(|| not_watched(&group))?;
-    let now = clock::now();
     let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is polled: {trouble}."));
     let idle =
         holder.is_none().then(|| "No receiptd polls this app just now: start one, or see `receiptd check`.".into());

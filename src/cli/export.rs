@@ -66,19 +66,23 @@ enum How {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let now = clock::now();
-    let from = arguments.from.map_or(Timestamp::UNIX_EPOCH, |moment| moment.at(now));
-    let until = arguments.to.map_or(now, |moment| moment.at(now));
-    if let Some(reason) = refusal(arguments, from, until) {
-        return Err(Refused::usage(reason).into());
-    }
+    // What can't be meant by any clock is refused before the database is asked for its.
+    span(arguments, clock::now())?;
     let opened = Opened::open_to_read(global).await?;
+    let (from, until) = span(arguments, opened.store.clock().now())?;
     let done = export(arguments, &opened.store, from, until).await;
     tell(format_args!("{} rows were exported.", opened.close(done).await?));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Why it is not even begun, if there is a reason.
+/// The span that is exported.
+fn span(arguments: &Arguments, now: Timestamp) -> Result<(Timestamp, Timestamp), Refused> {
+    let from = arguments.from.map_or(Timestamp::UNIX_EPOCH, |moment| moment.at(now));
+    let until = arguments.to.map_or(now, |moment| moment.at(now));
+    refusal(arguments, from, until).map_or(Ok((from, until)), |reason| Err(Refused::usage(reason)))
+}
+
 fn refusal(arguments: &Arguments, from: Timestamp, until: Timestamp) -> Option<String> {
     let file = Some(arguments.output.as_path()).filter(|file| *file != Path::new("-"));
     if from > until {

@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
-use receiptd::{clock, logging, store::Store};
+use receiptd::{logging, store::Store};
 
 use super::{
     Global,
@@ -23,7 +23,8 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
     let before = store.schema_version().await.with_context(|| connecting(&config.database))?;
     store.migrate().await.with_context(|| using(&config.database))?;
-    store.ensure_partitions_ahead(clock::now().date_naive()).await.with_context(|| using(&config.database))?;
+    let today = store.now().await.with_context(|| using(&config.database))?.date_naive();
+    store.ensure_partitions_ahead(today).await.with_context(|| using(&config.database))?;
     store.close();
     database.close().await?;
     let version = Store::known_schema_version();

@@ -8,7 +8,6 @@ use std::{
 use clap::Args;
 use indicatif::HumanCount;
 use receiptd::{
-    clock,
     domain::Timestamp,
     plan::{Cohort, Hour, Stream, plan, saturates_at},
     store::{LastDay, StoreError},
@@ -61,11 +60,12 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let (limit, cadences) = (opened.config.polling.max_calls_per_second, opened.config.cadences.clone());
     let batch_size = u32::try_from(opened.config.polling.batch_size).unwrap_or(u32::MAX);
     let found = look(&opened, batch_size).await;
+    let now = opened.store.clock().now();
     let (cohorts, last_day) = opened.close(found).await?;
     let Arguments { hours, more_messages, in_groups, json } = *arguments;
     let assumed =
         (more_messages > 0).then_some(Stream { messages_per_hour: more_messages, groups: in_groups, batch_size });
-    let hours = plan(&cohorts, assumed, &cadences, limit, hours, clock::now());
+    let hours = plan(&cohorts, assumed, &cadences, limit, hours, now);
     let answer = Answer { limit, saturates_at: saturates_at(&hours), assumed, last_day, hours };
     let mut out = stdout();
     if json {

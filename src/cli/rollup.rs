@@ -33,14 +33,19 @@ pub struct Arguments {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let now = clock::now();
-    let span = span(arguments, now)?;
+    // What can't be meant by any clock is refused before the database is asked for its.
+    span(arguments, clock::now())?;
     let opened = Opened::open(global).await?;
-    let done = match span {
-        Some((from, to)) => do_again(&opened.store, from, to).await,
-        None => bring_up_to_date(&opened.store, now).await,
-    };
+    let done = roll_up(arguments, &opened.store).await;
     opened.close(done).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn roll_up(arguments: &Arguments, store: &Store) -> anyhow::Result<()> {
+    let now = store.clock().now();
+    match span(arguments, now)? {
+        Some((from, to)) => do_again(store, from, to).await,
+        None => bring_up_to_date(store, now).await,
+    }
 }
 
 /// The span that is to be done again, if one is.

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
-    clock, rollup,
+    rollup,
     store::{Seed, Store},
 };
 
@@ -39,10 +39,10 @@ pub struct Arguments {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let now = clock::now();
-    let until = arguments.until.map_or(now, |until| until.at(now));
     let Arguments { groups, messages, days, members, .. } = *arguments;
     let opened = Opened::open(global).await?;
+    let now = opened.store.clock().now();
+    let until = arguments.until.map_or(now, |until| until.at(now));
     let done = fill(&opened.store, &Seed { groups, messages, days, members, until }).await;
     opened.close(done).await.map(|()| ExitCode::SUCCESS)
 }

@@ -131,7 +131,7 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
 }
 
 async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<Moment>) -> anyhow::Result<ExitCode> {
-    let now = clock::now();
+    let now = store.clock().now();
     let sent_at = sent_at.map(|moment| moment.at(now));
     let (mut total, mut new) = (0_u64, 0);
     let lines: Vec<WatchLine> =

@@ -11,7 +11,6 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use receiptd::{
-    clock,
     domain::Timestamp,
     import::{Lines, ReadError, WatchLine},
     store::Store,
@@ -47,7 +46,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     let bar = progress(size);
     let mut tally = Tally::default();
     // One moment for all that do not say when they were sent.
-    let now = clock::now();
+    let now = store.clock().now();
     let done = import(Lines::new(input, now), now, store, &bar, &mut tally).await;
     bar.finish_and_clear();
     if tally.lines == 0 {
