@@ -154,7 +154,9 @@ impl Cadence {
         match (&self.rule, slot_polled_at) {
             (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
             (Rule::Tiers(_), None) => now,
-            (Rule::Tiers(tiers), Some(polled_at)) => now.max(polled_at + delta(interval(tiers, age(sent_at, now)))),
+            (Rule::Tiers(tiers), Some(polled_at)) => {
+                now.max(polled_at.min(now) + delta(interval(tiers, age(sent_at, now))))
+            }
         }
     }
 

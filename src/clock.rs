@@ -18,7 +18,7 @@ use std::{
 use chrono::{SubsecRound, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-pub use self::database::{DatabaseClock, Doubt, Reading};
+pub use self::database::{APART, DatabaseClock, Doubt, Reading};
 use crate::domain::Timestamp;
 
 /// The time of this machine's clock, to the microsecond that Postgres keeps.
@@ -46,6 +46,22 @@ pub fn suspended() -> Duration {
     let boottime = micros(ClockId::Boottime);
     let ahead = boottime.saturating_sub(micros(ClockId::Monotonic));
     Duration::from_micros(MOST.fetch_max(ahead, Ordering::Relaxed).max(ahead))
+}
+
+/// A time of the database's clock by which something is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The time.
+    pub time: Timestamp,
+    /// Whether there is a [`Doubt`]: then nothing is decided by it that can't be undone.
+    pub is_doubted: bool,
+}
+
+impl From<Timestamp> for Moment {
+    /// A time that nobody doubts.
+    fn from(time: Timestamp) -> Self {
+        Self { time, is_doubted: false }
+    }
 }
 
 /// The time of the database, as this process knows it, beside the clock of this machine.
@@ -77,6 +93,11 @@ impl Clock {
             .trunc_subsecs(6)
     }
 
+    /// The database's time, and whether it is in doubt.
+    pub fn moment(&self) -> Moment {
+        Moment { time: self.now(), is_doubted: self.doubt().is_some() }
+    }
+
     /// How far this machine's clock is ahead of the database's; negative if it is behind.
     pub fn ahead(&self) -> TimeDelta {
         (self.wall)() - self.now()
@@ -89,7 +110,7 @@ impl Clock {
 
     /// Takes in a reading of the database's clock.
     pub fn learn(&self, reading: Reading) {
-        let step = self.database().learn(reading);
+        let step = self.database().learn(reading, (self.wall)());
         if let Some(step) = step {
             let seconds = step.as_seconds_f64();
             tracing::warn!(seconds, "the clock of the database was set by {seconds:.3} s");

@@ -168,6 +168,7 @@ impl Daemon {
         self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;
         let (store, status, stop) = (&self.store, &self.status, &self.stop);
         tokio::spawn(upkeep::look_after_partitions(store.clone(), stop.clone()));
+        tokio::spawn(upkeep::compare_clocks(store.clone(), status.clone(), stop.clone()));
         tokio::spawn(upkeep::count_watched(store.clone(), status.clone(), self.limits.subscribe(), stop.clone()));
         tokio::spawn(upkeep::sum_up(status.clone(), stop.clone()));
         let terms = Terms {

@@ -8,6 +8,7 @@ use chrono::TimeDelta;
 use crate::{
     cadence::{Cadence, Phase},
     chat::{Attempt, Failure},
+    clock::Moment,
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage},
 };
@@ -255,8 +256,14 @@ impl Recording {
     }
 
     /// Decides what is written about `poll`, which asked for `slot`, at `now`.
-    pub fn of(slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: Timestamp) -> Self {
-        let judge = Judge::of(&slot, &poll, cadence, now);
+    ///
+    /// Where the clock is in doubt nothing is closed by it. Where it is not, times in the future were stored by a wrong one: the
+    /// first poll that tells of such a message keeps a snapshot with its true time, changed or not.
+    pub fn of(mut slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: impl Into<Moment>) -> Self {
+        let moment @ Moment { time: now, is_doubted } = now.into();
+        let was_polled_at = slot.last_polled_at;
+        let dated_ahead = if is_doubted { vec![] } else { slot.forget_future(now) };
+        let judge = Judge::of(&slot, &poll, cadence, moment);
         let polled_at = judge.polled_at;
         let (mut messages, mut snapshots) = (Vec::new(), Vec::new());
         let mut parts = Parts::of(&slot, &poll, now);
@@ -265,7 +272,8 @@ impl Recording {
         for message in &slot.messages {
             let told = judge.told_of(message.seq);
             let mut change = judge.change(message, told);
-            let keeps = change.differs || keep == KeepSnapshots::EveryPoll;
+            let is_dated_ahead = dated_ahead.contains(&message.seq);
+            let keeps = change.differs || is_dated_ahead || keep == KeepSnapshots::EveryPoll;
             if let Some((polled_at, receipt)) = change.polled_at.zip(told).filter(|_| keeps) {
                 let prior_read_num = message.receipt.and_then(|receipt| receipt.counts).map(Counts::read);
                 let prior_polled_at = message.known_until;
@@ -274,18 +282,23 @@ impl Recording {
             let leaves = change.closed.is_none() && parts.take(message, &mut change);
             if change.closed.is_none() && !leaves {
                 is_empty = false;
-                // One that is past its end is polled for the last time, and then no more.
-                let due = cadence.next_poll(phase, message.sent_at, now).or(judge.complete.then_some(now));
+                let due = cadence.next_poll(phase, message.sent_at, now).or_else(|| match is_doubted {
+                    // It seems to be past its end.
+                    true => Some(cadence.due_again(phase, message.sent_at, Some(now), None, now)),
+                    // One that is past its end is polled for the last time, and then no more.
+                    false => judge.complete.then_some(now),
+                });
                 next_poll_at = next_poll_at.into_iter().chain(due).min();
             }
-            if leaves || judge.is_news(&change, message) {
+            let is_healed = is_dated_ahead && change.polled_at.is_some();
+            if leaves || is_healed || judge.is_news(&change, message) {
                 messages.push(change);
             }
         }
         let quiet = !messages.iter().any(|change| change.differs);
         let failures = failures(&slot, &poll);
         let due_at = due_by_cadence(&slot, cadence, phase);
-        let last_polled_at = polled_at.or(slot.last_polled_at);
+        let last_polled_at = polled_at.or(was_polled_at);
         let next_poll_at = due(&poll, next_poll_at, failures, slot.next_poll_at, now);
         let first_poll = cadence.first_poll(last_polled_at.map(|polled_at| polled_at.min(now)), now, now);
         Self {
@@ -390,6 +403,8 @@ impl Parts {
 struct Judge<'a> {
     cadence: &'a Cadence,
     now: Timestamp,
+    /// Whether nothing is closed by the time.
+    is_doubted: bool,
     /// What the poll told, by rising seq. A refusal that closes its message counts as a receipt with its code.
     told: Vec<(MsgSeq, Receipt)>,
     /// The messages that were refused and can't be blamed on others, with since when, and how many polls that are.
@@ -405,13 +420,15 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Timestamp) -> Self {
+    fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Moment) -> Self {
+        let Moment { time: now, is_doubted } = now;
         let complete = poll.end == PollEnd::Complete;
         // Where all messages of a slot are refused, it is their group that is refused, or the app.
         let counts = complete || slot.messages.len() == 1;
         let mut judge = Self {
             cadence,
             now,
+            is_doubted,
             told: poll.receipts.clone(),
             refused: vec![],
             rejected: vec![],
@@ -423,10 +440,10 @@ impl<'a> Judge<'a> {
         };
         for (seq, code) in poll.rejected.iter().filter(|_| counts) {
             let Some(message) = slot.messages.iter().find(|message| message.seq == *seq) else { continue };
-            let since = message.refused_since.unwrap_or(now);
+            let since = message.refused_since.unwrap_or(now).min(now);
             let polls = message.refused_since.map_or(0, |_| message.no_receipt_polls).saturating_add(1);
             judge.refused.push((*seq, since, polls));
-            if polls >= NO_RECEIPT_POLLS && now - since >= REFUSED_FOR {
+            if polls >= NO_RECEIPT_POLLS && now - since >= REFUSED_FOR && !is_doubted {
                 judge.rejected.push(*seq);
                 judge.told.push((*seq, Receipt { code: *code, counts: None }));
             }
@@ -477,6 +494,9 @@ impl<'a> Judge<'a> {
     /// A message past the end of its cadence is polled once more. If that fails, it is given a day; one of which nothing is
     /// known at all is given some more tries.
     fn expires(&self, message: &SlotMessage) -> bool {
+        if self.is_doubted {
+            return false;
+        }
         let has_failed = !self.complete
             || self.failed.contains(&message.seq)
             || self.refused.iter().any(|(seq, ..)| *seq == message.seq);

@@ -34,6 +34,8 @@ pub struct Report {
     pub held_groups: usize,
     /// The first of them.
     pub held: Vec<HeldGroup>,
+    /// What is wrong with the clocks, if anything is: then nothing expires and nothing is removed.
+    pub clock: Option<String>,
     /// Calls on the schedule: messages of a group that are polled together.
     pub scheduled_calls: usize,
     /// Polls under way.
@@ -94,6 +96,7 @@ impl Report {
             trouble: status.trouble(),
             held_groups,
             held,
+            clock: status.doubt().map(|doubt| doubt.to_string()),
             scheduled_calls: of_poller(crate::poller::PollerStatus::slots),
             polls_in_flight: of_poller(crate::poller::PollerStatus::in_flight),
             calls_per_second: status.activity().rate(now),
@@ -127,6 +130,13 @@ impl Report {
 /// One line, as `systemctl status` shows it.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell_work(f)?;
+        self.clock.iter().try_for_each(|clock| write!(f, "; warning: {clock}"))
+    }
+}
+
+impl Report {
+    fn tell_work(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(trouble) = &self.trouble {
             return f.write_str(trouble);
         }
@@ -164,6 +174,7 @@ mod tests {
             trouble: None,
             held_groups: 0,
             held: vec![],
+            clock: None,
             scheduled_calls: 400,
             polls_in_flight: 4,
             calls_per_second: 187.2,
@@ -188,7 +199,9 @@ mod tests {
         let standing = Report { role: Role::StandingBy(Some("db2 part 1 process 17".to_owned())), ..report() };
         assert_eq!(standing.to_string(), "standing by: this app is polled by db2 (process 17)");
         let trouble = Some("no calls".to_owned());
-        assert_eq!(Report { trouble, ..report() }.to_string(), "no calls");
+        assert_eq!(Report { trouble: trouble.clone(), ..report() }.to_string(), "no calls");
+        let clock = Some("clocks differ".to_owned());
+        assert_eq!(Report { trouble, clock, ..report() }.to_string(), "no calls; warning: clocks differ");
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub struct Removed {
 
 /// Rolls up what all apps of the database have left to be rolled up, and removes what is old.
 ///
+/// `now` is the database's; whoever calls has made sure that it is not in doubt.
+///
 /// # Errors
 /// If the database fails. What was removed until then is removed.
 pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {

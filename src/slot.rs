@@ -6,7 +6,10 @@
 mod packing;
 
 pub use self::packing::{Fill, Fresh, OpenSlot, pack};
-use crate::domain::{GroupId, MsgSeq, Receipt, Timestamp};
+use crate::{
+    clock::APART,
+    domain::{GroupId, MsgSeq, Receipt, Timestamp},
+};
 
 /// The key of a slot in `poll_slots`.
 pub type SlotId = i64;
@@ -77,6 +80,19 @@ impl Slot {
     /// with one must not spoil the polls of the other.
     pub fn may_absorb(&self, other: &Self, batch_size: usize) -> bool {
         self.messages.len() + other.messages.len() <= batch_size && self.failures == 0 && other.failures == 0
+    }
+
+    /// Forgets times that lie in the future at `now`: an earlier poll was dated by a wrong clock. What was known of messages
+    /// then was known at some time since they were sent. Returns the messages concerned.
+    pub fn forget_future(&mut self, now: Timestamp) -> Vec<MsgSeq> {
+        let is_ahead = |time: &Timestamp| *time > now + APART;
+        self.last_polled_at = self.last_polled_at.filter(|time| !is_ahead(time));
+        let dated_ahead = self.messages.iter_mut().filter(|message| message.known_until.as_ref().is_some_and(is_ahead));
+        let forget = |message: &mut SlotMessage| {
+            message.known_until = Some(message.sent_at.min(now));
+            message.seq
+        };
+        dated_ahead.map(forget).collect()
     }
 
     /// Takes in the messages of another slot of the same group, for a common poll.

@@ -2,10 +2,10 @@
 
 use std::{io::Write, process::ExitCode};
 
+use anyhow::bail;
 use clap::Args;
 use indicatif::HumanBytes;
 use receiptd::{
-    clock,
     config::Config,
     retention::{Partition, Removed, Verdict, enforce},
     store::Store,
@@ -33,7 +33,10 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 }
 
 async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
-    let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, clock::now()).await?;
+    if let Some(doubt) = store.clock().doubt() {
+        bail!("nothing is removed: {doubt}");
+    }
+    let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, store.clock().now()).await?;
     let mut out = stdout();
     writeln!(out, "{partitions} partitions of {} are dropped, {rows} rows of roll-ups deleted.", size(bytes))?;
     if waiting > 0 {
@@ -46,7 +49,7 @@ async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
 }
 
 async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
-    let now = clock::now();
+    let now = store.clock().now();
     let rolled_up_until = store.rolled_up_by_all().await?;
     let partitions = store.partitions().await?;
     let verdict = |partition: &Partition| config.retention.verdict(partition, rolled_up_until, now);

@@ -5,7 +5,6 @@ use std::{io::Write, process::ExitCode};
 use clap::Args;
 use indicatif::HumanCount;
 use receiptd::{
-    clock,
     config::Http,
     domain::Timestamp,
     lease::Holder,
@@ -31,6 +30,8 @@ struct Status {
     database: Overview,
     /// What keeps the app from being polled, and what helps, if anything does.
     trouble: Option<String>,
+    /// What is wrong with this machine's clock or the database's, if anything is.
+    clock: Option<String>,
     /// What the daemon on this machine says of itself; null if it was not heard.
     daemon: Option<serde_json::Value>,
     /// Why it was not heard.
@@ -41,12 +42,13 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open_running(global).await?;
     let status = look(&opened.store, &opened.config.http).await;
     let place = opened.config.database.to_string();
+    let clock = opened.store.clock().clone();
     let status = opened.close(status).await?;
     let mut out = stdout();
     if arguments.json {
         writeln!(out, "{}", as_json(&status)?)?;
     } else {
-        for (what, how) in lines(&status, &place, clock::now()) {
+        for (what, how) in lines(&status, &place, clock.now()) {
             writeln!(out, "{what:<11} {}", printable(&how))?;
         }
     }
@@ -59,11 +61,12 @@ async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let daemon_unheard = heard.as_ref().err().map(ToString::to_string);
     let daemon = heard.ok();
     let trouble = trouble::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
-    Ok(Status { database, trouble, daemon, daemon_unheard })
+    let clock = store.clock().doubt().map(|doubt| doubt.to_string());
+    Ok(Status { database, trouble, clock, daemon, daemon_unheard })
 }
 
 fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
-    let Status { database, trouble, daemon, daemon_unheard } = status;
+    let Status { database, trouble, clock, daemon, daemon_unheard } = status;
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
         if quarantined > 0 { format!("; {} groups are quarantined", number(quarantined)) } else { String::new() };
@@ -105,6 +108,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
     // The daemon on this machine has said it already, if it is the one that polls.
     lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
+    lines.extend(clock.clone().map(|clock| ("clock", clock)));
     lines
 }
 

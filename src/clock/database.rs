@@ -9,12 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::TimeDelta;
+use chrono::{SubsecRound, TimeDelta};
 
 use crate::{domain::Timestamp, span};
 
-/// Clocks that are further apart than this are not both right.
-const APART: TimeDelta = TimeDelta::minutes(1);
+/// Clocks that are further apart than this are not both right, and what is stored with a time that is further ahead was
+/// dated by a wrong one.
+pub const APART: TimeDelta = TimeDelta::minutes(1);
 
 /// A clock that was set by more than [`APART`] is believed again after this time without another step.
 const BELIEVED_AFTER: Duration = Duration::from_secs(3_600);
@@ -37,7 +38,9 @@ pub struct Reading {
 #[derive(Debug, Clone, Default)]
 pub struct DatabaseClock {
     known: Option<Bounds>,
-    /// The last step by more than [`APART`], and when it was seen.
+    /// How far this machine's clock was ahead at the last reading.
+    ahead: TimeDelta,
+    /// The last step by more than [`APART`] to a time for which nothing else speaks, and when it was seen.
     step: Option<(TimeDelta, Instant)>,
 }
 
@@ -90,13 +93,29 @@ impl Bounds {
 }
 
 impl DatabaseClock {
-    /// Takes in a reading. By how much the clock was set since the one before, if it was.
-    pub fn learn(&mut self, reading: Reading) -> Option<TimeDelta> {
+    /// Takes in a reading, at which this machine's clock showed `wall`. By how much the database's was set since the one
+    /// before, if it was.
+    pub fn learn(&mut self, reading: Reading, wall: Timestamp) -> Option<TimeDelta> {
+        let step = self.take_in(reading)?;
+        let was_ahead = self.ahead;
+        self.ahead = wall - self.at(reading.answered_at)?;
+        // A clock that nobody has set meanwhile is a witness: the database's is right now, and was not before.
+        let is_witness = (self.ahead - (was_ahead - step)).abs() <= APART;
+        if is_witness && self.ahead.abs() <= APART {
+            self.step = None;
+        } else if step.abs() > APART {
+            self.step = Some((step, reading.answered_at));
+        }
+        (!step.is_zero()).then_some(step)
+    }
+
+    /// Narrows the bounds by a reading, or follows a step, of which it returns the size. `None` for a reading that says nothing.
+    fn take_in(&mut self, reading: Reading) -> Option<TimeDelta> {
         let Reading { asked_at, answered_at: at, database } = reading;
         let read = Bounds { at, earliest: database, latest: database + delta(at.saturating_duration_since(asked_at)) };
         let Some(known) = self.known else {
             self.known = Some(read);
-            return None;
+            return Some(TimeDelta::zero());
         };
         if at < known.at {
             return None;
@@ -105,21 +124,17 @@ impl DatabaseClock {
         let both = Bounds { at, earliest: known.earliest.max(read.earliest), latest: known.latest.min(read.latest) };
         if both.earliest <= both.latest {
             self.known = Some(both);
-            return None;
+            return Some(TimeDelta::zero());
         }
         self.known = Some(read);
-        let step = read.middle() - known.middle();
-        if step.abs() > APART {
-            self.step = Some((step, at));
-        }
-        Some(step)
+        Some(read.middle() - known.middle())
     }
 
-    /// The database's time at `at`, if it was ever read.
+    /// The database's time at `at`, if it was ever read, to the microsecond that Postgres keeps.
     pub fn at(&self, at: Instant) -> Option<Timestamp> {
         let known = self.known?;
         let (passed, ago) = (at.saturating_duration_since(known.at), known.at.saturating_duration_since(at));
-        Some(known.middle() + delta(passed) - delta(ago))
+        Some((known.middle() + delta(passed) - delta(ago)).trunc_subsecs(6))
     }
 
     /// Why the time at `at` is not to be relied on, if this machine's clock shows `wall` then.
@@ -158,23 +173,28 @@ mod tests {
         Reading { asked_at, answered_at: asked_at + Duration::from_millis(took), database }
     }
 
+    /// Takes in a reading beside a clock of this machine that shows the same.
+    fn learn(clock: &mut DatabaseClock, reading: Reading) -> Option<TimeDelta> {
+        clock.learn(reading, reading.database)
+    }
+
     #[test]
     fn a_quick_reading_counts_for_more_than_a_slow_one() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
         assert_eq!(clock.at(start), None);
-        clock.learn(reading(start, 0, 10, noon() + millis(4)));
-        clock.learn(reading(start, 2_000, 1_000, noon() + millis(2_900)));
+        learn(&mut clock, reading(start, 0, 10, noon() + millis(4)));
+        learn(&mut clock, reading(start, 2_000, 1_000, noon() + millis(2_900)));
         let at = clock.at(start + Duration::from_secs(4)).unwrap();
         assert!((at - noon() - millis(4_000)).abs() < millis(10), "{at}");
     }
 
     #[test]
-    fn a_clock_that_is_set_is_followed_and_believed_again_after_an_hour() {
+    fn a_clock_that_is_set_along_with_this_machines_is_followed_and_believed_again_after_an_hour() {
         for (step, said) in [(TimeDelta::days(100), "set forward by 100d"), (-TimeDelta::days(100), "set back by 100d")]
         {
             let (start, mut clock) = (Instant::now(), DatabaseClock::default());
-            clock.learn(reading(start, 0, 2, noon()));
-            let stepped = clock.learn(reading(start, 2_000, 2, noon() + millis(2_000) + step)).unwrap();
+            learn(&mut clock, reading(start, 0, 2, noon()));
+            let stepped = learn(&mut clock, reading(start, 2_000, 2, noon() + millis(2_000) + step)).unwrap();
             assert!((stepped - step).abs() < millis(10), "{stepped}");
             let at = start + Duration::from_millis(2_010);
             let now = clock.at(at).unwrap();
@@ -187,10 +207,24 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_to_what_this_machines_has_shown_all_the_time_is_believed_at_once() {
+        for step in [TimeDelta::days(20), -TimeDelta::days(20)] {
+            let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+            let wall = |seconds| noon() + TimeDelta::seconds(seconds);
+            clock.learn(reading(start, 0, 2, noon()), wall(0));
+            clock.learn(reading(start, 2_000, 2, wall(2) + step), wall(2));
+            let at = |seconds| start + Duration::from_secs(seconds);
+            assert!(matches!(clock.doubt(wall(3), at(3)), Some(Doubt::Apart(_))));
+            assert!(clock.learn(reading(start, 4_000, 2, wall(4)), wall(4)).is_some());
+            assert_eq!(clock.doubt(wall(5), at(5)), None);
+        }
+    }
+
+    #[test]
     fn a_step_of_seconds_is_followed_and_no_reason_for_doubt() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
-        clock.learn(reading(start, 0, 2, noon()));
-        assert!(clock.learn(reading(start, 2_000, 2, noon() + millis(-1_000))).is_some());
+        learn(&mut clock, reading(start, 0, 2, noon()));
+        assert!(learn(&mut clock, reading(start, 2_000, 2, noon() + millis(-1_000))).is_some());
         let at = start + Duration::from_secs(3);
         let now = clock.at(at).unwrap();
         assert!((now - noon()).abs() < millis(10), "{now}");
@@ -201,7 +235,7 @@ mod tests {
     fn clocks_that_are_more_than_a_minute_apart_are_in_doubt_as_long_as_they_are() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
         assert_eq!(clock.doubt(noon(), start), None, "nothing was read yet");
-        clock.learn(reading(start, 0, 0, noon()));
+        learn(&mut clock, reading(start, 0, 0, noon()));
         for (ahead, doubted) in [(59, false), (-59, false), (61, true), (-61, true), (8_640_000, true)] {
             let ahead = TimeDelta::seconds(ahead);
             assert_eq!(clock.doubt(noon() + ahead, start), doubted.then_some(Doubt::Apart(ahead)));
@@ -213,8 +247,8 @@ mod tests {
     #[test]
     fn a_reading_that_comes_after_a_later_one_is_not_taken_for_a_step() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
-        clock.learn(reading(start, 5_000, 2, noon()));
-        assert_eq!(clock.learn(reading(start, 1_000, 2, noon() - millis(4_000))), None);
+        learn(&mut clock, reading(start, 5_000, 2, noon()));
+        assert_eq!(learn(&mut clock, reading(start, 1_000, 2, noon() - millis(4_000))), None);
         assert_eq!(clock.at(start + Duration::from_millis(5_002)), Some(noon() + millis(1)));
     }
 
@@ -232,9 +266,10 @@ mod tests {
             for (pause, took, read_at) in readings {
                 passed += pause;
                 let read_at = (took as f64 * read_at) as u64;
-                prop_assert_eq!(clock.learn(reading(start, passed, took, truth(passed + read_at))), None);
+                prop_assert_eq!(learn(&mut clock, reading(start, passed, took, truth(passed + read_at))), None);
                 passed += took;
                 let now = clock.at(start + Duration::from_millis(passed)).unwrap();
+                prop_assert_eq!(now.timestamp_subsec_nanos() % 1_000, 0, "what is stored and read again is the same");
                 let most = TimeDelta::microseconds(i64::try_from(took * 500 + 10).unwrap() + took as i64);
                 prop_assert!((now - truth(passed)).abs() <= most, "{} of {most}", now - truth(passed));
             }

@@ -12,6 +12,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    repeated::Repeated,
     report::Report,
     retention,
     store::{Bounds, Store, StoreError},
@@ -23,6 +24,9 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// What is watched is counted this often, or so seldom that it takes a hundredth of the time.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
+
+/// The clocks are compared this often.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// Makes the partitions of the days ahead, and notes until when there are some, whether that worked or not.
 pub(super) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
@@ -47,6 +51,25 @@ pub(super) async fn look_after_partitions(store: Store, stop: CancellationToken)
                 Duration::from_secs(60)
             }
         };
+    }
+}
+
+/// Compares this machine's clock with the database's, and says it where nothing may be decided by them.
+pub(super) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: CancellationToken) {
+    let mut trouble = Repeated::default();
+    loop {
+        let (clock, doubt) = (store.clock(), store.clock().doubt());
+        metrics::gauge!("receiptd_clock_offset_seconds").set(clock.ahead().as_seconds_f64());
+        metrics::gauge!("receiptd_clock_is_doubted").set(f64::from(u8::from(doubt.is_some())));
+        if let Some(doubt) = doubt
+            && trouble.happened().is_some()
+        {
+            tracing::error!(offset_seconds = clock.ahead().as_seconds_f64(), "{doubt}");
+        }
+        status.doubts(doubt);
+        if stop.run_until_cancelled(sleep(COMPARE_EVERY)).await.is_none() {
+            return;
+        }
     }
 }
 

@@ -46,7 +46,7 @@ const COUNTERS: [(&str, &str); 15] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 21] = [
+const GAUGES: [(&str, &str); 23] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd has the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "The epoch of the lease, which counts up with every holder; 0 while standing by."),
@@ -78,6 +78,14 @@ const GAUGES: [(&str, &str); 21] = [
     (
         "receiptd_rolled_up_until_timestamp_seconds",
         "Until when snapshots and calls are rolled up, in seconds since 1970.",
+    ),
+    (
+        "receiptd_clock_offset_seconds",
+        "How far this machine's clock is ahead of the database's; negative if it is behind.",
+    ),
+    (
+        "receiptd_clock_is_doubted",
+        "1 while nothing expires or is removed since a clock is wrong or was just set, else 0.",
     ),
     ("receiptd_is_storing", "1 if what polls bring back is stored, 0 while it can't be."),
 ];

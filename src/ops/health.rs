@@ -35,6 +35,8 @@ pub(super) struct Readiness {
     credentials: Check,
     /// What polls bring back is stored.
     storing: Check,
+    /// This machine's clock and the database's agree, and neither was just set.
+    clock: Check,
 }
 
 impl Check {
@@ -63,9 +65,10 @@ pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness
         storing: Check::unless(
             ops.term.is_stuck().then(|| "what polls bring back can't be stored just now".to_owned()),
         ),
+        clock: Check::unless(ops.term.doubt().map(|doubt| doubt.to_string())),
     };
-    let Readiness { database, schema, lease, credentials, storing } = &readiness;
-    let ok = [database, schema, lease, credentials, storing].iter().all(|check| check.ok);
+    let Readiness { database, schema, lease, credentials, storing, clock } = &readiness;
+    let ok = [database, schema, lease, credentials, storing, clock].iter().all(|check| check.ok);
     (status(ok), Json(readiness))
 }
 

@@ -60,7 +60,7 @@ fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now:
             body {
                 header {
                     h1 { "receiptd" }
-                    p .trouble[report.trouble.is_some()] #status { (report) }
+                    p .trouble[report.trouble.is_some() || report.clock.is_some()] #status { (report) }
                     small { "app " (app) " · version " (env!("CARGO_PKG_VERSION")) " · " (now.format("%Y-%m-%d %H:%M:%S UTC")) }
                 }
                 (tiles(report))

@@ -238,7 +238,7 @@ impl Poller {
             }
             let cadence = cadences.of(slot.cadence.as_deref());
             let group_id = slot.group_id.clone();
-            let recording = Recording::of(slot, poll, cadence, keep, clock.now());
+            let recording = Recording::of(slot, poll, cadence, keep, clock.moment());
             let alone = recording.parts.iter().filter_map(Part::alone);
             alone.for_each(|seq| caller.trouble.set_apart(&group_id, seq));
             let Ok(permit) = recorder.reserve().await else {

@@ -80,7 +80,7 @@ fn record(slot: Slot, poll: Poll) -> Recording {
     record_at(slot, poll, noon())
 }
 
-fn record_at(slot: Slot, poll: Poll, now: Timestamp) -> Recording {
+fn record_at(slot: Slot, poll: Poll, now: impl Into<Moment>) -> Recording {
     Recording::of(slot, poll, Cadences::default().of(None), KeepSnapshots::Changes, now)
 }
 
@@ -163,6 +163,55 @@ fn retries_grow_apart_but_never_beyond_the_cadence() {
         let due = record(slot, poll).next_poll_at;
         assert_eq!(due, by_cadence.min(noon() + TimeDelta::seconds(expected)), "after {failures} failures");
     }
+}
+
+#[test]
+fn nothing_expires_while_the_clock_is_in_doubt() {
+    let old = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..message(1) };
+    let record = |is_doubted| {
+        let (poll, now) = (answered(vec![(seq(1), counted(1, 2))]), Moment { time: noon(), is_doubted });
+        Recording::of(slot(vec![old.clone()]), poll, Cadences::default().of(None), KeepSnapshots::Changes, now)
+    };
+    assert_eq!(record(false).messages[0].closed, Some(Closed::Expired));
+    let recording = record(true);
+    assert!(recording.messages.is_empty() && !recording.is_empty);
+    let wait = recording.next_poll_at - noon();
+    assert!(wait > TimeDelta::zero() && wait <= TimeDelta::hours(6), "as often as in its last tier: {wait}");
+}
+
+#[test]
+fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells() {
+    let ahead = noon() + TimeDelta::days(20);
+    let dated_ahead = || SlotMessage { known_until: Some(ahead), ..message(1) };
+    let held = || Slot { last_polled_at: Some(ahead), ..slot(vec![dated_ahead(), message(2)]) };
+    let same = vec![(seq(1), counted(1, 2)), (seq(2), counted(1, 2))];
+    let recording = record(held(), answered(same.clone()));
+    assert_eq!(recording.last_polled_at, Some(noon()));
+    let snapshot = Snapshot {
+        seq: seq(1),
+        receipt: counted(1, 2),
+        polled_at: noon(),
+        prior_polled_at: Some(message(1).sent_at),
+        prior_read_num: Some(1),
+    };
+    assert_eq!(recording.snapshots, [snapshot], "though nothing has changed");
+    assert!(!recording.messages[0].differs && recording.messages.len() == 1);
+
+    let left_out = record(held(), answered(vec![(seq(2), counted(1, 2))]));
+    let known_until = left_out.messages.iter().find(|change| change.seq == seq(1)).unwrap().known_until;
+    assert_eq!(known_until, Some(message(1).sent_at), "it was known then or later");
+
+    let failed = record(held(), Poll { receipts: vec![], end: PollEnd::GivenUp, ..answered(vec![]) });
+    assert_eq!(failed.last_polled_at, Some(ahead), "a poll that told nothing heals nothing");
+
+    let doubted = Moment { time: noon(), is_doubted: true };
+    let of =
+        |now| Recording::of(held(), answered(same.clone()), Cadences::default().of(None), KeepSnapshots::Changes, now);
+    assert_eq!(
+        of(doubted).last_polled_at,
+        Some(ahead + TimeDelta::microseconds(1)),
+        "it may be the clock that is wrong"
+    );
 }
 
 #[test]
@@ -454,9 +503,14 @@ fn messages_that_join_meanwhile_are_due_after_the_interval_of_a_new_message() {
 
 #[test]
 fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
-    let stepped = noon() - TimeDelta::hours(3);
+    for (back, is_doubted) in [(TimeDelta::seconds(90), false), (TimeDelta::hours(3), true)] {
+        steps_back(noon() - back, is_doubted);
+    }
+}
+
+fn steps_back(stepped: Timestamp, is_doubted: bool) {
     let poll = Poll { attempts: vec![attempt(stepped)], ..answered(vec![(seq(1), counted(2, 1))]) };
-    let recording = record_at(slot(vec![message(1)]), poll, stepped);
+    let recording = record_at(slot(vec![message(1)]), poll, Moment { time: stepped, is_doubted });
     let polled_at = recording.snapshots[0].polled_at;
     assert_eq!(polled_at, noon() - minutes(1) + TimeDelta::microseconds(1));
     assert_eq!(recording.last_polled_at, Some(polled_at));
@@ -466,7 +520,7 @@ fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
 
 proptest! {
     #[test]
-    fn polls_of_a_message_rise_strictly_whatever_the_clock_does(
+    fn polls_of_a_message_rise_strictly_whatever_the_clock_does_while_it_is_doubted(
         steps in proptest::collection::vec((-100_000_i64..100_000, 0_i64..3, any::<bool>()), 1..40),
     ) {
         let mut held = slot(vec![never_polled(1), never_polled(2)]);
@@ -477,7 +531,7 @@ proptest! {
             let mut receipts = vec![(seq(1), counted(read, 3 - read))];
             if !leave_out { receipts.push((seq(2), counted(read, 4))); }
             let poll = Poll { attempts: vec![attempt(now)], ..answered(receipts) };
-            let recording = record_at(held.clone(), poll, now);
+            let recording = record_at(held.clone(), poll, Moment { time: now, is_doubted: true });
             for snapshot in &recording.snapshots {
                 prop_assert!(last.get(&snapshot.seq).is_none_or(|last| *last < snapshot.polled_at));
                 prop_assert!(snapshot.prior_polled_at.is_none_or(|prior| prior < snapshot.polled_at));

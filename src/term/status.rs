@@ -11,7 +11,13 @@ use std::{
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::{activity::Activity, clock, lease::Lease, poller::PollerStatus, store::Watched};
+use crate::{
+    activity::Activity,
+    clock::{self, Doubt},
+    lease::Lease,
+    poller::PollerStatus,
+    store::Watched,
+};
 
 /// Counts how often a loop of the daemon has come round: standing by, loading the schedule, polling. Each thing that such
 /// a loop waits for has a deadline of two minutes at most, so a daemon whose count stands still for longer hangs.
@@ -75,6 +81,7 @@ pub struct TermStatus {
     poller: Mutex<Option<Arc<PollerStatus>>>,
     other: Mutex<Option<String>>,
     watched: Mutex<Option<Watched>>,
+    doubt: Mutex<Option<Doubt>>,
 }
 
 /// Who polls, as this process knows it.
@@ -138,6 +145,15 @@ impl TermStatus {
     /// Notes what the start waits for.
     pub(crate) fn waits_for(&self, what: Option<String>) {
         *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// Why nothing may be decided by the clock that can't be undone, if there is a reason.
+    pub fn doubt(&self) -> Option<Doubt> {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn doubts(&self, doubt: Option<Doubt>) {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
     }
 
     /// What is watched, as last counted.
