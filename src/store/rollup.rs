@@ -9,12 +9,13 @@ use super::{
     Store, StoreError,
     history::begin_of,
     statement::{query, query_scalar},
-    transaction::SHORT,
+    transaction::{ROLLUP, SHORT},
 };
 use crate::{
+    clock::APART,
     domain::Timestamp,
     retention::Table,
-    rollup::{Stretch, hour_of},
+    rollup::{SETTLED_AFTER, Stretch, hour_of},
 };
 
 const MILESTONES: &str = include_str!("rollup/milestones.sql");
@@ -27,6 +28,8 @@ const OLD_GAPS: &str = "
         AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)";
 const HOURLY: &str = include_str!("rollup/hourly.sql");
 const SENT_EARLIER: &str = include_str!("rollup/sent_earlier.sql");
+const HEAL_MARKS: &str = include_str!("rollup/heal_marks.sql");
+const HEAL_MILESTONES: &str = include_str!("rollup/heal_milestones.sql");
 const COVERAGE: &str = include_str!("rollup/coverage.sql");
 
 impl Store {
@@ -36,12 +39,43 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn mark_rolling_up(&self, until: Timestamp) -> Result<bool, StoreError> {
+        self.heal_marks(until).await?;
         let mark = query(
             "UPDATE receiptd.poller_leases SET rolling_up_until = greatest(rolling_up_until, $2) WHERE sdk_app_id = $1",
         );
         let mark = mark.bind(self.app()).bind(until);
         let marked = self.run_fenced("marking what is rolled up", SHORT, async |database| mark.execute(database).await);
         Ok(marked.await?.rows_affected() == 1)
+    }
+
+    /// Takes marks back that lie in the future, which a wrong clock has left there, with the gaps and milestones that were
+    /// found up to then. What they cover is rolled up again. While the clock is in doubt nothing is changed.
+    async fn heal_marks(&self, until: Timestamp) -> Result<(), StoreError> {
+        if self.clock().doubt().is_some() {
+            return Ok(());
+        }
+        let now = until + SETTLED_AFTER;
+        let (app, limit) = (self.app(), now + APART);
+        let is_ahead = query_scalar::<bool>(
+            "SELECT greatest(rolled_up_until, rolling_up_until) > $2 FROM receiptd.poller_leases WHERE sdk_app_id = $1",
+        );
+        let is_ahead = is_ahead.bind(app).bind(limit);
+        let is_ahead =
+            self.run("looking how far the roll-up is", SHORT, async |database| is_ahead.fetch_optional(database).await);
+        if is_ahead.await? != Some(true) {
+            return Ok(());
+        }
+        let healed =
+            self.run_fenced("taking back marks of the roll-up that lie in the future", ROLLUP, async |database| {
+                mark(database, app).await?;
+                query(HEAL_MILESTONES).bind(app).bind(limit).bind(now).execute(&mut *database).await?;
+                query(HEAL_MARKS).bind(app).bind(limit).bind(until).execute(database).await
+            });
+        healed.await?;
+        tracing::warn!(
+            "the roll-up was marked as done until a time in the future: a clock was wrong, and it goes on from now"
+        );
+        Ok(())
     }
 
     /// Until when everything of this app is rolled up; `None` if nothing is yet.
@@ -111,11 +145,20 @@ async fn next(
         None => hour_of(begin_of(connection, app).await?.unwrap_or(until)),
     };
     let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
+    // A mark that was taken back may lead over days that are not kept any more.
+    let has_calls = has_day(connection, Table::Calls, stretch.from).await?;
+    let has_snapshots = has_day(connection, Table::Snapshots, stretch.from).await?;
+    let hour = match stretch.completes() {
+        Some(hour) if has_calls && has_snapshots || !has_hour(connection, app, hour).await? => Some(hour),
+        _ => None,
+    };
     let mut stretches = Statements { connection, app, done: stretch.until, scope };
     stretches.fold(stretch).await?;
-    stretches.find_gaps(stretch).await?;
+    if has_calls {
+        stretches.find_gaps(stretch).await?;
+    }
     stretches.run(CLOSED, stretch).await?;
-    if let Some(hour) = stretch.completes() {
+    if let Some(hour) = hour {
         stretches.run(HOURLY, hour).await?;
     }
     stretches.run(SENT_EARLIER, stretch).await?;
@@ -164,6 +207,15 @@ async fn has_day(connection: &mut PgConnection, table: Table, hour: Timestamp) -
         "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1) AND NOT inhdetachpending)",
     );
     attached.bind(partition).fetch_one(connection).await
+}
+
+/// Whether the hour has rows of the app already.
+async fn has_hour(connection: &mut PgConnection, app: i64, hour: Stretch) -> Result<bool, sqlx::Error> {
+    let exists = query_scalar(
+        "SELECT EXISTS (SELECT FROM receiptd.group_receipts_hourly JOIN receiptd.watched_groups USING (group_key)
+            WHERE sdk_app_id = $1 AND hour = $2)",
+    );
+    exists.bind(app).bind(hour.from).fetch_one(connection).await
 }
 
 /// The statements of one stretch.

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::{
     Store, StoreError,
     statement::{query, query_as, query_scalar},
-    transaction::SHORT,
+    transaction::{LONG, SHORT},
 };
 use crate::{
     domain::Timestamp,
@@ -88,6 +88,30 @@ impl Store {
         self.run_fenced(doing, SHORT, async |database| clear.execute(database).await).await.map(drop)
     }
 
+    /// Marks groups for rescheduling that have a slot which is due so much later than any cadence is likely to say that a wrong
+    /// clock may have said so. To reschedule what is right changes nothing. Returns how many groups that are.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn reschedule_what_is_far_ahead(&self) -> Result<u64, StoreError> {
+        let mark = query(
+            "UPDATE receiptd.watched_groups g SET reschedule = true
+             FROM (
+                SELECT group_key FROM receiptd.watched_groups g
+                WHERE sdk_app_id = $1 AND state = 'active' AND NOT reschedule AND EXISTS (
+                    SELECT FROM receiptd.poll_slots s WHERE s.group_key = g.group_key AND s.next_poll_at > $2
+                        + CASE WHEN s.last_polled_at IS NULL THEN interval '1 minute' ELSE '1 day' END
+                )
+                ORDER BY group_key FOR NO KEY UPDATE SKIP LOCKED
+             ) ahead
+             WHERE g.group_key = ahead.group_key",
+        );
+        let mark = mark.bind(self.app()).bind(self.clock().now());
+        let doing = "looking for slots that are due far ahead";
+        let marked = self.run_fenced(doing, LONG, async |database| mark.execute(database).await);
+        marked.await.map(|marked| marked.rows_affected())
+    }
+
     /// Moves the slots that nobody else holds. Returns these.
     async fn move_slots(&self, due: &HashMap<SlotId, Timestamp>) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
         let (slots, due): (Vec<SlotId>, Vec<Timestamp>) = due.iter().map(|(slot, due)| (*slot, *due)).unzip();
@@ -118,7 +142,9 @@ impl Store {
         let slots = query_scalar(
             "WITH due AS (
                 SELECT group_key FROM receiptd.watched_groups
-                WHERE sdk_app_id = $1 AND state = 'quarantined' AND probe_at <= $2
+                WHERE sdk_app_id = $1 AND state = 'quarantined'
+                    -- None is put off for longer, so a wrong clock has said so.
+                    AND (probe_at <= $2 OR probe_at > $2 + interval '2 days')
                 ORDER BY probe_at LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
             ), claimed AS (
                 UPDATE receiptd.watched_groups g SET probe_at = $2 + $3 FROM due WHERE g.group_key = due.group_key

@@ -118,6 +118,10 @@ impl Shift<'_> {
             tracing::info!(groups, "cadences have changed: the messages of {groups} groups are rescheduled");
         }
         poller.recall_batch_limit().await?;
+        let groups = self.store.reschedule_what_is_far_ahead().await?;
+        if groups > 0 {
+            tracing::info!(groups, "messages of {groups} groups are due far ahead: they are rescheduled");
+        }
         self.status.progress.beat();
         poller.load().await
     }

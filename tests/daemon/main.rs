@@ -5,6 +5,7 @@ mod answers;
 mod blame;
 mod cadence;
 mod calling;
+mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod error_classes;

@@ -92,8 +92,9 @@ pub(in crate::store) async fn write_messages(
     query(
         "UPDATE receiptd.watched_messages m SET
             read_num = u.read_num, unread_num = u.unread_num, receipt_code = u.code,
-            first_polled_at = coalesce(m.first_polled_at, u.polled_at),
-            last_changed_at = CASE WHEN u.differs THEN u.polled_at ELSE m.last_changed_at END,
+            -- Not later than this poll: another clock may have said so.
+            first_polled_at = least(m.first_polled_at, u.polled_at),
+            last_changed_at = CASE WHEN u.differs THEN u.polled_at ELSE least(m.last_changed_at, u.polled_at) END,
             known_until = CASE WHEN m.slot_id = u.slot_id THEN u.known_until
                 ELSE coalesce(u.known_until, u.polled_at, m.known_until) END,
             no_receipt_polls = u.no_receipt_polls, refused_since = u.refused_since,

@@ -1,0 +1,131 @@
+//! A clock that is wrong: this machine's beside the database's, and times that an earlier version has stored by one.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::TimeDelta;
+use receiptd::{cadence::Cron, clock, domain::Counts};
+use sqlx::AssertSqlSafe;
+
+use crate::rig::{Rig, group, seq, simulator_config};
+
+/// Every second.
+fn all_the_time() -> Cron {
+    Cron::parse("* * * * * *", clock::now()).unwrap()
+}
+
+/// Something that was stored by a clock that was wrong.
+const FUTURE: &str = "SELECT count(*) FROM (
+        SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
+        UNION ALL SELECT last_polled_at FROM receiptd.poll_slots UNION ALL SELECT known_until FROM receiptd.watched_messages
+        UNION ALL SELECT first_polled_at FROM receiptd.watched_messages
+        UNION ALL SELECT rolled_up_until FROM receiptd.poller_leases
+        UNION ALL SELECT rolling_up_until FROM receiptd.poller_leases
+        UNION ALL SELECT gap_until FROM receiptd.poll_gaps UNION ALL SELECT last_changed_at FROM receiptd.message_milestones
+     ) stored WHERE abs(extract(epoch FROM time - now())) > 1800";
+
+#[tokio::test]
+async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_and_drops_nothing() {
+    static DAYS: AtomicI64 = AtomicI64::new(0);
+    for days in [100, -100] {
+        DAYS.store(days, Ordering::Relaxed);
+        let mut rig = Rig::stopped(simulator_config()).await;
+        rig.settings.wall = || clock::now() + TimeDelta::days(DAYS.load(Ordering::Relaxed));
+        (rig.settings.jobs.rollup, rig.settings.jobs.retention) = (all_the_time(), all_the_time());
+        for age in [10, 95] {
+            rig.value::<bool>(&format!("SELECT receiptd.ensure_partition('receipt_snapshots', current_date - {age})"))
+                .await;
+        }
+        rig.watch("g", 1..=3).await;
+        rig.start().await;
+        rig.until("(SELECT count(*) FROM receiptd.api_calls) > 4").await;
+        rig.until("(SELECT rolled_up_until IS NOT NULL FROM receiptd.poller_leases)").await;
+        assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0, "{days} days");
+        assert_eq!(rig.value::<i64>(FUTURE).await, 0, "{days} days");
+        let gone = "to_regclass('receiptd.receipt_snapshots_' || to_char(current_date - 95, 'YYYYMMDD')) IS NULL";
+        assert!(!rig.value::<bool>(&format!("SELECT {gone}")).await, "old, but who knows by which clock");
+        let doubt = rig.daemon.as_ref().unwrap().status().doubt().unwrap().to_string();
+        let said = if days > 0 { "100d ahead of the database's" } else { "100d behind the database's" };
+        assert!(doubt.contains(said), "{doubt}");
+
+        DAYS.store(0, Ordering::Relaxed);
+        rig.until(gone).await;
+        let young = "to_regclass('receiptd.receipt_snapshots_' || to_char(current_date - 10, 'YYYYMMDD')) IS NOT NULL";
+        assert!(rig.value::<bool>(&format!("SELECT {young}")).await);
+        assert_eq!(rig.daemon.as_ref().unwrap().status().doubt(), None);
+        rig.stop().await;
+    }
+}
+
+/// Makes all that polls have stored look as if it had been stored by a clock that was 20 days ahead.
+const STORED_20_DAYS_AHEAD: &str = "
+    SELECT receiptd.ensure_partition(t, (now() + interval '20 days')::date + d)
+    FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) t, generate_series(-1, 1) d;
+    UPDATE receiptd.receipt_snapshots SET polled_at = polled_at + interval '20 days';
+    UPDATE receiptd.api_calls SET called_at = called_at + interval '20 days';
+    UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at + interval '20 days',
+        next_poll_at = next_poll_at + interval '20 days';
+    UPDATE receiptd.watched_messages SET first_polled_at = first_polled_at + interval '20 days',
+        last_changed_at = last_changed_at + interval '20 days', known_until = known_until + interval '20 days';
+    INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at, read_num, unread_num, receipt_code,
+        first_polled_at, last_changed_at, all_read_after, all_read_by)
+    SELECT group_key, msg_seq, sent_at, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
+        first_polled_at, last_changed_at + interval '1 second' FROM receiptd.watched_messages
+    ON CONFLICT (group_key, msg_seq) DO UPDATE SET first_polled_at = EXCLUDED.first_polled_at,
+        last_changed_at = EXCLUDED.last_changed_at, all_read_after = EXCLUDED.all_read_after, all_read_by = EXCLUDED.all_read_by;
+    INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason)
+    SELECT group_key, now(), now() + interval '20 days', 1, 'waiting' FROM receiptd.watched_groups LIMIT 1;
+    UPDATE receiptd.poller_leases SET rolled_up_until = now() + interval '20 days', rolling_up_until = now() + interval '20 days';";
+
+#[tokio::test]
+async fn times_in_the_future_that_an_earlier_version_has_stored_heal_by_themselves() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let counts = |rig: &Rig, read, unread| {
+        rig.simulator.world().set_receipt(&group("g"), seq(1), Counts::new(read, unread).unwrap());
+    };
+    counts(&rig, 1, 2);
+    rig.watch("g", 1..=2).await;
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 2").await;
+    rig.stop().await;
+    rig.watch("new", [1]).await;
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 2").await;
+    rig.stop().await;
+    sqlx::raw_sql(STORED_20_DAYS_AHEAD).execute(&rig.pool).await.unwrap();
+    // One that was slotted and not polled yet.
+    rig.database.psql("UPDATE receiptd.poll_slots SET last_polled_at = NULL WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots)");
+    let at_now = |condition: &str| {
+        format!("(SELECT {condition} FROM receiptd.receipts_at(now()) WHERE group_id = 'g' AND msg_seq = 1)")
+    };
+    assert!(rig.value::<Option<bool>>(&format!("SELECT {}", at_now("true"))).await.is_none(), "it is left out");
+
+    rig.settings.jobs.rollup = all_the_time();
+    rig.start().await;
+    rig.until(&at_now("read_num = 1")).await;
+    rig.until(
+        "(SELECT bool_and(known_until BETWEEN now() - interval '1 minute' AND now()) FROM receiptd.latest_receipts)",
+    )
+    .await;
+    counts(&rig, 2, 1);
+    rig.until(&at_now("read_num = 2")).await;
+    rig.until("(SELECT rolled_up_until <= now() AND rolling_up_until <= now() FROM receiptd.poller_leases)").await;
+    rig.stop().await;
+    for what in [
+        "receiptd.poll_slots WHERE greatest(next_poll_at, last_polled_at) > now() + interval '1 minute'",
+        "receiptd.watched_messages WHERE greatest(first_polled_at, last_changed_at, known_until) > now()",
+        "receiptd.message_milestones WHERE greatest(first_polled_at, last_changed_at, all_read_by, all_read_after) > now()",
+        "receiptd.poll_gaps WHERE gap_until > now()",
+        "receiptd.rollup_redo WHERE hour > now()",
+    ] {
+        assert_eq!(rig.count(what).await, 0, "{what}");
+    }
+    let rises: bool = rig
+        .value("SELECT bool_and(prior_polled_at < polled_at) FROM receiptd.receipt_snapshots WHERE polled_at < now() AND prior_polled_at IS NOT NULL")
+        .await;
+    assert!(rises);
+    let query = format!("SELECT {}", at_now("unread_num = 1"));
+    assert_eq!(
+        sqlx::query_scalar::<_, Option<bool>>(AssertSqlSafe(query)).fetch_one(&rig.pool).await.unwrap(),
+        Some(true)
+    );
+}
