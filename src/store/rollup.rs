@@ -57,7 +57,7 @@ impl Store {
         let now = until + SETTLED_AFTER;
         let (app, limit) = (self.app(), now + APART);
         let is_ahead = query_scalar::<bool>(
-            "SELECT greatest(rolled_up_until, rolling_up_until) > $2 FROM receiptd.poller_leases WHERE sdk_app_id = $1",
+            "SELECT coalesce(greatest(rolled_up_until, rolling_up_until) > $2, false) FROM receiptd.poller_leases WHERE sdk_app_id = $1",
         );
         let is_ahead = is_ahead.bind(app).bind(limit);
         let is_ahead =

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     chat::Failure,
+    clock::Moment,
     domain::Timestamp,
     pacing::{Grant, Pacer},
     poller::{
@@ -320,7 +321,9 @@ impl World {
             back.push(slot.slot_id);
         } else {
             self.promises.polled(&slot, &poll, self.now);
-            let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, clocks.time);
+            // Its clock is set at any time: so it is in doubt, and polls rise all the same.
+            let now = Moment { time: clocks.time, is_doubted: true };
+            let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, now);
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {
                 self.polling(daemon).schedule.set_failing(recording.slot_id, recording.failures > 0);
