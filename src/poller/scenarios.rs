@@ -7,8 +7,10 @@
 //! of [`promises`] fails the test with its seed and the last events; see CONTRIBUTING.md for how to live it again.
 
 mod calling;
+mod costs;
 mod daemon;
 mod database;
+mod flaw;
 mod operation;
 mod plan;
 mod polling;
@@ -22,37 +24,40 @@ use self::{plan::Plan, world::World};
 /// So many lives unless `RECEIPTD_SCENARIOS` says otherwise.
 const LIVES: u64 = 2_000;
 
+/// And so many in which something stays wrong: these last for minutes.
+const FLAWED_LIVES: u64 = 100;
+
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a whole number")))
 }
 
 /// Lives one life. The error tells which promise was broken, and how it came to that.
-fn live(seed: u64) -> Result<world::Tally, String> {
-    let world = World::of(Plan::of(seed), false).run();
+fn live(plan: &Plan) -> Result<world::Tally, String> {
+    let world = World::of(plan.clone(), false).run();
     if world.promises.broken.is_none() {
         return Ok(world.tally);
     }
     // The same life once more, with a log.
-    let world = World::of(Plan::of(seed), true).run();
+    let world = World::of(plan.clone(), true).run();
     let broken = world.promises.broken.unwrap_or_else(|| "nothing: the life was another one this time".into());
     let log = world.log.into_iter().collect::<Vec<_>>().join("\n");
-    let plan = Plan::of(seed);
+    let seed = plan.seed;
     Err(format!("{broken}\n{plan:#?}\n{log}\n{broken}\nreplay: RECEIPTD_SCENARIO_SEED={seed} ./test scenarios"))
 }
 
-#[test]
-fn whatever_fails_the_promises_are_kept() {
+/// Lives many lives that begin with a random seed, or the one that the environment asks for.
+fn live_many(plan_of: fn(u64) -> Plan, lives: u64) {
     if let Some(seed) = from_environment("RECEIPTD_SCENARIO_SEED") {
-        let outcome = live(seed);
+        let outcome = live(&plan_of(seed));
         assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
         return;
     }
-    let lives = from_environment("RECEIPTD_SCENARIOS").unwrap_or(LIVES);
+    let lives = from_environment("RECEIPTD_SCENARIOS").unwrap_or(lives);
     let first = fastrand::u64(..1 << 40);
     let mut tally = world::Tally::default();
     for seed in first..first + lives {
-        let outcome = live(seed);
+        let outcome = live(&plan_of(seed));
         assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
         tally += outcome.unwrap_or_default();
     }
@@ -61,8 +66,20 @@ fn whatever_fails_the_promises_are_kept() {
 }
 
 #[test]
+fn whatever_fails_the_promises_are_kept() {
+    live_many(Plan::of, LIVES);
+}
+
+#[test]
+fn one_bad_thing_costs_only_what_it_touches() {
+    live_many(Plan::with_flaws, FLAWED_LIVES);
+}
+
+#[test]
 fn one_seed_is_always_the_same_life() {
     for seed in 1..20 {
-        assert_eq!(live(seed), live(seed), "seed {seed}");
+        for plan in [Plan::of(seed), Plan::with_flaws(seed)] {
+            assert_eq!(live(&plan), live(&plan), "seed {seed}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A model of the database: the rows that matter, each operation as one step, as its transaction has it in `src/store`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::TimeDelta;
 
@@ -8,10 +8,13 @@ use crate::{
     cadence::Cadences,
     domain::{MsgSeq, Receipt, Timestamp},
     lease::{LeaseRow, TTL},
-    recording::{MessageChange, Part, Recording},
+    recording::{Closed, GroupChange, MessageChange, Part, Recording},
     slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, StoredDue, pack},
     store::Committed,
 };
+
+/// As `store::upkeep` has it: a probe of which nothing was heard is repeated after this time.
+const PROBE_CLAIM: TimeDelta = TimeDelta::minutes(30);
 
 #[derive(Debug, Clone)]
 pub(super) struct Message {
@@ -23,6 +26,7 @@ pub(super) struct Message {
     known_until: Option<Timestamp>,
     no_receipt_polls: i16,
     refused_since: Option<Timestamp>,
+    pub closed: Option<Closed>,
 }
 
 #[derive(Debug, Clone)]
@@ -33,6 +37,12 @@ struct SlotRow {
     quiet_polls: i32,
     failures: i32,
     joins: i32,
+}
+
+/// A group that is refused.
+#[derive(Debug, Clone, Copy)]
+struct Quarantine {
+    probe_at: Option<Timestamp>,
 }
 
 /// Who writes: the holder of the lease, and its epoch.
@@ -55,6 +65,9 @@ pub(super) struct Database {
     pub lease: Option<LeaseRow>,
     pub messages: BTreeMap<(GroupKey, MsgSeq), Message>,
     slots: BTreeMap<SlotId, SlotRow>,
+    quarantined: BTreeMap<GroupKey, Quarantine>,
+    /// Groups whose slots are to be scheduled anew, since they left quarantine.
+    changed: BTreeSet<GroupKey>,
     last_slot: SlotId,
     /// How often each recording was written.
     pub stored: BTreeMap<u64, u32>,
@@ -70,6 +83,7 @@ impl Database {
         for seq in (last.unwrap_or(0) + 1..).take(count) {
             let (slot_id, receipt, known_until, refused_since) = (None, None, None, None);
             let (is_active, is_known, no_receipt_polls) = (true, false, 0);
+            let closed = None;
             let message = Message {
                 sent_at,
                 is_active,
@@ -79,6 +93,7 @@ impl Database {
                 known_until,
                 no_receipt_polls,
                 refused_since,
+                closed,
             };
             self.messages.insert((group, MsgSeq::try_from(seq).unwrap()), message);
         }
@@ -146,7 +161,10 @@ impl Database {
                 slot_id: *id,
                 group_key: row.group_key,
                 group_id: format!("group-{}", row.group_key).parse().unwrap(),
-                group_state: GroupState::Active,
+                group_state: match self.quarantined.contains_key(&row.group_key) {
+                    true => GroupState::Quarantined,
+                    false => GroupState::Active,
+                },
                 cadence: None,
                 next_poll_at: row.next_poll_at,
                 last_polled_at: row.last_polled_at,
@@ -218,6 +236,21 @@ impl Database {
         slots
     }
 
+    /// As `store::upkeep` has it: the slots of groups that have changed, which are due at once, and a slot of each group whose
+    /// time for a probe has come.
+    pub fn changed_and_to_probe(&mut self, now: Timestamp) -> (Vec<(SlotId, Timestamp)>, Vec<SlotId>) {
+        let changed = std::mem::take(&mut self.changed);
+        let due = self.slots.iter().filter(|(_, row)| changed.contains(&row.group_key)).map(|(id, _)| (*id, now));
+        let mut probes = Vec::new();
+        for (group, quarantine) in &mut self.quarantined {
+            if quarantine.probe_at.is_some_and(|at| at <= now) {
+                quarantine.probe_at = Some(now + PROBE_CLAIM);
+                probes.extend(self.slots.iter().rev().find(|(_, row)| row.group_key == *group).map(|(id, _)| *id));
+            }
+        }
+        (due.collect(), probes)
+    }
+
     /// Writes recordings, as `store::flush` does, and tells what became of their slots.
     pub fn flush(&mut self, recordings: &[Kept], unanswered: bool) -> Vec<Committed> {
         let mut committed = Vec::new();
@@ -262,6 +295,15 @@ impl Database {
         }
         recording.messages.iter().for_each(|change| self.write_message(recording, change));
         recording.parts.iter().for_each(|part| self.part(recording, part));
+        match &recording.group {
+            Some(GroupChange::Quarantine { probe_at, .. }) => {
+                self.quarantined.insert(recording.group_key, Quarantine { probe_at: *probe_at });
+            }
+            Some(GroupChange::Release) if self.quarantined.remove(&recording.group_key).is_some() => {
+                self.changed.insert(recording.group_key);
+            }
+            _ => {}
+        }
         if let Some(row) = self.slots.get_mut(&recording.slot_id) {
             let due = recording.next_poll_at;
             row.next_poll_at = if joined { due.min(recording.join_due) } else { due };
@@ -301,7 +343,7 @@ impl Database {
         message.is_known |= change.polled_at.is_some();
         (message.no_receipt_polls, message.refused_since) = (change.no_receipt_polls, change.refused_since);
         if change.closed.is_some() {
-            (message.is_active, message.slot_id) = (false, None);
+            (message.is_active, message.slot_id, message.closed) = (false, None, change.closed);
         }
     }
 }

@@ -26,6 +26,14 @@ pub(super) enum Request {
     Flush(Vec<Kept>, bool),
 }
 
+/// What the slotter has found.
+#[derive(Debug, Clone)]
+pub(super) struct Slotted {
+    pub changed: Vec<(SlotId, Timestamp)>,
+    pub probes: Vec<SlotId>,
+    pub joined: Vec<(SlotId, Timestamp)>,
+}
+
 /// What the database says to it.
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
@@ -34,7 +42,7 @@ pub(super) enum Reply {
     IsHeld(bool),
     Released,
     Schedule(Vec<(SlotId, StoredDue)>),
-    Slotted(Vec<(SlotId, Timestamp)>),
+    Slotted(Slotted),
     Slots(Vec<Slot>),
     Committed(Vec<Committed>),
     LeaseLost,
@@ -95,7 +103,9 @@ impl World {
             Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
             Request::Slot => {
                 let now = wall(self.now, self.daemons[from.daemon].wall_offset);
-                Reply::Slotted(database.slot_new_messages(batch_size, &self.cadences, now))
+                let (changed, probes) = database.changed_and_to_probe(now);
+                let joined = database.slot_new_messages(batch_size, &self.cadences, now);
+                Reply::Slotted(Slotted { changed, probes, joined })
             }
             Request::Flush(recordings, unanswered) => Reply::Committed(database.flush(recordings, *unanswered)),
         }

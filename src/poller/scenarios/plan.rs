@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::flaw::{self, Flaw};
+use crate::chat::Class;
+
 /// Microseconds of virtual time.
 pub(super) type Micros = u64;
 
@@ -76,6 +79,16 @@ impl Fault {
         let is_of_answers = matches!(self, Code(_) | SomeCode(_) | BelowPromise(_) | Status(_) | Garbage | Hang | Slow);
         is_of_answers || matches!(self, Unreachable | RequestsHeld | AnswersHeld)
     }
+
+    /// Whether the service refuses the app as such.
+    pub fn refuses_app(self) -> bool {
+        match self {
+            Self::Code(code) | Self::SomeCode(code) => {
+                matches!(Class::of_code(code), Class::AppFault | Class::Wait | Class::SignAgain)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// One life.
@@ -95,9 +108,38 @@ pub(super) struct Plan {
     pub groups: Vec<usize>,
     /// What goes wrong: when, what, and for how long.
     pub faults: Vec<(Micros, Fault, Micros)>,
+    /// What is wrong with one thing alone, and from when on.
+    pub flaws: Vec<(Micros, Flaw)>,
 }
 
 impl Plan {
+    /// A life in which something is wrong with single things besides.
+    pub fn with_flaws(seed: u64) -> Self {
+        let mut plan = Self::of(seed);
+        let mut random = fastrand::Rng::with_seed(seed ^ 0xf1a3);
+        // What others are answered tells who is to blame, so there are some.
+        plan.groups.resize(plan.groups.len().max(4), 1);
+        // Some groups have several slots: a bad one has neighbours. All of them together take half of the limit at most.
+        let in_time = plan.limit as usize * usize::try_from(plan.cadence.as_secs()).unwrap();
+        let mut room = if plan.is_busy { in_time } else { (in_time / 2).saturating_sub(plan.groups.len()) };
+        for messages in &mut plan.groups {
+            let slots = random.usize(0..=2).min(room);
+            if slots > 0 && random.u8(0..3) == 0 {
+                *messages += random.usize(1..=plan.batch_size * slots);
+                room -= slots;
+            }
+        }
+        plan.faults.retain(|(_, fault, _)| !fault.refuses_app());
+        plan.flaws = flaw::draw(&mut random, &plan.groups, plan.batch_size);
+        // A minute in which nothing works at all.
+        if random.u8(0..4) == 0 {
+            let all = [Fault::Code(10002), Fault::Status(502), Fault::Hang, Fault::Unreachable];
+            let fault = all[random.usize(..all.len())];
+            plan.faults.push((random.u64(0..60 * SECOND), fault, random.u64(5 * SECOND..=60 * SECOND)));
+        }
+        plan
+    }
+
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let is_busy = random.u8(0..4) == 0;
@@ -141,7 +183,24 @@ impl Plan {
         let allowance = Duration::from_millis(random.u64(30..=200));
         let one_machine = random.bool();
         let cadence = Duration::from_secs(cadence);
-        Self { seed, limit, allowance, batch_size, cadence, daemons, is_busy, one_machine, groups, faults }
+        Self {
+            seed,
+            limit,
+            allowance,
+            batch_size,
+            cadence,
+            daemons,
+            is_busy,
+            one_machine,
+            groups,
+            faults,
+            flaws: vec![],
+        }
+    }
+
+    /// Whether the service refuses the app as such at any time.
+    pub fn refuses_app(&self) -> bool {
+        self.faults.iter().any(|(_, fault, _)| fault.refuses_app())
     }
 
     /// When the last fault is over, with all that was begun under it.

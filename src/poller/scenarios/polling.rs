@@ -2,7 +2,7 @@
 //! start is decided by the real [`Schedule`] and [`Gate`].
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 
 use super::{
     database::Kept,
-    operation::{Reply, Request},
+    operation::{Reply, Request, Slotted},
     plan::Micros,
     world::{Doing, World},
 };
@@ -30,7 +30,7 @@ use crate::{
         starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, WITNESSES},
     },
     recording::{KeepSnapshots, PollEnd, Recording},
-    slot::{GroupKey, Slot, SlotId, StoredDue},
+    slot::{GroupKey, GroupState, Slot, SlotId, StoredDue},
 };
 
 /// The most polls at a time.
@@ -42,6 +42,9 @@ pub(super) struct Polling {
     pub outcomes: Outcomes,
     pub limit: BatchLimit,
     pub schedule: Schedule,
+    /// Slots with which quarantined groups may be tried, and those of them that are read just now.
+    probes: BTreeSet<SlotId>,
+    claimed_probes: Vec<SlotId>,
     pub polls: BTreeMap<u64, Polled>,
     /// Polls that wait for a permit, in order.
     pub waiting: VecDeque<u64>,
@@ -77,6 +80,8 @@ impl Polling {
             outcomes: Outcomes::default(),
             limit: BatchLimit::new(batch_size, now),
             schedule: Schedule::new(now),
+            probes: BTreeSet::new(),
+            claimed_probes: vec![],
             polls: BTreeMap::new(),
             waiting: VecDeque::new(),
             under_way: BTreeMap::new(),
@@ -106,6 +111,20 @@ impl Polling {
                 self.schedule.release(id, slot.next_poll_at.max(now.time + wait), now);
             }
         }
+    }
+
+    /// Mirrors `Poller::claim`.
+    fn claim(&mut self, room: usize, now: Now) -> Vec<SlotId> {
+        self.claimed_probes.clear();
+        while self.claimed_probes.len() < room.div_ceil(2)
+            && let Some(slot) = self.probes.pop_first()
+        {
+            if self.schedule.claim_unknown(slot) {
+                self.claimed_probes.push(slot);
+            }
+        }
+        let due = self.schedule.claim_due(room - self.claimed_probes.len(), now);
+        self.claimed_probes.iter().copied().chain(due).collect()
     }
 
     fn room(&self) -> usize {
@@ -150,10 +169,12 @@ impl World {
     pub fn slotted(&mut self, daemon: usize, reply: Reply) {
         self.after(daemon, Duration::from_secs(1), Doing::Tick);
         let now = self.clocks(daemon);
-        if let Reply::Slotted(slots) = reply {
-            let schedule = &mut self.polling(daemon).schedule;
-            let is_news = !slots.is_empty();
-            slots.into_iter().for_each(|(slot, due)| schedule.bring_forward(slot, due, now));
+        if let Reply::Slotted(Slotted { changed, probes, joined }) = reply {
+            let polling = self.polling(daemon);
+            let is_news = !changed.is_empty() || !probes.is_empty() || !joined.is_empty();
+            changed.into_iter().for_each(|(slot, due)| polling.schedule.set(slot, due, now));
+            polling.probes.extend(probes);
+            joined.into_iter().for_each(|(slot, due)| polling.schedule.bring_forward(slot, due, now));
             if is_news {
                 self.wake_in(daemon, Duration::ZERO);
             }
@@ -206,7 +227,10 @@ impl World {
         if is_probe {
             claimed.extend(polling.gate.take_witness().filter(|slot| polling.schedule.claim(*slot)));
         }
-        claimed.extend(polling.schedule.claim_due(if is_probe { AHEAD } else { room }, clocks));
+        claimed.extend(match is_probe {
+            true => polling.schedule.claim_due(AHEAD, clocks),
+            false => polling.claim(room, clocks),
+        });
         polling.looks_ahead = is_probe && claimed.is_empty() && polling.gate.fault().is_none();
         if polling.looks_ahead {
             claimed = polling.schedule.claim_soonest(WITNESSES);
@@ -245,8 +269,18 @@ impl World {
             missing.remove(&slot.slot_id);
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
             let polling = self.polling(daemon);
+            let is_tried = !is_probe && polling.claimed_probes.contains(&slot.slot_id);
+            if slot.group_state == GroupState::Quarantined {
+                polling.gate.is_quarantined(slot.group_key);
+            }
+            if slot.group_state != GroupState::Active && !is_tried {
+                slot.absorbs.into_iter().for_each(|(other, _)| polling.schedule.forget(other));
+                polling.schedule.forget(slot.slot_id);
+                continue;
+            }
             let place = match is_probe && calling > 0 {
                 true => Place::Until(clocks.monotonic),
+                false if is_tried => Place::Free,
                 false => polling.gate.place(slot.group_key, clocks.monotonic),
             };
             if let Place::Until(until) = place {

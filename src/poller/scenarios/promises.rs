@@ -3,21 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
+    costs::Costs,
     plan::{Micros, Plan, SECOND},
     polling::MAX_IN_FLIGHT,
     world::World,
 };
 use crate::{
     chat::Class,
-    domain::MsgSeq,
     lease::TTL,
     poller::{asking::FAILURES_TO_BLAME, retry::MAX_ATTEMPTS},
-    recording::{Poll, PollEnd},
-    slot::{GroupKey, Slot},
+    recording::{Closed, Poll, PollEnd},
+    slot::Slot,
 };
-
-/// Beyond its cadence, a message is polled this late at most once everything works again.
-const LATE_AT_MOST: Micros = 10 * SECOND;
 
 /// A closed gate is probed this often, and a moment for the probe.
 const UNTIL_PROBED: Micros = 185 * SECOND;
@@ -33,7 +30,6 @@ pub(super) struct Promises {
     pub broken: Option<String>,
     limit: u32,
     calm_from: Micros,
-    late_from: Option<Micros>,
     end: Option<Micros>,
     arrivals: VecDeque<Micros>,
     asked_in_vain: BTreeMap<usize, VecDeque<Micros>>,
@@ -41,7 +37,9 @@ pub(super) struct Promises {
     /// Recordings that were neither stored nor lost, and when they were handed over.
     open: BTreeMap<u64, Micros>,
     lost: BTreeSet<u64>,
-    polled: BTreeMap<(GroupKey, MsgSeq), Micros>,
+    costs: Costs,
+    /// When it was last looked for messages that are late.
+    looked_at: Micros,
     /// Since when somebody who could take the lease has seen a healthy database without a holder.
     leaderless_since: Option<Micros>,
     released_since: Option<Micros>,
@@ -53,14 +51,14 @@ impl Promises {
             broken: None,
             limit: plan.limit,
             calm_from: plan.calm_from(),
-            late_from: None,
             end: None,
             arrivals: VecDeque::new(),
             asked_in_vain: BTreeMap::new(),
             last_recording: 0,
             open: BTreeMap::new(),
             lost: BTreeSet::new(),
-            polled: BTreeMap::new(),
+            costs: Costs::of(plan),
+            looked_at: 0,
             leaderless_since: None,
             released_since: None,
         }
@@ -107,9 +105,10 @@ impl Promises {
     }
 
     pub fn polled(&mut self, slot: &Slot, poll: &Poll, now: Micros) {
-        if poll.end == PollEnd::Complete {
-            slot.messages.iter().for_each(|message| _ = self.polled.insert((slot.group_key, message.seq), now));
-        }
+        let asked = slot.messages.iter().map(|message| message.seq).filter(|_| poll.end == PollEnd::Complete);
+        let told = poll.receipts.iter().map(|(seq, _)| *seq);
+        let late = asked.chain(told).filter_map(|seq| self.costs.told((slot.group_key, seq), now).err()).last();
+        late.into_iter().for_each(|late| self.breaks(|| late));
         // 5. A service that fails is not hammered.
         let is_in_parts = slot.failures >= FAILURES_TO_BLAME
             || poll.attempts.iter().any(|attempt| {
@@ -122,6 +121,12 @@ impl Promises {
         if count > most {
             self.breaks(|| format!("{count} attempts for slot {}", slot.slot_id));
         }
+    }
+
+    /// 7. What fails for a flaw of its own is not asked again and again.
+    pub fn failed(&mut self, now: Micros) {
+        let many = self.costs.failed(now).err();
+        many.into_iter().for_each(|many| self.breaks(|| many));
     }
 
     pub fn handed_over(&mut self, now: Micros) -> u64 {
@@ -202,18 +207,20 @@ impl World {
             self.promises.breaks(|| odd);
         }
         self.look_for_the_end(seen.trusting > 0);
+        if now >= self.promises.looked_at + SECOND {
+            self.promises.looked_at = now;
+            self.look_for_late_messages(now.min(self.promises.end.unwrap_or(now)));
+        }
     }
 
     fn look_for_the_end(&mut self, is_held: bool) {
         if self.promises.end.is_some() || self.now < self.promises.calm_from {
             return;
         }
-        let is_closed = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
-        let is_closed = is_closed.into_iter().any(|term| term.polling.gate.is_closed());
+        let mut terms = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
+        let is_closed = self.plan.refuses_app() && terms.any(|term| term.polling.gate.is_closed());
         let wait = if is_closed { UNTIL_PROBED } else { 0 } + if is_held { 0 } else { 2 * UNTIL_TAKEN_OVER };
-        let cadence = u64::try_from(self.plan.cadence.as_micros()).unwrap();
-        self.promises.late_from = Some(self.now + wait);
-        self.promises.end = Some(self.now + wait + cadence + LATE_AT_MOST);
+        self.promises.end = Some(self.promises.costs.works_from(self.now + wait));
     }
 
     pub fn look_at_promises_at_the_end(&mut self) {
@@ -230,20 +237,21 @@ impl World {
             let how = format!("recording {id} of {at} µs was neither stored nor lost");
             promises.breaks(|| how);
         }
-        // 3. No message that is watched is forgotten, where the limit carries them all.
-        if self.plan.is_busy {
-            return;
-        }
-        let late_from = promises.late_from.unwrap_or(0);
-        for (key, message) in self.database.messages.iter().filter(|(_, message)| message.is_active) {
-            let polled = promises.polled.get(key).copied();
-            if polled.is_none_or(|at| at < late_from) {
-                promises.breaks(|| {
-                    format!(
-                        "{key:?} in slot {:?} was last polled at {polled:?} µs, and not after {late_from}",
-                        message.slot_id
-                    )
-                });
+        let end = promises.end.unwrap_or(self.now);
+        self.look_for_late_messages(end);
+    }
+
+    /// 3. No message that is watched is forgotten, where the limit carries them all.
+    fn look_for_late_messages(&mut self, now: Micros) {
+        for (key, message) in &self.database.messages {
+            if message.closed == Some(Closed::Rejected) && !self.promises.costs.is_bad(*key) {
+                self.promises.breaks(|| format!("{key:?} was closed as rejected, and nothing is wrong with it"));
+            }
+            if !message.is_active {
+                continue;
+            }
+            if let Err(late) = self.promises.costs.is_known(*key, now) {
+                self.promises.breaks(|| format!("{late}; it is in slot {:?}", message.slot_id));
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    flaw::Symptom,
     plan::{Fault, MILLISECOND, Micros, REQUEST_TIMEOUT, SECOND},
     world::{Address, Doing, Event, World},
 };
@@ -92,6 +93,14 @@ impl World {
                 _ => {}
             }
         }
+        if let Some(symptom) = self.flaw_of(group, batch) {
+            return match symptom {
+                Symptom::Code(code) => Some((200, failed(Class::of_code(code), Some(code)))),
+                Symptom::Status(status) => Some((status, failed(Class::of_http_status(status), None))),
+                Symptom::Garbage => Some((200, failed(Class::Retry, None))),
+                Symptom::Hang => None,
+            };
+        }
         let mut receipts = Vec::new();
         for seq in batch {
             // Now and then an answer leaves a message out.
@@ -100,6 +109,14 @@ impl World {
             }
         }
         Some((200, Ok(Answer { receipts, bad_entries: 0 })))
+    }
+
+    /// How the call fails for what is wrong with it alone, if it does.
+    fn flaw_of(&mut self, group: GroupKey, batch: &[MsgSeq]) -> Option<Symptom> {
+        let mut flaws = self.plan.flaws.iter().filter(|(from, _)| *from <= self.now);
+        let symptom = flaws.find_map(|(_, flaw)| flaw.strikes(group, batch))?;
+        self.promises.failed(self.now);
+        Some(symptom)
     }
 
     /// Somebody reads a message every few seconds or minutes, and of some messages all but one member.

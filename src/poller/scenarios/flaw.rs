@@ -1,0 +1,109 @@
+//! What is wrong with one thing alone, and stays wrong: a group, a message, a batch that is too large. All else works, and must
+//! not suffer.
+
+use super::plan::{Micros, SECOND};
+use crate::{domain::MsgSeq, slot::GroupKey};
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Symptom {
+    /// With this `ErrorCode`.
+    Code(i64),
+    /// With this HTTP status.
+    Status(u16),
+    /// With a body that is cut off or not JSON.
+    Garbage,
+    /// It is never answered.
+    Hang,
+}
+
+/// What is wrong from some time on, to the end of the life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// Every call for the group fails.
+    Group(GroupKey, Symptom),
+    /// Every call that asks for the message fails, whatever else it asks for.
+    Message(GroupKey, MsgSeq, Symptom),
+    /// Calls for more messages than so many are refused with this code.
+    LargeBatch(usize, i64),
+}
+
+impl Flaw {
+    /// How a call fails for it, if it does.
+    pub fn strikes(self, group: GroupKey, batch: &[MsgSeq]) -> Option<Symptom> {
+        match self {
+            Self::Group(bad, symptom) if bad == group => Some(symptom),
+            Self::Message(bad, seq, symptom) if bad == group && batch.contains(&seq) => Some(symptom),
+            Self::LargeBatch(most, code) if batch.len() > most => Some(Symptom::Code(code)),
+            _ => None,
+        }
+    }
+
+    /// Whether the message itself can't be observed.
+    pub fn is_of(self, (group, seq): (GroupKey, MsgSeq)) -> bool {
+        match self {
+            Self::Group(bad, _) => bad == group,
+            Self::Message(bad, bad_seq, _) => (bad, bad_seq) == (group, seq),
+            Self::LargeBatch(..) => false,
+        }
+    }
+
+    /// Whether the message may be in calls that fail until it is known what is to blame.
+    pub fn is_near(self, group: GroupKey) -> bool {
+        match self {
+            Self::Group(..) => false,
+            Self::Message(bad, ..) => bad == group,
+            Self::LargeBatch(..) => true,
+        }
+    }
+}
+
+/// Draws what is wrong in a life with groups of so many messages.
+pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usize) -> Vec<(Micros, Flaw)> {
+    let count = random.usize(1..=3);
+    let mut flaws = Vec::new();
+    for _ in 0..count {
+        let from = random.u64(0..30 * SECOND);
+        // Half of the groups are well at least: where most fail alike, it is the app.
+        let most_bad = (groups.len() / 2).max(1);
+        let group = random.usize(0..most_bad);
+        let key = GroupKey::try_from(group + 1).unwrap();
+        match random.u8(0..10) {
+            0..4 => {
+                let symptom = of_group(random);
+                flaws.push((from, Flaw::Group(key, symptom)));
+            }
+            4..8 => {
+                let seq = i64::try_from(random.usize(1..=groups[group].max(1))).unwrap();
+                flaws.push((from, Flaw::Message(key, MsgSeq::try_from(seq).unwrap(), of_message(random))));
+            }
+            8 => flaws.push((from, Flaw::LargeBatch((batch_size / 2).max(1), [10004, 10018][random.usize(..2)]))),
+            _ => {
+                let symptom = of_group(random);
+                let bad = 1..=GroupKey::try_from(most_bad).unwrap();
+                flaws.extend(bad.map(|key| (from, Flaw::Group(key, symptom))));
+            }
+        }
+    }
+    flaws
+}
+
+fn of_group(random: &mut fastrand::Rng) -> Symptom {
+    const CODES: [i64; 6] = [10002, 60008, 99999, -1, 10007, 10010];
+    match random.u8(0..10) {
+        0 => Symptom::Status([500, 502, 404][random.usize(..3)]),
+        1 => Symptom::Garbage,
+        2 => Symptom::Hang,
+        _ => Symptom::Code(CODES[random.usize(..CODES.len())]),
+    }
+}
+
+fn of_message(random: &mut fastrand::Rng) -> Symptom {
+    const CODES: [i64; 6] = [10002, 99999, -1, 60008, 10004, 10062];
+    match random.u8(0..10) {
+        0 | 1 => Symptom::Status([500, 502, 404][random.usize(..3)]),
+        2 => Symptom::Garbage,
+        3 => Symptom::Hang,
+        _ => Symptom::Code(CODES[random.usize(..CODES.len())]),
+    }
+}
