@@ -143,6 +143,11 @@ impl Simulator {
         &self.service.world
     }
 
+    /// The time by the clock of the ledger, in microseconds since the service started.
+    pub fn now_micros(&self) -> u64 {
+        self.service.now_micros()
+    }
+
     /// A copy of the ledger as it stands.
     pub fn ledger(&self) -> Ledger {
         self.service.ledger.borrow().clone()

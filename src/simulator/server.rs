@@ -93,6 +93,10 @@ impl Service {
         self.started_at + self.started.elapsed()
     }
 
+    pub fn now_micros(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
     pub fn stall(&self, duration: Duration) {
         let mut until = lock(&self.stalled_until);
         *until = (*until).max(Some(Instant::now() + duration));
@@ -116,7 +120,7 @@ impl Service {
     /// Records the arrival and says whether it is within the limit, in one step, so that arrivals ascend.
     fn arrive(self: &Arc<Self>) -> (CallInFlight, bool) {
         let mut rate = lock(&self.rate);
-        let micros = self.started.elapsed().as_micros() as u64;
+        let micros = self.now_micros();
         let number = self.record(|ledger| {
             ledger.record_arrival(micros);
             ledger.calls()

@@ -22,6 +22,7 @@ mod secrets;
 mod server;
 mod service;
 mod signals;
+mod single;
 mod stalls;
 mod stored;
 mod way;

@@ -30,11 +30,20 @@ pub struct Promises {
     pub says: &'static str,
     /// So much later than otherwise may polling go on.
     pub grace: Duration,
+    /// Which messages need not be polled again, as a condition on `latest_receipts`.
+    pub but: String,
 }
 
 impl Default for Promises {
     fn default() -> Self {
-        Self { stored: Stored::All, tables: Tables::default(), lines: 1..=8, says: "", grace: Duration::ZERO }
+        Self {
+            stored: Stored::All,
+            tables: Tables::default(),
+            lines: 1..=8,
+            says: "",
+            grace: Duration::ZERO,
+            but: "false".into(),
+        }
     }
 }
 
@@ -71,7 +80,7 @@ impl Breakage {
     pub async fn ends(self, mut scene: Scene, promises: Promises) {
         let ended = clock::now();
         let mut broken = vec![];
-        broken.extend(polled_again(&scene, ended, promises.grace).await);
+        broken.extend(polled_again(&scene, ended, &promises).await);
         broken.extend(is_up(&mut scene, &self, &promises).await);
         broken.extend(log_is_brief(&scene.daemon.said()[self.said_before..], ended - self.began, &promises));
         broken.extend(ends_cleanly(&mut scene).await);
@@ -84,9 +93,11 @@ impl Breakage {
 }
 
 /// No message is forgotten: each is polled again within its cadence and 10 s.
-async fn polled_again(scene: &Scene, ended: Timestamp, grace: Duration) -> Option<String> {
+async fn polled_again(scene: &Scene, ended: Timestamp, promises: &Promises) -> Option<String> {
+    let (grace, but) = (promises.grace, &promises.but);
     let late = format!(
-        "FROM receiptd.latest_receipts WHERE state <> 'active' OR known_until IS NULL OR known_until <= '{}'",
+        "FROM receiptd.latest_receipts
+         WHERE (state <> 'active' OR known_until IS NULL OR known_until <= '{}') AND NOT ({but})",
         ended.to_rfc3339()
     );
     let all =

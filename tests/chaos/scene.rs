@@ -4,7 +4,7 @@
 use std::{ffi::OsString, fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use receiptd::{
-    domain::SdkAppId,
+    domain::{GroupId, MsgSeq, SdkAppId},
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
 };
 use sqlx::{AssertSqlSafe, PgPool};
@@ -30,6 +30,15 @@ pub const MESSAGES: i64 = GROUPS * MESSAGES_A_GROUP;
 
 /// The database of the daemon.
 pub const DATABASE: &str = "receiptd";
+
+/// The groups that are watched are numbered from 1 on.
+pub fn group(number: i64) -> GroupId {
+    format!("group {number}").parse().unwrap()
+}
+
+pub fn message(seq: i64) -> MsgSeq {
+    MsgSeq::try_from(seq).unwrap()
+}
 
 pub fn is_long() -> bool {
     std::env::var_os("RECEIPTD_CHAOS").is_some_and(|length| length == "long")
