@@ -54,12 +54,16 @@ const SPAN_OF_MILESTONES: &str = "WITH mine AS NOT MATERIALIZED (
      FROM (SELECT sent_at FROM mine ORDER BY sent_at LIMIT 1) first,
         (SELECT sent_at FROM mine ORDER BY sent_at DESC LIMIT 1) last";
 
-/// Group by group, since the key begins with the group.
-const SPAN_OF_HOURS: &str = "SELECT min(h.first), max(h.last) + interval '1 hour'
+/// Group by group, since the key begins with the group. Hours without a row follow the last one while there are messages.
+const SPAN_OF_HOURS: &str = "SELECT min(h.first),
+        max(CASE WHEN h.messages_active > 0 THEN greatest(h.last + interval '1 hour', date_trunc('hour', l.rolled_up_until, 'UTC'))
+            ELSE h.last + interval '1 hour' END)
      FROM receiptd.watched_groups g
+     LEFT JOIN receiptd.poller_leases l USING (sdk_app_id)
      CROSS JOIN LATERAL (
-        SELECT min(h.hour) AS first, max(h.hour) AS last FROM receiptd.group_receipts_hourly h
-        WHERE h.group_key = g.group_key AND h.hour >= $2 AND h.hour < $3
+        SELECT (SELECT min(hour) FROM receiptd.group_receipts_hourly f WHERE f.group_key = g.group_key) AS first,
+            h.hour AS last, h.messages_active
+        FROM receiptd.group_receipts_hourly h WHERE h.group_key = g.group_key ORDER BY h.hour DESC LIMIT 1
      ) h
      WHERE g.sdk_app_id = $1 HAVING min(h.first) IS NOT NULL";
 

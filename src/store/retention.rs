@@ -31,6 +31,21 @@ const OTHERS: [&str; 4] = ["55P03", "42P01", "55000", "42809"];
 /// Tells a partition that was detached to be dropped from one that somebody has detached to keep.
 const MARK: &str = "Detached by retention, to be dropped.";
 
+/// Hours after the cut that have no row are like the last one before it, so that moves to the first of them.
+const OLD_HOURS: &str = "
+    WITH moved AS (
+        INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog)
+        SELECT last.group_key, date_trunc('hour', $1 + interval '1 hour' - interval '1 microsecond', 'UTC'),
+            last.messages_active, last.unread_backlog
+        FROM (
+            SELECT DISTINCT ON (group_key) group_key, messages_active, unread_backlog
+            FROM receiptd.group_receipts_hourly WHERE hour < $1 ORDER BY group_key, hour DESC
+        ) last
+        WHERE last.messages_active > 0
+        ON CONFLICT (group_key, hour) DO NOTHING
+    )
+    DELETE FROM receiptd.group_receipts_hourly WHERE hour < $1";
+
 impl Store {
     /// The same database for another app of it, without a lease: for what any process may do.
     pub fn of_app(&self, sdk_app_id: SdkAppId) -> Self {
@@ -192,7 +207,7 @@ impl Store {
     pub async fn delete_rollups(&self, kept_from: Timestamp) -> Result<u64, StoreError> {
         let mut rows = 0;
         for delete in [
-            "DELETE FROM receiptd.group_receipts_hourly WHERE hour < $1",
+            OLD_HOURS,
             "DELETE FROM receiptd.poll_gaps WHERE gap_until < $1",
             "DELETE FROM receiptd.message_milestones WHERE closed_at < $1",
         ] {

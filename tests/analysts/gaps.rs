@@ -4,7 +4,7 @@ use crate::history::History;
 
 const GAPS: &str = "SELECT group_key, to_char(gap_from, 'HH24:MI'), to_char(gap_until, 'HH24:MI'), reason, code
     FROM receiptd.poll_gaps ORDER BY group_key, gap_until";
-const COVERAGE: &str = "SELECT to_char(hour, 'HH24'), coverage FROM receiptd.group_receipts_hourly
+const COVERAGE: &str = "SELECT to_char(hour, 'HH24'), coverage FROM receiptd.hourly_receipts
     WHERE group_key = 1 ORDER BY hour";
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod cookbook;
 mod dashboards;
 mod gaps;
 mod history;
+mod idle_hours;
 mod late;
 mod milestones;
 mod model;

@@ -131,7 +131,7 @@ fn shown(time: Option<Timestamp>) -> String {
     time.map(|time| time.format("%d %H:%M:%S").to_string()).unwrap_or_default()
 }
 
-/// The row of an hour in `group_receipts_hourly`.
+/// The row of an hour in `hourly_receipts`.
 fn hour(messages: &[Message], from: Timestamp) -> String {
     let until = from + TimeDelta::hours(1);
     let within = |time: Timestamp| from <= time && time < until;
@@ -187,7 +187,7 @@ const MILESTONES: &str = "SELECT msg_seq, read_num, unread_num,
 
 const HOURLY: &str =
     "SELECT to_char(hour, 'DD HH24:MI:SS'), messages_sent, messages_active, reads_gained, reads_lost, reads_found,
-    unread_backlog, messages_aged_24h FROM receiptd.group_receipts_hourly ORDER BY hour";
+    unread_backlog, messages_aged_24h FROM receiptd.hourly_receipts ORDER BY hour";
 
 async fn compare(seed: u64) {
     let mut random = Rng::with_seed(seed);

@@ -1,5 +1,6 @@
 -- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: gaps that ended in the span and reach into earlier hours count there.
-UPDATE receiptd.group_receipts_hourly h SET coverage = covered.coverage
+INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog, coverage)
+SELECT covered.group_key, covered.hour, last.messages_active, last.unread_backlog, covered.coverage
 FROM (
     SELECT hours.group_key, hours.hour, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
     FROM (
@@ -17,4 +18,13 @@ FROM (
     ) gaps
     GROUP BY hours.group_key, hours.hour
 ) covered
-WHERE h.group_key = covered.group_key AND h.hour = covered.hour
+-- Hours without a row get one, if the group had messages in them.
+CROSS JOIN LATERAL (
+    SELECT h.hour, h.messages_active, h.unread_backlog FROM receiptd.group_receipts_hourly h
+    WHERE h.group_key = covered.group_key AND h.hour <= covered.hour ORDER BY h.hour DESC LIMIT 1
+) last
+WHERE last.hour = covered.hour OR (last.messages_active > 0 AND NOT EXISTS (
+    SELECT FROM receiptd.rollup_passed_over p WHERE p.group_key = covered.group_key AND p.hour = covered.hour
+))
+ORDER BY covered.group_key, covered.hour
+ON CONFLICT (group_key, hour) DO UPDATE SET coverage = EXCLUDED.coverage

@@ -1,56 +1,77 @@
--- $1 app, $2 hour, $3 its end, groups from $5 to $6 without $7: one row for each group that had watched messages or calls in the hour. All that lies before its
+-- $1 app, $2 hour, $3 its end, $4 rolled up until, groups from $5 to $6 without $7: one row for each group in which something
+-- happened in the hour, or that ends it with other messages or unread counts than its last row says. All that lies before its
 -- end is folded already.
+WITH reckoned AS MATERIALIZED (
+    SELECT g.group_key, coalesce(sent.messages, 0) AS messages_sent, coalesce(alive.messages, 0) AS messages_active,
+        coalesce(reads.gained, 0) AS reads_gained, coalesce(reads.lost, 0) AS reads_lost, coalesce(reads.found, 0) AS reads_found,
+        coalesce(aged.messages, 0) AS messages_aged_24h, aged.median, aged.p90, coalesce(alive.unread, 0) AS unread_backlog,
+        coalesce(calls.polls, 0) AS polls, coalesce(calls.calls, 0) AS calls, coalesce(gaps.coverage, 1) AS coverage,
+        coalesce(last.messages_active, 0) AS last_active, coalesce(last.unread_backlog, 0) AS last_unread
+    FROM receiptd.watched_groups g
+    LEFT JOIN LATERAL (
+        SELECT h.hour, h.messages_active, h.unread_backlog FROM receiptd.group_receipts_hourly h
+        WHERE h.group_key = g.group_key AND h.hour <= $2 ORDER BY h.hour DESC LIMIT 1
+    ) last ON true
+    LEFT JOIN (
+        SELECT group_key, sum(greatest(read_num - prior_read_num, 0)) AS gained,
+            sum(greatest(prior_read_num - read_num, 0)) AS lost,
+            sum(read_num) FILTER (WHERE prior_read_num IS NULL) AS found
+        FROM receiptd.receipt_snapshots WHERE polled_at >= $2 AND polled_at < $3
+            AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
+    ) reads USING (group_key)
+    LEFT JOIN (
+        SELECT group_key, count(*) AS calls, count(*) FILTER (WHERE messages_answered > 0) AS polls
+        FROM receiptd.api_calls WHERE called_at >= $2 AND called_at < $3 GROUP BY group_key
+    ) calls USING (group_key)
+    LEFT JOIN (
+        SELECT group_key, count(first_polled_at) AS messages
+        FROM receiptd.message_milestones WHERE sent_at >= $2 AND sent_at < $3
+            AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
+    ) sent USING (group_key)
+    LEFT JOIN (
+        SELECT group_key, count(read_rate_24h) AS messages,
+            percentile_cont(0.5) WITHIN GROUP (ORDER BY read_rate_24h) AS median,
+            percentile_cont(0.9) WITHIN GROUP (ORDER BY read_rate_24h) AS p90
+        FROM receiptd.message_milestones
+        WHERE sent_at >= $2 - interval '24 hours' AND sent_at < $3 - interval '24 hours'
+            AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
+    ) aged USING (group_key)
+    LEFT JOIN (
+        SELECT m.group_key, count(*) AS messages, sum(CASE WHEN m.last_changed_at < $3 THEN m.unread_num ELSE (
+            SELECT s.unread_num FROM receiptd.receipt_snapshots s
+            WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq AND s.polled_at >= m.first_polled_at AND s.polled_at < $3
+                AND s.unread_num IS NOT NULL
+            ORDER BY s.polled_at DESC LIMIT 1
+        ) END) AS unread
+        FROM receiptd.message_milestones m
+        WHERE (m.closed_at IS NULL OR m.closed_at >= $3) AND m.first_polled_at < $3
+            AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7) GROUP BY m.group_key
+    ) alive USING (group_key)
+    LEFT JOIN (
+        SELECT group_key, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
+        FROM (
+            SELECT group_key, unnest(range_agg(tstzrange(gap_from, gap_until) * tstzrange($2, $3))) AS gap
+            FROM receiptd.poll_gaps WHERE gap_until > $2 AND gap_from < $3 GROUP BY group_key
+        ) gap GROUP BY group_key
+    ) gaps USING (group_key)
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)
+        AND (last.hour = $2 OR aged.messages > 0 OR (alive.messages > 0 AND gaps.coverage < 1)
+            OR coalesce(calls.calls, nullif(sent.messages, 0), reads.gained, reads.found) IS NOT NULL
+            OR (coalesce(alive.messages, 0), coalesce(alive.unread, 0))
+                <> (coalesce(last.messages_active, 0), coalesce(last.unread_backlog, 0)))
+), kept AS (
+    -- Where an hour is done again, a later one without a row keeps what it was told by the row before it.
+    INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog)
+    SELECT group_key, $3, last_active, last_unread FROM reckoned
+    WHERE $3 < date_trunc('hour', $4::timestamptz, 'UTC') AND (messages_active, unread_backlog) <> (last_active, last_unread)
+    ORDER BY group_key
+    ON CONFLICT (group_key, hour) DO NOTHING
+)
 INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent, messages_active, reads_gained, reads_lost,
     reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage)
-SELECT g.group_key, $2, coalesce(sent.messages, 0), coalesce(alive.messages, 0), coalesce(reads.gained, 0),
-    coalesce(reads.lost, 0), coalesce(reads.found, 0), coalesce(aged.messages, 0), aged.median, aged.p90,
-    coalesce(alive.unread, 0), coalesce(calls.polls, 0), coalesce(calls.calls, 0), coalesce(gaps.coverage, 1)
-FROM receiptd.watched_groups g
-LEFT JOIN (
-    SELECT group_key, sum(greatest(read_num - prior_read_num, 0)) AS gained,
-        sum(greatest(prior_read_num - read_num, 0)) AS lost,
-        sum(read_num) FILTER (WHERE prior_read_num IS NULL) AS found
-    FROM receiptd.receipt_snapshots WHERE polled_at >= $2 AND polled_at < $3
-        AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
-) reads USING (group_key)
-LEFT JOIN (
-    SELECT group_key, count(*) AS calls, count(*) FILTER (WHERE messages_answered > 0) AS polls
-    FROM receiptd.api_calls WHERE called_at >= $2 AND called_at < $3 GROUP BY group_key
-) calls USING (group_key)
-LEFT JOIN (
-    SELECT group_key, count(first_polled_at) AS messages
-    FROM receiptd.message_milestones WHERE sent_at >= $2 AND sent_at < $3
-        AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
-) sent USING (group_key)
-LEFT JOIN (
-    SELECT group_key, count(read_rate_24h) AS messages,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY read_rate_24h) AS median,
-        percentile_cont(0.9) WITHIN GROUP (ORDER BY read_rate_24h) AS p90
-    FROM receiptd.message_milestones
-    WHERE sent_at >= $2 - interval '24 hours' AND sent_at < $3 - interval '24 hours'
-        AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
-) aged USING (group_key)
-LEFT JOIN (
-    SELECT m.group_key, count(*) AS messages, sum(CASE WHEN m.last_changed_at < $3 THEN m.unread_num ELSE (
-        SELECT s.unread_num FROM receiptd.receipt_snapshots s
-        WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq AND s.polled_at >= m.first_polled_at AND s.polled_at < $3
-            AND s.unread_num IS NOT NULL
-        ORDER BY s.polled_at DESC LIMIT 1
-    ) END) AS unread
-    FROM receiptd.message_milestones m
-    WHERE (m.closed_at IS NULL OR m.closed_at >= $3) AND m.first_polled_at < $3
-        AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7) GROUP BY m.group_key
-) alive USING (group_key)
-LEFT JOIN (
-    SELECT group_key, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
-    FROM (
-        SELECT group_key, unnest(range_agg(tstzrange(gap_from, gap_until) * tstzrange($2, $3))) AS gap
-        FROM receiptd.poll_gaps WHERE gap_until > $2 AND gap_from < $3 GROUP BY group_key
-    ) gap GROUP BY group_key
-) gaps USING (group_key)
-WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)
-    AND coalesce(nullif(alive.messages, 0), calls.calls, nullif(sent.messages, 0), reads.gained, reads.found) IS NOT NULL
-ORDER BY g.group_key
+SELECT group_key, $2, messages_sent, messages_active, reads_gained, reads_lost, reads_found, messages_aged_24h, median, p90,
+    unread_backlog, polls, calls, coverage
+FROM reckoned ORDER BY group_key
 ON CONFLICT (group_key, hour) DO UPDATE SET messages_sent = EXCLUDED.messages_sent,
     messages_active = EXCLUDED.messages_active, reads_gained = EXCLUDED.reads_gained, reads_lost = EXCLUDED.reads_lost,
     reads_found = EXCLUDED.reads_found, messages_aged_24h = EXCLUDED.messages_aged_24h,

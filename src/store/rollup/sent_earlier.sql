@@ -1,6 +1,6 @@
 -- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: messages that were first seen in the span and sent in an earlier hour count there.
-INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent)
-SELECT late.group_key, late.hour, count(m.first_polled_at)
+INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent, messages_active, unread_backlog)
+SELECT late.group_key, late.hour, count(m.first_polled_at), coalesce(max(last.messages_active), 0), coalesce(max(last.unread_backlog), 0)
 FROM (
     SELECT DISTINCT m.group_key, date_trunc('hour', m.sent_at, 'UTC') AS hour
     FROM receiptd.receipt_snapshots s
@@ -11,6 +11,11 @@ FROM (
 ) late
 JOIN receiptd.message_milestones m ON m.group_key = late.group_key AND m.sent_at >= late.hour
     AND m.sent_at < late.hour + interval '1 hour'
+LEFT JOIN LATERAL (
+    -- A row that is new here says of the end of its hour what was said of it without a row.
+    SELECT l.messages_active, l.unread_backlog FROM receiptd.group_receipts_hourly l
+    WHERE l.group_key = late.group_key AND l.hour < late.hour ORDER BY l.hour DESC LIMIT 1
+) last ON true
 GROUP BY late.group_key, late.hour
 ORDER BY late.group_key, late.hour
 ON CONFLICT (group_key, hour) DO UPDATE SET messages_sent = EXCLUDED.messages_sent
