@@ -16,6 +16,9 @@ use super::{
 /// Minimum length of a token, in characters. A shorter one can be guessed over the network.
 const SHORTEST_TOKEN: usize = 16;
 
+/// The token in `config/receiptd.toml`. Everybody knows it.
+const EXAMPLE_TOKEN: &str = "replace-with-random-characters";
+
 /// Where the page, health, readiness and metrics are served, and who may look.
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -54,6 +57,11 @@ impl Keys {
         if token.as_ref().is_some_and(|token| token.expose_secret().chars().count() < SHORTEST_TOKEN) {
             let remedy = format!("is shorter than {SHORTEST_TOKEN} characters: make one with `openssl rand -hex 16`");
             problems.refuse_silently("http.token", &remedy);
+        }
+        if token.as_ref().is_some_and(|token| token.expose_secret() == EXAMPLE_TOKEN) {
+            let remedy =
+                "is the example of the reference file, which everybody knows: make one with `openssl rand -hex 16`";
+            problems.refuse_silently("http.token", remedy);
         }
         if let (Some(listen), None) = (listen, &token)
             && !listen.ip().is_loopback()

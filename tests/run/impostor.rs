@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     common::TestDatabase,
-    place::{Place, migrate, signal},
+    place::{Place, migrate},
 };
 
 const TOKEN: &str = "canary-http-token";
@@ -97,9 +97,9 @@ async fn a_program_of_another_account_is_not_asked_and_gets_no_token() {
     let config = place.write_config();
     let mut stranger = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     stranger.args(["simulate", "--listen", &listen.to_string(), "--config"]).arg(&config).uid(65_534);
-    let mut stranger = stranger.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stranger = Stranger(stranger.stdout(Stdio::piped()).spawn().unwrap());
     let mut begun = [0; 1];
-    stranger.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+    stranger.0.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
     let not_asked = format!("was not asked: a program of the account \"nobody\" listens at {listen}");
     let status = printed(&mut place, &database, listen, &["status"]);
     assert!(status.contains(&format!("daemon      {not_asked}")), "{status}");
@@ -108,8 +108,17 @@ async fn a_program_of_another_account_is_not_asked_and_gets_no_token() {
     let status = printed(&mut place, &database, listen, &["status", "--json"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert!(status["daemon"].is_null() && status["daemon_unheard"].as_str().unwrap().contains(&not_asked), "{status}");
-    signal(&stranger, "-TERM");
-    stranger.wait().unwrap();
+}
+
+/// A program of another account, which is killed when this value is dropped: also when the test fails.
+struct Stranger(Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // One that has ended already needs no more.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

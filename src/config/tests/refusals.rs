@@ -36,6 +36,7 @@ fn values_that_cannot_be_are_refused_with_those_that_can() {
         ("[http]\nlisten = \"[2001:db8::1]:1\"", &["http.listen", "http.token"]),
         ("[http]\ntoken = \"a\"", &["http.token", "shorter than 16 characters", "openssl rand -hex 16"]),
         ("[http]\nlisten = \"0.0.0.0:1\"\ntoken = \"fifteen letters\"", &["http.token", "openssl rand -hex 16"]),
+        ("[http]\ntoken = \"replace-with-random-characters\"", &["http.token", "openssl rand -hex 16"]),
         ("[chat]\nsdk_app_id = 0", &["chat.sdk_app_id", "\"0\"", "1 to 4294967295"]),
         ("[chat]\nsdk_app_id = true", &["chat.sdk_app_id", "\"true\""]),
         ("[chat]\nsdk_app_id = 4294967296", &["\"4294967296\""]),
