@@ -234,9 +234,11 @@ impl Statements<'_> {
         self.run(RATES, stretch).await
     }
 
+    /// From the beginning of the hour, so that a gap that goes on is extended.
     async fn find_gaps(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
-        self.run(OLD_GAPS, stretch).await?;
-        self.run(GAPS, stretch).await
+        let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
+        self.run(OLD_GAPS, so_far).await?;
+        self.run(GAPS, so_far).await
     }
 
     async fn run(&mut self, sql: &'static str, span: Stretch) -> Result<(), sqlx::Error> {

@@ -110,3 +110,46 @@ async fn messages_that_nobody_has_begun_to_poll_are_a_gap() {
     history.psql("UPDATE receiptd.watched_messages SET added_at = now() - interval '2 days'");
     assert_eq!(history.psql(open), "g|t|t|1|waiting");
 }
+
+#[tokio::test]
+async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
+    let (at_once, in_steps) = tokio::join!(History::new(), History::new());
+    for history in [&at_once, &in_steps] {
+        history.message(1, "08:30");
+        history.call(1, "08:31", "08:31", "success");
+        // Every five minutes two minutes late; then one in time, and one more that is late.
+        for minute in (0..120).step_by(5) {
+            let time = |minute: i32| format!("{:02}:{:02}", 9 + (minute + 30) / 60, (minute + 30) % 60);
+            history.call(1, &time(minute), &time(minute + 2), "success");
+        }
+        history.call(1, "11:30", "11:30", "success");
+        history.call(1, "11:35", "11:37", "success");
+    }
+    at_once.roll_up("13:00").await;
+    for time in ["09:31", "09:43", "09:58", "10:01", "10:30", "10:59", "11:02", "11:28", "11:36", "12:00", "13:00"] {
+        in_steps.roll_up(time).await;
+    }
+    let rows = "1|09:30|09:57|waiting|\n1|09:57|10:57|waiting|\n1|10:57|11:27|waiting|\n1|11:35|11:37|not_polling|";
+    let gaps = "g|20 09:30|20 11:27|50|waiting|\ng|20 11:35|20 11:37|50|not_polling|";
+    let coverage = "08|1\n09|0.5\n10|0\n11|0.51666665";
+    for history in [&at_once, &in_steps] {
+        assert_eq!(history.psql(GAPS), rows);
+        assert_eq!(history.psql(VIEW), gaps);
+    }
+    for hour in ["10:00", "09:00", "11:00", "10:00"] {
+        in_steps.store.roll_up_again(crate::history::at(hour)).await.unwrap();
+        assert_eq!((in_steps.psql(GAPS), in_steps.psql(VIEW)), (rows.to_owned(), gaps.to_owned()), "{hour} done again");
+    }
+    for history in [&at_once, &in_steps] {
+        assert_eq!(history.psql(COVERAGE), coverage);
+    }
+}
+
+#[tokio::test]
+async fn late_polls_that_are_far_apart_are_gaps_of_their_own() {
+    let history = History::new().await;
+    history.call(1, "09:00", "09:02", "success");
+    history.call(1, "09:18", "09:20", "success");
+    history.roll_up("10:00").await;
+    assert_eq!(history.psql(VIEW).lines().count(), 2);
+}

@@ -243,5 +243,8 @@ fn ask_at_moments(history: &History, messages: &[Message], random: &mut Rng, see
 
 #[tokio::test]
 async fn random_histories_come_to_what_a_plain_reckoning_says() {
-    futures::future::join_all((1..=4).map(compare)).await;
+    // One after the other: while one waits for `psql`, the transactions of others would stand idle until they are ended.
+    for seed in 1..=4 {
+        compare(seed).await;
+    }
 }

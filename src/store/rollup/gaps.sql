@@ -1,17 +1,50 @@
--- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: the gaps that ended in the span: polls that were made more than a minute after they were due,
--- joined where they overlap within a group. (What spans join beyond that is for the view poll_coverage: so it does not matter
--- where a span was cut.)
+-- $1 app, $2 hour, $3 until, groups from $5 to $6 without $7: the gaps that ended in the hour: polls that were made more than a
+-- minute after they were due. Within a group they are one where they overlap, or where at most 15 minutes and no poll in time
+-- lie between them. One that goes on from the hour before begins where that one ended, so that the view poll_coverage joins
+-- them: it does not matter where an hour was cut.
 WITH late AS (
     SELECT c.group_key, c.due_at, c.called_at, c.messages_answered
     FROM receiptd.api_calls c
     JOIN receiptd.watched_groups g USING (group_key)
     WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
         AND c.due_at < c.called_at - interval '1 minute'
-), gaps AS (
-    SELECT group_key, lower(gap) AS gap_from, upper(gap) AS gap_until,
-        -- Not its last quarter, in which others may have been called after a stop, before this group's turn came.
-        upper(gap) - (upper(gap) - lower(gap)) / 4 AS told_until
+), islands AS (
+    SELECT group_key, lower(gap) AS gap_from, upper(gap) AS gap_until, sum(l.messages_answered) AS messages
     FROM (SELECT group_key, unnest(range_agg(tstzrange(due_at, called_at, '[]'))) AS gap FROM late GROUP BY group_key) merged
+    JOIN late l USING (group_key)
+    WHERE l.called_at BETWEEN lower(gap) AND upper(gap)
+    GROUP BY group_key, gap
+), before AS (
+    SELECT group_key, max(gap_until) AS gap_until FROM receiptd.poll_gaps
+    WHERE gap_until >= $2 - interval '15 minutes' AND gap_until < $2 GROUP BY group_key
+), events AS (
+    SELECT i.group_key, i.gap_from AS at, i.gap_from, i.gap_until, i.messages, NULL AS called_at, coalesce(
+        lag(i.gap_until) OVER (PARTITION BY i.group_key ORDER BY i.gap_from), b.gap_until) AS prior_until
+    FROM islands i LEFT JOIN before b USING (group_key)
+    UNION ALL
+    SELECT c.group_key, c.called_at, NULL, NULL, NULL, c.called_at, NULL
+    FROM receiptd.api_calls c
+    WHERE c.called_at >= $2 - interval '15 minutes' AND c.called_at < $3 AND c.messages_answered > 0
+        AND c.group_key IN (SELECT group_key FROM late)
+), placed AS (
+    -- Between two of them only polls in time can lie: those that came late make them up.
+    SELECT group_key, gap_from, gap_until, messages, prior_until, coalesce(gap_from <= prior_until + interval '15 minutes'
+        AND (polled_at <= prior_until OR polled_at IS NULL), false) AS goes_on
+    FROM (
+        SELECT *, max(called_at) OVER (
+            PARTITION BY group_key ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND interval '1 microsecond' PRECEDING
+        ) AS polled_at FROM events
+    ) seen
+    WHERE gap_from IS NOT NULL
+), joined AS (
+    SELECT group_key, gap_until, messages, CASE WHEN goes_on THEN least(gap_from, prior_until) ELSE gap_from END AS gap_from,
+        count(*) FILTER (WHERE NOT goes_on) OVER (PARTITION BY group_key ORDER BY gap_until) AS number
+    FROM placed
+), gaps AS (
+    SELECT group_key, min(gap_from) AS gap_from, max(gap_until) AS gap_until, least(max(messages), 2147483647) AS messages,
+        -- Not its last quarter, in which others may have been called after a stop, before this group's turn came.
+        max(gap_until) - (max(gap_until) - min(gap_from)) / 4 AS told_until
+    FROM joined GROUP BY group_key, number
 ), answered AS (
     -- When others were polled meanwhile: for the last hours to some seconds, for earlier ones to the hour. All calls of a long
     -- gap would be too many to read.
@@ -29,9 +62,7 @@ WITH late AS (
         AND h.hour >= (SELECT min(gap_from) FROM gaps WHERE gap_from < $3 - interval '6 hours')
 )
 INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason, code)
-SELECT p.group_key, p.gap_from, p.gap_until,
-    (SELECT least(sum(l.messages_answered), 2147483647) FROM late l
-        WHERE l.group_key = p.group_key AND l.called_at BETWEEN p.gap_from AND p.gap_until),
+SELECT p.group_key, p.gap_from, p.gap_until, p.messages,
     coalesce(failed.class, CASE WHEN EXISTS (
         SELECT FROM answered a WHERE a.began >= p.gap_from AND a.ended <= p.told_until
     ) THEN 'waiting' ELSE 'not_polling' END), failed.code
