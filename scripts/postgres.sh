@@ -96,6 +96,14 @@ need_groff() {
         lacking "groff was not found: install it (on Debian and Ubuntu: sudo apt-get install groff-base), then run this again"
 }
 
+# faketime, for the scenario of a clock that is wrong.
+need_faketime() {
+    command -v faketime >/dev/null && return
+    try_to_install faketime
+    command -v faketime >/dev/null ||
+        lacking "faketime was not found: install it (on Debian and Ubuntu: sudo apt-get install faketime), then run this again"
+}
+
 # A browser, for the test of the page.
 need_chromium() {
     command -v chromium >/dev/null && return

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clocks;
 mod daemon;
 mod database;
 mod disk;
