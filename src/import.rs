@@ -200,6 +200,9 @@ impl<R: BufRead> Lines<R> {
     /// The message of the line.
     fn parse(&mut self, columns: Columns) -> Result<WatchLine, BadLine> {
         let fields = fields(&mut self.parser, &self.line)?;
+        if has_blank_before_quote(&self.line) {
+            return bad("has a blank before a quote: a quote follows the comma at once".to_owned());
+        }
         // Blanks beside a comma are no part of an id, but in quotes.
         let message = columns.message(&fields, !self.line.contains(&b'"'))?;
         match message.sent_at {
@@ -248,15 +251,34 @@ impl Columns {
             _ => {}
         }
         let sent_at = self.sent_at.and_then(|at| fields.get(at)).map_or("", |text| text.trim());
-        if fields[self.group].trim_start() != fields[self.group] && fields[self.group].trim_start().starts_with('"') {
-            return bad("has a blank before a quote: a quote follows the comma at once".to_owned());
-        }
         let group = if trims { fields[self.group].trim() } else { &fields[self.group] };
         Ok(WatchLine {
             group: group.parse().map_err(|error| BadLine(format!("{error}")))?,
             seq: fields[self.seq].trim().parse().map_err(|error| BadLine(format!("{error}")))?,
             sent_at: if sent_at.is_empty() { None } else { Some(time(sent_at)?) },
         })
+    }
+}
+
+/// Whether a field of the line begins with blanks and then a quote, which would be taken for a part of its text.
+fn has_blank_before_quote(line: &[u8]) -> bool {
+    let mut rest = line;
+    loop {
+        let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let is_quoted = rest.get(blanks) == Some(&b'"');
+        if is_quoted && blanks > 0 {
+            return true;
+        }
+        // A doubled quote ends the quoted text and begins it again.
+        let mut in_quotes = false;
+        let comma = rest.iter().position(|byte| {
+            in_quotes ^= is_quoted && *byte == b'"';
+            *byte == b',' && !in_quotes
+        });
+        match comma {
+            Some(comma) => rest = &rest[comma + 1..],
+            None => return false,
+        }
     }
 }
 
@@ -404,6 +426,21 @@ mod tests {
         }
         let numbers: Vec<u64> = read(b"a,1\r\n\r\na,2\r\ra,3\n").into_iter().map(|(number, _)| number).collect();
         assert_eq!(numbers, [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_blank_before_a_quote_is_bad_only_outside_of_quotes() {
+        for (line, is_bad) in [
+            (r#" "g",1"#, true),
+            (r#"g, "1""#, true),
+            (r#""a,b", "1""#, true),
+            (r#"" """,1"#, false),
+            (r#""a ""b"", ""c",1"#, false),
+            (r#"5" b "c,1"#, false),
+            ("", false),
+        ] {
+            assert_eq!(has_blank_before_quote(line.as_bytes()), is_bad, "{line}");
+        }
     }
 
     #[test]
