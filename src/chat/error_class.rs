@@ -16,7 +16,8 @@ pub enum Class {
     SlowDown,
     /// The signature failed too often: stop for a minute, then check it again.
     Wait,
-    /// Make a new signature once and try again; a second failure is an [`AppFault`](Self::AppFault).
+    /// Make a new signature once and try again; a second failure is an [`AppFault`](Self::AppFault), but for 60004 and 60005,
+    /// which are retried.
     SignAgain,
     /// No call of this app can succeed: stop, say why, and probe now and then.
     AppFault,
@@ -52,6 +53,9 @@ pub const CODES: [(Class, &[i64]); 9] = [
     (Class::Split, &[10004, 10018]),
     (Class::Message, &[10061, 10062]),
 ];
+
+/// "Account check failed, retry later". A new signature may help; if it doesn't, these are retried.
+pub(super) const ACCOUNT_CHECK_FAILED: [i64; 2] = [60004, 60005];
 
 impl Class {
     /// All classes, in the order of their declaration.

@@ -40,6 +40,22 @@ impl Failure {
         Self { info: "(the text held a secret and was dropped)".to_owned(), ..self }
     }
 
+    /// Whether it passes by itself: neither the app nor the group is refused, and the call is to be made again later.
+    pub fn is_passing(&self) -> bool {
+        match self.class {
+            Class::Retry | Class::Unknown => true,
+            // A new signature is tried all the same.
+            Class::SignAgain => self.code.is_some_and(|code| error_class::ACCOUNT_CHECK_FAILED.contains(&code)),
+            _ => false,
+        }
+    }
+
+    /// That no call is answered, in words.
+    pub fn of_service(&self) -> String {
+        let code = self.code.map_or_else(String::new, |code| format!("code {code}: "));
+        format!("Tencent Chat answers no call ({code}{})", self.info)
+    }
+
     /// That no call of the app is accepted, and what helps, in words.
     pub fn of_app(&self) -> String {
         let Some(code) = self.code else { return self.info.clone() };

@@ -104,6 +104,11 @@ impl Asking {
         self.end(PollEnd::Stopped);
     }
 
+    /// Ends the poll: what failed is not tried again before the slot is due the next time.
+    pub(super) fn give_up(&mut self) {
+        self.end(PollEnd::GivenUp);
+    }
+
     /// Takes in the outcome of an attempt for the batch. `renew_signature` drops the signature for a new one, and tells
     /// whether there can be one.
     pub(super) fn heard(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Next {
@@ -155,7 +160,8 @@ impl Asking {
         let asked = self.batch().unwrap_or_default().to_vec();
         match failure.class {
             Class::Retry | Class::Unknown if self.looks_for_culprits() => return self.part_failed(&asked),
-            Class::Success | Class::Incomplete | Class::Retry | Class::SlowDown | Class::Unknown => {
+            Class::SignAgain if !failure.is_passing() => return self.stop_app(failure),
+            Class::Success | Class::Incomplete | Class::Retry | Class::SlowDown | Class::Unknown | Class::SignAgain => {
                 let tries_again = self.failures < FAILURES_TO_BLAME || failure.class == Class::SlowDown;
                 match self.retry.next_wait() {
                     Some(wait) if tries_again && self.in_vain < PATIENCE => return Next::Wait(wait),
@@ -179,15 +185,17 @@ impl Asking {
                 self.poll.receipts.extend(asked.first().map(|seq| (*seq, Receipt { code, counts: None })));
             }
             Class::GroupFault => self.end(PollEnd::GroupFault(failure)),
-            Class::Wait | Class::SignAgain | Class::AppFault => {
-                self.end(PollEnd::Stopped);
-                return Next::StopApp(failure);
-            }
+            Class::Wait | Class::AppFault => return self.stop_app(failure),
         }
         if self.refusals >= MAX_REFUSALS_IN_VAIN && !is_answered(&self.poll) {
             self.end(PollEnd::GivenUp);
         }
         Next::GoOn
+    }
+
+    fn stop_app(&mut self, failure: Failure) -> Next {
+        self.end(PollEnd::Stopped);
+        Next::StopApp(failure)
     }
 
     /// A call failed that may be the fault of its messages: its halves are asked for when all other parts have been, since one
@@ -317,6 +325,20 @@ pub(super) mod tests {
         assert!(matches!(asking.heard(attempt(&batch, 70003), || true), Next::StopApp(_)));
         assert!(asking.batch().is_none());
         assert_eq!(asking.into_poll().end, PollEnd::Stopped);
+    }
+
+    #[test]
+    fn an_account_check_that_fails_is_retried_after_a_new_signature_was_tried() {
+        for code in [60004, 60005] {
+            let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
+            let batch = asking.batch().unwrap().to_vec();
+            assert_eq!(asking.heard(attempt(&batch, code), || true), Next::GoOn, "a new signature");
+            for _ in 1..MAX_ATTEMPTS {
+                assert!(matches!(asking.heard(attempt(&batch, code), || false), Next::Wait(_)), "{code}");
+            }
+            assert_eq!(asking.heard(attempt(&batch, code), || false), Next::GoOn);
+            assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
+        }
     }
 
     #[test]
