@@ -6,6 +6,7 @@
 
 mod asking;
 mod batch_limit;
+mod brake;
 mod call;
 mod claim;
 mod contents;
@@ -35,6 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     batch_limit::BatchLimit,
+    brake::Brake,
     call::Caller,
     gate::Gate,
     others::Outcomes,
@@ -160,9 +162,10 @@ impl Poller {
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), Trouble::default());
         let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
+        let brake = Brake::new(settings.max_calls_per_second).into();
         let room = Arc::new(Notify::new());
         let caller =
-            Caller { client, lease, pacing, gate, outcomes, limit, trouble, activity, room: room.clone(), stop };
+            Caller { client, lease, pacing, gate, brake, outcomes, limit, trouble, activity, room: room.clone(), stop };
         let caller = Arc::new(caller);
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
         let (news_sender, news) = mpsc::unbounded_channel();
@@ -252,6 +255,7 @@ impl Poller {
         let ahead = self.schedule.until_next(self.now()).unwrap_or_default();
         self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
         self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
+        self.caller.brake().has_slots(self.schedule.len());
         let waiting = self.recorder.max_capacity() - self.recorder.capacity();
         self.status.waiting_to_be_stored.store(waiting, Ordering::Relaxed);
     }

@@ -46,7 +46,7 @@ const COUNTERS: [(&str, &str); 15] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 23] = [
+const GAUGES: [(&str, &str); 24] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd has the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "The epoch of the lease, which counts up with every holder; 0 while standing by."),
@@ -63,6 +63,7 @@ const GAUGES: [(&str, &str); 23] = [
     ("receiptd_scheduled_calls", "Calls on the schedule: messages of a group that are polled together."),
     ("receiptd_polls_in_flight", "Polls under way."),
     ("receiptd_held_groups", "Groups that are refused and not asked for now, until it is known who is to blame."),
+    ("receiptd_is_answered", "1 if Tencent Chat answers calls, 0 while it answers none and few are made."),
     ("receiptd_recordings_waiting", "Polls whose results wait to be stored."),
     (
         "receiptd_last_success_timestamp_seconds",
@@ -177,6 +178,7 @@ pub(super) fn tell(term: &TermStatus) {
         ("receiptd_scheduled_calls", report.scheduled_calls as f64),
         ("receiptd_polls_in_flight", report.polls_in_flight as f64),
         ("receiptd_held_groups", report.held_groups as f64),
+        ("receiptd_is_answered", as_number(poller.as_ref().is_none_or(|poller| poller.outage().is_none()))),
         ("receiptd_recordings_waiting", poller.as_ref().map_or(0, |poller| poller.waiting_to_be_stored()) as f64),
     ] {
         gauge!(name).set(value);

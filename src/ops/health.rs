@@ -33,6 +33,8 @@ pub(super) struct Readiness {
     lease: Check,
     /// Tencent Chat accepts the app's calls.
     credentials: Check,
+    /// Tencent Chat answers calls.
+    service: Check,
     /// What polls bring back is stored.
     storing: Check,
     /// This machine's clock and the database's agree, and neither was just set.
@@ -62,13 +64,14 @@ pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness
         schema,
         lease: lease(&ops.term),
         credentials: Check::unless(ops.term.poller().and_then(|poller| poller.fault())),
+        service: Check::unless(ops.term.poller().and_then(|poller| poller.outage())),
         storing: Check::unless(
             ops.term.is_stuck().then(|| "what polls bring back can't be stored just now".to_owned()),
         ),
         clock: Check::unless(ops.term.doubt().map(|doubt| doubt.to_string())),
     };
-    let Readiness { database, schema, lease, credentials, storing, clock } = &readiness;
-    let ok = [database, schema, lease, credentials, storing, clock].iter().all(|check| check.ok);
+    let Readiness { database, schema, lease, credentials, service, storing, clock } = &readiness;
+    let ok = [database, schema, lease, credentials, service, storing, clock].iter().all(|check| check.ok);
     (status(ok), Json(readiness))
 }
 

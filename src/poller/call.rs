@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     asking::{Asking, Next},
     batch_limit::BatchLimit,
+    brake::{Brake, News},
     gate::{Blame, Gate, Signature},
     others::Outcomes,
     trouble::Trouble,
 };
 use crate::{
     activity::Activity,
-    chat::{ChatClient, Class, Failure},
+    chat::{Attempt, ChatClient, Class, Failure},
     clock,
     domain::MsgSeq,
     lease::Lease,
@@ -41,6 +42,8 @@ pub(super) enum Pass {
 struct Polling<'a, F> {
     slot: &'a Slot,
     pass: Pass,
+    /// Whether it was started while the brake was on.
+    is_let_through: bool,
     asking: Asking,
     /// Called when the first attempt goes out.
     started: Option<F>,
@@ -55,6 +58,7 @@ pub(super) struct Caller {
     pub lease: Arc<Lease>,
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
+    pub brake: Mutex<Brake>,
     pub outcomes: Mutex<Outcomes>,
     pub limit: Mutex<BatchLimit>,
     pub trouble: Trouble,
@@ -63,6 +67,29 @@ pub(super) struct Caller {
     pub room: Arc<Notify>,
     /// Cancelled when the term of the poller is over: no attempt starts from then on.
     pub stop: CancellationToken,
+}
+
+/// A poll that was started while the brake was on, as long as it makes calls.
+#[derive(Debug)]
+pub(super) struct LetThrough(Arc<Caller>);
+
+impl LetThrough {
+    /// `None` if the brake is off.
+    pub(super) fn new(caller: &Arc<Caller>) -> Option<Self> {
+        let mut brake = caller.brake();
+        if !brake.is_on() {
+            return None;
+        }
+        brake.starts(clock::uptime());
+        Some(Self(caller.clone()))
+    }
+}
+
+impl Drop for LetThrough {
+    fn drop(&mut self) {
+        self.0.brake().ended();
+        self.0.room.notify_one();
+    }
 }
 
 impl Caller {
@@ -74,15 +101,19 @@ impl Caller {
         self.limit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn brake(&self) -> MutexGuard<'_, Brake> {
+        self.brake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Polls a slot. `started` is called when the first attempt goes out.
-    pub(super) async fn poll(&self, slot: &Slot, pass: Pass, started: impl FnOnce()) -> Poll {
+    pub(super) async fn poll(&self, slot: &Slot, pass: Pass, is_let_through: bool, started: impl FnOnce()) -> Poll {
         let sizes = self.limit().sizes(slot.messages.len(), clock::uptime());
         let asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.slot_id, Instant::now()));
-        let mut polling = Polling { slot, pass, asking, started: Some(started), sent: clock::uptime() };
+        let mut polling = Polling { slot, pass, is_let_through, asking, started: Some(started), sent: clock::uptime() };
         let mut refusal = None;
         while let Some(batch) = polling.asking.batch() {
             let batch = batch.to_vec();
@@ -92,8 +123,7 @@ impl Caller {
             };
             match next {
                 Next::GoOn => {}
-                // When the daemon stops meanwhile, no permit is waited for either.
-                Next::Wait(wait) => _ = self.stop.run_until_cancelled(tokio::time::sleep(wait)).await,
+                Next::Wait(wait) => self.wait(&mut polling.asking, wait).await,
                 Next::StopApp(failure) => refusal = Some(failure),
             }
         }
@@ -116,11 +146,42 @@ impl Caller {
         poll
     }
 
+    /// Waits before an attempt is repeated. While no call is answered, none is repeated: the poll gives its place to others.
+    async fn wait(&self, asking: &mut Asking, wait: Duration) {
+        if !self.brake().is_on() {
+            // When the daemon stops meanwhile, no permit is waited for either.
+            _ = self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+        }
+        if self.brake().is_on() {
+            asking.give_up();
+        }
+    }
+
+    /// Waits until the brake lets another call of a poll through.
+    async fn let_through(&self) {
+        loop {
+            let now = clock::uptime();
+            let again_at = {
+                let mut brake = self.brake();
+                match brake.room(now) {
+                    Ok(_) => return brake.calls(now),
+                    Err(again_at) => again_at,
+                }
+            };
+            tokio::time::sleep(again_at.saturating_duration_since(now)).await;
+        }
+    }
+
     /// Makes one attempt for `batch`. `None` if none may be made any more.
     async fn attempt(&self, polling: &mut Polling<'_, impl FnOnce()>, batch: Vec<MsgSeq>) -> Option<Next> {
-        let (slot, permit) = (polling.slot, self.stop.run_until_cancelled(self.pacing.permit()).await?);
+        let slot = polling.slot;
+        if polling.is_let_through && polling.started.is_none() {
+            self.stop.run_until_cancelled(self.let_through()).await?;
+        }
+        let permit = self.stop.run_until_cancelled(self.pacing.permit()).await?;
         polling.started.take().into_iter().for_each(|started| started());
         let may_call = polling.pass == Pass::Trial || self.gate().may_call(slot.group_key);
+        let may_call = may_call && (polling.is_let_through || !self.brake().is_on());
         // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
         if !may_call || !self.lease.is_trusted() {
             return None;
@@ -146,6 +207,7 @@ impl Caller {
             self.pacing.slow_down(&permit);
         }
         self.outcomes().note(slot.slot_id, attempt.class(), Instant::now());
+        self.brakes(slot, &attempt, sent);
         attempt.trouble().into_iter().for_each(|trouble| self.trouble.note(&slot.group_id, &trouble));
         if attempt.http_status.is_some() {
             permit.answered();
@@ -163,6 +225,22 @@ impl Caller {
         }
         if was_closed && !gate.is_closed() {
             self.room.notify_one();
+        }
+    }
+
+    /// Tells the brake of an attempt.
+    fn brakes(&self, slot: &Slot, attempt: &Attempt, sent: Instant) {
+        let (was_on, news) = {
+            let mut brake = self.brake();
+            (brake.is_on(), brake.note(slot.slot_id, attempt, sent, clock::uptime()))
+        };
+        if was_on && attempt.outcome.is_ok() {
+            self.room.notify_one();
+        }
+        match news {
+            Some(News::Begins(failure)) => self.trouble.outage_begins(&failure),
+            Some(News::Ends) => self.trouble.outage_ends(),
+            None => {}
         }
     }
 

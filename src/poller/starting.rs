@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 
 use super::{
     AHEAD, Poller,
-    call::Pass,
+    call::{LetThrough, Pass},
     claim::Claim,
     gate::{Admission, Place},
     metrics,
@@ -68,6 +68,10 @@ impl Poller {
         self.progress.beat();
         let now = self.now();
         self.bring_freed_forward(now);
+        let room = match self.caller.brake().room(now.monotonic) {
+            Ok(most) => room.min(most),
+            Err(again_at) => return again_at.saturating_duration_since(now.monotonic).min(COME_ROUND),
+        };
         let admission = self.caller.gate().admit(now.monotonic);
         match admission {
             Admission::Open => {
@@ -221,6 +225,7 @@ impl Poller {
         let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
         let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
         let (keep, clock) = (self.settings.keep, self.store.clock().clone());
+        let let_through = if slot.messages.is_empty() { None } else { LetThrough::new(&caller) };
         self.polls.spawn(async move {
             let mut claim = claim;
             let began = |claim: &mut Claim| {
@@ -230,8 +235,9 @@ impl Poller {
             let poll = if slot.messages.is_empty() {
                 Poll::ended(PollEnd::Complete)
             } else {
-                caller.poll(&slot, pass, || began(&mut claim)).await
+                caller.poll(&slot, pass, let_through.is_some(), || began(&mut claim)).await
             };
+            drop(let_through);
             claim.started();
             if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
                 return;

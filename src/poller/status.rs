@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{PollerSettings, call::Caller};
-use crate::{chat::Failure, clock, recording::KnownLimit, slot::GroupKey};
+use crate::{chat::Failure, clock, recording::KnownLimit, slot::GroupKey, span};
 
 /// Maximum number of held groups that are told by name.
 const HELD_SHOWN: usize = 20;
@@ -60,6 +60,12 @@ impl PollerStatus {
     /// Why no calls are made, if a fault of the whole app stopped them, and what helps.
     pub fn fault(&self) -> Option<String> {
         self.caller.gate().fault().map(Failure::of_app)
+    }
+
+    /// What is wrong if the service answers no call.
+    pub fn outage(&self) -> Option<String> {
+        let outage = self.caller.brake().outage(clock::uptime())?;
+        Some(format!("{}, for {}", outage.failure.of_service(), span::roughly(outage.lasts)))
     }
 
     /// How many groups are held: they were refused, and it isn't known yet whether the group or the app is to blame, or the
@@ -121,6 +127,7 @@ impl PollerStatus {
 
     /// The calls per second that are allowed just now.
     pub fn rate(&self) -> u32 {
-        self.caller.pacing.rate()
+        let braked = self.caller.brake().rate().unwrap_or(u32::MAX);
+        self.caller.pacing.rate().min(braked)
     }
 }

@@ -33,6 +33,15 @@ pub(super) struct Trouble {
     limited: Mutex<Repeated>,
     set_apart: Mutex<Repeated>,
     quarantined: Mutex<Repeated>,
+    outages: Mutex<Outages>,
+}
+
+/// What has been said of times in which no call was answered.
+#[derive(Debug, Default)]
+struct Outages {
+    begun: Repeated,
+    /// Whether the end of what was said is still to be said.
+    is_said: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +77,24 @@ impl Trouble {
                 count,
                 "Tencent Chat refuses group {group} again and again, and answers others: it's quarantined, and probed now and then"
             );
+        }
+    }
+
+    /// Says that no call is answered, if it is time.
+    pub(super) fn outage_begins(&self, failure: &Failure) {
+        let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = outages.begun.happened() {
+            outages.is_said = true;
+            let (class, code, said) = (failure.class.name(), failure.code, failure.of_service());
+            tracing::error!(class, code, count, "{said}; about one call a second is made until one is answered");
+        }
+    }
+
+    /// Says that calls are answered again.
+    pub(super) fn outage_ends(&self) {
+        let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut outages.is_said) {
+            tracing::info!("Tencent Chat answers calls again: polling goes on at the full rate");
         }
     }
 

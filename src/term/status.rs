@@ -139,7 +139,7 @@ impl TermStatus {
         if role == Role::Polling && self.is_stuck() {
             return Some("what polls bring back can't be stored just now: polling waits".to_owned());
         }
-        self.poller().and_then(|poller| poller.fault())
+        self.poller().and_then(|poller| poller.fault().or_else(|| poller.outage()))
     }
 
     /// Notes what the start waits for.

@@ -11,6 +11,7 @@ mod common;
 mod error_classes;
 mod idle;
 mod lease;
+mod outage;
 mod polling;
 mod proxy;
 mod recording;

@@ -40,7 +40,7 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     place.hears("READY=1");
     let get = async |path: &str| get(listen, path).await;
     assert_eq!(get("/healthz").await, (200, r#"{"ok":true}"#.to_owned()));
-    let ready = r#"{"database":{"ok":true},"schema":{"ok":true},"lease":{"ok":true},"credentials":{"ok":true},"storing":{"ok":true},"clock":{"ok":true}}"#;
+    let ready = r#"{"database":{"ok":true},"schema":{"ok":true},"lease":{"ok":true},"credentials":{"ok":true},"service":{"ok":true},"storing":{"ok":true},"clock":{"ok":true}}"#;
     assert_eq!(get("/readyz").await, (200, ready.to_owned()));
     let pool = PgPool::connect(&database.url()).await.unwrap();
     watch(&pool, 3, 3).await;

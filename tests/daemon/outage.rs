@@ -1,0 +1,109 @@
+//! The service answers no call: few are made, and when it answers again, all that waits is polled soon.
+
+use std::time::{Duration, Instant};
+
+use receiptd::{
+    chat::Destination,
+    simulator::{Fault, FaultRule, Simulator, When},
+};
+
+use crate::rig::{APP, Rig, simulator_config};
+
+const GROUPS: i64 = 3_000;
+
+/// A daemon with thousands of slots of which none was ever answered, while every call meets the fault.
+async fn out(fault: Fault) -> Rig {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.settings.chat.request_timeout = Duration::from_millis(1_500);
+    rig.simulator.add_fault(FaultRule { fault, when: When::All, times: None });
+    watch_thousands(&rig).await;
+    rig.start().await;
+    is_out(&rig).await;
+    rig
+}
+
+async fn watch_thousands(rig: &Rig) {
+    sqlx::query("SELECT receiptd.watch_messages($1, 'g' || n, ARRAY[1]) FROM generate_series(1, $2) n")
+        .bind(APP)
+        .bind(GROUPS)
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+}
+
+async fn is_out(rig: &Rig) {
+    let status = rig.daemon.as_ref().unwrap().status();
+    while status.poller().is_none_or(|poller| poller.outage().is_none()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(status.poller().unwrap().fault(), None);
+}
+
+/// Waits until so many more calls were made. Returns how many were made in a second.
+async fn rate_of(rig: &Rig, calls: u64) -> f64 {
+    let (first, start) = (rig.simulator.ledger().calls(), Instant::now());
+    rig.simulator.wait_until(|ledger| ledger.calls() >= first + calls).await;
+    calls as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The service answers again: all groups are polled, and the outage is over.
+async fn answers_again(mut rig: Rig) {
+    let poller = rig.daemon.as_ref().unwrap().status().poller().unwrap();
+    let (first, start) = (rig.simulator.ledger().calls(), Instant::now());
+    rig.simulator.clear_faults();
+    rig.until(&format!("(SELECT count(known_until) = {GROUPS} FROM receiptd.latest_receipts)")).await;
+    let calls = rig.simulator.ledger().calls() - first;
+    println!("{calls} calls in {:?} after the outage", start.elapsed());
+    assert_eq!((poller.outage(), poller.rate()), (None, 200));
+    assert_eq!(rig.count("receiptd.watched_groups WHERE state <> 'active'").await, 0);
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
+    rig.stop().await;
+}
+
+async fn costs_few_calls(fault: Fault, in_flight: u64) {
+    let rig = out(fault).await;
+    // What was under way when it became known.
+    rate_of(&rig, in_flight).await;
+    let rate = rate_of(&rig, 15).await;
+    assert!(rate < 4.0, "{rate} calls a second");
+    let trouble = rig.daemon.as_ref().unwrap().status().trouble();
+    assert!(trouble.as_ref().is_some_and(|said| said.contains("answers no call")), "{trouble:?}");
+    answers_again(rig).await;
+}
+
+#[tokio::test]
+async fn thousands_of_slots_cost_few_calls_while_all_are_answered_with_502() {
+    costs_few_calls(Fault::HttpStatus { status: 502 }, 3).await;
+}
+
+#[tokio::test]
+async fn thousands_of_slots_cost_few_calls_while_all_are_answered_with_10002() {
+    costs_few_calls(Fault::ErrorCode { code: 10002 }, 3).await;
+}
+
+#[tokio::test]
+async fn thousands_of_slots_cost_few_calls_while_all_calls_hang() {
+    costs_few_calls(Fault::Hang { duration: Duration::from_secs(3_600) }, 3).await;
+}
+
+#[tokio::test]
+async fn thousands_of_slots_are_polled_soon_after_connections_were_refused() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    rig.settings.chat.destination = Destination::Endpoint(format!("http://{address}"));
+    watch_thousands(&rig).await;
+    rig.start().await;
+    is_out(&rig).await;
+    // What was under way when it became known.
+    rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 15").await;
+    let (first, start) = (rig.count("receiptd.api_calls").await, Instant::now());
+    rig.until(&format!("(SELECT count(*) FROM receiptd.api_calls) >= {}", first + 10)).await;
+    let rate = 10.0 / start.elapsed().as_secs_f64();
+    assert!(rate < 4.0, "{rate} calls a second");
+    let mut config = simulator_config();
+    config.listen = address;
+    rig.simulator = Simulator::start(config).await.unwrap();
+    answers_again(rig).await;
+}
