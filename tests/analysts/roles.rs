@@ -229,6 +229,115 @@ async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
     assert_eq!(member.database.psql(left), "0", "it costs nothing where nobody wants it");
 }
 
+/// Conditions are tried by the server as early as it likes: one that calls a function of the reader's tells what it has seen.
+#[tokio::test]
+async fn no_function_of_a_readers_own_sees_a_row_of_another_app() {
+    let member = Member::of_two_apps("receiptd_reader").await;
+    member.database.psql(&format!("INSERT INTO receiptd.role_apps VALUES ('{}', {APP})", member.login));
+    let group = |app: &str| {
+        let key = format!("SELECT group_key FROM receiptd.watched_groups WHERE sdk_app_id = {app}");
+        member.database.psql(&key).parse::<i64>().unwrap()
+    };
+    let ours = [group("1400000000"), 1_400_000_000];
+    let mut connection = member.connect().await;
+    let leak = "CREATE TEMP TABLE seen (value bigint);
+        CREATE FUNCTION pg_temp.leak(bigint) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+            $$ BEGIN INSERT INTO pg_temp.seen VALUES ($1); RETURN true; END $$";
+    sqlx::raw_sql(leak).execute(&mut connection).await.unwrap();
+    for relation in READ.into_iter().chain(["watched_groups", "receipts_at(now())"]) {
+        let column = if relation == "data_freshness" { "sdk_app_id" } else { "group_key" };
+        let select = format!("SELECT 1 FROM receiptd.{relation} WHERE pg_temp.leak({column})");
+        sqlx::raw_sql(AssertSqlSafe(select)).execute(&mut connection).await.unwrap();
+        let seen: Vec<i64> = sqlx::query_scalar(
+            "WITH gone AS (DELETE FROM pg_temp.seen RETURNING value) SELECT DISTINCT value FROM gone",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        assert!(seen.len() == 1 && ours.contains(&seen[0]), "{relation}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_or_table_that_a_migration_replaces_or_adds_is_limited_at_the_next_start() {
+    let member = Member::of_two_apps("receiptd_reader").await;
+    member.database.psql(&format!("INSERT INTO receiptd.role_apps VALUES ('{}', {APP})", member.login));
+    let unlimited = "SELECT count(*) FROM pg_class c WHERE relnamespace = 'receiptd'::regnamespace AND (
+            relkind = 'v' AND reloptions IS NULL
+            OR relkind IN ('r', 'p') AND NOT relrowsecurity AND EXISTS (
+                SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = 'group_key'))";
+    assert_eq!(member.database.psql(unlimited), "0");
+    let owner = format!("owner_of_{}", member.database.name());
+    member.database.psql(&format!(
+        "SET ROLE {owner}; ALTER VIEW receiptd.read_speed RESET (security_barrier);
+         CREATE TABLE receiptd.added (group_key integer)"
+    ));
+    assert_eq!(member.database.psql(unlimited), "2");
+    member.database.psql("SELECT receiptd.ensure_partition('api_calls', '2027-01-01')");
+    assert_eq!(member.database.psql(unlimited), "2", "new partitions follow their parents");
+    member.database.psql(&format!("SET ROLE {owner}; SELECT receiptd.grant_roles()"));
+    assert_eq!(member.database.psql(unlimited), "0");
+    // Somebody who may read all tables reads partitions through their parents alone.
+    member.database.psql("GRANT SELECT ON ALL TABLES IN SCHEMA receiptd TO receiptd_reader");
+    let partition = member.database.psql("SELECT inhrelid::regclass FROM pg_inherits
+        WHERE inhparent = 'receiptd.receipt_snapshots'::regclass AND inhrelid::regclass::text LIKE '%' || to_char(now(), 'YYYYMMDD')");
+    assert_eq!(member.count(&format!("SELECT 1 FROM {partition}")).await, 0);
+    assert_eq!(member.count("SELECT 1 FROM receiptd.receipt_snapshots").await, 1);
+}
+
+/// What a role that may create in `public` can plant there to match the statements of functions better than PostgreSQL's own
+/// functions and operators do.
+const PLANTED: &str = "
+    CREATE TABLE public.stolen (by text);
+    GRANT ALL ON public.stolen TO PUBLIC;
+    CREATE FUNCTION public.steal() RETURNS integer LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.stolen VALUES (current_user); RETURN 1; END $$;
+    CREATE FUNCTION public.divide(integer, real) RETURNS real LANGUAGE sql AS 'SELECT public.steal()::real';
+    CREATE OPERATOR public./ (LEFTARG = integer, RIGHTARG = real, FUNCTION = public.divide);
+    CREATE FUNCTION public.first_of(integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT public.steal()';
+    CREATE AGGREGATE public.first_value(integer) (SFUNC = public.first_of, STYPE = integer);
+    CREATE FUNCTION public.count(text) RETURNS bigint LANGUAGE sql AS 'SELECT public.steal()::bigint';
+    CREATE TYPE public.trap AS (caught bigint);
+    CREATE FUNCTION public.caught(bigint) RETURNS public.trap LANGUAGE sql AS 'SELECT ROW(public.steal())::public.trap';
+    CREATE CAST (bigint AS public.trap) WITH FUNCTION public.caught(bigint) AS IMPLICIT;
+    CREATE FUNCTION public.same(public.trap, public.trap) RETURNS boolean LANGUAGE sql AS 'SELECT public.steal() = 1';
+    CREATE OPERATOR public.= (LEFTARG = public.trap, RIGHTARG = public.trap, FUNCTION = public.same);";
+
+#[tokio::test]
+async fn functions_for_analysts_call_nothing_that_another_role_has_planted() {
+    let member = Member::of_two_apps("receiptd_reader").await;
+    let stranger = format!("stranger_in_{}", member.database.name());
+    member.database.psql(&format!("CREATE ROLE {stranger}; GRANT ALL ON SCHEMA public TO {stranger}"));
+    member.database.psql(&format!("SET ROLE {stranger}; {PLANTED}"));
+    assert_eq!(member.count("SELECT * FROM receiptd.receipts_at(now())").await, 2);
+    assert_eq!(member.count("SELECT * FROM receiptd.receipt_curve('g', 1, '1 hour')").await, 2);
+    assert_eq!(member.database.psql("SELECT count(*) FROM public.stolen"), "0");
+    member.may("SELECT 1 / 2::real").await;
+    assert_eq!(member.database.psql("SELECT count(*) FROM public.stolen"), "1", "it is planted");
+}
+
+#[tokio::test]
+async fn temporary_tables_and_types_of_a_writer_stand_in_for_nothing() {
+    let member = Member::of("receiptd_writer").await;
+    let shadows = "CREATE TEMP TABLE watched_groups (); CREATE TEMP TABLE watched_messages (); CREATE TEMP TABLE pg_class ();
+        CREATE TEMP TABLE pg_roles (); CREATE DOMAIN pg_temp.text AS integer; CREATE DOMAIN pg_temp.bigint AS pg_catalog.bool;
+        CREATE FUNCTION pg_temp.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT 1 / 0, NULL::timestamptz' ";
+    let shadows =
+        shadows.replace("'SELECT 1 / 0, NULL::timestamptz'", "$$ SELECT ('infinity'::pg_catalog.text)::timestamptz $$");
+    let calls = format!(
+        "{shadows}; SET search_path = pg_temp, receiptd, pg_catalog;
+         SELECT receiptd.watch_messages({APP}, 'g', ARRAY[1, 2]), receiptd.unwatch_messages({APP}, 'g', ARRAY[2]),
+            receiptd.pause_group({APP}, 'g'), receiptd.resume_group({APP}, 'g')"
+    );
+    member.may(&calls).await;
+    assert_eq!(
+        member
+            .database
+            .psql("SELECT count(*), count(*) FILTER (WHERE state = 'active') FROM receiptd.watched_messages"),
+        "2|1"
+    );
+}
+
 #[tokio::test]
 async fn one_of_many_roles_of_a_pooled_login_sees_its_own_apps_alone() {
     let member = Member::of_two_apps("receiptd_reader").await;
