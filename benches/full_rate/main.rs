@@ -115,7 +115,7 @@ async fn million() {
     let start = Instant::now();
     setup.watch(Watch { groups: 1, messages: 1_000_000, every: "1h", members: 20 }).await;
     println!("\nA million watched messages in 1 group");
-    println!("  watch_messages         {:.1} s in one call", start.elapsed().as_secs_f64());
+    println!("  watch_messages         {:.1} s in calls of 50,000", start.elapsed().as_secs_f64());
     let start = Instant::now();
     let daemon = setup.start_daemon("1h");
     setup.simulator.wait_for_calls(1).await;

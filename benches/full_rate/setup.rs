@@ -77,7 +77,10 @@ impl Setup {
     pub async fn watch(&mut self, watch: Watch) {
         let store = receiptd::store::Store::new(&self.url.clone().into(), 2, SdkAppId::try_from(APP).unwrap()).unwrap();
         store.migrate().await.unwrap();
-        let sql = "SELECT receiptd.watch_messages($1, 'group ' || g, array(SELECT generate_series(1::bigint, $2))) FROM generate_series(1, $3) g";
+        // In calls of as many as limits.messages_per_call allows.
+        let sql = "SELECT receiptd.watch_messages($1, 'group ' || g,
+                array(SELECT generate_series(part * 50000 + 1, least((part + 1) * 50000, $2))))
+            FROM generate_series(1, $3) AS g, generate_series(0::bigint, ($2 - 1) / 50000) AS part";
         sqlx::query(sql).bind(APP).bind(watch.messages).bind(watch.groups).execute(&self.pool).await.unwrap();
     }
 

@@ -33,15 +33,17 @@ impl Store {
                 SELECT sdk_app_id FROM receiptd.apps WHERE sdk_app_id = $1 FOR NO KEY UPDATE SKIP LOCKED
             ), counted AS (
                 SELECT count(*) FILTER (WHERE g.state <> 'removed') AS groups, coalesce(max(g.group_key), 0) AS last_group_key,
-                    coalesce(sum(m.active), 0) AS active_messages
+                    coalesce(sum(m.active), 0) AS active_messages,
+                    coalesce((SELECT sum(messages) FROM receiptd.watch_totals WHERE sdk_app_id = $1), 0) AS watched_at_count
                 FROM receiptd.watched_groups g LEFT JOIN (
-                    SELECT group_key, count(*) AS active FROM receiptd.watched_messages WHERE slot_id IS NOT NULL
+                    SELECT group_key, count(*) AS active FROM receiptd.watched_messages WHERE state = 'active'
                     GROUP BY group_key
                 ) m USING (group_key) WHERE g.sdk_app_id = $1
             )
             UPDATE receiptd.apps a SET max_messages_a_call = $2, max_active_messages = $3, max_groups = $4,
                 groups = counted.groups, last_group_key = counted.last_group_key,
-                active_messages = counted.active_messages, counted_at = clock_timestamp()
+                active_messages = counted.active_messages,
+                watched_at_count = counted.watched_at_count, counted_at = clock_timestamp()
             FROM app, counted WHERE a.sdk_app_id = app.sdk_app_id",
         )
         .bind(self.app())

@@ -87,9 +87,6 @@ impl Store {
     ) -> Result<u64, sqlx::Error> {
         let groups: Vec<&str> = lines.iter().map(|line| line.group.as_str()).collect();
         self.watch_groups_of(connection, &groups).await?;
-        let count = i32::try_from(lines.len()).unwrap_or(i32::MAX);
-        let bounded = query("SELECT receiptd.refuse_full_app($1, $2)").bind(self.app()).bind(count);
-        bounded.execute(&mut *connection).await?;
         let seqs: Vec<i64> = lines.iter().map(|line| i64::from(line.seq.get())).collect();
         let sent_at: Vec<Timestamp> = lines.iter().map(|line| line.sent_at.unwrap_or(now)).collect();
         let watched: i64 = query_scalar(
@@ -101,8 +98,11 @@ impl Store {
         .bind(&groups)
         .bind(&seqs)
         .bind(&sent_at)
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
+        let added = i32::try_from(watched).unwrap_or(i32::MAX);
+        let bounded = query("SELECT receiptd.refuse_full_app($1, $2)").bind(self.app()).bind(added);
+        bounded.execute(connection).await?;
         Ok(watched.unsigned_abs())
     }
 

@@ -168,7 +168,7 @@ async fn what_applications_may_have_watched_is_bounded() {
     for (call, refusal) in [
         ("watch_messages(1400000000, 'a', '{11,12,13,14,15,16}')", "a call may name 5 messages, and this one names 6"),
         ("unwatch_messages(1400000000, 'a', '{1,2,3,4,5,6}')", "a call may name 5 messages"),
-        ("watch_messages(1400000000, 'a', '{11,12,13}')", "app 1400000000 may watch 7 messages at a time"),
+        ("watch_messages(1400000000, 'a', '{4,5,11,12,13}')", "app 1400000000 may watch 7 messages at a time"),
         ("watch_messages(1400000000, 'a', '{11}', now() + interval '25 hours')", "more than a day ahead"),
         ("watch_messages(1400000000, 'a', '{11}', 'infinity')", "more than a day ahead"),
     ] {
@@ -183,5 +183,27 @@ async fn what_applications_may_have_watched_is_bounded() {
         .execute(&rig.pool)
         .await
         .unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_bound_on_messages_counts_what_was_watched_since_the_last_count_and_none_twice() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.settings.limits = receiptd::store::Bounds { messages_per_call: 9, messages: 7, groups: 2 };
+    rig.start().await;
+    rig.watch("a", 1..=5).await;
+    rig.until("(SELECT active_messages = 5 FROM receiptd.apps)").await;
+    // Nothing is counted for the rest of the test.
+    let mut held = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM receiptd.apps FOR UPDATE").execute(&mut *held).await.unwrap();
+    rig.watch("a", 1..=6).await;
+    rig.until("(SELECT bool_and(slot_id IS NOT NULL) FROM receiptd.watched_messages)").await;
+    let error = sqlx::query("SELECT receiptd.watch_messages(1400000000, 'a', '{6,7,8}')").execute(&rig.pool).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("may watch 7 messages at a time"), "{error}");
+    rig.watch("a", 1..=7).await;
+    rig.until("(SELECT count(*) = 7 AND bool_and(slot_id IS NOT NULL) FROM receiptd.watched_messages)").await;
+    held.rollback().await.unwrap();
+    rig.until("(SELECT active_messages = 7 FROM receiptd.apps)").await;
     rig.stop().await;
 }
