@@ -17,7 +17,6 @@ mod server;
 use std::{
     env,
     ffi::OsString,
-    fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
@@ -183,7 +182,7 @@ impl Drop for EmbeddedPostgres {
 /// The URL of a database of the server that another process runs in `data_dir`, if one accepts connections there and we may
 /// know of it.
 pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
-    let pid_file = fs::read_to_string(DataDirectory::cluster_in(data_dir).join("postmaster.pid")).ok()?;
+    let pid_file = server::pid_file(&DataDirectory::cluster_in(data_dir).join("postmaster.pid"))?;
     let socket_dir = socket_dir_of(&pid_file)?;
     UnixStream::connect(Path::new(socket_dir).join(".s.PGSQL.5432")).ok()?;
     Some(url(socket_dir, database))

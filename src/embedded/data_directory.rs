@@ -8,7 +8,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     process,
@@ -58,7 +58,7 @@ impl DataDirectory {
     pub(super) fn is_usable(path: &Path) -> bool {
         let lock = open_no_link(File::options().read(true).write(true), &path.join("lock"));
         let is_locked_out = lock.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
-        !is_locked_out && fs::read(Self::cluster_in(path).join("PG_VERSION")).is_ok()
+        !is_locked_out && read_no_link(&Self::cluster_in(path).join("PG_VERSION")).is_ok()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -83,11 +83,12 @@ impl DataDirectory {
     /// The major version of PostgreSQL that the data is of; none if there is no data yet.
     pub(super) fn version(&self) -> Result<Option<u32>, EmbeddedError> {
         let path = self.cluster().join("PG_VERSION");
-        let text = match fs::read_to_string(&path) {
+        let text = match read_no_link(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             read => read.map_err(file("reading", &path))?,
         };
-        let version = text.trim().parse().map_err(|error| file("reading", path)(std::io::Error::other(error)))?;
+        let version = String::from_utf8_lossy(&text).trim().parse();
+        let version = version.map_err(|error| file("reading", path)(io::Error::other(error)))?;
         Ok(Some(version))
     }
 
@@ -162,17 +163,21 @@ fn remove_directory(path: &Path) -> Result<(), EmbeddedError> {
 fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.nlink() > 1 {
-        return Err(io::Error::other("it is no file of its own, but a link or a device: remove it"));
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file: remove it"));
     }
     Ok(file)
 }
 
-/// The text of a file in a directory that may be another account's.
+/// Files of the server that are read are short, but for its log, of which the end counts.
+const MAX_READ: u64 = 64 * 1024;
+
+/// The last 64 KB of a file in a directory that may be another account's.
 pub(super) fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_no_link(File::options().read(true), path)?.read_to_end(&mut bytes)?;
+    let mut file = open_no_link(File::options().read(true), path)?;
+    file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(MAX_READ)))?;
+    file.take(MAX_READ).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -183,6 +188,11 @@ fn lock(data_dir: &Path) -> Result<File, EmbeddedError> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut lock = open_no_link(&mut options, &path).map_err(file("opening", &path))?;
+    if lock.metadata().map_err(file("looking at", &path))?.nlink() > 1 {
+        return Err(file("opening", path)(io::Error::other(
+            "it is a link to another file, which is not to be written: remove it",
+        )));
+    }
     let owner = fs::metadata(data_dir).map_err(file("looking at", data_dir))?;
     if lock.metadata().map_err(file("looking at", &path))?.uid() != owner.uid() && geteuid().is_root() {
         fchown(&lock, Some(owner.uid()), Some(owner.gid())).map_err(file("changing the owner of", &path))?;
@@ -229,6 +239,23 @@ mod tests {
         assert!(refusal.starts_with(&expected), "{refusal}");
         drop(first);
         DataDirectory::open(place.path(), false).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_file_of_the_server_is_not_read() {
+        let place = tempfile::tempdir().unwrap();
+        let (data_dir, other) = (place.path().join("data"), place.path().join("other"));
+        fs::create_dir_all(data_dir.join("cluster")).unwrap();
+        fs::write(&other, "15\n").unwrap();
+        std::os::unix::fs::symlink(&other, data_dir.join("cluster/PG_VERSION")).unwrap();
+        assert!(!DataDirectory::is_usable(&data_dir));
+        let refusal = DataDirectory::open(&data_dir, false).unwrap().version().unwrap_err().to_string();
+        assert!(refusal.contains("cluster/PG_VERSION"), "{refusal}");
+        fs::remove_file(data_dir.join("cluster/PG_VERSION")).unwrap();
+        fs::copy(&other, data_dir.join("cluster/PG_VERSION")).unwrap();
+        assert!(DataDirectory::is_usable(&data_dir));
+        fs::write(&other, "x".repeat(200_000)).unwrap();
+        assert_eq!(read_no_link(&other).unwrap().len(), 64 * 1024, "however long somebody makes it");
     }
 
     #[test]

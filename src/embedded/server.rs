@@ -89,7 +89,7 @@ impl Server {
     fn wait_until_ready(&mut self, cluster: &Path) -> Result<(), String> {
         let deadline = Instant::now() + START_PATIENCE;
         while Instant::now() < deadline {
-            let state = fs::read_to_string(cluster.join("postmaster.pid")).unwrap_or_default();
+            let state = pid_file(&cluster.join("postmaster.pid")).unwrap_or_default();
             if is_ready(&state, self.pid) {
                 return Ok(());
             }
@@ -127,9 +127,8 @@ impl Server {
 /// pid file whose number has gone to another process since, which PostgreSQL would take for a live server.
 /// Only for the holder of the data directory's lock.
 pub(super) fn stop_left_server(cluster: &Path, programs: &Programs) -> Result<(), EmbeddedError> {
-    let pid_file = cluster.join("postmaster.pid");
-    let Some(pid) = fs::read_to_string(&pid_file).ok().and_then(|state| state.lines().next()?.parse::<u32>().ok())
-    else {
+    let path = cluster.join("postmaster.pid");
+    let Some(pid) = pid_file(&path).and_then(|state| state.lines().next()?.parse::<u32>().ok()) else {
         return Ok(());
     };
     // A server's working directory is its cluster. Of a process that is gone, and on a system without /proc,
@@ -138,11 +137,16 @@ pub(super) fn stop_left_server(cluster: &Path, programs: &Programs) -> Result<()
         Ok(directory) if directory == cluster => {
             let mut pg_ctl = programs.command("pg_ctl");
             pg_ctl.args(["stop", "-m", "fast", "-w", "-t", "60", "-D"]).arg(cluster);
-            programs::output(pg_ctl).map(drop).or_else(|error| if pid_file.exists() { Err(error) } else { Ok(()) })
+            programs::output(pg_ctl).map(drop).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })
         }
-        Ok(_) => fs::remove_file(&pid_file).map_err(file("removing", pid_file)),
+        Ok(_) => fs::remove_file(&path).map_err(file("removing", path)),
         Err(_) => Ok(()),
     }
+}
+
+/// The text of a server's postmaster.pid, if there is one.
+pub(super) fn pid_file(path: &Path) -> Option<String> {
+    read_no_link(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What makes the server private; given on the command line, it overrides every configuration file.
