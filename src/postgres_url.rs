@@ -55,6 +55,9 @@ impl PostgresUrl {
         let parameters: Vec<(String, String)> =
             url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
         refuse_unknown(&parameters)?;
+        if parameters.iter().any(|(name, value)| name == "port" && value.contains(',')) {
+            return fault(SEVERAL_HOSTS);
+        }
         let value = |wanted: &str| parameters.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| &**value);
         let (host, hostaddr) = (value("host"), value("hostaddr"));
         if hostaddr.is_some() && (host.is_some() || has_host) {
@@ -82,9 +85,13 @@ impl PostgresUrl {
         if url.username().is_empty() && value("user").is_none() {
             return fault("names no user: give postgres://USER@HOST:PORT/DATABASE");
         }
-        let mode = match value("sslmode").or(sslmode) {
-            Some(mode) => Some(mode_of(mode)?),
-            None => None,
+        let mode = match (value("sslmode"), sslmode.filter(|mode| !mode.is_empty())) {
+            (Some(mode), _) => Some(mode_of(mode)?),
+            (None, Some(mode)) => {
+                let mode = mode_of(mode);
+                Some(mode.map_err(|UrlFault(why)| UrlFault(format!("has no sslmode, and $PGSSLMODE instead {why}")))?)
+            }
+            (None, None) => None,
         };
         let mode = protection(mode, is_local(&options), value("sslrootcert"))?;
         let has_password = url.password().is_some() || value("password").is_some();
@@ -161,6 +168,9 @@ fn url_of(text: &str) -> Result<(bool, Url), UrlFault> {
     if path.contains('#') {
         return fault(UNREADABLE);
     }
+    if host.starts_with('[') && host.contains('%') {
+        return fault("has an address with a zone: give the name of the host, or an address that needs no zone");
+    }
     let has_host = !host.is_empty() && !host.starts_with(':');
     let at = if user.is_empty() { "" } else { "@" };
     let default = if has_host { "" } else { "localhost" };
@@ -177,6 +187,10 @@ fn refuse_unknown(parameters: &[(String, String)]) -> Result<(), UrlFault> {
     let hint = match name.as_str() {
         "ssl" | "tls" | "ssl-mode" | "requiressl" => "; how the way is protected is said by sslmode",
         "target_session_attrs" => "; receiptd connects to one server, which has to be the one that takes writes",
+        "connect_timeout" => "; receiptd waits for a connection for 5 s",
+        "keepalives" | "keepalives_idle" | "keepalives_interval" | "keepalives_count" | "tcp_user_timeout" => {
+            "; receiptd sets it itself"
+        }
         "channel_binding" => "; sslmode=verify-full protects against what it protects against",
         _ => "",
     };
@@ -310,6 +324,10 @@ mod tests {
                 "parameter ssl that is not understood; how the way is protected is said by sslmode",
             ),
             ("postgres://me@db/app?channel_binding=require", "channel_binding"),
+            ("postgres://me@db/app?connect_timeout=5", "waits for a connection for 5 s"),
+            ("postgres://me@db/app?keepalives_idle=5", "receiptd sets it itself"),
+            ("postgres://me@/app?host=/run/postgresql&port=5432,5433", "several hosts"),
+            ("postgres://me@[fe80::1%25eth0]/app", "a zone"),
             ("postgres://me@db/app?sslmod=require", "Known are application_name, dbname"),
             ("postgres://me@db/app?target_session_attrs=read-write", "takes writes"),
             ("postgres://me@db/app?sslmode=no-verify", "give require"),
@@ -328,6 +346,13 @@ mod tests {
             let error = PostgresUrl::parse(url, None).expect_err(url).to_string();
             assert!(error.contains(expected), "{url}: {error}");
         }
+        let by_environment = PostgresUrl::parse("postgres://me@db/app", Some("always")).unwrap_err().to_string();
+        assert!(by_environment.contains("$PGSSLMODE instead has an unknown sslmode"), "{by_environment}");
+        assert!(PostgresUrl::parse("postgres://me@db/app?sslmode=require", Some("always")).is_ok());
+        assert_eq!(
+            format!("{:?}", PostgresUrl::parse("postgres://me@db/app", Some("")).unwrap().options.get_ssl_mode()),
+            "VerifyFull"
+        );
         let error = PostgresUrl::parse("postgres://me@db/app?hunter2%20is%20secret", None).unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
     }
