@@ -83,6 +83,25 @@ fn what_is_missing_ends_with_78() {
 }
 
 #[test]
+fn a_key_that_can_not_be_one_is_pointed_out() {
+    let digits = "0123456789abcdef".repeat(4);
+    for (key, is_usual) in [
+        (digits.clone(), true),
+        (digits.to_uppercase(), true),
+        (format!(" {digits}\n"), true),
+        (format!("\u{feff}{digits}"), true),
+        (digits[1..].to_owned(), false),
+        (format!("{digits}0"), false),
+        (digits.replace('f', "g"), false),
+        (digits.replace('0', "０"), false),
+    ] {
+        let (code, out, err) = run(check(REFERENCE).env("RECEIPTD_CHAT__SECRET_KEY", &key));
+        assert_eq!((code, out.contains("is not of 64 digits"), err.as_str()), (0, !is_usual, ""), "{key:?}: {out}");
+        assert!(!out.contains(&digits[2..12]), "{out}");
+    }
+}
+
+#[test]
 fn flags_hold_over_variables_and_variables_over_the_file() {
     let mut command = check(REFERENCE);
     command.env("RECEIPTD_POLLING__BATCH_SIZE", "20").env("RECEIPTD_HTTP__LISTEN", "off");

@@ -93,3 +93,22 @@ async fn sighup_takes_over_what_the_database_was_waited_for() {
     let (code, said) = end(daemon);
     assert_eq!(code, Some(0), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_says_that_the_database_only_reads() {
+    let (mut place, database) = (Place::new("reads", 200).await, TestDatabase::new().await);
+    let listen = place.listens();
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    assert_eq!(get(listen, "/readyz").await.0, 200);
+    let only_read = "ALTER DATABASE $name SET default_transaction_read_only = on;
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '$name' AND pid <> pg_backend_pid()";
+    database.psql(&only_read.replace("$name", database.name()));
+    let (mut status, mut body) = get(listen, "/readyz").await;
+    while !body.contains("default_transaction_read_only is on") {
+        (status, body) = get(listen, "/readyz").await;
+    }
+    assert!(status == 503 && body.contains("RESET default_transaction_read_only"), "{body}");
+    signal(&daemon, "-TERM");
+    end(daemon);
+}
