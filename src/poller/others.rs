@@ -38,10 +38,11 @@ impl Outcomes {
     /// Notes the outcome of an attempt. One that asks to slow down is neither answered nor failed.
     pub(super) fn note(&mut self, slot: SlotId, class: Class, now: Instant) {
         match class {
-            Class::Success | Class::Incomplete | Class::GroupFault | Class::Message => self.answered.note(slot, now),
+            Class::Success | Class::Incomplete | Class::Message => self.answered.note(slot, now),
             // Where only a part of a call was refused, its other parts are answered.
             Class::Retry | Class::Unknown | Class::Split => self.failed.note(slot, now),
-            Class::SlowDown | Class::Wait | Class::SignAgain | Class::AppFault => {}
+            // A refused group is not called again for hours: it says nothing of the service from then on.
+            Class::GroupFault | Class::SlowDown | Class::Wait | Class::SignAgain | Class::AppFault => {}
         }
     }
 
@@ -82,7 +83,7 @@ mod tests {
             (vec![(2, good, 0), (3, bad, 9)], 11, Others::Failing),
             (vec![(2, good, 0), (3, bad, 9), (4, good, 10)], 60, Others::Answered),
             (vec![(2, Class::Unknown, 0)], 60, Others::Failing),
-            (vec![(2, Class::GroupFault, 0)], 60, Others::Answered),
+            (vec![(2, Class::GroupFault, 0)], 60, Others::Unknown),
             (vec![(2, Class::Split, 0)], 60, Others::Failing),
             (vec![(2, Class::Split, 0), (2, good, 1)], 60, Others::Answered),
             (vec![(2, Class::SlowDown, 0)], 0, Others::Unknown),
