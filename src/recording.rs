@@ -39,8 +39,7 @@ const RETRY_TO_BLAME_AT_MOST: TimeDelta = TimeDelta::hours(6);
 /// a minute closes nothing.
 const REFUSED_FOR: TimeDelta = TimeDelta::minutes(5);
 
-/// From this many failed polls in a row on (some five minutes), messages of which nothing is known are given up even if the
-/// service is to blame.
+/// The same (some five minutes) for giving up messages of which nothing is known, if nothing is known of others either.
 const GIVEN_UP_FROM: i32 = 6;
 
 /// A message whose polls fail is expired this long after the end of its cadence.
@@ -90,6 +89,14 @@ pub enum Others {
     Failing,
     /// There were none.
     Unknown,
+}
+
+impl Others {
+    /// What became of them during a poll, from what was known when it began and when it ended: what fails while an outage
+    /// begins or ends is part of that.
+    pub fn until(self, end: Self) -> Self {
+        if self == Self::Failing { self } else { end }
+    }
 }
 
 /// How a poll ended.
@@ -529,9 +536,12 @@ fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
     slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
 }
 
+/// How many polls in a row have failed. A poll that fails while others fail too counts for no more than the first, which is
+/// enough for the pause: nobody is to blame for an outage, however long it is.
 fn failures(slot: &Slot, poll: &Poll) -> i32 {
     match poll.end {
         PollEnd::Complete => 0,
+        PollEnd::GivenUp if poll.others == Others::Failing => slot.failures.max(1),
         PollEnd::GivenUp => slot.failures.saturating_add(1),
         PollEnd::GroupFault(_) | PollEnd::Stopped => slot.failures,
     }

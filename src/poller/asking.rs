@@ -65,10 +65,12 @@ pub(super) enum Next {
 impl Asking {
     /// A poll of `slot` in calls of these sizes, while the calls of other slots come to `others`.
     pub(super) fn new(slot: &Slot, sizes: BatchSizes, others: Others) -> Self {
+        // Where others fail too, one failure is as good as any number: the next attempt is that of the next poll.
+        let fails_with_others = slot.failures > 0 && others == Others::Failing;
         let mut asking = Self {
             batches: VecDeque::new(),
             retry: Retry::default(),
-            failures: slot.failures,
+            failures: if fails_with_others { slot.failures.max(FAILURES_TO_BLAME) } else { slot.failures },
             signed_again: false,
             in_vain: Duration::ZERO,
             culprits: vec![],
@@ -449,13 +451,40 @@ pub(super) mod tests {
 
     #[test]
     fn while_other_calls_fail_too_no_message_is_blamed_and_each_poll_makes_one_attempt() {
-        let mut asking = Asking::new(&Slot { failures: 5, ..slot(16) }, ALL, Others::Failing);
-        let batch = asking.batch().unwrap().to_vec();
-        assert_eq!(batch.len(), 16);
-        assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
-        assert!(asking.batch().is_none());
-        let poll = asking.into_poll();
-        assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
+        for failures in [1, 5] {
+            let mut asking = Asking::new(&Slot { failures, ..slot(16) }, ALL, Others::Failing);
+            let batch = asking.batch().unwrap().to_vec();
+            assert_eq!(batch.len(), 16);
+            assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
+            assert!(asking.batch().is_none());
+            let poll = asking.into_poll();
+            assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
+        }
+    }
+
+    #[test]
+    fn after_an_outage_a_slot_is_asked_for_as_a_whole_and_a_message_that_fails_is_put_off_for_seconds() {
+        for code in [10002, 10004] {
+            let mut slot = slot(50);
+            for poll in 0..60 {
+                let mut asking = Asking::new(&slot, ALL, Others::Failing);
+                while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                    asking.heard(attempt(&batch, code), || true);
+                }
+                let (cadences, keep) = (Cadences::default(), KeepSnapshots::Changes);
+                slot.failures =
+                    Recording::of(slot.clone(), asking.into_poll(), cadences.of(None), keep, now()).failures;
+                assert_eq!(slot.failures, 1, "after poll {poll} of an outage with {code}");
+            }
+            let asking = Asking::new(&slot, ALL, Others::Answered);
+            assert_eq!(asking.batch().map(<[MsgSeq]>::len), Some(50));
+            let is_over = |slots: &[Slot], _: &BTreeSet<u32>| slots.iter().any(|slot| slot.messages.len() == 1);
+            let bad = BTreeSet::from([7]);
+            let (slots, .., took) = poll_until(slot, &bad, (code, Duration::ZERO), is_over);
+            let alone = slots.iter().find(|slot| slot.messages.len() == 1).unwrap();
+            let wait = (alone.next_poll_at - now()) - took;
+            assert!(wait <= chrono::TimeDelta::seconds(10), "{wait} after an outage with {code}");
+        }
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Caller {
             }
         }
         let (sent, mut poll) = (polling.sent, polling.asking.into_poll());
+        poll.others = poll.others.until(self.outcomes().of_others(slot.slot_id, Instant::now()));
         let mut limit = self.limit();
         if limit.learn(&poll, clock::uptime()) {
             self.trouble.takes_only(limit.known());

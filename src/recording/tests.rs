@@ -289,7 +289,9 @@ fn a_message_a_day_past_its_end_is_expired_by_a_poll_that_failed_and_one_never_s
         (unseen(40), 0, Others::Answered, false),
         (unseen(40), 2, Others::Answered, true),
         (unseen(40), 2, Others::Failing, false),
-        (unseen(40), 5, Others::Failing, true),
+        (unseen(40), 5, Others::Failing, false),
+        (unseen(40), 4, Others::Unknown, false),
+        (unseen(40), 5, Others::Unknown, true),
     ] {
         let slot = Slot { failures, ..slot(vec![message.clone()]) };
         let recording = record(slot, Poll { others, ..Poll::ended(PollEnd::GivenUp) });
@@ -317,6 +319,26 @@ fn a_slot_that_fails_while_others_are_answered_waits_longer_each_time_whatever_i
         let recording = record(slot, poll);
         let due = noon() + TimeDelta::seconds(expected);
         assert_eq!((recording.next_poll_at, recording.join_due), (due, due), "after {failures} failures");
+    }
+}
+
+#[test]
+fn what_fails_while_others_fail_counts_once_whoever_was_to_blame_before() {
+    for (others, failures, expected) in [
+        (Others::Failing, 0, 1),
+        (Others::Failing, 1, 1),
+        (Others::Failing, 7, 7),
+        (Others::Answered, 1, 2),
+        (Others::Unknown, 1, 2),
+        (Others::Failing.until(Others::Answered), 1, 1),
+        (Others::Answered.until(Others::Failing), 1, 1),
+        (Others::Unknown.until(Others::Answered), 1, 2),
+    ] {
+        let slot = Slot { failures, ..slot(vec![message(1)]) };
+        let recording = record(slot, Poll { others, ..Poll::ended(PollEnd::GivenUp) });
+        assert_eq!(recording.failures, expected, "{failures} failures, others {others:?}");
+        let next_minute = noon() + TimeDelta::minutes(1);
+        assert!(recording.next_poll_at <= next_minute || others != Others::Failing, "back by its cadence");
     }
 }
 

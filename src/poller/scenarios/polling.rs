@@ -348,6 +348,7 @@ impl World {
         let polling = self.polling(daemon);
         let Some(Polled { slot, asking, pass, refusal, sent, .. }) = polling.polls.remove(&id) else { return };
         let mut poll = asking.into_poll();
+        poll.others = poll.others.until(polling.outcomes.of_others(slot.slot_id, clocks.monotonic));
         polling.limit.learn(&poll, clocks.monotonic);
         judge(&mut polling.gate, &slot, &mut poll, refusal, pass, (sent, clocks.monotonic));
         let mut back: Vec<SlotId> = slot.absorbs.iter().map(|(other, _)| *other).collect();
