@@ -28,7 +28,7 @@ const MAX_FAILED_PARTS: usize = 16;
 const MAX_FAILED_PARTS_IN_VAIN: usize = 5;
 
 /// Maximum number of refused calls (10004, 10018) of a poll in which nothing has been answered: the messages are probably not
-/// to blame.
+/// to blame. If the poll before failed too, [`MAX_FAILED_PARTS_IN_VAIN`] holds for these as well.
 const MAX_REFUSALS_IN_VAIN: usize = 20;
 
 /// A poll under way.
@@ -174,8 +174,14 @@ impl Asking {
                 self.settle();
                 self.refusals += 1;
                 let (older, younger) = asked.split_at(asked.len() / 2);
-                self.batches.push_front(younger.to_vec());
-                self.batches.push_front(older.to_vec());
+                let halves = [older.to_vec(), younger.to_vec()];
+                if self.failures == 0 {
+                    // There may only be too many: a part that is small enough comes soonest so.
+                    halves.into_iter().rev().for_each(|half| self.batches.push_front(half));
+                } else {
+                    // An answer to any part comes soonest so.
+                    self.batches.extend(halves);
+                }
             }
             Class::Split => {
                 self.settle();
@@ -189,7 +195,8 @@ impl Asking {
             Class::GroupFault => self.end(PollEnd::GroupFault(failure)),
             Class::Wait | Class::AppFault => return self.stop_app(failure),
         }
-        if self.refusals >= MAX_REFUSALS_IN_VAIN && !is_answered(&self.poll) {
+        let most_in_vain = if self.failures > 0 { MAX_FAILED_PARTS_IN_VAIN } else { MAX_REFUSALS_IN_VAIN };
+        if self.refusals >= most_in_vain && !is_answered(&self.poll) {
             self.end(PollEnd::GivenUp);
         }
         Next::GoOn
@@ -512,6 +519,42 @@ pub(super) mod tests {
         }
         assert!(calls <= MAX_REFUSALS_IN_VAIN, "{calls}");
         assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
+    }
+
+    #[test]
+    fn a_slot_that_is_refused_again_and_again_makes_as_few_calls_as_one_that_fails_otherwise() {
+        for (messages, failures) in [(50, 1), (50, 2), (12, 1), (200, 9)] {
+            let mut asking = Asking::new(&Slot { failures, ..slot(messages) }, ALL, Others::Answered);
+            let mut calls = 0;
+            while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                calls += 1;
+                asking.heard(attempt(&batch, 10004), || true);
+            }
+            assert!(calls <= MAX_FAILED_PARTS_IN_VAIN, "{calls} calls after {failures} failures");
+            assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
+        }
+    }
+
+    #[test]
+    fn after_an_outage_one_message_that_is_refused_is_found_at_once() {
+        for (others, bad) in
+            [Others::Failing, Others::Answered].into_iter().flat_map(|others| [(others, 1), (others, 200)])
+        {
+            let mut asking = Asking::new(&Slot { failures: 1, ..slot(200) }, ALL, others);
+            while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                let is_refused = batch.iter().any(|seq| seq.get() == bad);
+                asking.heard(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
+            }
+            let poll = asking.into_poll();
+            assert_eq!((poll.end, poll.receipts.len(), poll.rejected.len()), (PollEnd::Complete, 199, 1), "{others:?}");
+        }
+    }
+
+    #[test]
+    fn good_messages_among_many_that_are_refused_are_observed() {
+        let bad: BTreeSet<u32> = (1..=30).collect();
+        let good = all_but(46, &bad);
+        poll_until(slot(46), &bad, (10004, Duration::from_millis(20)), |_, answered| *answered == good);
     }
 
     #[test]
