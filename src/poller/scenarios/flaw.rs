@@ -89,7 +89,7 @@ pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usi
 }
 
 fn of_group(random: &mut fastrand::Rng) -> Symptom {
-    const CODES: [i64; 6] = [10002, 60008, 99999, -1, 10007, 10010];
+    const CODES: [i64; 9] = [10002, 60008, 99999, -1, 10007, 10010, 10015, 10004, 10062];
     match random.u8(0..10) {
         0 => Symptom::Status([500, 502, 404][random.usize(..3)]),
         1 => Symptom::Garbage,
