@@ -70,6 +70,21 @@ async fn one_bad_group(name: &str, fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_group_that_is_refused_like_an_app_holds_up_no_other() {
+    one_bad_group("group-60003", Fault::ErrorCode { code: 60_003 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_group_whose_signature_is_refused_holds_up_no_other() {
+    one_bad_group("group-70003", Fault::ErrorCode { code: 70_003 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_group_for_which_the_app_is_to_wait_holds_up_no_other() {
+    one_bad_group("group-70050", Fault::ErrorCode { code: 70_050 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_group_for_which_the_app_is_to_slow_down_holds_up_no_other() {
     one_bad_group("group-60007", Fault::ErrorCode { code: 60_007 }).await;
 }
