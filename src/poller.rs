@@ -164,8 +164,21 @@ impl Poller {
         let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
         let brake = Brake::new(settings.max_calls_per_second).into();
         let room = Arc::new(Notify::new());
-        let caller =
-            Caller { client, lease, pacing, gate, brake, outcomes, limit, trouble, activity, room: room.clone(), stop };
+        let clock = store.clock().clone();
+        let caller = Caller {
+            client,
+            clock,
+            lease,
+            pacing,
+            gate,
+            brake,
+            outcomes,
+            limit,
+            trouble,
+            activity,
+            room: room.clone(),
+            stop,
+        };
         let caller = Arc::new(caller);
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
         let (news_sender, news) = mpsc::unbounded_channel();

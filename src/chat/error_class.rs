@@ -111,6 +111,11 @@ impl fmt::Display for Class {
     }
 }
 
+/// Whether the service answers like this where the clock of whoever signed is wrong.
+pub fn may_be_clocks_fault(code: i64) -> bool {
+    matches!(code, 70001 | 70003)
+}
+
 /// What the operator can do about a code, where the code says more than its `ErrorInfo`.
 pub fn remedy(code: i64) -> Option<&'static str> {
     Some(match code {
@@ -121,12 +126,14 @@ pub fn remedy(code: i64) -> Option<&'static str> {
             "chat.sdk_app_id is unknown, forbidden or out of service: see the app's console"
         }
         60021 => "this machine's IP address is not on the app's allow-list: add it in the console",
-        70001 => "the signature has expired: is this machine's clock right?",
+        70001 => "the signature has expired: is this machine's clock right (NTP)?",
         60028 => "the trial's volume of today is used up: wait until tomorrow, or upgrade the app's edition",
         70016 | 70020 | 60026 => "the app is not at home here: chat.region is probably another one",
-        70002 | 70009 | 70003 | 70005 => {
-            "the signature is wrong: check chat.secret_key, chat.sdk_app_id and chat.identifier"
+        70003 => {
+            "the signature is refused: is this machine's clock right (NTP)? Check chat.secret_key, chat.sdk_app_id and \
+             chat.identifier too"
         }
+        70002 | 70009 | 70005 => "the signature is wrong: check chat.secret_key, chat.sdk_app_id and chat.identifier",
         70013 | 70014 => "the signature is another account's or app's: check chat.identifier and chat.sdk_app_id",
         70050 => "the signature failed too often: check chat.secret_key",
         70107 | 70402 | 70403 | 60009 => "chat.identifier must be an admin account of the app",
@@ -202,6 +209,14 @@ mod tests {
         for status in [204, 301, 400, 403, 404] {
             assert_eq!(Class::of_http_status(status), Class::Unknown, "{status}");
         }
+    }
+
+    #[test]
+    fn a_signature_that_a_wrong_clock_may_have_made_sends_the_operator_to_the_clock() {
+        for code in [70001, 70003] {
+            assert!(may_be_clocks_fault(code) && remedy(code).unwrap().contains("clock"), "{code}");
+        }
+        assert!(!may_be_clocks_fault(70009));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error_class::{self, Class};
-use crate::printable::is_invisible;
+use crate::{clock::Doubt, printable::is_invisible};
 
 /// How much of an error text from outside is kept, in characters.
 const MAX_INFO_CHARS: usize = 200;
@@ -56,15 +56,18 @@ impl Failure {
         format!("Tencent Chat answers no call ({code}{})", self.info)
     }
 
-    /// That no call of the app is accepted, and what helps, in words.
-    pub fn of_app(&self) -> String {
+    /// That no call of the app is accepted, and what helps, in words. A signature may be refused since the clock is wrong: `doubt`
+    /// says what is known of that.
+    pub fn of_app(&self, doubt: Option<Doubt>) -> String {
         let Some(code) = self.code else { return self.info.clone() };
         let remedy = error_class::remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));
         let what = match self.class {
             Class::GroupFault | Class::Split => "all groups that are asked for",
             _ => "the app's calls",
         };
-        format!("Tencent Chat refuses {what} with code {code}: {}{remedy}", self.info)
+        let doubt = doubt.filter(|_| error_class::may_be_clocks_fault(code));
+        let clock = doubt.map_or_else(String::new, |doubt| format!("; {}", doubt.difference()));
+        format!("Tencent Chat refuses {what} with code {code}: {}{remedy}{clock}", self.info)
     }
 }
 
@@ -74,13 +77,24 @@ mod tests {
 
     #[test]
     fn a_fault_of_the_app_is_told_with_its_remedy() {
-        let told = |code| Failure::new(Class::AppFault, code, "sdkappid is unknown").of_app();
+        let told = |code| Failure::new(Class::AppFault, code, "sdkappid is unknown").of_app(None);
         assert_eq!(
             told(Some(60006)),
             "Tencent Chat refuses the app's calls with code 60006: sdkappid is unknown: chat.sdk_app_id is unknown, \
              forbidden or out of service: see the app's console"
         );
         assert_eq!(told(None), "sdkappid is unknown");
+    }
+
+    #[test]
+    fn a_refused_signature_is_told_with_what_is_known_of_this_machines_clock() {
+        let behind = Some(Doubt::Apart(chrono::TimeDelta::days(-100)));
+        let told = |code, doubt| Failure::new(Class::SignAgain, Some(code), "no").of_app(doubt);
+        for code in [70001, 70003] {
+            assert!(told(code, behind).ends_with("; this machine's clock is 100d behind the database's"));
+            assert!(told(code, None).contains("is this machine's clock right"), "{code}");
+        }
+        assert!(!told(70009, behind).contains("100d"), "that is the key's fault");
     }
 
     #[test]

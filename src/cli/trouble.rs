@@ -27,7 +27,7 @@ pub fn of_app(daemon: Option<&Value>, last_call: Option<&ExplainedCall>) -> Opti
 }
 
 fn refusal(call: &ExplainedCall) -> Option<String> {
-    call.failure().filter(|failure| STOPPED_BY.contains(&failure.class)).as_ref().map(Failure::of_app)
+    call.failure().filter(|failure| STOPPED_BY.contains(&failure.class)).as_ref().map(|failure| failure.of_app(None))
 }
 
 #[cfg(test)]

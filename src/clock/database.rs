@@ -61,20 +61,28 @@ pub enum Doubt {
     Stepped(TimeDelta),
 }
 
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Doubt {
+    /// How the clocks differ, or how one was set, in words.
+    pub fn difference(&self) -> String {
         let (Self::Apart(by) | Self::Stepped(by)) = self;
         let is_forward = *by > TimeDelta::zero();
         let by = span::roughly((by.abs() + TimeDelta::milliseconds(500)).to_std().unwrap_or_default());
         match (self, is_forward) {
-            (Self::Apart(_), true) => write!(f, "this machine's clock is {by} ahead of the database's"),
-            (Self::Apart(_), false) => write!(f, "this machine's clock is {by} behind the database's"),
-            (Self::Stepped(_), true) => write!(f, "the database's clock was set forward by {by} within the last hour"),
-            (Self::Stepped(_), false) => write!(f, "the database's clock was set back by {by} within the last hour"),
-        }?;
-        f.write_str(
-            ": times are stored by the database's, and nothing expires or is removed until this is over: \
-             check the clocks of both machines (NTP)",
+            (Self::Apart(_), true) => format!("this machine's clock is {by} ahead of the database's"),
+            (Self::Apart(_), false) => format!("this machine's clock is {by} behind the database's"),
+            (Self::Stepped(_), true) => format!("the database's clock was set forward by {by} within the last hour"),
+            (Self::Stepped(_), false) => format!("the database's clock was set back by {by} within the last hour"),
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let difference = self.difference();
+        write!(
+            f,
+            "{difference}: times are stored by the database's, and nothing expires or is removed until this is over: \
+             check the clocks of both machines (NTP)"
         )
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     activity::Activity,
     chat::{Attempt, ChatClient, Class, Failure},
-    clock,
+    clock::{self, Clock},
     domain::MsgSeq,
     lease::Lease,
     pacing::Pacing,
@@ -55,6 +55,7 @@ struct Polling<'a, F> {
 #[derive(Debug)]
 pub(super) struct Caller {
     pub client: Arc<ChatClient>,
+    pub clock: Arc<Clock>,
     pub lease: Arc<Lease>,
     pub pacing: Arc<Pacing>,
     pub gate: Mutex<Gate>,
@@ -246,7 +247,7 @@ impl Caller {
     }
 
     pub(super) fn says_app_is_at_fault(&self, failure: &Failure) {
-        let (code, info, said) = (failure.code, failure.info.as_str(), failure.of_app());
+        let (code, info, said) = (failure.code, failure.info.as_str(), failure.of_app(self.clock.doubt()));
         tracing::error!(code, info, "{said}; no call is made but a probe now and then");
     }
 

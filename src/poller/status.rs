@@ -59,7 +59,7 @@ impl PollerStatus {
 
     /// Why no calls are made, if a fault of the whole app stopped them, and what helps.
     pub fn fault(&self) -> Option<String> {
-        self.caller.gate().fault().map(Failure::of_app)
+        self.caller.gate().fault().map(|failure| failure.of_app(self.caller.clock.doubt()))
     }
 
     /// What is wrong if the service answers no call.

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use receiptd::{
-    clock,
+    clock::{self, APART, Doubt},
     config::{Chat, Config},
     lease::Holder,
     postgres_url::PostgresUrl,
@@ -120,12 +120,22 @@ async fn clocks(store: &Store) -> Finding {
     let ours = clock::now();
     match store.now().await {
         Err(error) => asked(DATABASE_CLOCK, &error),
-        Ok(theirs) if (theirs - ours).abs() > CLOCKS => {
-            let found = format!("the database's clock is {} s off this machine's", (theirs - ours).num_seconds());
-            Finding::mind(DATABASE_CLOCK, found, "set both by NTP: messages count as sent by the database's clock")
-        }
-        Ok(_) => Finding::ok(DATABASE_CLOCK, "the database's and this machine's agree"),
+        Ok(theirs) => judge_clocks(ours - theirs),
     }
+}
+
+/// `ahead` is how far this machine's clock is ahead of the database's.
+fn judge_clocks(ahead: TimeDelta) -> Finding {
+    if ahead.abs() <= CLOCKS {
+        return Finding::ok(DATABASE_CLOCK, "the database's and this machine's agree");
+    }
+    let found = Doubt::Apart(ahead).difference();
+    if ahead.abs() <= APART {
+        let remedy = "set both by NTP: messages count as sent by the database's clock";
+        return Finding::mind(DATABASE_CLOCK, found, remedy);
+    }
+    let remedy = "set both by NTP: until they agree nothing expires or is removed, and /readyz is 503";
+    Finding::failed(DATABASE_CLOCK, found, remedy)
 }
 
 async fn rights(store: &Store) -> Finding {
@@ -200,5 +210,26 @@ async fn lease(store: &Store) -> Finding {
         Err(error) => asked("lease", &error),
         Ok(Some(holder)) => Finding::ok("lease", format!("held by {}", Holder::in_words(&holder))),
         Ok(None) => Finding::ok("lease", "free: no receiptd polls this app"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::Verdict, *};
+
+    #[test]
+    fn clocks_that_differ_are_told_with_what_helps_and_fail_from_a_minute_on() {
+        for (ahead, verdict, said) in [
+            (5, Verdict::Ok, "agree"),
+            (-6, Verdict::Mind, "6s behind the database's"),
+            (60, Verdict::Mind, "ahead of the database's"),
+            (61, Verdict::Failed, "ahead of the database's"),
+            (-100 * 86_400, Verdict::Failed, "100d behind the database's"),
+        ] {
+            let finding = judge_clocks(TimeDelta::seconds(ahead));
+            assert_eq!(finding.verdict, verdict, "{ahead} s");
+            assert!(finding.found.contains(said), "{}", finding.found);
+            assert_eq!(finding.remedy.is_some_and(|remedy| remedy.contains("NTP")), verdict != Verdict::Ok);
+        }
     }
 }
