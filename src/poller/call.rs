@@ -279,7 +279,7 @@ pub(super) fn judge(
 ) -> Option<(Blame, Failure)> {
     let Some(failure) = refusal.or_else(|| refusal_of_group(slot, poll)) else {
         if pass == Pass::Trial {
-            gate.is_unclear(slot.group_key);
+            gate.is_unclear(slot.group_key, now);
         }
         return None;
     };

@@ -37,6 +37,9 @@ const WITNESSES_OF_AN_APP: u32 = 3;
 /// Number of quick probes. With several bad groups, one of these finds a good one.
 const QUICK_PROBES: u32 = 12;
 
+/// Time before the next probe if the outcome of one says nothing of the app.
+const AFTER_UNCLEAR: Duration = Duration::from_secs(1);
+
 /// Time between two quick probes.
 const QUICK: Duration = Duration::from_millis(250);
 
@@ -149,8 +152,13 @@ impl Gate {
     }
 
     /// The trial of a group ended, and it isn't known whether the group is still refused.
-    pub(super) fn is_unclear(&mut self, group: GroupKey) {
+    ///
+    /// If it was a probe of the app, the next one needn't wait as after a refusal.
+    pub(super) fn is_unclear(&mut self, group: GroupKey, now: Instant) {
         self.held.is_unclear(group);
+        if let Some(doubt) = &mut self.doubt {
+            doubt.probe_at = doubt.probe_at.min(now + AFTER_UNCLEAR);
+        }
     }
 
     /// The group's quarantine is known to be stored: from here on it goes by that.

@@ -83,6 +83,27 @@ impl App {
 }
 
 #[test]
+fn a_probe_that_says_nothing_of_the_app_is_followed_by_one_of_another_group_within_seconds() {
+    for code in [70050, 70003, 10026] {
+        let mut app = App::new(6, [(0, code)]);
+        app.lives(secs(300.0));
+        assert!(app.gate.fault().is_some());
+        let mut probed_at = None;
+        for _ in 0..40_000 {
+            if app.gate.admit(app.now) == Admission::Probe {
+                probed_at = Some(app.now);
+                break;
+            }
+            app.now += secs(0.005);
+        }
+        assert!(probed_at.is_some(), "no probe after {code}");
+        app.gate.is_unclear(1, app.now);
+        assert_eq!(app.gate.admit(app.now), Admission::Closed(app.now + secs(1.0)), "after {code}");
+        assert_eq!(app.gate.admit(app.now + secs(1.0)), Admission::Probe);
+    }
+}
+
+#[test]
 fn one_group_with_a_code_of_the_app_is_quarantined_and_holds_up_no_other() {
     for code in [10026, 60003, 60021, 70003, 70009, 70050, 80005, 10010, 10004] {
         let mut app = App::new(10, [(3, code)]);
