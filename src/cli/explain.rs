@@ -12,6 +12,7 @@ use receiptd::{
     domain::{GroupId, MsgSeq, Timestamp},
     ops::Unheard,
     printable::printable,
+    recording::KnownLimit,
     shell,
     store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
 };
@@ -53,16 +54,17 @@ struct Answer {
 pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let Arguments { group, seq, json } = arguments;
     let opened = Opened::open(global).await?;
-    let cadences = opened.config.cadences.clone();
+    let (cadences, batch_size) = (opened.config.cadences.clone(), opened.config.polling.batch_size);
     let now = opened.store.clock().now();
     let known = look(&opened, &group, seq).await;
-    let (facts, holder, trouble) = opened.close(known).await?;
+    let (facts, holder, trouble, limit) = opened.close(known).await?;
     let facts = facts.ok_or_else(|| not_watched(&group))?;
     let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is polled: {trouble}."));
     let idle =
         holder.is_none().then(|| "No receiptd polls this app just now: start one, or see `receiptd check`.".into());
     let of_group = why(&group, &facts, seq, &cadences, now);
-    let why = stopped.into_iter().chain(idle).chain(of_group).collect();
+    let limit = batch_limit(limit, batch_size);
+    let why = stopped.into_iter().chain(idle).chain(of_group).chain(limit).collect();
     let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
@@ -73,9 +75,10 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-type Known = (Option<Explained>, Option<String>, Option<String>);
+type Known = (Option<Explained>, Option<String>, Option<String>, Option<KnownLimit>);
 
-/// What is known of the group, who polls the app, and what keeps the whole app from being polled.
+/// What is known of the group, who polls the app, what keeps the whole app from being polled, and how many messages a call may
+/// ask for.
 async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<Known, StoreError> {
     let Opened { store, config, .. } = opened;
     let (facts, holder, last_call) =
@@ -87,7 +90,13 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
         say(format_args!("Warning: the daemon {unheard}"));
     }
     let daemon = heard.ok();
-    Ok((facts, holder, trouble::of_app(daemon.as_ref(), last_call.as_ref())))
+    Ok((facts, holder, trouble::of_app(daemon.as_ref(), last_call.as_ref()), store.batch_limit().await?))
+}
+
+/// How many messages a call asks for, if the service takes fewer than `configured`.
+fn batch_limit(known: Option<KnownLimit>, configured: usize) -> Option<String> {
+    let KnownLimit { takes, refuses } = known.filter(|known| known.takes < configured)?;
+    Some(format!("Calls ask for up to {takes} messages: Tencent Chat has refused {refuses} in one."))
 }
 
 /// The reasons in words, the most important first.
@@ -296,6 +305,14 @@ mod tests {
             slot_line(&facts("active").slots[0], true, now())
                 .ends_with("messages 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 8 more")
         );
+    }
+
+    #[test]
+    fn a_batch_size_that_the_service_does_not_take_is_told() {
+        let known = Some(KnownLimit { takes: 20, refuses: 21 });
+        let said = batch_limit(known, 50).unwrap();
+        assert_eq!(said, "Calls ask for up to 20 messages: Tencent Chat has refused 21 in one.");
+        assert_eq!((batch_limit(known, 20), batch_limit(None, 50)), (None, None));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use receiptd::{
     config::{Chat, Config},
     lease::Holder,
     postgres_url::PostgresUrl,
+    recording::KnownLimit,
     retention,
     store::{ExplainedCall, Rights, Store, StoreError, Watched},
 };
@@ -171,12 +172,10 @@ async fn schema(store: &Store) -> Vec<Finding> {
             vec![Finding::ok("schema", format!("is at migration {version}: `receiptd run` brings it to {known}"))]
         }
         Ok(Some(version)) => {
-            vec![
-                Finding::ok("schema", format!("is at migration {version}")),
-                watched(store).await,
-                partitions(store).await,
-                lease(store).await,
-            ]
+            let found = format!("is at migration {version}");
+            let held = [watched(store).await, partitions(store).await, lease(store).await];
+            let findings = std::iter::once(Finding::ok("schema", found)).chain(held);
+            findings.chain(batch_limit(store).await).collect()
         }
     }
 }
@@ -202,6 +201,19 @@ async fn partitions(store: &Store) -> Finding {
             Finding::mind("partitions", found, "a running receiptd makes them every hour: its log says why it can't")
         }
         Ok(days) => Finding::ok("partitions", format!("made for {days} days, today included")),
+    }
+}
+
+/// What the service takes in a call, if polls have found that it takes fewer messages than were asked for.
+async fn batch_limit(store: &Store) -> Option<Finding> {
+    match store.batch_limit().await {
+        Err(error) => Some(asked("batch size", &error)),
+        Ok(known) => known.map(|KnownLimit { takes, refuses }| {
+            Finding::ok(
+                "batch size",
+                format!("Tencent Chat takes {takes} messages in a call and has refused {refuses}"),
+            )
+        }),
     }
 }
 
