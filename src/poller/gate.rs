@@ -8,6 +8,9 @@
 //!
 //! A code of the app is doubted at once: no other call is made until a witness was answered. A code of the group raises
 //! doubts only if several groups are refused in a row.
+//!
+//! Whether a slot whose calls fail is to blame is another question, see `others`: a failure is no refusal, it says nothing of
+//! the app, and any recent answer of another slot is a witness, whenever it was asked for.
 
 mod held;
 mod signature;

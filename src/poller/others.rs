@@ -1,4 +1,7 @@
 //! What became of the calls of other slots lately: it tells whether a slot that fails is to blame itself. Pure.
+//!
+//! The gate asks another question of other witnesses: it judges refusals, for which an outage counts for nothing, by groups that
+//! were asked after the refusal. Here failures are judged, a refusal is an answer, and a witness may be up to 5 minutes old.
 
 use std::time::{Duration, Instant};
 
