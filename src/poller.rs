@@ -10,6 +10,7 @@ mod brake;
 mod call;
 mod claim;
 mod contents;
+mod failing;
 mod gate;
 mod metrics;
 mod others;
@@ -38,6 +39,7 @@ use self::{
     batch_limit::BatchLimit,
     brake::Brake,
     call::Caller,
+    failing::FailingShare,
     gate::Gate,
     others::Outcomes,
     schedule::{Now, Schedule},
@@ -57,7 +59,7 @@ use crate::{
     pacing::Pacing,
     recording::{KeepSnapshots, Recording},
     repeated::Repeated,
-    slot::{GroupKey, SlotId, StoredDue},
+    slot::{GroupKey, SlotId},
     store::{Committed, Store, StoreError},
     term::Progress,
 };
@@ -164,6 +166,7 @@ impl Poller {
         let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
         let brake = Brake::new(settings.max_calls_per_second).into();
         let room = Arc::new(Notify::new());
+        let failing = FailingShare::new(settings.max_calls_per_second, settings.transit_allowance);
         let clock = store.clock().clone();
         let caller = Caller {
             client,
@@ -173,6 +176,7 @@ impl Poller {
             gate,
             brake,
             outcomes,
+            failing,
             limit,
             trouble,
             activity,
@@ -265,7 +269,7 @@ impl Poller {
 
     fn tell_progress(&self) {
         self.progress.beat();
-        let ahead = self.schedule.until_next(self.now()).unwrap_or_default();
+        let ahead = self.schedule.until_next(true, self.now()).unwrap_or_default();
         self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
         self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
         self.caller.brake().has_slots(self.schedule.len());
@@ -302,7 +306,7 @@ impl Poller {
             Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
-            Committed::Made(slot, due) => self.schedule.learn(slot, StoredDue::made(due), self.now()),
+            Committed::Made(made) => self.schedule.learn_made(made, self.now()),
         }
     }
 

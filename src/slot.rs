@@ -68,13 +68,6 @@ pub struct StoredDue {
     pub has_failed: bool,
 }
 
-impl StoredDue {
-    /// Of a slot that was made just now.
-    pub fn made(due: Timestamp) -> Self {
-        Self { next_poll_at: due, last_polled_at: None, has_failed: false }
-    }
-}
-
 impl Slot {
     /// Whether another slot of the same group may be polled along: the two fit into one call, and neither fails. What is wrong
     /// with one must not spoil the polls of the other.

@@ -45,7 +45,7 @@ pub use self::{
     glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},
     overview::Overview,
     planning::LastDay,
-    recorder::{Committed, Recorder, RecorderSettings},
+    recorder::{Committed, Made, Recorder, RecorderSettings},
     schema::SchemaError,
     seed::Seed,
     slotting::Slotted,

@@ -14,6 +14,7 @@ use super::{
     asking::{Asking, Next},
     batch_limit::BatchLimit,
     brake::{Brake, News},
+    failing::{FailingShare, Turn},
     gate::{Blame, Gate, Signature},
     others::Outcomes,
     trouble::Trouble,
@@ -61,6 +62,7 @@ pub(super) struct Caller {
     pub gate: Mutex<Gate>,
     pub brake: Mutex<Brake>,
     pub outcomes: Mutex<Outcomes>,
+    pub failing: FailingShare,
     pub limit: Mutex<BatchLimit>,
     pub trouble: Trouble,
     pub activity: Arc<Activity>,
@@ -180,6 +182,8 @@ impl Caller {
         if polling.is_let_through && polling.started.is_none() {
             self.stop.run_until_cancelled(self.let_through()).await?;
         }
+        let is_limited = slot.failures > 0 && polling.pass == Pass::None && !polling.is_let_through;
+        let mut turn = if is_limited { Some(self.stop.run_until_cancelled(self.failing.turn()).await?) } else { None };
         let permit = self.stop.run_until_cancelled(self.pacing.permit()).await?;
         polling.started.take().into_iter().for_each(|started| started());
         let may_call = polling.pass == Pass::Trial || self.gate().may_call(slot.group_key);
@@ -198,12 +202,15 @@ impl Caller {
             }
             may_send
         };
+        turn.iter_mut().for_each(|turn| turn.sends(sent));
         // A call that was not made is no attempt.
         let attempt = self.client.get_receipts(&slot.group_id, &batch, may_send).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
         if is_answered(attempt.class()) {
             self.answered(slot, sent);
+        } else {
+            turn.take().into_iter().for_each(Turn::failed);
         }
         if attempt.class() == Class::SlowDown {
             self.pacing.slow_down(&permit);

@@ -18,7 +18,9 @@ pub(super) struct Claim {
     news: mpsc::UnboundedSender<ScheduleNews>,
     status: Arc<PollerStatus>,
     room: Arc<Notify>,
+    /// Whether it waits for its first permit. Polls of slots that fail aren't counted among these, since they wait for longer.
     is_waiting: bool,
+    fails: bool,
 }
 
 impl Claim {
@@ -29,9 +31,10 @@ impl Claim {
         room: Arc<Notify>,
     ) -> Self {
         status.in_flight.fetch_add(1, Ordering::Relaxed);
-        status.waiting.fetch_add(1, Ordering::Relaxed);
+        let fails = slot.failures > 0;
+        (if fails { &status.failing } else { &status.waiting }).fetch_add(1, Ordering::Relaxed);
         let slots = std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other)).collect();
-        Self { slots, news, status, room, is_waiting: true }
+        Self { slots, news, status, room, is_waiting: !fails, fails }
     }
 
     /// The poll waits for its first permit no more.
@@ -64,7 +67,10 @@ impl Drop for Claim {
             // Without a poller the slot is found in the database by the next one.
             _ = self.news.send(ScheduleNews::Returned(slot));
         }
-        if in_flight + AHEAD > self.status.max_in_flight {
+        if self.fails {
+            self.status.failing.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.fails || in_flight + AHEAD > self.status.max_in_flight {
             self.room.notify_one();
         }
     }

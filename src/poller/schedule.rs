@@ -15,6 +15,7 @@ use crate::{
     domain::Timestamp,
     recording::RETRY_AT_MOST,
     slot::{SlotId, StoredDue},
+    store::Made,
 };
 
 /// The database's clock, by which due times are stored, and the one that nobody sets, read together.
@@ -30,10 +31,6 @@ impl Now {
         Self { time: clock.at(monotonic), monotonic }
     }
 }
-
-/// While others are due, one in this many of the slots that are claimed is one that fails. A poll that fails makes up to five
-/// calls, so that these are a tenth of all.
-const FAILING_ONE_IN: usize = 50;
 
 /// A point on the schedule's timeline, in microseconds.
 type Place = i64;
@@ -61,15 +58,13 @@ pub(super) struct Schedule {
     /// The same of slots whose last poll failed.
     due_failing: BTreeSet<(Place, SlotId)>,
     failing: HashSet<SlotId>,
-    /// How many others have been claimed since one that fails.
-    since_failing: usize,
     slots: HashMap<SlotId, Status>,
 }
 
 impl Schedule {
     pub(super) fn new(start: Instant) -> Self {
         let (due, due_failing, failing) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
-        Self { start, due, due_failing, failing, since_failing: 0, slots: HashMap::new() }
+        Self { start, due, due_failing, failing, slots: HashMap::new() }
     }
 
     /// Says when a slot is due. While it is claimed that adds to what its poll will say.
@@ -111,6 +106,14 @@ impl Schedule {
         }
     }
 
+    /// Takes in a slot that was made just now.
+    pub(super) fn learn_made(&mut self, made: Made, now: Now) {
+        self.set_failing(made.slot_id, made.fails);
+        if !matches!(self.slots.get(&made.slot_id), Some(Status::Claimed(_))) {
+            self.bring_forward(made.slot_id, made.next_poll_at, now);
+        }
+    }
+
     /// Notes whether the last poll of a slot failed.
     pub(super) fn set_failing(&mut self, slot: SlotId, fails: bool) {
         let waiting = self.slots.get(&slot).copied().filter(|status| matches!(status, Status::Waiting(_)));
@@ -121,18 +124,14 @@ impl Schedule {
         }
     }
 
-    /// Claims up to `count` slots that are due, the most overdue first. Those that fail have to stand back: what is wrong with
-    /// them must not hold up the others.
-    pub(super) fn claim_due(&mut self, count: usize, now: Now) -> Vec<SlotId> {
+    /// Claims up to `count` slots that are due, the most overdue first, and among them up to `failing` whose last poll failed.
+    pub(super) fn claim_due(&mut self, count: usize, mut failing: usize, now: Now) -> Vec<SlotId> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));
         while claimed.len() < count {
-            let is_due = |(place, _): &(Place, SlotId)| *place <= present;
-            let well = self.due.first().copied().filter(is_due);
-            let failing = self.due_failing.first().copied().filter(is_due);
-            let stands_back = well.is_some() && self.since_failing < FAILING_ONE_IN;
-            let Some((place, slot)) = failing.filter(|_| !stands_back).or(well) else { break };
-            self.since_failing = if Some((place, slot)) == failing { 0 } else { self.since_failing.saturating_add(1) };
+            let next = self.first(failing > 0).filter(|(place, _)| *place <= present);
+            let Some((place, slot)) = next else { break };
+            failing -= usize::from(self.failing.contains(&slot));
             self.unlist(slot, Status::Waiting(place));
             self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
             claimed.push(slot);
@@ -195,10 +194,14 @@ impl Schedule {
         }
     }
 
-    /// How many microseconds until the next slot is due; zero or less if it is overdue.
-    pub(super) fn until_next(&self, now: Now) -> Option<i64> {
-        let first = self.due.first().into_iter().chain(self.due_failing.first()).min();
-        first.map(|(place, _)| place - self.present(now))
+    /// How many microseconds until the next slot is due, if `with_failing` also of those whose last poll failed; zero or less
+    /// if it is overdue.
+    pub(super) fn until_next(&self, with_failing: bool, now: Now) -> Option<i64> {
+        self.first(with_failing).map(|(place, _)| place - self.present(now))
+    }
+
+    fn first(&self, with_failing: bool) -> Option<(Place, SlotId)> {
+        self.due.first().into_iter().chain(self.due_failing.first().filter(|_| with_failing)).min().copied()
     }
 
     /// How many slots there are.
@@ -257,10 +260,10 @@ mod tests {
         for (slot, due) in [(1, 5), (2, -30), (3, 0), (4, -60)] {
             schedule.set(slot, secs(now, due), now);
         }
-        assert_eq!(schedule.claim_due(2, now), [4, 2]);
-        assert_eq!(schedule.claim_due(9, now), [3]);
-        assert_eq!(schedule.until_next(now), Some(5_000_000));
-        assert_eq!(schedule.claim_due(9, after(now, 5)), [1]);
+        assert_eq!(schedule.claim_due(2, 2, now), [4, 2]);
+        assert_eq!(schedule.claim_due(9, 9, now), [3]);
+        assert_eq!(schedule.until_next(true, now), Some(5_000_000));
+        assert_eq!(schedule.claim_due(9, 9, after(now, 5)), [1]);
     }
 
     #[test]
@@ -268,13 +271,13 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         schedule.set(1, now.time, now);
-        assert_eq!(schedule.claim_due(9, now), [1]);
+        assert_eq!(schedule.claim_due(9, 9, now), [1]);
         schedule.set(1, now.time, now);
-        assert!(schedule.claim_due(9, now).is_empty() && !schedule.claim(1) && !schedule.claim_unknown(1));
+        assert!(schedule.claim_due(9, 9, now).is_empty() && !schedule.claim(1) && !schedule.claim_unknown(1));
         schedule.release(1, secs(now, 60), now);
-        assert_eq!(schedule.claim_due(9, now), [1], "it was asked for while it was claimed");
+        assert_eq!(schedule.claim_due(9, 9, now), [1], "it was asked for while it was claimed");
         schedule.release(1, secs(now, 60), now);
-        assert_eq!(schedule.until_next(now), Some(60_000_000));
+        assert_eq!(schedule.until_next(true, now), Some(60_000_000));
     }
 
     #[test]
@@ -283,11 +286,11 @@ mod tests {
         let mut schedule = Schedule::new(now.monotonic);
         schedule.set(1, now.time, now);
         schedule.set(2, now.time, now);
-        schedule.claim_due(9, now);
+        schedule.claim_due(9, 9, now);
         schedule.set(2, now.time, now);
         schedule.forget(1);
         schedule.forget(2);
-        assert_eq!(schedule.claim_due(9, now), [2]);
+        assert_eq!(schedule.claim_due(9, 9, now), [2]);
         assert_eq!(schedule.len(), 1);
     }
 
@@ -298,18 +301,22 @@ mod tests {
         for (slot, due) in [(1, 0), (2, 30), (3, 30)] {
             schedule.set(slot, secs(now, due), now);
         }
-        assert_eq!(schedule.claim_due(9, now), [1]);
+        assert_eq!(schedule.claim_due(9, 9, now), [1]);
         for (slot, due) in [(1, 0), (2, 60), (3, 20), (4, 10)] {
             schedule.learn(slot, stored(now, due, None), now);
         }
-        assert_eq!(schedule.claim_due(9, after(now, 29)), [4, 3]);
-        assert_eq!(schedule.claim_due(9, after(now, 30)), [2]);
+        assert_eq!(schedule.claim_due(9, 9, after(now, 29)), [4, 3]);
+        assert_eq!(schedule.claim_due(9, 9, after(now, 30)), [2]);
         schedule.release(1, secs(now, 60), now);
-        assert_eq!(schedule.until_next(now), Some(60_000_000), "a poll under way says itself when it is due again");
+        assert_eq!(
+            schedule.until_next(true, now),
+            Some(60_000_000),
+            "a poll under way says itself when it is due again"
+        );
     }
 
     #[test]
-    fn slots_that_fail_stand_back_while_others_are_due_and_are_not_forgotten() {
+    fn no_more_slots_that_fail_are_claimed_than_have_a_place() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         for slot in 1..=10 {
@@ -317,15 +324,26 @@ mod tests {
             schedule.set_failing(slot, true);
         }
         (100..300).for_each(|slot| schedule.set(slot, secs(now, -1), now));
-        let first = schedule.claim_due(104, now);
-        let failing: Vec<usize> = (0..first.len()).filter(|at| first[*at] <= 10).collect();
-        assert_eq!(failing, [50, 101], "one in fifty and one");
-        let rest = schedule.claim_due(1_000, now);
-        assert_eq!((first.len() + rest.len(), schedule.until_next(now)), (210, None), "alone they are claimed freely");
+        let claimed = schedule.claim_due(104, 3, now);
+        assert_eq!((&claimed[..4], claimed.len()), (&[1, 2, 3, 100][..], 104), "three find a place, and all others do");
+        assert_eq!(schedule.claim_due(1_000, 0, now).len(), 99);
+        assert_eq!((schedule.until_next(false, now), schedule.until_next(true, now)), (None, Some(-600_000_000)));
+        assert_eq!(schedule.claim_due(9, 2, now), [4, 5]);
         schedule.set_failing(1, false);
         (1..=2).for_each(|slot| schedule.release(slot, secs(now, -5), now));
-        schedule.set(400, secs(now, 0), now);
-        assert_eq!(schedule.claim_due(9, now), [1, 400, 2]);
+        assert_eq!(schedule.claim_due(9, 0, now), [1]);
+    }
+
+    #[test]
+    fn a_slot_that_was_made_for_a_message_to_blame_is_one_that_fails_and_waits_its_time() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        for (slot_id, fails) in [(1, true), (2, false)] {
+            schedule.learn_made(Made { slot_id, next_poll_at: secs(now, 900), fails }, now);
+        }
+        assert!(schedule.claim_due(9, 9, after(now, 899)).is_empty());
+        assert_eq!(schedule.claim_due(9, 0, after(now, 900)), [2], "the other has no place");
+        assert_eq!(schedule.claim_due(9, 1, after(now, 900)), [1]);
     }
 
     #[test]
@@ -338,10 +356,10 @@ mod tests {
         let later = Now { time: now.time - TimeDelta::hours(1), ..after(now, 10) };
         schedule.set(2, secs(later, 50), later);
         (1..=3).for_each(|slot| schedule.give_back(slot, later));
-        assert_eq!(schedule.claim_due(9, later), [3], "one that nobody knew is due at once");
-        assert_eq!(schedule.until_next(later), Some(50_000_000), "asked for meanwhile");
+        assert_eq!(schedule.claim_due(9, 9, later), [3], "one that nobody knew is due at once");
+        assert_eq!(schedule.until_next(true, later), Some(50_000_000), "asked for meanwhile");
         assert!(schedule.claim(2));
-        assert_eq!(schedule.until_next(later), Some(290_000_000), "whatever the wall clock does");
+        assert_eq!(schedule.until_next(true, later), Some(290_000_000), "whatever the wall clock does");
     }
 
     fn stored(now: Now, due: i64, last_polled_at: Option<i64>) -> StoredDue {
@@ -355,7 +373,7 @@ mod tests {
         let until_next = |stored: StoredDue| {
             let mut schedule = Schedule::new(now.monotonic);
             schedule.learn(1, stored, now);
-            schedule.until_next(now).unwrap() / 1_000_000
+            schedule.until_next(true, now).unwrap() / 1_000_000
         };
         assert_eq!(until_next(stored(now, 3_660, Some(3_600))), 60, "a minute after its last poll");
         assert_eq!(until_next(stored(now, 60, Some(-5))), 60);
@@ -371,9 +389,9 @@ mod tests {
         schedule.set(1, secs(now, 60), now);
         let back = Now { time: now.time - TimeDelta::hours(1), ..now };
         schedule.bring_forward(1, secs(now, 60), back);
-        assert_eq!(schedule.until_next(back), Some(60_000_000));
+        assert_eq!(schedule.until_next(true, back), Some(60_000_000));
         schedule.bring_forward(1, secs(back, 5), back);
-        assert_eq!(schedule.until_next(back), Some(5_000_000));
+        assert_eq!(schedule.until_next(true, back), Some(5_000_000));
     }
 
     #[test]
@@ -383,11 +401,11 @@ mod tests {
         schedule.set(1, secs(now, 60), now);
         let stepped = |hours| Now { time: now.time + TimeDelta::hours(hours), ..after(now, 30) };
         for hours in [-3, 3] {
-            assert_eq!(schedule.until_next(stepped(hours)), Some(30_000_000), "{hours} h");
+            assert_eq!(schedule.until_next(true, stepped(hours)), Some(30_000_000), "{hours} h");
         }
         let back = stepped(-3);
         schedule.set(2, back.time + TimeDelta::seconds(1), back);
-        assert_eq!(schedule.until_next(back), Some(1_000_000), "new times are read by the clock as it is");
+        assert_eq!(schedule.until_next(true, back), Some(1_000_000), "new times are read by the clock as it is");
     }
 
     proptest! {
@@ -400,7 +418,7 @@ mod tests {
             for (step, slot, due) in steps {
                 match step {
                     0 => schedule.set(slot, secs(now, due), now),
-                    1 => _ = schedule.claim_due(2, now),
+                    1 => _ = schedule.claim_due(2, 2, now),
                     2 => _ = schedule.claim(slot),
                     3 => schedule.release(slot, secs(now, due), now),
                     4 => schedule.give_back(slot, now),

@@ -13,6 +13,7 @@ use super::{
     AHEAD, Poller,
     call::{LetThrough, Pass},
     claim::Claim,
+    failing,
     gate::{Admission, Place},
     metrics,
     schedule::Now,
@@ -91,7 +92,8 @@ impl Poller {
     async fn probe(&mut self, now: Now) -> Duration {
         let is_at_fault = self.caller.gate().fault().is_some();
         let witness = self.caller.gate().take_witness().filter(|slot| self.schedule.claim(*slot));
-        let mut claimed: Vec<SlotId> = witness.into_iter().chain(self.schedule.claim_due(AHEAD, now)).collect();
+        let mut claimed: Vec<SlotId> =
+            witness.into_iter().chain(self.schedule.claim_due(AHEAD, self.failing_room(), now)).collect();
         let looks_ahead = claimed.is_empty() && !is_at_fault;
         if looks_ahead {
             // Nobody else is due, and a group is held until a witness was asked.
@@ -105,7 +107,7 @@ impl Poller {
         if calling > 0 {
             return wait;
         }
-        let is_anybody_due = self.schedule.until_next(now).is_some_and(|until| until <= 0);
+        let is_anybody_due = self.schedule.until_next(self.failing_room() > 0, now).is_some_and(|until| until <= 0);
         if is_anybody_due || !(looks_ahead || is_at_fault) {
             self.caller.gate().probe_again(now.monotonic);
             return wait.max(Duration::from_millis(1));
@@ -155,7 +157,7 @@ impl Poller {
                 probes.push(slot);
             }
         }
-        let due = self.schedule.claim_due(room - probes.len(), now);
+        let due = self.schedule.claim_due(room - probes.len(), self.failing_room(), now);
         (probes.iter().copied().chain(due).collect(), probes)
     }
 
@@ -171,8 +173,13 @@ impl Poller {
         in_flight.min(AHEAD.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
     }
 
+    /// How many more polls there may be of slots that fail.
+    fn failing_room(&self) -> usize {
+        failing::places(self.settings.max_in_flight).saturating_sub(self.status.failing.load(Ordering::Relaxed))
+    }
+
     fn until_next_due(&self, now: Now) -> Duration {
-        let micros = self.schedule.until_next(now).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
+        let micros = self.schedule.until_next(self.failing_room() > 0, now).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
         Duration::from_micros(micros.unsigned_abs())
     }
 

@@ -30,8 +30,19 @@ pub enum Committed {
     PutOff(SlotId, Timestamp),
     /// It is gone: its messages are done or have moved.
     Gone(SlotId),
-    /// It was made, and is due then.
-    Made(SlotId, Timestamp),
+    /// It was made.
+    Made(Made),
+}
+
+/// A slot that was made for messages that left another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Made {
+    /// The slot.
+    pub slot_id: SlotId,
+    /// When it is due.
+    pub next_poll_at: Timestamp,
+    /// Whether polls of its messages have failed.
+    pub fails: bool,
 }
 
 /// What a flush did.
@@ -123,7 +134,7 @@ pub(super) async fn write(
     let dropped = drop_empty_slots(connection, recordings).await?;
     write_groups(connection, recordings).await?;
     write_calls(connection, recordings).await?;
-    let made = made.into_iter().map(|(slot, due)| Committed::Made(slot, due));
+    let made = made.into_iter().map(Committed::Made);
     Ok(committed(recordings, locked, &due, &dropped).into_iter().chain(made).collect())
 }
 

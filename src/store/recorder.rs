@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::batch::BatchSize;
 use self::{batch::MAX_ROWS, said::Said};
-pub use super::flush::Committed;
+pub use super::flush::{Committed, Made};
 use super::{
     Store, StoreError,
     flush::{Flushed, flush},

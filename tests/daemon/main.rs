@@ -9,6 +9,7 @@ mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod error_classes;
+mod failing;
 mod idle;
 mod lease;
 mod outage;

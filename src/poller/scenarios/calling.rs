@@ -30,7 +30,16 @@ impl World {
         if poll.asking.batch().is_none() {
             return self.poll_has_ended(daemon, id);
         }
-        self.polling(daemon).waiting.push_back(id);
+        let (instant, polling) = (self.instant(), self.polling(daemon));
+        let Some(poll) = polling.polls.get_mut(&id) else { return };
+        if poll.is_limited() && !poll.has_turn {
+            if let Err(from) = polling.failing.take(instant) {
+                let wait = from.map_or(Duration::from_millis(10), |from| from.saturating_duration_since(instant));
+                return self.after(daemon, wait, Doing::Again(id));
+            }
+            poll.has_turn = true;
+        }
+        polling.waiting.push_back(id);
         self.turn_at(daemon, self.now);
     }
 
@@ -71,11 +80,19 @@ impl World {
         let polling = self.polling(daemon);
         let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
+        let has_turn = std::mem::take(&mut poll.has_turn);
         if (poll.pass == Pass::None && !polling.gate.may_call(poll.slot.group_key)) || !is_trusted {
             poll.asking.stop();
             polling.pacer.failed(&grant, instant);
+            if has_turn {
+                polling.failing.give_back(None);
+            }
             return self.poll_has_ended(daemon, id);
         }
+        if has_turn {
+            polling.failing.sends(instant);
+        }
+        poll.sent = instant;
         poll.grant = Some(grant);
         // Connecting may take its time, and the process may be stopped just then.
         let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap() / 2;

@@ -10,7 +10,7 @@ use crate::{
     lease::{LeaseRow, TTL},
     recording::{Closed, GroupChange, MessageChange, Part, Recording},
     slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, StoredDue, pack},
-    store::Committed,
+    store::{Committed, Made},
 };
 
 /// As `store::upkeep` has it: a probe of which nothing was heard is repeated after this time.
@@ -262,7 +262,10 @@ impl Database {
             }
             if !recording.parts.is_empty() {
                 let of_group = self.slots.iter().filter(|(_, row)| row.group_key == recording.group_key);
-                committed.extend(of_group.map(|(slot, row)| Committed::Made(*slot, row.next_poll_at)));
+                committed.extend(of_group.map(|(slot, row)| {
+                    let (slot_id, next_poll_at, fails) = (*slot, row.next_poll_at, row.failures > 0);
+                    Committed::Made(Made { slot_id, next_poll_at, fails })
+                }));
             }
             let absorbed = recording.absorbs.map(|(slot, _)| slot);
             for slot in std::iter::once(recording.slot_id).chain(absorbed) {

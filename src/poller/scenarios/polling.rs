@@ -24,6 +24,7 @@ use crate::{
         asking::Asking,
         batch_limit::BatchLimit,
         call::{Pass, judge},
+        failing::{self, FailingCalls},
         gate::{Admission, Gate, Place},
         others::Outcomes,
         schedule::{Now, Schedule},
@@ -40,6 +41,7 @@ pub(super) struct Polling {
     pub pacer: Pacer,
     pub gate: Gate,
     pub outcomes: Outcomes,
+    pub failing: FailingCalls,
     pub limit: BatchLimit,
     pub schedule: Schedule,
     /// Slots with which quarantined groups may be tried, and those of them that are read just now.
@@ -70,6 +72,8 @@ pub(super) struct Polled {
     /// When the last attempt was sent.
     pub sent: Instant,
     pub has_started: bool,
+    /// Whether it has a turn of slots that fail for its next call.
+    pub has_turn: bool,
 }
 
 impl Polling {
@@ -78,6 +82,7 @@ impl Polling {
             pacer: Pacer::new(limit, allowance, now),
             gate: Gate::default(),
             outcomes: Outcomes::default(),
+            failing: FailingCalls::new(limit, allowance),
             limit: BatchLimit::new(batch_size, now),
             schedule: Schedule::new(now),
             probes: BTreeSet::new(),
@@ -123,13 +128,25 @@ impl Polling {
                 self.claimed_probes.push(slot);
             }
         }
-        let due = self.schedule.claim_due(room - self.claimed_probes.len(), now);
+        let due = self.schedule.claim_due(room - self.claimed_probes.len(), self.failing_room(), now);
         self.claimed_probes.iter().copied().chain(due).collect()
     }
 
+    fn failing_room(&self) -> usize {
+        let failing = self.polls.values().filter(|poll| poll.slot.failures > 0).count();
+        failing::places(MAX_IN_FLIGHT).saturating_sub(failing)
+    }
+
     fn room(&self) -> usize {
-        let not_started = self.polls.values().filter(|poll| !poll.has_started).count();
+        let not_started = self.polls.values().filter(|poll| !poll.has_started && poll.slot.failures == 0).count();
         MAX_IN_FLIGHT.saturating_sub(self.polls.len()).min(AHEAD.saturating_sub(not_started))
+    }
+}
+
+impl Polled {
+    /// Whether its calls count as those of a slot that fails.
+    pub fn is_limited(&self) -> bool {
+        self.slot.failures > 0 && self.pass == Pass::None
     }
 }
 
@@ -228,7 +245,7 @@ impl World {
             claimed.extend(polling.gate.take_witness().filter(|slot| polling.schedule.claim(*slot)));
         }
         claimed.extend(match is_probe {
-            true => polling.schedule.claim_due(AHEAD, clocks),
+            true => polling.schedule.claim_due(AHEAD, polling.failing_room(), clocks),
             false => polling.claim(room, clocks),
         });
         polling.looks_ahead = is_probe && claimed.is_empty() && polling.gate.fault().is_none();
@@ -239,7 +256,11 @@ impl World {
             if is_probe {
                 polling.gate.no_witness(clocks.monotonic);
             }
-            let micros = polling.schedule.until_next(clocks).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
+            let micros = polling
+                .schedule
+                .until_next(polling.failing_room() > 0, clocks)
+                .unwrap_or(i64::MAX)
+                .clamp(1_000, 1_000_000);
             return self.wake_in(daemon, Duration::from_micros(micros.unsigned_abs()));
         }
         polling.is_reading = true;
@@ -292,14 +313,16 @@ impl World {
             let others = polling.outcomes.of_others(slot.slot_id, clocks.monotonic);
             let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
             let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
-            let (grant, refusal, sent, has_started) = (None, None, clocks.monotonic, false);
-            polling.polls.insert(id, Polled { slot, asking, grant, pass, refusal, sent, has_started });
+            let (grant, refusal, sent) = (None, None, clocks.monotonic);
+            let (has_started, has_turn) = (false, false);
+            polling.polls.insert(id, Polled { slot, asking, grant, pass, refusal, sent, has_started, has_turn });
             self.queues(daemon, id);
         }
         let polling = self.polling(daemon);
         missing.into_iter().for_each(|slot| polling.schedule.forget(slot));
         if is_probe && calling == 0 {
-            let is_anybody_due = polling.schedule.until_next(clocks).is_some_and(|until| until <= 0);
+            let is_anybody_due =
+                polling.schedule.until_next(polling.failing_room() > 0, clocks).is_some_and(|until| until <= 0);
             if is_anybody_due || !(polling.looks_ahead || polling.gate.fault().is_some()) {
                 polling.gate.probe_again(clocks.monotonic);
             } else {

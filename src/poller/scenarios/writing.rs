@@ -8,10 +8,7 @@ use super::{
     operation::{Reply, Request},
     world::{Doing, World},
 };
-use crate::{
-    slot::StoredDue,
-    store::{BatchSize, Committed},
-};
+use crate::store::{BatchSize, Committed};
 
 /// As the constants in `store::recorder` have it.
 const GATHER: Duration = Duration::from_millis(100);
@@ -115,9 +112,7 @@ impl World {
                         Committed::Due(slot, due) => term.polling.schedule.release(slot, due, clocks),
                         Committed::PutOff(slot, due) => term.polling.schedule.put_off(slot, due, clocks),
                         Committed::Gone(slot) => term.polling.schedule.forget(slot),
-                        Committed::Made(slot, due) => {
-                            term.polling.schedule.learn(slot, StoredDue::made(due), clocks);
-                        }
+                        Committed::Made(made) => term.polling.schedule.learn_made(made, clocks),
                     }
                 }
                 if !is_done {

@@ -179,10 +179,11 @@ async fn slots_of_groups(connection: &mut PgConnection, groups: Vec<GroupKey>) -
     if groups.is_empty() {
         return Ok(vec![]);
     }
-    let slots: Vec<(SlotId, Timestamp)> =
-        query_as("SELECT slot_id, next_poll_at FROM receiptd.poll_slots WHERE group_key = ANY ($1)")
-            .bind(groups)
-            .fetch_all(connection)
-            .await?;
-    Ok(slots.into_iter().map(|(slot, due)| Committed::Made(slot, due)).collect())
+    let slots = query_as(
+        "SELECT slot_id, next_poll_at, failures > 0 AS fails FROM receiptd.poll_slots WHERE group_key = ANY ($1)",
+    )
+    .bind(groups)
+    .fetch_all(connection)
+    .await?;
+    Ok(slots.into_iter().map(Committed::Made).collect())
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{Locked, merged};
+use super::{Locked, Made, merged};
 use crate::{
     chat::Attempt,
     domain::{Counts, Receipt, Timestamp},
@@ -128,25 +128,25 @@ pub(in crate::store) async fn write_messages(
 pub(super) async fn part_slots(
     connection: &mut PgConnection,
     recordings: &[&Recording],
-) -> Result<Vec<(SlotId, Timestamp)>, sqlx::Error> {
+) -> Result<Vec<Made>, sqlx::Error> {
     let mut made = Vec::new();
     let parts: Vec<(&Recording, &Part)> =
         recordings.iter().flat_map(|recording| recording.parts.iter().map(move |part| (*recording, part))).collect();
     for (recording, part) in parts {
-        let slot: Option<(SlotId, Timestamp)> = query_as(
+        let slot: Option<Made> = query_as(
             "WITH leaving AS (
                 SELECT group_key, msg_seq FROM receiptd.watched_messages
                 WHERE group_key = $1 AND slot_id = $2 AND msg_seq = ANY ($3)
              ), made AS (
                 INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_polled_at, failures)
                 SELECT $1, $4, $5, $6 WHERE EXISTS (SELECT FROM leaving)
-                RETURNING group_key, slot_id, next_poll_at
+                RETURNING group_key, slot_id, next_poll_at, failures > 0 AS fails
              ), moved AS (
                 UPDATE receiptd.watched_messages m SET slot_id = made.slot_id
                 FROM made JOIN leaving USING (group_key)
                 WHERE m.group_key = leaving.group_key AND m.msg_seq = leaving.msg_seq
              )
-             SELECT slot_id, next_poll_at FROM made",
+             SELECT slot_id, next_poll_at, fails FROM made",
         )
         .bind(recording.group_key)
         .bind(recording.slot_id)

@@ -1,0 +1,245 @@
+//! The share of places and calls of slots that fail: what is wrong with them must not hold up the others.
+//!
+//! Of the places of polls they take a tenth. Of the calls in any second a tenth may go to them and fail; a call that is
+//! answered doesn't count, so that after an outage slots return as fast as they are answered. [`FailingCalls`] is pure, fed
+//! with `now`; [`FailingShare`] does the waiting.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::clock;
+
+/// Slots that fail get one place or call in this many.
+const ONE_IN: u32 = 10;
+
+/// Minimum number of places for polls of slots that fail.
+const PLACES_AT_LEAST: usize = 4;
+
+/// Maximum number of polls at a time of slots that fail, of `max_in_flight` polls in all.
+pub(super) fn places(max_in_flight: usize) -> usize {
+    max_in_flight.div_ceil(ONE_IN as usize).max(PLACES_AT_LEAST).min(max_in_flight)
+}
+
+/// Counts failed calls of slots that fail.
+#[derive(Debug)]
+pub(super) struct FailingCalls {
+    /// Maximum number of calls in `span`.
+    most: usize,
+    span: Duration,
+    /// Number of calls that may be sent and haven't been yet.
+    taken: usize,
+    /// When calls were sent that failed, or that are under way.
+    sent: VecDeque<Instant>,
+}
+
+impl FailingCalls {
+    /// For a limit of so many calls a second, which may arrive later than they are sent by `allowance`.
+    pub(super) fn new(limit: u32, allowance: Duration) -> Self {
+        let most = (limit / ONE_IN).max(1);
+        let micros = (u64::from(most * ONE_IN) * 1_000_000).div_ceil(u64::from(limit.max(1)));
+        let span = Duration::from_micros(micros).max(Duration::from_secs(1)) + allowance;
+        Self { most: most as usize, span, taken: 0, sent: VecDeque::new() }
+    }
+
+    /// Takes the right to send one call.
+    ///
+    /// # Errors
+    /// With the time from which there may be one, or `None` if that is when another call is given back.
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), Option<Instant>> {
+        while self.sent.front().is_some_and(|sent| *sent + self.span <= now) {
+            self.sent.pop_front();
+        }
+        if self.taken + self.sent.len() < self.most {
+            self.taken += 1;
+            return Ok(());
+        }
+        Err(self.sent.front().map(|sent| *sent + self.span))
+    }
+
+    /// The call is sent: it counts from now on.
+    pub(super) fn sends(&mut self, now: Instant) {
+        self.taken = self.taken.saturating_sub(1);
+        self.sent.push_back(now);
+    }
+
+    /// The call that was sent then doesn't count: it was answered, or not made. `None` if it wasn't sent at all.
+    pub(super) fn give_back(&mut self, sent: Option<Instant>) {
+        match sent {
+            None => self.taken = self.taken.saturating_sub(1),
+            Some(sent) => {
+                if let Some(at) = self.sent.iter().position(|other| *other == sent) {
+                    self.sent.remove(at);
+                }
+            }
+        }
+    }
+}
+
+/// The same for the polls of a poller.
+#[derive(Debug)]
+pub(super) struct FailingShare {
+    calls: Mutex<FailingCalls>,
+    /// A call was sent or given back.
+    changed: Notify,
+}
+
+/// The right to make one call.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    share: &'a FailingShare,
+    sent: Option<Instant>,
+    has_failed: bool,
+}
+
+impl FailingShare {
+    /// See [`FailingCalls::new`].
+    pub(super) fn new(limit: u32, allowance: Duration) -> Self {
+        Self { calls: FailingCalls::new(limit, allowance).into(), changed: Notify::new() }
+    }
+
+    /// Waits for the right to make one call.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        loop {
+            // Before it is looked: no change is missed.
+            let changed = self.changed.notified();
+            let taken = self.calls().take(clock::uptime());
+            match taken {
+                Ok(()) => return Turn { share: self, sent: None, has_failed: false },
+                Err(Some(from)) => {
+                    let wait = from.saturating_duration_since(clock::uptime());
+                    _ = tokio::time::timeout(wait, changed).await;
+                }
+                Err(None) => changed.await,
+            }
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, FailingCalls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// The call is sent now.
+    pub(super) fn sends(&mut self, now: Instant) {
+        self.share.calls().sends(now);
+        self.sent = Some(now);
+        self.share.changed.notify_waiters();
+    }
+
+    /// The call has failed: it counts.
+    pub(super) fn failed(mut self) {
+        self.has_failed = true;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.has_failed {
+            self.share.calls().give_back(self.sent);
+            self.share.changed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn failing_slots_get_a_tenth_of_the_places_and_a_few_at_least() {
+        for (max_in_flight, expected) in [(1, 1), (3, 3), (10, 4), (60, 6), (400, 40), (405, 41)] {
+            assert_eq!(places(max_in_flight), expected, "of {max_in_flight}");
+        }
+    }
+
+    #[test]
+    fn a_tenth_of_the_limit_may_fail_however_low_it_is() {
+        for (limit, most, millis) in [(1, 1, 10_000), (4, 1, 2_500), (10, 1, 1_000), (19, 1, 1_000), (200, 20, 1_000)] {
+            let start = Instant::now();
+            let mut calls = FailingCalls::new(limit, Duration::ZERO);
+            for _ in 0..most {
+                assert_eq!(calls.take(start), Ok(()), "limit {limit}");
+                calls.sends(start);
+            }
+            assert_eq!(calls.take(start), Err(Some(start + Duration::from_millis(millis))), "limit {limit}");
+            assert_eq!(calls.take(start + Duration::from_millis(millis)), Ok(()), "limit {limit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn polls_that_wait_for_a_turn_get_it_one_after_the_other_whatever_becomes_of_the_calls() {
+        let share = FailingShare::new(1_000, Duration::ZERO);
+        let poll = |fails: bool, is_sent: bool| {
+            let share = &share;
+            async move {
+                let mut turn = share.turn().await;
+                tokio::task::yield_now().await;
+                if is_sent {
+                    turn.sends(clock::uptime());
+                }
+                if fails {
+                    turn.failed();
+                }
+            }
+        };
+        let polls = (0..250).map(|number| poll(number % 3 == 0, number % 3 != 1));
+        futures::future::join_all(polls).await;
+        assert_eq!(share.calls().taken, 0);
+        assert!(share.calls().sent.len() <= 84, "{:?}", share.calls());
+    }
+
+    #[test]
+    fn a_call_that_was_answered_or_not_made_does_not_count() {
+        let now = Instant::now();
+        let mut calls = FailingCalls::new(10, Duration::ZERO);
+        for sent in [true, false, true, true] {
+            assert_eq!(calls.take(now), Ok(()));
+            assert_eq!(calls.take(now), Err(None));
+            if sent {
+                calls.sends(now);
+            }
+            calls.give_back(sent.then_some(now));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn in_no_span_of_a_second_more_than_a_tenth_is_sent_and_fails(
+            limit in 1_u32..400,
+            steps in proptest::collection::vec((0_u64..120, 0_u8..4), 1..400),
+        ) {
+            let mut now = Instant::now();
+            let mut calls = FailingCalls::new(limit, Duration::ZERO);
+            let (mut taken, mut failed) = (0, Vec::new());
+            for (millis, step) in steps {
+                now += Duration::from_millis(millis);
+                match step {
+                    0 | 1 => taken += usize::from(calls.take(now).is_ok()),
+                    2 if taken > 0 => {
+                        taken -= 1;
+                        calls.sends(now);
+                        failed.push(now);
+                    }
+                    3 if taken > 0 => {
+                        taken -= 1;
+                        calls.sends(now);
+                        calls.give_back(Some(now));
+                    }
+                    _ => {}
+                }
+            }
+            for (at, first) in failed.iter().enumerate() {
+                let within = failed[at..].iter().filter(|sent| **sent < *first + Duration::from_secs(1)).count();
+                prop_assert!(within <= (limit as usize / 10).max(1), "{within} of {limit}");
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What fails costs only its share: groups that fail take a tenth of the calls, and the others are polled by their cadence.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use receiptd::{
+    cadence::{Cadence, Cadences, Tier},
+    simulator::{Fault, FaultRule, When},
+};
+
+use crate::rig::{Rig, group, simulator_config};
+
+const OF_FAILING: &str = "receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id LIKE 'bad%'";
+
+/// All ways in which a call of a group fails so that it is tried again.
+fn ways() -> [Fault; 5] {
+    [
+        Fault::ErrorCode { code: 10002 },
+        Fault::ErrorCode { code: 12345 },
+        Fault::HttpStatus { status: 502 },
+        Fault::CutMidBody,
+        Fault::Hang { duration: Duration::from_secs(60) },
+    ]
+}
+
+#[tokio::test]
+async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_are_polled_by_their_cadence() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(10) };
+    let cadence = Cadence::by_age(vec![tier], true).unwrap();
+    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
+    rig.settings.chat.request_timeout = Duration::from_secs(2);
+    for number in 0..300 {
+        let id = format!("bad{number}");
+        rig.watch(&id, 1..=8).await;
+        let (fault, when) = (ways()[number % 5].clone(), When::Group { group_id: group(&id) });
+        rig.simulator.add_fault(FaultRule { fault, when, times: None });
+    }
+    rig.value::<i64>(
+        "SELECT sum(receiptd.watch_messages(1400000000, 'well' || g, '{1}'))::bigint FROM generate_series(1, 1000) g",
+    )
+    .await;
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.poll_slots WHERE failures > 0) = 300").await;
+    let known_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    let since = known_at.to_rfc3339();
+    rig.until(&format!("(SELECT count(*) FROM {OF_FAILING} AND called_at > '{since}') >= 250")).await;
+    rig.stop().await;
+    let most: i64 = rig
+        .value(&format!(
+            "SELECT max(calls) FROM (SELECT count(*) OVER (ORDER BY called_at RANGE BETWEEN CURRENT ROW AND interval '0.999 s' FOLLOWING) AS calls
+             FROM {OF_FAILING} AND called_at > '{since}') AS seconds"
+        ))
+        .await;
+    assert!(most <= 20, "{most} calls within a second for what fails");
+    let longest: f64 = rig
+        .value(
+            "SELECT max(extract(epoch FROM called_at - before))::float8 FROM (
+                SELECT called_at, lag(called_at) OVER (PARTITION BY group_key ORDER BY called_at) AS before
+                FROM receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id LIKE 'well%') AS gaps",
+        )
+        .await;
+    assert!(longest <= 20.0, "{longest} s between two polls of a group that is well");
+}
