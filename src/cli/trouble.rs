@@ -1,7 +1,7 @@
 //! Why no message of the whole app is polled: as the daemon on this machine says, or else as its last call tells.
 
 use receiptd::{
-    chat::{Class, Failure},
+    chat::Class,
     config::Http,
     ops::{self, Unheard},
     store::ExplainedCall,
