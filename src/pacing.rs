@@ -4,8 +4,10 @@
 //! takes a permit, retries included, says when its request is written, and gives the permit back with the answer or without.
 //! Nothing here knows what a call is for.
 
+mod convoys;
 mod latencies;
 mod pacer;
+mod place;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -88,7 +88,8 @@ enum Event {
     Fail(u64),
 }
 
-const MAX_IN_FLIGHT: usize = 400;
+/// As many as `polling.max_in_flight` for a service that takes two seconds.
+pub const MAX_IN_FLIGHT: usize = 400;
 const CONNECT_TIMEOUT: Micros = 3 * SECOND;
 
 struct Run<'a> {

@@ -1,20 +1,25 @@
-//! The limiter itself: exact over every sliding second, as the service counts it.
+//! The limiter itself: at most `limit` calls in every sliding second, as the service counts them.
 //!
 //! An attempt counts until a second after it reached the service. That moment is not visible here, so it counts as on its way
-//! until an answer proves that the way was open: its own answer, or the answer to an attempt that was written later. Whatever
-//! holds requests back and lets them go together, however late, therefore lets go of `limit` at most.
+//! until an answer proves that the way was open: its own answer, or the answer to an attempt that was written later. It
+//! arrived at the time of that proof at the latest, less what the service takes at least.
 //!
-//! A proof comes late if the service is slow. But what the fastest of the last answers took, the service takes at least: less
-//! the time that a request may be on its way (`transit_allowance`), the request arrived that much before its proof.
+//! If the attempts written right before and after it were answered in ordinary time too (see [`Convoys`]), nothing stood
+//! still, and it arrived within `transit_allowance`. A service that takes longer than a second can't tell in time: what was
+//! sent to it is presumed to have arrived while its answers are not overdue, and counts again once they are.
 //!
-//! This module must never let go of an attempt merely because time has passed: only answers and ends show that requests arrive.
+//! This module must never presume anything of attempts whose answers, or those of their neighbours, are overdue.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use super::latencies::Latencies;
+use super::{
+    convoys::Convoys,
+    latencies::Latencies,
+    place::{Overtaken, Place, Written},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,9 +28,6 @@ const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// A slowed rate grows back by this part of the limit every second.
 const REGROWTH_STEPS: u32 = 20;
-
-/// How long TCP waits before it sends a lost packet again: Linux' `TCP_RTO_MIN`, and as much for the round trip.
-const RETRANSMISSION: Duration = Duration::from_millis(400);
 
 /// The way may be held up if nothing that was sent for so long is known to have arrived.
 const DOUBTFUL_AFTER: Duration = Duration::from_millis(500);
@@ -40,48 +42,22 @@ pub struct Grant {
     granted: Instant,
 }
 
-/// Where an attempt that has not ended is.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    /// Its request has not been written: it may still wait for a connection.
-    Unwritten,
-    /// It was written at this time, and nothing written since has been answered.
-    OnTheWay(Instant),
-    /// Something written later was answered.
-    Overtaken(Overtaken),
-}
-
-/// An attempt that has not ended, though one that was written later was answered.
-#[derive(Debug, Clone, Copy)]
-struct Overtaken {
-    written: Instant,
-    /// When the other one was answered.
-    at: Instant,
-    /// When its permit is free.
-    free_at: Instant,
-}
-
-impl Overtaken {
-    /// When it has arrived though it is late: TCP doubles its wait before it sends a packet again, so after a standstill that
-    /// may take as long as the standstill itself.
-    fn arrived(&self) -> Instant {
-        self.at + (self.at - self.written) + RETRANSMISSION
-    }
-}
-
 /// A pure limiter: at most `limit` attempts in every sliding second, evenly spaced.
 #[derive(Debug)]
 pub struct Pacer {
     limit: u32,
     transit_allowance: Duration,
-    /// Every attempt that has not ended.
+    /// Every attempt that has not ended, or whose permit may be free sooner.
     attempts: BTreeMap<u64, Place>,
     unwritten: usize,
     /// Attempts that may not have arrived, by the time of their writing.
     on_the_way: BTreeSet<(Instant, u64)>,
+    /// Attempts that are presumed to have arrived, by the time of their writing.
+    presumed: BTreeSet<(Instant, u64)>,
     /// When the permits of those that have arrived are free again.
     leaving: BTreeSet<(Instant, u64)>,
     latencies: Latencies,
+    convoys: Convoys,
     next_id: u64,
     next_at: Instant,
     slowed: Option<Slowed>,
@@ -107,8 +83,10 @@ impl Pacer {
             attempts: BTreeMap::new(),
             unwritten: 0,
             on_the_way: BTreeSet::new(),
+            presumed: BTreeSet::new(),
             leaving: BTreeSet::new(),
             latencies: Latencies::default(),
+            convoys: Convoys::default(),
             next_id: 0,
             next_at: now + SECOND + transit_allowance,
             slowed: None,
@@ -125,7 +103,7 @@ impl Pacer {
         let most = self.available(now);
         let surplus = (self.unwritten + self.on_the_way.len() + self.leaving.len() + 1).saturating_sub(most as usize);
         if let Some(index) = surplus.checked_sub(1) {
-            return Err(self.leaving.iter().nth(index).map(|(free_at, _)| *free_at));
+            return Err(self.permit_at(index, now));
         }
         if now < self.next_at {
             return Err(Some(self.next_at));
@@ -145,7 +123,7 @@ impl Pacer {
     /// Notes that the request of an attempt is being written: it may arrive from now on.
     pub fn written(&mut self, grant: &Grant, now: Instant) {
         let Some(place @ Place::Unwritten) = self.attempts.get_mut(&grant.id) else { return };
-        *place = Place::OnTheWay(now);
+        *place = Place::OnTheWay(Written { at: now, convoy: self.convoys.written(grant.id, now) });
         self.unwritten -= 1;
         self.on_the_way.insert((now, grant.id));
     }
@@ -153,10 +131,10 @@ impl Pacer {
     /// Notes that an attempt was answered, whatever the answer says.
     pub fn answered(&mut self, grant: &Grant, now: Instant) {
         let written = match self.attempts.remove(&grant.id) {
-            None => return,
+            None | Some(Place::Ended(_)) => return,
             Some(Place::Unwritten) => return self.unwritten -= 1,
-            Some(Place::OnTheWay(written)) => {
-                self.way_was_open((written, grant.id), now);
+            Some(Place::OnTheWay(written) | Place::Presumed(written)) => {
+                self.way_was_open((written.at, grant.id), now);
                 written
             }
             Some(Place::Overtaken(overtaken)) => {
@@ -164,18 +142,23 @@ impl Pacer {
                 overtaken.written
             }
         };
-        self.latencies.learn(now.saturating_duration_since(written));
+        let latency = now.saturating_duration_since(written.at);
+        self.latencies.learn(latency);
+        for (written, id) in self.convoys.answered(written.convoy, latency, now) {
+            self.was_in_time(id, written);
+        }
     }
 
     /// Notes that an attempt ended without an answer: by an error, a timeout, or because it was given up. One whose request was
     /// not written is no call.
     pub fn failed(&mut self, grant: &Grant, now: Instant) {
         match self.attempts.remove(&grant.id) {
-            None => {}
+            None | Some(Place::Ended(_)) => {}
             Some(Place::Unwritten) => self.unwritten -= 1,
             Some(Place::Overtaken(overtaken)) => self.overtaken_has_ended(grant.id, overtaken, now),
-            Some(Place::OnTheWay(written)) => {
+            Some(Place::OnTheWay(Written { at: written, .. }) | Place::Presumed(Written { at: written, .. })) => {
                 self.on_the_way.remove(&(written, grant.id));
+                self.presumed.remove(&(written, grant.id));
                 self.leaving.insert((now.max(written + self.transit_allowance) + SECOND, grant.id));
                 // Whatever holds it up may still have it.
                 if now.saturating_duration_since(written) >= DOUBTFUL_AFTER {
@@ -193,14 +176,20 @@ impl Pacer {
             self.next_at = now + SECOND;
         }
         let proved_by = self.arrived_by(now);
-        let later = self.on_the_way.split_off(&(answered.0, answered.1 + 1));
+        let next = (answered.0, answered.1 + 1);
+        let later = self.on_the_way.split_off(&next);
         for (written, id) in std::mem::replace(&mut self.on_the_way, later) {
             let arrived = if id == answered.1 { proved_by } else { proved_by.max(written + self.transit_allowance) };
             let free_at = arrived + SECOND;
             self.leaving.insert((free_at, id));
-            if let Some(place) = self.attempts.get_mut(&id) {
-                *place = Place::Overtaken(Overtaken { written, at: now, free_at });
+            match self.attempts.get_mut(&id) {
+                Some(place) => place.is_overtaken(now, free_at),
+                None => _ = self.attempts.insert(id, Place::Ended(free_at)),
             }
+        }
+        let later = self.presumed.split_off(&next);
+        for (_, id) in std::mem::replace(&mut self.presumed, later) {
+            self.attempts.entry(id).and_modify(|place| place.is_overtaken(now, now));
         }
     }
 
@@ -216,23 +205,42 @@ impl Pacer {
         let Overtaken { written, free_at, .. } = overtaken;
         if self.leaving.remove(&(free_at, id)) {
             let by_end = self.arrived_by(now) + SECOND;
-            let is_late = now.saturating_duration_since(written) > self.latencies.ordinary();
-            self.leaving.insert((if is_late { by_end } else { by_end.min(free_at) }, id));
+            if now.saturating_duration_since(written.at) > self.latencies.ordinary() + self.transit_allowance {
+                self.leaving.insert((by_end, id));
+            } else {
+                self.leaving.insert((by_end.min(free_at), id));
+                self.attempts.insert(id, Place::Ended(by_end.min(free_at)));
+            }
+        }
+    }
+
+    /// The attempts written with this one arrived in time, and so did it.
+    fn was_in_time(&mut self, id: u64, written: Instant) {
+        let in_time = written + self.transit_allowance + SECOND;
+        let place = self.attempts.get_mut(&id);
+        let Some(Place::Ended(free_at) | Place::Overtaken(Overtaken { free_at, .. })) = place else { return };
+        if *free_at > in_time && self.leaving.remove(&(*free_at, id)) {
+            *free_at = in_time;
+            self.leaving.insert((in_time, id));
         }
     }
 
     /// Frees the permits whose time has come, but for those of late attempts.
     fn free(&mut self, now: Instant) {
-        let (ordinary, is_doubtful) = (self.latencies.ordinary(), self.is_doubtful(now));
+        self.presume(now);
+        let (ordinary, is_doubtful) = (self.latencies.ordinary() + self.transit_allowance, self.is_doubtful(now));
         while let Some((_, id)) = self.leaving.first().copied().filter(|(free_at, _)| *free_at <= now) {
             self.leaving.pop_first();
             let Some(place) = self.attempts.get_mut(&id) else { continue };
-            let Place::Overtaken(overtaken) = place else { continue };
-            let is_late = now.saturating_duration_since(overtaken.written) > ordinary;
+            let Place::Overtaken(overtaken) = place else {
+                self.attempts.remove(&id);
+                continue;
+            };
+            let is_late = now.saturating_duration_since(overtaken.written.at) > ordinary;
             let late_until = overtaken.arrived() + SECOND;
             if is_late && is_doubtful {
                 // What overtook it may have been the last to get through.
-                self.on_the_way.insert((overtaken.written, id));
+                self.on_the_way.insert((overtaken.written.at, id));
                 *place = Place::OnTheWay(overtaken.written);
             } else if is_late && late_until > now {
                 overtaken.free_at = late_until;
@@ -241,10 +249,47 @@ impl Pacer {
         }
     }
 
+    /// A service that takes longer than a second can't tell in time. While its answers are not overdue, what was sent is
+    /// presumed to have arrived; once they are, it counts as on its way again.
+    fn presume(&mut self, now: Instant) {
+        while let Some((written, id)) = self.presumed.first().copied() {
+            let Some(place) = self.attempts.get_mut(&id) else { break };
+            let Place::Presumed(at) = *place else { break };
+            if !self.convoys.is_overdue(at.convoy, now) {
+                break;
+            }
+            *place = Place::OnTheWay(at);
+            self.presumed.pop_first();
+            self.on_the_way.insert((written, id));
+        }
+        let due = self.on_the_way.iter().copied().take_while(|(at, _)| *at + self.transit_allowance + SECOND <= now);
+        for (written, id) in due.collect::<Vec<_>>() {
+            let Some(place) = self.attempts.get_mut(&id) else { break };
+            let Place::OnTheWay(at) = *place else { break };
+            if self.convoys.is_overdue(at.convoy, now) {
+                break;
+            }
+            if self.convoys.is_judged(at.convoy) {
+                *place = Place::Presumed(at);
+                self.on_the_way.remove(&(written, id));
+                self.presumed.insert((written, id));
+            }
+        }
+    }
+
+    /// When the permit with this index is free, as far as that is known; sooner if one may be presumed to be.
+    fn permit_at(&self, index: usize, now: Instant) -> Option<Instant> {
+        let leaving = self.leaving.iter().nth(index).map(|(free_at, _)| *free_at);
+        let presumed_at = |(written, _): &(Instant, u64)| *written + self.transit_allowance + SECOND;
+        let presumed = self.on_the_way.iter().map(presumed_at).find(|at| *at > now);
+        leaving.into_iter().chain(presumed).min()
+    }
+
     /// Whether nothing that was sent for a while is known to have arrived.
     fn is_doubtful(&self, now: Instant) -> bool {
         let oldest = self.on_the_way.first();
-        oldest.is_some_and(|(written, _)| now.saturating_duration_since(*written) >= DOUBTFUL_AFTER)
+        let doubtful_after = DOUBTFUL_AFTER.max(self.convoys.ordinary() + self.transit_allowance);
+        oldest.is_some_and(|(written, _)| now.saturating_duration_since(*written) >= doubtful_after)
     }
 
     /// How many permits there are, but for those that are kept back.
