@@ -143,8 +143,8 @@ pub struct Poller {
     progress: Arc<Progress>,
     trouble: Repeated,
     schedule: Schedule,
-    /// Whether the database may have slots that the schedule lacks.
-    is_unsure: bool,
+    /// After this slot the database may have some that the schedule lacks.
+    unsure_after: Option<SlotId>,
     /// Slots with which quarantined groups may be tried.
     probes: BTreeSet<SlotId>,
     /// Slots that were put off since their groups are held by the gate.
@@ -197,7 +197,7 @@ impl Poller {
             progress,
             trouble: Repeated::default(),
             schedule: Schedule::new(clock::uptime()),
-            is_unsure: false,
+            unsure_after: Some(SlotId::MIN),
             probes: BTreeSet::new(),
             put_off: HashMap::new(),
             news,
@@ -229,16 +229,25 @@ impl Poller {
         Ok(())
     }
 
-    /// Loads the schedule, or what it lacks of it. Returns how many slots it has.
+    /// Loads the schedule. Returns how many slots it has.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn load(&mut self) -> Result<usize, StoreError> {
+        while self.load_page().await? {
+            self.progress.beat();
+        }
+        Ok(self.schedule.len())
+    }
+
+    /// Loads a page of what the schedule may lack. Returns whether there is more.
+    async fn load_page(&mut self) -> Result<bool, StoreError> {
+        let Some(after) = self.unsure_after else { return Ok(false) };
         let now = self.now();
         let schedule = &mut self.schedule;
-        self.store.load_schedule(|slot, stored| schedule.learn(slot, stored, now)).await?;
-        self.is_unsure = false;
-        Ok(self.schedule.len())
+        let next = self.store.load_schedule(after, |slot, stored| schedule.learn(slot, stored, now)).await?;
+        self.unsure_after = next;
+        Ok(next.is_some())
     }
 
     /// Polls until it is told to stop, then waits until the polls in flight have ended, for `grace` at most.
@@ -297,7 +306,7 @@ impl Poller {
             ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now),
             ScheduleNews::Returned(slot) => self.schedule.give_back(slot, now),
             ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
-            ScheduleNews::Unsure => self.is_unsure = true,
+            ScheduleNews::Unsure => self.unsure_after = Some(SlotId::MIN),
         }
     }
 

@@ -12,6 +12,9 @@ use crate::{
 /// A slot that can't be split just now, since somebody else holds some of it, is looked at again after this time.
 const SPLIT_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
+/// Maximum number of slots that are split in a turn of the loop; each is a transaction of its own. The others wait for the next.
+const SPLITS: usize = 4;
+
 impl Poller {
     /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
     /// larger than a batch are split. What is claimed meanwhile joins `claimed`, also where this fails: whoever calls is
@@ -22,7 +25,12 @@ impl Poller {
         // Each of these has a deadline of its own; together they may take longer than a watchdog waits.
         self.progress.beat();
         let mut split = Vec::new();
-        for slot in slots.iter().filter(|slot| slot.messages.len() > batch_size) {
+        let is_large = |slot: &&Slot| slot.messages.len() > batch_size;
+        let later: Vec<SlotId> = slots.iter().filter(is_large).skip(SPLITS).map(|slot| slot.slot_id).collect();
+        slots.retain(|slot| !later.contains(&slot.slot_id));
+        claimed.retain(|slot| !later.contains(slot));
+        later.into_iter().for_each(|slot| self.schedule.give_back(slot, self.now()));
+        for slot in slots.iter().filter(is_large) {
             split.push(slot.slot_id);
             for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
                 self.schedule.set(slot, due, self.now());

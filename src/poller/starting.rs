@@ -60,9 +60,8 @@ impl Poller {
         if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
             return LOOK_AGAIN;
         }
-        if self.is_unsure
-            && let Err(error) = self.load().await
-        {
+        // A page a turn: polls go on meanwhile.
+        if let Err(error) = self.load_page().await {
             self.say(&error);
             return READ_AGAIN;
         }
@@ -138,7 +137,9 @@ impl Poller {
             Err(error) => {
                 self.say(&error);
                 // A slot may have been split without an answer.
-                self.is_unsure |= error.is_unanswered();
+                if error.is_unanswered() {
+                    self.unsure_after = Some(SlotId::MIN);
+                }
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.time, now));
                 (0, READ_AGAIN)
             }
@@ -179,7 +180,9 @@ impl Poller {
     }
 
     fn until_next_due(&self, now: Now) -> Duration {
-        let micros = self.schedule.until_next(self.failing_room() > 0, now).unwrap_or(i64::MAX).clamp(1_000, 1_000_000);
+        let most = if self.unsure_after.is_some() { 1_000 } else { 1_000_000 };
+        let until_next = self.schedule.until_next(self.failing_room() > 0, now);
+        let micros = until_next.unwrap_or(i64::MAX).clamp(1_000, most);
         Duration::from_micros(micros.unsigned_abs())
     }
 

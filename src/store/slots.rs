@@ -6,7 +6,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     Store, StoreError,
     statement::{query, query_as},
-    transaction::{LONG, SHORT},
+    transaction::SHORT,
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
@@ -31,23 +31,35 @@ const READ_SLOTS: &str = "
     ) m
     WHERE s.slot_id = ANY ($1)";
 
+/// How many slots are read at a time: some tens of milliseconds, for which no poll starts.
+const PAGE: i64 = 10_000;
+
 impl Store {
-    /// The slots of this app whose groups are active, with their due times.
+    /// A page of the schedule: the slots after `after` of this app whose groups are active, with their due times. Returns the
+    /// last slot of the page, whosever it is; `None` if there are no more.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn load_schedule(&self, mut each: impl FnMut(SlotId, StoredDue)) -> Result<(), StoreError> {
-        let query = query_as::<(SlotId, Timestamp, Option<Timestamp>, bool)>(
-            "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0
-             FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key) WHERE g.sdk_app_id = $1 AND g.state = 'active'",
-        )
-        .bind(self.app());
-        self.run("loading the schedule", LONG, async |database| {
-            let mut rows = query.fetch(database);
-            while let Some((slot, next_poll_at, last_polled_at, has_failed)) = rows.try_next().await? {
-                each(slot, StoredDue { next_poll_at, last_polled_at, has_failed });
+    pub async fn load_schedule(
+        &self,
+        after: SlotId,
+        mut each: impl FnMut(SlotId, StoredDue),
+    ) -> Result<Option<SlotId>, StoreError> {
+        let query = query_as::<(SlotId, Timestamp, Option<Timestamp>, bool, bool)>(
+            "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0, g.sdk_app_id = $1 AND g.state = 'active'
+             FROM (SELECT * FROM receiptd.poll_slots WHERE slot_id > $2 ORDER BY slot_id LIMIT $3) s
+             JOIN receiptd.watched_groups g USING (group_key) ORDER BY s.slot_id",
+        );
+        let query = query.bind(self.app()).bind(after).bind(PAGE);
+        self.run("loading the schedule", SHORT, async |database| {
+            let (mut rows, mut count, mut last) = (query.fetch(database), 0, None);
+            while let Some((slot, next_poll_at, last_polled_at, has_failed, is_polled)) = rows.try_next().await? {
+                (count, last) = (count + 1, Some(slot));
+                if is_polled {
+                    each(slot, StoredDue { next_poll_at, last_polled_at, has_failed });
+                }
             }
-            Ok(())
+            Ok(last.filter(|_| count == PAGE))
         })
         .await
     }

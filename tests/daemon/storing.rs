@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use receiptd::{
     cadence::{Cadence, Cadences, Tier},
     domain::Counts,
+    slot::SlotId,
+    store::Store,
 };
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::{
     proxy::Proxy,
-    rig::{Rig, every_second, group, seq, simulator_config},
+    rig::{Rig, app, every_second, group, seq, simulator_config},
 };
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
@@ -357,4 +359,32 @@ async fn what_is_too_much_for_one_transaction_is_stored_in_smaller_ones() {
     rig.stop().await;
     let ended = i64::try_from(rig.simulator.ledger().ended_calls()).unwrap();
     assert_eq!(rig.count("receiptd.api_calls").await, ended, "every call has one row");
+}
+
+#[tokio::test]
+async fn the_schedule_is_read_in_pages_that_leave_nothing_out() {
+    let rig = Rig::stopped(simulator_config()).await;
+    run(
+        &rig,
+        "SELECT receiptd.watch_group(app, 'g') FROM unnest(ARRAY[1400000000, 77]) AS app;
+         INSERT INTO receiptd.poll_slots (group_key, next_poll_at)
+            SELECT group_key, now() FROM generate_series(1, 11000), receiptd.watched_groups ORDER BY generate_series, group_key",
+    )
+    .await;
+    let store = Store::new(&rig.settings.database_url, 3, app()).unwrap();
+    let (mut read, mut pages, mut after) = (vec![], vec![], Some(SlotId::MIN));
+    while let Some(last) = after {
+        let before = read.len();
+        after = store.load_schedule(last, |slot, _| read.push(slot)).await.unwrap();
+        pages.push(read.len() - before);
+    }
+    let expected: Vec<SlotId> = sqlx::query_scalar(
+        "SELECT slot_id FROM receiptd.poll_slots NATURAL JOIN receiptd.watched_groups
+         WHERE sdk_app_id = 1400000000 ORDER BY slot_id",
+    )
+    .fetch_all(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(read, expected);
+    assert_eq!(pages, [5_000, 5_000, 1_000], "of another app there are as many");
 }

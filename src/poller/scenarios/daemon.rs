@@ -121,7 +121,7 @@ impl World {
         match doing {
             Doing::Look => self.request(daemon, Request::Look),
             Doing::Renew => self.renews(daemon),
-            Doing::Load => self.request(daemon, Request::Load),
+            Doing::Load => self.loads(daemon),
             Doing::Tick => self.ticks(daemon),
             Doing::Wake => self.wakes(daemon),
             Doing::Turn => self.takes_turns(daemon),
@@ -161,8 +161,8 @@ impl World {
             }
             (Request::Release, _) => self.has_released(daemon),
             (Request::Renew, reply) => self.renewed(daemon, reply, asked_at),
-            (Request::Load, Reply::Schedule(slots)) => self.loaded(daemon, slots),
-            (Request::Load, _) => self.not_loaded(daemon),
+            (Request::Load(_), Reply::Schedule(slots, next)) => self.loaded(daemon, slots, next),
+            (Request::Load(_), _) => self.not_loaded(daemon),
             (Request::Read(claimed, is_probe), reply) => self.has_read(daemon, claimed, is_probe, reply),
             (Request::Slot, reply) => self.slotted(daemon, reply),
             (Request::Flush(..), reply) => self.flushed(daemon, reply),
@@ -195,7 +195,7 @@ impl World {
             writing,
         });
         self.after(daemon, RENEW_EVERY, Doing::Renew);
-        self.request(daemon, Request::Load);
+        self.loads(daemon);
     }
 
     fn renews(&mut self, daemon: usize) {

@@ -16,6 +16,9 @@ use crate::{
 /// As `store::upkeep` has it: a probe of which nothing was heard is repeated after this time.
 const PROBE_CLAIM: TimeDelta = TimeDelta::minutes(30);
 
+/// Few, so that polls come between the pages of a small schedule.
+const PAGE: usize = 2;
+
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub sent_at: Timestamp,
@@ -135,13 +138,16 @@ impl Database {
         self.lease.iter_mut().filter(|_| is_held).for_each(|row| (row.holder, row.expires_at) = (None, now));
     }
 
-    pub fn load(&self) -> Vec<(SlotId, StoredDue)> {
+    /// A page of the schedule, and after which slot the next one begins.
+    pub fn load(&self, after: SlotId) -> (Vec<(SlotId, StoredDue)>, Option<SlotId>) {
         let stored = |slot: &SlotRow| StoredDue {
             next_poll_at: slot.next_poll_at,
             last_polled_at: slot.last_polled_at,
             has_failed: slot.failures > 0,
         };
-        self.slots.iter().map(|(id, slot)| (*id, stored(slot))).collect()
+        let page: Vec<_> = self.slots.range(after + 1..).take(PAGE).map(|(id, slot)| (*id, stored(slot))).collect();
+        let next = page.last().filter(|_| page.len() == PAGE).map(|(id, _)| *id);
+        (page, next)
     }
 
     pub fn read(&self, slots: &[SlotId]) -> Vec<Slot> {

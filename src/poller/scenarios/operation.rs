@@ -20,7 +20,7 @@ pub(super) enum Request {
     Take(Option<LeaseRow>),
     Renew,
     Release,
-    Load,
+    Load(SlotId),
     Read(Vec<SlotId>, bool),
     Slot,
     Flush(Vec<Kept>, bool),
@@ -41,7 +41,7 @@ pub(super) enum Reply {
     Taken(Option<i64>),
     IsHeld(bool),
     Released,
-    Schedule(Vec<(SlotId, StoredDue)>),
+    Schedule(Vec<(SlotId, StoredDue)>, Option<SlotId>),
     Slotted(Slotted),
     Slots(Vec<Slot>),
     Committed(Vec<Committed>),
@@ -98,7 +98,10 @@ impl World {
                 fence.into_iter().for_each(|fence| database.release(fence, now));
                 Reply::Released
             }
-            Request::Load => Reply::Schedule(database.load()),
+            Request::Load(after) => {
+                let (slots, next) = database.load(*after);
+                Reply::Schedule(slots, next)
+            }
             Request::Read(slots, _) => Reply::Slots(database.read(slots)),
             Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
             Request::Slot => {

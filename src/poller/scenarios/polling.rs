@@ -54,7 +54,9 @@ pub(super) struct Polling {
     pub under_way: BTreeMap<u64, (u64, Micros, Timestamp)>,
     last_id: u64,
     is_reading: bool,
-    is_unsure: bool,
+    unsure_after: Option<SlotId>,
+    /// A page of the schedule was read in this turn.
+    has_paged: bool,
     wakes_at: Option<Micros>,
     put_off: HashMap<GroupKey, HashSet<SlotId>>,
     looks_ahead: bool,
@@ -92,7 +94,8 @@ impl Polling {
             under_way: BTreeMap::new(),
             last_id: 0,
             is_reading: false,
-            is_unsure: false,
+            unsure_after: Some(SlotId::MIN),
+            has_paged: false,
             wakes_at: None,
             put_off: HashMap::new(),
             looks_ahead: false,
@@ -155,11 +158,21 @@ impl World {
         &mut self.daemons[daemon].term.as_mut().expect("only a term polls").polling
     }
 
-    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotId, StoredDue)>) {
+    /// Mirrors `Poller::load_page`.
+    pub fn loads(&mut self, daemon: usize) {
+        let after = self.daemons[daemon].term.as_ref().and_then(|term| term.polling.unsure_after);
+        self.request(daemon, Request::Load(after.unwrap_or(SlotId::MIN)));
+    }
+
+    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotId, StoredDue)>, next: Option<SlotId>) {
         let now = self.clocks(daemon);
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
-        slots.into_iter().for_each(|(slot, stored)| term.polling.schedule.learn(slot, stored, now));
-        (term.polling.is_unsure, term.polling.is_reading) = (false, false);
+        let polling = &mut term.polling;
+        slots.into_iter().for_each(|(slot, stored)| polling.schedule.learn(slot, stored, now));
+        (polling.unsure_after, polling.is_reading, polling.has_paged) = (next, false, true);
+        if !term.is_loaded && next.is_some() {
+            return self.loads(daemon);
+        }
         if !std::mem::replace(&mut term.is_loaded, true) {
             self.after(daemon, Duration::ZERO, Doing::Tick);
         }
@@ -196,7 +209,7 @@ impl World {
                 self.wake_in(daemon, Duration::ZERO);
             }
         } else {
-            self.polling(daemon).is_unsure = true;
+            self.polling(daemon).unsure_after = Some(SlotId::MIN);
             self.wake_in(daemon, Duration::ZERO);
         }
     }
@@ -226,9 +239,9 @@ impl World {
         if term.writing.is_stuck || !is_trusted {
             return self.wake_in(daemon, LOOK_AGAIN);
         }
-        if polling.is_unsure {
+        if polling.unsure_after.is_some() && !std::mem::take(&mut polling.has_paged) {
             polling.is_reading = true;
-            return self.request(daemon, Request::Load);
+            return self.loads(daemon);
         }
         for slot in polling.gate.take_freed().iter().filter_map(|group| polling.put_off.remove(group)).flatten() {
             polling.schedule.bring_forward(slot, clocks.time, clocks);
@@ -256,11 +269,9 @@ impl World {
             if is_probe {
                 polling.gate.no_witness(clocks.monotonic);
             }
-            let micros = polling
-                .schedule
-                .until_next(polling.failing_room() > 0, clocks)
-                .unwrap_or(i64::MAX)
-                .clamp(1_000, 1_000_000);
+            let most = if polling.unsure_after.is_some() { 1_000 } else { 1_000_000 };
+            let until_next = polling.schedule.until_next(polling.failing_room() > 0, clocks);
+            let micros = until_next.unwrap_or(i64::MAX).clamp(1_000, most);
             return self.wake_in(daemon, Duration::from_micros(micros.unsigned_abs()));
         }
         polling.is_reading = true;
