@@ -30,6 +30,8 @@ pub struct Report {
     pub watched: Option<Watched>,
     /// What keeps it from polling, if anything does.
     pub trouble: Option<String>,
+    /// Why calls wait for a moment, if it isn't known yet whether the app or single groups are refused.
+    pub doubt: Option<String>,
     /// Groups that aren't asked for now, since Tencent Chat refused them.
     pub held_groups: usize,
     /// The first of them.
@@ -94,6 +96,7 @@ impl Report {
             epoch: status.epoch(),
             watched: status.watched(),
             trouble: status.trouble(),
+            doubt: poller.as_deref().and_then(crate::poller::PollerStatus::doubt),
             held_groups,
             held,
             clock: status.doubt().map(|doubt| doubt.to_string()),
@@ -172,6 +175,7 @@ mod tests {
             epoch: Some(3),
             watched: Some(Watched { groups: 310, messages: 12_431, quarantined: 0 }),
             trouble: None,
+            doubt: None,
             held_groups: 0,
             held: vec![],
             clock: None,

@@ -57,14 +57,14 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let (cadences, batch_size) = (opened.config.cadences.clone(), opened.config.polling.batch_size);
     let now = opened.store.clock().now();
     let known = look(&opened, &group, seq).await;
-    let (facts, holder, trouble, limit) = opened.close(known).await?;
+    let Known { facts, holder, trouble, held, limit } = opened.close(known).await?;
     let facts = facts.ok_or_else(|| not_watched(&group))?;
     let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is polled: {trouble}."));
     let idle =
         holder.is_none().then(|| "No receiptd polls this app just now: start one, or see `receiptd check`.".into());
     let of_group = why(&group, &facts, seq, &cadences, now);
     let limit = batch_limit(limit, batch_size);
-    let why = stopped.into_iter().chain(idle).chain(of_group).chain(limit).collect();
+    let why = stopped.into_iter().chain(idle).chain(held).chain(of_group).chain(limit).collect();
     let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
@@ -75,10 +75,20 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-type Known = (Option<Explained>, Option<String>, Option<String>, Option<KnownLimit>);
+/// What is known.
+struct Known {
+    /// The group.
+    facts: Option<Explained>,
+    /// Who polls the app.
+    holder: Option<String>,
+    /// What keeps the whole app from being polled.
+    trouble: Option<String>,
+    /// Why the group isn't asked for just now though it is active.
+    held: Vec<String>,
+    /// How many messages a call may ask for.
+    limit: Option<KnownLimit>,
+}
 
-/// What is known of the group, who polls the app, what keeps the whole app from being polled, and how many messages a call may
-/// ask for.
 async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<Known, StoreError> {
     let Opened { store, config, .. } = opened;
     let (facts, holder, last_call) =
@@ -90,7 +100,10 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
         say(format_args!("Warning: the daemon {unheard}"));
     }
     let daemon = heard.ok();
-    Ok((facts, holder, trouble::of_app(daemon.as_ref(), last_call.as_ref()), store.batch_limit().await?))
+    let trouble = trouble::of_app(daemon.as_ref(), last_call.as_ref());
+    let active = facts.as_ref().filter(|facts| is_active(facts)).map(|facts| facts.group.group_key);
+    let held = daemon.zip(active).map(|(daemon, key)| trouble::of_group(&daemon, key.into())).unwrap_or_default();
+    Ok(Known { facts, holder, trouble, held, limit: store.batch_limit().await? })
 }
 
 /// How many messages a call asks for, if the service takes fewer than `configured`.

@@ -1,9 +1,12 @@
 //! Why no message of the whole app is polled: as the daemon on this machine says, or else as its last call tells.
 
+use std::time::Duration;
+
 use receiptd::{
     chat::Class,
     config::Http,
     ops::{self, Unheard},
+    span,
     store::ExplainedCall,
 };
 use serde_json::Value;
@@ -24,6 +27,26 @@ pub fn of_app(daemon: Option<&Value>, last_call: Option<&ExplainedCall>) -> Opti
         Some(daemon) => daemon["trouble"].as_str().map(str::to_owned),
         None => refusal(last_call?),
     }
+}
+
+/// Why a group isn't asked for just now though it is active, as `daemon` says: it is held, or all calls wait for a moment.
+pub fn of_group(daemon: &Value, group_key: i64) -> Vec<String> {
+    let doubt = daemon["doubt"].as_str().map(|doubt| format!("Calls wait for a moment: {doubt}."));
+    let held = daemon["held"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_group = held.iter().find(|held| held["group_key"].as_i64() == Some(group_key)).map(|held| {
+        let code = held["code"].as_i64().map_or_else(String::new, |code| format!(" with code {code}"));
+        let info = held["info"].as_str().unwrap_or_default();
+        let again = match held["again_in_seconds"].as_u64().unwrap_or_default() {
+            0 => "at once".to_owned(),
+            seconds => format!("in {}", span::roughly(Duration::from_secs(seconds))),
+        };
+        format!("Tencent Chat refused the group{code} ({info}): it is held, and asked again {again} at the earliest.")
+    });
+    let others = daemon["held_groups"].as_u64().unwrap_or_default().saturating_sub(held.len() as u64);
+    let unknown = (of_group.is_none() && others > 0).then(|| {
+        format!("{others} groups that the daemon does not name are refused and held: this may be one of them.")
+    });
+    of_group.into_iter().chain(doubt).chain(unknown).collect()
 }
 
 fn refusal(call: &ExplainedCall) -> Option<String> {
@@ -66,6 +89,23 @@ mod tests {
         assert_eq!(of_app(Some(&well), Some(&refused)), None, "it polls again, and that call is not stored yet");
         let stuck = json!({ "role": "polling", "trouble": "it can't be stored" });
         assert_eq!(of_app(Some(&stuck), Some(&refused)).as_deref(), Some("it can't be stored"));
+    }
+
+    #[test]
+    fn a_held_group_is_named_with_its_code_and_when_it_is_asked_again() {
+        let held = json!([{ "group_key": 7, "code": 10010, "info": "no such group", "again_in_seconds": 80 }]);
+        let daemon = json!({ "doubt": null, "held_groups": 1, "held": held });
+        let said = "Tencent Chat refused the group with code 10010 (no such group): it is held, and asked again in 1m 20s at the earliest.";
+        assert_eq!(of_group(&daemon, 7), [said]);
+        assert!(of_group(&daemon, 8).is_empty());
+        let more = json!({ "doubt": "a call was refused", "held_groups": 1_200, "held": held });
+        assert_eq!(of_group(&more, 7), [said, "Calls wait for a moment: a call was refused."]);
+        assert!(
+            of_group(&more, 8)[1].starts_with("1199 groups that the daemon does not name"),
+            "{:?}",
+            of_group(&more, 8)
+        );
+        assert!(of_group(&json!({}), 7).is_empty(), "an earlier version says nothing of it");
     }
 
     #[test]

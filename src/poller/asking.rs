@@ -11,7 +11,7 @@ use crate::{
     chat::{Attempt, Class, Failure},
     domain::{MsgSeq, Receipt},
     recording::{Others, Poll, PollEnd},
-    slot::Slot,
+    slot::{GroupState, Slot},
 };
 
 /// A poll whose attempts have failed for so long in all makes no other: as long as it is under way it takes a place that the
@@ -31,6 +31,9 @@ const MAX_FAILED_PARTS_IN_VAIN: usize = 5;
 /// to blame. If the poll before failed too, [`MAX_FAILED_PARTS_IN_VAIN`] holds for these as well.
 const MAX_REFUSALS_IN_VAIN: usize = 20;
 
+/// The same of a probe of a quarantined group: then the group is still refused.
+const MAX_REFUSALS_OF_A_PROBE: usize = 8;
+
 /// A poll under way.
 #[derive(Debug)]
 pub(super) struct Asking {
@@ -40,6 +43,8 @@ pub(super) struct Asking {
     /// How many polls of the slot in a row have failed.
     failures: i32,
     signed_again: bool,
+    /// Whether it's a probe of a quarantined group.
+    is_probe: bool,
     /// How long attempts took that failed.
     in_vain: Duration,
     /// Messages whose calls fail for them alone.
@@ -72,6 +77,7 @@ impl Asking {
             retry: Retry::default(),
             failures: if fails_with_others { slot.failures.max(FAILURES_TO_BLAME) } else { slot.failures },
             signed_again: false,
+            is_probe: slot.group_state == GroupState::Quarantined,
             in_vain: Duration::ZERO,
             culprits: vec![],
             rest: vec![],
@@ -160,6 +166,15 @@ impl Asking {
     fn failed(&mut self, failure: Failure) -> Next {
         let code = failure.code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
         let asked = self.batch().unwrap_or_default().to_vec();
+        if self.is_probe
+            && failure.class == Class::Split
+            && self.refusals + 1 >= MAX_REFUSALS_OF_A_PROBE
+            && !is_answered(&self.poll)
+        {
+            self.poll.rejected.clear();
+            self.end(PollEnd::GroupFault(failure));
+            return Next::GoOn;
+        }
         match failure.class {
             Class::Retry | Class::Unknown if self.looks_for_culprits() => return self.part_failed(&asked),
             Class::SignAgain if !failure.is_passing() => return self.stop_app(failure),
@@ -280,7 +295,7 @@ pub(super) mod tests {
         domain::{Counts, Timestamp},
         poller::retry::MAX_ATTEMPTS,
         recording::{KeepSnapshots, Recording},
-        slot::{GroupState, SlotMessage},
+        slot::SlotMessage,
     };
 
     /// Calls may ask for all messages.
@@ -348,6 +363,20 @@ pub(super) mod tests {
             assert_eq!(asking.heard(attempt(&batch, code), || false), Next::GoOn);
             assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
         }
+    }
+
+    #[test]
+    fn a_probe_of_a_group_that_refuses_every_message_makes_few_calls() {
+        let group = Slot { group_state: GroupState::Quarantined, ..slot(50) };
+        let mut asking = Asking::new(&group, ALL, Others::Answered);
+        let mut calls = 0;
+        while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+            asking.heard(attempt(&batch, 10004), || false);
+            calls += 1;
+        }
+        let poll = asking.into_poll();
+        assert_eq!((calls, poll.rejected.len()), (MAX_REFUSALS_OF_A_PROBE, 0));
+        assert!(matches!(poll.end, PollEnd::GroupFault(Failure { code: Some(10004), .. })), "{:?}", poll.end);
     }
 
     #[test]

@@ -233,6 +233,11 @@ impl Gate {
         self.doubt.as_ref().filter(|doubt| doubt.is_app).map(|doubt| &doubt.failure)
     }
 
+    /// The refusal for which calls wait, whoever is to blame for it.
+    pub(super) fn doubted_for(&self) -> Option<&Failure> {
+        self.doubt.as_ref().map(|doubt| &doubt.failure)
+    }
+
     /// Whether calls wait until it is known who is to blame.
     pub(super) fn is_closed(&self) -> bool {
         self.doubt.is_some()

@@ -14,7 +14,7 @@ use super::{PollerSettings, call::Caller};
 use crate::{chat::Failure, clock, recording::KnownLimit, slot::GroupKey, span};
 
 /// Maximum number of held groups that are told by name.
-const HELD_SHOWN: usize = 20;
+const HELD_SHOWN: usize = 100;
 
 /// A group that isn't asked for now, since it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,6 +63,17 @@ impl PollerStatus {
     /// Why no calls are made, if a fault of the whole app stopped them, and what helps.
     pub fn fault(&self) -> Option<String> {
         self.caller.gate().fault().map(|failure| failure.of_app(self.caller.clock.doubt()))
+    }
+
+    /// Why calls wait, if it isn't known yet who is to blame for a refusal: the app or single groups.
+    pub fn doubt(&self) -> Option<String> {
+        let gate = self.caller.gate();
+        let failure = gate.doubted_for().filter(|_| gate.fault().is_none())?;
+        let code = failure.code.map_or_else(String::new, |code| format!(" with code {code}"));
+        Some(format!(
+            "a call was refused{code}: {}, and other groups are asked first whether the app is to blame",
+            failure.info
+        ))
     }
 
     /// What is wrong if the service answers no call.

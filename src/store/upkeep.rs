@@ -19,7 +19,7 @@ use crate::{
 const CHUNK: usize = 500;
 
 /// A group that was probed is not offered again before this time, however the probe ends.
-const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30);
+pub(super) const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30);
 
 /// Groups that are marked though their slots were moved, but for some that somebody held: at which version of the group that
 /// was, and which they are. Only these are moved when somebody lets go.

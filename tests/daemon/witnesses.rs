@@ -131,3 +131,72 @@ async fn a_group_whose_quarantine_the_schema_refuses_is_not_asked_again_and_agai
     let by_code: BTreeMap<i32, u64> = rig.simulator.ledger().errors_by_code().clone();
     assert_eq!(by_code, BTreeMap::from([(10010, 2)]));
 }
+
+#[tokio::test]
+async fn groups_that_were_refused_together_are_probed_when_one_of_them_is_answered_again() {
+    let mut rig = Rig::new().await;
+    rig.watch("good", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    for number in 1..=6 {
+        rig.watch(&format!("g{number}"), [1]).await;
+    }
+    rig.until(ALL_POLLED).await;
+    rig.stop().await;
+    // As a fault of a part of the groups leaves them: one was refused an hour later, and one with another code.
+    sqlx::raw_sql(
+        "UPDATE receiptd.watched_groups SET state = 'quarantined', state_code = 10007, probe_at = now() + interval '6 hours',
+            refused_at = now() - interval '1 hour' WHERE group_id LIKE 'g_';
+         UPDATE receiptd.watched_groups SET refused_at = now() WHERE group_id = 'g5';
+         UPDATE receiptd.watched_groups SET state_code = 10060 WHERE group_id = 'g6';
+         UPDATE receiptd.watched_groups SET probe_at = now() WHERE group_id = 'g1'",
+    )
+    .execute(&rig.pool)
+    .await
+    .unwrap();
+    // One of them is refused still, and put off again.
+    refuse(&rig, 10007, of_group("g2"));
+    rig.start().await;
+    rig.until(
+        "(SELECT count(*) = 3 FROM receiptd.watched_groups
+            WHERE group_id IN ('g1', 'g3', 'g4') AND state = 'active' AND refused_at IS NULL)",
+    )
+    .await;
+    rig.until(
+        "(SELECT state = 'quarantined' AND probe_at > now() + interval '5 hours' AND refused_at > now() - interval '10 minutes'
+            FROM receiptd.watched_groups WHERE group_id = 'g2')",
+    )
+    .await;
+    let others = "receiptd.watched_groups WHERE group_id IN ('g5', 'g6') AND state = 'quarantined' AND probe_at > now() + interval '5 hours'";
+    assert_eq!(rig.count(others).await, 2);
+    let refused = rig.simulator.ledger().errors_by_code()[&10007];
+    assert_eq!(refused, 1, "it was probed once");
+}
+
+#[tokio::test]
+async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_way_back() {
+    let mut rig = Rig::new().await;
+    for number in 1..=12 {
+        rig.watch(&format!("g{number}"), [1]).await;
+    }
+    rig.until(ALL_POLLED).await;
+    refuse(&rig, 70003, When::All);
+    let is_at_fault = async |rig: &Rig| {
+        let status = rig.daemon.as_ref().unwrap().status();
+        while status.poller().is_none_or(|poller| poller.fault().is_none()) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    is_at_fault(&rig).await;
+    rig.stop().await;
+    let refused = |rig: &Rig| rig.simulator.ledger().errors_by_code()[&70003];
+    let before = refused(&rig);
+    rig.start().await;
+    is_at_fault(&rig).await;
+    let again = refused(&rig) - before;
+    assert!((1..=8).contains(&again), "{again} refused calls after the restart");
+    rig.simulator.clear_faults();
+    let mended: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+    rig.until(&format!("(SELECT bool_and(known_until > '{}') FROM receiptd.latest_receipts)", mended.to_rfc3339()))
+        .await;
+    assert_eq!(rig.count("receiptd.watched_groups WHERE state <> 'active'").await, 0);
+}

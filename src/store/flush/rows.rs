@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{Locked, Made, merged};
+use super::{super::upkeep::PROBE_CLAIM, Locked, Made, merged};
 use crate::{
     chat::Attempt,
     domain::{Counts, Receipt, Timestamp},
@@ -215,6 +215,21 @@ pub(super) async fn drop_empty_slots(
     .await
 }
 
+/// Releases a group. Those that were refused together with it are probed soon, but for those that are being probed.
+const RELEASE: &str = "
+    WITH released AS (
+        UPDATE receiptd.watched_groups g SET state = 'active' FROM receiptd.watched_groups was
+        WHERE g.group_key = $1 AND was.group_key = g.group_key AND g.state = 'quarantined'
+        RETURNING was.sdk_app_id, was.state_code, was.refused_at
+    ), others AS (
+        SELECT g.group_key FROM released r JOIN receiptd.watched_groups g
+            ON g.sdk_app_id = r.sdk_app_id AND g.state_code = r.state_code
+            AND g.refused_at BETWEEN r.refused_at - interval '1 minute' AND r.refused_at + interval '1 minute'
+        WHERE g.group_key <> $1 AND g.state = 'quarantined' AND g.probe_at > now() + $2
+        ORDER BY g.group_key FOR NO KEY UPDATE OF g SKIP LOCKED
+    )
+    UPDATE receiptd.watched_groups g SET probe_at = now() FROM others WHERE g.group_key = others.group_key";
+
 /// Puts groups into quarantine or releases them, unless their owner has paused or removed them meanwhile.
 pub(in crate::store) async fn write_groups(
     connection: &mut PgConnection,
@@ -226,17 +241,17 @@ pub(in crate::store) async fn write_groups(
     for (group_key, change) in changes {
         let query = match change {
             GroupChange::Quarantine { code, reason, probe_at } => query(
-                "UPDATE receiptd.watched_groups SET state = 'quarantined', state_code = $2, state_reason = $3, probe_at = $4
+                "UPDATE receiptd.watched_groups
+                 SET state = 'quarantined', state_code = $2, state_reason = $3, probe_at = $4, refused_at = now()
                  WHERE group_key = $1 AND state IN ('active', 'quarantined')",
             )
             .bind(group_key)
             .bind(i32::try_from(*code).unwrap_or(i32::MAX))
             .bind(reason)
             .bind(probe_at),
-            GroupChange::Release => query(
-                "UPDATE receiptd.watched_groups SET state = 'active' WHERE group_key = $1 AND state = 'quarantined'",
-            )
-            .bind(group_key),
+            GroupChange::Release => query(RELEASE)
+                .bind(group_key)
+                .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default()),
         };
         query.execute(&mut *connection).await?;
     }
