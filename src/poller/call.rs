@@ -26,7 +26,7 @@ use crate::{
     domain::MsgSeq,
     lease::Lease,
     pacing::Pacing,
-    recording::{Poll, PollEnd},
+    recording::{Others, Poll, PollEnd},
     slot::{GroupState, Slot},
 };
 
@@ -305,6 +305,8 @@ fn refusal_of_group(slot: &Slot, poll: &Poll) -> Option<Failure> {
     if let PollEnd::GroupFault(failure) = &poll.end {
         return Some(failure.clone());
     }
-    let are_all_refused = slot.messages.len() > 1 && poll.rejected.len() == slot.messages.len();
+    // While others fail too, what is refused message by message tells nothing of the group.
+    let is_alone = poll.others != Others::Failing;
+    let are_all_refused = is_alone && slot.messages.len() > 1 && poll.rejected.len() == slot.messages.len();
     poll.attempts.last().filter(|_| are_all_refused)?.outcome.as_ref().err().cloned()
 }

@@ -65,7 +65,7 @@ async fn explain_tells_why_a_message_is_not_polled_and_with_which_others_it_woul
     database.psql(&format!("SELECT receiptd.pause_group({APP}, 'team')"));
     let answer = json(&database, &["explain", "team"]);
     assert_eq!(answer["slots"][0]["msg_seqs"], serde_json::json!([1, 2, 3]));
-    assert!(answer["why"].to_string().contains("The group is paused: `receiptd watch resume 'team'`"), "{answer}");
+    assert!(answer["why"].to_string().contains("The group is paused: `receiptd watch resume team`"), "{answer}");
     let (code, _, err) = receiptd(&database, &["explain", "nobody"]);
     assert!(code == 65 && err.contains("not on the watch list"), "{err}");
     let (_, out, _) = receiptd(&database, &["explain", "team", "77"]);

@@ -133,7 +133,12 @@ impl Plan {
         plan.flaws = flaw::draw(&mut random, &plan.groups, plan.batch_size);
         // A minute in which nothing works at all.
         if random.u8(0..4) == 0 {
-            let all = [Fault::Code(10002), Fault::Status(502), Fault::Hang, Fault::Unreachable];
+            let all = [10002, 10004].map(Fault::Code).into_iter().chain([
+                Fault::Status(502),
+                Fault::Hang,
+                Fault::Unreachable,
+            ]);
+            let all: Vec<Fault> = all.collect();
             let fault = all[random.usize(..all.len())];
             plan.faults.push((random.u64(0..60 * SECOND), fault, random.u64(5 * SECOND..=60 * SECOND)));
         }
