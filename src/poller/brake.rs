@@ -26,8 +26,8 @@ const SLOTS_AT_LEAST: usize = 2;
 /// Number of calls a second while none is answered.
 const TRIALS_PER_SECOND: f64 = 1.0;
 
-/// Maximum number of polls under way while none is answered.
-const TRIALS_IN_FLIGHT: usize = 5;
+/// Maximum number of polls under way while none is answered: calls that hang for some seconds leave no gap between trials.
+const TRIALS_IN_FLIGHT: usize = 10;
 
 /// The rate is changed this often.
 const STEP: Duration = Duration::from_millis(500);

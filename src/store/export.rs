@@ -59,7 +59,7 @@ const SPAN_OF_HOURS: &str = "SELECT min(h.first),
         max(CASE WHEN h.messages_active > 0 THEN greatest(h.last + interval '1 hour', date_trunc('hour', l.rolled_up_until, 'UTC'))
             ELSE h.last + interval '1 hour' END)
      FROM receiptd.watched_groups g
-     LEFT JOIN receiptd.poller_leases l USING (sdk_app_id)
+     LEFT JOIN receiptd.data_freshness l USING (sdk_app_id)
      CROSS JOIN LATERAL (
         SELECT (SELECT min(hour) FROM receiptd.group_receipts_hourly f WHERE f.group_key = g.group_key) AS first,
             h.hour AS last, h.messages_active

@@ -80,7 +80,8 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
 /// Calls that api_calls lacks, or has as failed though they were answered.
 async fn lost_calls(pool: &PgPool, ledger: &Ledger, calls: &str) -> u64 {
     let noted: i64 = scalar(pool, &format!("SELECT count(*) FROM {calls}")).await;
-    let successes: i64 = scalar(pool, &format!("SELECT count(*) FROM {calls} WHERE class = 'success'")).await;
+    let successes: i64 =
+        scalar(pool, &format!("SELECT count(*) FROM {calls} WHERE class IN ('success', 'incomplete')")).await;
     let unsuccessful = ledger.ended(Outcome::Answered).saturating_sub(successes.unsigned_abs());
     ledger.calls().saturating_sub(noted.unsigned_abs()).max(unsuccessful)
 }
