@@ -26,7 +26,8 @@ fuzz_target!(|input: &[u8]| {
         }
     }
     assert_eq!(lines.bytes(), input.len() as u64, "all of it is read");
-    let with_text = input.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty()).count();
+    let with_text =
+        input.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty()).count();
     // The first line may name the columns.
     assert!(with_text.saturating_sub(told) <= 1, "{with_text} lines have text, {told} were told of");
 });

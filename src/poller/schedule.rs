@@ -32,6 +32,9 @@ impl Now {
     }
 }
 
+/// Maximum number of slots that one is drawn from.
+const DRAWN_FROM: usize = 10_000;
+
 /// A point on the schedule's timeline, in microseconds.
 type Place = i64;
 
@@ -134,6 +137,24 @@ impl Schedule {
             failing -= usize::from(self.failing.contains(&slot));
             self.unlist(slot, Status::Waiting(place));
             self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
+            claimed.push(slot);
+        }
+        claimed
+    }
+
+    /// Claims up to `count` slots that are due, those first whose last poll did not fail. `draw` gives a share from 0 to 1, and
+    /// that far down in the order of due times the slot is taken: so slots that fail alike and are due together can't stand
+    /// before all others.
+    pub(super) fn claim_drawn(&mut self, count: usize, mut draw: impl FnMut() -> f64, now: Now) -> Vec<SlotId> {
+        let present = self.present(now);
+        let mut claimed = Vec::with_capacity(count.min(64));
+        while claimed.len() < count {
+            let drawn = [&self.due, &self.due_failing].into_iter().find_map(|slots| {
+                let due = || slots.iter().take_while(|(place, _)| *place <= present).take(DRAWN_FROM);
+                let last = due().count().checked_sub(1)?;
+                due().nth(((draw() * (last + 1) as f64) as usize).min(last)).map(|(_, slot)| *slot)
+            });
+            let Some(slot) = drawn.filter(|slot| self.claim(*slot)) else { break };
             claimed.push(slot);
         }
         claimed
@@ -313,6 +334,19 @@ mod tests {
             Some(60_000_000),
             "a poll under way says itself when it is due again"
         );
+    }
+
+    #[test]
+    fn slots_are_drawn_from_anywhere_among_those_that_are_due_and_do_not_fail() {
+        let now = start();
+        let mut schedule = Schedule::new(now.monotonic);
+        (0..10).for_each(|slot| schedule.set(slot, now.time, now));
+        schedule.set(10, now.time + TimeDelta::minutes(1), now);
+        schedule.set_failing(0, true);
+        assert_eq!(schedule.claim_drawn(1, || 0.999, now), [9]);
+        assert_eq!(schedule.claim_drawn(2, || 0.0, now), [1, 2]);
+        assert_eq!(schedule.claim_drawn(9, || 1.0, now), [8, 7, 6, 5, 4, 3, 0], "what fails comes last");
+        assert!(schedule.claim_drawn(1, || 0.5, now).is_empty(), "nothing else is due");
     }
 
     #[test]

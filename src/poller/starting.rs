@@ -158,7 +158,12 @@ impl Poller {
                 probes.push(slot);
             }
         }
-        let due = self.schedule.claim_due(room - probes.len(), self.failing_room(), now);
+        let (room, is_braked) = (room - probes.len(), self.caller.brake().is_on());
+        // While nothing is answered, the most overdue slots may all be of groups that fail, and others be well.
+        let due = match is_braked {
+            true => self.schedule.claim_drawn(room, fastrand::f64, now),
+            false => self.schedule.claim_due(room, self.failing_room(), now),
+        };
         (probes.iter().copied().chain(due).collect(), probes)
     }
 
