@@ -45,12 +45,7 @@ impl Pacing {
                 Err(None) => ended.await,
                 Err(Some(ready_at)) => {
                     let sleep = tokio::time::sleep(ready_at.saturating_duration_since(now()));
-                    // What ends from now on rarely frees a permit within a second.
-                    if ready_at <= now() + Duration::from_secs(1) {
-                        sleep.await;
-                    } else {
-                        tokio::select! { () = sleep => {}, () = ended => {} }
-                    }
+                    tokio::select! { () = sleep => {}, () = ended => {} }
                 }
             }
         }
@@ -162,6 +157,17 @@ mod tests {
         let answered = Instant::now();
         waiting.await.unwrap();
         assert!((1_000..1_050).contains(&answered.elapsed().as_millis()), "{:?}", answered.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_one_attempt_a_second_is_made_a_permit_that_made_no_call_leaves_the_second_to_the_next() {
+        let pacing = Pacing::new(50, Duration::from_millis(50));
+        let start = Instant::now();
+        let no_calls = (0..13).map(|_| async { drop(pacing.permit().await) });
+        futures::future::join_all(no_calls).await;
+        call(&pacing).await;
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(1_100), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]

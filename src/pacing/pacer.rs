@@ -154,7 +154,13 @@ impl Pacer {
     pub fn failed(&mut self, grant: &Grant, now: Instant) {
         match self.attempts.remove(&grant.id) {
             None | Some(Place::Ended(_)) => {}
-            Some(Place::Unwritten) => self.unwritten -= 1,
+            Some(Place::Unwritten) => {
+                self.unwritten -= 1;
+                // The attempt of this second is still to be made.
+                if self.silent_since.is_some() && self.next_at == grant.granted + SECOND {
+                    self.next_at = grant.granted;
+                }
+            }
             Some(Place::Overtaken(overtaken)) => self.overtaken_has_ended(grant.id, overtaken, now),
             Some(Place::OnTheWay(Written { at: written, .. }) | Place::Presumed(Written { at: written, .. })) => {
                 self.on_the_way.remove(&(written, grant.id));
