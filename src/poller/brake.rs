@@ -23,6 +23,9 @@ const SLOTS: usize = 5;
 /// … but two at least: if there is one slot only, its messages may be to blame.
 const SLOTS_AT_LEAST: usize = 2;
 
+/// They have to go on for this long: groups that fail may be due one after the other, between others that are answered.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Number of calls a second while none is answered.
 const TRIALS_PER_SECOND: f64 = 1.0;
 
@@ -196,7 +199,8 @@ impl Brake {
             self.failing.push(slot);
         }
         let enough = SLOTS.min(self.slots.max(SLOTS_AT_LEAST));
-        if self.unanswered < ATTEMPTS || self.failing.len() < enough || self.limit <= TRIALS_PER_SECOND {
+        let is_short = now.saturating_duration_since(since) < QUIET;
+        if self.unanswered < ATTEMPTS || self.failing.len() < enough || is_short || self.limit <= TRIALS_PER_SECOND {
             return None;
         }
         let (failure, rate, next_at, step) = (failure.clone(), TRIALS_PER_SECOND, now, Step::new(now));

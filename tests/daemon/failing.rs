@@ -29,16 +29,16 @@ async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_
     let cadence = Cadence::by_age(vec![tier], true).unwrap();
     rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
     rig.settings.chat.request_timeout = Duration::from_secs(2);
+    rig.value::<i64>(
+        "SELECT sum(receiptd.watch_messages(1400000000, 'well' || g, '{1}'))::bigint FROM generate_series(1, 1000) g",
+    )
+    .await;
     for number in 0..300 {
         let id = format!("bad{number}");
         rig.watch(&id, 1..=8).await;
         let (fault, when) = (ways()[number % 5].clone(), When::Group { group_id: group(&id) });
         rig.simulator.add_fault(FaultRule { fault, when, times: None });
     }
-    rig.value::<i64>(
-        "SELECT sum(receiptd.watch_messages(1400000000, 'well' || g, '{1}'))::bigint FROM generate_series(1, 1000) g",
-    )
-    .await;
     rig.start().await;
     rig.until("(SELECT count(*) FROM receiptd.poll_slots WHERE failures > 0) >= 300").await;
     let known_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
