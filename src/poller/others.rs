@@ -1,7 +1,8 @@
 //! What became of the calls of other slots lately: it tells whether a slot that fails is to blame itself. Pure.
 //!
 //! The gate asks another question of other witnesses: it judges refusals, for which an outage counts for nothing, by groups that
-//! were asked after the refusal. Here failures are judged, a refusal is an answer, and a witness may be up to 5 minutes old.
+//! were asked after the refusal. Here failures are judged, a refused batch counts as one, a refused group says nothing, and a
+//! witness may be up to 5 minutes old.
 
 use std::time::{Duration, Instant};
 
