@@ -80,7 +80,16 @@ impl Served {
         self.database.psql(&format!(
             "SELECT receiptd.watch_messages({APP}, group_id, '{{1,2,3}}') FROM unnest(ARRAY['gone', 'sales & <b>support</b>', 'team']) AS group_id"
         ));
-        self.simulator.wait_for_ended_calls(20).await;
+        let quarantined = "SELECT count(*) FROM receiptd.watched_groups WHERE state = 'quarantined'";
+        let refused = async {
+            for calls in 20.. {
+                self.simulator.wait_for_ended_calls(calls).await;
+                if self.database.psql(quarantined) == "1" {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.expect("the group that is refused was not quarantined");
     }
 }
 
