@@ -105,4 +105,4 @@ COMMENT ON COLUMN receiptd.apps.max_groups IS 'Maximum number of watched groups.
 COMMENT ON COLUMN receiptd.apps.active_messages IS 'Number of messages with a slot at the last count.';
 COMMENT ON COLUMN receiptd.apps.groups IS 'Number of watched groups at the last count, those that were removed left out.';
 COMMENT ON COLUMN receiptd.apps.last_group_key IS 'Highest group_key at the last count.';
-COMMENT ON COLUMN receiptd.apps.counted_at IS 'Time of the last count.';
+COMMENT ON COLUMN receiptd.apps.counted_at IS 'Time of the last count that differed from the one before.';

@@ -21,17 +21,15 @@ impl Default for Bounds {
 }
 
 impl Store {
-    /// Notes the bounds of this app, with a count that they are compared with. Where a roll-up has the row, the next time will
-    /// do.
+    /// Notes the bounds of this app and a count to compare them with. Writes nothing if neither has changed: an idle daemon
+    /// would otherwise wake the server's log every few seconds. If a roll-up holds the row, the next count does it.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn note_bounds(&self, bounds: Bounds) -> Result<(), StoreError> {
         let make = query("INSERT INTO receiptd.apps (sdk_app_id) VALUES ($1) ON CONFLICT DO NOTHING").bind(self.app());
         let note = query(
-            "WITH app AS (
-                SELECT sdk_app_id FROM receiptd.apps WHERE sdk_app_id = $1 FOR NO KEY UPDATE SKIP LOCKED
-            ), counted AS (
+            "WITH counted AS (
                 SELECT count(*) FILTER (WHERE g.state <> 'removed') AS groups, coalesce(max(g.group_key), 0) AS last_group_key,
                     coalesce(sum(m.active), 0) AS active_messages,
                     coalesce((SELECT sum(messages) FROM receiptd.watch_totals WHERE sdk_app_id = $1), 0) AS watched_at_count
@@ -39,6 +37,14 @@ impl Store {
                     SELECT group_key, count(*) AS active FROM receiptd.watched_messages WHERE state = 'active'
                     GROUP BY group_key
                 ) m USING (group_key) WHERE g.sdk_app_id = $1
+            ), app AS (
+                SELECT a.sdk_app_id FROM receiptd.apps a, counted
+                WHERE a.sdk_app_id = $1
+                    AND (a.max_messages_a_call, a.max_active_messages, a.max_groups,
+                        a.groups, a.last_group_key, a.active_messages, a.watched_at_count)
+                    IS DISTINCT FROM ($2, $3, $4,
+                        counted.groups, counted.last_group_key, counted.active_messages, counted.watched_at_count)
+                FOR NO KEY UPDATE OF a SKIP LOCKED
             )
             UPDATE receiptd.apps a SET max_messages_a_call = $2, max_active_messages = $3, max_groups = $4,
                 groups = counted.groups, last_group_key = counted.last_group_key,
