@@ -1,4 +1,15 @@
--- The watch list and the schedule: which messages of which groups are polled, and by which call.
+-- The watch list and the schedule: which messages of which groups are polled, by which call, and how many there may be.
+
+COMMENT ON SCHEMA receiptd IS 'Read receipts of Tencent Chat group messages and their history, kept by receiptd.';
+
+-- receiptd has made this table before it applies the first migration.
+COMMENT ON TABLE receiptd.schema_migrations IS 'Internal: the migrations that receiptd has applied to this schema.';
+COMMENT ON COLUMN receiptd.schema_migrations.version IS 'Number of the migration.';
+COMMENT ON COLUMN receiptd.schema_migrations.description IS 'What the migration is about.';
+COMMENT ON COLUMN receiptd.schema_migrations.installed_on IS 'When it was applied.';
+COMMENT ON COLUMN receiptd.schema_migrations.success IS 'Whether it was applied to the end.';
+COMMENT ON COLUMN receiptd.schema_migrations.checksum IS 'Checksum of its text: an applied migration is never edited.';
+COMMENT ON COLUMN receiptd.schema_migrations.execution_time IS 'Nanoseconds it took.';
 
 CREATE TABLE receiptd.watched_groups (
     group_key    integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -9,10 +20,11 @@ CREATE TABLE receiptd.watched_groups (
     state        text NOT NULL DEFAULT 'active',
     state_code   integer,
     state_reason text,
+    refused_at   timestamptz,
     probe_at     timestamptz,
     added_at     timestamptz NOT NULL DEFAULT now(),
     reschedule   boolean NOT NULL DEFAULT false,
-    CONSTRAINT watched_groups_app_group_key UNIQUE (sdk_app_id, group_id),
+    CONSTRAINT an_app_has_a_group_once UNIQUE (sdk_app_id, group_id),
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
     CONSTRAINT group_id_is_1_to_47_bytes_of_printable_ascii CHECK (group_id ~ '^[\x20-\x7e]{1,47}$'),
     CONSTRAINT communities_and_topics_have_no_read_receipts
@@ -25,6 +37,22 @@ CREATE TABLE receiptd.watched_groups (
     CONSTRAINT probe_at_is_finite CHECK (isfinite(probe_at))
 );
 
+COMMENT ON TABLE receiptd.watched_groups IS 'The groups whose messages are watched, one row per app and group.';
+COMMENT ON COLUMN receiptd.watched_groups.group_key IS 'Short key of the group, used by all other tables.';
+COMMENT ON COLUMN receiptd.watched_groups.sdk_app_id IS 'SDKAppID of the Tencent Chat app that the group belongs to.';
+COMMENT ON COLUMN receiptd.watched_groups.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.watched_groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown. Others have no read receipts.';
+COMMENT ON COLUMN receiptd.watched_groups.cadence IS 'Name of the cadence in the config that says how often messages are polled; null for the default.';
+COMMENT ON COLUMN receiptd.watched_groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
+COMMENT ON COLUMN receiptd.watched_groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
+COMMENT ON COLUMN receiptd.watched_groups.state_reason IS 'Why the group is in its state, in words.';
+COMMENT ON COLUMN receiptd.watched_groups.refused_at IS 'When a quarantined group was last refused; null while it is not quarantined. When one is answered again, those that were refused with the same code within a minute of it are probed at once.';
+COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'When a quarantined group is tried again; null while it is not quarantined.';
+COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'When the group was first watched.';
+COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: the state or cadence changed and the schedule has not followed yet.';
+
+-- Analysts name the group, and often not the app.
+CREATE INDEX watched_groups_by_id ON receiptd.watched_groups (group_id);
 CREATE INDEX watched_groups_to_reschedule ON receiptd.watched_groups (group_key) WHERE reschedule;
 CREATE INDEX watched_groups_to_probe ON receiptd.watched_groups (probe_at) WHERE state = 'quarantined';
 
@@ -35,19 +63,23 @@ BEGIN
         NEW.state_code := NULL;
         NEW.state_reason := CASE WHEN NEW.state_reason IS DISTINCT FROM OLD.state_reason THEN NEW.state_reason END;
         NEW.probe_at := NULL;
+        NEW.refused_at := NULL;
     END IF;
     RETURN NEW;
 END
 $$;
+
+COMMENT ON FUNCTION receiptd.note_reschedule() IS 'Internal: notes that the schedule has to follow a changed state or cadence, and clears what only quarantine has.';
 
 CREATE TRIGGER note_reschedule BEFORE UPDATE OF state, cadence ON receiptd.watched_groups FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.cadence IS DISTINCT FROM NEW.cadence)
     EXECUTE FUNCTION receiptd.note_reschedule();
 
 -- The due time carries no index, and neither does anything else that a poll updates: so its updates stay heap-only,
--- and an analyst's long query, which keeps dead rows alive, can't slow the schedule.
+-- and an analyst's long query, which keeps dead rows alive, can't slow the schedule. slot_id is unique by where it comes from,
+-- without a key of its own: every unique key begins with group_key, so that what is of a group can be spread by it.
 CREATE TABLE receiptd.poll_slots (
-    group_key      integer NOT NULL REFERENCES receiptd.watched_groups,
+    group_key      integer NOT NULL,
     slot_id        bigint NOT NULL GENERATED BY DEFAULT AS IDENTITY,
     next_poll_at   timestamptz NOT NULL,
     last_polled_at timestamptz,
@@ -55,17 +87,32 @@ CREATE TABLE receiptd.poll_slots (
     failures       integer NOT NULL DEFAULT 0,
     joins          integer NOT NULL DEFAULT 0,
     PRIMARY KEY (group_key, slot_id),
-    CONSTRAINT poll_slots_slot_id_key UNIQUE (slot_id),
+    CONSTRAINT a_slot_is_of_a_watched_group FOREIGN KEY (group_key) REFERENCES receiptd.watched_groups,
     CONSTRAINT poll_times_are_finite CHECK (isfinite(next_poll_at) AND isfinite(last_polled_at)),
     CONSTRAINT counters_are_not_negative CHECK (quiet_polls >= 0 AND failures >= 0 AND joins >= 0)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
+COMMENT ON TABLE receiptd.poll_slots IS 'Internal: the schedule. One row is one call to be: messages of one group that are always polled together.';
+COMMENT ON COLUMN receiptd.poll_slots.group_key IS 'Group of the slot.';
+COMMENT ON COLUMN receiptd.poll_slots.slot_id IS 'Key of the slot.';
+COMMENT ON COLUMN receiptd.poll_slots.next_poll_at IS 'When the slot is due.';
+COMMENT ON COLUMN receiptd.poll_slots.last_polled_at IS 'When the slot was last answered; null if never.';
+COMMENT ON COLUMN receiptd.poll_slots.quiet_polls IS 'How many polls in a row saw no change.';
+COMMENT ON COLUMN receiptd.poll_slots.failures IS 'How many polls in a row failed.';
+COMMENT ON COLUMN receiptd.poll_slots.joins IS 'How many times messages joined: tells a poll that was under way meanwhile that it missed them.';
+
+CREATE INDEX poll_slots_by_id ON receiptd.poll_slots (slot_id);
+
+-- A message that is watched again keeps the time of its sending, by which analysts reckon. The time that is given then is the
+-- one from which its age counts for its cadence: so it is polled as if it were as young as that.
 CREATE TABLE receiptd.watched_messages (
-    group_key        integer NOT NULL REFERENCES receiptd.watched_groups,
+    group_key        integer NOT NULL,
     msg_seq          bigint NOT NULL,
     sent_at          timestamptz NOT NULL DEFAULT now(),
+    aged_from        timestamptz,
     added_at         timestamptz NOT NULL DEFAULT now(),
     state            text NOT NULL DEFAULT 'active',
+    closed_at        timestamptz,
     slot_id          bigint,
     read_num         integer,
     unread_num       integer,
@@ -73,12 +120,14 @@ CREATE TABLE receiptd.watched_messages (
     first_polled_at  timestamptz,
     last_changed_at  timestamptz,
     known_until      timestamptz,
-    closed_at        timestamptz,
     no_receipt_polls smallint NOT NULL DEFAULT 0,
+    refused_since    timestamptz,
     PRIMARY KEY (group_key, msg_seq),
-    FOREIGN KEY (group_key, slot_id) REFERENCES receiptd.poll_slots,
+    CONSTRAINT a_message_is_of_a_watched_group FOREIGN KEY (group_key) REFERENCES receiptd.watched_groups,
+    CONSTRAINT a_message_is_in_a_slot_of_its_group FOREIGN KEY (group_key, slot_id) REFERENCES receiptd.poll_slots,
     CONSTRAINT msg_seq_is_a_positive_u32 CHECK (msg_seq BETWEEN 1 AND 4294967295),
     CONSTRAINT sent_at_is_a_date_of_this_age CHECK (sent_at >= '2000-01-01Z' AND sent_at < '2200-01-01Z'),
+    CONSTRAINT aged_from_is_later_than_sent_at CHECK (aged_from > sent_at),
     CONSTRAINT state_is_known
         CHECK (state IN ('active', 'all_read', 'no_receipt', 'expired', 'rejected', 'removed')),
     CONSTRAINT only_active_messages_are_in_a_slot CHECK (state = 'active' OR slot_id IS NULL),
@@ -91,47 +140,67 @@ CREATE TABLE receiptd.watched_messages (
         CHECK (slot_id IS NOT NULL OR first_polled_at IS NULL OR known_until IS NOT NULL)
 ) WITH (fillfactor = 85);
 
-CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
-CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
-    WHERE slot_id IS NULL AND state = 'active';
-
-COMMENT ON SCHEMA receiptd IS 'Read receipts of Tencent Chat group messages and their history, kept by receiptd.';
-
-COMMENT ON TABLE receiptd.watched_groups IS 'The groups whose messages are watched, one row per app and group.';
-COMMENT ON COLUMN receiptd.watched_groups.group_key IS 'Short key of the group, used by all other tables.';
-COMMENT ON COLUMN receiptd.watched_groups.sdk_app_id IS 'SDKAppID of the Tencent Chat app that the group belongs to.';
-COMMENT ON COLUMN receiptd.watched_groups.group_id IS 'Group id as Tencent Chat writes it.';
-COMMENT ON COLUMN receiptd.watched_groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown. Others have no read receipts.';
-COMMENT ON COLUMN receiptd.watched_groups.cadence IS 'Name of the cadence in the config that says how often messages are polled; null for the default.';
-COMMENT ON COLUMN receiptd.watched_groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
-COMMENT ON COLUMN receiptd.watched_groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
-COMMENT ON COLUMN receiptd.watched_groups.state_reason IS 'Why the group is in its state, in words.';
-COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'When a quarantined group is tried again; null: not before it is resumed.';
-COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'When the group was first watched.';
-COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: the state or cadence changed and the schedule has not followed yet.';
-COMMENT ON FUNCTION receiptd.note_reschedule() IS 'Internal: notes that the schedule has to follow a changed state or cadence, and clears what only quarantine has.';
-
-COMMENT ON TABLE receiptd.poll_slots IS 'Internal: the schedule. One row is one call to be: messages of one group that are always polled together.';
-COMMENT ON COLUMN receiptd.poll_slots.group_key IS 'Group of the slot.';
-COMMENT ON COLUMN receiptd.poll_slots.slot_id IS 'Key of the slot.';
-COMMENT ON COLUMN receiptd.poll_slots.next_poll_at IS 'When the slot is due.';
-COMMENT ON COLUMN receiptd.poll_slots.last_polled_at IS 'When the slot was last answered; null if never.';
-COMMENT ON COLUMN receiptd.poll_slots.quiet_polls IS 'How many polls in a row saw no change.';
-COMMENT ON COLUMN receiptd.poll_slots.failures IS 'How many polls in a row failed.';
-COMMENT ON COLUMN receiptd.poll_slots.joins IS 'How many times messages joined: tells a poll that was under way meanwhile that it missed them.';
-
 COMMENT ON TABLE receiptd.watched_messages IS 'The watched messages with their latest counts. Analysts read latest_receipts instead.';
 COMMENT ON COLUMN receiptd.watched_messages.group_key IS 'Group of the message.';
 COMMENT ON COLUMN receiptd.watched_messages.msg_seq IS 'Number of the message within its group, from 1.';
-COMMENT ON COLUMN receiptd.watched_messages.sent_at IS 'When the message was sent, as said by whoever watched it; its age decides how often it is polled.';
+COMMENT ON COLUMN receiptd.watched_messages.sent_at IS 'When the message was sent, as given to watch_messages, the earliest time if it was watched again; its age decides how often it is polled.';
+COMMENT ON COLUMN receiptd.watched_messages.aged_from IS 'Internal: from when its age counts instead, where it was watched again and said to be younger.';
 COMMENT ON COLUMN receiptd.watched_messages.added_at IS 'When the message was last put on the watch list.';
-COMMENT ON COLUMN receiptd.watched_messages.state IS 'active: polled. all_read: everybody has read it. no_receipt: it has no receipt. expired: older than its cadence. rejected: refused by Tencent Chat with receipt_code. removed: no longer watched.';
+COMMENT ON COLUMN receiptd.watched_messages.state IS 'active: polled. all_read: everybody has read it. no_receipt: it has no receipt. expired: older than its cadence. rejected: refused by Tencent Chat with receipt_code in several polls. removed: no longer watched.';
+COMMENT ON COLUMN receiptd.watched_messages.closed_at IS 'When polling of the message ended; null while it is active.';
 COMMENT ON COLUMN receiptd.watched_messages.slot_id IS 'Internal: the slot it is polled in; null until it has one and when it is closed.';
-COMMENT ON COLUMN receiptd.watched_messages.read_num IS 'Latest count of members who have read it; null if none is known.';
-COMMENT ON COLUMN receiptd.watched_messages.unread_num IS 'Latest count of members who have not read it; null if none is known.';
+COMMENT ON COLUMN receiptd.watched_messages.read_num IS 'Latest known count of members who have read it; null if none was ever known. Where receipt_code is not 0, the count before.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_num IS 'Latest known count of members who have not read it; null if none was ever known. Where receipt_code is not 0, the count before.';
 COMMENT ON COLUMN receiptd.watched_messages.receipt_code IS 'Latest per-message code: 0 is success, 10062 no receipt.';
 COMMENT ON COLUMN receiptd.watched_messages.first_polled_at IS 'First poll that told something of the message.';
 COMMENT ON COLUMN receiptd.watched_messages.last_changed_at IS 'Poll at which the latest counts or code were first seen.';
 COMMENT ON COLUMN receiptd.watched_messages.known_until IS 'Internal: last poll that told something of the message, where that is not its slot''s last poll. See latest_receipts.known_until.';
-COMMENT ON COLUMN receiptd.watched_messages.closed_at IS 'When polling of the message ended; null while it is active.';
-COMMENT ON COLUMN receiptd.watched_messages.no_receipt_polls IS 'Internal: how many polls in a row said that there is no receipt.';
+COMMENT ON COLUMN receiptd.watched_messages.no_receipt_polls IS 'Internal: how many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
+COMMENT ON COLUMN receiptd.watched_messages.refused_since IS 'Internal: since when each poll that asked for this message alone was refused; null if the last one was not.';
+
+CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
+CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
+    WHERE slot_id IS NULL AND state = 'active';
+-- Closed messages that have yet to leave.
+CREATE INDEX watched_messages_closed ON receiptd.watched_messages (group_key, msg_seq) WHERE state <> 'active';
+
+-- A row per app with a daemon: what the functions that applications call can't read in the daemon's configuration. A roll-up
+-- locks the row of its app, so that there is one at a time.
+CREATE TABLE receiptd.apps (
+    sdk_app_id          bigint PRIMARY KEY,
+    max_messages_a_call integer,
+    max_active_messages bigint,
+    max_groups          bigint,
+    active_messages     bigint NOT NULL DEFAULT 0,
+    watched_at_count    bigint NOT NULL DEFAULT 0,
+    groups              bigint NOT NULL DEFAULT 0,
+    last_group_key      integer NOT NULL DEFAULT 0,
+    counted_at          timestamptz,
+    CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
+);
+
+COMMENT ON TABLE receiptd.apps IS 'Internal: the apps that a daemon polls, with the bounds of its configuration and its last count. Written by the daemon.';
+COMMENT ON COLUMN receiptd.apps.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.apps.max_messages_a_call IS 'Maximum number of messages in one call of watch_messages or unwatch_messages.';
+COMMENT ON COLUMN receiptd.apps.max_active_messages IS 'Maximum number of messages that are polled at a time.';
+COMMENT ON COLUMN receiptd.apps.max_groups IS 'Maximum number of watched groups.';
+COMMENT ON COLUMN receiptd.apps.active_messages IS 'Number of watched messages at the last count.';
+COMMENT ON COLUMN receiptd.apps.watched_at_count IS 'Sum of watch_totals.messages at the last count: what is more was watched since.';
+COMMENT ON COLUMN receiptd.apps.groups IS 'Number of watched groups at the last count, those that were removed left out.';
+COMMENT ON COLUMN receiptd.apps.last_group_key IS 'Highest group_key at the last count.';
+COMMENT ON COLUMN receiptd.apps.counted_at IS 'Time of the last count that differed from the one before.';
+
+-- How many messages were watched in all, in as many rows of an app as calls were open at a time: each adds to one that no
+-- other has locked.
+CREATE TABLE receiptd.watch_totals (
+    sdk_app_id bigint NOT NULL,
+    total_id   bigint GENERATED ALWAYS AS IDENTITY,
+    messages   bigint NOT NULL,
+    PRIMARY KEY (sdk_app_id, total_id),
+    CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
+);
+
+COMMENT ON TABLE receiptd.watch_totals IS 'Internal: how many messages calls have added to the watch list since the daemon first noted the bounds of the app. The sum over the rows of an app counts.';
+COMMENT ON COLUMN receiptd.watch_totals.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.watch_totals.total_id IS 'Key of the row.';
+COMMENT ON COLUMN receiptd.watch_totals.messages IS 'Number of messages that calls have added by this row.';

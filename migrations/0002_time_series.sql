@@ -1,14 +1,16 @@
--- What polls brought back: the snapshots and the calls, both partitioned by the UTC day. There is never a DEFAULT
--- partition: it would have to be scanned at every ATTACH and forbids DETACH CONCURRENTLY.
+-- What polls found: the snapshots and the calls, both partitioned by the UTC day. There is never a DEFAULT partition: it would
+-- have to be scanned at every ATTACH and forbids DETACH CONCURRENTLY.
 
+-- prior_read_num repeats what the row before has, so that gains are added up without looking for it in another partition.
 CREATE TABLE receiptd.receipt_snapshots (
     group_key       integer NOT NULL,
     msg_seq         bigint NOT NULL,
     polled_at       timestamptz NOT NULL,
+    prior_polled_at timestamptz,
     read_num        integer,
     unread_num      integer,
     code            integer NOT NULL,
-    prior_polled_at timestamptz,
+    prior_read_num  integer,
     source          text NOT NULL DEFAULT 'poll',
     PRIMARY KEY (group_key, msg_seq, polled_at),
     CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
@@ -18,8 +20,25 @@ CREATE TABLE receiptd.receipt_snapshots (
     CONSTRAINT source_is_known CHECK (source IN ('poll', 'webhook'))
 ) PARTITION BY RANGE (polled_at);
 
+COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row each time a poll saw counts or a code that differ from the last (or every poll, by config). Partitioned by UTC day of polled_at.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'When the answer arrived that showed these counts. Rises strictly for each message, whatever the clock does.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'The poll before, which still saw the counts of the row before: the change happened after it and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null where the code is not 0 and no count came.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null where the code is not 0 and no count came.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.code IS 'Per-message code: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.source IS 'poll or webhook.';
+
+-- Rows come in the order of time, so that a summary of each stretch of pages is enough to find some minutes of a day.
+CREATE INDEX receipt_snapshots_by_time ON receiptd.receipt_snapshots USING brin (polled_at)
+    WITH (pages_per_range = 32, autosummarize = on);
+
+-- A log without a key: rows are only added, and leave with their partition.
 CREATE TABLE receiptd.api_calls (
     called_at         timestamptz NOT NULL,
+    due_at            timestamptz,
     group_key         integer NOT NULL,
     attempt           smallint NOT NULL,
     messages_asked    integer NOT NULL,
@@ -32,10 +51,27 @@ CREATE TABLE receiptd.api_calls (
     error             text
 ) PARTITION BY RANGE (called_at);
 
-CREATE INDEX api_calls_by_time ON receiptd.api_calls USING brin (called_at);
+COMMENT ON TABLE receiptd.api_calls IS 'One row per attempt to call Tencent Chat, partitioned by UTC day of called_at.';
+COMMENT ON COLUMN receiptd.api_calls.called_at IS 'When the attempt was sent.';
+COMMENT ON COLUMN receiptd.api_calls.due_at IS 'When the poll was due by its cadence: called later than that, it left a gap.';
+COMMENT ON COLUMN receiptd.api_calls.group_key IS 'Group that was asked for, see watched_groups.';
+COMMENT ON COLUMN receiptd.api_calls.attempt IS 'Which attempt of the poll it was, from 1.';
+COMMENT ON COLUMN receiptd.api_calls.messages_asked IS 'How many messages the attempt asked for.';
+COMMENT ON COLUMN receiptd.api_calls.messages_answered IS 'For how many of them a usable receipt came back.';
+COMMENT ON COLUMN receiptd.api_calls.entries_bad IS 'Entries of the answer that were repeated, not asked for, or held numbers out of range.';
+COMMENT ON COLUMN receiptd.api_calls.class IS 'success, or what the outcome calls for: retry, slow_down, wait, sign_again, app_fault, group_fault, split, message, incomplete (the answer leaves out messages that were asked for), unknown.';
+COMMENT ON COLUMN receiptd.api_calls.code IS 'ErrorCode of the answer; null where none could be read.';
+COMMENT ON COLUMN receiptd.api_calls.http_status IS 'HTTP status; null where no answer came.';
+COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from sending to the end of the answer or of the wait for it.';
+COMMENT ON COLUMN receiptd.api_calls.error IS 'What went wrong: why there was no answer, or how many messages the answer told of.';
+
+CREATE INDEX api_calls_by_time ON receiptd.api_calls USING brin (called_at)
+    WITH (pages_per_range = 32, autosummarize = on);
+-- Calls that failed are few: by this the roll-up finds why nothing was observed in a gap of days.
+CREATE INDEX api_calls_failed ON receiptd.api_calls (group_key, called_at) WHERE class <> 'success';
 
 -- Each partition is made as a table of its own and then attached: ATTACH lets readers and writers of the other
--- days go on, CREATE TABLE … PARTITION OF would queue everybody behind any open reader.
+-- days go on, CREATE TABLE ... PARTITION OF would queue everybody behind any open reader.
 CREATE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -47,11 +83,18 @@ BEGIN
     IF column_name IS NULL THEN
         RAISE EXCEPTION 'receiptd has no table % that is partitioned by day', parent USING ERRCODE = 'undefined_table';
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('receiptd.ensure_partition', 0));
+    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd.%I', partition))) THEN
+        RETURN false;
+    END IF;
+    -- The lock that ATTACH takes anyway: readers and writers go on, and a second call for the same table waits.
+    EXECUTE format('LOCK TABLE ONLY receiptd.%I IN SHARE UPDATE EXCLUSIVE MODE', parent);
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd.%I', partition))) THEN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE receiptd.%I (LIKE receiptd.%I INCLUDING ALL)', partition, parent);
+    IF (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(format('receiptd.%I', parent))) THEN
+        EXECUTE format('ALTER TABLE receiptd.%I ENABLE ROW LEVEL SECURITY', partition);
+    END IF;
     EXECUTE format('ALTER TABLE receiptd.%I ADD CONSTRAINT day CHECK (%I >= %L AND %2$I < %4$L)',
         partition, column_name, first_instant, end_instant);
     EXECUTE format('ALTER TABLE receiptd.%I ATTACH PARTITION receiptd.%I FOR VALUES FROM (%L) TO (%L)',
@@ -62,27 +105,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row each time a poll saw counts or a code that differ from the last (or every poll, by config). Partitioned by UTC day of polled_at.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message, see watched_groups.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'When the answer arrived that showed these counts. Rises strictly for each message, whatever the clock does.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null where the code is not 0 and no count came.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null where the code is not 0 and no count came.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.code IS 'Per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'The poll before, which still saw the counts of the row before: the change happened after it and by polled_at. Null for the first observation.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.source IS 'poll or webhook.';
-
-COMMENT ON TABLE receiptd.api_calls IS 'One row per attempt to call Tencent Chat, partitioned by UTC day of called_at.';
-COMMENT ON COLUMN receiptd.api_calls.called_at IS 'When the attempt was sent.';
-COMMENT ON COLUMN receiptd.api_calls.group_key IS 'Group that was asked for, see watched_groups.';
-COMMENT ON COLUMN receiptd.api_calls.attempt IS 'Which attempt of the poll it was, from 1.';
-COMMENT ON COLUMN receiptd.api_calls.messages_asked IS 'How many messages the attempt asked for.';
-COMMENT ON COLUMN receiptd.api_calls.messages_answered IS 'For how many of them a usable receipt came back.';
-COMMENT ON COLUMN receiptd.api_calls.entries_bad IS 'Entries of the answer that were repeated, not asked for, or held numbers out of range.';
-COMMENT ON COLUMN receiptd.api_calls.class IS 'success, or what the failure calls for: retry, slow_down, wait, sign_again, app_fault, group_fault, split, message, unknown.';
-COMMENT ON COLUMN receiptd.api_calls.code IS 'ErrorCode of the answer; null where none could be read.';
-COMMENT ON COLUMN receiptd.api_calls.http_status IS 'HTTP status; null where no answer came.';
-COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from sending to the end of the answer or of the wait for it.';
-COMMENT ON COLUMN receiptd.api_calls.error IS 'What went wrong, in words; null for success.';
-
-COMMENT ON FUNCTION receiptd.ensure_partition(text, date) IS 'Makes the partition of receipt_snapshots or api_calls for a UTC day, if it is missing. True if it was made. receiptd calls it days ahead.';
+COMMENT ON FUNCTION receiptd.ensure_partition(text, date) IS 'Internal: makes the partition of a UTC day, if it is missing. True if it made it.';

@@ -1,4 +1,5 @@
-//! Migrations: plain SQL in `migrations/`, applied in order, each once. An applied migration is never edited.
+//! Migrations: plain SQL in `migrations/`, applied in order, each once. An applied migration is never edited, from
+//! 0.1.0 on.
 
 use std::time::Duration;
 

@@ -71,7 +71,7 @@ async fn nothing_goes_of_which_a_late_hour_is_left() {
     let history = history().await;
     history.roll_up("12:00").await;
     // An app that nobody rolls up, since it is none.
-    history.psql("INSERT INTO receiptd.rollup_redo VALUES (99, '2026-11-20 08:00Z')");
+    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (99, '2026-11-20 08:00Z')");
     let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (0, 6));
     assert_eq!(days(&history), "26|18");

@@ -192,8 +192,9 @@ const TWO_APPS: &str = "
         last_changed_at = now(), known_until = now();
     INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
         SELECT group_key, 1, now(), 0, 2, 0 FROM receiptd.watched_groups;
-    INSERT INTO receiptd.api_calls
-        SELECT now(), group_key, 1, 1, 1, 0, 'success', 0, 200, 1, NULL, now() FROM receiptd.watched_groups;
+    INSERT INTO receiptd.api_calls (called_at, due_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
+            class, code, http_status, latency_ms)
+        SELECT now(), now(), group_key, 1, 1, 1, 0, 'success', 0, 200, 1 FROM receiptd.watched_groups;
     INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at)
         SELECT group_key, 1, now() FROM receiptd.watched_groups;
     INSERT INTO receiptd.group_receipts_hourly (group_key, hour)

@@ -1,11 +1,20 @@
--- Rights by app, which are off until receiptd.role_apps has a row, and bounds on what may be watched.
+-- How an application watches: idempotent functions, usable from any language. receiptd_writer watches by them alone, so they run
+-- with the rights of their owner.
+--
+-- Locks: a change of messages that are in slots locks the slots first, in the order of their ids, and then the messages in the
+-- order of their seqs. So these functions and the daemon never deadlock. watch_messages touches no active message at all.
 
+-- Rights by app, which are off until this table has a row.
 CREATE TABLE receiptd.role_apps (
     role       regrole NOT NULL,
     sdk_app_id bigint NOT NULL,
     PRIMARY KEY (role, sdk_app_id),
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
 );
+
+COMMENT ON TABLE receiptd.role_apps IS 'Which apps a role may use: its own rows and those of the roles it is a member of. Empty: every role may use all apps that its other rights allow. The owner of the schema may use all. Example: INSERT INTO receiptd.role_apps VALUES (''shop'', 1400000000).';
+COMMENT ON COLUMN receiptd.role_apps.role IS 'The role.';
+COMMENT ON COLUMN receiptd.role_apps.sdk_app_id IS 'SDKAppID of the Tencent Chat app that it may use.';
 
 -- The role that asks is the one of SET ROLE, if there is one, else the one that logged in. Both hold within functions that run
 -- as their owner, and SET ROLE only ever takes rights away.
@@ -25,58 +34,7 @@ BEGIN
 END
 $$;
 
--- Row-level security is switched on with the first row of role_apps and off with the last, so that it costs nothing where
--- nobody wants it. Every view joins watched_groups as its owner, so that one is for the owner, too, whom the policy lets see
--- all; the tables with a group_key follow it for whoever reads them directly.
-CREATE FUNCTION receiptd.follow_role_apps() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
-DECLARE
-    is_on boolean := EXISTS (SELECT FROM receiptd.role_apps);
-    owner name := (SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
-        WHERE n.nspname = 'receiptd' AND (r.rolsuper OR r.rolbypassrls));
-    changed record;
-BEGIN
-    IF is_on AND owner IS NOT NULL THEN
-        RAISE EXCEPTION 'the owner of the schema, %, is a superuser or bypasses row-level security', owner
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = 'Views are read with the rights of their owner: let an ordinary role own the schema and all that is in it.';
-    END IF;
-    FOR changed IN
-        SELECT c.relname AS name, c.relname = 'watched_groups' AS is_groups
-        FROM pg_class c
-        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-            AND c.relrowsecurity <> is_on
-            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
-        ORDER BY is_groups, c.relname
-    LOOP
-        IF is_on THEN
-            EXECUTE format('CREATE POLICY of_apps ON receiptd.%I USING (%s)', changed.name, CASE
-                WHEN changed.is_groups THEN '(SELECT receiptd.apps_of_caller()) IS NULL
-                    OR sdk_app_id = ANY ((SELECT receiptd.apps_of_caller())::bigint[])'
-                ELSE 'group_key IN (SELECT g.group_key FROM receiptd.watched_groups g)' END);
-            EXECUTE format('ALTER TABLE receiptd.%I ENABLE ROW LEVEL SECURITY', changed.name);
-            IF changed.is_groups THEN
-                EXECUTE format('ALTER TABLE receiptd.%I FORCE ROW LEVEL SECURITY', changed.name);
-            END IF;
-        ELSE
-            EXECUTE format('DROP POLICY of_apps ON receiptd.%I', changed.name);
-            EXECUTE format('ALTER TABLE receiptd.%I DISABLE ROW LEVEL SECURITY', changed.name);
-            EXECUTE format('ALTER TABLE receiptd.%I NO FORCE ROW LEVEL SECURITY', changed.name);
-        END IF;
-    END LOOP;
-    RETURN NULL;
-END
-$$;
-
-CREATE TRIGGER follow_role_apps AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON receiptd.role_apps
-    FOR EACH STATEMENT EXECUTE FUNCTION receiptd.follow_role_apps();
-
--- The one view that has no group in it.
-CREATE OR REPLACE VIEW receiptd.data_freshness AS
-SELECT l.sdk_app_id, l.rolled_up_until
-FROM receiptd.poller_leases l
-CROSS JOIN (SELECT receiptd.apps_of_caller() AS ids) apps
-WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
+COMMENT ON FUNCTION receiptd.apps_of_caller() IS 'The apps that the current role may use; null: all. See role_apps.';
 
 CREATE FUNCTION receiptd.require_app(sdk_app_id bigint, messages integer DEFAULT 0) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -95,14 +53,17 @@ BEGIN
 END
 $$;
 
--- Counted from the daemon's last count on, so that it costs little however much is watched: what was slotted since is not in
--- it, and messages that are watched already count as new.
+COMMENT ON FUNCTION receiptd.require_app(bigint, integer) IS 'Internal: raises an error if the current role may not use the app, or names more messages in one call than the daemon allows.';
+
+-- What is watched is the daemon's last count and what calls have added since, so that it costs little however much that is. The
+-- bound on messages is exact but for calls that are open at the same time: they do not see, and so do not wait for, each other.
+-- `messages` are those that the call has added.
 CREATE FUNCTION receiptd.refuse_full_app(sdk_app_id bigint, messages integer DEFAULT 0) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     app receiptd.apps;
-    new_messages bigint;
     new_groups bigint;
+    watched bigint;
 BEGIN
     SELECT a.* INTO app FROM receiptd.apps a WHERE a.sdk_app_id = refuse_full_app.sdk_app_id;
     SELECT count(*) INTO new_groups FROM receiptd.watched_groups g
@@ -113,12 +74,21 @@ BEGIN
                 HINT = 'Unwatch groups, or raise limits.groups in the configuration of the daemon.';
     END IF;
     IF refuse_full_app.messages > 0 AND app.max_active_messages IS NOT NULL THEN
-        SELECT count(*) INTO new_messages FROM (
-            SELECT FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-            WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = refuse_full_app.sdk_app_id
-            LIMIT greatest(0, app.max_active_messages - app.active_messages)
-        ) waiting;
-        IF app.active_messages + new_messages + refuse_full_app.messages > app.max_active_messages THEN
+        WITH free AS (
+            SELECT t.total_id FROM receiptd.watch_totals t WHERE t.sdk_app_id = refuse_full_app.sdk_app_id
+            LIMIT 1 FOR UPDATE SKIP LOCKED
+        )
+        UPDATE receiptd.watch_totals t SET messages = t.messages + refuse_full_app.messages
+            FROM free WHERE t.sdk_app_id = refuse_full_app.sdk_app_id AND t.total_id = free.total_id;
+        IF NOT FOUND THEN
+            INSERT INTO receiptd.watch_totals (sdk_app_id, messages)
+                VALUES (refuse_full_app.sdk_app_id, refuse_full_app.messages);
+        END IF;
+        -- One statement, so that both are of one moment.
+        SELECT a.active_messages - a.watched_at_count + (
+            SELECT sum(t.messages) FROM receiptd.watch_totals t WHERE t.sdk_app_id = a.sdk_app_id
+        ) INTO watched FROM receiptd.apps a WHERE a.sdk_app_id = refuse_full_app.sdk_app_id;
+        IF watched > app.max_active_messages THEN
             RAISE EXCEPTION 'app % may watch % messages at a time, and not more', refuse_full_app.sdk_app_id,
                     app.max_active_messages
                 USING ERRCODE = 'program_limit_exceeded',
@@ -128,7 +98,12 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION receiptd.watch_group(
+COMMENT ON FUNCTION receiptd.refuse_full_app(bigint, integer) IS 'Internal: raises an error if the app watches more groups or, where messages were added, more messages than the daemon allows.';
+
+-- A session keeps the plans that it makes at its first calls, and those of tables that are empty then read them whole: without
+-- enable_seqscan = off, here and below, ten thousand groups watched in one transaction took four times as long as they should,
+-- and a hundred thousand nearly for ever.
+CREATE FUNCTION receiptd.watch_group(
     sdk_app_id bigint,
     group_id text,
     group_type text DEFAULT NULL,
@@ -177,100 +152,9 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION receiptd.watch_messages(
-    sdk_app_id bigint,
-    group_id text,
-    msg_seqs bigint[],
-    sent_at timestamptz DEFAULT now()
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    n integer := coalesce(cardinality(watch_messages.msg_seqs), 0);
-    key integer;
-BEGIN
-    PERFORM receiptd.require_app(watch_messages.sdk_app_id, n);
-    key := receiptd.watch_group(watch_messages.sdk_app_id, watch_messages.group_id);
-    PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, n);
-    RETURN receiptd.watch_keys(array_fill(key, ARRAY[n]), watch_messages.msg_seqs, array_fill(watch_messages.sent_at, ARRAY[n]));
-END
-$$;
+COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence that is given replaces the old one, null leaves it. A paused group stays paused.';
 
-CREATE OR REPLACE FUNCTION receiptd.unwatch_messages(
-    sdk_app_id bigint,
-    group_id text,
-    msg_seqs bigint[] DEFAULT NULL
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    key integer := (SELECT g.group_key FROM receiptd.watched_groups g
-        WHERE g.sdk_app_id = unwatch_messages.sdk_app_id AND g.group_id = unwatch_messages.group_id);
-    slots bigint[];
-    removed bigint;
-BEGIN
-    PERFORM receiptd.require_app(unwatch_messages.sdk_app_id, coalesce(cardinality(unwatch_messages.msg_seqs), 0));
-    WITH locked AS (
-        SELECT s.slot_id FROM receiptd.poll_slots s
-        WHERE s.group_key = key AND (unwatch_messages.msg_seqs IS NULL OR s.slot_id IN (
-            SELECT m.slot_id FROM receiptd.watched_messages m
-            WHERE m.group_key = key AND m.msg_seq = ANY (unwatch_messages.msg_seqs)))
-        ORDER BY s.slot_id FOR UPDATE
-    )
-    SELECT array_agg(slot_id) INTO slots FROM locked;
-    WITH leaving AS (
-        SELECT m.msg_seq, s.last_polled_at FROM receiptd.watched_messages m
-        LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
-        WHERE m.group_key = key AND m.state = 'active'
-            AND (unwatch_messages.msg_seqs IS NULL OR m.msg_seq = ANY (unwatch_messages.msg_seqs))
-        ORDER BY m.msg_seq FOR UPDATE OF m
-    )
-    UPDATE receiptd.watched_messages m
-        SET state = 'removed', closed_at = now(), slot_id = NULL,
-            known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.last_polled_at) END
-        FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    DELETE FROM receiptd.poll_slots s
-        WHERE s.group_key = key AND s.slot_id = ANY (slots) AND NOT EXISTS (
-            SELECT FROM receiptd.watched_messages m WHERE m.group_key = key AND m.slot_id = s.slot_id);
-    RETURN removed;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION receiptd.unwatch_group(sdk_app_id bigint, group_id text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    removed bigint := receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
-BEGIN
-    UPDATE receiptd.watched_groups g SET state = 'removed'
-        WHERE g.sdk_app_id = unwatch_group.sdk_app_id AND g.group_id = unwatch_group.group_id AND g.state <> 'removed';
-    RETURN removed;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION receiptd.pause_group(sdk_app_id bigint, group_id text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM receiptd.require_app(pause_group.sdk_app_id);
-    UPDATE receiptd.watched_groups g SET state = 'paused'
-        WHERE g.sdk_app_id = pause_group.sdk_app_id AND g.group_id = pause_group.group_id
-            AND g.state IN ('active', 'quarantined');
-    RETURN FOUND;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION receiptd.resume_group(sdk_app_id bigint, group_id text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM receiptd.require_app(resume_group.sdk_app_id);
-    UPDATE receiptd.watched_groups g SET state = 'active'
-        WHERE g.sdk_app_id = resume_group.sdk_app_id AND g.group_id = resume_group.group_id
-            AND g.state IN ('paused', 'quarantined');
-    RETURN FOUND;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[])
+CREATE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[])
 RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -318,14 +202,112 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[]) IS 'Internal: watches messages of groups that are watched, given by their keys; see watch_messages. The arrays are of one length.';
 
-REVOKE EXECUTE ON FUNCTION receiptd.follow_role_apps(), receiptd.require_app(bigint, integer),
-    receiptd.refuse_full_app(bigint, integer) FROM PUBLIC;
+CREATE FUNCTION receiptd.watch_messages(
+    sdk_app_id bigint,
+    group_id text,
+    msg_seqs bigint[],
+    sent_at timestamptz DEFAULT now()
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n integer := coalesce(cardinality(watch_messages.msg_seqs), 0);
+    key integer;
+    added bigint;
+BEGIN
+    PERFORM receiptd.require_app(watch_messages.sdk_app_id, n);
+    key := receiptd.watch_group(watch_messages.sdk_app_id, watch_messages.group_id);
+    added := receiptd.watch_keys(array_fill(key, ARRAY[n]), watch_messages.msg_seqs,
+        array_fill(watch_messages.sent_at, ARRAY[n]));
+    IF added > 0 THEN
+        PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, added::integer);
+    END IF;
+    RETURN added;
+END
+$$;
 
-COMMENT ON TABLE receiptd.role_apps IS 'Which apps a role may use: its own rows and those of the roles it is a member of. Empty: every role may use all apps that its other rights allow. The owner of the schema may use all. Example: INSERT INTO receiptd.role_apps VALUES (''shop'', 1400000000).';
-COMMENT ON COLUMN receiptd.role_apps.role IS 'The role.';
-COMMENT ON COLUMN receiptd.role_apps.sdk_app_id IS 'SDKAppID of the Tencent Chat app that it may use.';
-COMMENT ON FUNCTION receiptd.apps_of_caller() IS 'The apps that the current role may use; null: all. See role_apps.';
-COMMENT ON FUNCTION receiptd.follow_role_apps() IS 'Internal: switches row-level security on when role_apps gets its first row, and off when it loses its last.';
-COMMENT ON FUNCTION receiptd.require_app(bigint, integer) IS 'Internal: raises an error if the current role may not use the app, or names more messages in one call than the daemon allows.';
-COMMENT ON FUNCTION receiptd.refuse_full_app(bigint, integer) IS 'Internal: raises an error if the app would watch more groups or messages than the daemon allows.';
+COMMENT ON FUNCTION receiptd.watch_messages(bigint, text, bigint[], timestamptz) IS 'Watches messages of a group, and the group with them. Returns how many were not being watched before. Idempotent: active messages are left as they are; closed ones are active again, polled as if they had been sent at the time given, while their sent_at stays the earliest that was given.';
+
+CREATE FUNCTION receiptd.unwatch_messages(
+    sdk_app_id bigint,
+    group_id text,
+    msg_seqs bigint[] DEFAULT NULL
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    key integer := (SELECT g.group_key FROM receiptd.watched_groups g
+        WHERE g.sdk_app_id = unwatch_messages.sdk_app_id AND g.group_id = unwatch_messages.group_id);
+    slots bigint[];
+    removed bigint;
+BEGIN
+    PERFORM receiptd.require_app(unwatch_messages.sdk_app_id, coalesce(cardinality(unwatch_messages.msg_seqs), 0));
+    WITH locked AS (
+        SELECT s.slot_id FROM receiptd.poll_slots s
+        WHERE s.group_key = key AND (unwatch_messages.msg_seqs IS NULL OR s.slot_id IN (
+            SELECT m.slot_id FROM receiptd.watched_messages m
+            WHERE m.group_key = key AND m.msg_seq = ANY (unwatch_messages.msg_seqs)))
+        ORDER BY s.slot_id FOR UPDATE
+    )
+    SELECT array_agg(slot_id) INTO slots FROM locked;
+    WITH leaving AS (
+        SELECT m.msg_seq, s.last_polled_at FROM receiptd.watched_messages m
+        LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
+        WHERE m.group_key = key AND m.state = 'active'
+            AND (unwatch_messages.msg_seqs IS NULL OR m.msg_seq = ANY (unwatch_messages.msg_seqs))
+        ORDER BY m.msg_seq FOR UPDATE OF m
+    )
+    UPDATE receiptd.watched_messages m
+        SET state = 'removed', closed_at = now(), slot_id = NULL,
+            known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.last_polled_at) END
+        FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    DELETE FROM receiptd.poll_slots s
+        WHERE s.group_key = key AND s.slot_id = ANY (slots) AND NOT EXISTS (
+            SELECT FROM receiptd.watched_messages m WHERE m.group_key = key AND m.slot_id = s.slot_id);
+    RETURN removed;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.unwatch_messages(bigint, text, bigint[]) IS 'Stops watching messages of a group, or all of them; their history stays. Returns how many were being watched.';
+
+CREATE FUNCTION receiptd.unwatch_group(sdk_app_id bigint, group_id text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    removed bigint := receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
+BEGIN
+    UPDATE receiptd.watched_groups g SET state = 'removed'
+        WHERE g.sdk_app_id = unwatch_group.sdk_app_id AND g.group_id = unwatch_group.group_id AND g.state <> 'removed';
+    RETURN removed;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.unwatch_group(bigint, text) IS 'Stops watching a group and all its messages; their history stays. Returns how many messages were being watched.';
+
+CREATE FUNCTION receiptd.pause_group(sdk_app_id bigint, group_id text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM receiptd.require_app(pause_group.sdk_app_id);
+    UPDATE receiptd.watched_groups g SET state = 'paused'
+        WHERE g.sdk_app_id = pause_group.sdk_app_id AND g.group_id = pause_group.group_id
+            AND g.state IN ('active', 'quarantined');
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.pause_group(bigint, text) IS 'Stops polling a group until it is resumed. True if it was being polled or quarantined.';
+
+CREATE FUNCTION receiptd.resume_group(sdk_app_id bigint, group_id text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM receiptd.require_app(resume_group.sdk_app_id);
+    UPDATE receiptd.watched_groups g SET state = 'active'
+        WHERE g.sdk_app_id = resume_group.sdk_app_id AND g.group_id = resume_group.group_id
+            AND g.state IN ('paused', 'quarantined');
+    RETURN FOUND;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.resume_group(bigint, text) IS 'Polls a paused or quarantined group again. True if it was paused or quarantined.';

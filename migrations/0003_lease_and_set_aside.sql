@@ -1,0 +1,61 @@
+-- Who may poll, and what could not be stored.
+
+-- How far the roll-up is stands in the row that every flush looks at before its commit: so a flush knows whether it writes what
+-- has been rolled up already, and a roll-up that moves the mark has every earlier flush before it.
+CREATE TABLE receiptd.poller_leases (
+    sdk_app_id       bigint PRIMARY KEY,
+    holder           text,
+    epoch            bigint NOT NULL,
+    acquired_at      timestamptz NOT NULL,
+    expires_at       timestamptz NOT NULL,
+    rolling_up_until timestamptz,
+    rolled_up_until  timestamptz,
+    cadences         jsonb,
+    batch_taken      integer,
+    batch_refused    integer,
+    CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
+    CONSTRAINT a_batch_that_is_refused_is_larger_than_one_that_is_taken
+        CHECK ((batch_taken IS NULL) = (batch_refused IS NULL) AND batch_taken > 0 AND batch_taken < batch_refused)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE receiptd.poller_leases IS 'Who may poll: one receiptd for each app, while any number of others stand by.';
+COMMENT ON COLUMN receiptd.poller_leases.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.poller_leases.holder IS 'Host and process that polls; null after a clean stop.';
+COMMENT ON COLUMN receiptd.poller_leases.epoch IS 'Counts up with every holder. Whatever is written under an older one has no effect.';
+COMMENT ON COLUMN receiptd.poller_leases.acquired_at IS 'Since when this holder polls.';
+COMMENT ON COLUMN receiptd.poller_leases.expires_at IS 'Until when the lease holds if it is not renewed, by the clock of the database.';
+COMMENT ON COLUMN receiptd.poller_leases.rolling_up_until IS 'Internal: what is older than this is rolled up or being so. A flush that writes something older notes its hour in rollup_redo.';
+COMMENT ON COLUMN receiptd.poller_leases.rolled_up_until IS 'Until when milestones and roll-ups of this app are complete.';
+COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences by name, in words, that the schedule follows; null before the first poll.';
+COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Largest number of messages that Tencent Chat takes in a call, if it was found to refuse more; null if it takes polling.batch_size.';
+COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages in a call that Tencent Chat was found to refuse.';
+
+-- One row per slot, message and error, counted up: a refusal that repeats must not fill the disk.
+CREATE TABLE receiptd.set_aside (
+    group_key          integer NOT NULL,
+    set_aside_id       bigint GENERATED ALWAYS AS IDENTITY,
+    slot_id            bigint NOT NULL,
+    msg_seq            bigint,
+    sqlstate           text NOT NULL,
+    reason             text NOT NULL,
+    content            jsonb NOT NULL,
+    times              bigint NOT NULL DEFAULT 1,
+    first_set_aside_at timestamptz NOT NULL DEFAULT now(),
+    set_aside_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (group_key, set_aside_id),
+    CONSTRAINT a_message_is_set_aside_once_an_error UNIQUE NULLS NOT DISTINCT (group_key, slot_id, msg_seq, sqlstate)
+);
+
+COMMENT ON TABLE receiptd.set_aside IS 'Results of polls that the tables refused, with the reason: one row per slot, message and error. It should stay empty.';
+COMMENT ON COLUMN receiptd.set_aside.group_key IS 'The group, as in watched_groups.';
+COMMENT ON COLUMN receiptd.set_aside.set_aside_id IS 'Key of the row.';
+COMMENT ON COLUMN receiptd.set_aside.slot_id IS 'Internal: the call that brought it.';
+COMMENT ON COLUMN receiptd.set_aside.msg_seq IS 'The message; null for what belongs to the whole poll.';
+COMMENT ON COLUMN receiptd.set_aside.sqlstate IS 'Error code of the database.';
+COMMENT ON COLUMN receiptd.set_aside.reason IS 'What the database said the last time.';
+COMMENT ON COLUMN receiptd.set_aside.content IS 'What was to be stored the last time, with the columns of receipt_snapshots and watched_messages as keys.';
+COMMENT ON COLUMN receiptd.set_aside.times IS 'How often it was refused.';
+COMMENT ON COLUMN receiptd.set_aside.first_set_aside_at IS 'When it was first refused.';
+COMMENT ON COLUMN receiptd.set_aside.set_aside_at IS 'When it was last refused.';
+
+CREATE INDEX set_aside_by_time ON receiptd.set_aside USING brin (set_aside_at);

@@ -1,0 +1,161 @@
+-- What is kept when snapshots and calls are dropped: a row per message, hours and gaps. All of it is made by the roll-up.
+
+CREATE TABLE receiptd.message_milestones (
+    group_key        integer NOT NULL,
+    msg_seq          bigint NOT NULL,
+    sent_at          timestamptz NOT NULL,
+    state            text NOT NULL DEFAULT 'active',
+    closed_at        timestamptz,
+    read_num         integer,
+    unread_num       integer,
+    receipt_code     integer,
+    first_polled_at  timestamptz,
+    last_changed_at  timestamptz,
+    known_until      timestamptz,
+    first_read_after timestamptz,
+    first_read_by    timestamptz,
+    half_read_after  timestamptz,
+    half_read_by     timestamptz,
+    p90_read_after   timestamptz,
+    p90_read_by      timestamptz,
+    all_read_after   timestamptz,
+    all_read_by      timestamptz,
+    read_rate_15m    real,
+    read_rate_1h     real,
+    read_rate_24h    real,
+    read_rate_7d     real,
+    PRIMARY KEY (group_key, msg_seq),
+    CONSTRAINT state_is_known
+        CHECK (state IN ('active', 'all_read', 'no_receipt', 'expired', 'rejected', 'removed')),
+    CONSTRAINT closed_at_says_since_when CHECK ((state = 'active') = (closed_at IS NULL)),
+    CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
+    CONSTRAINT milestones_are_intervals CHECK (first_read_after < first_read_by AND half_read_after < half_read_by
+        AND p90_read_after < p90_read_by AND all_read_after < all_read_by),
+    CONSTRAINT rates_are_shares CHECK (read_rate_15m BETWEEN 0 AND 1 AND read_rate_1h BETWEEN 0 AND 1
+        AND read_rate_24h BETWEEN 0 AND 1 AND read_rate_7d BETWEEN 0 AND 1)
+) WITH (fillfactor = 80);
+
+COMMENT ON TABLE receiptd.message_milestones IS 'One row per message, kept when its snapshots are dropped: how fast it was read, how far, and how its watching ended. Written by the roll-up, some minutes behind. Each milestone is the interval that polling can prove: it was reached after ..._after and by ..._by.';
+COMMENT ON COLUMN receiptd.message_milestones.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON COLUMN receiptd.message_milestones.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.message_milestones.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.message_milestones.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
+COMMENT ON COLUMN receiptd.message_milestones.closed_at IS 'When polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.message_milestones.read_num IS 'Last known count of members who have read it. Where the receipt has ended (receipt_code is not 0), the count before.';
+COMMENT ON COLUMN receiptd.message_milestones.unread_num IS 'Last known count of members who have not read it.';
+COMMENT ON COLUMN receiptd.message_milestones.receipt_code IS 'Last per-message code: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_milestones.first_polled_at IS 'First poll that told something of the message.';
+COMMENT ON COLUMN receiptd.message_milestones.last_changed_at IS 'Poll at which these counts were first seen (with snapshots.record = "every_poll", while it is polled: last seen).';
+COMMENT ON COLUMN receiptd.message_milestones.known_until IS 'Last poll that still saw these counts; null while the message is polled, see latest_receipts.';
+COMMENT ON COLUMN receiptd.message_milestones.first_read_after IS 'Last poll before anybody was seen to have read it; null if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.message_milestones.first_read_by IS 'First poll that saw it read by anybody; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.half_read_after IS 'Last poll before half of the members were seen to have read it; null if the first poll saw that already.';
+COMMENT ON COLUMN receiptd.message_milestones.half_read_by IS 'First poll that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'Last poll before 90 % of the members were seen to have read it; null if the first poll saw that already.';
+COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'First poll that saw it read by 90 % of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'Last poll before all members were seen to have read it; null if the first poll saw that already.';
+COMMENT ON COLUMN receiptd.message_milestones.all_read_by IS 'First poll that saw it read by all; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none, or the time has not come.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same an hour after it was sent.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same a day after it was sent.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same seven days after it was sent.';
+
+CREATE INDEX message_milestones_by_time ON receiptd.message_milestones (sent_at);
+CREATE INDEX message_milestones_open ON receiptd.message_milestones (group_key) WHERE closed_at IS NULL;
+CREATE INDEX message_milestones_closed ON receiptd.message_milestones (closed_at) WHERE closed_at IS NOT NULL;
+
+-- Hours in which nothing happened in a group have no row. The view hourly_receipts carries on what the last row before them
+-- says.
+CREATE TABLE receiptd.group_receipts_hourly (
+    group_key            integer NOT NULL,
+    hour                 timestamptz NOT NULL,
+    messages_sent        integer NOT NULL DEFAULT 0,
+    messages_active      integer NOT NULL DEFAULT 0,
+    reads_gained         bigint NOT NULL DEFAULT 0,
+    reads_lost           bigint NOT NULL DEFAULT 0,
+    reads_found          bigint NOT NULL DEFAULT 0,
+    messages_aged_24h    integer NOT NULL DEFAULT 0,
+    median_read_rate_24h real,
+    p90_read_rate_24h    real,
+    unread_backlog       bigint NOT NULL DEFAULT 0,
+    polls                integer NOT NULL DEFAULT 0,
+    calls                integer NOT NULL DEFAULT 0,
+    coverage             real NOT NULL DEFAULT 1,
+    PRIMARY KEY (group_key, hour),
+    CONSTRAINT hours_are_whole CHECK (hour = date_trunc('hour', hour, 'UTC')),
+    CONSTRAINT coverage_is_a_share CHECK (coverage BETWEEN 0 AND 1)
+);
+
+COMMENT ON TABLE receiptd.group_receipts_hourly IS 'One row per group and complete UTC hour in which something happened: a call, a message that was sent, observed or became 24 hours old, a gap, or another number of messages or unread counts at the end. Hours without a row are like the end of the one before, see the view hourly_receipts. Written by the roll-up, some minutes after the end of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.group_key IS 'The group, see watched_groups.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.hour IS 'Beginning of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_sent IS 'Messages that were sent in this hour, as far as a poll has told of them.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_active IS 'Messages that were being polled at the end of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_gained IS 'By how much read counts were seen to rise between two polls. A message first polled with reads counts in reads_found.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_lost IS 'By how much read counts were seen to fall: members who had read and left the group.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_found IS 'Reads that the first count of a message had. gained - lost + found, added up over all hours, is the sum of the latest read counts.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_aged_24h IS 'Messages that became 24 hours old in this hour and have a read rate at that age.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.median_read_rate_24h IS 'Median of the read rates of the messages that became 24 hours old in this hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.p90_read_rate_24h IS '90th percentile of the same.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.unread_backlog IS 'Sum of the unread counts of the messages that were being polled at the end of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.polls IS 'Calls that were answered.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.calls IS 'Attempts to call, answered or not.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.coverage IS 'Share of the hour that lies in no gap, see poll_coverage: 1 where every poll came when its cadence wanted it.';
+
+CREATE INDEX group_receipts_hourly_by_hour ON receiptd.group_receipts_hourly (hour);
+
+CREATE TABLE receiptd.poll_gaps (
+    group_key integer NOT NULL,
+    gap_from  timestamptz NOT NULL,
+    gap_until timestamptz NOT NULL,
+    messages  integer NOT NULL,
+    reason    text NOT NULL,
+    code      bigint,
+    PRIMARY KEY (group_key, gap_until),
+    CONSTRAINT gaps_last CHECK (gap_from < gap_until)
+);
+
+COMMENT ON TABLE receiptd.poll_gaps IS 'Spans in which messages of a group were due and nothing was observed of them in time, once they have ended. Late polls that follow each other within 15 minutes, without one in time between them, are one gap; it has a row for each hour in which such polls were made. See the view poll_coverage.';
+COMMENT ON COLUMN receiptd.poll_gaps.group_key IS 'The group, see watched_groups.';
+COMMENT ON COLUMN receiptd.poll_gaps.gap_from IS 'When the first of its polls was due, or when the row of the hour before ends, if it goes on from there.';
+COMMENT ON COLUMN receiptd.poll_gaps.gap_until IS 'When the last of them was made.';
+COMMENT ON COLUMN receiptd.poll_gaps.messages IS 'How many messages it concerns: the most that were late at a time.';
+COMMENT ON COLUMN receiptd.poll_gaps.reason IS 'Class of the last failed call of the group in it, as in api_calls; not_polling: no call of the app was answered; waiting: others were polled, for the group was paused or more was due than the limit carries.';
+COMMENT ON COLUMN receiptd.poll_gaps.code IS 'Error code of that failed call.';
+
+-- The roll-up reads the gaps that ended in the last minutes.
+CREATE INDEX poll_gaps_by_end ON receiptd.poll_gaps (gap_until);
+
+-- Appended to by flushes. The key is a number of its own, so that nobody waits for anybody here: with (sdk_app_id, hour) a flush
+-- would wait for a roll-up that has deleted the same hour.
+CREATE TABLE receiptd.rollup_redo (
+    redo_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    sdk_app_id bigint NOT NULL,
+    hour       timestamptz NOT NULL
+);
+
+COMMENT ON TABLE receiptd.rollup_redo IS 'Internal: hours in which something was stored after they had been rolled up. The next roll-up does them again.';
+COMMENT ON COLUMN receiptd.rollup_redo.redo_id IS 'Key of the row.';
+COMMENT ON COLUMN receiptd.rollup_redo.sdk_app_id IS 'The app.';
+COMMENT ON COLUMN receiptd.rollup_redo.hour IS 'Beginning of the hour.';
+
+-- Groups that the roll-up passed over, so that one of them does not stop all others.
+CREATE TABLE receiptd.rollup_passed_over (
+    group_key integer NOT NULL,
+    hour      timestamptz NOT NULL,
+    sqlstate  text NOT NULL,
+    reason    text NOT NULL,
+    times     integer NOT NULL DEFAULT 1,
+    first_at  timestamptz NOT NULL DEFAULT now(),
+    last_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (group_key, hour)
+);
+
+COMMENT ON TABLE receiptd.rollup_passed_over IS 'Groups and hours that the database refused to roll up, with the reason: milestones, gaps and hourly rows may lack something of them. They are tried again every hour. It should stay empty.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.group_key IS 'The group, see watched_groups.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.hour IS 'Beginning of the hour.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.sqlstate IS 'Error code of the database.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.reason IS 'What the database said the last time.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.times IS 'How often it was refused.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.first_at IS 'When it was first refused.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.last_at IS 'When it was last refused.';

@@ -1,0 +1,366 @@
+-- What analysts ask: each question a view or a function, with the app and the group spelt out.
+
+-- Both branches are joined to the groups by themselves, so that a filter by group reaches either by its index. A view that is a
+-- bare UNION ALL would let conditions of a query into its branches, security barrier or not: hence the SELECT around them, here
+-- and below.
+CREATE VIEW receiptd.latest_receipts AS
+SELECT * FROM (
+    SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
+        m.first_polled_at, m.last_changed_at,
+        CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, s.last_polled_at) END AS known_until,
+        m.closed_at, m.group_key
+    FROM receiptd.watched_messages m
+    JOIN receiptd.watched_groups g USING (group_key)
+    LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
+    UNION ALL
+    SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
+        m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key
+    FROM receiptd.message_milestones m
+    JOIN receiptd.watched_groups g USING (group_key)
+    WHERE m.closed_at IS NOT NULL
+) branches;
+
+COMMENT ON VIEW receiptd.latest_receipts IS 'The latest counts of every watched message, and until when they are known to hold.';
+COMMENT ON COLUMN receiptd.latest_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.latest_receipts.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.latest_receipts.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.latest_receipts.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.latest_receipts.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
+COMMENT ON COLUMN receiptd.latest_receipts.read_num IS 'Members who have read the message, as last known; null if nothing was ever known. A receipt that has ended (receipt_code is not 0) keeps its last counts.';
+COMMENT ON COLUMN receiptd.latest_receipts.unread_num IS 'Members who have not read the message, as last known; null if nothing was ever known.';
+COMMENT ON COLUMN receiptd.latest_receipts.receipt_code IS 'Per-message code: 0 is success, 10062 no receipt; null before the first poll.';
+COMMENT ON COLUMN receiptd.latest_receipts.first_polled_at IS 'First poll that told something of the message.';
+COMMENT ON COLUMN receiptd.latest_receipts.last_changed_at IS 'Poll at which these counts and this code were first seen.';
+COMMENT ON COLUMN receiptd.latest_receipts.known_until IS 'Last poll that still saw the same: it held from last_changed_at until then.';
+COMMENT ON COLUMN receiptd.latest_receipts.closed_at IS 'When polling of the message ended; null while it is active.';
+COMMENT ON COLUMN receiptd.latest_receipts.group_key IS 'Short key of the group, for joins with the tables.';
+
+CREATE VIEW receiptd.receipt_history AS
+SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
+    h.prior_read_num, h.source, h.group_key
+FROM receiptd.receipt_snapshots h
+JOIN receiptd.watched_groups g USING (group_key);
+
+COMMENT ON VIEW receiptd.receipt_history IS 'Every change of counts that was seen, of every message: receipt_snapshots with app and group spelt out.';
+COMMENT ON COLUMN receiptd.receipt_history.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.receipt_history.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.receipt_history.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.receipt_history.polled_at IS 'When these counts were first seen.';
+COMMENT ON COLUMN receiptd.receipt_history.read_num IS 'Members who had read the message.';
+COMMENT ON COLUMN receiptd.receipt_history.unread_num IS 'Members who had not read the message.';
+COMMENT ON COLUMN receiptd.receipt_history.code IS 'Per-message code: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'The poll before: the change happened after it and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
+COMMENT ON COLUMN receiptd.receipt_history.source IS 'poll or webhook.';
+COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group, for joins with the tables.';
+
+CREATE VIEW receiptd.read_speed AS
+SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state,
+    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_after - m.sent_at, '0') END AS first_read_at_least,
+    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_by - m.sent_at, '0') END AS first_read_at_most,
+    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_after - m.sent_at, '0') END AS half_read_at_least,
+    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_by - m.sent_at, '0') END AS half_read_at_most,
+    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_after - m.sent_at, '0') END AS p90_read_at_least,
+    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_by - m.sent_at, '0') END AS p90_read_at_most,
+    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_after - m.sent_at, '0') END AS all_read_at_least,
+    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_by - m.sent_at, '0') END AS all_read_at_most,
+    m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d, m.group_key
+FROM receiptd.message_milestones m
+JOIN receiptd.watched_groups g USING (group_key);
+
+COMMENT ON VIEW receiptd.read_speed IS 'How fast each message was read, as the shortest and the longest time that polling allows. Example: SELECT msg_seq, half_read_at_least, half_read_at_most FROM receiptd.read_speed WHERE group_id = ''@TGS#2TTV7VSII''.';
+COMMENT ON COLUMN receiptd.read_speed.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.read_speed.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.read_speed.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.read_speed.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.read_speed.state IS 'active, or why polling ended.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_most IS 'By this time after sending somebody had read it; null if nobody was seen to.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_most IS 'The longest time until all had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.read_rate_15m IS 'Share of members who had read it after 15 minutes.';
+COMMENT ON COLUMN receiptd.read_speed.read_rate_1h IS 'The same after an hour.';
+COMMENT ON COLUMN receiptd.read_speed.read_rate_24h IS 'The same after a day.';
+COMMENT ON COLUMN receiptd.read_speed.read_rate_7d IS 'The same after seven days.';
+COMMENT ON COLUMN receiptd.read_speed.group_key IS 'Short key of the group, for joins with the tables.';
+
+CREATE VIEW receiptd.never_read AS
+SELECT sdk_app_id, group_id, msg_seq, sent_at, state, unread_num, first_polled_at, known_until,
+    known_until - sent_at AS unread_for, group_key
+FROM receiptd.latest_receipts
+WHERE read_num = 0 AND unread_num > 0;
+
+COMMENT ON VIEW receiptd.never_read IS 'Messages that nobody has read, as far as polls have told. Example: SELECT group_id, msg_seq, unread_for FROM receiptd.never_read WHERE unread_for > ''1 day''.';
+COMMENT ON COLUMN receiptd.never_read.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.never_read.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.never_read.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.never_read.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.never_read.state IS 'active, or why polling ended.';
+COMMENT ON COLUMN receiptd.never_read.unread_num IS 'Members who have not read it: all who count.';
+COMMENT ON COLUMN receiptd.never_read.first_polled_at IS 'First poll that told something of the message.';
+COMMENT ON COLUMN receiptd.never_read.known_until IS 'Last poll that saw it unread.';
+COMMENT ON COLUMN receiptd.never_read.unread_for IS 'For how long after its sending it was seen unread.';
+COMMENT ON COLUMN receiptd.never_read.group_key IS 'Short key of the group, for joins with the tables.';
+
+-- Summed up with the names of the groups, so that a filter by group is one before.
+CREATE VIEW receiptd.unread_backlog AS
+SELECT sdk_app_id, group_id, messages, read_num, unread_num,
+    (read_num / nullif(read_num + unread_num, 0)::double precision)::real AS read_rate, never_read, oldest_unread, group_key
+FROM (
+    SELECT g.sdk_app_id, g.group_id, g.group_key, count(*) AS messages, sum(m.read_num) AS read_num,
+        sum(m.unread_num) AS unread_num, count(*) FILTER (WHERE m.read_num = 0 AND m.unread_num > 0) AS never_read,
+        min(m.sent_at) FILTER (WHERE m.unread_num > 0) AS oldest_unread
+    FROM receiptd.watched_messages m
+    JOIN receiptd.watched_groups g USING (group_key)
+    WHERE m.state = 'active' AND m.read_num IS NOT NULL
+    GROUP BY g.group_key, g.sdk_app_id, g.group_id
+) of_groups;
+
+COMMENT ON VIEW receiptd.unread_backlog IS 'What is unread now in each group, over the messages that are being polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';
+COMMENT ON COLUMN receiptd.unread_backlog.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.unread_backlog.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.unread_backlog.messages IS 'Messages that are polled and have counts.';
+COMMENT ON COLUMN receiptd.unread_backlog.read_num IS 'Sum of their read counts.';
+COMMENT ON COLUMN receiptd.unread_backlog.unread_num IS 'Sum of their unread counts.';
+COMMENT ON COLUMN receiptd.unread_backlog.read_rate IS 'Share of the two sums that is read.';
+COMMENT ON COLUMN receiptd.unread_backlog.never_read IS 'How many of the messages nobody has read.';
+COMMENT ON COLUMN receiptd.unread_backlog.oldest_unread IS 'When the oldest message was sent that not all have read.';
+COMMENT ON COLUMN receiptd.unread_backlog.group_key IS 'Short key of the group, for joins with the tables.';
+
+-- Two parts, so that filters reach an index in each: by hour in the first, by group in both; the hours of the second are
+-- few, and each looks up one row of a group. Where a query asks for hours in which something happened (reads_gained > 0), the
+-- planner leaves out the second.
+CREATE VIEW receiptd.hourly_receipts AS
+SELECT * FROM (
+    SELECT g.sdk_app_id, g.group_id, h.hour, h.messages_sent, h.messages_active, h.reads_gained, h.reads_lost,
+        h.reads_found, h.messages_aged_24h, h.median_read_rate_24h, h.p90_read_rate_24h, h.unread_backlog, h.polls, h.calls,
+        h.coverage, h.group_key
+    FROM receiptd.group_receipts_hourly h
+    JOIN receiptd.watched_groups g USING (group_key)
+    UNION ALL
+    SELECT g.sdk_app_id, g.group_id, hours.hour, 0, last.messages_active, 0::bigint, 0::bigint, 0::bigint, 0, NULL::real,
+        NULL::real, last.unread_backlog, 0, 0, 1::real, g.group_key
+    FROM generate_series(
+        (SELECT min(hour) FROM receiptd.group_receipts_hourly), (SELECT max(rolled_up_until) FROM receiptd.poller_leases),
+        interval '1 hour'
+    ) AS hours (hour)
+    JOIN receiptd.poller_leases l ON hours.hour < date_trunc('hour', l.rolled_up_until, 'UTC')
+    JOIN receiptd.watched_groups g USING (sdk_app_id)
+    CROSS JOIN LATERAL (
+        SELECT h.hour, h.messages_active, h.unread_backlog
+        FROM receiptd.group_receipts_hourly h
+        WHERE h.group_key = g.group_key AND h.hour <= hours.hour
+        ORDER BY h.hour DESC LIMIT 1
+    ) last
+    WHERE last.hour < hours.hour AND last.messages_active > 0
+        -- What happened in such an hour is not known yet.
+        AND NOT EXISTS (SELECT FROM receiptd.rollup_passed_over p WHERE p.group_key = g.group_key AND p.hour = hours.hour)
+) branches;
+
+COMMENT ON VIEW receiptd.hourly_receipts IS 'One row per group and complete UTC hour in which it had watched messages or calls: group_receipts_hourly with app and group spelt out, and with the hours in which nothing happened. Example: SELECT hour, reads_gained, coverage FROM receiptd.hourly_receipts WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.hourly_receipts.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.hourly_receipts.hour IS 'Beginning of the hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.messages_sent IS 'Messages that were sent in this hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.messages_active IS 'Messages that were being polled at its end.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_gained IS 'Reads seen to come in.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_lost IS 'Reads seen to go: members who had read and left.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_found IS 'Reads that the first counts of messages had.';
+COMMENT ON COLUMN receiptd.hourly_receipts.messages_aged_24h IS 'Messages that became 24 hours old in this hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.median_read_rate_24h IS 'Median of their read rates at that age.';
+COMMENT ON COLUMN receiptd.hourly_receipts.p90_read_rate_24h IS '90th percentile of the same.';
+COMMENT ON COLUMN receiptd.hourly_receipts.unread_backlog IS 'Sum of unread counts at the end of the hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.polls IS 'Calls that were answered.';
+COMMENT ON COLUMN receiptd.hourly_receipts.calls IS 'Attempts to call.';
+COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour that lies in no gap.';
+COMMENT ON COLUMN receiptd.hourly_receipts.group_key IS 'Short key of the group, for joins with the tables.';
+
+-- A group without rows in the last seven days had no reads in them.
+CREATE VIEW receiptd.group_engagement AS
+SELECT sdk_app_id, group_id, l.rolled_up_until AS as_of,
+    coalesce(h.messages_sent_7d, 0) AS messages_sent_7d, coalesce(h.reads_7d, 0) AS reads_7d,
+    coalesce(m.messages_aged_7d, 0) AS messages_aged_7d, m.read_rate_7d::real, m.read_rate_before::real,
+    (m.read_rate_7d - m.read_rate_before)::real AS trend, m.half_read_7d, newest.sent_at AS last_sent_at, group_key
+FROM receiptd.watched_groups g
+JOIN receiptd.poller_leases l USING (sdk_app_id)
+-- Seqs count up with time.
+CROSS JOIN LATERAL (
+    SELECT n.sent_at FROM receiptd.message_milestones n WHERE n.group_key = g.group_key ORDER BY n.msg_seq DESC LIMIT 1
+) newest
+LEFT JOIN (
+    -- Read rates are those of messages a day old: so the last seven days are those sent until a day ago.
+    SELECT g.sdk_app_id, g.group_id, g.group_key,
+        count(m.read_rate_24h) FILTER (WHERE is_recent) AS messages_aged_7d,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY m.read_rate_24h) FILTER (WHERE is_recent) AS read_rate_7d,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY m.read_rate_24h) FILTER (WHERE NOT is_recent) AS read_rate_before,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY m.half_read_by - m.sent_at) FILTER (WHERE is_recent) AS half_read_7d
+    FROM receiptd.message_milestones m
+    JOIN receiptd.watched_groups g USING (group_key)
+    JOIN receiptd.poller_leases l USING (sdk_app_id)
+    CROSS JOIN LATERAL (SELECT m.sent_at >= l.rolled_up_until - interval '8 days' AS is_recent) AS age
+    WHERE m.sent_at >= l.rolled_up_until - interval '15 days' AND m.sent_at < l.rolled_up_until
+    GROUP BY g.group_key, g.sdk_app_id, g.group_id
+) m USING (sdk_app_id, group_id, group_key)
+LEFT JOIN (
+    SELECT g.sdk_app_id, g.group_id, g.group_key, sum(h.messages_sent) AS messages_sent_7d, sum(h.reads_gained) AS reads_7d
+    FROM receiptd.group_receipts_hourly h
+    JOIN receiptd.watched_groups g USING (group_key)
+    JOIN receiptd.poller_leases l USING (sdk_app_id)
+    WHERE h.hour >= l.rolled_up_until - interval '7 days'
+    GROUP BY g.group_key, g.sdk_app_id, g.group_id
+) h USING (sdk_app_id, group_id, group_key)
+WHERE g.state <> 'removed' OR m.group_key IS NOT NULL;
+
+COMMENT ON VIEW receiptd.group_engagement IS 'How each group reads: the last seven days and the seven before, by messages a day old. As of the last roll-up, not of now. Every watched group of which a message has been polled is here; read_rate_7d is null where none became a day old. Example: SELECT group_id, read_rate_7d, trend FROM receiptd.group_engagement ORDER BY trend NULLS LAST LIMIT 10.';
+COMMENT ON COLUMN receiptd.group_engagement.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.group_engagement.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.group_engagement.as_of IS 'Until when data is rolled up: the days count back from here.';
+COMMENT ON COLUMN receiptd.group_engagement.messages_sent_7d IS 'Messages sent in the last seven days.';
+COMMENT ON COLUMN receiptd.group_engagement.reads_7d IS 'Reads that came in in the last seven days.';
+COMMENT ON COLUMN receiptd.group_engagement.messages_aged_7d IS 'Messages that became a day old in the last seven days and have a read rate at that age.';
+COMMENT ON COLUMN receiptd.group_engagement.read_rate_7d IS 'Median share of members who had read them when they were a day old.';
+COMMENT ON COLUMN receiptd.group_engagement.read_rate_before IS 'The same of the seven days before.';
+COMMENT ON COLUMN receiptd.group_engagement.trend IS 'Difference of the two: negative where a group grows quiet.';
+COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Median of the time until half had read, at most, of the messages that half have read.';
+COMMENT ON COLUMN receiptd.group_engagement.last_sent_at IS 'When the newest message was sent, however long ago.';
+COMMENT ON COLUMN receiptd.group_engagement.group_key IS 'Short key of the group, for joins with the tables.';
+
+-- Polls that come late again and again are one gap, and messages that nobody has begun to poll are one, too.
+CREATE VIEW receiptd.poll_coverage AS
+SELECT * FROM (
+    SELECT sdk_app_id, group_id, min(gap_from) AS gap_from, max(gap_until) AS gap_until,
+        max(gap_until) - min(gap_from) AS duration, least(max(messages), 2147483647)::integer AS messages,
+        (array_agg(reason ORDER BY gap_until - gap_from DESC, gap_until))[1] AS reason,
+        (array_agg(code ORDER BY gap_until - gap_from DESC, gap_until))[1] AS code, group_key
+    FROM (
+        -- Rows that overlap are other messages of the same gap, and rows that touch are its next hour.
+        SELECT *, sum(row_messages) OVER (PARTITION BY group_key, sdk_app_id, group_id, number, hour) AS messages
+        FROM (
+            -- Each that begins after all before it have ended begins another gap.
+            SELECT *, count(*) FILTER (WHERE (gap_from > prior_until) IS NOT FALSE) OVER gaps AS number,
+                count(*) FILTER (WHERE gap_from >= prior_until) OVER gaps AS hour
+            FROM (
+                SELECT g.sdk_app_id, g.group_id, p.group_key, p.gap_from, p.gap_until, p.messages AS row_messages,
+                    p.reason, p.code, max(p.gap_until) OVER (
+                        PARTITION BY p.group_key, g.sdk_app_id, g.group_id ORDER BY p.gap_from, p.gap_until
+                        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    ) AS prior_until
+                FROM receiptd.poll_gaps p
+                JOIN receiptd.watched_groups g USING (group_key)
+            ) seen
+            WINDOW gaps AS (PARTITION BY group_key, sdk_app_id, group_id ORDER BY gap_from, gap_until)
+        ) numbered
+    ) gaps
+    GROUP BY group_key, sdk_app_id, group_id, number
+    UNION ALL
+    SELECT sdk_app_id, group_id, min(since), NULL, now() - min(since), count(*)::integer,
+        CASE WHEN state <> 'active' THEN state WHEN max(failures) > 0 THEN 'failing' ELSE 'waiting' END, state_code, group_key
+    FROM (
+        SELECT g.sdk_app_id, g.group_id, g.group_key, g.state, g.state_code, s.failures,
+            coalesce(s.last_polled_at, s.next_poll_at) AS since
+        FROM receiptd.poll_slots s
+        JOIN receiptd.watched_groups g USING (group_key)
+        JOIN receiptd.watched_messages m USING (group_key, slot_id)
+        WHERE s.next_poll_at < now() - interval '1 minute' OR s.failures > 0 OR g.state <> 'active'
+        UNION ALL
+        SELECT g.sdk_app_id, g.group_id, g.group_key, g.state, g.state_code, 0, m.added_at
+        FROM receiptd.watched_messages m
+        JOIN receiptd.watched_groups g USING (group_key)
+        WHERE m.slot_id IS NULL AND m.state = 'active' AND m.added_at < now() - interval '1 minute'
+    ) waiting
+    GROUP BY group_key, sdk_app_id, group_id, state, state_code
+) branches;
+
+COMMENT ON VIEW receiptd.poll_coverage IS 'Gaps: where and for how long nothing was observed though it was due, and why. Complete is what has no row here; only a gap in which the messages were unwatched leaves none. Example: SELECT * FROM receiptd.poll_coverage WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY gap_from.';
+COMMENT ON COLUMN receiptd.poll_coverage.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.poll_coverage.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.poll_coverage.gap_from IS 'When the first poll was due that was not made in time; of a gap that goes on, the last poll, or since when the messages are watched if there was none.';
+COMMENT ON COLUMN receiptd.poll_coverage.gap_until IS 'When the last late poll was made; null while the gap goes on.';
+COMMENT ON COLUMN receiptd.poll_coverage.duration IS 'How long it lasted, or has lasted.';
+COMMENT ON COLUMN receiptd.poll_coverage.messages IS 'How many messages it concerns.';
+COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the last failed call of the group, as in api_calls; not_polling: no call of the app was answered; waiting: others were polled; of a gap that goes on: paused, quarantined, removed, failing or waiting. Where several make one gap, that of the longest.';
+COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if that was why.';
+COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
+
+-- The one view that has no group in it.
+CREATE VIEW receiptd.data_freshness AS
+SELECT l.sdk_app_id, l.rolled_up_until
+FROM receiptd.poller_leases l
+CROSS JOIN (SELECT receiptd.apps_of_caller() AS ids) apps
+WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
+
+COMMENT ON VIEW receiptd.data_freshness IS 'Until when milestones and roll-ups are complete. Example: SELECT now() - rolled_up_until FROM receiptd.data_freshness.';
+COMMENT ON COLUMN receiptd.data_freshness.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Milestones, hourly rows and gaps are complete until then. latest_receipts and receipt_history are always up to date.';
+
+-- Functions for analysts run with the caller's search path, so that the planner can put them into the query around them: a filter
+-- by group then reaches the index. So nothing in them may match a function or operator of somebody else's better than
+-- PostgreSQL's own: PostgreSQL has no `/` for an integer and a real, and first_value is for any type.
+CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
+    sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_num integer, unread_num integer,
+    code integer, observed_at timestamptz, group_key integer
+) LANGUAGE sql STABLE AS $$
+    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, l.read_num, l.unread_num, l.receipt_code, l.last_changed_at,
+        l.group_key
+    FROM receiptd.latest_receipts l
+    WHERE l.last_changed_at <= $1
+    UNION ALL
+    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, counted.read_num),
+        coalesce(h.unread_num, counted.unread_num), h.code, h.polled_at, l.group_key
+    FROM receiptd.latest_receipts l
+    CROSS JOIN LATERAL (
+        SELECT h.read_num, h.unread_num, h.code, h.polled_at
+        FROM receiptd.receipt_history h
+        WHERE h.group_key = l.group_key AND h.msg_seq = l.msg_seq
+            AND h.polled_at BETWEEN l.first_polled_at AND $1
+        ORDER BY h.polled_at DESC LIMIT 1
+    ) h
+    -- Where the receipt had ended, the counts that were known last.
+    LEFT JOIN LATERAL (
+        SELECT c.read_num, c.unread_num
+        FROM receiptd.receipt_history c
+        WHERE h.read_num IS NULL AND c.group_key = l.group_key AND c.msg_seq = l.msg_seq AND c.read_num IS NOT NULL
+            AND c.polled_at BETWEEN l.first_polled_at AND $1
+        ORDER BY c.polled_at DESC LIMIT 1
+    ) counted ON true
+    WHERE l.first_polled_at <= $1 AND l.last_changed_at > $1
+$$;
+
+COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message as they were known at that moment, and since when. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
+
+CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
+RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate real)
+LANGUAGE sql STABLE AS $$
+    WITH message AS (
+        SELECT group_key, msg_seq, sent_at, first_polled_at, known_until
+        FROM receiptd.latest_receipts l
+        WHERE l.group_id = $1 AND l.msg_seq = $2 AND l.sdk_app_id = coalesce($4, l.sdk_app_id)
+    ), points AS (
+        -- In UTC, where every day has 24 hours.
+        SELECT m.group_key, m.sent_at, s.at AT TIME ZONE 'UTC' AS at, NULL::integer AS read_num, NULL::integer AS unread_num,
+            true AS is_step
+        FROM message m
+        CROSS JOIN pg_catalog.generate_series(m.sent_at AT TIME ZONE 'UTC', m.known_until AT TIME ZONE 'UTC', $3) AS s (at)
+        UNION ALL
+        SELECT m.group_key, m.sent_at, h.polled_at, h.read_num, h.unread_num, false
+        FROM message m JOIN receiptd.receipt_snapshots h USING (group_key, msg_seq)
+        WHERE h.polled_at BETWEEN m.first_polled_at AND m.known_until AND h.read_num IS NOT NULL
+    ), spans AS (
+        -- Each snapshot and the steps until the next one.
+        SELECT p.*, pg_catalog.count(*) FILTER (WHERE NOT is_step) OVER (PARTITION BY group_key ORDER BY p.at, is_step) AS span
+        FROM points p
+    ), carried AS (
+        SELECT s.group_key, s.sent_at, s.at, s.is_step, pg_catalog.first_value(s.read_num) OVER span AS read_num,
+            pg_catalog.first_value(s.unread_num) OVER span AS unread_num
+        FROM spans s WINDOW span AS (PARTITION BY s.group_key, s.span ORDER BY s.at, s.is_step)
+    )
+    SELECT c.at, c.at - c.sent_at, c.read_num, c.unread_num,
+        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::real
+    FROM carried c WHERE c.is_step ORDER BY c.group_key, c.at
+$$;
+
+COMMENT ON FUNCTION receiptd.receipt_curve(text, bigint, interval, bigint) IS 'How a message was read: its counts at even steps from its sending to its last poll, carried forward; null before the first poll. Example: SELECT * FROM receiptd.receipt_curve(''@TGS#2TTV7VSII'', 102, ''5 minutes''). The app is needed only where two have a group of this id.';

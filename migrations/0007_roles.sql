@@ -1,0 +1,131 @@
+-- Who may do what. receiptd_reader reads what analysts need, receiptd_writer watches messages: by the functions alone. The roles
+-- are made by those who run the server: they are its, not a schema's.
+
+-- Row-level security is switched on with the first row of role_apps and off with the last, so that it costs nothing where
+-- nobody wants it. Every view joins watched_groups as its owner, so that one is for the owner, too, whom the policy lets see
+-- all; the tables with a group_key follow it for those who read them directly.
+CREATE FUNCTION receiptd.limit_readers() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
+DECLARE
+    is_on boolean := EXISTS (SELECT FROM receiptd.role_apps);
+    changed record;
+BEGIN
+    -- Without the barrier, a condition that calls a function of the reader's is tried on rows before their group is.
+    FOR changed IN
+        SELECT c.relname AS name FROM pg_class c
+        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind = 'v'
+            AND coalesce('security_barrier=true' = ANY (c.reloptions), false) <> is_on
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('ALTER VIEW receiptd.%I %s', changed.name,
+            CASE WHEN is_on THEN 'SET (security_barrier = true)' ELSE 'RESET (security_barrier)' END);
+    END LOOP;
+    FOR changed IN
+        SELECT c.relname AS name, c.relname = 'watched_groups' AS is_groups, c.relispartition AS is_partition
+        FROM pg_class c
+        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND c.relrowsecurity <> is_on
+            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
+        ORDER BY is_groups, c.relname
+    LOOP
+        IF is_on THEN
+            -- A partition has no policy: it is read through its parent, and by itself not at all.
+            IF NOT changed.is_partition THEN
+                EXECUTE format('CREATE POLICY of_apps ON receiptd.%I USING (%s)', changed.name, CASE
+                    WHEN changed.is_groups THEN '(SELECT receiptd.apps_of_caller()) IS NULL
+                        OR sdk_app_id = ANY ((SELECT receiptd.apps_of_caller())::bigint[])'
+                    ELSE 'group_key IN (SELECT g.group_key FROM receiptd.watched_groups g)' END);
+            END IF;
+            EXECUTE format('ALTER TABLE receiptd.%I ENABLE ROW LEVEL SECURITY', changed.name);
+            IF changed.is_groups THEN
+                EXECUTE format('ALTER TABLE receiptd.%I FORCE ROW LEVEL SECURITY', changed.name);
+            END IF;
+        ELSE
+            IF NOT changed.is_partition THEN
+                EXECUTE format('DROP POLICY of_apps ON receiptd.%I', changed.name);
+            END IF;
+            EXECUTE format('ALTER TABLE receiptd.%I DISABLE ROW LEVEL SECURITY', changed.name);
+            EXECUTE format('ALTER TABLE receiptd.%I NO FORCE ROW LEVEL SECURITY', changed.name);
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.limit_readers() IS 'Internal: makes row-level security and the views follow role_apps: on if it has a row, off if not.';
+
+CREATE FUNCTION receiptd.follow_role_apps() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner name := (SELECT r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+        WHERE n.nspname = 'receiptd' AND (r.rolsuper OR r.rolbypassrls));
+BEGIN
+    IF owner IS NOT NULL AND EXISTS (SELECT FROM receiptd.role_apps) THEN
+        RAISE EXCEPTION 'the owner of the schema, %, is a superuser or bypasses row-level security', owner
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'Views are read with the rights of their owner: let an ordinary role own the schema and all that is in it.';
+    END IF;
+    PERFORM receiptd.limit_readers();
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.follow_role_apps() IS 'Internal: switches row-level security on when role_apps gets its first row, and off when it loses its last.';
+
+CREATE TRIGGER follow_role_apps AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON receiptd.role_apps
+    FOR EACH STATEMENT EXECUTE FUNCTION receiptd.follow_role_apps();
+
+CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('GRANT USAGE ON SCHEMA receiptd TO %I', r.rolname)
+    FROM pg_roles r
+    WHERE r.rolname IN ('receiptd_reader', 'receiptd_writer') AND NOT has_schema_privilege(r.oid, 'receiptd', 'USAGE')
+    UNION ALL
+    SELECT format('GRANT SELECT ON receiptd.%I TO receiptd_reader', c.relname)
+    FROM pg_class c CROSS JOIN pg_roles r
+    WHERE c.relnamespace = 'receiptd'::regnamespace AND r.rolname = 'receiptd_reader'
+        AND c.relname IN ('latest_receipts', 'receipt_history', 'read_speed', 'never_read', 'unread_backlog',
+            'hourly_receipts', 'group_engagement', 'poll_coverage', 'data_freshness', 'receipt_snapshots', 'api_calls',
+            'message_milestones', 'group_receipts_hourly', 'poll_gaps')
+        AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')
+    UNION ALL
+    SELECT format('GRANT SELECT (%s) ON receiptd.watched_groups TO receiptd_reader', string_agg(quote_ident(a.attname), ', '))
+    FROM pg_attribute a CROSS JOIN pg_roles r
+    WHERE a.attrelid = 'receiptd.watched_groups'::regclass AND r.rolname = 'receiptd_reader'
+        AND a.attname IN ('group_key', 'sdk_app_id', 'group_id', 'group_type', 'cadence', 'state', 'state_code',
+            'state_reason', 'added_at')
+        AND NOT has_column_privilege(r.oid, a.attrelid, a.attnum, 'SELECT')
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, r.rolname)
+    FROM pg_proc p
+    JOIN pg_roles r ON r.rolname = CASE
+        WHEN p.proname IN ('receipts_at', 'receipt_curve') THEN 'receiptd_reader'
+        WHEN p.proname IN ('watch_group', 'watch_messages', 'unwatch_messages', 'unwatch_group', 'pause_group',
+            'resume_group') THEN 'receiptd_writer'
+        END
+    WHERE p.pronamespace = 'receiptd'::regnamespace AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
+$$;
+
+COMMENT ON FUNCTION receiptd.missing_grants() IS 'Internal: the statements that give receiptd_reader and receiptd_writer the rights they lack, for those of the two roles that exist.';
+
+CREATE FUNCTION receiptd.grant_roles() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    missing text;
+BEGIN
+    -- A view that is replaced has lost its barrier, and a new one has none.
+    PERFORM receiptd.limit_readers();
+    IF NOT EXISTS (SELECT FROM receiptd.missing_grants()) THEN
+        RETURN;
+    END IF;
+    -- Two grants on the same object at a time fail each other.
+    LOCK TABLE receiptd.schema_migrations IN SHARE UPDATE EXCLUSIVE MODE;
+    FOR missing IN SELECT receiptd.missing_grants() LOOP
+        EXECUTE missing;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.grant_roles() IS 'Gives the roles receiptd_reader and receiptd_writer their rights, if they exist and lack any. receiptd calls it at its start and in migrate.';
+
+-- PostgreSQL lets everybody call a new function unless ALTER DEFAULT PRIVILEGES says otherwise.
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA receiptd FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION receiptd.apps_of_caller() TO PUBLIC;
