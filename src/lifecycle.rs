@@ -47,6 +47,8 @@ pub struct DaemonSettings {
     pub database_url: SecretString,
     /// The most connections to it.
     pub max_connections: u32,
+    /// Whether statements are prepared once a connection, unless a proxy is recognised behind which that fails.
+    pub prepared_statements: bool,
     /// How polls are made.
     pub poller: PollerSettings,
     /// How often messages are polled.
@@ -147,7 +149,7 @@ impl Daemon {
     /// If the settings can't work, or the address of HTTP can't be had.
     pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
-        let store = store.beside(settings.wall);
+        let store = store.beside(settings.wall).with_prepared_statements(settings.prepared_statements);
         let work = watch::Sender::new(Arc::new(work(settings.clone(), store.clock())?));
         let (status, closing) = (Arc::new(TermStatus::default()), CancellationToken::new());
         let http = match settings.http.clone() {

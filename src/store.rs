@@ -17,6 +17,7 @@ mod retention;
 mod rollup;
 mod schema;
 mod seed;
+mod session;
 mod set_aside;
 mod slots;
 mod slotting;
@@ -33,7 +34,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use tokio::time::timeout_at;
 
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use self::{
     watch::{WatchedGroup, WatchedMessage},
 };
 use self::{
+    session::Session,
     statement::{query_as, query_scalar},
     transaction::{Connections, Fence, LONG, SHORT, Transaction},
 };
@@ -170,7 +172,17 @@ impl Store {
     /// # Errors
     /// If the URL is none.
     pub fn apart(&self, url: &SecretString, max_connections: u32) -> Result<Self, ConnectError> {
-        Ok(Self { connections: Connections::new(connect_options(url)?, max_connections), ..self.clone() })
+        let connections = Connections::new(connect_options(url)?, max_connections);
+        connections.name_statements(self.connections.may_name_statements());
+        Ok(Self { connections, ..self.clone() })
+    }
+
+    /// The same store. Statements are prepared once a connection if they may, and if no proxy is recognised behind which that
+    /// fails; otherwise each time anew.
+    #[must_use]
+    pub fn with_prepared_statements(self, may: bool) -> Self {
+        self.connections.name_statements(may);
+        self
     }
 
     /// The database's clock, as it was read last: every look at the lease reads it.
@@ -247,7 +259,7 @@ impl Store {
         &self,
         doing: &'static str,
         patience: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;
         let outcome = timeout_at(transaction.deadline, work(transaction.connection())).await;
@@ -259,7 +271,7 @@ impl Store {
         &self,
         doing: &'static str,
         patience: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         self.run_recording(doing, patience, None, work).await
     }
@@ -270,7 +282,7 @@ impl Store {
         doing: &'static str,
         patience: Duration,
         wrote: Option<Timestamp>,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;
         let outcome = timeout_at(transaction.deadline, work(transaction.connection())).await;

@@ -178,7 +178,8 @@ impl Opened {
         let config = global.load_config()?;
         logging::init(&config.log)?;
         let database = Database::join(&config.database).await?;
-        let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
+        let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?
+            .with_prepared_statements(config.database.prepared_statements);
         Ok(Self { config, store, database })
     }
 

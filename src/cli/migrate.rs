@@ -20,7 +20,8 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let config = global.load_config()?;
     logging::init(&config.log)?;
     let database = Database::join_or_make(&config.database).await?;
-    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?;
+    let store = Store::new(&database.url(), config.database.max_connections, config.sdk_app_id()?)?
+        .with_prepared_statements(config.database.prepared_statements);
     let before = store.schema_version().await.with_context(|| connecting(&config.database))?;
     store.migrate().await.with_context(|| using(&config.database))?;
     let today = store.now().await.with_context(|| using(&config.database))?.date_naive();

@@ -93,6 +93,7 @@ pub fn daemon_settings(
         },
         database_url,
         max_connections: config.database.max_connections,
+        prepared_statements: config.database.prepared_statements,
         poller: PollerSettings {
             max_calls_per_second: polling.max_calls_per_second,
             transit_allowance: polling.transit_allowance,

@@ -20,11 +20,13 @@ pub struct Database {
     pub data_dir: Option<PathBuf>,
     /// The most connections that are open at once.
     pub max_connections: u32,
+    /// Whether statements are prepared once a connection, unless a proxy is recognised behind which that fails.
+    pub prepared_statements: bool,
 }
 
 impl Default for Database {
     fn default() -> Self {
-        Self { url: None, data_dir: None, max_connections: 6 }
+        Self { url: None, data_dir: None, max_connections: 6, prepared_statements: true }
     }
 }
 
@@ -57,6 +59,8 @@ pub(super) struct Keys {
     data_dir: Option<PathBuf>,
     /// The most connections that are open at once.
     max_connections: Option<String>,
+    /// `auto` or `false`.
+    prepared_statements: Option<String>,
 }
 
 impl Keys {
@@ -80,6 +84,17 @@ impl Keys {
                 self.max_connections,
                 default.max_connections,
                 3..=100,
+            ),
+            prepared_statements: problems.parsed(
+                "database.prepared_statements",
+                self.prepared_statements,
+                default.prepared_statements,
+                "give \"auto\" or false",
+                |text| match text {
+                    "auto" => Some(true),
+                    "false" => Some(false),
+                    _ => None,
+                },
             ),
         }
     }

@@ -2,11 +2,12 @@
 //! never writes, and it knows nothing of files.
 
 use futures::TryStreamExt;
-use sqlx::{PgConnection, Postgres, Row, postgres::PgArguments, postgres::PgRow, query::Query};
+use sqlx::{Postgres, Row, postgres::PgArguments, postgres::PgRow, query::Query};
 use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
+    session::Session,
     statement::{query, query_as},
     transaction::STREAM,
 };
@@ -120,7 +121,7 @@ impl Store {
 }
 
 async fn stream<E>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     dataset: Dataset,
     rows: Query<'static, Postgres, PgArguments>,
     mut take: impl FnMut(Batch) -> Result<(), E>,

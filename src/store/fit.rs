@@ -3,10 +3,9 @@
 //! Whoever owns an object that a statement of ours meets, or may make one, has code of theirs run by our role: triggers, views
 //! and functions. So the schema belongs to our role alone.
 
-use sqlx::PgConnection;
-
 use super::{
     SchemaError, Store, StoreError,
+    session::Session,
     statement::{query_as, query_scalar},
     transaction::SHORT,
 };
@@ -67,7 +66,7 @@ impl Store {
     }
 }
 
-async fn unfit(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+async fn unfit(connection: &mut Session) -> Result<Option<String>, sqlx::Error> {
     let encoding: String =
         query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut *connection).await?;
     if encoding != "UTF8" {

@@ -1,9 +1,8 @@
 //! When the history of an app begins: where its first roll-up starts, and what is done again from a time before there was any.
 
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
-use sqlx::PgConnection;
 
-use super::{Store, StoreError, statement::query_scalar, transaction::ROLLUP};
+use super::{Store, StoreError, session::Session, statement::query_scalar, transaction::ROLLUP};
 use crate::domain::Timestamp;
 
 impl Store {
@@ -18,7 +17,7 @@ impl Store {
 }
 
 /// The time of the first snapshot or call of the app, if there is one.
-pub(super) async fn begin_of(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+pub(super) async fn begin_of(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     let days: Vec<NaiveDate> = query_scalar(
         "SELECT DISTINCT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
          WHERE i.inhparent IN ('receiptd.receipt_snapshots'::regclass, 'receiptd.api_calls'::regclass)
@@ -35,7 +34,7 @@ pub(super) async fn begin_of(connection: &mut PgConnection, app: i64) -> Result<
     Ok(None)
 }
 
-async fn first_on(connection: &mut PgConnection, app: i64, day: NaiveDate) -> Result<Option<Timestamp>, sqlx::Error> {
+async fn first_on(connection: &mut Session, app: i64, day: NaiveDate) -> Result<Option<Timestamp>, sqlx::Error> {
     let midnight = day.and_time(NaiveTime::MIN).and_utc();
     let first = query_scalar(
         "SELECT least(

@@ -2,12 +2,11 @@
 
 mod passing_over;
 
-use sqlx::PgConnection;
-
 use self::passing_over::{Done, Job, Scope, forget_passed_over, note_passed_over};
 use super::{
     Store, StoreError,
     history::begin_of,
+    session::Session,
     statement::{query, query_scalar},
     transaction::{ROLLUP, SHORT},
 };
@@ -119,7 +118,7 @@ impl Store {
 }
 
 /// The mark of the app, which nobody else moves until the transaction ends.
-async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+async fn mark(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     // Compiling these statements takes longer than running them.
     query("SET LOCAL jit = off").execute(&mut *connection).await?;
     // A lock that only the owner can hold, unlike an advisory one.
@@ -135,7 +134,7 @@ async fn mark(connection: &mut PgConnection, app: i64) -> Result<Option<Timestam
 }
 
 async fn next(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     app: i64,
     until: Timestamp,
     scope: &Scope,
@@ -173,7 +172,7 @@ async fn next(
     Ok(Some(stretch))
 }
 
-async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp, scope: &Scope) -> Result<bool, sqlx::Error> {
+async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scope) -> Result<bool, sqlx::Error> {
     let done = mark(connection, app).await?.unwrap_or(hour);
     if scope.is_all() {
         query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
@@ -201,7 +200,7 @@ async fn again(connection: &mut PgConnection, app: i64, hour: Timestamp, scope: 
 }
 
 /// Whether the day of this hour is still part of the table.
-async fn has_day(connection: &mut PgConnection, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
+async fn has_day(connection: &mut Session, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
     let partition = format!("receiptd.{}_{}", table.name(), hour.format("%Y%m%d"));
     let attached = query_scalar(
         "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1) AND NOT inhdetachpending)",
@@ -210,7 +209,7 @@ async fn has_day(connection: &mut PgConnection, table: Table, hour: Timestamp) -
 }
 
 /// Whether the hour has rows of the app already.
-async fn has_hour(connection: &mut PgConnection, app: i64, hour: Stretch) -> Result<bool, sqlx::Error> {
+async fn has_hour(connection: &mut Session, app: i64, hour: Stretch) -> Result<bool, sqlx::Error> {
     let exists = query_scalar(
         "SELECT EXISTS (SELECT FROM receiptd.group_receipts_hourly JOIN receiptd.watched_groups USING (group_key)
             WHERE sdk_app_id = $1 AND hour = $2)",
@@ -220,7 +219,7 @@ async fn has_hour(connection: &mut PgConnection, app: i64, hour: Stretch) -> Res
 
 /// The statements of one stretch.
 struct Statements<'a> {
-    connection: &'a mut PgConnection,
+    connection: &'a mut Session,
     app: i64,
     /// Until when the app is rolled up once this stretch is.
     done: Timestamp,

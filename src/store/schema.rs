@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     Store, StoreError,
+    session::Session,
     sqlstate::{self, Remedy},
     statement::{query, query_as, query_scalar},
     transaction::{BEGIN, RENEWAL, SHORT},
@@ -174,7 +175,7 @@ impl Store {
     }
 }
 
-async fn version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
+async fn version(connection: &mut Session) -> Result<Option<i64>, sqlx::Error> {
     let exists: bool = query_scalar("SELECT to_regclass('receiptd.schema_migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;

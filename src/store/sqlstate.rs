@@ -1,5 +1,7 @@
 //! What a failure of the database calls for, by its SQLSTATE (appendix A of PostgreSQL's manual). Pure.
 
+use sqlx::postgres::PgDatabaseError;
+
 use super::StoreError;
 
 /// What is to be done about a failed operation.
@@ -7,7 +9,8 @@ use super::StoreError;
 pub(super) enum Remedy {
     /// Try again after a while: it passes by itself.
     Retry,
-    /// Try again on new connections: those that there are lead to a server that does not write.
+    /// Try again on new connections: those that there are lead to a server that does not write, or have prepared statements
+    /// that don't hold any more.
     Reconnect,
     /// Make the partition that may be missing, and try again. If none is missing, it is a bad row.
     Partition,
@@ -20,8 +23,8 @@ pub(super) enum Remedy {
 /// What an SQLSTATE calls for.
 pub(super) fn remedy(sqlstate: &str) -> Remedy {
     match sqlstate {
-        // read_only_sql_transaction
-        "25006" => Remedy::Reconnect,
+        // read_only_sql_transaction, invalid_sql_statement_name, duplicate_prepared_statement
+        "25006" | "26000" | "42P05" => Remedy::Reconnect,
         // check_violation: also a row without a partition
         "23514" => Remedy::Partition,
         // data_corrupted and index_corrupted strike the rows that lie there
@@ -45,10 +48,23 @@ pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
 /// What a failure calls for, also one that never reached the server.
 pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
     match (error, sqlstate(error)) {
+        (_, Some(_)) if has_changed_columns(error) => Remedy::Reconnect,
         (_, Some(sqlstate)) => remedy(&sqlstate),
         (sqlx::Error::Encode(_), None) => Remedy::SetAside,
         _ => Remedy::Retry,
     }
+}
+
+/// Whether the server does not know a prepared statement by its name, or has another by that name.
+pub(super) fn has_lost_name(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
+}
+
+/// Whether a prepared statement would return other columns by now than when it was prepared: somebody has changed the schema.
+/// PostgreSQL has no SQLSTATE for that alone.
+fn has_changed_columns(error: &sqlx::Error) -> bool {
+    let server = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    server.is_some_and(|error| error.routine() == Some("RevalidateCachedQuery"))
 }
 
 /// The classes of `receiptd_database_errors_total`.
@@ -183,6 +199,8 @@ mod tests {
             ("25P03", Remedy::Retry),     // idle_in_transaction_session_timeout
             ("XX000", Remedy::Retry),     // internal_error
             ("25006", Remedy::Reconnect), // read_only_sql_transaction
+            ("26000", Remedy::Reconnect), // invalid_sql_statement_name
+            ("42P05", Remedy::Reconnect), // duplicate_prepared_statement
             ("23514", Remedy::Partition), // check_violation
             ("23503", Remedy::SetAside),  // foreign_key_violation
             ("22003", Remedy::SetAside),  // numeric_value_out_of_range

@@ -1,7 +1,5 @@
-//! Statements that are prepared anew each time, in place of those of sqlx, which are kept on the connection by name.
-//!
-//! Behind a proxy that pools transactions (PgBouncer) a connection's next transaction may meet another server process,
-//! where the name means nothing or another statement. Measured, the preparing costs the server little.
+//! Statements. Their text is fixed, so that a session that names them prepares each once; which sessions do is decided in
+//! [`super::session`]. What is put together from parts goes without a name, by `sqlx::raw_sql`.
 
 use sqlx::{
     FromRow, Postgres,

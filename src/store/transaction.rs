@@ -4,20 +4,18 @@
 //! A connection goes back to the pool only after its transaction has ended in good order. Any other is thrown away: one
 //! that did not answer in time may be half-open, and one that can only read belongs to a server that was demoted.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use deadpool::{
     Runtime,
-    managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts},
+    managed::{Object, Pool, PoolError, TimeoutType, Timeouts},
 };
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
     StoreError,
+    session::{Connector, Session},
     sqlstate::{self, Remedy},
     statement::query_scalar,
 };
@@ -40,9 +38,6 @@ pub(super) const RENEWAL: Duration = Duration::from_secs(3);
 
 /// Connecting, with a name to be resolved and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// A connection is replaced after this time: the name of the server may lead elsewhere by now.
-const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
 /// A transaction may stand idle for so long before the server ends it: a process that was stopped must not hold locks
 /// until somebody finds it. Less than the time after which the lease of such a process is over.
@@ -71,30 +66,6 @@ pub(super) struct Fence {
     pub holder: String,
 }
 
-/// Makes connections, and says which are not to be used again.
-#[derive(Debug)]
-pub(super) struct Connector {
-    options: Mutex<PgConnectOptions>,
-    /// Connections that were made before are thrown away.
-    distrusted: Mutex<std::time::Instant>,
-}
-
-impl Manager for Connector {
-    type Type = PgConnection;
-    type Error = sqlx::Error;
-
-    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
-        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        PgConnection::connect_with(&options).await
-    }
-
-    async fn recycle(&self, _: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
-        let distrusted = *self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_good = metrics.created > distrusted && metrics.age() < MAX_AGE;
-        if is_good { Ok(()) } else { Err(RecycleError::message("too old")) }
-    }
-}
-
 /// The connections to one database.
 #[derive(Debug, Clone)]
 pub(super) struct Connections(Pool<Connector>);
@@ -102,9 +73,9 @@ pub(super) struct Connections(Pool<Connector>);
 impl Connections {
     /// Connections are made when they are needed.
     pub fn new(options: PgConnectOptions, max: u32) -> Self {
-        let connector = Connector { options: options.into(), distrusted: Mutex::new(std::time::Instant::now()) };
         let timeouts = Timeouts { wait: Some(SHORT), create: Some(CONNECT), recycle: Some(CONNECT) };
-        let builder = Pool::builder(connector).max_size(max as usize).timeouts(timeouts).runtime(Runtime::Tokio1);
+        let builder =
+            Pool::builder(Connector::new(options)).max_size(max as usize).timeouts(timeouts).runtime(Runtime::Tokio1);
         let pool =
             builder.build().unwrap_or_else(|_| unreachable!("a runtime is given, which is all that it asks for"));
         Self(pool)
@@ -141,6 +112,8 @@ impl Connections {
             };
             let was_used = Object::metrics(&connection).recycle_count > 0;
             let mut transaction = Transaction { connection: Some(connection), doing, patience, deadline };
+            // What takes long is done seldom, and is planned best for the values that it is about.
+            transaction.connection().name_statements(patience <= SHORT);
             let begin = AssertSqlSafe(begin.clone());
             match timely(timeout_at(deadline, transaction.connection().execute(sqlx::raw_sql(begin))).await) {
                 Ok(_) => return Ok(transaction),
@@ -154,7 +127,7 @@ impl Connections {
 
     /// A connection outside of the pool, for what can't be one transaction of ours.
     pub async fn connect(&self, doing: &'static str) -> Result<PgConnection, StoreError> {
-        match timely(timeout_at(Instant::now() + CONNECT, self.0.manager().create()).await) {
+        match timely(timeout_at(Instant::now() + CONNECT, self.0.manager().connect()).await) {
             Ok(connection) => Ok(connection),
             Err(Some(source)) => Err(counted(StoreError::Failed { doing, source })),
             Err(None) => Err(counted(StoreError::Deadline { doing, patience: CONNECT })),
@@ -163,7 +136,17 @@ impl Connections {
 
     /// Makes connections by other options from now on.
     pub fn change_options(&self, options: PgConnectOptions) {
-        *self.0.manager().options.lock().unwrap_or_else(PoisonError::into_inner) = options;
+        self.0.manager().change_options(options);
+    }
+
+    /// Says whether statements may be prepared once a connection.
+    pub fn name_statements(&self, may: bool) {
+        self.0.manager().name_statements(may);
+    }
+
+    /// Whether statements may be prepared once a connection.
+    pub fn may_name_statements(&self) -> bool {
+        self.0.manager().may_name()
     }
 
     /// Closes the connections that are not in use; there will be no others.
@@ -210,7 +193,7 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    pub fn connection(&mut self) -> &mut PgConnection {
+    pub fn connection(&mut self) -> &mut Session {
         self.connection.as_deref_mut().unwrap_or_else(|| unreachable!("it is there until the transaction ends"))
     }
 
@@ -286,16 +269,20 @@ impl Transaction {
     /// Ends in failure, by an error or (without one) by the deadline. The connection is thrown away, and the server rolls
     /// back.
     fn failed(self, error: Option<sqlx::Error>) -> StoreError {
+        let connector = self.connection.as_ref().and_then(Object::pool);
+        if let (Some(pool), Some(error)) = (connector, &error) {
+            if sqlstate::has_lost_name(error) {
+                pool.manager().has_lost_names();
+            }
+            if sqlstate::remedy_of(error) == Remedy::Reconnect {
+                pool.manager().distrust();
+            }
+        }
         let Self { doing, patience, .. } = self;
         let error = match error {
             Some(source) => StoreError::Failed { doing, source },
             None => StoreError::Deadline { doing, patience },
         };
-        if error.remedy() == Remedy::Reconnect
-            && let Some(pool) = self.connection.as_ref().and_then(Object::pool)
-        {
-            *pool.manager().distrusted.lock().unwrap_or_else(PoisonError::into_inner) = std::time::Instant::now();
-        }
         counted(error)
     }
 }

@@ -3,10 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
-
 use super::{
     Store, StoreError,
+    session::Session,
     statement::{query, query_as, query_scalar},
     transaction::{LONG, SHORT},
 };
@@ -168,7 +167,7 @@ impl Store {
 
 /// The groups that are marked, each with its version, and the slots of those that are active.
 async fn changed_groups(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     app: i64,
 ) -> Result<(HashMap<GroupKey, i64>, Vec<(GroupKey, SlotId)>), sqlx::Error> {
     let changed: Vec<(GroupKey, i64)> = query_as(

@@ -1,9 +1,10 @@
 //! The watch list as the command line changes and shows it. Applications use the functions in SQL instead.
 
-use sqlx::{PgConnection, postgres::PgArguments, query::QueryScalar};
+use sqlx::{postgres::PgArguments, query::QueryScalar};
 
 use super::{
     Store, StoreError,
+    session::Session,
     statement::{query, query_as, query_scalar},
     transaction::LONG,
 };
@@ -81,7 +82,7 @@ impl Store {
 
     async fn watch_lines_in(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         lines: &[WatchLine],
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
@@ -106,7 +107,7 @@ impl Store {
         Ok(watched.unsigned_abs())
     }
 
-    async fn watch_groups_of(&self, connection: &mut PgConnection, groups: &[&str]) -> Result<(), sqlx::Error> {
+    async fn watch_groups_of(&self, connection: &mut Session, groups: &[&str]) -> Result<(), sqlx::Error> {
         query(
             "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
              SELECT DISTINCT $1, u.group_id FROM unnest($2::text[]) AS u (group_id)

@@ -15,6 +15,7 @@ use crate::{
     common::ScratchDirectory,
     daemon::{Daemon, PATIENCE},
     oracle::{Breakage, Promises},
+    pgbouncer::Parameters,
     scene::{LIMIT, Scene, Setup, is_long},
     stored::Stored,
 };
@@ -107,7 +108,7 @@ async fn of_several_daemons_one_polls_and_is_succeeded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_daemons_behind_pgbouncer_one_polls_and_is_succeeded() {
     let directory = ScratchDirectory::new("pgbouncer");
-    let setup = Setup { is_behind_pgbouncer: true, ..Setup::default() };
+    let setup = Setup { pgbouncer: Some(Parameters::Dropped), ..Setup::default() };
     of_several_one_polls(Scene::with(directory, setup).await).await;
 }
 

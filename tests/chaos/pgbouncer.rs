@@ -11,10 +11,18 @@ use std::{
 use crate::{
     common::ScratchDirectory,
     oracle::{Breakage, Promises},
-    scene::{DATABASE, Scene, Setup, seconds},
+    scene::{DATABASE, LIMIT, Scene, Setup, seconds},
     server::{PASSWORD, Server, account},
     signals,
 };
+
+/// What it does with startup parameters that it does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parameters {
+    /// As docs/operators.md asks for.
+    Dropped,
+    Refused,
+}
 
 /// A PgBouncer of one scenario. It ends with this value.
 pub struct PgBouncer {
@@ -24,13 +32,17 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     /// Stands at `address` before the server, with few connections for many clients.
-    pub fn start(server: &Server, directory: &Path, address: SocketAddr) -> Self {
+    pub fn start(server: &Server, directory: &Path, address: SocketAddr, parameters: Parameters) -> Self {
         let config = directory.join("pgbouncer.ini");
         let (host, socket) = (address.ip(), server.socket_dir());
+        let ignored = match parameters {
+            Parameters::Dropped => "extra_float_digits, options",
+            Parameters::Refused => "extra_float_digits",
+        };
         // The settings that docs/operators.md asks for; the rest is where it stands and whom it lets in.
         let settings = format!(
             "[databases]\n{DATABASE} = host={} port=5432 user=postgres\n\
-             [pgbouncer]\npool_mode = transaction\nignore_startup_parameters = extra_float_digits\n\
+             [pgbouncer]\npool_mode = transaction\nignore_startup_parameters = {ignored}\n\
              listen_addr = {host}\nlisten_port = {}\nunix_socket_dir =\nauth_type = any\n\
              default_pool_size = 3\nserver_login_retry = 1\n",
             socket.display(),
@@ -62,11 +74,25 @@ impl Drop for PgBouncer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pgbouncer_that_is_gone_for_a_while_costs_no_receipt() {
-    let setup = Setup { is_behind_pgbouncer: true, ..Setup::default() };
+    let setup = Setup { pgbouncer: Some(Parameters::Dropped), ..Setup::default() };
     let mut scene = Scene::with(ScratchDirectory::new("bouncer"), setup).await;
     let fault = Breakage::begins(&scene);
     drop(scene.pgbouncer.take());
     scene.lasts(seconds(6)).await;
     scene.start_pgbouncer();
     fault.ends(scene, Promises::default()).await;
+}
+
+/// At full load several transactions are under way at once, so that each soon meets another connection of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_have_no_names_behind_a_pgbouncer_whatever_it_does_with_startup_parameters() {
+    for parameters in [Parameters::Dropped, Parameters::Refused] {
+        let setup = Setup { pgbouncer: Some(parameters), ..Setup::default() };
+        let scene = Scene::with(ScratchDirectory::new("nameless"), setup).await;
+        let said = scene.daemon.said();
+        assert!(said.contains("a proxy is on the way to the database"), "{said}");
+        let fault = Breakage::begins(&scene);
+        scene.after_calls(4 * u64::from(LIMIT)).await;
+        fault.ends(scene, Promises::silently()).await;
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     common::{ScratchDirectory, own_address},
     daemon::{Daemon, Launch, PATIENCE},
-    pgbouncer::PgBouncer,
+    pgbouncer::{Parameters, PgBouncer},
     server::Server,
     way::Way,
 };
@@ -56,8 +56,8 @@ pub struct Setup<'a> {
     pub tablespace: Option<&'a Path>,
     /// Words before the daemon's name; it calls the simulated Chat by the name `localhost` then.
     pub prefix: Vec<OsString>,
-    /// The daemon reaches the server through PgBouncer.
-    pub is_behind_pgbouncer: bool,
+    /// The daemon reaches the server through a PgBouncer.
+    pub pgbouncer: Option<Parameters>,
     /// The daemon reaches the simulated Chat through a proxy that can hold back, see [`Scene::way`].
     pub has_way: bool,
 }
@@ -96,8 +96,8 @@ impl Scene {
         let (admin, pool) = (server.pool("postgres"), server.pool(DATABASE));
         create_database(&admin, setup.tablespace).await;
         let pgbouncer_address = own_address();
-        let pgbouncer =
-            setup.is_behind_pgbouncer.then(|| PgBouncer::start(&server, directory.path(), pgbouncer_address));
+        let start = |parameters| PgBouncer::start(&server, directory.path(), pgbouncer_address, parameters);
+        let pgbouncer = setup.pgbouncer.map(start);
         let launch = Launch {
             prefix: setup.prefix,
             config: directory.path().join("receiptd.toml"),
@@ -128,7 +128,8 @@ impl Scene {
     }
 
     pub fn start_pgbouncer(&mut self) {
-        self.pgbouncer = Some(PgBouncer::start(&self.server, self.directory.path(), self.pgbouncer_address));
+        self.pgbouncer =
+            Some(PgBouncer::start(&self.server, self.directory.path(), self.pgbouncer_address, Parameters::Dropped));
     }
 
     /// Another daemon for the same app and database, which stands by.

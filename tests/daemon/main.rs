@@ -19,6 +19,7 @@ mod recording;
 mod rig;
 mod rights;
 mod schema;
+mod statements;
 mod storing;
 mod tls;
 mod watching;

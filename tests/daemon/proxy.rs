@@ -1,6 +1,8 @@
-//! A way to the database that can break: it swallows an answer, or falls silent.
+//! A way to the database that can break: it swallows an answer, or falls silent. It knows PostgreSQL's protocol, and keeps
+//! what was sent and how the server refused it.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -17,12 +19,46 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
+/// A message to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// A statement as text, or several.
+    Query(String),
+    /// A statement that is to be prepared, with its name, which may be empty, and its text.
+    Parse(String, String),
+    /// A statement that was prepared, and is executed.
+    Bind(String),
+    /// The end of what is waited for together.
+    Sync,
+}
+
+impl Sent {
+    /// The name of what is prepared.
+    pub fn prepared(&self) -> Option<&str> {
+        match self {
+            Self::Parse(name, _) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What is executed.
+    pub fn executed(&self) -> Option<&str> {
+        match self {
+            Self::Query(text) | Self::Bind(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
 struct Shared {
     /// The answer to the next COMMIT after a statement with this text is swallowed, and the connection closed.
     swallow: Mutex<Option<&'static str>>,
     swallowed: watch::Sender<u32>,
     /// Connections that are older than this generation are silent.
     generation: watch::Sender<u32>,
+    sent: Mutex<Vec<Sent>>,
+    /// The SQLSTATEs of errors.
+    errors: watch::Sender<Vec<String>>,
 }
 
 impl Proxy {
@@ -38,6 +74,8 @@ impl Proxy {
             swallow: Mutex::default(),
             swallowed: watch::Sender::new(0),
             generation: watch::Sender::new(0),
+            sent: Mutex::default(),
+            errors: watch::Sender::new(vec![]),
         });
         tokio::spawn(accept(listener, socket, shared.clone()));
         Self { url, shared }
@@ -63,6 +101,18 @@ impl Proxy {
     pub fn silence_open_connections(&self) {
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
+
+    /// What was sent since the last call.
+    pub fn take_sent(&self) -> Vec<Sent> {
+        std::mem::take(&mut self.shared.sent.lock().unwrap())
+    }
+
+    /// Waits until the server has refused something with this SQLSTATE.
+    pub async fn has_refused(&self, sqlstate: &str) {
+        let mut errors = self.shared.errors.subscribe();
+        let wait = errors.wait_for(|errors| errors.iter().any(|error| error == sqlstate));
+        tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.unwrap().unwrap();
+    }
 }
 
 async fn accept(listener: TcpListener, socket: PathBuf, shared: Arc<Shared>) {
@@ -73,23 +123,36 @@ async fn accept(listener: TcpListener, socket: PathBuf, shared: Arc<Shared>) {
 }
 
 async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) {
+    client.set_nodelay(true).unwrap();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let generation = *shared.generation.borrow();
     let is_swallowing = watch::Sender::new(false);
-    let asks = copy(&mut from_client, &mut to_server, |bytes, seen| {
-        let mut wanted = shared.swallow.lock().unwrap();
-        if contains(bytes, b"BEGIN") {
-            seen.clear();
-        }
-        seen.extend_from_slice(bytes);
-        if wanted.is_some_and(|statement| contains(seen, statement.as_bytes())) && contains(bytes, b"COMMIT") {
-            *wanted = None;
-            is_swallowing.send_replace(true);
+    let (mut asked, mut transaction) = (Asked::default(), vec![]);
+    let asks = copy(&mut from_client, &mut to_server, |bytes| {
+        for sent in asked.read(bytes) {
+            let mut wanted = shared.swallow.lock().unwrap();
+            if let Some(text) = sent.executed() {
+                if text.contains("BEGIN") {
+                    transaction.clear();
+                }
+                transaction.push(text.to_owned());
+                let is_wanted = |text: &String| wanted.is_some_and(|statement| text.contains(statement));
+                if text.contains("COMMIT") && transaction.iter().any(is_wanted) {
+                    *wanted = None;
+                    is_swallowing.send_replace(true);
+                }
+            }
+            shared.sent.lock().unwrap().push(sent);
         }
         true
     });
-    let answers = copy(&mut from_server, &mut to_client, |_, _| {
+    let mut answers = Messages::default();
+    let answers = copy(&mut from_server, &mut to_client, |bytes| {
+        let errors: Vec<String> = answers.read(bytes).iter().filter_map(refusal).collect();
+        if !errors.is_empty() {
+            shared.errors.send_modify(|all| all.extend(errors));
+        }
         let swallows = *is_swallowing.borrow();
         if swallows {
             shared.swallowed.send_modify(|swallowed| *swallowed += 1);
@@ -108,16 +171,75 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    look: impl Fn(&[u8], &mut Vec<u8>) -> bool,
+    mut look: impl FnMut(&[u8]) -> bool,
 ) {
-    let (mut bytes, mut seen) = (vec![0; 1 << 16], vec![]);
+    let mut bytes = vec![0; 1 << 16];
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
-        if !look(&bytes[..length], &mut seen) || to.write_all(&bytes[..length]).await.is_err() {
+        if !look(&bytes[..length]) || to.write_all(&bytes[..length]).await.is_err() {
             return;
         }
     }
 }
 
-fn contains(bytes: &[u8], text: &[u8]) -> bool {
-    bytes.windows(text.len()).any(|window| window == text)
+/// Cuts what comes into messages: a letter, a length that counts itself, and the rest.
+#[derive(Default)]
+struct Messages(Vec<u8>);
+
+impl Messages {
+    fn read(&mut self, bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+        self.0.extend_from_slice(bytes);
+        let mut messages = Vec::new();
+        while let Some(length) = self.0.get(1..5) {
+            let end = 1 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+            if self.0.len() < end {
+                break;
+            }
+            let message: Vec<u8> = self.0.drain(..end).collect();
+            messages.push((message[0], message[5..].to_vec()));
+        }
+        messages
+    }
+}
+
+/// What a client sends.
+#[derive(Default)]
+struct Asked {
+    messages: Messages,
+    has_started: bool,
+    /// The statements that it has prepared, by name.
+    prepared: HashMap<String, String>,
+}
+
+impl Asked {
+    fn read(&mut self, bytes: &[u8]) -> Vec<Sent> {
+        // The first message has no letter; without TLS it comes alone.
+        if !std::mem::replace(&mut self.has_started, true) {
+            return vec![];
+        }
+        let messages = self.messages.read(bytes);
+        messages.into_iter().filter_map(|(letter, content)| self.sent(letter, &content)).collect()
+    }
+
+    fn sent(&mut self, letter: u8, content: &[u8]) -> Option<Sent> {
+        let mut texts = content.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+        match letter {
+            b'Q' => texts.next().map(Sent::Query),
+            b'P' => {
+                let (name, text) = (texts.next()?, texts.next()?);
+                self.prepared.insert(name.clone(), text.clone());
+                Some(Sent::Parse(name, text))
+            }
+            // The name of the portal comes first.
+            b'B' => self.prepared.get(&texts.nth(1)?).cloned().map(Sent::Bind),
+            b'S' => Some(Sent::Sync),
+            _ => None,
+        }
+    }
+}
+
+/// The SQLSTATE if a message of the server is an error.
+fn refusal((letter, content): &(u8, Vec<u8>)) -> Option<String> {
+    let mut fields = content.split(|byte| *byte == 0).filter(|_| *letter == b'E');
+    let code = fields.find(|field| field.first() == Some(&b'C'))?;
+    Some(String::from_utf8_lossy(&code[1..]).into_owned())
 }

@@ -162,6 +162,7 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         },
         database_url: url.into(),
         max_connections: 5,
+        prepared_statements: true,
         poller: PollerSettings {
             max_calls_per_second: 200,
             transit_allowance: Duration::from_millis(50),

@@ -50,7 +50,7 @@ pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>,
         },
     };
     let store = match Store::new(&url, config.database.max_connections, chat.sdk_app_id) {
-        Ok(store) => store,
+        Ok(store) => store.with_prepared_statements(config.database.prepared_statements),
         Err(error) => return Ok((vec![Finding::wrong("database", error.to_string(), "correct database.url")], None)),
     };
     Ok(match version(&store, config).await {

@@ -65,6 +65,7 @@ fn reload(
         new.database.url = old.database.url.clone();
     }
     new.database.max_connections = old.database.max_connections;
+    new.database.prepared_statements = old.database.prepared_statements;
     (new.http.listen, new.log.format) = (old.http.listen, old.log.format);
     let url = new.database.url.clone().unwrap_or_else(|| database.url());
     daemon.reload(daemon_settings(&new, chat, url, None))?;
@@ -78,6 +79,7 @@ fn wait_for_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         // Its password and parameters, which are not shown, are taken over.
         ("database.url", old.database.to_string() != new.database.to_string()),
         ("database.max_connections", old.database.max_connections != new.database.max_connections),
+        ("database.prepared_statements", old.database.prepared_statements != new.database.prepared_statements),
         ("http.listen", old.http.listen != new.http.listen),
         ("log.format", old.log.format != new.log.format),
     ];

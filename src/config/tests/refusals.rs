@@ -56,6 +56,7 @@ fn values_that_cannot_be_are_refused_with_those_that_can() {
         ("[polling]\nrequest_timeout = \"61s\"", &["\"61s\"", "up to 60s"]),
         ("[polling]\nrequest_timeout = 8", &["\"8\"", "as in \"8s\""]),
         ("[database]\nmax_connections = 2", &["database.max_connections", "\"2\"", "3 to 100"]),
+        ("[database]\nprepared_statements = true", &["database.prepared_statements", "\"true\"", "\"auto\" or false"]),
         ("[database]\nurl = \"host=db user=me\"", &["database.url", "no PostgreSQL URL", "postgres://USER"]),
         ("[database]\nurl = \"postgres://db/x\"", &["database.url", "names no user"]),
         ("[database]\nurl = \"postgres://me:a/b@db/x\"", &["database.url", "can't be read", "%2F"]),

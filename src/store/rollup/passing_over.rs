@@ -1,7 +1,7 @@
 //! Groups of which the database refuses to roll up something: a count that can't be reckoned, a constraint or a trigger of the
 //! owner's. Such a group is found by halving, passed over for the hour and noted, so that it stops nothing else.
 
-use sqlx::{Executor, PgConnection};
+use sqlx::Executor;
 
 use super::{again, next};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     slot::GroupKey,
     store::{
         Store, StoreError,
+        session::Session,
         sqlstate::Remedy,
         statement::{query, query_as},
         transaction::{ROLLUP, SHORT},
@@ -83,7 +84,7 @@ impl Job {
         }
     }
 
-    async fn run(self, connection: &mut PgConnection, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
+    async fn run(self, connection: &mut Session, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
         match self {
             Self::Next { until } => next(connection, app, until, scope).await.map(Done::Stretch),
             Self::Again { hour } => again(connection, app, hour, scope).await.map(|is_whole| Done::Hour { is_whole }),
@@ -97,7 +98,7 @@ impl Store {
         let app = self.app();
         let mut scope = Scope::of_all(vec![]);
         loop {
-            let work = async |database: &mut PgConnection| job.run(database, app, &scope).await;
+            let work = async |database: &mut Session| job.run(database, app, &scope).await;
             let error = match self.run_fenced(job.doing(), ROLLUP, work).await {
                 Err(error) if is_refusal(&error) && scope.passed_over.len() < MOST => error,
                 ended => return ended,
@@ -176,14 +177,14 @@ impl Store {
     async fn roll_up_alone(&self, group_key: GroupKey, hour: Timestamp) -> Result<(), StoreError> {
         let (app, job) = (self.app(), Job::Again { hour });
         let scope = Scope { first: group_key, last: group_key, passed_over: vec![] };
-        let work = async |database: &mut PgConnection| job.run(database, app, &scope).await;
+        let work = async |database: &mut Session| job.run(database, app, &scope).await;
         let refusal = match self.run_fenced(job.doing(), ROLLUP, work).await {
             Err(error) if is_refusal(&error) => error,
             ended => return ended.map(drop),
         };
         let (sqlstate, reason) = (refusal.sqlstate().unwrap_or_default(), refusal.cause().unwrap_or_default());
         let scope = Scope::of_all(vec![PassedOver { group_key, sqlstate, reason }]);
-        let noting = async |database: &mut PgConnection| note_passed_over(database, hour, &scope).await;
+        let noting = async |database: &mut Session| note_passed_over(database, hour, &scope).await;
         self.run_fenced("noting what can't be rolled up", SHORT, noting).await
     }
 }
@@ -195,7 +196,7 @@ fn is_refusal(error: &StoreError) -> bool {
 
 /// Notes the groups that are passed over in this hour.
 pub(super) async fn note_passed_over(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     hour: Timestamp,
     scope: &Scope,
 ) -> Result<(), sqlx::Error> {
@@ -217,7 +218,7 @@ pub(super) async fn note_passed_over(
 
 /// Takes back what was noted of the groups that are rolled up again.
 pub(super) async fn forget_passed_over(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     app: i64,
     hour: Timestamp,
     scope: &Scope,
