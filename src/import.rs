@@ -193,6 +193,16 @@ impl<R: BufRead> Lines<R> {
                     .to_owned(),
             );
         }
+        if !self.line.contains(&b'"')
+            && let Some(name) = other_separator(&fields[0])
+        {
+            return Err(format!(
+                "by its commas this is message {} of the group {:?}, but the fields may be separated by {name}: separate \
+                 them by commas, or put the group id in quotes",
+                fields[1].trim(),
+                fields[0].trim()
+            ));
+        }
         self.columns = Some(USUAL);
         Ok(self.parse(USUAL).map(Some))
     }
@@ -216,6 +226,15 @@ impl<R: BufRead> Lines<R> {
 
 /// What stands between fields in files that programs call CSV, too.
 const SEPARATORS: [(char, &str); 3] = [(';', "semicolons (;)"), ('\t', "tabs"), ('|', "bars (|)")];
+
+/// What separates a group from a message number within `field`: then a comma that follows is no separator, but a part of a
+/// number or a time.
+fn other_separator(field: &str) -> Option<&'static str> {
+    let separates = |(separator, _): &&(char, _)| {
+        field.split(*separator).nth(1).is_some_and(|seq| seq.trim().parse::<i64>().is_ok())
+    };
+    SEPARATORS.iter().find(separates).map(|(_, name)| *name)
+}
 
 impl Columns {
     /// Where the columns are that a line names. `None` if it names none that is known.
@@ -459,7 +478,7 @@ mod tests {
 
     #[test]
     fn what_is_no_watch_list_is_refused_at_its_first_line() {
-        let cases: [(&[u8], &str); 14] = [
+        let cases: [(&[u8], &str); 17] = [
             (b"group_id,time\ng,1\n", "line 1: the first line names columns, but not msg_seq"),
             (b"\nmsg_seq,note\n1,g\n", "line 2: the first line names columns, but not group_id"),
             (b"sent_at\n", "not group_id"),
@@ -470,6 +489,9 @@ mod tests {
             (b"g,1,2026-11-23T08:00:00Z,note\n", "neither a message to watch"),
             (b"group_id;msg_seq\ng;1\n", "separated by semicolons (;)"),
             (b"g;1\n", "separated by semicolons (;)"),
+            (b"a;1,2\n", "message 2 of the group \"a;1\", but the fields may be separated by semicolons (;)"),
+            (b"a; 1;1700000000,5\n", "but the fields may be separated by semicolons (;)"),
+            (b"a|1,2\n", "but the fields may be separated by bars (|)"),
             (b"group_id\tmsg_seq\n", "separated by tabs"),
             (b"\xff\xfeg\0,\x001\0\n\0", "UTF-16"),
             (b"\0g\0,\x001\0\n", "UTF-16"),
@@ -479,6 +501,14 @@ mod tests {
             let error = try_read(text).expect_err(&String::from_utf8_lossy(text));
             assert!(error.contains(expected), "{}: {error}", String::from_utf8_lossy(text));
         }
+    }
+
+    #[test]
+    fn a_group_id_may_hold_another_separator_if_columns_are_named_or_it_is_in_quotes() {
+        let expected = [line("a;1", 2, None)];
+        assert_eq!(good("group_id,msg_seq\na;1,2\n"), expected);
+        assert_eq!(good("\"a;1\",2\n"), expected);
+        assert_eq!(good("a;b,2\n"), [line("a;b", 2, None)]);
     }
 
     #[test]
