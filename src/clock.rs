@@ -1,7 +1,8 @@
 //! The clocks, read at the edge and nowhere else. Decisions take `now` as an argument instead.
 //!
 //! - [`Clock`] tells the time of the **database**. What is stored is dated by it, and what is compared with stored times is
-//!   too: so a daemon, a successor on another machine and an analyst's `now()` mean the same.
+//!   too: so a daemon, a successor on another machine and an analyst's `now()` mean the same. While the database's clock is
+//!   astray it goes on as before.
 //! - [`uptime`] measures durations. It goes on while the machine is suspended.
 //! - [`now`] is the clock of this machine. It is for what the world outside goes by: signatures, certificates, the log.
 
@@ -19,7 +20,7 @@ use chrono::{SubsecRound, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::database::{APART, DatabaseClock, Doubt, Reading};
-use crate::domain::Timestamp;
+use crate::{domain::Timestamp, repeated::Repeated};
 
 /// The time of this machine's clock, to the microsecond that Postgres keeps.
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
@@ -69,12 +70,14 @@ impl From<Timestamp> for Moment {
 pub struct Clock {
     wall: fn() -> Timestamp,
     database: Mutex<DatabaseClock>,
+    /// How often the database's clock was set.
+    steps: Mutex<Repeated>,
 }
 
 impl Clock {
     /// A clock that has not heard of the database yet. `wall` reads the clock of this machine: [`now`], but for tests.
     pub fn new(wall: fn() -> Timestamp) -> Self {
-        Self { wall, database: Mutex::default() }
+        Self { wall, database: Mutex::default(), steps: Mutex::default() }
     }
 
     /// The database's time. Before the first reading it is that of this machine.
@@ -100,7 +103,7 @@ impl Clock {
 
     /// How far this machine's clock is ahead of the database's; negative if it is behind.
     pub fn ahead(&self) -> TimeDelta {
-        (self.wall)() - self.now()
+        self.database().ahead((self.wall)(), uptime()).unwrap_or_default()
     }
 
     /// Why nothing may be decided by the time that can't be undone, if there is a reason.
@@ -111,9 +114,11 @@ impl Clock {
     /// Takes in a reading of the database's clock.
     pub fn learn(&self, reading: Reading) {
         let step = self.database().learn(reading, (self.wall)());
-        if let Some(step) = step {
+        if let Some(step) = step
+            && let Some(count) = self.steps.lock().unwrap_or_else(PoisonError::into_inner).happened()
+        {
             let seconds = step.as_seconds_f64();
-            tracing::warn!(seconds, "the clock of the database was set by {seconds:.3} s");
+            tracing::warn!(seconds, count, "the clock of the database was set by {seconds:.3} s");
         }
     }
 

@@ -3,6 +3,9 @@
 //! Pure. A reading bounds the time: the server read its clock after it was asked and before it answered. Readings that
 //! agree narrow each other's bounds, so a quick one counts for more than a slow one; one that disagrees with those before
 //! means that the clock was set, and counts alone.
+//!
+//! A clock that was set by more than [`APART`] goes astray if this machine's agreed with it and was not set: two that say
+//! the same are believed against one, and time goes on as before until the two agree again.
 
 use std::{
     fmt,
@@ -37,8 +40,11 @@ pub struct Reading {
 /// What is known of the database's clock.
 #[derive(Debug, Clone, Default)]
 pub struct DatabaseClock {
+    /// The time.
     known: Option<Bounds>,
-    /// How far this machine's clock was ahead at the last reading.
+    /// What the database's clock shows, if that is not the time.
+    astray: Option<Bounds>,
+    /// How far this machine's clock was ahead of the time at the last reading.
     ahead: TimeDelta,
     /// The last step by more than [`APART`] to a time for which nothing else speaks, and when it was seen.
     step: Option<(TimeDelta, Instant)>,
@@ -57,6 +63,8 @@ struct Bounds {
 pub enum Doubt {
     /// This machine's clock is ahead of the database's by this much, or behind it. One of them is wrong.
     Apart(TimeDelta),
+    /// The same, and only the database's was set: the time goes on as it was before.
+    Astray(TimeDelta),
     /// The database's clock was set by this much not long ago.
     Stepped(TimeDelta),
 }
@@ -64,12 +72,12 @@ pub enum Doubt {
 impl Doubt {
     /// How the clocks differ, or how one was set, in words.
     pub fn difference(&self) -> String {
-        let (Self::Apart(by) | Self::Stepped(by)) = self;
+        let (Self::Apart(by) | Self::Astray(by) | Self::Stepped(by)) = self;
         let is_forward = *by > TimeDelta::zero();
         let by = span::roughly((by.abs() + TimeDelta::milliseconds(500)).to_std().unwrap_or_default());
         match (self, is_forward) {
-            (Self::Apart(_), true) => format!("this machine's clock is {by} ahead of the database's"),
-            (Self::Apart(_), false) => format!("this machine's clock is {by} behind the database's"),
+            (Self::Apart(_) | Self::Astray(_), true) => format!("this machine's clock is {by} ahead of the database's"),
+            (Self::Apart(_) | Self::Astray(_), false) => format!("this machine's clock is {by} behind the database's"),
             (Self::Stepped(_), true) => format!("the database's clock was set forward by {by} within the last hour"),
             (Self::Stepped(_), false) => format!("the database's clock was set back by {by} within the last hour"),
         }
@@ -79,9 +87,13 @@ impl Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let difference = self.difference();
+        let dated_by = match self {
+            Self::Apart(_) | Self::Stepped(_) => "the database's",
+            Self::Astray(_) => "this machine's, since only the database's was set",
+        };
         write!(
             f,
-            "{difference}: times are stored by the database's, and nothing expires or is removed until this is over: \
+            "{difference}: times are stored by {dated_by}, and nothing expires or is removed until this is over: \
              check the clocks of both machines (NTP)"
         )
     }
@@ -98,58 +110,74 @@ impl Bounds {
         let (passed, drift) = (delta(passed), delta(passed / DRIFT));
         Self { at, earliest: self.earliest + passed - drift, latest: self.latest + passed + drift }
     }
+
+    /// The bounds by both, unless they contradict each other.
+    fn and(self, other: Self) -> Option<Self> {
+        let (earliest, latest) = (self.earliest.max(other.earliest), self.latest.min(other.latest));
+        (earliest <= latest).then_some(Self { earliest, latest, ..self })
+    }
+
+    /// The time at `at`.
+    fn time(self, at: Instant) -> Timestamp {
+        let (passed, ago) = (at.saturating_duration_since(self.at), self.at.saturating_duration_since(at));
+        self.middle() + delta(passed) - delta(ago)
+    }
 }
 
 impl DatabaseClock {
     /// Takes in a reading, at which this machine's clock showed `wall`. By how much the database's was set since the one
     /// before, if it was.
     pub fn learn(&mut self, reading: Reading, wall: Timestamp) -> Option<TimeDelta> {
-        let step = self.take_in(reading)?;
-        let was_ahead = self.ahead;
-        self.ahead = wall - self.at(reading.answered_at)?;
-        // A clock that nobody has set meanwhile is a witness: the database's is right now, and was not before.
-        let is_witness = (self.ahead - (was_ahead - step)).abs() <= APART;
-        if is_witness && self.ahead.abs() <= APART {
-            self.step = None;
-        } else if step.abs() > APART {
-            self.step = Some((step, reading.answered_at));
-        }
-        (!step.is_zero()).then_some(step)
-    }
-
-    /// Narrows the bounds by a reading, or follows a step, of which it returns the size. `None` for a reading that says nothing.
-    fn take_in(&mut self, reading: Reading) -> Option<TimeDelta> {
         let Reading { asked_at, answered_at: at, database } = reading;
         let read = Bounds { at, earliest: database, latest: database + delta(at.saturating_duration_since(asked_at)) };
         let Some(known) = self.known else {
-            self.known = Some(read);
-            return Some(TimeDelta::zero());
+            (self.known, self.ahead) = (Some(read), wall - read.middle());
+            return None;
         };
         if at < known.at {
             return None;
         }
         let known = known.later(at);
-        let both = Bounds { at, earliest: known.earliest.max(read.earliest), latest: known.latest.min(read.latest) };
-        if both.earliest <= both.latest {
-            self.known = Some(both);
-            return Some(TimeDelta::zero());
+        let shown = self.astray.map_or(known, |astray| astray.later(at));
+        let same = shown.and(read);
+        let step = if same.is_some() { TimeDelta::zero() } else { read.middle() - shown.middle() };
+        self.astray = None;
+        if let Some(agreed) = known.and(read) {
+            self.known = Some(agreed);
+        } else if (read.middle() - known.middle()).abs() > APART && (wall - known.middle()).abs() <= APART {
+            (self.known, self.astray) = (Some(known), Some(same.unwrap_or(read)));
+        } else {
+            self.known = Some(read);
+            self.note_step(read.middle() - known.middle(), wall - read.middle(), at);
         }
-        self.known = Some(read);
-        Some(read.middle() - known.middle())
+        self.ahead = wall - self.at(at)?;
+        (!step.is_zero()).then_some(step)
     }
 
-    /// The database's time at `at`, if it was ever read, to the microsecond that Postgres keeps.
+    /// Notes that the time has changed by `step` at `at`, and that this machine's clock is `ahead` of it now. If that was not
+    /// set meanwhile and shows the same, it is a witness: the time is right now, and was not before.
+    fn note_step(&mut self, step: TimeDelta, ahead: TimeDelta, at: Instant) {
+        let is_witness = (ahead - (self.ahead - step)).abs() <= APART && ahead.abs() <= APART;
+        if step.abs() > APART {
+            self.step = (!is_witness).then_some((step, at));
+        }
+    }
+
+    /// The time at `at`, if the database's clock was ever read, to the microsecond that Postgres keeps.
     pub fn at(&self, at: Instant) -> Option<Timestamp> {
-        let known = self.known?;
-        let (passed, ago) = (at.saturating_duration_since(known.at), known.at.saturating_duration_since(at));
-        Some((known.middle() + delta(passed) - delta(ago)).trunc_subsecs(6))
+        Some(self.known?.time(at).trunc_subsecs(6))
+    }
+
+    /// How far a clock that shows `wall` at `at` is ahead of the database's, if that was ever read; negative if it is behind.
+    pub fn ahead(&self, wall: Timestamp, at: Instant) -> Option<TimeDelta> {
+        Some(wall - self.astray.or(self.known)?.time(at))
     }
 
     /// Why the time at `at` is not to be relied on, if this machine's clock shows `wall` then.
     pub fn doubt(&self, wall: Timestamp, at: Instant) -> Option<Doubt> {
-        let ahead = wall - self.at(at)?;
+        let ahead = self.ahead(wall, at)?;
         if ahead.abs() > APART {
-            return Some(Doubt::Apart(ahead));
+            return Some(if self.astray.is_some() { Doubt::Astray(ahead) } else { Doubt::Apart(ahead) });
         }
         let (step, stepped_at) = self.step?;
         (at.saturating_duration_since(stepped_at) < BELIEVED_AFTER).then_some(Doubt::Stepped(step))
@@ -207,6 +235,7 @@ mod tests {
             let at = start + Duration::from_millis(2_010);
             let now = clock.at(at).unwrap();
             assert!((now - noon() - millis(2_010) - step).abs() < millis(10));
+            learn(&mut clock, reading(start, 2_020, 2, noon() + millis(2_020) + step));
             let doubt = clock.doubt(now, at).expect("it was just set");
             assert!(doubt.to_string().contains(said), "{doubt}");
             let later = at + BELIEVED_AFTER;
@@ -214,18 +243,56 @@ mod tests {
         }
     }
 
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    fn wall(seconds: i64) -> Timestamp {
+        noon() + TimeDelta::seconds(seconds)
+    }
+
     #[test]
     fn a_clock_that_is_set_to_what_this_machines_has_shown_all_the_time_is_believed_at_once() {
-        for step in [TimeDelta::days(20), -TimeDelta::days(20)] {
+        for wrong in [TimeDelta::days(20), -TimeDelta::days(20)] {
             let (start, mut clock) = (Instant::now(), DatabaseClock::default());
-            let wall = |seconds| noon() + TimeDelta::seconds(seconds);
-            clock.learn(reading(start, 0, 2, noon()), wall(0));
-            clock.learn(reading(start, 2_000, 2, wall(2) + step), wall(2));
-            let at = |seconds| start + Duration::from_secs(seconds);
-            assert!(matches!(clock.doubt(wall(3), at(3)), Some(Doubt::Apart(_))));
+            clock.learn(reading(start, 0, 2, noon() + wrong), wall(0));
+            assert!(matches!(clock.doubt(wall(3), at(start, 3)), Some(Doubt::Apart(_))));
+            assert!((clock.at(start).unwrap() - noon() - wrong).abs() < millis(10), "there is no other witness");
             assert!(clock.learn(reading(start, 4_000, 2, wall(4)), wall(4)).is_some());
-            assert_eq!(clock.doubt(wall(5), at(5)), None);
+            assert_eq!(clock.doubt(wall(5), at(start, 5)), None);
         }
+    }
+
+    #[test]
+    fn a_clock_that_alone_is_set_again_and_again_is_not_followed_and_believed_as_soon_as_it_is_back() {
+        let (start, mut clock) = (Instant::now(), DatabaseClock::default());
+        clock.learn(reading(start, 0, 2, noon()), wall(0));
+        for (seconds, days) in [(2, 100), (4, -100), (6, -100), (8, 20)] {
+            let shows = wall(seconds) + TimeDelta::days(days);
+            let was_set = clock.learn(reading(start, seconds.unsigned_abs() * 1_000, 2, shows), wall(seconds));
+            assert_eq!(was_set.is_some(), seconds != 6);
+            let (at, now) = (at(start, seconds.unsigned_abs()), wall(seconds));
+            assert!((clock.at(at).unwrap() - now).abs() < millis(20));
+            let Some(Doubt::Astray(ahead)) = clock.doubt(now, at) else { panic!("{days} days off") };
+            assert!((ahead + TimeDelta::days(days)).abs() < millis(20), "{ahead}");
+        }
+        let said = clock.doubt(wall(9), at(start, 9)).unwrap().to_string();
+        assert!(
+            said.starts_with("this machine's clock is 20d behind the database's: times are stored by this"),
+            "{said}"
+        );
+        assert!(clock.learn(reading(start, 10_000, 2, wall(10)), wall(10)).is_some());
+        assert_eq!(clock.doubt(wall(11), at(start, 11)), None);
+    }
+
+    #[test]
+    fn a_clock_that_went_astray_is_followed_when_this_machines_shows_the_same() {
+        let (start, mut clock, step) = (Instant::now(), DatabaseClock::default(), TimeDelta::days(-3));
+        clock.learn(reading(start, 0, 2, noon()), wall(0));
+        clock.learn(reading(start, 2_000, 2, wall(2) + step), wall(2));
+        clock.learn(reading(start, 4_000, 2, wall(4) + step), wall(4) + step);
+        assert!((clock.at(at(start, 4)).unwrap() - wall(4) - step).abs() < millis(10));
+        assert!(matches!(clock.doubt(wall(4) + step, at(start, 4)), Some(Doubt::Stepped(_))));
     }
 
     #[test]

@@ -1,12 +1,6 @@
-//! The clock of the daemon's machine is set 100 days ahead and 100 days back while all jobs run.
+//! The clock of the daemon's machine, or that of the database's, is set 100 days ahead and 100 days back while all jobs run.
 
-use std::{
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{ffi::OsString, process::Command, time::Duration};
 
 use receiptd::{chat::user_sig, clock};
 use secrecy::ExposeSecret;
@@ -16,13 +10,15 @@ use crate::{
     daemon::{Daemon, PATIENCE},
     oracle::{Breakage, Promises},
     scene::{APP, LIMIT, SECRET_KEY, Scene, Setup, seconds},
+    server::Server,
     stored::{Stored, scalar},
+    wall::Wall,
 };
 
 /// Settings by which every job runs every second.
 const ALL_JOBS: [&str; 2] = ["RECEIPTD_JOBS__ROLLUP=* * * * * *", "RECEIPTD_JOBS__RETENTION=* * * * * *"];
 
-/// Times that the daemon stores. Nothing of it is ever further from the database's clock than the scenario lasts.
+/// Times that the daemon stores. Nothing of it is ever further from the right time than the scenario lasts.
 const DATED_WRONGLY: &str = "SELECT count(*) FROM (
         SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
         UNION ALL SELECT unnest(ARRAY[last_polled_at, next_poll_at]) FROM receiptd.poll_slots
@@ -31,48 +27,41 @@ const DATED_WRONGLY: &str = "SELECT count(*) FROM (
         UNION ALL SELECT unnest(ARRAY[gap_from, gap_until]) FROM receiptd.poll_gaps
         UNION ALL SELECT last_changed_at FROM receiptd.message_milestones
         UNION ALL SELECT hour FROM receiptd.group_receipts_hourly
-    ) stored WHERE abs(extract(epoch FROM time - now())) > 2 * 3600";
+    ) stored WHERE abs(extract(epoch FROM time - '{now}')) > 2 * 3600";
 
 /// A partition that is older than snapshots are kept, and whether it is there.
-const MAKE_OLD: &str = "SELECT receiptd.ensure_partition('receipt_snapshots', current_date - 95)";
+const MAKE_OLD: &str = "SELECT receiptd.ensure_partition('receipt_snapshots', '{now}'::date - 95)";
 const HAS_OLD: &str =
-    "SELECT to_regclass('receiptd.receipt_snapshots_' || to_char(current_date - 95, 'YYYYMMDD')) IS NOT NULL";
+    "SELECT to_regclass('receiptd.receipt_snapshots_' || to_char('{now}'::date - 95, 'YYYYMMDD')) IS NOT NULL";
 
-/// A clock of a machine that can be set. Durations stay as they are.
-struct Wall {
-    offset: PathBuf,
+/// What nobody may do by a clock that is wrong.
+const CLOSED: &str = "SELECT count(*) FROM receiptd.watched_messages WHERE state <> 'active'";
+const UNPOLLED: &str =
+    "SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NULL OR known_until <= '{now}'";
+
+/// A query with the right time in it.
+fn with_time(query: &str) -> String {
+    query.replace("{now}", &clock::now().to_rfc3339())
 }
 
-impl Wall {
-    fn new(directory: &Path) -> Self {
-        let wall = Self { offset: directory.join("clock") };
-        wall.set("+0");
-        wall
-    }
+/// Words before the daemon's name by which every job runs every second.
+fn all_jobs() -> Vec<OsString> {
+    ["env".into()].into_iter().chain(ALL_JOBS.map(OsString::from)).collect()
+}
 
-    /// Sets it off by so much, which its processes see within a second.
-    fn set(&self, offset: &str) {
-        // Whole or not at all, for whoever reads it just now.
-        let new = self.offset.with_extension("new");
-        fs::write(&new, offset).unwrap();
-        fs::rename(new, &self.offset).unwrap();
+/// The same for a daemon that goes by `wall`.
+fn all_jobs_by(wall: &Wall) -> Vec<OsString> {
+    let mut prefix = all_jobs();
+    for (mut variable, value) in wall.variables() {
+        variable.push("=");
+        variable.push(value);
+        prefix.push(variable);
     }
-
-    /// Words before a program that goes by this clock. `faketime` itself would stand between us and the program.
-    fn prefix(&self) -> Vec<OsString> {
-        let asked = Command::new("faketime").args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]).output().unwrap();
-        let library = String::from_utf8(asked.stdout).unwrap();
-        let mut file = OsString::from("FAKETIME_TIMESTAMP_FILE=");
-        file.push(&self.offset);
-        let variables = ["FAKETIME_CACHE_DURATION=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"];
-        let mut prefix: Vec<OsString> = vec!["env".into(), format!("LD_PRELOAD={}", library.trim()).into(), file];
-        prefix.extend(variables.into_iter().chain(ALL_JOBS).map(OsString::from));
-        // Signed at the right time: the service refuses what a wrong clock has signed.
-        let key = SECRET_KEY.into();
-        let signed = user_sig::sign(APP.try_into().unwrap(), "administrator", &key, clock::now(), user_sig::VALIDITY);
-        prefix.push(format!("RECEIPTD_CHAT__USER_SIG={}", signed.unwrap().expose_secret()).into());
-        prefix
-    }
+    // Signed at the right time: the service refuses what a wrong clock has signed.
+    let key = SECRET_KEY.into();
+    let signed = user_sig::sign(APP.try_into().unwrap(), "administrator", &key, clock::now(), user_sig::VALIDITY);
+    prefix.push(format!("RECEIPTD_CHAT__USER_SIG={}", signed.unwrap().expose_secret()).into());
+    prefix
 }
 
 /// What `receiptd status` prints on the daemon's machine.
@@ -98,11 +87,30 @@ async fn readiness(daemon: &Daemon, says: &str) -> u16 {
     found.unwrap_or_else(|_| panic!("/readyz does not say {says:?}\n{}", daemon.said()))
 }
 
+/// What holds while a clock is off by `offset`, and known to be: all is polled, and nothing closed, dropped or dated by it.
+async fn nothing_is_decided(scene: &mut Scene, offset: &str) {
+    scene.sql(&with_time(MAKE_OLD)).await;
+    let unpolled = with_time(UNPOLLED);
+    scene.lasts(seconds(5)).await;
+    scene.after_calls(2 * u64::from(LIMIT)).await;
+    assert!(scalar::<bool>(&scene.pool, &with_time(HAS_OLD)).await, "{offset}: dropped, and who knows by which clock");
+    assert_eq!(scalar::<i64>(&scene.pool, &with_time(DATED_WRONGLY)).await, 0, "{offset}");
+    assert_eq!(scalar::<i64>(&scene.pool, CLOSED).await, 0, "{offset}");
+    assert_eq!(scalar::<i64>(&scene.pool, &unpolled).await, 0, "{offset}: not every message was polled");
+}
+
+/// Waits until all is as it was before.
+async fn heals(scene: &Scene, offset: &str) {
+    scene.is_ready().await;
+    let gone = with_time(HAS_OLD).replace("NOT NULL", "NULL");
+    assert!(scene.until(&gone, PATIENCE).await, "{offset}: retention does not go on\n{}", scene.daemon.said());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_100_days_off_either_way_dates_expires_and_drops_nothing_while_all_jobs_run() {
     let directory = ScratchDirectory::new("clocks");
     let wall = Wall::new(directory.path());
-    let setup = Setup { prefix: wall.prefix(), ..Setup::default() };
+    let setup = Setup { prefix: all_jobs_by(&wall), ..Setup::default() };
     let mut scene = Scene::with(directory, setup).await;
     let standby = scene.another_daemon().await;
     let fault = Breakage::begins(&scene);
@@ -110,28 +118,47 @@ async fn a_clock_that_is_set_100_days_off_either_way_dates_expires_and_drops_not
         wall.set(offset);
         assert_eq!(readiness(&scene.daemon, says).await, 503);
         // From now on it is wrong, and known to be.
-        scene.sql(MAKE_OLD).await;
-        let rolled_up: String = scalar(&scene.pool, "SELECT now()::text").await;
-        scene.lasts(seconds(5)).await;
-        scene.after_calls(2 * u64::from(LIMIT)).await;
-        assert!(scalar::<bool>(&scene.pool, HAS_OLD).await, "{offset}: dropped, and who knows by which clock");
-        assert_eq!(scalar::<i64>(&scene.pool, DATED_WRONGLY).await, 0, "{offset}");
-        let closed = "SELECT count(*) FROM receiptd.watched_messages WHERE state <> 'active'";
-        assert_eq!(scalar::<i64>(&scene.pool, closed).await, 0, "{offset}");
-        let polled = format!("SELECT bool_and(known_until > '{rolled_up}') FROM receiptd.latest_receipts");
-        assert!(scalar::<bool>(&scene.pool, &polled).await, "{offset}: not every message was polled");
+        nothing_is_decided(&mut scene, offset).await;
         let status = status(&scene.daemon);
         assert!(status.contains(says), "{offset}: {status}");
         assert_eq!(readiness(&standby, "standing by").await, 200, "its clock is right");
-
         wall.set("+0");
-        scene.is_ready().await;
-        let gone = HAS_OLD.replace("NOT NULL", "NULL");
-        assert!(scene.until(&gone, PATIENCE).await, "{offset}: retention does not go on\n{}", scene.daemon.said());
+        heals(&scene, offset).await;
     }
     let epoch: i64 = scalar(&scene.pool, "SELECT epoch FROM receiptd.poller_leases").await;
     assert_eq!(epoch, 1, "the lease has changed hands\n{}", scene.daemon.said());
     drop(standby);
     let promises = Promises { stored: Stored::All, ..Promises::saying("100d ahead of the database's") };
     fault.ends(scene, promises).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_databases_clock_that_is_set_off_and_steps_dates_expires_and_drops_nothing_while_all_jobs_run() {
+    let directory = ScratchDirectory::new("database-clock");
+    let wall = Wall::new(directory.path());
+    let server = Some(Server::by_clock(directory.path(), &wall));
+    let mut scene = Scene::with(directory, Setup { prefix: all_jobs(), server, ..Setup::default() }).await;
+    let fault = Breakage::begins(&scene);
+    for (offset, says) in [("+100d", "100d behind the database's"), ("-100d", "100d ahead of the database's")] {
+        wall.set(offset);
+        assert_eq!(readiness(&scene.daemon, says).await, 503);
+        nothing_is_decided(&mut scene, offset).await;
+        let status = status(&scene.daemon);
+        assert!(status.contains(says), "{offset}: {status}");
+        let (_, page) = scene.daemon.get("/", PATIENCE).await.unwrap();
+        assert!(page.contains(says), "{offset}: {page}");
+        wall.set("+0");
+        heals(&scene, offset).await;
+    }
+    scene.sql(&with_time(MAKE_OLD)).await;
+    for offset in ["+100d", "-100d", "+2h", "-20d", "+100d"] {
+        wall.set(offset);
+        // Wrong, and not known to be for a while.
+        scene.lasts(seconds(2)).await;
+    }
+    assert_eq!(readiness(&scene.daemon, "behind the database's").await, 503);
+    nothing_is_decided(&mut scene, "steps").await;
+    wall.set("+0");
+    heals(&scene, "steps").await;
+    fault.ends(scene, Promises::saying("100d behind the database's")).await;
 }

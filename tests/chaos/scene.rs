@@ -54,6 +54,8 @@ pub fn seconds(short: u64) -> Duration {
 pub struct Setup<'a> {
     /// A directory of the server's account that all tables of the daemon are to lie in.
     pub tablespace: Option<&'a Path>,
+    /// The server; without one it is an ordinary one of the scenario's own.
+    pub server: Option<Server>,
     /// Words before the daemon's name; it calls the simulated Chat by the name `localhost` then.
     pub prefix: Vec<OsString>,
     /// The daemon reaches the server through a PgBouncer.
@@ -92,7 +94,7 @@ impl Scene {
     /// Everything runs, and nothing is watched yet.
     pub async fn idle(directory: ScratchDirectory, setup: Setup<'_>) -> Self {
         let simulator = simulator().await;
-        let server = Server::start(directory.path());
+        let server = setup.server.unwrap_or_else(|| Server::start(directory.path()));
         let (admin, pool) = (server.pool("postgres"), server.pool(DATABASE));
         create_database(&admin, setup.tablespace).await;
         let pgbouncer_address = own_address();

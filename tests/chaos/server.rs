@@ -1,18 +1,24 @@
 //! The PostgreSQL server of one scenario, which may stop it, freeze it and kill its backends.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use receiptd::embedded::{EmbeddedPostgres, Options};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::task::block_in_place;
 
-use crate::signals::Frozen;
+use crate::{postgres::Postgres, signals::Frozen, wall::Wall};
 
 /// The server trusts who reaches its socket; the password is there to be looked for where it must not be.
 pub const PASSWORD: &str = "canary-7d20-database-password";
 
 pub struct Server {
     postgres: Option<EmbeddedPostgres>,
+    /// In place of it: a server that the scenario has started by itself.
+    own: Option<Postgres>,
     options: Options,
 }
 
@@ -23,8 +29,19 @@ impl Server {
         // commit has to leave them: synchronous_commit stays on.
         let settings = [("fsync", "off"), ("full_page_writes", "off"), ("shared_buffers", "32MB")];
         options.settings = settings.map(|(name, value)| (name.into(), value.into())).into();
-        let mut server = Self { postgres: None, options };
+        let mut server = Self { postgres: None, own: None, options };
         server.start_again();
+        server
+    }
+
+    /// The same by a clock of its own.
+    pub fn by_clock(directory: &Path, wall: &Wall) -> Self {
+        let mut server = Self::start(directory);
+        let programs = server.programs();
+        server.stop();
+        let settings = server.options.settings.iter().map(|(name, value)| (&**name, &**value)).collect::<Vec<_>>();
+        let own = block_in_place(|| Postgres::start(&programs, &server.cluster(), &wall.variables(), &settings));
+        server.own = Some(own);
         server
     }
 
@@ -36,19 +53,36 @@ impl Server {
         block_in_place(|| self.postgres.take().unwrap().stop()).unwrap();
     }
 
+    fn cluster(&self) -> PathBuf {
+        self.options.data_dir.join("cluster")
+    }
+
+    fn pid(&self) -> u32 {
+        let pid_file = fs::read_to_string(self.cluster().join("postmaster.pid")).unwrap();
+        pid_file.lines().next().unwrap().parse().unwrap()
+    }
+
+    /// The directory of the server's program, and of the others of its version.
+    fn programs(&self) -> PathBuf {
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap();
+        program.parent().unwrap().into()
+    }
+
     /// Stops the processes of the server until the value is dropped: connections stay open and nothing answers.
     pub fn freeze(&self) -> Frozen {
-        let pid_file = fs::read_to_string(self.options.data_dir.join("cluster/postmaster.pid")).unwrap();
-        Frozen::with_children(pid_file.lines().next().unwrap().parse().unwrap())
+        Frozen::with_children(self.pid())
     }
 
     pub fn url(&self, database: &str) -> String {
-        let url = self.postgres.as_ref().unwrap().url(database);
-        url.replace("//postgres@", &format!("//postgres:{PASSWORD}@"))
+        let directory = self.socket_dir().to_str().unwrap().replace('/', "%2F");
+        format!("postgres://postgres:{PASSWORD}@localhost:5432/{database}?host={directory}&sslmode=disable")
     }
 
     pub fn socket_dir(&self) -> &Path {
-        self.postgres.as_ref().unwrap().socket_dir()
+        match (&self.own, &self.postgres) {
+            (Some(own), _) => own.socket_dir(),
+            (None, postgres) => postgres.as_ref().unwrap().socket_dir(),
+        }
     }
 
     /// The test's own way to a database. Connections are made when they are needed and again when they were lost.
