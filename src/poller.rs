@@ -59,7 +59,7 @@ use crate::{
     pacing::Pacing,
     recording::{KeepSnapshots, Recording},
     repeated::Repeated,
-    slot::{GroupKey, SlotId},
+    slot::{GroupKey, SlotKey},
     store::{Committed, Store, StoreError},
     term::Progress,
 };
@@ -87,22 +87,22 @@ pub struct PollerSettings {
 #[derive(Debug, Clone, Copy)]
 pub enum ScheduleNews {
     /// A slot is due then.
-    Due(SlotId, Timestamp),
+    Due(SlotKey, Timestamp),
     /// A slot was polled, and is due again then.
     Polled {
         /// The slot.
-        slot: SlotId,
+        slot: SlotKey,
         /// When it is due.
         due: Timestamp,
         /// Whether that failed.
         fails: bool,
     },
     /// Messages want to be polled that joined a slot, which is due then at the latest.
-    Joined(SlotId, Timestamp),
+    Joined(SlotKey, Timestamp),
     /// A poll of the slot ended without anything to record: it is due as it was.
-    Returned(SlotId),
+    Returned(SlotKey),
     /// A quarantined group may be tried with this slot.
-    Probe(SlotId),
+    Probe(SlotKey),
     /// Something about slots was written of which no answer came: the database may have more than the schedule.
     Unsure,
 }
@@ -144,11 +144,11 @@ pub struct Poller {
     trouble: Repeated,
     schedule: Schedule,
     /// After this slot the database may have some that the schedule lacks.
-    unsure_after: Option<SlotId>,
+    unsure_after: Option<SlotKey>,
     /// Slots with which quarantined groups may be tried.
-    probes: BTreeSet<SlotId>,
+    probes: BTreeSet<SlotKey>,
     /// Slots that were put off since their groups are held by the gate.
-    put_off: HashMap<GroupKey, HashSet<SlotId>>,
+    put_off: HashMap<GroupKey, HashSet<SlotKey>>,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
     committed: mpsc::UnboundedReceiver<Committed>,
@@ -197,7 +197,7 @@ impl Poller {
             progress,
             trouble: Repeated::default(),
             schedule: Schedule::new(clock::uptime()),
-            unsure_after: Some(SlotId::MIN),
+            unsure_after: Some(SlotKey::MIN),
             probes: BTreeSet::new(),
             put_off: HashMap::new(),
             news,
@@ -306,7 +306,7 @@ impl Poller {
             ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now),
             ScheduleNews::Returned(slot) => self.schedule.give_back(slot, now),
             ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
-            ScheduleNews::Unsure => self.unsure_after = Some(SlotId::MIN),
+            ScheduleNews::Unsure => self.unsure_after = Some(SlotKey::MIN),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     chat::{Attempt, Failure},
     clock::Moment,
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage},
+    slot::{GroupState, Slot, SlotKey, SlotMessage},
 };
 
 /// So many polls in a row must say that a message has no receipt before it is closed: the first may be early.
@@ -141,15 +141,13 @@ impl Closed {
 #[derive(Debug, Clone)]
 pub struct Recording {
     /// The slot as it was read.
-    pub slot_id: SlotId,
-    /// Its group.
-    pub group_key: GroupKey,
+    pub slot: SlotKey,
     /// How many times messages had joined it.
     pub joins: i32,
     /// When the poll was due: by the cadence since the poll before, whatever failed or was held up meanwhile.
     pub due_at: Timestamp,
     /// The slot whose messages move here and which then goes, with its `joins`.
-    pub absorbs: Option<(SlotId, i32)>,
+    pub absorbs: Option<(SlotKey, i32)>,
     /// When the slot is due again.
     pub next_poll_at: Timestamp,
     /// When it is due at the latest if messages joined while the poll was under way.
@@ -275,7 +273,7 @@ impl Recording {
         let (mut messages, mut snapshots) = (Vec::new(), Vec::new());
         let mut parts = Parts::of(&slot, &poll, now);
         let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
-        let phase = Phase::of_slot(slot.slot_id);
+        let phase = Phase::of_slot(slot.key.slot_id);
         for message in &slot.messages {
             let told = judge.told_of(message.seq);
             let mut change = judge.change(message, told);
@@ -326,8 +324,7 @@ impl Recording {
             is_empty,
             due_at,
             attempts: poll.attempts,
-            slot_id: slot.slot_id,
-            group_key: slot.group_key,
+            slot: slot.key,
             joins: slot.joins,
             // A poll that told nothing is no common poll: the slots stay apart.
             absorbs: slot.absorbs.filter(|_| polled_at.is_some()),

@@ -11,11 +11,30 @@ use crate::{
     domain::{GroupId, MsgSeq, Receipt, Timestamp},
 };
 
-/// The key of a slot in `poll_slots`.
+/// The number of a slot.
 pub type SlotId = i64;
 
 /// The key of a group in `watched_groups`.
 pub type GroupKey = i32;
+
+/// The key of a slot in `poll_slots`. Every statement names the group, by which tables may be spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::FromRow)]
+pub struct SlotKey {
+    /// Its group.
+    pub group_key: GroupKey,
+    /// Its number.
+    pub slot_id: SlotId,
+}
+
+impl SlotKey {
+    /// Comes before all others.
+    pub const MIN: Self = Self { group_key: GroupKey::MIN, slot_id: SlotId::MIN };
+
+    /// Keys as two columns, for a statement.
+    pub fn columns(keys: &[Self]) -> (Vec<GroupKey>, Vec<SlotId>) {
+        keys.iter().map(|key| (key.group_key, key.slot_id)).unzip()
+    }
+}
 
 /// Whether a group may be polled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +51,7 @@ pub enum GroupState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// Its key.
-    pub slot_id: SlotId,
-    /// The key of its group.
-    pub group_key: GroupKey,
+    pub key: SlotKey,
     /// The group as Tencent Chat knows it.
     pub group_id: GroupId,
     /// Whether the group may be polled.
@@ -54,7 +71,7 @@ pub struct Slot {
     /// Its active messages, by rising seq.
     pub messages: Vec<SlotMessage>,
     /// A slot whose messages are polled along and move here if the poll succeeds, with its `joins`.
-    pub absorbs: Option<(SlotId, i32)>,
+    pub absorbs: Option<(SlotKey, i32)>,
 }
 
 /// When a slot is due, as it is stored, and what tells whether the wall clock was set since.
@@ -90,7 +107,7 @@ impl Slot {
 
     /// Takes in the messages of another slot of the same group, for a common poll.
     pub fn absorb(&mut self, other: Slot) {
-        self.absorbs = Some((other.slot_id, other.joins));
+        self.absorbs = Some((other.key, other.joins));
         self.last_polled_at = self.last_polled_at.max(other.last_polled_at);
         self.messages.extend(other.messages);
         self.messages.sort_unstable_by_key(|message| message.seq);
@@ -134,8 +151,7 @@ mod tests {
             refused_since: None,
         };
         Slot {
-            slot_id,
-            group_key: 1,
+            key: SlotKey { group_key: 1, slot_id },
             group_id: "g".parse().unwrap(),
             group_state: GroupState::Active,
             cadence: None,
@@ -179,7 +195,7 @@ mod tests {
             expected.sort_by_key(|message| message.seq);
             prop_assert!(common.messages.is_sorted_by(|one, next| one.seq < next.seq));
             prop_assert_eq!(common.messages, expected, "each with what is known of it");
-            prop_assert_eq!(common.absorbs, Some((2, 2)));
+            prop_assert_eq!(common.absorbs, Some((second.key, 2)));
             // The time of the common poll has to be later than all that either has seen.
             prop_assert_eq!(common.last_polled_at, first.last_polled_at.max(second.last_polled_at));
         }

@@ -295,7 +295,7 @@ pub(super) mod tests {
         domain::{Counts, Timestamp},
         poller::retry::MAX_ATTEMPTS,
         recording::{KeepSnapshots, Recording},
-        slot::SlotMessage,
+        slot::{SlotKey, SlotMessage},
     };
 
     /// Calls may ask for all messages.
@@ -316,8 +316,7 @@ pub(super) mod tests {
             refused_since: None,
         };
         Slot {
-            slot_id: 1,
-            group_key: 1,
+            key: SlotKey { group_key: 1, slot_id: 1 },
             group_id: "g".parse().unwrap(),
             group_state: GroupState::Active,
             cadence: None,
@@ -433,9 +432,11 @@ pub(super) mod tests {
             for part in &recording.parts {
                 let messages =
                     slot.messages.iter().filter(|message| part.seqs.contains(&message.seq)).cloned().collect();
-                let slot_id = slots.iter().map(|slot| slot.slot_id).max().unwrap_or(slot.slot_id).max(slot.slot_id) + 1;
+                let slot_id =
+                    slots.iter().map(|slot| slot.key.slot_id).max().unwrap_or_default().max(slot.key.slot_id) + 1;
+                let key = SlotKey { slot_id, ..slot.key };
                 let (failures, next_poll_at) = (part.failures, part.next_poll_at);
-                slots.push(Slot { slot_id, failures, next_poll_at, messages, ..slot.clone() });
+                slots.push(Slot { key, failures, next_poll_at, messages, ..slot.clone() });
             }
             let messages = slot.messages.iter().filter(|message| !leaves(&message.seq)).cloned().collect();
             let (failures, next_poll_at) = (recording.failures, recording.next_poll_at);

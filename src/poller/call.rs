@@ -115,7 +115,7 @@ impl Caller {
     /// Polls a slot. `started` is called when the first attempt goes out.
     pub(super) async fn poll(&self, slot: &Slot, pass: Pass, is_let_through: bool, started: impl FnOnce()) -> Poll {
         let sizes = self.limit().sizes(slot.messages.len(), clock::uptime());
-        let asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.slot_id, Instant::now()));
+        let asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.key.slot_id, Instant::now()));
         let mut polling = Polling { slot, pass, is_let_through, asking, started: Some(started), sent: clock::uptime() };
         let mut refusal = None;
         while let Some(batch) = polling.asking.batch() {
@@ -131,7 +131,7 @@ impl Caller {
             }
         }
         let (sent, mut poll) = (polling.sent, polling.asking.into_poll());
-        poll.others = poll.others.until(self.outcomes().of_others(slot.slot_id, Instant::now()));
+        poll.others = poll.others.until(self.outcomes().of_others(slot.key.slot_id, Instant::now()));
         let mut limit = self.limit();
         if limit.learn(&poll, clock::uptime()) {
             self.trouble.takes_only(limit.known());
@@ -186,7 +186,7 @@ impl Caller {
         let mut turn = if is_limited { Some(self.stop.run_until_cancelled(self.failing.turn()).await?) } else { None };
         let permit = self.stop.run_until_cancelled(self.pacing.permit()).await?;
         polling.started.take().into_iter().for_each(|started| started());
-        let may_call = polling.pass == Pass::Trial || self.gate().may_call(slot.group_key);
+        let may_call = polling.pass == Pass::Trial || self.gate().may_call(slot.key.group_key);
         let may_call = may_call && (polling.is_let_through || !self.brake().is_on());
         // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
         if !may_call || !self.lease.is_trusted() {
@@ -215,7 +215,7 @@ impl Caller {
         if attempt.class() == Class::SlowDown {
             self.pacing.slow_down(&permit);
         }
-        self.outcomes().note(slot.slot_id, attempt.class(), Instant::now());
+        self.outcomes().note(slot.key.slot_id, attempt.class(), Instant::now());
         self.brakes(slot, &attempt, sent);
         attempt.trouble().into_iter().for_each(|trouble| self.trouble.note(&slot.group_id, &trouble));
         if attempt.http_status.is_some() {
@@ -229,7 +229,7 @@ impl Caller {
     fn answered(&self, slot: &Slot, sent: Instant) {
         let mut gate = self.gate();
         let was_closed = gate.is_closed();
-        if gate.answered(slot.group_key, slot.slot_id, sent, clock::uptime()) {
+        if gate.answered(slot.key, sent, clock::uptime()) {
             tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
         }
         if was_closed && !gate.is_closed() {
@@ -241,7 +241,7 @@ impl Caller {
     fn brakes(&self, slot: &Slot, attempt: &Attempt, sent: Instant) {
         let (was_on, news) = {
             let mut brake = self.brake();
-            (brake.is_on(), brake.note(slot.slot_id, attempt, sent, clock::uptime()))
+            (brake.is_on(), brake.note(slot.key.slot_id, attempt, sent, clock::uptime()))
         };
         if was_on && attempt.outcome.is_ok() {
             self.room.notify_one();
@@ -286,12 +286,12 @@ pub(super) fn judge(
 ) -> Option<(Blame, Failure)> {
     let Some(failure) = refusal.or_else(|| refusal_of_group(slot, poll)) else {
         if pass == Pass::Trial {
-            gate.is_unclear(slot.group_key, now);
+            gate.is_unclear(slot.key.group_key, now);
         }
         return None;
     };
     let is_quarantined = slot.group_state == GroupState::Quarantined;
-    let blame = if is_quarantined { None } else { Some(gate.refused(slot.group_key, &failure, sent, now)) };
+    let blame = if is_quarantined { None } else { Some(gate.refused(slot.key.group_key, &failure, sent, now)) };
     if blame != Some(Blame::Messages) {
         let is_group = blame.is_none_or(|blame| blame == Blame::Group);
         poll.end = if is_group { PollEnd::GroupFault(failure.clone()) } else { PollEnd::Stopped };

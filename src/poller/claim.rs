@@ -7,14 +7,14 @@ use tokio::sync::{Notify, mpsc};
 use super::{AHEAD, PollerStatus, ScheduleNews};
 use crate::{
     recording::Recording,
-    slot::{Slot, SlotId},
+    slot::{Slot, SlotKey},
 };
 
 /// A slot (and the one it takes in) while a task polls it. If the task ends in any other way than by handing its result
 /// to the recorder, the slot goes back to the schedule.
 #[derive(Debug)]
 pub(super) struct Claim {
-    slots: Vec<SlotId>,
+    slots: Vec<SlotKey>,
     news: mpsc::UnboundedSender<ScheduleNews>,
     status: Arc<PollerStatus>,
     room: Arc<Notify>,
@@ -33,7 +33,7 @@ impl Claim {
         status.in_flight.fetch_add(1, Ordering::Relaxed);
         let fails = slot.failures > 0;
         (if fails { &status.failing } else { &status.waiting }).fetch_add(1, Ordering::Relaxed);
-        let slots = std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other)).collect();
+        let slots = std::iter::once(slot.key).chain(slot.absorbs.map(|(other, _)| other)).collect();
         Self { slots, news, status, room, is_waiting: !fails, fails }
     }
 
@@ -51,11 +51,11 @@ impl Claim {
     /// and by that clock the slot would not be due for as long as the step was.
     pub(super) fn hand_over(&mut self, recording: &Recording) {
         if !recording.is_empty {
-            let (slot, due, fails) = (recording.slot_id, recording.next_poll_at, recording.failures > 0);
+            let (slot, due, fails) = (recording.slot, recording.next_poll_at, recording.failures > 0);
             _ = self.news.send(ScheduleNews::Polled { slot, due, fails });
         }
         let absorbed = recording.absorbs.map(|(slot, _)| slot);
-        self.slots.retain(|slot| *slot != recording.slot_id && Some(*slot) != absorbed);
+        self.slots.retain(|slot| *slot != recording.slot && Some(*slot) != absorbed);
     }
 }
 

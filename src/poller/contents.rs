@@ -5,7 +5,7 @@ use chrono::TimeDelta;
 
 use super::Poller;
 use crate::{
-    slot::{Slot, SlotId},
+    slot::{Slot, SlotKey},
     store::StoreError,
 };
 
@@ -19,31 +19,31 @@ impl Poller {
     /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
     /// larger than a batch are split. What is claimed meanwhile joins `claimed`, also where this fails: whoever calls is
     /// responsible for all of it.
-    pub(super) async fn read(&mut self, claimed: &mut Vec<SlotId>) -> Result<Vec<Slot>, StoreError> {
+    pub(super) async fn read(&mut self, claimed: &mut Vec<SlotKey>) -> Result<Vec<Slot>, StoreError> {
         let batch_size = self.status.slot_size();
         let mut slots = self.store.read_slots(claimed).await?;
         // Each of these has a deadline of its own; together they may take longer than a watchdog waits.
         self.progress.beat();
         let mut split = Vec::new();
         let is_large = |slot: &&Slot| slot.messages.len() > batch_size;
-        let later: Vec<SlotId> = slots.iter().filter(is_large).skip(SPLITS).map(|slot| slot.slot_id).collect();
-        slots.retain(|slot| !later.contains(&slot.slot_id));
+        let later: Vec<SlotKey> = slots.iter().filter(is_large).skip(SPLITS).map(|slot| slot.key).collect();
+        slots.retain(|slot| !later.contains(&slot.key));
         claimed.retain(|slot| !later.contains(slot));
         later.into_iter().for_each(|slot| self.schedule.give_back(slot, self.now()));
         for slot in slots.iter().filter(is_large) {
-            split.push(slot.slot_id);
-            for (slot, due) in self.store.split_slot(slot.slot_id, batch_size).await? {
+            split.push(slot.key);
+            for (slot, due) in self.store.split_slot(slot.key, batch_size).await? {
                 self.schedule.set(slot, due, self.now());
             }
             self.progress.beat();
         }
         if !split.is_empty() {
-            slots.retain(|slot| !split.contains(&slot.slot_id));
+            slots.retain(|slot| !split.contains(&slot.key));
             for slot in self.store.read_slots(&split).await? {
                 if slot.messages.len() > batch_size {
-                    claimed.retain(|other| *other != slot.slot_id);
+                    claimed.retain(|other| *other != slot.key);
                     let now = self.now();
-                    self.schedule.release(slot.slot_id, now.time + SPLIT_AGAIN, now);
+                    self.schedule.release(slot.key, now.time + SPLIT_AGAIN, now);
                 } else {
                     slots.push(slot);
                 }
@@ -56,21 +56,21 @@ impl Poller {
 
     /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
     /// now as well, can be taken in: a slot in another poll has another last poll.
-    async fn merge(&mut self, slots: &mut Vec<Slot>, claimed: &mut Vec<SlotId>) -> Result<(), StoreError> {
+    async fn merge(&mut self, slots: &mut Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Result<(), StoreError> {
         let batch_size = self.status.slot_size();
         let is_thin =
             |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2 && slot.failures == 0;
-        let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
+        let thin: Vec<SlotKey> = slots.iter().filter(is_thin).map(|slot| slot.key).collect();
         if thin.is_empty() {
             return Ok(());
         }
         for (slot, other) in self.store.merge_candidates(&thin, batch_size).await? {
-            let is_free = |id: SlotId| slots.iter().any(|slot| slot.slot_id == id && slot.absorbs.is_none());
+            let is_free = |id: SlotKey| slots.iter().any(|slot| slot.key == id && slot.absorbs.is_none());
             if !is_free(slot) {
                 continue;
             }
             let absorbed = if is_free(other) {
-                slots.iter().position(|slot| slot.slot_id == other).map(|index| slots.remove(index))
+                slots.iter().position(|slot| slot.key == other).map(|index| slots.remove(index))
             } else if self.schedule.claim(other) {
                 claimed.push(other);
                 self.progress.beat();
@@ -79,11 +79,11 @@ impl Poller {
                 None
             };
             let Some(absorbed) = absorbed else { continue };
-            match slots.iter_mut().find(|held| held.slot_id == slot) {
+            match slots.iter_mut().find(|held| held.key == slot) {
                 Some(slot) if slot.may_absorb(&absorbed, batch_size) => slot.absorb(absorbed),
                 _ => {
-                    claimed.retain(|slot| *slot != absorbed.slot_id);
-                    self.schedule.give_back(absorbed.slot_id, self.now());
+                    claimed.retain(|slot| *slot != absorbed.key);
+                    self.schedule.give_back(absorbed.key, self.now());
                 }
             }
         }

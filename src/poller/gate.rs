@@ -22,7 +22,7 @@ pub(super) use self::signature::Signature;
 use self::signature::SignatureState;
 use crate::{
     chat::{Class, Failure},
-    slot::{GroupKey, SlotId},
+    slot::{GroupKey, SlotKey},
 };
 
 /// Longest time between two probes of an app that is at fault.
@@ -140,7 +140,7 @@ impl Gate {
     }
 
     /// A slot of a group that was answered before, for a probe: of the group answered last that isn't held. It's offered once.
-    pub(super) fn take_witness(&mut self) -> Option<SlotId> {
+    pub(super) fn take_witness(&mut self) -> Option<SlotKey> {
         self.held.take_witness()
     }
 
@@ -170,9 +170,9 @@ impl Gate {
     }
 
     /// The service answered an attempt that was sent at `sent`. True if the app was taken to be at fault until now.
-    pub(super) fn answered(&mut self, group: GroupKey, slot: SlotId, sent: Instant, now: Instant) -> bool {
+    pub(super) fn answered(&mut self, slot: SlotKey, sent: Instant, now: Instant) -> bool {
         self.signature.accepted(sent);
-        self.held.answered(group, slot, sent);
+        self.held.answered(slot, sent);
         self.end_doubt(sent, now)
     }
 

@@ -14,7 +14,7 @@ use crate::{
     clock::{self, Clock},
     domain::Timestamp,
     recording::RETRY_AT_MOST,
-    slot::{SlotId, StoredDue},
+    slot::{SlotKey, StoredDue},
     store::Made,
 };
 
@@ -57,11 +57,11 @@ struct Claimed {
 #[derive(Debug)]
 pub(super) struct Schedule {
     start: Instant,
-    due: BTreeSet<(Place, SlotId)>,
+    due: BTreeSet<(Place, SlotKey)>,
     /// The same of slots whose last poll failed.
-    due_failing: BTreeSet<(Place, SlotId)>,
-    failing: HashSet<SlotId>,
-    slots: HashMap<SlotId, Status>,
+    due_failing: BTreeSet<(Place, SlotKey)>,
+    failing: HashSet<SlotKey>,
+    slots: HashMap<SlotKey, Status>,
 }
 
 impl Schedule {
@@ -71,7 +71,7 @@ impl Schedule {
     }
 
     /// Says when a slot is due. While it is claimed that adds to what its poll will say.
-    pub(super) fn set(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+    pub(super) fn set(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         match self.slots.get_mut(&slot) {
             Some(Status::Claimed(claimed)) => {
@@ -88,7 +88,7 @@ impl Schedule {
 
     /// Says that a slot is due then at the latest: what waits is never put off. So a time that was stored before the wall
     /// clock was set back, and now seems far ahead, does no harm.
-    pub(super) fn bring_forward(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+    pub(super) fn bring_forward(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         if !matches!(self.slots.get(&slot), Some(Status::Waiting(known)) if *known <= place) {
             self.set(slot, due, now);
@@ -100,7 +100,7 @@ impl Schedule {
     ///
     /// If the last poll lies in the future, the wall clock was set back since, and what was written by it is late by as much;
     /// what has failed is tried again in time, whatever the clock was then.
-    pub(super) fn learn(&mut self, slot: SlotId, stored: StoredDue, now: Now) {
+    pub(super) fn learn(&mut self, slot: SlotKey, stored: StoredDue, now: Now) {
         let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
         self.set_failing(slot, stored.has_failed);
         let due = stored.next_poll_at - stored.last_polled_at.map_or(TimeDelta::zero(), ahead);
@@ -111,14 +111,14 @@ impl Schedule {
 
     /// Takes in a slot that was made just now.
     pub(super) fn learn_made(&mut self, made: Made, now: Now) {
-        self.set_failing(made.slot_id, made.fails);
-        if !matches!(self.slots.get(&made.slot_id), Some(Status::Claimed(_))) {
-            self.bring_forward(made.slot_id, made.next_poll_at, now);
+        self.set_failing(made.slot, made.fails);
+        if !matches!(self.slots.get(&made.slot), Some(Status::Claimed(_))) {
+            self.bring_forward(made.slot, made.next_poll_at, now);
         }
     }
 
     /// Notes whether the last poll of a slot failed.
-    pub(super) fn set_failing(&mut self, slot: SlotId, fails: bool) {
+    pub(super) fn set_failing(&mut self, slot: SlotKey, fails: bool) {
         let waiting = self.slots.get(&slot).copied().filter(|status| matches!(status, Status::Waiting(_)));
         waiting.into_iter().for_each(|status| self.unlist(slot, status));
         _ = if fails { self.failing.insert(slot) } else { self.failing.remove(&slot) };
@@ -128,7 +128,7 @@ impl Schedule {
     }
 
     /// Claims up to `count` slots that are due, the most overdue first, and among them up to `failing` whose last poll failed.
-    pub(super) fn claim_due(&mut self, count: usize, mut failing: usize, now: Now) -> Vec<SlotId> {
+    pub(super) fn claim_due(&mut self, count: usize, mut failing: usize, now: Now) -> Vec<SlotKey> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));
         while claimed.len() < count {
@@ -145,7 +145,7 @@ impl Schedule {
     /// Claims up to `count` slots that are due, those first whose last poll did not fail. `draw` gives a share from 0 to 1, and
     /// that far down in the order of due times the slot is taken: so slots that fail alike and are due together can't stand
     /// before all others.
-    pub(super) fn claim_drawn(&mut self, count: usize, mut draw: impl FnMut() -> f64, now: Now) -> Vec<SlotId> {
+    pub(super) fn claim_drawn(&mut self, count: usize, mut draw: impl FnMut() -> f64, now: Now) -> Vec<SlotKey> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));
         while claimed.len() < count {
@@ -161,13 +161,13 @@ impl Schedule {
     }
 
     /// Claims up to `count` slots before their time, those that are due first.
-    pub(super) fn claim_soonest(&mut self, count: usize) -> Vec<SlotId> {
-        let soonest: Vec<SlotId> = self.due.iter().take(count).map(|(_, slot)| *slot).collect();
+    pub(super) fn claim_soonest(&mut self, count: usize) -> Vec<SlotKey> {
+        let soonest: Vec<SlotKey> = self.due.iter().take(count).map(|(_, slot)| *slot).collect();
         soonest.into_iter().filter(|slot| self.claim(*slot)).collect()
     }
 
     /// Claims one slot before its time, if it is waiting.
-    pub(super) fn claim(&mut self, slot: SlotId) -> bool {
+    pub(super) fn claim(&mut self, slot: SlotKey) -> bool {
         let Some(Status::Waiting(place)) = self.slots.get(&slot).copied() else { return false };
         self.unlist(slot, Status::Waiting(place));
         self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
@@ -175,14 +175,14 @@ impl Schedule {
     }
 
     /// Claims one slot whether it is known or not, unless a poll has it.
-    pub(super) fn claim_unknown(&mut self, slot: SlotId) -> bool {
+    pub(super) fn claim_unknown(&mut self, slot: SlotKey) -> bool {
         self.claim(slot)
             || (!self.slots.contains_key(&slot)
                 && self.slots.insert(slot, Status::Claimed(Claimed { was: None, pending: None })).is_none())
     }
 
     /// Ends a claim: the slot is due then, or sooner if somebody asked for that meanwhile.
-    pub(super) fn release(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+    pub(super) fn release(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let mut place = self.place(due, now);
         if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.get(&slot) {
             place = place.min(*pending);
@@ -192,7 +192,7 @@ impl Schedule {
     }
 
     /// Ends a claim without a poll: the slot is due when it was, by whatever clock that was said.
-    pub(super) fn give_back(&mut self, slot: SlotId, now: Now) {
+    pub(super) fn give_back(&mut self, slot: SlotKey, now: Now) {
         if let Some(Status::Claimed(Claimed { was, pending })) = self.slots.get(&slot).copied() {
             let was = was.unwrap_or_else(|| self.present(now));
             self.wait(slot, pending.map_or(was, |pending| pending.min(was)));
@@ -200,14 +200,14 @@ impl Schedule {
     }
 
     /// Ends a claim: the slot is due then and no sooner, also if somebody asked for that meanwhile.
-    pub(super) fn put_off(&mut self, slot: SlotId, due: Timestamp, now: Now) {
+    pub(super) fn put_off(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         self.slots.remove(&slot).into_iter().for_each(|status| self.unlist(slot, status));
         self.wait(slot, place);
     }
 
     /// Ends a claim of a slot that is not to be polled for now: it is forgotten, unless somebody asked for it meanwhile.
-    pub(super) fn forget(&mut self, slot: SlotId) {
+    pub(super) fn forget(&mut self, slot: SlotKey) {
         if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.remove(&slot) {
             self.wait(slot, pending);
         } else {
@@ -221,7 +221,7 @@ impl Schedule {
         self.first(with_failing).map(|(place, _)| place - self.present(now))
     }
 
-    fn first(&self, with_failing: bool) -> Option<(Place, SlotId)> {
+    fn first(&self, with_failing: bool) -> Option<(Place, SlotKey)> {
         self.due.first().into_iter().chain(self.due_failing.first().filter(|_| with_failing)).min().copied()
     }
 
@@ -230,13 +230,13 @@ impl Schedule {
         self.slots.len()
     }
 
-    fn wait(&mut self, slot: SlotId, place: Place) {
+    fn wait(&mut self, slot: SlotKey, place: Place) {
         let due = if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due };
         due.insert((place, slot));
         self.slots.insert(slot, Status::Waiting(place));
     }
 
-    fn unlist(&mut self, slot: SlotId, status: Status) {
+    fn unlist(&mut self, slot: SlotKey, status: Status) {
         if let Status::Waiting(place) = status {
             let due = if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due };
             due.remove(&(place, slot));
@@ -261,6 +261,14 @@ mod tests {
 
     use super::*;
 
+    fn key(slot_id: i64) -> SlotKey {
+        SlotKey { group_key: 1, slot_id }
+    }
+
+    fn ids(slots: Vec<SlotKey>) -> Vec<i64> {
+        slots.into_iter().map(|slot| slot.slot_id).collect()
+    }
+
     fn start() -> Now {
         Now { time: "2026-11-23T12:00:00Z".parse().unwrap(), monotonic: Instant::now() }
     }
@@ -279,25 +287,25 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         for (slot, due) in [(1, 5), (2, -30), (3, 0), (4, -60)] {
-            schedule.set(slot, secs(now, due), now);
+            schedule.set(key(slot), secs(now, due), now);
         }
-        assert_eq!(schedule.claim_due(2, 2, now), [4, 2]);
-        assert_eq!(schedule.claim_due(9, 9, now), [3]);
+        assert_eq!(ids(schedule.claim_due(2, 2, now)), [4, 2]);
+        assert_eq!(ids(schedule.claim_due(9, 9, now)), [3]);
         assert_eq!(schedule.until_next(true, now), Some(5_000_000));
-        assert_eq!(schedule.claim_due(9, 9, after(now, 5)), [1]);
+        assert_eq!(ids(schedule.claim_due(9, 9, after(now, 5))), [1]);
     }
 
     #[test]
     fn a_claimed_slot_is_not_claimed_again_before_it_is_released() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, now.time, now);
-        assert_eq!(schedule.claim_due(9, 9, now), [1]);
-        schedule.set(1, now.time, now);
-        assert!(schedule.claim_due(9, 9, now).is_empty() && !schedule.claim(1) && !schedule.claim_unknown(1));
-        schedule.release(1, secs(now, 60), now);
-        assert_eq!(schedule.claim_due(9, 9, now), [1], "it was asked for while it was claimed");
-        schedule.release(1, secs(now, 60), now);
+        schedule.set(key(1), now.time, now);
+        assert_eq!(ids(schedule.claim_due(9, 9, now)), [1]);
+        schedule.set(key(1), now.time, now);
+        assert!(schedule.claim_due(9, 9, now).is_empty() && !schedule.claim(key(1)) && !schedule.claim_unknown(key(1)));
+        schedule.release(key(1), secs(now, 60), now);
+        assert_eq!(ids(schedule.claim_due(9, 9, now)), [1], "it was asked for while it was claimed");
+        schedule.release(key(1), secs(now, 60), now);
         assert_eq!(schedule.until_next(true, now), Some(60_000_000));
     }
 
@@ -305,13 +313,13 @@ mod tests {
     fn a_parked_slot_is_forgotten_unless_it_was_asked_for_meanwhile() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, now.time, now);
-        schedule.set(2, now.time, now);
+        schedule.set(key(1), now.time, now);
+        schedule.set(key(2), now.time, now);
         schedule.claim_due(9, 9, now);
-        schedule.set(2, now.time, now);
-        schedule.forget(1);
-        schedule.forget(2);
-        assert_eq!(schedule.claim_due(9, 9, now), [2]);
+        schedule.set(key(2), now.time, now);
+        schedule.forget(key(1));
+        schedule.forget(key(2));
+        assert_eq!(ids(schedule.claim_due(9, 9, now)), [2]);
         assert_eq!(schedule.len(), 1);
     }
 
@@ -320,15 +328,15 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         for (slot, due) in [(1, 0), (2, 30), (3, 30)] {
-            schedule.set(slot, secs(now, due), now);
+            schedule.set(key(slot), secs(now, due), now);
         }
-        assert_eq!(schedule.claim_due(9, 9, now), [1]);
+        assert_eq!(ids(schedule.claim_due(9, 9, now)), [1]);
         for (slot, due) in [(1, 0), (2, 60), (3, 20), (4, 10)] {
-            schedule.learn(slot, stored(now, due, None), now);
+            schedule.learn(key(slot), stored(now, due, None), now);
         }
-        assert_eq!(schedule.claim_due(9, 9, after(now, 29)), [4, 3]);
-        assert_eq!(schedule.claim_due(9, 9, after(now, 30)), [2]);
-        schedule.release(1, secs(now, 60), now);
+        assert_eq!(ids(schedule.claim_due(9, 9, after(now, 29))), [4, 3]);
+        assert_eq!(ids(schedule.claim_due(9, 9, after(now, 30))), [2]);
+        schedule.release(key(1), secs(now, 60), now);
         assert_eq!(
             schedule.until_next(true, now),
             Some(60_000_000),
@@ -340,12 +348,12 @@ mod tests {
     fn slots_are_drawn_from_anywhere_among_those_that_are_due_and_do_not_fail() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        (0..10).for_each(|slot| schedule.set(slot, now.time, now));
-        schedule.set(10, now.time + TimeDelta::minutes(1), now);
-        schedule.set_failing(0, true);
-        assert_eq!(schedule.claim_drawn(1, || 0.999, now), [9]);
-        assert_eq!(schedule.claim_drawn(2, || 0.0, now), [1, 2]);
-        assert_eq!(schedule.claim_drawn(9, || 1.0, now), [8, 7, 6, 5, 4, 3, 0], "what fails comes last");
+        (0..10).for_each(|slot| schedule.set(key(slot), now.time, now));
+        schedule.set(key(10), now.time + TimeDelta::minutes(1), now);
+        schedule.set_failing(key(0), true);
+        assert_eq!(ids(schedule.claim_drawn(1, || 0.999, now)), [9]);
+        assert_eq!(ids(schedule.claim_drawn(2, || 0.0, now)), [1, 2]);
+        assert_eq!(ids(schedule.claim_drawn(9, || 1.0, now)), [8, 7, 6, 5, 4, 3, 0], "what fails comes last");
         assert!(schedule.claim_drawn(1, || 0.5, now).is_empty(), "nothing else is due");
     }
 
@@ -354,18 +362,18 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         for slot in 1..=10 {
-            schedule.set(slot, secs(now, -600), now);
-            schedule.set_failing(slot, true);
+            schedule.set(key(slot), secs(now, -600), now);
+            schedule.set_failing(key(slot), true);
         }
-        (100..300).for_each(|slot| schedule.set(slot, secs(now, -1), now));
-        let claimed = schedule.claim_due(104, 3, now);
+        (100..300).for_each(|slot| schedule.set(key(slot), secs(now, -1), now));
+        let claimed = ids(schedule.claim_due(104, 3, now));
         assert_eq!((&claimed[..4], claimed.len()), (&[1, 2, 3, 100][..], 104), "three find a place, and all others do");
         assert_eq!(schedule.claim_due(1_000, 0, now).len(), 99);
         assert_eq!((schedule.until_next(false, now), schedule.until_next(true, now)), (None, Some(-600_000_000)));
-        assert_eq!(schedule.claim_due(9, 2, now), [4, 5]);
-        schedule.set_failing(1, false);
-        (1..=2).for_each(|slot| schedule.release(slot, secs(now, -5), now));
-        assert_eq!(schedule.claim_due(9, 0, now), [1]);
+        assert_eq!(ids(schedule.claim_due(9, 2, now)), [4, 5]);
+        schedule.set_failing(key(1), false);
+        (1..=2).for_each(|slot| schedule.release(key(slot), secs(now, -5), now));
+        assert_eq!(ids(schedule.claim_due(9, 0, now)), [1]);
     }
 
     #[test]
@@ -373,26 +381,26 @@ mod tests {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
         for (slot_id, fails) in [(1, true), (2, false)] {
-            schedule.learn_made(Made { slot_id, next_poll_at: secs(now, 900), fails }, now);
+            schedule.learn_made(Made { slot: key(slot_id), next_poll_at: secs(now, 900), fails }, now);
         }
         assert!(schedule.claim_due(9, 9, after(now, 899)).is_empty());
-        assert_eq!(schedule.claim_due(9, 0, after(now, 900)), [2], "the other has no place");
-        assert_eq!(schedule.claim_due(9, 1, after(now, 900)), [1]);
+        assert_eq!(ids(schedule.claim_due(9, 0, after(now, 900))), [2], "the other has no place");
+        assert_eq!(ids(schedule.claim_due(9, 1, after(now, 900))), [1]);
     }
 
     #[test]
     fn a_claim_that_is_given_back_leaves_its_slot_due_when_it_was() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, secs(now, 300), now);
-        schedule.set(2, secs(now, 200), now);
-        assert!(schedule.claim(1) && schedule.claim(2) && schedule.claim_unknown(3));
+        schedule.set(key(1), secs(now, 300), now);
+        schedule.set(key(2), secs(now, 200), now);
+        assert!(schedule.claim(key(1)) && schedule.claim(key(2)) && schedule.claim_unknown(key(3)));
         let later = Now { time: now.time - TimeDelta::hours(1), ..after(now, 10) };
-        schedule.set(2, secs(later, 50), later);
-        (1..=3).for_each(|slot| schedule.give_back(slot, later));
-        assert_eq!(schedule.claim_due(9, 9, later), [3], "one that nobody knew is due at once");
+        schedule.set(key(2), secs(later, 50), later);
+        (1..=3).for_each(|slot| schedule.give_back(key(slot), later));
+        assert_eq!(ids(schedule.claim_due(9, 9, later)), [3], "one that nobody knew is due at once");
         assert_eq!(schedule.until_next(true, later), Some(50_000_000), "asked for meanwhile");
-        assert!(schedule.claim(2));
+        assert!(schedule.claim(key(2)));
         assert_eq!(schedule.until_next(true, later), Some(290_000_000), "whatever the wall clock does");
     }
 
@@ -406,7 +414,7 @@ mod tests {
         let now = start();
         let until_next = |stored: StoredDue| {
             let mut schedule = Schedule::new(now.monotonic);
-            schedule.learn(1, stored, now);
+            schedule.learn(key(1), stored, now);
             schedule.until_next(true, now).unwrap() / 1_000_000
         };
         assert_eq!(until_next(stored(now, 3_660, Some(3_600))), 60, "a minute after its last poll");
@@ -420,11 +428,11 @@ mod tests {
     fn messages_that_join_after_the_wall_clock_was_set_back_do_not_put_their_slot_off() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, secs(now, 60), now);
+        schedule.set(key(1), secs(now, 60), now);
         let back = Now { time: now.time - TimeDelta::hours(1), ..now };
-        schedule.bring_forward(1, secs(now, 60), back);
+        schedule.bring_forward(key(1), secs(now, 60), back);
         assert_eq!(schedule.until_next(true, back), Some(60_000_000));
-        schedule.bring_forward(1, secs(back, 5), back);
+        schedule.bring_forward(key(1), secs(back, 5), back);
         assert_eq!(schedule.until_next(true, back), Some(5_000_000));
     }
 
@@ -432,13 +440,13 @@ mod tests {
     fn a_step_of_the_wall_clock_moves_nothing() {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
-        schedule.set(1, secs(now, 60), now);
+        schedule.set(key(1), secs(now, 60), now);
         let stepped = |hours| Now { time: now.time + TimeDelta::hours(hours), ..after(now, 30) };
         for hours in [-3, 3] {
             assert_eq!(schedule.until_next(true, stepped(hours)), Some(30_000_000), "{hours} h");
         }
         let back = stepped(-3);
-        schedule.set(2, back.time + TimeDelta::seconds(1), back);
+        schedule.set(key(2), back.time + TimeDelta::seconds(1), back);
         assert_eq!(schedule.until_next(true, back), Some(1_000_000), "new times are read by the clock as it is");
     }
 
@@ -451,13 +459,13 @@ mod tests {
             let mut schedule = Schedule::new(now.monotonic);
             for (step, slot, due) in steps {
                 match step {
-                    0 => schedule.set(slot, secs(now, due), now),
+                    0 => schedule.set(key(slot), secs(now, due), now),
                     1 => _ = schedule.claim_due(2, 2, now),
-                    2 => _ = schedule.claim(slot),
-                    3 => schedule.release(slot, secs(now, due), now),
-                    4 => schedule.give_back(slot, now),
-                    5 => schedule.set_failing(slot, due < 0),
-                    _ => if matches!(schedule.slots.get(&slot), Some(Status::Claimed(_))) { schedule.forget(slot) },
+                    2 => _ = schedule.claim(key(slot)),
+                    3 => schedule.release(key(slot), secs(now, due), now),
+                    4 => schedule.give_back(key(slot), now),
+                    5 => schedule.set_failing(key(slot), due < 0),
+                    _ => if matches!(schedule.slots.get(&key(slot)), Some(Status::Claimed(_))) { schedule.forget(key(slot)) },
                 }
                 let waiting: BTreeSet<_> = schedule.slots.iter().filter_map(|(slot, status)| match status {
                     Status::Waiting(place) => Some((*place, *slot)),

@@ -94,7 +94,7 @@ impl Slotter {
     /// When a slot of a group is due whose cadence or state has changed; `None` for a slot without messages.
     fn due(&self, slot: &Slot, now: Timestamp) -> Option<Timestamp> {
         let cadence = self.cadences.of(slot.cadence.as_deref());
-        let phase = Phase::of_slot(slot.slot_id);
+        let phase = Phase::of_slot(slot.key.slot_id);
         let due = |message: &crate::slot::SlotMessage| {
             cadence.due_again(phase, message.sent_at, message.known_until, slot.last_polled_at, now)
         };

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     recording::{Part, Poll, PollEnd, Recording},
-    slot::{GroupState, Slot, SlotId},
+    slot::{GroupState, Slot, SlotKey},
     store::StoreError,
 };
 
@@ -46,8 +46,8 @@ struct Turn {
 }
 
 /// A slot and the one that it takes in.
-fn of(slot: &Slot) -> impl IntoIterator<Item = SlotId> + use<> {
-    std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other))
+fn of(slot: &Slot) -> impl IntoIterator<Item = SlotKey> + use<> {
+    std::iter::once(slot.key).chain(slot.absorbs.map(|(other, _)| other))
 }
 
 impl Poller {
@@ -91,7 +91,7 @@ impl Poller {
     async fn probe(&mut self, now: Now) -> Duration {
         let is_at_fault = self.caller.gate().fault().is_some();
         let witness = self.caller.gate().take_witness().filter(|slot| self.schedule.claim(*slot));
-        let mut claimed: Vec<SlotId> =
+        let mut claimed: Vec<SlotKey> =
             witness.into_iter().chain(self.schedule.claim_due(AHEAD, self.failing_room(), now)).collect();
         let looks_ahead = claimed.is_empty() && !is_at_fault;
         if looks_ahead {
@@ -127,8 +127,8 @@ impl Poller {
     /// Starts polls of the claimed slots. Returns how many will call, and after how long to look again.
     async fn start_claimed(
         &mut self,
-        mut claimed: Vec<SlotId>,
-        probes: &[SlotId],
+        mut claimed: Vec<SlotKey>,
+        probes: &[SlotKey],
         turn: Turn,
         now: Now,
     ) -> (usize, Duration) {
@@ -138,7 +138,7 @@ impl Poller {
                 self.say(&error);
                 // A slot may have been split without an answer.
                 if error.is_unanswered() {
-                    self.unsure_after = Some(SlotId::MIN);
+                    self.unsure_after = Some(SlotKey::MIN);
                 }
                 claimed.into_iter().for_each(|slot| self.schedule.release(slot, now.time, now));
                 (0, READ_AGAIN)
@@ -148,7 +148,7 @@ impl Poller {
 
     /// Takes up to `room` slots out of the schedule. Returns all of them, and which are probes of quarantined groups: half at
     /// most, so that many of them don't hold up the groups that are well. The others wait for their turn.
-    fn claim(&mut self, room: usize, now: Now) -> (Vec<SlotId>, Vec<SlotId>) {
+    fn claim(&mut self, room: usize, now: Now) -> (Vec<SlotKey>, Vec<SlotKey>) {
         let mut probes = Vec::new();
         while probes.len() < room.div_ceil(2)
             && let Some(slot) = self.probes.pop_first()
@@ -193,18 +193,18 @@ impl Poller {
 
     /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again, or are
     /// put off. Returns how many will call.
-    fn start(&mut self, claimed: Vec<SlotId>, slots: Vec<Slot>, probes: &[SlotId], turn: Turn, now: Now) -> usize {
-        let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
+    fn start(&mut self, claimed: Vec<SlotKey>, slots: Vec<Slot>, probes: &[SlotKey], turn: Turn, now: Now) -> usize {
+        let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
         for slot in slots {
-            missing.remove(&slot.slot_id);
+            missing.remove(&slot.key);
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
             let place = match slot.group_state {
                 GroupState::Active if calling >= turn.most => Some(Place::Until(now.monotonic)),
-                GroupState::Active => Some(self.caller.gate().place(slot.group_key, now.monotonic)),
+                GroupState::Active => Some(self.caller.gate().place(slot.key.group_key, now.monotonic)),
                 GroupState::Quarantined => {
-                    self.caller.gate().is_quarantined(slot.group_key);
-                    probes.contains(&slot.slot_id).then_some(Place::Free)
+                    self.caller.gate().is_quarantined(slot.key.group_key);
+                    probes.contains(&slot.key).then_some(Place::Free)
                 }
                 GroupState::Stopped => None,
             };
@@ -230,7 +230,7 @@ impl Poller {
             if wait.is_zero() {
                 self.schedule.give_back(id, now);
             } else {
-                self.put_off.entry(slot.group_key).or_default().insert(id);
+                self.put_off.entry(slot.key.group_key).or_default().insert(id);
                 self.schedule.release(id, slot.next_poll_at.max(now.time + wait), now);
             }
         }
@@ -275,7 +275,7 @@ impl Poller {
     fn warn_of_unknown_cadence(&mut self, slot: &Slot) {
         let Some(name) = slot.cadence.as_deref().filter(|name| !self.cadences.has(name)) else { return };
         // Once for each group; the bound keeps a mistake in a million groups from filling memory and log.
-        if self.warned.len() < 1_000 && self.warned.insert((slot.group_key, name.to_owned())) {
+        if self.warned.len() < 1_000 && self.warned.insert((slot.key.group_key, name.to_owned())) {
             tracing::warn!(
                 group = %slot.group_id,
                 cadence = name,
@@ -335,18 +335,27 @@ mod tests {
         Poller::new(parts, settings, tokio_util::sync::CancellationToken::new())
     }
 
-    fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<SlotId>, due: std::ops::RangeInclusive<SlotId>) {
-        probes.for_each(|slot| poller.hear(ScheduleNews::Probe(slot)));
-        due.for_each(|slot| poller.hear(ScheduleNews::Due(slot, poller.now().time)));
+    fn key(slot_id: i64) -> SlotKey {
+        SlotKey { group_key: 1, slot_id }
+    }
+
+    fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<i64>, due: std::ops::RangeInclusive<i64>) {
+        probes.for_each(|slot| poller.hear(ScheduleNews::Probe(key(slot))));
+        due.for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), poller.now().time)));
     }
 
     #[tokio::test]
     async fn probes_of_groups_take_half_of_the_room_and_the_others_wait_once_each() {
+        let claim = |room, poller: &mut Poller| {
+            let (claimed, probes) = poller.claim(room, poller.now());
+            let ids = |slots: Vec<SlotKey>| slots.into_iter().map(|slot| slot.slot_id).collect::<Vec<_>>();
+            (ids(claimed), ids(probes))
+        };
         let mut poller = poller();
         offer(&mut poller, 1..=6, 301..=400);
         offer(&mut poller, 1..=6, 301..=400);
-        assert_eq!(poller.claim(4, poller.now()), (vec![1, 2, 301, 302], vec![1, 2]));
-        assert_eq!(poller.claim(4, poller.now()), (vec![3, 4, 303, 304], vec![3, 4]));
-        assert_eq!(poller.claim(8, poller.now()), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
+        assert_eq!(claim(4, &mut poller), (vec![1, 2, 301, 302], vec![1, 2]));
+        assert_eq!(claim(4, &mut poller), (vec![3, 4, 303, 304], vec![3, 4]));
+        assert_eq!(claim(8, &mut poller), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
     }
 }

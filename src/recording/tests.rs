@@ -46,8 +46,7 @@ fn never_polled(number: i64) -> SlotMessage {
 
 fn slot(messages: Vec<SlotMessage>) -> Slot {
     Slot {
-        slot_id: 5,
-        group_key: 3,
+        key: SlotKey { group_key: 3, slot_id: 5 },
         group_id: "group".parse().unwrap(),
         group_state: GroupState::Active,
         cadence: None,
@@ -488,11 +487,16 @@ fn a_probe_of_a_slot_that_is_empty_by_now_tells_nothing_of_its_group() {
 fn slots_are_merged_only_by_a_poll_that_told_something() {
     let mut common = slot(vec![message(1)]);
     let other = SlotMessage { known_until: Some(noon() - minutes(7)), ..message(9) };
-    let other = Slot { slot_id: 6, joins: 4, last_polled_at: Some(noon() - minutes(7)), ..slot(vec![other]) };
+    let other = Slot {
+        key: SlotKey { group_key: 3, slot_id: 6 },
+        joins: 4,
+        last_polled_at: Some(noon() - minutes(7)),
+        ..slot(vec![other])
+    };
     common.absorb(other);
     let both = vec![(seq(1), counted(1, 2)), (seq(9), counted(2, 1))];
     let recording = record(common.clone(), answered(both));
-    assert_eq!(recording.absorbs, Some((6, 4)));
+    assert_eq!(recording.absorbs, Some((SlotKey { group_key: 3, slot_id: 6 }, 4)));
     assert_eq!(recording.snapshots[0].prior_polled_at, Some(noon() - minutes(7)), "each has its own poll before");
     let failed = Poll::ended(PollEnd::GivenUp);
     assert_eq!(record(common, failed).absorbs, None);

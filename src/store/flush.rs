@@ -17,7 +17,7 @@ use self::{
     rows::{drop_empty_slots, merge_slots, part_slots, write_slots},
 };
 use super::{Store, StoreError, transaction::SHORT};
-use crate::{domain::Timestamp, recording::Recording, slot::SlotId};
+use crate::{domain::Timestamp, recording::Recording, slot::SlotKey};
 
 pub(super) const DOING: &str = "storing what polls brought back";
 
@@ -25,11 +25,11 @@ pub(super) const DOING: &str = "storing what polls brought back";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
     /// It is due again then.
-    Due(SlotId, Timestamp),
+    Due(SlotKey, Timestamp),
     /// It is due again then and no sooner, whatever was said before: the tables refuse it.
-    PutOff(SlotId, Timestamp),
+    PutOff(SlotKey, Timestamp),
     /// It is gone: its messages are done or have moved.
-    Gone(SlotId),
+    Gone(SlotKey),
     /// It was made.
     Made(Made),
 }
@@ -38,7 +38,8 @@ pub enum Committed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Made {
     /// The slot.
-    pub slot_id: SlotId,
+    #[sqlx(flatten)]
+    pub slot: SlotKey,
     /// When it is due.
     pub next_poll_at: Timestamp,
     /// Whether polls of its messages have failed.
@@ -50,7 +51,7 @@ pub struct Made {
 pub(super) struct Flushed {
     pub committed: Vec<Committed>,
     /// Recordings of which somebody else holds a row just now.
-    pub left: HashSet<SlotId>,
+    pub left: HashSet<SlotKey>,
 }
 
 /// Writes the recordings and tells what became of their slots. Those of the slots `tried` were in an attempt that failed: if it
@@ -58,7 +59,7 @@ pub(super) struct Flushed {
 pub(super) async fn flush(
     store: &Store,
     recordings: &[Recording],
-    tried: &HashSet<SlotId>,
+    tried: &HashSet<SlotKey>,
 ) -> Result<Flushed, StoreError> {
     let wrote = oldest(recordings);
     store
@@ -85,30 +86,30 @@ pub(super) struct Sorted<'r> {
     /// Those to be written: nobody else holds anything of them.
     pub free: Vec<&'r Recording>,
     /// The slots that are locked.
-    pub locked: HashMap<SlotId, Locked>,
+    pub locked: HashMap<SlotKey, Locked>,
     /// Those that an attempt has stored of which no answer came.
     stored: Vec<&'r Recording>,
-    left: HashSet<SlotId>,
+    left: HashSet<SlotKey>,
 }
 
 /// Locks what the recordings are about, as far as nobody else holds it.
 pub(super) async fn sort<'r>(
     connection: &mut PgConnection,
     recordings: &'r [Recording],
-    tried: &HashSet<SlotId>,
+    tried: &HashSet<SlotKey>,
 ) -> Result<Sorted<'r>, sqlx::Error> {
     let all: Vec<&Recording> = recordings.iter().collect();
     let locked = lock_slots(connection, &all).await?;
     // Looked up only now: a commit of which no answer came may be made at any time, and holds the slots until then.
     let (tried, mut fresh): (Vec<&Recording>, Vec<&Recording>) =
-        all.into_iter().partition(|recording| tried.contains(&recording.slot_id));
+        all.into_iter().partition(|recording| tried.contains(&recording.slot));
     let stored = already_stored(connection, &tried).await?;
     let (stored, again): (Vec<&Recording>, Vec<&Recording>) =
-        tried.into_iter().partition(|recording| stored.contains(&recording.slot_id));
+        tried.into_iter().partition(|recording| stored.contains(&recording.slot));
     fresh.extend(again);
     let mut left = held_slots(connection, &fresh, &locked).await?;
     left.extend(held_rows(connection, &fresh).await?);
-    let free = fresh.into_iter().filter(|recording| !left.contains(&recording.slot_id)).collect();
+    let free = fresh.into_iter().filter(|recording| !left.contains(&recording.slot)).collect();
     Ok(Sorted { free, locked, stored, left })
 }
 
@@ -124,7 +125,7 @@ impl Sorted<'_> {
 pub(super) async fn write(
     connection: &mut PgConnection,
     recordings: &[&Recording],
-    locked: &HashMap<SlotId, Locked>,
+    locked: &HashMap<SlotKey, Locked>,
 ) -> Result<Vec<Committed>, sqlx::Error> {
     merge_slots(connection, recordings, locked).await?;
     write_snapshots(connection, recordings).await?;
@@ -146,21 +147,21 @@ pub(super) struct Locked {
 }
 
 /// The slot that a recording merges into its own, if both still exist: their owner may have emptied either meanwhile.
-fn merged(recording: &Recording, locked: &HashMap<SlotId, Locked>) -> Option<SlotId> {
+fn merged(recording: &Recording, locked: &HashMap<SlotKey, Locked>) -> Option<SlotKey> {
     let (absorbed, _) = recording.absorbs?;
-    (locked.contains_key(&recording.slot_id) && locked.contains_key(&absorbed)).then_some(absorbed)
+    (locked.contains_key(&recording.slot) && locked.contains_key(&absorbed)).then_some(absorbed)
 }
 
 /// What became of every slot: those that were merged, dropped, or removed by their owner meanwhile are gone.
 fn committed(
     recordings: &[&Recording],
-    locked: &HashMap<SlotId, Locked>,
-    due: &HashMap<SlotId, Timestamp>,
-    dropped: &[SlotId],
+    locked: &HashMap<SlotKey, Locked>,
+    due: &HashMap<SlotKey, Timestamp>,
+    dropped: &[SlotKey],
 ) -> Vec<Committed> {
-    let own = recordings.iter().map(|recording| match due.get(&recording.slot_id) {
-        Some(due) if !dropped.contains(&recording.slot_id) => Committed::Due(recording.slot_id, *due),
-        _ => Committed::Gone(recording.slot_id),
+    let own = recordings.iter().map(|recording| match due.get(&recording.slot) {
+        Some(due) if !dropped.contains(&recording.slot) => Committed::Due(recording.slot, *due),
+        _ => Committed::Gone(recording.slot),
     });
     let absorbed = recordings.iter().filter_map(|recording| {
         let (slot, _) = recording.absorbs?;
@@ -172,7 +173,7 @@ fn committed(
     own.chain(absorbed).collect()
 }
 
-pub(super) fn slots_of(recordings: &[&Recording]) -> Vec<SlotId> {
+pub(super) fn slots_of(recordings: &[&Recording]) -> Vec<SlotKey> {
     let absorbed = recordings.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot));
-    recordings.iter().map(|recording| recording.slot_id).chain(absorbed).collect()
+    recordings.iter().map(|recording| recording.slot).chain(absorbed).collect()
 }

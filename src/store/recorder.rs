@@ -34,7 +34,7 @@ use super::{
 use crate::{
     activity::Activity,
     recording::{Recording, pause},
-    slot::SlotId,
+    slot::SlotKey,
 };
 
 /// A flush waits at most this long for more to write.
@@ -81,9 +81,9 @@ pub struct Recorder {
     try_left_at: Instant,
     said: Said,
     /// The slots of recordings that were in an attempt that failed, wherever they wait by now: it may have stored them.
-    tried: HashSet<SlotId>,
+    tried: HashSet<SlotKey>,
     /// How many times in a row the tables have refused the row of a slot, or of its group.
-    refusals: HashMap<SlotId, i32>,
+    refusals: HashMap<SlotKey, i32>,
     /// How much is written at once.
     size: BatchSize,
 }
@@ -264,7 +264,7 @@ impl Recorder {
             };
             let class = error.sqlstate().unwrap_or_else(|| "none".to_owned());
             metrics::counter!("receiptd_flush_failures_total", "sqlstate" => class).increment(1);
-            self.tried.extend(part.iter().map(|recording| recording.slot_id));
+            self.tried.extend(part.iter().map(|recording| recording.slot));
             match (error.remedy(), how) {
                 (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
                 (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused(error)),
@@ -286,12 +286,12 @@ impl Recorder {
         let start = Instant::now();
         let flushed = match (how, part) {
             (How::Apart(refusal), [recording]) => {
-                let refusals = self.refusals.get(&recording.slot_id).map_or(1, |count| count.saturating_add(1));
+                let refusals = self.refusals.get(&recording.slot).map_or(1, |count| count.saturating_add(1));
                 let not_before = self.store.clock().now() + pause(refusals);
                 let aside = write_apart(&self.store, recording, &self.tried, not_before).await?;
-                self.refusals.remove(&recording.slot_id);
+                self.refusals.remove(&recording.slot);
                 if aside.waits {
-                    self.refusals.insert(recording.slot_id, refusals);
+                    self.refusals.insert(recording.slot, refusals);
                 }
                 metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
                 if aside.rows > 0 {
@@ -301,7 +301,7 @@ impl Recorder {
             }
             _ => {
                 let flushed = flush(&self.store, part, &self.tried).await?;
-                part.iter().for_each(|recording| _ = self.refusals.remove(&recording.slot_id));
+                part.iter().for_each(|recording| _ = self.refusals.remove(&recording.slot));
                 flushed
             }
         };
@@ -329,7 +329,7 @@ impl Recorder {
 
     fn committed(&mut self, recordings: &[Recording], flushed: Flushed, took: Duration) {
         let Flushed { committed, left } = flushed;
-        let is_left = |recording: &&Recording| left.contains(&recording.slot_id);
+        let is_left = |recording: &&Recording| left.contains(&recording.slot);
         let (left, stored): (Vec<&Recording>, Vec<&Recording>) = recordings.iter().partition(is_left);
         let snapshots: usize = stored.iter().map(|recording| recording.snapshots.len()).sum();
         let changes: usize = stored.iter().map(|recording| recording.changes()).sum();
@@ -340,7 +340,7 @@ impl Recorder {
             .record(stored.iter().map(|recording| rows(recording)).sum::<usize>() as f64);
         metrics::counter!("receiptd_flushes_total").increment(1);
         metrics::histogram!("receiptd_flush_seconds").record(took);
-        stored.iter().for_each(|recording| _ = self.tried.remove(&recording.slot_id));
+        stored.iter().for_each(|recording| _ = self.tried.remove(&recording.slot));
         self.left.extend(left.into_iter().cloned());
         for slot in committed {
             // Without a poller there is nobody left who needs to know.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     recording::{GroupChange, Recording},
-    slot::SlotId,
+    slot::SlotKey,
 };
 
 /// What was written of a poll that the tables refuse.
@@ -35,7 +35,7 @@ pub(super) struct Aside {
 pub(super) async fn write_apart(
     store: &Store,
     recording: &Recording,
-    tried: &HashSet<SlotId>,
+    tried: &HashSet<SlotKey>,
     not_before: Timestamp,
 ) -> Result<Aside, StoreError> {
     let wrote = oldest(slice::from_ref(recording));
@@ -49,7 +49,7 @@ pub(super) async fn write_apart(
 async fn apart(
     connection: &mut PgConnection,
     recording: &Recording,
-    tried: &HashSet<SlotId>,
+    tried: &HashSet<SlotKey>,
     not_before: Timestamp,
 ) -> Result<Aside, sqlx::Error> {
     let sorted = sort(connection, slice::from_ref(recording), tried).await?;
@@ -135,8 +135,8 @@ async fn set_aside(connection: &mut PgConnection, part: &Recording, error: sqlx:
          ON CONFLICT (group_key, slot_id, msg_seq, sqlstate) DO UPDATE SET set_aside_at = EXCLUDED.set_aside_at,
             times = s.times + 1, reason = EXCLUDED.reason, content = EXCLUDED.content",
     )
-    .bind(part.group_key)
-    .bind(part.slot_id)
+    .bind(part.slot.group_key)
+    .bind(part.slot.slot_id)
     .bind(seq.map(|seq| i64::from(seq.get())))
     .bind(sqlstate(&error).unwrap_or_default())
     .bind(error.to_string())

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupKey, GroupState, Slot, SlotId, SlotMessage, StoredDue},
+    slot::{GroupKey, GroupState, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
 /// One row a slot: its messages come as arrays, which costs less than a row for each of them.
@@ -19,7 +19,8 @@ const READ_SLOTS: &str = "
         g.group_id, g.state, g.cadence,
         m.seqs, m.sent_at, m.read_num, m.unread_num, m.code, m.is_known, m.known_until, m.no_receipt_polls,
         m.refused_since
-    FROM receiptd.poll_slots s
+    FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+    JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key
     CROSS JOIN LATERAL (
         SELECT array_agg(msg_seq) AS seqs, array_agg(coalesce(aged_from, sent_at)) AS sent_at,
@@ -28,8 +29,7 @@ const READ_SLOTS: &str = "
             array_agg(no_receipt_polls) AS no_receipt_polls, array_agg(refused_since) AS refused_since
         FROM receiptd.watched_messages m
         WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
-    ) m
-    WHERE s.slot_id = ANY ($1)";
+    ) m";
 
 /// How many slots are read at a time: some tens of milliseconds, for which no poll starts.
 const PAGE: i64 = 10_000;
@@ -42,18 +42,22 @@ impl Store {
     /// If the database fails.
     pub async fn load_schedule(
         &self,
-        after: SlotId,
-        mut each: impl FnMut(SlotId, StoredDue),
-    ) -> Result<Option<SlotId>, StoreError> {
-        let query = query_as::<(SlotId, Timestamp, Option<Timestamp>, bool, bool)>(
-            "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0, g.sdk_app_id = $1 AND g.state = 'active'
-             FROM (SELECT * FROM receiptd.poll_slots WHERE slot_id > $2 ORDER BY slot_id LIMIT $3) s
-             JOIN receiptd.watched_groups g USING (group_key) ORDER BY s.slot_id",
+        after: SlotKey,
+        mut each: impl FnMut(SlotKey, StoredDue),
+    ) -> Result<Option<SlotKey>, StoreError> {
+        let query = query_as::<(GroupKey, SlotId, Timestamp, Option<Timestamp>, bool, bool)>(
+            "SELECT group_key, s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0, g.sdk_app_id = $1 AND g.state = 'active'
+             FROM (
+                SELECT * FROM receiptd.poll_slots WHERE (group_key, slot_id) > ($2, $3) ORDER BY group_key, slot_id LIMIT $4
+             ) s JOIN receiptd.watched_groups g USING (group_key) ORDER BY group_key, s.slot_id",
         );
-        let query = query.bind(self.app()).bind(after).bind(PAGE);
+        let query = query.bind(self.app()).bind(after.group_key).bind(after.slot_id).bind(PAGE);
         self.run("loading the schedule", SHORT, async |database| {
             let (mut rows, mut count, mut last) = (query.fetch(database), 0, None);
-            while let Some((slot, next_poll_at, last_polled_at, has_failed, is_polled)) = rows.try_next().await? {
+            while let Some((group_key, slot_id, next_poll_at, last_polled_at, has_failed, is_polled)) =
+                rows.try_next().await?
+            {
+                let slot = SlotKey { group_key, slot_id };
                 (count, last) = (count + 1, Some(slot));
                 if is_polled {
                     each(slot, StoredDue { next_poll_at, last_polled_at, has_failed });
@@ -68,14 +72,15 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn read_slots(&self, slots: &[SlotId]) -> Result<Vec<Slot>, StoreError> {
-        let rows = query(READ_SLOTS).bind(slots.to_vec());
+    pub async fn read_slots(&self, slots: &[SlotKey]) -> Result<Vec<Slot>, StoreError> {
+        let (groups, ids) = SlotKey::columns(slots);
+        let rows = query(READ_SLOTS).bind(groups).bind(ids);
         let read = self.run("reading the slots that are due", SHORT, async |database| {
             rows.fetch_all(database).await?.iter().map(slot).collect::<Result<Vec<_>, _>>()
         });
         let mut read = read.await?;
-        let order: std::collections::HashMap<SlotId, usize> = slots.iter().copied().zip(0..).collect();
-        read.sort_by_key(|slot| order.get(&slot.slot_id).copied());
+        let order: std::collections::HashMap<SlotKey, usize> = slots.iter().copied().zip(0..).collect();
+        read.sort_by_key(|slot| order.get(&slot.key).copied());
         Ok(read)
     }
 
@@ -86,12 +91,14 @@ impl Store {
     /// If the database fails.
     pub async fn merge_candidates(
         &self,
-        slots: &[SlotId],
+        slots: &[SlotKey],
         batch_size: usize,
-    ) -> Result<Vec<(SlotId, SlotId)>, StoreError> {
-        let pairs = query_as(
-            "SELECT s.slot_id, other.slot_id
-             FROM receiptd.poll_slots s
+    ) -> Result<Vec<(SlotKey, SlotKey)>, StoreError> {
+        let (groups, ids) = SlotKey::columns(slots);
+        let pairs = query_as::<(GroupKey, SlotId, SlotId)>(
+            "SELECT s.group_key, s.slot_id, other.slot_id
+             FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+             JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
              CROSS JOIN LATERAL (
                 SELECT count(*) AS messages FROM receiptd.watched_messages m
                 WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
@@ -105,23 +112,32 @@ impl Store {
                      ORDER BY slot_id LIMIT 1)
                 ) n
                 WHERE (SELECT count(*) FROM receiptd.watched_messages m
-                       WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $2
+                       WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $3
                 LIMIT 1
              ) other
-             WHERE s.slot_id = ANY ($1) AND s.failures = 0",
+             WHERE s.failures = 0",
         )
-        .bind(slots.to_vec())
+        .bind(groups)
+        .bind(ids)
         .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        self.run("looking for slots to merge", SHORT, async |database| pairs.fetch_all(database).await).await
+        let pairs =
+            self.run("looking for slots to merge", SHORT, async |database| pairs.fetch_all(database).await).await?;
+        let of = |(group_key, slot_id, other)| (SlotKey { group_key, slot_id }, SlotKey { group_key, slot_id: other });
+        Ok(pairs.into_iter().map(of).collect())
     }
+}
+
+/// Slots with their due times, as rows have them.
+pub(super) fn keyed(rows: Vec<(GroupKey, SlotId, Timestamp)>) -> Vec<(SlotKey, Timestamp)> {
+    let of = |(group_key, slot_id, due)| (SlotKey { group_key, slot_id }, due);
+    rows.into_iter().map(of).collect()
 }
 
 fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
     let last_polled_at: Option<Timestamp> = row.try_get("last_polled_at")?;
     let group_id: String = row.try_get("group_id")?;
     Ok(Slot {
-        slot_id: row.try_get("slot_id")?,
-        group_key: row.try_get::<GroupKey, _>("group_key")?,
+        key: SlotKey { group_key: row.try_get("group_key")?, slot_id: row.try_get("slot_id")? },
         group_id: group_id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         group_state: match row.try_get::<&str, _>("state")? {
             "active" => GroupState::Active,

@@ -9,12 +9,13 @@ use sqlx::PgConnection;
 
 use super::{
     Store, StoreError,
+    slots::keyed,
     statement::{query, query_as, query_scalar},
     transaction::{LONG, SHORT},
 };
 use crate::{
     domain::{MsgSeq, Timestamp},
-    slot::{Fill, Fresh, GroupKey, OpenSlot, SlotId},
+    slot::{Fill, Fresh, GroupKey, OpenSlot, SlotId, SlotKey},
 };
 
 /// So many messages get their slots in one transaction: a million at once must not hold one for long.
@@ -26,7 +27,7 @@ pub struct Slotted {
     /// How many messages got a slot.
     pub messages: usize,
     /// The slots that were made or brought forward, with their due times.
-    pub slots: Vec<(SlotId, Timestamp)>,
+    pub slots: Vec<(SlotKey, Timestamp)>,
     /// Whether there may be more to do at once.
     pub is_partial: bool,
     /// Groups whose new messages can't get their slots, since somebody else holds what that takes.
@@ -56,16 +57,16 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
-    pub async fn split_slot(&self, slot: SlotId, batch_size: usize) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
+    pub async fn split_slot(&self, slot: SlotKey, batch_size: usize) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
         let split = query_as(
             "WITH source AS (
                 SELECT s.* FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
-                WHERE s.slot_id = $1 FOR UPDATE OF s SKIP LOCKED FOR KEY SHARE OF g SKIP LOCKED
+                WHERE s.group_key = $1 AND s.slot_id = $2 FOR UPDATE OF s SKIP LOCKED FOR KEY SHARE OF g SKIP LOCKED
             ), free AS (
                 SELECT m.group_key, m.msg_seq FROM receiptd.watched_messages m JOIN source s USING (group_key, slot_id)
                 ORDER BY m.msg_seq FOR NO KEY UPDATE OF m SKIP LOCKED
             ), surplus AS (
-                SELECT group_key, msg_seq, ((row_number() OVER (ORDER BY msg_seq) - 1) / $2) AS part FROM free
+                SELECT group_key, msg_seq, ((row_number() OVER (ORDER BY msg_seq) - 1) / $3) AS part FROM free
             ), parts AS MATERIALIZED (
                 SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
                 FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
@@ -73,20 +74,22 @@ impl Store {
                 INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures, joins)
                 SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, s.joins
                 FROM source s CROSS JOIN parts p
-                RETURNING slot_id, next_poll_at
+                RETURNING group_key, slot_id, next_poll_at
             ), moved AS (
                 UPDATE receiptd.watched_messages m SET slot_id = p.slot_id
                 FROM surplus u JOIN parts p USING (part)
                 WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq
             )
-            SELECT slot_id, next_poll_at FROM made",
+            SELECT group_key, slot_id, next_poll_at FROM made",
         )
-        .bind(slot)
+        .bind(slot.group_key)
+        .bind(slot.slot_id)
         .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        self.run_fenced("splitting a slot that is larger than polling.batch_size", SHORT, async |database| {
-            split.fetch_all(database).await
-        })
-        .await
+        let split =
+            self.run_fenced("splitting a slot that is larger than polling.batch_size", SHORT, async |database| {
+                split.fetch_all(database).await
+            });
+        Ok(keyed(split.await?))
     }
 }
 
@@ -139,8 +142,8 @@ async fn lock_newest_slots(
     connection: &mut PgConnection,
     groups: &[GroupKey],
 ) -> Result<(HashMap<GroupKey, OpenSlot>, Vec<GroupKey>), sqlx::Error> {
-    let newest: Vec<SlotId> = query_scalar(
-        "SELECT s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
+    let newest: Vec<SlotKey> = query_as(
+        "SELECT group_key, s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
             SELECT coalesce(
                 (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key AND failures = 0 ORDER BY slot_id DESC LIMIT 1),
                 (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key ORDER BY slot_id DESC LIMIT 1)
@@ -150,20 +153,26 @@ async fn lock_newest_slots(
     .bind(groups.to_vec())
     .fetch_all(&mut *connection)
     .await?;
+    let (groups, ids) = SlotKey::columns(&newest);
     let locked: Vec<(GroupKey, SlotId, Option<Timestamp>)> = query_as(
-        "SELECT group_key, slot_id, last_polled_at FROM receiptd.poll_slots
-         WHERE slot_id = ANY ($1) ORDER BY slot_id FOR UPDATE SKIP LOCKED",
+        "SELECT group_key, slot_id, s.last_polled_at
+         FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+         JOIN receiptd.poll_slots s USING (group_key, slot_id) ORDER BY group_key, slot_id FOR UPDATE OF s SKIP LOCKED",
     )
-    .bind(&newest)
+    .bind(&groups)
+    .bind(&ids)
     .fetch_all(&mut *connection)
     .await?;
     // Statements of their own, so that they see what whoever held the locks has done.
-    let held =
-        query_scalar("SELECT group_key FROM receiptd.poll_slots WHERE slot_id = ANY ($1) AND slot_id <> ALL ($2)")
-            .bind(&newest)
-            .bind(locked.iter().map(|slot| slot.1).collect::<Vec<_>>())
-            .fetch_all(&mut *connection)
-            .await?;
+    let held = query_scalar(
+        "SELECT group_key FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+            JOIN receiptd.poll_slots USING (group_key, slot_id) WHERE slot_id <> ALL ($3)",
+    )
+    .bind(&groups)
+    .bind(&ids)
+    .bind(locked.iter().map(|slot| slot.1).collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
     let messages: HashMap<SlotId, i64> = query_as(
         "SELECT slot_id, count(*) FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
          JOIN receiptd.watched_messages m USING (group_key, slot_id) GROUP BY slot_id",
@@ -215,7 +224,7 @@ async fn lock_new_messages(
 async fn make_and_move_slots(
     connection: &mut PgConnection,
     fills: &[Fill],
-) -> Result<Vec<(SlotId, Timestamp)>, sqlx::Error> {
+) -> Result<Vec<(SlotKey, Timestamp)>, sqlx::Error> {
     let new = fills.iter().filter(|fill| fill.slot_id.is_none()).count();
     let mut new_ids: std::vec::IntoIter<SlotId> = query_scalar(
         "SELECT nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) FROM generate_series(1, $1)",
@@ -241,21 +250,23 @@ async fn make_and_move_slots(
     .await?
     .into_iter()
     .collect();
-    Ok(ids.into_iter().filter_map(|id| Some((id, *due.get(&id)?))).collect())
+    let key =
+        |(fill, slot_id): (&Fill, SlotId)| Some((SlotKey { group_key: fill.group_key, slot_id }, *due.get(&slot_id)?));
+    Ok(fills.iter().zip(ids).filter_map(key).collect())
 }
 
 /// Puts the messages, which are locked, into their slots.
 async fn place_messages(
     connection: &mut PgConnection,
     fills: &[Fill],
-    slots: &[(SlotId, Timestamp)],
+    slots: &[(SlotKey, Timestamp)],
 ) -> Result<(), sqlx::Error> {
     let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
     for (fill, (slot, _)) in fills.iter().zip(slots) {
         for seq in &fill.seqs {
             groups.push(fill.group_key);
             seqs.push(i64::from(seq.get()));
-            ids.push(*slot);
+            ids.push(slot.slot_id);
         }
     }
     query(

@@ -6,12 +6,13 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Store, StoreError,
     session::Session,
-    statement::{query, query_as, query_scalar},
+    slots::keyed,
+    statement::{query, query_as},
     transaction::{LONG, SHORT},
 };
 use crate::{
     domain::Timestamp,
-    slot::{GroupKey, Slot, SlotId},
+    slot::{GroupKey, Slot, SlotId, SlotKey},
 };
 
 /// So many slots of a changed group are read and moved at a time.
@@ -22,7 +23,7 @@ pub(super) const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30)
 
 /// Groups that are marked though their slots were moved, but for some that somebody held: at which version of the group that
 /// was, and which they are. Only these are moved when somebody lets go.
-pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotId>)>;
+pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotKey>)>;
 
 /// So many groups are offered for a probe at a time.
 const PROBES: i64 = 50;
@@ -37,7 +38,7 @@ impl Store {
         &self,
         left: &mut LeftBehind,
         due: impl Fn(&Slot) -> Option<Timestamp> + Send + Sync,
-    ) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
+    ) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
         const DOING: &str = "rescheduling groups that have changed";
         let (changed, mut slots) =
             self.run(DOING, SHORT, async |database| changed_groups(database, self.app()).await).await?;
@@ -45,19 +46,19 @@ impl Store {
         if changed.is_empty() {
             return Ok(vec![]);
         }
-        slots.retain(|(group_key, slot)| left.get(group_key).is_none_or(|(_, slots)| slots.contains(slot)));
+        slots.retain(|slot| left.get(&slot.group_key).is_none_or(|(_, slots)| slots.contains(slot)));
         let mut found: LeftBehind =
             changed.into_iter().map(|(group_key, version)| (group_key, (version, HashSet::new()))).collect();
         let mut moved = Vec::new();
         for chunk in slots.chunks(CHUNK) {
-            let chunk: Vec<SlotId> = chunk.iter().map(|(_, slot)| *slot).collect();
-            let slots = self.read_slots(&chunk).await?;
-            let due: HashMap<SlotId, Timestamp> =
-                slots.iter().filter_map(|slot| Some((slot.slot_id, due(slot)?))).collect();
-            let free: HashMap<SlotId, Timestamp> = self.move_slots(&due).await?.into_iter().collect();
-            for slot in slots.iter().filter(|slot| due.contains_key(&slot.slot_id) && !free.contains_key(&slot.slot_id))
+            let slots = self.read_slots(chunk).await?;
+            let due: HashMap<SlotKey, Timestamp> =
+                slots.iter().filter_map(|slot| Some((slot.key, due(slot)?))).collect();
+            let free: HashMap<SlotKey, Timestamp> = self.move_slots(&due).await?.into_iter().collect();
+            for slot in
+                slots.iter().map(|slot| slot.key).filter(|slot| due.contains_key(slot) && !free.contains_key(slot))
             {
-                found.entry(slot.group_key).and_modify(|(_, slots)| _ = slots.insert(slot.slot_id));
+                found.entry(slot.group_key).and_modify(|(_, slots)| _ = slots.insert(slot));
             }
             moved.extend(free);
         }
@@ -112,33 +113,36 @@ impl Store {
     }
 
     /// Moves the slots that nobody else holds. Returns these.
-    async fn move_slots(&self, due: &HashMap<SlotId, Timestamp>) -> Result<Vec<(SlotId, Timestamp)>, StoreError> {
-        let (slots, due): (Vec<SlotId>, Vec<Timestamp>) = due.iter().map(|(slot, due)| (*slot, *due)).unzip();
-        let moved = query_as(
+    async fn move_slots(&self, due: &HashMap<SlotKey, Timestamp>) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
+        let (slots, due): (Vec<SlotKey>, Vec<Timestamp>) = due.iter().map(|(slot, due)| (*slot, *due)).unzip();
+        let (groups, slots) = SlotKey::columns(&slots);
+        let moved = query_as::<(GroupKey, SlotId, Timestamp)>(
             "WITH locked AS (
                 SELECT s.group_key, s.slot_id, u.due
                 FROM receiptd.poll_slots s
-                JOIN unnest($1::bigint[], $2::timestamptz[]) AS u (slot_id, due) USING (slot_id)
-                ORDER BY s.slot_id FOR UPDATE OF s SKIP LOCKED
+                JOIN unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS u (group_key, slot_id, due)
+                    USING (group_key, slot_id)
+                ORDER BY s.group_key, s.slot_id FOR UPDATE OF s SKIP LOCKED
             )
             UPDATE receiptd.poll_slots s SET next_poll_at = l.due FROM locked l
             WHERE s.group_key = l.group_key AND s.slot_id = l.slot_id
-            RETURNING s.slot_id, s.next_poll_at",
+            RETURNING s.group_key, s.slot_id, s.next_poll_at",
         )
+        .bind(groups)
         .bind(slots)
         .bind(due);
-        self.run_fenced("moving the slots of groups that have changed", SHORT, async |database| {
+        let moved = self.run_fenced("moving the slots of groups that have changed", SHORT, async |database| {
             moved.fetch_all(database).await
-        })
-        .await
+        });
+        Ok(keyed(moved.await?))
     }
 
     /// One slot of each quarantined group whose time for a probe has come, of those first for which it came first.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Vec<SlotId>, StoreError> {
-        let slots = query_scalar(
+    pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Vec<SlotKey>, StoreError> {
+        let slots = query_as(
             "WITH due AS (
                 SELECT group_key FROM receiptd.watched_groups
                 WHERE sdk_app_id = $1 AND state = 'quarantined'
@@ -149,7 +153,7 @@ impl Store {
                 UPDATE receiptd.watched_groups g SET probe_at = $2 + $3 FROM due WHERE g.group_key = due.group_key
                 RETURNING g.group_key
             )
-            SELECT s.slot_id FROM claimed CROSS JOIN LATERAL (
+            SELECT group_key, s.slot_id FROM claimed CROSS JOIN LATERAL (
                 SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = claimed.group_key
                 ORDER BY slot_id DESC LIMIT 1
             ) s",
@@ -169,7 +173,7 @@ impl Store {
 async fn changed_groups(
     connection: &mut Session,
     app: i64,
-) -> Result<(HashMap<GroupKey, i64>, Vec<(GroupKey, SlotId)>), sqlx::Error> {
+) -> Result<(HashMap<GroupKey, i64>, Vec<SlotKey>), sqlx::Error> {
     let changed: Vec<(GroupKey, i64)> = query_as(
         "SELECT group_key, xmin::text::bigint FROM receiptd.watched_groups WHERE reschedule AND sdk_app_id = $1",
     )

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use receiptd::{
     cadence::{Cadence, Cadences, Tier},
     domain::Counts,
-    slot::SlotId,
+    slot::SlotKey,
     store::Store,
 };
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
@@ -372,19 +372,19 @@ async fn the_schedule_is_read_in_pages_that_leave_nothing_out() {
     )
     .await;
     let store = Store::new(&rig.settings.database_url, 3, app()).unwrap();
-    let (mut read, mut pages, mut after) = (vec![], vec![], Some(SlotId::MIN));
+    let (mut read, mut pages, mut after) = (vec![], vec![], Some(SlotKey::MIN));
     while let Some(last) = after {
         let before = read.len();
         after = store.load_schedule(last, |slot, _| read.push(slot)).await.unwrap();
         pages.push(read.len() - before);
     }
-    let expected: Vec<SlotId> = sqlx::query_scalar(
-        "SELECT slot_id FROM receiptd.poll_slots NATURAL JOIN receiptd.watched_groups
-         WHERE sdk_app_id = 1400000000 ORDER BY slot_id",
+    let expected: Vec<SlotKey> = sqlx::query_as(
+        "SELECT group_key, slot_id FROM receiptd.poll_slots NATURAL JOIN receiptd.watched_groups
+         WHERE sdk_app_id = 1400000000 ORDER BY group_key, slot_id",
     )
     .fetch_all(&rig.pool)
     .await
     .unwrap();
     assert_eq!(read, expected);
-    assert_eq!(pages, [5_000, 5_000, 1_000], "of another app there are as many");
+    assert_eq!(pages, [10_000, 1_000, 0], "of another app there are as many");
 }

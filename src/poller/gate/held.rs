@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     chat::{Class, Failure},
-    slot::{GroupKey, SlotId},
+    slot::{GroupKey, SlotKey},
 };
 
 /// A refused group is asked again after this time, doubled for each refusal …
@@ -56,7 +56,7 @@ pub(super) struct HeldGroups {
     /// Groups of which all messages of a slot were refused one by one, and others answered since: when.
     in_part: HashMap<GroupKey, Instant>,
     /// Groups that were answered, each once, the latest last.
-    witnesses: VecDeque<(GroupKey, SlotId)>,
+    witnesses: VecDeque<SlotKey>,
     /// When the latest attempt was sent that was answered.
     answered: Option<Instant>,
     /// When the latest attempt was sent with which the app was accepted.
@@ -64,7 +64,8 @@ pub(super) struct HeldGroups {
 }
 
 impl HeldGroups {
-    pub(super) fn answered(&mut self, group: GroupKey, slot: SlotId, sent: Instant) {
+    pub(super) fn answered(&mut self, slot: SlotKey, sent: Instant) {
+        let group = slot.group_key;
         self.answered = self.answered.max(Some(sent));
         self.app_accepted(sent);
         if let Some(held) = self.held.get(&group).filter(|held| sent >= held.refused_at) {
@@ -73,8 +74,8 @@ impl HeldGroups {
             }
             self.forget(group);
         }
-        self.witnesses.retain(|(other, _)| *other != group);
-        self.witnesses.push_back((group, slot));
+        self.witnesses.retain(|other| other.group_key != group);
+        self.witnesses.push_back(slot);
         if self.witnesses.len() > MAX_WITNESSES {
             self.witnesses.pop_front();
         }
@@ -100,7 +101,7 @@ impl HeldGroups {
         if self.held.len() >= MAX_HELD && before.is_none() {
             return None;
         }
-        self.witnesses.retain(|(other, _)| *other != group);
+        self.witnesses.retain(|other| other.group_key != group);
         let refusals = before.as_ref().map_or(1, |before| before.refusals.saturating_add(1));
         let is_convicted = before.as_ref().is_some_and(|before| before.is_convicted);
         let again_at = now + pause(refusals, is_convicted);
@@ -151,8 +152,8 @@ impl HeldGroups {
         self.held.contains_key(&group)
     }
 
-    pub(super) fn take_witness(&mut self) -> Option<SlotId> {
-        self.witnesses.pop_back().map(|(_, slot)| slot)
+    pub(super) fn take_witness(&mut self) -> Option<SlotKey> {
+        self.witnesses.pop_back()
     }
 
     pub(super) fn forget(&mut self, group: GroupKey) {

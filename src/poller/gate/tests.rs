@@ -4,6 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn slot_of(group_key: GroupKey) -> SlotKey {
+    SlotKey { group_key, slot_id: group_key.into() }
+}
+
 fn failure(code: i64) -> Failure {
     Failure { class: Class::of_code(code), code: Some(code), info: "no".into() }
 }
@@ -40,7 +44,7 @@ impl App {
             let group = match admission {
                 Admission::Open => self.a_group_to_ask(),
                 Admission::Probe => {
-                    let witness = self.gate.take_witness().and_then(|slot| GroupKey::try_from(slot).ok());
+                    let witness = self.gate.take_witness().map(|slot| slot.group_key);
                     witness.or_else(|| self.a_group_to_ask())
                 }
                 Admission::Closed(_) => None,
@@ -73,7 +77,7 @@ impl App {
                     self.quarantined.insert(group);
                 }
             }
-            None => _ = self.gate.answered(group, group.into(), sent, self.now),
+            None => _ = self.gate.answered(slot_of(group), sent, self.now),
         }
     }
 
@@ -191,7 +195,7 @@ fn a_group_that_answers_for_some_messages_is_not_to_blame_for_the_others() {
     let at = |seconds| start + secs(seconds);
     let mut gate = Gate::default();
     assert_eq!(gate.refused(1, &failure(10004), at(0.0), at(0.1)), Blame::Unknown);
-    gate.answered(1, 7, at(10.0), at(10.1));
+    gate.answered(slot_of(1), at(10.0), at(10.1));
     assert_eq!(gate.take_freed(), [1]);
     assert_eq!(gate.refused(1, &failure(10004), at(11.0), at(11.1)), Blame::Messages);
     assert_eq!(gate.place(1, at(12.0)), Place::Free);
@@ -207,9 +211,9 @@ fn calls_under_way_tell_no_more_than_the_first_of_them() {
         assert_eq!(blame, Blame::Unknown, "no witness has been asked yet");
     }
     assert_eq!(gate.admit(at(1.2)), Admission::Probe, "and the first is asked at once");
-    assert!(!gate.answered(300, 300, at(0.9), at(1.2)), "what was sent before the refusal was known is no witness");
+    assert!(!gate.answered(slot_of(300), at(0.9), at(1.2)), "what was sent before the refusal was known is no witness");
     assert!(gate.is_closed());
-    gate.answered(300, 300, at(1.21), at(1.25));
+    gate.answered(slot_of(300), at(1.21), at(1.25));
     assert_eq!(gate.admit(at(1.3)), Admission::Open);
 }
 

@@ -81,7 +81,7 @@ impl World {
         let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
         let has_turn = std::mem::take(&mut poll.has_turn);
-        if (poll.pass == Pass::None && !polling.gate.may_call(poll.slot.group_key)) || !is_trusted {
+        if (poll.pass == Pass::None && !polling.gate.may_call(poll.slot.key.group_key)) || !is_trusted {
             poll.asking.stop();
             polling.pacer.failed(&grant, instant);
             if has_turn {
@@ -123,7 +123,7 @@ impl World {
             polling.pacer.written(grant, instant);
         }
         poll.sent = instant;
-        let (group, batch) = (poll.slot.group_key, poll.asking.batch().unwrap_or_default().to_vec());
+        let (group, batch) = (poll.slot.key.group_key, poll.asking.batch().unwrap_or_default().to_vec());
         polling.under_way.insert(attempt, (id, now, wall));
         self.send(daemon, attempt, group, batch);
     }
@@ -146,9 +146,9 @@ impl World {
             Some(_) => polling.pacer.answered(&grant, instant),
             None => polling.pacer.failed(&grant, instant),
         }
-        polling.outcomes.note(poll.slot.slot_id, attempt.class(), instant);
+        polling.outcomes.note(poll.slot.key.slot_id, attempt.class(), instant);
         if is_answered(attempt.class()) {
-            polling.gate.answered(poll.slot.group_key, poll.slot.slot_id, poll.sent, instant);
+            polling.gate.answered(poll.slot.key, poll.sent, instant);
         }
         let (gate, sent) = (&mut polling.gate, poll.sent);
         let next = poll.asking.heard(attempt, || gate.signature_refused(sent, instant) != Signature::IsHopeless);

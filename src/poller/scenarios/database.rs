@@ -9,7 +9,7 @@ use crate::{
     domain::{MsgSeq, Receipt, Timestamp},
     lease::{LeaseRow, TTL},
     recording::{Closed, GroupChange, MessageChange, Part, Recording},
-    slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotMessage, StoredDue, pack},
+    slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
     store::{Committed, Made},
 };
 
@@ -23,7 +23,7 @@ const PAGE: usize = 2;
 pub(super) struct Message {
     pub sent_at: Timestamp,
     pub is_active: bool,
-    pub slot_id: Option<SlotId>,
+    pub slot_id: Option<SlotKey>,
     receipt: Option<Receipt>,
     is_known: bool,
     known_until: Option<Timestamp>,
@@ -34,7 +34,6 @@ pub(super) struct Message {
 
 #[derive(Debug, Clone)]
 struct SlotRow {
-    group_key: GroupKey,
     next_poll_at: Timestamp,
     last_polled_at: Option<Timestamp>,
     quiet_polls: i32,
@@ -67,7 +66,7 @@ pub(super) struct Database {
     pub clock_offset: i64,
     pub lease: Option<LeaseRow>,
     pub messages: BTreeMap<(GroupKey, MsgSeq), Message>,
-    slots: BTreeMap<SlotId, SlotRow>,
+    slots: BTreeMap<SlotKey, SlotRow>,
     quarantined: BTreeMap<GroupKey, Quarantine>,
     /// Groups whose slots are to be scheduled anew, since they left quarantine.
     changed: BTreeSet<GroupKey>,
@@ -139,19 +138,20 @@ impl Database {
     }
 
     /// A page of the schedule, and after which slot the next one begins.
-    pub fn load(&self, after: SlotId) -> (Vec<(SlotId, StoredDue)>, Option<SlotId>) {
+    pub fn load(&self, after: SlotKey) -> (Vec<(SlotKey, StoredDue)>, Option<SlotKey>) {
         let stored = |slot: &SlotRow| StoredDue {
             next_poll_at: slot.next_poll_at,
             last_polled_at: slot.last_polled_at,
             has_failed: slot.failures > 0,
         };
-        let page: Vec<_> = self.slots.range(after + 1..).take(PAGE).map(|(id, slot)| (*id, stored(slot))).collect();
+        let page: Vec<_> =
+            self.slots.iter().filter(|(id, _)| **id > after).take(PAGE).map(|(id, slot)| (*id, stored(slot))).collect();
         let next = page.last().filter(|_| page.len() == PAGE).map(|(id, _)| *id);
         (page, next)
     }
 
-    pub fn read(&self, slots: &[SlotId]) -> Vec<Slot> {
-        let slot = |id: &SlotId| {
+    pub fn read(&self, slots: &[SlotKey]) -> Vec<Slot> {
+        let slot = |id: &SlotKey| {
             let row = self.slots.get(id)?;
             let held = self.messages.iter().filter(|(_, message)| message.slot_id == Some(*id));
             let messages = held.map(|(key, message)| SlotMessage {
@@ -164,10 +164,9 @@ impl Database {
                 refused_since: message.refused_since,
             });
             Some(Slot {
-                slot_id: *id,
-                group_key: row.group_key,
-                group_id: format!("group-{}", row.group_key).parse().unwrap(),
-                group_state: match self.quarantined.contains_key(&row.group_key) {
+                key: *id,
+                group_id: format!("group-{}", id.group_key).parse().unwrap(),
+                group_state: match self.quarantined.contains_key(&id.group_key) {
                     true => GroupState::Quarantined,
                     false => GroupState::Active,
                 },
@@ -185,20 +184,25 @@ impl Database {
     }
 
     /// Another slot of the same group whose messages fit into one call with those of this one.
-    pub fn merge_candidate(&self, slot: &Slot, batch_size: usize) -> Option<SlotId> {
+    pub fn merge_candidate(&self, slot: &Slot, batch_size: usize) -> Option<SlotKey> {
         let held = |id| self.messages.values().filter(|message| message.slot_id == Some(id)).count();
         if slot.failures > 0 {
             return None;
         }
-        let is_of_group = |(id, row): &(&SlotId, &SlotRow)| {
-            row.group_key == slot.group_key && **id != slot.slot_id && row.failures == 0
+        let is_of_group = |(id, row): &(&SlotKey, &SlotRow)| {
+            id.group_key == slot.key.group_key && **id != slot.key && row.failures == 0
         };
         let mut others = self.slots.iter().filter(is_of_group).map(|(id, _)| *id);
         others.find(|id| held(*id) + slot.messages.len() <= batch_size)
     }
 
     /// Gives new messages a slot, by the wall clock of whoever asks for it.
-    pub fn slot_new_messages(&mut self, batch: usize, cadences: &Cadences, now: Timestamp) -> Vec<(SlotId, Timestamp)> {
+    pub fn slot_new_messages(
+        &mut self,
+        batch: usize,
+        cadences: &Cadences,
+        now: Timestamp,
+    ) -> Vec<(SlotKey, Timestamp)> {
         let is_fresh = |message: &Message| message.is_active && message.slot_id.is_none();
         let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
         let fresh: Vec<Fresh> = fresh
@@ -207,22 +211,22 @@ impl Database {
                 Fresh { group_key: key.0, cadence: None, seq: key.1, sent_at, added_at }
             })
             .collect();
-        let open = |(id, row): (&SlotId, &SlotRow)| {
+        let open = |(id, row): (&SlotKey, &SlotRow)| {
             let messages = self.messages.values().filter(|message| message.slot_id == Some(*id)).count();
-            (row.group_key, OpenSlot { slot_id: *id, messages, last_polled_at: row.last_polled_at })
+            (id.group_key, OpenSlot { slot_id: id.slot_id, messages, last_polled_at: row.last_polled_at })
         };
         // The newest of each group; those that fail count only where there is no other.
         let (failing, well): (Vec<_>, Vec<_>) = self.slots.iter().partition(|(_, row)| row.failures > 0);
         let open: HashMap<GroupKey, OpenSlot> = failing.into_iter().chain(well).map(open).collect();
         let mut slots = Vec::new();
         for fill in pack(&fresh, &open, batch, cadences, now) {
-            let id = fill.slot_id.unwrap_or_else(|| {
+            let slot_id = fill.slot_id.unwrap_or_else(|| {
                 self.last_slot += 1;
                 self.last_slot
             });
             let (group_key, next_poll_at) = (fill.group_key, fill.due);
+            let id = SlotKey { group_key, slot_id };
             let row = self.slots.entry(id).and_modify(|row| row.joins += 1).or_insert(SlotRow {
-                group_key,
                 next_poll_at,
                 last_polled_at: None,
                 quiet_polls: 0,
@@ -244,14 +248,14 @@ impl Database {
 
     /// As `store::upkeep` has it: the slots of groups that have changed, which are due at once, and a slot of each group whose
     /// time for a probe has come.
-    pub fn changed_and_to_probe(&mut self, now: Timestamp) -> (Vec<(SlotId, Timestamp)>, Vec<SlotId>) {
+    pub fn changed_and_to_probe(&mut self, now: Timestamp) -> (Vec<(SlotKey, Timestamp)>, Vec<SlotKey>) {
         let changed = std::mem::take(&mut self.changed);
-        let due = self.slots.iter().filter(|(_, row)| changed.contains(&row.group_key)).map(|(id, _)| (*id, now));
+        let due = self.slots.iter().filter(|(id, _)| changed.contains(&id.group_key)).map(|(id, _)| (*id, now));
         let mut probes = Vec::new();
         for (group, quarantine) in &mut self.quarantined {
             if quarantine.probe_at.is_some_and(|at| at <= now) {
                 quarantine.probe_at = Some(now + PROBE_CLAIM);
-                probes.extend(self.slots.iter().rev().find(|(_, row)| row.group_key == *group).map(|(id, _)| *id));
+                probes.extend(self.slots.iter().rev().find(|(id, _)| id.group_key == *group).map(|(id, _)| *id));
             }
         }
         (due.collect(), probes)
@@ -267,14 +271,14 @@ impl Database {
                 self.write(recording);
             }
             if !recording.parts.is_empty() {
-                let of_group = self.slots.iter().filter(|(_, row)| row.group_key == recording.group_key);
+                let of_group = self.slots.iter().filter(|(id, _)| id.group_key == recording.slot.group_key);
                 committed.extend(of_group.map(|(slot, row)| {
-                    let (slot_id, next_poll_at, fails) = (*slot, row.next_poll_at, row.failures > 0);
-                    Committed::Made(Made { slot_id, next_poll_at, fails })
+                    let (slot, next_poll_at, fails) = (*slot, row.next_poll_at, row.failures > 0);
+                    Committed::Made(Made { slot, next_poll_at, fails })
                 }));
             }
             let absorbed = recording.absorbs.map(|(slot, _)| slot);
-            for slot in std::iter::once(recording.slot_id).chain(absorbed) {
+            for slot in std::iter::once(recording.slot).chain(absorbed) {
                 committed.push(match self.slots.get(&slot) {
                     Some(row) => Committed::Due(slot, row.next_poll_at),
                     None => Committed::Gone(slot),
@@ -285,18 +289,18 @@ impl Database {
     }
 
     fn write(&mut self, recording: &Recording) {
-        let joins_of = |slots: &BTreeMap<SlotId, SlotRow>, slot| slots.get(&slot).map(|row: &SlotRow| row.joins);
-        let mut joined = joins_of(&self.slots, recording.slot_id).is_some_and(|joins| joins != recording.joins);
+        let joins_of = |slots: &BTreeMap<SlotKey, SlotRow>, slot| slots.get(&slot).map(|row: &SlotRow| row.joins);
+        let mut joined = joins_of(&self.slots, recording.slot).is_some_and(|joins| joins != recording.joins);
         if let Some((other, read)) = recording.absorbs {
             joined |= joins_of(&self.slots, other).is_some_and(|joins| joins != read);
-            if self.slots.contains_key(&recording.slot_id) && self.slots.remove(&other).is_some() {
+            if self.slots.contains_key(&recording.slot) && self.slots.remove(&other).is_some() {
                 let moving = self.messages.values_mut().filter(|message| message.slot_id == Some(other));
-                moving.for_each(|message| message.slot_id = Some(recording.slot_id));
+                moving.for_each(|message| message.slot_id = Some(recording.slot));
             }
         }
         for snapshot in &recording.snapshots {
             let row = (snapshot.polled_at, snapshot.receipt);
-            let key = (recording.group_key, snapshot.seq);
+            let key = (recording.slot.group_key, snapshot.seq);
             let before = self.latest.insert(key, row);
             if before.is_some_and(|before| before.0 >= row.0 || before.1 == row.1) {
                 self.odd = Some(format!("a snapshot of {key:?} says {row:?} after {before:?}"));
@@ -306,46 +310,46 @@ impl Database {
         recording.parts.iter().for_each(|part| self.part(recording, part));
         match &recording.group {
             Some(GroupChange::Quarantine { probe_at, .. }) => {
-                self.quarantined.insert(recording.group_key, Quarantine { probe_at: *probe_at });
+                self.quarantined.insert(recording.slot.group_key, Quarantine { probe_at: *probe_at });
             }
-            Some(GroupChange::Release) if self.quarantined.remove(&recording.group_key).is_some() => {
-                self.changed.insert(recording.group_key);
+            Some(GroupChange::Release) if self.quarantined.remove(&recording.slot.group_key).is_some() => {
+                self.changed.insert(recording.slot.group_key);
             }
             _ => {}
         }
-        if let Some(row) = self.slots.get_mut(&recording.slot_id) {
+        if let Some(row) = self.slots.get_mut(&recording.slot) {
             let due = recording.next_poll_at;
             row.next_poll_at = if joined { due.min(recording.join_due) } else { due };
             row.last_polled_at = recording.last_polled_at;
             (row.quiet_polls, row.failures) = (recording.quiet_polls, recording.failures);
         }
-        let is_empty = !self.messages.values().any(|message| message.slot_id == Some(recording.slot_id));
+        let is_empty = !self.messages.values().any(|message| message.slot_id == Some(recording.slot));
         if recording.is_empty && is_empty {
-            self.slots.remove(&recording.slot_id);
+            self.slots.remove(&recording.slot);
         }
     }
 
     fn part(&mut self, recording: &Recording, part: &Part) {
         self.last_slot += 1;
         let row = SlotRow {
-            group_key: recording.group_key,
             next_poll_at: part.next_poll_at,
             last_polled_at: part.last_polled_at,
             quiet_polls: 0,
             failures: part.failures,
             joins: 0,
         };
-        self.slots.insert(self.last_slot, row);
+        let made = SlotKey { slot_id: self.last_slot, ..recording.slot };
+        self.slots.insert(made, row);
         for seq in &part.seqs {
-            let message = self.messages.get_mut(&(recording.group_key, *seq));
-            let here = message.filter(|message| message.slot_id == Some(recording.slot_id));
-            here.into_iter().for_each(|message| message.slot_id = Some(self.last_slot));
+            let message = self.messages.get_mut(&(recording.slot.group_key, *seq));
+            let here = message.filter(|message| message.slot_id == Some(recording.slot));
+            here.into_iter().for_each(|message| message.slot_id = Some(made));
         }
     }
 
     fn write_message(&mut self, recording: &Recording, change: &MessageChange) {
-        let Some(message) = self.messages.get_mut(&(recording.group_key, change.seq)) else { return };
-        let is_here = message.slot_id == Some(recording.slot_id);
+        let Some(message) = self.messages.get_mut(&(recording.slot.group_key, change.seq)) else { return };
+        let is_here = message.slot_id == Some(recording.slot);
         let elsewhere = change.known_until.or(change.polled_at).or(message.known_until);
         message.known_until = if is_here { change.known_until } else { elsewhere };
         message.receipt = change.receipt;

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     lease::LeaseRow,
-    slot::{Slot, SlotId, StoredDue},
+    slot::{Slot, SlotKey, StoredDue},
     store::Committed,
 };
 
@@ -20,8 +20,8 @@ pub(super) enum Request {
     Take(Option<LeaseRow>),
     Renew,
     Release,
-    Load(SlotId),
-    Read(Vec<SlotId>, bool),
+    Load(SlotKey),
+    Read(Vec<SlotKey>, bool),
     Slot,
     Flush(Vec<Kept>, bool),
 }
@@ -29,9 +29,9 @@ pub(super) enum Request {
 /// What the slotter has found.
 #[derive(Debug, Clone)]
 pub(super) struct Slotted {
-    pub changed: Vec<(SlotId, Timestamp)>,
-    pub probes: Vec<SlotId>,
-    pub joined: Vec<(SlotId, Timestamp)>,
+    pub changed: Vec<(SlotKey, Timestamp)>,
+    pub probes: Vec<SlotKey>,
+    pub joined: Vec<(SlotKey, Timestamp)>,
 }
 
 /// What the database says to it.
@@ -41,7 +41,7 @@ pub(super) enum Reply {
     Taken(Option<i64>),
     IsHeld(bool),
     Released,
-    Schedule(Vec<(SlotId, StoredDue)>, Option<SlotId>),
+    Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
     Slotted(Slotted),
     Slots(Vec<Slot>),
     Committed(Vec<Committed>),

@@ -31,7 +31,7 @@ use crate::{
         starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, WITNESSES},
     },
     recording::{KeepSnapshots, PollEnd, Recording},
-    slot::{GroupKey, GroupState, Slot, SlotId, StoredDue},
+    slot::{GroupKey, GroupState, Slot, SlotKey, StoredDue},
 };
 
 /// The most polls at a time.
@@ -45,8 +45,8 @@ pub(super) struct Polling {
     pub limit: BatchLimit,
     pub schedule: Schedule,
     /// Slots with which quarantined groups may be tried, and those of them that are read just now.
-    probes: BTreeSet<SlotId>,
-    claimed_probes: Vec<SlotId>,
+    probes: BTreeSet<SlotKey>,
+    claimed_probes: Vec<SlotKey>,
     pub polls: BTreeMap<u64, Polled>,
     /// Polls that wait for a permit, in order.
     pub waiting: VecDeque<u64>,
@@ -54,11 +54,11 @@ pub(super) struct Polling {
     pub under_way: BTreeMap<u64, (u64, Micros, Timestamp)>,
     last_id: u64,
     is_reading: bool,
-    unsure_after: Option<SlotId>,
+    unsure_after: Option<SlotKey>,
     /// A page of the schedule was read in this turn.
     has_paged: bool,
     wakes_at: Option<Micros>,
-    put_off: HashMap<GroupKey, HashSet<SlotId>>,
+    put_off: HashMap<GroupKey, HashSet<SlotKey>>,
     looks_ahead: bool,
     pub turn_at: Option<Micros>,
 }
@@ -94,7 +94,7 @@ impl Polling {
             under_way: BTreeMap::new(),
             last_id: 0,
             is_reading: false,
-            unsure_after: Some(SlotId::MIN),
+            unsure_after: Some(SlotKey::MIN),
             has_paged: false,
             wakes_at: None,
             put_off: HashMap::new(),
@@ -111,18 +111,18 @@ impl Polling {
     /// Mirrors `Poller::put_off`.
     fn puts_off(&mut self, slot: &Slot, until: Instant, now: Now) {
         let wait = TimeDelta::from_std(until.saturating_duration_since(now.monotonic)).unwrap_or_default();
-        for id in std::iter::once(slot.slot_id).chain(slot.absorbs.map(|(other, _)| other)) {
+        for id in std::iter::once(slot.key).chain(slot.absorbs.map(|(other, _)| other)) {
             if wait.is_zero() {
                 self.schedule.give_back(id, now);
             } else {
-                self.put_off.entry(slot.group_key).or_default().insert(id);
+                self.put_off.entry(slot.key.group_key).or_default().insert(id);
                 self.schedule.release(id, slot.next_poll_at.max(now.time + wait), now);
             }
         }
     }
 
     /// Mirrors `Poller::claim`.
-    fn claim(&mut self, room: usize, now: Now) -> Vec<SlotId> {
+    fn claim(&mut self, room: usize, now: Now) -> Vec<SlotKey> {
         self.claimed_probes.clear();
         while self.claimed_probes.len() < room.div_ceil(2)
             && let Some(slot) = self.probes.pop_first()
@@ -161,10 +161,10 @@ impl World {
     /// Mirrors `Poller::load_page`.
     pub fn loads(&mut self, daemon: usize) {
         let after = self.daemons[daemon].term.as_ref().and_then(|term| term.polling.unsure_after);
-        self.request(daemon, Request::Load(after.unwrap_or(SlotId::MIN)));
+        self.request(daemon, Request::Load(after.unwrap_or(SlotKey::MIN)));
     }
 
-    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotId, StoredDue)>, next: Option<SlotId>) {
+    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotKey, StoredDue)>, next: Option<SlotKey>) {
         let now = self.clocks(daemon);
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
         let polling = &mut term.polling;
@@ -209,7 +209,7 @@ impl World {
                 self.wake_in(daemon, Duration::ZERO);
             }
         } else {
-            self.polling(daemon).unsure_after = Some(SlotId::MIN);
+            self.polling(daemon).unsure_after = Some(SlotKey::MIN);
             self.wake_in(daemon, Duration::ZERO);
         }
     }
@@ -278,7 +278,7 @@ impl World {
         self.request(daemon, Request::Read(claimed, is_probe));
     }
 
-    pub fn has_read(&mut self, daemon: usize, mut claimed: Vec<SlotId>, is_probe: bool, reply: Reply) {
+    pub fn has_read(&mut self, daemon: usize, mut claimed: Vec<SlotKey>, is_probe: bool, reply: Reply) {
         let clocks = self.clocks(daemon);
         let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
         let polling = self.polling(daemon);
@@ -295,25 +295,25 @@ impl World {
             }
             return self.wake_in(daemon, READ_AGAIN);
         };
-        let mut missing: HashSet<SlotId> = claimed.into_iter().collect();
+        let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
         for slot in slots {
-            missing.remove(&slot.slot_id);
+            missing.remove(&slot.key);
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
             let polling = self.polling(daemon);
-            let is_tried = !is_probe && polling.claimed_probes.contains(&slot.slot_id);
+            let is_tried = !is_probe && polling.claimed_probes.contains(&slot.key);
             if slot.group_state == GroupState::Quarantined {
-                polling.gate.is_quarantined(slot.group_key);
+                polling.gate.is_quarantined(slot.key.group_key);
             }
             if slot.group_state != GroupState::Active && !is_tried {
                 slot.absorbs.into_iter().for_each(|(other, _)| polling.schedule.forget(other));
-                polling.schedule.forget(slot.slot_id);
+                polling.schedule.forget(slot.key);
                 continue;
             }
             let place = match is_probe && calling > 0 {
                 true => Place::Until(clocks.monotonic),
                 false if is_tried => Place::Free,
-                false => polling.gate.place(slot.group_key, clocks.monotonic),
+                false => polling.gate.place(slot.key.group_key, clocks.monotonic),
             };
             if let Place::Until(until) = place {
                 polling.puts_off(&slot, until, clocks);
@@ -321,7 +321,7 @@ impl World {
             }
             calling += usize::from(!slot.messages.is_empty());
             let pass = if is_probe || place == Place::OnTrial { Pass::Trial } else { Pass::None };
-            let others = polling.outcomes.of_others(slot.slot_id, clocks.monotonic);
+            let others = polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic);
             let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
             let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
             let (grant, refusal, sent) = (None, None, clocks.monotonic);
@@ -344,13 +344,13 @@ impl World {
     }
 
     /// Mirrors `poller::contents`. `None` if the database fails meanwhile.
-    fn merges(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotId>) -> Option<Vec<Slot>> {
+    fn merges(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Option<Vec<Slot>> {
         let (batch_size, clocks) = (self.plan.batch_size, self.clocks(daemon));
         let is_thin =
             |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2 && slot.failures == 0;
-        let thin: Vec<SlotId> = slots.iter().filter(is_thin).map(|slot| slot.slot_id).collect();
+        let thin: Vec<SlotKey> = slots.iter().filter(is_thin).map(|slot| slot.key).collect();
         for id in thin {
-            let free = |slots: &[Slot], id| slots.iter().position(|slot| slot.slot_id == id && slot.absorbs.is_none());
+            let free = |slots: &[Slot], id| slots.iter().position(|slot| slot.key == id && slot.absorbs.is_none());
             let Some(at) = free(&slots, id) else { continue };
             let Some(other) = self.database.merge_candidate(&slots[at], batch_size) else { continue };
             let absorbed = if let Some(at) = free(&slots, other) {
@@ -365,11 +365,11 @@ impl World {
                 None
             };
             let Some(absorbed) = absorbed else { continue };
-            match slots.iter_mut().find(|slot| slot.slot_id == id) {
+            match slots.iter_mut().find(|slot| slot.key == id) {
                 Some(slot) if slot.may_absorb(&absorbed, batch_size) => slot.absorb(absorbed),
                 _ => {
-                    claimed.retain(|slot| *slot != absorbed.slot_id);
-                    self.polling(daemon).schedule.give_back(absorbed.slot_id, clocks);
+                    claimed.retain(|slot| *slot != absorbed.key);
+                    self.polling(daemon).schedule.give_back(absorbed.key, clocks);
                 }
             }
         }
@@ -382,12 +382,12 @@ impl World {
         let polling = self.polling(daemon);
         let Some(Polled { slot, asking, pass, refusal, sent, .. }) = polling.polls.remove(&id) else { return };
         let mut poll = asking.into_poll();
-        poll.others = poll.others.until(polling.outcomes.of_others(slot.slot_id, clocks.monotonic));
+        poll.others = poll.others.until(polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic));
         polling.limit.learn(&poll, clocks.monotonic);
         judge(&mut polling.gate, &slot, &mut poll, refusal, pass, (sent, clocks.monotonic));
-        let mut back: Vec<SlotId> = slot.absorbs.iter().map(|(other, _)| *other).collect();
+        let mut back: Vec<SlotKey> = slot.absorbs.iter().map(|(other, _)| *other).collect();
         if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
-            back.push(slot.slot_id);
+            back.push(slot.key);
         } else {
             self.promises.polled(&slot, &poll, self.now);
             // Its clock is set at any time: so it is in doubt, and polls rise all the same.
@@ -395,8 +395,8 @@ impl World {
             let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, now);
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {
-                self.polling(daemon).schedule.set_failing(recording.slot_id, recording.failures > 0);
-                self.polling(daemon).schedule.set(recording.slot_id, recording.next_poll_at, clocks);
+                self.polling(daemon).schedule.set_failing(recording.slot, recording.failures > 0);
+                self.polling(daemon).schedule.set(recording.slot, recording.next_poll_at, clocks);
             }
             let id = self.promises.handed_over(self.now);
             self.records(daemon, Kept { id, recording });

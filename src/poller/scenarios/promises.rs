@@ -107,7 +107,7 @@ impl Promises {
     pub fn polled(&mut self, slot: &Slot, poll: &Poll, now: Micros) {
         let asked = slot.messages.iter().map(|message| message.seq).filter(|_| poll.end == PollEnd::Complete);
         let told = poll.receipts.iter().map(|(seq, _)| *seq);
-        let late = asked.chain(told).filter_map(|seq| self.costs.told((slot.group_key, seq), now).err()).last();
+        let late = asked.chain(told).filter_map(|seq| self.costs.told((slot.key.group_key, seq), now).err()).last();
         late.into_iter().for_each(|late| self.breaks(|| late));
         // 5. A service that fails is not hammered.
         let is_in_parts = slot.failures >= FAILURES_TO_BLAME
@@ -119,7 +119,7 @@ impl Promises {
         let most = batches * (MAX_ATTEMPTS as usize + 1);
         let count = poll.attempts.len();
         if count > most {
-            self.breaks(|| format!("{count} attempts for slot {}", slot.slot_id));
+            self.breaks(|| format!("{count} attempts for slot {}", slot.key.slot_id));
         }
     }
 

@@ -9,34 +9,45 @@ use crate::{
     chat::Attempt,
     domain::{Counts, Receipt, Timestamp},
     recording::{GroupChange, Part, Recording},
-    slot::{GroupKey, SlotId},
-    store::statement::{query, query_as, query_scalar},
+    slot::{GroupKey, SlotId, SlotKey},
+    store::{
+        slots::keyed,
+        statement::{query, query_as},
+    },
 };
 
 /// Moves the messages of slots that were polled along with another into that one.
 pub(super) async fn merge_slots(
     connection: &mut PgConnection,
     recordings: &[&Recording],
-    locked: &HashMap<SlotId, Locked>,
+    locked: &HashMap<SlotKey, Locked>,
 ) -> Result<(), sqlx::Error> {
-    let merges: Vec<(&Recording, SlotId)> =
+    let merges: Vec<(&Recording, SlotKey)> =
         recordings.iter().filter_map(|recording| Some((*recording, merged(recording, locked)?))).collect();
     if merges.is_empty() {
         return Ok(());
     }
-    let from: Vec<SlotId> = merges.iter().map(|(_, absorbed)| *absorbed).collect();
+    let from: Vec<SlotKey> = merges.iter().map(|(_, absorbed)| *absorbed).collect();
+    let (groups, from) = SlotKey::columns(&from);
     query(
         "UPDATE receiptd.watched_messages m SET slot_id = u.target
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, source, target)
          WHERE m.group_key = u.group_key AND m.slot_id = u.source",
     )
-    .bind(merges.iter().map(|(recording, _)| recording.group_key).collect::<Vec<_>>())
+    .bind(&groups)
     .bind(&from)
-    .bind(merges.iter().map(|(recording, _)| recording.slot_id).collect::<Vec<_>>())
+    .bind(merges.iter().map(|(recording, _)| recording.slot.slot_id).collect::<Vec<_>>())
     .execute(&mut *connection)
     .await?;
-    query("DELETE FROM receiptd.poll_slots WHERE slot_id = ANY ($1)").bind(from).execute(connection).await?;
-    Ok(())
+    query(
+        "DELETE FROM receiptd.poll_slots s USING unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+         WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id",
+    )
+    .bind(groups)
+    .bind(from)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 pub(in crate::store) async fn write_snapshots(
@@ -45,7 +56,7 @@ pub(in crate::store) async fn write_snapshots(
 ) -> Result<(), sqlx::Error> {
     let rows: Vec<_> = recordings
         .iter()
-        .flat_map(|recording| recording.snapshots.iter().map(|snapshot| (recording.group_key, *snapshot)))
+        .flat_map(|recording| recording.snapshots.iter().map(|snapshot| (recording.slot.group_key, *snapshot)))
         .collect();
     if rows.is_empty() {
         return Ok(());
@@ -82,7 +93,7 @@ pub(in crate::store) async fn write_messages(
     let mut rows: Vec<_> = recordings
         .iter()
         .flat_map(|recording| {
-            recording.messages.iter().map(move |change| (recording.group_key, recording.slot_id, change))
+            recording.messages.iter().map(move |change| (recording.slot.group_key, recording.slot.slot_id, change))
         })
         .collect();
     if rows.is_empty() {
@@ -146,10 +157,10 @@ pub(super) async fn part_slots(
                 FROM made JOIN leaving USING (group_key)
                 WHERE m.group_key = leaving.group_key AND m.msg_seq = leaving.msg_seq
              )
-             SELECT slot_id, next_poll_at, fails FROM made",
+             SELECT group_key, slot_id, next_poll_at, fails FROM made",
         )
-        .bind(recording.group_key)
-        .bind(recording.slot_id)
+        .bind(recording.slot.group_key)
+        .bind(recording.slot.slot_id)
         .bind(part.seqs.iter().map(|seq| i64::from(seq.get())).collect::<Vec<_>>())
         .bind(part.next_poll_at)
         .bind(part.last_polled_at)
@@ -165,52 +176,55 @@ pub(super) async fn part_slots(
 pub(super) async fn write_slots(
     connection: &mut PgConnection,
     recordings: &[&Recording],
-    locked: &HashMap<SlotId, Locked>,
-) -> Result<HashMap<SlotId, Timestamp>, sqlx::Error> {
-    let unchanged = |slot: SlotId, read: i32| locked.get(&slot).is_none_or(|locked| locked.joins == read);
+    locked: &HashMap<SlotKey, Locked>,
+) -> Result<HashMap<SlotKey, Timestamp>, sqlx::Error> {
+    let unchanged = |slot: SlotKey, read: i32| locked.get(&slot).is_none_or(|locked| locked.joins == read);
     let due = |recording: &&Recording| {
         let absorbed_unchanged = recording.absorbs.is_none_or(|(slot, joins)| unchanged(slot, joins));
-        if unchanged(recording.slot_id, recording.joins) && absorbed_unchanged {
+        if unchanged(recording.slot, recording.joins) && absorbed_unchanged {
             recording.next_poll_at
         } else {
             recording.next_poll_at.min(recording.join_due)
         }
     };
-    query_as(
+    query_as::<(GroupKey, SlotId, Timestamp)>(
         "UPDATE receiptd.poll_slots s SET next_poll_at = u.next_poll_at, last_polled_at = u.last_polled_at,
             quiet_polls = u.quiet_polls, failures = u.failures
          FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[])
             AS u (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures)
          WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id
-         RETURNING s.slot_id, s.next_poll_at",
+         RETURNING s.group_key, s.slot_id, s.next_poll_at",
     )
-    .bind(recordings.iter().map(|recording| recording.group_key).collect::<Vec<_>>())
-    .bind(recordings.iter().map(|recording| recording.slot_id).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.slot.group_key).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.slot.slot_id).collect::<Vec<_>>())
     .bind(recordings.iter().map(due).collect::<Vec<_>>())
     .bind(recordings.iter().map(|recording| recording.last_polled_at).collect::<Vec<_>>())
     .bind(recordings.iter().map(|recording| recording.quiet_polls).collect::<Vec<_>>())
     .bind(recordings.iter().map(|recording| recording.failures).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
-    .map(|rows| rows.into_iter().collect())
+    .map(|rows| keyed(rows).into_iter().collect())
 }
 
 /// Deletes slots whose messages are all done. The slots are locked, so nothing joins them meanwhile.
 pub(super) async fn drop_empty_slots(
     connection: &mut PgConnection,
     recordings: &[&Recording],
-) -> Result<Vec<SlotId>, sqlx::Error> {
-    let empty: Vec<SlotId> =
-        recordings.iter().filter(|recording| recording.is_empty).map(|recording| recording.slot_id).collect();
+) -> Result<Vec<SlotKey>, sqlx::Error> {
+    let empty: Vec<SlotKey> =
+        recordings.iter().filter(|recording| recording.is_empty).map(|recording| recording.slot).collect();
     if empty.is_empty() {
         return Ok(vec![]);
     }
-    query_scalar(
-        "DELETE FROM receiptd.poll_slots s WHERE s.slot_id = ANY ($1) AND NOT EXISTS (
+    let (groups, ids) = SlotKey::columns(&empty);
+    query_as(
+        "DELETE FROM receiptd.poll_slots s USING unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+         WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND NOT EXISTS (
             SELECT FROM receiptd.watched_messages m WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
-        ) RETURNING s.slot_id",
+        ) RETURNING s.group_key, s.slot_id",
     )
-    .bind(empty)
+    .bind(groups)
+    .bind(ids)
     .fetch_all(connection)
     .await
 }
@@ -236,7 +250,7 @@ pub(in crate::store) async fn write_groups(
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let mut changes: Vec<_> =
-        recordings.iter().filter_map(|recording| Some((recording.group_key, recording.group.as_ref()?))).collect();
+        recordings.iter().filter_map(|recording| Some((recording.slot.group_key, recording.group.as_ref()?))).collect();
     changes.sort_by_key(|(group_key, _)| *group_key);
     for (group_key, change) in changes {
         let query = match change {
@@ -281,7 +295,7 @@ pub(in crate::store) async fn write_calls(
             $7::text[], $8::bigint[], $9::smallint[], $10::real[], $11::text[], $12::timestamptz[])",
     )
     .bind(calls.iter().map(|call| call.2.called_at).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.0.group_key).collect::<Vec<_>>())
+    .bind(calls.iter().map(|call| call.0.slot.group_key).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| call.1).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| count(call.2.asked)).collect::<Vec<_>>())
     .bind(calls.iter().map(|call| count(answer(call.2).0)).collect::<Vec<_>>())

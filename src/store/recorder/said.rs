@@ -33,7 +33,7 @@ impl Said {
     /// A part of a poll was set aside: the tables had refused the whole of it by `refusal`.
     pub async fn refused(&mut self, store: &Store, recording: &Recording, refusal: &StoreError, aside: &Aside) {
         if let Some(count) = self.refused.happened() {
-            let group = store.group_id(recording.group_key).await.ok();
+            let group = store.group_id(recording.slot.group_key).await.ok();
             let (cause, sqlstate) = (refusal as &dyn std::error::Error, refusal.sqlstate());
             let what = "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason";
             tracing::error!(error = cause, count, group, sqlstate, rows = aside.rows, "{what}");
