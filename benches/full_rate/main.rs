@@ -1,27 +1,31 @@
 //! What the README's figures come from: the real binary, a private Postgres and the simulated Chat, each in a process of
 //! its own where its cost matters.
 //!
-//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- million` one of them;
-//! `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
+//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- million`, `-- price`
+//! one of them; `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
+mod baseline;
 mod cost;
+mod price;
 mod setup;
 
 use std::time::{Duration, Instant};
 
+use price::{Changing, price};
 use setup::{Setup, Watch};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    baseline::run_if_asked(&arguments);
     let seconds =
         arguments.iter().position(|argument| argument == "--seconds").map(|at| arguments[at + 1].parse().unwrap());
     let span = Duration::from_secs(seconds.unwrap_or(60));
     let wanted = |name: &str| {
         let names: Vec<_> = arguments
             .iter()
-            .filter(|name| ["limit", "full_calls", "single", "mixed", "million"].contains(&name.as_str()))
+            .filter(|name| ["limit", "full_calls", "single", "mixed", "million", "price"].contains(&name.as_str()))
             .collect();
         names.is_empty() || names.iter().any(|wanted| *wanted == name)
     };
@@ -46,6 +50,11 @@ fn main() {
         }
         if wanted("million") {
             million().await;
+        }
+        if wanted("price") {
+            for changing in [Changing::All, Changing::OneInTwenty, Changing::None] {
+                price(changing, span).await;
+            }
         }
     });
 }

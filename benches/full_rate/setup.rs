@@ -11,14 +11,15 @@ use std::{
 use receiptd::{
     domain::SdkAppId,
     embedded::{EmbeddedPostgres, Options},
-    simulator::{Simulator, SimulatorConfig},
+    simulator::{Ledger, Simulator, SimulatorConfig},
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::cost;
 
-const APP: i64 = 1_400_000_000;
-const SECRET_KEY: &str = "key-of-the-bench";
+pub const APP: i64 = 1_400_000_000;
+pub const ADMINISTRATOR: &str = "administrator";
+pub const SECRET_KEY: &str = "key-of-the-bench";
 
 /// What is watched, and how often it is polled.
 #[derive(Clone, Copy)]
@@ -54,9 +55,20 @@ impl Setup {
         Self::with_latency(members, "10ms..30ms").await
     }
 
+    /// A second service and server, for what is measured beside the daemon. It takes calls that are paced less exactly.
+    pub async fn beside() -> Self {
+        let setup = Self::in_directory("beside", 200, "10ms..30ms").await;
+        setup.simulator.set_calls_per_second(1_000);
+        setup
+    }
+
     /// Answers take so long, see [`receiptd::simulator::Latency`].
     pub async fn with_latency(members: u16, latency: &str) -> Self {
-        let directory = Directory(std::env::temp_dir().join(format!("receiptd-bench-{}", std::process::id())));
+        Self::in_directory("bench", members, latency).await
+    }
+
+    async fn in_directory(name: &str, members: u16, latency: &str) -> Self {
+        let directory = Directory(std::env::temp_dir().join(format!("receiptd-{name}-{}", std::process::id())));
         let data_dir = directory.0.join("postgres");
         fs::create_dir_all(&directory.0).unwrap();
         let options = Options::new(&data_dir);
@@ -65,7 +77,7 @@ impl Setup {
         let url = postgres.url("bench");
         let pool = PgPool::connect(&url).await.unwrap();
         let pid = fs::read_to_string(data_dir.join("cluster/postmaster.pid")).unwrap();
-        let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
+        let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), ADMINISTRATOR, SECRET_KEY.into());
         config.latency = latency.parse().unwrap();
         config.world.members = 5..=members;
         config.world.median_reading_time = Duration::from_secs(600);
@@ -88,7 +100,7 @@ impl Setup {
         let config = self.directory.0.join("receiptd.toml");
         let text = format!(
             "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[database]\nurl = \"{}\"\n\
-             [http]\nlisten = \"off\"\n[log]\nlevel = \"warn\"\n[cadence.default]\ntiers = [{{ until = \"1d\", every = \"{every}\" }}]\n",
+             [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n[cadence.default]\ntiers = [{{ until = \"1d\", every = \"{every}\" }}]\n",
             self.simulator.endpoint(),
             self.url
         );
@@ -105,6 +117,30 @@ impl Setup {
     pub async fn count(&self, table: &str) -> i64 {
         let sql = format!("SELECT count(*) FROM receiptd.{table}");
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Rows that were inserted into the partitions of a table so far, without reading them.
+    pub async fn inserted(&self, table: &str) -> i64 {
+        let sql = "SELECT coalesce(sum(pg_stat_get_tuples_inserted(inhrelid)), 0)::bigint FROM pg_inherits
+            WHERE inhparent = ('receiptd.' || $1)::regclass";
+        sqlx::query_scalar(sql).bind(table).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Bytes of write-ahead log so far.
+    pub async fn wal(&self) -> i64 {
+        let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Calls and messages that were asked for so far.
+    pub async fn asked(&self) -> (u64, u64) {
+        let mut asked = (0, 0);
+        let look = |ledger: &Ledger| {
+            asked = (ledger.calls(), ledger.messages_asked());
+            true
+        };
+        self.simulator.wait_until(look).await;
+        asked
     }
 
     /// Checks that all that was answered is stored, after the daemon has stopped.
