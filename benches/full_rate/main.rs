@@ -1,4 +1,4 @@
-//! What the README's figures come from: the real binary, a private Postgres and the simulated Chat, each in a process of
+//! The figures of docs/measurements.md: the real binary, a private Postgres and the simulated Chat, each in a process of
 //! its own where its cost matters.
 //!
 //! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- million`, `-- price`
