@@ -262,12 +262,12 @@ async fn a_delayed_answer_is_a_good_one() {
 }
 
 #[tokio::test]
-async fn stale_counts_are_those_of_the_moment_when_the_call_arrived() {
+async fn counts_are_those_of_the_moment_when_the_call_arrived_unless_it_was_held_up() {
     let caller = Caller::start(config()).await;
     let set = |read| caller.simulator.world().set_receipt(&group("g"), seq(1), Counts::new(read, 9 - read).unwrap());
     for (fault, read) in [
-        (Fault::StaleCounts { duration: Duration::from_millis(300) }, 1),
-        (Fault::ExtraDelay { duration: Duration::from_millis(300) }, 2),
+        (Fault::ExtraDelay { duration: Duration::from_millis(300) }, 1),
+        (Fault::HeldRequest { duration: Duration::from_millis(300) }, 2),
     ] {
         let kind = fault.kind();
         set(1);

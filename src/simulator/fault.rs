@@ -41,15 +41,15 @@ pub enum Fault {
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
-    /// A good answer, so much later. Its counts are those of the moment of the answer.
+    /// A good answer, so much later. Its counts are those of the moment when the call arrived, as always.
     ExtraDelay {
         /// How much later, such as `"500ms"`.
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
-    /// A good answer, so much later. Its counts are those of the moment when the call arrived.
-    StaleCounts {
-        /// How much later, such as `"2s"`.
+    /// The request is held up for so long before it is read: a good answer, with the counts of that later moment.
+    HeldRequest {
+        /// How long, such as `"2s"`.
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
@@ -111,7 +111,7 @@ impl Fault {
             Self::CutMidBody => "cut_mid_body",
             Self::Hang { .. } => "hang",
             Self::ExtraDelay { .. } => "extra_delay",
-            Self::StaleCounts { .. } => "stale_counts",
+            Self::HeldRequest { .. } => "held_request",
             Self::OversizedBody { .. } => "oversized_body",
             Self::NoList { .. } => "no_list",
             Self::MissingEntries => "missing_entries",
@@ -127,10 +127,15 @@ impl Fault {
         }
     }
 
-    /// How much later than otherwise the call ends.
-    pub(super) fn extra_wait(&self) -> Duration {
+    /// How much later than otherwise the counts are read, and the call ends, if at all.
+    pub(super) fn wait_before_reading(&self) -> Option<Duration> {
+        if let Self::HeldRequest { duration } = self { Some(*duration) } else { None }
+    }
+
+    /// How much later than otherwise the call ends, once the counts are read.
+    pub(super) fn wait_before_answering(&self) -> Duration {
         match self {
-            Self::Hang { duration } | Self::ExtraDelay { duration } | Self::StaleCounts { duration } => *duration,
+            Self::Hang { duration } | Self::ExtraDelay { duration } => *duration,
             _ => Duration::ZERO,
         }
     }
@@ -204,7 +209,7 @@ mod tests {
             Fault::CutMidBody,
             Fault::Hang { duration },
             Fault::ExtraDelay { duration },
-            Fault::StaleCounts { duration },
+            Fault::HeldRequest { duration },
             Fault::OversizedBody { bytes: 1 },
             Fault::NoList { list: NoList::Null },
             Fault::MissingEntries,

@@ -37,7 +37,29 @@ pub struct Ledger {
     calls_by_group: HashMap<GroupId, u64>,
     calls_by_batch_size: BTreeMap<usize, u64>,
     answered_arrivals: HashMap<GroupId, Vec<u64>>,
-    answers: HashMap<GroupId, HashMap<MsgSeq, Vec<Receipt>>>,
+    answers: HashMap<GroupId, HashMap<MsgSeq, Answers>>,
+}
+
+/// The receipts answered for a message, each unlike the one before it, in the order in which they were read.
+#[derive(Debug, Clone, Default)]
+struct Answers {
+    receipts: Vec<Receipt>,
+    /// When each was read, in microseconds since the service started.
+    read_at: Vec<u64>,
+}
+
+impl Answers {
+    /// Takes in an answer. One that left late may have been read before others.
+    fn add(&mut self, receipt: Receipt, read_at: u64) {
+        let at = self.read_at.partition_point(|earlier| *earlier <= read_at);
+        let is_before = at.checked_sub(1).is_some_and(|before| self.receipts[before] == receipt);
+        if self.receipts.get(at) == Some(&receipt) {
+            self.read_at[at] = read_at;
+        } else if !is_before {
+            self.receipts.insert(at, receipt);
+            self.read_at.insert(at, read_at);
+        }
+    }
 }
 
 impl Ledger {
@@ -116,15 +138,15 @@ impl Ledger {
         self.answered_arrivals.get(group).map_or(&[], Vec::as_slice)
     }
 
-    /// The receipts answered for a message, in order, each unlike the one before it.
+    /// The receipts answered for a message, in the order in which they were read, each unlike the one before it.
     pub fn answers(&self, group: &GroupId, seq: MsgSeq) -> &[Receipt] {
-        self.answers.get(group).and_then(|messages| messages.get(&seq)).map_or(&[], Vec::as_slice)
+        self.answers.get(group).and_then(|messages| messages.get(&seq)).map_or(&[], |answers| &answers.receipts)
     }
 
     /// The same for every message that was ever answered, in no order.
     pub fn all_answers(&self) -> impl Iterator<Item = (&GroupId, MsgSeq, &[Receipt])> {
         self.answers.iter().flat_map(|(group, messages)| {
-            messages.iter().map(move |(seq, receipts)| (group, *seq, receipts.as_slice()))
+            messages.iter().map(move |(seq, answers)| (group, *seq, answers.receipts.as_slice()))
         })
     }
 
@@ -169,14 +191,17 @@ impl Ledger {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    pub(super) fn record_answers(&mut self, group: &GroupId, answered: &[(MsgSeq, Receipt)], arrival: u64) {
+    /// Records an answer to a call that arrived at the first of two moments and was read at the second.
+    pub(super) fn record_answers(
+        &mut self,
+        group: &GroupId,
+        answered: &[(MsgSeq, Receipt)],
+        (arrival, read_at): (u64, u64),
+    ) {
         self.answered_arrivals.entry(group.clone()).or_default().push(arrival);
         let messages = self.answers.entry(group.clone()).or_default();
         for (seq, receipt) in answered {
-            let receipts = messages.entry(*seq).or_default();
-            if receipts.last() != Some(receipt) {
-                receipts.push(*receipt);
-            }
+            messages.entry(*seq).or_default().add(*receipt, read_at);
         }
     }
 }
@@ -203,16 +228,25 @@ mod tests {
         let mut ledger = Ledger::default();
         let (few, more) = (receipt(1, 9), receipt(2, 8));
         for answer in [few, few, more, more, few] {
-            ledger.record_answers(&group("a"), &[(seq(1), answer)], 7);
+            ledger.record_answers(&group("a"), &[(seq(1), answer)], (7, 7));
         }
         assert_eq!(ledger.answers(&group("a"), seq(1)), [few, more, few]);
     }
 
     #[test]
+    fn answers_that_leave_in_another_order_are_in_the_order_in_which_they_were_read() {
+        let mut ledger = Ledger::default();
+        for (answer, read_at) in [(receipt(3, 7), 30), (receipt(1, 9), 10), (receipt(2, 8), 20), (receipt(1, 9), 5)] {
+            ledger.record_answers(&group("a"), &[(seq(1), answer)], (1, read_at));
+        }
+        assert_eq!(ledger.answers(&group("a"), seq(1)), [receipt(1, 9), receipt(2, 8), receipt(3, 7)]);
+    }
+
+    #[test]
     fn messages_of_equal_seq_in_two_groups_are_kept_apart() {
         let mut ledger = Ledger::default();
-        ledger.record_answers(&group("a"), &[(seq(1), receipt(1, 9)), (seq(2), receipt(2, 8))], 7);
-        ledger.record_answers(&group("b"), &[(seq(1), receipt(3, 7))], 7);
+        ledger.record_answers(&group("a"), &[(seq(1), receipt(1, 9)), (seq(2), receipt(2, 8))], (7, 7));
+        ledger.record_answers(&group("b"), &[(seq(1), receipt(3, 7))], (7, 7));
         assert_eq!(ledger.answers(&group("b"), seq(1)), [receipt(3, 7)]);
         assert_eq!(ledger.answers(&group("b"), seq(2)), []);
         assert_eq!(ledger.all_answers().count(), 3);
@@ -223,8 +257,8 @@ mod tests {
     fn a_code_without_counts_is_an_answer_like_any_other() {
         let mut ledger = Ledger::default();
         let none = Receipt { code: 10062, counts: None };
-        ledger.record_answers(&group("a"), &[(seq(1), none)], 7);
-        ledger.record_answers(&group("a"), &[(seq(1), receipt(0, 3))], 7);
+        ledger.record_answers(&group("a"), &[(seq(1), none)], (7, 7));
+        ledger.record_answers(&group("a"), &[(seq(1), receipt(0, 3))], (7, 7));
         assert_eq!(ledger.answers(&group("a"), seq(1)), [none, receipt(0, 3)]);
     }
 

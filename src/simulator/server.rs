@@ -1,8 +1,8 @@
 //! One call from its arrival to its answer: count it, judge it, let a fault strike, wait, answer, record.
 //!
 //! The limit goes before everything and holds for every attempt, so that no fault hides a client that calls too often; faults
-//! strike only calls that are well-formed and within the limit. Receipts are recorded when the answer leaves; unless a
-//! fault wants them stale, they are read in the same step, so that the ledger's order is the order in which they were read.
+//! strike only calls that are well-formed and within the limit. Receipts are read when the request arrives, or later if a fault
+//! holds it up; the answer may take its time afterwards. They are recorded, with the moment of reading, when it leaves.
 
 use std::{
     io,
@@ -43,7 +43,12 @@ pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
 /// Room for some 50,000 seqs, far beyond what an answer of 1 MB can carry.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
-type Receipts = Result<Vec<(MsgSeq, Receipt)>, Refusal>;
+/// What a call read of the world.
+struct Reading {
+    /// When, in microseconds since the service started.
+    micros: u64,
+    receipts: Result<Vec<(MsgSeq, Receipt)>, Refusal>,
+}
 
 /// What all connections share.
 #[derive(Debug)]
@@ -145,8 +150,12 @@ impl Service {
         Some(rule)
     }
 
-    fn receipts(&self, request: &ReceiptRequest) -> Receipts {
-        self.world.receipts(&request.group, &request.seqs, self.now())
+    /// Readings are in the order of their moments, since one is made at a time.
+    fn read(&self, request: &ReceiptRequest) -> Reading {
+        self.record(|_| Reading {
+            micros: self.now_micros(),
+            receipts: self.world.receipts(&request.group, &request.seqs, self.now()),
+        })
     }
 
     /// Returns early when the service stops.
@@ -188,13 +197,14 @@ pub(super) async fn receipt_call(
     let judged = service.judge(&head.uri, body);
     let judged = if within_limit { judged } else { Err(Refusal::TooManyCalls) };
     let rule = judged.as_ref().ok().and_then(|request| service.strike(request));
-    let stale = match (&judged, rule.as_ref().map(|rule| &rule.fault)) {
-        (Ok(request), Some(Fault::StaleCounts { .. })) => Some(service.receipts(request)),
-        _ => None,
-    };
-    service.wait(call.latency() + rule.as_ref().map_or(Duration::ZERO, |rule| rule.fault.extra_wait())).await;
-    match judged {
-        Ok(request) => call.answer(&request, rule.as_ref(), stale, &wire),
+    let fault = rule.as_ref().map(|rule| &rule.fault);
+    if let Some(wait) = fault.and_then(Fault::wait_before_reading) {
+        service.wait(wait).await;
+    }
+    let read = judged.map(|request| (service.read(&request), request));
+    service.wait(call.latency() + fault.map_or(Duration::ZERO, Fault::wait_before_answering)).await;
+    match read {
+        Ok((reading, request)) => call.answer(&request, rule.as_ref(), reading, &wire),
         Err(refusal) => call.refuse(&refusal),
     }
 }
@@ -227,14 +237,7 @@ impl CallInFlight {
         json(answer::refuse(refusal).into())
     }
 
-    /// `stale`: what was read of the world earlier. Without it, that is read now.
-    fn answer(
-        self,
-        request: &ReceiptRequest,
-        rule: Option<&FaultRule>,
-        stale: Option<Receipts>,
-        wire: &Wire,
-    ) -> Response {
+    fn answer(self, request: &ReceiptRequest, rule: Option<&FaultRule>, reading: Reading, wire: &Wire) -> Response {
         match rule.map(|rule| &rule.fault) {
             Some(Fault::ErrorCode { code }) => self.refuse(&Refusal::Ordered(*code)),
             Some(Fault::HttpStatus { status }) => {
@@ -248,36 +251,26 @@ impl CallInFlight {
                 wire.cut();
                 StatusCode::NO_CONTENT.into_response()
             }
-            _ => self.answer_with_receipts(request, rule, stale),
+            _ => self.answer_with_receipts(request, rule, reading),
         }
     }
 
-    fn answer_with_receipts(
-        mut self,
-        request: &ReceiptRequest,
-        rule: Option<&FaultRule>,
-        stale: Option<Receipts>,
-    ) -> Response {
+    fn answer_with_receipts(self, request: &ReceiptRequest, rule: Option<&FaultRule>, reading: Reading) -> Response {
         let cut = rule.is_some_and(|rule| rule.fault == Fault::CutMidBody);
-        let (service, arrival) = (self.service.clone(), self.arrival);
-        let read = service.record(|ledger| {
-            let receipts = stale.unwrap_or_else(|| service.receipts(request))?;
-            let Answer { body, answered } = answer::compose(&receipts, rule)?;
+        let arrival = self.arrival;
+        let Answer { body, answered } = match reading.receipts.and_then(|receipts| answer::compose(&receipts, rule)) {
+            Ok(answer) => answer,
+            Err(refusal) => return self.refuse(&refusal),
+        };
+        self.end(|ledger| {
             if cut || answered.is_empty() {
                 ledger.record_end(Outcome::Faulted);
             } else {
-                ledger.record_answers(&request.group, &answered, arrival);
+                ledger.record_answers(&request.group, &answered, (arrival, reading.micros));
                 ledger.record_end(Outcome::Answered);
             }
-            Ok(body)
         });
-        match read {
-            Ok(body) => {
-                self.ended = true;
-                if cut { half(body.into()) } else { json(body.into()) }
-            }
-            Err(refusal) => self.refuse(&refusal),
-        }
+        if cut { half(body.into()) } else { json(body.into()) }
     }
 }
 
