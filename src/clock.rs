@@ -96,6 +96,16 @@ impl Clock {
             .trunc_subsecs(6)
     }
 
+    /// The database's times at two moments of an attempt: the first is no later than it was, and the last no earlier. Both by
+    /// one view of the clock, however that is set meanwhile.
+    pub fn interval(&self, from: Instant, until: Instant) -> (Timestamp, Timestamp) {
+        let bounds = {
+            let database = self.database();
+            database.bounds(from).zip(database.bounds(until))
+        };
+        bounds.map_or_else(|| (self.at(from), self.at(until)), |((earliest, _), (_, latest))| (earliest, latest))
+    }
+
     /// The database's time, and whether it is in doubt.
     pub fn moment(&self) -> Moment {
         Moment { time: self.now(), is_doubted: self.doubt().is_some() }

@@ -107,7 +107,7 @@ impl Bounds {
     /// The bounds at a later time.
     fn later(self, at: Instant) -> Self {
         let passed = at.saturating_duration_since(self.at);
-        let (passed, drift) = (delta(passed), delta(passed / DRIFT));
+        let (passed, drift) = (delta(passed), drift(passed));
         Self { at, earliest: self.earliest + passed - drift, latest: self.latest + passed + drift }
     }
 
@@ -129,7 +129,8 @@ impl DatabaseClock {
     /// before, if it was.
     pub fn learn(&mut self, reading: Reading, wall: Timestamp) -> Option<TimeDelta> {
         let Reading { asked_at, answered_at: at, database } = reading;
-        let read = Bounds { at, earliest: database, latest: database + delta(at.saturating_duration_since(asked_at)) };
+        let took = at.saturating_duration_since(asked_at);
+        let read = Bounds { at, earliest: database, latest: database + delta(took + took / DRIFT) };
         let Some(known) = self.known else {
             (self.known, self.ahead) = (Some(read), wall - read.middle());
             return None;
@@ -173,6 +174,14 @@ impl DatabaseClock {
         Some(wall - self.astray.or(self.known)?.time(at))
     }
 
+    /// The earliest and the latest that the database's time may be at `at`, if it was ever read.
+    pub fn bounds(&self, at: Instant) -> Option<(Timestamp, Timestamp)> {
+        let known = self.known?;
+        let (passed, ago) = (at.saturating_duration_since(known.at), known.at.saturating_duration_since(at));
+        let (shift, drift) = (delta(passed) - delta(ago), drift(passed + ago));
+        Some((known.earliest + shift - drift, known.latest + shift + drift))
+    }
+
     /// Why the time at `at` is not to be relied on, if this machine's clock shows `wall` then.
     pub fn doubt(&self, wall: Timestamp, at: Instant) -> Option<Doubt> {
         let ahead = self.ahead(wall, at)?;
@@ -182,6 +191,11 @@ impl DatabaseClock {
         let (step, stepped_at) = self.step?;
         (at.saturating_duration_since(stepped_at) < BELIEVED_AFTER).then_some(Doubt::Stepped(step))
     }
+}
+
+/// The most by which two clocks drift apart in this time.
+fn drift(span: Duration) -> TimeDelta {
+    delta(span / DRIFT) + TimeDelta::microseconds(1)
 }
 
 /// To the microsecond, as times are stored.
@@ -344,6 +358,10 @@ mod tests {
                 prop_assert_eq!(learn(&mut clock, reading(start, passed, took, truth(passed + read_at))), None);
                 passed += took;
                 let now = clock.at(start + Duration::from_millis(passed)).unwrap();
+                for at in [passed, passed + pause, passed.saturating_sub(pause)] {
+                    let (earliest, latest) = clock.bounds(start + Duration::from_millis(at)).unwrap();
+                    prop_assert!(earliest <= truth(at) && truth(at) <= latest);
+                }
                 prop_assert_eq!(now.timestamp_subsec_nanos() % 1_000, 0, "what is stored and read again is the same");
                 let most = TimeDelta::microseconds(i64::try_from(took * 500 + 10).unwrap() + took as i64);
                 prop_assert!((now - truth(passed)).abs() <= most, "{} of {most}", now - truth(passed));
