@@ -24,7 +24,7 @@ COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row each ti
 COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message, see watched_groups.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.msg_seq IS 'Number of the message within its group.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'When the answer arrived that showed these counts. Rises strictly for each message, whatever the clock does.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'The poll before, which still saw the counts of the row before: the change happened after it and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'When the attempt was sent that last saw the counts of the row before: the change happened after that and by polled_at. Null for the first observation.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null where the code is not 0 and no count came.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null where the code is not 0 and no count came.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.code IS 'Per-message code: 0 is success, 10062 no receipt.';
@@ -52,7 +52,7 @@ CREATE TABLE receiptd.api_calls (
 ) PARTITION BY RANGE (called_at);
 
 COMMENT ON TABLE receiptd.api_calls IS 'One row per attempt to call Tencent Chat, partitioned by UTC day of called_at.';
-COMMENT ON COLUMN receiptd.api_calls.called_at IS 'When the attempt was sent.';
+COMMENT ON COLUMN receiptd.api_calls.called_at IS 'When the request of the attempt was sent; if it never was, when the attempt began.';
 COMMENT ON COLUMN receiptd.api_calls.due_at IS 'When the poll was due by its cadence: called later than that, it left a gap.';
 COMMENT ON COLUMN receiptd.api_calls.group_key IS 'Group that was asked for, see watched_groups.';
 COMMENT ON COLUMN receiptd.api_calls.attempt IS 'Which attempt of the poll it was, from 1.';
@@ -62,7 +62,7 @@ COMMENT ON COLUMN receiptd.api_calls.entries_bad IS 'Entries of the answer that 
 COMMENT ON COLUMN receiptd.api_calls.class IS 'success, or what the outcome calls for: retry, slow_down, wait, sign_again, app_fault, group_fault, split, message, incomplete (the answer leaves out messages that were asked for), unknown.';
 COMMENT ON COLUMN receiptd.api_calls.code IS 'ErrorCode of the answer; null where none could be read.';
 COMMENT ON COLUMN receiptd.api_calls.http_status IS 'HTTP status; null where no answer came.';
-COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from sending to the end of the answer or of the wait for it.';
+COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from the beginning of the attempt, before there was a connection, to the end of the answer or of the wait for it.';
 COMMENT ON COLUMN receiptd.api_calls.error IS 'What went wrong: why there was no answer, or how many messages the answer told of.';
 
 CREATE INDEX api_calls_by_time ON receiptd.api_calls USING brin (called_at)

@@ -250,7 +250,7 @@ BEGIN
     )
     SELECT array_agg(slot_id) INTO slots FROM locked;
     WITH leaving AS (
-        SELECT m.msg_seq, s.last_polled_at FROM receiptd.watched_messages m
+        SELECT m.msg_seq, s.known_until FROM receiptd.watched_messages m
         LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
         WHERE m.group_key = key AND m.state = 'active'
             AND (unwatch_messages.msg_seqs IS NULL OR m.msg_seq = ANY (unwatch_messages.msg_seqs))
@@ -258,7 +258,7 @@ BEGIN
     )
     UPDATE receiptd.watched_messages m
         SET state = 'removed', closed_at = now(), slot_id = NULL,
-            known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.last_polled_at) END
+            known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.known_until) END
         FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
     GET DIAGNOSTICS removed = ROW_COUNT;
     DELETE FROM receiptd.poll_slots s

@@ -7,7 +7,7 @@ CREATE VIEW receiptd.latest_receipts AS
 SELECT * FROM (
     SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
         m.first_polled_at, m.last_changed_at,
-        CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, s.last_polled_at) END AS known_until,
+        CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, s.known_until) END AS known_until,
         m.closed_at, m.group_key
     FROM receiptd.watched_messages m
     JOIN receiptd.watched_groups g USING (group_key)
@@ -29,9 +29,9 @@ COMMENT ON COLUMN receiptd.latest_receipts.state IS 'active, or why polling ende
 COMMENT ON COLUMN receiptd.latest_receipts.read_num IS 'Members who have read the message, as last known; null if nothing was ever known. A receipt that has ended (receipt_code is not 0) keeps its last counts.';
 COMMENT ON COLUMN receiptd.latest_receipts.unread_num IS 'Members who have not read the message, as last known; null if nothing was ever known.';
 COMMENT ON COLUMN receiptd.latest_receipts.receipt_code IS 'Per-message code: 0 is success, 10062 no receipt; null before the first poll.';
-COMMENT ON COLUMN receiptd.latest_receipts.first_polled_at IS 'First poll that told something of the message.';
-COMMENT ON COLUMN receiptd.latest_receipts.last_changed_at IS 'Poll at which these counts and this code were first seen.';
-COMMENT ON COLUMN receiptd.latest_receipts.known_until IS 'Last poll that still saw the same: it held from last_changed_at until then.';
+COMMENT ON COLUMN receiptd.latest_receipts.first_polled_at IS 'When the first answer arrived that told something of the message.';
+COMMENT ON COLUMN receiptd.latest_receipts.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
+COMMENT ON COLUMN receiptd.latest_receipts.known_until IS 'When the attempt was sent that last saw the same: a change that nobody has seen yet happened after that. Before last_changed_at as long as one answer only has shown it.';
 COMMENT ON COLUMN receiptd.latest_receipts.closed_at IS 'When polling of the message ended; null while it is active.';
 COMMENT ON COLUMN receiptd.latest_receipts.group_key IS 'Short key of the group, for joins with the tables.';
 
@@ -45,11 +45,11 @@ COMMENT ON VIEW receiptd.receipt_history IS 'Every change of counts that was see
 COMMENT ON COLUMN receiptd.receipt_history.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.receipt_history.group_id IS 'Group id as Tencent Chat writes it.';
 COMMENT ON COLUMN receiptd.receipt_history.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.receipt_history.polled_at IS 'When these counts were first seen.';
+COMMENT ON COLUMN receiptd.receipt_history.polled_at IS 'When the answer arrived that first showed these counts.';
 COMMENT ON COLUMN receiptd.receipt_history.read_num IS 'Members who had read the message.';
 COMMENT ON COLUMN receiptd.receipt_history.unread_num IS 'Members who had not read the message.';
 COMMENT ON COLUMN receiptd.receipt_history.code IS 'Per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'The poll before: the change happened after it and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'When the attempt was sent that last saw the counts of the row before: the change happened after that and by polled_at. Null for the first observation.';
 COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
 COMMENT ON COLUMN receiptd.receipt_history.source IS 'poll or webhook.';
 COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group, for joins with the tables.';
@@ -101,8 +101,8 @@ COMMENT ON COLUMN receiptd.never_read.msg_seq IS 'Number of the message within i
 COMMENT ON COLUMN receiptd.never_read.sent_at IS 'When the message was sent, as given to watch_messages.';
 COMMENT ON COLUMN receiptd.never_read.state IS 'active, or why polling ended.';
 COMMENT ON COLUMN receiptd.never_read.unread_num IS 'Members who have not read it: all who count.';
-COMMENT ON COLUMN receiptd.never_read.first_polled_at IS 'First poll that told something of the message.';
-COMMENT ON COLUMN receiptd.never_read.known_until IS 'Last poll that saw it unread.';
+COMMENT ON COLUMN receiptd.never_read.first_polled_at IS 'When the first answer arrived that told something of the message.';
+COMMENT ON COLUMN receiptd.never_read.known_until IS 'When the attempt was sent that last saw it unread.';
 COMMENT ON COLUMN receiptd.never_read.unread_for IS 'For how long after its sending it was seen unread.';
 COMMENT ON COLUMN receiptd.never_read.group_key IS 'Short key of the group, for joins with the tables.';
 
@@ -336,7 +336,8 @@ CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step inter
 RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate real)
 LANGUAGE sql STABLE AS $$
     WITH message AS (
-        SELECT group_key, msg_seq, sent_at, first_polled_at, known_until
+        -- The answer that first showed the last counts arrived after its attempt was sent.
+        SELECT group_key, msg_seq, sent_at, first_polled_at, greatest(known_until, last_changed_at) AS known_until
         FROM receiptd.latest_receipts l
         WHERE l.group_id = $1 AND l.msg_seq = $2 AND l.sdk_app_id = coalesce($4, l.sdk_app_id)
     ), points AS (

@@ -51,9 +51,9 @@ pub struct Poll {
     /// Every attempt, in order.
     pub attempts: Vec<Attempt>,
     /// What the answers told.
-    pub receipts: Vec<(MsgSeq, Receipt)>,
-    /// Messages that the service refuses even alone, with the code.
-    pub rejected: Vec<(MsgSeq, i32)>,
+    pub receipts: Vec<Told>,
+    /// Messages that the service refuses even alone, with the code and without counts.
+    pub rejected: Vec<Told>,
     /// Messages whose calls failed though others of the slot were answered: those that were found alone each by itself, those
     /// among which there is one to blame together.
     pub failed: Vec<Vec<MsgSeq>>,
@@ -68,6 +68,26 @@ impl Poll {
     pub fn ended(end: PollEnd) -> Self {
         let (attempts, receipts, rejected, failed) = (vec![], vec![], vec![], vec![]);
         Self { attempts, receipts, rejected, failed, others: Others::Unknown, end }
+    }
+}
+
+/// What an attempt told of a message, and its two moments: what it saw held at some time between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The message.
+    pub seq: MsgSeq,
+    /// What was seen.
+    pub receipt: Receipt,
+    /// When the attempt was sent.
+    pub sent_at: Timestamp,
+    /// When its answer arrived.
+    pub answered_at: Timestamp,
+}
+
+impl Told {
+    /// What this attempt told of a message.
+    pub fn by(attempt: &Attempt, seq: MsgSeq, receipt: Receipt) -> Self {
+        Self { seq, receipt, sent_at: attempt.called_at, answered_at: attempt.ended_at }
     }
 }
 
@@ -152,8 +172,10 @@ pub struct Recording {
     pub next_poll_at: Timestamp,
     /// When it is due at the latest if messages joined while the poll was under way.
     pub join_due: Timestamp,
-    /// The time of this poll if it told anything, else that of the one before.
+    /// When the last answer arrived that told anything, of this poll or of one before.
     pub last_polled_at: Option<Timestamp>,
+    /// When the first attempt of that poll was sent that told anything. Messages that are known otherwise say so themselves.
+    pub known_until: Option<Timestamp>,
     /// How many polls in a row saw no change.
     pub quiet_polls: i32,
     /// How many polls in a row failed.
@@ -177,8 +199,10 @@ pub struct Recording {
 pub struct Part {
     /// The messages, by rising seq.
     pub seqs: Vec<MsgSeq>,
-    /// The last poll that told of them, as far as they don't say so themselves.
+    /// When they were last answered for.
     pub last_polled_at: Option<Timestamp>,
+    /// Until when they are known, as far as they don't say so themselves.
+    pub known_until: Option<Timestamp>,
     /// When it is due.
     pub next_poll_at: Timestamp,
     /// How many polls in a row have failed.
@@ -199,12 +223,14 @@ pub struct MessageChange {
     pub seq: MsgSeq,
     /// Its latest receipt, with the counts that were known last.
     pub receipt: Option<Receipt>,
-    /// The poll that told something of it, if this one did.
+    /// When the answer of this poll arrived that told something of it, if one did.
     pub polled_at: Option<Timestamp>,
     /// Whether the receipt differs from the one before.
     pub differs: bool,
-    /// The last poll that told something, where that is not the slot's last poll.
+    /// When the attempt was sent that last told something.
     pub known_until: Option<Timestamp>,
+    /// Whether it has to say that itself, since its slot tells another time or it leaves that.
+    pub known_apart: bool,
     /// How many polls in a row said that it has no receipt, or refused it.
     pub no_receipt_polls: i16,
     /// Since when polls have refused it.
@@ -213,16 +239,16 @@ pub struct MessageChange {
     pub closed: Option<Closed>,
 }
 
-/// A row of `receipt_snapshots`; its time is the recording's `last_polled_at`.
+/// A row of `receipt_snapshots`: the change happened after `prior_polled_at` and by `polled_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     /// The message.
     pub seq: MsgSeq,
     /// What was seen.
     pub receipt: Receipt,
-    /// When.
+    /// When the answer arrived that told it: later than all times of this message before, whatever the clock did.
     pub polled_at: Timestamp,
-    /// The poll before that told something of this message.
+    /// When the attempt was sent that had last told something of this message before.
     pub prior_polled_at: Option<Timestamp>,
     /// The read count that was known then.
     pub prior_read_num: Option<u32>,
@@ -266,24 +292,27 @@ impl Recording {
     /// first poll that tells of such a message keeps a snapshot with its true time, changed or not.
     pub fn of(mut slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: impl Into<Moment>) -> Self {
         let moment @ Moment { time: now, is_doubted } = now.into();
-        let was_polled_at = slot.last_polled_at;
+        let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
         let dated_ahead = if is_doubted { vec![] } else { slot.forget_future(now) };
         let judge = Judge::of(&slot, &poll, cadence, moment);
-        let polled_at = judge.polled_at;
+        let polled_at = judge.told.iter().map(|told| told.answered_at).max();
+        let known_until = judge.told.iter().map(|told| told.sent_at).min().or(was_known_until);
         let (mut messages, mut snapshots) = (Vec::new(), Vec::new());
         let mut parts = Parts::of(&slot, &poll, now);
         let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
         let phase = Phase::of_slot(slot.key.slot_id);
         for message in &slot.messages {
             let told = judge.told_of(message.seq);
-            let mut change = judge.change(message, told);
+            let mut change = judge.change(message, told, known_until);
             let is_dated_ahead = dated_ahead.contains(&message.seq);
             let keeps = change.differs || is_dated_ahead || keep == KeepSnapshots::EveryPoll;
-            if let Some((polled_at, receipt)) = change.polled_at.zip(told).filter(|_| keeps) {
-                let prior_read_num = message.receipt.and_then(|receipt| receipt.counts).map(Counts::read);
-                let prior_polled_at = message.known_until;
-                snapshots.push(Snapshot { seq: message.seq, receipt, polled_at, prior_polled_at, prior_read_num });
-            }
+            snapshots.extend(told.filter(|_| keeps).map(|told| Snapshot {
+                seq: message.seq,
+                receipt: told.receipt,
+                polled_at: told.answered_at,
+                prior_polled_at: message.known_until,
+                prior_read_num: message.receipt.and_then(|receipt| receipt.counts).map(Counts::read),
+            }));
             let leaves = change.closed.is_none() && parts.take(message, &mut change);
             if change.closed.is_none() && !leaves {
                 is_empty = false;
@@ -311,6 +340,7 @@ impl Recording {
             // Messages that join a slot that fails wait with it.
             join_due: if failures == 0 { first_poll } else { next_poll_at },
             last_polled_at,
+            known_until,
             quiet_polls: match polled_at {
                 None => slot.quiet_polls,
                 Some(_) if quiet => slot.quiet_polls.saturating_add(1),
@@ -353,29 +383,17 @@ impl Recording {
     }
 }
 
-/// The time of the poll if it `told` anything: that of the last answer, and later than all that its messages have seen,
-/// whatever the clock did.
-fn polled_at(slot: &Slot, poll: &Poll, told: &[(MsgSeq, Receipt)]) -> Option<Timestamp> {
-    if told.is_empty() {
-        return None;
-    }
-    let answered_at = poll.attempts.iter().map(|attempt| attempt.ended_at).max()?;
-    let known = slot.messages.iter().filter_map(|message| message.known_until).max();
-    let seen = known.max(slot.last_polled_at).map(|seen| seen + TimeDelta::microseconds(1));
-    Some(seen.map_or(answered_at, |seen| seen.max(answered_at)))
-}
-
 /// Sorts out messages whose calls fail though others of their slot are answered.
 struct Parts {
-    last_polled_at: Option<Timestamp>,
+    known_until: Option<Timestamp>,
     parts: Vec<(Vec<MsgSeq>, Part)>,
 }
 
 impl Parts {
     fn of(slot: &Slot, poll: &Poll, now: Timestamp) -> Self {
         let is_answered = poll.end == PollEnd::Complete && !poll.attempts.is_empty();
-        let refused = poll.rejected.iter().filter(|_| is_answered).map(|(seq, _)| vec![*seq]);
-        let last_polled_at = slot.last_polled_at;
+        let refused = poll.rejected.iter().filter(|_| is_answered).map(|told| vec![told.seq]);
+        let (last_polled_at, known_until) = (slot.last_polled_at, slot.known_until);
         let part = |seqs: Vec<MsgSeq>| {
             let failures = slot.failures.saturating_add(1).max(TO_BLAME_FROM);
             // Most of several are not to blame, and the next poll tells which: each finds less left to look for, or fails.
@@ -383,9 +401,9 @@ impl Parts {
                 1 => (failures, wait_of_one_to_blame(failures)),
                 _ => (TO_BLAME_FROM - 1, TimeDelta::zero()),
             };
-            (seqs, Part { seqs: vec![], last_polled_at, next_poll_at: now + wait, failures })
+            (seqs, Part { seqs: vec![], last_polled_at, known_until, next_poll_at: now + wait, failures })
         };
-        Self { last_polled_at, parts: poll.failed.iter().cloned().chain(refused).map(part).collect() }
+        Self { known_until, parts: poll.failed.iter().cloned().chain(refused).map(part).collect() }
     }
 
     /// Takes the message out of its slot if it is to leave that.
@@ -393,8 +411,7 @@ impl Parts {
         let Some((_, part)) = self.parts.iter_mut().find(|(seqs, _)| seqs.contains(&message.seq)) else { return false };
         part.seqs.push(message.seq);
         // As long as it is known as its new slot has it, that tells.
-        let is_known_so = !message.known_apart && message.known_until == self.last_polled_at;
-        change.known_until = message.known_until.filter(|_| !is_known_so);
+        change.known_apart = message.known_until.is_some() && message.known_until != self.known_until;
         true
     }
 
@@ -409,15 +426,15 @@ struct Judge<'a> {
     now: Timestamp,
     /// Whether nothing is closed by the time.
     is_doubted: bool,
-    /// What the poll told, by rising seq. A refusal that closes its message counts as a receipt with its code.
-    told: Vec<(MsgSeq, Receipt)>,
+    /// What the poll told, by rising seq, each later than all that its message has seen. A refusal that closes its message
+    /// counts as a receipt with its code.
+    told: Vec<Told>,
     /// The messages that were refused and can't be blamed on others, with since when, and how many polls that are.
     refused: Vec<(MsgSeq, Timestamp, i16)>,
     /// Those that are closed for it.
     rejected: Vec<MsgSeq>,
     /// The messages whose calls failed.
     failed: Vec<MsgSeq>,
-    polled_at: Option<Timestamp>,
     complete: bool,
     /// The slot has failed often enough to give up messages of which nothing is known.
     gives_up: bool,
@@ -437,32 +454,38 @@ impl<'a> Judge<'a> {
             refused: vec![],
             rejected: vec![],
             failed: poll.failed.iter().flatten().copied().collect(),
-            polled_at: None,
             complete,
             gives_up: failures(slot, poll)
                 >= if poll.others == Others::Answered { TO_BLAME_FROM } else { GIVEN_UP_FROM },
         };
-        for (seq, code) in poll.rejected.iter().filter(|_| counts) {
-            let Some(message) = slot.messages.iter().find(|message| message.seq == *seq) else { continue };
+        for told in poll.rejected.iter().filter(|_| counts) {
+            let Some(message) = slot.messages.iter().find(|message| message.seq == told.seq) else { continue };
             let since = message.refused_since.unwrap_or(now).min(now);
             let polls = message.refused_since.map_or(0, |_| message.no_receipt_polls).saturating_add(1);
-            judge.refused.push((*seq, since, polls));
+            judge.refused.push((told.seq, since, polls));
             if polls >= NO_RECEIPT_POLLS && now - since >= REFUSED_FOR && !is_doubted {
-                judge.rejected.push(*seq);
-                judge.told.push((*seq, Receipt { code: *code, counts: None }));
+                judge.rejected.push(told.seq);
+                judge.told.push(*told);
             }
         }
-        judge.told.sort_unstable_by_key(|told| told.0);
-        judge.polled_at = polled_at(slot, poll, &judge.told);
+        judge.told.sort_unstable_by_key(|told| told.seq);
+        for message in &slot.messages {
+            let seen = slot.last_polled_at.max(message.known_until).map(|seen| seen + TimeDelta::microseconds(1));
+            let told = judge.told.binary_search_by_key(&message.seq, |told| told.seq);
+            if let Some((told, seen)) = told.ok().map(|at| &mut judge.told[at]).zip(seen) {
+                told.answered_at = told.answered_at.max(seen);
+            }
+        }
         judge
     }
 
-    fn told_of(&self, seq: MsgSeq) -> Option<Receipt> {
-        self.told.binary_search_by_key(&seq, |told| told.0).ok().map(|at| self.told[at].1)
+    fn told_of(&self, seq: MsgSeq) -> Option<Told> {
+        self.told.binary_search_by_key(&seq, |told| told.seq).ok().map(|at| self.told[at])
     }
 
-    fn change(&self, message: &SlotMessage, told: Option<Receipt>) -> MessageChange {
-        let receipt = told.map(|receipt| receipt.after(message.receipt));
+    /// What becomes of a message, in a slot that is known until `slot_known_until` by now.
+    fn change(&self, message: &SlotMessage, told: Option<Told>, slot_known_until: Option<Timestamp>) -> MessageChange {
+        let receipt = told.map(|told| told.receipt.after(message.receipt));
         let differs = receipt.is_some() && receipt != message.receipt;
         let refused = self.refused.iter().find(|(seq, ..)| *seq == message.seq);
         let (no_receipt_polls, mut refused_since) = match (refused, receipt) {
@@ -487,12 +510,18 @@ impl<'a> Judge<'a> {
         if closed.is_some() {
             refused_since = None;
         }
-        let polled_at = self.polled_at.filter(|_| receipt.is_some());
-        // Where the slot's last poll does not tell until when the message is known, it has to say so itself.
-        let slot_tells = polled_at.is_some() && closed.is_none();
-        let known_until = if slot_tells { None } else { polled_at.or(message.known_until) };
-        let (seq, receipt) = (message.seq, receipt.or(message.receipt));
-        MessageChange { seq, receipt, polled_at, differs, known_until, no_receipt_polls, refused_since, closed }
+        let known_until = told.map(|told| told.sent_at).or(message.known_until);
+        MessageChange {
+            seq: message.seq,
+            receipt: receipt.or(message.receipt),
+            polled_at: told.map(|told| told.answered_at),
+            differs,
+            known_until,
+            known_apart: known_until.is_some() && (closed.is_some() || known_until != slot_known_until),
+            no_receipt_polls,
+            refused_since,
+            closed,
+        }
     }
 
     /// A message past the end of its cadence is polled once more. If that fails, it is given a day; one of which nothing is
@@ -513,19 +542,21 @@ impl<'a> Judge<'a> {
 
     /// Whether the row of the message has to be written: most polls change nothing about most messages.
     fn is_news(&self, change: &MessageChange, message: &SlotMessage) -> bool {
-        let was_told = change.polled_at.is_some();
-        let left_out = self.polled_at.is_some() && !was_told && message.known_until.is_some() && !message.known_apart;
-        let rejoins = was_told && message.known_apart;
+        let says = |until: Option<Timestamp>, apart: bool| until.filter(|_| apart);
+        let known_otherwise = !self.told.is_empty()
+            && says(change.known_until, change.known_apart) != says(message.known_until, message.known_apart);
         let counts_polls =
             change.no_receipt_polls != message.no_receipt_polls || change.refused_since != message.refused_since;
-        change.differs || change.closed.is_some() || left_out || rejoins || counts_polls
+        change.differs || change.closed.is_some() || known_otherwise || counts_polls
     }
 }
 
 /// When the slot was due after its last poll. What moved the schedule since, a failure or an owner's pause, counts for
 /// nothing: the messages were to be observed then. Those that joined since were not there yet.
 fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
-    let was_there = |message: &&SlotMessage| message.known_until.is_some() && !message.known_apart;
+    let was_there = |message: &&SlotMessage| {
+        message.known_until.is_some() && (!message.known_apart || message.known_until >= slot.known_until)
+    };
     let due = |last| {
         let there = slot.messages.iter().filter(was_there);
         there.filter_map(|message| cadence.next_poll(phase, message.sent_at, last)).min()

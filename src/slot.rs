@@ -60,8 +60,10 @@ pub struct Slot {
     pub cadence: Option<String>,
     /// When it is due.
     pub next_poll_at: Timestamp,
-    /// When it was last answered.
+    /// When the last answer of its last poll arrived.
     pub last_polled_at: Option<Timestamp>,
+    /// When that poll sent the first attempt that was answered: until then its messages are known, unless they say otherwise.
+    pub known_until: Option<Timestamp>,
     /// How many polls in a row saw no change.
     pub quiet_polls: i32,
     /// How many polls in a row failed.
@@ -96,16 +98,24 @@ impl Slot {
     /// then was known at some time since they were sent. Returns the messages concerned.
     pub fn forget_future(&mut self, now: Timestamp) -> Vec<MsgSeq> {
         let is_ahead = |time: &Timestamp| *time > now + APART;
-        self.last_polled_at = self.last_polled_at.filter(|time| !is_ahead(time));
-        let dated_ahead = self.messages.iter_mut().filter(|message| message.known_until.as_ref().is_some_and(is_ahead));
-        let forget = |message: &mut SlotMessage| {
-            message.known_until = Some(message.sent_at.min(now));
-            message.seq
-        };
-        dated_ahead.map(forget).collect()
+        // An answer that was dated ahead may have been asked for by a clock that was right.
+        let was_told_ahead = self.last_polled_at.as_ref().is_some_and(is_ahead);
+        self.last_polled_at = self.last_polled_at.filter(|_| !was_told_ahead);
+        self.known_until = self.known_until.filter(|time| !is_ahead(time));
+        let mut dated_ahead = Vec::new();
+        for message in &mut self.messages {
+            let is_known_ahead = message.known_until.as_ref().is_some_and(is_ahead);
+            if is_known_ahead || was_told_ahead && message.known_until.is_some() {
+                dated_ahead.push(message.seq);
+            }
+            if is_known_ahead {
+                message.known_until = Some(message.sent_at.min(now));
+            }
+        }
+        dated_ahead
     }
 
-    /// Takes in the messages of another slot of the same group, for a common poll.
+    /// Takes in the messages of another slot of the same group, for a common poll. Each stays known as it was.
     pub fn absorb(&mut self, other: Slot) {
         self.absorbs = Some((other.key, other.joins));
         self.last_polled_at = self.last_polled_at.max(other.last_polled_at);
@@ -123,9 +133,9 @@ pub struct SlotMessage {
     pub sent_at: Timestamp,
     /// The latest receipt; `None` if it was never answered for.
     pub receipt: Option<Receipt>,
-    /// The last poll that told something of it, whichever slot that was in; `None` if none has.
+    /// When the attempt was sent that last told something of it, whichever slot that was in; `None` if none has.
     pub known_until: Option<Timestamp>,
-    /// Whether `known_until` is its own, and not its slot's last poll.
+    /// Whether `known_until` is its own, and not its slot's.
     pub known_apart: bool,
     /// How many polls in a row said that it has no receipt, or refused it where `refused_since` is set.
     pub no_receipt_polls: i16,
@@ -157,6 +167,7 @@ mod tests {
             cadence: None,
             next_poll_at: time(0),
             last_polled_at: last_polled_at.map(time),
+            known_until: last_polled_at.map(time),
             quiet_polls: 0,
             failures: 0,
             joins: i32::try_from(slot_id).unwrap(),

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -73,11 +73,12 @@ pub enum ClientError {
 /// One attempt and its outcome.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// When it was sent, by the database's clock.
+    /// When its request was written to the connection, by the database's clock: what it tells was read later. If none was
+    /// written, when it began.
     pub called_at: Timestamp,
-    /// When its outcome was known, by the same clock.
+    /// When its outcome was known, by the same clock: what it tells was read earlier.
     pub ended_at: Timestamp,
-    /// From sending to the outcome, by a clock that nobody sets.
+    /// From its beginning, before there was a connection, to its outcome, by a clock that nobody sets.
     pub latency: Duration,
     /// The HTTP status, if an answer came.
     pub http_status: Option<u16>,
@@ -219,6 +220,18 @@ impl ChatClient {
         may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
     ) -> Result<Attempt, NotSent> {
         let start = clock::uptime();
+        let written = Arc::new(OnceLock::new());
+        let may_send = {
+            let written = written.clone();
+            move || {
+                let may_send = may_send();
+                if may_send {
+                    // Read last, and still before the first byte is given to the connection.
+                    _ = written.set(clock::uptime());
+                }
+                may_send
+            }
+        };
         let user_sig = self.signer.user_sig(clock::now()).map_err(|error| format!("making a UserSig failed: {error}"));
         let prepared = user_sig.as_ref().map_err(Clone::clone).and_then(|user_sig| self.prepare(group, seqs, user_sig));
         let (domain, exchange) = match prepared {
@@ -242,8 +255,7 @@ impl ChatClient {
         let secrets = user_sig.iter().chain(self.signer.secret_key());
         let outcome = outcome.map_err(|failure| secrets.fold(failure, Failure::without));
         let end = clock::uptime();
-        // Told by one and the same view of the clock, however that was set meanwhile.
-        let (called_at, ended_at) = (self.clock.at(start), self.clock.at(end));
+        let (called_at, ended_at) = self.clock.interval(written.get().copied().unwrap_or(start), end);
         let latency = end.saturating_duration_since(start);
         Ok(Attempt { called_at, ended_at, latency, http_status, asked: seqs.len(), outcome })
     }
@@ -353,6 +365,32 @@ mod tests {
 
     async fn service(app: SdkAppId) -> Simulator {
         Simulator::start(SimulatorConfig::new(app, "administrator", "key".into())).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_attempt_is_sent_when_its_request_is_written_and_not_when_it_begins() {
+        let sdk_app_id = SdkAppId::try_from(1_400_000_000).unwrap();
+        let service = service(sdk_app_id).await;
+        let client = ChatClient::new(ChatSettings {
+            sdk_app_id,
+            identifier: "administrator".into(),
+            credential: Credential::SecretKey("key".into()),
+            destination: Destination::Endpoint(service.endpoint()),
+            request_timeout: Duration::from_secs(8),
+            max_connections: 1,
+        })
+        .unwrap();
+        let began = clock::now();
+        let until_written = Duration::from_millis(100);
+        let is_written = move || {
+            std::thread::sleep(until_written);
+            true
+        };
+        let seqs = [MsgSeq::try_from(1).unwrap()];
+        let attempt = client.get_receipts(&"group".parse().unwrap(), &seqs, is_written).await.unwrap();
+        assert!(attempt.outcome.is_ok(), "{attempt:?}");
+        assert!(attempt.called_at - began >= chrono::TimeDelta::from_std(until_written).unwrap(), "{attempt:?}");
+        assert!(attempt.called_at < attempt.ended_at && attempt.latency >= until_written, "{attempt:?}");
     }
 
     #[tokio::test]

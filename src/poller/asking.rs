@@ -10,7 +10,7 @@ use super::{batch_limit::BatchSizes, retry::Retry};
 use crate::{
     chat::{Attempt, Class, Failure},
     domain::{MsgSeq, Receipt},
-    recording::{Others, Poll, PollEnd},
+    recording::{Others, Poll, PollEnd, Told},
     slot::{GroupState, Slot},
 };
 
@@ -122,7 +122,8 @@ impl Asking {
     pub(super) fn heard(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Next {
         let failure = match &attempt.outcome {
             Ok(answer) => {
-                self.poll.receipts.extend(&answer.receipts);
+                let told = answer.receipts.iter().map(|(seq, receipt)| Told::by(&attempt, *seq, *receipt));
+                self.poll.receipts.extend(told);
                 None
             }
             Err(failure) => {
@@ -201,11 +202,13 @@ impl Asking {
             Class::Split => {
                 self.settle();
                 self.refusals += 1;
-                self.poll.rejected.extend(asked.first().map(|seq| (*seq, code)));
+                let told = self.told_alone(&asked, code);
+                self.poll.rejected.extend(told);
             }
             Class::Message => {
                 self.settle();
-                self.poll.receipts.extend(asked.first().map(|seq| (*seq, Receipt { code, counts: None })));
+                let told = self.told_alone(&asked, code);
+                self.poll.receipts.extend(told);
             }
             Class::GroupFault => self.end(PollEnd::GroupFault(failure)),
             Class::Wait | Class::AppFault => return self.stop_app(failure),
@@ -215,6 +218,11 @@ impl Asking {
             self.end(PollEnd::GivenUp);
         }
         Next::GoOn
+    }
+
+    /// What the last attempt told of the one message that it asked for, by the code of the whole answer.
+    fn told_alone(&self, asked: &[MsgSeq], code: i32) -> Option<Told> {
+        Some(Told::by(self.poll.attempts.last()?, *asked.first()?, Receipt { code, counts: None }))
     }
 
     fn stop_app(&mut self, failure: Failure) -> Next {
@@ -322,6 +330,7 @@ pub(super) mod tests {
             cadence: None,
             next_poll_at: now(),
             last_polled_at: None,
+            known_until: None,
             quiet_polls: 0,
             failures: 0,
             joins: 0,
@@ -426,7 +435,7 @@ pub(super) mod tests {
                 }
             }
             let poll = asking.into_poll();
-            answered.extend(poll.receipts.iter().map(|(seq, _)| seq.get()));
+            answered.extend(poll.receipts.iter().map(|told| told.seq.get()));
             let recording = Recording::of(slot.clone(), poll, cadences.of(None), KeepSnapshots::Changes, now);
             let leaves = |seq| recording.parts.iter().any(|part| part.seqs.contains(seq));
             for part in &recording.parts {
@@ -644,8 +653,8 @@ pub(super) mod tests {
                 prop_assert_eq!(asking.heard(attempt(&batch, code), || true), Next::GoOn);
             }
             let poll = asking.into_poll();
-            let rejected: BTreeSet<u32> = poll.rejected.iter().map(|(seq, _)| seq.get()).collect();
-            let mut told: Vec<u32> = poll.receipts.iter().map(|(seq, _)| seq.get()).collect();
+            let rejected: BTreeSet<u32> = poll.rejected.iter().map(|told| told.seq.get()).collect();
+            let mut told: Vec<u32> = poll.receipts.iter().map(|told| told.seq.get()).collect();
             told.extend(&rejected);
             told.sort_unstable();
             let all: Vec<u32> = (1..=u32::try_from(messages).unwrap()).collect();

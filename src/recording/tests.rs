@@ -27,7 +27,12 @@ fn counted(read: i64, unread: i64) -> Receipt {
 
 const NO_RECEIPT: Receipt = Receipt { code: 10062, counts: None };
 
-/// A message that the slot's last poll, a minute ago, saw with 1 read and 2 unread.
+/// So long an attempt took, from its sending to its answer.
+fn answer_time() -> TimeDelta {
+    TimeDelta::seconds(2)
+}
+
+/// A message that the slot's last poll, sent a minute ago, saw with 1 read and 2 unread.
 fn message(number: i64) -> SlotMessage {
     SlotMessage {
         seq: seq(number),
@@ -51,7 +56,8 @@ fn slot(messages: Vec<SlotMessage>) -> Slot {
         group_state: GroupState::Active,
         cadence: None,
         next_poll_at: noon(),
-        last_polled_at: Some(noon() - minutes(1)),
+        last_polled_at: Some(noon() - minutes(1) + answer_time()),
+        known_until: Some(noon() - minutes(1)),
         quiet_polls: 2,
         failures: 1,
         joins: 7,
@@ -62,9 +68,9 @@ fn slot(messages: Vec<SlotMessage>) -> Slot {
 
 fn attempt(ended_at: Timestamp) -> Attempt {
     Attempt {
-        called_at: ended_at - TimeDelta::milliseconds(20),
+        called_at: ended_at - answer_time(),
         ended_at,
-        latency: Duration::from_millis(20),
+        latency: Duration::from_secs(2),
         http_status: Some(200),
         asked: 1,
         outcome: Ok(Answer::default()),
@@ -72,7 +78,22 @@ fn attempt(ended_at: Timestamp) -> Attempt {
 }
 
 fn answered(receipts: Vec<(MsgSeq, Receipt)>) -> Poll {
-    Poll { attempts: vec![attempt(noon())], receipts, ..Poll::ended(PollEnd::Complete) }
+    answered_in(vec![(noon(), receipts)])
+}
+
+/// A poll of several attempts, with the times of their answers.
+fn answered_in(parts: Vec<(Timestamp, Vec<(MsgSeq, Receipt)>)>) -> Poll {
+    let mut poll = Poll::ended(PollEnd::Complete);
+    for (answered_at, receipts) in parts {
+        let attempt = attempt(answered_at);
+        poll.receipts.extend(receipts.into_iter().map(|(seq, receipt)| Told::by(&attempt, seq, receipt)));
+        poll.attempts.push(attempt);
+    }
+    poll
+}
+
+fn refusal(number: i64) -> Told {
+    Told::by(&attempt(noon()), seq(number), Receipt { code: 10004, counts: None })
 }
 
 fn record(slot: Slot, poll: Poll) -> Recording {
@@ -94,6 +115,57 @@ fn counts_that_differ_are_kept_with_the_poll_before() {
     assert_eq!(recording.messages.len(), 1, "nothing is written about the other");
     assert_eq!(recording.messages[0].receipt, Some(counted(2, 1)));
     assert_eq!((recording.last_polled_at, recording.quiet_polls, recording.failures), (Some(noon()), 0, 0));
+    assert_eq!(recording.known_until, Some(noon() - answer_time()), "what the answer saw may have changed since");
+}
+
+#[test]
+fn each_half_of_a_split_poll_has_its_own_interval() {
+    let later = noon() + TimeDelta::seconds(7);
+    let poll = answered_in(vec![
+        (noon(), vec![(seq(1), counted(1, 2)), (seq(2), counted(2, 1))]),
+        (later, vec![(seq(3), counted(1, 2)), (seq(4), counted(2, 1))]),
+    ]);
+    let recording = record_at(slot((1..=4).map(message).collect()), poll, later);
+    let bounds: Vec<_> = recording.snapshots.iter().map(|kept| (kept.prior_polled_at, kept.polled_at)).collect();
+    let prior = Some(noon() - minutes(1));
+    assert_eq!(bounds, [(prior, noon()), (prior, later)]);
+    assert_eq!((recording.last_polled_at, recording.known_until), (Some(later), Some(noon() - answer_time())));
+    let apart: Vec<_> = recording
+        .messages
+        .iter()
+        .filter(|change| change.known_apart)
+        .map(|change| (change.seq, change.known_until))
+        .collect();
+    let known_until = Some(later - answer_time());
+    assert_eq!(apart, [(seq(3), known_until), (seq(4), known_until)], "the slot tells of the first half");
+    assert_eq!(recording.messages.len(), 3, "nothing is written about the one that did not change in the first half");
+}
+
+#[test]
+fn the_messages_of_a_split_poll_were_all_there_when_the_next_one_is_due() {
+    let young = SlotMessage {
+        sent_at: noon() - minutes(2),
+        known_until: Some(noon() - minutes(1) + TimeDelta::seconds(1)),
+        known_apart: true,
+        ..message(2)
+    };
+    let old = SlotMessage { sent_at: noon() - TimeDelta::days(10), ..message(1) };
+    let poll = || answered(vec![(seq(1), counted(1, 2)), (seq(2), counted(1, 2))]);
+    let both = record(slot(vec![old.clone(), young.clone()]), poll());
+    assert!(both.due_at <= noon() + TimeDelta::seconds(2), "by the younger one, and not {}", both.due_at);
+    let joined = SlotMessage { known_until: Some(noon() - minutes(5)), ..young };
+    assert!(record(slot(vec![old, joined]), poll()).due_at > noon() + minutes(1));
+}
+
+#[test]
+fn a_common_poll_that_told_nothing_leaves_each_known_until_its_own_last_poll() {
+    let mut common = slot(vec![message(1)]);
+    let other = SlotMessage { known_until: Some(noon() - TimeDelta::seconds(10)), ..message(9) };
+    let times = Some(noon() - TimeDelta::seconds(10));
+    let key = SlotKey { group_key: 3, slot_id: 6 };
+    common.absorb(Slot { key, last_polled_at: times, known_until: times, ..slot(vec![other]) });
+    let recording = record(common, Poll::ended(PollEnd::GivenUp));
+    assert_eq!((recording.absorbs, recording.known_until), (None, Some(noon() - minutes(1))));
 }
 
 #[test]
@@ -125,6 +197,7 @@ fn a_message_that_an_answer_leaves_out_stays_known_until_the_poll_before() {
     let recording = record(slot(vec![message(1), message(2)]), answered(vec![(seq(1), counted(1, 2))]));
     let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
     assert_eq!((change.seq, change.polled_at, change.known_until), (seq(2), None, Some(noon() - minutes(1))));
+    assert!(change.known_apart);
     assert_eq!(change.receipt, Some(counted(1, 2)));
     assert!(recording.snapshots.is_empty());
 }
@@ -135,9 +208,9 @@ fn when_it_is_answered_again_its_prior_poll_is_the_one_that_last_told_of_it() {
     let apart = SlotMessage { known_until: Some(hour_ago), known_apart: true, ..message(2) };
     let recording = record(slot(vec![apart.clone()]), answered(vec![(seq(2), counted(3, 0))]));
     assert_eq!(recording.snapshots[0].prior_polled_at, Some(hour_ago));
-    assert_eq!(recording.messages[0].known_until, None, "from now on its slot tells");
+    assert!(!recording.messages[0].known_apart, "from now on its slot tells");
     let unchanged = record(slot(vec![apart]), answered(vec![(seq(2), counted(1, 2))]));
-    assert_eq!(unchanged.messages[0].known_until, None, "also when nothing else changed");
+    assert!(!unchanged.messages[0].known_apart, "also when nothing else changed");
     assert!(unchanged.snapshots.is_empty());
 }
 
@@ -147,7 +220,8 @@ fn a_poll_that_told_nothing_moves_no_times_and_is_tried_again_sooner_than_the_ca
     let poll = Poll { attempts: vec![attempt(noon())], ..Poll::ended(end) };
     let recording = record(slot(vec![message(1), never_polled(2)]), poll);
     assert!(recording.messages.is_empty() && recording.snapshots.is_empty());
-    assert_eq!(recording.last_polled_at, Some(noon() - minutes(1)));
+    let before = slot(vec![]);
+    assert_eq!((recording.last_polled_at, recording.known_until), (before.last_polled_at, before.known_until));
     assert_eq!((recording.failures, recording.quiet_polls), (2, 2));
     assert!(recording.next_poll_at <= noon() + TimeDelta::seconds(20));
 }
@@ -182,7 +256,8 @@ fn nothing_expires_while_the_clock_is_in_doubt() {
 fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells() {
     let ahead = noon() + TimeDelta::days(20);
     let dated_ahead = || SlotMessage { known_until: Some(ahead), ..message(1) };
-    let held = || Slot { last_polled_at: Some(ahead), ..slot(vec![dated_ahead(), message(2)]) };
+    let (last_polled_at, known_until) = (Some(ahead), Some(ahead));
+    let held = || Slot { last_polled_at, known_until, ..slot(vec![dated_ahead(), never_polled(2)]) };
     let same = vec![(seq(1), counted(1, 2)), (seq(2), counted(1, 2))];
     let recording = record(held(), answered(same.clone()));
     assert_eq!(recording.last_polled_at, Some(noon()));
@@ -193,8 +268,8 @@ fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells
         prior_polled_at: Some(message(1).sent_at),
         prior_read_num: Some(1),
     };
-    assert_eq!(recording.snapshots, [snapshot], "though nothing has changed");
-    assert!(!recording.messages[0].differs && recording.messages.len() == 1);
+    assert_eq!(recording.snapshots[0], snapshot, "though nothing has changed");
+    assert!(!recording.messages[0].differs && recording.messages[0].seq == seq(1));
 
     let left_out = record(held(), answered(vec![(seq(2), counted(1, 2))]));
     let known_until = left_out.messages.iter().find(|change| change.seq == seq(1)).unwrap().known_until;
@@ -214,13 +289,25 @@ fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells
 }
 
 #[test]
+fn an_answer_that_was_dated_into_the_future_though_it_was_asked_for_by_a_right_clock_gets_its_true_time() {
+    let ahead = Slot { last_polled_at: Some(noon() + TimeDelta::days(20)), ..slot(vec![message(1), never_polled(2)]) };
+    let recording = record(ahead, answered(vec![(seq(1), counted(1, 2))]));
+    let [snapshot] = recording.snapshots.as_slice() else { panic!("{:?}", recording.snapshots) };
+    assert_eq!((snapshot.seq, snapshot.polled_at), (seq(1), noon()));
+    assert_eq!(snapshot.prior_polled_at, Some(noon() - minutes(1)));
+    assert_eq!((recording.last_polled_at, recording.known_until), (Some(noon()), Some(noon() - answer_time())));
+}
+
+#[test]
 fn all_read_closes_a_message_after_one_confirming_poll() {
     let first = record(slot(vec![message(1)]), answered(vec![(seq(1), counted(3, 0))]));
     assert_eq!(first.messages[0].closed, None);
     let seen = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
     let confirmed = record(slot(vec![seen]), answered(vec![(seq(1), counted(3, 0))]));
     assert_eq!(confirmed.messages[0].closed, Some(Closed::AllRead));
-    assert_eq!(confirmed.messages[0].known_until, Some(noon()), "a closed message says itself until when it is known");
+    let change = &confirmed.messages[0];
+    assert!(change.known_apart, "a closed message says itself until when it is known");
+    assert_eq!(change.known_until, Some(noon() - answer_time()));
     assert!(confirmed.is_empty && !first.is_empty);
 }
 
@@ -344,20 +431,21 @@ fn what_fails_while_others_fail_counts_once_whoever_was_to_blame_before() {
 #[test]
 fn messages_whose_calls_fail_leave_for_slots_of_their_own() {
     let held = slot((1..=6).map(message).collect());
-    let before = held.last_polled_at;
+    let (last_polled_at, known_until) = (held.last_polled_at, held.known_until);
     let mut poll = answered([1, 2, 5].map(|number| (seq(number), counted(1, 2))).to_vec());
     poll.failed = vec![vec![seq(3)], vec![seq(4), seq(6)]];
     let recording = record(Slot { failures: 2, ..held }, poll);
     let part = |seqs: &[i64], wait, failures| Part {
         seqs: seqs.iter().map(|number| seq(*number)).collect(),
-        last_polled_at: before,
+        last_polled_at,
+        known_until,
         next_poll_at: noon() + TimeDelta::seconds(wait),
         failures,
     };
     assert_eq!(recording.parts, [part(&[3], 10, 3), part(&[4, 6], 0, 2)]);
     let left: Vec<_> =
-        recording.messages.iter().map(|change| (change.seq, change.known_until, change.polled_at)).collect();
-    assert_eq!(left, [3, 4, 6].map(|number| (seq(number), None, None)), "known until the last poll of their new slot");
+        recording.messages.iter().map(|change| (change.seq, change.known_apart, change.polled_at)).collect();
+    assert_eq!(left, [3, 4, 6].map(|number| (seq(number), false, None)), "known as their new slot has it");
     assert_eq!((recording.failures, recording.last_polled_at), (0, Some(noon())), "the others go on");
     assert!(recording.next_poll_at > noon() && recording.next_poll_at <= noon() + minutes(1));
 }
@@ -368,7 +456,7 @@ fn a_message_that_is_known_otherwise_than_its_slot_says_so_when_it_leaves() {
     let apart = SlotMessage { known_until, known_apart: true, ..message(2) };
     let poll = Poll { failed: vec![vec![seq(2)]], ..answered(vec![(seq(1), counted(1, 2))]) };
     let recording = record(slot(vec![message(1), apart]), poll);
-    assert_eq!(recording.messages[0].known_until, known_until);
+    assert_eq!((recording.messages[0].known_until, recording.messages[0].known_apart), (known_until, true));
 }
 
 #[test]
@@ -382,7 +470,7 @@ fn a_slot_that_keeps_nothing_but_messages_that_leave_is_empty() {
 #[test]
 fn a_refused_message_leaves_for_a_slot_of_its_own_and_is_closed_when_it_is_refused_for_long() {
     let mut poll = answered(vec![(seq(1), counted(1, 2))]);
-    poll.rejected.push((seq(2), 10004));
+    poll.rejected.push(refusal(2));
     let recording = record(slot(vec![message(1), message(2)]), poll.clone());
     let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
     assert_eq!((change.seq, change.closed, change.receipt), (seq(2), None, Some(counted(1, 2))));
@@ -390,23 +478,23 @@ fn a_refused_message_leaves_for_a_slot_of_its_own_and_is_closed_when_it_is_refus
     assert_eq!(recording.parts[0].seqs, [seq(2)]);
     assert!(!recording.is_empty && recording.snapshots.is_empty());
 
-    let refused = |polls, minutes_ago| {
+    let again = |polls, minutes_ago| {
         let held =
             SlotMessage { no_receipt_polls: polls, refused_since: Some(noon() - minutes(minutes_ago)), ..message(2) };
-        let rejected = vec![(seq(2), 10004)];
+        let rejected = vec![refusal(2)];
         record(
             Slot { failures: 4, ..slot(vec![held]) },
             Poll { attempts: vec![attempt(noon())], rejected, ..Poll::ended(PollEnd::GivenUp) },
         )
     };
     for (polls, minutes_ago, is_closed) in [(1, 60, false), (2, 4, false), (200, 4, false), (2, 5, true)] {
-        let recording = refused(polls, minutes_ago);
+        let recording = again(polls, minutes_ago);
         let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
         assert_eq!(change.closed, is_closed.then_some(Closed::Rejected), "{polls} polls, {minutes_ago} min");
         assert_eq!(change.no_receipt_polls, polls + 1);
         assert_eq!(recording.is_empty, is_closed);
     }
-    let closed = refused(2, 5);
+    let closed = again(2, 5);
     assert_eq!(
         closed.messages[0].receipt,
         Some(Receipt { code: 10004, ..counted(1, 2) }),
@@ -417,7 +505,7 @@ fn a_refused_message_leaves_for_a_slot_of_its_own_and_is_closed_when_it_is_refus
 
 #[test]
 fn a_minute_in_which_every_message_is_refused_closes_none_and_counts_for_none() {
-    let rejected: Vec<_> = (1..=3).map(|number| (seq(number), 10004)).collect();
+    let rejected: Vec<_> = (1..=3).map(refusal).collect();
     let held = (1..=3).map(|number| SlotMessage {
         no_receipt_polls: 9,
         refused_since: Some(noon() - minutes(60)),
@@ -439,7 +527,7 @@ fn an_answer_ends_what_a_refusal_began_and_the_two_counts_are_not_mixed() {
     assert_eq!(told(counted(2, 1)), (0, None, None));
     assert_eq!(told(NO_RECEIPT), (1, None, None), "the first poll that says so");
     let without = SlotMessage { no_receipt_polls: 2, receipt: Some(NO_RECEIPT), ..message(1) };
-    let rejected = vec![(seq(1), 10004)];
+    let rejected = vec![refusal(1)];
     let poll = Poll { attempts: vec![attempt(noon())], rejected, ..Poll::ended(PollEnd::GivenUp) };
     let change = record(slot(vec![without]), poll).messages.remove(0);
     assert_eq!((change.no_receipt_polls, change.refused_since, change.closed), (1, Some(noon()), None));
@@ -535,11 +623,12 @@ fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
 }
 
 fn steps_back(stepped: Timestamp, is_doubted: bool) {
-    let poll = Poll { attempts: vec![attempt(stepped)], ..answered(vec![(seq(1), counted(2, 1))]) };
+    let poll = answered_in(vec![(stepped, vec![(seq(1), counted(2, 1))])]);
     let recording = record_at(slot(vec![message(1)]), poll, Moment { time: stepped, is_doubted });
     let polled_at = recording.snapshots[0].polled_at;
-    assert_eq!(polled_at, noon() - minutes(1) + TimeDelta::microseconds(1));
+    assert_eq!(polled_at, noon() - minutes(1) + answer_time() + TimeDelta::microseconds(1));
     assert_eq!(recording.last_polled_at, Some(polled_at));
+    assert_eq!(recording.known_until, Some(stepped - answer_time()), "by the clock as it is now");
     assert!(recording.next_poll_at <= stepped + minutes(1), "the next poll goes by the clock as it is");
     assert!(recording.join_due <= stepped + minutes(1));
 }
@@ -556,24 +645,23 @@ proptest! {
             now += TimeDelta::seconds(step);
             let mut receipts = vec![(seq(1), counted(read, 3 - read))];
             if !leave_out { receipts.push((seq(2), counted(read, 4))); }
-            let poll = Poll { attempts: vec![attempt(now)], ..answered(receipts) };
-            let recording = record_at(held.clone(), poll, Moment { time: now, is_doubted: true });
+            let recording = record_at(held.clone(), answered_in(vec![(now, receipts)]), Moment { time: now, is_doubted: true });
             for snapshot in &recording.snapshots {
                 prop_assert!(last.get(&snapshot.seq).is_none_or(|last| *last < snapshot.polled_at));
                 prop_assert!(snapshot.prior_polled_at.is_none_or(|prior| prior < snapshot.polled_at));
                 prop_assert_eq!(snapshot.prior_polled_at.is_none(), !last.contains_key(&snapshot.seq));
                 last.insert(snapshot.seq, snapshot.polled_at);
             }
-            held.last_polled_at = recording.last_polled_at;
+            (held.last_polled_at, held.known_until) = (recording.last_polled_at, recording.known_until);
             for message in &mut held.messages {
                 let change = recording.messages.iter().find(|change| change.seq == message.seq);
                 if let Some(change) = change {
                     message.receipt = change.receipt;
-                    message.known_apart = change.known_until.is_some();
+                    message.known_apart = change.known_apart;
                     message.known_until = change.known_until;
                 }
                 if !message.known_apart && message.receipt.is_some() {
-                    message.known_until = recording.last_polled_at;
+                    message.known_until = recording.known_until;
                 }
             }
         }

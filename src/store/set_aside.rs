@@ -173,6 +173,7 @@ fn content(part: &Recording) -> Value {
         "receipt_snapshots": snapshots.collect::<Vec<_>>(),
         "watched_messages": messages.collect::<Vec<_>>(),
         "last_polled_at": part.last_polled_at,
+        "known_until": part.known_until,
         "next_poll_at": part.next_poll_at,
         "api_calls": calls.collect::<Vec<_>>(),
     })

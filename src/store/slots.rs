@@ -15,7 +15,7 @@ use crate::{
 
 /// One row a slot: its messages come as arrays, which costs less than a row for each of them.
 const READ_SLOTS: &str = "
-    SELECT s.slot_id, s.group_key, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, s.joins,
+    SELECT s.slot_id, s.group_key, s.next_poll_at, s.last_polled_at, s.known_until AS slot_known_until, s.quiet_polls, s.failures, s.joins,
         g.group_id, g.state, g.cadence,
         m.seqs, m.sent_at, m.read_num, m.unread_num, m.code, m.is_known, m.known_until, m.no_receipt_polls,
         m.refused_since
@@ -134,7 +134,7 @@ pub(super) fn keyed(rows: Vec<(GroupKey, SlotId, Timestamp)>) -> Vec<(SlotKey, T
 }
 
 fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
-    let last_polled_at: Option<Timestamp> = row.try_get("last_polled_at")?;
+    let known_until: Option<Timestamp> = row.try_get("slot_known_until")?;
     let group_id: String = row.try_get("group_id")?;
     Ok(Slot {
         key: SlotKey { group_key: row.try_get("group_key")?, slot_id: row.try_get("slot_id")? },
@@ -149,13 +149,14 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
         quiet_polls: row.try_get("quiet_polls")?,
         failures: row.try_get("failures")?,
         joins: row.try_get("joins")?,
-        messages: messages(row, last_polled_at)?,
-        last_polled_at,
+        messages: messages(row, known_until)?,
+        last_polled_at: row.try_get("last_polled_at")?,
+        known_until,
         absorbs: None,
     })
 }
 
-fn messages(row: &PgRow, slot_polled_at: Option<Timestamp>) -> Result<Vec<SlotMessage>, sqlx::Error> {
+fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<SlotMessage>, sqlx::Error> {
     // An empty slot has null for its arrays.
     let Some(seqs) = row.try_get::<Option<Vec<i64>>, _>("seqs")? else { return Ok(vec![]) };
     let sent_at: Vec<Timestamp> = row.try_get("sent_at")?;
@@ -173,7 +174,7 @@ fn messages(row: &PgRow, slot_polled_at: Option<Timestamp>) -> Result<Vec<SlotMe
             seq: MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
             sent_at: sent_at[index],
             receipt: code[index].map(|code| Receipt { code, counts }),
-            known_until: if is_known[index] { known_until[index].or(slot_polled_at) } else { None },
+            known_until: if is_known[index] { known_until[index].or(slot_known_until) } else { None },
             known_apart: known_until[index].is_some(),
             no_receipt_polls: no_receipt_polls[index],
             refused_since: refused_since[index],

@@ -71,8 +71,8 @@ impl Store {
                 SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
                 FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
             ), made AS (
-                INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures, joins)
-                SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, s.joins
+                INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, known_until, quiet_polls, failures, joins)
+                SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.known_until, s.quiet_polls, s.failures, s.joins
                 FROM source s CROSS JOIN parts p
                 RETURNING group_key, slot_id, next_poll_at
             ), moved AS (

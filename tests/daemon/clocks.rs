@@ -16,7 +16,8 @@ fn all_the_time() -> Cron {
 /// Something that was stored by a clock that was wrong.
 const FUTURE: &str = "SELECT count(*) FROM (
         SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
-        UNION ALL SELECT last_polled_at FROM receiptd.poll_slots UNION ALL SELECT known_until FROM receiptd.watched_messages
+        UNION ALL SELECT last_polled_at FROM receiptd.poll_slots UNION ALL SELECT known_until FROM receiptd.poll_slots
+        UNION ALL SELECT known_until FROM receiptd.watched_messages
         UNION ALL SELECT first_polled_at FROM receiptd.watched_messages
         UNION ALL SELECT rolled_up_until FROM receiptd.poller_leases
         UNION ALL SELECT rolling_up_until FROM receiptd.poller_leases
@@ -63,7 +64,7 @@ const STORED_20_DAYS_AHEAD: &str = "
     UPDATE receiptd.receipt_snapshots SET polled_at = polled_at + interval '20 days';
     UPDATE receiptd.api_calls SET called_at = called_at + interval '20 days';
     UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at + interval '20 days',
-        next_poll_at = next_poll_at + interval '20 days';
+        known_until = known_until + interval '20 days', next_poll_at = next_poll_at + interval '20 days';
     UPDATE receiptd.watched_messages SET first_polled_at = first_polled_at + interval '20 days',
         last_changed_at = last_changed_at + interval '20 days', known_until = known_until + interval '20 days';
     INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at, read_num, unread_num, receipt_code,
@@ -93,7 +94,7 @@ async fn times_in_the_future_that_an_earlier_version_has_stored_heal_by_themselv
     rig.stop().await;
     sqlx::raw_sql(STORED_20_DAYS_AHEAD).execute(&rig.pool).await.unwrap();
     // One that was slotted and not polled yet.
-    rig.database.psql("UPDATE receiptd.poll_slots SET last_polled_at = NULL WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots)");
+    rig.database.psql("UPDATE receiptd.poll_slots SET last_polled_at = NULL, known_until = NULL WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots)");
     let at_now = |condition: &str| {
         format!("(SELECT {condition} FROM receiptd.receipts_at(now()) WHERE group_id = 'g' AND msg_seq = 1)")
     };
@@ -111,7 +112,7 @@ async fn times_in_the_future_that_an_earlier_version_has_stored_heal_by_themselv
     rig.until("(SELECT rolled_up_until <= now() AND rolling_up_until <= now() FROM receiptd.poller_leases)").await;
     rig.stop().await;
     for what in [
-        "receiptd.poll_slots WHERE greatest(next_poll_at, last_polled_at) > now() + interval '1 minute'",
+        "receiptd.poll_slots WHERE greatest(next_poll_at, last_polled_at, known_until) > now() + interval '1 minute'",
         "receiptd.watched_messages WHERE greatest(first_polled_at, last_changed_at, known_until) > now()",
         "receiptd.message_milestones WHERE greatest(first_polled_at, last_changed_at, all_read_by, all_read_after) > now()",
         "receiptd.poll_gaps WHERE gap_until > now()",

@@ -11,6 +11,7 @@ mod common;
 mod error_classes;
 mod failing;
 mod idle;
+mod intervals;
 mod lease;
 mod outage;
 mod polling;

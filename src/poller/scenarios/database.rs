@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::TimeDelta;
 
+use super::service::read_every;
 use crate::{
     cadence::Cadences,
     domain::{MsgSeq, Receipt, Timestamp},
     lease::{LeaseRow, TTL},
-    recording::{Closed, GroupChange, MessageChange, Part, Recording},
+    recording::{Closed, GroupChange, MessageChange, Part, Recording, Snapshot},
     slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
     store::{Committed, Made},
 };
@@ -36,6 +37,7 @@ pub(super) struct Message {
 struct SlotRow {
     next_poll_at: Timestamp,
     last_polled_at: Option<Timestamp>,
+    known_until: Option<Timestamp>,
     quiet_polls: i32,
     failures: i32,
     joins: i32,
@@ -75,6 +77,8 @@ pub(super) struct Database {
     pub stored: BTreeMap<u64, u32>,
     /// The latest snapshot of each message.
     latest: HashMap<(GroupKey, MsgSeq), (Timestamp, Receipt)>,
+    /// Whether no clock of a daemon is ever set: then every interval holds what it is about.
+    pub clocks_are_right: bool,
     /// What can't be right about what was written.
     pub odd: Option<String>,
 }
@@ -158,7 +162,7 @@ impl Database {
                 seq: key.1,
                 sent_at: message.sent_at,
                 receipt: message.receipt,
-                known_until: message.known_until.or(row.last_polled_at).filter(|_| message.is_known),
+                known_until: message.known_until.or(row.known_until).filter(|_| message.is_known),
                 known_apart: message.known_until.is_some(),
                 no_receipt_polls: message.no_receipt_polls,
                 refused_since: message.refused_since,
@@ -173,6 +177,7 @@ impl Database {
                 cadence: None,
                 next_poll_at: row.next_poll_at,
                 last_polled_at: row.last_polled_at,
+                known_until: row.known_until,
                 quiet_polls: row.quiet_polls,
                 failures: row.failures,
                 joins: row.joins,
@@ -229,6 +234,7 @@ impl Database {
             let row = self.slots.entry(id).and_modify(|row| row.joins += 1).or_insert(SlotRow {
                 next_poll_at,
                 last_polled_at: None,
+                known_until: None,
                 quiet_polls: 0,
                 failures: 0,
                 joins: 0,
@@ -305,6 +311,10 @@ impl Database {
             if before.is_some_and(|before| before.0 >= row.0 || before.1 == row.1) {
                 self.odd = Some(format!("a snapshot of {key:?} says {row:?} after {before:?}"));
             }
+            let had_counts = before.is_some_and(|before| before.1.counts.is_some());
+            if self.clocks_are_right && had_counts && !holds_the_truth(key, snapshot) {
+                self.odd = Some(format!("{snapshot:?} of {key:?} does not hold when it was read"));
+            }
         }
         recording.messages.iter().for_each(|change| self.write_message(recording, change));
         recording.parts.iter().for_each(|part| self.part(recording, part));
@@ -320,7 +330,7 @@ impl Database {
         if let Some(row) = self.slots.get_mut(&recording.slot) {
             let due = recording.next_poll_at;
             row.next_poll_at = if joined { due.min(recording.join_due) } else { due };
-            row.last_polled_at = recording.last_polled_at;
+            (row.last_polled_at, row.known_until) = (recording.last_polled_at, recording.known_until);
             (row.quiet_polls, row.failures) = (recording.quiet_polls, recording.failures);
         }
         let is_empty = !self.messages.values().any(|message| message.slot_id == Some(recording.slot));
@@ -334,6 +344,7 @@ impl Database {
         let row = SlotRow {
             next_poll_at: part.next_poll_at,
             last_polled_at: part.last_polled_at,
+            known_until: part.known_until,
             quiet_polls: 0,
             failures: part.failures,
             joins: 0,
@@ -350,8 +361,8 @@ impl Database {
     fn write_message(&mut self, recording: &Recording, change: &MessageChange) {
         let Some(message) = self.messages.get_mut(&(recording.slot.group_key, change.seq)) else { return };
         let is_here = message.slot_id == Some(recording.slot);
-        let elsewhere = change.known_until.or(change.polled_at).or(message.known_until);
-        message.known_until = if is_here { change.known_until } else { elsewhere };
+        let slot_tells = is_here && !change.known_apart;
+        message.known_until = if slot_tells { None } else { change.known_until.or(message.known_until) };
         message.receipt = change.receipt;
         message.is_known |= change.polled_at.is_some();
         (message.no_receipt_polls, message.refused_since) = (change.no_receipt_polls, change.refused_since);
@@ -359,6 +370,14 @@ impl Database {
             (message.is_active, message.slot_id, message.closed) = (false, None, change.closed);
         }
     }
+}
+
+/// Whether everybody who has read a message since the row before has done so within the interval of this one.
+fn holds_the_truth((group, seq): (GroupKey, MsgSeq), snapshot: &Snapshot) -> bool {
+    let Some(after) = snapshot.prior_polled_at else { return true };
+    let read_at = |count: u32| wall(u64::from(count) * read_every(group, seq), 0);
+    let Some((before, counts)) = snapshot.prior_read_num.zip(snapshot.receipt.counts) else { return true };
+    counts.read() == before || after < read_at(before + 1) && read_at(counts.read()) <= snapshot.polled_at
 }
 
 /// The time of the virtual clock at its start.

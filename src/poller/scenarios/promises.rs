@@ -106,7 +106,7 @@ impl Promises {
 
     pub fn polled(&mut self, slot: &Slot, poll: &Poll, now: Micros) {
         let asked = slot.messages.iter().map(|message| message.seq).filter(|_| poll.end == PollEnd::Complete);
-        let told = poll.receipts.iter().map(|(seq, _)| *seq);
+        let told = poll.receipts.iter().map(|told| told.seq);
         let late = asked.chain(told).filter_map(|seq| self.costs.told((slot.key.group_key, seq), now).err()).last();
         late.into_iter().for_each(|late| self.breaks(|| late));
         // 5. A service that fails is not hammered.

@@ -1,7 +1,5 @@
 //! A model of Tencent Chat: receipts that grow, and what goes wrong on the way and there.
 
-use std::time::Duration;
-
 use super::{
     flaw::Symptom,
     plan::{Fault, MILLISECOND, Micros, REQUEST_TIMEOUT, SECOND},
@@ -119,12 +117,18 @@ impl World {
         Some(symptom)
     }
 
-    /// Somebody reads a message every few seconds or minutes, and of some messages all but one member.
     fn receipt(&self, group: GroupKey, seq: MsgSeq) -> Receipt {
-        let mix = u64::from(seq.get()) * 7 + u64::from(group.unsigned_abs()) * 13;
-        let every = Duration::from_secs(3 + mix % 40).as_micros();
-        let most = if mix.is_multiple_of(3) { MEMBERS } else { MEMBERS - 1 };
-        let read = i64::try_from(u128::from(self.now) / every).unwrap().min(most);
+        let most = if mix(group, seq).is_multiple_of(3) { MEMBERS } else { MEMBERS - 1 };
+        let read = i64::try_from(self.now / read_every(group, seq)).unwrap().min(most);
         Receipt { code: 0, counts: Counts::new(read, MEMBERS - read) }
     }
+}
+
+fn mix(group: GroupKey, seq: MsgSeq) -> u64 {
+    u64::from(seq.get()) * 7 + u64::from(group.unsigned_abs()) * 13
+}
+
+/// Somebody reads a message every few seconds or minutes: the n-th after n times this long.
+pub(super) fn read_every(group: GroupKey, seq: MsgSeq) -> Micros {
+    (3 + mix(group, seq) % 40) * SECOND
 }

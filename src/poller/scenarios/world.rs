@@ -119,6 +119,8 @@ impl World {
             order: 0,
             plan,
         };
+        world.database.clocks_are_right =
+            !world.plan.faults.iter().any(|(_, fault, _)| matches!(fault, Fault::Clock(..)));
         for (group, count) in (1..).zip(world.plan.groups.clone()) {
             world.database.watch(group, count, wall(0, 0));
         }

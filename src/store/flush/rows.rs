@@ -106,16 +106,16 @@ pub(in crate::store) async fn write_messages(
             -- Not later than this poll: another clock may have said so.
             first_polled_at = least(m.first_polled_at, u.polled_at),
             last_changed_at = CASE WHEN u.differs THEN u.polled_at ELSE least(m.last_changed_at, u.polled_at) END,
-            known_until = CASE WHEN m.slot_id = u.slot_id THEN u.known_until
-                ELSE coalesce(u.known_until, u.polled_at, m.known_until) END,
+            known_until = CASE WHEN m.slot_id = u.slot_id AND NOT u.known_apart THEN NULL
+                ELSE coalesce(u.known_until, m.known_until) END,
             no_receipt_polls = u.no_receipt_polls, refused_since = u.refused_since,
             state = CASE WHEN m.state = 'active' THEN coalesce(u.closed, 'active') ELSE m.state END,
             closed_at = CASE WHEN m.state = 'active' AND u.closed IS NOT NULL THEN now() ELSE m.closed_at END,
             slot_id = CASE WHEN u.closed IS NULL THEN m.slot_id END
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::integer[], $5::integer[], $6::integer[],
-            $7::timestamptz[], $8::boolean[], $9::timestamptz[], $10::smallint[], $11::text[], $12::timestamptz[])
+            $7::timestamptz[], $8::boolean[], $9::timestamptz[], $10::smallint[], $11::text[], $12::timestamptz[], $13::boolean[])
             AS u (group_key, msg_seq, slot_id, read_num, unread_num, code, polled_at, differs, known_until,
-                no_receipt_polls, closed, refused_since)
+                no_receipt_polls, closed, refused_since, known_apart)
          WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq",
     )
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
@@ -130,6 +130,7 @@ pub(in crate::store) async fn write_messages(
     .bind(rows.iter().map(|row| row.2.no_receipt_polls).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.2.closed.map(|closed| closed.state())).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.2.refused_since).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.2.known_apart).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
@@ -149,8 +150,8 @@ pub(super) async fn part_slots(
                 SELECT group_key, msg_seq FROM receiptd.watched_messages
                 WHERE group_key = $1 AND slot_id = $2 AND msg_seq = ANY ($3)
              ), made AS (
-                INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_polled_at, failures)
-                SELECT $1, $4, $5, $6 WHERE EXISTS (SELECT FROM leaving)
+                INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_polled_at, failures, known_until)
+                SELECT $1, $4, $5, $6, $7 WHERE EXISTS (SELECT FROM leaving)
                 RETURNING group_key, slot_id, next_poll_at, failures > 0 AS fails
              ), moved AS (
                 UPDATE receiptd.watched_messages m SET slot_id = made.slot_id
@@ -165,6 +166,7 @@ pub(super) async fn part_slots(
         .bind(part.next_poll_at)
         .bind(part.last_polled_at)
         .bind(part.failures)
+        .bind(part.known_until)
         .fetch_optional(&mut *connection)
         .await?;
         made.extend(slot);
@@ -189,9 +191,10 @@ pub(super) async fn write_slots(
     };
     query_as::<(GroupKey, SlotId, Timestamp)>(
         "UPDATE receiptd.poll_slots s SET next_poll_at = u.next_poll_at, last_polled_at = u.last_polled_at,
-            quiet_polls = u.quiet_polls, failures = u.failures
-         FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[])
-            AS u (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures)
+            known_until = u.known_until, quiet_polls = u.quiet_polls, failures = u.failures
+         FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[],
+            $7::timestamptz[])
+            AS u (group_key, slot_id, next_poll_at, last_polled_at, quiet_polls, failures, known_until)
          WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id
          RETURNING s.group_key, s.slot_id, s.next_poll_at",
     )
@@ -201,6 +204,7 @@ pub(super) async fn write_slots(
     .bind(recordings.iter().map(|recording| recording.last_polled_at).collect::<Vec<_>>())
     .bind(recordings.iter().map(|recording| recording.quiet_polls).collect::<Vec<_>>())
     .bind(recordings.iter().map(|recording| recording.failures).collect::<Vec<_>>())
+    .bind(recordings.iter().map(|recording| recording.known_until).collect::<Vec<_>>())
     .fetch_all(connection)
     .await
     .map(|rows| keyed(rows).into_iter().collect())

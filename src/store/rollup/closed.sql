@@ -3,7 +3,7 @@
 WITH free AS (
     SELECT w.group_key, w.msg_seq FROM receiptd.watched_messages w JOIN receiptd.watched_groups g USING (group_key)
     WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND w.state <> 'active' AND w.closed_at < $3
-        AND (w.first_polled_at IS NULL OR w.known_until < $3)
+        AND (w.first_polled_at IS NULL OR greatest(w.known_until, w.last_changed_at) < $3)
     FOR UPDATE OF w SKIP LOCKED
 ), leaving AS (
     DELETE FROM receiptd.watched_messages w USING free f

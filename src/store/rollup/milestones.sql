@@ -48,7 +48,7 @@ ON CONFLICT (group_key, msg_seq) DO UPDATE SET
         ELSE coalesce(EXCLUDED.unread_num, m.unread_num) END,
     receipt_code = CASE WHEN EXCLUDED.last_changed_at < m.last_changed_at THEN m.receipt_code ELSE EXCLUDED.receipt_code END,
     last_changed_at = greatest(m.last_changed_at, EXCLUDED.last_changed_at),
-    known_until = CASE WHEN m.closed_at IS NOT NULL THEN greatest(m.known_until, EXCLUDED.last_changed_at) END,
+    known_until = CASE WHEN m.closed_at IS NOT NULL THEN m.known_until END,
     first_read_after = CASE WHEN m.first_read_by <= EXCLUDED.first_read_by OR EXCLUDED.first_read_by IS NULL
         THEN m.first_read_after ELSE EXCLUDED.first_read_after END,
     first_read_by = least(m.first_read_by, EXCLUDED.first_read_by),

@@ -8,8 +8,8 @@ WITH numbered AS (
     SELECT group_key, part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
     FROM (SELECT DISTINCT group_key, part FROM numbered ORDER BY 1, 2) AS distinct_parts
 ), slots AS (
-    INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at)
-    SELECT group_key, slot_id, $2 + interval '10 minutes', $2 FROM parts
+    INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, known_until)
+    SELECT group_key, slot_id, $2 + interval '10 minutes', $2, $2 FROM parts
 )
 UPDATE receiptd.watched_messages m SET slot_id = p.slot_id, known_until = NULL
 FROM numbered n JOIN parts p USING (group_key, part)
