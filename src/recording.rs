@@ -3,14 +3,26 @@
 //! Pure: in go a slot as it was read and the outcome of its poll, out comes what the store has to write in one
 //! transaction. A message that an answer leaves out is not known by that answer.
 
+mod due;
+mod judge;
+mod parts;
+mod poll;
+
 use chrono::TimeDelta;
 
+pub(crate) use self::due::{RETRY_AT_MOST, pause};
+pub use self::poll::{KnownLimit, Others, Poll, PollEnd, Told};
+use self::{
+    due::{due, due_by_cadence, failures},
+    judge::Judge,
+    parts::Parts,
+};
 use crate::{
     cadence::{Cadence, Phase},
-    chat::{Attempt, Failure},
+    chat::Attempt,
     clock::Moment,
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupState, Slot, SlotKey, SlotMessage},
+    slot::{GroupState, Slot, SlotKey},
 };
 
 /// So many polls in a row must say that a message has no receipt before it is closed: the first may be early.
@@ -21,116 +33,6 @@ const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
 
 /// The same for a group that is gone (10010, 10015).
 const PROBE_GONE_AFTER: TimeDelta = TimeDelta::hours(24);
-
-/// After a failed poll the slot is tried again after this time, doubled for each failure in a row, …
-const RETRY_AFTER: TimeDelta = TimeDelta::seconds(10);
-
-/// … up to this time, and no later than its cadence says.
-pub(crate) const RETRY_AT_MOST: TimeDelta = TimeDelta::minutes(5);
-
-/// From this many failed polls in a row on, the slot is to blame if others are answered: the time is doubled whatever the cadence
-/// says, …
-const TO_BLAME_FROM: i32 = 3;
-
-/// … up to this time.
-const RETRY_TO_BLAME_AT_MOST: TimeDelta = TimeDelta::hours(6);
-
-/// A message that is refused alone by [`NO_RECEIPT_POLLS`] polls is closed if that goes on for this long: what is wrong for
-/// a minute closes nothing.
-const REFUSED_FOR: TimeDelta = TimeDelta::minutes(5);
-
-/// The same (some five minutes) for giving up messages of which nothing is known, if nothing is known of others either.
-const GIVEN_UP_FROM: i32 = 6;
-
-/// A message whose polls fail is expired this long after the end of its cadence.
-const EXPIRED_UNSEEN_AFTER: TimeDelta = TimeDelta::days(1);
-
-/// The outcome of polling one slot, over all its attempts.
-#[derive(Debug, Clone)]
-pub struct Poll {
-    /// Every attempt, in order.
-    pub attempts: Vec<Attempt>,
-    /// What the answers told.
-    pub receipts: Vec<Told>,
-    /// Messages that the service refuses even alone, with the code and without counts.
-    pub rejected: Vec<Told>,
-    /// Messages whose calls failed though others of the slot were answered: those that were found alone each by itself, those
-    /// among which there is one to blame together.
-    pub failed: Vec<Vec<MsgSeq>>,
-    /// What became of the calls of other slots.
-    pub others: Others,
-    /// How it ended.
-    pub end: PollEnd,
-}
-
-impl Poll {
-    /// A poll without attempts that ended so.
-    pub fn ended(end: PollEnd) -> Self {
-        let (attempts, receipts, rejected, failed) = (vec![], vec![], vec![], vec![]);
-        Self { attempts, receipts, rejected, failed, others: Others::Unknown, end }
-    }
-}
-
-/// What an attempt told of a message, and its two moments: what it saw held at some time between them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
-    /// The message.
-    pub seq: MsgSeq,
-    /// What was seen.
-    pub receipt: Receipt,
-    /// When the attempt was sent.
-    pub sent_at: Timestamp,
-    /// When its answer arrived.
-    pub answered_at: Timestamp,
-}
-
-impl Told {
-    /// What this attempt told of a message.
-    pub fn by(attempt: &Attempt, seq: MsgSeq, receipt: Receipt) -> Self {
-        Self { seq, receipt, sent_at: attempt.called_at, answered_at: attempt.ended_at }
-    }
-}
-
-/// How many messages the service takes in a call, as far as that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownLimit {
-    /// The most that a call was answered for.
-    pub takes: usize,
-    /// The fewest that were refused since there were too many.
-    pub refuses: usize,
-}
-
-/// What became of the latest calls of the app for other slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Others {
-    /// They are answered: a slot that fails is to blame itself.
-    Answered,
-    /// They fail too: the service or the way to it is to blame.
-    Failing,
-    /// There were none.
-    Unknown,
-}
-
-impl Others {
-    /// What became of them during a poll, from what was known when it began and when it ended: what fails while an outage
-    /// begins or ends is part of that.
-    pub fn until(self, end: Self) -> Self {
-        if self == Self::Failing { self } else { end }
-    }
-}
-
-/// How a poll ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PollEnd {
-    /// Every message was asked for and the service answered.
-    Complete,
-    /// The attempts are used up; the rest goes back to the schedule.
-    GivenUp,
-    /// The service refuses the group.
-    GroupFault(Failure),
-    /// No more calls are made: the whole app was refused, or the daemon stops.
-    Stopped,
-}
 
 /// Why a message is polled no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -360,9 +262,7 @@ impl Recording {
             absorbs: slot.absorbs.filter(|_| polled_at.is_some()),
         }
     }
-}
 
-impl Recording {
     /// The same without what it says of messages, and that in parts of one message each: for when the whole can't be
     /// stored.
     pub fn apart(&self) -> (Self, Vec<Self>) {
@@ -381,228 +281,6 @@ impl Recording {
         let parts = seqs.into_iter().map(of).collect();
         (frame, parts)
     }
-}
-
-/// Sorts out messages whose calls fail though others of their slot are answered.
-struct Parts {
-    known_until: Option<Timestamp>,
-    parts: Vec<(Vec<MsgSeq>, Part)>,
-}
-
-impl Parts {
-    fn of(slot: &Slot, poll: &Poll, now: Timestamp) -> Self {
-        let is_answered = poll.end == PollEnd::Complete && !poll.attempts.is_empty();
-        let refused = poll.rejected.iter().filter(|_| is_answered).map(|told| vec![told.seq]);
-        let (last_polled_at, known_until) = (slot.last_polled_at, slot.known_until);
-        let part = |seqs: Vec<MsgSeq>| {
-            let failures = slot.failures.saturating_add(1).max(TO_BLAME_FROM);
-            // Most of several are not to blame, and the next poll tells which: each finds less left to look for, or fails.
-            let (failures, wait) = match seqs.len() {
-                1 => (failures, wait_of_one_to_blame(failures)),
-                _ => (TO_BLAME_FROM - 1, TimeDelta::zero()),
-            };
-            (seqs, Part { seqs: vec![], last_polled_at, known_until, next_poll_at: now + wait, failures })
-        };
-        Self { known_until, parts: poll.failed.iter().cloned().chain(refused).map(part).collect() }
-    }
-
-    /// Takes the message out of its slot if it is to leave that.
-    fn take(&mut self, message: &SlotMessage, change: &mut MessageChange) -> bool {
-        let Some((_, part)) = self.parts.iter_mut().find(|(seqs, _)| seqs.contains(&message.seq)) else { return false };
-        part.seqs.push(message.seq);
-        // As long as it is known as its new slot has it, that tells.
-        change.known_apart = message.known_until.is_some() && message.known_until != self.known_until;
-        true
-    }
-
-    fn filled(self) -> Vec<Part> {
-        self.parts.into_iter().map(|(_, part)| part).filter(|part| !part.seqs.is_empty()).collect()
-    }
-}
-
-/// Judges the messages of one poll.
-struct Judge<'a> {
-    cadence: &'a Cadence,
-    now: Timestamp,
-    /// Whether nothing is closed by the time.
-    is_doubted: bool,
-    /// What the poll told, by rising seq, each later than all that its message has seen. A refusal that closes its message
-    /// counts as a receipt with its code.
-    told: Vec<Told>,
-    /// The messages that were refused and can't be blamed on others, with since when, and how many polls that are.
-    refused: Vec<(MsgSeq, Timestamp, i16)>,
-    /// Those that are closed for it.
-    rejected: Vec<MsgSeq>,
-    /// The messages whose calls failed.
-    failed: Vec<MsgSeq>,
-    complete: bool,
-    /// The slot has failed often enough to give up messages of which nothing is known.
-    gives_up: bool,
-}
-
-impl<'a> Judge<'a> {
-    fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Moment) -> Self {
-        let Moment { time: now, is_doubted } = now;
-        let complete = poll.end == PollEnd::Complete;
-        // Where all messages of a slot are refused, it is their group that is refused, or the app.
-        let counts = complete || slot.messages.len() == 1;
-        let mut judge = Self {
-            cadence,
-            now,
-            is_doubted,
-            told: poll.receipts.clone(),
-            refused: vec![],
-            rejected: vec![],
-            failed: poll.failed.iter().flatten().copied().collect(),
-            complete,
-            gives_up: failures(slot, poll)
-                >= if poll.others == Others::Answered { TO_BLAME_FROM } else { GIVEN_UP_FROM },
-        };
-        for told in poll.rejected.iter().filter(|_| counts) {
-            let Some(message) = slot.messages.iter().find(|message| message.seq == told.seq) else { continue };
-            let since = message.refused_since.unwrap_or(now).min(now);
-            let polls = message.refused_since.map_or(0, |_| message.no_receipt_polls).saturating_add(1);
-            judge.refused.push((told.seq, since, polls));
-            if polls >= NO_RECEIPT_POLLS && now - since >= REFUSED_FOR && !is_doubted {
-                judge.rejected.push(told.seq);
-                judge.told.push(*told);
-            }
-        }
-        judge.told.sort_unstable_by_key(|told| told.seq);
-        for message in &slot.messages {
-            let seen = slot.last_polled_at.max(message.known_until).map(|seen| seen + TimeDelta::microseconds(1));
-            let told = judge.told.binary_search_by_key(&message.seq, |told| told.seq);
-            if let Some((told, seen)) = told.ok().map(|at| &mut judge.told[at]).zip(seen) {
-                told.answered_at = told.answered_at.max(seen);
-            }
-        }
-        judge
-    }
-
-    fn told_of(&self, seq: MsgSeq) -> Option<Told> {
-        self.told.binary_search_by_key(&seq, |told| told.seq).ok().map(|at| self.told[at])
-    }
-
-    /// What becomes of a message, in a slot that is known until `slot_known_until` by now.
-    fn change(&self, message: &SlotMessage, told: Option<Told>, slot_known_until: Option<Timestamp>) -> MessageChange {
-        let receipt = told.map(|told| told.receipt.after(message.receipt));
-        let differs = receipt.is_some() && receipt != message.receipt;
-        let refused = self.refused.iter().find(|(seq, ..)| *seq == message.seq);
-        let (no_receipt_polls, mut refused_since) = match (refused, receipt) {
-            (Some((_, since, polls)), _) => (*polls, Some(*since)),
-            (None, Some(Receipt { code: 10061 | 10062, .. })) => {
-                (message.refused_since.map_or(message.no_receipt_polls, |_| 0).saturating_add(1), None)
-            }
-            (None, Some(_)) => (0, None),
-            (None, None) => (message.no_receipt_polls, message.refused_since),
-        };
-        let closed = if self.rejected.contains(&message.seq) {
-            Some(Closed::Rejected)
-        } else if refused.is_none() && no_receipt_polls >= NO_RECEIPT_POLLS && receipt.is_some() {
-            Some(Closed::NoReceipt)
-        } else if receipt.is_some_and(Receipt::all_read) && !differs && self.cadence.stop_when_all_read() {
-            Some(Closed::AllRead)
-        } else if self.expires(message) {
-            Some(Closed::Expired)
-        } else {
-            None
-        };
-        if closed.is_some() {
-            refused_since = None;
-        }
-        let known_until = told.map(|told| told.sent_at).or(message.known_until);
-        MessageChange {
-            seq: message.seq,
-            receipt: receipt.or(message.receipt),
-            polled_at: told.map(|told| told.answered_at),
-            differs,
-            known_until,
-            known_apart: known_until.is_some() && (closed.is_some() || known_until != slot_known_until),
-            no_receipt_polls,
-            refused_since,
-            closed,
-        }
-    }
-
-    /// A message past the end of its cadence is polled once more. If that fails, it is given a day; one of which nothing is
-    /// known at all is given some more tries.
-    fn expires(&self, message: &SlotMessage) -> bool {
-        if self.is_doubted {
-            return false;
-        }
-        let has_failed = !self.complete
-            || self.failed.contains(&message.seq)
-            || self.refused.iter().any(|(seq, ..)| *seq == message.seq);
-        if !has_failed {
-            return self.cadence.is_expired(message.sent_at, self.now);
-        }
-        let is_known = message.known_until.is_some();
-        (is_known || self.gives_up) && self.cadence.is_expired(message.sent_at, self.now - EXPIRED_UNSEEN_AFTER)
-    }
-
-    /// Whether the row of the message has to be written: most polls change nothing about most messages.
-    fn is_news(&self, change: &MessageChange, message: &SlotMessage) -> bool {
-        let says = |until: Option<Timestamp>, apart: bool| until.filter(|_| apart);
-        let known_otherwise = !self.told.is_empty()
-            && says(change.known_until, change.known_apart) != says(message.known_until, message.known_apart);
-        let counts_polls =
-            change.no_receipt_polls != message.no_receipt_polls || change.refused_since != message.refused_since;
-        change.differs || change.closed.is_some() || known_otherwise || counts_polls
-    }
-}
-
-/// When the slot was due after its last poll. What moved the schedule since, a failure or an owner's pause, counts for
-/// nothing: the messages were to be observed then. Those that joined since were not there yet.
-fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
-    let was_there = |message: &&SlotMessage| {
-        message.known_until.is_some() && (!message.known_apart || message.known_until >= slot.known_until)
-    };
-    let due = |last| {
-        let there = slot.messages.iter().filter(was_there);
-        there.filter_map(|message| cadence.next_poll(phase, message.sent_at, last)).min()
-    };
-    slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
-}
-
-/// How many polls in a row have failed. A poll that fails while others fail too counts for no more than the first, which is
-/// enough for the pause: nobody is to blame for an outage, however long it is.
-fn failures(slot: &Slot, poll: &Poll) -> i32 {
-    match poll.end {
-        PollEnd::Complete => 0,
-        PollEnd::GivenUp if poll.others == Others::Failing => slot.failures.max(1),
-        PollEnd::GivenUp => slot.failures.saturating_add(1),
-        PollEnd::GroupFault(_) | PollEnd::Stopped => slot.failures,
-    }
-}
-
-/// The pause after so many failures in a row.
-pub(crate) fn pause(failures: i32) -> TimeDelta {
-    doubled(failures - 1).min(RETRY_AT_MOST)
-}
-
-/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their end.
-fn due(poll: &Poll, by_cadence: Option<Timestamp>, failures: i32, was_due: Timestamp, now: Timestamp) -> Timestamp {
-    match poll.end {
-        PollEnd::Complete => by_cadence.unwrap_or(now),
-        PollEnd::GivenUp if failures >= TO_BLAME_FROM && poll.others == Others::Answered => {
-            now + wait_of_one_to_blame(failures)
-        }
-        PollEnd::GivenUp => {
-            let retry = now + pause(failures);
-            by_cadence.map_or(retry, |due| due.min(retry))
-        }
-        // Due as it was: at once when the group is resumed, or the app calls again.
-        PollEnd::GroupFault(_) | PollEnd::Stopped => was_due.min(now),
-    }
-}
-
-/// How long a slot waits that fails while others are answered.
-fn wait_of_one_to_blame(failures: i32) -> TimeDelta {
-    doubled(failures - TO_BLAME_FROM).min(RETRY_TO_BLAME_AT_MOST)
-}
-
-fn doubled(times: i32) -> TimeDelta {
-    RETRY_AFTER * 2_i32.pow(times.clamp(0, 12).unsigned_abs())
 }
 
 fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange> {

@@ -1,0 +1,83 @@
+//! When a slot is due again, and what failures in a row call for. Nothing here is written or closed.
+
+use chrono::TimeDelta;
+
+use super::{Others, Poll, PollEnd};
+use crate::{
+    cadence::{Cadence, Phase},
+    domain::Timestamp,
+    slot::{Slot, SlotMessage},
+};
+
+/// After a failed poll the slot is tried again after this time, doubled for each failure in a row, …
+const RETRY_AFTER: TimeDelta = TimeDelta::seconds(10);
+
+/// … up to this time, and no later than its cadence says.
+pub(crate) const RETRY_AT_MOST: TimeDelta = TimeDelta::minutes(5);
+
+/// From this many failed polls in a row on, the slot is to blame if others are answered: the time is doubled whatever the cadence
+/// says, …
+pub(super) const TO_BLAME_FROM: i32 = 3;
+
+/// … up to this time.
+const RETRY_TO_BLAME_AT_MOST: TimeDelta = TimeDelta::hours(6);
+
+/// When the slot was due after its last poll. What moved the schedule since, a failure or an owner's pause, counts for
+/// nothing: the messages were to be observed then. Those that joined since were not there yet.
+pub(super) fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
+    let was_there = |message: &&SlotMessage| {
+        message.known_until.is_some() && (!message.known_apart || message.known_until >= slot.known_until)
+    };
+    let due = |last| {
+        let there = slot.messages.iter().filter(was_there);
+        there.filter_map(|message| cadence.next_poll(phase, message.sent_at, last)).min()
+    };
+    slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
+}
+
+/// How many polls in a row have failed. A poll that fails while others fail too counts for no more than the first, which is
+/// enough for the pause: nobody is to blame for an outage, however long it is.
+pub(super) fn failures(slot: &Slot, poll: &Poll) -> i32 {
+    match poll.end {
+        PollEnd::Complete => 0,
+        PollEnd::GivenUp if poll.others == Others::Failing => slot.failures.max(1),
+        PollEnd::GivenUp => slot.failures.saturating_add(1),
+        PollEnd::GroupFault(_) | PollEnd::Stopped => slot.failures,
+    }
+}
+
+/// The pause after so many failures in a row.
+pub(crate) fn pause(failures: i32) -> TimeDelta {
+    doubled(failures - 1).min(RETRY_AT_MOST)
+}
+
+/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their end.
+pub(super) fn due(
+    poll: &Poll,
+    by_cadence: Option<Timestamp>,
+    failures: i32,
+    was_due: Timestamp,
+    now: Timestamp,
+) -> Timestamp {
+    match poll.end {
+        PollEnd::Complete => by_cadence.unwrap_or(now),
+        PollEnd::GivenUp if failures >= TO_BLAME_FROM && poll.others == Others::Answered => {
+            now + wait_of_one_to_blame(failures)
+        }
+        PollEnd::GivenUp => {
+            let retry = now + pause(failures);
+            by_cadence.map_or(retry, |due| due.min(retry))
+        }
+        // Due as it was: at once when the group is resumed, or the app calls again.
+        PollEnd::GroupFault(_) | PollEnd::Stopped => was_due.min(now),
+    }
+}
+
+/// How long a slot waits that fails while others are answered.
+pub(super) fn wait_of_one_to_blame(failures: i32) -> TimeDelta {
+    doubled(failures - TO_BLAME_FROM).min(RETRY_TO_BLAME_AT_MOST)
+}
+
+fn doubled(times: i32) -> TimeDelta {
+    RETRY_AFTER * 2_i32.pow(times.clamp(0, 12).unsigned_abs())
+}
