@@ -2,8 +2,8 @@
 //!
 //! It is made from the server programs that are installed on the machine, keeps everything in one directory of
 //! its own, is reached over a unix socket that only its owner and root may open, and ends with the process that
-//! started it, even if that is killed. Run by root, the server drops to an ordinary account, since PostgreSQL
-//! refuses to run as root. It must never listen on the network, nor touch any other server on the machine.
+//! started it, even if that is killed. Run by root, the server and all work on its files drop to an ordinary account, since
+//! PostgreSQL refuses to run as root. It must never listen on the network, nor touch any other server on the machine.
 //!
 //! Everything here blocks: call it from async code through `spawn_blocking`.
 
@@ -22,16 +22,18 @@ use std::{
 };
 
 pub use self::error::EmbeddedError;
-use self::{
-    account::Account, data_directory::DataDirectory, installation::Installation, programs::Programs, server::Server,
+use self::{data_directory::DataDirectory, installation::Installation, programs::Programs, server::Server};
+use crate::{
+    account::{Account, we_are_root},
+    shell,
 };
-use crate::shell;
 
 /// Where the server keeps its data, and how it is set.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The directory that holds the cluster, the socket, the server's log and a lock. Made if it is missing.
-    /// Run by root, all its parents must be open to the account that the server runs under.
+    /// Run by root, the server runs as the owner of the first directory on the way there that is not root's, or else as
+    /// `postgres`, and all parents must be open to that account.
     pub data_dir: PathBuf,
     /// Settings of the server by name, as in postgresql.conf, on top of PostgreSQL's defaults.
     pub settings: Vec<(String, String)>,
@@ -52,10 +54,10 @@ const SYSTEM_DATA_DIR: &str = "/var/lib/receiptd/postgres";
 /// anyone else.
 ///
 /// # Errors
-/// When no home directory is known, or `id` can't be run to tell who we are.
+/// When no home directory is known.
 pub fn default_data_dir() -> Result<PathBuf, EmbeddedError> {
     let user_data = data_home(env::var_os("XDG_DATA_HOME"), env::home_dir());
-    let is_the_systems = account::we_are_root()? || is_usable(Path::new(SYSTEM_DATA_DIR));
+    let is_the_systems = we_are_root() || is_usable(Path::new(SYSTEM_DATA_DIR));
     choose_data_dir(env::var_os("STATE_DIRECTORY"), is_the_systems, user_data).ok_or(EmbeddedError::HomeUnknown)
 }
 
@@ -97,17 +99,15 @@ impl EmbeddedPostgres {
     /// When PostgreSQL is not installed or of another version than the data, when another receiptd uses the
     /// directory, and when the server does not come up; the error then ends with the last lines of its log.
     pub fn start(options: &Options) -> Result<Self, EmbeddedError> {
-        let root = account::we_are_root()?;
-        let data_directory = DataDirectory::open(&options.data_dir, root)?;
-        let account = if root { Some(Account::for_cluster(&data_directory.cluster())?) } else { None };
+        let account = match we_are_root() {
+            true => Some(account::for_directory(&options.data_dir)?),
+            false => None,
+        };
         if let Some(account) = &account {
-            account.refuse_closed_directories(data_directory.path())?;
+            account::refuse_closed_directories(account, &options.data_dir)?;
         }
-        let installation = Installation::find(data_directory.version()?, data_directory.path())?;
-        let programs = Programs::new(installation.bin, account, data_directory.path());
-        data_directory.initialize(&programs)?;
-        server::stop_left_server(&data_directory.cluster(), &programs)?;
-        let socket_dir = data_directory.make_socket_dir(programs.account())?;
+        let (data_directory, programs, socket_dir) =
+            account::act(account.as_ref(), || prepare(&options.data_dir, account.clone()))?;
         let server = Server::start(&programs, &data_directory, &socket_dir, &options.settings)?;
         Ok(Self { server, programs, socket_dir, data_directory })
     }
@@ -168,8 +168,19 @@ impl EmbeddedPostgres {
 
     fn shut_down(&mut self) -> Result<(), EmbeddedError> {
         self.server.stop(&self.programs)?;
-        self.data_directory.remove_socket_dir(&self.socket_dir)
+        account::act(self.programs.account(), || self.data_directory.remove_socket_dir(&self.socket_dir))
     }
+}
+
+/// Makes and locks all that the server needs in its data directory, with the rights of its account.
+fn prepare(data_dir: &Path, account: Option<Account>) -> Result<(DataDirectory, Programs, PathBuf), EmbeddedError> {
+    let data_directory = DataDirectory::open(data_dir)?;
+    let installation = Installation::find(data_directory.version()?, data_directory.path())?;
+    let programs = Programs::new(installation.bin, account, data_directory.path());
+    data_directory.initialize(&programs)?;
+    server::stop_left_server(&data_directory.cluster(), &programs)?;
+    let socket_dir = data_directory.make_socket_dir()?;
+    Ok((data_directory, programs, socket_dir))
 }
 
 impl Drop for EmbeddedPostgres {

@@ -3,6 +3,7 @@
 //! Data flows one way: watch list → slots → poller → pacing → chat client → recorder → tables. The decisions
 //! ([`cadence`], [`chat`]'s error classes, …) are pure code fed with `now`; I/O wraps them in a thin shell.
 
+mod account;
 pub mod activity;
 pub mod cadence;
 pub mod chat;

@@ -10,11 +10,11 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     os::unix::{
-        fs::{MetadataExt, PermissionsExt},
+        fs::{MetadataExt, PermissionsExt, lchown, symlink},
         net::UnixStream,
         process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -24,6 +24,79 @@ use sqlx::{Connection, PgConnection};
 
 fn start(data_dir: &Path) -> EmbeddedPostgres {
     EmbeddedPostgres::start(&Options::new(data_dir)).unwrap()
+}
+
+const NOBODY: u32 = 65_534;
+
+/// Makes a directory with all that is in it another account's, if this is root. False if it is not.
+fn hand_over(directory: &Path) -> bool {
+    let is_root = fs::metadata(directory).unwrap().uid() == 0;
+    let owner = format!("{NOBODY}:{NOBODY}");
+    is_root && Command::new("chown").arg("-R").arg(owner).arg(directory).status().unwrap().success()
+}
+
+/// Everything in a directory, links themselves too.
+fn all_in(directory: &Path) -> Vec<PathBuf> {
+    let inner = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let all = inner.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
+        true => [vec![entry.path()], all_in(&entry.path())].concat(),
+        false => vec![entry.path()],
+    });
+    all.collect()
+}
+
+#[test]
+fn root_leaves_nothing_that_the_owner_of_the_directory_can_not_use() {
+    let scratch = ScratchDirectory::new("owner");
+    if !hand_over(scratch.path()) {
+        return;
+    }
+    start(&scratch.path().join("made/postgres")).stop().unwrap();
+    for path in all_in(scratch.path()) {
+        assert_eq!(fs::symlink_metadata(&path).unwrap().uid(), NOBODY, "{}", path.display());
+    }
+}
+
+#[test]
+fn root_is_led_nowhere_by_links_of_the_owner_of_the_directory() {
+    let scratch = ScratchDirectory::new("links");
+    let (home, precious) = (scratch.path().join("home"), scratch.path().join("precious"));
+    fs::create_dir(&home).unwrap();
+    fs::create_dir_all(precious.join("socket")).unwrap();
+    fs::write(precious.join("socket/file"), "keep this").unwrap();
+    if !hand_over(&home) {
+        return;
+    }
+    let refused = |data_dir: &Path| EmbeddedPostgres::start(&Options::new(data_dir)).unwrap_err().to_string();
+    let link = home.join("link");
+    symlink(&precious, &link).unwrap();
+    lchown(&link, Some(NOBODY), Some(NOBODY)).unwrap();
+    let refusal = refused(&link);
+    assert!(refusal.contains("opening") && refusal.contains("Permission denied"), "{refusal}");
+    assert_eq!(all_in(&precious), [precious.join("socket"), precious.join("socket/file")]);
+
+    let data_dir = home.join("postgres");
+    fs::create_dir(&data_dir).unwrap();
+    fs::hard_link(precious.join("socket/file"), data_dir.join("lock")).unwrap();
+    lchown(&data_dir, Some(NOBODY), Some(NOBODY)).unwrap();
+    let refusal = refused(&data_dir);
+    assert!(refusal.contains("opening") && refusal.contains("Permission denied"), "{refusal}");
+    let file = precious.join("socket/file");
+    assert_eq!((fs::metadata(&file).unwrap().uid(), &*fs::read_to_string(file).unwrap()), (0, "keep this"));
+}
+
+#[test]
+fn a_directory_of_roots_that_is_not_empty_is_refused() {
+    let scratch = ScratchDirectory::new("of-root");
+    let data_dir = scratch.path().join("postgres");
+    fs::create_dir(&data_dir).unwrap();
+    fs::write(data_dir.join("file"), "keep this").unwrap();
+    if fs::metadata(&data_dir).unwrap().uid() != 0 {
+        return;
+    }
+    let refusal = EmbeddedPostgres::start(&Options::new(&data_dir)).unwrap_err().to_string();
+    assert!(refusal.contains("belongs to root and is not empty"), "{refusal}");
+    assert_eq!(all_in(&data_dir), [data_dir.join("file")]);
 }
 
 #[test]
@@ -68,7 +141,7 @@ fn an_interrupted_first_start_is_begun_anew() {
     let data_dir = scratch.path().join("postgres");
     fs::create_dir_all(data_dir.join("cluster.new/base")).unwrap();
     fs::write(data_dir.join("cluster.new/PG_VERSION"), "15\n").unwrap();
-    fs::set_permissions(&data_dir, PermissionsExt::from_mode(0o755)).unwrap();
+    hand_over(scratch.path());
     let server = start(&data_dir);
     assert_eq!(psql(&server, "postgres", "SELECT 1"), "1");
     assert!(!data_dir.join("cluster.new").exists());
@@ -242,10 +315,8 @@ fn an_ordinary_user_runs_a_server_as_itself() {
     let home = scratch.path().join("home");
     fs::create_dir(&home).unwrap();
     let mut command = myself(&binary, test, ORDINARY, &home.join("postgres"));
-    let nobody = 65534;
-    if fs::metadata(&home).unwrap().uid() == 0 {
-        std::os::unix::fs::chown(&home, Some(nobody), Some(nobody)).unwrap();
-        command.uid(nobody).gid(nobody);
+    if hand_over(&home) {
+        command.uid(NOBODY).gid(NOBODY);
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

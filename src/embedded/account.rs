@@ -1,103 +1,122 @@
-//! Whom the server runs as: ourselves, or, for root, an ordinary account, since PostgreSQL refuses root.
+//! Whom the server runs as: ourselves, or, for root, an ordinary account, since PostgreSQL refuses root. With the rights of that
+//! account alone root does everything in the data directory.
 //! Nothing here changes an account or the permissions of what was there before.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
-    path::Path,
-    process::Command,
+    fs::{self, Metadata},
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf, absolute},
 };
 
-use rustix::{fs::OFlags, process::geteuid};
+use super::{EmbeddedError, error::file};
+use crate::account::Account;
 
-use super::{EmbeddedError, error::file, programs};
-
-/// An account of the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) name: String,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-}
-
-/// Whether this process may run as anybody.
-pub(super) fn we_are_root() -> Result<bool, EmbeddedError> {
-    let mut id = Command::new("id");
-    id.arg("-u");
-    Ok(programs::output(id)?.trim() == "0")
-}
-
-impl Account {
-    /// The account that root runs the server under: the owner of the cluster where there is one, so that it
-    /// stays readable when accounts come and go.
-    pub(super) fn for_cluster(cluster: &Path) -> Result<Self, EmbeddedError> {
-        let passwd = fs::read_to_string("/etc/passwd").map_err(file("reading", "/etc/passwd"))?;
-        let owner = fs::metadata(cluster).ok().map(|metadata| metadata.uid());
-        choose(&passwd, owner).ok_or(EmbeddedError::NoAccount)
+/// The account that root runs the server in `data_dir` as. If another than root owns the directory or one on the way there, it
+/// is that one: so the service can use what root has made in its directory, and root is led nowhere by its links. Otherwise it is
+/// `postgres` or `nobody`, and the directory is made if it is missing and handed over.
+pub(super) fn for_directory(data_dir: &Path) -> Result<Account, EmbeddedError> {
+    let accounts = Account::all().map_err(file("reading", "/etc/passwd"))?;
+    if let Some(owned) = owned_by_another(data_dir)? {
+        let (uid, gid) = (owned.uid(), owned.gid());
+        let known = accounts.into_iter().find(|account| account.uid == uid);
+        return Ok(known.unwrap_or(Account { name: uid.to_string(), uid, gid }));
     }
+    let account = choose(&accounts).ok_or(EmbeddedError::NoAccount)?;
+    make_open_directories(data_dir)?;
+    if fs::read_dir(data_dir).map_err(file("reading", data_dir))?.next().is_some() {
+        return Err(EmbeddedError::OfRoot { data_dir: data_dir.into(), user: account.name });
+    }
+    chown(data_dir, Some(account.uid), Some(account.gid)).map_err(file("changing the owner of", data_dir))?;
+    Ok(account)
+}
 
-    /// Hands a directory that we have just made over to the account. What somebody has put in its place meanwhile, whose parent
-    /// may be theirs, is not: a link to it is not followed, and a directory of another owner is left alone.
-    pub(super) fn take_over(&self, path: &Path) -> Result<(), EmbeddedError> {
-        let failed = |error| file("changing the owner of", path)(error);
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let directory =
-            File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(failed)?;
-        let is_ours = directory.metadata().map_err(failed)?.uid() == geteuid().as_raw();
-        if !is_ours {
-            return Err(failed(io::Error::other("somebody else has put another directory in its place")));
+fn choose(accounts: &[Account]) -> Option<Account> {
+    ["postgres", "nobody"].iter().find_map(|name| accounts.iter().find(|account| account.name == *name).cloned())
+}
+
+/// The first directory or link on the way to `path` that root does not own, and so can't rely on.
+fn owned_by_another(path: &Path) -> Result<Option<Metadata>, EmbeddedError> {
+    let written = absolute(path).map_err(file("resolving", path))?;
+    let (is_there, found) = walk(&written)?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    // Links of root's lead elsewhere.
+    let real = is_there.canonicalize().map_err(file("resolving", is_there))?;
+    Ok(walk(&real)?.1)
+}
+
+/// Goes from the root towards `path`, to what root does not own or to the last that there is.
+fn walk(path: &Path) -> Result<(PathBuf, Option<Metadata>), EmbeddedError> {
+    let mut last = PathBuf::from("/");
+    let mut ancestors: Vec<&Path> = path.ancestors().collect();
+    while let Some(next) = ancestors.pop() {
+        match fs::symlink_metadata(next) {
+            Ok(metadata) if metadata.uid() != 0 => return Ok((next.into(), Some(metadata))),
+            Ok(_) => last = next.into(),
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) => return Err(file("looking at", next)(error)),
         }
-        fchown(&directory, Some(self.uid), Some(self.gid)).map_err(failed)
     }
+    Ok((last, None))
+}
 
-    /// Refuses a directory that the account can't reach, which PostgreSQL would put less clearly.
-    pub(super) fn refuse_closed_directories(&self, path: &Path) -> Result<(), EmbeddedError> {
-        for directory in path.ancestors() {
-            let metadata = fs::metadata(directory).map_err(file("looking at", directory))?;
-            if !self.may_enter(metadata.uid(), metadata.gid(), metadata.mode()) {
-                let (user, mode) = (self.name.clone(), metadata.mode() & 0o7777);
-                return Err(EmbeddedError::ClosedDirectory { user, directory: directory.into(), mode });
-            }
+/// Creates what is missing of `path`, such that any account may enter it even under a strict umask. What was there before stays
+/// as it is.
+fn make_open_directories(path: &Path) -> Result<(), EmbeddedError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_open_directories(parent)?;
+    }
+    fs::create_dir(path).map_err(file("creating", path))?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).map_err(file("opening", path))
+}
+
+/// Does `work` with the rights of `account` alone, if there is one.
+pub(super) fn act<T: Send>(
+    account: Option<&Account>,
+    work: impl FnOnce() -> Result<T, EmbeddedError> + Send,
+) -> Result<T, EmbeddedError> {
+    match account {
+        Some(account) => account.act(work).map_err(file("acting as the account", &account.name))?,
+        None => work(),
+    }
+}
+
+/// Refuses a directory that the account can't reach, which PostgreSQL would put less clearly.
+pub(super) fn refuse_closed_directories(account: &Account, path: &Path) -> Result<(), EmbeddedError> {
+    // What is missing yet, the account makes itself.
+    let path = match path.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        real => real.map_err(file("resolving", path))?,
+    };
+    for directory in path.ancestors() {
+        let metadata = fs::metadata(directory).map_err(file("looking at", directory))?;
+        if !may_enter(account, metadata.uid(), metadata.gid(), metadata.mode()) {
+            let (user, mode) = (account.name.clone(), metadata.mode() & 0o7777);
+            return Err(EmbeddedError::ClosedDirectory { user, directory: directory.into(), mode });
         }
-        Ok(())
     }
-
-    /// The server has no group but its account's own: the standard library drops the others with root's rights.
-    fn may_enter(&self, owner: u32, group: u32, mode: u32) -> bool {
-        let bit = match (owner == self.uid, group == self.gid) {
-            (true, _) => 0o100,
-            (false, true) => 0o010,
-            (false, false) => 0o001,
-        };
-        mode & bit != 0
-    }
+    Ok(())
 }
 
-fn choose(passwd: &str, owner: Option<u32>) -> Option<Account> {
-    let accounts: Vec<Account> = passwd.lines().filter_map(parse).filter(|account| account.uid != 0).collect();
-    let found = accounts
-        .iter()
-        .find(|account| Some(account.uid) == owner)
-        .or_else(|| accounts.iter().find(|account| account.name == "postgres"))
-        .or_else(|| accounts.iter().find(|account| account.name == "nobody"));
-    found.cloned()
-}
-
-/// One line of /etc/passwd: `name:password:uid:gid:…`.
-fn parse(line: &str) -> Option<Account> {
-    let mut fields = line.split(':');
-    let name = fields.next()?.to_owned();
-    let uid = fields.nth(1)?.parse().ok()?;
-    let gid = fields.next()?.parse().ok()?;
-    Some(Account { name, uid, gid })
+/// The server has no group but its account's own: the standard library drops the others with root's rights.
+fn may_enter(account: &Account, owner: u32, group: u32, mode: u32) -> bool {
+    let bit = match (owner == account.uid, group == account.gid) {
+        (true, _) => 0o100,
+        (false, true) => 0o010,
+        (false, false) => 0o001,
+    };
+    mode & bit != 0
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::account::parse;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
         nobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n\
@@ -105,24 +124,13 @@ mod tests {
         ann:x:1000:1000::/home/ann:/bin/bash\n\
         postgres:x:101:104:PostgreSQL administrator,,,:/var/lib/postgresql:/bin/bash\n";
 
-    fn chosen(passwd: &str, owner: Option<u32>) -> Option<String> {
-        choose(passwd, owner).map(|account| account.name)
-    }
-
     #[test]
-    fn a_new_cluster_belongs_to_postgres_or_else_to_nobody() {
-        assert_eq!(chosen(PASSWD, None).as_deref(), Some("postgres"));
+    fn a_new_directory_of_roots_goes_to_postgres_or_else_to_nobody() {
+        let chosen = |passwd: &str| choose(&parse(passwd)).map(|account| (account.name, account.uid, account.gid));
+        assert_eq!(chosen(PASSWD), Some(("postgres".into(), 101, 104)));
         let without_postgres: String = PASSWD.lines().take(4).map(|line| format!("{line}\n")).collect();
-        assert_eq!(choose(&without_postgres, None), Some(Account { name: "nobody".into(), uid: 65534, gid: 65533 }));
-        assert_eq!(chosen("root:x:0:0:root:/root:/bin/bash\n", None), None);
-    }
-
-    #[test]
-    fn a_cluster_that_stands_stays_its_owners_but_never_roots() {
-        assert_eq!(chosen(PASSWD, Some(1000)).as_deref(), Some("ann"));
-        assert_eq!(chosen(PASSWD, Some(65534)).as_deref(), Some("nobody"));
-        assert_eq!(chosen(PASSWD, Some(0)).as_deref(), Some("postgres"));
-        assert_eq!(chosen(PASSWD, Some(4242)).as_deref(), Some("postgres"));
+        assert_eq!(chosen(&without_postgres), Some(("nobody".into(), 65_534, 65_533)));
+        assert_eq!(chosen("root:x:0:0:root:/root:/bin/bash\n"), None);
     }
 
     #[test]
@@ -139,7 +147,7 @@ mod tests {
             (0, 0, 0o766, false),
         ];
         for (owner, group, mode, expected) in table {
-            assert_eq!(account.may_enter(owner, group, mode), expected, "{owner}:{group} {mode:o}");
+            assert_eq!(may_enter(&account, owner, group, mode), expected, "{owner}:{group} {mode:o}");
         }
     }
 
@@ -150,7 +158,18 @@ mod tests {
         fs::create_dir(&inner).unwrap();
         fs::set_permissions(parent.path(), PermissionsExt::from_mode(0o700)).unwrap();
         let stranger = Account { name: "stranger".into(), uid: u32::MAX - 1, gid: u32::MAX - 1 };
-        let error = stranger.refuse_closed_directories(&inner).unwrap_err().to_string();
+        let error = refuse_closed_directories(&stranger, &inner).unwrap_err().to_string();
         assert!(error.contains(&format!("may not enter {} (mode 0700)", parent.path().display())), "{error}");
+    }
+    #[test]
+    fn missing_parents_are_made_such_that_others_may_enter() {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let path = place.path().join("a/b");
+        make_open_directories(&path).unwrap();
+        for made in [place.path().join("a"), path] {
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o755);
+        }
+        assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

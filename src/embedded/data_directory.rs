@@ -4,21 +4,22 @@
 //! - `socket`, made at each start, or a directory in /tmp where the path would not do for a socket
 //! - `server.log`, and the one before as `server.log.old`
 //! - `lock`, held as long as the server runs
+//!
+//! Run by root, all of this is done with the rights of the server's account: see [`super::account::act`].
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process,
 };
 
-use rustix::{fs::OFlags, process::geteuid};
+use rustix::fs::OFlags;
 
 use super::{
     EmbeddedError,
-    account::Account,
     error::file,
     programs::{self, Programs},
 };
@@ -42,13 +43,9 @@ impl Drop for DataDirectory {
 }
 
 impl DataDirectory {
-    /// Makes the directory if it is missing, open to other accounts if we are root, and locks it.
-    pub(super) fn open(path: &Path, root: bool) -> Result<Self, EmbeddedError> {
-        if root {
-            make_open_directories(path)?
-        } else {
-            fs::create_dir_all(path).map_err(file("creating", path))?
-        }
+    /// Makes the directory if it is missing, and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self, EmbeddedError> {
+        fs::create_dir_all(path).map_err(file("creating", path))?;
         let path = path.canonicalize().map_err(file("resolving", path))?;
         let lock = lock(&path)?;
         Ok(Self { path, lock })
@@ -100,7 +97,7 @@ impl DataDirectory {
         }
         let unfinished = self.path.join("cluster.new");
         remove_directory(&unfinished)?;
-        make_private_directory(&unfinished, programs.account())?;
+        make_private_directory(&unfinished)?;
         let mut initdb = programs.command("initdb");
         // The locale C is the one that every system has; with UTF8 it still holds any text.
         // Whoever may enter the directory of the socket is let in, and nobody over the network, should it ever listen there.
@@ -112,10 +109,10 @@ impl DataDirectory {
     }
 
     /// An empty directory for the server's socket, which only the server's account and root may enter.
-    pub(super) fn make_socket_dir(&self, account: Option<&Account>) -> Result<PathBuf, EmbeddedError> {
+    pub(super) fn make_socket_dir(&self) -> Result<PathBuf, EmbeddedError> {
         let directory = socket_dir(&self.path);
         remove_directory(&directory)?;
-        make_private_directory(&directory, account)?;
+        make_private_directory(&directory)?;
         Ok(directory)
     }
 
@@ -133,22 +130,8 @@ impl DataDirectory {
     }
 }
 
-/// Creates what is missing of `path`, such that the account that root runs the server under may enter it even
-/// under a strict umask. What was there before stays as it is.
-fn make_open_directories(path: &Path) -> Result<(), EmbeddedError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_open_directories(parent)?;
-    }
-    fs::create_dir(path).map_err(file("creating", path))?;
-    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).map_err(file("opening", path))
-}
-
-fn make_private_directory(path: &Path, account: Option<&Account>) -> Result<(), EmbeddedError> {
-    DirBuilder::new().mode(0o700).create(path).map_err(file("creating", path))?;
-    account.map_or(Ok(()), |account| account.take_over(path))
+fn make_private_directory(path: &Path) -> Result<(), EmbeddedError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(file("creating", path))
 }
 
 fn remove_directory(path: &Path) -> Result<(), EmbeddedError> {
@@ -181,22 +164,12 @@ pub(super) fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Locks the directory for this process; the lock goes with the process, however that ends. The file is the directory's
-/// owner's, who may need it without root.
+/// Locks the directory for this process; the lock goes with the process, however that ends.
 fn lock(data_dir: &Path) -> Result<File, EmbeddedError> {
     let path = data_dir.join("lock");
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut lock = open_no_link(&mut options, &path).map_err(file("opening", &path))?;
-    if lock.metadata().map_err(file("looking at", &path))?.nlink() > 1 {
-        return Err(file("opening", path)(io::Error::other(
-            "it is a link to another file, which is not to be written: remove it",
-        )));
-    }
-    let owner = fs::metadata(data_dir).map_err(file("looking at", data_dir))?;
-    if lock.metadata().map_err(file("looking at", &path))?.uid() != owner.uid() && geteuid().is_root() {
-        fchown(&lock, Some(owner.uid()), Some(owner.gid())).map_err(file("changing the owner of", &path))?;
-    }
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -232,13 +205,13 @@ mod tests {
     #[test]
     fn a_directory_in_use_is_refused_with_the_process_that_uses_it_until_that_one_is_done() {
         let place = tempfile::tempdir().unwrap();
-        let first = DataDirectory::open(place.path(), false).unwrap();
-        let refusal = DataDirectory::open(place.path(), false).unwrap_err().to_string();
+        let first = DataDirectory::open(place.path()).unwrap();
+        let refusal = DataDirectory::open(place.path()).unwrap_err().to_string();
         let path = place.path().canonicalize().unwrap();
         let expected = format!("{} is in use by another receiptd (process {}):", path.display(), process::id());
         assert!(refusal.starts_with(&expected), "{refusal}");
         drop(first);
-        DataDirectory::open(place.path(), false).unwrap();
+        DataDirectory::open(place.path()).unwrap();
     }
 
     #[test]
@@ -249,7 +222,7 @@ mod tests {
         fs::write(&other, "15\n").unwrap();
         std::os::unix::fs::symlink(&other, data_dir.join("cluster/PG_VERSION")).unwrap();
         assert!(!DataDirectory::is_usable(&data_dir));
-        let refusal = DataDirectory::open(&data_dir, false).unwrap().version().unwrap_err().to_string();
+        let refusal = DataDirectory::open(&data_dir).unwrap().version().unwrap_err().to_string();
         assert!(refusal.contains("cluster/PG_VERSION"), "{refusal}");
         fs::remove_file(data_dir.join("cluster/PG_VERSION")).unwrap();
         fs::copy(&other, data_dir.join("cluster/PG_VERSION")).unwrap();
@@ -261,11 +234,11 @@ mod tests {
     #[test]
     fn a_child_that_is_being_started_does_not_keep_the_lock() {
         let place = tempfile::tempdir().unwrap();
-        let first = DataDirectory::open(place.path(), false).unwrap();
+        let first = DataDirectory::open(place.path()).unwrap();
         // As between the fork and the exec of a child.
         let _inherited = first.lock.try_clone().unwrap();
         drop(first);
-        DataDirectory::open(place.path(), false).unwrap();
+        DataDirectory::open(place.path()).unwrap();
     }
 
     #[test]
@@ -273,56 +246,27 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let (data_dir, precious) = (place.path().join("data"), place.path().join("precious"));
         fs::write(&precious, "keep this").unwrap();
-        for link in [
-            |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to),
-            |from: &Path, to: &Path| fs::hard_link(from, to),
-        ] {
-            fs::create_dir(&data_dir).unwrap();
-            link(&precious, &data_dir.join("lock")).unwrap();
-            let refusal = DataDirectory::open(&data_dir, false).unwrap_err().to_string();
-            assert!(refusal.contains("lock"), "{refusal}");
-            _ = DataDirectory::is_usable(&data_dir);
-            assert_eq!(fs::read_to_string(&precious).unwrap(), "keep this");
-            fs::remove_dir_all(&data_dir).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_was_put_in_place_of_a_new_directory_does_not_change_hands() {
-        let place = tempfile::tempdir().unwrap();
-        let (precious, link) = (place.path().join("precious"), place.path().join("cluster.new"));
-        fs::create_dir(&precious).unwrap();
-        std::os::unix::fs::symlink(&precious, &link).unwrap();
-        let nobody = Account { name: "nobody".into(), uid: 65_534, gid: 65_534 };
-        assert!(nobody.take_over(&link).is_err());
-        assert_eq!(fs::metadata(&precious).unwrap().uid(), geteuid().as_raw());
+        fs::create_dir(&data_dir).unwrap();
+        std::os::unix::fs::symlink(&precious, data_dir.join("lock")).unwrap();
+        let refusal = DataDirectory::open(&data_dir).unwrap_err().to_string();
+        assert!(refusal.contains("lock"), "{refusal}");
+        _ = DataDirectory::is_usable(&data_dir);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "keep this");
     }
 
     #[test]
     fn the_lock_names_its_latest_holder_alone() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("lock"), "process 4294967295  \n").unwrap();
-        let _held = DataDirectory::open(place.path(), false).unwrap();
-        let refusal = DataDirectory::open(place.path(), false).unwrap_err().to_string();
+        let _held = DataDirectory::open(place.path()).unwrap();
+        let refusal = DataDirectory::open(place.path()).unwrap_err().to_string();
         assert!(refusal.contains(&format!("(process {})", process::id())), "{refusal}");
-    }
-
-    #[test]
-    fn missing_parents_are_made_such_that_others_may_enter() {
-        let place = tempfile::tempdir().unwrap();
-        fs::set_permissions(place.path(), PermissionsExt::from_mode(0o700)).unwrap();
-        let path = place.path().join("a/b");
-        make_open_directories(&path).unwrap();
-        for made in [place.path().join("a"), path] {
-            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o755);
-        }
-        assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
     fn the_version_is_the_clusters_own_and_nonsense_is_refused() {
         let place = tempfile::tempdir().unwrap();
-        let directory = DataDirectory::open(place.path(), false).unwrap();
+        let directory = DataDirectory::open(place.path()).unwrap();
         assert_eq!(directory.version().unwrap(), None);
         fs::create_dir(directory.cluster()).unwrap();
         fs::write(directory.cluster().join("PG_VERSION"), "15\n").unwrap();
@@ -335,7 +279,7 @@ mod tests {
     fn a_directory_is_usable_once_it_has_a_cluster() {
         let place = tempfile::tempdir().unwrap();
         assert!(!DataDirectory::is_usable(&place.path().join("nowhere")));
-        let directory = DataDirectory::open(place.path(), false).unwrap();
+        let directory = DataDirectory::open(place.path()).unwrap();
         assert!(!DataDirectory::is_usable(place.path()), "it is made, and empty");
         fs::create_dir(directory.cluster()).unwrap();
         fs::write(directory.cluster().join("PG_VERSION"), "15\n").unwrap();
@@ -345,7 +289,7 @@ mod tests {
     #[test]
     fn the_log_before_is_kept_and_the_one_before_that_is_not() {
         let place = tempfile::tempdir().unwrap();
-        let directory = DataDirectory::open(place.path(), false).unwrap();
+        let directory = DataDirectory::open(place.path()).unwrap();
         for line in ["first", "second", "third"] {
             directory.new_log().unwrap().write_all(line.as_bytes()).unwrap();
         }

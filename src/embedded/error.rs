@@ -55,6 +55,16 @@ pub enum EmbeddedError {
         /// The permission bits of that directory.
         mode: u32,
     },
+    /// Root's own directory has something in it, and the account that the server runs under can't use that.
+    #[error(
+        "{data_dir} belongs to root and is not empty, and PostgreSQL runs as user {user} here: choose another data directory, or `chown -R {user}:` that one if it holds nothing else"
+    )]
+    OfRoot {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// The account of the server.
+        user: String,
+    },
     /// There is no place to keep data in.
     #[error(
         "no data directory is known, since neither STATE_DIRECTORY, XDG_DATA_HOME nor HOME is set: set one of them"

@@ -8,7 +8,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use super::{EmbeddedError, account::Account};
+use super::EmbeddedError;
+use crate::account::Account;
 
 /// The programs that an installation must have.
 pub(super) const NEEDED: [&str; 4] = ["initdb", "pg_ctl", "postgres", "psql"];

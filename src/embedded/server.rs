@@ -15,6 +15,7 @@ use std::{
 
 use super::{
     EmbeddedError,
+    account::act,
     data_directory::{DataDirectory, read_no_link},
     error::file,
     programs::{self, Programs},
@@ -45,7 +46,8 @@ impl Server {
         settings: &[(String, String)],
     ) -> Result<Self, EmbeddedError> {
         let cluster = data_directory.cluster();
-        let log = data_directory.new_log()?;
+        let account = programs.account();
+        let log = act(account, || data_directory.new_log())?;
         let mut command = programs.command_that_ends_with_us("postgres");
         command.arg("-D").arg(&cluster).args(["-p", "5432"]);
         for (name, value) in private_settings(socket_dir).iter().chain(settings) {
@@ -55,14 +57,12 @@ impl Server {
         // A group of its own, so that Ctrl-C reaches us first, and we stop the server in our time.
         command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         let mut server = Self::keep(command).map_err(file("running", programs.path_of("postgres")))?;
-        if let Err(what) = server.wait_until_ready(&cluster) {
+        if let Err(what) = act(account, || Ok(server.wait_until_ready(&cluster)))? {
             // The reason not to start is worth more than one not to stop.
             let _ = server.stop(programs);
-            return Err(EmbeddedError::NotStarted {
-                what,
-                tail: tail(&data_directory.log()),
-                log: data_directory.log(),
-            });
+            let log = data_directory.log();
+            let tail = act(account, || Ok(tail(&log)))?;
+            return Err(EmbeddedError::NotStarted { what, tail, log });
         }
         Ok(server)
     }

@@ -8,6 +8,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use crate::account::Account;
+
 /// The kernel's tables of TCP sockets.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
@@ -69,11 +71,7 @@ pub(super) fn in_words(uid: u32) -> String {
 }
 
 fn name(uid: u32) -> Option<String> {
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        (fields.get(2)?.parse() == Ok(uid)).then(|| fields[0].to_owned())
-    })
+    Account::with(uid).map(|account| account.name)
 }
 
 #[cfg(test)]
