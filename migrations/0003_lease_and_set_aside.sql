@@ -30,6 +30,37 @@ COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences by 
 COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Largest number of messages that Tencent Chat takes in a call, if it was found to refuse more; null if it takes polling.batch_size.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages in a call that Tencent Chat was found to refuse.';
 
+-- Sent together with the commit, so that the row of the lease is locked for no round trip.
+CREATE FUNCTION receiptd.end_under_lease(app bigint, held_epoch bigint, held_by text, wrote timestamptz) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    mark timestamptz;
+BEGIN
+    -- Without a transaction id nothing was written: there is nothing to protect, and locking the row would be the only write.
+    IF pg_current_xact_id_if_assigned() IS NULL THEN
+        PERFORM FROM receiptd.poller_leases l
+            WHERE l.sdk_app_id = app AND l.epoch = held_epoch AND l.holder = held_by;
+    ELSE
+        SELECT l.rolling_up_until INTO mark FROM receiptd.poller_leases l
+            WHERE l.sdk_app_id = app AND l.epoch = held_epoch AND l.holder = held_by FOR SHARE;
+    END IF;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the lease of app % has passed to another receiptd', app USING ERRCODE = 'RC001';
+    END IF;
+    IF wrote < mark THEN
+        -- Its own hour, and those since, at the end of which something else was known. A clock that is years behind is not
+        -- followed over all of them.
+        INSERT INTO receiptd.rollup_redo (sdk_app_id, hour)
+            SELECT app, date_trunc('hour', wrote, 'UTC')
+            UNION
+            SELECT app, generate_series(date_trunc('hour', greatest(wrote, mark - interval '7 days'), 'UTC'),
+                mark - interval '1 microsecond', '1 hour');
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.end_under_lease(bigint, bigint, text, timestamptz) IS 'Internal: lets a transaction be committed only under the lease that it was begun under, and notes hours that were rolled up before what it wrote.';
+
 -- One row per slot, message and error, counted up: a refusal that repeats must not fill the disk.
 CREATE TABLE receiptd.set_aside (
     group_key          integer NOT NULL,

@@ -34,7 +34,11 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use sqlx::{ConnectOptions, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions, Postgres,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
+    query::Query,
+};
 use tokio::time::timeout_at;
 
 #[cfg(test)]
@@ -254,6 +258,16 @@ impl Store {
         self.connections.begin(doing, patience).await
     }
 
+    /// Reads the rows of a query within `patience`. It may be sent anew on another connection.
+    async fn read(
+        &self,
+        doing: &'static str,
+        patience: Duration,
+        query: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.connections.read(doing, patience, query).await
+    }
+
     /// Does `work` in one transaction, which is to end within `patience`.
     async fn run<T>(
         &self,
@@ -262,7 +276,7 @@ impl Store {
         work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;
-        let outcome = timeout_at(transaction.deadline, work(transaction.connection())).await;
+        let outcome = timeout_at(transaction.deadline, work(transaction.session())).await;
         transaction.end(outcome).await
     }
 
@@ -285,7 +299,7 @@ impl Store {
         work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;
-        let outcome = timeout_at(transaction.deadline, work(transaction.connection())).await;
+        let outcome = timeout_at(transaction.deadline, work(transaction.session())).await;
         match &self.fence {
             Some(fence) => transaction.end_fenced(fence, outcome, wrote).await,
             None => transaction.end(outcome).await,

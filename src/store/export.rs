@@ -87,7 +87,7 @@ impl Store {
             Dataset::Hourly => SPAN_OF_HOURS,
         });
         let span = span.bind(self.app()).bind(from).bind(until);
-        let outcome = timeout_at(transaction.deadline, span.fetch_optional(transaction.connection())).await;
+        let outcome = timeout_at(transaction.deadline, span.fetch_optional(transaction.session())).await;
         let span: Option<(Timestamp, Timestamp)> = transaction.end(outcome).await?;
         Ok(span.map(|(first, last)| (first.max(from), last.min(until))).filter(|(first, last)| first < last))
     }
@@ -112,7 +112,7 @@ impl Store {
         });
         let rows = rows.bind(self.app()).bind(from).bind(until);
         let deadline = transaction.deadline;
-        match timeout_at(deadline, stream(transaction.connection(), dataset, rows, take)).await {
+        match timeout_at(deadline, stream(transaction.session(), dataset, rows, take)).await {
             // The rest of the rows is not waited for: the connection goes with the transaction.
             Ok(Ok(Err(error))) => Ok(Err(error)),
             outcome => transaction.end(outcome).await,

@@ -9,14 +9,12 @@ mod rows;
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
-
 pub(super) use self::rows::{write_calls, write_groups, write_messages, write_snapshots};
 use self::{
     held::{already_stored, held_rows, held_slots, lock_slots, stand},
     rows::{drop_empty_slots, merge_slots, part_slots, write_slots},
 };
-use super::{Store, StoreError, transaction::SHORT};
+use super::{Store, StoreError, session::Session, transaction::SHORT};
 use crate::{domain::Timestamp, recording::Recording, slot::SlotKey};
 
 pub(super) const DOING: &str = "storing what polls brought back";
@@ -94,7 +92,7 @@ pub(super) struct Sorted<'r> {
 
 /// Locks what the recordings are about, as far as nobody else holds it.
 pub(super) async fn sort<'r>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &'r [Recording],
     tried: &HashSet<SlotKey>,
 ) -> Result<Sorted<'r>, sqlx::Error> {
@@ -115,7 +113,7 @@ pub(super) async fn sort<'r>(
 
 impl Sorted<'_> {
     /// What became of all of them, where those that are free were `written`.
-    pub async fn end(self, connection: &mut PgConnection, mut written: Vec<Committed>) -> Result<Flushed, sqlx::Error> {
+    pub async fn end(self, connection: &mut Session, mut written: Vec<Committed>) -> Result<Flushed, sqlx::Error> {
         written.extend(stand(connection, &self.stored).await?);
         Ok(Flushed { committed: written, left: self.left })
     }
@@ -123,7 +121,7 @@ impl Sorted<'_> {
 
 /// Writes recordings whose slots are locked, as far as they still exist.
 pub(super) async fn write(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
     locked: &HashMap<SlotKey, Locked>,
 ) -> Result<Vec<Committed>, sqlx::Error> {

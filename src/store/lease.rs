@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{postgres::types::PgInterval, types::Json};
+use sqlx::{FromRow, Row, postgres::types::PgInterval, types::Json};
 
 use super::{
     Store, StoreError,
     statement::{query, query_as, query_scalar},
-    transaction::{Fence, LONG, RENEWAL, SHORT},
+    transaction::{Fence, LONG, RENEWAL, SHORT, literal},
 };
 use crate::{
     clock,
-    domain::Timestamp,
     lease::{Holder, LeaseRow, TTL},
     recording::KnownLimit,
 };
@@ -29,17 +28,20 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn look_at_lease(&self) -> Result<Option<LeaseRow>, StoreError> {
-        let row = query_as::<(Option<String>, i64, Timestamp, Timestamp)>(
-            "SELECT holder, epoch, expires_at, clock_timestamp() FROM receiptd.poller_leases
-             WHERE sdk_app_id = $1",
-        )
-        .bind(self.app());
-        let row = self.run("looking at who polls this app", RENEWAL, async |database| {
-            let asked_at = clock::uptime();
-            let row = row.fetch_optional(database).await?;
-            Ok(row.inspect(|row| self.note_time(asked_at, row.3)))
-        });
-        Ok(row.await?.map(|(holder, epoch, expires_at, _)| LeaseRow { holder, epoch, expires_at }))
+        const DOING: &str = "looking at who polls this app";
+        let row = || {
+            query(
+                "SELECT holder, epoch, expires_at, clock_timestamp() FROM receiptd.poller_leases WHERE sdk_app_id = $1",
+            )
+            .bind(self.app())
+        };
+        let asked_at = clock::uptime();
+        let rows = self.read(DOING, RENEWAL, row).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (holder, epoch, expires_at, now) =
+            FromRow::from_row(row).map_err(|source| StoreError::Failed { doing: DOING, source })?;
+        self.note_time(asked_at, now);
+        Ok(Some(LeaseRow { holder, epoch, expires_at }))
     }
 
     /// Takes the lease if it still is as it was seen. Returns the new epoch if so.
@@ -69,12 +71,8 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn renew_lease(&self) -> Result<bool, StoreError> {
-        self.change_lease(
-            "renewing the lease of this app",
-            "UPDATE receiptd.poller_leases SET expires_at = clock_timestamp() + $4
-             WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 RETURNING clock_timestamp()",
-        )
-        .await
+        let expires_at = format!("expires_at = clock_timestamp() + interval '{} ms'", TTL.as_millis());
+        self.change_lease("renewing the lease of this app", &expires_at).await
     }
 
     /// Gives the lease back, so that another may take it at once.
@@ -82,12 +80,7 @@ impl Store {
     /// # Errors
     /// If the database fails; then it ends by itself.
     pub async fn release_lease(&self) -> Result<bool, StoreError> {
-        self.change_lease(
-            "giving back the lease of this app",
-            "UPDATE receiptd.poller_leases SET expires_at = clock_timestamp() + 0 * $4, holder = NULL
-             WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 RETURNING clock_timestamp()",
-        )
-        .await
+        self.change_lease("giving back the lease of this app", "expires_at = clock_timestamp(), holder = NULL").await
     }
 
     /// Has the schedule follow cadences, given by name in words: the messages of groups whose cadence has changed since it was
@@ -154,15 +147,18 @@ impl Store {
         self.run_fenced(doing, SHORT, async |database| change.execute(database).await).await.map(drop)
     }
 
-    async fn change_lease(&self, doing: &'static str, sql: &'static str) -> Result<bool, StoreError> {
-        let Some(fence) = &self.fence else { return Ok(false) };
-        let change = query_scalar(sql).bind(self.app()).bind(fence.epoch).bind(fence.holder.clone()).bind(ttl());
-        let changed = self.run(doing, RENEWAL, async |database| {
-            let asked_at = clock::uptime();
-            let time = change.fetch_optional(database).await?;
-            Ok(time.inspect(|time| self.note_time(asked_at, *time)))
-        });
-        Ok(changed.await?.is_some())
+    /// Changes the lease under which this store writes. False if it has passed to another.
+    async fn change_lease(&self, doing: &'static str, change: &str) -> Result<bool, StoreError> {
+        let Some(Fence { sdk_app_id, epoch, holder }) = &self.fence else { return Ok(false) };
+        let holder = literal(holder);
+        let statement = format!(
+            "UPDATE receiptd.poller_leases SET {change}
+             WHERE sdk_app_id = {sdk_app_id} AND epoch = {epoch} AND holder = {holder} RETURNING clock_timestamp()"
+        );
+        let asked_at = clock::uptime();
+        let Some(row) = self.connections.at_once(doing, RENEWAL, &statement).await? else { return Ok(false) };
+        self.note_time(asked_at, row.try_get(0).map_err(|source| StoreError::Failed { doing, source })?);
+        Ok(true)
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     session::Session,
     sqlstate::{self, Remedy},
     statement::{query, query_as, query_scalar},
-    transaction::{BEGIN, RENEWAL, SHORT},
+    transaction::{RENEWAL, SHORT},
 };
 
 /// The schema can't be brought to the state that this receiptd knows.
@@ -84,6 +84,9 @@ fn remedy_of(error: &MigrateError) -> String {
     let advice = sqlstate_of(error).and_then(|sqlstate| sqlstate::advice(&sqlstate));
     advice.map_or_else(String::new, |advice| format!(" ({advice})"))
 }
+
+/// Names without a schema mean PostgreSQL's own, as in every other transaction.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// A migration may rewrite large tables.
 const PATIENCE: Duration = Duration::from_secs(6 * 3_600);

@@ -1,12 +1,11 @@
-//! A session: one connection to the database, and whether what is prepared in it stays there.
+//! A session: one connection to the database, and whether what is set and prepared in it stays there.
 //!
-//! Behind a proxy that pools transactions (PgBouncer) the next transaction may meet another process of the server, where the
-//! name of a statement means nothing, or another statement. So a session is tried with a token among its startup parameters:
-//! it is a process's own if that process knows the token. Such a proxy refuses the parameter, or drops it. Statements must
-//! never have a name in any other session.
+//! Behind a proxy that pools transactions (PgBouncer) the next transaction may meet another process of the server, with other
+//! settings, where the name of a statement means nothing, or another statement. So a session is tried with a token among its startup parameters:
+//! it is a process's own if that process knows the token. Such a proxy refuses the parameter, or drops it. In any
+//! other, statements must never have a name, and settings hold for a transaction only.
 
 use std::{
-    ops::{Deref, DerefMut},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -45,23 +44,14 @@ impl Session {
         Self { connection, is_own: false, names: false }
     }
 
+    /// Whether the same process of the server is met in every transaction: what is set and prepared in the session stays.
+    pub fn is_own(&self) -> bool {
+        self.is_own
+    }
+
     /// Has the statements that follow named, if that can be.
     pub fn name_statements(&mut self, names: bool) {
         self.names = names && self.is_own;
-    }
-}
-
-impl Deref for Session {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Session {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
     }
 }
 
@@ -131,6 +121,8 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Sent<E> {
 #[derive(Debug)]
 pub(super) struct Connector {
     options: Mutex<PgConnectOptions>,
+    /// What a session of one's own is started with.
+    settings: Vec<(&'static str, String)>,
     /// Sessions that were made before are thrown away.
     distrusted: Mutex<Instant>,
     /// Whether it is tried to have sessions of one's own.
@@ -140,9 +132,9 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub fn new(options: PgConnectOptions) -> Self {
+    pub fn new(options: PgConnectOptions, settings: Vec<(&'static str, String)>) -> Self {
         let distrusted = Mutex::new(Instant::now());
-        Self { options: options.into(), distrusted, tries: true.into(), may_name: true.into() }
+        Self { options: options.into(), settings, distrusted, tries: true.into(), may_name: true.into() }
     }
 
     /// Makes connections by other options from now on.
@@ -182,11 +174,13 @@ impl Connector {
         PgConnection::connect_with(&options).await
     }
 
-    /// A connection that was asked for with a token, and whether it reached the server; `None` if that was refused.
+    /// A connection that was asked for with a token and the settings, and whether these reached the server; `None` if that was
+    /// refused.
     async fn connect_with_token(&self) -> Result<Option<(PgConnection, bool)>, Error> {
         let token = format!("{:016x}", fastrand::u64(..));
         let options = self.options.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let options = options.options([(TOKEN, &token)]);
+        let options =
+            options.options(self.settings.iter().map(|(name, value)| (*name, value))).options([(TOKEN, &token)]);
         let mut connection = match PgConnection::connect_with(&options).await {
             Ok(connection) => connection,
             Err(error) if is_about_parameters(&error) => return Ok(None),

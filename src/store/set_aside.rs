@@ -3,13 +3,14 @@
 use std::{collections::HashSet, slice};
 
 use serde_json::{Value, json};
-use sqlx::{Executor, PgConnection};
+use sqlx::Executor;
 
 use super::{
     Store, StoreError,
     flush::{
         Committed, Flushed, oldest, slots_of, sort, write, write_calls, write_groups, write_messages, write_snapshots,
     },
+    session::Session,
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
@@ -47,7 +48,7 @@ pub(super) async fn write_apart(
 }
 
 async fn apart(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recording: &Recording,
     tried: &HashSet<SlotKey>,
     not_before: Timestamp,
@@ -96,23 +97,23 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
     (slot, group, calls)
 }
 
-async fn write_messages_of(connection: &mut PgConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
-    let write = async |database: &mut PgConnection| {
+async fn write_messages_of(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+    let write = async |database: &mut Session| {
         write_snapshots(database, &[part]).await?;
         write_messages(database, &[part]).await
     };
     attempt(connection, part, write).await
 }
 
-async fn write_calls_of(connection: &mut PgConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+async fn write_calls_of(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
     attempt(connection, part, async |database| write_calls(database, &[part]).await).await
 }
 
 /// Writes a part under a savepoint, or sets it aside: `None` if it is refused.
 async fn attempt<T>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     part: &Recording,
-    write: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    write: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
 ) -> Result<Option<T>, sqlx::Error> {
     connection.execute("SAVEPOINT part").await?;
     match write(&mut *connection).await {
@@ -122,7 +123,7 @@ async fn attempt<T>(
 }
 
 /// Goes back to the savepoint and writes down what was refused. An error that is no refusal ends the whole.
-async fn set_aside(connection: &mut PgConnection, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
+async fn set_aside(connection: &mut Session, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
     if !matches!(remedy_of(&error), Remedy::SetAside | Remedy::Partition) {
         return Err(error);
     }

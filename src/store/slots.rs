@@ -1,7 +1,7 @@
 //! Reading the schedule: all due times at the start, and the contents of the slots that are due.
 
 use futures::TryStreamExt;
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{FromRow, Row, postgres::PgRow};
 
 use super::{
     Store, StoreError,
@@ -30,6 +30,29 @@ const READ_SLOTS: &str = "
         FROM receiptd.watched_messages m
         WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
     ) m";
+
+/// The neighbours of a slot in its group are the one before it and the one after.
+const MERGE_CANDIDATES: &str = "
+    SELECT s.group_key, s.slot_id, other.slot_id
+    FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
+    JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
+    CROSS JOIN LATERAL (
+       SELECT count(*) AS messages FROM receiptd.watched_messages m
+       WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
+    ) held
+    CROSS JOIN LATERAL (
+       SELECT n.slot_id FROM (
+           (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id AND n.failures = 0
+            ORDER BY slot_id DESC LIMIT 1)
+           UNION ALL
+           (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id AND n.failures = 0
+            ORDER BY slot_id LIMIT 1)
+       ) n
+       WHERE (SELECT count(*) FROM receiptd.watched_messages m
+              WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $3
+       LIMIT 1
+    ) other
+    WHERE s.failures = 0";
 
 /// How many slots are read at a time: some tens of milliseconds, for which no poll starts.
 const PAGE: i64 = 10_000;
@@ -73,12 +96,11 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn read_slots(&self, slots: &[SlotKey]) -> Result<Vec<Slot>, StoreError> {
+        const DOING: &str = "reading the slots that are due";
         let (groups, ids) = SlotKey::columns(slots);
-        let rows = query(READ_SLOTS).bind(groups).bind(ids);
-        let read = self.run("reading the slots that are due", SHORT, async |database| {
-            rows.fetch_all(database).await?.iter().map(slot).collect::<Result<Vec<_>, _>>()
-        });
-        let mut read = read.await?;
+        let rows = || query(READ_SLOTS).bind(groups.clone()).bind(ids.clone());
+        let read: Result<Vec<Slot>, sqlx::Error> = self.read(DOING, SHORT, rows).await?.iter().map(slot).collect();
+        let mut read = read.map_err(|source| StoreError::Failed { doing: DOING, source })?;
         let order: std::collections::HashMap<SlotKey, usize> = slots.iter().copied().zip(0..).collect();
         read.sort_by_key(|slot| order.get(&slot.key).copied());
         Ok(read)
@@ -94,36 +116,17 @@ impl Store {
         slots: &[SlotKey],
         batch_size: usize,
     ) -> Result<Vec<(SlotKey, SlotKey)>, StoreError> {
+        const DOING: &str = "looking for slots to merge";
         let (groups, ids) = SlotKey::columns(slots);
-        let pairs = query_as::<(GroupKey, SlotId, SlotId)>(
-            "SELECT s.group_key, s.slot_id, other.slot_id
-             FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
-             JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
-             CROSS JOIN LATERAL (
-                SELECT count(*) AS messages FROM receiptd.watched_messages m
-                WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
-             ) held
-             CROSS JOIN LATERAL (
-                SELECT n.slot_id FROM (
-                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id AND n.failures = 0
-                     ORDER BY slot_id DESC LIMIT 1)
-                    UNION ALL
-                    (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id AND n.failures = 0
-                     ORDER BY slot_id LIMIT 1)
-                ) n
-                WHERE (SELECT count(*) FROM receiptd.watched_messages m
-                       WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $3
-                LIMIT 1
-             ) other
-             WHERE s.failures = 0",
-        )
-        .bind(groups)
-        .bind(ids)
-        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        let pairs =
-            self.run("looking for slots to merge", SHORT, async |database| pairs.fetch_all(database).await).await?;
-        let of = |(group_key, slot_id, other)| (SlotKey { group_key, slot_id }, SlotKey { group_key, slot_id: other });
-        Ok(pairs.into_iter().map(of).collect())
+        let batch_size = i64::try_from(batch_size).unwrap_or(i64::MAX);
+        let pairs = || query(MERGE_CANDIDATES).bind(groups.clone()).bind(ids.clone()).bind(batch_size);
+        let of = |row: &PgRow| {
+            let (group_key, slot_id, other) = FromRow::from_row(row)?;
+            Ok((SlotKey { group_key, slot_id }, SlotKey { group_key, slot_id: other }))
+        };
+        let pairs: Result<Vec<(SlotKey, SlotKey)>, sqlx::Error> =
+            self.read(DOING, SHORT, pairs).await?.iter().map(of).collect();
+        pairs.map_err(|source| StoreError::Failed { doing: DOING, source })
     }
 }
 

@@ -5,10 +5,9 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
-
 use super::{
     Store, StoreError,
+    session::Session,
     slots::keyed,
     statement::{query, query_as, query_scalar},
     transaction::{LONG, SHORT},
@@ -94,7 +93,7 @@ impl Store {
 }
 
 async fn slot_new_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     app: i64,
     passed_over: &[GroupKey],
     pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
@@ -116,7 +115,7 @@ async fn slot_new_messages(
 
 /// The groups of the next messages that have no slot, by rising key, and whether there may be others.
 async fn groups_with_new_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     app: i64,
     passed_over: &[GroupKey],
 ) -> Result<(Vec<GroupKey>, bool), sqlx::Error> {
@@ -139,7 +138,7 @@ async fn groups_with_new_messages(
 /// Locks the newest slot of each group, in the order of the ids, and counts what they hold. Also gives the groups whose newest
 /// slot somebody else holds. Slots that fail come last: those who join would wait with them.
 async fn lock_newest_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     groups: &[GroupKey],
 ) -> Result<(HashMap<GroupKey, OpenSlot>, Vec<GroupKey>), sqlx::Error> {
     let newest: Vec<SlotKey> = query_as(
@@ -193,7 +192,7 @@ async fn lock_newest_slots(
 /// Locks the next messages that have no slot, up to the group `last` and without the groups `others`, and their groups against
 /// being removed: a slot that is made refers to its group.
 async fn lock_new_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     app: i64,
     last: GroupKey,
     others: Vec<GroupKey>,
@@ -222,7 +221,7 @@ async fn lock_new_messages(
 /// Makes the slots that are new and brings forward those that messages join. Returns the slot of each fill, in order,
 /// with its due time.
 async fn make_and_move_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     fills: &[Fill],
 ) -> Result<Vec<(SlotKey, Timestamp)>, sqlx::Error> {
     let new = fills.iter().filter(|fill| fill.slot_id.is_none()).count();
@@ -257,7 +256,7 @@ async fn make_and_move_slots(
 
 /// Puts the messages, which are locked, into their slots.
 async fn place_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     fills: &[Fill],
     slots: &[(SlotKey, Timestamp)],
 ) -> Result<(), sqlx::Error> {

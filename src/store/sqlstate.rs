@@ -60,6 +60,16 @@ pub(super) fn has_lost_name(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
 }
 
+/// Whether a statement failed only since it was prepared earlier.
+pub(super) fn is_about_prepared(error: &sqlx::Error) -> bool {
+    has_lost_name(error) || has_changed_columns(error)
+}
+
+/// Whether a transaction was refused since the lease has passed to another: what `end_under_lease` says.
+pub(super) fn is_lease_lost(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("RC001")
+}
+
 /// Whether a prepared statement would return other columns by now than when it was prepared: somebody has changed the schema.
 /// PostgreSQL has no SQLSTATE for that alone.
 fn has_changed_columns(error: &sqlx::Error) -> bool {

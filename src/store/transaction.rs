@@ -6,18 +6,22 @@
 
 use std::time::Duration;
 
+use chrono::SecondsFormat;
 use deadpool::{
     Runtime,
     managed::{Object, Pool, PoolError, TimeoutType, Timeouts},
 };
-use sqlx::{AssertSqlSafe, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Executor, PgConnection, Postgres,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
+    query::Query,
+};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
     StoreError,
     session::{Connector, Session},
     sqlstate::{self, Remedy},
-    statement::query_scalar,
 };
 use crate::domain::{SdkAppId, Timestamp};
 
@@ -43,10 +47,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// until somebody finds it. Less than the time after which the lease of such a process is over.
 const IDLE_MILLIS: u128 = 5_000;
 
-/// How every transaction begins. Names without a schema mean PostgreSQL's own: whoever may create a function, an operator or
-/// a type in another schema of the search path could otherwise have statements of this role call theirs. Temporary tables come
-/// last, since they come first where they are not named.
-pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp";
+/// How every transaction begins.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// The server probes the connection of an operation that may take minutes: a firewall between the two does not forget it, and
 /// the server soon gives up on a client that is gone. sqlx can't set this on the client's socket; there the deadline of the
@@ -74,8 +76,8 @@ impl Connections {
     /// Connections are made when they are needed.
     pub fn new(options: PgConnectOptions, max: u32) -> Self {
         let timeouts = Timeouts { wait: Some(SHORT), create: Some(CONNECT), recycle: Some(CONNECT) };
-        let builder =
-            Pool::builder(Connector::new(options)).max_size(max as usize).timeouts(timeouts).runtime(Runtime::Tokio1);
+        let connector = Connector::new(options, settings(SHORT));
+        let builder = Pool::builder(connector).max_size(max as usize).timeouts(timeouts).runtime(Runtime::Tokio1);
         let pool =
             builder.build().unwrap_or_else(|_| unreachable!("a runtime is given, which is all that it asks for"));
         Self(pool)
@@ -83,46 +85,104 @@ impl Connections {
 
     /// Begins a transaction that is to end within `patience`.
     pub async fn begin(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
-        self.begin_with(begin(patience), doing, patience).await
+        self.begin_with(|session| begin(session, patience), doing, patience).await
     }
 
     /// The same for one that only reads. It may stand idle: it holds no lock that anybody polls against, and who takes the
     /// rows may be slower than the server, which is done when the last of them are on their way.
     pub async fn begin_reading(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
-        let begin = format!(
-            "{}; SET LOCAL transaction_read_only = on; SET LOCAL idle_in_transaction_session_timeout = {}",
-            begin(patience),
-            patience.as_millis(),
-        );
+        let begin = |session: &Session| {
+            format!(
+                "{}; SET LOCAL transaction_read_only = on; SET LOCAL idle_in_transaction_session_timeout = {}",
+                begin(session, patience),
+                patience.as_millis(),
+            )
+        };
         self.begin_with(begin, doing, patience).await
     }
 
     async fn begin_with(
         &self,
-        begin: String,
+        begin: impl Fn(&Session) -> String,
         doing: &'static str,
         patience: Duration,
     ) -> Result<Transaction, StoreError> {
         let deadline = Instant::now() + patience;
         loop {
-            let connection = match timeout_at(deadline, self.0.get()).await {
-                Ok(Ok(connection)) => connection,
-                Ok(Err(error)) => return Err(counted(unavailable(doing, error))),
-                Err(_) => return Err(counted(StoreError::Deadline { doing, patience })),
-            };
-            let was_used = Object::metrics(&connection).recycle_count > 0;
-            let mut transaction = Transaction { connection: Some(connection), doing, patience, deadline };
-            // What takes long is done seldom, and is planned best for the values that it is about.
-            transaction.connection().name_statements(patience <= SHORT);
-            let begin = AssertSqlSafe(begin.clone());
-            match timely(timeout_at(deadline, transaction.connection().execute(sqlx::raw_sql(begin))).await) {
+            let mut transaction = self.take(doing, patience, deadline).await?;
+            let begin = sqlx::raw_sql(AssertSqlSafe(begin(transaction.session())));
+            transaction.has_begun = true;
+            match timely(timeout_at(deadline, transaction.session().execute(begin)).await) {
                 Ok(_) => return Ok(transaction),
-                // The server has closed it meanwhile: no failure, the next one may work.
-                Err(Some(error))
-                    if was_used && sqlstate::sqlstate(&error).is_none_or(|state| ENDED.contains(&&*state)) => {}
+                Err(Some(error)) if transaction.was_outdated(&error) => transaction.learn(&error),
                 Err(error) => return Err(transaction.failed(error)),
             }
         }
+    }
+
+    /// Reads the rows of a query, within `patience`. In a session of one's own it is sent alone: a transaction around it would cost
+    /// two more round trips. It may be sent anew on another connection.
+    pub async fn read(
+        &self,
+        doing: &'static str,
+        patience: Duration,
+        query: impl Fn() -> Query<'static, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut transaction = self.take(doing, patience, deadline).await?;
+            transaction.has_begun = !transaction.session().is_own();
+            let reading = async {
+                let session = transaction.session();
+                if !session.is_own() {
+                    let begin = AssertSqlSafe(begin(session, patience));
+                    session.execute(sqlx::raw_sql(begin)).await?;
+                }
+                query().fetch_all(session).await
+            };
+            match timeout_at(deadline, reading).await {
+                Ok(Err(error)) if transaction.was_outdated(&error) => transaction.learn(&error),
+                outcome => return transaction.end(outcome).await,
+            }
+        }
+    }
+
+    /// Does one statement, which returns a row at most, as a transaction in a single round trip. It is sent once more if the
+    /// connection turns out to be closed: doing it twice must come to the same. Values are part of its text.
+    pub async fn at_once(
+        &self,
+        doing: &'static str,
+        patience: Duration,
+        statement: &str,
+    ) -> Result<Option<PgRow>, StoreError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut transaction = self.take(doing, patience, deadline).await?;
+            let all = format!("{}; {statement}; COMMIT", begin(transaction.session(), patience));
+            let row = sqlx::raw_sql(AssertSqlSafe(all)).fetch_optional(transaction.session());
+            match timely(timeout_at(deadline, row).await) {
+                Err(Some(error)) if transaction.was_outdated(&error) => transaction.learn(&error),
+                outcome => return transaction.committed(outcome),
+            }
+        }
+    }
+
+    /// A connection, on which no transaction has begun.
+    async fn take(
+        &self,
+        doing: &'static str,
+        patience: Duration,
+        deadline: Instant,
+    ) -> Result<Transaction, StoreError> {
+        let session = match timeout_at(deadline, self.0.get()).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return Err(counted(unavailable(doing, error))),
+            Err(_) => return Err(counted(StoreError::Deadline { doing, patience })),
+        };
+        let mut transaction = Transaction { session: Some(session), doing, patience, deadline, has_begun: false };
+        // What takes long is done seldom, and is planned best for the values that it is about.
+        transaction.session().name_statements(patience <= SHORT);
+        Ok(transaction)
     }
 
     /// A connection outside of the pool, for what can't be one transaction of ours.
@@ -155,15 +215,34 @@ impl Connections {
     }
 }
 
-fn begin(patience: Duration) -> String {
+/// What holds during an operation. Names without a schema mean PostgreSQL's own: whoever may create a function, an operator or
+/// a type in another schema of the search path could otherwise have statements of this role call theirs. Temporary tables come
+/// last, since they come first where they are not named.
+fn settings(patience: Duration) -> Vec<(&'static str, String)> {
     let millis = patience.as_millis();
+    vec![
+        ("search_path", "pg_catalog, pg_temp".to_owned()),
+        ("statement_timeout", (millis * 9 / 10).to_string()),
+        ("lock_timeout", (millis / 3).to_string()),
+        ("idle_in_transaction_session_timeout", IDLE_MILLIS.to_string()),
+    ]
+}
+
+/// How a transaction begins. A session of one's own was started with the settings of short ones.
+fn begin(session: &Session, patience: Duration) -> String {
+    if session.is_own() && patience == SHORT {
+        return BEGIN.to_owned();
+    }
     let keepalive = if patience > SHORT { KEEPALIVE } else { "" };
-    format!(
-        "{BEGIN}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
-         SET LOCAL idle_in_transaction_session_timeout = {IDLE_MILLIS}{keepalive}",
-        millis * 9 / 10,
-        millis / 3,
-    )
+    let settings: String =
+        settings(patience).iter().map(|(name, value)| format!("; SET LOCAL {name} = {value}")).collect();
+    format!("{BEGIN}{settings}{keepalive}")
+}
+
+/// A text in SQL, whatever is in it, and whatever the server makes of backslashes.
+pub(super) fn literal(text: &str) -> String {
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("convert_from(decode('{hex}', 'hex'), 'UTF8')")
 }
 
 fn counted(error: StoreError) -> StoreError {
@@ -182,32 +261,74 @@ fn unavailable(doing: &'static str, error: PoolError<sqlx::Error>) -> StoreError
     }
 }
 
-/// A transaction that is under way. One that is dropped takes its connection with it, and the server rolls it back.
+/// A transaction that is under way, or reading without one. One that is dropped takes its connection with it, and the server
+/// rolls it back.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    connection: Option<Object<Connector>>,
+    session: Option<Object<Connector>>,
     doing: &'static str,
     patience: Duration,
     /// Its statements must have ended by then.
     pub deadline: Instant,
+    has_begun: bool,
 }
 
 impl Transaction {
-    pub fn connection(&mut self) -> &mut Session {
-        self.connection.as_deref_mut().unwrap_or_else(|| unreachable!("it is there until the transaction ends"))
+    pub fn session(&mut self) -> &mut Session {
+        self.session.as_deref_mut().unwrap_or_else(|| unreachable!("it is there until the transaction ends"))
     }
 
     /// Commits if the statements succeeded in time, else rolls back.
-    pub async fn end<T>(mut self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, StoreError> {
+    pub async fn end<T>(self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, StoreError> {
+        self.end_with("COMMIT".to_owned(), outcome).await
+    }
+
+    /// The same, if the lease is still the one of `fence`: the look at it and the commit are sent together. If the transaction
+    /// has written anything, the row of the lease is locked against a successor from that look until the commit.
+    ///
+    /// `wrote` is the time of the oldest row that was written: the hours since then that have been rolled up already are
+    /// noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
+    pub async fn end_fenced<T>(
+        self,
+        fence: &Fence,
+        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+        wrote: Option<Timestamp>,
+    ) -> Result<T, StoreError> {
+        let Fence { sdk_app_id, epoch, holder } = fence;
+        let wrote = wrote.map_or_else(
+            || "NULL".to_owned(),
+            |time| format!("timestamptz '{}'", time.to_rfc3339_opts(SecondsFormat::Micros, true)),
+        );
+        let holder = literal(holder);
+        let look = format!("SELECT receiptd.end_under_lease({sdk_app_id}, {epoch}, {holder}, {wrote}); COMMIT");
+        self.end_with(look, outcome).await
+    }
+
+    async fn end_with<T>(
+        mut self,
+        commit: String,
+        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+    ) -> Result<T, StoreError> {
         let value = match timely(outcome) {
             Ok(value) => value,
             Err(error) => return Err(self.failed(error)),
         };
-        match timely(timeout_at(self.deadline, self.connection().execute("COMMIT")).await) {
-            Ok(_) => {
-                self.connection.take();
+        if !self.has_begun {
+            return self.committed(Ok(value));
+        }
+        let commit = sqlx::raw_sql(AssertSqlSafe(commit));
+        let ended = timely(timeout_at(self.deadline, self.session().execute(commit)).await);
+        self.committed(ended.map(|_| value))
+    }
+
+    /// What becomes of a transaction whose commit was sent. If it was made, the connection goes back to the pool.
+    fn committed<T>(mut self, outcome: Result<T, Option<sqlx::Error>>) -> Result<T, StoreError> {
+        match outcome {
+            Ok(value) => {
+                self.session.take();
                 Ok(value)
             }
+            Err(Some(error)) if sqlstate::is_lease_lost(&error) => Err(StoreError::LeaseLost { doing: self.doing }),
             Err(error) if is_answer(error.as_ref()) => Err(self.failed(error)),
             Err(source) => {
                 let doing = self.doing;
@@ -217,66 +338,32 @@ impl Transaction {
         }
     }
 
-    /// The same, if the lease is still the one of `fence`. If the transaction has written anything, the row of the lease is
-    /// locked against a successor from that look until the commit.
-    ///
-    /// `wrote` is the time of the oldest row that was written: the hours since then that have been rolled up already are
-    /// noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
-    pub async fn end_fenced<T>(
-        mut self,
-        fence: &Fence,
-        outcome: Result<Result<T, sqlx::Error>, Elapsed>,
-        wrote: Option<Timestamp>,
-    ) -> Result<T, StoreError> {
-        if matches!(outcome, Ok(Ok(_))) {
-            let held = query_scalar::<bool>(
-                "WITH changed AS MATERIALIZED (
-                    -- Without a transaction id nothing was written: there is nothing to protect, and locking the row would be
-                    -- the only write.
-                    SELECT FROM (SELECT pg_current_xact_id_if_assigned()) AS current (id) WHERE id IS NOT NULL
-                ), held AS (
-                    SELECT rolling_up_until FROM receiptd.poller_leases
-                    WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 AND EXISTS (SELECT FROM changed) FOR SHARE
-                ), noted AS (
-                    -- Its own hour, and those since, at the end of which something else was known. A clock that is years
-                    -- behind is not followed over all of them.
-                    INSERT INTO receiptd.rollup_redo (sdk_app_id, hour)
-                    SELECT $1, late.hour FROM held CROSS JOIN LATERAL (
-                        SELECT date_trunc('hour', $4, 'UTC') AS hour
-                        UNION
-                        SELECT generate_series(
-                            date_trunc('hour', greatest($4, held.rolling_up_until - interval '7 days'), 'UTC'),
-                            held.rolling_up_until - interval '1 microsecond', '1 hour')
-                    ) late
-                    WHERE $4 < held.rolling_up_until
-                )
-                SELECT true FROM held
-                UNION ALL
-                SELECT true FROM receiptd.poller_leases
-                WHERE sdk_app_id = $1 AND epoch = $2 AND holder = $3 AND NOT EXISTS (SELECT FROM changed)",
-            );
-            let app = i64::from(fence.sdk_app_id.get());
-            let held = held.bind(app).bind(fence.epoch).bind(fence.holder.clone()).bind(wrote);
-            match timely(timeout_at(self.deadline, held.fetch_optional(self.connection())).await) {
-                Ok(Some(_)) => {}
-                Ok(None) => return Err(StoreError::LeaseLost { doing: self.doing }),
-                Err(error) => return Err(self.failed(error)),
+    /// Whether a failure only means that the connection was of no use any more when it was taken: another may do.
+    fn was_outdated(&self, error: &sqlx::Error) -> bool {
+        let was_used = self.session.as_ref().is_some_and(|session| Object::metrics(session).recycle_count > 0);
+        was_used
+            && match sqlstate::sqlstate(error) {
+                Some(state) => ENDED.contains(&&*state) || sqlstate::is_about_prepared(error),
+                None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)),
             }
+    }
+
+    /// Takes in what a failure says about all connections.
+    fn learn(&self, error: &sqlx::Error) {
+        let Some(pool) = self.session.as_ref().and_then(Object::pool) else { return };
+        if sqlstate::has_lost_name(error) {
+            pool.manager().has_lost_names();
         }
-        self.end(outcome).await
+        if sqlstate::remedy_of(error) == Remedy::Reconnect {
+            pool.manager().distrust();
+        }
     }
 
     /// Ends in failure, by an error or (without one) by the deadline. The connection is thrown away, and the server rolls
     /// back.
     fn failed(self, error: Option<sqlx::Error>) -> StoreError {
-        let connector = self.connection.as_ref().and_then(Object::pool);
-        if let (Some(pool), Some(error)) = (connector, &error) {
-            if sqlstate::has_lost_name(error) {
-                pool.manager().has_lost_names();
-            }
-            if sqlstate::remedy_of(error) == Remedy::Reconnect {
-                pool.manager().distrust();
-            }
+        if let Some(error) = &error {
+            self.learn(error);
         }
         let Self { doing, patience, .. } = self;
         let error = match error {
@@ -299,6 +386,6 @@ fn timely<T>(outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Opti
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        self.connection.take().map(Object::take);
+        self.session.take().map(Object::take);
     }
 }

@@ -41,6 +41,11 @@ impl Sent {
         }
     }
 
+    /// Whether the sender waits for the server after it.
+    pub fn is_round_trip(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::Sync)
+    }
+
     /// What is executed.
     pub fn executed(&self) -> Option<&str> {
         match self {
@@ -56,7 +61,8 @@ struct Shared {
     swallowed: watch::Sender<u32>,
     /// Connections that are older than this generation are silent.
     generation: watch::Sender<u32>,
-    sent: Mutex<Vec<Sent>>,
+    /// By connection.
+    sent: Mutex<Vec<Vec<Sent>>>,
     /// The SQLSTATEs of errors.
     errors: watch::Sender<Vec<String>>,
 }
@@ -102,9 +108,9 @@ impl Proxy {
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// What was sent since the last call.
-    pub fn take_sent(&self) -> Vec<Sent> {
-        std::mem::take(&mut self.shared.sent.lock().unwrap())
+    /// What was sent since the last call, by connection.
+    pub fn take_sent(&self) -> Vec<Vec<Sent>> {
+        self.shared.sent.lock().unwrap().iter_mut().map(std::mem::take).collect()
     }
 
     /// Waits until the server has refused something with this SQLSTATE.
@@ -129,6 +135,11 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
     let generation = *shared.generation.borrow();
     let is_swallowing = watch::Sender::new(false);
     let (mut asked, mut transaction) = (Asked::default(), vec![]);
+    let number = {
+        let mut sent = shared.sent.lock().unwrap();
+        sent.push(vec![]);
+        sent.len() - 1
+    };
     let asks = copy(&mut from_client, &mut to_server, |bytes| {
         for sent in asked.read(bytes) {
             let mut wanted = shared.swallow.lock().unwrap();
@@ -143,7 +154,7 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
                     is_swallowing.send_replace(true);
                 }
             }
-            shared.sent.lock().unwrap().push(sent);
+            shared.sent.lock().unwrap()[number].push(sent);
         }
         true
     });

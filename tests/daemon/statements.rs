@@ -1,6 +1,6 @@
 //! Statements that are prepared once a connection, and what becomes of them when they don't hold any more.
 
-use receiptd::store::Store;
+use receiptd::{lease::Holder, slot::SlotKey, store::Store};
 
 use crate::{
     proxy::{Proxy, Sent},
@@ -15,25 +15,33 @@ async fn rig_with_proxy() -> (Rig, Proxy) {
     (rig, proxy)
 }
 
+fn slots<const N: usize>(ids: [i64; N]) -> [SlotKey; N] {
+    ids.map(|slot_id| SlotKey { group_key: 1, slot_id })
+}
+
 /// The names of the statements that were prepared.
-fn names(sent: &[Sent]) -> Vec<&str> {
-    sent.iter().filter_map(Sent::prepared).collect()
+fn names(sent: &[Vec<Sent>]) -> Vec<&str> {
+    sent.iter().flatten().filter_map(Sent::prepared).collect()
+}
+
+fn round_trips(sent: &[Vec<Sent>]) -> usize {
+    sent.iter().flatten().filter(|sent| sent.is_round_trip()).count()
 }
 
 #[tokio::test]
-async fn a_statement_is_prepared_once_a_connection() {
+async fn a_statement_is_prepared_once_a_connection_and_read_in_one_round_trip() {
     let (_rig, proxy) = rig_with_proxy().await;
     let store = Store::new(&proxy.url().into(), 1, app()).unwrap();
-    store.read_slots(&[1, 2]).await.unwrap();
+    store.read_slots(&slots([1, 2])).await.unwrap();
     let first = proxy.take_sent();
     assert!(matches!(names(&first)[..], [name] if !name.is_empty()), "{first:?}");
     for _ in 0..3 {
-        store.read_slots(&[3]).await.unwrap();
+        store.read_slots(&slots([3])).await.unwrap();
     }
     let others = proxy.take_sent();
     assert_eq!(names(&others), Vec::<&str>::new());
-    let reads = others.iter().filter_map(Sent::executed).filter(|text| text.contains("poll_slots"));
-    assert_eq!(reads.count(), 3, "{others:?}");
+    let reads = others.iter().flatten().filter_map(Sent::executed).filter(|text| text.contains("poll_slots"));
+    assert_eq!((reads.count(), round_trips(&others)), (3, 3), "{others:?}");
 }
 
 #[tokio::test]
@@ -47,16 +55,66 @@ async fn what_takes_long_is_planned_anew_each_time() {
 }
 
 #[tokio::test]
-async fn no_statement_has_a_name_where_that_is_not_wanted() {
+async fn where_names_are_not_wanted_each_read_is_a_transaction_that_prepares_anew() {
     let (_rig, proxy) = rig_with_proxy().await;
     let store = Store::new(&proxy.url().into(), 1, app()).unwrap().with_prepared_statements(false);
     let other = store.apart(&proxy.url().into(), 1).unwrap();
     for store in [store, other] {
-        store.read_slots(&[1]).await.unwrap();
+        store.read_slots(&slots([1])).await.unwrap();
         store.change_url(&proxy.url().into()).unwrap();
-        store.read_slots(&[1]).await.unwrap();
+        store.read_slots(&slots([1])).await.unwrap();
     }
-    assert_eq!(names(&proxy.take_sent()), [""; 4]);
+    let sent = proxy.take_sent();
+    assert_eq!((names(&sent), round_trips(&sent)), (vec![""; 4], 16), "{sent:?}");
+}
+
+#[tokio::test]
+async fn the_lease_is_renewed_in_one_round_trip_by_whoever_has_it_and_nobody_else() {
+    let (_rig, proxy) = rig_with_proxy().await;
+    for may_prepare in [true, false] {
+        let store = Store::new(&proxy.url().into(), 1, app()).unwrap().with_prepared_statements(may_prepare);
+        let (holder, seen) = (Holder::new(), store.look_at_lease().await.unwrap());
+        let epoch = store.take_lease(&holder, seen.as_ref()).await.unwrap().unwrap();
+        let taken = store.look_at_lease().await.unwrap().unwrap();
+        proxy.take_sent();
+        assert!(store.under_lease(&holder, epoch).renew_lease().await.unwrap());
+        assert_eq!(round_trips(&proxy.take_sent()), 1);
+        let renewed = store.look_at_lease().await.unwrap().unwrap();
+        assert!(renewed.expires_at > taken.expires_at && renewed.epoch == epoch);
+        assert!(!store.under_lease(&Holder::new(), epoch).renew_lease().await.unwrap());
+        assert!(!store.under_lease(&holder, epoch + 1).release_lease().await.unwrap());
+        assert_eq!(store.look_at_lease().await.unwrap().unwrap(), renewed);
+        assert!(store.under_lease(&holder, epoch).release_lease().await.unwrap());
+        assert_eq!(store.look_at_lease().await.unwrap().unwrap().holder, None);
+    }
+}
+
+/// What was sent between the beginning and the end of a transaction that executes a statement with this text, and nothing else
+/// of the same connection.
+fn transaction<'s>(sent: &'s [Vec<Sent>], statement: &str) -> Option<&'s [Sent]> {
+    let begins = |sent: &Sent| matches!(sent, Sent::Query(text) if text.starts_with("BEGIN"));
+    let ends = |sent: &Sent| matches!(sent, Sent::Query(text) if text.ends_with("COMMIT"));
+    let executes = |sent: &Sent| sent.executed().is_some_and(|text| text.contains(statement));
+    let parts = sent.iter().flat_map(|sent| sent.split_inclusive(ends));
+    let whole = parts.filter(|part| part.last().is_some_and(ends) && part.iter().any(executes));
+    let last = whole.last()?;
+    Some(&last[last.iter().position(begins)?..])
+}
+
+#[tokio::test]
+async fn a_flush_takes_a_round_trip_for_each_statement_and_two_for_its_transaction() {
+    let (mut rig, proxy) = rig_with_proxy().await;
+    rig.start().await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(*) FROM receiptd.api_calls) > 8").await;
+    let sent = proxy.take_sent();
+    let flush = transaction(&sent, "INSERT INTO receiptd.api_calls").unwrap();
+    let texts: Vec<&str> = flush.iter().filter_map(Sent::executed).collect();
+    let round_trips = flush.iter().filter(|sent| sent.is_round_trip()).count();
+    assert_eq!(texts.first(), Some(&"BEGIN ISOLATION LEVEL READ COMMITTED"));
+    assert!(texts.last().unwrap().starts_with("SELECT receiptd.end_under_lease"), "{texts:?}");
+    assert_eq!(round_trips, texts.len(), "{flush:?}");
+    rig.stop().await;
 }
 
 /// Waits until the daemon has made more calls, and asserts at its end that none of them is lost.

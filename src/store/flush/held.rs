@@ -3,8 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
-
 use super::{Committed, Locked, rows::latency_millis, slots_of};
 use crate::{
     chat::Attempt,
@@ -12,6 +10,7 @@ use crate::{
     recording::Recording,
     slot::{GroupKey, SlotId, SlotKey},
     store::{
+        session::Session,
         slots::keyed,
         statement::{query_as, query_scalar},
     },
@@ -19,7 +18,7 @@ use crate::{
 
 /// Locks all slots that are involved, as far as they exist and nobody else holds them.
 pub(super) async fn lock_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<HashMap<SlotKey, Locked>, sqlx::Error> {
     let (groups, ids) = SlotKey::columns(&slots_of(recordings));
@@ -42,7 +41,7 @@ pub(super) async fn lock_slots(
 
 /// The slots of recordings of which somebody else holds one: it exists, and could not be locked.
 pub(super) async fn held_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
     locked: &HashMap<SlotKey, Locked>,
 ) -> Result<HashSet<SlotKey>, sqlx::Error> {
@@ -60,7 +59,7 @@ pub(super) async fn held_slots(
 /// The slots of recordings of which somebody else holds the row of the group or of a message that is to be written. All
 /// messages of a slot that is merged into another are.
 pub(super) async fn held_rows(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<HashSet<SlotKey>, sqlx::Error> {
     let mut held = held_messages(connection, recordings).await?;
@@ -68,10 +67,7 @@ pub(super) async fn held_rows(
     Ok(held)
 }
 
-async fn held_messages(
-    connection: &mut PgConnection,
-    recordings: &[&Recording],
-) -> Result<HashSet<SlotKey>, sqlx::Error> {
+async fn held_messages(connection: &mut Session, recordings: &[&Recording]) -> Result<HashSet<SlotKey>, sqlx::Error> {
     let changed = recordings.iter().flat_map(|recording| {
         let row = move |seq: MsgSeq| (recording.slot.group_key, i64::from(seq.get()), recording.slot.slot_id);
         recording.messages.iter().map(move |change| row(change.seq))
@@ -110,10 +106,7 @@ async fn held_messages(
     Ok(held.into_iter().collect())
 }
 
-async fn held_groups(
-    connection: &mut PgConnection,
-    recordings: &[&Recording],
-) -> Result<HashSet<SlotKey>, sqlx::Error> {
+async fn held_groups(connection: &mut Session, recordings: &[&Recording]) -> Result<HashSet<SlotKey>, sqlx::Error> {
     // A slot that is made refers to its group.
     let changing = || recordings.iter().filter(|recording| recording.group.is_some() || !recording.parts.is_empty());
     let groups: Vec<GroupKey> = changing().map(|recording| recording.slot.group_key).collect();
@@ -133,7 +126,7 @@ async fn held_groups(
 /// The slots of recordings that an attempt has stored of which no answer came: all of a recording is written in one
 /// transaction, so its first call tells of the rest.
 pub(super) async fn already_stored<'r>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&'r Recording],
 ) -> Result<HashSet<SlotKey>, sqlx::Error> {
     if recordings.is_empty() {
@@ -158,10 +151,7 @@ pub(super) async fn already_stored<'r>(
 }
 
 /// The slots of recordings that are stored already, as they stand.
-pub(super) async fn stand(
-    connection: &mut PgConnection,
-    recordings: &[&Recording],
-) -> Result<Vec<Committed>, sqlx::Error> {
+pub(super) async fn stand(connection: &mut Session, recordings: &[&Recording]) -> Result<Vec<Committed>, sqlx::Error> {
     if recordings.is_empty() {
         return Ok(vec![]);
     }
@@ -178,7 +168,7 @@ pub(super) async fn stand(
 }
 
 /// Those of the slots that exist, with their due times.
-async fn stored(connection: &mut PgConnection, slots: &[SlotKey]) -> Result<Vec<(SlotKey, Timestamp)>, sqlx::Error> {
+async fn stored(connection: &mut Session, slots: &[SlotKey]) -> Result<Vec<(SlotKey, Timestamp)>, sqlx::Error> {
     let (groups, ids) = SlotKey::columns(slots);
     let stored = query_as(
         "SELECT group_key, slot_id, s.next_poll_at FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
@@ -188,7 +178,7 @@ async fn stored(connection: &mut PgConnection, slots: &[SlotKey]) -> Result<Vec<
 }
 
 /// All slots of groups in which some were made without an answer: which ones is not known.
-async fn slots_of_groups(connection: &mut PgConnection, groups: Vec<GroupKey>) -> Result<Vec<Committed>, sqlx::Error> {
+async fn slots_of_groups(connection: &mut Session, groups: Vec<GroupKey>) -> Result<Vec<Committed>, sqlx::Error> {
     if groups.is_empty() {
         return Ok(vec![]);
     }

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
-
 use super::{super::upkeep::PROBE_CLAIM, Locked, Made, merged};
 use crate::{
     chat::Attempt,
@@ -11,6 +9,7 @@ use crate::{
     recording::{GroupChange, Part, Recording},
     slot::{GroupKey, SlotId, SlotKey},
     store::{
+        session::Session,
         slots::keyed,
         statement::{query, query_as},
     },
@@ -18,7 +17,7 @@ use crate::{
 
 /// Moves the messages of slots that were polled along with another into that one.
 pub(super) async fn merge_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
     locked: &HashMap<SlotKey, Locked>,
 ) -> Result<(), sqlx::Error> {
@@ -51,7 +50,7 @@ pub(super) async fn merge_slots(
 }
 
 pub(in crate::store) async fn write_snapshots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let rows: Vec<_> = recordings
@@ -87,7 +86,7 @@ pub(in crate::store) async fn write_snapshots(
 /// Writes what changed about messages. One that its owner has removed meanwhile stays removed, and one that has another
 /// slot by now keeps that, and says itself until when it is known.
 pub(in crate::store) async fn write_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let mut rows: Vec<_> = recordings
@@ -137,10 +136,7 @@ pub(in crate::store) async fn write_messages(
 }
 
 /// Makes slots for messages that leave theirs since their calls fail, and moves them there. Returns these slots.
-pub(super) async fn part_slots(
-    connection: &mut PgConnection,
-    recordings: &[&Recording],
-) -> Result<Vec<Made>, sqlx::Error> {
+pub(super) async fn part_slots(connection: &mut Session, recordings: &[&Recording]) -> Result<Vec<Made>, sqlx::Error> {
     let mut made = Vec::new();
     let parts: Vec<(&Recording, &Part)> =
         recordings.iter().flat_map(|recording| recording.parts.iter().map(move |part| (*recording, part))).collect();
@@ -176,7 +172,7 @@ pub(super) async fn part_slots(
 
 /// Moves the slots to their next due times. Where messages joined while the poll was under way, they count too.
 pub(super) async fn write_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
     locked: &HashMap<SlotKey, Locked>,
 ) -> Result<HashMap<SlotKey, Timestamp>, sqlx::Error> {
@@ -212,7 +208,7 @@ pub(super) async fn write_slots(
 
 /// Deletes slots whose messages are all done. The slots are locked, so nothing joins them meanwhile.
 pub(super) async fn drop_empty_slots(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<Vec<SlotKey>, sqlx::Error> {
     let empty: Vec<SlotKey> =
@@ -250,7 +246,7 @@ const RELEASE: &str = "
 
 /// Puts groups into quarantine or releases them, unless their owner has paused or removed them meanwhile.
 pub(in crate::store) async fn write_groups(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let mut changes: Vec<_> =
@@ -277,7 +273,7 @@ pub(in crate::store) async fn write_groups(
 }
 
 pub(in crate::store) async fn write_calls(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let calls: Vec<(&Recording, i16, &Attempt)> = recordings
