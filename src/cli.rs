@@ -51,7 +51,7 @@ const USUAL_CONFIG: &str = "/etc/receiptd/receiptd.toml";
 /// The variable that names another.
 const CONFIG_VARIABLE: &str = "RECEIPTD_CONFIG";
 
-/// Polls Tencent Chat for group message read receipts and keeps their history in Postgres.
+/// Poll Tencent Chat for group message read receipts and keep their history in PostgreSQL
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 100)]
 struct Cli {
@@ -64,10 +64,10 @@ struct Cli {
 /// What all commands take.
 #[derive(Args)]
 struct Global {
-    /// The configuration file [default: /etc/receiptd/receiptd.toml if it exists]
+    /// Configuration file [default: /etc/receiptd/receiptd.toml if it exists]
     #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true, global = true)]
     config: Option<PathBuf>,
-    /// Set a key over file and environment, as in polling.batch_size=20; repeatable, not for secrets
+    /// Override a setting, for example polling.batch_size=20; repeatable, not for secrets
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
     overrides: Vec<(String, String)>,
 }

@@ -23,13 +23,13 @@ use serde::Serialize;
 use self::finding::{Finding, Verdict};
 use super::{Global, as_json, stdout};
 
-/// Check the configuration, say what receiptd would do with it, and ask the database and Tencent Chat
+/// Check the settings, the database and Tencent Chat, and show what receiptd would do
 #[derive(Args)]
 pub struct Arguments {
-    /// Touch neither the network nor the database
+    /// Use neither the network nor the database
     #[arg(long)]
     offline: bool,
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

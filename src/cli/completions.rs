@@ -7,7 +7,7 @@ use clap_complete::{Shell, generate};
 
 use super::{Cli, stdout};
 
-/// Print the completions for a shell
+/// Print completions for a shell
 #[derive(Args)]
 pub struct Arguments {
     /// bash, zsh, fish, elvish or powershell

@@ -10,10 +10,10 @@ use receiptd::config::Setting;
 
 use super::{Global, as_json, stdout};
 
-/// Show every setting as it holds, and where it came from; secrets as ***
+/// Show the effective settings and their sources; secrets as ***
 #[derive(Args)]
 pub struct Arguments {
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use self::{figures::Figures, picture::Picture, stage::Stage};
 use super::{exit::Exit, stdout};
 
-/// Show receiptd at work, against a simulated Tencent Chat service
+/// Show receiptd at work with a simulated Tencent Chat
 #[derive(Args)]
 pub struct Arguments {
-    /// End after this time, such as 30s [default: at Ctrl-C]
+    /// Stop after this time, for example 30s [default: at Ctrl-C]
     #[arg(long = "for", value_name = "SPAN")]
     span: Option<humantime::Duration>,
 }

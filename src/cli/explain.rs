@@ -26,14 +26,14 @@ const MATES: usize = 12;
 /// So many slots of a group are shown.
 const SLOTS: usize = 10;
 
-/// Say why a group, or a message of it, was or was not polled, and when it will be
+/// Explain when and why a group or a message is polled
 #[derive(Args)]
 pub struct Arguments {
-    /// The group
+    /// Group id
     group: GroupId,
-    /// A message in it
+    /// Seq of a message of the group
     seq: Option<MsgSeq>,
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

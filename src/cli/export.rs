@@ -22,44 +22,44 @@ use receiptd::{
 use self::output::Output;
 use super::{Global, database::Opened, exit::Refused, moment::Moment, tell};
 
-/// Export what analysts read, of the configured app, as CSV or Parquet
+/// Export data of the configured app as CSV or Parquet
 ///
-/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d. It goes day by day and takes little memory, however
-/// many rows there are. A file is named FILE.part until it is whole.
+/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d. The export goes day by day, so it needs little memory for
+/// any number of rows. The file is named FILE.part until it is complete.
 #[derive(Args)]
 pub struct Arguments {
-    /// What to export
+    /// Data to export
     dataset: What,
-    /// The first moment [default: that of the earliest row]
+    /// Start, inclusive [default: time of the earliest row]
     #[arg(long, value_name = "TIME")]
     from: Option<Moment>,
-    /// The moment before which it ends [default: now]
+    /// End, exclusive [default: now]
     #[arg(long, value_name = "TIME")]
     to: Option<Moment>,
-    /// How to write it
+    /// Output format
     #[arg(long, default_value = "csv")]
     format: How,
-    /// Keep spreadsheets from taking text for formulas: put a ' before text that begins with = + - or @, as group ids do
+    /// Protect against formulas in spreadsheets: put a ' before text that begins with = + - or @, as group ids do
     #[arg(long)]
     spreadsheet: bool,
-    /// The file, which must not be there yet; - is standard output
+    /// Output file, which must not exist yet; - writes to standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
-    /// Every change of counts that was seen, by the time of the poll (receipt_history)
+    /// Every change of counts, by the time of the poll (receipt_history)
     Snapshots,
-    /// How fast each message was read, by the time it was sent (message_milestones)
+    /// How fast each message was read, by its time of sending (message_milestones)
     Milestones,
-    /// The activity of each group in each hour (hourly_receipts)
+    /// Activity of each group in each hour (hourly_receipts)
     Hourly,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum How {
-    /// Comma-separated values, the names of the columns first; null is empty
+    /// Comma-separated values with a header line; null is empty
     Csv,
     /// Apache Parquet, compressed with Snappy
     Parquet,

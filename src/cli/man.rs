@@ -19,7 +19,7 @@ use super::{Cli, stdout};
 /// Print a manual page
 #[derive(Args)]
 pub struct Arguments {
-    /// Which one
+    /// Manual page
     #[arg(value_enum, default_value_t = Page::Receiptd)]
     page: Page,
 }
@@ -36,10 +36,10 @@ enum Page {
 
 /// The exit codes, as docs/operators.md has them.
 const EXIT_CODES: [(&str, &str); 7] = [
-    ("0", "It did what it was told."),
+    ("0", "Success."),
     ("64", "The command line is wrong."),
     ("65", "The input is wrong: an import's file or a line of it, or a group that is not watched."),
-    ("69", "The database, the service or the address of http.listen can't be had. Starting again is worth while."),
+    ("69", "The database, the service or the address of http.listen is not available. Retrying may help."),
     (
         "70",
         "Something could not be stored before the end, a file could not be written, or something else failed: the message \
@@ -48,7 +48,7 @@ const EXIT_CODES: [(&str, &str); 7] = [
     (
         "78",
         "The configuration is wrong or incomplete, there is no database, or its schema is missing, old or a newer \
-         receiptd's. Starting again does not help.",
+         receiptd's. Retrying doesn't help.",
     ),
     ("130, 143", "A second SIGINT or SIGTERM ended it at once."),
 ];

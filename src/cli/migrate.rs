@@ -12,7 +12,7 @@ use super::{
     stdout,
 };
 
-/// Bring the schema in the database up to date, as `run` does at its start
+/// Create or upgrade the database schema, as `run` does at its start
 #[derive(Args)]
 pub struct Arguments {}
 

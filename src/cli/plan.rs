@@ -19,23 +19,23 @@ use super::{Global, as_json, database::Opened, exit::Refused, stdout};
 /// So wide is the bar of a whole limit.
 const WIDTH: f64 = 40.0;
 
-/// Say what polling will come to, hour by hour, and when the limit is used up
+/// Forecast the calls of each hour, and when the limit is used up
 ///
-/// It counts with what is watched now and the cadences of the configuration, and with no new messages unless
-/// --more-messages gives some. What if: other cadences with --set, as in
-/// --set 'cadence.default.tiers=[{ until = "1d", every = "5m" }]', another limit with --set polling.max_calls_per_second=100.
+/// The forecast is for the messages watched now and the configured cadences. It assumes no new messages unless --more-messages
+/// is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until = "1d", every = "5m" }]' or
+/// --set polling.max_calls_per_second=100.
 #[derive(Args)]
 pub struct Arguments {
-    /// How many hours ahead, up to 750
+    /// Number of hours to forecast, at most 750
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=750))]
     hours: u32,
-    /// What if so many messages more were sent each hour
+    /// Number of new messages per hour to assume
     #[arg(long, value_name = "MESSAGES", default_value_t = 0)]
     more_messages: u32,
-    /// To so many groups, evenly: a message joins its group's newest call while that has room
+    /// Number of groups that the new messages are spread over; messages of a group share calls
     #[arg(long, value_name = "GROUPS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     in_groups: u32,
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

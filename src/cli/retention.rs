@@ -13,12 +13,12 @@ use receiptd::{
 
 use super::{Global, database::Opened, stdout};
 
-/// Remove snapshots, calls and roll-ups that are older than [retention] says
+/// Remove snapshots, calls and roll-ups older than [retention] allows
 ///
-/// The daemon does this by itself, see [jobs] in the configuration. Nothing goes that has not been rolled up.
+/// The daemon does this by itself, see [jobs] in the configuration. Only data that was rolled up is removed.
 #[derive(Args)]
 pub struct Arguments {
-    /// Remove nothing: tell what would go, and how many bytes it takes
+    /// Remove nothing; show what would be removed, and its size
     #[arg(long)]
     dry_run: bool,
 }

@@ -18,16 +18,16 @@ use receiptd::{
 
 use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
 
-/// Roll up what has come since the last time, or a span again
+/// Roll up new data, or a time span again
 ///
-/// The daemon does this by itself, see [jobs] in the configuration. To do it again changes nothing, and may be done beside
-/// the daemon. Of hours whose snapshots or calls are not kept any more, what is left of them changes nothing.
+/// The daemon does this by itself, see [jobs] in the configuration. Repeating it is safe, also while the daemon runs. Hours
+/// whose snapshots or calls have been removed keep their rows.
 #[derive(Args)]
 pub struct Arguments {
-    /// Do it again from this hour on: a UTC day, RFC 3339, seconds since 1970, or how long ago, as 2d
+    /// Repeat from this hour on: UTC date, RFC 3339, seconds since 1970, or an age such as 2d
     #[arg(long, value_name = "TIME")]
     from: Option<Moment>,
-    /// Up to this time [default: as far as it was done]
+    /// Repeat up to this time [default: end of the roll-up]
     #[arg(long, value_name = "TIME", requires = "from")]
     to: Option<Moment>,
 }

@@ -20,7 +20,7 @@ use secrecy::SecretString;
 
 use super::{Global, database::Database, exit::Exit};
 
-/// Poll what is due, until told to stop
+/// Run the daemon: poll due messages until stopped
 #[derive(Args)]
 pub struct Arguments {}
 

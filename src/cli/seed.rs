@@ -15,25 +15,25 @@ use receiptd::{
 
 use super::{Global, database::Opened, moment::Moment, stdout};
 
-/// Fill an app that has no groups with a made-up history, and roll it up
+/// Fill an app without groups with a made-up history, and roll it up
 ///
-/// The same numbers make the same history. With 200000 messages of groups with 800 members it has about 100 million
-/// snapshots, takes some 20 minutes and 12 GB.
+/// The same options make the same history. 200000 messages in groups of 800 members have about 100 million snapshots, and
+/// take about 20 minutes and 12 GB.
 #[derive(Args)]
 pub struct Arguments {
-    /// How many groups
+    /// Number of groups
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     groups: i64,
-    /// How many messages, in all groups together
+    /// Number of messages in all groups together
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(1..=100_000_000))]
     messages: i64,
-    /// Over how many days they were sent
+    /// Number of days over which the messages were sent
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=3_650))]
     days: i64,
-    /// How many members a group has on average; a message has about 0.6 times as many snapshots
+    /// Average number of members of a group; a message has about 0.6 times as many snapshots
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(2..=10_000))]
     members: i64,
-    /// Until when they were polled: a UTC day, RFC 3339, seconds since 1970, or how long ago [default: now]
+    /// End of the history: UTC date, RFC 3339, seconds since 1970, or an age such as 2d [default: now]
     #[arg(long, value_name = "TIME")]
     until: Option<Moment>,
 }

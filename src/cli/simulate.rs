@@ -12,25 +12,25 @@ use receiptd::{
 
 use super::{Global, stdout};
 
-/// Serve a simulated Tencent Chat for the app of the configuration, on a loopback port
+/// Serve a simulated Tencent Chat for the configured app on a loopback port
 #[derive(Args)]
 pub struct Arguments {
-    /// Where to listen; a loopback address, port 0 takes a free one
+    /// Loopback address to listen on; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
-    /// How long an answer takes: a span, a range, or a mix such as '1*20ms, 9*300ms..400ms'
+    /// Latency of answers: a duration, a range, or a mix such as '1*20ms, 9*300ms..400ms'
     #[arg(long, value_name = "SPAN", default_value = "10ms..30ms")]
     latency: Latency,
-    /// Calls in any second; those above are refused with 60011
+    /// Maximum number of calls in any second; more are refused with code 60011
     #[arg(long, value_name = "NUMBER", default_value_t = 200)]
     calls_per_second: u32,
-    /// The most messages that a call may ask for; the documentation names no limit
+    /// Maximum number of messages per call [default: no limit, as none is documented]
     #[arg(long, value_name = "NUMBER")]
     max_batch: Option<usize>,
-    /// How much faster than in life members read
+    /// Factor by which members read faster than in reality
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     speed: f64,
-    /// Decides what looks random
+    /// Seed of the random numbers
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
 }

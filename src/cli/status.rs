@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use super::{Global, as_json, database::Opened, stdout, trouble};
 
-/// Say how things stand: who polls, what is due, what calls came to, how far all is rolled up
+/// Show status: lease holder, overdue polls, recent calls, roll-up progress
 #[derive(Args)]
 pub struct Arguments {
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

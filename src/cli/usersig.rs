@@ -13,13 +13,13 @@ use secrecy::ExposeSecret;
 
 use super::{Global, stdout};
 
-/// Print a UserSig made from the secret key, alone on standard output
+/// Print a UserSig made from the secret key
 #[derive(Args)]
 pub struct Arguments {
-    /// The account that it is for [default: chat.identifier]
+    /// Account of the signature [default: chat.identifier]
     #[arg(long, value_name = "ACCOUNT")]
     identifier: Option<String>,
-    /// How long it is valid
+    /// Validity
     #[arg(long, value_name = "SPAN", default_value = "1h")]
     valid_for: humantime::Duration,
 }

@@ -22,7 +22,7 @@ use super::{
     stdout, tell,
 };
 
-/// Add to, import, list, pause, resume or remove from the watch list
+/// Edit the watch list: add, import, list, pause, resume or remove
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -31,42 +31,42 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Watch a group and messages of it
+    /// Watch a group and messages in it
     Add {
-        /// The group, as Tencent Chat writes it
+        /// Group id
         group: GroupId,
-        /// The messages: seqs as 7 or ranges as 100-250; none watches the group alone
+        /// Messages: seqs (7) or ranges (100-250); without any, only the group is watched
         #[arg(value_parser = seqs)]
         seqs: Vec<Seqs>,
-        /// Private (Work), Public or ChatRoom (Meeting)
+        /// Type of the group: Private (Work), Public or ChatRoom (Meeting)
         #[arg(long = "type", value_name = "TYPE")]
         group_type: Option<GroupType>,
-        /// How often its messages are polled: the name of a cadence in the config
+        /// Name of a configured cadence: how often messages are polled
         #[arg(long, value_name = "NAME")]
         cadence: Option<String>,
-        /// When the messages were sent: RFC 3339, seconds since 1970, or how long ago, as 2h [default: now]
+        /// Time of sending: RFC 3339, seconds since 1970, or an age such as 2h [default: now]
         #[arg(long, value_name = "TIME")]
         sent_at: Option<Moment>,
     },
     Import(import::Arguments),
     List(list::Arguments),
-    /// Stop polling groups until they are resumed
+    /// Pause polling of groups until they are resumed
     Pause {
-        /// The groups
+        /// Group ids
         #[arg(required = true)]
         groups: Vec<GroupId>,
     },
-    /// Poll groups again that were paused or quarantined
+    /// Resume polling of paused or quarantined groups
     Resume {
-        /// The groups
+        /// Group ids
         #[arg(required = true)]
         groups: Vec<GroupId>,
     },
-    /// Stop watching messages of a group, or the group and all its messages; their history stays
+    /// Stop watching messages, or a group and all its messages; the history is kept
     Remove {
-        /// The group
+        /// Group id
         group: GroupId,
-        /// The messages: seqs as 7 or ranges as 100-250; none removes the group
+        /// Messages: seqs (7) or ranges (100-250); without any, the group is removed
         #[arg(value_parser = seqs)]
         seqs: Vec<Seqs>,
     },

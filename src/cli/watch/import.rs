@@ -21,13 +21,13 @@ use super::{BATCH, Exit, Refused, stdout, tell};
 /// So many bad lines are told one by one; the rest is counted.
 const TOLD: u64 = 100;
 
-/// Watch the messages of a CSV file: group_id,msg_seq,sent_at
+/// Watch the messages listed in a CSV file: group_id,msg_seq,sent_at
 ///
-/// The time may be left out, for now. A first line that names the columns sets their order. Bad lines are told with
-/// their numbers, the rest goes in, and the exit code is 65. Importing the same lines again does no harm.
+/// sent_at is optional and defaults to now. A first line with the names of the columns sets their order. Bad lines are
+/// reported with their numbers and skipped; the exit code is 65 then. Importing the same lines again is safe.
 #[derive(Args)]
 pub struct Arguments {
-    /// The file; - is standard input
+    /// CSV file; - reads standard input
     #[arg(default_value = "-")]
     file: PathBuf,
 }

@@ -21,15 +21,15 @@ const GROUP_STATES: [&str; 4] = ["active", "paused", "quarantined", "removed"];
 /// The states of a message.
 const MESSAGE_STATES: [&str; 6] = ["active", "all_read", "no_receipt", "expired", "rejected", "removed"];
 
-/// List the groups that are watched, or the messages of one
+/// List watched groups, or the messages of one group
 #[derive(Args)]
 pub struct Arguments {
     /// List the messages of this group
     group: Option<GroupId>,
-    /// Only those in this state, such as quarantined or all_read
+    /// Only list this state, for example quarantined or all_read
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
