@@ -32,7 +32,8 @@ const REGROWTH_STEPS: u32 = 20;
 /// The way may be held up if nothing that was sent for so long is known to have arrived.
 const DOUBTFUL_AFTER: Duration = Duration::from_millis(500);
 
-/// The part of the limit that is kept back then, for the attempts that find out whether the way is open again.
+/// The part of the limit that is kept back then, at least one attempt: for those that find out whether the way is open again, and
+/// for a process that takes over.
 const RESERVE_PART: u32 = 20;
 
 /// One attempt that was let go.
@@ -63,6 +64,8 @@ pub struct Pacer {
     slowed: Option<Slowed>,
     /// What was sent before this time may arrive at any time: nothing sent since has been answered.
     silent_since: Option<Instant>,
+    /// What a process before this one sent may be held up on its way.
+    is_heir: bool,
 }
 
 /// The rate was cut to `rate` at `since` and has been growing back from there.
@@ -75,7 +78,7 @@ struct Slowed {
 impl Pacer {
     /// A limiter of `limit` attempts a second (at least 1). It starts with a quiet second, since what another process sent for
     /// this app just before may still count, and then makes one attempt a second until one is answered, since what that process
-    /// sent may be held up on its way.
+    /// sent may be held up on its way. These attempts are no more than that process has kept back.
     pub fn new(limit: u32, transit_allowance: Duration, now: Instant) -> Self {
         Self {
             limit: limit.max(1),
@@ -91,6 +94,7 @@ impl Pacer {
             next_at: now + SECOND + transit_allowance,
             slowed: None,
             silent_since: Some(now),
+            is_heir: true,
         }
     }
 
@@ -169,6 +173,8 @@ impl Pacer {
                 // Whatever holds it up may still have it.
                 if now.saturating_duration_since(written) >= DOUBTFUL_AFTER {
                     self.silent_since = self.silent_since.max(Some(written));
+                    // What was sent before it is given up as well.
+                    self.is_heir = false;
                 }
             }
         }
@@ -177,7 +183,7 @@ impl Pacer {
     /// What was written up to `answered`, the attempt that was answered just now, has arrived.
     fn way_was_open(&mut self, answered: (Instant, u64), now: Instant) {
         if self.silent_since.is_some_and(|since| since <= answered.0) {
-            self.silent_since = None;
+            (self.silent_since, self.is_heir) = (None, false);
             // What was lost track of has arrived by now.
             self.next_at = now + SECOND;
         }
@@ -301,7 +307,12 @@ impl Pacer {
     /// How many permits there are, but for those that are kept back.
     fn available(&mut self, now: Instant) -> u32 {
         let rate = self.rate(now);
-        if self.is_doubtful(now) { rate - rate / RESERVE_PART } else { rate }
+        let reserve = (rate / RESERVE_PART).max(1);
+        match self.is_doubtful(now) {
+            _ if self.is_heir => reserve,
+            true => (rate - reserve).max(1),
+            false => rate,
+        }
     }
 
     /// Halves the rate at once, for a slow-down that answered `grant`. Answers to attempts that were let go before the

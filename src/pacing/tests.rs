@@ -204,6 +204,33 @@ fn opened(limit: u32, allowance: u64, start: Instant) -> (Pacer, Instant) {
     (pacer, at + ms(1_000))
 }
 
+/// Takes and writes all attempts that a pacer allows in the next six seconds, of which none is answered.
+fn sent_in_a_standstill(pacer: &mut Pacer, from: Instant) -> Vec<Grant> {
+    let taken = (0..1_200).filter_map(|step| {
+        let now = from + ms(5 * step);
+        let grant = pacer.take(now).ok()?;
+        pacer.written(&grant, now);
+        Some(grant)
+    });
+    taken.collect()
+}
+
+#[test]
+fn who_takes_over_in_a_standstill_sends_no_more_than_was_kept_back_until_a_call_ends() {
+    for limit in [2, 4, 8, 19, 20, 60, 200] {
+        let (mut first, now) = opened(limit, 50, Instant::now());
+        let held = sent_in_a_standstill(&mut first, now).len();
+        let begins = now + ms(6_000);
+        let mut second = Pacer::new(limit, ms(50), begins);
+        let more = sent_in_a_standstill(&mut second, begins);
+        let count = held + more.len();
+        assert!(!more.is_empty() && count <= limit as usize, "{held} and {} calls of {limit}", more.len());
+        second.failed(&more[0], begins + ms(9_000));
+        let most = sent_in_a_standstill(&mut second, begins + ms(10_000)).len();
+        assert!(most > 1 || limit <= 2, "{most} calls of {limit} when what the first one sent has been given up");
+    }
+}
+
 #[test]
 fn attempts_are_spaced_evenly_with_a_small_catch_up() {
     let (mut pacer, mut now) = opened(200, 0, Instant::now());
