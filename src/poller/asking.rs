@@ -180,7 +180,8 @@ impl Asking {
             Class::Retry | Class::Unknown if self.looks_for_culprits() => return self.part_failed(&asked),
             Class::SignAgain if !failure.is_passing() => return self.stop_app(failure),
             Class::Success | Class::Incomplete | Class::Retry | Class::SlowDown | Class::Unknown | Class::SignAgain => {
-                let tries_again = self.failures < FAILURES_TO_BLAME || failure.class == Class::SlowDown;
+                // What failed before gets one attempt a poll: it may fail again, and keep others waiting that fail.
+                let tries_again = self.failures == 0 || failure.class == Class::SlowDown;
                 match self.retry.next_wait() {
                     Some(wait) if tries_again && self.in_vain < PATIENCE => return Next::Wait(wait),
                     _ => self.end(PollEnd::GivenUp),
@@ -506,6 +507,15 @@ pub(super) mod tests {
             let poll = asking.into_poll();
             assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
         }
+    }
+
+    #[test]
+    fn a_slot_whose_last_poll_failed_gets_one_attempt_and_then_leaves_its_place_to_others() {
+        let mut asking = Asking::new(&Slot { failures: 1, ..slot(16) }, ALL, Others::Answered);
+        let batch = asking.batch().unwrap().to_vec();
+        assert_eq!((batch.len(), asking.heard(attempt(&batch, 10002), || true)), (16, Next::GoOn));
+        assert_eq!(asking.batch(), None);
+        assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
     }
 
     #[test]
