@@ -4,13 +4,16 @@
 //! several times while the service answers others, any call that fails is halved: one message is probably to blame. Whoever
 //! drives this takes the permits, makes the attempts and does the waiting; here nothing waits and nothing is sent.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{batch_limit::BatchSizes, retry::Retry};
 use crate::{
     chat::{Attempt, Class, Failure},
     domain::{MsgSeq, Receipt},
-    recording::{Others, Poll, PollEnd, Told},
+    recording::{NO_RECEIPT_POLLS, Others, Poll, PollEnd, Told},
     slot::{GroupState, Slot},
 };
 
@@ -45,6 +48,8 @@ pub(super) struct Asking {
     signed_again: bool,
     /// Whether it's a probe of a quarantined group.
     is_probe: bool,
+    /// Messages without a receipt by the polls before, and how many polls in a row have said so.
+    without_receipt: BTreeMap<MsgSeq, i16>,
     /// How long attempts took that failed.
     in_vain: Duration,
     /// Messages whose calls fail for them alone.
@@ -70,6 +75,8 @@ pub(super) enum Next {
 impl Asking {
     /// A poll of `slot` in calls of these sizes, while the calls of other slots come to `others`.
     pub(super) fn new(slot: &Slot, sizes: BatchSizes, others: Others) -> Self {
+        let without_receipt = slot.messages.iter().filter(|message| message.refused_since.is_none());
+        let without_receipt = without_receipt.map(|message| (message.seq, message.no_receipt_polls));
         // Where others fail too, one failure is as good as any number: the next attempt is that of the next poll.
         let fails_with_others = slot.failures > 0 && others == Others::Failing;
         let mut asking = Self {
@@ -78,6 +85,7 @@ impl Asking {
             failures: if fails_with_others { slot.failures.max(FAILURES_TO_BLAME) } else { slot.failures },
             signed_again: false,
             is_probe: slot.group_state == GroupState::Quarantined,
+            without_receipt: without_receipt.filter(|(_, polls)| *polls > 0).collect(),
             in_vain: Duration::ZERO,
             culprits: vec![],
             rest: vec![],
@@ -187,29 +195,28 @@ impl Asking {
                     _ => self.end(PollEnd::GivenUp),
                 }
             }
+            Class::Message if asked.len() == 1 || self.are_known_to_have_no_receipt(&asked) => {
+                self.settle();
+                let told = self.told(&asked, code);
+                self.poll.receipts.extend(told);
+            }
             Class::Split | Class::Message if asked.len() > 1 => {
                 self.settle();
                 self.refusals += 1;
-                let (older, younger) = asked.split_at(asked.len() / 2);
-                let halves = [older.to_vec(), younger.to_vec()];
+                let parts = self.parts(&asked, failure.class);
                 if self.failures == 0 {
                     // There may only be too many: a part that is small enough comes soonest so.
-                    halves.into_iter().rev().for_each(|half| self.batches.push_front(half));
+                    parts.into_iter().rev().for_each(|part| self.batches.push_front(part));
                 } else {
                     // An answer to any part comes soonest so.
-                    self.batches.extend(halves);
+                    self.batches.extend(parts);
                 }
             }
-            Class::Split => {
+            Class::Split | Class::Message => {
                 self.settle();
                 self.refusals += 1;
-                let told = self.told_alone(&asked, code);
+                let told = self.told(&asked, code);
                 self.poll.rejected.extend(told);
-            }
-            Class::Message => {
-                self.settle();
-                let told = self.told_alone(&asked, code);
-                self.poll.receipts.extend(told);
             }
             Class::GroupFault => self.end(PollEnd::GroupFault(failure)),
             Class::Wait | Class::AppFault => return self.stop_app(failure),
@@ -221,9 +228,26 @@ impl Asking {
         Next::GoOn
     }
 
-    /// What the last attempt told of the one message that it asked for, by the code of the whole answer.
-    fn told_alone(&self, asked: &[MsgSeq], code: i32) -> Option<Told> {
-        Some(Told::by(self.poll.attempts.last()?, *asked.first()?, Receipt { code, counts: None }))
+    /// What the last attempt told of messages by the code of the whole answer.
+    fn told(&self, asked: &[MsgSeq], code: i32) -> Vec<Told> {
+        let told = |seq: &MsgSeq| Some(Told::by(self.poll.attempts.last()?, *seq, Receipt { code, counts: None }));
+        asked.iter().filter_map(told).collect()
+    }
+
+    /// Whether the poll before found each of these messages without a receipt. One that would be closed for it is asked for alone.
+    fn are_known_to_have_no_receipt(&self, seqs: &[MsgSeq]) -> bool {
+        seqs.iter().all(|seq| self.without_receipt.get(seq).is_some_and(|polls| polls + 1 < NO_RECEIPT_POLLS))
+    }
+
+    /// What is asked for instead of a batch that was refused as a whole.
+    fn parts(&self, asked: &[MsgSeq], class: Class) -> Vec<Vec<MsgSeq>> {
+        let is_suspect = |seq: &MsgSeq| class == Class::Message && self.without_receipt.contains_key(seq);
+        let (suspects, others): (Vec<MsgSeq>, Vec<MsgSeq>) = asked.iter().partition(|seq| is_suspect(seq));
+        match (suspects.is_empty(), others.is_empty()) {
+            (true, _) => asked.rchunks(asked.len().div_ceil(2)).rev().map(<[MsgSeq]>::to_vec).collect(),
+            (false, true) => suspects.into_iter().map(|seq| vec![seq]).collect(),
+            (false, false) => vec![suspects, others],
+        }
     }
 
     fn stop_app(&mut self, failure: Failure) -> Next {
@@ -555,6 +579,33 @@ pub(super) mod tests {
             let poll = asking.into_poll();
             assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
             assert!(calls <= MAX_FAILED_PARTS_IN_VAIN, "{calls}");
+        }
+    }
+
+    #[test]
+    fn messages_without_a_receipt_are_found_once_and_asked_for_alone_once_more_before_they_are_closed() {
+        let bad: BTreeSet<u32> = (1..=40).collect();
+        for (messages, calls) in [(40, [79, 1, 41]), (50, [99, 3, 43])] {
+            let (mut slot, cadences) = (slot(messages), Cadences::default());
+            for (most, closes) in calls.into_iter().zip([0, 0, 40]) {
+                let mut asking = Asking::new(&slot, ALL, Others::Answered);
+                let mut calls = 0;
+                while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+                    calls += 1;
+                    let is_refused = batch.iter().any(|seq| bad.contains(&seq.get()));
+                    asking.heard(attempt(&batch, if is_refused { 10062 } else { 0 }), || true);
+                }
+                assert!(calls <= most, "{calls} calls instead of {most} for {messages} messages");
+                let poll = asking.into_poll();
+                assert_eq!(poll.receipts.len(), usize::try_from(messages).unwrap());
+                let recording = Recording::of(slot.clone(), poll, cadences.of(None), KeepSnapshots::Changes, now());
+                for change in &recording.messages {
+                    let message = slot.messages.iter_mut().find(|message| message.seq == change.seq).unwrap();
+                    message.no_receipt_polls = change.no_receipt_polls;
+                }
+                let closed = recording.messages.iter().filter(|change| change.closed.is_some()).count();
+                assert_eq!(closed, closes);
+            }
         }
     }
 
