@@ -149,6 +149,11 @@ impl Gate {
         self.held.place(group, now)
     }
 
+    /// Whether the group was refused, and not answered since.
+    pub(super) fn holds(&self, group: GroupKey) -> bool {
+        self.held.holds(group)
+    }
+
     /// Whether an attempt may be made that is neither a probe nor a trial.
     pub(super) fn may_call(&self, group: GroupKey) -> bool {
         self.doubt.is_none() && !self.held.holds(group)

@@ -193,9 +193,20 @@ impl Poller {
 
     /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again, or are
     /// put off. Returns how many will call.
-    fn start(&mut self, claimed: Vec<SlotKey>, slots: Vec<Slot>, probes: &[SlotKey], turn: Turn, now: Now) -> usize {
+    fn start(
+        &mut self,
+        claimed: Vec<SlotKey>,
+        mut slots: Vec<Slot>,
+        probes: &[SlotKey],
+        turn: Turn,
+        now: Now,
+    ) -> usize {
         let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
+        if turn.pass == Pass::Trial {
+            // A group that was refused lately says less of the app than another.
+            slots.sort_by_key(|slot| self.caller.gate().holds(slot.key.group_key));
+        }
         for slot in slots {
             missing.remove(&slot.key);
             slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
