@@ -1,0 +1,82 @@
+//! The fields of a line: which column is which, and what each has to be. It reads no bytes.
+
+use super::{BadLine, WatchLine, bad};
+use crate::domain::Timestamp;
+
+/// Dates outside are mistakes, such as milliseconds taken for seconds. The schema has the same bounds.
+const YEARS: std::ops::Range<i32> = 2_000..2_200;
+
+/// Where in a line the fields are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Columns {
+    group: usize,
+    seq: usize,
+    sent_at: Option<usize>,
+    count: Option<usize>,
+}
+
+/// The columns of a file that does not name them.
+pub(super) const USUAL: Columns = Columns { group: 0, seq: 1, sent_at: Some(2), count: None };
+
+impl Columns {
+    /// Where the columns are that a line names. `None` if it names none that is known.
+    pub(super) fn named(names: &[String]) -> Result<Option<Self>, String> {
+        let plain = |name: &String| {
+            let letters = name.chars().filter(|letter| !matches!(letter, '_' | '-' | '"') && !letter.is_whitespace());
+            letters.collect::<String>().to_ascii_lowercase()
+        };
+        let names: Vec<String> = names.iter().map(plain).collect();
+        let at = |wanted: &str| names.iter().position(|name| name == wanted);
+        let twice = |wanted: &&str| names.iter().filter(|name| *name == wanted).count() > 1;
+        let known = ["groupid", "msgseq", "sentat"];
+        if known.iter().any(twice) {
+            return Err("the first line names a column twice".to_owned());
+        }
+        Ok(match (at("groupid"), at("msgseq"), at("sentat")) {
+            (Some(group), Some(seq), sent_at) => Some(Self { group, seq, sent_at, count: Some(names.len()) }),
+            (None, None, None) => None,
+            (None, ..) => return Err("the first line names columns, but not group_id".to_owned()),
+            (_, None, _) => return Err("the first line names columns, but not msg_seq".to_owned()),
+        })
+    }
+
+    /// The message of a line with these `fields`; `trims`: blanks around the group are no part of it.
+    pub(super) fn message(&self, fields: &[String], trims: bool) -> Result<WatchLine, BadLine> {
+        let count = fields.len();
+        match self.count {
+            Some(named) if named != count => {
+                return bad(format!("has {count} fields, and the first line names {named}"));
+            }
+            None if !(2..=3).contains(&count) => {
+                return bad(format!("has {count} fields: give group_id,msg_seq or group_id,msg_seq,sent_at"));
+            }
+            _ => {}
+        }
+        let sent_at = self.sent_at.and_then(|at| fields.get(at)).map_or("", |text| text.trim());
+        let group = if trims { fields[self.group].trim() } else { &fields[self.group] };
+        Ok(WatchLine {
+            group: group.parse().map_err(|error| BadLine(format!("{error}")))?,
+            seq: fields[self.seq].trim().parse().map_err(|error| BadLine(format!("{error}")))?,
+            sent_at: if sent_at.is_empty() { None } else { Some(time(sent_at)?) },
+        })
+    }
+}
+
+/// A time in RFC 3339, as PostgreSQL writes it (`2026-11-23 08:00:00.5+00`), or in whole seconds since 1970 as the service's own
+/// callbacks give it.
+///
+/// # Errors
+/// If it is neither, or not in this age.
+pub fn time(text: &str) -> Result<Timestamp, BadLine> {
+    use chrono::{DateTime, Datelike};
+    let postgres = || DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").ok().map(|time| time.to_utc());
+    let seconds = || text.parse::<i64>().ok().and_then(|seconds| Timestamp::from_timestamp(seconds, 0));
+    let time = text.parse::<Timestamp>().ok().or_else(postgres).or_else(seconds);
+    match time.filter(|time| YEARS.contains(&time.year())) {
+        Some(time) => Ok(time),
+        None => bad(format!(
+            "time {text:?} is neither RFC 3339, as 2026-11-23T08:00:00Z, nor seconds since 1970, between the years {} and {}",
+            YEARS.start, YEARS.end
+        )),
+    }
+}
