@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod lease;
 pub mod lifecycle;
 pub mod logging;
+pub mod milestones;
 pub mod ops;
 pub mod pacing;
 pub mod plan;

@@ -22,7 +22,8 @@ use crate::{
     chat::Attempt,
     clock::Moment,
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupState, Slot, SlotKey},
+    milestones::{self, Milestones},
+    slot::{GroupState, Slot, SlotKey, SlotMessage},
 };
 
 /// So many polls in a row must say that a message has no receipt before it is closed: the first may be early.
@@ -86,6 +87,8 @@ pub struct Recording {
     pub messages: Vec<MessageChange>,
     /// The rows for the time series.
     pub snapshots: Vec<Snapshot>,
+    /// The milestones that messages have reached, and what else their changes make known for good.
+    pub milestones: Vec<(MsgSeq, Milestones)>,
     /// The attempts.
     pub attempts: Vec<Attempt>,
     /// The group enters or leaves quarantine.
@@ -199,7 +202,7 @@ impl Recording {
         let judge = Judge::of(&slot, &poll, cadence, moment);
         let polled_at = judge.told.iter().map(|told| told.answered_at).max();
         let known_until = judge.told.iter().map(|told| told.sent_at).min().or(was_known_until);
-        let (mut messages, mut snapshots) = (Vec::new(), Vec::new());
+        let (mut messages, mut snapshots, mut milestones) = (Vec::new(), Vec::new(), Vec::new());
         let mut parts = Parts::of(&slot, &poll, now);
         let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
         let phase = Phase::of_slot(slot.key.slot_id);
@@ -208,13 +211,17 @@ impl Recording {
             let mut change = judge.change(message, told, known_until);
             let is_dated_ahead = dated_ahead.contains(&message.seq);
             let keeps = change.differs || is_dated_ahead || keep == KeepSnapshots::EveryPoll;
-            snapshots.extend(told.filter(|_| keeps).map(|told| Snapshot {
+            let snapshot = told.filter(|_| keeps).map(|told| Snapshot {
                 seq: message.seq,
                 receipt: told.receipt,
                 polled_at: told.answered_at,
                 prior_polled_at: message.known_until,
                 prior_read_num: message.receipt.and_then(|receipt| receipt.counts).map(Counts::read),
-            }));
+            });
+            if change.differs || is_dated_ahead {
+                milestones.extend(snapshot.and_then(|snapshot| made_known(message, snapshot, is_dated_ahead)));
+            }
+            snapshots.extend(snapshot);
             let leaves = change.closed.is_none() && parts.take(message, &mut change);
             if change.closed.is_none() && !leaves {
                 is_empty = false;
@@ -251,6 +258,7 @@ impl Recording {
             failures,
             messages,
             snapshots,
+            milestones,
             group: group_change(&slot, &poll, now),
             parts: parts.filled(),
             is_empty,
@@ -266,7 +274,7 @@ impl Recording {
     /// The same without what it says of messages, and that in parts of one message each: for when the whole can't be
     /// stored.
     pub fn apart(&self) -> (Self, Vec<Self>) {
-        let frame = Self { messages: vec![], snapshots: vec![], ..self.clone() };
+        let frame = Self { messages: vec![], snapshots: vec![], milestones: vec![], ..self.clone() };
         let mut seqs: Vec<MsgSeq> = self.messages.iter().map(|change| change.seq).collect();
         seqs.extend(self.snapshots.iter().map(|snapshot| snapshot.seq));
         seqs.sort_unstable();
@@ -275,12 +283,27 @@ impl Recording {
             parts: vec![],
             messages: self.messages.iter().filter(|change| change.seq == seq).cloned().collect(),
             snapshots: self.snapshots.iter().filter(|snapshot| snapshot.seq == seq).copied().collect(),
+            milestones: self.milestones.iter().filter(|(of, _)| *of == seq).copied().collect(),
             attempts: vec![],
             ..frame.clone()
         };
         let parts = seqs.into_iter().map(of).collect();
         (frame, parts)
     }
+}
+
+/// What a snapshot of the message makes known for good.
+fn made_known(message: &SlotMessage, snapshot: Snapshot, is_redated: bool) -> Option<(MsgSeq, Milestones)> {
+    let change = milestones::Change {
+        sent_at: message.first_sent_at,
+        before: message.receipt.and_then(|receipt| receipt.counts),
+        since: message.changed_at,
+        known_until: snapshot.prior_polled_at,
+        seen: snapshot.receipt.counts,
+        polled_at: snapshot.polled_at,
+        is_redated,
+    };
+    Milestones::of(&change).map(|made| (message.seq, made))
 }
 
 fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange> {

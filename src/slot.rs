@@ -129,10 +129,14 @@ impl Slot {
 pub struct SlotMessage {
     /// Its number in the group.
     pub seq: MsgSeq,
-    /// When it was sent.
+    /// From when its age counts for its cadence: when it was sent, or the time that was given when it was watched again.
     pub sent_at: Timestamp,
+    /// When it was sent: the earliest time that was given. Its milestones and read rates go by it.
+    pub first_sent_at: Timestamp,
     /// The latest receipt; `None` if it was never answered for.
     pub receipt: Option<Receipt>,
+    /// When that was first seen.
+    pub changed_at: Option<Timestamp>,
     /// When the attempt was sent that last told something of it, whichever slot that was in; `None` if none has.
     pub known_until: Option<Timestamp>,
     /// Whether `known_until` is its own, and not its slot's.
@@ -154,7 +158,9 @@ mod tests {
         let message = |seq: &i64| SlotMessage {
             seq: MsgSeq::try_from(*seq).unwrap(),
             sent_at: time(0),
+            first_sent_at: time(0),
             receipt: None,
+            changed_at: None,
             known_until: last_polled_at.map(time),
             known_apart: false,
             no_receipt_polls: 0,

@@ -342,7 +342,9 @@ pub(super) mod tests {
         let message = |seq| SlotMessage {
             seq: MsgSeq::try_from(seq).unwrap(),
             sent_at: now(),
+            first_sent_at: now(),
             receipt: None,
+            changed_at: None,
             known_until: None,
             known_apart: false,
             no_receipt_polls: 0,

@@ -35,7 +35,9 @@ fn message(number: i64) -> SlotMessage {
     SlotMessage {
         seq: seq(number),
         sent_at: noon() - minutes(30),
+        first_sent_at: noon() - minutes(30),
         receipt: Some(counted(1, 2)),
+        changed_at: Some(noon() - minutes(20)),
         known_until: Some(noon() - minutes(1)),
         known_apart: false,
         no_receipt_polls: 0,
@@ -44,7 +46,7 @@ fn message(number: i64) -> SlotMessage {
 }
 
 fn never_polled(number: i64) -> SlotMessage {
-    SlotMessage { receipt: None, known_until: None, ..message(number) }
+    SlotMessage { receipt: None, changed_at: None, known_until: None, ..message(number) }
 }
 
 fn slot(messages: Vec<SlotMessage>) -> Slot {

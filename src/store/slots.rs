@@ -17,13 +17,14 @@ use crate::{
 const READ_SLOTS: &str = "
     SELECT s.slot_id, s.group_key, s.next_poll_at, s.last_polled_at, s.known_until AS slot_known_until, s.quiet_polls, s.failures, s.joins,
         g.group_id, g.state, g.cadence,
-        m.seqs, m.sent_at, m.read_num, m.unread_num, m.code, m.is_known, m.known_until, m.no_receipt_polls,
+        m.seqs, m.sent_at, m.first_sent_at, m.read_num, m.unread_num, m.code, m.changed_at, m.is_known, m.known_until, m.no_receipt_polls,
         m.refused_since
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
     JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key
     CROSS JOIN LATERAL (
         SELECT array_agg(msg_seq) AS seqs, array_agg(coalesce(aged_from, sent_at)) AS sent_at,
+            array_agg(sent_at) AS first_sent_at, array_agg(last_changed_at) AS changed_at,
             array_agg(read_num) AS read_num, array_agg(unread_num) AS unread_num, array_agg(receipt_code) AS code,
             array_agg(first_polled_at IS NOT NULL) AS is_known, array_agg(known_until) AS known_until,
             array_agg(no_receipt_polls) AS no_receipt_polls, array_agg(refused_since) AS refused_since
@@ -163,6 +164,8 @@ fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<Slot
     // An empty slot has null for its arrays.
     let Some(seqs) = row.try_get::<Option<Vec<i64>>, _>("seqs")? else { return Ok(vec![]) };
     let sent_at: Vec<Timestamp> = row.try_get("sent_at")?;
+    let first_sent_at: Vec<Timestamp> = row.try_get("first_sent_at")?;
+    let changed_at: Vec<Option<Timestamp>> = row.try_get("changed_at")?;
     let read: Vec<Option<i32>> = row.try_get("read_num")?;
     let unread: Vec<Option<i32>> = row.try_get("unread_num")?;
     let code: Vec<Option<i32>> = row.try_get("code")?;
@@ -176,6 +179,8 @@ fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<Slot
         messages.push(SlotMessage {
             seq: MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
             sent_at: sent_at[index],
+            first_sent_at: first_sent_at[index],
+            changed_at: changed_at[index],
             receipt: code[index].map(|code| Receipt { code, counts }),
             known_until: if is_known[index] { known_until[index].or(slot_known_until) } else { None },
             known_apart: known_until[index].is_some(),

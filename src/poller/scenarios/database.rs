@@ -161,7 +161,9 @@ impl Database {
             let messages = held.map(|(key, message)| SlotMessage {
                 seq: key.1,
                 sent_at: message.sent_at,
+                first_sent_at: message.sent_at,
                 receipt: message.receipt,
+                changed_at: None,
                 known_until: message.known_until.or(row.known_until).filter(|_| message.is_known),
                 known_apart: message.known_until.is_some(),
                 no_receipt_polls: message.no_receipt_polls,

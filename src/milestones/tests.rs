@@ -1,0 +1,158 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn sent() -> Timestamp {
+    "2026-11-23T12:00:00Z".parse().unwrap()
+}
+
+fn at(minute: i64) -> Timestamp {
+    sent() + TimeDelta::minutes(minute)
+}
+
+fn counts(read: i64, unread: i64) -> Counts {
+    Counts::new(read, unread).unwrap()
+}
+
+/// 2 of 10 had read it from minute 5 until minute 19.
+fn known() -> Change {
+    Change {
+        sent_at: sent(),
+        before: Some(counts(2, 8)),
+        since: Some(at(5)),
+        known_until: Some(at(19)),
+        seen: Some(counts(2, 8)),
+        polled_at: at(20),
+        is_redated: false,
+    }
+}
+
+#[test]
+fn each_milestone_has_its_share_of_the_members() {
+    let reached = |read, unread| Milestone::ALL.map(|milestone| milestone.is_reached(counts(read, unread)));
+    for (read, unread, expected) in [
+        (0, 0, [false, false, false, false]),
+        (0, 10, [false, false, false, false]),
+        (1, 9, [true, false, false, false]),
+        (4, 5, [true, false, false, false]),
+        (5, 5, [true, true, false, false]),
+        (8, 2, [true, true, false, false]),
+        (9, 1, [true, true, true, false]),
+        (10, 0, [true, true, true, true]),
+        (1, 0, [true, true, true, true]),
+        (i64::from(i32::MAX), i64::from(i32::MAX), [true, true, false, false]),
+        (i64::from(i32::MAX), 1, [true, true, true, false]),
+    ] {
+        assert_eq!(reached(read, unread), expected, "{read} read, {unread} unread");
+    }
+}
+
+#[test]
+fn a_change_reaches_what_the_counts_before_had_not() {
+    let interval = |after| Some(Reached { after, by: at(20) });
+    let told = interval(Some(at(19)));
+    let none = Change { before: None, since: None, known_until: None, ..known() };
+    let ended = Change { before: None, ..known() };
+    for (change, expected, why) in [
+        (known(), [None; 4], "nothing has changed"),
+        (Change { seen: Some(counts(5, 5)), ..known() }, [None, told, None, None], "half"),
+        (Change { seen: Some(counts(10, 0)), ..known() }, [None, told, told, told], "three at once"),
+        (Change { seen: Some(counts(1, 0)), ..known() }, [None, told, told, told], "the others have left"),
+        (Change { seen: None, ..known() }, [None; 4], "the receipt has ended"),
+        (none, [interval(None), None, None, None], "the first poll of all"),
+        (ended, [interval(None), None, None, None], "no counts were known, though it was polled"),
+    ] {
+        assert_eq!(Milestones::of(&change).map_or([None; 4], |made| made.reached), expected, "{why}");
+    }
+}
+
+#[test]
+fn an_age_between_two_changes_is_settled_by_the_counts_before_it() {
+    let before = Some(counts(2, 8));
+    let late = Change { seen: Some(counts(3, 7)), ..known() };
+    for (change, expected, why) in [
+        (late, [before, None, None, None], "15 minutes lie between 5 and 20"),
+        (Change { seen: None, ..known() }, [before, None, None, None], "a receipt that ends changes too"),
+        (Change { polled_at: at(15), ..late }, [None; 4], "what is seen at the age itself counts"),
+        (Change { since: Some(at(15)), ..late }, [before, None, None, None], "what was seen at the age itself counts"),
+        (Change { since: Some(at(16)), ..late }, [None; 4], "an earlier change has settled it"),
+        (Change { since: None, before: None, ..late }, [None; 4], "nothing was known then"),
+        (Change { before: None, ..late }, [None; 4], "no counts were known then"),
+        (Change { polled_at: at(8 * 24 * 60), ..late }, [before; 4], "all of them at once"),
+        (Change { since: Some(at(90)), polled_at: at(80), ..late }, [None; 4], "dated into the future"),
+    ] {
+        assert_eq!(Milestones::of(&change).map_or([None; 4], |made| made.counts), expected, "{why}");
+    }
+}
+
+#[test]
+fn what_was_dated_into_the_future_is_found_again() {
+    let change = Change { is_redated: true, known_until: Some(sent()), since: Some(at(9_999)), ..known() };
+    let made = Milestones::of(&change).unwrap();
+    assert_eq!(made.reached, [Some(Reached { after: Some(sent()), by: at(20) }), None, None, None]);
+    assert_eq!((made.counts, made.none_after), ([None; 4], Some(at(20))));
+    let nobody = Change { before: Some(counts(0, 9)), seen: Some(counts(0, 9)), ..change };
+    assert_eq!(Milestones::of(&nobody).unwrap().none_after, Some(at(20)), "milestones that do not hold any more too");
+    assert_eq!(Milestones::of(&Change { polled_at: at(10), ..known() }), None, "there is nothing to write");
+}
+
+/// What polls saw of a message, by their minutes: counts, or that there is no receipt.
+type Polls = Vec<(i64, Option<Counts>)>;
+
+fn polls() -> impl Strategy<Value = Polls> {
+    let seen = prop::option::weighted(0.9, (0_i64..6, 0_i64..6).prop_map(|(read, unread)| counts(read, unread)));
+    prop::collection::btree_map(-20_i64..11_000, seen, 1..40).prop_map(|polls| polls.into_iter().collect())
+}
+
+/// What is made of each change, in the order of the polls.
+fn made(polls: &Polls) -> Vec<Milestones> {
+    let (mut receipt, mut before, mut since, mut known_until) = (None, None, None, None);
+    let mut made = vec![];
+    for (minute, seen) in polls {
+        let polled_at = at(*minute);
+        let change = Change { sent_at: sent(), before, since, known_until, seen: *seen, polled_at, is_redated: false };
+        if receipt != Some(*seen) {
+            made.extend(Milestones::of(&change));
+            (receipt, since) = (Some(*seen), Some(polled_at));
+        }
+        (before, known_until) = (seen.or(before), Some(polled_at));
+    }
+    made
+}
+
+/// What the store keeps of them: the earliest of each.
+fn kept(made: &[Milestones]) -> ([Option<Reached>; 4], [Option<Counts>; 4]) {
+    let reached =
+        std::array::from_fn(|index| made.iter().filter_map(|made| made.reached[index]).min_by_key(|it| it.by));
+    (reached, std::array::from_fn(|index| made.iter().find_map(|made| made.counts[index])))
+}
+
+proptest! {
+    #[test]
+    fn folded_in_any_order_the_changes_come_to_what_all_polls_say(
+        (polls, shuffled) in polls().prop_flat_map(|polls| {
+            let made = made(&polls);
+            (Just(polls), Just(made).prop_shuffle())
+        })
+    ) {
+        let (reached, settled) = kept(&shuffled);
+        let counted = |minute: i64| polls.iter().rev().find(|(at, seen)| *at < minute && seen.is_some()).map(|poll| poll.0);
+        for (milestone, reached) in Milestone::ALL.into_iter().zip(reached) {
+            let first = polls.iter().find(|(_, seen)| seen.is_some_and(|seen| milestone.is_reached(seen)));
+            let before = first.and_then(|(by, _)| {
+                // The poll before, if any had told counts by then.
+                counted(*by).and_then(|_| polls.iter().rev().find(|(minute, _)| minute < by))
+            });
+            let expected = first.map(|(by, _)| Reached { after: before.map(|(minute, _)| at(*minute)), by: at(*by) });
+            prop_assert_eq!(reached, expected, "{:?}", milestone);
+        }
+        for (age, settled) in AGES.into_iter().zip(settled) {
+            let is_until = |minute: &i64| at(*minute) <= sent() + age;
+            let then = polls.iter().rev().find(|(minute, seen)| is_until(minute) && seen.is_some());
+            // Those that have not changed since are the last ones, which nobody needs to settle.
+            let upto = polls.iter().rev().find(|(minute, _)| is_until(minute));
+            let changes = upto.is_some_and(|(_, upto)| polls.iter().any(|(minute, seen)| !is_until(minute) && seen != upto));
+            prop_assert_eq!(settled, then.and_then(|(_, seen)| *seen).filter(|_| changes), "{:?}", age);
+        }
+    }
+}
