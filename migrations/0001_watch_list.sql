@@ -106,7 +106,8 @@ COMMENT ON COLUMN receiptd.poll_slots.joins IS 'How many times messages joined: 
 
 CREATE INDEX poll_slots_by_id ON receiptd.poll_slots (slot_id);
 
--- A message that is watched again keeps the time of its sending, by which analysts reckon. The time that is given then is the
+-- A message's one row for its whole life, from its watching until retention removes what is closed; then it is among the roll-ups.
+-- A message that is watched again keeps its row: what is known of it, its milestones, and the time of its sending, by which analysts reckon. The time that is given then is the
 -- one from which its age counts for its cadence: so it is polled as if it were as young as that.
 CREATE TABLE receiptd.watched_messages (
     group_key        integer NOT NULL,
@@ -125,6 +126,22 @@ CREATE TABLE receiptd.watched_messages (
     known_until      timestamptz,
     no_receipt_polls smallint NOT NULL DEFAULT 0,
     refused_since    timestamptz,
+    first_read_after timestamptz,
+    first_read_by    timestamptz,
+    half_read_after  timestamptz,
+    half_read_by     timestamptz,
+    p90_read_after   timestamptz,
+    p90_read_by      timestamptz,
+    all_read_after   timestamptz,
+    all_read_by      timestamptz,
+    read_15m         integer,
+    unread_15m       integer,
+    read_1h          integer,
+    unread_1h        integer,
+    read_24h         integer,
+    unread_24h       integer,
+    read_7d          integer,
+    unread_7d        integer,
     PRIMARY KEY (group_key, msg_seq),
     CONSTRAINT a_message_is_of_a_watched_group FOREIGN KEY (group_key) REFERENCES receiptd.watched_groups,
     CONSTRAINT a_message_is_in_a_slot_of_its_group FOREIGN KEY (group_key, slot_id) REFERENCES receiptd.poll_slots,
@@ -140,10 +157,15 @@ CREATE TABLE receiptd.watched_messages (
     -- In a slot a message is known until the slot's known_until, unless its own says otherwise; without a slot only its own
     -- can tell.
     CONSTRAINT a_polled_message_without_slot_says_until_when_it_is_known
-        CHECK (slot_id IS NOT NULL OR first_polled_at IS NULL OR known_until IS NOT NULL)
+        CHECK (slot_id IS NOT NULL OR first_polled_at IS NULL OR known_until IS NOT NULL),
+    CONSTRAINT milestones_are_intervals CHECK (first_read_after < first_read_by AND half_read_after < half_read_by
+        AND p90_read_after < p90_read_by AND all_read_after < all_read_by),
+    CONSTRAINT counts_at_an_age_come_in_pairs CHECK ((read_15m IS NULL) = (unread_15m IS NULL)
+        AND (read_1h IS NULL) = (unread_1h IS NULL) AND (read_24h IS NULL) = (unread_24h IS NULL)
+        AND (read_7d IS NULL) = (unread_7d IS NULL))
 ) WITH (fillfactor = 85);
 
-COMMENT ON TABLE receiptd.watched_messages IS 'The watched messages with their latest counts. Analysts read latest_receipts instead.';
+COMMENT ON TABLE receiptd.watched_messages IS 'Every message that is or was watched, one row each, kept when its snapshots are dropped: its latest counts, how fast it was read, and how its watching ended. Analysts read latest_receipts, message_milestones and read_speed instead.';
 COMMENT ON COLUMN receiptd.watched_messages.group_key IS 'Group of the message.';
 COMMENT ON COLUMN receiptd.watched_messages.msg_seq IS 'Number of the message within its group, from 1.';
 COMMENT ON COLUMN receiptd.watched_messages.sent_at IS 'When the message was sent, as given to watch_messages, the earliest time if it was watched again; its age decides how often it is polled.';
@@ -160,12 +182,30 @@ COMMENT ON COLUMN receiptd.watched_messages.last_changed_at IS 'When the answer 
 COMMENT ON COLUMN receiptd.watched_messages.known_until IS 'Internal: when the attempt was sent that last told something of the message, if its slot does not tell that. See latest_receipts.known_until.';
 COMMENT ON COLUMN receiptd.watched_messages.no_receipt_polls IS 'Internal: how many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
 COMMENT ON COLUMN receiptd.watched_messages.refused_since IS 'Internal: since when each poll that asked for this message alone was refused; null if the last one was not.';
+COMMENT ON COLUMN receiptd.watched_messages.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
+COMMENT ON COLUMN receiptd.watched_messages.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
+COMMENT ON COLUMN receiptd.watched_messages.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.watched_messages.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.watched_messages.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.watched_messages.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.watched_messages.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
+COMMENT ON COLUMN receiptd.watched_messages.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
+COMMENT ON COLUMN receiptd.watched_messages.read_15m IS 'Internal: read_num as it was known 15 minutes after sent_at, if it has changed since; else null, and read_num tells. See message_state.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_15m IS 'Internal: the same of unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.read_1h IS 'Internal: the same of read_num, an hour after sent_at.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_1h IS 'Internal: the same of unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.read_24h IS 'Internal: the same of read_num, a day after sent_at.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_24h IS 'Internal: the same of unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.read_7d IS 'Internal: the same of read_num, seven days after sent_at.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_7d IS 'Internal: the same of unread_num.';
 
+-- What is polled is a small part of what was, so that polling, slotting and counting go by indexes without closed messages.
 CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
 CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
     WHERE slot_id IS NULL AND state = 'active';
--- Closed messages that have yet to leave.
-CREATE INDEX watched_messages_closed ON receiptd.watched_messages (group_key, msg_seq) WHERE state <> 'active';
+CREATE INDEX watched_messages_active ON receiptd.watched_messages (group_key) WHERE state = 'active';
+CREATE INDEX watched_messages_closed ON receiptd.watched_messages (closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX watched_messages_by_time ON receiptd.watched_messages (sent_at);
 
 -- A row per app with a daemon: what the functions that applications call can't read in the daemon's configuration. A roll-up
 -- locks the row of its app, so that there is one at a time.

@@ -25,7 +25,7 @@ COMMENT ON COLUMN receiptd.poller_leases.epoch IS 'Counts up with every holder. 
 COMMENT ON COLUMN receiptd.poller_leases.acquired_at IS 'Since when this holder polls.';
 COMMENT ON COLUMN receiptd.poller_leases.expires_at IS 'Until when the lease holds if it is not renewed, by the clock of the database.';
 COMMENT ON COLUMN receiptd.poller_leases.rolling_up_until IS 'Internal: what is older than this is rolled up or being so. A flush that writes something older notes its hour in rollup_redo.';
-COMMENT ON COLUMN receiptd.poller_leases.rolled_up_until IS 'Until when milestones and roll-ups of this app are complete.';
+COMMENT ON COLUMN receiptd.poller_leases.rolled_up_until IS 'Until when roll-ups of this app are complete.';
 COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences by name, in words, that the schedule follows; null before the first poll.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Largest number of messages that Tencent Chat takes in a call, if it was found to refuse more; null if it takes polling.batch_size.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages in a call that Tencent Chat was found to refuse.';

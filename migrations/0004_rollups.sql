@@ -1,68 +1,4 @@
--- What is kept when snapshots and calls are dropped: a row per message, hours and gaps. All of it is made by the roll-up.
-
-CREATE TABLE receiptd.message_milestones (
-    group_key        integer NOT NULL,
-    msg_seq          bigint NOT NULL,
-    sent_at          timestamptz NOT NULL,
-    state            text NOT NULL DEFAULT 'active',
-    closed_at        timestamptz,
-    read_num         integer,
-    unread_num       integer,
-    receipt_code     integer,
-    first_polled_at  timestamptz,
-    last_changed_at  timestamptz,
-    known_until      timestamptz,
-    first_read_after timestamptz,
-    first_read_by    timestamptz,
-    half_read_after  timestamptz,
-    half_read_by     timestamptz,
-    p90_read_after   timestamptz,
-    p90_read_by      timestamptz,
-    all_read_after   timestamptz,
-    all_read_by      timestamptz,
-    read_rate_15m    real,
-    read_rate_1h     real,
-    read_rate_24h    real,
-    read_rate_7d     real,
-    PRIMARY KEY (group_key, msg_seq),
-    CONSTRAINT state_is_known
-        CHECK (state IN ('active', 'all_read', 'no_receipt', 'expired', 'rejected', 'removed')),
-    CONSTRAINT closed_at_says_since_when CHECK ((state = 'active') = (closed_at IS NULL)),
-    CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
-    CONSTRAINT milestones_are_intervals CHECK (first_read_after < first_read_by AND half_read_after < half_read_by
-        AND p90_read_after < p90_read_by AND all_read_after < all_read_by),
-    CONSTRAINT rates_are_shares CHECK (read_rate_15m BETWEEN 0 AND 1 AND read_rate_1h BETWEEN 0 AND 1
-        AND read_rate_24h BETWEEN 0 AND 1 AND read_rate_7d BETWEEN 0 AND 1)
-) WITH (fillfactor = 80);
-
-COMMENT ON TABLE receiptd.message_milestones IS 'One row per message, kept when its snapshots are dropped: how fast it was read, how far, and how its watching ended. Written by the roll-up, some minutes behind. Each milestone is the interval that polling can prove: it was reached after ..._after and by ..._by.';
-COMMENT ON COLUMN receiptd.message_milestones.group_key IS 'Group of the message, see watched_groups.';
-COMMENT ON COLUMN receiptd.message_milestones.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.message_milestones.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
-COMMENT ON COLUMN receiptd.message_milestones.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
-COMMENT ON COLUMN receiptd.message_milestones.closed_at IS 'When polling ended; null while the message is polled.';
-COMMENT ON COLUMN receiptd.message_milestones.read_num IS 'Last known count of members who have read it. Where the receipt has ended (receipt_code is not 0), the count before.';
-COMMENT ON COLUMN receiptd.message_milestones.unread_num IS 'Last known count of members who have not read it.';
-COMMENT ON COLUMN receiptd.message_milestones.receipt_code IS 'Last per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.message_milestones.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.message_milestones.last_changed_at IS 'Poll at which these counts were first seen (with snapshots.record = "every_poll", while it is polled: last seen).';
-COMMENT ON COLUMN receiptd.message_milestones.known_until IS 'When the attempt was sent that last saw these counts; null while the message is polled, see latest_receipts.';
-COMMENT ON COLUMN receiptd.message_milestones.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
-COMMENT ON COLUMN receiptd.message_milestones.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_milestones.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
-COMMENT ON COLUMN receiptd.message_milestones.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none, or the time has not come.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same an hour after it was sent.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same a day after it was sent.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same seven days after it was sent.';
-
-CREATE INDEX message_milestones_by_time ON receiptd.message_milestones (sent_at);
-CREATE INDEX message_milestones_open ON receiptd.message_milestones (group_key) WHERE closed_at IS NULL;
-CREATE INDEX message_milestones_closed ON receiptd.message_milestones (closed_at) WHERE closed_at IS NOT NULL;
+-- What the roll-up makes of snapshots and calls, and what is kept when they are dropped: hours and gaps.
 
 -- Hours in which nothing happened in a group have no row. The view hourly_receipts carries on what the last row before them
 -- says.
@@ -75,12 +11,12 @@ CREATE TABLE receiptd.group_receipts_hourly (
     reads_lost           bigint NOT NULL DEFAULT 0,
     reads_found          bigint NOT NULL DEFAULT 0,
     messages_aged_24h    integer NOT NULL DEFAULT 0,
-    median_read_rate_24h real,
-    p90_read_rate_24h    real,
+    median_read_rate_24h double precision,
+    p90_read_rate_24h    double precision,
     unread_backlog       bigint NOT NULL DEFAULT 0,
     polls                integer NOT NULL DEFAULT 0,
     calls                integer NOT NULL DEFAULT 0,
-    coverage             real NOT NULL DEFAULT 1,
+    coverage             double precision NOT NULL DEFAULT 1,
     PRIMARY KEY (group_key, hour),
     CONSTRAINT hours_are_whole CHECK (hour = date_trunc('hour', hour, 'UTC')),
     CONSTRAINT coverage_is_a_share CHECK (coverage BETWEEN 0 AND 1)
@@ -151,7 +87,7 @@ CREATE TABLE receiptd.rollup_passed_over (
     PRIMARY KEY (group_key, hour)
 );
 
-COMMENT ON TABLE receiptd.rollup_passed_over IS 'Groups and hours that the database refused to roll up, with the reason: milestones, gaps and hourly rows may lack something of them. They are tried again every hour. It should stay empty.';
+COMMENT ON TABLE receiptd.rollup_passed_over IS 'Groups and hours that the database refused to roll up, with the reason: gaps and hourly rows may lack something of them. They are tried again every hour. It should stay empty.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.group_key IS 'The group, see watched_groups.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.hour IS 'Beginning of the hour.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.sqlstate IS 'Error code of the database.';

@@ -179,25 +179,6 @@ BEGIN
                 aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END
             WHERE w.state <> 'active';
     GET DIAGNOSTICS added = ROW_COUNT;
-    IF added = 0 THEN
-        RETURN 0;
-    END IF;
-    -- Those that were in message_milestones only come back with what is known of them. A statement of its own, so that it
-    -- sees what a roll-up has moved there while the one before waited for it.
-    WITH back AS (
-        SELECT m.*
-        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs) AS u (group_key, msg_seq)
-        JOIN receiptd.message_milestones m ON m.group_key = u.group_key AND m.msg_seq = u.msg_seq
-        WHERE m.closed_at IS NOT NULL ORDER BY m.group_key, m.msg_seq FOR UPDATE OF m
-    ), opened AS (
-        UPDATE receiptd.message_milestones m SET state = 'active', closed_at = NULL, known_until = NULL
-            FROM back WHERE m.group_key = back.group_key AND m.msg_seq = back.msg_seq
-    )
-    UPDATE receiptd.watched_messages w SET read_num = back.read_num, unread_num = back.unread_num,
-            receipt_code = back.receipt_code, first_polled_at = back.first_polled_at,
-            last_changed_at = back.last_changed_at, known_until = back.known_until,
-            sent_at = least(back.sent_at, w.sent_at), aged_from = CASE WHEN w.sent_at > back.sent_at THEN w.sent_at END
-        FROM back WHERE w.group_key = back.group_key AND w.msg_seq = back.msg_seq;
     RETURN added;
 END
 $$;

@@ -1,24 +1,59 @@
 -- What analysts ask: each question a view or a function, with the app and the group spelt out.
 
--- Both branches are joined to the groups by themselves, so that a filter by group reaches either by its index. A view that is a
--- bare UNION ALL would let conditions of a query into its branches, security barrier or not: hence the SELECT around them, here
--- and below.
+-- What is known of every message now. All other views read it, and none the tables under it: where it is kept is their affair.
+CREATE VIEW receiptd.message_state AS
+SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
+    m.last_changed_at,
+    -- In a slot a message is known until its slot is, unless it says otherwise itself.
+    CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, s.known_until) END AS known_until,
+    m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
+    m.all_read_after, m.all_read_by,
+    -- The first change after an age leaves the counts that were known until then; without one, the last counts are these.
+    CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.read_15m ELSE m.read_num END AS read_15m,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.unread_15m ELSE m.unread_num END AS unread_15m,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '1 hour' THEN m.read_1h ELSE m.read_num END AS read_1h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '1 hour' THEN m.unread_1h ELSE m.unread_num END AS unread_1h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.read_24h ELSE m.read_num END AS read_24h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.unread_24h ELSE m.unread_num END AS unread_24h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.read_7d ELSE m.read_num END AS read_7d,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.unread_7d ELSE m.unread_num END AS unread_7d
+FROM receiptd.watched_messages m
+LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id;
+
+COMMENT ON VIEW receiptd.message_state IS 'Internal: what is known of every message now. Analysts read latest_receipts, message_milestones and read_speed.';
+COMMENT ON COLUMN receiptd.message_state.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON COLUMN receiptd.message_state.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.message_state.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.message_state.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
+COMMENT ON COLUMN receiptd.message_state.closed_at IS 'When polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.message_state.read_num IS 'Last known count of members who have read it. Where the receipt has ended (receipt_code is not 0), the count before.';
+COMMENT ON COLUMN receiptd.message_state.unread_num IS 'Last known count of members who have not read it.';
+COMMENT ON COLUMN receiptd.message_state.receipt_code IS 'Last per-message code: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_state.first_polled_at IS 'When the first answer arrived that told something of the message.';
+COMMENT ON COLUMN receiptd.message_state.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
+COMMENT ON COLUMN receiptd.message_state.known_until IS 'When the attempt was sent that last saw these counts.';
+COMMENT ON COLUMN receiptd.message_state.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
+COMMENT ON COLUMN receiptd.message_state.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
+COMMENT ON COLUMN receiptd.message_state.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.message_state.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_state.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.message_state.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_state.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
+COMMENT ON COLUMN receiptd.message_state.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
+COMMENT ON COLUMN receiptd.message_state.read_15m IS 'Members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.unread_15m IS 'Members who had not read it then.';
+COMMENT ON COLUMN receiptd.message_state.read_1h IS 'Members who had read it an hour after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.unread_1h IS 'Members who had not read it then.';
+COMMENT ON COLUMN receiptd.message_state.read_24h IS 'Members who had read it a day after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Members who had not read it then.';
+COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read it then.';
+
 CREATE VIEW receiptd.latest_receipts AS
-SELECT * FROM (
-    SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
-        m.first_polled_at, m.last_changed_at,
-        CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, s.known_until) END AS known_until,
-        m.closed_at, m.group_key
-    FROM receiptd.watched_messages m
-    JOIN receiptd.watched_groups g USING (group_key)
-    LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
-    UNION ALL
-    SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
-        m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key
-    FROM receiptd.message_milestones m
-    JOIN receiptd.watched_groups g USING (group_key)
-    WHERE m.closed_at IS NOT NULL
-) branches;
+SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
+    m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key
+FROM receiptd.message_state m
+JOIN receiptd.watched_groups g USING (group_key);
 
 COMMENT ON VIEW receiptd.latest_receipts IS 'The latest counts of every watched message, and until when they are known to hold.';
 COMMENT ON COLUMN receiptd.latest_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -53,6 +88,48 @@ COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'When the attempt 
 COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
 COMMENT ON COLUMN receiptd.receipt_history.source IS 'poll or webhook.';
 COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group, for joins with the tables.';
+
+-- It joins the groups for their rows alone: a reader sees those of its apps. Counts are known at an age if some later poll still told
+-- of the message, or if it was closed since all had read it.
+CREATE VIEW receiptd.message_milestones AS
+SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
+    m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
+    m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
+    CASE WHEN m.known_until >= m.sent_at + interval '15 minutes' OR (m.state = 'all_read' AND m.sent_at + interval '15 minutes' <= now())
+        THEN m.read_15m / nullif(m.read_15m::bigint + m.unread_15m, 0)::double precision END AS read_rate_15m,
+    CASE WHEN m.known_until >= m.sent_at + interval '1 hour' OR (m.state = 'all_read' AND m.sent_at + interval '1 hour' <= now())
+        THEN m.read_1h / nullif(m.read_1h::bigint + m.unread_1h, 0)::double precision END AS read_rate_1h,
+    CASE WHEN m.known_until >= m.sent_at + interval '24 hours' OR (m.state = 'all_read' AND m.sent_at + interval '24 hours' <= now())
+        THEN m.read_24h / nullif(m.read_24h::bigint + m.unread_24h, 0)::double precision END AS read_rate_24h,
+    CASE WHEN m.known_until >= m.sent_at + interval '7 days' OR (m.state = 'all_read' AND m.sent_at + interval '7 days' <= now())
+        THEN m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision END AS read_rate_7d
+FROM receiptd.message_state m
+JOIN receiptd.watched_groups g USING (group_key);
+
+COMMENT ON VIEW receiptd.message_milestones IS 'One row per message, kept when its snapshots are dropped: how fast it was read, how far, and how its watching ended. Each milestone is the interval that polling can prove: it was reached after ..._after and by ..._by. Example: SELECT msg_seq, half_read_after, half_read_by FROM receiptd.message_milestones WHERE group_key = 7.';
+COMMENT ON COLUMN receiptd.message_milestones.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON COLUMN receiptd.message_milestones.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.message_milestones.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.message_milestones.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
+COMMENT ON COLUMN receiptd.message_milestones.closed_at IS 'When polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.message_milestones.read_num IS 'Last known count of members who have read it. Where the receipt has ended (receipt_code is not 0), the count before.';
+COMMENT ON COLUMN receiptd.message_milestones.unread_num IS 'Last known count of members who have not read it.';
+COMMENT ON COLUMN receiptd.message_milestones.receipt_code IS 'Last per-message code: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_milestones.first_polled_at IS 'When the first answer arrived that told something of the message.';
+COMMENT ON COLUMN receiptd.message_milestones.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
+COMMENT ON COLUMN receiptd.message_milestones.known_until IS 'When the attempt was sent that last saw these counts.';
+COMMENT ON COLUMN receiptd.message_milestones.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
+COMMENT ON COLUMN receiptd.message_milestones.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.message_milestones.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
+COMMENT ON COLUMN receiptd.message_milestones.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after it was sent, by the last observation until then. Null if there was none, or if nothing has been observed since; a message that all have read needs no more observations.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same an hour after it was sent.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same a day after it was sent.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same seven days after it was sent.';
 
 CREATE VIEW receiptd.read_speed AS
 SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state,
@@ -109,12 +186,12 @@ COMMENT ON COLUMN receiptd.never_read.group_key IS 'Short key of the group, for 
 -- Summed up with the names of the groups, so that a filter by group is one before.
 CREATE VIEW receiptd.unread_backlog AS
 SELECT sdk_app_id, group_id, messages, read_num, unread_num,
-    (read_num / nullif(read_num + unread_num, 0)::double precision)::real AS read_rate, never_read, oldest_unread, group_key
+    (read_num / nullif(read_num + unread_num, 0)::double precision) AS read_rate, never_read, oldest_unread, group_key
 FROM (
     SELECT g.sdk_app_id, g.group_id, g.group_key, count(*) AS messages, sum(m.read_num) AS read_num,
         sum(m.unread_num) AS unread_num, count(*) FILTER (WHERE m.read_num = 0 AND m.unread_num > 0) AS never_read,
         min(m.sent_at) FILTER (WHERE m.unread_num > 0) AS oldest_unread
-    FROM receiptd.watched_messages m
+    FROM receiptd.message_state m
     JOIN receiptd.watched_groups g USING (group_key)
     WHERE m.state = 'active' AND m.read_num IS NOT NULL
     GROUP BY g.group_key, g.sdk_app_id, g.group_id
@@ -131,7 +208,8 @@ COMMENT ON COLUMN receiptd.unread_backlog.never_read IS 'How many of the message
 COMMENT ON COLUMN receiptd.unread_backlog.oldest_unread IS 'When the oldest message was sent that not all have read.';
 COMMENT ON COLUMN receiptd.unread_backlog.group_key IS 'Short key of the group, for joins with the tables.';
 
--- Two parts, so that filters reach an index in each: by hour in the first, by group in both; the hours of the second are
+-- A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or not: hence the SELECT
+-- around them, here and below. Two parts, so that filters reach an index in each: by hour in the first, by group in both; the hours of the second are
 -- few, and each looks up one row of a group. Where a query asks for hours in which something happened (reads_gained > 0), the
 -- planner leaves out the second.
 CREATE VIEW receiptd.hourly_receipts AS
@@ -142,8 +220,8 @@ SELECT * FROM (
     FROM receiptd.group_receipts_hourly h
     JOIN receiptd.watched_groups g USING (group_key)
     UNION ALL
-    SELECT g.sdk_app_id, g.group_id, hours.hour, 0, last.messages_active, 0::bigint, 0::bigint, 0::bigint, 0, NULL::real,
-        NULL::real, last.unread_backlog, 0, 0, 1::real, g.group_key
+    SELECT g.sdk_app_id, g.group_id, hours.hour, 0, last.messages_active, 0::bigint, 0::bigint, 0::bigint, 0, NULL::double precision,
+        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key
     FROM generate_series(
         (SELECT min(hour) FROM receiptd.group_receipts_hourly), (SELECT max(rolled_up_until) FROM receiptd.poller_leases),
         interval '1 hour'
@@ -183,13 +261,14 @@ COMMENT ON COLUMN receiptd.hourly_receipts.group_key IS 'Short key of the group,
 CREATE VIEW receiptd.group_engagement AS
 SELECT sdk_app_id, group_id, l.rolled_up_until AS as_of,
     coalesce(h.messages_sent_7d, 0) AS messages_sent_7d, coalesce(h.reads_7d, 0) AS reads_7d,
-    coalesce(m.messages_aged_7d, 0) AS messages_aged_7d, m.read_rate_7d::real, m.read_rate_before::real,
-    (m.read_rate_7d - m.read_rate_before)::real AS trend, m.half_read_7d, newest.sent_at AS last_sent_at, group_key
+    coalesce(m.messages_aged_7d, 0) AS messages_aged_7d, m.read_rate_7d, m.read_rate_before,
+    m.read_rate_7d - m.read_rate_before AS trend, m.half_read_7d, newest.sent_at AS last_sent_at, group_key
 FROM receiptd.watched_groups g
 JOIN receiptd.poller_leases l USING (sdk_app_id)
 -- Seqs count up with time.
 CROSS JOIN LATERAL (
-    SELECT n.sent_at FROM receiptd.message_milestones n WHERE n.group_key = g.group_key ORDER BY n.msg_seq DESC LIMIT 1
+    SELECT n.sent_at FROM receiptd.message_state n WHERE n.group_key = g.group_key AND n.first_polled_at IS NOT NULL
+    ORDER BY n.msg_seq DESC LIMIT 1
 ) newest
 LEFT JOIN (
     -- Read rates are those of messages a day old: so the last seven days are those sent until a day ago.
@@ -293,13 +372,13 @@ FROM receiptd.poller_leases l
 CROSS JOIN (SELECT receiptd.apps_of_caller() AS ids) apps
 WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
 
-COMMENT ON VIEW receiptd.data_freshness IS 'Until when milestones and roll-ups are complete. Example: SELECT now() - rolled_up_until FROM receiptd.data_freshness.';
+COMMENT ON VIEW receiptd.data_freshness IS 'Until when roll-ups are complete. Example: SELECT now() - rolled_up_until FROM receiptd.data_freshness.';
 COMMENT ON COLUMN receiptd.data_freshness.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Milestones, hourly rows and gaps are complete until then. latest_receipts and receipt_history are always up to date.';
+COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Hourly rows and gaps are complete until then. All else is always up to date.';
 
 -- Functions for analysts run with the caller's search path, so that the planner can put them into the query around them: a filter
 -- by group then reaches the index. So nothing in them may match a function or operator of somebody else's better than
--- PostgreSQL's own: PostgreSQL has no `/` for an integer and a real, and first_value is for any type.
+-- PostgreSQL's own: PostgreSQL has no `/` for an integer and a double, and first_value is for any type.
 CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_num integer, unread_num integer,
     code integer, observed_at timestamptz, group_key integer
@@ -333,7 +412,7 @@ $$;
 COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message as they were known at that moment, and since when. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
 
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
-RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate real)
+RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision)
 LANGUAGE sql STABLE AS $$
     WITH message AS (
         -- The answer that first showed the last counts arrived after its attempt was sent.
@@ -360,7 +439,7 @@ LANGUAGE sql STABLE AS $$
         FROM spans s WINDOW span AS (PARTITION BY s.group_key, s.span ORDER BY s.at, s.is_step)
     )
     SELECT c.at, c.at - c.sent_at, c.read_num, c.unread_num,
-        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::real
+        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::double precision
     FROM carried c WHERE c.is_step ORDER BY c.group_key, c.at
 $$;
 

@@ -19,7 +19,7 @@ use crate::domain::Timestamp;
 pub enum Dataset {
     /// Every change of counts that was seen: the view `receipt_history`, by `polled_at`.
     Snapshots,
-    /// One row per message: the table `message_milestones`, by `sent_at`.
+    /// One row per message: the view `message_milestones`, by `sent_at`.
     Milestones,
     /// One row per group and hour: the view `hourly_receipts`, by `hour`.
     Hourly,
@@ -56,8 +56,8 @@ pub enum Kind {
     Integer,
     /// Whole numbers of 64 bits.
     Bigint,
-    /// Floating point numbers of 32 bits.
-    Real,
+    /// Floating point numbers of 64 bits.
+    Double,
     /// Points in time, to the microsecond.
     Time,
 }
@@ -160,10 +160,10 @@ const MILESTONES: &[Column] = &[
     nullable("p90_read_by", Kind::Time),
     nullable("all_read_after", Kind::Time),
     nullable("all_read_by", Kind::Time),
-    nullable("read_rate_15m", Kind::Real),
-    nullable("read_rate_1h", Kind::Real),
-    nullable("read_rate_24h", Kind::Real),
-    nullable("read_rate_7d", Kind::Real),
+    nullable("read_rate_15m", Kind::Double),
+    nullable("read_rate_1h", Kind::Double),
+    nullable("read_rate_24h", Kind::Double),
+    nullable("read_rate_7d", Kind::Double),
 ];
 
 const HOURLY: &[Column] = &[
@@ -176,12 +176,12 @@ const HOURLY: &[Column] = &[
     required("reads_lost", Kind::Bigint),
     required("reads_found", Kind::Bigint),
     required("messages_aged_24h", Kind::Integer),
-    nullable("median_read_rate_24h", Kind::Real),
-    nullable("p90_read_rate_24h", Kind::Real),
+    nullable("median_read_rate_24h", Kind::Double),
+    nullable("p90_read_rate_24h", Kind::Double),
     required("unread_backlog", Kind::Bigint),
     required("polls", Kind::Integer),
     required("calls", Kind::Integer),
-    required("coverage", Kind::Real),
+    required("coverage", Kind::Double),
 ];
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What jobs need to know.
 #[derive(Debug, Clone)]
 pub struct JobSettings {
-    /// When milestones, hourly rows and gaps are brought up to date.
+    /// When hourly rows and gaps are brought up to date.
     pub rollup: Cron,
     /// When what is old is removed.
     pub retention: Cron,

@@ -20,7 +20,7 @@ pub struct Retention {
     pub snapshots: Option<TimeDelta>,
     /// Calls, by their day.
     pub calls: Option<TimeDelta>,
-    /// Hourly rows and gaps by their time, and the milestones of messages by when they were closed.
+    /// Hourly rows and gaps by their time, and messages by when they were closed.
     pub rollups: Option<TimeDelta>,
 }
 
@@ -148,7 +148,7 @@ pub struct Removed {
     pub bytes: i64,
     /// Partitions whose time has come, and that wait for their roll-up or for readers.
     pub waiting: u64,
-    /// Hourly rows, gaps and milestones.
+    /// Hourly rows, gaps and messages.
     pub rows: u64,
 }
 

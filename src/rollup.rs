@@ -1,4 +1,4 @@
-//! The roll-up: what snapshots and calls come to, in milestones, hourly rows and gaps.
+//! The roll-up: what snapshots and calls come to, in hourly rows and gaps.
 //!
 //! It goes forward in stretches that end with the hour at the latest, each in one transaction that also moves the mark: so it
 //! is resumed where it stopped, after seconds as after days. What is stored late is noted by the flush that stores it, and its

@@ -34,12 +34,15 @@ const ROWS: &str = r#"
         (7, '2026-11-02 00:00:00+00', 3, 0, 0, '2026-11-01 23:59:59.999999+00', 1, 'webhook'),
         (4294967295, '2026-11-03 12:00:00+00', NULL, NULL, 10062, NULL, NULL, 'poll')
     ) AS r;
-    INSERT INTO receiptd.message_milestones
-    SELECT group_key, 7, '2026-11-01 10:00:00.25+00', 'all_read', '2026-11-01 12:00+00', 3, 0, 0, '2026-11-01 10:01+00',
-        '2026-11-01 11:00+00', '2026-11-01 11:59+00', '2026-11-01 10:02+00', '2026-11-01 10:03+00',
+    INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num, receipt_code,
+        first_polled_at, last_changed_at, known_until, first_read_after, first_read_by, half_read_after, half_read_by,
+        p90_read_after, p90_read_by, all_read_after, all_read_by, read_15m, unread_15m, read_1h, unread_1h, read_24h,
+        unread_24h, read_7d, unread_7d)
+    SELECT group_key, 7, '2026-11-01 10:00:00.25+00', 'all_read', '2026-11-09 12:00+00', 3, 0, 0, '2026-11-01 10:01+00',
+        '2026-11-09 11:00+00', '2026-11-09 11:59+00', '2026-11-01 10:02+00', '2026-11-01 10:03+00',
         '2026-11-01 10:04+00', '2026-11-01 10:05+00', '2026-11-01 10:06+00', '2026-11-01 10:07+00',
-        '2026-11-01 10:08+00', '2026-11-01 10:09+00', 0, 1.0 / 3, 1, 0.1 FROM receiptd.watched_groups;
-    INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at)
+        '2026-11-01 10:08+00', '2026-11-01 10:09+00', 0, 3, 1, 2, 3, 0, 1, 9 FROM receiptd.watched_groups;
+    INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at)
     SELECT group_key, 8, '2026-11-02 10:00+00' FROM receiptd.watched_groups;
     INSERT INTO receiptd.group_receipts_hourly
     SELECT group_key, '2026-11-01 10:00+00', 1, 2, 3000000000, 4, 5, 6, 0.5, 0.9, 7, 8, 9, 0.25
@@ -117,7 +120,7 @@ fn expected(database: &TestDatabase, sql: &str) -> String {
         }
         None => field.to_owned(),
     };
-    // Whole ones of the columns of kind real are written with a digit after the point, which the database leaves out. From the
+    // Whole ones of the columns of kind double are written with a digit after the point, which the database leaves out. From the
     // end, since a group id may have a comma in it.
     let names: Vec<&str> = copied.lines().next().unwrap().split(',').rev().collect();
     let is_real = |place: usize| names.get(place).is_some_and(|name| name.contains("rate") || *name == "coverage");
@@ -188,7 +191,7 @@ fn read_back(path: &Path) -> String {
             Field::Str(value) => value.clone(),
             Field::Int(value) => value.to_string(),
             Field::Long(value) => value.to_string(),
-            Field::Float(value) => format!("{value:?}"),
+            Field::Double(value) => format!("{value:?}"),
             Field::TimestampMicros(value) => {
                 let time = chrono::DateTime::from_timestamp_micros(*value).unwrap();
                 time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
@@ -364,8 +367,9 @@ async fn for_spreadsheets_no_text_is_a_formula() {
     database.psql(
         "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
          VALUES (1400000000, '@TGS#1'), (1400000000, '=1+1'), (1400000000, 'plain');
-         INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at, read_rate_1h)
-         SELECT group_key, 1, '2026-11-01 10:00+00', 1 FROM receiptd.watched_groups",
+         INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, first_polled_at, last_changed_at, known_until, read_1h, unread_1h)
+         SELECT group_key, 1, t, t + interval '2 hours', t + interval '2 hours', t + interval '2 hours', 3, 0
+         FROM timestamptz '2026-11-01 10:00+00' AS t, receiptd.watched_groups",
     );
     let lines = |arguments: &[&str]| {
         let output = export(&database, arguments);

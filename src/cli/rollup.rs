@@ -1,4 +1,4 @@
-//! `receiptd rollup`: brings milestones and hourly rows up to date, or does a span of them again.
+//! `receiptd rollup`: brings hourly rows and gaps up to date, or does a span of them again.
 
 use std::{
     io::{self, Write},

@@ -24,8 +24,8 @@ pub enum Values {
     Integer(Vec<Option<i32>>),
     /// Of [`Kind::Bigint`].
     Bigint(Vec<Option<i64>>),
-    /// Of [`Kind::Real`].
-    Real(Vec<Option<f32>>),
+    /// Of [`Kind::Double`].
+    Double(Vec<Option<f64>>),
     /// Of [`Kind::Time`].
     Time(Vec<Option<Timestamp>>),
 }
@@ -72,7 +72,7 @@ impl Values {
             Kind::Text => Self::Text(Vec::with_capacity(rows)),
             Kind::Integer => Self::Integer(Vec::with_capacity(rows)),
             Kind::Bigint => Self::Bigint(Vec::with_capacity(rows)),
-            Kind::Real => Self::Real(Vec::with_capacity(rows)),
+            Kind::Double => Self::Double(Vec::with_capacity(rows)),
             Kind::Time => Self::Time(Vec::with_capacity(rows)),
         }
     }
@@ -82,7 +82,7 @@ impl Values {
             Self::Text(values) => values.len(),
             Self::Integer(values) => values.len(),
             Self::Bigint(values) => values.len(),
-            Self::Real(values) => values.len(),
+            Self::Double(values) => values.len(),
             Self::Time(values) => values.len(),
         }
     }
@@ -92,7 +92,7 @@ impl Values {
             (Self::Text(values), Self::Text(mut more)) => values.append(&mut more),
             (Self::Integer(values), Self::Integer(mut more)) => values.append(&mut more),
             (Self::Bigint(values), Self::Bigint(mut more)) => values.append(&mut more),
-            (Self::Real(values), Self::Real(mut more)) => values.append(&mut more),
+            (Self::Double(values), Self::Double(mut more)) => values.append(&mut more),
             (Self::Time(values), Self::Time(mut more)) => values.append(&mut more),
             (values, more) => unreachable!("columns of one dataset are of one kind: {values:?}, {more:?}"),
         }
@@ -103,7 +103,7 @@ impl Values {
             Self::Text(values) => values.clear(),
             Self::Integer(values) => values.clear(),
             Self::Bigint(values) => values.clear(),
-            Self::Real(values) => values.clear(),
+            Self::Double(values) => values.clear(),
             Self::Time(values) => values.clear(),
         }
     }

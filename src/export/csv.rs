@@ -70,7 +70,7 @@ fn show(values: &Values, row: usize, field: &mut String) {
         Values::Integer(values) => values[row].map(|number| write!(field, "{number}")),
         Values::Bigint(values) => values[row].map(|number| write!(field, "{number}")),
         // Whole ones as 1.0: of a column of 0 and 1 a reader would make whole numbers, and fail at the first 0.5.
-        Values::Real(values) => values[row].map(|number| write!(field, "{number:?}")),
+        Values::Double(values) => values[row].map(|number| write!(field, "{number:?}")),
         Values::Time(values) => {
             values[row].map(|time| field.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true)))
         }

@@ -8,7 +8,7 @@ use std::{
 
 use parquet::{
     basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical},
-    data_type::{ByteArray, ByteArrayType, DataType, FloatType, Int32Type, Int64Type},
+    data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type},
     errors::ParquetError,
     file::{
         properties::{EnabledStatistics, WriterProperties},
@@ -80,7 +80,7 @@ fn schema(columns: &[Column]) -> Result<TypePtr, ParquetError> {
             Kind::Text => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
             Kind::Integer => (Physical::INT32, None),
             Kind::Bigint => (Physical::INT64, None),
-            Kind::Real => (Physical::FLOAT, None),
+            Kind::Double => (Physical::DOUBLE, None),
             Kind::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
         };
         let repetition = if column.is_nullable { Repetition::OPTIONAL } else { Repetition::REQUIRED };
@@ -98,7 +98,7 @@ fn write_column(writer: &mut SerializedColumnWriter<'_>, column: &Column, values
         }
         Values::Integer(numbers) => put::<Int32Type, _>(writer, column, numbers, |number| *number),
         Values::Bigint(numbers) => put::<Int64Type, _>(writer, column, numbers, |number| *number),
-        Values::Real(numbers) => put::<FloatType, _>(writer, column, numbers, |number| *number),
+        Values::Double(numbers) => put::<DoubleType, _>(writer, column, numbers, |number| *number),
         Values::Time(times) => put::<Int64Type, _>(writer, column, times, |time| time.timestamp_micros()),
     }
 }

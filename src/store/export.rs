@@ -147,7 +147,7 @@ fn read(row: &PgRow, index: usize, values: &mut Values) -> Result<(), sqlx::Erro
         Values::Text(values) => push_text(values, row.try_get(index)?),
         Values::Integer(values) => values.push(row.try_get(index)?),
         Values::Bigint(values) => values.push(row.try_get(index)?),
-        Values::Real(values) => values.push(row.try_get(index)?),
+        Values::Double(values) => values.push(row.try_get(index)?),
         Values::Time(values) => values.push(row.try_get(index)?),
     }
     Ok(())

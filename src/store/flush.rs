@@ -5,10 +5,12 @@
 //! touches.
 
 mod held;
+mod milestones;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
 
+pub(super) use self::milestones::write_milestones;
 pub(super) use self::rows::{write_calls, write_groups, write_messages, write_snapshots};
 use self::{
     held::{already_stored, held_rows, held_slots, lock_slots, stand},
@@ -128,6 +130,7 @@ pub(super) async fn write(
     merge_slots(connection, recordings, locked).await?;
     write_snapshots(connection, recordings).await?;
     write_messages(connection, recordings).await?;
+    write_milestones(connection, recordings).await?;
     let made = part_slots(connection, recordings).await?;
     let due = write_slots(connection, recordings, locked).await?;
     let dropped = drop_empty_slots(connection, recordings).await?;

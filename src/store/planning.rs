@@ -50,13 +50,9 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn last_day(&self) -> Result<LastDay, StoreError> {
-        // Closed messages are in one of the tables or in both.
         let brought = query_as(
-            "SELECT count(*), count(DISTINCT group_key) FROM (
-                SELECT group_key, msg_seq FROM receiptd.watched_messages WHERE sent_at > now() - interval '24 hours'
-                UNION
-                SELECT group_key, msg_seq FROM receiptd.message_milestones WHERE sent_at > now() - interval '24 hours'
-             ) sent JOIN receiptd.watched_groups g USING (group_key) WHERE g.sdk_app_id = $1",
+            "SELECT count(*), count(DISTINCT group_key) FROM receiptd.watched_messages JOIN receiptd.watched_groups USING (group_key)
+             WHERE sdk_app_id = $1 AND sent_at > now() - interval '24 hours'",
         )
         .bind(self.app());
         let (messages, groups) = self

@@ -194,13 +194,13 @@ impl Store {
         let rows = query_scalar(
             "SELECT (SELECT count(*) FROM receiptd.group_receipts_hourly WHERE hour < $1)
                 + (SELECT count(*) FROM receiptd.poll_gaps WHERE gap_until < $1)
-                + (SELECT count(*) FROM receiptd.message_milestones WHERE closed_at < $1)",
+                + (SELECT count(*) FROM receiptd.watched_messages WHERE closed_at < $1)",
         );
         let rows = rows.bind(kept_from);
         self.run("counting old roll-ups", ROLLUP, async |database| rows.fetch_one(database).await).await
     }
 
-    /// Deletes hourly rows, gaps and the milestones of closed messages that are older than `kept_from`. Returns how many.
+    /// Deletes hourly rows, gaps and closed messages that are older than `kept_from`. Returns how many.
     ///
     /// # Errors
     /// If the database fails.
@@ -209,7 +209,7 @@ impl Store {
         for delete in [
             OLD_HOURS,
             "DELETE FROM receiptd.poll_gaps WHERE gap_until < $1",
-            "DELETE FROM receiptd.message_milestones WHERE closed_at < $1",
+            "DELETE FROM receiptd.watched_messages WHERE closed_at < $1",
         ] {
             let delete = query(delete).bind(kept_from);
             let deleted =

@@ -17,9 +17,6 @@ use crate::{
     rollup::{SETTLED_AFTER, Stretch, hour_of},
 };
 
-const MILESTONES: &str = include_str!("rollup/milestones.sql");
-const RATES: &str = include_str!("rollup/rates.sql");
-const CLOSED: &str = include_str!("rollup/closed.sql");
 const GAPS: &str = include_str!("rollup/gaps.sql");
 const OLD_GAPS: &str = "
     DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
@@ -28,7 +25,7 @@ const OLD_GAPS: &str = "
 const HOURLY: &str = include_str!("rollup/hourly.sql");
 const SENT_EARLIER: &str = include_str!("rollup/sent_earlier.sql");
 const HEAL_MARKS: &str = include_str!("rollup/heal_marks.sql");
-const HEAL_MILESTONES: &str = include_str!("rollup/heal_milestones.sql");
+const HEAL_CLOSED: &str = include_str!("rollup/heal_closed.sql");
 const COVERAGE: &str = include_str!("rollup/coverage.sql");
 
 impl Store {
@@ -47,8 +44,8 @@ impl Store {
         Ok(marked.await?.rows_affected() == 1)
     }
 
-    /// Takes marks back that lie in the future, which a wrong clock has left there, with the gaps and milestones that were
-    /// found up to then. What they cover is rolled up again. While the clock is in doubt nothing is changed.
+    /// Takes marks back that lie in the future, which a wrong clock has left there, with the gaps that were found up to
+    /// then, and what closed messages have of it. What they cover is rolled up again. While the clock is in doubt nothing is changed.
     async fn heal_marks(&self, until: Timestamp) -> Result<(), StoreError> {
         if self.clock().doubt().is_some() {
             return Ok(());
@@ -67,7 +64,7 @@ impl Store {
         let healed =
             self.run_fenced("taking back marks of the roll-up that lie in the future", ROLLUP, async |database| {
                 mark(database, app).await?;
-                query(HEAL_MILESTONES).bind(app).bind(limit).bind(now).execute(&mut *database).await?;
+                query(HEAL_CLOSED).bind(app).bind(limit).bind(now).execute(&mut *database).await?;
                 query(HEAL_MARKS).bind(app).bind(limit).bind(until).execute(database).await
             });
         healed.await?;
@@ -152,11 +149,9 @@ async fn next(
         _ => None,
     };
     let mut stretches = Statements { connection, app, done: stretch.until, scope };
-    stretches.fold(stretch).await?;
     if has_calls {
         stretches.find_gaps(stretch).await?;
     }
-    stretches.run(CLOSED, stretch).await?;
     if let Some(hour) = hour {
         stretches.run(HOURLY, hour).await?;
     }
@@ -186,7 +181,6 @@ async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scop
     let has_calls = has_day(connection, Table::Calls, hour).await?;
     let is_whole = has_calls && has_day(connection, Table::Snapshots, hour).await?;
     let mut stretches = Statements { connection, app, done, scope };
-    stretches.fold(stretch).await?;
     if has_calls {
         stretches.find_gaps(stretch).await?;
     }
@@ -227,12 +221,6 @@ struct Statements<'a> {
 }
 
 impl Statements<'_> {
-    /// Milestones and read rates. What is gone of the span changes nothing about them.
-    async fn fold(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
-        self.run(MILESTONES, stretch).await?;
-        self.run(RATES, stretch).await
-    }
-
     /// From the beginning of the hour, so that a gap that goes on is extended.
     async fn find_gaps(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
         let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };

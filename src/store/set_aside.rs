@@ -8,7 +8,8 @@ use sqlx::Executor;
 use super::{
     Store, StoreError,
     flush::{
-        Committed, Flushed, oldest, slots_of, sort, write, write_calls, write_groups, write_messages, write_snapshots,
+        Committed, Flushed, oldest, slots_of, sort, write, write_calls, write_groups, write_messages, write_milestones,
+        write_snapshots,
     },
     session::Session,
     sqlstate::{Remedy, remedy_of, sqlstate},
@@ -100,7 +101,8 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
 async fn write_messages_of(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
     let write = async |database: &mut Session| {
         write_snapshots(database, &[part]).await?;
-        write_messages(database, &[part]).await
+        write_messages(database, &[part]).await?;
+        write_milestones(database, &[part]).await
     };
     attempt(connection, part, write).await
 }

@@ -198,10 +198,7 @@ impl Store {
         let groups = query_as(
             "SELECT g.group_id, g.state, g.state_reason, g.cadence,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
-                count(m.msg_seq) FILTER (WHERE m.state <> 'active') + (
-                    SELECT count(*) FROM receiptd.message_milestones k
-                    WHERE k.group_key = g.group_key AND k.closed_at IS NOT NULL
-                ) AS closed
+                count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed
              FROM (
                 SELECT * FROM receiptd.watched_groups g
                 WHERE g.sdk_app_id = $1 AND CASE WHEN $2 IS NULL THEN g.state <> 'removed' ELSE g.state = $2 END

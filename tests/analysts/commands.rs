@@ -63,7 +63,7 @@ async fn hours_are_rolled_up_again_on_demand() {
 async fn what_is_left_is_rolled_up_on_demand() {
     let database = seeded().await;
     database.psql(
-        "TRUNCATE receiptd.message_milestones, receiptd.group_receipts_hourly;
+        "TRUNCATE receiptd.group_receipts_hourly;
          UPDATE receiptd.poller_leases SET rolled_up_until = '2026-11-19 12:00Z'",
     );
     let (code, out, _) = receiptd(&database, &["rollup"]);

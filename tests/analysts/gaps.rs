@@ -11,7 +11,7 @@ const COVERAGE: &str = "SELECT to_char(hour, 'HH24'), coverage FROM receiptd.hou
 async fn a_poll_that_came_late_leaves_a_gap_with_its_reason() {
     let history = History::new().await;
     history.message(1, "08:30");
-    history.polls(1, &[("08:31", 0, 9)]);
+    history.polls(1, &[("08:31", 0, 9)]).await;
     history.psql("SELECT receiptd.watch_group(1400000000, 'busy'), receiptd.watch_group(1400000000, 'idle')");
     // Group 1 fails for half an hour, while group 2 is polled; then nothing is, for two hours.
     history.call(1, "09:00", "09:00", "success");
@@ -131,7 +131,7 @@ async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
     }
     let rows = "1|09:30|09:57|waiting|\n1|09:57|10:57|waiting|\n1|10:57|11:27|waiting|\n1|11:35|11:37|not_polling|";
     let gaps = "g|20 09:30|20 11:27|50|waiting|\ng|20 11:35|20 11:37|50|not_polling|";
-    let coverage = "08|1\n09|0.5\n10|0\n11|0.51666665";
+    let coverage = "08|1\n09|0.5\n10|0\n11|0.5166666666666667";
     for history in [&at_once, &in_steps] {
         assert_eq!(history.psql(GAPS), rows);
         assert_eq!(history.psql(VIEW), gaps);

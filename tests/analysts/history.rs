@@ -1,14 +1,24 @@
-//! A history written by hand: messages, polls and calls at given times of one day, and what the roll-up makes of them.
+//! A history written by hand: messages, polls and calls at given times of one day, recorded as the daemon records them, and what
+//! the roll-up makes of them.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
+use chrono::TimeDelta;
 use receiptd::{
-    domain::Timestamp,
+    activity::Activity,
+    cadence::Cadences,
+    domain::{Counts, MsgSeq, Receipt, Timestamp},
+    recording::{KeepSnapshots, Poll, PollEnd, Recording, Told},
     rollup::{SETTLED_AFTER, catch_up},
-    store::Store,
+    slot::{Fill, Slot, SlotKey, SlotMessage},
+    store::{Recorder, RecorderSettings, Store},
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     common::TestDatabase,
-    rig::{APP, app},
+    rig::{APP, app, seq},
 };
 
 pub struct History {
@@ -45,34 +55,62 @@ impl History {
         ));
     }
 
-    /// Polls of a message that left snapshots: when, and how many had read it and had not. The poll before each was a minute
+    /// Polls of a message that saw it change: when, and how many had read it and had not. The poll before each was a minute
     /// earlier.
-    pub fn polls(&self, seq: i64, polls: &[(&str, i32, i32)]) {
+    pub async fn polls(&self, number: i64, polls: &[(&str, i64, i64)]) {
         for (time, read, unread) in polls {
-            let polled_at = at(time);
-            self.database.psql(&format!(
-                "INSERT INTO receiptd.receipt_snapshots
-                    (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num)
-                 SELECT 1, {seq}, '{polled_at}', {read}, {unread}, 0,
-                    CASE WHEN read_num IS NOT NULL THEN timestamptz '{polled_at}' - interval '1 minute' END, read_num
-                 FROM receiptd.watched_messages WHERE msg_seq = {seq};
-                 UPDATE receiptd.watched_messages SET read_num = {read}, unread_num = {unread}, receipt_code = 0,
-                    first_polled_at = coalesce(first_polled_at, '{polled_at}'), last_changed_at = '{polled_at}',
-                    known_until = '{polled_at}' WHERE msg_seq = {seq}"
-            ));
+            let receipt = Receipt { code: 0, counts: Counts::new(*read, *unread) };
+            self.poll_again(number, at(time), receipt).await;
         }
     }
 
     /// A poll of a message that said that it has no receipt.
-    pub fn no_receipt(&self, seq: i64, time: &str) {
-        let polled_at = at(time);
-        self.database.psql(&format!(
-            "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code, prior_polled_at, prior_read_num)
-             SELECT 1, {seq}, '{polled_at}', 10062, known_until, read_num FROM receiptd.watched_messages WHERE msg_seq = {seq};
-             UPDATE receiptd.watched_messages SET receipt_code = 10062,
-                first_polled_at = coalesce(first_polled_at, '{polled_at}'), last_changed_at = '{polled_at}',
-                known_until = '{polled_at}' WHERE msg_seq = {seq}"
-        ));
+    pub async fn no_receipt(&self, number: i64, time: &str) {
+        self.poll_again(number, at(time), Receipt { code: 10062, counts: None }).await;
+    }
+
+    async fn poll_again(&self, number: i64, polled_at: Timestamp, receipt: Receipt) {
+        let mut slot = self.slot_of(seq(number)).await;
+        for message in &mut slot.messages {
+            message.known_until = message.known_until.map(|_| polled_at - TimeDelta::minutes(1));
+        }
+        self.record(vec![recording(slot, polled_at, receipt)]).await;
+    }
+
+    /// The slot of a message, which it is given now if it has none: each has one of its own.
+    pub async fn slot_of(&self, message: MsgSeq) -> Slot {
+        let pack = |fresh: &[receiptd::slot::Fresh], _: &std::collections::HashMap<_, _>| {
+            let mine = fresh.iter().filter(|fresh| fresh.seq == message);
+            mine.map(|fresh| Fill {
+                slot_id: None,
+                group_key: fresh.group_key,
+                due: fresh.sent_at,
+                seqs: vec![message],
+            })
+            .collect()
+        };
+        self.store.slot_new_messages(&[], pack).await.unwrap();
+        let slot = "SELECT slot_id FROM receiptd.watched_messages WHERE group_key = 1 AND msg_seq =";
+        let key = SlotKey { group_key: 1, slot_id: self.psql(&format!("{slot} {message}")).parse().unwrap() };
+        self.store.read_slots(&[key]).await.unwrap().remove(0)
+    }
+
+    /// Stores recordings of different slots in one transaction, as the daemon does.
+    pub async fn record(&self, recordings: Vec<Recording>) {
+        let (committed, _told) = mpsc::unbounded_channel();
+        let settings = RecorderSettings {
+            committed,
+            over: CancellationToken::new(),
+            give_up: CancellationToken::new(),
+            is_stuck: Arc::new(AtomicBool::new(false)),
+            activity: Arc::new(Activity::default()),
+        };
+        let (recorder, queue) = Recorder::new(self.store.clone(), settings);
+        for recording in recordings {
+            queue.send(recording).await.unwrap();
+        }
+        drop(queue);
+        assert_eq!(recorder.run().await, 0, "not stored");
     }
 
     /// A call for group `key` that was due at `due`.
@@ -87,10 +125,11 @@ impl History {
         ));
     }
 
-    /// Closes a message as the recorder does.
-    pub fn close(&self, seq: i64, state: &str, time: &str) {
+    /// Ends the watching of a message.
+    pub fn close(&self, number: i64, state: &str, time: &str) {
         self.database.psql(&format!(
-            "UPDATE receiptd.watched_messages SET state = '{state}', closed_at = '{}' WHERE msg_seq = {seq}",
+            "SELECT receiptd.unwatch_messages({APP}, 'g', ARRAY[{number}]);
+             UPDATE receiptd.watched_messages SET state = '{state}', closed_at = '{}' WHERE msg_seq = {number}",
             at(time)
         ));
     }
@@ -103,4 +142,12 @@ impl History {
     pub fn psql(&self, sql: &str) -> String {
         self.database.psql(sql)
     }
+}
+
+/// What the daemon makes of a poll that tells the same of all messages of a slot. It has no attempts, so that tests have the calls
+/// that they make.
+pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Recording {
+    let told = |message: &SlotMessage| Told { seq: message.seq, receipt, sent_at: polled_at, answered_at: polled_at };
+    let poll = Poll { receipts: slot.messages.iter().map(told).collect(), ..Poll::ended(PollEnd::Complete) };
+    Recording::of(slot, poll, Cadences::default().of(None), KeepSnapshots::Changes, polled_at)
 }

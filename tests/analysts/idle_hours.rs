@@ -15,7 +15,7 @@ const VIEW: &str =
 async fn observed() -> History {
     let history = History::new().await;
     history.message(1, "08:30");
-    history.polls(1, &[("08:31", 2, 8), ("09:10", 5, 5)]);
+    history.polls(1, &[("08:31", 2, 8), ("09:10", 5, 5)]).await;
     history.call(1, "08:31", "08:31", "success");
     history.call(1, "09:10", "09:10", "success");
     history
@@ -47,7 +47,7 @@ async fn a_row_that_comes_later_says_what_was_carried() {
     history.roll_up("13:00").await;
     // A gap over hours without rows, and a message that was sent in one of them.
     history.message(2, "11:20");
-    history.polls(2, &[("13:30", 1, 3)]);
+    history.polls(2, &[("13:30", 1, 3)]).await;
     history.call(1, "10:30", "13:30", "success");
     history.roll_up("15:00").await;
     assert_eq!(history.psql(ROWS), "08 09 10 11 12 13");
@@ -61,7 +61,7 @@ async fn a_row_that_comes_later_says_what_was_carried() {
 async fn an_hour_that_is_done_again_changes_no_later_hour() {
     let history = observed().await;
     history.roll_up("14:00").await;
-    history.polls(1, &[("11:30", 7, 3)]);
+    history.polls(1, &[("11:30", 7, 3)]).await;
     history.store.roll_up_again(at("11:00")).await.unwrap();
     let unread = "SELECT string_agg(unread_backlog::text, ' ' ORDER BY hour) FROM receiptd.hourly_receipts";
     assert_eq!(history.psql(unread), "8 5 5 3 5 5");

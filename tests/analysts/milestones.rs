@@ -15,10 +15,10 @@ async fn milestones(history: &History, seq: i64) -> String {
     history.psql(&format!("SELECT {columns} FROM receiptd.message_milestones WHERE msg_seq = {seq}"))
 }
 
+/// Its read rates at 15 minutes, an hour and a day.
 fn rates(history: &History, seq: i64) -> String {
     history.psql(&format!(
-        "SELECT read_rate_15m, read_rate_1h, read_rate_24h, read_rate_7d FROM receiptd.message_milestones
-         WHERE msg_seq = {seq}"
+        "SELECT read_rate_15m, read_rate_1h, read_rate_24h FROM receiptd.message_milestones WHERE msg_seq = {seq}"
     ))
 }
 
@@ -26,7 +26,7 @@ fn rates(history: &History, seq: i64) -> String {
 async fn each_milestone_is_the_interval_between_the_poll_before_and_the_first_that_saw_it() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.polls(1, &[("09:01", 0, 10), ("09:10", 1, 9), ("09:20", 5, 5), ("09:30", 9, 1), ("09:40", 10, 0)]);
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 1, 9), ("09:20", 5, 5), ("09:30", 9, 1), ("09:40", 10, 0)]).await;
     history.roll_up("10:00").await;
     assert_eq!(milestones(&history, 1).await, "09:09<09:10 09:19<09:20 09:29<09:30 09:39<09:40");
 }
@@ -35,7 +35,7 @@ async fn each_milestone_is_the_interval_between_the_poll_before_and_the_first_th
 async fn nothing_is_known_of_the_time_before_the_first_poll() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.polls(1, &[("09:30", 6, 4), ("09:40", 9, 1)]);
+    history.polls(1, &[("09:30", 6, 4), ("09:40", 9, 1)]).await;
     history.roll_up("10:00").await;
     assert_eq!(milestones(&history, 1).await, "-<09:30 -<09:30 09:39<09:40 -<-");
 }
@@ -45,7 +45,7 @@ async fn counts_that_fall_and_rise_again_reach_a_milestone_once() {
     let history = History::new().await;
     history.message(1, "09:00");
     // Members leave and join: 5 of 10, 3 of 8, 4 of 8; then nobody is left who has not read it.
-    history.polls(1, &[("09:01", 0, 10), ("09:10", 5, 5), ("09:20", 3, 5), ("09:30", 4, 4), ("09:40", 4, 0)]);
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 5, 5), ("09:20", 3, 5), ("09:30", 4, 4), ("09:40", 4, 0)]).await;
     history.roll_up("10:00").await;
     assert_eq!(milestones(&history, 1).await, "09:09<09:10 09:09<09:10 09:39<09:40 09:39<09:40");
 }
@@ -54,36 +54,49 @@ async fn counts_that_fall_and_rise_again_reach_a_milestone_once() {
 async fn a_group_without_other_members_reaches_nothing() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.polls(1, &[("09:01", 0, 0)]);
+    history.polls(1, &[("09:01", 0, 0)]).await;
     history.roll_up("10:00").await;
     assert_eq!(milestones(&history, 1).await, "-<- -<- -<- -<-");
-    assert_eq!(rates(&history, 1), "|||");
+    assert_eq!(rates(&history, 1), "||");
 }
 
 #[tokio::test]
 async fn read_rates_are_those_of_the_last_observation_until_then() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.polls(1, &[("09:05", 1, 9), ("09:14", 2, 8), ("09:16", 3, 7), ("10:30", 8, 2)]);
+    history.polls(1, &[("09:05", 1, 9), ("09:14", 2, 8)]).await;
+    assert_eq!(rates(&history, 1), "||", "no age is reached yet");
+    history.polls(1, &[("09:16", 3, 7)]).await;
+    assert_eq!(rates(&history, 1), "0.2||", "not 0.3, which came a minute later");
+    history.polls(1, &[("09:59", 3, 7)]).await;
+    assert_eq!(rates(&history, 1), "0.2||");
+    history.polls(1, &[("10:00", 3, 7)]).await;
+    assert_eq!(rates(&history, 1), "0.2|0.3|", "nothing has changed, and that is known");
+    history.polls(1, &[("10:30", 8, 2)]).await;
+    assert_eq!(rates(&history, 1), "0.2|0.3|");
     history.message(2, "09:00");
-    history.polls(2, &[("09:20", 5, 5)]);
-    history.roll_up("09:10").await;
-    assert_eq!(rates(&history, 1), "|||", "no age is reached yet");
-    history.roll_up("09:20").await;
-    assert_eq!(rates(&history, 1), "0.2|||", "not 0.3, which came a minute later");
-    history.roll_up("12:00").await;
-    assert_eq!(rates(&history, 1), "0.2|0.3||");
-    assert_eq!(rates(&history, 2), "|0.5||", "nothing was observed in its first 15 minutes");
-    history.store.roll_up_next("2026-11-29T00:00:00Z".parse().unwrap()).await.unwrap();
-    while history.store.roll_up_next("2026-11-29T00:00:00Z".parse().unwrap()).await.unwrap().is_some() {}
-    assert_eq!(rates(&history, 1), "0.2|0.3|0.8|0.8", "carried forward, though nothing was polled for days");
+    history.polls(2, &[("09:20", 5, 5), ("10:01", 6, 4)]).await;
+    assert_eq!(rates(&history, 2), "|0.5|", "nothing was observed in its first 15 minutes");
+}
+
+#[tokio::test]
+async fn the_rates_of_a_message_that_all_have_read_are_known_without_a_poll_as_they_come() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:05", 0, 9), ("09:20", 9, 0)]).await;
+    history.close(1, "all_read", "09:30");
+    assert_eq!(rates(&history, 1), "0|1|1");
+    history.psql("UPDATE receiptd.watched_messages SET state = 'removed'");
+    assert_eq!(rates(&history, 1), "0||", "of others nobody knows");
+    history.psql("UPDATE receiptd.watched_messages SET state = 'all_read', sent_at = now() - interval '2 hours'");
+    assert_eq!(rates(&history, 1).split('|').next_back(), Some(""), "a day has not passed");
 }
 
 #[tokio::test]
 async fn the_read_speed_is_told_as_the_shortest_and_the_longest_time() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.polls(1, &[("09:01", 0, 4), ("09:10", 1, 3), ("09:20", 2, 2)]);
+    history.polls(1, &[("09:01", 0, 4), ("09:10", 1, 3), ("09:20", 2, 2)]).await;
     history.roll_up("10:00").await;
     let speed = history.psql(
         "SELECT first_read_at_least, first_read_at_most, half_read_at_least, half_read_at_most, p90_read_at_least,
@@ -96,13 +109,13 @@ async fn the_read_speed_is_told_as_the_shortest_and_the_longest_time() {
 async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_left() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.polls(1, &[("09:01", 0, 10), ("09:10", 4, 6)]);
-    history.no_receipt(1, "09:40");
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 4, 6)]).await;
+    history.no_receipt(1, "09:40").await;
     let at_the_end = "SELECT read_num, unread_num, code FROM receiptd.receipts_at('2026-11-20 09:50Z')";
     assert_eq!(history.psql(at_the_end), "4|6|10062");
     history.roll_up("11:00").await;
     assert_eq!(history.psql("SELECT read_num, unread_num, receipt_code FROM receiptd.message_milestones"), "4|6|10062");
-    assert_eq!(rates(&history, 1), "0.4|0.4||");
+    assert_eq!(rates(&history, 1), "0.4||");
     let hour = "SELECT reads_gained, reads_lost, unread_backlog FROM receiptd.group_receipts_hourly WHERE hour = '2026-11-20 09:00Z'";
     assert_eq!(history.psql(hour), "4|0|6");
     assert_eq!(
@@ -111,7 +124,7 @@ async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_l
         "4"
     );
     // The receipt is there again: what it has gained is counted from what was known.
-    history.polls(1, &[("10:10", 5, 5)]);
+    history.polls(1, &[("10:10", 5, 5)]).await;
     assert_eq!(history.psql(at_the_end), "4|6|10062", "as it was known then");
     history.store.roll_up_again("2026-11-20T10:00:00Z".parse().unwrap()).await.unwrap();
     let sum = "SELECT sum(reads_gained - reads_lost + reads_found) FROM receiptd.group_receipts_hourly";
@@ -122,8 +135,8 @@ async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_l
 async fn a_poll_that_found_no_receipt_is_no_observation_of_nobody_having_read() {
     let history = History::new().await;
     history.message(1, "09:00");
-    history.no_receipt(1, "09:01");
-    history.polls(1, &[("09:20", 6, 4)]);
+    history.no_receipt(1, "09:01").await;
+    history.polls(1, &[("09:20", 6, 4)]).await;
     history.roll_up("10:00").await;
     assert_eq!(milestones(&history, 1).await, "-<09:20 -<09:20 -<- -<-");
 }

@@ -1,18 +1,28 @@
-//! What the roll-up comes to, against a plain reckoning of the same from all that was seen: random histories, rolled up in
-//! random steps, with random hours done again.
+//! What analysts get, against a plain reckoning of the same from all that polls saw: random histories, recorded as the daemon
+//! records them, looked at after every step, and rolled up in random steps, with random hours done again.
 
 use chrono::{DurationRound, TimeDelta};
 use fastrand::Rng;
-use receiptd::domain::Timestamp;
+use receiptd::{
+    clock,
+    domain::{Counts, Receipt, Timestamp},
+    recording::NO_RECEIPT_POLLS,
+    slot::SlotKey,
+};
 
-use crate::history::{History, at};
+use crate::{
+    history::{History, at, recording},
+    rig::seq,
+};
+
+/// Read and unread; none where a poll said that there is no receipt.
+type Told = Option<(i32, i32)>;
 
 /// What a poll saw that differed from the one before.
 #[derive(Clone, Copy)]
 struct Seen {
     at: Timestamp,
-    /// Read and unread; none where it said that there is no receipt.
-    counts: Option<(i32, i32)>,
+    counts: Told,
     prior_at: Option<Timestamp>,
     prior_read: Option<i32>,
 }
@@ -26,6 +36,17 @@ impl Seen {
 struct Message {
     seq: usize,
     sent_at: Timestamp,
+    /// Every poll of it.
+    polls: Vec<(Timestamp, Told)>,
+}
+
+/// A message as far as it was polled until some time.
+struct Polled {
+    seq: usize,
+    sent_at: Timestamp,
+    known_until: Timestamp,
+    /// Whether it is closed since all have read it.
+    is_all_read: bool,
     seen: Vec<Seen>,
 }
 
@@ -35,20 +56,18 @@ fn end() -> Timestamp {
     at("00:00") + TimeDelta::hours(HOURS)
 }
 
-/// A message that people read, join and leave, and whose receipt comes and goes. It is polled every few minutes; `sent_at` may
-/// be hours off, as an application says it.
+/// A message that people read, join and leave, and whose receipt comes and goes. It is polled every few minutes until it is
+/// closed; `sent_at` may be hours off, as an application gives it.
 fn message(random: &mut Rng, seq: usize) -> Message {
     let mut now = at("00:00") + TimeDelta::seconds(random.i64(0..HOURS * 1_800));
     let sent_at = now + TimeDelta::seconds(random.i64(-10_000..600));
     let (mut read, mut unread) = (random.i32(0..3), random.i32(0..12));
-    let (mut seen, mut prior_at, mut known): (Vec<Seen>, _, _) = (vec![], None, None);
+    let mut polls: Vec<(Timestamp, Told)> = vec![];
     for _ in 0..random.usize(1..60) {
         let counts = (random.u8(0..20) > 0).then_some((read, unread));
-        if seen.last().is_none_or(|last| last.counts != counts) {
-            seen.push(Seen { at: now, counts, prior_at, prior_read: known });
-            known = counts.map(|(read, _)| read).or(known);
-        }
-        prior_at = Some(now);
+        let is_all_read = matches!(counts, Some((1.., 0))) && polls.last().is_some_and(|last| last.1 == counts);
+        polls.push((now, counts));
+        let without = polls.iter().rev().take_while(|poll| poll.1.is_none()).count();
         // On the hour now and then.
         now += TimeDelta::seconds(random.i64(30..4_000));
         if random.u8(0..10) == 0 {
@@ -62,16 +81,33 @@ fn message(random: &mut Rng, seq: usize) -> Message {
             2 => unread += 1,
             _ => {}
         }
-        if now >= end() {
+        if now >= end() || is_all_read || without >= usize::try_from(NO_RECEIPT_POLLS).unwrap() {
             break;
         }
     }
-    Message { seq, sent_at, seen }
+    Message { seq, sent_at, polls }
 }
 
 impl Message {
+    /// What polls until `time` have told; `None` if there was none.
+    fn until(&self, time: Timestamp) -> Option<Polled> {
+        let (mut seen, mut prior_at, mut known): (Vec<Seen>, _, _) = (vec![], None, None);
+        let (mut told, mut is_all_read): (Option<Told>, _) = (None, false);
+        for (at, counts) in self.polls.iter().copied().take_while(|poll| poll.0 <= time) {
+            if seen.last().is_none_or(|last| last.counts != counts) {
+                seen.push(Seen { at, counts, prior_at, prior_read: known });
+                known = counts.map(|(read, _)| read).or(known);
+            }
+            is_all_read = prior_at.is_some() && matches!(counts, Some((1.., 0))) && told == Some(counts);
+            (prior_at, told) = (Some(at), Some(counts));
+        }
+        Some(Polled { seq: self.seq, sent_at: self.sent_at, known_until: prior_at?, is_all_read, seen })
+    }
+}
+
+impl Polled {
     /// The counts that were known just before `time`, or at it if that counts too.
-    fn known(&self, is_until: impl Fn(Timestamp) -> bool) -> Option<(i32, i32)> {
+    fn known(&self, is_until: impl Fn(Timestamp) -> bool) -> Told {
         self.seen.iter().rev().find(|seen| is_until(seen.at) && seen.counts.is_some()).and_then(|seen| seen.counts)
     }
 
@@ -87,12 +123,17 @@ impl Message {
 
     fn rate(&self, age: TimeDelta) -> String {
         let then = self.sent_at + age;
-        let counts = self.known(|at| at <= then).filter(|_| then < end());
-        let rate = counts.filter(|(read, unread)| read + unread > 0).map(|(read, unread)| {
+        let is_known = then <= self.known_until || (self.is_all_read && then <= clock::now());
+        let rate = self.carried(then).filter(|_| is_known).map(|(read, unread)| {
             let rate = f64::from(read) / f64::from(read + unread);
             format!("{rate:.4}")
         });
         rate.unwrap_or_default()
+    }
+
+    /// The counts that were known last at a time, if there was anybody to read it.
+    fn carried(&self, time: Timestamp) -> Told {
+        self.known(|at| at <= time).filter(|(read, unread)| read + unread > 0)
     }
 
     /// The row of the message in `receipts_at`, if anything was known of it then.
@@ -103,7 +144,7 @@ impl Message {
 
     /// The rows of the message in `receipt_curve`.
     fn curve(&self, step: TimeDelta) -> String {
-        let steps = (0..).map(|number| self.sent_at + step * number).take_while(|at| *at <= end());
+        let steps = (0..).map(|number| self.sent_at + step * number).take_while(|at| *at <= self.known_until);
         let row = |at| format!("{}|{}", shown(Some(at)), both(self.known(|seen| seen <= at)));
         steps.map(row).collect::<Vec<_>>().join("\n")
     }
@@ -119,11 +160,12 @@ impl Message {
         ];
         let ages = [TimeDelta::minutes(15), TimeDelta::hours(1), TimeDelta::hours(24), TimeDelta::days(7)];
         let rates = ages.map(|age| self.rate(age));
-        format!("{}|{counts}|{}|{}", self.seq, milestones.join("|"), rates.join("|"))
+        let known_until = shown(Some(self.known_until));
+        format!("{}|{counts}|{known_until}|{}|{}", self.seq, milestones.join("|"), rates.join("|"))
     }
 }
 
-fn both(counts: Option<(i32, i32)>) -> String {
+fn both(counts: Told) -> String {
     counts.map_or_else(|| "|".to_owned(), |(read, unread)| format!("{read}|{unread}"))
 }
 
@@ -132,7 +174,7 @@ fn shown(time: Option<Timestamp>) -> String {
 }
 
 /// The row of an hour in `hourly_receipts`.
-fn hour(messages: &[Message], from: Timestamp) -> String {
+fn hour(messages: &[Polled], from: Timestamp) -> String {
     let until = from + TimeDelta::hours(1);
     let within = |time: Timestamp| from <= time && time < until;
     let (mut gained, mut lost, mut found) = (0, 0, 0);
@@ -147,43 +189,50 @@ fn hour(messages: &[Message], from: Timestamp) -> String {
     let polled = messages.iter().filter(|message| message.is_polled_before(until));
     let unread: i32 = polled.clone().filter_map(|message| message.known(|at| at < until)).map(|counts| counts.1).sum();
     let aged = messages.iter().filter(|message| within(message.sent_at + TimeDelta::hours(24)));
-    let aged = aged.filter(|message| !message.rate(TimeDelta::hours(24)).is_empty()).count();
+    let aged = aged.filter(|message| message.carried(message.sent_at + TimeDelta::hours(24)).is_some()).count();
     format!("{}|{sent}|{}|{gained}|{lost}|{found}|{unread}|{aged}", shown(Some(from)), polled.count())
 }
 
-fn store(history: &History, messages: &[Message]) {
-    let number = |number: Option<i32>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
-    let (mut watched, mut snapshots) = (vec![], vec![]);
-    for message in messages {
-        let Message { seq, sent_at, seen } = message;
-        let (first, last) = (seen[0], seen[seen.len() - 1]);
-        let known = message.known(|_| true);
-        let counts = format!("{}, {}", number(known.map(|counts| counts.0)), number(known.map(|counts| counts.1)));
-        let times = format!("'{}', '{}', '{}'", first.at, last.at, end());
-        watched.push(format!("(1, {seq}, '{sent_at}', {counts}, {}, {times})", last.code()));
-        snapshots.extend(seen.iter().map(|seen| {
-            let (read, unread) = (seen.counts.map(|counts| counts.0), seen.counts.map(|counts| counts.1));
-            let code = seen.code();
-            let prior_at = seen.prior_at.map_or_else(|| "NULL".to_owned(), |prior| format!("'{prior}'"));
-            let counts = format!("{}, {}, {code}, {prior_at}", number(read), number(unread));
-            format!("(1, {seq}, '{}', {counts}, {})", seen.at, number(seen.prior_read))
-        }));
-    }
+/// Watches the messages, each in a slot of its own.
+async fn watch(history: &History, messages: &[Message]) -> Vec<SlotKey> {
+    let rows: Vec<String> =
+        messages.iter().map(|message| format!("(1, {}, '{}')", message.seq, message.sent_at)).collect();
     history.psql(&format!(
-        "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, read_num, unread_num, receipt_code,
-            first_polled_at, last_changed_at, known_until) VALUES {};
-         INSERT INTO receiptd.receipt_snapshots
-            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num) VALUES {}",
-        watched.join(", "),
-        snapshots.join(", ")
+        "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES {}",
+        rows.join(", ")
     ));
+    let mut slots = vec![];
+    for message in messages {
+        slots.push(history.slot_of(seq(i64::try_from(message.seq).unwrap())).await.key);
+    }
+    slots
 }
 
-const MILESTONES: &str = "SELECT msg_seq, read_num, unread_num,
+/// Records the polls after `from` until `until`: many at once, those of a message one after the other.
+async fn poll(history: &History, messages: &[Message], slots: &[SlotKey], from: Timestamp, until: Timestamp) {
+    let due = |message: &Message| -> Vec<(Timestamp, Told)> {
+        message.polls.iter().copied().filter(|poll| from < poll.0 && poll.0 <= until).collect()
+    };
+    let due: Vec<_> = messages.iter().map(due).collect();
+    for round in 0..due.iter().map(Vec::len).max().unwrap_or_default() {
+        let mut recordings = vec![];
+        for slot in history.store.read_slots(slots).await.unwrap() {
+            let number = slots.iter().position(|id| *id == slot.key).unwrap();
+            let Some((at, told)) = due[number].get(round) else { continue };
+            let counts = told.and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
+            let code = if counts.is_some() { 0 } else { 10062 };
+            recordings.push(recording(slot, *at, Receipt { code, counts }));
+        }
+        assert_eq!(recordings.len(), due.iter().filter(|due| due.len() > round).count(), "a slot is gone");
+        history.record(recordings).await;
+    }
+}
+
+const MILESTONES: &str = "SELECT msg_seq, read_num, unread_num, to_char(known_until, t),
     to_char(first_read_after, t), to_char(first_read_by, t), to_char(half_read_after, t), to_char(half_read_by, t),
     to_char(p90_read_after, t), to_char(p90_read_by, t), to_char(all_read_after, t), to_char(all_read_by, t),
     read_rate_15m::numeric(5, 4), read_rate_1h::numeric(5, 4), read_rate_24h::numeric(5, 4), read_rate_7d::numeric(5, 4)
-    FROM receiptd.message_milestones, (SELECT 'DD HH24:MI:SS' AS t) form ORDER BY msg_seq";
+    FROM receiptd.message_milestones, (SELECT 'DD HH24:MI:SS' AS t) form WHERE first_polled_at IS NOT NULL ORDER BY msg_seq";
 
 const HOURLY: &str =
     "SELECT to_char(hour, 'DD HH24:MI:SS'), messages_sent, messages_active, reads_gained, reads_lost, reads_found,
@@ -193,18 +242,22 @@ async fn compare(seed: u64) {
     let mut random = Rng::with_seed(seed);
     let messages: Vec<Message> = (1..=30).map(|seq| message(&mut random, seq)).collect();
     let history = History::new().await;
-    store(&history, &messages);
-    let mut now = at("00:00");
+    let slots = watch(&history, &messages).await;
+    let mut now = at("00:00") - TimeDelta::seconds(1);
     while now < end() {
-        now = (now + TimeDelta::seconds(random.i64(60..9_000))).min(end());
+        let step = TimeDelta::seconds(random.i64(60..9_000));
+        poll(&history, &messages, &slots, now, (now + step).min(end())).await;
+        now = (now + step).min(end());
+        let rows: Vec<String> =
+            messages.iter().filter_map(|message| message.until(now)).map(|polled| polled.row()).collect();
+        assert_eq!(history.psql(MILESTONES), rows.join("\n"), "milestones of seed {seed} at {now}");
         while history.store.roll_up_next(now).await.unwrap().is_some() {}
         if random.u8(0..4) == 0 {
             let back = TimeDelta::hours(random.i64(0..5));
             history.store.roll_up_again((now - back).duration_trunc(TimeDelta::hours(1)).unwrap()).await.unwrap();
         }
     }
-    let rows: Vec<String> = messages.iter().map(Message::row).collect();
-    assert_eq!(history.psql(MILESTONES), rows.join("\n"), "milestones of seed {seed}");
+    let messages: Vec<Polled> = messages.iter().filter_map(|message| message.until(end())).collect();
     let told = history.psql(HOURLY);
     let first = messages.iter().map(|message| message.sent_at.min(message.seen[0].at)).min().unwrap();
     let first = first.duration_trunc(TimeDelta::hours(1)).unwrap();
@@ -222,7 +275,7 @@ async fn compare(seed: u64) {
     ask_at_moments(&history, &messages, &mut random, seed);
 }
 
-fn ask_at_moments(history: &History, messages: &[Message], random: &mut Rng, seed: u64) {
+fn ask_at_moments(history: &History, messages: &[Polled], random: &mut Rng, seed: u64) {
     for _ in 0..4 {
         let moment = at("00:00") + TimeDelta::seconds(random.i64(0..HOURS * 3_600));
         let known: Vec<String> = messages.iter().filter_map(|message| message.at(moment)).collect();

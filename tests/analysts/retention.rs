@@ -26,7 +26,7 @@ fn now() -> Timestamp {
 async fn history() -> History {
     let history = History::new().await;
     history.message(1, "08:30");
-    history.polls(1, &[("08:31", 0, 9), ("09:10", 5, 4)]);
+    history.polls(1, &[("08:31", 0, 9), ("09:10", 5, 4)]).await;
     history.call(1, "08:31", "08:31", "success");
     history
 }
@@ -63,7 +63,7 @@ async fn what_another_app_has_not_rolled_up_is_rolled_up_first() {
             VALUES (2, 5, '2026-11-19 10:01Z', 1, 1, 0)",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
-    assert_eq!(history.psql("SELECT read_num FROM receiptd.message_milestones WHERE group_key = 2"), "1");
+    assert_eq!(history.psql("SELECT sum(reads_found) FROM receiptd.group_receipts_hourly WHERE group_key = 2"), "1");
 }
 
 #[tokio::test]

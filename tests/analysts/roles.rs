@@ -195,8 +195,6 @@ const TWO_APPS: &str = "
     INSERT INTO receiptd.api_calls (called_at, due_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
             class, code, http_status, latency_ms)
         SELECT now(), now(), group_key, 1, 1, 1, 0, 'success', 0, 200, 1 FROM receiptd.watched_groups;
-    INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at)
-        SELECT group_key, 1, now() FROM receiptd.watched_groups;
     INSERT INTO receiptd.group_receipts_hourly (group_key, hour)
         SELECT group_key, date_trunc('hour', now(), 'UTC') FROM receiptd.watched_groups;
     INSERT INTO receiptd.poll_gaps SELECT group_key, now() - interval '1 hour', now(), 1, 'waiting' FROM receiptd.watched_groups;

@@ -66,13 +66,9 @@ const STORED_20_DAYS_AHEAD: &str = "
     UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at + interval '20 days',
         known_until = known_until + interval '20 days', next_poll_at = next_poll_at + interval '20 days';
     UPDATE receiptd.watched_messages SET first_polled_at = first_polled_at + interval '20 days',
-        last_changed_at = last_changed_at + interval '20 days', known_until = known_until + interval '20 days';
-    INSERT INTO receiptd.message_milestones (group_key, msg_seq, sent_at, read_num, unread_num, receipt_code,
-        first_polled_at, last_changed_at, all_read_after, all_read_by)
-    SELECT group_key, msg_seq, sent_at, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
-        first_polled_at, last_changed_at + interval '1 second' FROM receiptd.watched_messages
-    ON CONFLICT (group_key, msg_seq) DO UPDATE SET first_polled_at = EXCLUDED.first_polled_at,
-        last_changed_at = EXCLUDED.last_changed_at, all_read_after = EXCLUDED.all_read_after, all_read_by = EXCLUDED.all_read_by;
+        last_changed_at = last_changed_at + interval '20 days', known_until = known_until + interval '20 days',
+        first_read_by = last_changed_at + interval '20 days', all_read_after = first_polled_at + interval '20 days',
+        all_read_by = last_changed_at + interval '20 days 1 second';
     INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason)
     SELECT group_key, now(), now() + interval '20 days', 1, 'waiting' FROM receiptd.watched_groups LIMIT 1;
     UPDATE receiptd.poller_leases SET rolled_up_until = now() + interval '20 days', rolling_up_until = now() + interval '20 days';";

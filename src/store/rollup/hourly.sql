@@ -1,6 +1,5 @@
 -- $1 app, $2 hour, $3 its end, $4 rolled up until, groups from $5 to $6 without $7: one row for each group in which something
--- happened in the hour, or that ends it with other messages or unread counts than its last row says. All that lies before its
--- end is folded already.
+-- happened in the hour, or that ends it with other messages or unread counts than its last row says.
 WITH reckoned AS MATERIALIZED (
     SELECT g.group_key, coalesce(sent.messages, 0) AS messages_sent, coalesce(alive.messages, 0) AS messages_active,
         coalesce(reads.gained, 0) AS reads_gained, coalesce(reads.lost, 0) AS reads_lost, coalesce(reads.found, 0) AS reads_found,
@@ -25,16 +24,18 @@ WITH reckoned AS MATERIALIZED (
     ) calls USING (group_key)
     LEFT JOIN (
         SELECT group_key, count(first_polled_at) AS messages
-        FROM receiptd.message_milestones WHERE sent_at >= $2 AND sent_at < $3
+        FROM receiptd.message_state WHERE sent_at >= $2 AND sent_at < $3
             AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
     ) sent USING (group_key)
     LEFT JOIN (
-        SELECT group_key, count(read_rate_24h) AS messages,
-            percentile_cont(0.5) WITHIN GROUP (ORDER BY read_rate_24h) AS median,
-            percentile_cont(0.9) WITHIN GROUP (ORDER BY read_rate_24h) AS p90
-        FROM receiptd.message_milestones
-        WHERE sent_at >= $2 - interval '24 hours' AND sent_at < $3 - interval '24 hours'
-            AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
+        SELECT group_key, count(rate) AS messages, percentile_cont(0.5) WITHIN GROUP (ORDER BY rate) AS median,
+            percentile_cont(0.9) WITHIN GROUP (ORDER BY rate) AS p90
+        FROM (
+            SELECT group_key, read_24h / nullif(read_24h::bigint + unread_24h, 0)::double precision AS rate
+            FROM receiptd.message_state
+            WHERE sent_at >= $2 - interval '24 hours' AND sent_at < $3 - interval '24 hours'
+                AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7)
+        ) m GROUP BY group_key
     ) aged USING (group_key)
     LEFT JOIN (
         SELECT m.group_key, count(*) AS messages, sum(CASE WHEN m.last_changed_at < $3 THEN m.unread_num ELSE (
@@ -43,8 +44,8 @@ WITH reckoned AS MATERIALIZED (
                 AND s.unread_num IS NOT NULL
             ORDER BY s.polled_at DESC LIMIT 1
         ) END) AS unread
-        FROM receiptd.message_milestones m
-        WHERE (m.closed_at IS NULL OR m.closed_at >= $3) AND m.first_polled_at < $3
+        FROM receiptd.message_state m
+        WHERE (m.state = 'active' OR m.closed_at >= $3) AND m.first_polled_at < $3
             AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7) GROUP BY m.group_key
     ) alive USING (group_key)
     LEFT JOIN (

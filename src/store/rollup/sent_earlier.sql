@@ -5,11 +5,11 @@ FROM (
     SELECT DISTINCT m.group_key, date_trunc('hour', m.sent_at, 'UTC') AS hour
     FROM receiptd.receipt_snapshots s
     JOIN receiptd.watched_groups g USING (group_key)
-    JOIN receiptd.message_milestones m USING (group_key, msg_seq)
+    JOIN receiptd.message_state m USING (group_key, msg_seq)
     WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND s.polled_at >= $2 AND s.polled_at < $3 AND s.prior_polled_at IS NULL
         AND m.sent_at < date_trunc('hour', $2::timestamptz, 'UTC')
 ) late
-JOIN receiptd.message_milestones m ON m.group_key = late.group_key AND m.sent_at >= late.hour
+JOIN receiptd.message_state m ON m.group_key = late.group_key AND m.sent_at >= late.hour
     AND m.sent_at < late.hour + interval '1 hour'
 LEFT JOIN LATERAL (
     -- A row that is new here says of the end of its hour what was said of it without a row.

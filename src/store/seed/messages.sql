@@ -44,25 +44,55 @@ WITH parts AS (
         prior_read_num)
     -- In the order of time, about, as they would have come.
     SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num FROM snapshots ORDER BY polled_at
-    RETURNING group_key, msg_seq, polled_at, read_num, unread_num
+    RETURNING 1
 ), latest AS (
+    -- Counts only rise here, so the greatest are the last ones.
     SELECT group_key, msg_seq, min(polled_at) AS first_polled_at, max(polled_at) AS last_changed_at,
-        max(read_num) AS read_num, min(unread_num) AS unread_num
-    FROM stored GROUP BY group_key, msg_seq
+        max(read_num) AS read_num, min(unread_num) AS unread_num,
+        nullif(min(since) FILTER (WHERE read_num > 0), '-infinity') AS first_after,
+        min(polled_at) FILTER (WHERE read_num > 0) AS first_by,
+        nullif(min(since) FILTER (WHERE read_num * 2 >= members), '-infinity') AS half_after,
+        min(polled_at) FILTER (WHERE read_num * 2 >= members) AS half_by,
+        nullif(min(since) FILTER (WHERE read_num * 10 >= members * 9), '-infinity') AS p90_after,
+        min(polled_at) FILTER (WHERE read_num * 10 >= members * 9) AS p90_by,
+        nullif(min(since) FILTER (WHERE unread_num = 0), '-infinity') AS all_after,
+        min(polled_at) FILTER (WHERE unread_num = 0) AS all_by,
+        CASE WHEN max(polled_at) > sent_at + interval '15 minutes'
+            THEN max(read_num) FILTER (WHERE polled_at <= sent_at + interval '15 minutes') END AS read_15m,
+        CASE WHEN max(polled_at) > sent_at + interval '15 minutes'
+            THEN min(unread_num) FILTER (WHERE polled_at <= sent_at + interval '15 minutes') END AS unread_15m,
+        CASE WHEN max(polled_at) > sent_at + interval '1 hour'
+            THEN max(read_num) FILTER (WHERE polled_at <= sent_at + interval '1 hour') END AS read_1h,
+        CASE WHEN max(polled_at) > sent_at + interval '1 hour'
+            THEN min(unread_num) FILTER (WHERE polled_at <= sent_at + interval '1 hour') END AS unread_1h,
+        CASE WHEN max(polled_at) > sent_at + interval '24 hours'
+            THEN max(read_num) FILTER (WHERE polled_at <= sent_at + interval '24 hours') END AS read_24h,
+        CASE WHEN max(polled_at) > sent_at + interval '24 hours'
+            THEN min(unread_num) FILTER (WHERE polled_at <= sent_at + interval '24 hours') END AS unread_24h,
+        CASE WHEN max(polled_at) > sent_at + interval '7 days'
+            THEN max(read_num) FILTER (WHERE polled_at <= sent_at + interval '7 days') END AS read_7d,
+        CASE WHEN max(polled_at) > sent_at + interval '7 days'
+            THEN min(unread_num) FILTER (WHERE polled_at <= sent_at + interval '7 days') END AS unread_7d
+    FROM (SELECT *, coalesce(prior, '-infinity') AS since FROM snapshots JOIN messages USING (group_key, msg_seq)) s
+    GROUP BY group_key, msg_seq, sent_at
 ), watched AS (
     INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, added_at, state, closed_at, read_num, unread_num,
-        receipt_code, first_polled_at, last_changed_at, known_until)
-    SELECT m.group_key, m.msg_seq, m.sent_at, m.sent_at, s.state,
-        CASE s.state WHEN 'all_read' THEN l.last_changed_at + interval '1 hour' WHEN 'expired' THEN m.last_poll END,
+        receipt_code, first_polled_at, last_changed_at, known_until, first_read_after, first_read_by, half_read_after,
+        half_read_by, p90_read_after, p90_read_by, all_read_after, all_read_by, read_15m, unread_15m, read_1h, unread_1h,
+        read_24h, unread_24h, read_7d, unread_7d)
+    SELECT m.group_key, m.msg_seq, m.sent_at, m.sent_at, ended.state,
+        CASE ended.state WHEN 'all_read' THEN l.last_changed_at + interval '1 hour' WHEN 'expired' THEN m.last_poll END,
         l.read_num, l.unread_num, CASE WHEN l.read_num IS NOT NULL THEN 0 END, l.first_polled_at, l.last_changed_at,
-        CASE WHEN l.read_num IS NULL THEN NULL WHEN s.state = 'all_read' THEN l.last_changed_at + interval '1 hour'
-            ELSE m.last_poll END
+        CASE WHEN l.read_num IS NULL THEN NULL WHEN ended.state = 'all_read' THEN l.last_changed_at + interval '1 hour'
+            ELSE m.last_poll END,
+        l.first_after, l.first_by, l.half_after, l.half_by, l.p90_after, l.p90_by, l.all_after, l.all_by,
+        l.read_15m, l.unread_15m, l.read_1h, l.unread_1h, l.read_24h, l.unread_24h, l.read_7d, l.unread_7d
     FROM messages m
     LEFT JOIN latest l USING (group_key, msg_seq)
     CROSS JOIN LATERAL (
         SELECT CASE WHEN l.unread_num = 0 AND l.last_changed_at + interval '1 hour' < m.last_poll THEN 'all_read'
             WHEN m.last_poll < $6 THEN 'expired' ELSE 'active' END AS state
-    ) s
+    ) ended
     ORDER BY m.group_key, m.msg_seq
 )
 SELECT count(*) FROM stored
