@@ -215,7 +215,7 @@ impl Recording {
                 seq: message.seq,
                 receipt: told.receipt,
                 polled_at: told.answered_at,
-                prior_polled_at: message.known_until,
+                prior_polled_at: message.known_before(told.sent_at),
                 prior_read_num: message.receipt.and_then(|receipt| receipt.counts).map(Counts::read),
             });
             if change.differs || is_dated_ahead {

@@ -147,6 +147,14 @@ pub struct SlotMessage {
     pub refused_since: Option<Timestamp>,
 }
 
+impl SlotMessage {
+    /// Until when it was known before an attempt that was sent at `sent_at`. If that was later, a clock has been set back since:
+    /// then it was known at some time after the message was sent.
+    pub fn known_before(&self, sent_at: Timestamp) -> Option<Timestamp> {
+        self.known_until.map(|until| if until < sent_at { until } else { self.sent_at.min(sent_at) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

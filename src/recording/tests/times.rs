@@ -134,6 +134,17 @@ fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
     }
 }
 
+#[test]
+fn a_change_that_was_seen_after_a_clock_was_set_back_may_have_happened_at_any_time_since_the_message_was_sent() {
+    for (back, is_seen) in [(30, false), (59, true), (90, true)] {
+        let answered_at = noon() - minutes(1) + answer_time() + TimeDelta::seconds(58 - back);
+        let recording = record(slot(vec![message(1)]), answered_in(vec![(answered_at, vec![(seq(1), counted(2, 1))])]));
+        let [snapshot] = recording.snapshots.as_slice() else { panic!("{:?}", recording.snapshots) };
+        let prior = if is_seen { message(1).sent_at } else { noon() - minutes(1) };
+        assert_eq!(snapshot.prior_polled_at, Some(prior), "back by {back} s");
+    }
+}
+
 fn steps_back(stepped: Timestamp, is_doubted: bool) {
     let poll = answered_in(vec![(stepped, vec![(seq(1), counted(2, 1))])]);
     let recording = record_at(slot(vec![message(1)]), poll, Moment { time: stepped, is_doubted });
