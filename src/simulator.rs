@@ -40,7 +40,7 @@ use self::{
     server::{Service, lock},
     wire::{Wire, WireListener},
 };
-use crate::domain::SdkAppId;
+use crate::domain::{SdkAppId, Timestamp};
 
 /// How long a stop waits for clients to take their answers.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -141,6 +141,11 @@ impl Simulator {
     /// Its groups and messages, to be arranged while it runs.
     pub fn world(&self) -> &World {
         &self.service.world
+    }
+
+    /// The time by the clock of the world.
+    pub fn now(&self) -> Timestamp {
+        self.service.now()
     }
 
     /// The time by the clock of the ledger, in microseconds since the service started.

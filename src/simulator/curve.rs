@@ -39,6 +39,22 @@ impl ReadingCurve {
         (read, self.audience - read)
     }
 
+    /// The age in seconds at which the `count`-th member reads the message, to the microsecond; `None` if so many never do.
+    pub fn age_at(&self, count: u32) -> Option<f64> {
+        if count > self.readers {
+            return None;
+        }
+        let (mut before, mut by) = (0.0, 1.0);
+        while self.read_at(by) < count {
+            (before, by) = (by, by * 2.0);
+        }
+        while by - before > 1e-7_f64.max(by * f64::EPSILON) {
+            let middle = (before + by) / 2.0;
+            if self.read_at(middle) < count { before = middle } else { by = middle }
+        }
+        Some(by)
+    }
+
     fn read_at(&self, age_seconds: f64) -> u32 {
         if age_seconds <= 0.0 {
             return 0;
@@ -107,6 +123,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_age_at_which_a_member_reads_is_when_the_count_rises(seed: u64, members in 2u32..=200, share in 0.0..1.0) {
+            let curve = ReadingCurve::new(seed, members, 300.0);
+            let count = 1 + (f64::from(curve.readers.saturating_sub(1)) * share) as u32;
+            if let Some(age) = curve.age_at(count) {
+                prop_assert!(curve.read_at(age) >= count && curve.read_at(age - 1e-6 - age * 1e-12) < count);
+            }
+            prop_assert_eq!(curve.age_at(curve.readers + 1), None);
+        }
+
         #[test]
         fn counts_never_fall_and_always_add_up(
             seed: u64, members in 2u32..=200, mut ages in prop::collection::vec(0.0..1e6f64, 1..60),

@@ -94,7 +94,7 @@ impl Service {
     }
 
     /// The clock's time at the start plus what has passed since: it never goes back, so no count falls.
-    fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.started_at + self.started.elapsed()
     }
 

@@ -124,6 +124,14 @@ impl World {
         self.edit_message(group, seq, |message| message.fixed = receipt);
     }
 
+    /// When the `count`-th member reads a message by its curve; `None` if so many never do, or nothing asked for it yet.
+    pub fn read_at(&self, group: &GroupId, seq: MsgSeq, count: u32) -> Option<Timestamp> {
+        let groups = self.lock();
+        let entry = groups.get(group)?;
+        let age = self.curve(entry, seq).age_at(count)? / self.config.speed;
+        Some(entry.messages.get(&seq)?.sent_at? + Duration::try_from_secs_f64(age).ok()?)
+    }
+
     /// The receipts of some messages of one group at a moment, in the order asked.
     pub(super) fn receipts(
         &self,
@@ -151,18 +159,22 @@ impl World {
         if let Some(fixed) = message.fixed {
             return fixed;
         }
-        let seed = Rng::with_seed(group.seed.wrapping_add(u64::from(seq.get()))).u64(..);
-        let draw = Rng::with_seed(seed ^ CODE_DRAW).f64();
+        let draw = Rng::with_seed(seed_of_message(group, seq) ^ CODE_DRAW).f64();
         if draw < self.config.no_receipt_share {
             return Receipt { code: 10062, counts: None };
         }
         if draw < self.config.no_receipt_share + self.config.online_only_share {
             return Receipt { code: 10061, counts: None };
         }
-        let curve = ReadingCurve::new(seed, group.members.into(), self.config.median_reading_time.as_secs_f64());
+        let curve = self.curve(group, seq);
         let age_seconds = (now - sent_at).as_seconds_f64() * self.config.speed;
         let (read, unread) = curve.counts_at(age_seconds);
         Receipt { code: 0, counts: Counts::new(read.into(), unread.into()) }
+    }
+
+    fn curve(&self, group: &Group, seq: MsgSeq) -> ReadingCurve {
+        let median_seconds = self.config.median_reading_time.as_secs_f64();
+        ReadingCurve::new(seed_of_message(group, seq), group.members.into(), median_seconds)
     }
 
     fn edit(&self, group: &GroupId, change: impl FnOnce(&mut Group)) {
@@ -186,6 +198,10 @@ impl World {
     fn lock(&self) -> MutexGuard<'_, HashMap<GroupId, Group>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn seed_of_message(group: &Group, seq: MsgSeq) -> u64 {
+    Rng::with_seed(group.seed.wrapping_add(u64::from(seq.get()))).u64(..)
 }
 
 /// What follows from a seed for one group alone.

@@ -14,6 +14,7 @@ mod database;
 mod disk;
 mod flood;
 mod handover;
+mod intervals;
 mod locks;
 mod oracle;
 mod pgbouncer;

@@ -8,6 +8,7 @@ use receiptd::{clock, domain::Timestamp};
 
 use crate::{
     daemon::PATIENCE,
+    intervals,
     scene::{LIMIT, MESSAGES, Scene},
     secrets,
     stored::{self, Stored, Tables},
@@ -30,6 +31,8 @@ pub struct Promises {
     pub says: &'static str,
     /// So much later than otherwise may polling go on.
     pub grace: Duration,
+    /// Whether the database's clock was right all the time: then every change lies within its interval.
+    pub dates_rightly: bool,
     /// Which messages need not be polled again, as a condition on `latest_receipts`.
     pub but: String,
 }
@@ -42,6 +45,7 @@ impl Default for Promises {
             lines: 1..=8,
             says: "",
             grace: Duration::ZERO,
+            dates_rightly: true,
             but: "false".into(),
         }
     }
@@ -87,6 +91,9 @@ impl Breakage {
         let ledger = scene.simulator.ledger();
         broken.extend(keeps_the_limit(ledger.highest_sliding_second()));
         broken.extend(stored::differences(&scene.pool, &ledger, promises.stored, promises.tables).await);
+        if promises.dates_rightly {
+            broken.extend(intervals::wrong(&scene).await);
+        }
         broken.extend(no_secret(&scene));
         assert!(broken.is_empty(), "broken promises:\n- {}\n\n{}", broken.join("\n- "), scene.daemon.said());
     }
