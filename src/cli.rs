@@ -215,8 +215,7 @@ fn is_unread(error: &anyhow::Error) -> bool {
 impl Global {
     /// The configuration file that is named or usual, if there is one.
     fn config_file(&self) -> Option<&Path> {
-        let usual = Some(Path::new(USUAL_CONFIG)).filter(|path| path.exists());
-        self.config.as_deref().or(usual)
+        self.config.as_deref().or_else(|| existing(Path::new(USUAL_CONFIG)))
     }
 
     /// The settings of the file, the environment and `--set`.
@@ -225,6 +224,12 @@ impl Global {
             env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Ok(Config::load(self.config_file(), environment, &self.overrides, receiptd::clock::now())?)
     }
+}
+
+/// The file, unless it is known to be missing. One whose directory this account may not search is not passed over: the command
+/// would go by other settings than the daemon, without a word.
+fn existing(path: &Path) -> Option<&Path> {
+    path.try_exists().unwrap_or(true).then_some(path)
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
@@ -238,6 +243,15 @@ mod tests {
     use receiptd::store::StoreError;
 
     use super::*;
+
+    #[test]
+    fn a_usual_file_that_can_not_be_looked_for_is_not_passed_over() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(existing(file.path()), Some(file.path()));
+        assert_eq!(existing(&file.path().with_extension("missing")), None);
+        // As a directory that this account may not search.
+        assert!(existing(&file.path().join("receiptd.toml")).is_some());
+    }
 
     #[test]
     fn each_cause_is_said_once_and_a_failure_of_the_database_with_what_helps() {

@@ -11,11 +11,21 @@ use std::{
     time::Duration,
 };
 
+/// What helps where a configuration file can't be read.
+fn unreadable(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run this as the service's account (sudo -u receiptd receiptd …), or name another file with --config"
+        }
+        _ => "name another file with --config",
+    }
+}
+
 /// Why there is no usable configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The configuration file can't be read.
-    #[error("can't read the configuration file {}: {reason}: name another with --config, or let this user read it", path.display())]
+    #[error("can't read the configuration file {}: {reason}: {}", path.display(), unreadable(reason))]
     Unreadable {
         /// The file.
         path: PathBuf,
