@@ -5,15 +5,16 @@
 //! | 0 | done | |
 //! | 64 | the command line is wrong | `receiptd --help` |
 //! | 65 | the input is wrong: an import's file or a line of it, or a group that is not watched | what is said on standard error |
-//! | 69 | the database, the service or the address of `http.listen` can't be had | starting again is worth while |
+//! | 69 | the database, the service or the address of `http.listen` is not available | retrying may help |
 //! | 70 | something else failed, such as writing a file | the message |
-//! | 78 | the configuration is wrong or incomplete, there is no database, or it or its schema is not for this program | starting again is not worth while |
+//! | 78 | the configuration is wrong or incomplete, there is no database, it or its schema is not for this program, or a private PostgreSQL can't run here | retrying doesn't help |
 
 use std::process::ExitCode;
 
 use receiptd::{
     chat::ClientError,
     config::ConfigError,
+    embedded::EmbeddedError,
     lifecycle::StartError,
     store::{ConnectError, SchemaError, StoreError},
 };
@@ -71,7 +72,7 @@ impl Exit {
                 return Some(refused.exit);
             }
             let is_config = cause.is::<ConfigError>() || cause.is::<ConnectError>();
-            if is_config || is_unfit(cause) || is_of_proxy(cause) {
+            if is_config || is_unfit(cause) || is_of_proxy(cause) || is_of_machine(cause) {
                 return Some(Self::Config);
             }
             if failure(cause).and_then(StoreError::sqlstate).is_some_and(|state| OTHER_SCHEMA.contains(&&*state)) {
@@ -100,6 +101,19 @@ fn is_of_proxy(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(cause.downcast_ref(), Some(StartError::Client(ClientError::Proxy(_))))
 }
 
+/// Whether this machine can't have a private PostgreSQL as it is set up: its programs, its accounts or the data directory.
+fn is_of_machine(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use EmbeddedError::{
+        ClosedDirectory, File, HomeUnknown, InUse, NoAccount, NotInstalled, NotStarted, NotStopped, OfRoot,
+        OtherVersion, Program, TooOld,
+    };
+    match cause.downcast_ref() {
+        Some(NotInstalled | TooOld { .. } | OtherVersion { .. } | NoAccount | HomeUnknown) => true,
+        Some(ClosedDirectory { .. } | OfRoot { .. } | File { .. }) => true,
+        Some(InUse { .. } | Program { .. } | NotStarted { .. } | NotStopped { .. }) | None => false,
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -124,6 +138,10 @@ mod tests {
         assert_eq!(Exit::of(&anyhow!(slow)), Exit::Unavailable);
         let refused = Err::<(), _>(Refused::usage("--from is later than --to")).context("rolling up").unwrap_err();
         assert_eq!(Exit::of(&refused), Exit::Usage);
+        let closed = EmbeddedError::ClosedDirectory { user: "postgres".into(), directory: "/root".into(), mode: 0o700 };
+        assert_eq!(Exit::of(&anyhow!(closed).context("starting")), Exit::Config);
+        let in_use = EmbeddedError::InUse { data_dir: "/data".into(), holder: "process 7".into() };
+        assert_eq!(Exit::of(&anyhow!(in_use)), Exit::Software);
         assert_eq!(Exit::of(&anyhow!("else")), Exit::Software);
     }
 }
