@@ -9,6 +9,7 @@ pub mod cadence;
 pub mod chat;
 pub mod clock;
 pub mod config;
+pub mod counted;
 pub mod domain;
 pub mod embedded;
 pub mod export;

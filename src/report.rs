@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     activity::Minute,
     chat::Class,
+    counted::counted,
     lease::Holder,
     poller::HeldGroup,
     store::Watched,
@@ -118,13 +119,12 @@ impl Report {
             hour.calls.iter().map(|(class, calls)| format!("{class} {}", HumanCount(*calls))).collect();
         let classes = if classes.is_empty() { String::new() } else { format!(" ({})", classes.join(", ")) };
         format!(
-            "the last hour: {} calls{classes} for {} messages, {} changes, {} snapshots; at most {} calls in a second, the \
-             latest poll {:.1} s late; {self}",
-            HumanCount(calls),
-            HumanCount(hour.messages),
-            HumanCount(hour.changes),
-            HumanCount(hour.snapshots),
-            hour.highest_second,
+            "the last hour: {}{classes} for {}, {}, {}; at most {} in a second, the latest poll {:.1} s late; {self}",
+            counted(calls, "call"),
+            counted(hour.messages, "message"),
+            counted(hour.changes, "change"),
+            counted(hour.snapshots, "snapshot"),
+            counted(hour.highest_second as u64, "call"),
             hour.latest_by_seconds,
         )
     }
@@ -150,9 +150,9 @@ impl Report {
         match &self.watched {
             Some(Watched { groups, messages, .. }) => {
                 let (groups, messages) = (groups.unsigned_abs(), messages.unsigned_abs());
-                write!(f, "polling {} messages in {} groups", HumanCount(messages), HumanCount(groups))?;
+                write!(f, "polling {} in {}", counted(messages, "message"), counted(groups, "group"))?;
             }
-            None => write!(f, "polling {} calls on the schedule", HumanCount(self.scheduled_calls as u64))?,
+            None => write!(f, "polling {} on the schedule", counted(self.scheduled_calls as u64, "call"))?,
         }
         write!(f, ", {:.0} calls/s, {:.1} s behind", self.calls_per_second, self.behind_seconds)?;
         match self.held_groups {
@@ -194,6 +194,8 @@ mod tests {
         assert_eq!(report().to_string(), "polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind");
         let held = Report { held_groups: 1_200, ..report() }.to_string();
         assert!(held.ends_with("0.4 s behind; 1,200 groups are refused and held"), "{held}");
+        let one = Report { watched: Some(Watched { groups: 1, messages: 1, quarantined: 0 }), ..report() };
+        assert_eq!(one.to_string(), "polling 1 message in 1 group, 187 calls/s, 0.4 s behind");
         let uncounted = Report { watched: None, ..report() };
         assert_eq!(uncounted.to_string(), "polling 400 calls on the schedule, 187 calls/s, 0.4 s behind");
     }

@@ -172,7 +172,7 @@ async fn whoever_may_read_the_rows_but_not_the_version_of_the_schema_can_export(
     assert_eq!(run_on(&database, &["migrate"]).0, 0);
     let url = database.url().replace("postgres@", "analyst@");
     let (code, _, err) = run(receiptd(&["export", "hourly"]).env("DATABASE_URL", url));
-    assert_eq!((code, err.as_str()), (0, "0 rows were exported.\n"));
+    assert_eq!((code, err.as_str()), (0, "Exported 0 rows.\n"));
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn status_counts_new_messages_that_nobody_polls() {
         "SELECT receiptd.watch_messages({APP}, 'team', array(SELECT generate_series(1, 1200)::bigint))"
     ));
     let (_, out, _) = run_on(&database, &["status"]);
-    assert!(out.contains("due         1,200 new messages wait for a poller\n"), "{out}");
+    assert!(out.contains("due         1,200 new messages waiting for a poller\n"), "{out}");
     assert_eq!(json(&database, &["status"])["database"]["unslotted"], 1_200);
 }
 
@@ -301,5 +301,5 @@ async fn a_roll_up_from_before_the_history_begins_with_it() {
     polled(&database, "success", 0, "");
     database.psql("UPDATE receiptd.poller_leases SET rolled_up_until = date_trunc('hour', now()) + interval '1 hour'");
     let (code, out, err) = run_on(&database, &["rollup", "--from", "400d"]);
-    assert!(code == 0 && out.starts_with("1 hours were rolled up again"), "{code} {out}{err}");
+    assert!(code == 0 && out.starts_with("Rolled up 1 hour again"), "{code} {out}{err}");
 }

@@ -141,7 +141,7 @@ async fn csv_says_what_the_database_says() {
     for ((dataset, sql), count) in SHOWN.into_iter().zip([8, 4, 4]) {
         let output = export(&database, &[dataset]);
         let (code, out, err) = ended(&output);
-        assert_eq!((code, err), (0, format!("{count} rows were exported.\n").as_str()));
+        assert_eq!((code, err), (0, format!("Exported {count} rows.\n").as_str()));
         assert_eq!(out, expected(&database, sql));
     }
     let output = export(&database, &["snapshots", "--to", "2026-11-01T12:00:00Z"]);
@@ -228,7 +228,7 @@ async fn no_rows_make_a_whole_file_all_the_same() {
         assert_eq!(ended(&export(&database, &[dataset])).1, expected(&database, sql));
         let path = directory.path().join(dataset);
         let output = export(&database, &[dataset, "--format", "parquet", "--output", path.to_str().unwrap()]);
-        assert_eq!(ended(&output), (0, "", "0 rows were exported.\n"));
+        assert_eq!(ended(&output), (0, "", "Exported 0 rows.\n"));
         assert_eq!(read_back(&path), expected(&database, sql));
     }
 }
@@ -275,7 +275,7 @@ async fn an_export_that_fails_leaves_no_file_and_one_that_was_killed_is_begun_an
 
     fs::write(directory.path().join("snapshots.csv.part"), "x".repeat(100_000)).unwrap();
     let output = export(&database, &["snapshots", "--to", "2026-11-02", "--output", file]);
-    assert_eq!(ended(&output), (0, "", "4 rows were exported.\n"));
+    assert_eq!(ended(&output), (0, "", "Exported 4 rows.\n"));
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 
@@ -314,7 +314,7 @@ async fn very_many_rows_take_little_memory_and_whoever_has_read_enough_may_go() 
             thread::sleep(Duration::from_millis(5));
         }
         let output = child.wait_with_output().unwrap();
-        assert_eq!(ended(&output), (0, "", "300008 rows were exported.\n"));
+        assert_eq!(ended(&output), (0, "", "Exported 300,008 rows.\n"));
         println!("{format}: {peak} kB at most, a file of {} kB", fs::metadata(&path).unwrap().len() / 1024);
         assert!((1_000..100_000).contains(&peak), "{format} took {peak} kB");
     }

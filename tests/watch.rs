@@ -47,13 +47,8 @@ async fn messages_are_added_paused_resumed_removed_and_listed() {
     let database = migrated().await;
     let run = |arguments: &[&str]| receiptd(&database, &[&["watch"], arguments].concat(), "");
     let (code, out, err) = run(&["add", "team room", "1-50", "7", "99", "--type", "Work", "--sent-at", "2h"]);
-    assert_eq!(
-        (code, out.as_str(), err.as_str()),
-        (0, "51 messages of team room are watched from now on, 0 were already.\n", "")
-    );
-    assert!(
-        run(&["add", "team room", "99-100"]).1.starts_with("1 messages of team room are watched from now on, 1 were")
-    );
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "Added 51 messages of team room (0 already watched).\n", ""));
+    assert!(run(&["add", "team room", "99-100"]).1.starts_with("Added 1 message of team room (1 already watched)."));
     let age = database.psql("SELECT extract(hour FROM now() - min(sent_at)), min(group_type) FROM receiptd.watched_messages JOIN receiptd.watched_groups USING (group_key)");
     assert_eq!(age.trim(), "2|Private");
     assert_eq!(run(&["pause", "team room"]).1, "team room is paused.\n");
@@ -62,12 +57,12 @@ async fn messages_are_added_paused_resumed_removed_and_listed() {
         run(&["list"]).1.contains("team room                        paused       default             52         0")
     );
     assert_eq!(run(&["resume", "team room"]).1, "team room is polled again.\n");
-    assert_eq!(run(&["remove", "team room", "1-40"]).1, "40 messages of team room are no longer watched.\n");
+    assert_eq!(run(&["remove", "team room", "1-40"]).1, "Removed 40 messages of team room.\n");
     let (_, listed, _) = run(&["list", "team room", "--state", "active", "--json"]);
     assert_eq!(listed.lines().count(), 12);
     let first: serde_json::Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
     assert_eq!((first["msg_seq"].as_i64(), first["state"].as_str()), (Some(41), Some("active")));
-    assert_eq!(run(&["remove", "team room"]).1, "12 messages of team room are no longer watched.\n");
+    assert_eq!(run(&["remove", "team room"]).1, "Removed 12 messages of team room.\n");
     assert_eq!(run(&["list"]).1.lines().count(), 1, "what is removed is not listed");
     assert_eq!(run(&["list", "--state", "removed"]).1.lines().count(), 2);
 }
@@ -106,7 +101,7 @@ async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
     let csv = "group_id,msg_seq,sent_at\na,1,2026-11-01T00:00:00Z\na,2,\n@TGS#_x,1,\nb,zero,\na,1,2026-11-01T00:00:00Z\n\"b, c\",3,1763884800\n";
     let (code, out, err) = receiptd(&database, &["watch", "import"], csv);
     assert_eq!(code, 65, "{err}");
-    assert_eq!(out, "3 messages are watched from now on, 1 were already; 2 of 6 lines were bad.\n");
+    assert_eq!(out, "Added 3 messages (1 already watched). Bad lines: 2 of 6.\n");
     assert!(
         err.contains("line 4: group \"@TGS#_x\" is a Community") && err.contains("line 5: message seq \"zero\""),
         "{err}"
@@ -114,10 +109,7 @@ async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
     assert_eq!(watched(&database), "a|2\nb, c|1");
     assert_eq!(database.psql("SELECT min(sent_at) FROM receiptd.watched_messages").trim(), "2025-11-23 08:00:00+00");
     let (code, out, _) = receiptd(&database, &["watch", "import"], "a,1\na,2\n");
-    assert_eq!(
-        (code, out.as_str()),
-        (0, "0 messages are watched from now on, 2 were already; 0 of 2 lines were bad.\n")
-    );
+    assert_eq!((code, out.as_str()), (0, "Added 0 messages (2 already watched). Bad lines: 0 of 2.\n"));
 }
 
 #[tokio::test]
@@ -143,7 +135,7 @@ async fn what_was_closed_or_removed_is_active_again_after_an_import() {
     receiptd(&database, &["watch", "import"], "a,1\na,2\nb,1\n");
     receiptd(&database, &["watch", "remove", "a"], "");
     let (_, out, _) = receiptd(&database, &["watch", "import"], "a,1,2026-01-01T00:00:00Z\nb,1\n");
-    assert!(out.starts_with("1 messages are watched from now on, 1 were already"), "{out}");
+    assert!(out.starts_with("Added 1 message (1 already watched)"), "{out}");
     assert_eq!(watched(&database), "a|1\nb|1");
     let again = "SELECT g.state, m.sent_at, m.closed_at IS NULL FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key) WHERE group_id = 'a' AND msg_seq = 1";
     assert_eq!(database.psql(again).trim(), "active|2026-01-01 00:00:00+00|t");

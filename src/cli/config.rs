@@ -13,7 +13,7 @@ use super::{Global, as_json, stdout};
 /// Show the effective settings and their sources; secrets as ***
 #[derive(Args)]
 pub struct Arguments {
-    /// Print one JSON object per line
+    /// Print a JSON array
     #[arg(long)]
     json: bool,
 }
@@ -22,7 +22,7 @@ pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCod
     let settings = global.load_config()?.settings;
     let mut out = stdout();
     if arguments.json {
-        settings.iter().try_for_each(|setting| writeln!(out, "{}", as_json(setting)?))?;
+        writeln!(out, "{}", as_json(&settings)?)?;
     } else {
         tell(&mut out, &settings)?;
     }

@@ -9,6 +9,7 @@ use clap::Args;
 use receiptd::{
     cadence::Cadences,
     chat::error_class,
+    counted::counted,
     domain::{GroupId, MsgSeq, Timestamp},
     ops::Unheard,
     printable::printable,
@@ -199,9 +200,12 @@ fn schedule(slot: &ExplainedSlot, facts: &Explained, cadences: &Cadences, now: T
         said.push(format!("The group names the cadence {named:?}, which the configuration lacks."));
     }
     if slot.failures > 0 {
-        let failures = slot.failures;
+        let polls = match slot.failures {
+            1 => "poll".to_owned(),
+            failures => format!("{failures} polls"),
+        };
         said.push(format!(
-            "Its last {failures} polls failed, so it is tried again at that time whatever its cadence: see the calls below."
+            "Its last {polls} failed, so it is tried again at that time whatever its cadence: see the calls below."
         ));
     }
     said
@@ -246,15 +250,16 @@ fn slot_line(slot: &ExplainedSlot, is_polled: bool, now: Timestamp) -> String {
     let polled =
         slot.last_polled_at.map_or_else(|| "never answered".to_owned(), |at| format!("answered {}", when(at, now)));
     let due = if is_polled { format!("due {}, ", when(slot.next_poll_at, now)) } else { String::new() };
-    let (id, quiet) = (slot.slot_id, slot.quiet_polls);
-    format!("{id}: {due}{polled}, {quiet} quiet polls; messages {}{more}", shown.join(", "))
+    let (id, quiet) = (slot.slot_id, counted(slot.quiet_polls.unsigned_abs().into(), "quiet poll"));
+    format!("{id}: {due}{polled}, {quiet}; messages {}{more}", shown.join(", "))
 }
 
 fn call_line(call: &ExplainedCall, now: Timestamp) -> String {
     let code = call.code.map_or_else(String::new, |code| format!(" {code}"));
     let error = call.error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
     let at = when(call.called_at, now);
-    format!("{at}: {}{code} for {} messages, in {:.0} ms{error}", call.class, call.messages_asked, call.latency_ms)
+    let messages = counted(call.messages_asked.unsigned_abs().into(), "message");
+    format!("{at}: {}{code} for {messages}, in {:.0} ms{error}", call.class, call.latency_ms)
 }
 
 /// When, from now.
@@ -310,7 +315,7 @@ mod tests {
             "It is due in 30s, by the cadence default",
             "tier is 1h",
             "\"gone\", which the configuration lacks",
-            "1 polls failed",
+            "last poll failed",
         ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }

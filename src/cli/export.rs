@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use receiptd::{
     clock,
+    counted::counted,
     domain::Timestamp,
     export::{Batch, Dataset, Format, Writer, days},
     store::Store,
@@ -71,7 +72,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open_to_read(global).await?;
     let (from, until) = span(arguments, opened.store.clock().now())?;
     let done = export(arguments, &opened.store, from, until).await;
-    tell(format_args!("{} rows were exported.", opened.close(done).await?));
+    tell(format_args!("Exported {}.", counted(opened.close(done).await?, "row")));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -140,7 +141,7 @@ impl Copy {
 
     fn take(&mut self, batch: Batch) -> io::Result<()> {
         self.rows += batch.rows() as u64;
-        self.bar.set_message(format!("{} rows", self.rows));
+        self.bar.set_message(counted(self.rows, "row"));
         self.writer.write(batch)
     }
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use clap::Args;
-use indicatif::HumanCount;
 use receiptd::{
+    counted::counted,
     domain::Timestamp,
     plan::{Cohort, Hour, Stream, plan, saturates_at},
     store::{LastDay, StoreError},
@@ -94,9 +94,8 @@ async fn look(opened: &Opened, batch_size: u32) -> Result<(Vec<Cohort>, LastDay)
 fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     writeln!(out, "{:<16} {:>10} {:>7}", "FROM (UTC)", "CALLS/S", "SHARE")?;
     for hour in &answer.hours {
-        // What is over the limit is cut off: it can't be done.
-        let bar = "#".repeat((hour.share.min(1.0) * WIDTH).ceil() as usize);
         let (from, percent) = (hour.from.format("%Y-%m-%d %H:%M"), hour.share * 100.0);
+        let bar = bar(hour.share);
         writeln!(out, "{from:<16} {:>10.2} {percent:>6.1}% {bar}", hour.calls_per_second)?;
     }
     writeln!(out, "{}", assumption(answer.assumed, answer.last_day))?;
@@ -111,12 +110,18 @@ fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     }
 }
 
+/// A share of the limit as a bar. It draws nothing for what is told as 0.0 %, and cuts off what is over the limit, since that
+/// can't be done.
+fn bar(share: f64) -> String {
+    let share = if share < 0.0005 { 0.0 } else { share.min(1.0) };
+    "#".repeat((share * WIDTH).ceil() as usize)
+}
+
 /// What is counted with beside what is watched now, and what would be like the last 24 hours.
 fn assumption(assumed: Option<Stream>, last_day: LastDay) -> String {
-    let number = |number: i64| HumanCount(number.unsigned_abs()).to_string();
     if let Some(Stream { messages_per_hour, groups, .. }) = assumed {
-        let (messages, groups) = (number(messages_per_hour.into()), number(groups.into()));
-        return format!("It is assumed that {messages} new messages an hour are sent, to {groups} groups.");
+        let (messages, groups) = (counted(messages_per_hour.into(), "new message"), counted(groups.into(), "group"));
+        return format!("Assumption: {messages} an hour, in {groups}.");
     }
     let LastDay { messages, groups } = last_day;
     if messages == 0 {
@@ -126,10 +131,10 @@ fn assumption(assumed: Option<Stream>, last_day: LastDay) -> String {
     // Fewer messages than groups can't be given: then each of them is counted as of a group of its own.
     let in_groups = groups.unsigned_abs().min(an_hour);
     format!(
-        "No new messages are assumed. The last 24 hours brought {} new messages an hour in {} groups: to plan with as many, \
-         add --more-messages {an_hour} --in-groups {in_groups}.",
-        HumanCount(an_hour),
-        number(groups)
+        "No new messages are assumed. The last 24 hours brought {} an hour in {}: to plan with as many, add \
+         --more-messages {an_hour} --in-groups {in_groups}.",
+        counted(an_hour, "new message"),
+        counted(groups.unsigned_abs(), "group")
     )
 }
 
@@ -153,7 +158,14 @@ mod tests {
         let stream = Stream { messages_per_hour: 1_000, groups: 7, batch_size: 50 };
         assert_eq!(
             assumption(Some(stream), LastDay { messages: 9, groups: 9 }),
-            "It is assumed that 1,000 new messages an hour are sent, to 7 groups."
+            "Assumption: 1,000 new messages an hour, in 7 groups."
         );
+    }
+
+    #[test]
+    fn a_bar_draws_nothing_for_zero_percent_and_no_more_than_the_limit() {
+        assert_eq!((bar(0.0), bar(0.0004)), (String::new(), String::new()));
+        assert_eq!(bar(0.0005), "#");
+        assert_eq!((bar(1.0).len(), bar(7.0).len()), (WIDTH as usize, WIDTH as usize));
     }
 }

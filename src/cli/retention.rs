@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 use receiptd::{
     config::Config,
+    counted::counted,
     retention::{Partition, Removed, Verdict, enforce},
     store::Store,
 };
@@ -38,7 +39,8 @@ async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
     }
     let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, store.clock().now()).await?;
     let mut out = stdout();
-    writeln!(out, "{partitions} partitions of {} are dropped, {rows} rows of roll-ups deleted.", size(bytes))?;
+    let (partitions, rows) = (counted(partitions, "partition"), counted(rows, "row"));
+    writeln!(out, "Dropped {partitions} ({}), and deleted {rows} of roll-ups.", size(bytes))?;
     if waiting > 0 {
         writeln!(
             out,
@@ -67,11 +69,11 @@ async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
     let (going, staying): (Vec<&Partition>, Vec<&Partition>) =
         partitions.iter().partition(|partition| verdict(partition) != Verdict::Keep);
     let bytes = |partitions: &[&Partition]| size(partitions.iter().map(|partition| partition.bytes).sum());
-    writeln!(out, "{} partitions would go, with {}.", going.len(), bytes(&going))?;
-    writeln!(out, "{} partitions stay, with {}.", staying.len(), bytes(&staying))?;
+    writeln!(out, "Would drop {} ({}).", counted(going.len() as u64, "partition"), bytes(&going))?;
+    writeln!(out, "Would keep {} ({}).", counted(staying.len() as u64, "partition"), bytes(&staying))?;
     if let Some(kept) = config.retention.rollups {
         let rows = store.count_rollups(now - kept).await?;
-        writeln!(out, "{rows} rows of roll-ups would go.")?;
+        writeln!(out, "Would delete {} of roll-ups.", counted(rows.unsigned_abs(), "row"))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
     clock,
+    counted::counted,
     domain::Timestamp,
     rollup::{catch_up, hour_of},
     store::Store,
@@ -76,7 +77,7 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
         bar.inc(1);
     }
     bar.finish_and_clear();
-    writeln!(stdout(), "{hours} hours were rolled up again, from {from} until {until}.")?;
+    writeln!(stdout(), "Rolled up {} again, from {from} until {until}.", counted(hours, "hour"))?;
     if left > 0 {
         writeln!(
             stdout(),

@@ -9,6 +9,7 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
+    counted::counted,
     rollup,
     store::{Seed, Store},
 };
@@ -70,7 +71,9 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
     })
     .await?;
     bar.finish_and_clear();
-    writeln!(stdout(), "{} messages with {snapshots} snapshots are there, until {}.", seed.messages, seed.until)?;
+    let (messages, snapshots) =
+        (counted(seed.messages.unsigned_abs(), "message"), counted(snapshots.unsigned_abs(), "snapshot"));
+    writeln!(stdout(), "Stored {messages} with {snapshots}, until {}.", seed.until)?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::HumanCount;
 use receiptd::{
     config::Http,
+    counted::counted,
     domain::Timestamp,
     lease::Holder,
     printable::printable,
@@ -69,10 +70,10 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     let Status { database, trouble, clock, daemon, daemon_unheard } = status;
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
-        if quarantined > 0 { format!("; {} groups are quarantined", number(quarantined)) } else { String::new() };
+        if quarantined > 0 { format!("; quarantined: {}", number(quarantined, "group")) } else { String::new() };
     let calls: i64 = database.calls.iter().map(|(_, count)| count).sum();
     let classes: Vec<String> =
-        database.calls.iter().map(|(class, count)| format!("{class} {}", number(*count))).collect();
+        database.calls.iter().map(|(class, count)| format!("{class} {}", HumanCount(count.unsigned_abs()))).collect();
     let ago = |time: Timestamp| format!("{} ago", since(time, now));
     let line = daemon.as_ref().and_then(|daemon| daemon["line"].as_str());
     let mut lines = vec![
@@ -84,13 +85,18 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
                 _ => "nobody: start receiptd, or see why it waits with `receiptd check`".to_owned(),
             },
         ),
-        ("watched", format!("{} messages in {} groups{refused}", number(messages), number(groups))),
+        ("watched", format!("{} in {}{refused}", number(messages, "message"), number(groups, "group"))),
         ("due", due(database, now)),
         (
             "calls",
             match database.last_call_at {
                 Some(last) => {
-                    format!("{} in 10 minutes ({}), the last one {}", number(calls), classes.join(", "), ago(last))
+                    format!(
+                        "{} in 10 minutes ({}), the last one {}",
+                        number(calls, "call"),
+                        classes.join(", "),
+                        ago(last)
+                    )
                 }
                 None => "none in 10 minutes".to_owned(),
             },
@@ -99,12 +105,12 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
             "rolled up",
             database.rolled_up_until.map_or_else(|| "nothing yet".to_owned(), |until| format!("until {}", ago(until))),
         ),
-        ("partitions", format!("made for {} days, today included", database.partition_runway_days)),
-        ("set aside", format!("{} rows", number(database.set_aside))),
-        ("passed over", format!("{} hours of groups by the roll-up", number(database.passed_over))),
+        ("partitions", format!("made for {}, including today", counted(database.partition_runway_days as u64, "day"))),
+        ("set aside", number(database.set_aside, "row")),
+        ("passed over", format!("{} of groups by the roll-up", number(database.passed_over, "hour"))),
         ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("says nothing of itself").to_owned()),
     ];
-    let limit = |taken| ("batch", format!("Tencent Chat takes {} messages in a call at most", number(taken)));
+    let limit = |taken| ("batch", format!("Tencent Chat takes at most {} in a call", number(taken, "message")));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
     // The daemon on this machine has said it already, if it is the one that polls.
     lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
@@ -114,18 +120,18 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
 
 /// What should have been polled by now.
 fn due(database: &Overview, now: Timestamp) -> String {
-    let late = database
-        .overdue_since
-        .map(|first| format!("{} calls, the first of them for {}", number(database.overdue_calls), since(first, now)));
+    let late = database.overdue_since.map(|first| {
+        format!("{}, the first of them for {}", number(database.overdue_calls, "call"), since(first, now))
+    });
     let wait_for = if database.holder.is_some() { "their place on the schedule" } else { "a poller" };
-    let new =
-        (database.unslotted > 0).then(|| format!("{} new messages wait for {wait_for}", number(database.unslotted)));
+    let new = (database.unslotted > 0)
+        .then(|| format!("{} waiting for {wait_for}", number(database.unslotted, "new message")));
     let due: Vec<String> = late.into_iter().chain(new).collect();
     if due.is_empty() { "nothing: all polls are in time".to_owned() } else { due.join("; ") }
 }
 
-fn number(number: i64) -> String {
-    HumanCount(number.unsigned_abs()).to_string()
+fn number(number: i64, thing: &str) -> String {
+    counted(number.unsigned_abs(), thing)
 }
 
 /// How long it is from then until now.
@@ -164,10 +170,10 @@ mod tests {
         let late = Some((1_200, now - TimeDelta::seconds(90)));
         for (database, said) in [
             (overview(Some("vm"), 0, None), "nothing: all polls are in time"),
-            (overview(None, 20_000, None), "20,000 new messages wait for a poller"),
+            (overview(None, 20_000, None), "20,000 new messages waiting for a poller"),
             (
                 overview(Some("vm"), 7, late),
-                "1,200 calls, the first of them for 1m 30s; 7 new messages wait for their place on the schedule",
+                "1,200 calls, the first of them for 1m 30s; 7 new messages waiting for their place on the schedule",
             ),
         ] {
             assert_eq!(due(&database, now), said);

@@ -6,9 +6,11 @@ mod list;
 use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Subcommand};
+use indicatif::HumanCount;
 use receiptd::{
     clock,
     config::Config,
+    counted::counted,
     domain::{GroupId, GroupType, MsgSeq},
     import::{AHEAD, WatchLine},
     store::Store,
@@ -142,7 +144,7 @@ async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<Mome
     }
     let told = match total {
         0 => format!("{group} is watched."),
-        _ => format!("{new} messages of {group} are watched from now on, {} were already.", total - new),
+        _ => format!("Added {} of {group} ({} already watched).", counted(new, "message"), HumanCount(total - new)),
     };
     writeln!(stdout(), "{told}")?;
     Ok(ExitCode::SUCCESS)
@@ -153,7 +155,7 @@ async fn remove(store: &Store, group: &GroupId, seqs: &[Seqs]) -> anyhow::Result
         return Err(not_watched(group).into());
     }
     let removed = store.unwatch(group, &expand(seqs)?).await?;
-    writeln!(stdout(), "{removed} messages of {group} are no longer watched.")?;
+    writeln!(stdout(), "Removed {} of {group}.", counted(removed.unsigned_abs(), "message"))?;
     Ok(ExitCode::SUCCESS)
 }
 

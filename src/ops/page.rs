@@ -17,6 +17,7 @@ use super::Ops;
 use crate::{
     activity::Minute,
     chat::error_class,
+    counted::counted,
     domain::Timestamp,
     report::Report,
     store::{DueCall, Glance, QuarantinedGroup, ReadCurve},
@@ -90,9 +91,9 @@ fn tiles(report: &Report) -> Markup {
         div .tiles {
             (tile(format!("{:.0}", report.calls_per_second), "calls a second", format!("of {allowed} allowed; {} in the busiest second", hour.highest_second)))
             (tile(seconds(report.behind_seconds), "behind", format!("at most {} in the last hour", seconds(hour.latest_by_seconds))))
-            (tile(HumanCount(hour.changes).to_string(), "changes", format!("in the last hour, of {} messages asked for", HumanCount(hour.messages))))
+            (tile(HumanCount(hour.changes).to_string(), "changes", format!("in the last hour, of {} asked for", counted(hour.messages, "message"))))
             @if let Some(watched) = report.watched {
-                (tile(count(watched.messages), "messages watched", format!("in {} groups, polled by {} calls", count(watched.groups), HumanCount(report.scheduled_calls as u64))))
+                (tile(count(watched.messages), "messages watched", format!("in {}, polled by {}", counted(watched.groups.unsigned_abs(), "group"), counted(report.scheduled_calls as u64, "call"))))
                 (tile(count(watched.quarantined), "groups quarantined", "refused by Tencent Chat".to_owned()))
             }
         }
@@ -122,7 +123,7 @@ fn classes(report: &Report, minutes: &[Minute]) -> Markup {
 fn of_database(glance: &Glance, now: Timestamp) -> Markup {
     html! {
         section {
-            h2 { "How the newest messages are read" }
+            h2 { "How the newest messages of the groups polled last are read" }
             @if glance.curves.is_empty() { p .faint { "No message has been polled yet." } }
             div .curves { @for curve in &glance.curves { (read_curve(curve, now)) } }
         }

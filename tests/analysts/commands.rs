@@ -49,7 +49,7 @@ async fn hours_are_rolled_up_again_on_demand() {
     database.psql("DELETE FROM receiptd.group_receipts_hourly WHERE hour >= '2026-11-19Z'");
     let (code, out, _) = receiptd(&database, &["rollup", "--from", "2026-11-19", "--to", "2026-11-25"]);
     assert_eq!(code, 0);
-    assert!(out.starts_with("24 hours were rolled up again"), "{out}");
+    assert!(out.starts_with("Rolled up 24 hours again"), "{out}");
     assert_eq!(database.psql(hours), before);
     let (code, _, err) = receiptd(&database, &["rollup", "--from", "2026-11-21"]);
     assert!(code != 0 && err.contains("nothing to do"), "{err}");
@@ -83,10 +83,10 @@ async fn retention_tells_what_would_go_before_anything_does() {
     assert_eq!(code, 0);
     assert!(out.starts_with("Removed are snapshots after 1d, calls after 1d, roll-ups never.\n"), "{out}");
     assert!(out.contains("receipt_snapshots_20261119   goes: ") && out.contains(" KiB"), "{out}");
-    assert!(out.contains("partitions would go, with"), "{out}");
+    assert!(out.contains("Would drop ") && out.contains(" partitions ("), "{out}");
     assert_eq!(database.psql(partitions), "8", "nothing has gone");
     let (code, out, _) = receiptd(&database, &[&["retention"], &keep[..]].concat());
-    assert!(code == 0 && out.contains("partitions of ") && out.contains(" are dropped"), "{out}");
+    assert!(code == 0 && out.contains("Dropped ") && out.contains(" partitions ("), "{out}");
     let left = database.psql(partitions);
     assert!(left.parse::<i32>().unwrap() < 8, "{left}");
     assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "12");

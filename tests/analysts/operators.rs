@@ -106,6 +106,6 @@ async fn config_shows_what_holds_and_no_secret() {
     assert!(out.contains("url = \"***\"  # DATABASE_URL") && !out.contains("postgres://"), "{out}");
     assert!(out.contains("sdk_app_id = \"1400000000\"  # RECEIPTD_CHAT__SDK_APP_ID"), "{out}");
     assert!(out.contains("\n[polling]\nmax_calls_per_second = 200  # default\n"), "{out}");
-    let lines = receiptd(&database, &["config", "--json"]).1;
-    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["key"].is_string()));
+    let settings: Value = serde_json::from_str(&receiptd(&database, &["config", "--json"]).1).unwrap();
+    assert!(settings.as_array().unwrap().iter().all(|setting| setting["key"].is_string()));
 }

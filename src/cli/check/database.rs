@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use receiptd::{
     clock::{self, APART, Doubt},
     config::{Chat, Config},
+    counted::counted,
     lease::Holder,
     postgres_url::PostgresUrl,
     recording::KnownLimit,
@@ -184,11 +185,12 @@ async fn watched(store: &Store) -> Finding {
     match store.count_watched().await {
         Err(error) => asked("watched", &error),
         Ok(Watched { quarantined, .. }) if quarantined > 0 => {
-            let found = format!("Tencent Chat refuses {quarantined} groups");
+            let found = format!("Tencent Chat refuses {}", counted(quarantined.unsigned_abs(), "group"));
             Finding::mind("watched", found, "`receiptd watch list --state quarantined` says which and why")
         }
         Ok(Watched { groups, messages, .. }) => {
-            Finding::ok("watched", format!("{messages} messages in {groups} groups of this app are polled"))
+            let (messages, groups) = (messages.unsigned_abs(), groups.unsigned_abs());
+            Finding::ok("watched", format!("polling {} in {}", counted(messages, "message"), counted(groups, "group")))
         }
     }
 }
@@ -197,10 +199,10 @@ async fn partitions(store: &Store) -> Finding {
     match store.partitions().await.map(|partitions| retention::runway(&partitions, clock::now().date_naive())) {
         Err(error) => asked("partitions", &error),
         Ok(days) if days < RUNWAY => {
-            let found = format!("made for {days} days only, today included");
+            let found = format!("made for only {}, including today", counted(days as u64, "day"));
             Finding::mind("partitions", found, "a running receiptd makes them every hour: its log says why it can't")
         }
-        Ok(days) => Finding::ok("partitions", format!("made for {days} days, today included")),
+        Ok(days) => Finding::ok("partitions", format!("made for {}, including today", counted(days as u64, "day"))),
     }
 }
 

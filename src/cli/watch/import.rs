@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use receiptd::{
+    counted::counted,
     domain::Timestamp,
     import::{Lines, ReadError, WatchLine},
     store::Store,
@@ -43,6 +44,9 @@ struct Tally {
 
 pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
     let (input, size) = open(&arguments.file)?;
+    if arguments.file == Path::new("-") && io::stdin().is_terminal() {
+        tell("Reading lines group_id,msg_seq,sent_at from the terminal; end with Ctrl-D.");
+    }
     let bar = progress(size);
     let mut tally = Tally::default();
     // One moment for all that do not say when they were sent.
@@ -62,8 +66,11 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     let Tally { lines, new, bad, .. } = tally;
     writeln!(
         stdout(),
-        "{new} messages are watched from now on, {} were already; {bad} of {lines} lines were bad.",
-        lines - bad - new
+        "Added {} ({} already watched). Bad lines: {} of {}.",
+        counted(new, "message"),
+        HumanCount(lines - bad - new),
+        HumanCount(bad),
+        HumanCount(lines)
     )?;
     Ok(if bad == 0 { ExitCode::SUCCESS } else { Exit::Data.into() })
 }
@@ -125,7 +132,7 @@ async fn import(
         }
         batch.clear();
         bar.set_position(lines.bytes());
-        bar.set_message(format!("{} lines", tally.lines));
+        bar.set_message(counted(tally.lines, "line"));
         if is_end {
             break;
         }
