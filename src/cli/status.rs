@@ -110,6 +110,18 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ("passed over", format!("{} of groups by the roll-up", number(database.passed_over, "hour"))),
         ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("says nothing of itself").to_owned()),
     ];
+    let unpolled = |(app, groups): &(i64, i64)| {
+        let groups = number(*groups, "group");
+        let text =
+            format!("app {app} has {groups}, and no receiptd polls it: start one for it, or correct the app's number");
+        ("warning", text)
+    };
+    lines.extend(database.unpolled_apps.iter().map(unpolled));
+    let missing = |(cadence, groups): &(String, i64)| {
+        let groups = number(*groups, "group");
+        ("warning", format!("cadence {cadence:?} is not configured: {groups} with it will use the default"))
+    };
+    lines.extend(database.missing_cadences.iter().map(missing));
     let limit = |taken| ("batch", format!("Tencent Chat takes at most {} in a call", number(taken, "message")));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
     // The daemon on this machine has said it already, if it is the one that polls.
@@ -161,6 +173,8 @@ mod tests {
             partition_runway_days: 8,
             set_aside: 0,
             passed_over: 0,
+            unpolled_apps: vec![],
+            missing_cadences: vec![],
         }
     }
 

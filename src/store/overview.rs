@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     Store, StoreError, Watched,
     statement::{query_as, query_scalar},
-    transaction::SHORT,
+    transaction::{LONG, SHORT},
 };
 use crate::{domain::Timestamp, retention};
 
@@ -40,6 +40,10 @@ pub struct Overview {
     pub set_aside: i64,
     /// Hours of groups that could not be rolled up.
     pub passed_over: i64,
+    /// Other apps that have active groups in this database and that no receiptd polls, with the number of these groups.
+    pub unpolled_apps: Vec<(i64, i64)>,
+    /// Cadences that active groups of this app name and that its poller's configuration lacks, with the number of these groups.
+    pub missing_cadences: Vec<(String, i64)>,
 }
 
 type Lease = (Option<String>, Timestamp, i64, bool, Option<i32>, Option<Timestamp>);
@@ -74,13 +78,19 @@ impl Store {
         let set_aside = query_as::<(i64, i64)>(
             "SELECT (SELECT count(*) FROM receiptd.set_aside), (SELECT count(*) FROM receiptd.rollup_passed_over)",
         );
-        let (lease, (overdue_calls, overdue_since), unslotted, calls, (set_aside, passed_over)) = self
-            .run(DOING, SHORT, async |database| {
+        let missing_cadences = query_as(
+            "SELECT g.cadence, count(*) FROM receiptd.watched_groups g JOIN receiptd.poller_leases l USING (sdk_app_id)
+             WHERE sdk_app_id = $1 AND g.state = 'active' AND l.cadences <> '{}' AND NOT l.cadences ? g.cadence GROUP BY 1 ORDER BY 1",
+        )
+        .bind(self.app());
+        let (lease, (overdue_calls, overdue_since), unslotted, calls, (set_aside, passed_over), missing_cadences) =
+            self.run(DOING, SHORT, async |database| {
                 let lease = lease.fetch_optional(&mut *database).await?;
                 let overdue = overdue.fetch_one(&mut *database).await?;
                 let unslotted = unslotted.fetch_one(&mut *database).await?;
                 let calls = calls.fetch_all(&mut *database).await?;
-                Ok((lease, overdue, unslotted, calls, set_aside.fetch_one(database).await?))
+                let set_aside = set_aside.fetch_one(&mut *database).await?;
+                Ok((lease, overdue, unslotted, calls, set_aside, missing_cadences.fetch_all(database).await?))
             })
             .await?;
         let held = lease.as_ref().filter(|(holder, _, _, is_held, ..)| *is_held && holder.is_some());
@@ -99,6 +109,20 @@ impl Store {
             partition_runway_days: retention::runway(&self.partitions().await?, self.now().await?.date_naive()),
             set_aside,
             passed_over,
+            unpolled_apps: self.unpolled_apps().await?,
+            missing_cadences,
         })
+    }
+
+    /// Other apps that have active groups in this database and that no receiptd polls.
+    async fn unpolled_apps(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        let apps = query_as(
+            "SELECT g.sdk_app_id, count(*) FROM receiptd.watched_groups g LEFT JOIN receiptd.poller_leases l USING (sdk_app_id)
+             WHERE sdk_app_id <> $1 AND g.state = 'active'
+                AND (l.holder IS NULL OR l.expires_at < clock_timestamp())
+             GROUP BY 1 ORDER BY 1 LIMIT 10",
+        )
+        .bind(self.app());
+        self.run("looking for apps that nobody polls", LONG, async |database| apps.fetch_all(database).await).await
     }
 }

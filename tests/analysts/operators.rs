@@ -52,6 +52,32 @@ async fn status_tells_how_things_stand_by_the_database_alone() {
 }
 
 #[tokio::test]
+async fn status_and_list_warn_of_apps_that_nobody_polls_and_of_cadences_that_are_not_configured() {
+    let database = seeded().await;
+    database.psql(&format!(
+        "SELECT receiptd.watch_group(1400000999, 'elsewhere'), receiptd.watch_group({APP}, 'weekly group', cadence => 'weekly');
+         UPDATE receiptd.poller_leases SET cadences = '{{\"default\": \"every minute\"}}' WHERE sdk_app_id = {APP}"
+    ));
+    let (_, out, _) = receiptd(&database, &["status", "--set", "http.listen=off"]);
+    for part in [
+        "app 1400000999 has 1 group, and no receiptd polls it",
+        "cadence \"weekly\" is not configured: 1 group with it",
+    ] {
+        assert!(out.contains(part), "{part} is not in\n{out}");
+    }
+    let (_, _, err) = receiptd(&database, &["watch", "list"]);
+    assert!(err.contains("no receiptd polls this app"), "{err}");
+    database.psql(&format!(
+        "UPDATE receiptd.poller_leases SET holder = 'a', expires_at = now() + interval '1 hour' WHERE sdk_app_id = {APP};
+         INSERT INTO receiptd.poller_leases (sdk_app_id, holder, epoch, acquired_at, expires_at)
+         VALUES (1400000999, 'b', 1, now(), now() + interval '1 hour')"
+    ));
+    let (_, out, _) = receiptd(&database, &["status", "--set", "http.listen=off"]);
+    assert!(!out.contains("no receiptd polls it"), "{out}");
+    assert_eq!(receiptd(&database, &["watch", "list"]).2, "");
+}
+
+#[tokio::test]
 async fn explain_tells_why_a_message_is_not_polled_and_with_which_others_it_would_be() {
     let database = seeded().await;
     schedule(&database, "team", 3);

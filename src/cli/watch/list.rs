@@ -13,7 +13,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Refused, not_watched, stdout};
+use super::{Refused, not_watched, stdout, tell};
 
 /// The states of a group.
 const GROUP_STATES: [&str; 4] = ["active", "paused", "quarantined", "removed"];
@@ -50,6 +50,10 @@ pub fn refuse(arguments: &Arguments) -> Result<(), Refused> {
 pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
     let Arguments { group, state, json } = arguments;
     let mut out = stdout();
+    let now = store.clock().now();
+    if !store.look_at_lease().await?.is_some_and(|lease| lease.holder.is_some() && lease.expires_at > now) {
+        tell("Warning: no receiptd polls this app: start one, or see why it waits with `receiptd check`.");
+    }
     let Some(group) = group else {
         heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "WHY"))?;
         let mut page = store.groups(state.as_deref(), None).await?;
