@@ -165,7 +165,8 @@ fn url_of(text: &str) -> Result<(bool, Url), UrlFault> {
     if host.contains(',') {
         return fault(SEVERAL_HOSTS);
     }
-    if path.contains('#') {
+    // A password that is not escaped ends the place of the host early, and a part of it would pass for the host or the name.
+    if path.contains('#') || path.split('?').next().is_some_and(|database| database.contains('@')) {
         return fault(UNREADABLE);
     }
     if host.starts_with('[') && host.contains('%') {
@@ -355,5 +356,22 @@ mod tests {
         );
         let error = PostgresUrl::parse("postgres://me@db/app?hunter2%20is%20secret", None).unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
+    }
+    #[test]
+    fn no_part_of_a_password_that_is_not_escaped_is_shown() {
+        for password in
+            ["a/canary", "a@b/canary", "canary@b/c", "a?canary", "a@b?canary", "a#canary", "a@b#canary", "a:canary/b"]
+        {
+            match PostgresUrl::parse(&format!("postgres://me:{password}@db.example/app"), None) {
+                Ok(url) => assert!(!url.to_string().contains("canary"), "{password}: {url}"),
+                Err(error) => assert!(!error.to_string().contains("canary"), "{password}: {error}"),
+            }
+        }
+        for password in ["a/canary", "a@b/canary", "canary@b/c"] {
+            let error = PostgresUrl::parse(&format!("postgres://me:{password}@db.example/app"), None).unwrap_err();
+            assert!(error.to_string().contains("%40"), "{password}: {error}");
+        }
+        assert_eq!(read("postgres://me:a@b@db.example/app").to_string(), "postgres://me:***@db.example:5432/app");
+        assert_eq!(read("postgres://me@db.example/a%40b").options.get_database(), Some("a@b"));
     }
 }
