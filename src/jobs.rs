@@ -54,16 +54,18 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
     let now = store.clock().now();
     let mut rollup = Alarm { cron: settings.rollup, heard_at: now };
     let mut retention = Alarm { cron: settings.retention, heard_at: now };
-    let (mut trouble, mut is_first) = (Repeated::default(), true);
+    let (mut rollup_trouble, mut retention_trouble) = (Repeated::default(), Repeated::default());
+    let mut is_first = true;
     let jobs = async {
         loop {
             let now = store.clock().now();
             if rollup.rings(now) || std::mem::take(&mut is_first) {
-                said(roll_up(&store, now).await, &mut trouble, "snapshots could not be rolled up");
+                said(roll_up(&store, now).await, &mut rollup_trouble, "snapshots could not be rolled up");
             }
             // Nothing is removed by a clock that is in doubt: the alarm rings when that is over.
             if store.clock().doubt().is_none() && retention.rings(now) {
-                said(clean(&store, &settings.keep, now).await, &mut trouble, "old partitions could not be removed");
+                let cleaned = clean(&store, &settings.keep, now).await;
+                said(cleaned, &mut retention_trouble, "old partitions could not be removed");
             }
             sleep(LOOK_EVERY).await;
         }
@@ -91,7 +93,12 @@ async fn clean(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), St
 }
 
 fn said(done: Result<(), StoreError>, trouble: &mut Repeated, what: &'static str) {
-    let Err(error) = done else { return };
+    let Err(error) = done else {
+        if trouble.is_over() {
+            tracing::info!("this job works again: {what} before");
+        }
+        return;
+    };
     metrics::counter!("receiptd_job_failures_total").increment(1);
     if let Some(count) = trouble.happened() {
         let (cause, advice) = (&error as &dyn std::error::Error, error.advice());

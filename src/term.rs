@@ -154,6 +154,9 @@ async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: 
         wait = match (store.renew_lease().await, epoch) {
             (Ok(true), Some(epoch)) => {
                 lease.contender().holds(epoch, asked_at);
+                if trouble.is_over() {
+                    tracing::info!("the lease is renewed again");
+                }
                 RENEW_EVERY
             }
             (Ok(_), _) => {

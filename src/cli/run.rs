@@ -31,13 +31,16 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let (stop, hangups) = (lifecycle::stop_on_signal()?, lifecycle::reload_signal()?);
     warn_of(&config, &chat);
     let database = Database::open(&config.database).await?;
-    let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
+    let (app, at, page) = (chat.sdk_app_id, chat.destination.to_string(), config.http.listen);
     let settings = daemon_settings(&config, chat, database.url(), http(&config, app)?);
     let daemon = Daemon::open(settings, stop.clone()).await?;
     let work = async {
         daemon.begin().await?;
         lifecycle::notify_ready();
         tracing::info!(%app, at, "ready to poll app {app} at {at}");
+        if let Some(listen) = page {
+            tracing::info!("the status page is at http://{listen}/");
+        }
         daemon.ended().await;
         Ok(())
     };

@@ -2,6 +2,7 @@
 //! watched, keeps its metrics small and sums up its work once an hour.
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,10 +13,11 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    counted::counted,
     repeated::Repeated,
     report::Report,
     retention,
-    store::{Bounds, Store, StoreError},
+    store::{Bounds, Store, StoreError, Watched},
     term::{Role, TermStatus},
 };
 
@@ -61,10 +63,14 @@ pub(super) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: 
         let (clock, doubt) = (store.clock(), store.clock().doubt());
         metrics::gauge!("receiptd_clock_offset_seconds").set(clock.ahead().as_seconds_f64());
         metrics::gauge!("receiptd_clock_is_doubted").set(f64::from(u8::from(doubt.is_some())));
-        if let Some(doubt) = doubt
-            && trouble.happened().is_some()
-        {
-            tracing::error!(offset_seconds = clock.ahead().as_seconds_f64(), "{doubt}");
+        match doubt {
+            Some(doubt) if trouble.happened().is_some() => {
+                tracing::error!(offset_seconds = clock.ahead().as_seconds_f64(), "{doubt}");
+            }
+            None if trouble.is_over() => {
+                tracing::info!("the clocks agree again: messages expire and old data is removed")
+            }
+            _ => {}
         }
         status.doubts(doubt);
         if stop.run_until_cancelled(sleep(COMPARE_EVERY)).await.is_none() {
@@ -90,6 +96,7 @@ pub(super) async fn count_watched(
     limits: watch::Receiver<Bounds>,
     stop: CancellationToken,
 ) {
+    let mut is_first = true;
     loop {
         let start = Instant::now();
         let bounds = *limits.borrow();
@@ -100,12 +107,29 @@ pub(super) async fn count_watched(
             metrics::gauge!("receiptd_quarantined_groups").set(watched.quarantined as f64);
             metrics::gauge!("receiptd_watched_groups").set(watched.groups as f64);
             metrics::gauge!("receiptd_watched_messages").set(watched.messages as f64);
+            if mem::take(&mut is_first) {
+                tell_watched(watched);
+            }
             status.counted(watched);
         }
         let pause = COUNT_EVERY.max(start.elapsed() * 100);
         if stop.run_until_cancelled(sleep(pause)).await.is_none() {
             return;
         }
+    }
+}
+
+/// Says at the start how much is watched, and if nothing is, how to begin.
+fn tell_watched(watched: Watched) {
+    let Watched { groups, messages, .. } = watched;
+    if messages == 0 {
+        tracing::info!(
+            "no messages are watched yet: add some with `receiptd watch add GROUP SEQS`, or in SQL with \
+             receiptd.watch_messages(APP, GROUP, SEQS)"
+        );
+    } else {
+        let (messages, groups) = (messages.unsigned_abs(), groups.unsigned_abs());
+        tracing::info!(messages, groups, "watching {} in {}", counted(messages, "message"), counted(groups, "group"));
     }
 }
 

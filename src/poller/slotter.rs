@@ -42,6 +42,9 @@ impl Slotter {
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
             let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut left, &mut stored, &stop)).await else {
+                if trouble.is_over() {
+                    tracing::info!("the watch list is read again");
+                }
                 continue;
             };
             // What was asked for may have been done all the same. Any other error has changed nothing.
