@@ -2,6 +2,8 @@
 //!
 //! Standard output is left to what commands answer. Nothing here decides what is worth logging.
 
+mod json;
+
 use std::{
     env, fs,
     io::{self, IsTerminal, Write},
@@ -23,6 +25,7 @@ use tracing_subscriber::{
     reload,
 };
 
+use self::json::Json;
 use crate::config::{Format as Wanted, Log};
 
 /// Why logging can't begin.
@@ -121,7 +124,7 @@ where
             let line = Format::default().without_time().with_ansi(false).with_level(false);
             lines.with_ansi(false).event_format(Journal(line)).boxed()
         }
-        Form::Json => lines.json().flatten_event(true).boxed(),
+        Form::Json => lines.event_format(Json).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines)
 }
@@ -224,6 +227,26 @@ mod tests {
         let objects: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(objects.len(), 2);
         assert_eq!((&objects[0]["message"], &objects[0]["group"]), (&"slowing down".into(), &"team".into()));
+        assert_eq!((&objects[0]["level"], &objects[0]["target"]), (&"WARN".into(), &module_path!().into()));
+        assert!(objects[0]["timestamp"].as_str().unwrap().starts_with("20"), "{lines}");
+    }
+
+    #[test]
+    fn collectors_get_the_causes_of_an_error_too() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(reload::Layer::new(EnvFilter::new("info")).0, Form::Json, move || writer.clone());
+        let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "refused by the host");
+        let error = LoggingError::Filter(EnvFilter::try_new("a=b=c").unwrap_err());
+        let nested = anyhow::Error::new(refused).context("connecting failed");
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(error = AsRef::<dyn std::error::Error>::as_ref(&nested), count = 3_u64, "no database");
+            tracing::error!(error = &error as &dyn std::error::Error, "no filter");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let object: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!((&object["error"], &object["count"]), (&"connecting failed".into(), &3.into()));
+        assert_eq!(object["error.sources"], serde_json::json!(["refused by the host"]));
     }
 
     #[test]
