@@ -7,7 +7,7 @@
 //! stop but for a probe now and then, each of another group.
 //!
 //! A code of the app is doubted at once: no other call is made until a witness was answered. A code of the group raises
-//! doubts only if several groups are refused in a row.
+//! doubts only if several groups are refused in a row, or one again before any other was asked.
 //!
 //! Whether a slot whose calls fail is to blame is another question, see `others`: a failure is no refusal, it says nothing of
 //! the app, and any recent answer of another slot is a witness, whenever it was asked for.
@@ -132,9 +132,15 @@ impl Gate {
         }
     }
 
-    /// There is no other group to ask, so the refusals are taken for the app's fault. Returns the refusal if that is news.
+    /// There is no other group to ask, so the refusals are taken for the app's fault, unless only one group is refused with a code of
+    /// its own: it is to blame if it is refused once more. Returns the refusal if it is the app's fault and that is news.
     pub(super) fn no_witness(&mut self, now: Instant) -> Option<Failure> {
         let doubt = self.doubt.as_mut()?;
+        if !doubt.is_app && !is_of_app(&doubt.failure) && self.held.without_witness(&doubt.failure) <= 1 {
+            self.doubt = None;
+            self.held.are_alone(now);
+            return None;
+        }
         doubt.probe_at = now + PROBE_PATIENCE;
         (!std::mem::replace(&mut doubt.is_app, true)).then(|| doubt.failure.clone())
     }
@@ -198,13 +204,13 @@ impl Gate {
         let before = self.held.refused(group, failure, sent, now);
         let alike = self.held.without_witness(failure);
         let is_again = before.as_ref().is_some_and(|before| HeldGroups::confirms(before, sent));
-        let is_alone = is_of_group && alike <= 1 && self.doubt.is_none();
+        let is_alone = is_of_group && alike <= 1 && before.as_ref().is_some_and(|before| before.is_alone);
         let is_known = before.is_some_and(|before| before.is_convicted || self.held.is_witnessed(&before));
-        if is_again && (is_alone || is_known) {
+        if is_alone || (is_again && is_known) {
             self.held.convict(group, now);
             return Blame::Group;
         }
-        let raises_doubts = !is_of_group || alike >= GROUPS_OF_AN_APP || (is_again && alike > 1);
+        let raises_doubts = !is_of_group || alike >= GROUPS_OF_AN_APP || is_again;
         if raises_doubts || self.doubt.is_some() { self.doubt(failure, alike, sent, now) } else { Blame::Unknown }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Held {
     refusals: u32,
     /// Whether the group is known to be to blame.
     pub is_convicted: bool,
+    /// Whether there was no other group to ask since the last refusal.
+    pub is_alone: bool,
     again_at: Instant,
     tried_at: Option<Instant>,
 }
@@ -106,7 +108,8 @@ impl HeldGroups {
         let is_convicted = before.as_ref().is_some_and(|before| before.is_convicted);
         let again_at = now + pause(refusals, is_convicted);
         let (failure, refused_at) = (failure.clone(), now);
-        self.held.insert(group, Held { failure, refused_at, refusals, is_convicted, again_at, tried_at: None });
+        let (is_alone, tried_at) = (false, None);
+        self.held.insert(group, Held { failure, refused_at, refusals, is_convicted, is_alone, again_at, tried_at });
         before
     }
 
@@ -116,6 +119,14 @@ impl HeldGroups {
             held.is_convicted = true;
             held.again_at = now + pause(held.refusals, true);
         }
+    }
+
+    /// There is no other group to ask: nothing more is known later.
+    pub(super) fn are_alone(&mut self, now: Instant) {
+        for held in self.held.values_mut().filter(|held| !held.is_convicted) {
+            (held.is_alone, held.again_at) = (true, now);
+        }
+        self.freed.extend(self.held.keys());
     }
 
     /// Whether another group was answered after the refusal was known.

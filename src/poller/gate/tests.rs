@@ -175,7 +175,21 @@ fn the_only_group_of_an_app_is_the_app_for_a_code_of_the_app_and_the_group_for_i
     assert_eq!(app.gate.fault(), None);
     let mut app = App::new(1, [(1, 10010)]);
     app.lives(secs(60.0));
-    assert_eq!((app.quarantined.len(), app.gate.fault().is_some(), app.calls.len()), (1, false, 2));
+    assert_eq!((app.quarantined.len(), app.gate.fault().is_some(), app.calls.len()), (1, false, 3));
+}
+
+#[test]
+fn a_group_that_is_refused_again_before_any_other_was_asked_is_not_to_blame_yet() {
+    let start = Instant::now();
+    let at = |seconds| start + secs(seconds);
+    let mut gate = Gate::default();
+    // Nothing could be stored in between, say.
+    assert_eq!(gate.refused(8, &failure(10010), at(0.0), at(0.1)), Blame::Unknown);
+    assert_eq!(gate.admit(at(1.0)), Admission::Open);
+    assert_eq!(gate.refused(8, &failure(10010), at(15.0), at(15.1)), Blame::Unknown);
+    assert_eq!(gate.admit(at(15.2)), Admission::Probe);
+    assert_eq!(gate.refused(7, &failure(10010), at(15.2), at(15.3)), Blame::Unknown);
+    assert_eq!(gate.no_witness(at(15.3)).and_then(|failure| failure.code), Some(10010), "the others are refused too");
 }
 
 #[test]
