@@ -149,15 +149,10 @@ impl Poller {
     /// Takes up to `room` slots out of the schedule. Returns all of them, and which are probes of quarantined groups: half at
     /// most, so that many of them don't hold up the groups that are well. The others wait for their turn.
     fn claim(&mut self, room: usize, now: Now) -> (Vec<SlotKey>, Vec<SlotKey>) {
-        let mut probes = Vec::new();
-        while probes.len() < room.div_ceil(2)
-            && let Some(slot) = self.probes.pop_first()
-        {
-            // One that is in another poll already is not tried once more.
-            if self.schedule.claim_unknown(slot) {
-                probes.push(slot);
-            }
-        }
+        // One that is in another poll just now is tried after that: it began before the quarantine, and can't end it.
+        let free = self.probes.iter().copied().filter(|slot| self.schedule.claim_unknown(*slot));
+        let probes: Vec<SlotKey> = free.take(room.div_ceil(2)).collect();
+        probes.iter().for_each(|slot| _ = self.probes.remove(slot));
         let (room, is_braked) = (room - probes.len(), self.caller.brake().is_on());
         // While nothing is answered, the most overdue slots may all be of groups that fail, and others be well.
         let due = match is_braked {
@@ -368,5 +363,31 @@ mod tests {
         assert_eq!(claim(4, &mut poller), (vec![1, 2, 301, 302], vec![1, 2]));
         assert_eq!(claim(4, &mut poller), (vec![3, 4, 303, 304], vec![3, 4]));
         assert_eq!(claim(8, &mut poller), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
+    }
+
+    #[tokio::test]
+    async fn a_probe_whose_slot_is_in_another_poll_is_made_after_that() {
+        let mut poller = poller();
+        offer(&mut poller, 301..=301, 301..=301);
+        let now = poller.now();
+        assert_eq!(poller.schedule.claim_due(1, 0, now).len(), 1);
+        assert_eq!(poller.claim(4, now), (vec![], vec![]));
+        poller.hear(ScheduleNews::Returned(key(301)));
+        assert_eq!(poller.claim(4, now), (vec![key(301)], vec![key(301)]));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_changed_nothing_gives_its_slots_back_and_does_not_reload_the_schedule() {
+        let mut poller = poller();
+        poller.unsure_after = None;
+        (301..=303).for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), poller.now().time)));
+        let now = poller.now();
+        let (claimed, _) = poller.claim(40, now);
+        assert_eq!(claimed.len(), 3);
+        let turn = Turn { most: usize::MAX, pass: Pass::None };
+        // Nobody listens there.
+        assert_eq!(poller.start_claimed(claimed.clone(), &[], turn, now).await, (0, READ_AGAIN));
+        assert_eq!(poller.unsure_after, None);
+        assert_eq!(poller.claim(40, poller.now()).0, claimed);
     }
 }
