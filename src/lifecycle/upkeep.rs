@@ -142,3 +142,53 @@ pub(super) async fn sum_up(status: Arc<TermStatus>, stop: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Mutex};
+
+    use super::*;
+    use crate::{
+        clock::{self, Reading},
+        domain::SdkAppId,
+    };
+
+    /// Keeps what is logged.
+    #[derive(Debug, Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_in_doubt_is_said_once_and_then_once_a_minute() {
+        let log = Log::default();
+        let writer = log.clone();
+        let _guard = tracing::subscriber::set_default(
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish(),
+        );
+        let app = SdkAppId::try_from(1).unwrap();
+        let store = Store::new(&"postgres://nobody@127.0.0.1:9/none".into(), 1, app).unwrap();
+        let (at, database) = (clock::uptime(), clock::now() + chrono::TimeDelta::days(100));
+        store.clock().learn(Reading { asked_at: at, answered_at: at, database });
+        let (status, stop) = (Arc::new(TermStatus::default()), CancellationToken::new());
+        let comparing = compare_clocks(store, status.clone(), stop.clone());
+        let stops = async {
+            sleep(Duration::from_secs(150)).await;
+            stop.cancel();
+        };
+        tokio::join!(comparing, stops);
+        let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let lines =
+            said.lines().filter(|line| line.contains("ERROR") && line.contains("this machine's clock is 100d behind"));
+        assert_eq!(lines.count(), 3, "{said}");
+        assert!(status.doubt().is_some());
+    }
+}

@@ -15,6 +15,14 @@ const SPLIT_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// Maximum number of slots that are split in a turn of the loop; each is a transaction of its own. The others wait for the next.
 const SPLITS: usize = 4;
 
+/// The slots that are larger than a batch: those that are split in this turn, and those that wait for the next.
+pub(super) fn too_large(slots: &[Slot], batch_size: usize) -> (Vec<SlotKey>, Vec<SlotKey>) {
+    let large = slots.iter().filter(|slot| slot.messages.len() > batch_size);
+    let mut split: Vec<SlotKey> = large.map(|slot| slot.key).collect();
+    let later = split.split_off(split.len().min(SPLITS));
+    (split, later)
+}
+
 impl Poller {
     /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
     /// larger than a batch are split. What is claimed meanwhile joins `claimed`, also where this fails: whoever calls is
@@ -24,15 +32,12 @@ impl Poller {
         let mut slots = self.store.read_slots(claimed).await?;
         // Each of these has a deadline of its own; together they may take longer than a watchdog waits.
         self.progress.beat();
-        let mut split = Vec::new();
-        let is_large = |slot: &&Slot| slot.messages.len() > batch_size;
-        let later: Vec<SlotKey> = slots.iter().filter(is_large).skip(SPLITS).map(|slot| slot.key).collect();
+        let (split, later) = too_large(&slots, batch_size);
         slots.retain(|slot| !later.contains(&slot.key));
         claimed.retain(|slot| !later.contains(slot));
         later.into_iter().for_each(|slot| self.schedule.give_back(slot, self.now()));
-        for slot in slots.iter().filter(is_large) {
-            split.push(slot.key);
-            for (slot, due) in self.store.split_slot(slot.key, batch_size).await? {
+        for slot in &split {
+            for (slot, due) in self.store.split_slot(*slot, batch_size).await? {
                 self.schedule.set(slot, due, self.now());
             }
             self.progress.beat();
@@ -88,5 +93,23 @@ impl Poller {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::poller::asking::tests::slot;
+
+    #[test]
+    fn few_slots_are_split_in_a_turn_and_the_others_wait_for_the_next() {
+        let of = |messages: i64, slot_id| Slot { key: SlotKey { group_key: 1, slot_id }, ..slot(messages) };
+        let mut slots: Vec<Slot> = (1..=9).map(|id| of(if id % 3 == 0 { 10 } else { 11 }, id)).collect();
+        let keys = |slots: &[SlotKey]| slots.iter().map(|slot| slot.slot_id).collect::<Vec<_>>();
+        let (split, later) = too_large(&slots, 10);
+        assert_eq!((keys(&split), keys(&later)), (vec![1, 2, 4, 5], vec![7, 8]));
+        slots.retain(|slot| later.contains(&slot.key));
+        let (split, later) = too_large(&slots, 10);
+        assert_eq!((keys(&split), keys(&later)), (vec![7, 8], vec![]));
     }
 }

@@ -214,6 +214,24 @@ async fn however_many_quarantined_groups_are_due_for_a_probe_each_is_tried() {
 }
 
 #[tokio::test]
+async fn a_probe_that_a_wrong_clock_has_put_off_for_more_than_two_days_is_made_at_once() {
+    let mut rig = Rig::new().await;
+    for group in ["soon", "far"] {
+        rig.watch(group, [1]).await;
+    }
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 2").await;
+    sqlx::query(
+        "UPDATE receiptd.watched_groups SET state = 'quarantined', state_code = 10007,
+            probe_at = now() + CASE group_id WHEN 'far' THEN interval '49 hours' ELSE interval '47 hours' END",
+    )
+    .execute(&rig.pool)
+    .await
+    .unwrap();
+    rig.until("(SELECT state = 'active' FROM receiptd.watched_groups WHERE group_id = 'far')").await;
+    assert_eq!(rig.count("receiptd.watched_groups WHERE group_id = 'soon' AND state = 'quarantined'").await, 1);
+}
+
+#[tokio::test]
 async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
     let mut rig = Rig::new().await;
     rig.fail("g", 37, code(10004), None);

@@ -2,7 +2,7 @@
 
 use super::world::World;
 use crate::{
-    poller::contents::SPLITS,
+    poller::contents::too_large,
     slot::{Slot, SlotKey},
 };
 
@@ -17,24 +17,23 @@ impl World {
     /// Mirrors how `poller::contents` splits slots. `None` if the database fails meanwhile.
     pub fn splits(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Option<Vec<Slot>> {
         let (clocks, size) = (self.clocks(daemon), self.slot_size(daemon));
-        let large: Vec<SlotKey> = slots.iter().filter(|slot| slot.messages.len() > size).map(|slot| slot.key).collect();
-        if large.is_empty() {
+        let (split, later) = too_large(&slots, size);
+        if split.is_empty() {
             return Some(slots);
         }
-        let (split, later) = large.split_at(large.len().min(SPLITS));
         claimed.retain(|slot| !later.contains(slot));
         later.iter().for_each(|slot| self.polling(daemon).schedule.give_back(*slot, clocks));
         let is_held = self.daemons[daemon].fence().is_some_and(|fence| self.database.holds(&fence));
         if !is_held || (self.database_fault().is_some() && self.random.bool()) {
             return None;
         }
-        for slot in split {
+        for slot in &split {
             for (made, due) in self.database.split(*slot, size) {
                 self.polling(daemon).schedule.set(made, due, clocks);
             }
         }
-        slots.retain(|slot| !large.contains(&slot.key));
-        slots.extend(self.database.read(split));
+        slots.retain(|slot| !split.contains(&slot.key) && !later.contains(&slot.key));
+        slots.extend(self.database.read(&split));
         Some(slots)
     }
 
