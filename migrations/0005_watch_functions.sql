@@ -231,20 +231,51 @@ BEGIN
     )
     SELECT array_agg(slot_id) INTO slots FROM locked;
     WITH leaving AS (
-        SELECT m.msg_seq, s.known_until FROM receiptd.watched_messages m
-        LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
+        SELECT m.msg_seq, e.read_num, e.unread_num, e.code, e.first_polled_at, e.changed_at, e.known_until
+        FROM receiptd.watched_messages m
+        LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
         WHERE m.group_key = key AND m.state = 'active'
             AND (unwatch_messages.msg_seqs IS NULL OR m.msg_seq = ANY (unwatch_messages.msg_seqs))
         ORDER BY m.msg_seq FOR UPDATE OF m
     )
     UPDATE receiptd.watched_messages m
-        SET state = 'removed', closed_at = now(), slot_id = NULL,
-            known_until = CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, leaving.known_until) END
+        SET state = 'removed', closed_at = now(), slot_id = NULL, no_receipt_polls = 0, refused_since = NULL,
+            read_num = coalesce(leaving.read_num, m.read_num), unread_num = coalesce(leaving.unread_num, m.unread_num),
+            receipt_code = coalesce(leaving.code, m.receipt_code),
+            first_polled_at = coalesce(leaving.first_polled_at, m.first_polled_at),
+            last_changed_at = coalesce(leaving.changed_at, m.last_changed_at),
+            known_until = coalesce(leaving.known_until, m.known_until)
         FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
     GET DIAGNOSTICS removed = ROW_COUNT;
-    DELETE FROM receiptd.poll_slots s
-        WHERE s.group_key = key AND s.slot_id = ANY (slots) AND NOT EXISTS (
-            SELECT FROM receiptd.watched_messages m WHERE m.group_key = key AND m.slot_id = s.slot_id);
+    -- A slot that has become empty goes with the next poll that it is due for: what a poll under way brings back finds it there.
+    UPDATE receiptd.poll_slots s SET version = s.version + 1, read_num = k.read_num, unread_num = k.unread_num,
+            changed_at = k.changed_at, msg_seqs = k.msg_seqs, sent_at = k.sent_at, aged_from = k.aged_from,
+            first_polled_at = k.first_polled_at, code = k.code, known_apart = k.known_apart,
+            no_receipt_polls = k.no_receipt_polls, refused_since = k.refused_since
+        FROM (
+            SELECT p.slot_id, coalesce(array_agg(e.read_num ORDER BY e.number) FILTER (WHERE stays), '{}') AS read_num,
+                coalesce(array_agg(e.unread_num ORDER BY e.number) FILTER (WHERE stays), '{}') AS unread_num,
+                coalesce(array_agg(e.changed_at ORDER BY e.number) FILTER (WHERE stays), '{}') AS changed_at,
+                coalesce(array_agg(e.msg_seq ORDER BY e.number) FILTER (WHERE stays), '{}') AS msg_seqs,
+                coalesce(array_agg(e.sent_at ORDER BY e.number) FILTER (WHERE stays), '{}') AS sent_at,
+                coalesce(array_agg(e.aged_from ORDER BY e.number) FILTER (WHERE stays), '{}') AS aged_from,
+                coalesce(array_agg(e.first_polled_at ORDER BY e.number) FILTER (WHERE stays), '{}') AS first_polled_at,
+                coalesce(array_agg(e.code ORDER BY e.number) FILTER (WHERE stays), '{}') AS code,
+                coalesce(array_agg(e.known_apart ORDER BY e.number) FILTER (WHERE stays), '{}') AS known_apart,
+                coalesce(array_agg(e.no_receipt_polls ORDER BY e.number) FILTER (WHERE stays), '{}') AS no_receipt_polls,
+                coalesce(array_agg(e.refused_since ORDER BY e.number) FILTER (WHERE stays), '{}') AS refused_since
+            FROM receiptd.poll_slots p
+            CROSS JOIN LATERAL unnest(p.read_num, p.unread_num, p.changed_at, p.msg_seqs, p.sent_at, p.aged_from,
+                p.first_polled_at, p.code, p.known_apart, p.no_receipt_polls, p.refused_since) WITH ORDINALITY
+                AS e (read_num, unread_num, changed_at, msg_seq, sent_at, aged_from, first_polled_at, code, known_apart,
+                    no_receipt_polls, refused_since, number)
+            CROSS JOIN LATERAL (SELECT EXISTS (
+                SELECT FROM receiptd.watched_messages m
+                WHERE m.group_key = p.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = p.slot_id
+            ) AS stays) m
+            WHERE p.group_key = key AND p.slot_id = ANY (slots) GROUP BY p.slot_id
+        ) k
+        WHERE s.group_key = key AND s.slot_id = k.slot_id;
     RETURN removed;
 END
 $$;

@@ -3,10 +3,7 @@
 -- What is known of every message now. All other views read it, and none the tables under it: where it is kept is their affair.
 CREATE VIEW receiptd.message_state AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
-    m.last_changed_at,
-    -- In a slot a message is known until its slot is, unless it says otherwise itself.
-    CASE WHEN m.first_polled_at IS NOT NULL THEN coalesce(m.known_until, s.known_until) END AS known_until,
-    m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
+    m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
     m.all_read_after, m.all_read_by,
     -- The first change after an age leaves the counts that were known until then; without one, the last counts are these.
     CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.read_15m ELSE m.read_num END AS read_15m,
@@ -17,8 +14,19 @@ SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.un
     CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.unread_24h ELSE m.unread_num END AS unread_24h,
     CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.read_7d ELSE m.read_num END AS read_7d,
     CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.unread_7d ELSE m.unread_num END AS unread_7d
-FROM receiptd.watched_messages m
-LEFT JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id;
+FROM (
+    SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, coalesce(e.read_num, m.read_num) AS read_num,
+        coalesce(e.unread_num, m.unread_num) AS unread_num, coalesce(e.code, m.receipt_code) AS receipt_code,
+        coalesce(e.first_polled_at, m.first_polled_at) AS first_polled_at,
+        coalesce(e.changed_at, m.last_changed_at) AS last_changed_at,
+        coalesce(e.known_until, m.known_until) AS known_until,
+        m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
+        m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h, m.read_24h, m.unread_24h,
+        m.read_7d, m.unread_7d
+    FROM receiptd.watched_messages m
+    -- In a slot the slot tells what is known of a message, and its row nothing.
+    LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
+) m;
 
 COMMENT ON VIEW receiptd.message_state IS 'Internal: what is known of every message now. Analysts read latest_receipts, message_milestones and read_speed.';
 COMMENT ON COLUMN receiptd.message_state.group_key IS 'Group of the message, see watched_groups.';

@@ -57,7 +57,7 @@ use crate::{
     domain::Timestamp,
     lease::Lease,
     pacing::Pacing,
-    recording::{KeepSnapshots, Recording},
+    recording::{KeepSnapshots, Kept},
     repeated::Repeated,
     slot::{GroupKey, SlotKey},
     store::{Committed, Store, StoreError},
@@ -119,7 +119,7 @@ pub struct PollerParts {
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
     /// Where what comes back goes.
-    pub recorder: mpsc::Sender<Recording>,
+    pub recorder: mpsc::Sender<Kept>,
     /// How it hears when slots are due again.
     pub committed: mpsc::UnboundedReceiver<Committed>,
     /// Whether nothing can be stored just now.
@@ -138,7 +138,7 @@ pub struct Poller {
     settings: PollerSettings,
     caller: Arc<Caller>,
     status: Arc<PollerStatus>,
-    recorder: mpsc::Sender<Recording>,
+    recorder: mpsc::Sender<Kept>,
     is_stuck: Arc<AtomicBool>,
     progress: Arc<Progress>,
     trouble: Repeated,

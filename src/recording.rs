@@ -5,17 +5,21 @@
 
 mod due;
 mod judge;
+mod kept;
 mod parts;
 mod poll;
 
 use chrono::TimeDelta;
 
 pub(crate) use self::due::{RETRY_AT_MOST, pause};
-pub use self::poll::{KnownLimit, Others, Poll, PollEnd, Told};
 use self::{
     due::{due, due_by_cadence, failures},
     judge::Judge,
     parts::Parts,
+};
+pub use self::{
+    kept::{Anew, Contents, Kept, Outcome},
+    poll::{KnownLimit, Others, Poll, PollEnd, Told},
 };
 use crate::{
     cadence::{Cadence, Phase},
@@ -65,16 +69,12 @@ impl Closed {
 pub struct Recording {
     /// The slot as it was read.
     pub slot: SlotKey,
-    /// How many times messages had joined it.
-    pub joins: i32,
     /// When the poll was due: by the cadence since the poll before, whatever failed or was held up meanwhile.
     pub due_at: Timestamp,
-    /// The slot whose messages move here and which then goes, with its `joins`.
-    pub absorbs: Option<(SlotKey, i32)>,
+    /// The slot whose messages move here and which then goes, with the version of it that was read.
+    pub absorbs: Option<(SlotKey, i64)>,
     /// When the slot is due again.
     pub next_poll_at: Timestamp,
-    /// When it is due at the latest if messages joined while the poll was under way.
-    pub join_due: Timestamp,
     /// When the last answer arrived that told anything, of this poll or of one before.
     pub last_polled_at: Option<Timestamp>,
     /// When the first attempt of that poll was sent that told anything. Messages that are known otherwise say so themselves.
@@ -201,12 +201,25 @@ impl Recording {
         let dated_ahead = if is_doubted { vec![] } else { slot.forget_future(now) };
         let judge = Judge::of(&slot, &poll, cadence, moment);
         let polled_at = judge.told.iter().map(|told| told.answered_at).max();
+        let failures = failures(&slot, &poll);
+        if polled_at.is_none() {
+            // A poll that told nothing is no common poll: the slots stay apart.
+            slot.leave_absorbed();
+        }
         let known_until = judge.told.iter().map(|told| told.sent_at).min().or(was_known_until);
         let (mut messages, mut snapshots, mut milestones) = (Vec::new(), Vec::new(), Vec::new());
         let mut parts = Parts::of(&slot, &poll, now);
         let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
         let phase = Phase::of_slot(slot.key.slot_id);
         for message in &slot.messages {
+            if message.has_joined {
+                is_empty = false;
+                let last_polled_at = polled_at.or(was_polled_at).map(|polled_at| polled_at.min(now));
+                let due = cadence.first_poll(last_polled_at, message.sent_at, now);
+                // Messages that join a slot that fails wait with it.
+                next_poll_at = next_poll_at.into_iter().chain((failures == 0).then_some(due)).min();
+                continue;
+            }
             let told = judge.told_of(message.seq);
             let mut change = judge.change(message, told, known_until);
             let is_dated_ahead = dated_ahead.contains(&message.seq);
@@ -239,15 +252,11 @@ impl Recording {
             }
         }
         let quiet = !messages.iter().any(|change| change.differs);
-        let failures = failures(&slot, &poll);
         let due_at = due_by_cadence(&slot, cadence, phase);
         let last_polled_at = polled_at.or(was_polled_at);
         let next_poll_at = due(&poll, next_poll_at, failures, slot.next_poll_at, now);
-        let first_poll = cadence.first_poll(last_polled_at.map(|polled_at| polled_at.min(now)), now, now);
         Self {
             next_poll_at,
-            // Messages that join a slot that fails wait with it.
-            join_due: if failures == 0 { first_poll } else { next_poll_at },
             last_polled_at,
             known_until,
             quiet_polls: match polled_at {
@@ -265,15 +274,13 @@ impl Recording {
             due_at,
             attempts: poll.attempts,
             slot: slot.key,
-            joins: slot.joins,
-            // A poll that told nothing is no common poll: the slots stay apart.
-            absorbs: slot.absorbs.filter(|_| polled_at.is_some()),
+            absorbs: slot.absorbs.map(|absorbed| (absorbed.key, absorbed.version)),
         }
     }
 
     /// The same without what it says of messages, and that in parts of one message each: for when the whole can't be
     /// stored.
-    pub fn apart(&self) -> (Self, Vec<Self>) {
+    pub fn apart(&self) -> (Self, Vec<(MsgSeq, Self)>) {
         let frame = Self { messages: vec![], snapshots: vec![], milestones: vec![], ..self.clone() };
         let mut seqs: Vec<MsgSeq> = self.messages.iter().map(|change| change.seq).collect();
         seqs.extend(self.snapshots.iter().map(|snapshot| snapshot.seq));
@@ -281,13 +288,14 @@ impl Recording {
         seqs.dedup();
         let of = |seq: MsgSeq| Self {
             parts: vec![],
+            group: None,
             messages: self.messages.iter().filter(|change| change.seq == seq).cloned().collect(),
             snapshots: self.snapshots.iter().filter(|snapshot| snapshot.seq == seq).copied().collect(),
             milestones: self.milestones.iter().filter(|(of, _)| *of == seq).copied().collect(),
             attempts: vec![],
             ..frame.clone()
         };
-        let parts = seqs.into_iter().map(of).collect();
+        let parts = seqs.into_iter().map(|seq| (seq, of(seq))).collect();
         (frame, parts)
     }
 }

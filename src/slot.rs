@@ -68,12 +68,25 @@ pub struct Slot {
     pub quiet_polls: i32,
     /// How many polls in a row failed.
     pub failures: i32,
-    /// How many times messages have joined it.
-    pub joins: i32,
+    /// Counts up with every change: what is decided about it holds for the version that was read.
+    pub version: i64,
+    /// When the first attempt of the last poll was sent that is stored.
+    pub last_called_at: Option<Timestamp>,
     /// Its active messages, by rising seq.
     pub messages: Vec<SlotMessage>,
-    /// A slot whose messages are polled along and move here if the poll succeeds, with its `joins`.
-    pub absorbs: Option<(SlotKey, i32)>,
+    /// A slot whose messages are polled along and move here if the poll succeeds.
+    pub absorbs: Option<Absorbed>,
+}
+
+/// A slot that is polled along with another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absorbed {
+    /// Its key.
+    pub key: SlotKey,
+    /// The version of it that was read.
+    pub version: i64,
+    /// Its messages.
+    pub seqs: Vec<MsgSeq>,
 }
 
 /// When a slot is due, as it is stored, and what tells whether the wall clock was set since.
@@ -115,9 +128,22 @@ impl Slot {
         dated_ahead
     }
 
+    /// Whether a message belongs to the slot that is polled along.
+    pub fn is_absorbed(&self, seq: MsgSeq) -> bool {
+        self.absorbs.as_ref().is_some_and(|absorbed| absorbed.seqs.contains(&seq))
+    }
+
+    /// Lets go of the slot that was polled along, and of its messages.
+    pub fn leave_absorbed(&mut self) {
+        if let Some(absorbed) = self.absorbs.take() {
+            self.messages.retain(|message| !absorbed.seqs.contains(&message.seq));
+        }
+    }
+
     /// Takes in the messages of another slot of the same group, for a common poll. Each stays known as it was.
     pub fn absorb(&mut self, other: Slot) {
-        self.absorbs = Some((other.key, other.joins));
+        let seqs = other.messages.iter().map(|message| message.seq).collect();
+        self.absorbs = Some(Absorbed { key: other.key, version: other.version, seqs });
         self.last_polled_at = self.last_polled_at.max(other.last_polled_at);
         self.messages.extend(other.messages);
         self.messages.sort_unstable_by_key(|message| message.seq);
@@ -133,6 +159,8 @@ pub struct SlotMessage {
     pub sent_at: Timestamp,
     /// When it was sent: the earliest time that was given. Its milestones and read rates go by it.
     pub first_sent_at: Timestamp,
+    /// The first poll that told something of it; `None` if none has.
+    pub first_polled_at: Option<Timestamp>,
     /// The latest receipt; `None` if it was never answered for.
     pub receipt: Option<Receipt>,
     /// When that was first seen.
@@ -145,6 +173,15 @@ pub struct SlotMessage {
     pub no_receipt_polls: i16,
     /// Since when each poll of it alone was refused.
     pub refused_since: Option<Timestamp>,
+    /// It joined while its slot was polled: nobody has asked for it.
+    pub has_joined: bool,
+}
+
+impl SlotMessage {
+    /// Until when it is known, if it has to say that itself.
+    pub fn says_until(&self) -> Option<Timestamp> {
+        self.known_until.filter(|_| self.known_apart)
+    }
 }
 
 impl SlotMessage {
@@ -167,12 +204,14 @@ mod tests {
             seq: MsgSeq::try_from(*seq).unwrap(),
             sent_at: time(0),
             first_sent_at: time(0),
+            first_polled_at: None,
             receipt: None,
             changed_at: None,
             known_until: last_polled_at.map(time),
             known_apart: false,
             no_receipt_polls: 0,
             refused_since: None,
+            has_joined: false,
         };
         Slot {
             key: SlotKey { group_key: 1, slot_id },
@@ -184,7 +223,8 @@ mod tests {
             known_until: last_polled_at.map(time),
             quiet_polls: 0,
             failures: 0,
-            joins: i32::try_from(slot_id).unwrap(),
+            version: slot_id,
+            last_called_at: None,
             messages: seqs.iter().map(message).collect(),
             absorbs: None,
         }
@@ -216,13 +256,15 @@ mod tests {
             let (first, second) = (slot(1, &half(true), polled.0), slot(2, &half(false), polled.1));
             let mut common = first.clone();
             common.absorb(second.clone());
-            let mut expected: Vec<SlotMessage> = first.messages.into_iter().chain(second.messages).collect();
+            let mut expected: Vec<SlotMessage> = first.messages.iter().cloned().chain(second.messages).collect();
             expected.sort_by_key(|message| message.seq);
             prop_assert!(common.messages.is_sorted_by(|one, next| one.seq < next.seq));
-            prop_assert_eq!(common.messages, expected, "each with what is known of it");
-            prop_assert_eq!(common.absorbs, Some((second.key, 2)));
+            prop_assert_eq!(&common.messages, &expected, "each with what is known of it");
+            prop_assert_eq!(common.absorbs.as_ref().map(|other| (other.key, other.version)), Some((second.key, 2)));
             // The time of the common poll has to be later than all that either has seen.
             prop_assert_eq!(common.last_polled_at, first.last_polled_at.max(second.last_polled_at));
+            common.leave_absorbed();
+            prop_assert_eq!(common.messages, first.messages);
         }
     }
 }

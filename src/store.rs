@@ -1,6 +1,7 @@
 //! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
 
 mod bounds;
+mod brief;
 mod doctor;
 mod explain;
 mod export;
@@ -19,6 +20,7 @@ mod schema;
 mod seed;
 mod session;
 mod set_aside;
+mod slot_rows;
 mod slots;
 mod slotting;
 mod sqlstate;

@@ -343,12 +343,14 @@ pub(super) mod tests {
             seq: MsgSeq::try_from(seq).unwrap(),
             sent_at: now(),
             first_sent_at: now(),
+            first_polled_at: None,
             receipt: None,
             changed_at: None,
             known_until: None,
             known_apart: false,
             no_receipt_polls: 0,
             refused_since: None,
+            has_joined: false,
         };
         Slot {
             key: SlotKey { group_key: 1, slot_id: 1 },
@@ -360,7 +362,8 @@ pub(super) mod tests {
             known_until: None,
             quiet_polls: 0,
             failures: 0,
-            joins: 0,
+            version: 0,
+            last_called_at: None,
             messages: (1..=messages).map(message).collect(),
             absorbs: None,
         }

@@ -33,7 +33,7 @@ impl Claim {
         status.in_flight.fetch_add(1, Ordering::Relaxed);
         let fails = slot.failures > 0;
         (if fails { &status.failing } else { &status.waiting }).fetch_add(1, Ordering::Relaxed);
-        let slots = std::iter::once(slot.key).chain(slot.absorbs.map(|(other, _)| other)).collect();
+        let slots = std::iter::once(slot.key).chain(slot.absorbs.as_ref().map(|other| other.key)).collect();
         Self { slots, news, status, room, is_waiting: !fails, fails }
     }
 

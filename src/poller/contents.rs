@@ -36,8 +36,8 @@ impl Poller {
         slots.retain(|slot| !later.contains(&slot.key));
         claimed.retain(|slot| !later.contains(slot));
         later.into_iter().for_each(|slot| self.schedule.give_back(slot, self.now()));
-        for slot in &split {
-            for (slot, due) in self.store.split_slot(*slot, batch_size).await? {
+        for slot in slots.iter().filter(|slot| split.contains(&slot.key)) {
+            for (slot, due) in self.store.split_slot(slot, batch_size).await? {
                 self.schedule.set(slot, due, self.now());
             }
             self.progress.beat();

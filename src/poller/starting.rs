@@ -19,7 +19,7 @@ use super::{
     schedule::Now,
 };
 use crate::{
-    recording::{Part, Poll, PollEnd, Recording},
+    recording::{Kept, Part, Poll, PollEnd},
     slot::{GroupState, Slot, SlotKey},
     store::StoreError,
 };
@@ -47,7 +47,7 @@ struct Turn {
 
 /// A slot and the one that it takes in.
 fn of(slot: &Slot) -> impl IntoIterator<Item = SlotKey> + use<> {
-    std::iter::once(slot.key).chain(slot.absorbs.map(|(other, _)| other))
+    std::iter::once(slot.key).chain(slot.absorbs.as_ref().map(|other| other.key))
 }
 
 impl Poller {
@@ -204,8 +204,10 @@ impl Poller {
         }
         for slot in slots {
             missing.remove(&slot.key);
-            slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
+            slot.absorbs.iter().for_each(|other| _ = missing.remove(&other.key));
             let place = match slot.group_state {
+                // Nothing is asked for: the slot is to go.
+                _ if slot.messages.is_empty() => Some(Place::Free),
                 GroupState::Active if calling >= turn.most => Some(Place::Until(now.monotonic)),
                 GroupState::Active => Some(self.caller.gate().place(slot.key.group_key, now.monotonic)),
                 GroupState::Quarantined => {
@@ -263,18 +265,17 @@ impl Poller {
             if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
                 return;
             }
-            let cadence = cadences.of(slot.cadence.as_deref());
             let group_id = slot.group_id.clone();
-            let recording = Recording::of(slot, poll, cadence, keep, clock.moment());
-            let alone = recording.parts.iter().filter_map(Part::alone);
+            let kept = Kept::of(slot, poll, cadences, keep, clock.moment());
+            let alone = kept.recording.parts.iter().filter_map(Part::alone);
             alone.for_each(|seq| caller.trouble.set_apart(&group_id, seq));
             let Ok(permit) = recorder.reserve().await else {
                 // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
                 ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
                 return;
             };
-            claim.hand_over(&recording);
-            permit.send(recording);
+            claim.hand_over(&kept.recording);
+            permit.send(kept);
         });
     }
 

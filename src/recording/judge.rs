@@ -48,7 +48,7 @@ impl<'a> Judge<'a> {
         let Moment { time: now, is_doubted } = now;
         let complete = poll.end == PollEnd::Complete;
         // Where all messages of a slot are refused, it is their group that is refused, or the app.
-        let counts = complete || slot.messages.len() == 1;
+        let counts = complete || slot.messages.iter().filter(|message| !message.has_joined).count() == 1;
         let mut judge = Self {
             cadence,
             now,

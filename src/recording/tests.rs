@@ -1,3 +1,4 @@
+mod anew;
 mod closing;
 mod failing;
 mod times;
@@ -36,17 +37,19 @@ fn message(number: i64) -> SlotMessage {
         seq: seq(number),
         sent_at: noon() - minutes(30),
         first_sent_at: noon() - minutes(30),
+        first_polled_at: Some(noon() - minutes(25)),
         receipt: Some(counted(1, 2)),
         changed_at: Some(noon() - minutes(20)),
         known_until: Some(noon() - minutes(1)),
         known_apart: false,
         no_receipt_polls: 0,
         refused_since: None,
+        has_joined: false,
     }
 }
 
 fn never_polled(number: i64) -> SlotMessage {
-    SlotMessage { receipt: None, changed_at: None, known_until: None, ..message(number) }
+    SlotMessage { receipt: None, first_polled_at: None, changed_at: None, known_until: None, ..message(number) }
 }
 
 fn slot(messages: Vec<SlotMessage>) -> Slot {
@@ -60,7 +63,8 @@ fn slot(messages: Vec<SlotMessage>) -> Slot {
         known_until: Some(noon() - minutes(1)),
         quiet_polls: 2,
         failures: 1,
-        joins: 7,
+        version: 7,
+        last_called_at: None,
         messages,
         absorbs: None,
     }
@@ -187,7 +191,7 @@ fn slots_are_merged_only_by_a_poll_that_told_something() {
     let other = SlotMessage { known_until: Some(noon() - minutes(7)), ..message(9) };
     let other = Slot {
         key: SlotKey { group_key: 3, slot_id: 6 },
-        joins: 4,
+        version: 4,
         last_polled_at: Some(noon() - minutes(7)),
         ..slot(vec![other])
     };

@@ -150,11 +150,11 @@ impl Store {
             .await?;
             let Some(found) = found else { return Ok(None) };
             let slots = query_as(
-                "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures, max(coalesce(m.aged_from, m.sent_at)) AS youngest_sent_at,
-                    coalesce(array_agg(m.msg_seq ORDER BY m.msg_seq) FILTER (WHERE m.msg_seq IS NOT NULL), '{}') AS msg_seqs
-                 FROM receiptd.poll_slots s
-                 LEFT JOIN receiptd.watched_messages m ON m.group_key = s.group_key AND m.slot_id = s.slot_id
-                 WHERE s.group_key = $1 GROUP BY s.group_key, s.slot_id ORDER BY s.next_poll_at, s.slot_id",
+                "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures,
+                    (SELECT max(coalesce(m.aged_from, m.sent_at)) FROM unnest(s.aged_from, s.sent_at) AS m (aged_from, sent_at))
+                        AS youngest_sent_at,
+                    array(SELECT unnest(s.msg_seqs) ORDER BY 1) AS msg_seqs
+                 FROM receiptd.poll_slots s WHERE s.group_key = $1 ORDER BY s.next_poll_at, s.slot_id",
             )
             .bind(found.group_key)
             .fetch_all(&mut *database)

@@ -1,25 +1,33 @@
 //! One flush: everything that a batch of polls brought back, in one transaction.
 //!
-//! Order: the slots are locked first, then everything that belongs to them. Nobody is waited for: what somebody else holds
-//! just now is left for a later flush. So a flush never deadlocks, and an owner's open transaction holds up only what it
-//! touches.
+//! First come the rows that others may hold or change, the slots before what belongs to them: nobody is waited for. A slot that
+//! somebody has changed since it was read does not come back, and nothing else of its poll is written. Then comes what is only
+//! added: snapshots and calls.
 
-mod held;
 mod milestones;
 mod rows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-pub(super) use self::milestones::write_milestones;
-pub(super) use self::rows::{write_calls, write_groups, write_messages, write_snapshots};
-use self::{
-    held::{already_stored, held_rows, held_slots, lock_slots, stand},
-    rows::{drop_empty_slots, merge_slots, part_slots, write_slots},
+use self::rows::{close_messages, drop_slots, merge_slots, part_slots};
+pub(super) use self::{
+    milestones::write_milestones,
+    rows::{write_calls, write_groups, write_snapshots},
 };
-use super::{Store, StoreError, session::Session, transaction::SHORT};
-use crate::{domain::Timestamp, recording::Recording, slot::SlotKey};
+use super::{
+    Store, StoreError,
+    brief::Brief,
+    session::Session,
+    slot_rows::{SlotRow, update_slots},
+    transaction::SHORT,
+};
+use crate::{
+    domain::{MsgSeq, Timestamp},
+    recording::{Kept, Outcome, Recording},
+    slot::SlotKey,
+};
 
-pub(super) const DOING: &str = "storing what polls brought back";
+const DOING: &str = "storing what polls brought back";
 
 /// What became of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,131 +58,110 @@ pub struct Made {
 #[derive(Debug, Default)]
 pub(super) struct Flushed {
     pub committed: Vec<Committed>,
-    /// Recordings of which somebody else holds a row just now.
-    pub left: HashSet<SlotKey>,
+    /// The slots of polls of which nothing was written: somebody has changed them since they were read.
+    pub changed: HashSet<SlotKey>,
 }
 
-/// Writes the recordings and tells what became of their slots. Those of the slots `tried` were in an attempt that failed: if it
-/// was not answered, it may have been committed all the same.
-pub(super) async fn flush(
-    store: &Store,
-    recordings: &[Recording],
-    tried: &HashSet<SlotKey>,
-) -> Result<Flushed, StoreError> {
-    let wrote = oldest(recordings);
+/// A poll and what it makes of its messages.
+#[derive(Debug)]
+pub(super) struct Item<'k> {
+    pub kept: &'k Kept,
+    pub outcome: Outcome,
+}
+
+impl<'k> Item<'k> {
+    /// A poll without what it says of the messages `refused`.
+    pub fn of(kept: &'k Kept, refused: &[MsgSeq]) -> Self {
+        Self { kept, outcome: kept.outcome(refused) }
+    }
+
+    pub fn recording(&self) -> &'k Recording {
+        &self.kept.recording
+    }
+
+    fn slot(&self) -> SlotRow<'_> {
+        let recording = self.recording();
+        SlotRow {
+            key: recording.slot,
+            version: self.kept.version(),
+            next_poll_at: recording.next_poll_at,
+            last_polled_at: recording.last_polled_at,
+            known_until: recording.known_until,
+            last_called_at: self.kept.called_at(),
+            quiet_polls: recording.quiet_polls,
+            failures: recording.failures,
+            contents: &self.outcome.contents,
+        }
+    }
+}
+
+/// Writes polls and tells what became of their slots.
+pub(super) async fn flush(store: &Store, polls: &[Kept]) -> Result<Brief<Flushed>, StoreError> {
+    match flush_once(store, polls, false).await {
+        // Plain inserts cost less. A snapshot that there is already is a matter of clocks that were set, and very rare.
+        Err(error) if error.sqlstate().is_some_and(|sqlstate| sqlstate == "23505") => {
+            flush_once(store, polls, true).await
+        }
+        flushed => flushed,
+    }
+}
+
+async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Brief<Flushed>, StoreError> {
+    let wrote = oldest(polls);
     store
-        .run_recording(DOING, SHORT, wrote, async |database| {
-            let sorted = sort(database, recordings, tried).await?;
-            let written = write(database, &sorted.free, &sorted.locked).await?;
-            sorted.end(database, written).await
+        .run_briefly(DOING, SHORT, wrote, async |database, rows| {
+            let items: Vec<Item<'_>> = polls.iter().map(|kept| Item::of(kept, &[])).collect();
+            let (here, changed): (Vec<&Item<'_>>, Vec<&Item<'_>>) = write_slots(database, &items).await?;
+            let made = write_rows(database, &here).await?;
+            let recordings: Vec<&Recording> = here.iter().map(|item| item.recording()).collect();
+            write_milestones(database, &recordings).await?;
+            write_groups(database, &recordings).await?;
+            rows.are_ours(database).await?;
+            write_snapshots(database, &recordings, replaces).await?;
+            write_calls(database, &recordings).await?;
+            let committed = here.iter().flat_map(|item| committed(item)).chain(made.into_iter().map(Committed::Made));
+            Ok(Flushed {
+                committed: committed.collect(),
+                changed: changed.iter().map(|item| item.recording().slot).collect(),
+            })
         })
         .await
 }
 
 /// The time of the oldest of what is written.
-pub(super) fn oldest(recordings: &[Recording]) -> Option<Timestamp> {
+pub(super) fn oldest(polls: &[Kept]) -> Option<Timestamp> {
     let times = |recording: &Recording| {
         let polled = recording.snapshots.iter().map(|snapshot| snapshot.polled_at);
         recording.attempts.iter().map(|attempt| attempt.called_at).chain(polled).min()
     };
-    recordings.iter().filter_map(times).min()
+    polls.iter().filter_map(|kept| times(&kept.recording)).min()
 }
 
-/// Recordings, by what is to be done about them.
-#[derive(Debug)]
-pub(super) struct Sorted<'r> {
-    /// Those to be written: nobody else holds anything of them.
-    pub free: Vec<&'r Recording>,
-    /// The slots that are locked.
-    pub locked: HashMap<SlotKey, Locked>,
-    /// Those that an attempt has stored of which no answer came.
-    stored: Vec<&'r Recording>,
-    left: HashSet<SlotKey>,
-}
-
-/// Locks what the recordings are about, as far as nobody else holds it.
-pub(super) async fn sort<'r>(
+/// Writes the slots. Returns the polls whose slots nobody has changed, and the others.
+pub(super) async fn write_slots<'i, 'k>(
     connection: &mut Session,
-    recordings: &'r [Recording],
-    tried: &HashSet<SlotKey>,
-) -> Result<Sorted<'r>, sqlx::Error> {
-    let all: Vec<&Recording> = recordings.iter().collect();
-    let locked = lock_slots(connection, &all).await?;
-    // Looked up only now: a commit of which no answer came may be made at any time, and holds the slots until then.
-    let (tried, mut fresh): (Vec<&Recording>, Vec<&Recording>) =
-        all.into_iter().partition(|recording| tried.contains(&recording.slot));
-    let stored = already_stored(connection, &tried).await?;
-    let (stored, again): (Vec<&Recording>, Vec<&Recording>) =
-        tried.into_iter().partition(|recording| stored.contains(&recording.slot));
-    fresh.extend(again);
-    let mut left = held_slots(connection, &fresh, &locked).await?;
-    left.extend(held_rows(connection, &fresh).await?);
-    let free = fresh.into_iter().filter(|recording| !left.contains(&recording.slot)).collect();
-    Ok(Sorted { free, locked, stored, left })
+    items: &'i [Item<'k>],
+) -> Result<(Vec<&'i Item<'k>>, Vec<&'i Item<'k>>), sqlx::Error> {
+    let is_written = |item: &&Item<'_>| !item.kept.is_slot_gone && !item.kept.drops_slot();
+    let rows: Vec<SlotRow<'_>> = items.iter().filter(is_written).map(Item::slot).collect();
+    let mut back = update_slots(connection, &rows).await?;
+    back.extend(drop_slots(connection, items).await?);
+    Ok(items.iter().partition(|item| item.kept.is_slot_gone || back.contains(&item.recording().slot)))
 }
 
-impl Sorted<'_> {
-    /// What became of all of them, where those that are free were `written`.
-    pub async fn end(self, connection: &mut Session, mut written: Vec<Committed>) -> Result<Flushed, sqlx::Error> {
-        written.extend(stand(connection, &self.stored).await?);
-        Ok(Flushed { committed: written, left: self.left })
-    }
+/// Writes what belongs to slots that are written. Returns those that were made.
+pub(super) async fn write_rows(connection: &mut Session, items: &[&Item<'_>]) -> Result<Vec<Made>, sqlx::Error> {
+    merge_slots(connection, items).await?;
+    close_messages(connection, items).await?;
+    part_slots(connection, items).await
 }
 
-/// Writes recordings whose slots are locked, as far as they still exist.
-pub(super) async fn write(
-    connection: &mut Session,
-    recordings: &[&Recording],
-    locked: &HashMap<SlotKey, Locked>,
-) -> Result<Vec<Committed>, sqlx::Error> {
-    merge_slots(connection, recordings, locked).await?;
-    write_snapshots(connection, recordings).await?;
-    write_messages(connection, recordings).await?;
-    write_milestones(connection, recordings).await?;
-    let made = part_slots(connection, recordings).await?;
-    let due = write_slots(connection, recordings, locked).await?;
-    let dropped = drop_empty_slots(connection, recordings).await?;
-    write_groups(connection, recordings).await?;
-    write_calls(connection, recordings).await?;
-    let made = made.into_iter().map(Committed::Made);
-    Ok(committed(recordings, locked, &due, &dropped).into_iter().chain(made).collect())
-}
-
-/// A slot as it stands when its recording is written.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Locked {
-    joins: i32,
-    next_poll_at: Timestamp,
-}
-
-/// The slot that a recording merges into its own, if both still exist: their owner may have emptied either meanwhile.
-fn merged(recording: &Recording, locked: &HashMap<SlotKey, Locked>) -> Option<SlotKey> {
-    let (absorbed, _) = recording.absorbs?;
-    (locked.contains_key(&recording.slot) && locked.contains_key(&absorbed)).then_some(absorbed)
-}
-
-/// What became of every slot: those that were merged, dropped, or removed by their owner meanwhile are gone.
-fn committed(
-    recordings: &[&Recording],
-    locked: &HashMap<SlotKey, Locked>,
-    due: &HashMap<SlotKey, Timestamp>,
-    dropped: &[SlotKey],
-) -> Vec<Committed> {
-    let own = recordings.iter().map(|recording| match due.get(&recording.slot) {
-        Some(due) if !dropped.contains(&recording.slot) => Committed::Due(recording.slot, *due),
-        _ => Committed::Gone(recording.slot),
-    });
-    let absorbed = recordings.iter().filter_map(|recording| {
-        let (slot, _) = recording.absorbs?;
-        Some(match locked.get(&slot) {
-            Some(kept) if merged(recording, locked).is_none() => Committed::Due(slot, kept.next_poll_at),
-            _ => Committed::Gone(slot),
-        })
-    });
-    own.chain(absorbed).collect()
-}
-
-pub(super) fn slots_of(recordings: &[&Recording]) -> Vec<SlotKey> {
-    let absorbed = recordings.iter().filter_map(|recording| recording.absorbs.map(|(slot, _)| slot));
-    recordings.iter().map(|recording| recording.slot).chain(absorbed).collect()
+/// What became of the slots of a poll that is written.
+pub(super) fn committed(item: &Item<'_>) -> impl Iterator<Item = Committed> + use<> {
+    let recording = item.recording();
+    let own = match item.kept.is_slot_gone || item.kept.drops_slot() {
+        true => Committed::Gone(recording.slot),
+        false => Committed::Due(recording.slot, recording.next_poll_at),
+    };
+    std::iter::once(own).chain(recording.absorbs.map(|(slot, _)| Committed::Gone(slot)))
 }

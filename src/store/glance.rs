@@ -56,8 +56,7 @@ pub struct QuarantinedGroup {
 }
 
 const DUE: &str = "
-    SELECT g.group_id, s.next_poll_at,
-        (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = s.group_key AND m.slot_id = s.slot_id) AS messages
+    SELECT g.group_id, s.next_poll_at, cardinality(s.msg_seqs)::bigint AS messages
     FROM (
         SELECT s.* FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
         WHERE g.sdk_app_id = $1 AND g.state = 'active' ORDER BY s.next_poll_at, s.slot_id LIMIT 10
@@ -74,7 +73,7 @@ const CURVES: &str = "
     SELECT p.group_id, m.msg_seq, m.sent_at, c.seen_at, c.percent
     FROM polled p
     CROSS JOIN LATERAL (
-        SELECT msg_seq, sent_at FROM receiptd.watched_messages
+        SELECT msg_seq, sent_at FROM receiptd.message_state
         WHERE group_key = p.group_key AND state = 'active' AND read_num IS NOT NULL ORDER BY sent_at DESC, msg_seq DESC LIMIT 1
     ) m
     CROSS JOIN LATERAL (

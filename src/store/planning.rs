@@ -24,8 +24,9 @@ impl Store {
         let cohorts = query_as::<(Option<String>, Timestamp, i64)>(
             "SELECT g.cadence, date_bin('10 minutes', youngest, '2000-01-01Z') + interval '5 minutes', count(*)
              FROM (
-                SELECT group_key, max(coalesce(aged_from, sent_at)) AS youngest FROM receiptd.watched_messages
-                WHERE slot_id IS NOT NULL GROUP BY group_key, slot_id
+                SELECT group_key, (
+                    SELECT max(coalesce(m.aged_from, m.sent_at)) FROM unnest(s.aged_from, s.sent_at) AS m (aged_from, sent_at)
+                ) AS youngest FROM receiptd.poll_slots s WHERE msg_seqs <> '{}'
                 UNION ALL
                 SELECT group_key, max(aged_from) FROM (
                     SELECT group_key, coalesce(aged_from, sent_at) AS aged_from,

@@ -1,7 +1,9 @@
 //! Gathers recordings and flushes them: every 100 ms or 2,000 rows, whichever comes first.
 //!
 //! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile polling
-//! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest.
+//! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest. A poll whose slot
+//! somebody has changed since it was read is decided anew. That also tells whether a commit of which no answer came was made:
+//! then the slot's last call is the poll's.
 
 mod batch;
 mod said;
@@ -27,14 +29,15 @@ use self::{batch::MAX_ROWS, said::Said};
 pub use super::flush::{Committed, Made};
 use super::{
     Store, StoreError,
+    brief::Brief,
     flush::{Flushed, flush},
     set_aside::write_apart,
     sqlstate::Remedy,
 };
 use crate::{
     activity::Activity,
-    recording::{Recording, pause},
-    slot::SlotKey,
+    recording::{Anew, Kept, pause},
+    slot::{Slot, SlotKey},
 };
 
 /// A flush waits at most this long for more to write.
@@ -45,6 +48,9 @@ const QUEUE: usize = 1_000;
 
 /// What somebody else holds is tried again this often.
 const TRY_LEFT_EVERY: Duration = Duration::from_secs(1);
+
+/// What is left is searched for what is free by now for so long at a time; the rest is searched the next time.
+const SEARCH: Duration = Duration::from_millis(500);
 
 /// So many recordings may wait for somebody else's locks before everything waits.
 const MAX_LEFT: usize = 2_000;
@@ -75,13 +81,11 @@ pub struct RecorderSettings {
 pub struct Recorder {
     store: Store,
     settings: RecorderSettings,
-    queue: mpsc::Receiver<Recording>,
-    /// Recordings of which somebody else holds a row.
-    left: Vec<Recording>,
+    queue: mpsc::Receiver<Kept>,
+    /// Polls of which somebody else holds a row.
+    left: Vec<Kept>,
     try_left_at: Instant,
     said: Said,
-    /// The slots of recordings that were in an attempt that failed, wherever they wait by now: it may have stored them.
-    tried: HashSet<SlotKey>,
     /// How many times in a row the tables have refused the row of a slot, or of its group.
     refusals: HashMap<SlotKey, i32>,
     /// How much is written at once.
@@ -118,13 +122,22 @@ impl Reason {
 /// How a batch is to be written.
 enum How {
     Whole,
-    /// One recording that was refused for this reason.
+    /// First it is to be decided anew: somebody has changed the slots.
+    Anew,
+    /// One poll that was refused for this reason.
     Apart(StoreError),
 }
 
 /// What became of a batch.
 enum Written {
-    Done,
+    /// It is stored, but for the polls of these slots, which somebody has changed.
+    Done(HashSet<SlotKey>),
+    /// It has been decided anew: so it is to be written.
+    Decided(Vec<Kept>),
+    /// Somebody holds one of its rows.
+    Held,
+    /// Somebody has changed something that it was decided on.
+    Changed,
     /// The tables refuse something in it.
     Refused(StoreError),
     /// It was too much for the time that it had.
@@ -133,11 +146,11 @@ enum Written {
 
 impl Recorder {
     /// A recorder and the way to it. It ends when all senders are gone and everything is written.
-    pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Recording>) {
+    pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Kept>) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
-        let (tried, refusals, size) = (HashSet::new(), HashMap::new(), BatchSize::default());
-        (Self { store, settings, queue, left, try_left_at, said, tried, refusals, size }, sender)
+        let (refusals, size) = (HashMap::new(), BatchSize::default());
+        (Self { store, settings, queue, left, try_left_at, said, refusals, size }, sender)
     }
 
     /// Writes until there is nothing more to come. Returns how many recordings could not be written.
@@ -166,11 +179,11 @@ impl Recorder {
             let gathered = self.gather().await;
             let is_end = gathered.is_none();
             if let Some(recordings) = gathered {
-                self.write(recordings, How::Whole).await?;
+                self.write(recordings, None).await?;
             }
             if is_end || Instant::now() >= self.try_left_at {
                 let left = std::mem::take(&mut self.left);
-                self.write(left, How::Whole).await?;
+                self.write(left, Some(Instant::now() + SEARCH)).await?;
                 self.try_left_at = Instant::now() + TRY_LEFT_EVERY;
             }
             let must_wait = !self.left.is_empty() && (is_end || self.left.len() > MAX_LEFT);
@@ -192,7 +205,7 @@ impl Recorder {
     }
 
     /// Recordings to write, none if it was time for those that were left, or `None` at the end.
-    async fn gather(&mut self) -> Option<Vec<Recording>> {
+    async fn gather(&mut self) -> Option<Vec<Kept>> {
         let next = async {
             if self.left.is_empty() {
                 return Ok(self.queue.recv().await);
@@ -220,51 +233,70 @@ impl Recorder {
         if give_up { Err(Lost { reason: Reason::Stopped, recordings: 0 }) } else { Ok(()) }
     }
 
-    /// Writes recordings, however long it takes, a batch at a time. What is refused is searched for by halving.
-    async fn write(&mut self, recordings: Vec<Recording>, how: How) -> Result<(), Lost> {
-        let mut parts = vec![(recordings, how)];
+    /// Writes polls, a batch at a time, however long it takes; but what is not written by `until` is left. What somebody holds or
+    /// the tables refuse is searched for by halving.
+    async fn write(&mut self, polls: Vec<Kept>, until: Option<Instant>) -> Result<(), Lost> {
+        let mut parts = vec![(polls, How::Whole)];
         while let Some((mut part, how)) = parts.pop() {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                let rest = parts.drain(..).rev().flat_map(|(part, _)| part);
+                self.left.splice(..0, part.into_iter().chain(rest));
+                break;
+            }
             let batch = self.size.take(&mut part, rows);
             if batch.is_empty() {
                 continue;
             }
             if !part.is_empty() {
-                parts.push((part, How::Whole));
+                parts.push((part, if matches!(how, How::Anew) { How::Anew } else { How::Whole }));
             }
             let written = self.write_part(&batch, &how).await.map_err(|reason| {
                 let others: usize = parts.iter().map(|(part, _)| part.len()).sum();
                 Lost { reason, recordings: batch.len() + others }
             })?;
-            let several = batch.len() > 1;
-            match written {
-                Written::Done => self.size.ended_in_time(),
-                Written::Refused(_) if several => {
-                    let mut first = batch;
-                    let second = first.split_off(first.len() / 2);
-                    parts.extend([(second, How::Whole), (first, How::Whole)]);
-                }
-                Written::Refused(refusal) => parts.push((batch, How::Apart(refusal))),
-                Written::TookTooLong => {
-                    self.size.took_too_long(batch.iter().map(rows).sum());
-                    parts.push((batch, how));
-                }
-            }
+            parts.extend(self.after(batch, how, written));
         }
         Ok(())
     }
 
+    /// What is to be written yet of a batch.
+    fn after(&mut self, mut batch: Vec<Kept>, how: How, written: Written) -> Vec<(Vec<Kept>, How)> {
+        let several = batch.len() > 1;
+        match written {
+            Written::Done(changed) => {
+                self.size.ended_in_time();
+                batch.retain(|kept| changed.contains(&kept.recording.slot));
+                vec![(batch, How::Anew)]
+            }
+            Written::Decided(decided) => vec![(decided, How::Whole)],
+            Written::Held | Written::Changed | Written::Refused(_) if several => {
+                let second = batch.split_off(batch.len() / 2);
+                vec![(second, How::Whole), (batch, How::Whole)]
+            }
+            Written::Held => {
+                self.left.append(&mut batch);
+                vec![]
+            }
+            Written::Changed => vec![(batch, How::Anew)],
+            Written::Refused(refusal) => vec![(batch, How::Apart(refusal))],
+            Written::TookTooLong => {
+                self.size.took_too_long(batch.iter().map(rows).sum());
+                vec![(batch, how)]
+            }
+        }
+    }
+
     /// Writes one part until it is written, refused, or found to be too much. The error says why there is no use in going on.
-    async fn write_part(&mut self, part: &[Recording], how: &How) -> Result<Written, Reason> {
+    async fn write_part(&mut self, part: &[Kept], how: &How) -> Result<Written, Reason> {
         let mut wait = FIRST_WAIT;
         loop {
             let error = match self.attempt(part, how).await {
-                Ok(()) => return Ok(Written::Done),
+                Ok(written) => return Ok(written),
                 Err(StoreError::LeaseLost { .. }) => return Err(Reason::LeaseLost),
                 Err(error) => error,
             };
             let class = error.sqlstate().unwrap_or_else(|| "none".to_owned());
             metrics::counter!("receiptd_flush_failures_total", "sqlstate" => class).increment(1);
-            self.tried.extend(part.iter().map(|recording| recording.slot));
             match (error.remedy(), how) {
                 (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
                 (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused(error)),
@@ -282,35 +314,76 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&mut self, part: &[Recording], how: &How) -> Result<(), StoreError> {
+    async fn attempt(&mut self, part: &[Kept], how: &How) -> Result<Written, StoreError> {
         let start = Instant::now();
         let flushed = match (how, part) {
-            (How::Apart(refusal), [recording]) => {
-                let refusals = self.refusals.get(&recording.slot).map_or(1, |count| count.saturating_add(1));
-                let not_before = self.store.clock().now() + pause(refusals);
-                let aside = write_apart(&self.store, recording, &self.tried, not_before).await?;
-                self.refusals.remove(&recording.slot);
-                if aside.waits {
-                    self.refusals.insert(recording.slot, refusals);
-                }
-                metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
-                if aside.rows > 0 {
-                    self.said.refused(&self.store, recording, refusal, &aside).await;
-                }
-                aside.flushed
-            }
-            _ => {
-                let flushed = flush(&self.store, part, &self.tried).await?;
-                part.iter().for_each(|recording| _ = self.refusals.remove(&recording.slot));
-                flushed
-            }
+            (How::Anew, _) => return self.decide_anew(part).await.map(Written::Decided),
+            (How::Apart(refusal), [kept]) => self.write_apart(kept, refusal).await?,
+            _ => flush(&self.store, part).await?,
         };
-        self.committed(part, flushed, start.elapsed());
-        Ok(())
+        Ok(match flushed {
+            Brief::Done(flushed) => Written::Done(self.committed(part, flushed, how, start.elapsed())),
+            Brief::Held => Written::Held,
+            Brief::Changed => Written::Changed,
+        })
+    }
+
+    async fn write_apart(&mut self, kept: &Kept, refusal: &StoreError) -> Result<Brief<Flushed>, StoreError> {
+        let slot = kept.recording.slot;
+        let refusals = self.refusals.get(&slot).map_or(1, |count| count.saturating_add(1));
+        let not_before = self.store.clock().now() + pause(refusals);
+        let aside = match write_apart(&self.store, kept, not_before).await? {
+            Brief::Done(aside) => aside,
+            Brief::Held => return Ok(Brief::Held),
+            Brief::Changed => return Ok(Brief::Changed),
+        };
+        self.refusals.remove(&slot);
+        if aside.waits {
+            self.refusals.insert(slot, refusals);
+        }
+        metrics::counter!("receiptd_set_aside_total").increment(aside.rows as u64);
+        if aside.rows > 0 {
+            self.said.refused(&self.store, &kept.recording, refusal, &aside).await;
+        }
+        Ok(Brief::Done(aside.flushed))
+    }
+
+    /// Decides anew about polls whose slots somebody has changed. Those that are stored already, by a commit of which no answer came,
+    /// are done with.
+    async fn decide_anew(&mut self, part: &[Kept]) -> Result<Vec<Kept>, StoreError> {
+        let keys: Vec<SlotKey> = part.iter().flat_map(Kept::slots).collect();
+        let read = self.store.read_slots(&keys).await?;
+        let mut slots: HashMap<SlotKey, Slot> = read.into_iter().map(|slot| (slot.key, slot)).collect();
+        let (mut decided, mut stored) = (vec![], vec![]);
+        for kept in part {
+            let (own, absorbed) = (kept.recording.slot, kept.recording.absorbs.map(|(slot, _)| slot));
+            let (now, other) = (slots.remove(&own), absorbed.and_then(|slot| slots.remove(&slot)));
+            // The one that was to be taken in stands apart if its taker is gone, and is gone itself if it can't be read.
+            match (&other, absorbed) {
+                (Some(other), _) if now.is_none() => self.tell(Committed::Due(other.key, other.next_poll_at)),
+                (None, Some(absorbed)) => self.tell(Committed::Gone(absorbed)),
+                _ => {}
+            }
+            match kept.clone().anew(now, other) {
+                Anew::Decided(kept) if kept.is_slot_gone && kept.drops_slot() => self.tell(Committed::Gone(own)),
+                Anew::Decided(kept) => decided.push(*kept),
+                Anew::Stored(now, other) => {
+                    let stands = std::iter::once(now).chain(other);
+                    stands.for_each(|slot| self.tell(Committed::Due(slot.key, slot.next_poll_at)));
+                    stored.push(kept);
+                }
+            }
+        }
+        for kept in stored.iter().filter(|kept| !kept.recording.parts.is_empty()) {
+            let made = self.store.slots_of_group(kept.recording.slot.group_key).await?;
+            made.into_iter().for_each(|made| self.tell(Committed::Made(made)));
+        }
+        self.count(&stored);
+        Ok(decided)
     }
 
     /// Where a partition may be missing, makes those that the batch needs. True if one was.
-    async fn made_missing_partitions(&mut self, recordings: &[Recording]) -> bool {
+    async fn made_missing_partitions(&mut self, recordings: &[Kept]) -> bool {
         match self.store.ensure_partitions(&days(recordings)).await {
             Ok(0) => false,
             Ok(made) => {
@@ -327,35 +400,46 @@ impl Recorder {
         }
     }
 
-    fn committed(&mut self, recordings: &[Recording], flushed: Flushed, took: Duration) {
-        let Flushed { committed, left } = flushed;
-        let is_left = |recording: &&Recording| left.contains(&recording.slot);
-        let (left, stored): (Vec<&Recording>, Vec<&Recording>) = recordings.iter().partition(is_left);
-        let snapshots: usize = stored.iter().map(|recording| recording.snapshots.len()).sum();
-        let changes: usize = stored.iter().map(|recording| recording.changes()).sum();
+    /// Tells what became of the slots. Returns those that somebody had changed.
+    fn committed(&mut self, part: &[Kept], flushed: Flushed, how: &How, took: Duration) -> HashSet<SlotKey> {
+        let Flushed { committed, changed } = flushed;
+        let stored: Vec<&Kept> = part.iter().filter(|kept| !changed.contains(&kept.recording.slot)).collect();
+        if matches!(how, How::Whole) {
+            stored.iter().for_each(|kept| _ = self.refusals.remove(&kept.recording.slot));
+        }
+        self.count(&stored);
+        metrics::histogram!("receiptd_flush_rows").record(stored.iter().map(|kept| rows(kept)).sum::<usize>() as f64);
+        metrics::counter!("receiptd_flushes_total").increment(1);
+        metrics::histogram!("receiptd_flush_seconds").record(took);
+        committed.into_iter().for_each(|slot| self.tell(slot));
+        changed
+    }
+
+    /// Counts what is stored.
+    fn count(&self, stored: &[&Kept]) {
+        let snapshots: usize = stored.iter().map(|kept| kept.recording.snapshots.len()).sum();
+        let changes: usize = stored.iter().map(|kept| kept.recording.changes()).sum();
         self.settings.activity.stored(snapshots as u64, changes as u64, std::time::Instant::now());
         metrics::counter!("receiptd_snapshots_total").increment(snapshots as u64);
         metrics::counter!("receiptd_changes_total").increment(changes as u64);
-        metrics::histogram!("receiptd_flush_rows")
-            .record(stored.iter().map(|recording| rows(recording)).sum::<usize>() as f64);
-        metrics::counter!("receiptd_flushes_total").increment(1);
-        metrics::histogram!("receiptd_flush_seconds").record(took);
-        stored.iter().for_each(|recording| _ = self.tried.remove(&recording.slot));
-        self.left.extend(left.into_iter().cloned());
-        for slot in committed {
-            // Without a poller there is nobody left who needs to know.
-            _ = self.settings.committed.send(slot);
-        }
+    }
+
+    fn tell(&self, slot: Committed) {
+        // Without a poller there is nobody left who needs to know.
+        _ = self.settings.committed.send(slot);
     }
 }
 
-fn rows(recording: &Recording) -> usize {
-    1 + recording.snapshots.len() + recording.messages.len() + recording.attempts.len()
+fn rows(kept: &Kept) -> usize {
+    let recording = &kept.recording;
+    let closed = recording.messages.iter().filter(|change| change.closed.is_some()).count();
+    1 + recording.snapshots.len() + recording.attempts.len() + closed
 }
 
-fn days(recordings: &[Recording]) -> Vec<NaiveDate> {
-    let polled = recordings.iter().flat_map(|recording| recording.snapshots.iter().map(|snapshot| snapshot.polled_at));
-    let called = recordings.iter().flat_map(|recording| recording.attempts.iter().map(|call| call.called_at));
+fn days(polls: &[Kept]) -> Vec<NaiveDate> {
+    let recordings = || polls.iter().map(|kept| &kept.recording);
+    let polled = recordings().flat_map(|recording| recording.snapshots.iter().map(|snapshot| snapshot.polled_at));
+    let called = recordings().flat_map(|recording| recording.attempts.iter().map(|call| call.called_at));
     let days: BTreeSet<NaiveDate> = polled.chain(called).map(|time| time.date_naive()).collect();
     days.into_iter().collect()
 }

@@ -1,15 +1,16 @@
 //! A poll that the tables refuse: what is bad of it is set aside with the reason, the rest is written.
 
-use std::{collections::HashSet, slice};
+use std::slice;
 
 use serde_json::{Value, json};
 use sqlx::Executor;
 
 use super::{
     Store, StoreError,
+    brief::{Brief, changed},
     flush::{
-        Committed, Flushed, oldest, slots_of, sort, write, write_calls, write_groups, write_messages, write_milestones,
-        write_snapshots,
+        Committed, Flushed, Item, committed, oldest, write_calls, write_groups, write_milestones, write_rows,
+        write_slots, write_snapshots,
     },
     session::Session,
     sqlstate::{Remedy, remedy_of, sqlstate},
@@ -18,8 +19,7 @@ use super::{
 };
 use crate::{
     domain::Timestamp,
-    recording::{GroupChange, Recording},
-    slot::SlotKey,
+    recording::{GroupChange, Kept, Recording},
 };
 
 /// What was written of a poll that the tables refuse.
@@ -32,56 +32,55 @@ pub(super) struct Aside {
     pub waits: bool,
 }
 
-/// Writes what can be written of a recording that could not be written as a whole, and sets the rest aside. A slot whose row or
-/// group is refused is not due before `not_before`. `tried` is as for a flush.
-pub(super) async fn write_apart(
-    store: &Store,
-    recording: &Recording,
-    tried: &HashSet<SlotKey>,
-    not_before: Timestamp,
-) -> Result<Aside, StoreError> {
-    let wrote = oldest(slice::from_ref(recording));
+/// Writes what can be written of a poll that could not be written as a whole, and sets the rest aside. A slot whose row or
+/// group is refused is not due before `not_before`.
+pub(super) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestamp) -> Result<Brief<Aside>, StoreError> {
+    let wrote = oldest(slice::from_ref(kept));
     store
-        .run_recording("setting aside what the tables refuse", SHORT, wrote, async |database| {
-            apart(database, recording, tried, not_before).await
+        .run_briefly("setting aside what the tables refuse", SHORT, wrote, async |database, _| {
+            apart(database, kept, not_before).await
         })
         .await
 }
 
-async fn apart(
-    connection: &mut Session,
-    recording: &Recording,
-    tried: &HashSet<SlotKey>,
-    not_before: Timestamp,
-) -> Result<Aside, sqlx::Error> {
-    let sorted = sort(connection, slice::from_ref(recording), tried).await?;
-    if sorted.free.is_empty() {
-        return Ok(Aside { flushed: sorted.end(connection, vec![]).await?, rows: 0, waits: false });
+async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> Result<Aside, sqlx::Error> {
+    let (frame, parts) = kept.recording.apart();
+    // The messages first: of those that are refused nothing goes into the slot.
+    let mut refused = Vec::new();
+    for (seq, part) in &parts {
+        refused.extend(write_message(connection, part).await?.is_none().then_some(*seq));
     }
-    let (frame, parts) = recording.apart();
-    let mut rows = 0;
-    // The messages first: those that are done have to leave before the slot can go.
-    for part in &parts {
-        rows += usize::from(write_messages_of(connection, part).await?.is_none());
-    }
-    let (mut slot, group, calls) = pieces(frame);
+    let (slot, group, calls) = pieces(frame);
     let mut waits =
         attempt(connection, &group, async |database| write_groups(database, &[&group]).await).await?.is_none();
-    rows += usize::from(waits) + usize::from(write_calls_of(connection, &calls).await?.is_none());
+    let mut rows =
+        refused.len() + usize::from(waits) + usize::from(write_calls_of(connection, &calls).await?.is_none());
     let later = slot.next_poll_at.max(not_before);
+    let mut kept = kept.clone();
     if waits {
-        (slot.next_poll_at, slot.join_due) = (later, later);
+        kept.recording.next_poll_at = later;
     }
-    let written = attempt(connection, &slot, async |database| write(database, &[&slot], &sorted.locked).await).await?;
+    let item = Item::of(&kept, &refused);
+    let written = attempt(connection, &slot, async |database| write_slot(database, &item).await).await?;
     let mut committed = written.unwrap_or_else(|| {
         (rows, waits) = (rows + 1, true);
         // It is polled on, though the tables do not know when.
-        slots_of(&[&slot]).into_iter().map(|slot| Committed::Due(slot, later)).collect()
+        kept.slots().map(|slot| Committed::Due(slot, later)).collect()
     });
     if waits {
         committed.iter_mut().for_each(put_off);
     }
     Ok(Aside { flushed: Flushed { committed, ..Flushed::default() }, rows, waits })
+}
+
+/// Writes a slot with what is left of its poll. Where somebody has changed it, all of the poll is to be decided anew.
+async fn write_slot(connection: &mut Session, item: &Item<'_>) -> Result<Vec<Committed>, sqlx::Error> {
+    let (here, _) = write_slots(connection, slice::from_ref(item)).await?;
+    if here.is_empty() {
+        return Err(changed());
+    }
+    let made = write_rows(connection, &here).await?;
+    Ok(committed(item).chain(made.into_iter().map(Committed::Made)).collect())
 }
 
 fn put_off(committed: &mut Committed) {
@@ -98,10 +97,10 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
     (slot, group, calls)
 }
 
-async fn write_messages_of(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+/// Writes what a poll says of one message, but what its slot holds.
+async fn write_message(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
     let write = async |database: &mut Session| {
-        write_snapshots(database, &[part]).await?;
-        write_messages(database, &[part]).await?;
+        write_snapshots(database, &[part], true).await?;
         write_milestones(database, &[part]).await
     };
     attempt(connection, part, write).await

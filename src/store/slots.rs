@@ -4,7 +4,7 @@ use futures::TryStreamExt;
 use sqlx::{FromRow, Row, postgres::PgRow};
 
 use super::{
-    Store, StoreError,
+    Made, Store, StoreError,
     statement::{query, query_as},
     transaction::SHORT,
 };
@@ -13,24 +13,15 @@ use crate::{
     slot::{GroupKey, GroupState, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
-/// One row a slot: its messages come as arrays, which costs less than a row for each of them.
+/// One row a slot, which holds what is known of its messages.
 const READ_SLOTS: &str = "
-    SELECT s.slot_id, s.group_key, s.next_poll_at, s.last_polled_at, s.known_until AS slot_known_until, s.quiet_polls, s.failures, s.joins,
-        g.group_id, g.state, g.cadence,
-        m.seqs, m.sent_at, m.first_sent_at, m.read_num, m.unread_num, m.code, m.changed_at, m.is_known, m.known_until, m.no_receipt_polls,
-        m.refused_since
+    SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
+        s.quiet_polls, s.failures, g.group_id, g.state, g.cadence,
+        s.msg_seqs, s.sent_at, s.aged_from, s.first_polled_at, s.read_num, s.unread_num, s.code, s.changed_at, s.known_apart,
+        s.no_receipt_polls, s.refused_since
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
     JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
-    JOIN receiptd.watched_groups g ON g.group_key = s.group_key
-    CROSS JOIN LATERAL (
-        SELECT array_agg(msg_seq) AS seqs, array_agg(coalesce(aged_from, sent_at)) AS sent_at,
-            array_agg(sent_at) AS first_sent_at, array_agg(last_changed_at) AS changed_at,
-            array_agg(read_num) AS read_num, array_agg(unread_num) AS unread_num, array_agg(receipt_code) AS code,
-            array_agg(first_polled_at IS NOT NULL) AS is_known, array_agg(known_until) AS known_until,
-            array_agg(no_receipt_polls) AS no_receipt_polls, array_agg(refused_since) AS refused_since
-        FROM receiptd.watched_messages m
-        WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
-    ) m";
+    JOIN receiptd.watched_groups g ON g.group_key = s.group_key";
 
 /// The neighbours of a slot in its group are the one before it and the one after.
 const MERGE_CANDIDATES: &str = "
@@ -38,20 +29,14 @@ const MERGE_CANDIDATES: &str = "
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
     JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
     CROSS JOIN LATERAL (
-       SELECT count(*) AS messages FROM receiptd.watched_messages m
-       WHERE m.slot_id = s.slot_id AND m.group_key = s.group_key
-    ) held
-    CROSS JOIN LATERAL (
        SELECT n.slot_id FROM (
-           (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id AND n.failures = 0
-            ORDER BY slot_id DESC LIMIT 1)
+           (SELECT slot_id, msg_seqs FROM receiptd.poll_slots n
+            WHERE n.group_key = s.group_key AND n.slot_id < s.slot_id AND n.failures = 0 ORDER BY slot_id DESC LIMIT 1)
            UNION ALL
-           (SELECT slot_id FROM receiptd.poll_slots n WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id AND n.failures = 0
-            ORDER BY slot_id LIMIT 1)
+           (SELECT slot_id, msg_seqs FROM receiptd.poll_slots n
+            WHERE n.group_key = s.group_key AND n.slot_id > s.slot_id AND n.failures = 0 ORDER BY slot_id LIMIT 1)
        ) n
-       WHERE (SELECT count(*) FROM receiptd.watched_messages m
-              WHERE m.slot_id = n.slot_id AND m.group_key = s.group_key) + held.messages <= $3
-       LIMIT 1
+       WHERE cardinality(n.msg_seqs) + cardinality(s.msg_seqs) <= $3 AND n.msg_seqs <> '{}' LIMIT 1
     ) other
     WHERE s.failures = 0";
 
@@ -59,8 +44,8 @@ const MERGE_CANDIDATES: &str = "
 const PAGE: i64 = 10_000;
 
 impl Store {
-    /// A page of the schedule: the slots after `after` of this app whose groups are active, with their due times. Returns the
-    /// last slot of the page, whosever it is; `None` if there are no more.
+    /// A page of the schedule: the slots after `after` of this app whose groups are active, with their due times, and empty ones,
+    /// which are to go. Returns the last slot of the page, whosever it is; `None` if there are no more.
     ///
     /// # Errors
     /// If the database fails.
@@ -70,7 +55,7 @@ impl Store {
         mut each: impl FnMut(SlotKey, StoredDue),
     ) -> Result<Option<SlotKey>, StoreError> {
         let query = query_as::<(GroupKey, SlotId, Timestamp, Option<Timestamp>, bool, bool)>(
-            "SELECT group_key, s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0, g.sdk_app_id = $1 AND g.state = 'active'
+            "SELECT group_key, s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0, g.sdk_app_id = $1 AND (g.state = 'active' OR s.msg_seqs = '{}')
              FROM (
                 SELECT * FROM receiptd.poll_slots WHERE (group_key, slot_id) > ($2, $3) ORDER BY group_key, slot_id LIMIT $4
              ) s JOIN receiptd.watched_groups g USING (group_key) ORDER BY group_key, s.slot_id",
@@ -107,6 +92,18 @@ impl Store {
         Ok(read)
     }
 
+    /// All slots of a group, as if they were made just now: which ones were is not known.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(super) async fn slots_of_group(&self, group_key: GroupKey) -> Result<Vec<Made>, StoreError> {
+        let slots = query_as(
+            "SELECT group_key, slot_id, next_poll_at, failures > 0 AS fails FROM receiptd.poll_slots WHERE group_key = $1",
+        );
+        let slots = slots.bind(group_key);
+        self.run("looking for the slots of a group", SHORT, async |database| slots.fetch_all(database).await).await
+    }
+
     /// For each of these slots, a neighbour in its group that fits into one call with it, if there is one. Slots that fail are
     /// none: what is wrong with one must not spoil the polls of the other.
     ///
@@ -138,7 +135,7 @@ pub(super) fn keyed(rows: Vec<(GroupKey, SlotId, Timestamp)>) -> Vec<(SlotKey, T
 }
 
 fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
-    let known_until: Option<Timestamp> = row.try_get("slot_known_until")?;
+    let known_until: Option<Timestamp> = row.try_get("known_until")?;
     let group_id: String = row.try_get("group_id")?;
     Ok(Slot {
         key: SlotKey { group_key: row.try_get("group_key")?, slot_id: row.try_get("slot_id")? },
@@ -150,44 +147,52 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
         },
         cadence: row.try_get("cadence")?,
         next_poll_at: row.try_get("next_poll_at")?,
-        quiet_polls: row.try_get("quiet_polls")?,
-        failures: row.try_get("failures")?,
-        joins: row.try_get("joins")?,
-        messages: messages(row, known_until)?,
         last_polled_at: row.try_get("last_polled_at")?,
         known_until,
+        quiet_polls: row.try_get("quiet_polls")?,
+        failures: row.try_get("failures")?,
+        version: row.try_get("version")?,
+        last_called_at: row.try_get("last_called_at")?,
+        messages: messages(row, known_until)?,
         absorbs: None,
     })
 }
 
 fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<SlotMessage>, sqlx::Error> {
-    // An empty slot has null for its arrays.
-    let Some(seqs) = row.try_get::<Option<Vec<i64>>, _>("seqs")? else { return Ok(vec![]) };
+    let seqs: Vec<i64> = row.try_get("msg_seqs")?;
     let sent_at: Vec<Timestamp> = row.try_get("sent_at")?;
-    let first_sent_at: Vec<Timestamp> = row.try_get("first_sent_at")?;
-    let changed_at: Vec<Option<Timestamp>> = row.try_get("changed_at")?;
+    let aged_from: Vec<Option<Timestamp>> = row.try_get("aged_from")?;
+    let first_polled_at: Vec<Option<Timestamp>> = row.try_get("first_polled_at")?;
     let read: Vec<Option<i32>> = row.try_get("read_num")?;
     let unread: Vec<Option<i32>> = row.try_get("unread_num")?;
     let code: Vec<Option<i32>> = row.try_get("code")?;
-    let is_known: Vec<bool> = row.try_get("is_known")?;
-    let known_until: Vec<Option<Timestamp>> = row.try_get("known_until")?;
+    let changed_at: Vec<Option<Timestamp>> = row.try_get("changed_at")?;
+    let known_apart: Vec<Option<Timestamp>> = row.try_get("known_apart")?;
     let no_receipt_polls: Vec<i16> = row.try_get("no_receipt_polls")?;
     let refused_since: Vec<Option<Timestamp>> = row.try_get("refused_since")?;
     let mut messages = Vec::with_capacity(seqs.len());
     for (index, seq) in seqs.into_iter().enumerate() {
-        let counts = read[index].zip(unread[index]).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
+        let receipt = receipt(code[index], read[index], unread[index]);
         messages.push(SlotMessage {
             seq: MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-            sent_at: sent_at[index],
-            first_sent_at: first_sent_at[index],
+            sent_at: aged_from[index].unwrap_or(sent_at[index]),
+            first_sent_at: sent_at[index],
+            first_polled_at: first_polled_at[index],
+            receipt,
             changed_at: changed_at[index],
-            receipt: code[index].map(|code| Receipt { code, counts }),
-            known_until: if is_known[index] { known_until[index].or(slot_known_until) } else { None },
-            known_apart: known_until[index].is_some(),
+            known_until: receipt.and(known_apart[index].or(slot_known_until)),
+            known_apart: known_apart[index].is_some(),
             no_receipt_polls: no_receipt_polls[index],
             refused_since: refused_since[index],
+            has_joined: false,
         });
     }
     messages.sort_unstable_by_key(|message| message.seq);
     Ok(messages)
+}
+
+/// A receipt, as columns have it.
+pub(super) fn receipt(code: Option<i32>, read: Option<i32>, unread: Option<i32>) -> Option<Receipt> {
+    let counts = read.zip(unread).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
+    code.map(|code| Receipt { code, counts })
 }

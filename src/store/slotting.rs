@@ -1,20 +1,27 @@
-//! Giving new messages a slot, in one transaction, and splitting slots that are larger than a batch.
+//! Giving new messages a slot, and splitting slots that are larger than a batch.
 //!
-//! Slots are locked before the messages in them, both in the order of their ids, as everywhere. Nobody is waited for: what
-//! somebody else holds just now is left for the next time, so an owner's open transaction holds up only what it touches.
+//! What is to be done is decided on what was read, without a lock, and written only if it still is so: else, and where somebody
+//! holds a slot, a message or a group, all that belongs to that group is left for the next time. So an owner's open
+//! transaction holds up only what it touches.
 
 use std::collections::HashMap;
 
+use futures::TryStreamExt;
+use sqlx::{Row, postgres::PgRow};
+
 use super::{
     Store, StoreError,
+    brief::{Brief, Halves, changed},
     session::Session,
-    slots::keyed,
-    statement::{query, query_as, query_scalar},
+    slot_rows::{SlotRow, append_to_slots, insert_slots, move_messages, new_slot_ids, update_slots},
+    slots::receipt,
+    statement::{query, query_as},
     transaction::{LONG, SHORT},
 };
 use crate::{
     domain::{MsgSeq, Timestamp},
-    slot::{Fill, Fresh, GroupKey, OpenSlot, SlotId, SlotKey},
+    recording::Contents,
+    slot::{Fill, Fresh, GroupKey, OpenSlot, Slot, SlotId, SlotKey, SlotMessage},
 };
 
 /// So many messages get their slots in one transaction: a million at once must not hold one for long.
@@ -29,8 +36,41 @@ pub struct Slotted {
     pub slots: Vec<(SlotKey, Timestamp)>,
     /// Whether there may be more to do at once.
     pub is_partial: bool,
-    /// Groups whose new messages can't get their slots, since somebody else holds what that takes.
+    /// Groups whose new messages can't get their slots, since somebody else holds or changes what that takes.
     pub held: Vec<GroupKey>,
+}
+
+/// The new messages of a group and where they go.
+#[derive(Debug)]
+struct Filled {
+    fill: Fill,
+    /// The version of the slot that they join, if they join one.
+    version: Option<i64>,
+    contents: Contents,
+}
+
+impl Filled {
+    fn row(&self, slot_id: SlotId) -> SlotRow<'_> {
+        let key = SlotKey { group_key: self.fill.group_key, slot_id };
+        SlotRow {
+            key,
+            version: self.version.unwrap_or_default(),
+            next_poll_at: self.fill.due,
+            last_polled_at: None,
+            known_until: None,
+            last_called_at: None,
+            quiet_polls: 0,
+            failures: 0,
+            contents: &self.contents,
+        }
+    }
+}
+
+/// The newest slot of a group, as it was read.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    slot: OpenSlot,
+    version: i64,
 }
 
 impl Store {
@@ -38,245 +78,219 @@ impl Store {
     /// groups `passed_over` are not looked at.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed.
+    /// If the database fails; then nothing has changed, but for messages that got their slots before.
     pub async fn slot_new_messages(
         &self,
         passed_over: &[GroupKey],
         pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
     ) -> Result<Slotted, StoreError> {
+        const DOING: &str = "giving new messages a slot";
         let app = self.app();
-        self.run_fenced("giving new messages a slot", LONG, async |database| {
-            slot_new_messages(database, app, passed_over, pack).await
-        })
-        .await
+        let (fresh, open) = self
+            .run(DOING, LONG, async |database| {
+                let fresh = new_messages(database, app, passed_over).await?;
+                let open = newest_slots(database, &fresh).await?;
+                Ok((fresh, open))
+            })
+            .await?;
+        let is_partial = i64::try_from(fresh.len()).is_ok_and(|count| count >= CHUNK);
+        let groups = filled(fresh, &open, pack);
+        let mut slotted = Slotted { is_partial, ..Slotted::default() };
+        let mut halves = Halves::of(groups);
+        while let Some(groups) = halves.take() {
+            let fills: Vec<&Filled> = groups.iter().flatten().collect();
+            match self.run_briefly(DOING, LONG, None, async |database, _| place(database, &fills).await).await? {
+                Brief::Done(placed) => {
+                    slotted.messages += placed.messages;
+                    slotted.slots.extend(placed.news);
+                }
+                Brief::Held | Brief::Changed => halves.failed(groups),
+            }
+        }
+        slotted.held.extend(halves.left.iter().map(|group| group[0].fill.group_key));
+        Ok(slotted)
     }
 
     /// Splits a slot that holds more than `batch_size` messages: the younger ones go into slots of their own, which are
-    /// due at once and have the same last poll. What somebody else holds stays where it is.
+    /// due with it and have the same last poll. Where somebody holds or changes it, it stays as it is.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
-    pub async fn split_slot(&self, slot: SlotKey, batch_size: usize) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
-        let split = query_as(
-            "WITH source AS (
-                SELECT s.* FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
-                WHERE s.group_key = $1 AND s.slot_id = $2 FOR UPDATE OF s SKIP LOCKED FOR KEY SHARE OF g SKIP LOCKED
-            ), free AS (
-                SELECT m.group_key, m.msg_seq FROM receiptd.watched_messages m JOIN source s USING (group_key, slot_id)
-                ORDER BY m.msg_seq FOR NO KEY UPDATE OF m SKIP LOCKED
-            ), surplus AS (
-                SELECT group_key, msg_seq, ((row_number() OVER (ORDER BY msg_seq) - 1) / $3) AS part FROM free
-            ), parts AS MATERIALIZED (
-                SELECT part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
-                FROM (SELECT DISTINCT part FROM surplus WHERE part > 0) AS later
-            ), made AS (
-                INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, known_until, quiet_polls, failures, joins)
-                SELECT s.group_key, p.slot_id, s.next_poll_at, s.last_polled_at, s.known_until, s.quiet_polls, s.failures, s.joins
-                FROM source s CROSS JOIN parts p
-                RETURNING group_key, slot_id, next_poll_at
-            ), moved AS (
-                UPDATE receiptd.watched_messages m SET slot_id = p.slot_id
-                FROM surplus u JOIN parts p USING (part)
-                WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq
-            )
-            SELECT group_key, slot_id, next_poll_at FROM made",
-        )
-        .bind(slot.group_key)
-        .bind(slot.slot_id)
-        .bind(i64::try_from(batch_size).unwrap_or(i64::MAX));
-        let split =
-            self.run_fenced("splitting a slot that is larger than polling.batch_size", SHORT, async |database| {
-                split.fetch_all(database).await
-            });
-        Ok(keyed(split.await?))
+    pub async fn split_slot(&self, slot: &Slot, batch_size: usize) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
+        const DOING: &str = "splitting a slot that is larger than polling.batch_size";
+        let parts: Vec<Contents> =
+            slot.messages.chunks(batch_size.max(1)).map(|part| Contents::Other(part.to_vec())).collect();
+        let Some((first, later)) = parts.split_first() else { return Ok(vec![]) };
+        let split = self.run_briefly(DOING, SHORT, None, async |database, _| split(database, slot, first, later).await);
+        match split.await? {
+            Brief::Done(made) => Ok(made.into_iter().map(|made| (made, slot.next_poll_at)).collect()),
+            Brief::Held | Brief::Changed => Ok(vec![]),
+        }
     }
 }
 
-async fn slot_new_messages(
-    connection: &mut Session,
-    app: i64,
-    passed_over: &[GroupKey],
-    pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
-) -> Result<Slotted, sqlx::Error> {
-    let (groups, is_partial) = groups_with_new_messages(connection, app, passed_over).await?;
-    let Some(last) = groups.last() else { return Ok(Slotted::default()) };
-    let (open, held) = lock_newest_slots(connection, &groups).await?;
-    let others: Vec<GroupKey> = passed_over.iter().chain(&held).copied().collect();
-    let mut fresh = lock_new_messages(connection, app, *last, others).await?;
-    // The newest slots of groups that have got messages only just now are not locked.
-    fresh.retain(|message| groups.binary_search(&message.group_key).is_ok());
-    let fills = pack(&fresh, &open);
-    let slots = make_and_move_slots(connection, &fills).await?;
-    place_messages(connection, &fills, &slots).await?;
-    let held = if fresh.is_empty() { groups } else { vec![] };
-    let news = fills.iter().zip(slots).filter(|(fill, (_, due))| fill.is_news(*due)).map(|(_, slot)| slot).collect();
-    Ok(Slotted { messages: fresh.len(), slots: news, is_partial, held })
+/// Decides where new messages go. Returns that by group.
+fn filled(
+    fresh: Vec<(Fresh, SlotMessage)>,
+    open: &HashMap<GroupKey, Open>,
+    pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill>,
+) -> Vec<Vec<Filled>> {
+    let (news, messages): (Vec<Fresh>, Vec<SlotMessage>) = fresh.into_iter().unzip();
+    let slots = open.iter().map(|(group_key, open)| (*group_key, open.slot)).collect();
+    // Fills have the messages in the order in which they came.
+    let (mut messages, mut groups) = (messages.into_iter(), Vec::<Vec<Filled>>::new());
+    for fill in pack(&news, &slots) {
+        let version = fill.slot_id.and(open.get(&fill.group_key)).map(|open| open.version);
+        let contents = Contents::Other(messages.by_ref().take(fill.seqs.len()).collect());
+        let filled = Filled { version, contents, fill };
+        match groups.last_mut() {
+            Some(group) if group[0].fill.group_key == filled.fill.group_key => group.push(filled),
+            _ => groups.push(vec![filled]),
+        }
+    }
+    groups
 }
 
-/// The groups of the next messages that have no slot, by rising key, and whether there may be others.
-async fn groups_with_new_messages(
+/// The next messages that have no slot.
+async fn new_messages(
     connection: &mut Session,
     app: i64,
     passed_over: &[GroupKey],
-) -> Result<(Vec<GroupKey>, bool), sqlx::Error> {
-    let groups: Vec<(GroupKey, i64)> = query_as(
-        "SELECT group_key, count(*) FROM (
-            SELECT m.group_key FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-            WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND m.group_key <> ALL ($2)
-            ORDER BY m.group_key, m.msg_seq LIMIT $3
-         ) fresh GROUP BY group_key ORDER BY group_key",
+) -> Result<Vec<(Fresh, SlotMessage)>, sqlx::Error> {
+    let rows = query(
+        "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at, coalesce(m.aged_from, m.sent_at) AS aged_from, m.added_at,
+            m.read_num, m.unread_num, m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until,
+            m.no_receipt_polls, m.refused_since
+         FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND m.group_key <> ALL ($2)
+         ORDER BY m.group_key, m.msg_seq LIMIT $3",
     )
     .bind(app)
     .bind(passed_over.to_vec())
-    .bind(CHUNK)
-    .fetch_all(connection)
-    .await?;
-    let messages: i64 = groups.iter().map(|(_, messages)| messages).sum();
-    Ok((groups.into_iter().map(|(group_key, _)| group_key).collect(), messages >= CHUNK))
+    .bind(CHUNK);
+    rows.fetch(connection).and_then(async |row| fresh(&row)).try_collect().await
 }
 
-/// Locks the newest slot of each group, in the order of the ids, and counts what they hold. Also gives the groups whose newest
-/// slot somebody else holds. Slots that fail come last: those who join would wait with them.
-async fn lock_newest_slots(
+fn fresh(row: &PgRow) -> Result<(Fresh, SlotMessage), sqlx::Error> {
+    let seq: i64 = row.try_get("msg_seq")?;
+    let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let (group_key, cadence, added_at) = (row.try_get("group_key")?, row.try_get("cadence")?, row.try_get("added_at")?);
+    let sent_at: Timestamp = row.try_get("aged_from")?;
+    let known_until: Option<Timestamp> = row.try_get("known_until")?;
+    let message = SlotMessage {
+        seq,
+        sent_at,
+        first_sent_at: row.try_get("sent_at")?,
+        first_polled_at: row.try_get("first_polled_at")?,
+        receipt: receipt(row.try_get("receipt_code")?, row.try_get("read_num")?, row.try_get("unread_num")?),
+        changed_at: row.try_get("last_changed_at")?,
+        known_until,
+        known_apart: known_until.is_some(),
+        no_receipt_polls: row.try_get("no_receipt_polls")?,
+        refused_since: row.try_get("refused_since")?,
+        has_joined: false,
+    };
+    Ok((Fresh { group_key, cadence, seq, sent_at, added_at }, message))
+}
+
+/// The newest slot of each group. Slots that fail come last: those who join would wait with them.
+async fn newest_slots(
     connection: &mut Session,
-    groups: &[GroupKey],
-) -> Result<(HashMap<GroupKey, OpenSlot>, Vec<GroupKey>), sqlx::Error> {
-    let newest: Vec<SlotKey> = query_as(
-        "SELECT group_key, s.slot_id FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
+    fresh: &[(Fresh, SlotMessage)],
+) -> Result<HashMap<GroupKey, Open>, sqlx::Error> {
+    let mut groups: Vec<GroupKey> = fresh.iter().map(|(fresh, _)| fresh.group_key).collect();
+    groups.dedup();
+    let newest: Vec<(GroupKey, SlotId, i64, i32, Option<Timestamp>)> = query_as(
+        "SELECT g.group_key, s.slot_id, s.version, cardinality(s.msg_seqs), s.last_polled_at
+         FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
             SELECT coalesce(
-                (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key AND failures = 0 ORDER BY slot_id DESC LIMIT 1),
+                (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key AND failures = 0
+                    ORDER BY slot_id DESC LIMIT 1),
                 (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key ORDER BY slot_id DESC LIMIT 1)
             ) AS slot_id
-        ) s WHERE slot_id IS NOT NULL",
+         ) newest
+         JOIN receiptd.poll_slots s ON s.group_key = g.group_key AND s.slot_id = newest.slot_id",
     )
-    .bind(groups.to_vec())
-    .fetch_all(&mut *connection)
-    .await?;
-    let (groups, ids) = SlotKey::columns(&newest);
-    let locked: Vec<(GroupKey, SlotId, Option<Timestamp>)> = query_as(
-        "SELECT group_key, slot_id, s.last_polled_at
-         FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
-         JOIN receiptd.poll_slots s USING (group_key, slot_id) ORDER BY group_key, slot_id FOR UPDATE OF s SKIP LOCKED",
-    )
-    .bind(&groups)
-    .bind(&ids)
-    .fetch_all(&mut *connection)
-    .await?;
-    // Statements of their own, so that they see what whoever held the locks has done.
-    let held = query_scalar(
-        "SELECT group_key FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
-            JOIN receiptd.poll_slots USING (group_key, slot_id) WHERE slot_id <> ALL ($3)",
-    )
-    .bind(&groups)
-    .bind(&ids)
-    .bind(locked.iter().map(|slot| slot.1).collect::<Vec<_>>())
-    .fetch_all(&mut *connection)
-    .await?;
-    let messages: HashMap<SlotId, i64> = query_as(
-        "SELECT slot_id, count(*) FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
-         JOIN receiptd.watched_messages m USING (group_key, slot_id) GROUP BY slot_id",
-    )
-    .bind(locked.iter().map(|slot| slot.0).collect::<Vec<_>>())
-    .bind(locked.iter().map(|slot| slot.1).collect::<Vec<_>>())
+    .bind(groups)
     .fetch_all(connection)
-    .await?
-    .into_iter()
-    .collect();
-    let open = |(group_key, slot_id, last_polled_at)| {
-        let messages = messages.get(&slot_id).copied().unwrap_or_default();
-        (group_key, OpenSlot { slot_id, messages: usize::try_from(messages).unwrap_or_default(), last_polled_at })
+    .await?;
+    let open = |(group_key, slot_id, version, messages, last_polled_at)| {
+        let messages = usize::try_from(messages).unwrap_or_default();
+        (group_key, Open { slot: OpenSlot { slot_id, messages, last_polled_at }, version })
     };
-    Ok((locked.into_iter().map(open).collect(), held))
+    Ok(newest.into_iter().map(open).collect())
 }
 
-/// Locks the next messages that have no slot, up to the group `last` and without the groups `others`, and their groups against
-/// being removed: a slot that is made refers to its group.
-async fn lock_new_messages(
-    connection: &mut Session,
-    app: i64,
-    last: GroupKey,
-    others: Vec<GroupKey>,
-) -> Result<Vec<Fresh>, sqlx::Error> {
-    let rows: Vec<(GroupKey, Option<String>, i64, Timestamp, Timestamp)> = query_as(
-        "SELECT m.group_key, g.cadence, m.msg_seq, coalesce(m.aged_from, m.sent_at), m.added_at
-         FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND m.group_key <= $2
-            AND m.group_key <> ALL ($3)
-         ORDER BY m.group_key, m.msg_seq LIMIT $4
-         FOR NO KEY UPDATE OF m SKIP LOCKED FOR KEY SHARE OF g SKIP LOCKED",
-    )
-    .bind(app)
-    .bind(last)
-    .bind(others)
-    .bind(CHUNK)
-    .fetch_all(connection)
-    .await?;
-    let fresh = |(group_key, cadence, seq, sent_at, added_at)| {
-        let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Fresh { group_key, cadence, seq, sent_at, added_at })
-    };
-    rows.into_iter().map(fresh).collect()
+/// What was done for some groups.
+#[derive(Debug)]
+struct Placed {
+    messages: usize,
+    /// The slots that the schedule has to hear of, with their due times.
+    news: Vec<(SlotKey, Timestamp)>,
 }
 
-/// Makes the slots that are new and brings forward those that messages join. Returns the slot of each fill, in order,
-/// with its due time.
-async fn make_and_move_slots(
-    connection: &mut Session,
-    fills: &[Fill],
-) -> Result<Vec<(SlotKey, Timestamp)>, sqlx::Error> {
-    let new = fills.iter().filter(|fill| fill.slot_id.is_none()).count();
-    let mut new_ids: std::vec::IntoIter<SlotId> = query_scalar(
-        "SELECT nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) FROM generate_series(1, $1)",
-    )
-    .bind(i64::try_from(new).unwrap_or(i64::MAX))
-    .fetch_all(&mut *connection)
-    .await?
-    .into_iter();
-    let ids: Vec<SlotId> = fills.iter().filter_map(|fill| fill.slot_id.or_else(|| new_ids.next())).collect();
-    let due: Vec<Timestamp> = fills.iter().map(|fill| fill.due).collect();
-    let due: HashMap<SlotId, Timestamp> = query_as(
-        "INSERT INTO receiptd.poll_slots AS s (group_key, slot_id, next_poll_at)
-         SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[])
-         ON CONFLICT (group_key, slot_id) DO UPDATE
-            SET next_poll_at = CASE WHEN s.failures = 0 THEN LEAST(s.next_poll_at, EXCLUDED.next_poll_at)
-                ELSE s.next_poll_at END, joins = s.joins + 1
-         RETURNING s.slot_id, s.next_poll_at",
-    )
-    .bind(fills.iter().map(|fill| fill.group_key).collect::<Vec<_>>())
-    .bind(&ids)
-    .bind(&due)
-    .fetch_all(connection)
-    .await?
-    .into_iter()
-    .collect();
-    let key =
-        |(fill, slot_id): (&Fill, SlotId)| Some((SlotKey { group_key: fill.group_key, slot_id }, *due.get(&slot_id)?));
-    Ok(fills.iter().zip(ids).filter_map(key).collect())
+/// Makes the slots that are new, adds to those that messages join, and notes in the rows of the messages where they are.
+async fn place(connection: &mut Session, fills: &[&Filled]) -> Result<Placed, sqlx::Error> {
+    let (joining, making): (Vec<&Filled>, Vec<&Filled>) = fills.iter().partition(|filled| filled.version.is_some());
+    let ids = new_slot_ids(connection, making.len()).await?;
+    let made = making.iter().zip(ids).map(|(filled, slot_id)| filled.row(slot_id));
+    let made: Vec<SlotRow<'_>> = made.collect();
+    insert_slots(connection, &made).await?;
+    let joined = joining.iter().filter_map(|filled| Some(filled.row(filled.fill.slot_id?)));
+    let joined: Vec<SlotRow<'_>> = joined.collect();
+    let due = append_to_slots(connection, &joined).await?;
+    let placed: Vec<&SlotRow<'_>> = made.iter().chain(&joined).collect();
+    let messages = place_messages(connection, &placed).await?;
+    if due.len() < joined.len() || messages < placed.iter().map(|row| row.contents.messages().len()).sum() {
+        return Err(changed());
+    }
+    let due_of = |row: &SlotRow<'_>| due.get(&row.key).copied().unwrap_or(row.next_poll_at);
+    let order = making.iter().chain(&joining);
+    let news = order.zip(&placed).filter(|(filled, row)| filled.fill.is_news(due_of(row)));
+    Ok(Placed { messages, news: news.map(|(_, row)| (row.key, due_of(row))).collect() })
 }
 
-/// Puts the messages, which are locked, into their slots.
-async fn place_messages(
-    connection: &mut Session,
-    fills: &[Fill],
-    slots: &[(SlotKey, Timestamp)],
-) -> Result<(), sqlx::Error> {
+/// Notes in the rows of messages which slot they are in: what is known of them is there from now on. Returns how many rows that
+/// are.
+async fn place_messages(connection: &mut Session, slots: &[&SlotRow<'_>]) -> Result<usize, sqlx::Error> {
     let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
-    for (fill, (slot, _)) in fills.iter().zip(slots) {
-        for seq in &fill.seqs {
-            groups.push(fill.group_key);
-            seqs.push(i64::from(seq.get()));
-            ids.push(slot.slot_id);
+    for slot in slots {
+        for message in slot.contents.messages() {
+            groups.push(slot.key.group_key);
+            seqs.push(i64::from(message.seq.get()));
+            ids.push(slot.key.slot_id);
         }
     }
-    query(
-        "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id
+    let placed = query(
+        "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id, read_num = NULL, unread_num = NULL,
+            receipt_code = NULL, first_polled_at = NULL, last_changed_at = NULL, known_until = NULL, no_receipt_polls = 0,
+            refused_since = NULL
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
-         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq",
+         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'",
     )
     .bind(groups)
     .bind(seqs)
     .bind(ids)
     .execute(connection)
-    .await
-    .map(drop)
+    .await?;
+    Ok(usize::try_from(placed.rows_affected()).unwrap_or(usize::MAX))
+}
+
+async fn split(
+    connection: &mut Session,
+    slot: &Slot,
+    first: &Contents,
+    later: &[Contents],
+) -> Result<Vec<SlotKey>, sqlx::Error> {
+    if update_slots(connection, &[SlotRow::holding(slot, slot.key, first)]).await?.is_empty() {
+        return Err(changed());
+    }
+    let ids = new_slot_ids(connection, later.len()).await?;
+    let key = |slot_id| SlotKey { slot_id, ..slot.key };
+    let made: Vec<SlotRow<'_>> =
+        ids.iter().zip(later).map(|(id, contents)| SlotRow::holding(slot, key(*id), contents)).collect();
+    insert_slots(connection, &made).await?;
+    let moves: Vec<_> = ids.iter().zip(later).map(|(id, contents)| (*id, contents.messages())).collect();
+    move_messages(connection, slot.key, &moves).await?;
+    Ok(made.iter().map(|row| row.key).collect())
 }

@@ -88,6 +88,17 @@ impl Connections {
         self.begin_with(|session| begin(session, patience), doing, patience).await
     }
 
+    /// The same for one that changes rows which others may hold: it waits for each no longer than `wait`, as a setting has it.
+    pub async fn begin_briefly(
+        &self,
+        doing: &'static str,
+        patience: Duration,
+        wait: &str,
+    ) -> Result<Transaction, StoreError> {
+        let begin = |session: &Session| format!("{}; SET LOCAL lock_timeout = '{wait}'", begin(session, patience));
+        self.begin_with(begin, doing, patience).await
+    }
+
     /// The same for one that only reads. It may stand idle: it holds no lock that anybody polls against, and who takes the
     /// rows may be slower than the server, which is done when the last of them are on their way.
     pub async fn begin_reading(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
@@ -335,6 +346,17 @@ impl Transaction {
                 _ = self.failed(None);
                 Err(StoreError::Unanswered { doing, source })
             }
+        }
+    }
+
+    /// Gives up all that was written, as was meant: the connection is as good as before.
+    pub async fn roll_back(mut self) -> Result<(), StoreError> {
+        match timely(timeout_at(self.deadline, self.session().execute("ROLLBACK")).await) {
+            Ok(_) => {
+                self.session.take();
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
         }
     }
 

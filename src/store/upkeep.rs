@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     Store, StoreError,
+    brief::{Brief, Halves},
     session::Session,
     slots::keyed,
     statement::{query, query_as},
@@ -52,15 +53,20 @@ impl Store {
         let mut moved = Vec::new();
         for chunk in slots.chunks(CHUNK) {
             let slots = self.read_slots(chunk).await?;
-            let due: HashMap<SlotKey, Timestamp> =
-                slots.iter().filter_map(|slot| Some((slot.key, due(slot)?))).collect();
-            let free: HashMap<SlotKey, Timestamp> = self.move_slots(&due).await?.into_iter().collect();
-            for slot in
-                slots.iter().map(|slot| slot.key).filter(|slot| due.contains_key(slot) && !free.contains_key(slot))
-            {
+            let due: Vec<(&Slot, Timestamp)> = slots.iter().filter_map(|slot| Some((slot, due(slot)?))).collect();
+            let keys: Vec<SlotKey> = due.iter().map(|(slot, _)| slot.key).collect();
+            let mut halves = Halves::of(due);
+            let before = moved.len();
+            while let Some(due) = halves.take() {
+                match self.move_slots(&due).await? {
+                    Brief::Done(slots) => moved.extend(slots),
+                    Brief::Held | Brief::Changed => halves.failed(due),
+                }
+            }
+            let free: HashSet<SlotKey> = moved[before..].iter().map(|(slot, _)| *slot).collect();
+            for slot in keys.into_iter().filter(|slot| !free.contains(slot)) {
                 found.entry(slot.group_key).and_modify(|(_, slots)| _ = slots.insert(slot));
             }
-            moved.extend(free);
         }
         self.clear_marks(&found).await?;
         *left = found;
@@ -112,29 +118,24 @@ impl Store {
         marked.await.map(|marked| marked.rows_affected())
     }
 
-    /// Moves the slots that nobody else holds. Returns these.
-    async fn move_slots(&self, due: &HashMap<SlotKey, Timestamp>) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
-        let (slots, due): (Vec<SlotKey>, Vec<Timestamp>) = due.iter().map(|(slot, due)| (*slot, *due)).unzip();
-        let (groups, slots) = SlotKey::columns(&slots);
+    /// Moves slots, as far as nobody has changed them since they were read. Returns these.
+    async fn move_slots(&self, slots: &[(&Slot, Timestamp)]) -> Result<Brief<Vec<(SlotKey, Timestamp)>>, StoreError> {
+        let keys: Vec<SlotKey> = slots.iter().map(|(slot, _)| slot.key).collect();
+        let (groups, ids) = SlotKey::columns(&keys);
         let moved = query_as::<(GroupKey, SlotId, Timestamp)>(
-            "WITH locked AS (
-                SELECT s.group_key, s.slot_id, u.due
-                FROM receiptd.poll_slots s
-                JOIN unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS u (group_key, slot_id, due)
-                    USING (group_key, slot_id)
-                ORDER BY s.group_key, s.slot_id FOR UPDATE OF s SKIP LOCKED
-            )
-            UPDATE receiptd.poll_slots s SET next_poll_at = l.due FROM locked l
-            WHERE s.group_key = l.group_key AND s.slot_id = l.slot_id
-            RETURNING s.group_key, s.slot_id, s.next_poll_at",
+            "UPDATE receiptd.poll_slots s SET version = s.version + 1, next_poll_at = u.due
+             FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::timestamptz[]) AS u (group_key, slot_id, version, due)
+             WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
+             RETURNING s.group_key, s.slot_id, s.next_poll_at",
         )
         .bind(groups)
-        .bind(slots)
-        .bind(due);
-        let moved = self.run_fenced("moving the slots of groups that have changed", SHORT, async |database| {
-            moved.fetch_all(database).await
-        });
-        Ok(keyed(moved.await?))
+        .bind(ids)
+        .bind(slots.iter().map(|(slot, _)| slot.version).collect::<Vec<_>>())
+        .bind(slots.iter().map(|(_, due)| *due).collect::<Vec<_>>());
+        self.run_briefly("moving the slots of groups that have changed", SHORT, None, async |database, _| {
+            Ok(keyed(moved.fetch_all(database).await?))
+        })
+        .await
     }
 
     /// One slot of each quarantined group whose time for a probe has come, of those first for which it came first.
@@ -154,7 +155,7 @@ impl Store {
                 RETURNING g.group_key
             )
             SELECT group_key, s.slot_id FROM claimed CROSS JOIN LATERAL (
-                SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = claimed.group_key
+                SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = claimed.group_key AND s.msg_seqs <> '{}'
                 ORDER BY slot_id DESC LIMIT 1
             ) s",
         )

@@ -7,10 +7,11 @@ use chrono::TimeDelta;
 use receiptd::{
     activity::Activity,
     cadence::Cadences,
+    chat::{Answer, Attempt},
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    recording::{KeepSnapshots, Poll, PollEnd, Recording, Told},
+    recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
     rollup::{SETTLED_AFTER, catch_up},
-    slot::{Fill, Slot, SlotKey, SlotMessage},
+    slot::{Fill, Slot, SlotKey},
     store::{Recorder, RecorderSettings, Store},
 };
 use tokio::sync::mpsc;
@@ -95,8 +96,8 @@ impl History {
         self.store.read_slots(&[key]).await.unwrap().remove(0)
     }
 
-    /// Stores recordings of different slots in one transaction, as the daemon does.
-    pub async fn record(&self, recordings: Vec<Recording>) {
+    /// Stores polls of different slots in one transaction, as the daemon does.
+    pub async fn record(&self, polls: Vec<Kept>) {
         let (committed, _told) = mpsc::unbounded_channel();
         let settings = RecorderSettings {
             committed,
@@ -106,8 +107,8 @@ impl History {
             activity: Arc::new(Activity::default()),
         };
         let (recorder, queue) = Recorder::new(self.store.clone(), settings);
-        for recording in recordings {
-            queue.send(recording).await.unwrap();
+        for kept in polls {
+            queue.send(kept).await.unwrap();
         }
         drop(queue);
         assert_eq!(recorder.run().await, 0, "not stored");
@@ -144,10 +145,20 @@ impl History {
     }
 }
 
-/// What the daemon makes of a poll that tells the same of all messages of a slot. It has no attempts, so that tests have the calls
-/// that they make.
-pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Recording {
-    let told = |message: &SlotMessage| Told { seq: message.seq, receipt, sent_at: polled_at, answered_at: polled_at };
-    let poll = Poll { receipts: slot.messages.iter().map(told).collect(), ..Poll::ended(PollEnd::Complete) };
-    Recording::of(slot, poll, Cadences::default().of(None), KeepSnapshots::Changes, polled_at)
+/// What the daemon makes of a poll of the only message of a slot. Its attempt is left out, so that tests have the calls that they
+/// make.
+pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Kept {
+    let attempt = Attempt {
+        called_at: polled_at,
+        ended_at: polled_at,
+        latency: std::time::Duration::from_millis(20),
+        http_status: Some(200),
+        asked: 1,
+        outcome: Ok(Answer::default()),
+    };
+    let receipts = slot.messages.iter().map(|message| Told::by(&attempt, message.seq, receipt)).collect();
+    let poll = Poll { attempts: vec![attempt], receipts, ..Poll::ended(PollEnd::Complete) };
+    let mut kept = Kept::of(slot, poll, Arc::new(Cadences::default()), KeepSnapshots::Changes, polled_at);
+    kept.recording.attempts.clear();
+    kept
 }

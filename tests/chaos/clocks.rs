@@ -22,7 +22,7 @@ const ALL_JOBS: [&str; 2] = ["RECEIPTD_JOBS__ROLLUP=* * * * * *", "RECEIPTD_JOBS
 const DATED_WRONGLY: &str = "SELECT count(*) FROM (
         SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
         UNION ALL SELECT unnest(ARRAY[last_polled_at, known_until, next_poll_at]) FROM receiptd.poll_slots
-        UNION ALL SELECT unnest(ARRAY[known_until, first_polled_at, last_changed_at]) FROM receiptd.watched_messages
+        UNION ALL SELECT unnest(ARRAY[known_until, first_polled_at, last_changed_at]) FROM receiptd.message_state
         UNION ALL SELECT unnest(ARRAY[rolled_up_until, rolling_up_until]) FROM receiptd.poller_leases
         UNION ALL SELECT unnest(ARRAY[gap_from, gap_until]) FROM receiptd.poll_gaps
         UNION ALL SELECT last_changed_at FROM receiptd.message_milestones

@@ -9,8 +9,7 @@ use crate::rig::{Rig, simulator_config};
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// How many messages of a group have counts, and how many of these are in a slot that does not fail.
-const WELL: &str =
-    "SELECT count(*) FROM receiptd.watched_messages m JOIN receiptd.poll_slots USING (group_key, slot_id)
+const WELL: &str = "SELECT count(*) FROM receiptd.slot_messages m JOIN receiptd.poll_slots USING (group_key, slot_id)
     JOIN receiptd.watched_groups g USING (group_key)
     WHERE g.group_id = 'g' AND m.read_num IS NOT NULL AND failures = 0";
 
@@ -151,11 +150,11 @@ async fn a_message_that_is_refused_once_is_not_closed_and_waits_alone() {
     rig.fail("g", 3, code(10004), None);
     rig.watch("g", 1..=5).await;
     rig.until(&format!("({WELL}) = 4")).await;
-    rig.until("(SELECT no_receipt_polls >= 2 AND refused_since IS NOT NULL FROM receiptd.watched_messages WHERE msg_seq = 3 AND group_key = (SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'g'))").await;
+    rig.until("(SELECT no_receipt_polls >= 2 AND refused_since IS NOT NULL FROM receiptd.slot_messages WHERE msg_seq = 3 AND group_key = (SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'g'))").await;
     assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
     rig.simulator.clear_faults();
     rig.until(&format!("({WELL}) = 5")).await;
-    assert_eq!(rig.count("receiptd.watched_messages WHERE refused_since IS NOT NULL").await, 0);
+    assert_eq!(rig.count("receiptd.slot_messages WHERE refused_since IS NOT NULL").await, 0);
 }
 
 #[tokio::test]
@@ -166,7 +165,7 @@ async fn a_minute_in_which_everything_is_refused_closes_no_message() {
     rig.simulator.wait_until(|ledger| ledger.errors_by_code().get(&10004) >= Some(&14)).await;
     rig.simulator.clear_faults();
     rig.until(&format!("({WELL}) = 4")).await;
-    rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE no_receipt_polls > 0) = 0").await;
+    rig.until("(SELECT count(*) FROM receiptd.slot_messages WHERE no_receipt_polls > 0) = 0").await;
     assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
 }
 

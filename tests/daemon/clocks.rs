@@ -17,8 +17,8 @@ fn all_the_time() -> Cron {
 const FUTURE: &str = "SELECT count(*) FROM (
         SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
         UNION ALL SELECT last_polled_at FROM receiptd.poll_slots UNION ALL SELECT known_until FROM receiptd.poll_slots
-        UNION ALL SELECT known_until FROM receiptd.watched_messages
-        UNION ALL SELECT first_polled_at FROM receiptd.watched_messages
+        UNION ALL SELECT known_until FROM receiptd.message_state
+        UNION ALL SELECT first_polled_at FROM receiptd.message_state
         UNION ALL SELECT rolled_up_until FROM receiptd.poller_leases
         UNION ALL SELECT rolling_up_until FROM receiptd.poller_leases
         UNION ALL SELECT gap_until FROM receiptd.poll_gaps UNION ALL SELECT last_changed_at FROM receiptd.message_milestones
@@ -63,12 +63,14 @@ const STORED_20_DAYS_AHEAD: &str = "
     FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) t, generate_series(-1, 1) d;
     UPDATE receiptd.receipt_snapshots SET polled_at = polled_at + interval '20 days';
     UPDATE receiptd.api_calls SET called_at = called_at + interval '20 days';
+    UPDATE receiptd.watched_messages m SET first_read_by = e.last_changed_at + interval '20 days',
+        all_read_after = e.first_polled_at + interval '20 days', all_read_by = e.last_changed_at + interval '20 days 1 second'
+    FROM receiptd.message_state e WHERE e.group_key = m.group_key AND e.msg_seq = m.msg_seq;
     UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at + interval '20 days',
-        known_until = known_until + interval '20 days', next_poll_at = next_poll_at + interval '20 days';
-    UPDATE receiptd.watched_messages SET first_polled_at = first_polled_at + interval '20 days',
-        last_changed_at = last_changed_at + interval '20 days', known_until = known_until + interval '20 days',
-        first_read_by = last_changed_at + interval '20 days', all_read_after = first_polled_at + interval '20 days',
-        all_read_by = last_changed_at + interval '20 days 1 second';
+        known_until = known_until + interval '20 days', next_poll_at = next_poll_at + interval '20 days',
+        first_polled_at = array(SELECT unnest(first_polled_at) + interval '20 days'),
+        changed_at = array(SELECT unnest(changed_at) + interval '20 days'),
+        known_apart = array(SELECT unnest(known_apart) + interval '20 days');
     INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason)
     SELECT group_key, now(), now() + interval '20 days', 1, 'waiting' FROM receiptd.watched_groups LIMIT 1;
     UPDATE receiptd.poller_leases SET rolled_up_until = now() + interval '20 days', rolling_up_until = now() + interval '20 days';";
@@ -109,7 +111,7 @@ async fn times_in_the_future_that_an_earlier_version_has_stored_heal_by_themselv
     rig.stop().await;
     for what in [
         "receiptd.poll_slots WHERE greatest(next_poll_at, last_polled_at, known_until) > now() + interval '1 minute'",
-        "receiptd.watched_messages WHERE greatest(first_polled_at, last_changed_at, known_until) > now()",
+        "receiptd.message_state WHERE greatest(first_polled_at, last_changed_at, known_until) > now()",
         "receiptd.message_milestones WHERE greatest(first_polled_at, last_changed_at, all_read_by, all_read_after) > now()",
         "receiptd.poll_gaps WHERE gap_until > now()",
         "receiptd.rollup_redo WHERE hour > now()",

@@ -236,13 +236,16 @@ async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
     let mut rig = Rig::new().await;
     rig.fail("g", 37, code(10004), None);
     rig.watch("g", 1..=50).await;
-    rig.until("(SELECT refused_since IS NOT NULL FROM receiptd.watched_messages WHERE msg_seq = 37)").await;
+    rig.until("(SELECT refused_since IS NOT NULL FROM receiptd.slot_messages WHERE msg_seq = 37)").await;
     // It has been refused for long, as the daemon finds it when it starts the next time.
     rig.stop().await;
-    sqlx::query("UPDATE receiptd.watched_messages SET refused_since = now() - interval '5 minutes', no_receipt_polls = 2 WHERE msg_seq = 37")
-        .execute(&rig.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE receiptd.poll_slots SET refused_since[array_position(msg_seqs, 37)] = now() - interval '5 minutes',
+            no_receipt_polls[array_position(msg_seqs, 37)] = 2 WHERE 37 = ANY (msg_seqs)",
+    )
+    .execute(&rig.pool)
+    .await
+    .unwrap();
     sqlx::query("UPDATE receiptd.poll_slots SET next_poll_at = now()").execute(&rig.pool).await.unwrap();
     rig.start().await;
     rig.until("(SELECT state = 'rejected' FROM receiptd.watched_messages WHERE msg_seq = 37)").await;
@@ -284,11 +287,10 @@ async fn class_message_10062_that_was_only_early_is_polled_on() {
     let mut rig = Rig::new().await;
     rig.simulator.world().set_message_code(&group("g"), seq(1), 10061);
     rig.watch("g", 1..=3).await;
-    rig.until("(SELECT no_receipt_polls >= 1 FROM receiptd.watched_messages WHERE msg_seq = 1)").await;
+    rig.until("(SELECT no_receipt_polls >= 1 FROM receiptd.slot_messages WHERE msg_seq = 1)").await;
     rig.simulator.world().set_message_code(&group("g"), seq(1), 0);
     rig.until(POLLED).await;
-    rig.until("(SELECT no_receipt_polls = 0 AND state = 'active' FROM receiptd.watched_messages WHERE msg_seq = 1)")
-        .await;
+    rig.until("(SELECT no_receipt_polls = 0 FROM receiptd.slot_messages WHERE msg_seq = 1)").await;
 }
 
 #[tokio::test]
@@ -411,7 +413,7 @@ async fn entries_that_are_repeated_unasked_for_or_in_another_order_change_nothin
         rig.simulator.add_fault(FaultRule { fault, when: When::All, times: Some(1) });
         rig.watch("g", 1..=3).await;
         rig.until(POLLED).await;
-        assert_eq!(rig.count("receiptd.watched_messages WHERE read_num IS NOT NULL").await, 3, "{kind}");
+        assert_eq!(rig.count("receiptd.latest_receipts WHERE read_num IS NOT NULL").await, 3, "{kind}");
         assert_eq!(rig.count("receiptd.watched_messages").await, 3, "{kind}");
     }
 }

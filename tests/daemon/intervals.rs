@@ -73,7 +73,7 @@ async fn each_half_of_a_poll_that_is_split_has_an_interval_of_its_own() {
     let when = When::MoreThan { messages: usize::try_from(MESSAGES).unwrap() / 2 };
     rig.simulator.add_fault(FaultRule { fault, when, times: None });
     all_changes_lie_within_their_intervals(&mut rig).await;
-    let apart = rig.count("receiptd.watched_messages WHERE known_until IS NOT NULL").await;
+    let apart = rig.count("receiptd.slot_messages WHERE known_apart IS NOT NULL").await;
     assert_eq!(apart, MESSAGES / 2, "the slot tells of one half");
     rig.stop().await;
 }

@@ -14,7 +14,7 @@ use crate::rig::{Rig, group, seq, simulator_config};
 const ALL_SLOTTED: &str =
     "(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active') = 0";
 const ALL_POLLED: &str =
-    "(SELECT count(*) FROM receiptd.watched_messages WHERE first_polled_at IS NULL AND state = 'active') = 0";
+    "(SELECT count(*) FROM receiptd.message_state WHERE first_polled_at IS NULL AND state = 'active') = 0";
 
 async fn slot_sizes(rig: &Rig) -> Vec<i64> {
     sqlx::query_scalar("SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NOT NULL GROUP BY group_key, slot_id ORDER BY 1")
@@ -167,13 +167,12 @@ async fn slots_that_were_to_be_merged_when_the_database_failed_are_polled_when_i
     // In each group two slots have thinned out. One is due at once and one in an hour, and that of the last group can't be read:
     // when it is claimed for a merge, others have been.
     for sql in [
-        "UPDATE receiptd.watched_messages SET state = 'removed', slot_id = NULL, closed_at = now(), known_until = now()
-         WHERE (msg_seq - 1) % 50 >= 5",
+        "SELECT receiptd.unwatch_messages(sdk_app_id, group_id, array(SELECT s FROM generate_series(1::bigint, 100) s
+            WHERE (s - 1) % 50 >= 5)) FROM receiptd.watched_groups",
         "UPDATE receiptd.poll_slots SET next_poll_at = now()",
         "UPDATE receiptd.poll_slots s SET next_poll_at = now() + interval '1 hour'
          WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots o WHERE o.group_key = s.group_key)",
-        "ALTER TABLE receiptd.watched_messages DROP CONSTRAINT msg_seq_is_a_positive_u32",
-        "UPDATE receiptd.watched_messages SET msg_seq = -msg_seq
+        "UPDATE receiptd.poll_slots SET msg_seqs = array(SELECT -unnest(msg_seqs))
          WHERE slot_id = (SELECT slot_id FROM receiptd.poll_slots WHERE next_poll_at > now() ORDER BY group_key DESC LIMIT 1)",
     ] {
         sqlx::raw_sql(sql).execute(&rig.pool).await.unwrap();
@@ -184,7 +183,10 @@ async fn slots_that_were_to_be_merged_when_the_database_failed_are_polled_when_i
     while rig.value::<i64>(rollbacks).await == before {
         tokio::task::yield_now().await;
     }
-    sqlx::raw_sql("UPDATE receiptd.watched_messages SET msg_seq = abs(msg_seq)").execute(&rig.pool).await.unwrap();
+    sqlx::raw_sql("UPDATE receiptd.poll_slots SET msg_seqs = array(SELECT abs(unnest(msg_seqs)))")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
     let mended: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
     let all_again = format!(
         "(SELECT min(known_until) > '{}' FROM receiptd.latest_receipts WHERE state = 'active')",
@@ -220,12 +222,15 @@ async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
 
 #[tokio::test]
 async fn a_slot_that_is_to_be_split_and_that_somebody_holds_is_split_afterwards_and_holds_up_no_other() {
-    let of_held = |what: &str| {
+    let of_held = |what: &str, which: &str| {
         format!(
-            "SELECT FROM receiptd.{what} NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE OF {what}"
+            "SELECT FROM receiptd.{what} NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' {which}
+                FOR UPDATE OF {what}"
         )
     };
-    for hold in [of_held("poll_slots"), of_held("watched_messages") + " LIMIT 1", of_held("watched_messages")] {
+    for hold in
+        [of_held("poll_slots", ""), of_held("watched_messages", "AND msg_seq = 50"), of_held("watched_messages", "")]
+    {
         let mut rig = Rig::new().await;
         rig.watch("held", 1..=50).await;
         rig.watch("free", 1..=50).await;

@@ -117,7 +117,7 @@ async fn a_message_that_an_answer_leaves_out_is_not_known_by_it() {
     rig.watch("g", [1, 2]).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 2").await;
     rig.fail("g", 1, Fault::MissingEntries, None);
-    rig.until("(SELECT bool_or(known_until IS NOT NULL) FROM receiptd.watched_messages)").await;
+    rig.until("(SELECT bool_or(known_apart IS NOT NULL) FROM receiptd.slot_messages)").await;
     let known: chrono::DateTime<chrono::Utc> =
         rig.value("SELECT known_until FROM receiptd.latest_receipts WHERE msg_seq = 1").await;
     rig.until("(SELECT count(*) FROM receiptd.api_calls WHERE messages_answered = 1) >= 2").await;
@@ -131,7 +131,7 @@ async fn a_message_that_an_answer_leaves_out_is_not_known_by_it() {
     let prior: chrono::DateTime<chrono::Utc> =
         rig.value("SELECT prior_polled_at FROM receiptd.receipt_history WHERE msg_seq = 1 AND read_num = 2").await;
     assert_eq!(prior, known, "the change may have happened at any time since then");
-    rig.until("(SELECT known_until IS NULL FROM receiptd.watched_messages WHERE msg_seq = 1)").await;
+    rig.until("(SELECT known_apart IS NULL FROM receiptd.slot_messages WHERE msg_seq = 1)").await;
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn polled_at_rises_though_the_clock_was_ahead_when_it_was_last_polled() {
         "UPDATE receiptd.receipt_snapshots SET polled_at = polled_at + interval '30 seconds'",
         "UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at + interval '30 seconds', next_poll_at = now()",
         "UPDATE receiptd.poll_slots SET known_until = known_until + interval '30 seconds'",
-        "UPDATE receiptd.watched_messages SET first_polled_at = first_polled_at + interval '30 seconds'",
+        "UPDATE receiptd.poll_slots SET first_polled_at = array(SELECT unnest(first_polled_at) + interval '30 seconds')",
     ] {
         sqlx::query(AssertSqlSafe(sql)).execute(&rig.pool).await.unwrap();
     }

@@ -258,7 +258,8 @@ async fn a_merge_of_slots_does_not_wait_for_a_message_that_somebody_holds() {
         let waiting: Option<String> = rig
             .value(
                 "SELECT min(query) FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%watched_messages%'",
+                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%watched_messages%'
+                    AND state_change < clock_timestamp() - interval '1 second'",
             )
             .await;
         assert_eq!(waiting, None, "it waits for an owner, who may wait for it");

@@ -166,6 +166,7 @@ impl World {
             (Request::Read(claimed, is_probe), reply) => self.has_read(daemon, claimed, is_probe, reply),
             (Request::Slot, reply) => self.slotted(daemon, reply),
             (Request::Flush(..), reply) => self.flushed(daemon, reply),
+            (Request::ReadAgain(_), reply) => self.read_again(daemon, reply),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     cadence::Cadences,
     domain::{MsgSeq, Receipt, Timestamp},
     lease::{LeaseRow, TTL},
-    recording::{Closed, GroupChange, MessageChange, Part, Recording, Snapshot},
+    recording::{Closed, Contents, GroupChange, Kept, Outcome, Part, Snapshot},
     slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
     store::{Committed, Made},
 };
@@ -22,25 +22,38 @@ const PAGE: usize = 2;
 
 #[derive(Debug, Clone)]
 pub(super) struct Message {
-    pub sent_at: Timestamp,
     pub is_active: bool,
     pub slot_id: Option<SlotKey>,
-    receipt: Option<Receipt>,
-    is_known: bool,
-    known_until: Option<Timestamp>,
-    no_receipt_polls: i16,
-    refused_since: Option<Timestamp>,
+    /// What is known of it while it is in no slot.
+    known: SlotMessage,
     pub closed: Option<Closed>,
 }
 
 #[derive(Debug, Clone)]
 struct SlotRow {
+    version: i64,
     next_poll_at: Timestamp,
     last_polled_at: Option<Timestamp>,
     known_until: Option<Timestamp>,
+    last_called_at: Option<Timestamp>,
     quiet_polls: i32,
     failures: i32,
-    joins: i32,
+    messages: Vec<SlotMessage>,
+}
+
+impl SlotRow {
+    fn holding(messages: Vec<SlotMessage>, next_poll_at: Timestamp) -> Self {
+        Self {
+            version: 0,
+            next_poll_at,
+            last_polled_at: None,
+            known_until: None,
+            last_called_at: None,
+            quiet_polls: 0,
+            failures: 0,
+            messages,
+        }
+    }
 }
 
 /// A group that is refused.
@@ -56,11 +69,11 @@ pub(super) struct Fence {
     pub epoch: i64,
 }
 
-/// A recording and the number by which this suite knows it.
+/// A poll that is to be stored, and the number by which this suite knows it.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(super) struct Numbered {
     pub id: u64,
-    pub recording: Recording,
+    pub kept: Kept,
 }
 
 #[derive(Debug, Default)]
@@ -87,27 +100,31 @@ impl Database {
     pub fn watch(&mut self, group: GroupKey, count: usize, sent_at: Timestamp) {
         let last = self.messages.keys().filter(|key| key.0 == group).map(|key| i64::from(key.1.get())).max();
         for seq in (last.unwrap_or(0) + 1..).take(count) {
-            let (slot_id, receipt, known_until, refused_since) = (None, None, None, None);
-            let (is_active, is_known, no_receipt_polls) = (true, false, 0);
-            let closed = None;
-            let message = Message {
+            let seq = MsgSeq::try_from(seq).unwrap();
+            let known = SlotMessage {
+                seq,
                 sent_at,
-                is_active,
-                slot_id,
-                receipt,
-                is_known,
-                known_until,
-                no_receipt_polls,
-                refused_since,
-                closed,
+                first_sent_at: sent_at,
+                first_polled_at: None,
+                receipt: None,
+                changed_at: None,
+                known_until: None,
+                known_apart: false,
+                no_receipt_polls: 0,
+                refused_since: None,
+                has_joined: false,
             };
-            self.messages.insert((group, MsgSeq::try_from(seq).unwrap()), message);
+            self.messages.insert((group, seq), Message { is_active: true, slot_id: None, known, closed: None });
         }
     }
 
     pub fn unwatch(&mut self, group: GroupKey) {
         for (_, message) in self.messages.iter_mut().filter(|(key, _)| key.0 == group) {
             (message.is_active, message.slot_id) = (false, None);
+        }
+        for (_, row) in self.slots.iter_mut().filter(|(key, _)| key.group_key == group) {
+            row.version += 1;
+            row.messages.clear();
         }
     }
 
@@ -157,17 +174,11 @@ impl Database {
     pub fn read(&self, slots: &[SlotKey]) -> Vec<Slot> {
         let slot = |id: &SlotKey| {
             let row = self.slots.get(id)?;
-            let held = self.messages.iter().filter(|(_, message)| message.slot_id == Some(*id));
-            let messages = held.map(|(key, message)| SlotMessage {
-                seq: key.1,
-                sent_at: message.sent_at,
-                first_sent_at: message.sent_at,
-                receipt: message.receipt,
-                changed_at: None,
-                known_until: message.known_until.or(row.known_until).filter(|_| message.is_known),
-                known_apart: message.known_until.is_some(),
-                no_receipt_polls: message.no_receipt_polls,
-                refused_since: message.refused_since,
+            let known_until = |message: &SlotMessage| message.says_until().or(row.known_until);
+            let messages = row.messages.iter().map(|message| SlotMessage {
+                known_until: message.receipt.and(known_until(message)),
+                has_joined: false,
+                ..message.clone()
             });
             Some(Slot {
                 key: *id,
@@ -182,7 +193,8 @@ impl Database {
                 known_until: row.known_until,
                 quiet_polls: row.quiet_polls,
                 failures: row.failures,
-                joins: row.joins,
+                version: row.version,
+                last_called_at: row.last_called_at,
                 messages: messages.collect(),
                 absorbs: None,
             })
@@ -192,15 +204,14 @@ impl Database {
 
     /// Another slot of the same group whose messages fit into one call with those of this one.
     pub fn merge_candidate(&self, slot: &Slot, batch_size: usize) -> Option<SlotKey> {
-        let held = |id| self.messages.values().filter(|message| message.slot_id == Some(id)).count();
         if slot.failures > 0 {
             return None;
         }
         let is_of_group = |(id, row): &(&SlotKey, &SlotRow)| {
-            id.group_key == slot.key.group_key && **id != slot.key && row.failures == 0
+            id.group_key == slot.key.group_key && **id != slot.key && row.failures == 0 && !row.messages.is_empty()
         };
-        let mut others = self.slots.iter().filter(is_of_group).map(|(id, _)| *id);
-        others.find(|id| held(*id) + slot.messages.len() <= batch_size)
+        let mut others = self.slots.iter().filter(is_of_group);
+        others.find(|(_, row)| row.messages.len() + slot.messages.len() <= batch_size).map(|(id, _)| *id)
     }
 
     /// Gives new messages a slot, by the wall clock of whoever asks for it.
@@ -214,12 +225,12 @@ impl Database {
         let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
         let fresh: Vec<Fresh> = fresh
             .map(|(key, message)| {
-                let (sent_at, added_at) = (message.sent_at, message.sent_at);
+                let (sent_at, added_at) = (message.known.sent_at, message.known.sent_at);
                 Fresh { group_key: key.0, cadence: None, seq: key.1, sent_at, added_at }
             })
             .collect();
         let open = |(id, row): (&SlotKey, &SlotRow)| {
-            let messages = self.messages.values().filter(|message| message.slot_id == Some(*id)).count();
+            let messages = row.messages.len();
             (id.group_key, OpenSlot { slot_id: id.slot_id, messages, last_polled_at: row.last_polled_at })
         };
         // The newest of each group; those that fail count only where there is no other.
@@ -233,14 +244,8 @@ impl Database {
             });
             let (group_key, next_poll_at) = (fill.group_key, fill.due);
             let id = SlotKey { group_key, slot_id };
-            let row = self.slots.entry(id).and_modify(|row| row.joins += 1).or_insert(SlotRow {
-                next_poll_at,
-                last_polled_at: None,
-                known_until: None,
-                quiet_polls: 0,
-                failures: 0,
-                joins: 0,
-            });
+            let row = self.slots.entry(id).or_insert(SlotRow::holding(vec![], next_poll_at));
+            row.version += 1;
             if row.failures == 0 {
                 row.next_poll_at = row.next_poll_at.min(fill.due);
             }
@@ -248,7 +253,9 @@ impl Database {
                 slots.push((id, row.next_poll_at));
             }
             for seq in fill.seqs {
-                self.messages.get_mut(&(group_key, seq)).unwrap().slot_id = Some(id);
+                let message = self.messages.get_mut(&(group_key, seq)).unwrap();
+                message.slot_id = Some(id);
+                row.messages.push(message.known.clone());
             }
         }
         slots
@@ -269,57 +276,52 @@ impl Database {
         (due.collect(), probes)
     }
 
-    /// Writes recordings, as `store::flush` does, and tells what became of their slots.
-    pub fn flush(&mut self, recordings: &[Kept], unanswered: bool) -> Vec<Committed> {
-        let mut committed = Vec::new();
-        for Kept { id, recording } in recordings {
-            let is_stored = unanswered && self.stored.contains_key(id);
-            if !is_stored {
+    /// Writes polls, as `store::flush` does, and tells what became of their slots, and of which polls nothing was written since
+    /// somebody has changed their slots.
+    pub fn flush(&mut self, polls: &[Numbered]) -> (Vec<Committed>, BTreeSet<u64>) {
+        let (mut committed, mut changed) = (vec![], BTreeSet::new());
+        for Numbered { id, kept } in polls {
+            if self.is_as_read(kept) {
                 *self.stored.entry(*id).or_default() += 1;
-                self.write(recording);
-            }
-            if !recording.parts.is_empty() {
-                let of_group = self.slots.iter().filter(|(id, _)| id.group_key == recording.slot.group_key);
-                committed.extend(of_group.map(|(slot, row)| {
-                    let (slot, next_poll_at, fails) = (*slot, row.next_poll_at, row.failures > 0);
-                    Committed::Made(Made { slot, next_poll_at, fails })
-                }));
-            }
-            let absorbed = recording.absorbs.map(|(slot, _)| slot);
-            for slot in std::iter::once(recording.slot).chain(absorbed) {
-                committed.push(match self.slots.get(&slot) {
-                    Some(row) => Committed::Due(slot, row.next_poll_at),
-                    None => Committed::Gone(slot),
-                });
+                self.write(kept);
+                committed.extend(self.became(kept));
+            } else {
+                changed.insert(*id);
             }
         }
-        committed
+        (committed, changed)
     }
 
-    fn write(&mut self, recording: &Recording) {
-        let joins_of = |slots: &BTreeMap<SlotKey, SlotRow>, slot| slots.get(&slot).map(|row: &SlotRow| row.joins);
-        let mut joined = joins_of(&self.slots, recording.slot).is_some_and(|joins| joins != recording.joins);
-        if let Some((other, read)) = recording.absorbs {
-            joined |= joins_of(&self.slots, other).is_some_and(|joins| joins != read);
-            if self.slots.contains_key(&recording.slot) && self.slots.remove(&other).is_some() {
-                let moving = self.messages.values_mut().filter(|message| message.slot_id == Some(other));
-                moving.for_each(|message| message.slot_id = Some(recording.slot));
-            }
-        }
-        for snapshot in &recording.snapshots {
-            let row = (snapshot.polled_at, snapshot.receipt);
-            let key = (recording.slot.group_key, snapshot.seq);
-            let before = self.latest.insert(key, row);
-            if before.is_some_and(|before| before.0 >= row.0 || before.1 == row.1) {
-                self.odd = Some(format!("a snapshot of {key:?} says {row:?} after {before:?}"));
-            }
-            let had_counts = before.is_some_and(|before| before.1.counts.is_some());
-            if self.clocks_are_right && had_counts && !holds_the_truth(key, snapshot) {
-                self.odd = Some(format!("{snapshot:?} of {key:?} does not hold when it was read"));
-            }
-        }
-        recording.messages.iter().for_each(|change| self.write_message(recording, change));
-        recording.parts.iter().for_each(|part| self.part(recording, part));
+    fn is_as_read(&self, kept: &Kept) -> bool {
+        let recording = &kept.recording;
+        let is_version = |(slot, version)| self.slots.get(&slot).is_some_and(|row| row.version == version);
+        kept.is_slot_gone || (is_version((recording.slot, kept.version())) && recording.absorbs.is_none_or(is_version))
+    }
+
+    fn became(&self, kept: &Kept) -> Vec<Committed> {
+        let of = |slot: SlotKey| match self.slots.get(&slot) {
+            Some(row) => Committed::Due(slot, row.next_poll_at),
+            None => Committed::Gone(slot),
+        };
+        let made =
+            if kept.recording.parts.is_empty() { vec![] } else { self.slots_of_group(kept.recording.slot.group_key) };
+        kept.slots().map(of).chain(made.into_iter().map(Committed::Made)).collect()
+    }
+
+    pub fn slots_of_group(&self, group: GroupKey) -> Vec<Made> {
+        let of_group = self.slots.iter().filter(|(slot, _)| slot.group_key == group);
+        let made = |(slot, row): (&SlotKey, &SlotRow)| Made {
+            slot: *slot,
+            next_poll_at: row.next_poll_at,
+            fails: row.failures > 0,
+        };
+        of_group.map(made).collect()
+    }
+
+    fn write(&mut self, kept: &Kept) {
+        let recording = &kept.recording;
+        recording.snapshots.iter().for_each(|snapshot| self.write_snapshot(recording.slot.group_key, snapshot));
+        self.write_slot(kept);
         match &recording.group {
             Some(GroupChange::Quarantine { probe_at, .. }) => {
                 self.quarantined.insert(recording.slot.group_key, Quarantine { probe_at: *probe_at });
@@ -329,48 +331,63 @@ impl Database {
             }
             _ => {}
         }
-        if let Some(row) = self.slots.get_mut(&recording.slot) {
-            let due = recording.next_poll_at;
-            row.next_poll_at = if joined { due.min(recording.join_due) } else { due };
-            (row.last_polled_at, row.known_until) = (recording.last_polled_at, recording.known_until);
-            (row.quiet_polls, row.failures) = (recording.quiet_polls, recording.failures);
+    }
+
+    fn write_snapshot(&mut self, group: GroupKey, snapshot: &Snapshot) {
+        let row = (snapshot.polled_at, snapshot.receipt);
+        let key = (group, snapshot.seq);
+        let before = self.latest.insert(key, row);
+        if before.is_some_and(|before| before.0 >= row.0 || before.1 == row.1) {
+            self.odd = Some(format!("a snapshot of {key:?} says {row:?} after {before:?}"));
         }
-        let is_empty = !self.messages.values().any(|message| message.slot_id == Some(recording.slot));
-        if recording.is_empty && is_empty {
-            self.slots.remove(&recording.slot);
+        let had_counts = before.is_some_and(|before| before.1.counts.is_some());
+        if self.clocks_are_right && had_counts && !holds_the_truth(key, snapshot) {
+            self.odd = Some(format!("{snapshot:?} of {key:?} does not hold when it was read"));
         }
     }
 
-    fn part(&mut self, recording: &Recording, part: &Part) {
+    fn write_slot(&mut self, kept: &Kept) {
+        let (recording, slot) = (&kept.recording, kept.recording.slot);
+        if kept.is_slot_gone || kept.drops_slot() {
+            self.slots.remove(&slot);
+            return;
+        }
+        let Outcome { contents, closed, parts } = kept.outcome(&[]);
+        if let Some((other, _)) = recording.absorbs {
+            self.slots.remove(&other);
+            let moving = self.messages.values_mut().filter(|message| message.slot_id == Some(other));
+            moving.for_each(|message| message.slot_id = Some(slot));
+        }
+        let row = self.slots.get_mut(&slot).unwrap();
+        row.version += 1;
+        row.next_poll_at = recording.next_poll_at;
+        (row.last_polled_at, row.known_until) = (recording.last_polled_at, recording.known_until);
+        (row.quiet_polls, row.failures) = (recording.quiet_polls, recording.failures);
+        row.last_called_at = kept.called_at();
+        match contents {
+            Contents::Same => {}
+            Contents::Counted(messages) | Contents::Other(messages) => row.messages = messages,
+        }
+        for (known, why) in closed {
+            let message = self.messages.get_mut(&(slot.group_key, known.seq)).unwrap();
+            *message = Message { is_active: false, slot_id: None, known, closed: Some(why) };
+        }
+        recording.parts.iter().zip(parts).for_each(|(part, messages)| self.part(slot, part, messages));
+    }
+
+    fn part(&mut self, slot: SlotKey, part: &Part, messages: Vec<SlotMessage>) {
         self.last_slot += 1;
+        let made = SlotKey { slot_id: self.last_slot, ..slot };
+        for message in &messages {
+            self.messages.get_mut(&(slot.group_key, message.seq)).unwrap().slot_id = Some(made);
+        }
         let row = SlotRow {
-            next_poll_at: part.next_poll_at,
             last_polled_at: part.last_polled_at,
             known_until: part.known_until,
-            quiet_polls: 0,
             failures: part.failures,
-            joins: 0,
+            ..SlotRow::holding(messages, part.next_poll_at)
         };
-        let made = SlotKey { slot_id: self.last_slot, ..recording.slot };
         self.slots.insert(made, row);
-        for seq in &part.seqs {
-            let message = self.messages.get_mut(&(recording.slot.group_key, *seq));
-            let here = message.filter(|message| message.slot_id == Some(recording.slot));
-            here.into_iter().for_each(|message| message.slot_id = Some(made));
-        }
-    }
-
-    fn write_message(&mut self, recording: &Recording, change: &MessageChange) {
-        let Some(message) = self.messages.get_mut(&(recording.slot.group_key, change.seq)) else { return };
-        let is_here = message.slot_id == Some(recording.slot);
-        let slot_tells = is_here && !change.known_apart;
-        message.known_until = if slot_tells { None } else { change.known_until.or(message.known_until) };
-        message.receipt = change.receipt;
-        message.is_known |= change.polled_at.is_some();
-        (message.no_receipt_polls, message.refused_since) = (change.no_receipt_polls, change.refused_since);
-        if change.closed.is_some() {
-            (message.is_active, message.slot_id, message.closed) = (false, None, change.closed);
-        }
     }
 }
 

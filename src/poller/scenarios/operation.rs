@@ -1,8 +1,10 @@
 //! The way to the database and back: slow, without effect or without an answer, as the faults of the moment have it.
 
+use std::collections::BTreeSet;
+
 use super::{
     daemon::Daemon,
-    database::{Fence, Kept, wall},
+    database::{Fence, Numbered, wall},
     plan::{Fault, LEASE_PATIENCE, MILLISECOND, Micros, PATIENCE, SECOND},
     world::{Address, Doing, Event, World},
 };
@@ -23,7 +25,8 @@ pub(super) enum Request {
     Load(SlotKey),
     Read(Vec<SlotKey>, bool),
     Slot,
-    Flush(Vec<Kept>, bool),
+    Flush(Vec<Numbered>),
+    ReadAgain(Vec<SlotKey>),
 }
 
 /// What the slotter has found.
@@ -44,7 +47,8 @@ pub(super) enum Reply {
     Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
     Slotted(Slotted),
     Slots(Vec<Slot>),
-    Committed(Vec<Committed>),
+    /// What became of the slots, and the polls of which nothing was written.
+    Committed(Vec<Committed>, BTreeSet<u64>),
     LeaseLost,
     Failed,
 }
@@ -110,7 +114,11 @@ impl World {
                 let joined = database.slot_new_messages(batch_size, &self.cadences, now);
                 Reply::Slotted(Slotted { changed, probes, joined })
             }
-            Request::Flush(recordings, unanswered) => Reply::Committed(database.flush(recordings, *unanswered)),
+            Request::ReadAgain(slots) => Reply::Slots(database.read(slots)),
+            Request::Flush(polls) => {
+                let (committed, changed) = database.flush(polls);
+                Reply::Committed(committed, changed)
+            }
         }
     }
 

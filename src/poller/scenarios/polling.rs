@@ -9,7 +9,7 @@ use std::{
 use chrono::TimeDelta;
 
 use super::{
-    database::Kept,
+    database::Numbered,
     operation::{Reply, Request, Slotted},
     plan::Micros,
     world::{Doing, World},
@@ -30,8 +30,9 @@ use crate::{
         schedule::{Now, Schedule},
         starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, WITNESSES},
     },
-    recording::{KeepSnapshots, PollEnd, Recording},
+    recording::{KeepSnapshots, Kept, PollEnd},
     slot::{GroupKey, GroupState, Slot, SlotKey, StoredDue},
+    store::Committed,
 };
 
 /// The most polls at a time.
@@ -108,10 +109,20 @@ impl Polling {
         self.last_id
     }
 
+    /// Mirrors `Poller::hear_committed`.
+    pub fn hears_committed(&mut self, committed: Committed, now: Now) {
+        match committed {
+            Committed::Due(slot, due) => self.schedule.release(slot, due, now),
+            Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, now),
+            Committed::Gone(slot) => self.schedule.forget(slot),
+            Committed::Made(made) => self.schedule.learn_made(made, now),
+        }
+    }
+
     /// Mirrors `Poller::put_off`.
     fn puts_off(&mut self, slot: &Slot, until: Instant, now: Now) {
         let wait = TimeDelta::from_std(until.saturating_duration_since(now.monotonic)).unwrap_or_default();
-        for id in std::iter::once(slot.key).chain(slot.absorbs.map(|(other, _)| other)) {
+        for id in std::iter::once(slot.key).chain(slot.absorbs.as_ref().map(|other| other.key)) {
             if wait.is_zero() {
                 self.schedule.give_back(id, now);
             } else {
@@ -299,18 +310,20 @@ impl World {
         let mut calling = 0;
         for slot in slots {
             missing.remove(&slot.key);
-            slot.absorbs.iter().for_each(|(other, _)| _ = missing.remove(other));
+            slot.absorbs.iter().for_each(|other| _ = missing.remove(&other.key));
             let polling = self.polling(daemon);
             let is_tried = !is_probe && polling.claimed_probes.contains(&slot.key);
             if slot.group_state == GroupState::Quarantined {
                 polling.gate.is_quarantined(slot.key.group_key);
             }
-            if slot.group_state != GroupState::Active && !is_tried {
-                slot.absorbs.into_iter().for_each(|(other, _)| polling.schedule.forget(other));
+            let is_empty = slot.messages.is_empty();
+            if slot.group_state != GroupState::Active && !is_tried && !is_empty {
+                slot.absorbs.into_iter().for_each(|other| polling.schedule.forget(other.key));
                 polling.schedule.forget(slot.key);
                 continue;
             }
             let place = match is_probe && calling > 0 {
+                _ if is_empty => Place::Free,
                 true => Place::Until(clocks.monotonic),
                 false if is_tried => Place::Free,
                 false => polling.gate.place(slot.key.group_key, clocks.monotonic),
@@ -385,21 +398,23 @@ impl World {
         poll.others = poll.others.until(polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic));
         polling.limit.learn(&poll, clocks.monotonic);
         judge(&mut polling.gate, &slot, &mut poll, refusal, pass, (sent, clocks.monotonic));
-        let mut back: Vec<SlotKey> = slot.absorbs.iter().map(|(other, _)| *other).collect();
+        let mut back: Vec<SlotKey> = slot.absorbs.iter().map(|other| other.key).collect();
         if poll.attempts.is_empty() && poll.end == PollEnd::Stopped {
             back.push(slot.key);
         } else {
             self.promises.polled(&slot, &poll, self.now);
             // Its clock is set at any time: so it is in doubt, and polls rise all the same.
             let now = Moment { time: clocks.time, is_doubted: true };
-            let recording = Recording::of(slot, poll, self.cadences.of(None), KeepSnapshots::Changes, now);
+            let kept = Kept::of(slot, poll, self.cadences.clone(), KeepSnapshots::Changes, now);
+            let recording = &kept.recording;
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {
-                self.polling(daemon).schedule.set_failing(recording.slot, recording.failures > 0);
-                self.polling(daemon).schedule.set(recording.slot, recording.next_poll_at, clocks);
+                let (slot, due, fails) = (recording.slot, recording.next_poll_at, recording.failures > 0);
+                self.polling(daemon).schedule.set_failing(slot, fails);
+                self.polling(daemon).schedule.set(slot, due, clocks);
             }
             let id = self.promises.handed_over(self.now);
-            self.records(daemon, Kept { id, recording });
+            self.records(daemon, Numbered { id, kept });
         }
         let schedule = &mut self.polling(daemon).schedule;
         back.into_iter().for_each(|slot| schedule.give_back(slot, clocks));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -87,7 +88,7 @@ pub(super) struct World {
     pub plan: Plan,
     pub random: fastrand::Rng,
     pub now: Micros,
-    pub cadences: Cadences,
+    pub cadences: Arc<Cadences>,
     pub database: Database,
     pub daemons: Vec<Daemon>,
     pub promises: Promises,
@@ -107,7 +108,7 @@ impl World {
         let mut world = Self {
             random: fastrand::Rng::with_seed(plan.seed ^ 0x5eed),
             now: 0,
-            cadences: Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])),
+            cadences: Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)]))),
             database: Database::default(),
             daemons: (0..plan.daemons).map(Daemon::new).collect(),
             promises: Promises::of(&plan),

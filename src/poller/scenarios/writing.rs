@@ -1,14 +1,18 @@
 //! The recorder of a term. Mirrors `src/store/recorder.rs`, as far as nothing is refused and nobody else holds a lock: a
 //! flush that failed is tried again until it succeeds, time is up, or the lease has passed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    database::Kept,
+    database::Numbered,
     operation::{Reply, Request},
     world::{Doing, World},
 };
-use crate::store::{BatchSize, Committed};
+use crate::{
+    recording::Anew,
+    slot::{Slot, SlotKey},
+    store::{BatchSize, Committed},
+};
 
 /// As the constants in `store::recorder` have it.
 const GATHER: Duration = Duration::from_millis(100);
@@ -27,14 +31,15 @@ enum State {
 
 #[derive(Debug, Default)]
 pub(super) struct Writing {
-    queue: Vec<Kept>,
-    batch: Vec<Kept>,
+    queue: Vec<Numbered>,
+    batch: Vec<Numbered>,
     /// What is to be written after the batch.
-    rest: Vec<Kept>,
+    rest: Vec<Numbered>,
     size: BatchSize,
     state: State,
     wait: Duration,
-    unanswered: bool,
+    /// The batch is first to be decided anew.
+    is_anew: bool,
     must_give_up: bool,
     pub is_stuck: bool,
 }
@@ -47,12 +52,13 @@ impl Writing {
 
     /// Takes the next batch. False if nothing is left.
     fn takes_batch(&mut self) -> bool {
+        self.is_anew = false;
         self.batch = self.size.take(&mut self.rest, |_| 1);
         !self.batch.is_empty()
     }
 
     pub fn unwritten(&self) -> Vec<u64> {
-        self.queue.iter().chain(&self.batch).chain(&self.rest).map(|kept| kept.id).collect()
+        self.queue.iter().chain(&self.batch).chain(&self.rest).map(|poll| poll.id).collect()
     }
 }
 
@@ -61,12 +67,12 @@ impl World {
         &mut self.daemons[daemon].term.as_mut().expect("only a term writes").writing
     }
 
-    pub fn records(&mut self, daemon: usize, kept: Kept) {
+    pub fn records(&mut self, daemon: usize, poll: Numbered) {
         let writing = self.writing(daemon);
         if writing.state == State::Ended {
-            return self.loses(daemon, vec![kept.id], Reply::LeaseLost);
+            return self.loses(daemon, vec![poll.id], Reply::LeaseLost);
         }
-        writing.queue.push(kept);
+        writing.queue.push(poll);
         if writing.state == State::Idle {
             self.gathers(daemon);
         }
@@ -81,7 +87,7 @@ impl World {
         let writing = self.writing(daemon);
         writing.rest = std::mem::take(&mut writing.queue);
         writing.takes_batch();
-        (writing.wait, writing.unanswered) = (FIRST_WAIT, false);
+        writing.wait = FIRST_WAIT;
         self.flushes(daemon);
     }
 
@@ -91,7 +97,10 @@ impl World {
             return;
         }
         writing.state = State::Writing;
-        let request = Request::Flush(writing.batch.clone(), writing.unanswered);
+        let request = match writing.is_anew {
+            true => Request::ReadAgain(writing.batch.iter().flat_map(|poll| poll.kept.slots()).collect()),
+            false => Request::Flush(writing.batch.clone()),
+        };
         self.request(daemon, request);
     }
 
@@ -100,45 +109,81 @@ impl World {
         let Some(term) = &mut self.daemons[daemon].term else { return };
         let writing = &mut term.writing;
         match reply {
-            Reply::Committed(slots) => {
+            Reply::Committed(slots, changed) => {
                 writing.is_stuck = false;
-                self.tally.stored += writing.batch.len() as u64;
-                writing.batch.clear();
+                self.tally.stored += (writing.batch.len() - changed.len()) as u64;
                 writing.size.ended_in_time();
-                writing.state = State::Idle;
-                let is_done = !writing.takes_batch();
-                for slot in slots {
-                    match slot {
-                        Committed::Due(slot, due) => term.polling.schedule.release(slot, due, clocks),
-                        Committed::PutOff(slot, due) => term.polling.schedule.put_off(slot, due, clocks),
-                        Committed::Gone(slot) => term.polling.schedule.forget(slot),
-                        Committed::Made(made) => term.polling.schedule.learn_made(made, clocks),
-                    }
-                }
-                if !is_done {
-                    self.flushes(daemon);
-                } else if !self.writing(daemon).queue.is_empty() {
-                    self.gathers(daemon);
-                }
-                self.wake_in(daemon, Duration::ZERO);
-                self.polls_have_ended(daemon);
+                writing.batch.retain(|poll| changed.contains(&poll.id));
+                writing.is_anew = true;
+                slots.into_iter().for_each(|slot| term.polling.hears_committed(slot, clocks));
+                self.writes_on(daemon);
             }
             Reply::LeaseLost => self.ends_writing(daemon, Reply::LeaseLost),
             reply => {
-                writing.unanswered = true;
                 writing.is_stuck = true;
                 writing.state = State::Waiting;
                 if writing.must_give_up {
                     return self.ends_writing(daemon, reply);
                 }
-                writing.size.took_too_long(writing.batch.len());
-                writing.rest.splice(..0, std::mem::take(&mut writing.batch));
-                writing.takes_batch();
+                if !writing.is_anew {
+                    writing.size.took_too_long(writing.batch.len());
+                    writing.rest.splice(..0, std::mem::take(&mut writing.batch));
+                    writing.takes_batch();
+                }
                 let wait = writing.wait;
                 writing.wait = (wait * 2).min(LONGEST_WAIT);
                 self.after(daemon, wait, Doing::FlushAgain);
             }
         }
+    }
+
+    /// Goes on with what is left of the batch, the next batch, or what has come meanwhile.
+    fn writes_on(&mut self, daemon: usize) {
+        let writing = self.writing(daemon);
+        writing.state = State::Idle;
+        if !writing.batch.is_empty() || writing.takes_batch() {
+            self.flushes(daemon);
+        } else if !self.writing(daemon).queue.is_empty() {
+            self.gathers(daemon);
+        }
+        self.wake_in(daemon, Duration::ZERO);
+        self.polls_have_ended(daemon);
+    }
+
+    /// Mirrors `Recorder::decide_anew`.
+    pub fn read_again(&mut self, daemon: usize, reply: Reply) {
+        let Reply::Slots(slots) = reply else { return self.flushed(daemon, reply) };
+        let clocks = self.clocks(daemon);
+        let Some(term) = &mut self.daemons[daemon].term else { return };
+        let mut slots: BTreeMap<SlotKey, Slot> = slots.into_iter().map(|slot| (slot.key, slot)).collect();
+        let mut committed = Vec::new();
+        term.writing.is_anew = false;
+        for Numbered { id, kept } in std::mem::take(&mut term.writing.batch) {
+            let (own, absorbed) = (kept.recording.slot, kept.recording.absorbs.map(|(slot, _)| slot));
+            let (now, other) = (slots.remove(&own), absorbed.and_then(|slot| slots.remove(&slot)));
+            match (&other, absorbed) {
+                (Some(other), _) if now.is_none() => committed.push(Committed::Due(other.key, other.next_poll_at)),
+                (None, Some(absorbed)) => committed.push(Committed::Gone(absorbed)),
+                _ => {}
+            }
+            let (group, has_parts) = (own.group_key, !kept.recording.parts.is_empty());
+            match kept.anew(now, other) {
+                Anew::Decided(kept) if kept.is_slot_gone && kept.drops_slot() => {
+                    *self.database.stored.entry(id).or_default() = 1;
+                    committed.push(Committed::Gone(own));
+                }
+                Anew::Decided(kept) => term.writing.batch.push(Numbered { id, kept: *kept }),
+                Anew::Stored(now, other) => {
+                    let stands = std::iter::once(now).chain(other);
+                    committed.extend(stands.map(|slot| Committed::Due(slot.key, slot.next_poll_at)));
+                    let made = if has_parts { self.database.slots_of_group(group) } else { vec![] };
+                    committed.extend(made.into_iter().map(Committed::Made));
+                    self.tally.stored += 1;
+                }
+            }
+        }
+        committed.into_iter().for_each(|slot| term.polling.hears_committed(slot, clocks));
+        self.writes_on(daemon);
     }
 
     /// The time for stopping is over. A flush that is under way still has its own time.

@@ -122,12 +122,6 @@ fn a_poll_was_due_by_its_cadence_whatever_has_moved_the_schedule_since() {
 }
 
 #[test]
-fn messages_that_join_meanwhile_are_due_after_the_interval_of_a_new_message() {
-    let recording = record(slot(vec![message(1)]), answered(vec![(seq(1), counted(1, 2))]));
-    assert_eq!(recording.join_due, noon() + minutes(1));
-}
-
-#[test]
 fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
     for (back, is_doubted) in [(TimeDelta::seconds(90), false), (TimeDelta::hours(3), true)] {
         steps_back(noon() - back, is_doubted);
@@ -153,7 +147,6 @@ fn steps_back(stepped: Timestamp, is_doubted: bool) {
     assert_eq!(recording.last_polled_at, Some(polled_at));
     assert_eq!(recording.known_until, Some(stepped - answer_time()), "by the clock as it is now");
     assert!(recording.next_poll_at <= stepped + minutes(1), "the next poll goes by the clock as it is");
-    assert!(recording.join_due <= stepped + minutes(1));
 }
 
 proptest! {

@@ -1,0 +1,193 @@
+//! A poll from its end until it is stored: what was decided about it, and all that it takes to decide anew.
+//!
+//! A decision holds for the version of the slot that it was made on. Where somebody has changed the slot meanwhile, it is made
+//! anew, by the same rules and for the same moment, on the slot as it stands now. Pure.
+
+use std::sync::Arc;
+
+use super::{Closed, KeepSnapshots, MessageChange, Poll, Recording};
+use crate::{
+    cadence::Cadences,
+    clock::Moment,
+    domain::{MsgSeq, Timestamp},
+    slot::{Slot, SlotKey, SlotMessage},
+};
+
+/// A poll that is to be stored.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// What was decided about it.
+    pub recording: Recording,
+    /// Whether its slot is gone: then only its calls, and what it says of its group, are stored.
+    pub is_slot_gone: bool,
+    slot: Slot,
+    poll: Poll,
+    cadences: Arc<Cadences>,
+    keep: KeepSnapshots,
+    moment: Moment,
+}
+
+/// What a poll makes of the messages of its slot.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the slot holds afterwards.
+    pub contents: Contents,
+    /// The messages that are polled no more, as they are known.
+    pub closed: Vec<(SlotMessage, Closed)>,
+    /// The messages that leave for slots of their own, by part of the recording.
+    pub parts: Vec<Vec<SlotMessage>>,
+}
+
+/// What a slot holds after a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// The same as before.
+    Same,
+    /// The same messages, of which nothing but counts has changed.
+    Counted(Vec<SlotMessage>),
+    /// Something else.
+    Other(Vec<SlotMessage>),
+}
+
+impl Contents {
+    /// The messages, if they are to be written.
+    pub fn messages(&self) -> &[SlotMessage] {
+        match self {
+            Self::Same => &[],
+            Self::Counted(messages) | Self::Other(messages) => messages,
+        }
+    }
+}
+
+/// What became of the slot of a poll that could not be stored as it was decided.
+#[derive(Debug)]
+pub enum Anew {
+    /// The poll is stored: nobody has heard of that commit. So stand its slot and the one that it took in, if they exist.
+    Stored(Slot, Option<Slot>),
+    /// It has been decided anew.
+    Decided(Box<Kept>),
+}
+
+impl Kept {
+    /// Decides about a poll of `slot` that ended at `moment`.
+    pub fn of(slot: Slot, poll: Poll, cadences: Arc<Cadences>, keep: KeepSnapshots, moment: impl Into<Moment>) -> Self {
+        let moment = moment.into();
+        let cadence = cadences.of(slot.cadence.as_deref());
+        let recording = Recording::of(slot.clone(), poll.clone(), cadence, keep, moment);
+        Self { recording, is_slot_gone: false, slot, poll, cadences, keep, moment }
+    }
+
+    /// When its first attempt was sent: by that its slot tells whether it is stored. `None` if it made none.
+    pub fn called_at(&self) -> Option<Timestamp> {
+        self.poll.attempts.first().map(|attempt| attempt.called_at)
+    }
+
+    /// The version of its slot that it was decided on.
+    pub fn version(&self) -> i64 {
+        self.slot.version
+    }
+
+    /// Whether there is nothing to write about the slot but that it goes: it was empty.
+    pub fn drops_slot(&self) -> bool {
+        self.poll.attempts.is_empty() && self.recording.is_empty
+    }
+
+    /// Its slot, and the one that it takes in.
+    pub fn slots(&self) -> impl Iterator<Item = SlotKey> + use<> {
+        std::iter::once(self.recording.slot).chain(self.recording.absorbs.map(|(slot, _)| slot))
+    }
+
+    /// Decides anew, on the slots as they stand now. A message that joined meanwhile was not asked for; what was told of one that
+    /// left is not kept, since its owner does not watch it any more.
+    pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {
+        let Some(mut slot) = now else {
+            self.slot.messages.clear();
+            self.slot.absorbs = None;
+            self.is_slot_gone = true;
+            return self.decided();
+        };
+        if slot.last_called_at.is_some() && slot.last_called_at == self.called_at() {
+            return Anew::Stored(slot, absorbed);
+        }
+        absorbed.into_iter().for_each(|absorbed| slot.absorb(absorbed));
+        let was_asked = |seq: MsgSeq| {
+            let asked = self.slot.messages.iter().find(|message| message.seq == seq);
+            asked.is_some_and(|message| !message.has_joined)
+        };
+        slot.messages.iter_mut().for_each(|message| message.has_joined = !was_asked(message.seq));
+        self.slot = slot;
+        self.decided()
+    }
+
+    fn decided(mut self) -> Anew {
+        let cadence = self.cadences.of(self.slot.cadence.as_deref());
+        self.recording = Recording::of(self.slot.clone(), self.poll.clone(), cadence, self.keep, self.moment);
+        Anew::Decided(Box::new(self))
+    }
+
+    /// What becomes of the messages of the slot. Those of `refused` stay as they were, known until what was known of them before.
+    pub fn outcome(&self, refused: &[MsgSeq]) -> Outcome {
+        let recording = &self.recording;
+        let merges = recording.absorbs.is_some();
+        let (mut held, mut closed) = (Vec::with_capacity(self.slot.messages.len()), vec![]);
+        let mut parts = vec![vec![]; recording.parts.len()];
+        let (mut is_other, mut is_counted) = (merges, false);
+        let mut changes = recording.messages.iter().peekable();
+        for message in &self.slot.messages {
+            let change = changes.next_if(|change| change.seq == message.seq);
+            if refused.contains(&message.seq) {
+                is_other = true;
+                held.push(SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() });
+                continue;
+            }
+            if !merges && self.slot.is_absorbed(message.seq) {
+                continue;
+            }
+            let after = change.map(|change| message.after(change));
+            let part = recording.parts.iter().position(|part| part.seqs.contains(&message.seq));
+            is_other |= part.is_some() || after.as_ref().is_some_and(|after| !after.differs_in_counts_only(message));
+            is_counted |= change.is_some();
+            let after = after.unwrap_or_else(|| message.clone());
+            match (change.and_then(|change| change.closed), part) {
+                (Some(why), _) => closed.push((after, why)),
+                (None, Some(part)) => parts[part].push(after),
+                (None, None) => held.push(after),
+            }
+        }
+        is_other |= !closed.is_empty();
+        let contents = match (is_other, is_counted) {
+            (true, _) => Contents::Other(held),
+            (false, true) => Contents::Counted(held),
+            (false, false) => Contents::Same,
+        };
+        Outcome { contents, closed, parts }
+    }
+}
+
+impl SlotMessage {
+    /// What is known of it after a poll.
+    fn after(&self, change: &MessageChange) -> Self {
+        let told_at = change.polled_at;
+        let changed_at = if change.differs { told_at } else { told_at.into_iter().chain(self.changed_at).min() };
+        Self {
+            seq: change.seq,
+            sent_at: self.sent_at,
+            first_sent_at: self.first_sent_at,
+            // Not later than this poll: another clock may have said so.
+            first_polled_at: told_at.into_iter().chain(self.first_polled_at).min(),
+            receipt: change.receipt,
+            changed_at,
+            known_until: change.known_until,
+            known_apart: change.known_apart,
+            no_receipt_polls: change.no_receipt_polls,
+            refused_since: change.refused_since,
+            has_joined: false,
+        }
+    }
+
+    fn differs_in_counts_only(&self, before: &Self) -> bool {
+        let code = |message: &Self| message.receipt.map(|receipt| receipt.code);
+        let rest = |message: &Self| (message.first_polled_at, message.no_receipt_polls, message.refused_since);
+        code(self) == code(before) && rest(self) == rest(before) && self.says_until() == before.says_until()
+    }
+}

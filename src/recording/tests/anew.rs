@@ -1,0 +1,103 @@
+//! Polls whose slots somebody has changed before they were stored.
+
+use std::sync::Arc;
+
+use super::*;
+
+/// A poll of the slot that ended at noon.
+fn kept(slot: Slot, poll: Poll) -> Kept {
+    Kept::of(slot, poll, Arc::new(Cadences::default()), KeepSnapshots::Changes, noon())
+}
+
+fn decided(kept: Kept, now: Slot, absorbed: Option<Slot>) -> Kept {
+    match kept.anew(Some(now), absorbed) {
+        Anew::Decided(kept) => *kept,
+        Anew::Stored(..) => panic!("it is not stored"),
+    }
+}
+
+fn seqs(messages: &[SlotMessage]) -> Vec<u32> {
+    messages.iter().map(|message| message.seq.get()).collect()
+}
+
+#[test]
+fn a_poll_is_stored_if_the_last_call_of_its_slot_is_its_own_whatever_has_changed_since() {
+    let kept = kept(slot(vec![message(1)]), answered(vec![(seq(1), counted(2, 1))]));
+    let stands = Slot { version: 12, last_called_at: kept.called_at(), ..slot(vec![message(1), never_polled(2)]) };
+    assert!(matches!(kept.clone().anew(Some(stands), None), Anew::Stored(now, None) if now.version == 12));
+    let other_call = Some(noon() - minutes(1));
+    let changed = Slot { version: 12, last_called_at: other_call, ..slot(vec![message(1)]) };
+    assert_eq!(decided(kept, changed, None).version(), 12);
+}
+
+#[test]
+fn a_message_that_joined_meanwhile_is_neither_known_nor_closed_by_the_poll_and_is_due_after_an_interval() {
+    let kept = kept(slot(vec![message(1)]), answered(vec![(seq(1), counted(2, 1))]));
+    // Too old to be polled more than once.
+    let joined = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..never_polled(2) };
+    let kept = decided(kept, Slot { version: 8, ..slot(vec![message(1), joined.clone()]) }, None);
+    assert_eq!(kept.recording.messages.iter().map(|change| change.seq).collect::<Vec<_>>(), [seq(1)]);
+    assert_eq!(kept.recording.snapshots.len(), 1);
+    assert!(!kept.recording.is_empty && kept.recording.next_poll_at <= noon() + minutes(1));
+    let Contents::Counted(held) = kept.outcome(&[]).contents else { panic!("only counts have changed") };
+    assert_eq!((seqs(&held), held[1].receipt, held[1].known_until), (vec![1, 2], None, None));
+    // Nor is it asked for by the same poll when the slot changes once more.
+    let again = decided(kept, Slot { version: 9, ..slot(vec![message(1), joined]) }, None);
+    assert_eq!(again.outcome(&[]).closed, []);
+}
+
+#[test]
+fn what_was_told_of_a_message_that_is_not_watched_any_more_is_not_kept() {
+    let both = vec![(seq(1), counted(2, 1)), (seq(2), counted(2, 1))];
+    let kept = kept(slot(vec![message(1), message(2)]), answered(both));
+    let kept = decided(kept, Slot { version: 8, ..slot(vec![message(2)]) }, None);
+    assert_eq!(kept.recording.snapshots.iter().map(|snapshot| snapshot.seq).collect::<Vec<_>>(), [seq(2)]);
+    assert_eq!(kept.recording.attempts.len(), 1, "the call was made");
+    let kept = decided(kept, Slot { version: 9, ..slot(vec![]) }, None);
+    assert!(
+        kept.recording.is_empty && !kept.drops_slot(),
+        "it is told that the call is stored, and goes with the next poll"
+    );
+    let Anew::Decided(kept) = kept.anew(None, None) else { panic!("nothing is stored") };
+    assert!(kept.is_slot_gone && kept.recording.attempts.len() == 1);
+}
+
+#[test]
+fn a_poll_that_saw_the_same_leaves_what_its_slot_holds_alone() {
+    let contents = |receipts| kept(slot(vec![message(1), message(2)]), answered(receipts)).outcome(&[]).contents;
+    let same = vec![(seq(1), counted(1, 2)), (seq(2), counted(1, 2))];
+    assert_eq!(contents(same), Contents::Same);
+    let changed = vec![(seq(1), counted(1, 2)), (seq(2), counted(2, 1))];
+    assert!(matches!(contents(changed), Contents::Counted(held) if held[1].changed_at == Some(noon())));
+    let left_out = vec![(seq(1), counted(1, 2))];
+    assert!(matches!(contents(left_out), Contents::Other(held) if held[1].says_until().is_some()));
+}
+
+#[test]
+fn a_message_that_is_done_leaves_the_slot_with_what_is_known_of_it() {
+    let done = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
+    let both = vec![(seq(1), counted(3, 0)), (seq(2), counted(1, 2))];
+    let kept = kept(slot(vec![done, message(2)]), answered(both));
+    let Outcome { contents, closed, parts } = kept.outcome(&[]);
+    assert!(matches!(contents, Contents::Other(held) if seqs(&held) == [2]) && parts.is_empty());
+    let [(known, Closed::AllRead)] = closed.as_slice() else { panic!("{closed:?}") };
+    assert_eq!((known.receipt, known.known_until), (Some(counted(3, 0)), Some(noon() - answer_time())));
+    // The tables refuse what is said of it: it stays, known until it was known before.
+    let Outcome { contents, closed, .. } = kept.outcome(&[seq(1)]);
+    let Contents::Other(held) = contents else { panic!("its time is its own") };
+    assert_eq!((seqs(&held), held[0].says_until(), closed), (vec![1, 2], Some(noon() - minutes(1)), vec![]));
+}
+
+#[test]
+fn a_common_poll_that_tells_nothing_says_nothing_of_the_slot_that_was_polled_along() {
+    let mut common = slot(vec![message(1)]);
+    let old = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..message(9) };
+    common.absorb(Slot { key: SlotKey { group_key: 3, slot_id: 6 }, ..slot(vec![old]) });
+    let failed = kept(common.clone(), Poll::ended(PollEnd::GivenUp));
+    assert_eq!(failed.recording.absorbs, None);
+    assert_eq!(failed.outcome(&[]), Outcome { contents: Contents::Same, closed: vec![], parts: vec![] });
+    let told = kept(common, answered(vec![(seq(1), counted(1, 2)), (seq(9), counted(1, 2))]));
+    let Outcome { contents, closed, .. } = told.outcome(&[]);
+    assert!(matches!(contents, Contents::Other(held) if seqs(&held) == [1]));
+    assert_eq!(closed.len(), 1, "the other is past its end");
+}
