@@ -60,7 +60,6 @@ struct Used {
     daemon: Duration,
     postgres: Duration,
     wal: i64,
-    snapshots: i64,
     bare_observations: u64,
     bare_loop: Duration,
     upserted: u64,
@@ -82,17 +81,20 @@ pub async fn price(changing: Changing, span: Duration) {
     let measured = async {
         // Until every message was polled twice and the rate is steady.
         setup.simulator.wait_for_calls(2_400).await;
+        // Counting takes time of the server, so it is done before and after the rest.
+        let snapshots = setup.count("receipt_snapshots").await;
         let (start, before) = (Instant::now(), used(&setup, &beside, &daemon, &bare_loop, &upserted).await);
         tokio::time::sleep(span).await;
-        (start.elapsed(), before, used(&setup, &beside, &daemon, &bare_loop, &upserted).await)
+        let (took, after) = (start.elapsed(), used(&setup, &beside, &daemon, &bare_loop, &upserted).await);
+        (took, before, after, setup.count("receipt_snapshots").await - snapshots)
     };
-    let (took, before, after) = tokio::select! {
+    let (took, before, after, snapshots) = tokio::select! {
         measured = measured => measured,
         () = change(setup.simulator.world(), changing) => unreachable!("counts change for ever"),
         () = upsert(beside.pool.clone(), WATCH, &upserted) => unreachable!("upserts go on for ever"),
     };
     println!("\n{}, 200 calls a second with 50 messages each, {:.0} s", changing.words(), took.as_secs_f64());
-    tell(&before, &after, took);
+    tell(&before, &after, snapshots, took);
     daemon.stop();
 }
 
@@ -132,7 +134,6 @@ async fn used(setup: &Setup, beside: &Setup, daemon: &Daemon, bare_loop: &BareLo
         daemon: cost::cpu(daemon.id()),
         postgres: setup.postgres_cpu(),
         wal: setup.wal().await,
-        snapshots: setup.inserted("receipt_snapshots").await,
         bare_observations: beside.asked().await.1,
         bare_loop: cost::cpu(bare_loop.id()),
         upserted: upserted.rows(),
@@ -141,9 +142,8 @@ async fn used(setup: &Setup, beside: &Setup, daemon: &Daemon, bare_loop: &BareLo
     }
 }
 
-fn tell(before: &Used, after: &Used, took: Duration) {
+fn tell(before: &Used, after: &Used, snapshots: i64, took: Duration) {
     let observations = after.observations - before.observations;
-    let snapshots = after.snapshots - before.snapshots;
     let per_million = |cpu: Duration, observations: u64| cpu.as_secs_f64() / (observations as f64 / 1e6);
     let daemon = per_million(after.daemon - before.daemon, observations);
     let postgres = per_million(after.postgres - before.postgres, observations);

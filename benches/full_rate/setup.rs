@@ -119,13 +119,6 @@ impl Setup {
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Rows that were inserted into the partitions of a table so far, without reading them.
-    pub async fn inserted(&self, table: &str) -> i64 {
-        let sql = "SELECT coalesce(sum(pg_stat_get_tuples_inserted(inhrelid)), 0)::bigint FROM pg_inherits
-            WHERE inhparent = ('receiptd.' || $1)::regclass";
-        sqlx::query_scalar(sql).bind(table).fetch_one(&self.pool).await.unwrap()
-    }
-
     /// Bytes of write-ahead log so far.
     pub async fn wal(&self) -> i64 {
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
