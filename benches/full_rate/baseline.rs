@@ -14,6 +14,7 @@ use receiptd::{
     clock,
     domain::SdkAppId,
 };
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
@@ -55,6 +56,8 @@ impl Drop for BareLoop {
 pub fn run_if_asked(arguments: &[String]) {
     let [flag, endpoint, groups, messages] = arguments else { return };
     if flag == BARE_LOOP {
+        // A bench that is killed leaves nothing behind.
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(bare_loop(endpoint, groups.parse().unwrap(), messages.parse().unwrap()));
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use receiptd::{
     domain::{Counts, GroupId, MsgSeq},
-    simulator::World,
+    simulator::{Ledger, World},
 };
 use tokio::time::interval;
 
@@ -15,7 +15,9 @@ use crate::{
     setup::{Daemon, Setup, Watch},
 };
 
-const WATCH: Watch = Watch { groups: 1_000, messages: 50, every: "5s", members: 200 };
+const GROUPS: usize = 1_000;
+
+const WATCH: Watch = Watch { groups: GROUPS as i32, messages: 50, every: "5s", members: 200 };
 
 /// Members but the sender, of every group.
 const READERS: i64 = 199;
@@ -79,8 +81,10 @@ pub async fn price(changing: Changing, span: Duration) {
     let bare_loop = BareLoop::start(&beside.simulator.endpoint(), WATCH);
     let upserted = Upserted::default();
     let measured = async {
-        // Until every message was polled twice and the rate is steady.
-        setup.simulator.wait_for_calls(2_400).await;
+        // Until the rate is steady, and the first receipts of all are stored.
+        let are_all_known = |ledger: &Ledger| ledger.calls() >= 2_400 && ledger.calls_by_group().len() == GROUPS;
+        setup.simulator.wait_until(are_all_known).await;
+        setup.simulator.wait_for_calls(setup.asked().await.0 + 400).await;
         // Counting takes time of the server, so it is done before and after the rest.
         let snapshots = setup.count("receipt_snapshots").await;
         let (start, before) = (Instant::now(), used(&setup, &beside, &daemon, &bare_loop, &upserted).await);
