@@ -4,7 +4,7 @@
 use super::{
     error_class::Class,
     failure::Failure,
-    wire::{Entry, Number, Response},
+    wire::{self, Entry, Number, Response},
 };
 use crate::domain::{Counts, MsgSeq, Receipt};
 
@@ -32,6 +32,14 @@ impl Answer {
         if http_status != 200 {
             return Err(Failure::new(Class::of_http_status(http_status), None, &format!("HTTP status {http_status}")));
         }
+        let most = asked.len() * 2 + SPARE_ENTRIES;
+        if let Some(entries) = wire::documented(body, most) {
+            return Ok(Self::of(asked, &entries));
+        }
+        Self::read_leniently(asked, body, most)
+    }
+
+    fn read_leniently(asked: &[MsgSeq], body: &[u8], most: usize) -> Result<Self, Failure> {
         let unreadable = |error: serde_json::Error| {
             let said = format!("the answer of {} bytes is not the JSON expected: {error}", body.len());
             Failure::new(Class::Retry, None, &said)
@@ -44,7 +52,7 @@ impl Answer {
                 Err(Failure::new(Class::Unknown, Some(code), &said))
             }
             Class::Success => {
-                let (entries, more) = response.entries(asked.len() * 2 + SPARE_ENTRIES).map_err(unreadable)?;
+                let (entries, more) = response.entries(most).map_err(unreadable)?;
                 let answer = Self::of(asked, &entries);
                 Ok(Self { bad_entries: answer.bad_entries + more, ..answer })
             }
@@ -238,6 +246,32 @@ mod tests {
                     prop_assert_eq!(super::receipt(entry), Some(*receipt));
                 }
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_as_documented_is_read_in_one_pass_and_to_the_same_end(
+            asked in proptest::collection::btree_set(1_i64..20, 0..20),
+            entries in proptest::collection::vec(
+                (-2_i64..25, 0_i32..3, proptest::option::of((any::<u32>(), 0_u32..300))), 0..40,
+            ),
+        ) {
+            let asked = seqs(asked);
+            let entry = |(seq, code, counts): &(i64, i32, Option<(u32, u32)>)| match counts {
+                Some((read, unread)) => {
+                    format!(r#"{{"Code":{code},"MsgSeq":{seq},"ReadNum":{read},"UnreadNum":{unread}}}"#)
+                }
+                None => format!(r#"{{"MsgSeq":{seq},"Code":{code}}}"#),
+            };
+            let list: Vec<String> = entries.iter().map(entry).collect();
+            let list = list.join(", ");
+            let body = format!(
+                r#"{{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"GroupMsgReceiptList":[{list}],"RequestId":"x"}}"#
+            );
+            prop_assert!(wire::documented(body.as_bytes(), 40).is_some());
+            let leniently = Answer::read_leniently(&asked, body.as_bytes(), 40);
+            prop_assert_eq!(Answer::read(&asked, 200, body.as_bytes()), leniently);
         }
     }
 

@@ -68,6 +68,38 @@ impl Response<'_> {
     }
 }
 
+/// An answer that tells of messages as the documentation has it: nearly every one. What differs in anything, down to a number in
+/// quotes, is a [`Response`], which takes longer to read.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Documented<'a> {
+    action_status: &'a str,
+    error_code: i64,
+    group_msg_receipt_list: Vec<DocumentedEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DocumentedEntry {
+    code: i64,
+    msg_seq: i64,
+    read_num: Option<u32>,
+    unread_num: Option<u32>,
+}
+
+/// The entries of an answer that is as documented, read in one pass.
+pub(super) fn documented(body: &[u8], most: usize) -> Option<Vec<Entry>> {
+    let answer: Documented = serde_json::from_slice(body).ok()?;
+    let is_success = answer.action_status == "OK" && answer.error_code == 0;
+    let entry = |entry: DocumentedEntry| {
+        let count = |count: Option<u32>| count.map_or(Number::Absent, |count| Number::Whole(count.into()));
+        let (msg_seq, code) = (Number::Whole(entry.msg_seq), Number::Whole(entry.code));
+        Entry { msg_seq, code, read_num: count(entry.read_num), unread_num: count(entry.unread_num) }
+    };
+    let list = answer.group_msg_receipt_list;
+    (is_success && list.len() <= most).then(|| list.into_iter().map(entry).collect())
+}
+
 /// Reads entries one by one, so that a list of very many takes no more memory than one of `most`.
 struct FirstEntries {
     most: usize,
