@@ -8,7 +8,7 @@ mod cron_expression;
 mod display;
 mod named;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 
@@ -58,6 +58,8 @@ enum Rule {
 pub struct Cadence {
     rule: Rule,
     stop_when_all_read: bool,
+    /// See [`Cadence::tier_name`]: each poll asks for one.
+    tier_names: Vec<Arc<str>>,
 }
 
 /// The longest span a cadence may name: far beyond any message's life, far within what dates can hold.
@@ -83,7 +85,7 @@ impl Cadence {
             check_span(tier.every.max(tier.until))?;
             end = tier.until;
         }
-        Ok(Self { rule: Rule::Tiers(tiers), stop_when_all_read })
+        Ok(Self::of(Rule::Tiers(tiers), stop_when_all_read))
     }
 
     /// A cadence by a cron expression of five fields, or six with seconds first, evaluated in UTC. Messages are
@@ -98,7 +100,15 @@ impl Cadence {
         now: Timestamp,
     ) -> Result<Self, InvalidCadence> {
         check_span(expire_after)?;
-        Ok(Self { rule: Rule::Cron { cron: Cron::parse(expression, now)?, expire_after }, stop_when_all_read })
+        Ok(Self::of(Rule::Cron { cron: Cron::parse(expression, now)?, expire_after }, stop_when_all_read))
+    }
+
+    fn of(rule: Rule, stop_when_all_read: bool) -> Self {
+        let tier_names = match &rule {
+            Rule::Tiers(tiers) => tiers.iter().map(|tier| span::exactly(tier.until).replace(' ', "").into()).collect(),
+            Rule::Cron { .. } => vec!["cron".into()],
+        };
+        Self { rule, stop_when_all_read, tier_names }
     }
 
     /// Whether a message that all have read is done.
@@ -198,12 +208,12 @@ impl Cadence {
     }
 
     /// What the tier of a message is called: the age at which it ends, as in `1h`; `cron` where there are none.
-    pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> String {
-        match &self.rule {
-            Rule::Tiers(tiers) => tier(tiers, age(sent_at, now))
-                .map_or_else(String::new, |tier| span::exactly(tier.until).replace(' ', "")),
-            Rule::Cron { .. } => "cron".to_owned(),
-        }
+    pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> &Arc<str> {
+        let place = match &self.rule {
+            Rule::Tiers(tiers) => tier(tiers, age(sent_at, now)),
+            Rule::Cron { .. } => 0,
+        };
+        &self.tier_names[place]
     }
 
     fn after(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Timestamp {
@@ -217,14 +227,14 @@ impl Cadence {
     }
 }
 
-/// The tier at this age.
-fn tier(tiers: &[Tier], age: Duration) -> Option<&Tier> {
-    tiers.iter().find(|tier| age < tier.until).or(tiers.last())
+/// The place of the tier at this age; there is one at least.
+fn tier(tiers: &[Tier], age: Duration) -> usize {
+    tiers.iter().position(|tier| age < tier.until).unwrap_or(tiers.len() - 1)
 }
 
 /// The time between two polls at this age: the tier's own interval. What later lengthens a step multiplies here.
 fn interval(tiers: &[Tier], age: Duration) -> Duration {
-    tier(tiers, age).map_or(LONGEST, |tier| tier.every)
+    tiers[tier(tiers, age)].every
 }
 
 fn check_span(span: Duration) -> Result<(), InvalidCadence> {

@@ -4,7 +4,12 @@
 //! fields get a `0` for the seconds, and weekdays mean what they mean everywhere else: 0 and 7 are Sunday, 1 is
 //! Monday. Where both the day of the month and the weekday are given, both must match.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use cron::Schedule;
 
@@ -27,11 +32,17 @@ pub enum InvalidCron {
     Never(String),
 }
 
+/// Maximum number of steps that are remembered: the one of now, and those in which slots were polled last.
+const STEPS: usize = 4;
+
 /// A cron expression that can be followed.
 #[derive(Clone)]
 pub struct Cron {
     expression: String,
-    schedule: Box<Schedule>,
+    schedule: Arc<Schedule>,
+    /// Times, each with the first one after it, the latest last. To compute one takes long, and it is the same for all messages
+    /// of all slots until it has come.
+    steps: Arc<Mutex<Vec<(Timestamp, Timestamp)>>>,
 }
 
 impl Cron {
@@ -40,12 +51,23 @@ impl Cron {
     /// # Errors
     /// If it can't be read or never fires.
     pub fn parse(expression: &str, now: Timestamp) -> Result<Self, InvalidCron> {
-        Ok(Self { schedule: Box::new(parse(expression, now)?), expression: expression.to_owned() })
+        let (schedule, expression) = (Arc::new(parse(expression, now)?), expression.to_owned());
+        Ok(Self { expression, schedule, steps: Arc::default() })
     }
 
-    /// The first time after `time`. The crate's own first may not be later.
+    /// The first time after `time`.
     pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
-        self.schedule.after(&time).find(|next| *next > time)
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, next)) = steps.iter().rev().find(|(from, next)| (*from..*next).contains(&time)) {
+            return Some(*next);
+        }
+        // The crate's own first may not be later.
+        let next = self.schedule.after(&time).find(|next| *next > time)?;
+        if steps.len() == STEPS {
+            steps.remove(0);
+        }
+        steps.push((time, next));
+        Some(next)
     }
 }
 
@@ -139,6 +161,7 @@ fn weekday(name: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use chrono::Datelike;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -155,6 +178,19 @@ mod tests {
     fn five_fields_fire_on_the_minute_and_six_have_seconds_first() {
         assert_eq!(next("*/15 8-11 * * MON-FRI"), "2026-11-23T08:00:00Z");
         assert_eq!(next("30 */15 8-11 * * MON-FRI"), "2026-11-23T08:00:30Z");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_asked_for_before_the_next_time_is_the_one_of_the_schedule(
+            asked in proptest::collection::vec(0_i64..86_400 * 3, 1..60),
+        ) {
+            let cron = Cron::parse("*/17 6-9 * * *", monday()).unwrap();
+            for second in asked {
+                let time = monday() + chrono::TimeDelta::seconds(second);
+                prop_assert_eq!(cron.next_after(time), cron.schedule.after(&time).find(|next| *next > time));
+            }
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Cadence {
         const DAY: u64 = 24 * HOUR;
         let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
         let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
-        Self { rule: Rule::Tiers(tiers.map(tier).to_vec()), stop_when_all_read }
+        Self::of(Rule::Tiers(tiers.map(tier).to_vec()), stop_when_all_read)
     }
 }
 

@@ -47,8 +47,8 @@ pub(super) fn note_lag(slot: &Slot, cadences: &Cadences, now: Timestamp) -> Dura
     let late_by = (now - slot.next_poll_at).to_std().unwrap_or_default();
     let (cadence, policy) = cadences.named(slot.cadence.as_deref());
     if let Some(youngest) = slot.messages.iter().map(|message| message.sent_at).max() {
-        let labels = [("cadence", cadence.to_owned()), ("tier", policy.tier_name(youngest, now))];
-        ::metrics::gauge!("receiptd_due_lag_seconds", &labels).set(late_by.as_secs_f64());
+        let (cadence, tier) = (cadence.to_owned(), policy.tier_name(youngest, now).clone());
+        ::metrics::gauge!("receiptd_due_lag_seconds", "cadence" => cadence, "tier" => tier).set(late_by.as_secs_f64());
     }
     late_by
 }
