@@ -1,4 +1,4 @@
-//! Gathers recordings and flushes them: every 100 ms or 2,000 rows, whichever comes first.
+//! Gathers recordings and flushes them: every 200 ms or 4,000 rows, whichever comes first.
 //!
 //! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile polling
 //! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest. A poll whose slot
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// A flush waits at most this long for more to write.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(200);
 
 /// How many recordings may wait for a flush. At 200 polls a second that is some seconds of an outage; then polls wait.
 const QUEUE: usize = 1_000;

@@ -1,7 +1,7 @@
 //! How much is written in one transaction: less after a timeout, and more again after successes. Pure.
 
 /// Maximum number of rows of a flush, about.
-pub(crate) const MAX_ROWS: usize = 2_000;
+pub(crate) const MAX_ROWS: usize = 4_000;
 
 /// The number of rows that a transaction may have just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
