@@ -4,6 +4,7 @@
 //! committed. The poller reads slots through the store and knows no SQL; it calls through the chat client and knows no
 //! HTTP.
 
+mod ahead;
 mod asking;
 mod batch_limit;
 mod brake;
@@ -36,6 +37,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    ahead::Ahead,
     batch_limit::BatchLimit,
     brake::Brake,
     call::Caller,
@@ -63,10 +65,6 @@ use crate::{
     store::{Committed, Store, StoreError},
     term::Progress,
 };
-
-/// So many polls wait for their permit at most. It is what is read ahead: few enough that what an owner changes in SQL
-/// holds at the next poll, enough that the pacing never waits for the database.
-const AHEAD: usize = 40;
 
 /// How polls are made.
 #[derive(Debug, Clone)]
@@ -142,6 +140,7 @@ pub struct Poller {
     is_stuck: Arc<AtomicBool>,
     progress: Arc<Progress>,
     trouble: Repeated,
+    ahead: Ahead,
     schedule: Schedule,
     /// After this slot the database may have some that the schedule lacks.
     unsure_after: Option<SlotKey>,
@@ -196,6 +195,7 @@ impl Poller {
             is_stuck,
             progress,
             trouble: Repeated::default(),
+            ahead: Ahead::default(),
             schedule: Schedule::new(clock::uptime()),
             unsure_after: Some(SlotKey::MIN),
             probes: BTreeSet::new(),

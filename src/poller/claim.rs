@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::{AHEAD, PollerStatus, ScheduleNews};
+use super::{PollerStatus, ScheduleNews};
 use crate::{
     recording::Recording,
     slot::{Slot, SlotKey},
@@ -39,7 +39,8 @@ impl Claim {
 
     /// The poll waits for its first permit no more.
     pub(super) fn started(&mut self) {
-        if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= AHEAD / 2 + 1
+        let ahead = self.status.ahead.load(Ordering::Relaxed);
+        if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= ahead / 2 + 1
         {
             self.room.notify_one();
         }
@@ -70,7 +71,7 @@ impl Drop for Claim {
         if self.fails {
             self.status.failing.fetch_sub(1, Ordering::Relaxed);
         }
-        if self.fails || in_flight + AHEAD > self.status.max_in_flight {
+        if self.fails || in_flight + self.status.ahead.load(Ordering::Relaxed) > self.status.max_in_flight {
             self.room.notify_one();
         }
     }

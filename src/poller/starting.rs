@@ -10,7 +10,7 @@ use std::{
 use chrono::TimeDelta;
 
 use super::{
-    AHEAD, Poller,
+    Poller,
     call::{LetThrough, Pass},
     claim::Claim,
     failing,
@@ -19,6 +19,7 @@ use super::{
     schedule::Now,
 };
 use crate::{
+    clock,
     recording::{Kept, Part, Poll, PollEnd},
     slot::{GroupState, Slot, SlotKey},
     store::StoreError,
@@ -35,6 +36,9 @@ pub(super) const COME_ROUND: Duration = Duration::from_secs(1);
 
 /// Maximum number of slots that are looked at for a witness before any is due.
 pub(super) const WITNESSES: usize = 200;
+
+/// Maximum number of slots that are due among which one is looked for that finds out whether the app is still refused.
+pub(super) const TRIED: usize = 40;
 
 /// What may be started in a turn of the loop.
 #[derive(Debug, Clone, Copy)]
@@ -53,8 +57,10 @@ fn of(slot: &Slot) -> impl IntoIterator<Item = SlotKey> + use<> {
 impl Poller {
     /// Starts as many polls as there is room for. Returns after how long to look again.
     pub(super) async fn start_polls(&mut self) -> Duration {
-        let room = self.room_left();
-        if room < AHEAD.min(self.settings.max_in_flight).div_ceil(2) {
+        let ahead = self.ahead.polls(self.caller.pacing.rate(), self.settings.max_in_flight);
+        self.status.ahead.store(ahead, Ordering::Relaxed);
+        let (room, since) = (self.room_left(ahead), clock::uptime());
+        if room < ahead.div_ceil(2) {
             return COME_ROUND;
         }
         if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
@@ -79,7 +85,10 @@ impl Poller {
                 if claimed.is_empty() {
                     return self.until_next_due(now);
                 }
-                self.start_claimed(claimed, &probes, Turn { most: usize::MAX, pass: Pass::None }, now).await.1
+                let turn = Turn { most: usize::MAX, pass: Pass::None };
+                let (_, wait) = self.start_claimed(claimed, &probes, turn, now).await;
+                self.ahead.took(clock::uptime().saturating_duration_since(since));
+                wait
             }
             Admission::Probe => self.probe(now).await,
             Admission::Closed(until) => until.saturating_duration_since(now.monotonic).min(COME_ROUND),
@@ -92,7 +101,7 @@ impl Poller {
         let is_at_fault = self.caller.gate().fault().is_some();
         let witness = self.caller.gate().take_witness().filter(|slot| self.schedule.claim(*slot));
         let mut claimed: Vec<SlotKey> =
-            witness.into_iter().chain(self.schedule.claim_due(AHEAD, self.failing_room(), now)).collect();
+            witness.into_iter().chain(self.schedule.claim_due(TRIED, self.failing_room(), now)).collect();
         let looks_ahead = claimed.is_empty() && !is_at_fault;
         if looks_ahead {
             // Nobody else is due, and a group is held until a witness was asked.
@@ -169,9 +178,9 @@ impl Poller {
         }
     }
 
-    fn room_left(&self) -> usize {
+    fn room_left(&self, ahead: usize) -> usize {
         let in_flight = self.settings.max_in_flight.saturating_sub(self.status.in_flight.load(Ordering::Relaxed));
-        in_flight.min(AHEAD.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
+        in_flight.min(ahead.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
     }
 
     /// How many more polls there may be of slots that fail.

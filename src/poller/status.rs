@@ -37,6 +37,8 @@ pub struct PollerStatus {
     pub(super) max_in_flight: usize,
     pub(super) in_flight: AtomicUsize,
     pub(super) waiting: AtomicUsize,
+    /// Maximum number of those that wait.
+    pub(super) ahead: AtomicUsize,
     /// How many of those in flight are polls of slots that fail.
     pub(super) failing: AtomicUsize,
     pub(super) slots: AtomicUsize,
@@ -53,6 +55,7 @@ impl PollerStatus {
             max_in_flight: settings.max_in_flight,
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            ahead: AtomicUsize::new(0),
             failing: AtomicUsize::new(0),
             slots: AtomicUsize::new(0),
             waiting_to_be_stored: AtomicUsize::new(0),

@@ -10,6 +10,7 @@ mod clocks;
 mod common;
 mod error_classes;
 mod failing;
+mod far_away;
 mod idle;
 mod intervals;
 mod lease;

@@ -1,16 +1,18 @@
-//! A way to the database that can break: it swallows an answer, or falls silent. It knows PostgreSQL's protocol, and keeps
+//! A way to the database that can be long, and can break: it swallows an answer, or falls silent. It knows PostgreSQL's protocol, and keeps
 //! what was sent and how the server refused it.
 
 use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
 };
 
 /// A proxy in front of a server's socket. It ends with the test's runtime.
@@ -56,6 +58,8 @@ impl Sent {
 }
 
 struct Shared {
+    /// How long everything takes in either direction.
+    delay: Duration,
     /// The answer to the next COMMIT after a statement with this text is swallowed, and the connection closed.
     swallow: Mutex<Option<&'static str>>,
     swallowed: watch::Sender<u32>,
@@ -70,6 +74,11 @@ struct Shared {
 impl Proxy {
     /// `url` is that of a database on a socket.
     pub async fn start(url: &str) -> Self {
+        Self::far_away(url, Duration::ZERO).await
+    }
+
+    /// The same for a database that is a round trip of so long away.
+    pub async fn far_away(url: &str, round_trip: Duration) -> Self {
         let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
         let socket = options.get_socket().cloned().unwrap_or_else(|| options.get_host().into());
         let socket = socket.join(format!(".s.PGSQL.{}", options.get_port()));
@@ -77,6 +86,7 @@ impl Proxy {
         let (address, database) = (listener.local_addr().unwrap(), options.get_database().unwrap().to_owned());
         let url = format!("postgres://{}@{address}/{database}?sslmode=disable", options.get_username());
         let shared = Arc::new(Shared {
+            delay: round_trip / 2,
             swallow: Mutex::default(),
             swallowed: watch::Sender::new(0),
             generation: watch::Sender::new(0),
@@ -99,7 +109,7 @@ impl Proxy {
     pub async fn has_swallowed(&self) {
         let mut swallowed = self.shared.swallowed.subscribe();
         let wait = swallowed.wait_for(|swallowed| *swallowed > 0);
-        tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap();
         self.shared.swallowed.send_replace(0);
     }
 
@@ -117,7 +127,7 @@ impl Proxy {
     pub async fn has_refused(&self, sqlstate: &str) {
         let mut errors = self.shared.errors.subscribe();
         let wait = errors.wait_for(|errors| errors.iter().any(|error| error == sqlstate));
-        tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap();
     }
 }
 
@@ -140,7 +150,7 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
         sent.push(vec![]);
         sent.len() - 1
     };
-    let asks = copy(&mut from_client, &mut to_server, |bytes| {
+    let asks = copy(&mut from_client, &mut to_server, shared.delay, |bytes| {
         for sent in asked.read(bytes) {
             let mut wanted = shared.swallow.lock().unwrap();
             if let Some(text) = sent.executed() {
@@ -159,7 +169,7 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
         true
     });
     let mut answers = Messages::default();
-    let answers = copy(&mut from_server, &mut to_client, |bytes| {
+    let answers = copy(&mut from_server, &mut to_client, shared.delay, |bytes| {
         let errors: Vec<String> = answers.read(bytes).iter().filter_map(refusal).collect();
         if !errors.is_empty() {
             shared.errors.send_modify(|all| all.extend(errors));
@@ -178,18 +188,33 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
     }
 }
 
-/// Passes on what comes, as long as `look` lets it.
+/// Passes on what comes, as long as `look` lets it, each part after the same delay.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    delay: Duration,
     mut look: impl FnMut(&[u8]) -> bool,
 ) {
-    let mut bytes = vec![0; 1 << 16];
-    while let Ok(length @ 1..) = from.read(&mut bytes).await {
-        if !look(&bytes[..length]) || to.write_all(&bytes[..length]).await.is_err() {
-            return;
+    let (sender, mut under_way) = mpsc::unbounded_channel();
+    let reading = async move {
+        let mut bytes = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = from.read(&mut bytes).await {
+            if !look(&bytes[..length]) || sender.send((Instant::now() + delay, bytes[..length].to_vec())).is_err() {
+                return;
+            }
         }
-    }
+    };
+    let writing = async {
+        while let Some((at, bytes)) = under_way.recv().await {
+            if !delay.is_zero() {
+                sleep_until(at).await;
+            }
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
 }
 
 /// Cuts what comes into messages: a letter, a length that counts itself, and the rest.

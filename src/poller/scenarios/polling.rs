@@ -20,7 +20,7 @@ use crate::{
     domain::Timestamp,
     pacing::{Grant, Pacer},
     poller::{
-        AHEAD,
+        ahead::Ahead,
         asking::Asking,
         batch_limit::BatchLimit,
         call::{Pass, judge},
@@ -28,7 +28,7 @@ use crate::{
         gate::{Admission, Gate, Place},
         others::Outcomes,
         schedule::{Now, Schedule},
-        starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, WITNESSES},
+        starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, TRIED, WITNESSES},
     },
     recording::{KeepSnapshots, Kept, PollEnd},
     slot::{GroupKey, GroupState, Slot, SlotKey, StoredDue},
@@ -55,6 +55,9 @@ pub(super) struct Polling {
     pub under_way: BTreeMap<u64, (u64, Micros, Timestamp)>,
     last_id: u64,
     is_reading: bool,
+    ahead: Ahead,
+    /// When the reading began.
+    reads_since: Instant,
     unsure_after: Option<SlotKey>,
     /// A page of the schedule was read in this turn.
     has_paged: bool,
@@ -95,6 +98,8 @@ impl Polling {
             under_way: BTreeMap::new(),
             last_id: 0,
             is_reading: false,
+            ahead: Ahead::default(),
+            reads_since: now,
             unsure_after: Some(SlotKey::MIN),
             has_paged: false,
             wakes_at: None,
@@ -151,9 +156,9 @@ impl Polling {
         failing::places(MAX_IN_FLIGHT).saturating_sub(failing)
     }
 
-    fn room(&self) -> usize {
+    fn room(&self, ahead: usize) -> usize {
         let not_started = self.polls.values().filter(|poll| !poll.has_started && poll.slot.failures == 0).count();
-        MAX_IN_FLIGHT.saturating_sub(self.polls.len()).min(AHEAD.saturating_sub(not_started))
+        MAX_IN_FLIGHT.saturating_sub(self.polls.len()).min(ahead.saturating_sub(not_started))
     }
 }
 
@@ -243,8 +248,9 @@ impl World {
         if polling.wakes_at.take_if(|at| *at <= now).is_none() || term.is_over || polling.is_reading {
             return;
         }
-        let room = polling.room();
-        if room < AHEAD / 2 {
+        let ahead = polling.ahead.polls(polling.pacer.rate(clocks.monotonic), MAX_IN_FLIGHT);
+        let room = polling.room(ahead);
+        if room < ahead.div_ceil(2) {
             return self.wake_in(daemon, COME_ROUND);
         }
         if term.writing.is_stuck || !is_trusted {
@@ -269,7 +275,7 @@ impl World {
             claimed.extend(polling.gate.take_witness().filter(|slot| polling.schedule.claim(*slot)));
         }
         claimed.extend(match is_probe {
-            true => polling.schedule.claim_due(AHEAD, polling.failing_room(), clocks),
+            true => polling.schedule.claim_due(TRIED, polling.failing_room(), clocks),
             false => polling.claim(room, clocks),
         });
         polling.looks_ahead = is_probe && claimed.is_empty() && polling.gate.fault().is_none();
@@ -285,7 +291,7 @@ impl World {
             let micros = until_next.unwrap_or(i64::MAX).clamp(1_000, most);
             return self.wake_in(daemon, Duration::from_micros(micros.unsigned_abs()));
         }
-        polling.is_reading = true;
+        (polling.is_reading, polling.reads_since) = (true, clocks.monotonic);
         self.request(daemon, Request::Read(claimed, is_probe));
     }
 
@@ -294,6 +300,9 @@ impl World {
         let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
         let polling = self.polling(daemon);
         polling.is_reading = false;
+        if !is_probe {
+            polling.ahead.took(clocks.monotonic.saturating_duration_since(polling.reads_since));
+        }
         if is_over {
             return;
         }
