@@ -1,8 +1,8 @@
 //! The figures of docs/measurements.md: the real binary, a private Postgres and the simulated Chat, each in a process of
 //! its own where its cost matters.
 //!
-//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- million`, `-- price`
-//! one of them; `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
+//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- price` one of
+//! them; `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
@@ -25,7 +25,7 @@ fn main() {
     let wanted = |name: &str| {
         let names: Vec<_> = arguments
             .iter()
-            .filter(|name| ["limit", "full_calls", "single", "mixed", "million", "price"].contains(&name.as_str()))
+            .filter(|name| ["limit", "full_calls", "single", "mixed", "price"].contains(&name.as_str()))
             .collect();
         names.is_empty() || names.iter().any(|wanted| *wanted == name)
     };
@@ -47,9 +47,6 @@ fn main() {
         }
         if wanted("mixed") {
             mixed(span).await;
-        }
-        if wanted("million") {
-            million().await;
         }
         if wanted("price") {
             for changing in [Changing::All, Changing::OneInTwenty, Changing::None] {
@@ -116,37 +113,6 @@ async fn mixed(span: Duration) {
         println!("  highest sliding second {}, {} refused", ledger.highest_sliding_second(), refused(&ledger));
         daemon.stop();
     }
-}
-
-/// Starts on a million watched messages.
-async fn million() {
-    let mut setup = Setup::new(20).await;
-    let start = Instant::now();
-    setup.watch(Watch { groups: 1, messages: 1_000_000, every: "1h", members: 20 }).await;
-    println!("\nA million watched messages in 1 group");
-    println!("  watch_messages         {:.1} s in calls of 50,000", start.elapsed().as_secs_f64());
-    let start = Instant::now();
-    let daemon = setup.start_daemon("1h");
-    setup.simulator.wait_for_calls(1).await;
-    println!(
-        "  first call             {:.1} s after the start, none of them in a slot before",
-        start.elapsed().as_secs_f64()
-    );
-    // A wait lasts a minute at the most.
-    for calls in (1_000..=20_000).step_by(1_000) {
-        setup.simulator.wait_for_ended_calls(calls).await;
-    }
-    println!("  all polled             {:.1} s after the start", start.elapsed().as_secs_f64());
-    println!("  receiptd               {} MiB resident at the most", cost::peak_resident_mib(daemon.id()));
-    drop(daemon);
-    let start = Instant::now();
-    let calls = setup.simulator.ledger().calls();
-    sqlx::query("UPDATE receiptd.poll_slots SET next_poll_at = now()").execute(&setup.pool).await.unwrap();
-    let daemon = setup.start_daemon("1h");
-    setup.simulator.wait_for_calls(calls + 1).await;
-    println!("  after kill -9          first call {:.1} s after the start", start.elapsed().as_secs_f64());
-    println!("  receiptd               {} MiB resident", cost::resident_mib(daemon.id()));
-    daemon.stop();
 }
 
 fn refused(ledger: &receiptd::simulator::Ledger) -> u64 {

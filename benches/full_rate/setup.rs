@@ -86,9 +86,13 @@ impl Setup {
         Self { simulator, pool, url, postmaster, _postgres: postgres, directory }
     }
 
-    pub async fn watch(&mut self, watch: Watch) {
+    pub async fn migrate(&self) {
         let store = receiptd::store::Store::new(&self.url.clone().into(), 2, SdkAppId::try_from(APP).unwrap()).unwrap();
         store.migrate().await.unwrap();
+    }
+
+    pub async fn watch(&mut self, watch: Watch) {
+        self.migrate().await;
         // In calls of as many as limits.messages_per_call allows.
         let sql = "SELECT receiptd.watch_messages($1, 'group ' || g,
                 array(SELECT generate_series(part * 50000 + 1, least((part + 1) * 50000, $2))))
