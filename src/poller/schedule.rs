@@ -38,12 +38,6 @@ const DRAWN_FROM: usize = 10_000;
 /// A point on the schedule's timeline, in microseconds.
 type Place = i64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
-    Waiting(Place),
-    Claimed(Claimed),
-}
-
 /// In a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Claimed {
@@ -53,7 +47,7 @@ struct Claimed {
     pending: Option<Place>,
 }
 
-/// The due times of all slots of an app.
+/// The due times of all slots of an app. Of a million that wait it takes about 100 MiB, so nothing is kept of them but that.
 #[derive(Debug)]
 pub(super) struct Schedule {
     start: Instant,
@@ -61,27 +55,21 @@ pub(super) struct Schedule {
     /// The same of slots whose last poll failed.
     due_failing: BTreeSet<(Place, SlotKey)>,
     failing: HashSet<SlotKey>,
-    slots: HashMap<SlotKey, Status>,
+    waiting: HashMap<SlotKey, Place>,
+    claimed: HashMap<SlotKey, Claimed>,
 }
 
 impl Schedule {
     pub(super) fn new(start: Instant) -> Self {
         let (due, due_failing, failing) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
-        Self { start, due, due_failing, failing, slots: HashMap::new() }
+        Self { start, due, due_failing, failing, waiting: HashMap::new(), claimed: HashMap::new() }
     }
 
     /// Says when a slot is due. While it is claimed that adds to what its poll will say.
     pub(super) fn set(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
-        match self.slots.get_mut(&slot) {
-            Some(Status::Claimed(claimed)) => {
-                claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place)));
-            }
-            Some(Status::Waiting(old)) => {
-                let old = *old;
-                self.unlist(slot, Status::Waiting(old));
-                self.wait(slot, place);
-            }
+        match self.claimed.get_mut(&slot) {
+            Some(claimed) => claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place))),
             None => self.wait(slot, place),
         }
     }
@@ -90,7 +78,7 @@ impl Schedule {
     /// clock was set back, and now seems far ahead, does no harm.
     pub(super) fn bring_forward(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
-        if !matches!(self.slots.get(&slot), Some(Status::Waiting(known)) if *known <= place) {
+        if self.waiting.get(&slot).is_none_or(|known| *known > place) {
             self.set(slot, due, now);
         }
     }
@@ -104,7 +92,7 @@ impl Schedule {
         let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
         self.set_failing(slot, stored.has_failed);
         let due = stored.next_poll_at - stored.last_polled_at.map_or(TimeDelta::zero(), ahead);
-        if !matches!(self.slots.get(&slot), Some(Status::Claimed(_))) {
+        if !self.claimed.contains_key(&slot) {
             self.bring_forward(slot, if stored.has_failed { due.min(now.time + RETRY_AT_MOST) } else { due }, now);
         }
     }
@@ -112,17 +100,16 @@ impl Schedule {
     /// Takes in a slot that was made just now.
     pub(super) fn learn_made(&mut self, made: Made, now: Now) {
         self.set_failing(made.slot, made.fails);
-        if !matches!(self.slots.get(&made.slot), Some(Status::Claimed(_))) {
+        if !self.claimed.contains_key(&made.slot) {
             self.bring_forward(made.slot, made.next_poll_at, now);
         }
     }
 
     /// Notes whether the last poll of a slot failed.
     pub(super) fn set_failing(&mut self, slot: SlotKey, fails: bool) {
-        let waiting = self.slots.get(&slot).copied().filter(|status| matches!(status, Status::Waiting(_)));
-        waiting.into_iter().for_each(|status| self.unlist(slot, status));
+        let place = self.unlist(slot);
         _ = if fails { self.failing.insert(slot) } else { self.failing.remove(&slot) };
-        if let Some(Status::Waiting(place)) = waiting {
+        if let Some(place) = place {
             self.wait(slot, place);
         }
     }
@@ -133,10 +120,8 @@ impl Schedule {
         let mut claimed = Vec::with_capacity(count.min(64));
         while claimed.len() < count {
             let next = self.first(failing > 0).filter(|(place, _)| *place <= present);
-            let Some((place, slot)) = next else { break };
+            let Some((_, slot)) = next.filter(|(_, slot)| self.claim(*slot)) else { break };
             failing -= usize::from(self.failing.contains(&slot));
-            self.unlist(slot, Status::Waiting(place));
-            self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
             claimed.push(slot);
         }
         claimed
@@ -168,32 +153,29 @@ impl Schedule {
 
     /// Claims one slot before its time, if it is waiting.
     pub(super) fn claim(&mut self, slot: SlotKey) -> bool {
-        let Some(Status::Waiting(place)) = self.slots.get(&slot).copied() else { return false };
-        self.unlist(slot, Status::Waiting(place));
-        self.slots.insert(slot, Status::Claimed(Claimed { was: Some(place), pending: None }));
-        true
+        let was = self.unlist(slot);
+        was.is_some() && self.claimed.insert(slot, Claimed { was, pending: None }).is_none()
     }
 
     /// Claims one slot whether it is known or not, unless a poll has it.
     pub(super) fn claim_unknown(&mut self, slot: SlotKey) -> bool {
-        self.claim(slot)
-            || (!self.slots.contains_key(&slot)
-                && self.slots.insert(slot, Status::Claimed(Claimed { was: None, pending: None })).is_none())
+        if self.claimed.contains_key(&slot) {
+            return false;
+        }
+        let was = self.unlist(slot);
+        self.claimed.insert(slot, Claimed { was, pending: None }).is_none()
     }
 
     /// Ends a claim: the slot is due then, or sooner if somebody asked for that meanwhile.
     pub(super) fn release(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
-        let mut place = self.place(due, now);
-        if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.get(&slot) {
-            place = place.min(*pending);
-        }
-        self.slots.remove(&slot).into_iter().for_each(|status| self.unlist(slot, status));
-        self.wait(slot, place);
+        let place = self.place(due, now);
+        let pending = self.claimed.remove(&slot).and_then(|claimed| claimed.pending);
+        self.wait(slot, pending.map_or(place, |pending| pending.min(place)));
     }
 
     /// Ends a claim without a poll: the slot is due when it was, by whatever clock that was said.
     pub(super) fn give_back(&mut self, slot: SlotKey, now: Now) {
-        if let Some(Status::Claimed(Claimed { was, pending })) = self.slots.get(&slot).copied() {
+        if let Some(Claimed { was, pending }) = self.claimed.remove(&slot) {
             let was = was.unwrap_or_else(|| self.present(now));
             self.wait(slot, pending.map_or(was, |pending| pending.min(was)));
         }
@@ -201,17 +183,18 @@ impl Schedule {
 
     /// Ends a claim: the slot is due then and no sooner, also if somebody asked for that meanwhile.
     pub(super) fn put_off(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
-        let place = self.place(due, now);
-        self.slots.remove(&slot).into_iter().for_each(|status| self.unlist(slot, status));
-        self.wait(slot, place);
+        self.claimed.remove(&slot);
+        self.wait(slot, self.place(due, now));
     }
 
     /// Ends a claim of a slot that is not to be polled for now: it is forgotten, unless somebody asked for it meanwhile.
     pub(super) fn forget(&mut self, slot: SlotKey) {
-        if let Some(Status::Claimed(Claimed { pending: Some(pending), .. })) = self.slots.remove(&slot) {
-            self.wait(slot, pending);
-        } else {
-            self.failing.remove(&slot);
+        match self.claimed.remove(&slot).and_then(|claimed| claimed.pending) {
+            Some(pending) => self.wait(slot, pending),
+            None => {
+                self.unlist(slot);
+                self.failing.remove(&slot);
+            }
         }
     }
 
@@ -227,20 +210,24 @@ impl Schedule {
 
     /// How many slots there are.
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.waiting.len() + self.claimed.len()
     }
 
     fn wait(&mut self, slot: SlotKey, place: Place) {
-        let due = if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due };
-        due.insert((place, slot));
-        self.slots.insert(slot, Status::Waiting(place));
+        self.unlist(slot);
+        self.due_of(slot).insert((place, slot));
+        self.waiting.insert(slot, place);
     }
 
-    fn unlist(&mut self, slot: SlotKey, status: Status) {
-        if let Status::Waiting(place) = status {
-            let due = if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due };
-            due.remove(&(place, slot));
-        }
+    /// Has a slot wait no more. Returns when it was due, if it did.
+    fn unlist(&mut self, slot: SlotKey) -> Option<Place> {
+        let place = self.waiting.remove(&slot)?;
+        self.due_of(slot).remove(&(place, slot));
+        Some(place)
+    }
+
+    fn due_of(&mut self, slot: SlotKey) -> &mut BTreeSet<(Place, SlotKey)> {
+        if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due }
     }
 
     fn present(&self, now: Now) -> Place {
@@ -465,12 +452,10 @@ mod tests {
                     3 => schedule.release(key(slot), secs(now, due), now),
                     4 => schedule.give_back(key(slot), now),
                     5 => schedule.set_failing(key(slot), due < 0),
-                    _ => if matches!(schedule.slots.get(&key(slot)), Some(Status::Claimed(_))) { schedule.forget(key(slot)) },
+                    _ => schedule.forget(key(slot)),
                 }
-                let waiting: BTreeSet<_> = schedule.slots.iter().filter_map(|(slot, status)| match status {
-                    Status::Waiting(place) => Some((*place, *slot)),
-                    Status::Claimed(_) => None,
-                }).collect();
+                prop_assert!(schedule.claimed.keys().all(|slot| !schedule.waiting.contains_key(slot)));
+                let waiting: BTreeSet<_> = schedule.waiting.iter().map(|(slot, place)| (*place, *slot)).collect();
                 let (failing, well): (BTreeSet<_>, BTreeSet<_>) =
                     waiting.into_iter().partition(|(_, slot)| schedule.failing.contains(slot));
                 prop_assert_eq!((&well, &failing), (&schedule.due, &schedule.due_failing));
