@@ -136,18 +136,19 @@ COMMENT ON COLUMN receiptd.poll_slots.no_receipt_polls IS 'How many polls in a r
 COMMENT ON COLUMN receiptd.poll_slots.refused_since IS 'Since when each poll that asked for this message alone was refused; null if the last one was not.';
 
 CREATE VIEW receiptd.slot_messages AS
-SELECT s.group_key, s.slot_id, e.msg_seq, e.read_num, e.unread_num, e.code, e.first_polled_at, e.changed_at,
+SELECT s.group_key, s.slot_id, e.msg_seq, e.sent_at, e.read_num, e.unread_num, e.code, e.first_polled_at, e.changed_at,
     CASE WHEN e.code IS NOT NULL THEN coalesce(e.known_apart, s.known_until) END AS known_until, e.known_apart,
     e.no_receipt_polls, e.refused_since
 FROM receiptd.poll_slots s
-CROSS JOIN LATERAL unnest(s.msg_seqs, s.read_num, s.unread_num, s.code, s.first_polled_at, s.changed_at, s.known_apart,
+CROSS JOIN LATERAL unnest(s.msg_seqs, s.sent_at, s.read_num, s.unread_num, s.code, s.first_polled_at, s.changed_at, s.known_apart,
     s.no_receipt_polls, s.refused_since)
-    AS e (msg_seq, read_num, unread_num, code, first_polled_at, changed_at, known_apart, no_receipt_polls, refused_since);
+    AS e (msg_seq, sent_at, read_num, unread_num, code, first_polled_at, changed_at, known_apart, no_receipt_polls, refused_since);
 
 COMMENT ON VIEW receiptd.slot_messages IS 'Internal: what the slots hold, one row a message.';
 COMMENT ON COLUMN receiptd.slot_messages.group_key IS 'Group of the message.';
 COMMENT ON COLUMN receiptd.slot_messages.slot_id IS 'Slot that it is polled in.';
 COMMENT ON COLUMN receiptd.slot_messages.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.slot_messages.sent_at IS 'When it was sent, as in watched_messages.';
 COMMENT ON COLUMN receiptd.slot_messages.read_num IS 'Latest known count of members who have read it.';
 COMMENT ON COLUMN receiptd.slot_messages.unread_num IS 'Latest known count of members who have not read it.';
 COMMENT ON COLUMN receiptd.slot_messages.code IS 'Latest per-message code; null before the first poll.';

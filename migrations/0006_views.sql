@@ -1,6 +1,7 @@
 -- What analysts ask: each question a view or a function, with the app and the group spelt out.
 
--- What is known of every message now. All other views read it, and none the tables under it: where it is kept is their affair.
+-- What is known of every message now, in slots or not, with its milestones: where that is kept is the affair of this view, of
+-- slot_messages and of latest_receipts.
 CREATE VIEW receiptd.message_state AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
     m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
@@ -57,11 +58,24 @@ COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Members who had not read
 COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
 COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read it then.';
 
+-- Read most, and so not from message_state: of a message in a slot all of this is in the slot, so that the row of a slot tells of
+-- 50 messages, and none of their own is read. Each branch is joined to the groups by itself, so that a filter by group reaches
+-- either by its index. A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or
+-- not: hence the SELECT around them.
 CREATE VIEW receiptd.latest_receipts AS
-SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
-    m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key
-FROM receiptd.message_state m
-JOIN receiptd.watched_groups g USING (group_key);
+SELECT sdk_app_id, group_id, msg_seq, sent_at, state, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
+    known_until, closed_at, group_key
+FROM (
+    SELECT g.sdk_app_id, g.group_id, e.msg_seq, e.sent_at, 'active' AS state, e.read_num, e.unread_num, e.code AS receipt_code,
+        e.first_polled_at, e.changed_at AS last_changed_at, e.known_until, NULL::timestamptz AS closed_at, e.group_key
+    FROM receiptd.slot_messages e
+    JOIN receiptd.watched_groups g USING (group_key)
+    UNION ALL
+    SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
+        m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key
+    FROM receiptd.watched_messages m
+    JOIN receiptd.watched_groups g USING (group_key) WHERE m.slot_id IS NULL
+) branches;
 
 COMMENT ON VIEW receiptd.latest_receipts IS 'The latest counts of every watched message, and until when they are known to hold.';
 COMMENT ON COLUMN receiptd.latest_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -196,13 +210,12 @@ CREATE VIEW receiptd.unread_backlog AS
 SELECT sdk_app_id, group_id, messages, read_num, unread_num,
     (read_num / nullif(read_num + unread_num, 0)::double precision) AS read_rate, never_read, oldest_unread, group_key
 FROM (
-    SELECT g.sdk_app_id, g.group_id, g.group_key, count(*) AS messages, sum(m.read_num) AS read_num,
+    SELECT m.sdk_app_id, m.group_id, m.group_key, count(*) AS messages, sum(m.read_num) AS read_num,
         sum(m.unread_num) AS unread_num, count(*) FILTER (WHERE m.read_num = 0 AND m.unread_num > 0) AS never_read,
         min(m.sent_at) FILTER (WHERE m.unread_num > 0) AS oldest_unread
-    FROM receiptd.message_state m
-    JOIN receiptd.watched_groups g USING (group_key)
+    FROM receiptd.latest_receipts m
     WHERE m.state = 'active' AND m.read_num IS NOT NULL
-    GROUP BY g.group_key, g.sdk_app_id, g.group_id
+    GROUP BY m.group_key, m.sdk_app_id, m.group_id
 ) of_groups;
 
 COMMENT ON VIEW receiptd.unread_backlog IS 'What is unread now in each group, over the messages that are being polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';

@@ -28,7 +28,7 @@ pub async fn seeded() -> TestDatabase {
     let seed = ["seed", "--groups", "2", "--messages", "12", "--days", "2", "--members", "9", "--until", UNTIL];
     let (code, out, err) = receiptd(&database, &seed);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.starts_with("12 messages with ") && out.ends_with("until 2026-11-20 00:00:00 UTC.\n"), "{out}");
+    assert!(out.starts_with("Stored 12 messages with ") && out.ends_with("until 2026-11-20 00:00:00 UTC.\n"), "{out}");
     database
 }
 
