@@ -138,7 +138,8 @@ COMMENT ON COLUMN receiptd.poll_slots.refused_since IS 'Since when each poll tha
 CREATE VIEW receiptd.slot_messages AS
 SELECT s.group_key, s.slot_id, e.msg_seq, e.sent_at, e.read_num, e.unread_num, e.code, e.first_polled_at, e.changed_at,
     CASE WHEN e.code IS NOT NULL THEN coalesce(e.known_apart, s.known_until) END AS known_until, e.known_apart,
-    e.no_receipt_polls, e.refused_since
+    e.no_receipt_polls, e.refused_since,
+    CASE WHEN s.failures = 0 AND e.known_apart IS NULL THEN s.next_poll_at END AS due_at
 FROM receiptd.poll_slots s
 CROSS JOIN LATERAL unnest(s.msg_seqs, s.sent_at, s.read_num, s.unread_num, s.code, s.first_polled_at, s.changed_at, s.known_apart,
     s.no_receipt_polls, s.refused_since)
@@ -158,6 +159,7 @@ COMMENT ON COLUMN receiptd.slot_messages.known_until IS 'Until when they are kno
 COMMENT ON COLUMN receiptd.slot_messages.known_apart IS 'The same, where it is not known_until of the slot.';
 COMMENT ON COLUMN receiptd.slot_messages.no_receipt_polls IS 'How many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
 COMMENT ON COLUMN receiptd.slot_messages.refused_since IS 'Since when each poll that asked for this message alone was refused.';
+COMMENT ON COLUMN receiptd.slot_messages.due_at IS 'When the next poll of it is due; null if its slot fails, or its last poll did not tell of it.';
 
 -- A message's one row for its whole life, from its watching until retention removes what is closed; then it is among the roll-ups.
 -- A message that is watched again keeps its row: what is known of it, its milestones, and the time of its sending, by which analysts reckon. The time that is given then is the

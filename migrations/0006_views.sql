@@ -4,29 +4,43 @@
 -- slot_messages and of latest_receipts.
 CREATE VIEW receiptd.message_state AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
-    m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
-    m.all_read_after, m.all_read_by,
-    -- The first change after an age leaves the counts that were known until then; without one, the last counts are these.
-    CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.read_15m ELSE m.read_num END AS read_15m,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.unread_15m ELSE m.unread_num END AS unread_15m,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '1 hour' THEN m.read_1h ELSE m.read_num END AS read_1h,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '1 hour' THEN m.unread_1h ELSE m.unread_num END AS unread_1h,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.read_24h ELSE m.read_num END AS read_24h,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.unread_24h ELSE m.unread_num END AS unread_24h,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.read_7d ELSE m.read_num END AS read_7d,
-    CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.unread_7d ELSE m.unread_num END AS unread_7d
+    m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
+    m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
+    -- The first change after an age leaves the counts that were known until then; without one, the last counts are these, as long
+    -- as they are known to hold. A message that all have read needs no more polls.
+    CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.read_15m
+        WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.read_num END AS read_15m,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.unread_15m
+        WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.unread_num END AS unread_15m,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '1 hour' THEN m.read_1h
+        WHEN m.holds_until >= m.sent_at + interval '1 hour' THEN m.read_num END AS read_1h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '1 hour' THEN m.unread_1h
+        WHEN m.holds_until >= m.sent_at + interval '1 hour' THEN m.unread_num END AS unread_1h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.read_24h
+        WHEN m.holds_until >= m.sent_at + interval '24 hours' THEN m.read_num END AS read_24h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '24 hours' THEN m.unread_24h
+        WHEN m.holds_until >= m.sent_at + interval '24 hours' THEN m.unread_num END AS unread_24h,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.read_7d
+        WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.read_num END AS read_7d,
+    CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.unread_7d
+        WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.unread_num END AS unread_7d
 FROM (
-    SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, coalesce(e.read_num, m.read_num) AS read_num,
-        coalesce(e.unread_num, m.unread_num) AS unread_num, coalesce(e.code, m.receipt_code) AS receipt_code,
-        coalesce(e.first_polled_at, m.first_polled_at) AS first_polled_at,
-        coalesce(e.changed_at, m.last_changed_at) AS last_changed_at,
-        coalesce(e.known_until, m.known_until) AS known_until,
-        m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
-        m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h, m.read_24h, m.unread_24h,
-        m.read_7d, m.unread_7d
-    FROM receiptd.watched_messages m
-    -- In a slot the slot tells what is known of a message, and its row nothing.
-    LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
+    SELECT m.*, CASE WHEN m.state = 'all_read' THEN now()
+        -- A poll that is not due yet misses nothing.
+        WHEN m.due_at IS NOT NULL THEN greatest(m.known_until, least(m.due_at, now())) ELSE m.known_until END AS holds_until
+    FROM (
+        SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, coalesce(e.read_num, m.read_num) AS read_num,
+            coalesce(e.unread_num, m.unread_num) AS unread_num, coalesce(e.code, m.receipt_code) AS receipt_code,
+            coalesce(e.first_polled_at, m.first_polled_at) AS first_polled_at,
+            coalesce(e.changed_at, m.last_changed_at) AS last_changed_at,
+            coalesce(e.known_until, m.known_until) AS known_until, e.due_at,
+            m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
+            m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h, m.read_24h, m.unread_24h,
+            m.read_7d, m.unread_7d
+        FROM receiptd.watched_messages m
+        -- In a slot the slot tells what is known of a message, and its row nothing.
+        LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
+    ) m
 ) m;
 
 COMMENT ON VIEW receiptd.message_state IS 'Internal: what is known of every message now. Analysts read latest_receipts, message_milestones and read_speed.';
@@ -49,13 +63,13 @@ COMMENT ON COLUMN receiptd.message_state.p90_read_after IS 'When the last attemp
 COMMENT ON COLUMN receiptd.message_state.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.message_state.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
 COMMENT ON COLUMN receiptd.message_state.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
-COMMENT ON COLUMN receiptd.message_state.read_15m IS 'Members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.read_15m IS 'Members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_15m IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.read_1h IS 'Members who had read it an hour after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.read_1h IS 'Members who had read it an hour after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_1h IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.read_24h IS 'Members who had read it a day after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.read_24h IS 'Members who had read it a day after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none. Of an age that has not come, or at which nothing was observed any more, as last known.';
+COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read it then.';
 
 -- Read most, and so not from message_state: of a message in a slot all of this is in the slot, so that the row of a slot tells of
@@ -111,20 +125,15 @@ COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The read count tha
 COMMENT ON COLUMN receiptd.receipt_history.source IS 'poll or webhook.';
 COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group, for joins with the tables.';
 
--- It joins the groups for their rows alone: a reader sees those of its apps. Counts are known at an age if some later poll still told
--- of the message, or if it was closed since all had read it.
+-- It joins the groups for their rows alone: a reader sees those of its apps.
 CREATE VIEW receiptd.message_milestones AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
     m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
     m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
-    CASE WHEN m.known_until >= m.sent_at + interval '15 minutes' OR (m.state = 'all_read' AND m.sent_at + interval '15 minutes' <= now())
-        THEN m.read_15m / nullif(m.read_15m::bigint + m.unread_15m, 0)::double precision END AS read_rate_15m,
-    CASE WHEN m.known_until >= m.sent_at + interval '1 hour' OR (m.state = 'all_read' AND m.sent_at + interval '1 hour' <= now())
-        THEN m.read_1h / nullif(m.read_1h::bigint + m.unread_1h, 0)::double precision END AS read_rate_1h,
-    CASE WHEN m.known_until >= m.sent_at + interval '24 hours' OR (m.state = 'all_read' AND m.sent_at + interval '24 hours' <= now())
-        THEN m.read_24h / nullif(m.read_24h::bigint + m.unread_24h, 0)::double precision END AS read_rate_24h,
-    CASE WHEN m.known_until >= m.sent_at + interval '7 days' OR (m.state = 'all_read' AND m.sent_at + interval '7 days' <= now())
-        THEN m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision END AS read_rate_7d
+    m.read_15m / nullif(m.read_15m::bigint + m.unread_15m, 0)::double precision AS read_rate_15m,
+    m.read_1h / nullif(m.read_1h::bigint + m.unread_1h, 0)::double precision AS read_rate_1h,
+    m.read_24h / nullif(m.read_24h::bigint + m.unread_24h, 0)::double precision AS read_rate_24h,
+    m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision AS read_rate_7d
 FROM receiptd.message_state m
 JOIN receiptd.watched_groups g USING (group_key);
 
@@ -148,7 +157,7 @@ COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'When the last a
 COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
 COMMENT ON COLUMN receiptd.message_milestones.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after it was sent, by the last observation until then. Null if there was none, or if nothing has been observed since; a message that all have read needs no more observations.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after it was sent, by the last observation until then. Null if there was none, if the time has not come, or if nothing is known of it: polls were due before it, and the next one came late or not at all, and saw other counts.';
 COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same an hour after it was sent.';
 COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same a day after it was sent.';
 COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same seven days after it was sent.';

@@ -54,6 +54,8 @@ pub struct Change {
     pub since: Option<Timestamp>,
     /// Until when it was known to be so.
     pub known_until: Option<Timestamp>,
+    /// Until when it can be carried forward: no poll was due before that. `None` if that is not known.
+    pub carried_until: Option<Timestamp>,
     /// The counts that the poll saw, if it saw any.
     pub seen: Option<Counts>,
     /// The time of the poll.
@@ -104,10 +106,12 @@ impl Change {
         (is_reached && !is_found).then_some(Reached { after, by: self.polled_at })
     }
 
-    /// The counts at a time that lies between the change before and this one: those that were known before.
+    /// The counts at a time that lies between the change before and this one: those that were known before, unless the time lies in
+    /// a gap in which polls were due and nothing was observed.
     fn counts_at(&self, time: Timestamp) -> Option<Counts> {
-        let since = self.since?;
-        self.before.filter(|_| since <= time && time < self.polled_at)
+        let holds_until = self.known_until.max(self.carried_until)?;
+        self.before
+            .filter(|_| self.since.is_some_and(|since| since <= time) && time < self.polled_at && time <= holds_until)
     }
 }
 

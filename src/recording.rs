@@ -33,6 +33,9 @@ use crate::{
 /// So many polls in a row must say that a message has no receipt before it is closed: the first may be early.
 pub const NO_RECEIPT_POLLS: i16 = 3;
 
+/// A poll that comes so long after it was due leaves no gap; as in src/store/rollup/gaps.sql.
+const IN_TIME: TimeDelta = TimeDelta::minutes(1);
+
 /// A quarantined group is tried again after this time.
 const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
 
@@ -232,7 +235,10 @@ impl Recording {
                 prior_read_num: message.receipt.and_then(|receipt| receipt.counts).map(Counts::read),
             });
             if change.differs || is_dated_ahead {
-                milestones.extend(snapshot.and_then(|snapshot| made_known(message, snapshot, is_dated_ahead)));
+                milestones.extend(snapshot.and_then(|snapshot| {
+                    let due = message.known_until.and_then(|known| cadence.next_poll(phase, message.sent_at, known));
+                    made_known(message, snapshot, due, is_dated_ahead)
+                }));
             }
             snapshots.extend(snapshot);
             let leaves = change.closed.is_none() && parts.take(message, &mut change);
@@ -300,13 +306,19 @@ impl Recording {
     }
 }
 
-/// What a snapshot of the message makes known for good.
-fn made_known(message: &SlotMessage, snapshot: Snapshot, is_redated: bool) -> Option<(MsgSeq, Milestones)> {
+/// What a snapshot of the message makes known for good, if the poll was `due` then.
+fn made_known(
+    message: &SlotMessage,
+    snapshot: Snapshot,
+    due: Option<Timestamp>,
+    is_redated: bool,
+) -> Option<(MsgSeq, Milestones)> {
     let change = milestones::Change {
         sent_at: message.first_sent_at,
         before: message.receipt.and_then(|receipt| receipt.counts),
         since: message.changed_at,
         known_until: snapshot.prior_polled_at,
+        carried_until: due.map(|due| due + IN_TIME),
         seen: snapshot.receipt.counts,
         polled_at: snapshot.polled_at,
         is_redated,

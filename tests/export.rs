@@ -369,7 +369,7 @@ async fn for_spreadsheets_no_text_is_a_formula() {
          VALUES (1400000000, '@TGS#1'), (1400000000, '=1+1'), (1400000000, 'plain');
          INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, first_polled_at, last_changed_at, known_until, read_1h, unread_1h)
          SELECT group_key, 1, t, t + interval '2 hours', t + interval '2 hours', t + interval '2 hours', 3, 0
-         FROM timestamptz '2026-11-01 10:00+00' AS t, receiptd.watched_groups",
+         FROM receiptd.watched_groups, (SELECT timestamptz '2026-11-01 10:00+00' AS t) AS sent",
     );
     let lines = |arguments: &[&str]| {
         let output = export(&database, arguments);

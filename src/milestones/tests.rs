@@ -21,6 +21,7 @@ fn known() -> Change {
         before: Some(counts(2, 8)),
         since: Some(at(5)),
         known_until: Some(at(19)),
+        carried_until: Some(at(21)),
         seen: Some(counts(2, 8)),
         polled_at: at(20),
         is_redated: false,
@@ -78,7 +79,18 @@ fn an_age_between_two_changes_is_settled_by_the_counts_before_it() {
         (Change { since: Some(at(16)), ..late }, [None; 4], "an earlier change has settled it"),
         (Change { since: None, before: None, ..late }, [None; 4], "nothing was known then"),
         (Change { before: None, ..late }, [None; 4], "no counts were known then"),
-        (Change { polled_at: at(8 * 24 * 60), ..late }, [before; 4], "all of them at once"),
+        (
+            Change { known_until: Some(at(8 * 24 * 60)), polled_at: at(8 * 24 * 60 + 1), ..late },
+            [before; 4],
+            "all at once",
+        ),
+        (Change { known_until: Some(at(10)), ..late }, [before, None, None, None], "no poll was due before 21"),
+        (Change { known_until: Some(at(10)), carried_until: Some(at(14)), ..late }, [None; 4], "a gap from 14 to 20"),
+        (
+            Change { known_until: Some(at(15)), carried_until: None, ..late },
+            [before, None, None, None],
+            "known at the age itself",
+        ),
         (Change { since: Some(at(90)), polled_at: at(80), ..late }, [None; 4], "dated into the future"),
     ] {
         assert_eq!(Milestones::of(&change).map_or([None; 4], |made| made.counts), expected, "{why}");
@@ -104,13 +116,26 @@ fn polls() -> impl Strategy<Value = Polls> {
     prop::collection::btree_map(-20_i64..11_000, seen, 1..40).prop_map(|polls| polls.into_iter().collect())
 }
 
+/// How many minutes after a poll the next one is due.
+const EVERY: i64 = 60;
+
 /// What is made of each change, in the order of the polls.
 fn made(polls: &Polls) -> Vec<Milestones> {
     let (mut receipt, mut before, mut since, mut known_until) = (None, None, None, None);
     let mut made = vec![];
     for (minute, seen) in polls {
         let polled_at = at(*minute);
-        let change = Change { sent_at: sent(), before, since, known_until, seen: *seen, polled_at, is_redated: false };
+        let carried_until = known_until.map(|known: Timestamp| known + TimeDelta::minutes(EVERY));
+        let change = Change {
+            sent_at: sent(),
+            before,
+            since,
+            known_until,
+            carried_until,
+            seen: *seen,
+            polled_at,
+            is_redated: false,
+        };
         if receipt != Some(*seen) {
             made.extend(Milestones::of(&change));
             (receipt, since) = (Some(*seen), Some(polled_at));
@@ -151,8 +176,13 @@ proptest! {
             let then = polls.iter().rev().find(|(minute, seen)| is_until(minute) && seen.is_some());
             // Those that have not changed since are the last ones, which nobody needs to settle.
             let upto = polls.iter().rev().find(|(minute, _)| is_until(minute));
-            let changes = upto.is_some_and(|(_, upto)| polls.iter().any(|(minute, seen)| !is_until(minute) && seen != upto));
-            prop_assert_eq!(settled, then.and_then(|(_, seen)| *seen).filter(|_| changes), "{:?}", age);
+            let next = upto.and_then(|(_, upto)| polls.iter().find(|(minute, seen)| !is_until(minute) && seen != upto));
+            // The poll before the change, or when the next one was due.
+            let is_known = next.is_some_and(|(change, _)| {
+                let last = polls.iter().rev().find(|(minute, _)| minute < change);
+                last.is_some_and(|(minute, _)| sent() + age <= at(minute + EVERY))
+            });
+            prop_assert_eq!(settled, then.and_then(|(_, seen)| *seen).filter(|_| is_known), "{:?}", age);
         }
     }
 }

@@ -1,6 +1,12 @@
 //! Milestones and read rates of messages.
 
-use crate::history::History;
+use chrono::TimeDelta;
+use receiptd::domain::{Counts, Receipt};
+
+use crate::{
+    history::{History, at, recording},
+    rig::seq,
+};
 
 async fn milestones(history: &History, seq: i64) -> String {
     let time = |column: &str| format!("to_char({column}, 'HH24:MI')");
@@ -77,6 +83,48 @@ async fn read_rates_are_those_of_the_last_observation_until_then() {
     history.message(2, "09:00");
     history.polls(2, &[("09:20", 5, 5), ("10:01", 6, 4)]).await;
     assert_eq!(rates(&history, 2), "|0.5|", "nothing was observed in its first 15 minutes");
+}
+
+/// Nobody has read it until half past nine; then nothing is polled for two days, and then it is read by so many of ten.
+async fn after_a_gap(read: i64) -> History {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 10), ("09:30", 0, 10)]).await;
+    let slot = history.slot_of(seq(1)).await;
+    let receipt = Receipt { code: 0, counts: Counts::new(read, 10 - read) };
+    history.record(vec![recording(slot, at("09:00") + TimeDelta::days(2), receipt)]).await;
+    history
+}
+
+#[tokio::test]
+async fn nobody_knows_the_rate_at_an_age_in_a_gap_unless_nothing_has_changed_in_it() {
+    let (changed, unchanged) = tokio::join!(after_a_gap(10), after_a_gap(0));
+    assert_eq!(rates(&changed, 1), "0||");
+    assert_eq!(rates(&unchanged, 1), "0|0|0");
+}
+
+#[tokio::test]
+async fn the_last_counts_are_carried_no_further_than_polls_go_on() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 1, 9), ("10:01", 1, 9)]).await;
+    assert_eq!(rates(&history, 1), "0.1|0.1|");
+    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = now() + interval '1 minute'");
+    assert_eq!(rates(&history, 1), "0.1|0.1|0.1", "the next poll is not due yet");
+    history.psql("UPDATE receiptd.poll_slots SET failures = 1");
+    assert_eq!(rates(&history, 1), "0.1|0.1|", "it was due, and has failed");
+    history.close(1, "removed", "10:02");
+    assert_eq!(rates(&history, 1), "0.1|0.1|");
+}
+
+#[tokio::test]
+async fn a_share_is_what_arithmetic_says() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 9, 1), ("09:20", 9, 1)]).await;
+    let met = "SELECT read_rate_15m >= 0.9, read_rate_15m = 0.9, read_rate = 0.9
+        FROM receiptd.read_speed JOIN receiptd.unread_backlog USING (group_key)";
+    assert_eq!(history.psql(met), "t|t|t");
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
 //! What analysts get, against a plain reckoning of the same from all that polls saw: random histories, recorded as the daemon
 //! records them, looked at after every step, and rolled up in random steps, with random hours done again.
 
+use std::collections::HashMap;
+
 use chrono::{DurationRound, TimeDelta};
 use fastrand::Rng;
 use receiptd::{
+    cadence::{Cadences, Phase},
     clock,
     domain::{Counts, Receipt, Timestamp},
-    recording::NO_RECEIPT_POLLS,
+    recording::{Closed, NO_RECEIPT_POLLS},
     slot::SlotKey,
 };
 
@@ -38,6 +41,7 @@ struct Message {
     sent_at: Timestamp,
     /// Every poll of it.
     polls: Vec<(Timestamp, Told)>,
+    phase: Phase,
 }
 
 /// A message as far as it was polled until some time.
@@ -45,9 +49,11 @@ struct Polled {
     seq: usize,
     sent_at: Timestamp,
     known_until: Timestamp,
-    /// Whether it is closed since all have read it.
-    is_all_read: bool,
+    /// Why it is closed, if so.
+    closed: Option<Closed>,
     seen: Vec<Seen>,
+    /// The polls, each with the time when the next one was due.
+    polls: Vec<(Timestamp, Told, Timestamp)>,
 }
 
 const HOURS: i64 = 50;
@@ -65,9 +71,7 @@ fn message(random: &mut Rng, seq: usize) -> Message {
     let mut polls: Vec<(Timestamp, Told)> = vec![];
     for _ in 0..random.usize(1..60) {
         let counts = (random.u8(0..20) > 0).then_some((read, unread));
-        let is_all_read = matches!(counts, Some((1.., 0))) && polls.last().is_some_and(|last| last.1 == counts);
         polls.push((now, counts));
-        let without = polls.iter().rev().take_while(|poll| poll.1.is_none()).count();
         // On the hour now and then.
         now += TimeDelta::seconds(random.i64(30..4_000));
         if random.u8(0..10) == 0 {
@@ -81,27 +85,41 @@ fn message(random: &mut Rng, seq: usize) -> Message {
             2 => unread += 1,
             _ => {}
         }
-        if now >= end() || is_all_read || without >= usize::try_from(NO_RECEIPT_POLLS).unwrap() {
+        if now >= end() || closed(&polls).is_some() {
             break;
         }
     }
-    Message { seq, sent_at, polls }
+    Message { seq, sent_at, polls, phase: Phase::default() }
 }
 
 impl Message {
     /// What polls until `time` have told; `None` if there was none.
     fn until(&self, time: Timestamp) -> Option<Polled> {
         let (mut seen, mut prior_at, mut known): (Vec<Seen>, _, _) = (vec![], None, None);
-        let (mut told, mut is_all_read): (Option<Told>, _) = (None, false);
-        for (at, counts) in self.polls.iter().copied().take_while(|poll| poll.0 <= time) {
+        let due = |at| Cadences::default().of(None).next_poll(self.phase, self.sent_at, at).unwrap();
+        let until = self.polls.iter().take_while(|poll| poll.0 <= time);
+        let polls: Vec<_> = until.map(|(at, counts)| (*at, *counts, due(*at))).collect();
+        for (at, counts, _) in polls.iter().copied() {
             if seen.last().is_none_or(|last| last.counts != counts) {
                 seen.push(Seen { at, counts, prior_at, prior_read: known });
                 known = counts.map(|(read, _)| read).or(known);
             }
-            is_all_read = prior_at.is_some() && matches!(counts, Some((1.., 0))) && told == Some(counts);
-            (prior_at, told) = (Some(at), Some(counts));
+            prior_at = Some(at);
         }
-        Some(Polled { seq: self.seq, sent_at: self.sent_at, known_until: prior_at?, is_all_read, seen })
+        let closed = (polls.len() == self.polls.len()).then(|| closed(&self.polls)).flatten();
+        Some(Polled { seq: self.seq, sent_at: self.sent_at, known_until: prior_at?, closed, seen, polls })
+    }
+}
+
+/// Why a message is closed after these polls.
+fn closed(polls: &[(Timestamp, Told)]) -> Option<Closed> {
+    let (_, last) = polls.last()?;
+    let is_confirmed = polls.len() > 1 && polls[polls.len() - 2].1 == *last;
+    let without = polls.iter().rev().take_while(|poll| poll.1.is_none()).count();
+    match last {
+        Some((1.., 0)) if is_confirmed => Some(Closed::AllRead),
+        None if without >= usize::try_from(NO_RECEIPT_POLLS).unwrap() => Some(Closed::NoReceipt),
+        _ => None,
     }
 }
 
@@ -123,17 +141,19 @@ impl Polled {
 
     fn rate(&self, age: TimeDelta) -> String {
         let then = self.sent_at + age;
-        let is_known = then <= self.known_until || (self.is_all_read && then <= clock::now());
-        let rate = self.carried(then).filter(|_| is_known).map(|(read, unread)| {
-            let rate = f64::from(read) / f64::from(read + unread);
-            format!("{rate:.4}")
-        });
-        rate.unwrap_or_default()
+        let counts = self.known(|at| at <= then).filter(|(read, unread)| read + unread > 0 && self.is_known(then));
+        counts.map_or_else(String::new, |(read, unread)| format!("{:.4}", f64::from(read) / f64::from(read + unread)))
     }
 
-    /// The counts that were known last at a time, if there was anybody to read it.
-    fn carried(&self, time: Timestamp) -> Told {
-        self.known(|at| at <= time).filter(|(read, unread)| read + unread > 0)
+    /// Whether it is known what held at a time: a poll until then was the last that was due, or the next one saw the same.
+    fn is_known(&self, time: Timestamp) -> bool {
+        let Some((at, told, due)) = self.polls.iter().rev().find(|poll| poll.0 <= time) else { return false };
+        match (self.polls.iter().find(|poll| poll.0 > time), self.closed) {
+            (Some(next), _) => next.1 == *told || time <= *due + TimeDelta::minutes(1),
+            (None, Some(Closed::AllRead)) => time <= clock::now(),
+            (None, Some(_)) => time == *at,
+            (None, None) => time <= (*due).min(clock::now()),
+        }
     }
 
     /// The row of the message in `receipts_at`, if anything was known of it then.
@@ -174,7 +194,7 @@ fn shown(time: Option<Timestamp>) -> String {
 }
 
 /// The row of an hour in `hourly_receipts`.
-fn hour(messages: &[Polled], from: Timestamp) -> String {
+fn hour(messages: &[Polled], from: Timestamp, aged: usize) -> String {
     let until = from + TimeDelta::hours(1);
     let within = |time: Timestamp| from <= time && time < until;
     let (mut gained, mut lost, mut found) = (0, 0, 0);
@@ -188,13 +208,18 @@ fn hour(messages: &[Polled], from: Timestamp) -> String {
     let sent = messages.iter().filter(|message| within(message.sent_at)).count();
     let polled = messages.iter().filter(|message| message.is_polled_before(until));
     let unread: i32 = polled.clone().filter_map(|message| message.known(|at| at < until)).map(|counts| counts.1).sum();
-    let aged = messages.iter().filter(|message| within(message.sent_at + TimeDelta::hours(24)));
-    let aged = aged.filter(|message| message.carried(message.sent_at + TimeDelta::hours(24)).is_some()).count();
     format!("{}|{sent}|{}|{gained}|{lost}|{found}|{unread}|{aged}", shown(Some(from)), polled.count())
 }
 
+/// How many messages became a day old in an hour and have a rate then, as far as that is known when the hour is rolled up.
+fn aged(messages: &[Polled], hour: Timestamp) -> usize {
+    let day = TimeDelta::hours(24);
+    let is_of_hour = |message: &&Polled| (message.sent_at + day).duration_trunc(TimeDelta::hours(1)).unwrap() == hour;
+    messages.iter().filter(is_of_hour).filter(|message| !message.rate(day).is_empty()).count()
+}
+
 /// Watches the messages, each in a slot of its own.
-async fn watch(history: &History, messages: &[Message]) -> Vec<SlotKey> {
+async fn watch(history: &History, messages: &mut [Message]) -> Vec<SlotKey> {
     let rows: Vec<String> =
         messages.iter().map(|message| format!("(1, {}, '{}')", message.seq, message.sent_at)).collect();
     history.psql(&format!(
@@ -203,7 +228,9 @@ async fn watch(history: &History, messages: &[Message]) -> Vec<SlotKey> {
     ));
     let mut slots = vec![];
     for message in messages {
-        slots.push(history.slot_of(seq(i64::try_from(message.seq).unwrap())).await.key);
+        let key = history.slot_of(seq(i64::try_from(message.seq).unwrap())).await.key;
+        message.phase = Phase::of_slot(key.slot_id);
+        slots.push(key);
     }
     slots
 }
@@ -240,21 +267,25 @@ const HOURLY: &str =
 
 async fn compare(seed: u64) {
     let mut random = Rng::with_seed(seed);
-    let messages: Vec<Message> = (1..=30).map(|seq| message(&mut random, seq)).collect();
+    let mut messages: Vec<Message> = (1..=30).map(|seq| message(&mut random, seq)).collect();
     let history = History::new().await;
-    let slots = watch(&history, &messages).await;
+    let slots = watch(&history, &mut messages).await;
+    let mut ages: HashMap<Timestamp, usize> = HashMap::new();
     let mut now = at("00:00") - TimeDelta::seconds(1);
     while now < end() {
         let step = TimeDelta::seconds(random.i64(60..9_000));
         poll(&history, &messages, &slots, now, (now + step).min(end())).await;
         now = (now + step).min(end());
-        let rows: Vec<String> =
-            messages.iter().filter_map(|message| message.until(now)).map(|polled| polled.row()).collect();
+        let polled: Vec<Polled> = messages.iter().filter_map(|message| message.until(now)).collect();
+        let rows: Vec<String> = polled.iter().map(Polled::row).collect();
         assert_eq!(history.psql(MILESTONES), rows.join("\n"), "milestones of seed {seed} at {now}");
-        while history.store.roll_up_next(now).await.unwrap().is_some() {}
+        while let Some(stretch) = history.store.roll_up_next(now).await.unwrap() {
+            ages.extend(stretch.completes().map(|hour| (hour.from, aged(&polled, hour.from))));
+        }
         if random.u8(0..4) == 0 {
-            let back = TimeDelta::hours(random.i64(0..5));
-            history.store.roll_up_again((now - back).duration_trunc(TimeDelta::hours(1)).unwrap()).await.unwrap();
+            let hour = (now - TimeDelta::hours(random.i64(0..5))).duration_trunc(TimeDelta::hours(1)).unwrap();
+            history.store.roll_up_again(hour).await.unwrap();
+            ages.entry(hour).and_modify(|ages| *ages = aged(&polled, hour));
         }
     }
     let messages: Vec<Polled> = messages.iter().filter_map(|message| message.until(end())).collect();
@@ -262,7 +293,8 @@ async fn compare(seed: u64) {
     let first = messages.iter().map(|message| message.sent_at.min(message.seen[0].at)).min().unwrap();
     let first = first.duration_trunc(TimeDelta::hours(1)).unwrap();
     let hours = (0..).map(|number| first + TimeDelta::hours(number)).take_while(|hour| *hour < end());
-    let expected: Vec<String> = hours.map(|from| hour(&messages, from)).collect();
+    let expected: Vec<String> =
+        hours.map(|from| hour(&messages, from, ages.get(&from).copied().unwrap_or_default())).collect();
     for row in told.lines() {
         assert!(
             expected.iter().any(|expected| expected == row),

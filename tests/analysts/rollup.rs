@@ -103,6 +103,8 @@ async fn the_hour_has_the_median_and_90th_percentile_of_messages_that_became_a_d
         history.message(seq, "09:30");
         history.polls(seq, &[("09:40", read, 10 - read)]).await;
     }
+    // No poll is due until then.
+    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = '2026-11-21 10:00Z'");
     let until = at("10:00") + TimeDelta::days(1);
     catch_up(&history.store, until + SETTLED_AFTER, |_| {}).await.unwrap();
     let aged = "SELECT hour, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h
