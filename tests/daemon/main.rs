@@ -13,6 +13,7 @@ mod failing;
 mod far_away;
 mod idle;
 mod intervals;
+mod keepalive;
 mod lease;
 mod outage;
 mod polling;
