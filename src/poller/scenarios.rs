@@ -16,6 +16,7 @@ mod plan;
 mod polling;
 mod promises;
 mod service;
+mod storing;
 mod world;
 mod writing;
 

@@ -62,8 +62,8 @@ impl Contents {
 /// What became of the slot of a poll that could not be stored as it was decided.
 #[derive(Debug)]
 pub enum Anew {
-    /// The poll is stored: nobody has heard of that commit. So stand its slot and the one that it took in, if they exist.
-    Stored(Slot, Option<Slot>),
+    /// The poll is stored: nobody has heard of that commit. Its slot, and the one that it took in if that exists, are due then.
+    Stored(Vec<(SlotKey, Timestamp)>),
     /// It has been decided anew.
     Decided(Box<Kept>),
 }
@@ -107,7 +107,9 @@ impl Kept {
             return self.decided();
         };
         if slot.last_called_at.is_some() && slot.last_called_at == self.called_at() {
-            return Anew::Stored(slot, absorbed);
+            return Anew::Stored(
+                [Some(slot), absorbed].into_iter().flatten().map(|slot| (slot.key, slot.next_poll_at)).collect(),
+            );
         }
         absorbed.into_iter().for_each(|absorbed| slot.absorb(absorbed));
         let was_asked = |seq: MsgSeq| {

@@ -173,9 +173,8 @@ impl World {
                     committed.push(Committed::Gone(own));
                 }
                 Anew::Decided(kept) => term.writing.batch.push(Numbered { id, kept: *kept }),
-                Anew::Stored(now, other) => {
-                    let stands = std::iter::once(now).chain(other);
-                    committed.extend(stands.map(|slot| Committed::Due(slot.key, slot.next_poll_at)));
+                Anew::Stored(due) => {
+                    committed.extend(due.into_iter().map(|(slot, due)| Committed::Due(slot, due)));
                     let made = if has_parts { self.database.slots_of_group(group) } else { vec![] };
                     committed.extend(made.into_iter().map(Committed::Made));
                     self.tally.stored += 1;

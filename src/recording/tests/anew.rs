@@ -12,7 +12,7 @@ fn kept(slot: Slot, poll: Poll) -> Kept {
 fn decided(kept: Kept, now: Slot, absorbed: Option<Slot>) -> Kept {
     match kept.anew(Some(now), absorbed) {
         Anew::Decided(kept) => *kept,
-        Anew::Stored(..) => panic!("it is not stored"),
+        Anew::Stored(_) => panic!("it is not stored"),
     }
 }
 
@@ -24,7 +24,8 @@ fn seqs(messages: &[SlotMessage]) -> Vec<u32> {
 fn a_poll_is_stored_if_the_last_call_of_its_slot_is_its_own_whatever_has_changed_since() {
     let kept = kept(slot(vec![message(1)]), answered(vec![(seq(1), counted(2, 1))]));
     let stands = Slot { version: 12, last_called_at: kept.called_at(), ..slot(vec![message(1), never_polled(2)]) };
-    assert!(matches!(kept.clone().anew(Some(stands), None), Anew::Stored(now, None) if now.version == 12));
+    let stored = [(stands.key, stands.next_poll_at)];
+    assert!(matches!(kept.clone().anew(Some(stands), None), Anew::Stored(due) if due == stored));
     let other_call = Some(noon() - minutes(1));
     let changed = Slot { version: 12, last_called_at: other_call, ..slot(vec![message(1)]) };
     assert_eq!(decided(kept, changed, None).version(), 12);
