@@ -54,6 +54,8 @@ pub struct Change {
     pub since: Option<Timestamp>,
     /// Until when it was known to be so.
     pub known_until: Option<Timestamp>,
+    /// Whether the last answer told counts; if it told that there is no receipt, they may have changed before it.
+    pub is_counted: bool,
     /// Until when it can be carried forward: no poll was due before that. `None` if that is not known.
     pub carried_until: Option<Timestamp>,
     /// The counts that the poll saw, if it saw any.
@@ -67,7 +69,7 @@ pub struct Change {
 /// When a milestone was reached, as exactly as polls can prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
-    /// After this time; `None` if nothing was known before.
+    /// After this time; `None` if no counts were known just before.
     pub after: Option<Timestamp>,
     /// By this time.
     pub by: Timestamp,
@@ -102,7 +104,7 @@ impl Change {
     fn reaches(&self, milestone: Milestone) -> Option<Reached> {
         let is_found = !self.is_redated && self.before.is_some_and(|before| milestone.is_reached(before));
         let is_reached = self.seen.is_some_and(|seen| milestone.is_reached(seen));
-        let after = self.before.and(self.known_until);
+        let after = self.before.and(self.known_until).filter(|_| self.is_counted);
         (is_reached && !is_found).then_some(Reached { after, by: self.polled_at })
     }
 

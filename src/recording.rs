@@ -318,6 +318,7 @@ fn made_known(
         before: message.receipt.and_then(|receipt| receipt.counts),
         since: message.changed_at,
         known_until: snapshot.prior_polled_at,
+        is_counted: message.receipt.is_some_and(|receipt| receipt.code == 0),
         carried_until: due.map(|due| due + IN_TIME),
         seen: snapshot.receipt.counts,
         polled_at: snapshot.polled_at,

@@ -122,7 +122,7 @@ impl Slot {
                 dated_ahead.push(message.seq);
             }
             if is_known_ahead {
-                message.known_until = Some(message.sent_at.min(now));
+                message.known_until = Some(message.first_sent_at.min(now));
             }
         }
         dated_ahead
@@ -188,7 +188,7 @@ impl SlotMessage {
     /// Until when it was known before an attempt that was sent at `sent_at`. If that was later, a clock has been set back since:
     /// then it was known at some time after the message was sent.
     pub fn known_before(&self, sent_at: Timestamp) -> Option<Timestamp> {
-        self.known_until.map(|until| if until < sent_at { until } else { self.sent_at.min(sent_at) })
+        self.known_until.map(|until| if until < sent_at { until } else { self.first_sent_at.min(sent_at) })
     }
 }
 

@@ -21,6 +21,7 @@ fn known() -> Change {
         before: Some(counts(2, 8)),
         since: Some(at(5)),
         known_until: Some(at(19)),
+        is_counted: true,
         carried_until: Some(at(21)),
         seen: Some(counts(2, 8)),
         polled_at: at(20),
@@ -62,6 +63,11 @@ fn a_change_reaches_what_the_counts_before_had_not() {
         (Change { seen: None, ..known() }, [None; 4], "the receipt has ended"),
         (none, [interval(None), None, None, None], "the first poll of all"),
         (ended, [interval(None), None, None, None], "no counts were known, though it was polled"),
+        (
+            Change { seen: Some(counts(5, 5)), is_counted: false, ..known() },
+            [None, interval(None), None, None],
+            "the poll before said that there is no receipt",
+        ),
     ] {
         assert_eq!(Milestones::of(&change).map_or([None; 4], |made| made.reached), expected, "{why}");
     }
@@ -122,6 +128,7 @@ const EVERY: i64 = 60;
 /// What is made of each change, in the order of the polls.
 fn made(polls: &Polls) -> Vec<Milestones> {
     let (mut receipt, mut before, mut since, mut known_until) = (None, None, None, None);
+    let mut is_counted = false;
     let mut made = vec![];
     for (minute, seen) in polls {
         let polled_at = at(*minute);
@@ -131,6 +138,7 @@ fn made(polls: &Polls) -> Vec<Milestones> {
             before,
             since,
             known_until,
+            is_counted,
             carried_until,
             seen: *seen,
             polled_at,
@@ -141,6 +149,7 @@ fn made(polls: &Polls) -> Vec<Milestones> {
             (receipt, since) = (Some(*seen), Some(polled_at));
         }
         (before, known_until) = (seen.or(before), Some(polled_at));
+        is_counted = seen.is_some();
     }
     made
 }
@@ -161,12 +170,11 @@ proptest! {
         })
     ) {
         let (reached, settled) = kept(&shuffled);
-        let counted = |minute: i64| polls.iter().rev().find(|(at, seen)| *at < minute && seen.is_some()).map(|poll| poll.0);
         for (milestone, reached) in Milestone::ALL.into_iter().zip(reached) {
             let first = polls.iter().find(|(_, seen)| seen.is_some_and(|seen| milestone.is_reached(seen)));
+            // The poll before, if it told counts: else they may have changed before it.
             let before = first.and_then(|(by, _)| {
-                // The poll before, if any had told counts by then.
-                counted(*by).and_then(|_| polls.iter().rev().find(|(minute, _)| minute < by))
+                polls.iter().rev().find(|(minute, _)| minute < by).filter(|(_, seen)| seen.is_some())
             });
             let expected = first.map(|(by, _)| Reached { after: before.map(|(minute, _)| at(*minute)), by: at(*by) });
             prop_assert_eq!(reached, expected, "{:?}", milestone);

@@ -186,6 +186,17 @@ fn a_receipt_that_ends_leaves_the_counts_that_were_known_last() {
 }
 
 #[test]
+fn a_milestone_that_was_reached_while_there_was_no_receipt_has_no_lower_bound() {
+    let reached = |code| {
+        let held = SlotMessage { receipt: Some(Receipt { code, ..counted(1, 9) }), ..message(1) };
+        let recording = record(slot(vec![held]), answered(vec![(seq(1), counted(6, 4))]));
+        recording.milestones[0].1.reached.into_iter().flatten().map(|reached| reached.after).collect::<Vec<_>>()
+    };
+    assert_eq!(reached(0), [Some(noon() - minutes(1))]);
+    assert_eq!(reached(10062), [None], "it may have been reached before the last poll");
+}
+
+#[test]
 fn slots_are_merged_only_by_a_poll_that_told_something() {
     let mut common = slot(vec![message(1)]);
     let other = SlotMessage { known_until: Some(noon() - minutes(7)), ..message(9) };

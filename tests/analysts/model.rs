@@ -134,8 +134,12 @@ impl Polled {
     }
 
     fn milestone(&self, is_reached: impl Fn(i32, i32) -> bool) -> String {
-        let reached = self.seen.iter().find(|seen| seen.counts.is_some_and(|(read, unread)| is_reached(read, unread)));
-        let after = reached.and_then(|seen| seen.prior_at.filter(|_| seen.prior_read.is_some()));
+        let index =
+            self.seen.iter().position(|seen| seen.counts.is_some_and(|(read, unread)| is_reached(read, unread)));
+        // Known to be so until the poll before, unless that told no counts.
+        let before = index.and_then(|index| self.seen.get(index.checked_sub(1)?)).filter(|seen| seen.counts.is_some());
+        let reached = index.map(|index| &self.seen[index]);
+        let after = before.and(reached).and_then(|seen| seen.prior_at);
         format!("{}|{}", shown(after), shown(reached.map(|seen| seen.at)))
     }
 
