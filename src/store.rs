@@ -1,5 +1,6 @@
 //! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
 
+mod arrays;
 mod bounds;
 mod brief;
 mod doctor;

@@ -5,6 +5,7 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 
 use super::{
     Made, Store, StoreError,
+    arrays::{all_elements, elements, time},
     statement::{query, query_as},
     transaction::SHORT,
 };
@@ -159,17 +160,15 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
 }
 
 fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<SlotMessage>, sqlx::Error> {
-    let seqs: Vec<i64> = row.try_get("msg_seqs")?;
-    let sent_at: Vec<Timestamp> = row.try_get("sent_at")?;
-    let aged_from: Vec<Option<Timestamp>> = row.try_get("aged_from")?;
-    let first_polled_at: Vec<Option<Timestamp>> = row.try_get("first_polled_at")?;
-    let read: Vec<Option<i32>> = row.try_get("read_num")?;
-    let unread: Vec<Option<i32>> = row.try_get("unread_num")?;
-    let code: Vec<Option<i32>> = row.try_get("code")?;
-    let changed_at: Vec<Option<Timestamp>> = row.try_get("changed_at")?;
-    let known_apart: Vec<Option<Timestamp>> = row.try_get("known_apart")?;
-    let no_receipt_polls: Vec<i16> = row.try_get("no_receipt_polls")?;
-    let refused_since: Vec<Option<Timestamp>> = row.try_get("refused_since")?;
+    let (int, times) = (|bytes| Some(i32::from_be_bytes(bytes)), |column| elements(row, column, time));
+    let seqs = all_elements(row, "msg_seqs", |bytes| Some(i64::from_be_bytes(bytes)))?;
+    let sent_at = all_elements(row, "sent_at", time)?;
+    let (aged_from, first_polled_at) = (times("aged_from")?, times("first_polled_at")?);
+    let (read, unread) = (elements(row, "read_num", int)?, elements(row, "unread_num", int)?);
+    let (code, changed_at) = (elements(row, "code", int)?, times("changed_at")?);
+    let known_apart = times("known_apart")?;
+    let no_receipt_polls = all_elements(row, "no_receipt_polls", |bytes| Some(i16::from_be_bytes(bytes)))?;
+    let refused_since = times("refused_since")?;
     let mut messages = Vec::with_capacity(seqs.len());
     for (index, seq) in seqs.into_iter().enumerate() {
         let receipt = receipt(code[index], read[index], unread[index]);
