@@ -22,6 +22,9 @@ const WATCH: Watch = Watch { groups: GROUPS as i32, messages: 50, every: "5s", m
 /// Members but the sender, of every group.
 const READERS: i64 = 199;
 
+/// How many have read each message at first: between two milestones, as nearly all changes are.
+const READ_AT_FIRST: i64 = 30;
+
 /// Each message changes once in this time, if all do: less than lies between two polls of it.
 const ROUND: Duration = Duration::from_millis(4_800);
 
@@ -75,7 +78,7 @@ pub async fn price(changing: Changing, span: Duration) {
     let beside = Setup::beside().await;
     setup.watch(WATCH).await;
     for world in [setup.simulator.world(), beside.simulator.world()] {
-        groups().for_each(|group| seqs().for_each(|seq| set(world, &group, seq, 0)));
+        groups().for_each(|group| seqs().for_each(|seq| set(world, &group, seq, READ_AT_FIRST)));
     }
     let daemon = setup.start_daemon(WATCH.every);
     let bare_loop = BareLoop::start(&beside.simulator.endpoint(), WATCH);
@@ -117,7 +120,7 @@ fn set(world: &World, group: &GroupId, seq: i64, read: i64) {
 /// One more member has read a message, round by round.
 async fn change(world: &World, changing: Changing) {
     let groups: Vec<GroupId> = groups().collect();
-    let mut read = vec![0; WATCH.messages as usize];
+    let mut read = vec![READ_AT_FIRST; WATCH.messages as usize];
     let mut step = interval(ROUND / STEPS.unsigned_abs());
     for round in 0.. {
         let changed: Vec<i64> = seqs().filter(|seq| changing.changes(*seq, round)).collect();
