@@ -31,16 +31,9 @@ fn stat(pid: u32) -> Vec<String> {
     fields
 }
 
-pub fn resident_mib(pid: u32) -> u64 {
-    status_mib(pid, "VmRSS:")
-}
-
+/// Maximum resident memory of a process since its start, in MiB.
 pub fn peak_resident_mib(pid: u32) -> u64 {
-    status_mib(pid, "VmHWM:")
-}
-
-fn status_mib(pid: u32, key: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
 }

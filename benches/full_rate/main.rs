@@ -82,9 +82,9 @@ async fn rate(title: &str, watch: Watch, span: Duration) {
         snapshots as f64 / took
     );
     println!(
-        "  receiptd               {:.1} % of a core, {} MiB resident",
+        "  receiptd               {:.1} % of a core, {} MiB resident at the most",
         share(cost::cpu(daemon.id()) - daemon_before, took),
-        cost::resident_mib(daemon.id())
+        cost::peak_resident_mib(daemon.id())
     );
     println!("  Postgres               {:.1} % of a core", share(setup.postgres_cpu() - postgres_before, took));
     daemon.stop();

@@ -149,8 +149,7 @@ async fn cost_of_a_call(setup: &Setup, daemon: &Daemon, span: Duration) {
         made / took
     );
     println!(
-        "  receiptd               {} MiB resident, {} at the most since the start",
-        cost::resident_mib(daemon.id()),
+        "  receiptd               {} MiB resident at the most since the start",
         cost::peak_resident_mib(daemon.id())
     );
 }
