@@ -1,12 +1,14 @@
 //! Thousands of short lives of one to three daemons, between a model of Tencent Chat and a model of the database, under
 //! faults drawn from a seed.
 //!
-//! The decisions are the real ones: pacer, schedule, gate, retries and halving, lease, packing, cadence, recording. What
-//! the async shell around them does is mirrored in [`daemon`], [`polling`], [`calling`] and [`writing`], event by event over a virtual
-//! clock: nothing here waits, sends or reads a clock, and one seed is always the same life. A life that breaks a promise
-//! of [`promises`] fails the test with its seed and the last events; see CONTRIBUTING.md for how to live it again.
+//! The decisions are the real ones: pacer, schedule, gate, brake, retries and halving, lease, packing, cadence, recording, the
+//! database's clock. What the async shell around them does is mirrored in [`daemon`], [`polling`], [`contents`], [`calling`] and
+//! [`writing`], event by event over a virtual clock: nothing here waits, sends or reads a clock, and one seed is always the same
+//! life. A life that breaks a promise of [`promises`] fails the test with its seed and the last events; see CONTRIBUTING.md for
+//! how to live it again.
 
 mod calling;
+mod contents;
 mod costs;
 mod daemon;
 mod database;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{
     plan::{Fault, Micros},
+    polling::Turn,
     service::Heard,
     world::{Doing, World},
 };
@@ -32,15 +33,50 @@ impl World {
         }
         let (instant, polling) = (self.instant(), self.polling(daemon));
         let Some(poll) = polling.polls.get_mut(&id) else { return };
-        if poll.is_limited() && !poll.has_turn {
-            if let Err(from) = polling.failing.take(instant) {
-                let wait = from.map_or(Duration::from_millis(10), |from| from.saturating_duration_since(instant));
-                return self.after(daemon, wait, Doing::Again(id));
+        if poll.is_let_through && poll.has_started {
+            if let Err(again_at) = polling.brake.room(instant) {
+                return self.after(daemon, again_at.saturating_duration_since(instant), Doing::Again(id));
             }
-            poll.has_turn = true;
+            polling.brake.calls(instant);
+        }
+        if poll.is_limited() {
+            polling.awaiting_turn.push_back(id);
+            return self.gives_turns(daemon);
         }
         polling.waiting.push_back(id);
         self.turn_at(daemon, self.now);
+    }
+
+    /// Mirrors `FailingShare::turn`.
+    pub fn gives_turns(&mut self, daemon: usize) {
+        let instant = self.instant();
+        let polling = self.polling(daemon);
+        while let Some(id) = polling.awaiting_turn.front().copied() {
+            let Some(poll) = polling.polls.get_mut(&id) else {
+                polling.awaiting_turn.pop_front();
+                continue;
+            };
+            if let Err(from) = polling.failing.take(instant) {
+                if let Some(from) = from {
+                    self.after(daemon, from.saturating_duration_since(instant), Doing::GiveTurns);
+                }
+                return;
+            }
+            poll.turn = Some(Turn { sent: None });
+            polling.awaiting_turn.pop_front();
+            polling.waiting.push_back(id);
+            let now = self.now;
+            return self.turn_at(daemon, now);
+        }
+    }
+
+    /// Mirrors the end of `Caller::wait`: while the brake is on, no call is repeated.
+    pub fn repeats(&mut self, daemon: usize, id: u64) {
+        let polling = self.polling(daemon);
+        if polling.brake.is_on() {
+            polling.polls.get_mut(&id).into_iter().for_each(|poll| poll.asking.give_up());
+        }
+        self.queues(daemon, id);
     }
 
     fn turn_at(&mut self, daemon: usize, at: Micros) {
@@ -80,17 +116,19 @@ impl World {
         let polling = self.polling(daemon);
         let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
-        let has_turn = std::mem::take(&mut poll.has_turn);
-        if (poll.pass == Pass::None && !polling.gate.may_call(poll.slot.key.group_key)) || !is_trusted {
+        let may_call = poll.pass == Pass::Trial || polling.gate.may_call(poll.slot.key.group_key);
+        if !may_call || !(poll.is_let_through || !polling.brake.is_on()) || !is_trusted {
             poll.asking.stop();
             polling.pacer.failed(&grant, instant);
-            if has_turn {
+            if poll.turn.take().is_some() {
                 polling.failing.give_back(None);
             }
-            return self.poll_has_ended(daemon, id);
+            self.poll_has_ended(daemon, id);
+            return self.gives_turns_if_on(daemon);
         }
-        if has_turn {
+        if let Some(turn) = &mut poll.turn {
             polling.failing.sends(instant);
+            turn.sent = Some(instant);
         }
         poll.sent = instant;
         poll.grant = Some(grant);
@@ -103,10 +141,17 @@ impl World {
             self.daemons[daemon].paused_until = self.now + span;
         }
         self.wake_in(daemon, Duration::ZERO);
+        self.gives_turns_if_on(daemon);
+    }
+
+    fn gives_turns_if_on(&mut self, daemon: usize) {
+        if self.daemons[daemon].term.is_some() {
+            self.gives_turns(daemon);
+        }
     }
 
     pub fn sends(&mut self, daemon: usize, id: u64) {
-        let (now, wall, instant) = (self.now, self.clocks(daemon).time, self.instant());
+        let (now, instant) = (self.now, self.instant());
         let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
         let is_connected = !self.faults().any(|fault| fault == Fault::Unreachable);
         let polling = self.polling(daemon);
@@ -117,6 +162,9 @@ impl World {
             poll.asking.stop();
             let grant = poll.grant.take().expect("an attempt holds a permit");
             polling.pacer.failed(&grant, instant);
+            if let Some(turn) = poll.turn.take() {
+                polling.failing.give_back(turn.sent);
+            }
             return self.poll_has_ended(daemon, id);
         }
         if let Some(grant) = poll.grant.as_ref().filter(|_| is_connected) {
@@ -124,19 +172,24 @@ impl World {
         }
         poll.sent = instant;
         let (group, batch) = (poll.slot.key.group_key, poll.asking.batch().unwrap_or_default().to_vec());
-        polling.under_way.insert(attempt, (id, now, wall));
+        polling.under_way.insert(attempt, (id, now));
         self.send(daemon, attempt, group, batch);
     }
 
     /// An attempt has ended.
     pub fn hears(&mut self, daemon: usize, attempt: u64, heard: Heard) {
-        let (now, instant, ended_at) = (self.now, self.instant(), self.clocks(daemon).time);
+        let (now, instant) = (self.now, self.instant());
+        let clock = self.daemons[daemon].clock.clone();
         let polling = self.polling(daemon);
-        let Some((id, sent_at, called_at)) = polling.under_way.remove(&attempt) else { return };
+        let Some((id, sent_at)) = polling.under_way.remove(&attempt) else { return };
         let Some(poll) = polling.polls.get_mut(&id) else { return };
         let latency = Duration::from_micros(now - sent_at);
         let asked = poll.asking.batch().unwrap_or_default().len();
         let Heard { http_status, outcome } = heard;
+        // Mirrors `Clock::interval`.
+        let sent = clock.bounds(instant - latency).map(|(earliest, _)| earliest);
+        let ended = clock.bounds(instant).map(|(_, latest)| latest);
+        let (called_at, ended_at) = sent.zip(ended).expect("who polls has looked at the lease");
         let attempt = Attempt { called_at, ended_at, latency, http_status, asked, outcome };
         let grant = poll.grant.take().expect("an attempt holds a permit");
         if attempt.class() == Class::SlowDown {
@@ -147,9 +200,16 @@ impl World {
             None => polling.pacer.failed(&grant, instant),
         }
         polling.outcomes.note(poll.slot.key.slot_id, attempt.class(), instant);
+        let turn = poll.turn.take();
+        let was_closed = polling.gate.is_closed();
+        // When more may be called than before.
+        let mut wakes = polling.brake.is_on() && attempt.outcome.is_ok();
         if is_answered(attempt.class()) {
             polling.gate.answered(poll.slot.key, poll.sent, instant);
+            turn.into_iter().for_each(|turn| polling.failing.give_back(turn.sent));
         }
+        wakes |= was_closed && !polling.gate.is_closed();
+        polling.brake.note(poll.slot.key.slot_id, &attempt, poll.sent, instant);
         let (gate, sent) = (&mut polling.gate, poll.sent);
         let next = poll.asking.heard(attempt, || gate.signature_refused(sent, instant) != Signature::IsHopeless);
         if polling.turn_at.is_none_or(|at| at > now + 1_000_000) {
@@ -157,10 +217,13 @@ impl World {
         }
         match next {
             Next::GoOn => self.queues(daemon, id),
-            Next::Wait(wait) if self.daemons[daemon].term.as_ref().is_some_and(|term| !term.is_over) => {
-                self.after(daemon, wait, Doing::Again(id));
+            Next::Wait(wait) => {
+                let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
+                match is_over || self.polling(daemon).brake.is_on() {
+                    true => self.repeats(daemon, id),
+                    false => self.after(daemon, wait, Doing::Repeat(id)),
+                }
             }
-            Next::Wait(_) => self.queues(daemon, id),
             Next::StopApp(failure) => {
                 self.polling(daemon)
                     .polls
@@ -170,12 +233,17 @@ impl World {
                 self.queues(daemon, id);
             }
         }
+        self.gives_turns_if_on(daemon);
+        if wakes {
+            self.wake_in(daemon, Duration::ZERO);
+        }
     }
 
     /// No attempt starts any more.
     pub fn stops_polls(&mut self, daemon: usize) {
         let polling = self.polling(daemon);
         polling.waiting.clear();
+        polling.awaiting_turn.clear();
         let idle: Vec<u64> = polling.polls.iter().filter(|poll| poll.1.grant.is_none()).map(|poll| *poll.0).collect();
         idle.into_iter().for_each(|id| self.queues(daemon, id));
     }

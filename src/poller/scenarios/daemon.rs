@@ -4,14 +4,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    database::Fence,
+    database::{Fence, wall},
     operation::{Reply, Request},
     plan::{Micros, SECOND},
     polling::Polling,
     world::{Doing, Event, World},
     writing::Writing,
 };
-use crate::lease::{Contender, LOOK_EVERY, RENEW_EVERY, Verdict};
+use crate::{
+    clock::{DatabaseClock, Reading},
+    lease::{Contender, LOOK_EVERY, RENEW_EVERY, Verdict},
+};
 
 /// As `term::ASK_AGAIN`, `term::GRACE_FOR_POLLS` and `term::GRACE_FOR_FLUSH` have it.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -31,6 +34,8 @@ pub(super) struct Daemon {
     /// It is to stand still for so long from its next permit on.
     pub pauses_at_permit: Option<Micros>,
     pub wall_offset: i64,
+    /// What it knows of the database's clock.
+    pub clock: DatabaseClock,
     pub contender: Contender,
     pub term_number: u32,
     pub term: Option<Term>,
@@ -61,6 +66,7 @@ impl Daemon {
             paused_until: 0,
             pauses_at_permit: None,
             wall_offset: 0,
+            clock: DatabaseClock::default(),
             contender: Contender::default(),
             term_number: 0,
             term: None,
@@ -126,6 +132,8 @@ impl World {
             Doing::Wake => self.wakes(daemon),
             Doing::Turn => self.takes_turns(daemon),
             Doing::Again(poll) => self.queues(daemon, poll),
+            Doing::Repeat(poll) => self.repeats(daemon, poll),
+            Doing::GiveTurns => self.gives_turns(daemon),
             Doing::Send(poll) => self.sends(daemon, poll),
             Doing::Ended(poll, heard) => self.hears(daemon, poll, heard),
             Doing::Gathered => self.gathered(daemon),
@@ -140,8 +148,13 @@ impl World {
     }
 
     fn told(&mut self, daemon: usize, request: Request, reply: Reply, asked_at: Micros) {
+        if let Reply::Row(_, time) | Reply::IsHeld(_, time) = &reply {
+            let (wall, answered_at) = (wall(self.now, self.daemons[daemon].wall_offset), self.instant());
+            let asked_at = answered_at - Duration::from_micros(self.now - asked_at);
+            self.daemons[daemon].clock.learn(Reading { asked_at, answered_at, database: *time }, wall);
+        }
         match (request, reply) {
-            (Request::Look, Reply::Row(row)) => {
+            (Request::Look, Reply::Row(row, _)) => {
                 let now = self.instant();
                 let own = Daemon::name(daemon, self.daemons[daemon].life);
                 let mut contender = std::mem::take(&mut self.daemons[daemon].contender);
@@ -177,8 +190,7 @@ impl World {
 
     fn begins_term(&mut self, daemon: usize, epoch: i64, asked_at: Micros) {
         let asked_at = self.instant() - Duration::from_micros(self.now - asked_at);
-        let (limit, allowance, now) = (self.plan.limit, self.plan.allowance, self.instant());
-        let (polling, writing) = (Polling::new(limit, allowance, self.plan.batch_size, now), Writing::default());
+        let (polling, writing) = (Polling::new(&self.plan, self.instant()), Writing::default());
         self.tally.terms += 1;
         let held = &mut self.daemons[daemon];
         held.contender.holds(epoch, asked_at);
@@ -212,11 +224,11 @@ impl World {
         term.is_renewing = false;
         let has_ended = term.has_ended;
         match reply {
-            Reply::IsHeld(true) => {
+            Reply::IsHeld(true, _) => {
                 held.contender.holds(term.epoch, asked_at);
                 self.after(daemon, RENEW_EVERY, Doing::Renew);
             }
-            Reply::IsHeld(false) => {
+            Reply::IsHeld(false, _) => {
                 term.is_held = false;
                 held.contender.lost();
                 self.ends_term(daemon);

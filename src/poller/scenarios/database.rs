@@ -259,6 +259,26 @@ impl Database {
         slots
     }
 
+    /// As `store::slotting` has it: splits a slot that is larger than `size`. Returns the slots that were made, and when they are
+    /// due.
+    pub fn split(&mut self, slot: SlotKey, size: usize) -> Vec<(SlotKey, Timestamp)> {
+        let Some(row) = self.slots.get_mut(&slot) else { return vec![] };
+        row.version += 1;
+        let surplus = row.messages.split_off(size.min(row.messages.len()));
+        let row = SlotRow { messages: vec![], ..row.clone() };
+        let mut made = Vec::new();
+        for part in surplus.chunks(size) {
+            self.last_slot += 1;
+            let key = SlotKey { slot_id: self.last_slot, ..slot };
+            for message in part {
+                self.messages.get_mut(&(slot.group_key, message.seq)).unwrap().slot_id = Some(key);
+            }
+            made.push((key, row.next_poll_at));
+            self.slots.insert(key, SlotRow { messages: part.to_vec(), ..row.clone() });
+        }
+        made
+    }
+
     /// As `store::upkeep` has it: the slots of groups that have changed, which are due at once, and a slot of each group whose
     /// time for a probe has come.
     pub fn changed_and_to_probe(&mut self, now: Timestamp) -> (Vec<(SlotKey, Timestamp)>, Vec<SlotKey>) {

@@ -26,6 +26,8 @@ pub(super) enum Flaw {
     Message(GroupKey, MsgSeq, Symptom),
     /// Calls for more messages than so many are refused with this code.
     LargeBatch(usize, i64),
+    /// The tables refuse what is to be stored of the group's slots.
+    Unstorable(GroupKey),
 }
 
 impl Flaw {
@@ -42,7 +44,7 @@ impl Flaw {
     /// Whether the message itself can't be observed.
     pub fn is_of(self, (group, seq): (GroupKey, MsgSeq)) -> bool {
         match self {
-            Self::Group(bad, _) => bad == group,
+            Self::Group(bad, _) | Self::Unstorable(bad) => bad == group,
             Self::Message(bad, bad_seq, _) => (bad, bad_seq) == (group, seq),
             Self::LargeBatch(..) => false,
         }
@@ -51,7 +53,7 @@ impl Flaw {
     /// Whether the message may be in calls that fail until it is known what is to blame.
     pub fn is_near(self, group: GroupKey) -> bool {
         match self {
-            Self::Group(..) => false,
+            Self::Group(..) | Self::Unstorable(_) => false,
             Self::Message(bad, ..) => bad == group,
             Self::LargeBatch(..) => true,
         }
@@ -68,7 +70,7 @@ pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usi
         let most_bad = (groups.len() / 2).max(1);
         let group = random.usize(0..most_bad);
         let key = GroupKey::try_from(group + 1).unwrap();
-        match random.u8(0..10) {
+        match random.u8(0..11) {
             0..4 => {
                 let symptom = of_group(random);
                 flaws.push((from, Flaw::Group(key, symptom)));
@@ -77,7 +79,8 @@ pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usi
                 let seq = i64::try_from(random.usize(1..=groups[group].max(1))).unwrap();
                 flaws.push((from, Flaw::Message(key, MsgSeq::try_from(seq).unwrap(), of_message(random))));
             }
-            8 => flaws.push((from, Flaw::LargeBatch((batch_size / 2).max(1), [10004, 10018][random.usize(..2)]))),
+            8 => flaws.push((from, Flaw::Unstorable(key))),
+            9 => flaws.push((from, Flaw::LargeBatch((batch_size / 2).max(1), [10004, 10018][random.usize(..2)]))),
             _ => {
                 let symptom = of_group(random);
                 let bad = 1..=GroupKey::try_from(most_bad).unwrap();
@@ -85,12 +88,20 @@ pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usi
             }
         }
     }
+    // Refused signatures are punished, so few probes are made: a second group with such a code would be taken for the app.
+    let of_signature = flaws.iter_mut().filter_map(|(_, flaw)| match flaw {
+        Flaw::Group(_, symptom @ Symptom::Code(70_003 | 70_050)) => Some(symptom),
+        _ => None,
+    });
+    of_signature.skip(1).for_each(|symptom| *symptom = Symptom::Code(60_003));
     flaws
 }
 
 fn of_group(random: &mut fastrand::Rng) -> Symptom {
     const CODES: [i64; 9] = [10002, 60008, 99999, -1, 10007, 10010, 10015, 10004, 10062];
-    match random.u8(0..10) {
+    const CODES_OF_APP: [i64; 5] = [10026, 60003, 60021, 70003, 70050];
+    match random.u8(0..13) {
+        10.. => Symptom::Code(CODES_OF_APP[random.usize(..CODES_OF_APP.len())]),
         0 => Symptom::Status([500, 502, 404][random.usize(..3)]),
         1 => Symptom::Garbage,
         2 => Symptom::Hang,

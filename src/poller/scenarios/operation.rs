@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use super::{
     daemon::Daemon,
     database::{Fence, Numbered, wall},
+    flaw::Flaw,
     plan::{Fault, LEASE_PATIENCE, MILLISECOND, Micros, PATIENCE, SECOND},
     world::{Address, Doing, Event, World},
 };
 use crate::{
     domain::Timestamp,
     lease::LeaseRow,
-    slot::{Slot, SlotKey, StoredDue},
+    recording::pause,
+    slot::{GroupKey, Slot, SlotKey, StoredDue},
     store::Committed,
 };
 
@@ -40,9 +42,9 @@ pub(super) struct Slotted {
 /// What the database says to it.
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
-    Row(Option<LeaseRow>),
+    Row(Option<LeaseRow>, Timestamp),
     Taken(Option<i64>),
-    IsHeld(bool),
+    IsHeld(bool, Timestamp),
     Released,
     Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
     Slotted(Slotted),
@@ -89,15 +91,15 @@ impl World {
     }
 
     pub fn at_database(&mut self, from: Address, request: &Request, fence: Option<&Fence>) -> Reply {
-        let (now, batch_size) = (wall(self.now, self.database.clock_offset), self.plan.batch_size);
+        let now = wall(self.now, self.database.clock_offset);
         let database = &mut self.database;
         let is_held = fence.is_some_and(|fence| database.holds(fence));
         match request {
-            Request::Look => Reply::Row(database.look()),
+            Request::Look => Reply::Row(database.look(), now),
             Request::Take(seen) => {
                 Reply::Taken(database.take(&Daemon::name(from.daemon, from.life), seen.as_ref(), now))
             }
-            Request::Renew => Reply::IsHeld(fence.is_some_and(|fence| database.renew(fence, now))),
+            Request::Renew => Reply::IsHeld(fence.is_some_and(|fence| database.renew(fence, now)), now),
             Request::Release => {
                 fence.into_iter().for_each(|fence| database.release(fence, now));
                 Reply::Released
@@ -109,17 +111,36 @@ impl World {
             Request::Read(slots, _) => Reply::Slots(database.read(slots)),
             Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
             Request::Slot => {
-                let now = wall(self.now, self.daemons[from.daemon].wall_offset);
                 let (changed, probes) = database.changed_and_to_probe(now);
-                let joined = database.slot_new_messages(batch_size, &self.cadences, now);
+                let (now, size) = (self.clocks(from.daemon).time, self.slot_size(from.daemon));
+                let joined = self.database.slot_new_messages(size, &self.cadences, now);
                 Reply::Slotted(Slotted { changed, probes, joined })
             }
             Request::ReadAgain(slots) => Reply::Slots(database.read(slots)),
             Request::Flush(polls) => {
-                let (committed, changed) = database.flush(polls);
+                let (refused, taken): (Vec<Numbered>, Vec<Numbered>) =
+                    polls.iter().cloned().partition(|poll| self.is_unstorable(poll.kept.recording.slot.group_key));
+                let (mut committed, changed) = self.database.flush(&taken);
+                refused.iter().for_each(|poll| committed.extend(self.sets_aside(from.daemon, poll)));
                 Reply::Committed(committed, changed)
             }
         }
+    }
+
+    pub fn is_unstorable(&self, group: GroupKey) -> bool {
+        self.plan.flaws.iter().any(|(from, flaw)| *from <= self.now && *flaw == Flaw::Unstorable(group))
+    }
+
+    /// Mirrors `Recorder::attempt` for a slot whose row is refused: it waits as after failed polls, as far as the daemon knows.
+    fn sets_aside(&mut self, daemon: usize, poll: &Numbered) -> Vec<Committed> {
+        // What it sets aside is looked for as what it stores is, so it is there once however often it is tried.
+        self.database.stored.insert(poll.id, 1);
+        let (now, recording) = (self.clocks(daemon).time, &poll.kept.recording);
+        let Some(term) = &mut self.daemons[daemon].term else { return vec![] };
+        let refusals = term.polling.refusals.entry(recording.slot).or_default();
+        *refusals += 1;
+        let due = recording.next_poll_at.max(now + pause(*refusals));
+        poll.kept.slots().map(|slot| Committed::PutOff(slot, due)).collect()
     }
 
     /// Whether the database fails, or has until just now: what was asked meanwhile still waits in vain.

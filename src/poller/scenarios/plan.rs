@@ -80,11 +80,12 @@ impl Fault {
         is_of_answers || matches!(self, Unreachable | RequestsHeld | AnswersHeld)
     }
 
-    /// Whether the service refuses the app as such.
+    /// Whether the service refuses the app as such, or every group and every message.
     pub fn refuses_app(self) -> bool {
+        use Class::{AppFault, GroupFault, SignAgain, Split, Wait};
         match self {
             Self::Code(code) | Self::SomeCode(code) => {
-                matches!(Class::of_code(code), Class::AppFault | Class::Wait | Class::SignAgain)
+                matches!(Class::of_code(code), AppFault | Wait | SignAgain | GroupFault | Split)
             }
             _ => false,
         }
@@ -100,6 +101,8 @@ pub(super) struct Plan {
     pub batch_size: usize,
     pub cadence: Duration,
     pub daemons: usize,
+    /// Maximum number of polls at a time.
+    pub max_in_flight: usize,
     /// Whether more is due than the limit carries.
     pub is_busy: bool,
     /// Whether the daemons run on one machine, so that one can see that another has ended.
@@ -133,7 +136,7 @@ impl Plan {
         plan.flaws = flaw::draw(&mut random, &plan.groups, plan.batch_size);
         // A minute in which nothing works at all.
         if random.u8(0..4) == 0 {
-            let all = [10002, 10004].map(Fault::Code).into_iter().chain([
+            let all = [10002, 10004, 10010].map(Fault::Code).into_iter().chain([
                 Fault::Status(502),
                 Fault::Hang,
                 Fault::Unreachable,
@@ -162,26 +165,14 @@ impl Plan {
         for _ in 0..random.usize(0..=6) {
             faults.push(fault(&mut random, limit, daemons, groups.len(), batch_size));
         }
-        // A next due time that was stored by a clock that was far ahead is believed when it is read back: until that is told
-        // apart, only the clock of a daemon that need not read it again, and is not stopped while it reads, is set far.
-        let reads_back = |fault: Fault| {
-            let is_late = fault.is_of_database() && fault != Fault::DatabaseDown;
-            is_late || matches!(fault, Fault::Kill(_) | Fault::Stop(_) | Fault::Pause(_))
-        };
-        if daemons > 1 || faults.iter().any(|(_, fault, _)| reads_back(*fault)) {
-            for (_, fault, _) in &mut faults {
-                if let Fault::Clock(_, step) = fault {
-                    *step %= 1_500;
-                }
-            }
-        }
-        // A lease that seems over by the clock of the database is taken after it stood still for three seconds. A holder
-        // that does not get to renew it for so long, just when that clock leaps ahead, would not know yet.
-        let holds_up = |fault: Fault| fault.is_of_database() || matches!(fault, Fault::Pause(_));
-        if faults.iter().any(|(_, fault, _)| holds_up(*fault)) {
+        // What is due some time after a poll that told nothing, or was never polled, is due later by as much as the database's clock
+        // was set back since, if it is read again.
+        let reads_back =
+            |fault: Fault| fault.is_of_database() || matches!(fault, Fault::Kill(_) | Fault::Stop(_) | Fault::Pause(_));
+        if faults.iter().any(|(_, fault, _)| reads_back(*fault)) {
             for (_, fault, _) in &mut faults {
                 if let Fault::DatabaseClock(step) = fault {
-                    *step = (*step).min(300);
+                    *step = (*step).max(-1_500);
                 }
             }
         }
@@ -195,6 +186,7 @@ impl Plan {
             batch_size,
             cadence,
             daemons,
+            max_in_flight: 60,
             is_busy,
             one_machine,
             groups,

@@ -9,20 +9,20 @@ use std::{
 use chrono::TimeDelta;
 
 use super::{
-    database::Numbered,
+    database::{Numbered, wall},
     operation::{Reply, Request, Slotted},
-    plan::Micros,
+    plan::{Micros, Plan},
     world::{Doing, World},
 };
 use crate::{
     chat::Failure,
     clock::Moment,
-    domain::Timestamp,
     pacing::{Grant, Pacer},
     poller::{
         ahead::Ahead,
         asking::Asking,
         batch_limit::BatchLimit,
+        brake::Brake,
         call::{Pass, judge},
         failing::{self, FailingCalls},
         gate::{Admission, Gate, Place},
@@ -35,14 +35,15 @@ use crate::{
     store::Committed,
 };
 
-/// The most polls at a time.
-pub(super) const MAX_IN_FLIGHT: usize = 60;
-
 pub(super) struct Polling {
+    max_in_flight: usize,
     pub pacer: Pacer,
     pub gate: Gate,
+    pub brake: Brake,
     pub outcomes: Outcomes,
     pub failing: FailingCalls,
+    /// Polls of slots that fail that wait for their turn, in order.
+    pub awaiting_turn: VecDeque<u64>,
     pub limit: BatchLimit,
     pub schedule: Schedule,
     /// Slots with which quarantined groups may be tried, and those of them that are read just now.
@@ -51,8 +52,8 @@ pub(super) struct Polling {
     pub polls: BTreeMap<u64, Polled>,
     /// Polls that wait for a permit, in order.
     pub waiting: VecDeque<u64>,
-    /// The poll of each attempt under way, and when that was sent by both clocks.
-    pub under_way: BTreeMap<u64, (u64, Micros, Timestamp)>,
+    /// The poll of each attempt under way, and when that was sent.
+    pub under_way: BTreeMap<u64, (u64, Micros)>,
     last_id: u64,
     is_reading: bool,
     ahead: Ahead,
@@ -63,6 +64,8 @@ pub(super) struct Polling {
     has_paged: bool,
     wakes_at: Option<Micros>,
     put_off: HashMap<GroupKey, HashSet<SlotKey>>,
+    /// Mirrors `Recorder::refusals`.
+    pub refusals: HashMap<SlotKey, i32>,
     looks_ahead: bool,
     pub turn_at: Option<Micros>,
 }
@@ -78,17 +81,29 @@ pub(super) struct Polled {
     /// When the last attempt was sent.
     pub sent: Instant,
     pub has_started: bool,
-    /// Whether it has a turn of slots that fail for its next call.
-    pub has_turn: bool,
+    /// Whether it was started while the brake was on.
+    pub is_let_through: bool,
+    /// Its turn of slots that fail, if it has one for its next call or the one under way.
+    pub turn: Option<Turn>,
+}
+
+/// Mirrors `failing::Turn`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub sent: Option<Instant>,
 }
 
 impl Polling {
-    pub fn new(limit: u32, allowance: Duration, batch_size: usize, now: Instant) -> Self {
+    pub fn new(plan: &Plan, now: Instant) -> Self {
+        let Plan { limit, allowance, batch_size, max_in_flight, .. } = *plan;
         Self {
+            max_in_flight,
             pacer: Pacer::new(limit, allowance, now),
             gate: Gate::default(),
+            brake: Brake::new(limit),
             outcomes: Outcomes::default(),
             failing: FailingCalls::new(limit, allowance),
+            awaiting_turn: VecDeque::new(),
             limit: BatchLimit::new(batch_size, now),
             schedule: Schedule::new(now),
             probes: BTreeSet::new(),
@@ -104,6 +119,7 @@ impl Polling {
             has_paged: false,
             wakes_at: None,
             put_off: HashMap::new(),
+            refusals: HashMap::new(),
             looks_ahead: false,
             turn_at: None,
         }
@@ -139,33 +155,32 @@ impl Polling {
 
     /// Mirrors `Poller::claim`.
     fn claim(&mut self, room: usize, now: Now) -> Vec<SlotKey> {
-        self.claimed_probes.clear();
-        while self.claimed_probes.len() < room.div_ceil(2)
-            && let Some(slot) = self.probes.pop_first()
-        {
-            if self.schedule.claim_unknown(slot) {
-                self.claimed_probes.push(slot);
-            }
-        }
-        let due = self.schedule.claim_due(room - self.claimed_probes.len(), self.failing_room(), now);
+        let free = self.probes.iter().copied().filter(|slot| self.schedule.claim_unknown(*slot));
+        self.claimed_probes = free.take(room.div_ceil(2)).collect();
+        self.claimed_probes.iter().for_each(|slot| _ = self.probes.remove(slot));
+        let room = room - self.claimed_probes.len();
+        let due = match self.brake.is_on() {
+            true => self.schedule.claim_drawn(room, fastrand::f64, now),
+            false => self.schedule.claim_due(room, self.failing_room(), now),
+        };
         self.claimed_probes.iter().copied().chain(due).collect()
     }
 
     fn failing_room(&self) -> usize {
         let failing = self.polls.values().filter(|poll| poll.slot.failures > 0).count();
-        failing::places(MAX_IN_FLIGHT).saturating_sub(failing)
+        failing::places(self.max_in_flight).saturating_sub(failing)
     }
 
     fn room(&self, ahead: usize) -> usize {
         let not_started = self.polls.values().filter(|poll| !poll.has_started && poll.slot.failures == 0).count();
-        MAX_IN_FLIGHT.saturating_sub(self.polls.len()).min(ahead.saturating_sub(not_started))
+        self.max_in_flight.saturating_sub(self.polls.len()).min(ahead.saturating_sub(not_started))
     }
 }
 
 impl Polled {
     /// Whether its calls count as those of a slot that fails.
     pub fn is_limited(&self) -> bool {
-        self.slot.failures > 0 && self.pass == Pass::None
+        self.slot.failures > 0 && self.pass == Pass::None && !self.is_let_through
     }
 }
 
@@ -248,7 +263,7 @@ impl World {
         if polling.wakes_at.take_if(|at| *at <= now).is_none() || term.is_over || polling.is_reading {
             return;
         }
-        let ahead = polling.ahead.polls(polling.pacer.rate(clocks.monotonic), MAX_IN_FLIGHT);
+        let ahead = polling.ahead.polls(polling.pacer.rate(clocks.monotonic), polling.max_in_flight);
         let room = polling.room(ahead);
         if room < ahead.div_ceil(2) {
             return self.wake_in(daemon, COME_ROUND);
@@ -263,6 +278,14 @@ impl World {
         for slot in polling.gate.take_freed().iter().filter_map(|group| polling.put_off.remove(group)).flatten() {
             polling.schedule.bring_forward(slot, clocks.time, clocks);
         }
+        polling.brake.has_slots(polling.schedule.len());
+        let room = match polling.brake.room(clocks.monotonic) {
+            Ok(most) => room.min(most),
+            Err(again_at) => {
+                let wait = again_at.saturating_duration_since(clocks.monotonic).min(COME_ROUND);
+                return self.wake_in(daemon, wait);
+            }
+        };
         let is_probe = match polling.gate.admit(clocks.monotonic) {
             Admission::Open => false,
             Admission::Probe => true,
@@ -306,8 +329,12 @@ impl World {
         if is_over {
             return;
         }
-        let slots = if let Reply::Slots(slots) = reply { self.merges(daemon, slots, &mut claimed) } else { None };
-        let Some(slots) = slots else {
+        let slots = match reply {
+            Reply::Slots(slots) => self.splits(daemon, slots, &mut claimed),
+            _ => None,
+        };
+        let slots = slots.and_then(|slots| self.merges(daemon, slots, &mut claimed));
+        let Some(mut slots) = slots else {
             let polling = self.polling(daemon);
             claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.time, clocks));
             if is_probe {
@@ -317,6 +344,10 @@ impl World {
         };
         let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
+        if is_probe {
+            let gate = &self.polling(daemon).gate;
+            slots.sort_by_key(|slot| gate.holds(slot.key.group_key));
+        }
         for slot in slots {
             missing.remove(&slot.key);
             slot.absorbs.iter().for_each(|other| _ = missing.remove(&other.key));
@@ -347,8 +378,13 @@ impl World {
             let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
             let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
             let (grant, refusal, sent) = (None, None, clocks.monotonic);
-            let (has_started, has_turn) = (false, false);
-            polling.polls.insert(id, Polled { slot, asking, grant, pass, refusal, sent, has_started, has_turn });
+            let is_let_through = !slot.messages.is_empty() && polling.brake.is_on();
+            if is_let_through {
+                polling.brake.starts(clocks.monotonic);
+            }
+            let (has_started, turn) = (false, None);
+            let poll = Polled { slot, asking, grant, pass, refusal, sent, has_started, is_let_through, turn };
+            polling.polls.insert(id, poll);
             self.queues(daemon, id);
         }
         let polling = self.polling(daemon);
@@ -365,44 +401,15 @@ impl World {
         self.wake_in(daemon, Duration::from_millis(u64::from(is_probe)));
     }
 
-    /// Mirrors `poller::contents`. `None` if the database fails meanwhile.
-    fn merges(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Option<Vec<Slot>> {
-        let (batch_size, clocks) = (self.plan.batch_size, self.clocks(daemon));
-        let is_thin =
-            |slot: &&Slot| !slot.messages.is_empty() && slot.messages.len() <= batch_size / 2 && slot.failures == 0;
-        let thin: Vec<SlotKey> = slots.iter().filter(is_thin).map(|slot| slot.key).collect();
-        for id in thin {
-            let free = |slots: &[Slot], id| slots.iter().position(|slot| slot.key == id && slot.absorbs.is_none());
-            let Some(at) = free(&slots, id) else { continue };
-            let Some(other) = self.database.merge_candidate(&slots[at], batch_size) else { continue };
-            let absorbed = if let Some(at) = free(&slots, other) {
-                Some(slots.remove(at))
-            } else if self.polling(daemon).schedule.claim(other) {
-                claimed.push(other);
-                if self.database_fault().is_some() && self.random.bool() {
-                    return None;
-                }
-                self.database.read(&[other]).pop()
-            } else {
-                None
-            };
-            let Some(absorbed) = absorbed else { continue };
-            match slots.iter_mut().find(|slot| slot.key == id) {
-                Some(slot) if slot.may_absorb(&absorbed, batch_size) => slot.absorb(absorbed),
-                _ => {
-                    claimed.retain(|slot| *slot != absorbed.key);
-                    self.polling(daemon).schedule.give_back(absorbed.key, clocks);
-                }
-            }
-        }
-        Some(slots)
-    }
-
     /// Mirrors the end of the task in `Poller::spawn`, and `poller::claim`.
     pub fn poll_has_ended(&mut self, daemon: usize, id: u64) {
         let clocks = self.clocks(daemon);
         let polling = self.polling(daemon);
-        let Some(Polled { slot, asking, pass, refusal, sent, .. }) = polling.polls.remove(&id) else { return };
+        let Some(poll) = polling.polls.remove(&id) else { return };
+        let Polled { slot, asking, pass, refusal, sent, is_let_through, .. } = poll;
+        if is_let_through {
+            polling.brake.ended();
+        }
         let mut poll = asking.into_poll();
         poll.others = poll.others.until(polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic));
         polling.limit.learn(&poll, clocks.monotonic);
@@ -412,8 +419,9 @@ impl World {
             back.push(slot.key);
         } else {
             self.promises.polled(&slot, &poll, self.now);
-            // Its clock is set at any time: so it is in doubt, and polls rise all the same.
-            let now = Moment { time: clocks.time, is_doubted: true };
+            let wall = wall(self.now, self.daemons[daemon].wall_offset);
+            let is_doubted = self.daemons[daemon].clock.doubt(wall, clocks.monotonic).is_some();
+            let now = Moment { time: clocks.time, is_doubted };
             let kept = Kept::of(slot, poll, self.cadences.clone(), KeepSnapshots::Changes, now);
             let recording = &kept.recording;
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));

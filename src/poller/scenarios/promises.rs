@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{
     costs::Costs,
     plan::{Micros, Plan, SECOND},
-    polling::MAX_IN_FLIGHT,
     world::World,
 };
 use crate::{
@@ -198,7 +197,7 @@ impl World {
         let terms = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
         let unwritten = terms.map(|term| term.writing.unwritten().len()).max().unwrap_or(0);
         // 6. What a flush can hold up: ten seconds of polls, and those under way.
-        let most = MAX_IN_FLIGHT + 12 * self.plan.limit as usize;
+        let most = self.plan.max_in_flight + 12 * self.plan.limit as usize;
         if unwritten > most {
             self.promises.breaks(|| format!("{unwritten} recordings wait to be written"));
         }

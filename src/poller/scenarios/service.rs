@@ -49,6 +49,9 @@ impl World {
     pub fn at_service(&mut self, from: Address, attempt: u64, group: GroupKey, batch: &[MsgSeq]) {
         self.tell(|| format!("service {} attempt {attempt} group {group} {batch:?}", from.daemon));
         self.promises.arrived(self.now);
+        if self.is_unstorable(group) {
+            self.promises.failed(self.now);
+        }
         let faults: Vec<Fault> = self.faults().filter(|fault| fault.is_of_service()).collect();
         let Some((http_status, outcome)) = self.answer(group, batch, &faults) else { return };
         let latency = match faults.contains(&Fault::Slow) {

@@ -37,6 +37,8 @@ pub(super) enum Doing {
     Tick,
     Turn,
     Again(u64),
+    Repeat(u64),
+    GiveTurns,
     Send(u64),
     Ended(u64, Heard),
     Gathered,
@@ -121,7 +123,7 @@ impl World {
             plan,
         };
         world.database.clocks_are_right =
-            !world.plan.faults.iter().any(|(_, fault, _)| matches!(fault, Fault::Clock(..)));
+            !world.plan.faults.iter().any(|(_, fault, _)| matches!(fault, Fault::DatabaseClock(_)));
         for (group, count) in (1..).zip(world.plan.groups.clone()) {
             world.database.watch(group, count, wall(0, 0));
         }
@@ -243,9 +245,11 @@ impl World {
         self.plan.faults.iter().filter(is_on).map(|(_, fault, _)| *fault)
     }
 
-    /// The clocks as a daemon reads them.
+    /// The database's clock and the one that nobody sets, as a daemon reads them.
     pub fn clocks(&self, daemon: usize) -> Now {
-        Now { time: wall(self.now, self.daemons[daemon].wall_offset), monotonic: self.instant() }
+        let (monotonic, daemon) = (self.instant(), &self.daemons[daemon]);
+        let time = daemon.clock.at(monotonic).unwrap_or_else(|| wall(self.now, daemon.wall_offset));
+        Now { time, monotonic }
     }
 
     pub fn instant(&self) -> Instant {
