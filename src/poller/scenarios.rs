@@ -82,6 +82,12 @@ fn one_bad_thing_costs_only_what_it_touches() {
 }
 
 #[test]
+fn many_groups_that_fail_hold_up_no_other_when_a_daemon_starts() {
+    let outcome = live(&Plan::of_cold_start(1));
+    assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
+
+#[test]
 fn one_seed_is_always_the_same_life() {
     for seed in 1..20 {
         for plan in [Plan::of(seed), Plan::with_flaws(seed)] {

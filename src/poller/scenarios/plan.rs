@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::flaw::{self, Flaw};
+use super::flaw::{self, Flaw, Symptom};
 use crate::chat::Class;
 
 /// Microseconds of virtual time.
@@ -146,6 +146,25 @@ impl Plan {
             plan.faults.push((random.u64(0..60 * SECOND), fault, random.u64(5 * SECOND..=60 * SECOND)));
         }
         plan
+    }
+
+    /// A start at which many groups that fail are due together, before all others.
+    pub fn of_cold_start(seed: u64) -> Self {
+        let symptoms =
+            [Symptom::Code(10002), Symptom::Code(99999), Symptom::Status(502), Symptom::Garbage, Symptom::Hang];
+        let flaws = (1..=60).zip(symptoms.into_iter().cycle());
+        Self {
+            limit: 40,
+            batch_size: 1,
+            cadence: Duration::from_secs(10),
+            daemons: 1,
+            max_in_flight: 80,
+            is_busy: false,
+            groups: vec![1; 260],
+            faults: vec![],
+            flaws: flaws.map(|(group, symptom)| (0, Flaw::Group(group, symptom))).collect(),
+            ..Self::of(seed)
+        }
     }
 
     pub fn of(seed: u64) -> Self {
