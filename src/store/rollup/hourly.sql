@@ -44,9 +44,16 @@ WITH reckoned AS MATERIALIZED (
                 AND s.unread_num IS NOT NULL
             ORDER BY s.polled_at DESC LIMIT 1
         ) END) AS unread
-        FROM receiptd.message_state m
-        WHERE (m.state = 'active' OR m.closed_at >= $3) AND m.first_polled_at < $3
-            AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7) GROUP BY m.group_key
+        FROM (
+            SELECT s.group_key, e.msg_seq, e.unread_num, e.first_polled_at, e.last_changed_at
+            FROM receiptd.poll_slots s
+            CROSS JOIN LATERAL unnest(s.msg_seqs, s.unread_num, s.first_polled_at, s.changed_at)
+                AS e (msg_seq, unread_num, first_polled_at, last_changed_at)
+            UNION ALL
+            SELECT group_key, msg_seq, unread_num, first_polled_at, last_changed_at
+            FROM receiptd.watched_messages WHERE slot_id IS NULL AND (state = 'active' OR closed_at >= $3)
+        ) m
+        WHERE m.first_polled_at < $3 AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7) GROUP BY m.group_key
     ) alive USING (group_key)
     LEFT JOIN (
         SELECT group_key, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
