@@ -73,7 +73,8 @@ COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it sev
 COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read it then.';
 
 -- Read most, and so not from message_state: of a message in a slot all of this is in the slot, so that the row of a slot tells of
--- 50 messages, and none of their own is read. Each branch is joined to the groups by itself, so that a filter by group reaches
+-- 50 messages, and none of their own is read. The price: to find one message all slots of its group are opened. message_state and
+-- message_milestones find it by its key. Each branch is joined to the groups by itself, so that a filter by group reaches
 -- either by its index. A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or
 -- not: hence the SELECT around them.
 CREATE VIEW receiptd.latest_receipts AS
@@ -445,10 +446,12 @@ CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step inter
 RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision)
 LANGUAGE sql STABLE AS $$
     WITH message AS (
-        -- The answer that first showed the last counts arrived after its attempt was sent.
-        SELECT group_key, msg_seq, sent_at, first_polled_at, greatest(known_until, last_changed_at) AS known_until
-        FROM receiptd.latest_receipts l
-        WHERE l.group_id = $1 AND l.msg_seq = $2 AND l.sdk_app_id = coalesce($4, l.sdk_app_id)
+        -- The answer that first showed the last counts arrived after its attempt was sent. Not from latest_receipts, which would
+        -- open all slots of the group for one message.
+        SELECT group_key, l.msg_seq, l.sent_at, l.first_polled_at, greatest(l.known_until, l.last_changed_at) AS known_until
+        FROM receiptd.watched_groups g
+        JOIN receiptd.message_milestones l USING (group_key)
+        WHERE g.group_id = $1 AND l.msg_seq = $2 AND g.sdk_app_id = coalesce($4, g.sdk_app_id)
     ), points AS (
         -- In UTC, where every day has 24 hours.
         SELECT m.group_key, m.sent_at, s.at AT TIME ZONE 'UTC' AS at, NULL::integer AS read_num, NULL::integer AS unread_num,

@@ -162,7 +162,7 @@ impl Store {
             let message = query_as(
                 "SELECT l.msg_seq, l.state, m.slot_id, l.sent_at, l.read_num, l.unread_num, l.receipt_code, l.last_changed_at,
                     l.known_until, l.closed_at
-                 FROM receiptd.latest_receipts l
+                 FROM receiptd.message_state l
                  JOIN receiptd.watched_messages m ON m.group_key = l.group_key AND m.msg_seq = l.msg_seq
                  WHERE l.group_key = $1 AND l.msg_seq = $2",
             )
