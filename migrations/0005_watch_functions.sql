@@ -276,6 +276,9 @@ BEGIN
             WHERE p.group_key = key AND p.slot_id = ANY (slots) GROUP BY p.slot_id
         ) k
         WHERE s.group_key = key AND s.slot_id = k.slot_id;
+    -- A group that is not polled has no such poll: its empty slots go when it is rescheduled.
+    UPDATE receiptd.watched_groups g SET reschedule = true
+        WHERE removed > 0 AND g.group_key = key AND g.state <> 'active' AND NOT g.reschedule;
     RETURN removed;
 END
 $$;

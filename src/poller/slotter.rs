@@ -94,14 +94,14 @@ impl Slotter {
         pack(fresh, open, self.poller.slot_size(), &self.cadences, self.store.clock().now())
     }
 
-    /// When a slot of a group is due whose cadence or state has changed; `None` for a slot without messages.
-    fn due(&self, slot: &Slot, now: Timestamp) -> Option<Timestamp> {
+    /// When a slot of a group is due whose cadence or state has changed. One without messages is to go: that is due now.
+    fn due(&self, slot: &Slot, now: Timestamp) -> Timestamp {
         let cadence = self.cadences.of(slot.cadence.as_deref());
         let phase = Phase::of_slot(slot.key.slot_id);
         let due = |message: &crate::slot::SlotMessage| {
             cadence.due_again(phase, message.sent_at, message.known_until, slot.last_polled_at, now)
         };
-        slot.messages.iter().map(due).min()
+        slot.messages.iter().map(due).min().unwrap_or(now)
     }
 
     fn tell(&self, news: ScheduleNews) {

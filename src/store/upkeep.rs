@@ -38,7 +38,7 @@ impl Store {
     pub async fn reschedule_changed_groups(
         &self,
         left: &mut LeftBehind,
-        due: impl Fn(&Slot) -> Option<Timestamp> + Send + Sync,
+        due: impl Fn(&Slot) -> Timestamp + Send + Sync,
     ) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
         const DOING: &str = "rescheduling groups that have changed";
         let (changed, mut slots) =
@@ -53,7 +53,7 @@ impl Store {
         let mut moved = Vec::new();
         for chunk in slots.chunks(CHUNK) {
             let slots = self.read_slots(chunk).await?;
-            let due: Vec<(&Slot, Timestamp)> = slots.iter().filter_map(|slot| Some((slot, due(slot)?))).collect();
+            let due: Vec<(&Slot, Timestamp)> = slots.iter().map(|slot| (slot, due(slot))).collect();
             let keys: Vec<SlotKey> = due.iter().map(|(slot, _)| slot.key).collect();
             let mut halves = Halves::of(due);
             let before = moved.len();
@@ -170,7 +170,8 @@ impl Store {
     }
 }
 
-/// The groups that are marked, each with its version, and the slots of those that are active.
+/// The groups that are marked, each with its version, and the slots of those that are active; of the others those that are empty,
+/// which are to go.
 async fn changed_groups(
     connection: &mut Session,
     app: i64,
@@ -186,7 +187,7 @@ async fn changed_groups(
     }
     let slots = query_as(
         "SELECT s.group_key, s.slot_id FROM receiptd.poll_slots s JOIN receiptd.watched_groups g USING (group_key)
-         WHERE s.group_key = ANY ($1) AND g.state = 'active'",
+         WHERE s.group_key = ANY ($1) AND (g.state = 'active' OR s.msg_seqs = '{}')",
     )
     .bind(changed.iter().map(|(group_key, _)| *group_key).collect::<Vec<_>>())
     .fetch_all(connection)

@@ -312,6 +312,29 @@ async fn a_slot_that_its_owner_emptied_goes() {
 }
 
 #[tokio::test]
+async fn a_slot_that_its_owner_emptied_goes_though_its_group_is_not_polled() {
+    let mut rig = Rig::new().await;
+    for stop in [
+        "SELECT receiptd.pause_group(1400000000, 'g')",
+        "UPDATE receiptd.watched_groups SET state = 'quarantined', probe_at = now() + interval '1 day' WHERE group_id = 'g' RETURNING true",
+    ] {
+        rig.watch("g", 1..=3).await;
+        rig.until(ALL_POLLED).await;
+        assert!(rig.value::<bool>(stop).await, "{stop}");
+        rig.until("NOT EXISTS (SELECT FROM receiptd.watched_groups WHERE reschedule)").await;
+        // By now a poll has found that the group is not to be polled.
+        let calls = "SELECT count(*) FROM receiptd.api_calls";
+        rig.watch("other", 1..=3).await;
+        let before = rig.value::<i64>(calls).await;
+        rig.until(&format!("({calls}) >= {before} + 4")).await;
+        rig.value::<i64>("SELECT receiptd.unwatch_messages(1400000000, 'g')").await;
+        rig.value::<i64>("SELECT receiptd.unwatch_group(1400000000, 'other')").await;
+        rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 0").await;
+        rig.value::<i64>("SELECT receiptd.unwatch_group(1400000000, 'g')").await;
+    }
+}
+
+#[tokio::test]
 async fn groups_of_another_app_are_left_alone() {
     let mut rig = Rig::new().await;
     rig.value::<i64>("SELECT receiptd.watch_messages(77, 'g', '{1,2,3}')").await;
