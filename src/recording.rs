@@ -292,17 +292,25 @@ impl Recording {
         seqs.extend(self.snapshots.iter().map(|snapshot| snapshot.seq));
         seqs.sort_unstable();
         seqs.dedup();
-        let of = |seq: MsgSeq| Self {
+        (frame, seqs.into_iter().map(|seq| (seq, self.only(|of| of == seq))).collect())
+    }
+
+    /// What it says of these messages, and nothing else.
+    pub fn only(&self, is_of: impl Fn(MsgSeq) -> bool) -> Self {
+        Self {
             parts: vec![],
             group: None,
-            messages: self.messages.iter().filter(|change| change.seq == seq).cloned().collect(),
-            snapshots: self.snapshots.iter().filter(|snapshot| snapshot.seq == seq).copied().collect(),
-            milestones: self.milestones.iter().filter(|(of, _)| *of == seq).copied().collect(),
+            messages: self.messages.iter().filter(|change| is_of(change.seq)).cloned().collect(),
+            snapshots: self.snapshots.iter().filter(|snapshot| is_of(snapshot.seq)).copied().collect(),
+            milestones: self.milestones.iter().filter(|(of, _)| is_of(*of)).copied().collect(),
             attempts: vec![],
-            ..frame.clone()
-        };
-        let parts = seqs.into_iter().map(|seq| (seq, of(seq))).collect();
-        (frame, parts)
+            ..self.clone()
+        }
+    }
+
+    /// What it says of messages of which the poll told something, and nothing else.
+    fn told(self) -> Self {
+        self.only(|seq| self.messages.iter().any(|change| change.seq == seq && change.polled_at.is_some()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-const COUNTERS: [(&str, &str); 15] = [
+const COUNTERS: [(&str, &str); 16] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     ("receiptd_messages_asked_total", "Messages that attempts asked for."),
     ("receiptd_changes_total", "Receipts that differed from those before."),
@@ -33,6 +33,10 @@ const COUNTERS: [(&str, &str); 15] = [
     (
         "receiptd_set_aside_total",
         "Rows that the tables refused and that are kept in receiptd.set_aside, with the reason.",
+    ),
+    (
+        "receiptd_receipts_dropped_total",
+        "Receipts that were not stored: their messages were unwatched and then watched again or forgotten while they were polled.",
     ),
     ("receiptd_partitions_dropped_total", "Old partitions that were dropped."),
     (

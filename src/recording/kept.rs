@@ -20,6 +20,10 @@ pub struct Kept {
     pub recording: Recording,
     /// Whether its slot is gone: then only its calls, and what it says of its group, are stored.
     pub is_slot_gone: bool,
+    /// What was decided about messages that were asked for and have left since: their owner does not watch them any more.
+    pub of_unwatched: Option<Box<Recording>>,
+    /// These messages, as they were known when they were asked for.
+    unwatched: Vec<SlotMessage>,
     slot: Slot,
     poll: Poll,
     cadences: Arc<Cadences>,
@@ -74,7 +78,17 @@ impl Kept {
         let moment = moment.into();
         let cadence = cadences.of(slot.cadence.as_deref());
         let recording = Recording::of(slot.clone(), poll.clone(), cadence, keep, moment);
-        Self { recording, is_slot_gone: false, slot, poll, cadences, keep, moment }
+        Self {
+            recording,
+            is_slot_gone: false,
+            of_unwatched: None,
+            unwatched: vec![],
+            slot,
+            poll,
+            cadences,
+            keep,
+            moment,
+        }
     }
 
     /// When its first attempt was sent: by that its slot tells whether it is stored. `None` if it made none.
@@ -97,11 +111,26 @@ impl Kept {
         std::iter::once(self.recording.slot).chain(self.recording.absorbs.map(|(slot, _)| slot))
     }
 
-    /// Decides anew, on the slots as they stand now. A message that joined meanwhile was not asked for; what was told of one that
-    /// left is not kept, since its owner does not watch it any more.
+    /// What is to be written of it: of its slot, and of messages that have left that.
+    pub fn recordings(&self) -> impl Iterator<Item = &Recording> {
+        std::iter::once(&self.recording).chain(self.of_unwatched.as_deref())
+    }
+
+    /// Messages that have left since they were asked for and of which something was told: until when they were known before, and
+    /// what is known of them now.
+    pub fn unwatched(&self) -> impl Iterator<Item = (Option<Timestamp>, SlotMessage)> {
+        let changes = self.of_unwatched.iter().flat_map(|recording| &recording.messages);
+        changes.filter_map(|change| {
+            let before = self.unwatched.iter().find(|message| message.seq == change.seq)?;
+            Some((before.known_until, before.after(change)))
+        })
+    }
+
+    /// Decides anew, on the slots as they stand now. A message that joined meanwhile was not asked for. What was told of one that
+    /// left is decided on what was known of it when it was asked for.
     pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {
         let Some(mut slot) = now else {
-            self.slot.messages.clear();
+            self.unwatched.extend(self.slot.messages.drain(..).filter(|message| !message.has_joined));
             self.slot.absorbs = None;
             self.is_slot_gone = true;
             return self.decided();
@@ -117,6 +146,9 @@ impl Kept {
             asked.is_some_and(|message| !message.has_joined)
         };
         slot.messages.iter_mut().for_each(|message| message.has_joined = !was_asked(message.seq));
+        let stays = |seq: MsgSeq| slot.messages.iter().any(|message| message.seq == seq);
+        let left = self.slot.messages.drain(..).filter(|message| !message.has_joined && !stays(message.seq));
+        self.unwatched.extend(left);
         self.slot = slot;
         self.decided()
     }
@@ -124,6 +156,14 @@ impl Kept {
     fn decided(mut self) -> Anew {
         let cadence = self.cadences.of(self.slot.cadence.as_deref());
         self.recording = Recording::of(self.slot.clone(), self.poll.clone(), cadence, self.keep, self.moment);
+        // No slot tells until when these are known: so each poll that tells of them changes that.
+        let apart =
+            |message: &SlotMessage| SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() };
+        let messages: Vec<SlotMessage> = self.unwatched.iter().map(apart).collect();
+        self.of_unwatched = (!messages.is_empty()).then(|| {
+            let slot = Slot { messages, absorbs: None, ..self.slot.clone() };
+            Recording::of(slot, self.poll.clone(), cadence, self.keep, self.moment).told().into()
+        });
         Anew::Decided(Box::new(self))
     }
 

@@ -6,6 +6,7 @@
 
 mod milestones;
 mod rows;
+mod unwatched;
 
 use std::collections::HashSet;
 
@@ -13,6 +14,7 @@ use self::rows::{close_messages, drop_slots, merge_slots, part_slots};
 pub(super) use self::{
     milestones::write_milestones,
     rows::{write_calls, write_groups, write_snapshots},
+    unwatched::write_unwatched,
 };
 use super::{
     Store, StoreError,
@@ -60,6 +62,8 @@ pub(super) struct Flushed {
     pub committed: Vec<Committed>,
     /// The slots of polls of which nothing was written: somebody has changed them since they were read.
     pub changed: HashSet<SlotKey>,
+    /// How many messages left their slots while they were polled, and what was told of them could not be stored.
+    pub dropped: usize,
 }
 
 /// A poll and what it makes of its messages.
@@ -113,7 +117,9 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             let items: Vec<Item<'_>> = polls.iter().map(|kept| Item::of(kept, &[])).collect();
             let (here, changed): (Vec<&Item<'_>>, Vec<&Item<'_>>) = write_slots(database, &items).await?;
             let made = write_rows(database, &here).await?;
-            let recordings: Vec<&Recording> = here.iter().map(|item| item.recording()).collect();
+            let kept: Vec<&Kept> = here.iter().map(|item| item.kept).collect();
+            let (unwatched, dropped) = write_unwatched(database, &kept).await?;
+            let recordings: Vec<&Recording> = kept.iter().map(|kept| &kept.recording).chain(&unwatched).collect();
             write_milestones(database, &recordings).await?;
             write_groups(database, &recordings).await?;
             rows.are_ours(database).await?;
@@ -123,6 +129,7 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             Ok(Flushed {
                 committed: committed.collect(),
                 changed: changed.iter().map(|item| item.recording().slot).collect(),
+                dropped,
             })
         })
         .await

@@ -10,7 +10,7 @@ use super::{
     brief::{Brief, changed},
     flush::{
         Committed, Flushed, Item, committed, oldest, write_calls, write_groups, write_milestones, write_rows,
-        write_slots, write_snapshots,
+        write_slots, write_snapshots, write_unwatched,
     },
     session::Session,
     sqlstate::{Remedy, remedy_of, sqlstate},
@@ -50,11 +50,20 @@ async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> 
     for (seq, part) in &parts {
         refused.extend(write_message(connection, part).await?.is_none().then_some(*seq));
     }
+    let (dropped, is_refused) = match &kept.of_unwatched {
+        None => (0, false),
+        Some(unwatched) => {
+            let dropped = attempt(connection, unwatched, async |database| write_of_unwatched(database, kept).await);
+            dropped.await?.map_or((0, true), |dropped| (dropped, false))
+        }
+    };
     let (slot, group, calls) = pieces(frame);
     let mut waits =
         attempt(connection, &group, async |database| write_groups(database, &[&group]).await).await?.is_none();
-    let mut rows =
-        refused.len() + usize::from(waits) + usize::from(write_calls_of(connection, &calls).await?.is_none());
+    let mut rows = refused.len()
+        + usize::from(is_refused)
+        + usize::from(waits)
+        + usize::from(write_calls_of(connection, &calls).await?.is_none());
     let later = slot.next_poll_at.max(not_before);
     let mut kept = kept.clone();
     if waits {
@@ -70,7 +79,7 @@ async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> 
     if waits {
         committed.iter_mut().for_each(put_off);
     }
-    Ok(Aside { flushed: Flushed { committed, ..Flushed::default() }, rows, waits })
+    Ok(Aside { flushed: Flushed { committed, dropped, ..Flushed::default() }, rows, waits })
 }
 
 /// Writes a slot with what is left of its poll. Where somebody has changed it, all of the poll is to be decided anew.
@@ -104,6 +113,15 @@ async fn write_message(connection: &mut Session, part: &Recording) -> Result<Opt
         write_milestones(database, &[part]).await
     };
     attempt(connection, part, write).await
+}
+
+/// Writes what a poll says of messages that were unwatched meanwhile. Returns of how many that could not be stored.
+async fn write_of_unwatched(connection: &mut Session, kept: &Kept) -> Result<usize, sqlx::Error> {
+    let (unwatched, dropped) = write_unwatched(connection, &[kept]).await?;
+    let unwatched: Vec<&Recording> = unwatched.iter().collect();
+    write_snapshots(connection, &unwatched, true).await?;
+    write_milestones(connection, &unwatched).await?;
+    Ok(dropped)
 }
 
 async fn write_calls_of(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {

@@ -134,6 +134,40 @@ async fn an_owners_open_transaction_holds_up_only_what_it_touches() {
 }
 
 #[tokio::test]
+async fn what_was_told_of_a_message_that_its_owner_unwatched_meanwhile_is_stored() {
+    for unwatch in [
+        "SELECT receiptd.unwatch_messages(1400000000, 'held', '{1}')",
+        "SELECT receiptd.unwatch_messages(1400000000, 'held')",
+        "SELECT receiptd.unwatch_group(1400000000, 'held')",
+    ] {
+        let (mut rig, open, answer) = while_somebody_holds(unwatch).await;
+        open.commit().await.unwrap();
+        rig.until(&format!("(SELECT count(*) FROM {answer}) = 1")).await;
+        let known = "SELECT l.state = 'removed' AND (l.read_num, l.unread_num, l.last_changed_at) = (h.read_num, h.unread_num, h.polled_at)
+                AND l.known_until > h.prior_polled_at
+            FROM receiptd.latest_receipts l JOIN receiptd.receipt_history h USING (group_id, msg_seq)
+            WHERE group_id = 'held' AND msg_seq = 1 ORDER BY h.polled_at DESC LIMIT 1";
+        assert!(rig.value::<bool>(known).await, "{unwatch}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_message_that_was_unwatched_and_watched_again_while_it_was_polled_is_in_one_place() {
+    let (mut rig, mut open, answer) =
+        while_somebody_holds("SELECT receiptd.unwatch_messages(1400000000, 'held')").await;
+    sqlx::query("SELECT receiptd.watch_messages(1400000000, 'held', '{1}')").execute(&mut *open).await.unwrap();
+    open.commit().await.unwrap();
+    rig.until(&format!("(SELECT count(*) FROM {answer}) > 0")).await;
+    let known = "(SELECT string_agg(l.state || ' ' || (l.read_num = h.read_num), ', ') FROM receiptd.latest_receipts l, (
+            SELECT read_num FROM receiptd.receipt_history WHERE group_id = 'held' AND msg_seq = 1 ORDER BY polled_at DESC LIMIT 1
+        ) h WHERE l.group_id = 'held' AND l.msg_seq = 1) = 'active true'";
+    rig.until(known).await;
+    assert_eq!(rig.count(&answer).await, 1, "it is stored, or the next poll tells the same");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_at_once() {
     let (mut rig, open, answer) = while_somebody_holds(
         "SELECT FROM receiptd.watched_messages NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",

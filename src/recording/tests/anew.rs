@@ -48,19 +48,39 @@ fn a_message_that_joined_meanwhile_is_neither_known_nor_closed_by_the_poll_and_i
 }
 
 #[test]
-fn what_was_told_of_a_message_that_is_not_watched_any_more_is_not_kept() {
-    let both = vec![(seq(1), counted(2, 1)), (seq(2), counted(2, 1))];
-    let kept = kept(slot(vec![message(1), message(2)]), answered(both));
-    let kept = decided(kept, Slot { version: 8, ..slot(vec![message(2)]) }, None);
-    assert_eq!(kept.recording.snapshots.iter().map(|snapshot| snapshot.seq).collect::<Vec<_>>(), [seq(2)]);
-    assert_eq!(kept.recording.attempts.len(), 1, "the call was made");
-    let kept = decided(kept, Slot { version: 9, ..slot(vec![]) }, None);
+fn what_was_told_of_a_message_that_was_unwatched_meanwhile_is_kept_for_its_row() {
+    let both = vec![(seq(1), counted(2, 1)), (seq(2), counted(1, 2))];
+    let asked = kept(slot(vec![message(1), message(2)]), answered(both));
+    let snapshots = |recording: &Recording| recording.snapshots.iter().map(|kept| kept.seq).collect::<Vec<_>>();
+    let known = |kept: &Kept| {
+        let told =
+            kept.unwatched().map(|(was, message)| (was, message.seq.get(), message.receipt, message.known_until));
+        told.collect::<Vec<_>>()
+    };
+    let now = Some(noon() - answer_time());
+    let changed = (Some(noon() - minutes(1)), 1, Some(counted(2, 1)), now);
+    let quiet = (Some(noon() - minutes(1)), 2, Some(counted(1, 2)), now);
+    let one = decided(asked, Slot { version: 8, ..slot(vec![message(2)]) }, None);
+    let told: Vec<_> = one.recordings().flat_map(snapshots).collect();
+    assert_eq!((told, known(&one)), (vec![seq(1)], vec![changed]));
+    assert_eq!(one.recordings().map(|recording| recording.attempts.len()).sum::<usize>(), 1, "the call was made once");
+    // A poll of it that saw the same says until when it is known, too; and what left before is not forgotten.
+    let none = decided(one, Slot { version: 9, ..slot(vec![]) }, None);
+    assert_eq!(known(&none), [changed, quiet]);
     assert!(
-        kept.recording.is_empty && !kept.drops_slot(),
+        none.recording.is_empty && !none.drops_slot(),
         "it is told that the call is stored, and goes with the next poll"
     );
-    let Anew::Decided(kept) = kept.anew(None, None) else { panic!("nothing is stored") };
-    assert!(kept.is_slot_gone && kept.recording.attempts.len() == 1);
+    let Anew::Decided(gone) = none.anew(None, None) else { panic!("nothing is stored") };
+    assert!(gone.is_slot_gone && gone.recording.attempts.len() == 1 && gone.recording.messages.is_empty());
+    assert_eq!(known(&gone), [changed, quiet]);
+}
+
+#[test]
+fn nothing_is_kept_of_a_message_that_left_and_was_not_told_of() {
+    let left_out = kept(slot(vec![message(1), message(2)]), answered(vec![(seq(2), counted(2, 1))]));
+    let left_out = decided(left_out, Slot { version: 8, ..slot(vec![message(2)]) }, None);
+    assert_eq!(left_out.unwatched().count(), 0);
 }
 
 #[test]
