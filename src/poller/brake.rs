@@ -136,15 +136,21 @@ impl Brake {
         self.on.as_ref().map(|on| on.rate as u32)
     }
 
-    /// How many calls may be made now.
+    /// Whether a poll under way may make its next call now: it has its place already.
+    ///
+    /// # Errors
+    /// With the time from which it may.
+    pub(super) fn next_call(&self, now: Instant) -> Result<(), Instant> {
+        self.on.as_ref().filter(|on| now < on.next_at).map_or(Ok(()), |on| Err(on.next_at))
+    }
+
+    /// How many polls may be started now.
     ///
     /// # Errors
     /// If there may be none, with the time at which to look again.
     pub(super) fn room(&self, now: Instant) -> Result<usize, Instant> {
+        self.next_call(now)?;
         let Some(on) = &self.on else { return Ok(usize::MAX) };
-        if now < on.next_at {
-            return Err(on.next_at);
-        }
         let free = TRIALS_IN_FLIGHT.max(on.rate as usize).saturating_sub(self.under_way);
         let due = (now - on.next_at.max(now.checked_sub(CATCH_UP).unwrap_or(now))).as_secs_f64() * on.rate;
         match free.min(1 + due as usize) {

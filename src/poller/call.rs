@@ -167,8 +167,8 @@ impl Caller {
             let now = clock::uptime();
             let again_at = {
                 let mut brake = self.brake();
-                match brake.room(now) {
-                    Ok(_) => return brake.calls(now),
+                match brake.next_call(now) {
+                    Ok(()) => return brake.calls(now),
                     Err(again_at) => again_at,
                 }
             };

@@ -155,3 +155,15 @@ fn a_limit_of_one_call_a_second_needs_no_brake() {
     (0..100).for_each(|slot| _ = brake.note(slot.into(), &attempt(Some(10002), FAST), now, now + second * slot));
     assert!(!brake.is_on());
 }
+
+#[test]
+fn polls_under_way_that_hold_all_places_make_their_next_calls() {
+    let mut app = App::new();
+    app.lives(10, FAST, UNANSWERED);
+    app.lives(30, Duration::from_secs(60), UNANSWERED);
+    assert_eq!((app.calls.len(), app.brake.room(app.now)), (TRIALS_IN_FLIGHT, Err(app.now + LOOK_AGAIN)));
+    assert_eq!(app.brake.next_call(app.now), Ok(()));
+    app.brake.calls(app.now);
+    let next = app.brake.next_call(app.now).unwrap_err();
+    assert!((app.now..=app.now + Duration::from_secs(1)).contains(&next), "one after the other");
+}

@@ -34,7 +34,7 @@ impl World {
         let (instant, polling) = (self.instant(), self.polling(daemon));
         let Some(poll) = polling.polls.get_mut(&id) else { return };
         if poll.is_let_through && poll.has_started {
-            if let Err(again_at) = polling.brake.room(instant) {
+            if let Err(again_at) = polling.brake.next_call(instant) {
                 return self.after(daemon, again_at.saturating_duration_since(instant), Doing::Again(id));
             }
             polling.brake.calls(instant);
