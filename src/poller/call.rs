@@ -50,6 +50,8 @@ struct Polling<'a, F> {
     started: Option<F>,
     /// When the last attempt was sent.
     sent: Instant,
+    /// Whether the next attempt tries a new signature, for which the other polls wait.
+    tries_signature: bool,
 }
 
 /// What all polls of an app share.
@@ -116,7 +118,8 @@ impl Caller {
     pub(super) async fn poll(&self, slot: &Slot, pass: Pass, is_let_through: bool, started: impl FnOnce()) -> Poll {
         let sizes = self.limit().sizes(slot.messages.len(), clock::uptime());
         let asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.key.slot_id, Instant::now()));
-        let mut polling = Polling { slot, pass, is_let_through, asking, started: Some(started), sent: clock::uptime() };
+        let (started, sent) = (Some(started), clock::uptime());
+        let mut polling = Polling { slot, pass, is_let_through, asking, started, sent, tries_signature: false };
         let mut refusal = None;
         while let Some(batch) = polling.asking.batch() {
             let batch = batch.to_vec();
@@ -186,7 +189,8 @@ impl Caller {
         let mut turn = if is_limited { Some(self.stop.run_until_cancelled(self.failing.turn()).await?) } else { None };
         let permit = self.stop.run_until_cancelled(self.pacing.permit()).await?;
         polling.started.take().into_iter().for_each(|started| started());
-        let may_call = polling.pass == Pass::Trial || self.gate().may_call(slot.key.group_key);
+        let is_trial = std::mem::take(&mut polling.tries_signature) || polling.pass == Pass::Trial;
+        let may_call = is_trial || self.gate().may_call(slot.key.group_key, clock::uptime());
         let may_call = may_call && (polling.is_let_through || !self.brake().is_on());
         // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
         if !may_call || !self.lease.is_trusted() {
@@ -223,7 +227,8 @@ impl Caller {
         } else {
             drop(permit);
         }
-        Some(polling.asking.heard(attempt, || self.may_sign_again(sent)))
+        let tries_signature = &mut polling.tries_signature;
+        Some(polling.asking.heard(attempt, || self.may_sign_again(sent, tries_signature)))
     }
 
     fn answered(&self, slot: &Slot, sent: Instant) {
@@ -258,9 +263,11 @@ impl Caller {
         tracing::error!(code, info, "{said}; no call is made but a probe now and then");
     }
 
-    /// Whether a call whose signature was refused is worth another try with a newer one, which is made if there is none.
-    fn may_sign_again(&self, sent: Instant) -> bool {
+    /// Whether a call whose signature was refused is worth another try with a newer one. If there is none, it's made, and this
+    /// poll tries it.
+    fn may_sign_again(&self, sent: Instant, tries_signature: &mut bool) -> bool {
         let verdict = self.gate().signature_refused(sent, clock::uptime());
+        *tries_signature = verdict == Signature::Renew;
         match verdict {
             Signature::Renew => self.client.renew_signature(),
             Signature::TryNewer => true,

@@ -116,6 +116,7 @@ impl Gate {
             self.doubt = None;
         }
         match &mut self.doubt {
+            None if self.signature.is_tried(now) => Admission::Closed(now + QUICK),
             None => Admission::Open,
             Some(doubt) if now >= doubt.probe_at => {
                 doubt.probe_at = now + doubt.pause().max(PROBE_PATIENCE);
@@ -160,9 +161,9 @@ impl Gate {
         self.held.holds(group)
     }
 
-    /// Whether an attempt may be made that is neither a probe nor a trial.
-    pub(super) fn may_call(&self, group: GroupKey) -> bool {
-        self.doubt.is_none() && !self.held.holds(group)
+    /// Whether an attempt may be made that is neither a probe nor a trial, and doesn't try a new signature.
+    pub(super) fn may_call(&self, group: GroupKey, now: Instant) -> bool {
+        self.doubt.is_none() && !self.held.holds(group) && !self.signature.is_tried(now)
     }
 
     /// The trial of a group ended, and it isn't known whether the group is still refused.

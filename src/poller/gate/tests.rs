@@ -155,6 +155,18 @@ fn refused_signatures_are_few() {
 }
 
 #[test]
+fn while_one_call_tries_a_new_signature_the_others_wait() {
+    let start = Instant::now();
+    let at = |seconds| start + secs(seconds);
+    let mut gate = Gate::default();
+    assert!(gate.may_call(2, at(0.0)));
+    assert_eq!(gate.signature_refused(at(0.0), at(0.1)), Signature::Renew);
+    assert_eq!((gate.admit(at(0.2)), gate.may_call(2, at(0.2))), (Admission::Closed(at(0.45)), false));
+    gate.answered(slot_of(1), at(0.2), at(0.3));
+    assert_eq!((gate.admit(at(0.3)), gate.may_call(2, at(0.3))), (Admission::Open, true));
+}
+
+#[test]
 fn several_bad_groups_are_told_from_the_good_ones_within_seconds() {
     let mut app = App::new(40, (1..=10).map(|group| (group, 60003)));
     app.lives(secs(6.0));

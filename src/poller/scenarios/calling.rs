@@ -116,7 +116,8 @@ impl World {
         let polling = self.polling(daemon);
         let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
-        let may_call = poll.pass == Pass::Trial || polling.gate.may_call(poll.slot.key.group_key);
+        let is_trial = std::mem::take(&mut poll.tries_signature) || poll.pass == Pass::Trial;
+        let may_call = is_trial || polling.gate.may_call(poll.slot.key.group_key, instant);
         if !may_call || !(poll.is_let_through || !polling.brake.is_on()) || !is_trusted {
             poll.asking.stop();
             polling.pacer.failed(&grant, instant);
@@ -211,7 +212,12 @@ impl World {
         wakes |= was_closed && !polling.gate.is_closed();
         polling.brake.note(poll.slot.key.slot_id, &attempt, poll.sent, instant);
         let (gate, sent) = (&mut polling.gate, poll.sent);
-        let next = poll.asking.heard(attempt, || gate.signature_refused(sent, instant) != Signature::IsHopeless);
+        let tries_signature = &mut poll.tries_signature;
+        let next = poll.asking.heard(attempt, || {
+            let verdict = gate.signature_refused(sent, instant);
+            *tries_signature = verdict == Signature::Renew;
+            verdict != Signature::IsHopeless
+        });
         if polling.turn_at.is_none_or(|at| at > now + 1_000_000) {
             self.turn_at(daemon, now);
         }

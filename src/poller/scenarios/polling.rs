@@ -85,6 +85,8 @@ pub(super) struct Polled {
     pub is_let_through: bool,
     /// Its turn of slots that fail, if it has one for its next call or the one under way.
     pub turn: Option<Turn>,
+    /// Whether its next call tries a new signature, for which the other polls wait.
+    pub tries_signature: bool,
 }
 
 /// Mirrors `failing::Turn`.
@@ -377,14 +379,25 @@ impl World {
             let others = polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic);
             let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
             let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
-            let (grant, refusal, sent) = (None, None, clocks.monotonic);
             let is_let_through = !slot.messages.is_empty() && polling.brake.is_on();
             if is_let_through {
                 polling.brake.starts(clocks.monotonic);
             }
-            let (has_started, turn) = (false, None);
-            let poll = Polled { slot, asking, grant, pass, refusal, sent, has_started, is_let_through, turn };
-            polling.polls.insert(id, poll);
+            polling.polls.insert(
+                id,
+                Polled {
+                    slot,
+                    asking,
+                    grant: None,
+                    pass,
+                    refusal: None,
+                    sent: clocks.monotonic,
+                    has_started: false,
+                    is_let_through,
+                    turn: None,
+                    tries_signature: false,
+                },
+            );
             self.queues(daemon, id);
         }
         let polling = self.polling(daemon);
