@@ -229,15 +229,14 @@ impl Poller {
         Ok(())
     }
 
-    /// Loads the schedule. Returns how many slots it has.
+    /// Loads the beginning of the schedule; what is left follows while polls go on. Returns how many slots that are, and
+    /// whether there are more.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn load(&mut self) -> Result<usize, StoreError> {
-        while self.load_page().await? {
-            self.progress.beat();
-        }
-        Ok(self.schedule.len())
+    pub async fn load(&mut self) -> Result<(usize, bool), StoreError> {
+        let is_partial = self.load_page().await?;
+        Ok((self.schedule.len(), is_partial))
     }
 
     /// Loads a page of what the schedule may lack. Returns whether there is more.

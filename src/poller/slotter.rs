@@ -19,6 +19,16 @@ use crate::{
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// What it remembers from one look to the next.
+#[derive(Debug)]
+struct Seen {
+    left: LeftBehind,
+    /// The limit that is stored.
+    limit: Option<KnownLimit>,
+    /// Whether it has looked for slots that are due far ahead. That reads them all, so polling doesn't wait for it.
+    far_ahead: bool,
+}
+
 /// Finds what is new in the watch list and tells the poller.
 #[derive(Debug)]
 pub struct Slotter {
@@ -37,11 +47,11 @@ impl Slotter {
     pub async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut trouble, mut left) = (Repeated::default(), LeftBehind::default());
-        let mut stored = self.poller.known_limit();
+        let mut trouble = Repeated::default();
+        let mut seen = Seen { left: LeftBehind::default(), limit: self.poller.known_limit(), far_ahead: false };
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
-            let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut left, &mut stored, &stop)).await else {
+            let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut seen, &stop)).await else {
                 if trouble.is_over() {
                     tracing::info!("the watch list is read again");
                 }
@@ -61,19 +71,21 @@ impl Slotter {
         }
     }
 
-    async fn look(
-        &self,
-        left: &mut LeftBehind,
-        stored: &mut Option<KnownLimit>,
-        stop: &CancellationToken,
-    ) -> Result<(), StoreError> {
+    async fn look(&self, seen: &mut Seen, stop: &CancellationToken) -> Result<(), StoreError> {
         let known = self.poller.known_limit();
-        if known != *stored {
+        if known != seen.limit {
             self.store.store_batch_limit(known).await?;
-            *stored = known;
+            seen.limit = known;
         }
-        let changed =
-            self.store.reschedule_changed_groups(left, |slot| self.due(slot, self.store.clock().now())).await?;
+        if !seen.far_ahead {
+            let groups = self.store.reschedule_what_is_far_ahead().await?;
+            if groups > 0 {
+                tracing::info!(groups, "messages of {groups} groups are due far ahead: they are rescheduled");
+            }
+            seen.far_ahead = true;
+        }
+        let due = |slot: &Slot| self.due(slot, self.store.clock().now());
+        let changed = self.store.reschedule_changed_groups(&mut seen.left, due).await?;
         changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
         let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
         probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));

@@ -99,8 +99,9 @@ impl Shift<'_> {
         loop {
             self.status.progress.beat();
             match self.over.run_until_cancelled(self.prepare(&mut poller)).await? {
-                Ok(slots) => {
-                    tracing::info!(slots, "polling, with {slots} calls on the schedule");
+                Ok((slots, is_partial)) => {
+                    let more = if is_partial { ", and more to be loaded" } else { "" };
+                    tracing::info!(slots, "polling, with {slots} calls on the schedule{more}");
                     return Some((poller, recorder, give_up));
                 }
                 Err(error) => say(&mut trouble, &error, "the schedule can't be loaded: polling waits"),
@@ -109,8 +110,8 @@ impl Shift<'_> {
         }
     }
 
-    /// Has the schedule follow the cadences, and loads it. Returns how many slots it has.
-    async fn prepare(&self, poller: &mut Poller) -> Result<usize, StoreError> {
+    /// Has the schedule follow the cadences, and loads its beginning. Returns how many slots that are, and whether there are more.
+    async fn prepare(&self, poller: &mut Poller) -> Result<(usize, bool), StoreError> {
         let words = |(name, cadence): (&str, &crate::cadence::Cadence)| (name.to_owned(), cadence.to_string());
         let cadences: BTreeMap<String, String> = self.work.cadences.iter().map(words).collect();
         let groups = self.store.follow_cadences(cadences).await?;
@@ -118,11 +119,6 @@ impl Shift<'_> {
             tracing::info!(groups, "cadences have changed: the messages of {groups} groups are rescheduled");
         }
         poller.recall_batch_limit().await?;
-        let groups = self.store.reschedule_what_is_far_ahead().await?;
-        if groups > 0 {
-            tracing::info!(groups, "messages of {groups} groups are due far ahead: they are rescheduled");
-        }
-        self.status.progress.beat();
         poller.load().await
     }
 
