@@ -442,6 +442,41 @@ $$;
 
 COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message as they were known at that moment, and since when. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
 
+CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
+    sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_at_least integer, read_at_most bigint,
+    members bigint, known_until timestamptz, group_key integer
+) LANGUAGE sql STABLE AS $$
+    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, l.read_num,
+        CASE WHEN l.state = 'all_read' OR l.known_until >= l.sent_at + $1 THEN l.read_num
+            ELSE l.read_num::bigint + l.unread_num END,
+        l.read_num::bigint + l.unread_num, l.known_until, l.group_key
+    FROM receiptd.latest_receipts l
+    WHERE l.last_changed_at <= l.sent_at + $1 AND l.read_num IS NOT NULL AND l.sent_at + $1 <= pg_catalog.now()
+    UNION ALL
+    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, 0),
+        CASE WHEN n.prior_polled_at >= l.sent_at + $1 THEN h.read_num
+            ELSE greatest(h.read_num, coalesce(n.read_num, h.read_num::bigint + h.unread_num)) END,
+        coalesce(h.read_num::bigint + h.unread_num, n.read_num::bigint + n.unread_num), n.prior_polled_at, l.group_key
+    FROM receiptd.latest_receipts l
+    CROSS JOIN LATERAL (
+        SELECT n.read_num, n.unread_num, n.prior_polled_at
+        FROM receiptd.receipt_history n
+        WHERE n.group_key = l.group_key AND n.msg_seq = l.msg_seq AND n.polled_at > l.sent_at + $1
+            AND n.polled_at BETWEEN l.first_polled_at AND l.last_changed_at
+        ORDER BY n.polled_at LIMIT 1
+    ) n
+    LEFT JOIN LATERAL (
+        SELECT h.read_num, h.unread_num
+        FROM receiptd.receipt_history h
+        WHERE h.group_key = l.group_key AND h.msg_seq = l.msg_seq AND h.read_num IS NOT NULL
+            AND h.polled_at BETWEEN l.first_polled_at AND l.sent_at + $1
+        ORDER BY h.polled_at DESC LIMIT 1
+    ) h ON true
+    WHERE l.last_changed_at > l.sent_at + $1 AND (h.read_num IS NOT NULL OR n.read_num IS NOT NULL)
+$$;
+
+COMMENT ON FUNCTION receiptd.read_at_age(interval) IS 'How many members had read each message at that age, at least and at most, as far as polls can prove and nobody who has read it leaves; and until when before that age the counts were known. Both are the same where nothing has changed in the interval between two polls. Messages that are not that old, and those of which nothing is known until then or later, are left out. Example: SELECT msg_seq, read_at_least, read_at_most, members FROM receiptd.read_at_age(''30 minutes'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
+
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
 RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision)
 LANGUAGE sql STABLE AS $$

@@ -101,6 +101,13 @@ async fn nobody_knows_the_rate_at_an_age_in_a_gap_unless_nothing_has_changed_in_
     let (changed, unchanged) = tokio::join!(after_a_gap(10), after_a_gap(0));
     assert_eq!(rates(&changed, 1), "0||");
     assert_eq!(rates(&unchanged, 1), "0|0|0");
+    let bounds = |age| format!("SELECT read_at_least, read_at_most, members FROM receiptd.read_at_age('{age}')");
+    assert_eq!(changed.psql(&bounds("15 minutes")), "0|0|10");
+    assert_eq!(changed.psql(&bounds("24 hours")), "0|10|10");
+    assert_eq!(changed.psql(&bounds("3 days")), "10|10|10");
+    assert_eq!(unchanged.psql(&bounds("24 hours")), "0|0|10");
+    assert_eq!(unchanged.psql(&bounds("3 days")), "0|10|10", "nothing was polled since");
+    assert_eq!(changed.psql(&bounds("1000 days")), "", "it is not so old");
 }
 
 #[tokio::test]

@@ -124,6 +124,7 @@ async fn a_reader_reads_what_analysts_need_and_nothing_else_and_writes_nothing()
     member.may("SELECT group_key, group_id, state FROM receiptd.watched_groups").await;
     member.may_not("SELECT probe_at FROM receiptd.watched_groups").await;
     member.may("SELECT * FROM receiptd.receipts_at(now())").await;
+    member.may("SELECT * FROM receiptd.read_at_age('1 hour')").await;
     member.may("SELECT * FROM receiptd.receipt_curve('g', 1, '1 hour')").await;
     member.may_not(&format!("SELECT receiptd.watch_messages({APP}, 'g', ARRAY[1])")).await;
     member.may_not("CREATE TABLE receiptd.mine ()").await;
@@ -204,7 +205,7 @@ const TWO_APPS: &str = "
 #[tokio::test]
 async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
     let member = Member::of_two_apps("receiptd_reader").await;
-    let functions = ["receipts_at(now())", "receipt_curve('g', 1, '1 hour')"].map(str::to_owned);
+    let functions = ["receipts_at(now())", "read_at_age('0')", "receipt_curve('g', 1, '1 hour')"].map(str::to_owned);
     let relations = || READ.iter().map(|name| (*name).to_owned()).chain(functions.clone());
     let give = |sql: &str| member.database.psql(&sql.replace("$role", &member.login));
     for (change, rows) in [
