@@ -11,8 +11,8 @@ const SLACK: Duration = Duration::from_millis(200);
 /// A read that takes longer than this is not made up for.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Minimum number of polls, at low rates too: with fewer, polls that wait for other things than a permit hold up the rest.
-const FEWEST: usize = 40;
+/// Minimum number of polls: some wait for other things than a permit.
+const FEWEST: usize = 10;
 
 /// Decides how many polls are read ahead.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,9 +57,9 @@ mod tests {
             (200, 30, 52),
             (200, 240, 136),
             (200, 100_000, 400),
-            (50, 0, 40),
+            (50, 0, 10),
             (50, 400, 50),
-            (1, 0, 40),
+            (1, 0, 10),
         ] {
             assert_eq!(after([took]).polls(rate, 400), expected, "{rate} calls a second, {took} ms");
         }
