@@ -118,7 +118,8 @@ impl World {
         poll.has_started = true;
         let is_trial = std::mem::take(&mut poll.tries_signature) || poll.pass == Pass::Trial;
         let may_call = is_trial || polling.gate.may_call(poll.slot.key.group_key, instant);
-        if !may_call || !(poll.is_let_through || !polling.brake.is_on()) || !is_trusted {
+        let is_braked = polling.brake.is_on() && !poll.is_let_through;
+        if !may_call || is_braked || !is_trusted {
             poll.asking.stop();
             polling.pacer.failed(&grant, instant);
             if poll.turn.take().is_some() {
