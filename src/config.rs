@@ -30,7 +30,6 @@ pub use self::{
     exposure::ExposedFile,
     http::Http,
     jobs::Jobs,
-    log::{Format, Log},
     polling::Polling,
     problem::{ConfigError, Problem},
     snapshots::Snapshots,
@@ -38,9 +37,9 @@ pub use self::{
 use self::{layers::Layers, problem::Problems, sections::Sections};
 use crate::{
     cadence::Cadences,
-    domain::{SdkAppId, Timestamp},
+    domain::{Bounds, SdkAppId, Timestamp},
+    logging::Log,
     retention::Retention,
-    store::Bounds,
 };
 
 /// All settings, valid as far as they are given.

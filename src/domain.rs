@@ -3,9 +3,13 @@
 //! What comes from a config file, a CSV line, a database row or an HTTP body becomes one of these or is
 //! refused with a reason. Nothing here reads a clock, a socket or a database.
 
+mod bounds;
+
 use std::{fmt, str::FromStr, sync::Arc};
 
 use chrono::{DateTime, Utc};
+
+pub use self::bounds::Bounds;
 
 /// A point in time, in UTC.
 pub type Timestamp = DateTime<Utc>;

@@ -28,13 +28,13 @@ use crate::{
     cadence::Cadences,
     chat::{ChatClient, ChatSettings, ClientError},
     clock::Clock,
-    domain::Timestamp,
+    domain::{Bounds, Timestamp},
     jobs::JobSettings,
     lease::Holder,
     ops::{self, ListenError, Looks, Ops, Token},
     poller::PollerSettings,
     repeated::Repeated,
-    store::{Bounds, ConnectError, SchemaError, Store},
+    store::{ConnectError, SchemaError, Store},
     term::{TermStatus, Terms, Work, spawn_noted},
 };
 

@@ -26,7 +26,35 @@ use tracing_subscriber::{
 };
 
 use self::json::Json;
-use crate::config::{Format as Wanted, Log};
+
+/// What is logged, and in which form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A filter in the syntax of tracing's `EnvFilter`, known to be readable, as in `info,receiptd=debug`.
+    pub level: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Chosen by where standard error goes: journal under systemd, human elsewhere.
+    #[default]
+    Auto,
+    /// For people: with time, and with colours on a terminal.
+    Human,
+    /// For journald, which adds the time itself: a priority prefix, no time, no colours.
+    Journal,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Why logging can't begin.
 #[derive(Debug, thiserror::Error)]
@@ -95,12 +123,12 @@ enum Form {
 }
 
 impl Form {
-    fn of(format: Wanted, is_terminal: bool, is_journal: bool, colours_wanted: bool) -> Self {
+    fn of(format: LogFormat, is_terminal: bool, is_journal: bool, colours_wanted: bool) -> Self {
         match format {
-            Wanted::Json => Self::Json,
-            Wanted::Journal => Self::Journal,
-            Wanted::Auto if is_journal => Self::Journal,
-            Wanted::Auto | Wanted::Human => Self::Human { colours: is_terminal && colours_wanted },
+            LogFormat::Json => Self::Json,
+            LogFormat::Journal => Self::Journal,
+            LogFormat::Auto if is_journal => Self::Journal,
+            LogFormat::Auto | LogFormat::Human => Self::Human { colours: is_terminal && colours_wanted },
         }
     }
 }
@@ -251,7 +279,7 @@ mod tests {
 
     #[test]
     fn auto_is_the_journal_under_systemd_and_for_people_elsewhere() {
-        use Wanted::{Auto, Human, Journal, Json};
+        use LogFormat::{Auto, Human, Journal, Json};
         for (format, terminal, journal, colours, form) in [
             (Auto, false, true, true, Form::Journal),
             (Auto, true, false, true, Form::Human { colours: true }),

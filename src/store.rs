@@ -47,13 +47,12 @@ use tokio::time::timeout_at;
 #[cfg(test)]
 pub(crate) use self::recorder::BatchSize;
 pub use self::{
-    bounds::Bounds,
     doctor::Rights,
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},
     overview::Overview,
     planning::LastDay,
-    recorder::{Committed, Made, Recorder, RecorderSettings},
+    recorder::{Committed, Recorder, RecorderSettings},
     schema::SchemaError,
     seed::Seed,
     slotting::Slotted,

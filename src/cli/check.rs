@@ -13,7 +13,8 @@ use std::{
 use clap::Args;
 use receiptd::{
     chat::Destination,
-    config::{Chat, Config, ExposedFile, Format},
+    config::{Chat, Config, ExposedFile},
+    logging::LogFormat,
     printable::printable,
     recording::KeepSnapshots,
     span,
@@ -121,12 +122,12 @@ fn recorded(record: KeepSnapshots) -> &'static str {
     }
 }
 
-fn form(format: Format) -> &'static str {
+fn form(format: LogFormat) -> &'static str {
     match format {
-        Format::Auto => "for the journal under systemd, else for people",
-        Format::Human => "for people",
-        Format::Journal => "for the journal",
-        Format::Json => "as JSON",
+        LogFormat::Auto => "for the journal under systemd, else for people",
+        LogFormat::Human => "for people",
+        LogFormat::Journal => "for the journal",
+        LogFormat::Json => "as JSON",
     }
 }
 

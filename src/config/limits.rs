@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::problem::Problems;
-use crate::store::Bounds;
+use crate::domain::Bounds;
 
 /// The keys of the section.
 #[derive(Default, Deserialize)]

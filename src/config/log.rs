@@ -4,35 +4,7 @@ use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
 use super::problem::Problems;
-
-/// What is logged, and in which form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// A filter in the syntax of tracing's `EnvFilter`, known to be readable, as in `info,receiptd=debug`.
-    pub level: String,
-    /// The form of a line.
-    pub format: Format,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), format: Format::default() }
-    }
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
-    /// Chosen by where standard error goes: journal under systemd, human elsewhere.
-    #[default]
-    Auto,
-    /// For people: with time, and with colours on a terminal.
-    Human,
-    /// For journald, which adds the time itself: a priority prefix, no time, no colours.
-    Journal,
-    /// One JSON object a line.
-    Json,
-}
+use crate::logging::{Log, LogFormat};
 
 /// The keys of the section.
 #[derive(Default, Deserialize)]
@@ -56,10 +28,10 @@ impl Keys {
         );
         let remedy = "give \"auto\", \"human\", \"journal\" or \"json\"";
         let format = problems.parsed("log.format", self.format, default.format, remedy, |text| match text {
-            "auto" => Some(Format::Auto),
-            "human" => Some(Format::Human),
-            "journal" => Some(Format::Journal),
-            "json" => Some(Format::Json),
+            "auto" => Some(LogFormat::Auto),
+            "human" => Some(LogFormat::Human),
+            "journal" => Some(LogFormat::Journal),
+            "json" => Some(LogFormat::Json),
             _ => None,
         });
         Log { level, format }

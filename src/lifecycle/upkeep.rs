@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     counted::counted,
+    domain::Bounds,
     repeated::Repeated,
     report::Report,
     retention,
-    store::{Bounds, Store, StoreError, Watched},
+    store::{Store, StoreError, Watched},
     term::{Role, TermStatus},
 };
 

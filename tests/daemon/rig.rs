@@ -173,7 +173,7 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         cadences: Arc::new(Cadences::new(cadences)),
         // Once at the start and hardly ever again: tests of the jobs call them.
         jobs: JobSettings { rollup: new_year(), retention: new_year(), keep: Retention::default() },
-        limits: receiptd::store::Bounds::default(),
+        limits: receiptd::domain::Bounds::default(),
         wall: clock::now,
         http: None,
         http_token: None,

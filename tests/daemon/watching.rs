@@ -152,7 +152,7 @@ async fn new_messages_get_a_slot_though_another_app_has_many_that_nobody_polls()
 #[tokio::test]
 async fn what_applications_may_have_watched_is_bounded() {
     let mut rig = Rig::stopped(simulator_config()).await;
-    rig.settings.limits = receiptd::store::Bounds { messages_per_call: 5, messages: 7, groups: 2 };
+    rig.settings.limits = receiptd::domain::Bounds { messages_per_call: 5, messages: 7, groups: 2 };
     rig.start().await;
     rig.watch("a", 1..=5).await;
     rig.until("(SELECT active_messages = 5 AND groups = 1 FROM receiptd.apps)").await;
@@ -180,7 +180,7 @@ async fn what_applications_may_have_watched_is_bounded() {
 #[tokio::test]
 async fn the_bound_on_messages_counts_what_was_watched_since_the_last_count_and_none_twice() {
     let mut rig = Rig::stopped(simulator_config()).await;
-    rig.settings.limits = receiptd::store::Bounds { messages_per_call: 9, messages: 7, groups: 2 };
+    rig.settings.limits = receiptd::domain::Bounds { messages_per_call: 9, messages: 7, groups: 2 };
     rig.start().await;
     rig.watch("a", 1..=5).await;
     rig.until("(SELECT active_messages = 5 FROM receiptd.apps)").await;
