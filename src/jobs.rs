@@ -2,17 +2,23 @@
 //!
 //! A job that fails is tried again at its next time; what it had done is kept. Nothing here polls or waits for polls.
 
+mod retention;
+mod rollup;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub use self::{
+    retention::{Removed, enforce},
+    rollup::catch_up,
+};
 use crate::{
     cadence::Cron,
     domain::Timestamp,
     repeated::Repeated,
-    retention::{self, Retention},
-    rollup,
+    retention::Retention,
     store::{Store, StoreError},
 };
 
@@ -75,7 +81,7 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
 
 async fn roll_up(store: &Store, now: Timestamp) -> Result<(), StoreError> {
     let start = Instant::now();
-    rollup::catch_up(store, now, |_| {}).await?;
+    catch_up(store, now, |_| {}).await?;
     metrics::histogram!("receiptd_rollup_seconds").record(start.elapsed());
     if let Some(until) = store.rolled_up_until().await? {
         metrics::gauge!("receiptd_rolled_up_until_timestamp_seconds").set(until.timestamp() as f64);
@@ -84,7 +90,7 @@ async fn roll_up(store: &Store, now: Timestamp) -> Result<(), StoreError> {
 }
 
 async fn clean(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), StoreError> {
-    let removed = retention::enforce(store, keep, now).await?;
+    let removed = enforce(store, keep, now).await?;
     metrics::counter!("receiptd_partitions_dropped_total").increment(removed.partitions);
     if removed.waiting > 0 {
         tracing::warn!(partitions = removed.waiting, "old partitions wait for their roll-up or for readers");

@@ -1,17 +1,13 @@
 //! Retention: which daily partitions go, and which old rows. Nothing goes that has not been rolled up.
 //!
-//! What goes is decided here, without I/O, and done one partition after the other, each in steps that hold no lock for long; how
-//! is SQL, in [`crate::store`].
+//! Pure: what goes is decided here. [`crate::jobs`] has it done one partition after the other, each in steps that hold no lock
+//! for long; how is SQL, in [`crate::store`].
 
 use std::fmt;
 
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
 
-use crate::{
-    domain::Timestamp,
-    rollup, span,
-    store::{Store, StoreError},
-};
+use crate::{domain::Timestamp, span};
 
 /// How long what is kept; `None` is for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,54 +133,6 @@ pub fn runway(partitions: &[Partition], today: NaiveDate) -> usize {
         Table::ALL.into_iter().all(on_day)
     };
     today.iter_days().take_while(|day| is_there(*day)).count()
-}
-
-/// What one run removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Partitions.
-    pub partitions: u64,
-    /// What they took on disk.
-    pub bytes: i64,
-    /// Partitions whose time has come, and that wait for their roll-up or for readers.
-    pub waiting: u64,
-    /// Hourly rows, gaps and messages.
-    pub rows: u64,
-}
-
-/// Rolls up what all apps of the database have left to be rolled up, and removes what is old.
-///
-/// `now` is the database's; whoever calls has made sure that it is not in doubt.
-///
-/// # Errors
-/// If the database fails. What was removed until then is removed.
-pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
-    for app in store.apps_that_polled().await? {
-        if let Err(error) = rollup::catch_up(&store.of_app(app), now, |_| {}).await {
-            // What is rolled up is removed all the same.
-            metrics::counter!("receiptd_job_failures_total").increment(1);
-            let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, sdk_app_id = app.get(), advice, "an app can't be rolled up");
-        }
-    }
-    let rolled_up_until = store.rolled_up_by_all().await?;
-    let mut removed = Removed::default();
-    for partition in store.partitions().await? {
-        match retention.verdict(&partition, rolled_up_until, now) {
-            Verdict::Keep => store.keep_partition(&partition).await?,
-            Verdict::KeepUntilRolledUp => removed.waiting += 1,
-            Verdict::Drop if store.drop_partition(&partition).await? => {
-                tracing::info!(partition = partition.name(), bytes = partition.bytes, "dropped an old partition");
-                removed.partitions += 1;
-                removed.bytes += partition.bytes;
-            }
-            Verdict::Drop => removed.waiting += 1,
-        }
-    }
-    if let Some(kept) = retention.rollups {
-        removed.rows = store.delete_rollups(now - kept).await?;
-    }
-    Ok(removed)
 }
 
 #[cfg(test)]

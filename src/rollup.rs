@@ -2,14 +2,11 @@
 //!
 //! It goes forward in stretches that end with the hour at the latest, each in one transaction that also moves the mark: so it
 //! is resumed where it stopped, after seconds as after days. What is stored late is noted by the flush that stores it, and its
-//! hour done again. Here is what is done in which order; how is SQL, in [`crate::store`].
+//! hour done again. Pure: [`crate::jobs`] says in which order, and how is SQL, in [`crate::store`].
 
 use chrono::{DurationRound, TimeDelta};
 
-use crate::{
-    domain::Timestamp,
-    store::{Store, StoreError},
-};
+use crate::domain::Timestamp;
 
 /// What is younger than this may still be on its way into the database: a poll with all its retries takes a minute. It is left for
 /// the next time. That only saves work, since what comes later is noted.
@@ -40,25 +37,6 @@ impl Stretch {
 /// The beginning of the UTC hour.
 pub fn hour_of(time: Timestamp) -> Timestamp {
     time.duration_trunc(TimeDelta::hours(1)).unwrap_or(time)
-}
-
-/// Rolls up what has come since the last time, and again what came late. `progress` hears of each stretch that is done.
-///
-/// # Errors
-/// If the database fails. What was done is kept.
-pub async fn catch_up(store: &Store, now: Timestamp, mut progress: impl FnMut(Stretch)) -> Result<(), StoreError> {
-    let until = now - SETTLED_AFTER;
-    if !store.mark_rolling_up(until).await? {
-        return Ok(());
-    }
-    for hour in store.hours_to_redo().await? {
-        store.roll_up_again(hour).await?;
-    }
-    store.roll_up_passed_over().await?;
-    while let Some(done) = store.roll_up_next(until).await? {
-        progress(done);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

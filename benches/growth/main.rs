@@ -21,7 +21,8 @@ use std::{
 use receiptd::{
     domain::SdkAppId,
     embedded::{EmbeddedPostgres, Options},
-    rollup::{SETTLED_AFTER, catch_up},
+    jobs::catch_up,
+    rollup::SETTLED_AFTER,
     store::{Seed, Store},
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};

@@ -8,7 +8,8 @@ use indicatif::HumanBytes;
 use receiptd::{
     config::Config,
     counted::counted,
-    retention::{Partition, Removed, Verdict, enforce},
+    jobs::{Removed, enforce},
+    retention::{Partition, Verdict},
     store::Store,
 };
 

@@ -9,13 +9,7 @@ use anyhow::bail;
 use chrono::TimeDelta;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use receiptd::{
-    clock,
-    counted::counted,
-    domain::Timestamp,
-    rollup::{catch_up, hour_of},
-    store::Store,
-};
+use receiptd::{clock, counted::counted, domain::Timestamp, jobs::catch_up, rollup::hour_of, store::Store};
 
 use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
 

@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
     counted::counted,
+    jobs::catch_up,
     rollup,
     store::{Seed, Store},
 };
@@ -66,7 +67,7 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
         bar.set_message(format!("{snapshots} snapshots"));
     }
     store.seed_slots(seed).await?;
-    rollup::catch_up(store, seed.until + rollup::SETTLED_AFTER, |stretch| {
+    catch_up(store, seed.until + rollup::SETTLED_AFTER, |stretch| {
         bar.set_message(format!("{snapshots} snapshots, rolled up until {}", stretch.until));
     })
     .await?;

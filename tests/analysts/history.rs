@@ -9,8 +9,9 @@ use receiptd::{
     cadence::Cadences,
     chat::{Answer, Attempt},
     domain::{Counts, MsgSeq, Receipt, Timestamp},
+    jobs::catch_up,
     recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
-    rollup::{SETTLED_AFTER, catch_up},
+    rollup::SETTLED_AFTER,
     slot::{Fill, Slot, SlotKey},
     store::{Recorder, RecorderSettings, Store},
 };

@@ -2,7 +2,7 @@
 //! same.
 
 use chrono::TimeDelta;
-use receiptd::retention::{Retention, enforce};
+use receiptd::{jobs::enforce, retention::Retention};
 
 use crate::history::{History, at};
 

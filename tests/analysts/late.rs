@@ -1,7 +1,7 @@
 //! What is stored late is rolled up too: the flush that stores it says so.
 
 use chrono::TimeDelta;
-use receiptd::{clock, rollup::catch_up, store::Store};
+use receiptd::{clock, jobs::catch_up, store::Store};
 use sqlx::AssertSqlSafe;
 
 use crate::rig::{Rig, app, simulator_config};

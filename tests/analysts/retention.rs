@@ -4,7 +4,8 @@ use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
     clock,
     domain::Timestamp,
-    retention::{Removed, Retention, enforce},
+    jobs::{Removed, enforce},
+    retention::Retention,
     store::Store,
 };
 use sqlx::{Connection, PgConnection};

@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 use receiptd::{
     domain::Timestamp,
-    rollup::{SETTLED_AFTER, catch_up},
+    jobs::catch_up,
+    rollup::SETTLED_AFTER,
     store::{Seed, Store},
 };
 

@@ -3,8 +3,9 @@
 use chrono::TimeDelta;
 use receiptd::{
     domain::{Counts, Timestamp},
-    retention::{self, Retention},
-    rollup::{self, SETTLED_AFTER},
+    jobs::{catch_up, enforce},
+    retention::Retention,
+    rollup::SETTLED_AFTER,
     store::{SchemaError, Seed, Store},
 };
 use sqlx::AssertSqlSafe;
@@ -158,11 +159,11 @@ async fn roll_up_and_retention_run_under_a_publication_of_all_tables() {
     store.seed_messages(&seed, 0).await.unwrap();
     store.seed_slots(&seed).await.unwrap();
     database.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-18 10:00Z')");
-    rollup::catch_up(&store, until + SETTLED_AFTER, |_| {}).await.unwrap();
-    rollup::catch_up(&store, until + SETTLED_AFTER + TimeDelta::minutes(5), |_| {}).await.unwrap();
+    catch_up(&store, until + SETTLED_AFTER, |_| {}).await.unwrap();
+    catch_up(&store, until + SETTLED_AFTER + TimeDelta::minutes(5), |_| {}).await.unwrap();
     let days = Some(TimeDelta::days(1));
     let keep = Retention { snapshots: days, calls: days, rollups: days };
-    let removed = retention::enforce(&store, &keep, until + TimeDelta::days(1)).await.unwrap();
+    let removed = enforce(&store, &keep, until + TimeDelta::days(1)).await.unwrap();
     assert!(removed.partitions > 0 && removed.rows > 0, "{removed:?}");
     assert_eq!(database.psql("SELECT count(*) FROM receiptd.rollup_redo"), "0");
 }

@@ -1,0 +1,57 @@
+//! Removes what is old, after it has been rolled up. What goes is decided in [`crate::retention`]; nothing here knows SQL, or when
+//! it is time.
+
+use super::rollup::catch_up;
+use crate::{
+    domain::Timestamp,
+    retention::{Retention, Verdict},
+    store::{Store, StoreError},
+};
+
+/// What one run removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Partitions.
+    pub partitions: u64,
+    /// What they took on disk.
+    pub bytes: i64,
+    /// Partitions whose time has come, and that wait for their roll-up or for readers.
+    pub waiting: u64,
+    /// Hourly rows, gaps and messages.
+    pub rows: u64,
+}
+
+/// Rolls up what all apps of the database have left to be rolled up, and removes what is old.
+///
+/// `now` is the database's; whoever calls has made sure that it is not in doubt.
+///
+/// # Errors
+/// If the database fails. What was removed until then is removed.
+pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
+    for app in store.apps_that_polled().await? {
+        if let Err(error) = catch_up(&store.of_app(app), now, |_| {}).await {
+            // What is rolled up is removed all the same.
+            metrics::counter!("receiptd_job_failures_total").increment(1);
+            let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, sdk_app_id = app.get(), advice, "an app can't be rolled up");
+        }
+    }
+    let rolled_up_until = store.rolled_up_by_all().await?;
+    let mut removed = Removed::default();
+    for partition in store.partitions().await? {
+        match retention.verdict(&partition, rolled_up_until, now) {
+            Verdict::Keep => store.keep_partition(&partition).await?,
+            Verdict::KeepUntilRolledUp => removed.waiting += 1,
+            Verdict::Drop if store.drop_partition(&partition).await? => {
+                tracing::info!(partition = partition.name(), bytes = partition.bytes, "dropped an old partition");
+                removed.partitions += 1;
+                removed.bytes += partition.bytes;
+            }
+            Verdict::Drop => removed.waiting += 1,
+        }
+    }
+    if let Some(kept) = retention.rollups {
+        removed.rows = store.delete_rollups(now - kept).await?;
+    }
+    Ok(removed)
+}
