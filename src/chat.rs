@@ -3,6 +3,7 @@
 //! Flows in: a group and message seqs. Flows out: an [`Attempt`]. It knows nothing of schedules, retries or databases.
 
 mod answer;
+mod attempt;
 mod body;
 mod client;
 mod destination;
@@ -15,8 +16,9 @@ mod wire;
 
 pub use self::{
     answer::Answer,
+    attempt::Attempt,
     body::NotSent,
-    client::{Attempt, ChatClient, ChatSettings, ClientError},
+    client::{ChatClient, ChatSettings, ClientError},
     destination::Destination,
     error_class::Class,
     failure::Failure,

@@ -14,7 +14,7 @@ use std::{
 };
 
 pub use self::holder::Holder;
-use crate::{clock, domain::Timestamp};
+use crate::domain::Timestamp;
 
 /// A lease that is not renewed for so long is over.
 pub const TTL: Duration = Duration::from_secs(10);
@@ -135,9 +135,9 @@ impl Lease {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether calls may be made now.
-    pub fn is_trusted(&self) -> bool {
-        self.contender().is_trusted(clock::uptime())
+    /// Whether calls may be made at `now`.
+    pub fn is_trusted(&self, now: Instant) -> bool {
+        self.contender().is_trusted(now)
     }
 }
 

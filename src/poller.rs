@@ -12,6 +12,7 @@ mod call;
 mod claim;
 mod contents;
 mod failing;
+mod failing_share;
 mod gate;
 mod metrics;
 mod others;
@@ -41,7 +42,7 @@ use self::{
     batch_limit::BatchLimit,
     brake::Brake,
     call::Caller,
-    failing::FailingShare,
+    failing_share::FailingShare,
     gate::Gate,
     others::Outcomes,
     schedule::{Now, Schedule},
@@ -319,6 +320,7 @@ impl Poller {
     }
 
     fn now(&self) -> Now {
-        Now::of(self.store.clock())
+        let monotonic = clock::uptime();
+        Now { time: self.store.clock().at(monotonic), monotonic }
     }
 }

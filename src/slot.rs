@@ -18,7 +18,7 @@ pub type SlotId = i64;
 pub type GroupKey = i32;
 
 /// The key of a slot in `poll_slots`. Every statement names the group, by which tables may be spread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
     /// Its group.
     pub group_key: GroupKey,
@@ -34,6 +34,17 @@ impl SlotKey {
     pub fn columns(keys: &[Self]) -> (Vec<GroupKey>, Vec<SlotId>) {
         keys.iter().map(|key| (key.group_key, key.slot_id)).unzip()
     }
+}
+
+/// A slot that was made for messages that left another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// The slot.
+    pub slot: SlotKey,
+    /// When it is due.
+    pub next_poll_at: Timestamp,
+    /// Whether polls of its messages have failed.
+    pub fails: bool,
 }
 
 /// Whether a group may be polled.

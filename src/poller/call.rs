@@ -14,7 +14,7 @@ use super::{
     asking::{Asking, Next},
     batch_limit::BatchLimit,
     brake::{Brake, News},
-    failing::{FailingShare, Turn},
+    failing_share::{FailingShare, Turn},
     gate::{Blame, Gate, Signature},
     others::Outcomes,
     trouble::Trouble,
@@ -193,14 +193,14 @@ impl Caller {
         let may_call = is_trial || self.gate().may_call(slot.key.group_key, clock::uptime());
         let may_call = may_call && (polling.is_let_through || !self.brake().is_on());
         // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
-        if !may_call || !self.lease.is_trusted() {
+        if !may_call || !self.lease.is_trusted(clock::uptime()) {
             return None;
         }
         self.activity.sent(Instant::now());
         polling.sent = clock::uptime();
         let (sent, lease, writing) = (polling.sent, self.lease.clone(), permit.writing());
         let may_send = move || {
-            let may_send = lease.is_trusted();
+            let may_send = lease.is_trusted(clock::uptime());
             if may_send {
                 writing.begins();
             }

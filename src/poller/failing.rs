@@ -1,18 +1,12 @@
 //! The share of places and calls of slots that fail: what is wrong with them must not hold up the others.
 //!
 //! Of the places of polls they take a tenth. Of the calls in any second a tenth may go to them and fail; a call that is
-//! answered doesn't count, so that after an outage slots return as fast as they are answered. [`FailingCalls`] is pure, fed
-//! with `now`; [`FailingShare`] does the waiting.
+//! answered doesn't count, so that after an outage slots return as fast as they are answered. Pure, fed with `now`.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-
-use tokio::sync::Notify;
-
-use crate::clock;
 
 /// Slots that fail get one place or call in this many.
 const ONE_IN: u32 = 10;
@@ -78,72 +72,11 @@ impl FailingCalls {
             }
         }
     }
-}
 
-/// The same for the polls of a poller.
-#[derive(Debug)]
-pub(super) struct FailingShare {
-    calls: Mutex<FailingCalls>,
-    /// A call was sent or given back.
-    changed: Notify,
-}
-
-/// The right to make one call.
-#[derive(Debug)]
-pub(super) struct Turn<'a> {
-    share: &'a FailingShare,
-    sent: Option<Instant>,
-    has_failed: bool,
-}
-
-impl FailingShare {
-    /// See [`FailingCalls::new`].
-    pub(super) fn new(limit: u32, allowance: Duration) -> Self {
-        Self { calls: FailingCalls::new(limit, allowance).into(), changed: Notify::new() }
-    }
-
-    /// Waits for the right to make one call.
-    pub(super) async fn turn(&self) -> Turn<'_> {
-        loop {
-            // Before it is looked: no change is missed.
-            let changed = self.changed.notified();
-            let taken = self.calls().take(clock::uptime());
-            match taken {
-                Ok(()) => return Turn { share: self, sent: None, has_failed: false },
-                Err(Some(from)) => {
-                    let wait = from.saturating_duration_since(clock::uptime());
-                    _ = tokio::time::timeout(wait, changed).await;
-                }
-                Err(None) => changed.await,
-            }
-        }
-    }
-
-    fn calls(&self) -> MutexGuard<'_, FailingCalls> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Turn<'_> {
-    /// The call is sent now.
-    pub(super) fn sends(&mut self, now: Instant) {
-        self.share.calls().sends(now);
-        self.sent = Some(now);
-        self.share.changed.notify_waiters();
-    }
-
-    /// The call has failed: it counts.
-    pub(super) fn failed(mut self) {
-        self.has_failed = true;
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if !self.has_failed {
-            self.share.calls().give_back(self.sent);
-            self.share.changed.notify_waiters();
-        }
+    /// Numbers of calls that may be sent, and of calls that count.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.taken, self.sent.len())
     }
 }
 
@@ -172,28 +105,6 @@ mod tests {
             assert_eq!(calls.take(start), Err(Some(start + Duration::from_millis(millis))), "limit {limit}");
             assert_eq!(calls.take(start + Duration::from_millis(millis)), Ok(()), "limit {limit}");
         }
-    }
-
-    #[tokio::test]
-    async fn polls_that_wait_for_a_turn_get_it_one_after_the_other_whatever_becomes_of_the_calls() {
-        let share = FailingShare::new(1_000, Duration::ZERO);
-        let poll = |fails: bool, is_sent: bool| {
-            let share = &share;
-            async move {
-                let mut turn = share.turn().await;
-                tokio::task::yield_now().await;
-                if is_sent {
-                    turn.sends(clock::uptime());
-                }
-                if fails {
-                    turn.failed();
-                }
-            }
-        };
-        let polls = (0..250).map(|number| poll(number % 3 == 0, number % 3 != 1));
-        futures::future::join_all(polls).await;
-        assert_eq!(share.calls().taken, 0);
-        assert!(share.calls().sent.len() <= 84, "{:?}", share.calls());
     }
 
     #[test]

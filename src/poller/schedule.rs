@@ -11,11 +11,9 @@ use std::{
 use chrono::TimeDelta;
 
 use crate::{
-    clock::{self, Clock},
     domain::Timestamp,
     recording::RETRY_AT_MOST,
-    slot::{SlotKey, StoredDue},
-    store::Made,
+    slot::{Made, SlotKey, StoredDue},
 };
 
 /// The database's clock, by which due times are stored, and the one that nobody sets, read together.
@@ -23,13 +21,6 @@ use crate::{
 pub(super) struct Now {
     pub time: Timestamp,
     pub monotonic: Instant,
-}
-
-impl Now {
-    pub(super) fn of(clock: &Clock) -> Self {
-        let monotonic = clock::uptime();
-        Self { time: clock.at(monotonic), monotonic }
-    }
 }
 
 /// Maximum number of slots that one is drawn from.

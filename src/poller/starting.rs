@@ -63,7 +63,7 @@ impl Poller {
         if room < ahead.div_ceil(2) {
             return COME_ROUND;
         }
-        if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted() {
+        if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted(clock::uptime()) {
             return LOOK_AGAIN;
         }
         // A page a turn: polls go on meanwhile.

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     domain::{MsgSeq, Timestamp},
     recording::{Kept, Outcome, Recording},
-    slot::SlotKey,
+    slot::{Made, SlotKey},
 };
 
 const DOING: &str = "storing what polls brought back";
@@ -42,18 +42,6 @@ pub enum Committed {
     Gone(SlotKey),
     /// It was made.
     Made(Made),
-}
-
-/// A slot that was made for messages that left another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-pub struct Made {
-    /// The slot.
-    #[sqlx(flatten)]
-    pub slot: SlotKey,
-    /// When it is due.
-    pub next_poll_at: Timestamp,
-    /// Whether polls of its messages have failed.
-    pub fails: bool,
 }
 
 /// What a flush did.

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::batch::BatchSize;
 use self::{batch::MAX_ROWS, said::Said, stored::rows};
 use super::Store;
-pub use super::flush::{Committed, Made};
+pub use super::flush::Committed;
 use crate::{activity::Activity, recording::Kept, slot::SlotKey};
 
 /// A flush waits at most this long for more to write.

@@ -4,14 +4,14 @@ use futures::TryStreamExt;
 use sqlx::{FromRow, Row, postgres::PgRow};
 
 use super::{
-    Made, Store, StoreError,
+    Store, StoreError,
     arrays::{all_elements, elements, time},
     statement::{query, query_as},
     transaction::SHORT,
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupKey, GroupState, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
+    slot::{GroupKey, GroupState, Made, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
 /// One row a slot, which holds what is known of its messages.
@@ -194,4 +194,17 @@ fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<Slot
 pub(super) fn receipt(code: Option<i32>, read: Option<i32>, unread: Option<i32>) -> Option<Receipt> {
     let counts = read.zip(unread).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
     code.map(|code| Receipt { code, counts })
+}
+
+impl FromRow<'_, PgRow> for SlotKey {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { group_key: row.try_get("group_key")?, slot_id: row.try_get("slot_id")? })
+    }
+}
+
+impl FromRow<'_, PgRow> for Made {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let (next_poll_at, fails) = (row.try_get("next_poll_at")?, row.try_get("fails")?);
+        Ok(Self { slot: SlotKey::from_row(row)?, next_poll_at, fails })
+    }
 }

@@ -10,8 +10,8 @@ use crate::{
     clock::APART,
     domain::MsgSeq,
     recording::{Contents, GroupChange, Kept, Outcome, Part, Snapshot},
-    slot::{GroupKey, SlotKey, SlotMessage},
-    store::{Committed, Made},
+    slot::{GroupKey, Made, SlotKey, SlotMessage},
+    store::Committed,
 };
 
 impl Database {

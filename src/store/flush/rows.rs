@@ -7,13 +7,13 @@ use super::{
         slot_rows::{SlotRow, count_of, insert_slots, move_messages, new_slot_ids},
         upkeep::PROBE_CLAIM,
     },
-    Item, Made,
+    Item,
 };
 use crate::{
     chat::Attempt,
     domain::{Counts, Receipt},
     recording::{Contents, GroupChange, Recording, Snapshot},
-    slot::{GroupKey, SlotId, SlotKey},
+    slot::{GroupKey, Made, SlotId, SlotKey},
     store::statement::{query, query_as},
 };
 
