@@ -1,6 +1,10 @@
 -- What polls found: the snapshots and the calls, both partitioned by the UTC day. There is never a DEFAULT partition: it would
 -- have to be scanned at every ATTACH and forbids DETACH CONCURRENTLY.
 
+-- Partitions have a schema of their own, so that lists of tables show what people query, and not every day of it. receiptd has made
+-- it before it applies the first migration.
+COMMENT ON SCHEMA receiptd_partitions IS 'Internal: the daily partitions of receiptd.receipt_snapshots and receiptd.api_calls. Query those.';
+
 -- prior_read_num repeats what the row before has, so that gains are added up without looking for it in another partition.
 CREATE TABLE receiptd.receipt_snapshots (
     group_key       integer NOT NULL,
@@ -83,24 +87,24 @@ BEGIN
     IF column_name IS NULL THEN
         RAISE EXCEPTION 'receiptd has no table % that is partitioned by day', parent USING ERRCODE = 'undefined_table';
     END IF;
-    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd.%I', partition))) THEN
+    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd_partitions.%I', partition))) THEN
         RETURN false;
     END IF;
     -- The lock that ATTACH takes anyway: readers and writers go on, and a second call for the same table waits.
     EXECUTE format('LOCK TABLE ONLY receiptd.%I IN SHARE UPDATE EXCLUSIVE MODE', parent);
-    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd.%I', partition))) THEN
+    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd_partitions.%I', partition))) THEN
         RETURN false;
     END IF;
-    EXECUTE format('CREATE TABLE receiptd.%I (LIKE receiptd.%I INCLUDING ALL)', partition, parent);
+    EXECUTE format('CREATE TABLE receiptd_partitions.%I (LIKE receiptd.%I INCLUDING ALL)', partition, parent);
     IF (SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(format('receiptd.%I', parent))) THEN
-        EXECUTE format('ALTER TABLE receiptd.%I ENABLE ROW LEVEL SECURITY', partition);
+        EXECUTE format('ALTER TABLE receiptd_partitions.%I ENABLE ROW LEVEL SECURITY', partition);
     END IF;
-    EXECUTE format('ALTER TABLE receiptd.%I ADD CONSTRAINT day CHECK (%I >= %L AND %2$I < %4$L)',
+    EXECUTE format('ALTER TABLE receiptd_partitions.%I ADD CONSTRAINT day CHECK (%I >= %L AND %2$I < %4$L)',
         partition, column_name, first_instant, end_instant);
-    EXECUTE format('ALTER TABLE receiptd.%I ATTACH PARTITION receiptd.%I FOR VALUES FROM (%L) TO (%L)',
+    EXECUTE format('ALTER TABLE receiptd.%I ATTACH PARTITION receiptd_partitions.%I FOR VALUES FROM (%L) TO (%L)',
         parent, partition, first_instant, end_instant);
-    EXECUTE format('ALTER TABLE receiptd.%I DROP CONSTRAINT day', partition);
-    EXECUTE format('COMMENT ON TABLE receiptd.%I IS %L', partition, format('%s of the UTC day %s.', parent, day));
+    EXECUTE format('ALTER TABLE receiptd_partitions.%I DROP CONSTRAINT day', partition);
+    EXECUTE format('COMMENT ON TABLE receiptd_partitions.%I IS %L', partition, format('%s of the UTC day %s.', parent, day));
     RETURN true;
 END
 $$;

@@ -21,30 +21,33 @@ BEGIN
             CASE WHEN is_on THEN 'SET (security_barrier = true)' ELSE 'RESET (security_barrier)' END);
     END LOOP;
     FOR changed IN
-        SELECT c.relname AS name, c.relname = 'watched_groups' AS is_groups, c.relispartition AS is_partition
+        SELECT c.oid::regclass AS name, c.relname = 'watched_groups' AS is_groups, c.relispartition AS is_partition
         FROM pg_class c
-        WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND c.relrowsecurity <> is_on
+        LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+        -- What else lies in the schema of the partitions is somebody's own.
+        WHERE 'receiptd'::regnamespace IN (c.relnamespace, (SELECT p.relnamespace FROM pg_class p WHERE p.oid = i.inhparent))
+            AND c.relkind IN ('r', 'p') AND c.relrowsecurity <> is_on
             AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
         ORDER BY is_groups, c.relname
     LOOP
         IF is_on THEN
             -- A partition has no policy: it is read through its parent, and by itself not at all.
             IF NOT changed.is_partition THEN
-                EXECUTE format('CREATE POLICY of_apps ON receiptd.%I USING (%s)', changed.name, CASE
+                EXECUTE format('CREATE POLICY of_apps ON %s USING (%s)', changed.name, CASE
                     WHEN changed.is_groups THEN '(SELECT receiptd.apps_of_caller()) IS NULL
                         OR sdk_app_id = ANY ((SELECT receiptd.apps_of_caller())::bigint[])'
                     ELSE 'group_key IN (SELECT g.group_key FROM receiptd.watched_groups g)' END);
             END IF;
-            EXECUTE format('ALTER TABLE receiptd.%I ENABLE ROW LEVEL SECURITY', changed.name);
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', changed.name);
             IF changed.is_groups THEN
-                EXECUTE format('ALTER TABLE receiptd.%I FORCE ROW LEVEL SECURITY', changed.name);
+                EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', changed.name);
             END IF;
         ELSE
             IF NOT changed.is_partition THEN
-                EXECUTE format('DROP POLICY of_apps ON receiptd.%I', changed.name);
+                EXECUTE format('DROP POLICY of_apps ON %s', changed.name);
             END IF;
-            EXECUTE format('ALTER TABLE receiptd.%I DISABLE ROW LEVEL SECURITY', changed.name);
-            EXECUTE format('ALTER TABLE receiptd.%I NO FORCE ROW LEVEL SECURITY', changed.name);
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', changed.name);
+            EXECUTE format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', changed.name);
         END IF;
     END LOOP;
 END

@@ -36,6 +36,9 @@ impl fmt::Display for Retention {
     }
 }
 
+/// The schema of the partitions.
+pub const SCHEMA: &str = "receiptd_partitions";
+
 /// A table that is partitioned by day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
@@ -55,6 +58,11 @@ impl Table {
             Self::Snapshots => "receipt_snapshots",
             Self::Calls => "api_calls",
         }
+    }
+
+    /// The name of its partition of a UTC day, within [`SCHEMA`].
+    pub fn partition(self, day: NaiveDate) -> String {
+        format!("{}_{}", self.name(), day.format("%Y%m%d"))
     }
 }
 
@@ -87,9 +95,9 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Its name in SQL.
+    /// Its name within [`SCHEMA`].
     pub fn name(&self) -> String {
-        format!("{}_{}", self.table.name(), self.day.format("%Y%m%d"))
+        self.table.partition(self.day)
     }
 
     fn end(&self) -> Timestamp {

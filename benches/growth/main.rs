@@ -97,7 +97,7 @@ async fn fill(url: &str, messages: i64, postmaster: u32) {
         "SELECT name, pg_size_pretty(bytes) FROM (
             SELECT coalesce(i.inhparent, c.oid)::regclass::text AS name, sum(pg_total_relation_size(c.oid)) AS bytes
             FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-            WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind = 'r' GROUP BY 1
+            WHERE c.relnamespace IN ('receiptd'::regnamespace, 'receiptd_partitions'::regnamespace) AND c.relkind = 'r' GROUP BY 1
          ) sizes WHERE bytes > 1000000 ORDER BY bytes DESC",
     )
     .fetch_all(&pool)

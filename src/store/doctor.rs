@@ -11,10 +11,10 @@ use super::{
 pub struct Rights {
     /// Its name.
     pub role: String,
-    /// Whether the schema is there.
-    pub has_schema: bool,
-    /// Whether it may make the schema.
-    pub may_create: bool,
+    /// The schemas that are missing, and that it may not make.
+    pub unmade: Vec<String>,
+    /// The schemas that are there, and in which it may not make tables.
+    pub closed: Vec<String>,
 }
 
 impl Store {
@@ -23,14 +23,17 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn rights(&self) -> Result<Rights, StoreError> {
-        let rights = query_as::<(String, bool, bool)>(
-            "SELECT quote_ident(current_user), to_regnamespace('receiptd') IS NOT NULL,
-                has_database_privilege(current_database(), 'CREATE')",
+        let rights = query_as::<(String, Vec<String>, Vec<String>)>(
+            "SELECT quote_ident(current_user),
+                coalesce(array_agg(s.name) FILTER (WHERE n.oid IS NULL
+                    AND NOT has_database_privilege(current_database(), 'CREATE')), '{}'),
+                coalesce(array_agg(s.name) FILTER (WHERE NOT has_schema_privilege(n.oid, 'CREATE')), '{}')
+             FROM unnest(ARRAY['receiptd', 'receiptd_partitions']) AS s (name) LEFT JOIN pg_namespace n ON n.nspname = s.name",
         );
-        let (role, has_schema, may_create) = self
+        let (role, unmade, closed) = self
             .run("asking for the rights of the role", SHORT, async |database| rights.fetch_one(database).await)
             .await?;
-        Ok(Rights { role, has_schema, may_create })
+        Ok(Rights { role, unmade, closed })
     }
 
     /// Why the database only reads, if it does, with what helps.

@@ -1,7 +1,8 @@
 //! Whether a database is one that the daemon may work in, asked before anything is made in it.
 //!
 //! Whoever owns an object that a statement of ours meets, or may make one, has code of theirs run by our role: triggers, views
-//! and functions. So the schema belongs to our role alone.
+//! and functions. So the schema and its partitions belong to our role alone. What else lies in the schema of the partitions is met by
+//! none.
 
 use super::{
     SchemaError, Store, StoreError,
@@ -14,11 +15,12 @@ use super::{
 /// they keep the daemon from working.
 const FOREIGN: &str = "
     WITH objects AS (
-        SELECT 'schema receiptd' AS what, n.nspowner AS owner, true AS is_needed, 0 AS place
-        FROM pg_namespace n WHERE n.nspname = 'receiptd'
+        SELECT 'schema ' || n.nspname AS what, n.nspowner AS owner, true AS is_needed, 0 AS place
+        FROM pg_namespace n WHERE n.nspname IN ('receiptd', 'receiptd_partitions')
         UNION ALL
-        SELECT 'relation receiptd.' || quote_ident(c.relname), c.relowner, c.relkind IN ('r', 'p'), 1
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        SELECT 'relation ' || c.oid::regclass, c.relowner, c.relkind IN ('r', 'p'), 1
+        FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent
+        JOIN pg_namespace n ON n.oid IN (c.relnamespace, p.relnamespace)
         WHERE n.nspname = 'receiptd' AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
         UNION ALL
         SELECT 'function ' || p.oid::regprocedure, p.proowner, false, 2
@@ -39,12 +41,13 @@ const FOREIGN: &str = "
 /// Who else may make something in the schema, or triggers on its tables.
 const GRANTED: &str = "
     WITH grants AS (
-        SELECT 'SCHEMA receiptd' AS object, n.nspowner AS owner, a.grantee, a.privilege_type
+        SELECT 'SCHEMA ' || n.nspname AS object, n.nspowner AS owner, a.grantee, a.privilege_type
         FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
-        WHERE n.nspname = 'receiptd' AND a.privilege_type = 'CREATE'
+        WHERE n.nspname IN ('receiptd', 'receiptd_partitions') AND a.privilege_type = 'CREATE'
         UNION ALL
-        SELECT 'TABLE receiptd.' || quote_ident(c.relname), c.relowner, a.grantee, a.privilege_type
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL aclexplode(c.relacl) a
+        SELECT 'TABLE ' || c.oid::regclass, c.relowner, a.grantee, a.privilege_type
+        FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class p ON p.oid = i.inhparent
+        JOIN pg_namespace n ON n.oid IN (c.relnamespace, p.relnamespace) CROSS JOIN LATERAL aclexplode(c.relacl) a
         WHERE n.nspname = 'receiptd' AND a.privilege_type = 'TRIGGER'
     )
     SELECT g.privilege_type::text, g.object::text, coalesce(quote_ident(r.rolname), 'PUBLIC')::text

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{SdkAppId, Timestamp},
-    retention::{Partition, Stage, Table},
+    retention::{Partition, SCHEMA, Stage, Table},
 };
 
 /// A lock that is not to be had within this time is tried again at the next run: whoever queues behind it waits as long.
@@ -85,13 +85,15 @@ impl Store {
             "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending, is_marked,
                 pg_total_relation_size(c.oid), c.reltuples::bigint
              FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+             JOIN pg_class p ON p.oid = to_regclass('receiptd.' || left(c.relname, -9)) AND p.relowner = c.relowner
              CROSS JOIN LATERAL (SELECT coalesce(obj_description(c.oid, 'pg_class') = $1, false) AS is_marked) comment
-             WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind = 'r'
+             WHERE c.relnamespace = to_regnamespace($2) AND c.relkind = 'r'
                 AND c.relname ~ '^(receipt_snapshots|api_calls)_[0-9]{8}$'
-                AND (i.inhrelid IS NOT NULL OR is_marked)
+                AND CASE WHEN i.inhrelid IS NULL THEN is_marked ELSE i.inhparent = p.oid END
              ORDER BY 2, 1",
         )
-        .bind(MARK);
+        .bind(MARK)
+        .bind(SCHEMA);
         let partition = |(is_snapshots, day, is_detaching, is_marked, bytes, rows)| Partition {
             table: if is_snapshots { Table::Snapshots } else { Table::Calls },
             day,
@@ -116,19 +118,19 @@ impl Store {
     /// If the database fails.
     pub async fn drop_partition(&self, partition: &Partition) -> Result<bool, StoreError> {
         let (parent, name) = (partition.table.name(), partition.name());
-        let detach = format!("ALTER TABLE receiptd.{parent} DETACH PARTITION receiptd.{name}");
+        let detach = format!("ALTER TABLE receiptd.{parent} DETACH PARTITION {SCHEMA}.{name}");
         let is_detached = match partition.stage {
             Stage::Detached => true,
             Stage::Detaching => self.detach(&format!("{detach} FINALIZE"), None).await?,
             Stage::Attached => {
-                self.change(&format!("COMMENT ON TABLE receiptd.{name} IS '{MARK}'")).await?
+                self.change(&format!("COMMENT ON TABLE {SCHEMA}.{name} IS '{MARK}'")).await?
                     && self.detach(&format!("{detach} CONCURRENTLY"), Some(&detach)).await?
             }
         };
         if !is_detached {
             self.unmark(partition).await?;
         }
-        Ok(is_detached && self.change(&format!("DROP TABLE receiptd.{name}")).await?)
+        Ok(is_detached && self.change(&format!("DROP TABLE {SCHEMA}.{name}")).await?)
     }
 
     /// Takes back the mark of a partition that is to be kept.
@@ -145,9 +147,9 @@ impl Store {
         let unmark = format!(
             "DO $$ BEGIN
                 IF EXISTS (
-                    SELECT FROM pg_inherits WHERE inhrelid = to_regclass('receiptd.{name}') AND NOT inhdetachpending
+                    SELECT FROM pg_inherits WHERE inhrelid = to_regclass('{SCHEMA}.{name}') AND NOT inhdetachpending
                 ) THEN
-                    COMMENT ON TABLE receiptd.{name} IS '{parent} of the UTC day {day}.';
+                    COMMENT ON TABLE {SCHEMA}.{name} IS '{parent} of the UTC day {day}.';
                 END IF;
             END $$"
         );

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::APART,
     domain::Timestamp,
-    retention::Table,
+    retention::{SCHEMA, Table},
     rollup::{SETTLED_AFTER, Stretch, hour_of},
 };
 
@@ -195,7 +195,7 @@ async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scop
 
 /// Whether the day of this hour is still part of the table.
 async fn has_day(connection: &mut Session, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
-    let partition = format!("receiptd.{}_{}", table.name(), hour.format("%Y%m%d"));
+    let partition = format!("{SCHEMA}.{}", table.partition(hour.date_naive()));
     let attached = query_scalar(
         "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1) AND NOT inhdetachpending)",
     );

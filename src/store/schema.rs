@@ -103,13 +103,17 @@ fn migrator() -> Migrator {
 async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut transaction = connection.begin_with(BEGIN).await?;
     // To say IF NOT EXISTS takes the right to make schemas even where it exists.
-    let (has_schema, has_table): (bool, bool) = query_as(
-        "SELECT to_regnamespace('receiptd') IS NOT NULL, to_regclass('receiptd.schema_migrations') IS NOT NULL",
+    let (has_schema, has_partitions, has_table): (bool, bool, bool) = query_as(
+        "SELECT to_regnamespace('receiptd') IS NOT NULL, to_regnamespace('receiptd_partitions') IS NOT NULL,
+            to_regclass('receiptd.schema_migrations') IS NOT NULL",
     )
     .fetch_one(&mut *transaction)
     .await?;
     if !has_schema {
         transaction.execute("CREATE SCHEMA receiptd").await?;
+    }
+    if !has_partitions {
+        transaction.execute("CREATE SCHEMA receiptd_partitions").await?;
     }
     if has_table {
         // Nobody but the owner can hold it, unlike an advisory lock. Before there is a table, the names are unique.

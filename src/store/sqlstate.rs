@@ -109,7 +109,7 @@ pub(super) fn advice(sqlstate: &str) -> Option<&'static str> {
         "3D000" => "create the database that database.url names",
         "3F000" | "42P01" | "42703" | "42883" => "bring the schema up to date with `receiptd migrate`",
         "42501" => {
-            "the role of database.url has to own the schema receiptd, or to make it once: GRANT CREATE ON DATABASE … TO …"
+            "the role of database.url has to own the schemas receiptd and receiptd_partitions, or to make them once: GRANT CREATE ON DATABASE … TO …"
         }
         "53100" => "free disk space on the database server",
         "53300" => "raise max_connections of the server, or lower database.max_connections",

@@ -53,7 +53,7 @@ async fn hours_are_rolled_up_again_on_demand() {
     assert_eq!(database.psql(hours), before);
     let (code, _, err) = receiptd(&database, &["rollup", "--from", "2026-11-21"]);
     assert!(code != 0 && err.contains("nothing to do"), "{err}");
-    database.psql("DROP TABLE receiptd.api_calls_20261118");
+    database.psql("DROP TABLE receiptd_partitions.api_calls_20261118");
     let (code, out, _) = receiptd(&database, &["rollup", "--from", "2026-11-18"]);
     assert!(code == 0 && out.contains(" of them snapshots or calls are not kept any more"), "{out}");
     assert_eq!(database.psql(hours), before, "what can't be made again stays");

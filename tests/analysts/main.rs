@@ -14,6 +14,7 @@ mod late;
 mod milestones;
 mod model;
 mod operators;
+mod partitions;
 mod prometheus;
 mod retention;
 #[path = "../daemon/rig.rs"]

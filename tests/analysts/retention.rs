@@ -35,7 +35,7 @@ async fn history() -> History {
 fn days(history: &History) -> String {
     history.psql(
         "SELECT count(*), min(right(relname, 2)) FROM pg_class c
-         WHERE relnamespace = 'receiptd'::regnamespace AND relkind = 'r' AND relname ~ '_2026....$'",
+         WHERE relnamespace = 'receiptd_partitions'::regnamespace AND relkind = 'r' AND relname ~ '_2026....$'",
     )
 }
 
@@ -152,10 +152,10 @@ async fn what_an_interrupted_run_has_begun_the_next_one_ends() {
     let history = history().await;
     history.roll_up("12:00").await;
     history.psql(
-        "COMMENT ON TABLE receiptd.api_calls_20261118 IS 'Detached by retention, to be dropped.';
-         ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118;
-         COMMENT ON TABLE receiptd.api_calls_20261119 IS 'Detached by retention, to be dropped.';
-         UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd.api_calls_20261119'::regclass",
+        "COMMENT ON TABLE receiptd_partitions.api_calls_20261118 IS 'Detached by retention, to be dropped.';
+         ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118;
+         COMMENT ON TABLE receiptd_partitions.api_calls_20261119 IS 'Detached by retention, to be dropped.';
+         UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20261119'::regclass",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
     assert_eq!(days(&history), "20|21");
@@ -174,21 +174,21 @@ async fn two_at_the_same_time_do_no_harm() {
 #[tokio::test]
 async fn a_partition_that_somebody_has_detached_to_keep_it_is_left_alone() {
     let history = history().await;
-    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118");
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20261118"), "0");
 }
 
 #[tokio::test]
 async fn a_partition_that_somebody_is_detaching_to_keep_it_is_left_alone_too() {
     let history = history().await;
     history.psql(
-        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd.api_calls_20261118'::regclass",
+        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20261118'::regclass",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
-    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118 FINALIZE");
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118 FINALIZE");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap(), Removed::default());
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20261118"), "0");
 }
 
 #[tokio::test]
@@ -202,9 +202,9 @@ async fn what_could_not_be_detached_is_not_taken_for_detached_by_retention_later
     let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (3, 3));
     reading.rollback().await.unwrap();
-    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd.api_calls_20261118");
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 2);
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd.api_calls_20261118"), "0");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20261118"), "0");
 }
 
 #[tokio::test]

@@ -278,7 +278,10 @@ async fn a_view_or_table_that_a_migration_replaces_or_adds_is_limited_at_the_nex
     member.database.psql(&format!("SET ROLE {owner}; SELECT receiptd.grant_roles()"));
     assert_eq!(member.database.psql(unlimited), "0");
     // Somebody who may read all tables reads partitions through their parents alone.
-    member.database.psql("GRANT SELECT ON ALL TABLES IN SCHEMA receiptd TO receiptd_reader");
+    member.database.psql(
+        "GRANT SELECT ON ALL TABLES IN SCHEMA receiptd, receiptd_partitions TO receiptd_reader;
+         GRANT USAGE ON SCHEMA receiptd_partitions TO receiptd_reader",
+    );
     let partition = member.database.psql("SELECT inhrelid::regclass FROM pg_inherits
         WHERE inhparent = 'receiptd.receipt_snapshots'::regclass AND inhrelid::regclass::text LIKE '%' || to_char(now(), 'YYYYMMDD')");
     assert_eq!(member.count(&format!("SELECT 1 FROM {partition}")).await, 0);

@@ -123,7 +123,7 @@ async fn done_again_hours_of_which_something_is_gone_stay_as_they_were() {
     let before = history.psql(ROLLED_UP);
     assert!(history.store.roll_up_again(at("09:00")).await.unwrap(), "all is there");
     for table in ["receipt_snapshots", "api_calls"] {
-        history.psql(&format!("ALTER TABLE receiptd.{table} DETACH PARTITION receiptd.{table}_20261120"));
+        history.psql(&format!("ALTER TABLE receiptd.{table} DETACH PARTITION receiptd_partitions.{table}_20261120"));
         for hour in ["08:00", "09:00", "10:00"] {
             assert!(!history.store.roll_up_again(at(hour)).await.unwrap());
         }

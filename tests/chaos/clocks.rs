@@ -31,8 +31,7 @@ const DATED_WRONGLY: &str = "SELECT count(*) FROM (
 
 /// A partition that is older than snapshots are kept, and whether it is there.
 const MAKE_OLD: &str = "SELECT receiptd.ensure_partition('receipt_snapshots', '{now}'::date - 95)";
-const HAS_OLD: &str =
-    "SELECT to_regclass('receiptd.receipt_snapshots_' || to_char('{now}'::date - 95, 'YYYYMMDD')) IS NOT NULL";
+const HAS_OLD: &str = "SELECT to_regclass('receiptd_partitions.receipt_snapshots_' || to_char('{now}'::date - 95, 'YYYYMMDD')) IS NOT NULL";
 
 /// What nobody may do by a clock that is wrong.
 const CLOSED: &str = "SELECT count(*) FROM receiptd.watched_messages WHERE state <> 'active'";

@@ -98,7 +98,11 @@ async fn todays_partitions_are_made_anew_when_they_are_missing() {
     let scene = Scene::idle(ScratchDirectory::new("partition"), Setup::default()).await;
     let today = today(&scene).await;
     let before_the_first = Breakage::begins(&scene);
-    scene.sql(&format!("DROP TABLE receiptd.receipt_snapshots_{today}, receiptd.api_calls_{today}")).await;
+    scene
+        .sql(&format!(
+            "DROP TABLE receiptd_partitions.receipt_snapshots_{today}, receiptd_partitions.api_calls_{today}"
+        ))
+        .await;
     scene.watch_all().await;
     scene.at_full_load().await;
     // Now they hold rows, which the oracle counts where they are put.

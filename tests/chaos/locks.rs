@@ -42,13 +42,13 @@ async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
         let mut other = scene.pool.acquire().await.unwrap().detach();
         let mut transaction = other.begin().await.unwrap();
         // So the daemon is the one who finds that it is in one.
-        let lock = format!("SET LOCAL deadlock_timeout = '1min'; LOCK TABLE receiptd.api_calls_{today}");
+        let lock = format!("SET LOCAL deadlock_timeout = '1min'; LOCK TABLE receiptd_partitions.api_calls_{today}");
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
         let waits = "SELECT EXISTS (
             SELECT FROM pg_stat_activity WHERE application_name = 'receiptd' AND wait_event_type = 'Lock')";
         assert!(scene.until(waits, PATIENCE).await);
         // A flush writes snapshots before calls: it has locked their partition by now.
-        let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{today}");
+        let lock = format!("LOCK TABLE receiptd_partitions.receipt_snapshots_{today}");
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
         transaction.rollback().await.unwrap();
     }
@@ -57,7 +57,7 @@ async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
 
 /// Locks the snapshots of a day against everybody, until the transaction ends.
 async fn lock_snapshots(transaction: &mut PgConnection, day: &str) {
-    let lock = format!("LOCK TABLE receiptd.receipt_snapshots_{day} IN ACCESS EXCLUSIVE MODE");
+    let lock = format!("LOCK TABLE receiptd_partitions.receipt_snapshots_{day} IN ACCESS EXCLUSIVE MODE");
     sqlx::query(AssertSqlSafe(lock)).execute(transaction).await.unwrap();
 }
 

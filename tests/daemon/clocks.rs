@@ -42,7 +42,8 @@ async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_a
         rig.until("(SELECT rolled_up_until IS NOT NULL FROM receiptd.poller_leases)").await;
         assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0, "{days} days");
         assert_eq!(rig.value::<i64>(FUTURE).await, 0, "{days} days");
-        let gone = "to_regclass('receiptd.receipt_snapshots_' || to_char(current_date - 95, 'YYYYMMDD')) IS NULL";
+        let gone =
+            "to_regclass('receiptd_partitions.receipt_snapshots_' || to_char(current_date - 95, 'YYYYMMDD')) IS NULL";
         assert!(!rig.value::<bool>(&format!("SELECT {gone}")).await, "old, but who knows by which clock");
         let doubt = rig.daemon.as_ref().unwrap().status().doubt().unwrap().to_string();
         let said = if days > 0 { "100d ahead of the database's" } else { "100d behind the database's" };
@@ -50,7 +51,7 @@ async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_a
 
         DAYS.store(0, Ordering::Relaxed);
         rig.until(gone).await;
-        let young = "to_regclass('receiptd.receipt_snapshots_' || to_char(current_date - 10, 'YYYYMMDD')) IS NOT NULL";
+        let young = "to_regclass('receiptd_partitions.receipt_snapshots_' || to_char(current_date - 10, 'YYYYMMDD')) IS NOT NULL";
         assert!(rig.value::<bool>(&format!("SELECT {young}")).await);
         // The status follows with the next look at the clocks.
         while rig.daemon.as_ref().unwrap().status().doubt().is_some() {

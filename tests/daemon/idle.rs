@@ -13,7 +13,7 @@ const RENEWALS: i64 = 5;
 
 /// Whether all is done that a daemon does once at its start: the partitions of a week, and the first roll-up.
 const IS_READY: &str = "SELECT (SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'
-        AND relnamespace = 'receiptd'::regnamespace) >= 18
+        AND relnamespace = 'receiptd_partitions'::regnamespace) >= 18
     AND EXISTS (SELECT FROM receiptd.poller_leases WHERE rolled_up_until > now() - interval '5 minutes')";
 
 /// The next transaction id: each transaction that writes anything takes one.

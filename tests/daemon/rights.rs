@@ -38,7 +38,10 @@ async fn everything_works(database: TestDatabase, url: &str, then: impl FnOnce(&
 async fn a_role_that_owns_the_schema_needs_no_more_than_to_connect() {
     let database = TestDatabase::new().await;
     let url = role_that_may_connect(&database).await;
-    database.psql(&format!("CREATE SCHEMA receiptd AUTHORIZATION owner_of_{}", database.name()));
+    database.psql(&format!(
+        "CREATE SCHEMA receiptd AUTHORIZATION owner_of_{0}; CREATE SCHEMA receiptd_partitions AUTHORIZATION owner_of_{0}",
+        database.name()
+    ));
     everything_works(database, &url, |_| ()).await;
 }
 
@@ -58,6 +61,18 @@ async fn a_role_without_these_rights_is_told_which_it_lacks() {
     let error = store.migrate().await.unwrap_err();
     assert!(!error.is_transient(), "{error:?}");
     assert!(error.to_string().contains("GRANT CREATE ON DATABASE"), "{error}");
+    let both = ["receiptd".to_owned(), "receiptd_partitions".to_owned()];
+    assert_eq!(store.rights().await.unwrap().unmade, both);
+    let owner = format!("owner_of_{}", database.name());
+    database.psql(&format!("CREATE SCHEMA receiptd AUTHORIZATION {owner}"));
+    assert_eq!(store.rights().await.unwrap().unmade, both[1..]);
+    assert!(store.migrate().await.unwrap_err().to_string().contains("receiptd_partitions"));
+    database.psql(&format!("CREATE SCHEMA receiptd_partitions AUTHORIZATION {owner}"));
+    store.migrate().await.unwrap();
+    let rights = store.rights().await.unwrap();
+    assert!(rights.unmade.is_empty() && rights.closed.is_empty(), "{rights:?}");
+    database.psql(&format!("REVOKE CREATE ON SCHEMA receiptd_partitions FROM {owner}"));
+    assert_eq!(store.rights().await.unwrap().closed, both[1..]);
 }
 
 /// What a role that may create in `public` can put in the way of PostgreSQL's own, each of which notes who runs it.
@@ -127,6 +142,17 @@ async fn a_schema_that_another_could_change_is_refused_with_what_helps() {
         (
             "CREATE SCHEMA receiptd AUTHORIZATION owner; GRANT ALL ON SCHEMA receiptd TO PUBLIC",
             "REVOKE CREATE ON SCHEMA receiptd FROM PUBLIC",
+        ),
+        ("CREATE SCHEMA receiptd_partitions AUTHORIZATION stranger", "schema receiptd_partitions is owned by the role stranger"),
+        (
+            "CREATE SCHEMA receiptd_partitions AUTHORIZATION owner; GRANT CREATE ON SCHEMA receiptd_partitions TO stranger",
+            "REVOKE CREATE ON SCHEMA receiptd_partitions FROM stranger",
+        ),
+        (
+            "CREATE SCHEMA receiptd AUTHORIZATION owner; CREATE TABLE receiptd.parent (day date) PARTITION BY RANGE (day);
+             ALTER TABLE receiptd.parent OWNER TO owner; CREATE TABLE public.part PARTITION OF receiptd.parent DEFAULT;
+             ALTER TABLE public.part OWNER TO stranger",
+            "relation public.part is owned by the role stranger",
         ),
         (
             "CREATE SCHEMA receiptd AUTHORIZATION owner;

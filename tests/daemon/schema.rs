@@ -35,7 +35,10 @@ async fn every_table_column_view_and_function_carries_a_comment() {
     let bare: Vec<String> = sqlx::query_scalar(UNDOCUMENTED).fetch_all(&rig.pool).await.unwrap();
     assert!(bare.is_empty(), "{bare:?}");
     assert!(
-        rig.count("pg_class WHERE relnamespace = 'receiptd'::regnamespace AND relispartition AND relkind = 'r'").await
+        rig.count(
+            "pg_class WHERE relnamespace = 'receiptd_partitions'::regnamespace AND relispartition AND relkind = 'r'"
+        )
+        .await
             >= 18
     );
 }

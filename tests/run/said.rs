@@ -34,7 +34,7 @@ async fn what_the_tables_refuse_is_said_once_with_the_group_and_the_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_can_not_be_made_is_said_once() {
-    let lose = "DO $$ BEGIN EXECUTE 'DROP TABLE receiptd.receipt_snapshots_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'); END $$;
+    let lose = "DO $$ BEGIN EXECUTE 'DROP TABLE receiptd_partitions.receipt_snapshots_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'); END $$;
         CREATE OR REPLACE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean LANGUAGE plpgsql AS $$
         BEGIN RAISE EXCEPTION 'no partitions today'; END $$";
     let lines = said_of_three_refused_polls("unmade", lose, "could not be made").await;

@@ -148,14 +148,31 @@ async fn rights(store: &Store) -> Finding {
             let (found, remedy) = why.split_once(". ").unwrap_or((&why, "see docs/operators.md, Security"));
             Finding::failed("rights", found, remedy)
         }
-        Ok((Rights { role, has_schema: false, may_create: false }, None)) => {
-            let remedy = format!("CREATE SCHEMA receiptd AUTHORIZATION {role}, as a superuser");
-            Finding::failed("rights", format!("the role {role} may not make the schema receiptd"), remedy)
-        }
-        Ok((Rights { role, .. }, None)) => {
-            Finding::ok("rights", format!("the role {role} may do what receiptd has to"))
-        }
+        Ok((rights, None)) => judge_rights(&rights),
     }
+}
+
+fn judge_rights(Rights { role, unmade, closed }: &Rights) -> Finding {
+    let each = |names: &[String], statement: &dyn Fn(&String) -> String| {
+        format!("{}, as a superuser", names.iter().map(statement).collect::<Vec<_>>().join("; "))
+    };
+    if !unmade.is_empty() {
+        let found = format!("the role {role} may not make the schema {}", unmade.join(" and "));
+        return Finding::failed(
+            "rights",
+            found,
+            each(unmade, &|name| format!("CREATE SCHEMA {name} AUTHORIZATION {role}")),
+        );
+    }
+    if !closed.is_empty() {
+        let found = format!("the role {role} may not make tables in the schema {}", closed.join(" and "));
+        return Finding::failed(
+            "rights",
+            found,
+            each(closed, &|name| format!("GRANT CREATE ON SCHEMA {name} TO {role}")),
+        );
+    }
+    Finding::ok("rights", format!("the role {role} may do what receiptd has to"))
 }
 
 async fn schema(store: &Store) -> Vec<Finding> {
