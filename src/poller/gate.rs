@@ -105,7 +105,9 @@ struct Doubt {
     /// Whether it is taken for the app's fault.
     is_app: bool,
     probe_at: Instant,
+    /// Number of probes that were refused, and how many of them in a row concern the signature, after a first such refusal.
     probes: u32,
+    of_signature: u32,
 }
 
 impl Gate {
@@ -218,14 +220,16 @@ impl Gate {
     /// Doubts the app, since so many groups were `refused` alike.
     fn doubt(&mut self, failure: &Failure, refused: usize, sent: Instant, now: Instant) -> Blame {
         let doubt = self.doubt.get_or_insert_with(|| Doubt::new(failure, now));
+        let is_first_of_signature = !is_of_signature(&doubt.failure);
         doubt.failure = failure.clone();
         // What was under way when the doubt arose is no probe.
         if sent >= doubt.since {
             doubt.probes += 1;
+            doubt.of_signature = if is_first_of_signature { 0 } else { doubt.of_signature + 1 };
             doubt.probe_at = now + doubt.pause();
         }
         let (groups, witnesses) = doubt.enough();
-        let is_app = doubt.is_app || (refused >= groups && doubt.probes >= witnesses);
+        let is_app = doubt.is_app || (refused >= groups && doubt.witnesses() >= witnesses);
         let is_news = is_app && !std::mem::replace(&mut doubt.is_app, is_app);
         if is_app { Blame::App(is_news) } else { Blame::Unknown }
     }
@@ -271,7 +275,8 @@ impl Gate {
 
 impl Doubt {
     fn new(failure: &Failure, now: Instant) -> Self {
-        let doubt = Self { failure: failure.clone(), since: now, is_app: false, probe_at: now, probes: 0 };
+        let doubt =
+            Self { failure: failure.clone(), since: now, is_app: false, probe_at: now, probes: 0, of_signature: 0 };
         Self { probe_at: now + doubt.pause(), ..doubt }
     }
 
@@ -285,12 +290,17 @@ impl Doubt {
         }
     }
 
+    /// How many probes were refused like the latest. What another group was refused for says nothing of the signature.
+    fn witnesses(&self) -> u32 {
+        if is_of_signature(&self.failure) { self.of_signature } else { self.probes }
+    }
+
     /// How long to wait before the next probe.
     fn pause(&self) -> Duration {
         let doubled = |first: Duration, times: u32| (first * 2_u32.pow(times.min(10))).min(PROBE_AT_MOST);
         match self.failure.class {
-            Class::Wait if self.probes > 0 => WAIT,
-            _ if is_of_signature(&self.failure) => doubled(SIGNATURE_AGAIN, self.probes),
+            Class::Wait if self.of_signature > 0 => WAIT,
+            _ if is_of_signature(&self.failure) => doubled(SIGNATURE_AGAIN, self.of_signature),
             _ if self.probes == 0 => Duration::ZERO,
             _ => doubled(QUICK, self.probes.saturating_sub(QUICK_PROBES)),
         }

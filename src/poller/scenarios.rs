@@ -30,6 +30,9 @@ const LIVES: u64 = 2_000;
 /// And so many in which something stays wrong: these last for minutes.
 const FLAWED_LIVES: u64 = 100;
 
+/// Lives with flaws that once broke a promise.
+const ONCE_BROKEN: [u64; 3] = [1_000_135, 864_430_126_214, 497_571_606_379];
+
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a whole number")))
@@ -79,6 +82,14 @@ fn whatever_fails_the_promises_are_kept() {
 #[test]
 fn one_bad_thing_costs_only_what_it_touches() {
     live_many(Plan::with_flaws, FLAWED_LIVES);
+}
+
+#[test]
+fn lives_that_once_broke_a_promise_keep_it() {
+    for seed in ONCE_BROKEN {
+        let outcome = live(&Plan::with_flaws(seed));
+        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+    }
 }
 
 #[test]

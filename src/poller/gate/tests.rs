@@ -205,6 +205,20 @@ fn a_group_that_is_refused_again_before_any_other_was_asked_is_not_to_blame_yet(
 }
 
 #[test]
+fn a_signature_that_the_second_group_is_refused_for_is_not_refused_twice() {
+    let start = Instant::now();
+    let at = |seconds| start + secs(seconds);
+    for (code, again) in [(70050, 2.0), (70003, 2.0), (60021, 0.25)] {
+        let mut gate = Gate::default();
+        gate.refused(1, &failure(10007), at(0.0), at(0.1));
+        gate.refused(1, &failure(10007), at(15.0), at(15.1));
+        assert_eq!(gate.admit(at(15.2)), Admission::Probe);
+        assert_eq!(gate.refused(2, &failure(code), at(15.2), at(15.3)), Blame::Unknown);
+        assert_eq!(gate.admit(at(15.4)), Admission::Closed(at(15.3 + again)), "{code}");
+    }
+}
+
+#[test]
 fn a_group_whose_quarantine_cannot_be_stored_is_asked_less_and_less() {
     let mut app = App::new(5, [(2, 60003)]);
     for _ in 0..720 {
@@ -258,7 +272,9 @@ proptest! {
         bad in proptest::collection::btree_map(1_i32..30, prop_oneof![
             Just(10026_i64), Just(60003), Just(60021), Just(10010), Just(10007), Just(80005)
         ], 0..12),
+        of_signature in proptest::option::of((1_i32..30, prop_oneof![Just(70003_i64), Just(70050)])),
     ) {
+        let bad: BTreeMap<GroupKey, i64> = bad.into_iter().chain(of_signature).collect();
         let mut app = App::new(30, bad.clone());
         app.lives(secs(60.0));
         prop_assert_eq!(&app.quarantined, &bad.keys().copied().collect());
@@ -267,5 +283,9 @@ proptest! {
         prop_assert!(good > 50, "{good} calls in the last five seconds");
         let refused = app.calls.iter().filter(|(group, _)| bad.contains_key(group)).count();
         prop_assert!(refused <= 5 * bad.len(), "{refused} refused calls");
+        let good = app.calls.iter().filter(|(group, _)| !bad.contains_key(group)).map(|(_, sent)| *sent);
+        let good: Vec<Instant> = std::iter::once(app.start).chain(good).collect();
+        let waits = good.windows(2).map(|pair| pair[1] - pair[0]);
+        prop_assert!(waits.clone().max() < Some(secs(10.0)), "the good groups waited for {:?}", waits.max());
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// So many of the last events are told when a promise was broken.
-const TAIL: usize = 120;
+const TAIL: usize = 400;
 
 /// Messages live on unless everybody has read them.
 const LIFE: Duration = Duration::from_secs(30 * 86_400);
@@ -46,6 +46,13 @@ pub(super) enum Doing {
     PollsMustHaveEnded,
     FlushMustHaveEnded,
     Told(Request, Reply, Micros),
+}
+
+impl Doing {
+    /// Whether a standby looks at the lease: these are too many for the log.
+    fn is_look(&self) -> bool {
+        matches!(self, Self::Look | Self::Told(Request::Look, ..))
+    }
 }
 
 /// Which process, and which of its terms.
@@ -164,11 +171,15 @@ impl World {
                     let until = to.paused_until;
                     return self.at(until, Event::At(address, doing));
                 }
-                self.tell(|| format!("daemon {} {doing:?}", address.daemon));
+                if !doing.is_look() {
+                    self.tell(|| format!("daemon {} {doing:?}", address.daemon));
+                }
                 self.does(address.daemon, doing);
             }
             Event::AtDatabase(from, request, fence, asked_at, is_answered) => {
-                self.tell(|| format!("database {} {request:?}", from.daemon));
+                if !matches!(request, Request::Look) {
+                    self.tell(|| format!("database {} {request:?}", from.daemon));
+                }
                 let reply = self.at_database(from, &request, fence.as_ref());
                 if is_answered {
                     let back = self.database_way();

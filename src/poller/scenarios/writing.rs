@@ -110,7 +110,6 @@ impl World {
         let writing = &mut term.writing;
         match reply {
             Reply::Committed(slots, changed) => {
-                writing.is_stuck = false;
                 self.tally.stored += (writing.batch.len() - changed.len()) as u64;
                 writing.size.ended_in_time();
                 writing.batch.retain(|poll| changed.contains(&poll.id));
@@ -141,7 +140,9 @@ impl World {
     fn writes_on(&mut self, daemon: usize) {
         let writing = self.writing(daemon);
         writing.state = State::Idle;
-        if !writing.batch.is_empty() || writing.takes_batch() {
+        let is_any_left = !writing.batch.is_empty() || writing.takes_batch();
+        writing.is_stuck &= is_any_left;
+        if is_any_left {
             self.flushes(daemon);
         } else if !self.writing(daemon).queue.is_empty() {
             self.gathers(daemon);
