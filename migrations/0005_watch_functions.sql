@@ -1,8 +1,9 @@
 -- How an application watches: idempotent functions, usable from any language. receiptd_writer watches by them alone, so they run
 -- with the rights of their owner.
 --
--- Locks: a change of messages that are in slots locks the slots first, in the order of their ids, and then the messages in the
--- order of their seqs. So these functions and the daemon never deadlock. watch_messages touches no active message at all.
+-- Locks: messages first, in the order of their seqs, and then their slots, in the order of their ids. So two calls never deadlock.
+-- The daemon, which starts from slots, locks in the other order, and waits for nobody. watch_messages touches no active message
+-- at all.
 
 -- Rights by app, which are off until this table has a row.
 CREATE TABLE receiptd.role_apps (
@@ -209,73 +210,72 @@ $$;
 
 COMMENT ON FUNCTION receiptd.watch_messages(bigint, text, bigint[], timestamptz) IS 'Watches messages of a group, and the group with them. Returns how many were not being watched before. Idempotent: active messages are left as they are; closed ones are active again, polled as if they had been sent at the time given, while their sent_at stays the earliest that was given.';
 
+-- Planned anew for each call: it names one message or a million.
 CREATE FUNCTION receiptd.unwatch_messages(
     sdk_app_id bigint,
     group_id text,
     msg_seqs bigint[] DEFAULT NULL
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     key integer := (SELECT g.group_key FROM receiptd.watched_groups g
         WHERE g.sdk_app_id = unwatch_messages.sdk_app_id AND g.group_id = unwatch_messages.group_id);
+    seqs bigint[];
+    slots_of bigint[];
     slots bigint[];
     removed bigint;
 BEGIN
     PERFORM receiptd.require_app(unwatch_messages.sdk_app_id, coalesce(cardinality(unwatch_messages.msg_seqs), 0));
+    -- The messages first: nobody else gives one a slot or moves it while it is locked. So these are the slots that hold them.
     WITH locked AS (
-        SELECT s.slot_id FROM receiptd.poll_slots s
-        WHERE s.group_key = key AND (unwatch_messages.msg_seqs IS NULL OR s.slot_id IN (
-            SELECT m.slot_id FROM receiptd.watched_messages m
-            WHERE m.group_key = key AND m.msg_seq = ANY (unwatch_messages.msg_seqs)))
-        ORDER BY s.slot_id FOR UPDATE
-    )
-    SELECT array_agg(slot_id) INTO slots FROM locked;
-    WITH leaving AS (
-        SELECT m.msg_seq, e.read_num, e.unread_num, e.code, e.first_polled_at, e.changed_at, e.known_until
-        FROM receiptd.watched_messages m
-        LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
+        SELECT m.msg_seq, m.slot_id FROM receiptd.watched_messages m
         WHERE m.group_key = key AND m.state = 'active'
             AND (unwatch_messages.msg_seqs IS NULL OR m.msg_seq = ANY (unwatch_messages.msg_seqs))
-        ORDER BY m.msg_seq FOR UPDATE OF m
+        ORDER BY m.msg_seq FOR NO KEY UPDATE
     )
+    SELECT array_agg(msg_seq), array_agg(slot_id) INTO seqs, slots_of FROM locked;
+    slots := ARRAY(SELECT DISTINCT u.slot_id FROM unnest(slots_of) AS u (slot_id) WHERE u.slot_id IS NOT NULL);
+    PERFORM FROM receiptd.poll_slots s WHERE s.group_key = key AND s.slot_id = ANY (slots)
+        ORDER BY s.slot_id FOR NO KEY UPDATE;
     UPDATE receiptd.watched_messages m
         SET state = 'removed', closed_at = now(), slot_id = NULL, no_receipt_polls = 0, refused_since = NULL,
-            read_num = coalesce(leaving.read_num, m.read_num), unread_num = coalesce(leaving.unread_num, m.unread_num),
-            receipt_code = coalesce(leaving.code, m.receipt_code),
-            first_polled_at = coalesce(leaving.first_polled_at, m.first_polled_at),
-            last_changed_at = coalesce(leaving.changed_at, m.last_changed_at),
-            known_until = coalesce(leaving.known_until, m.known_until)
-        FROM leaving WHERE m.group_key = key AND m.msg_seq = leaving.msg_seq;
+            read_num = coalesce(e.read_num, m.read_num), unread_num = coalesce(e.unread_num, m.unread_num),
+            receipt_code = coalesce(e.code, m.receipt_code),
+            first_polled_at = coalesce(e.first_polled_at, m.first_polled_at),
+            last_changed_at = coalesce(e.changed_at, m.last_changed_at),
+            known_until = coalesce(e.known_until, m.known_until)
+        FROM unnest(seqs, slots_of) AS u (msg_seq, slot_id)
+        LEFT JOIN receiptd.slot_messages e ON e.group_key = key AND e.slot_id = u.slot_id AND e.msg_seq = u.msg_seq
+        WHERE m.group_key = key AND m.msg_seq = u.msg_seq;
     GET DIAGNOSTICS removed = ROW_COUNT;
     -- A slot that has become empty goes with the next poll that it is due for: what a poll under way brings back finds it there.
-    UPDATE receiptd.poll_slots s SET version = s.version + 1, read_num = k.read_num, unread_num = k.unread_num,
-            changed_at = k.changed_at, msg_seqs = k.msg_seqs, sent_at = k.sent_at, aged_from = k.aged_from,
-            first_polled_at = k.first_polled_at, code = k.code, known_apart = k.known_apart,
-            no_receipt_polls = k.no_receipt_polls, refused_since = k.refused_since
-        FROM (
-            SELECT p.slot_id, coalesce(array_agg(e.read_num ORDER BY e.number) FILTER (WHERE stays), '{}') AS read_num,
-                coalesce(array_agg(e.unread_num ORDER BY e.number) FILTER (WHERE stays), '{}') AS unread_num,
-                coalesce(array_agg(e.changed_at ORDER BY e.number) FILTER (WHERE stays), '{}') AS changed_at,
-                coalesce(array_agg(e.msg_seq ORDER BY e.number) FILTER (WHERE stays), '{}') AS msg_seqs,
-                coalesce(array_agg(e.sent_at ORDER BY e.number) FILTER (WHERE stays), '{}') AS sent_at,
-                coalesce(array_agg(e.aged_from ORDER BY e.number) FILTER (WHERE stays), '{}') AS aged_from,
-                coalesce(array_agg(e.first_polled_at ORDER BY e.number) FILTER (WHERE stays), '{}') AS first_polled_at,
-                coalesce(array_agg(e.code ORDER BY e.number) FILTER (WHERE stays), '{}') AS code,
-                coalesce(array_agg(e.known_apart ORDER BY e.number) FILTER (WHERE stays), '{}') AS known_apart,
-                coalesce(array_agg(e.no_receipt_polls ORDER BY e.number) FILTER (WHERE stays), '{}') AS no_receipt_polls,
-                coalesce(array_agg(e.refused_since ORDER BY e.number) FILTER (WHERE stays), '{}') AS refused_since
+    UPDATE receiptd.poll_slots s SET version = s.version + 1, read_num = coalesce(k.read_num, '{}'),
+            unread_num = coalesce(k.unread_num, '{}'), changed_at = coalesce(k.changed_at, '{}'),
+            msg_seqs = coalesce(k.msg_seqs, '{}'), sent_at = coalesce(k.sent_at, '{}'),
+            aged_from = coalesce(k.aged_from, '{}'), first_polled_at = coalesce(k.first_polled_at, '{}'),
+            code = coalesce(k.code, '{}'), known_apart = coalesce(k.known_apart, '{}'),
+            no_receipt_polls = coalesce(k.no_receipt_polls, '{}'), refused_since = coalesce(k.refused_since, '{}')
+        FROM unnest(slots) AS u (slot_id)
+        LEFT JOIN (
+            SELECT p.slot_id, array_agg(e.read_num ORDER BY e.number) AS read_num,
+                array_agg(e.unread_num ORDER BY e.number) AS unread_num,
+                array_agg(e.changed_at ORDER BY e.number) AS changed_at, array_agg(e.msg_seq ORDER BY e.number) AS msg_seqs,
+                array_agg(e.sent_at ORDER BY e.number) AS sent_at, array_agg(e.aged_from ORDER BY e.number) AS aged_from,
+                array_agg(e.first_polled_at ORDER BY e.number) AS first_polled_at, array_agg(e.code ORDER BY e.number) AS code,
+                array_agg(e.known_apart ORDER BY e.number) AS known_apart,
+                array_agg(e.no_receipt_polls ORDER BY e.number) AS no_receipt_polls,
+                array_agg(e.refused_since ORDER BY e.number) AS refused_since
             FROM receiptd.poll_slots p
             CROSS JOIN LATERAL unnest(p.read_num, p.unread_num, p.changed_at, p.msg_seqs, p.sent_at, p.aged_from,
                 p.first_polled_at, p.code, p.known_apart, p.no_receipt_polls, p.refused_since) WITH ORDINALITY
                 AS e (read_num, unread_num, changed_at, msg_seq, sent_at, aged_from, first_polled_at, code, known_apart,
                     no_receipt_polls, refused_since, number)
-            CROSS JOIN LATERAL (SELECT EXISTS (
-                SELECT FROM receiptd.watched_messages m
-                WHERE m.group_key = p.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = p.slot_id
-            ) AS stays) m
+            JOIN receiptd.watched_messages m
+                ON m.group_key = p.group_key AND m.slot_id = p.slot_id AND m.msg_seq = e.msg_seq
             WHERE p.group_key = key AND p.slot_id = ANY (slots) GROUP BY p.slot_id
-        ) k
-        WHERE s.group_key = key AND s.slot_id = k.slot_id;
+        ) k USING (slot_id)
+        WHERE s.group_key = key AND s.slot_id = u.slot_id;
     -- A group that is not polled has no such poll: its empty slots go when it is rescheduled.
     UPDATE receiptd.watched_groups g SET reschedule = true
         WHERE removed > 0 AND g.group_key = key AND g.state <> 'active' AND NOT g.reschedule;

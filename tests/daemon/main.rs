@@ -25,5 +25,6 @@ mod schema;
 mod statements;
 mod storing;
 mod tls;
+mod unwatching;
 mod watching;
 mod witnesses;

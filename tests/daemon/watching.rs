@@ -103,6 +103,8 @@ async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose
         "(SELECT count(*) FROM receiptd.latest_receipts WHERE state = 'active' AND known_until IS NOT NULL) = 270",
     )
     .await;
+    let strays = "receiptd.slot_messages e LEFT JOIN receiptd.watched_messages m USING (group_key, slot_id, msg_seq) WHERE m.state IS NULL";
+    assert_eq!(rig.count(strays).await, 0, "a slot holds what its messages' rows say");
     let deadlocks: i64 = rig.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
     assert_eq!(deadlocks, 0);
     rig.stop().await;

@@ -1,0 +1,83 @@
+//! Unwatching messages in the very moment in which they get a slot or move to another: they leave that too, with what is known.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::rig::{Rig, simulator_config};
+
+/// Slots of the group, as the daemon makes them: each with its id, and its messages with their counts of readers.
+async fn make_slots(connection: &mut PgConnection, slots: &[(i64, &[(i64, i32)])]) {
+    let make = "
+        INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, known_until, read_num, unread_num, changed_at, msg_seqs,
+            sent_at, aged_from, first_polled_at, code, known_apart, no_receipt_polls, refused_since)
+        SELECT g.group_key, $1, now(), now(), $3, array_fill(4, n), array_fill(now(), n), $2, array_fill(now(), n),
+            array_fill(null::timestamptz, n), array_fill(now(), n), array_fill(0, n), array_fill(null::timestamptz, n),
+            array_fill(0::smallint, n), array_fill(null::timestamptz, n)
+        FROM receiptd.watched_groups g, (SELECT ARRAY[cardinality($2::bigint[])] AS n) length";
+    for (slot, messages) in slots {
+        let (seqs, read): (Vec<i64>, Vec<i32>) = messages.iter().copied().unzip();
+        sqlx::query(make).bind(slot).bind(&seqs).bind(&read).execute(&mut *connection).await.unwrap();
+        let place = "UPDATE receiptd.watched_messages SET slot_id = $1 WHERE msg_seq = ANY ($2)";
+        sqlx::query(place).bind(slot).bind(&seqs).execute(&mut *connection).await.unwrap();
+    }
+}
+
+async fn drop_slots(connection: &mut PgConnection, slots: &[i64]) {
+    let drop = "DELETE FROM receiptd.poll_slots WHERE slot_id = ANY ($1)";
+    sqlx::query(drop).bind(slots).execute(connection).await.unwrap();
+}
+
+/// The messages of a group, where they are, and what is known of them; a message in a slot that its row does not name stands twice.
+async fn messages(rig: &Rig) -> String {
+    rig.value(
+        "SELECT string_agg(concat_ws(' ', msg_seq, state, l.read_num, slot_id), ', ' ORDER BY msg_seq, state)
+         FROM receiptd.latest_receipts l LEFT JOIN receiptd.watched_messages m USING (group_key, msg_seq, state)",
+    )
+    .await
+}
+
+/// Unwatches messages while `open` is about to commit. Returns how many were active.
+async fn unwatched_meanwhile(rig: &Rig, open: sqlx::Transaction<'static, sqlx::Postgres>, unwatch: &str) -> i64 {
+    let (pool, unwatch) = (rig.pool.clone(), format!("SELECT receiptd.{unwatch}"));
+    let removed =
+        tokio::spawn(async move { sqlx::query_scalar(AssertSqlSafe(unwatch)).fetch_one(&pool).await.unwrap() });
+    let waits = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while rig.count(waits).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    open.commit().await.unwrap();
+    removed.await.unwrap()
+}
+
+/// Where three messages of a group are, with what is known: before, and after what the daemon commits while they are unwatched.
+type Move = (&'static str, &'static [(i64, &'static [(i64, i32)])], &'static [(i64, &'static [(i64, i32)])]);
+
+const MOVES: [Move; 5] = [
+    ("they get their first slot", &[], &[(7, &[(1, 3), (2, 5), (3, 6)])]),
+    ("some join a slot", &[(7, &[(1, 2)])], &[(7, &[(1, 3), (2, 5), (3, 6)])]),
+    ("two slots are merged", &[(7, &[(1, 2), (2, 4)]), (8, &[(3, 6)])], &[(8, &[(1, 3), (2, 5), (3, 6)])]),
+    ("a slot is split", &[(7, &[(1, 3), (2, 5), (3, 6)])], &[(7, &[(1, 3)]), (8, &[(2, 5), (3, 6)])]),
+    ("all move on", &[(9, &[(1, 3), (2, 5), (3, 6)])], &[(7, &[(1, 3)]), (8, &[(2, 5)]), (6, &[(3, 6)])]),
+];
+
+#[tokio::test]
+async fn a_message_that_moves_while_it_is_unwatched_leaves_its_new_slot() {
+    for (what, before, after) in MOVES {
+        for (unwatch, removed) in [
+            ("unwatch_messages(1400000000, 'g', '{2,1}')", 2),
+            ("unwatch_messages(1400000000, 'g')", 3),
+            ("unwatch_group(1400000000, 'g')", 3),
+        ] {
+            let rig = Rig::stopped(simulator_config()).await;
+            rig.watch("g", [1, 2, 3]).await;
+            make_slots(&mut rig.pool.acquire().await.unwrap(), before).await;
+            let mut open = rig.pool.begin().await.unwrap();
+            sqlx::query("UPDATE receiptd.watched_messages SET slot_id = NULL").execute(&mut *open).await.unwrap();
+            drop_slots(&mut open, &before.iter().map(|slot| slot.0).collect::<Vec<_>>()).await;
+            make_slots(&mut open, after).await;
+            assert_eq!(unwatched_meanwhile(&rig, open, unwatch).await, removed, "{what}, {unwatch}");
+            let slot = after.iter().find(|slot| slot.1.contains(&(3, 6))).unwrap().0;
+            let third = if removed == 3 { "3 removed 6".to_owned() } else { format!("3 active 6 {slot}") };
+            assert_eq!(messages(&rig).await, format!("1 removed 3, 2 removed 5, {third}"), "{what}, {unwatch}");
+        }
+    }
+}
