@@ -19,7 +19,7 @@ use std::{
 use chrono::{SubsecRound, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-pub use self::database::{APART, DatabaseClock, Doubt, Reading};
+pub use self::database::{APART, DatabaseClock, Doubt, Moment, Reading};
 use crate::{domain::Timestamp, repeated::Repeated};
 
 /// The time of this machine's clock, to the microsecond that Postgres keeps.
@@ -47,22 +47,6 @@ pub fn suspended() -> Duration {
     let boottime = micros(ClockId::Boottime);
     let ahead = boottime.saturating_sub(micros(ClockId::Monotonic));
     Duration::from_micros(MOST.fetch_max(ahead, Ordering::Relaxed).max(ahead))
-}
-
-/// A time of the database's clock by which something is decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
-    /// The time.
-    pub time: Timestamp,
-    /// Whether there is a [`Doubt`]: then nothing is decided by it that can't be undone.
-    pub is_doubted: bool,
-}
-
-impl From<Timestamp> for Moment {
-    /// A time that nobody doubts.
-    fn from(time: Timestamp) -> Self {
-        Self { time, is_doubted: false }
-    }
 }
 
 /// The time of the database, as this process knows it, beside the clock of this machine.

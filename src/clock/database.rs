@@ -26,6 +26,22 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(3_600);
 /// How fast two clocks may drift apart: a part of 2,000, the most that the kernel slews a clock by.
 const DRIFT: u32 = 2_000;
 
+/// A time of the database's clock by which something is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The time.
+    pub time: Timestamp,
+    /// Whether there is a [`Doubt`]: then nothing is decided by it that can't be undone.
+    pub is_doubted: bool,
+}
+
+impl From<Timestamp> for Moment {
+    /// A time that nobody doubts.
+    fn from(time: Timestamp) -> Self {
+        Self { time, is_doubted: false }
+    }
+}
+
 /// One reading of the database's clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {

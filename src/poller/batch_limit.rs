@@ -117,8 +117,7 @@ mod tests {
     use super::*;
     use crate::{
         chat::{Answer, Attempt, Failure},
-        clock,
-        domain::MsgSeq,
+        domain::{MsgSeq, Timestamp},
         poller::asking::{Asking, tests::slot},
         recording::Others,
     };
@@ -132,7 +131,7 @@ mod tests {
             let failure = Failure { class: Class::Split, code: Some(10004), info: String::new() };
             let receipts = batch.iter().map(|seq| (*seq, crate::domain::Receipt { code: 10062, counts: None }));
             let answer = Answer { receipts: receipts.collect(), bad_entries: 0 };
-            let (called_at, ended_at, latency) = (clock::now(), clock::now(), Duration::ZERO);
+            let (called_at, ended_at, latency) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, Duration::ZERO);
             let outcome = if is_refused { Err(failure) } else { Ok(answer) };
             asking.heard(
                 Attempt { called_at, ended_at, latency, http_status: Some(200), asked: batch.len(), outcome },
@@ -148,7 +147,7 @@ mod tests {
             limit in 1_usize..60,
             messages in 1_i64..=50,
         ) {
-            let (mut known, mut now) = (BatchLimit::new(50, clock::uptime()), clock::uptime());
+            let (mut known, mut now) = (BatchLimit::new(50, Instant::now()), Instant::now());
             for _ in 0..8 {
                 let poll = poll(&mut known, messages, limit, None, now);
                 known.learn(&poll, now);
@@ -174,7 +173,7 @@ mod tests {
         #[test]
         fn one_bad_message_is_not_taken_for_a_limit(messages in 2_i64..=50, bad in 1_u32..=50) {
             prop_assume!(i64::from(bad) <= messages);
-            let (mut known, now) = (BatchLimit::new(50, clock::uptime()), clock::uptime());
+            let (mut known, now) = (BatchLimit::new(50, Instant::now()), Instant::now());
             let poll = poll(&mut known, messages, 50, Some(bad), now);
             prop_assert!(!known.learn(&poll, now));
             prop_assert_eq!(known.size(), 50);
@@ -183,7 +182,7 @@ mod tests {
 
     #[test]
     fn trying_more_in_vain_costs_one_poll_an_hour_some_calls() {
-        let (mut known, mut now) = (BatchLimit::new(50, clock::uptime()), clock::uptime());
+        let (mut known, mut now) = (BatchLimit::new(50, Instant::now()), Instant::now());
         known.recall(Some(KnownLimit { takes: 20, refuses: 21 }), now);
         assert_eq!(known.sizes(40, now), BatchSizes { first: 20, others: 20 });
         now += TRY_EVERY;
@@ -198,15 +197,15 @@ mod tests {
     #[test]
     fn what_was_stored_and_makes_no_sense_is_forgotten() {
         for (takes, refuses) in [(0, 5), (5, 5), (9, 3)] {
-            let mut known = BatchLimit::new(50, clock::uptime());
-            known.recall(Some(KnownLimit { takes, refuses }), clock::uptime());
+            let mut known = BatchLimit::new(50, Instant::now());
+            known.recall(Some(KnownLimit { takes, refuses }), Instant::now());
             assert_eq!((known.known(), known.size()), (None, 50));
         }
     }
 
     #[test]
     fn a_service_that_takes_fewer_than_before_is_believed() {
-        let (mut known, now) = (BatchLimit::new(50, clock::uptime()), clock::uptime());
+        let (mut known, now) = (BatchLimit::new(50, Instant::now()), Instant::now());
         known.recall(Some(KnownLimit { takes: 40, refuses: 41 }), now);
         let poll = poll(&mut known, 40, 10, None, now);
         assert!(known.learn(&poll, now));
