@@ -46,13 +46,20 @@ use tokio::time::timeout_at;
 
 #[cfg(test)]
 pub(crate) use self::recorder::BatchSize;
+pub(crate) use self::{
+    brief::Brief,
+    flush::{Flushed, flush},
+    set_aside::{Aside, write_apart},
+    sqlstate::Remedy,
+};
 pub use self::{
     doctor::Rights,
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
+    flush::Committed,
     glance::{DueCall, Glance, QuarantinedGroup, ReadCurve},
     overview::Overview,
     planning::LastDay,
-    recorder::{Committed, Recorder, RecorderSettings},
+    recorder::{Recorder, RecorderSettings},
     schema::SchemaError,
     seed::Seed,
     slotting::Slotted,

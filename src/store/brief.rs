@@ -23,7 +23,7 @@ const PATIENTLY: &str = "SET LOCAL lock_timeout = '3s'";
 
 /// What became of a transaction that waits for nobody.
 #[derive(Debug)]
-pub(super) enum Brief<T> {
+pub(crate) enum Brief<T> {
     /// It is committed.
     Done(T),
     /// Somebody holds one of its rows. Nothing was written.

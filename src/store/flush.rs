@@ -46,7 +46,7 @@ pub enum Committed {
 
 /// What a flush did.
 #[derive(Debug, Default)]
-pub(super) struct Flushed {
+pub(crate) struct Flushed {
     pub committed: Vec<Committed>,
     /// The slots of polls of which nothing was written: somebody has changed them since they were read.
     pub changed: HashSet<SlotKey>,
@@ -88,7 +88,7 @@ impl<'k> Item<'k> {
 }
 
 /// Writes polls and tells what became of their slots.
-pub(super) async fn flush(store: &Store, polls: &[Kept]) -> Result<Brief<Flushed>, StoreError> {
+pub(crate) async fn flush(store: &Store, polls: &[Kept]) -> Result<Brief<Flushed>, StoreError> {
     match flush_once(store, polls, false).await {
         // Plain inserts cost less. A snapshot that there is already is a matter of clocks that were set, and very rare.
         Err(error) if error.sqlstate().is_some_and(|sqlstate| sqlstate == "23505") => {

@@ -25,7 +25,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub(super) async fn ensure_partitions(&self, days: &[NaiveDate]) -> Result<i64, StoreError> {
+    pub(crate) async fn ensure_partitions(&self, days: &[NaiveDate]) -> Result<i64, StoreError> {
         let mut made = 0;
         for day in days {
             for table in Table::ALL {

@@ -28,9 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::batch::BatchSize;
 use self::{batch::MAX_ROWS, said::Said, stored::rows};
-use super::Store;
-pub use super::flush::Committed;
-use crate::{activity::Activity, recording::Kept, slot::SlotKey};
+use crate::{
+    activity::Activity,
+    recording::Kept,
+    slot::SlotKey,
+    store::{Committed, Store},
+};
 
 /// A flush waits at most this long for more to write.
 const GATHER: Duration = Duration::from_millis(200);

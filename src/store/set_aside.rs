@@ -24,7 +24,7 @@ use crate::{
 
 /// What was written of a poll that the tables refuse.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(crate) struct Aside {
     pub flushed: Flushed,
     /// How many rows of it were set aside.
     pub rows: usize,
@@ -34,7 +34,7 @@ pub(super) struct Aside {
 
 /// Writes what can be written of a poll that could not be written as a whole, and sets the rest aside. A slot whose row or
 /// group is refused is not due before `not_before`.
-pub(super) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestamp) -> Result<Brief<Aside>, StoreError> {
+pub(crate) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestamp) -> Result<Brief<Aside>, StoreError> {
     let wrote = oldest(slice::from_ref(kept));
     store
         .run_briefly("setting aside what the tables refuse", SHORT, wrote, async |database, _| {

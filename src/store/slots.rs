@@ -97,7 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub(super) async fn slots_of_group(&self, group_key: GroupKey) -> Result<Vec<Made>, StoreError> {
+    pub(crate) async fn slots_of_group(&self, group_key: GroupKey) -> Result<Vec<Made>, StoreError> {
         let slots = query_as(
             "SELECT group_key, slot_id, next_poll_at, failures > 0 AS fails FROM receiptd.poll_slots WHERE group_key = $1",
         );

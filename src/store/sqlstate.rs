@@ -6,7 +6,7 @@ use super::StoreError;
 
 /// What is to be done about a failed operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub(crate) enum Remedy {
     /// Try again after a while: it passes by itself.
     Retry,
     /// Try again on new connections: those that there are lead to a server that does not write, or have prepared statements
@@ -169,7 +169,7 @@ impl StoreError {
     }
 
     /// Whether it took too long, by the daemon's or the server's deadline or by that of a lock: less at a time may do.
-    pub(super) fn is_timeout(&self) -> bool {
+    pub(crate) fn is_timeout(&self) -> bool {
         // lock_not_available, query_canceled
         matches!(self, Self::Deadline { .. }) || matches!(self.sqlstate().as_deref(), Some("55P03" | "57014"))
     }
@@ -179,7 +179,7 @@ impl StoreError {
         matches!(self, Self::Unanswered { .. })
     }
 
-    pub(super) fn remedy(&self) -> Remedy {
+    pub(crate) fn remedy(&self) -> Remedy {
         match self {
             Self::Unanswered { .. } => Remedy::Retry,
             Self::Failed { source, .. } => remedy_of(source),

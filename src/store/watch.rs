@@ -6,11 +6,12 @@ use super::{
     Store, StoreError,
     session::Session,
     statement::{query, query_as, query_scalar},
-    transaction::LONG,
+    transaction::{LONG, SHORT},
 };
 use crate::{
     domain::{GroupId, GroupType, MsgSeq, Timestamp},
     import::WatchLine,
+    slot::GroupKey,
 };
 
 /// A list is read in pages of so many rows, so that who reads it slowly holds nothing up.
@@ -53,6 +54,12 @@ pub struct WatchedMessage {
 }
 
 impl Store {
+    /// The id of a group, for the log.
+    pub(crate) async fn group_id(&self, group_key: GroupKey) -> Result<String, StoreError> {
+        let group = query_scalar("SELECT group_id FROM receiptd.watched_groups WHERE group_key = $1").bind(group_key);
+        self.run("looking up a group", SHORT, async |database| group.fetch_one(database).await).await
+    }
+
     /// Watches a group, see the function `watch_group`.
     ///
     /// # Errors

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::{super::StoreError, Committed, Recorder};
+use super::Recorder;
 use crate::{
     recording::{Anew, Kept},
     slot::{Slot, SlotKey},
+    store::{Committed, StoreError},
 };
 
 impl Recorder {

@@ -1,7 +1,10 @@
 //! What the recorder says of its troubles: each kind once, and then once a minute.
 
-use super::super::{Store, StoreError, set_aside::Aside, statement::query_scalar, transaction::SHORT};
-use crate::{recording::Recording, repeated::Repeated, slot::GroupKey};
+use crate::{
+    recording::Recording,
+    repeated::Repeated,
+    store::{Aside, Store, StoreError},
+};
 
 /// Its troubles, by kind.
 #[derive(Debug, Default)]
@@ -46,13 +49,5 @@ impl Said {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
             tracing::error!(error = cause, count, advice, "a daily partition may be missing and could not be made");
         }
-    }
-}
-
-impl Store {
-    /// The id of a group, for the log.
-    pub(in crate::store) async fn group_id(&self, group_key: GroupKey) -> Result<String, StoreError> {
-        let group = query_scalar("SELECT group_id FROM receiptd.watched_groups WHERE group_key = $1").bind(group_key);
-        self.run("looking up a group", SHORT, async |database| group.fetch_one(database).await).await
     }
 }

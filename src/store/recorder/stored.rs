@@ -2,10 +2,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{super::flush::Flushed, Committed, Recorder, writing::How};
+use super::{Recorder, writing::How};
 use crate::{
     recording::{Kept, Recording},
     slot::SlotKey,
+    store::{Committed, Flushed},
 };
 
 impl Recorder {

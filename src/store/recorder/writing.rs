@@ -5,20 +5,11 @@ use std::collections::{BTreeSet, HashSet};
 use chrono::NaiveDate;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    super::{
-        StoreError,
-        brief::Brief,
-        flush::{Flushed, flush},
-        set_aside::write_apart,
-        sqlstate::Remedy,
-    },
-    FIRST_WAIT, LONGEST_WAIT, Lost, Reason, Recorder,
-    stored::rows,
-};
+use super::{FIRST_WAIT, LONGEST_WAIT, Lost, Reason, Recorder, stored::rows};
 use crate::{
     recording::{Kept, pause},
     slot::SlotKey,
+    store::{Brief, Flushed, Remedy, StoreError, flush, write_apart},
 };
 
 /// How a batch is to be written.
