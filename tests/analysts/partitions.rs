@@ -1,7 +1,10 @@
 //! Partitions have a schema of their own: nobody meets them by looking for tables, and nothing else in that schema is touched.
 
 use chrono::{NaiveDate, TimeDelta};
-use receiptd::retention::{Retention, enforce, runway};
+use receiptd::{
+    jobs::enforce,
+    retention::{Retention, runway},
+};
 
 use crate::history::History;
 
