@@ -33,7 +33,7 @@ async fn retention_and_roles_touch_nothing_of_somebody_else_in_the_schema_of_the
     assert_eq!((removed.partitions, removed.waiting), (10, 0), "its own go");
     // As the owner of the schema would, were it no superuser.
     history.psql(
-        "ALTER TABLE receiptd.role_apps DISABLE TRIGGER ALL; INSERT INTO receiptd.role_apps VALUES (current_user, 1)",
+        "ALTER TABLE receiptd.role_apps DISABLE TRIGGER ALL; INSERT INTO receiptd.role_apps VALUES (current_user::regrole, 1)",
     );
     history.psql("SELECT receiptd.limit_readers()");
     let limited = "SELECT bool_and(relrowsecurity) FROM pg_class JOIN pg_inherits ON inhrelid = pg_class.oid
