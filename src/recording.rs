@@ -23,7 +23,10 @@ pub use self::{
 };
 use crate::{
     cadence::{Cadence, Phase},
-    chat::Attempt,
+    chat::{
+        Attempt,
+        error_class::{Code, remedy},
+    },
     clock::Moment,
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     milestones::{self, Milestones},
@@ -39,7 +42,7 @@ const IN_TIME: TimeDelta = TimeDelta::minutes(1);
 /// A quarantined group is tried again after this time.
 const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
 
-/// The same for a group that is gone (10010, 10015).
+/// The same for a group that is gone.
 const PROBE_GONE_AFTER: TimeDelta = TimeDelta::hours(24);
 
 /// Why a message is polled no more.
@@ -339,9 +342,10 @@ fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange>
     match &poll.end {
         PollEnd::GroupFault(failure) => {
             let code = failure.code.unwrap_or_default();
-            let after = if matches!(code, 10010 | 10015) { PROBE_GONE_AFTER } else { PROBE_GROUP_AFTER };
+            let after =
+                if Code::of(code).is_some_and(|known| known.is_final) { PROBE_GONE_AFTER } else { PROBE_GROUP_AFTER };
             let probe_at = Some(now + after);
-            let remedy = crate::chat::error_class::remedy(code).unwrap_or("Tencent Chat refuses the group");
+            let remedy = remedy(code).unwrap_or("Tencent Chat refuses the group");
             Some(GroupChange::Quarantine { code, reason: format!("{remedy} ({})", failure.info), probe_at })
         }
         // Without an attempt the slot was empty, and nothing is known of the group.

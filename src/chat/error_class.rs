@@ -1,5 +1,4 @@
-//! What an error code of Tencent Chat calls for. To teach receiptd a new code, add it to [`CODES`], a line to
-//! the test below and one to docs/operators.md.
+//! What an error code of Tencent Chat calls for. To teach receiptd a new code, add it to [`CODES`] and to docs/operators.md.
 //!
 //! The public codes are 60002 to 79999 and are the same for all calls; those from 10000 belong to groups.
 
@@ -34,28 +33,120 @@ pub enum Class {
     Unknown,
 }
 
-/// The documented codes of each class.
-pub const CODES: [(Class, &[i64]); 9] = [
-    (Class::Success, &[0]),
-    (Class::Retry, &[10002, 60008, 60013, 60014, 60022, 70169, 70202, 70500]),
-    (Class::SlowDown, &[10006, 60007, 60011, 60018, 60019]),
-    (Class::Wait, &[70050]),
-    (Class::SignAgain, &[70001, 60004, 60005, 70003, 70005]),
-    (
-        Class::AppFault,
-        &[
-            10003, 10011, 10012, 10026, 10059, 60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020,
-            60021, 60025, 60026, 60027, 60028, 70002, 70009, 70013, 70014, 70016, 70020, 70051, 70107, 70402, 70403,
-            80005,
-        ],
-    ),
-    (Class::GroupFault, &[10007, 10010, 10015, 10060]),
-    (Class::Split, &[10004, 10018]),
-    (Class::Message, &[10061, 10062]),
-];
+/// What is known of a code.
+#[derive(Debug)]
+pub struct Code {
+    /// The `ErrorCode`.
+    pub code: i64,
+    /// What it calls for.
+    pub class: Class,
+    /// What the operator can do, where that says more than the `ErrorInfo`.
+    pub remedy: Option<&'static str>,
+    /// The service answers like this if the clock of the signing machine is wrong.
+    pub may_be_the_clock: bool,
+    /// It says "retry later": it is retried if a new signature does not help.
+    pub passes: bool,
+    /// It says that the group is gone: it is probed less often than other refused groups.
+    pub is_final: bool,
+}
 
-/// "Account check failed, retry later". A new signature may help; if it doesn't, these are retried.
-pub(super) const ACCOUNT_CHECK_FAILED: [i64; 2] = [60004, 60005];
+impl Code {
+    const fn new(code: i64, class: Class) -> Self {
+        Self { code, class, remedy: None, may_be_the_clock: false, passes: false, is_final: false }
+    }
+
+    const fn remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
+
+    const fn may_be_the_clock(self) -> Self {
+        Self { may_be_the_clock: true, ..self }
+    }
+
+    const fn passes(self) -> Self {
+        Self { passes: true, ..self }
+    }
+
+    const fn is_final(self) -> Self {
+        Self { is_final: true, ..self }
+    }
+
+    /// What is known of a code, if it is documented.
+    pub fn of(code: i64) -> Option<&'static Self> {
+        CODES.iter().find(|known| known.code == code)
+    }
+}
+
+const ENDPOINT: &str = "the service does not accept receiptd's request: is chat.endpoint right?";
+const APP: &str = "chat.sdk_app_id is unknown, forbidden or out of service: see the app's console";
+const SIGNATURE: &str = "the signature is wrong: check chat.secret_key, chat.sdk_app_id and chat.identifier";
+const ACCOUNT: &str = "the signature is another account's or app's: check chat.identifier and chat.sdk_app_id";
+const ADMIN: &str = "chat.identifier must be an admin account of the app";
+const REGION: &str = "the app is not at home here: chat.region is probably another one";
+const EDITION: &str = "read receipts need a paid edition and the console switch \"Group Message Read Receipts\"";
+
+/// The documented codes.
+pub const CODES: &[Code] = &[
+    Code::new(0, Class::Success),
+    Code::new(10002, Class::Retry),
+    Code::new(60008, Class::Retry),
+    Code::new(60013, Class::Retry),
+    Code::new(60014, Class::Retry),
+    Code::new(60022, Class::Retry),
+    Code::new(70169, Class::Retry),
+    Code::new(70202, Class::Retry),
+    Code::new(70500, Class::Retry),
+    Code::new(10006, Class::SlowDown),
+    Code::new(60007, Class::SlowDown),
+    Code::new(60011, Class::SlowDown),
+    Code::new(60018, Class::SlowDown),
+    Code::new(60019, Class::SlowDown),
+    Code::new(70050, Class::Wait).remedy("the signature failed too often: check chat.secret_key"),
+    Code::new(70001, Class::SignAgain).remedy("the signature has expired: is this machine's clock right (NTP)?").may_be_the_clock(),
+    Code::new(60004, Class::SignAgain).passes(),
+    Code::new(60005, Class::SignAgain).passes(),
+    Code::new(70003, Class::SignAgain).remedy("the signature is refused: is this machine's clock right (NTP)? Check chat.secret_key, chat.sdk_app_id and chat.identifier too").may_be_the_clock(),
+    Code::new(70005, Class::SignAgain).remedy(SIGNATURE),
+    Code::new(10003, Class::AppFault).remedy(EDITION),
+    Code::new(10011, Class::AppFault).remedy(ENDPOINT),
+    Code::new(10012, Class::AppFault).remedy(ENDPOINT),
+    Code::new(10026, Class::AppFault).remedy(EDITION),
+    Code::new(10059, Class::AppFault).remedy(EDITION),
+    Code::new(60002, Class::AppFault).remedy(ENDPOINT),
+    Code::new(60003, Class::AppFault).remedy(ENDPOINT),
+    Code::new(60006, Class::AppFault).remedy(APP),
+    Code::new(60009, Class::AppFault).remedy(ADMIN),
+    Code::new(60010, Class::AppFault).remedy(APP),
+    Code::new(60012, Class::AppFault).remedy(APP),
+    Code::new(60015, Class::AppFault).remedy(ENDPOINT),
+    Code::new(60016, Class::AppFault).remedy(ENDPOINT),
+    Code::new(60017, Class::AppFault).remedy(ENDPOINT),
+    Code::new(60020, Class::AppFault).remedy(APP),
+    Code::new(60021, Class::AppFault).remedy("this machine's IP address is not on the app's allow-list: add it in the console"),
+    Code::new(60025, Class::AppFault).remedy(APP),
+    Code::new(60026, Class::AppFault).remedy(REGION),
+    Code::new(60027, Class::AppFault).remedy(APP),
+    Code::new(60028, Class::AppFault).remedy("the trial's volume of today is used up: wait until tomorrow, or upgrade the app's edition"),
+    Code::new(70002, Class::AppFault).remedy(SIGNATURE),
+    Code::new(70009, Class::AppFault).remedy(SIGNATURE),
+    Code::new(70013, Class::AppFault).remedy(ACCOUNT),
+    Code::new(70014, Class::AppFault).remedy(ACCOUNT),
+    Code::new(70016, Class::AppFault).remedy(REGION),
+    Code::new(70020, Class::AppFault).remedy(REGION),
+    Code::new(70051, Class::AppFault),
+    Code::new(70107, Class::AppFault).remedy(ADMIN),
+    Code::new(70402, Class::AppFault).remedy(ADMIN),
+    Code::new(70403, Class::AppFault).remedy(ADMIN),
+    Code::new(80005, Class::AppFault).remedy(APP),
+    Code::new(10007, Class::GroupFault).remedy("the group is of a kind without read receipts, or the app may not read it"),
+    Code::new(10010, Class::GroupFault).remedy("the group does not exist any more").is_final(),
+    Code::new(10015, Class::GroupFault).remedy("the group id is wrong").is_final(),
+    Code::new(10060, Class::GroupFault).remedy("the group has more members than read receipts allow (200)"),
+    Code::new(10004, Class::Split),
+    Code::new(10018, Class::Split),
+    Code::new(10061, Class::Message),
+    Code::new(10062, Class::Message),
+];
 
 impl Class {
     /// All classes, in the order of their declaration.
@@ -75,7 +166,37 @@ impl Class {
 
     /// The class of an `ErrorCode`.
     pub fn of_code(code: i64) -> Self {
-        CODES.iter().find(|(_, codes)| codes.contains(&code)).map_or(Self::Unknown, |(class, _)| *class)
+        Code::of(code).map_or(Self::Unknown, |known| known.class)
+    }
+
+    /// Whether no other call of the app is made but to probe.
+    pub fn stops_app(self) -> bool {
+        match self {
+            Self::Wait | Self::SignAgain | Self::AppFault => true,
+            Self::Success
+            | Self::Retry
+            | Self::SlowDown
+            | Self::GroupFault
+            | Self::Split
+            | Self::Message
+            | Self::Incomplete
+            | Self::Unknown => false,
+        }
+    }
+
+    /// Whether the service answered for the group.
+    pub fn is_answer(self) -> bool {
+        match self {
+            Self::Success | Self::Message | Self::Incomplete => true,
+            Self::Retry
+            | Self::SlowDown
+            | Self::Wait
+            | Self::SignAgain
+            | Self::AppFault
+            | Self::GroupFault
+            | Self::Split
+            | Self::Unknown => false,
+        }
     }
 
     /// The class of an answer whose HTTP status is not 200. The service answers 200 to everything that reaches it, so
@@ -111,41 +232,9 @@ impl fmt::Display for Class {
     }
 }
 
-/// Whether the service answers like this where the clock of whoever signed is wrong.
-pub fn may_be_clocks_fault(code: i64) -> bool {
-    matches!(code, 70001 | 70003)
-}
-
 /// What the operator can do about a code, where the code says more than its `ErrorInfo`.
 pub fn remedy(code: i64) -> Option<&'static str> {
-    Some(match code {
-        10011 | 10012 | 60002 | 60003 | 60015 | 60016 | 60017 => {
-            "the service does not accept receiptd's request: is chat.endpoint right?"
-        }
-        60006 | 60010 | 60012 | 60020 | 60025 | 60027 | 80005 => {
-            "chat.sdk_app_id is unknown, forbidden or out of service: see the app's console"
-        }
-        60021 => "this machine's IP address is not on the app's allow-list: add it in the console",
-        70001 => "the signature has expired: is this machine's clock right (NTP)?",
-        60028 => "the trial's volume of today is used up: wait until tomorrow, or upgrade the app's edition",
-        70016 | 70020 | 60026 => "the app is not at home here: chat.region is probably another one",
-        70003 => {
-            "the signature is refused: is this machine's clock right (NTP)? Check chat.secret_key, chat.sdk_app_id and \
-             chat.identifier too"
-        }
-        70002 | 70009 | 70005 => "the signature is wrong: check chat.secret_key, chat.sdk_app_id and chat.identifier",
-        70013 | 70014 => "the signature is another account's or app's: check chat.identifier and chat.sdk_app_id",
-        70050 => "the signature failed too often: check chat.secret_key",
-        70107 | 70402 | 70403 | 60009 => "chat.identifier must be an admin account of the app",
-        10003 | 10026 | 10059 => {
-            "read receipts need a paid edition and the console switch \"Group Message Read Receipts\""
-        }
-        10007 => "the group is of a kind without read receipts, or the app may not read it",
-        10010 => "the group does not exist any more",
-        10015 => "the group id is wrong",
-        10060 => "the group has more members than read receipts allow (200)",
-        _ => return None,
-    })
+    Code::of(code)?.remedy
 }
 
 #[cfg(test)]
@@ -153,29 +242,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_documented_code_has_its_class() {
-        let table: [(Class, &[i64]); 9] = [
-            (Class::Success, &[0]),
-            (Class::Retry, &[10002, 60008, 60013, 60014, 60022, 70169, 70202, 70500]),
-            (Class::SlowDown, &[10006, 60007, 60011, 60018, 60019]),
-            (Class::Wait, &[70050]),
-            (Class::SignAgain, &[70001, 60004, 60005, 70003, 70005]),
-            (
-                Class::AppFault,
-                &[
-                    60002, 60003, 60006, 60009, 60010, 60012, 60015, 60016, 60017, 60020, 60021, 60025, 60026, 60027,
-                    60028, 70002, 70009, 70013, 70014, 70016, 70020, 70051, 70107, 70402, 70403, 80005, 10003, 10011,
-                    10012, 10026, 10059,
-                ],
-            ),
-            (Class::GroupFault, &[10007, 10010, 10015, 10060]),
-            (Class::Split, &[10004, 10018]),
-            (Class::Message, &[10061, 10062]),
-        ];
-        for (class, codes) in table {
-            for code in codes {
-                assert_eq!(Class::of_code(*code), class, "{code}");
-            }
+    fn a_code_is_listed_once_and_any_other_is_unknown() {
+        for known in CODES {
+            assert_eq!(CODES.iter().filter(|other| other.code == known.code).count(), 1, "{}", known.code);
         }
         for code in [-1, 1, 10001, 59999, 60001, 99999, i64::MIN, i64::MAX] {
             assert_eq!(Class::of_code(code), Class::Unknown, "{code}");
@@ -185,14 +254,12 @@ mod tests {
     #[test]
     fn every_documented_code_is_in_the_docs_with_its_class() {
         let docs = include_str!("../../docs/operators.md");
-        for (class, codes) in CODES {
-            for code in codes {
-                let row = docs.lines().find(|line| {
-                    let mut cells = line.split('|').skip(1);
-                    cells.next().is_some_and(|cell| cell.split(',').any(|listed| listed.trim() == code.to_string()))
-                });
-                assert!(row.is_some_and(|row| row.contains(&format!("`{class}`"))), "{code} {class}: {row:?}");
-            }
+        for Code { code, class, .. } in CODES {
+            let row = docs.lines().find(|line| {
+                let mut cells = line.split('|').skip(1);
+                cells.next().is_some_and(|cell| cell.split(',').any(|listed| listed.trim() == code.to_string()))
+            });
+            assert!(row.is_some_and(|row| row.contains(&format!("`{class}`"))), "{code} {class}: {row:?}");
         }
     }
 
@@ -212,11 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_that_a_wrong_clock_may_have_made_sends_the_operator_to_the_clock() {
-        for code in [70001, 70003] {
-            assert!(may_be_clocks_fault(code) && remedy(code).unwrap().contains("clock"), "{code}");
-        }
-        assert!(!may_be_clocks_fault(70009));
+    fn a_code_that_may_be_the_clocks_fault_sends_the_operator_to_the_clock() {
+        let codes: Vec<&Code> = CODES.iter().filter(|known| known.may_be_the_clock).collect();
+        assert!(
+            codes.len() == 2 && codes.iter().all(|known| known.remedy.is_some_and(|remedy| remedy.contains("clock")))
+        );
     }
 
     #[test]

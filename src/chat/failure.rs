@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::error_class::{self, Class};
+use super::error_class::{Class, Code, remedy};
 use crate::{clock::Doubt, printable::is_invisible};
 
 /// How much of an error text from outside is kept, in characters.
@@ -45,7 +45,7 @@ impl Failure {
         match self.class {
             Class::Retry | Class::Unknown => true,
             // A new signature is tried all the same.
-            Class::SignAgain => self.code.is_some_and(|code| error_class::ACCOUNT_CHECK_FAILED.contains(&code)),
+            Class::SignAgain => self.code.and_then(Code::of).is_some_and(|known| known.passes),
             _ => false,
         }
     }
@@ -60,12 +60,12 @@ impl Failure {
     /// says what is known of that.
     pub fn of_app(&self, doubt: Option<Doubt>) -> String {
         let Some(code) = self.code else { return self.info.clone() };
-        let remedy = error_class::remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));
+        let remedy = remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));
         let what = match self.class {
             Class::GroupFault | Class::Split => "all groups that are asked for",
             _ => "the app's calls",
         };
-        let doubt = doubt.filter(|_| error_class::may_be_clocks_fault(code));
+        let doubt = doubt.filter(|_| Code::of(code).is_some_and(|known| known.may_be_the_clock));
         let clock = doubt.map_or_else(String::new, |doubt| format!("; {}", doubt.difference()));
         format!("Tencent Chat refuses {what} with code {code}: {}{remedy}{clock}", self.info)
     }

@@ -3,16 +3,12 @@
 use std::time::Duration;
 
 use receiptd::{
-    chat::Class,
     config::Http,
     ops::{self, Unheard},
     span,
     store::ExplainedCall,
 };
 use serde_json::Value;
-
-/// After these outcomes of a call no other is made but to probe.
-const STOPPED_BY: [Class; 3] = [Class::AppFault, Class::Wait, Class::SignAgain];
 
 /// What the daemon on this machine says of itself.
 pub async fn ask(http: &Http) -> Result<Value, Unheard> {
@@ -50,11 +46,12 @@ pub fn of_group(daemon: &Value, group_key: i64) -> Vec<String> {
 }
 
 fn refusal(call: &ExplainedCall) -> Option<String> {
-    call.failure().filter(|failure| STOPPED_BY.contains(&failure.class)).as_ref().map(|failure| failure.of_app(None))
+    call.failure().filter(|failure| failure.class.stops_app()).as_ref().map(|failure| failure.of_app(None))
 }
 
 #[cfg(test)]
 mod tests {
+    use receiptd::chat::Class;
     use serde_json::json;
 
     use super::*;

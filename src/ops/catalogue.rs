@@ -140,10 +140,8 @@ fn begin_at_zero() {
     for (name, _) in COUNTERS.iter().filter(|(name, _)| !LABELLED.contains(name)) {
         counter!(*name).absolute(0);
     }
-    for (class, codes) in error_class::CODES {
-        for code in codes {
-            counter!("receiptd_calls_total", "class" => class.name(), "code" => code.to_string()).absolute(0);
-        }
+    for known in error_class::CODES {
+        counter!("receiptd_calls_total", "class" => known.class.name(), "code" => known.code.to_string()).absolute(0);
     }
     // A call that broke on its way, or that something in between answered.
     for class in [Class::Retry, Class::Unknown] {

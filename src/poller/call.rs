@@ -211,7 +211,7 @@ impl Caller {
         let attempt = self.client.get_receipts(&slot.group_id, &batch, may_send).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         super::metrics::count(&attempt);
-        if is_answered(attempt.class()) {
+        if attempt.class().is_answer() {
             self.answered(slot, sent);
         } else {
             turn.take().into_iter().for_each(Turn::failed);
@@ -274,11 +274,6 @@ impl Caller {
             Signature::IsHopeless => false,
         }
     }
-}
-
-/// Whether the service answered for the group.
-pub(super) fn is_answered(class: Class) -> bool {
-    matches!(class, Class::Success | Class::Incomplete | Class::Message)
 }
 
 /// Finds out who is to blame if the poll was refused, and has it end by that. `refusal` is a refusal with a code of the app. The

@@ -309,7 +309,7 @@ impl Doubt {
 
 /// Whether the code says that no call of the app can succeed.
 fn is_of_app(failure: &Failure) -> bool {
-    matches!(failure.class, Class::Wait | Class::SignAgain | Class::AppFault)
+    failure.class.stops_app()
 }
 
 fn is_of_signature(failure: &Failure) -> bool {

@@ -13,11 +13,7 @@ use super::{
 use crate::{
     chat::{Attempt, Class},
     pacing::Grant,
-    poller::{
-        asking::Next,
-        call::{Pass, is_answered},
-        gate::Signature,
-    },
+    poller::{asking::Next, call::Pass, gate::Signature},
 };
 
 impl World {
@@ -206,7 +202,7 @@ impl World {
         let was_closed = polling.gate.is_closed();
         // When more may be called than before.
         let mut wakes = polling.brake.is_on() && attempt.outcome.is_ok();
-        if is_answered(attempt.class()) {
+        if attempt.class().is_answer() {
             polling.gate.answered(poll.slot.key, poll.sent, instant);
             turn.into_iter().for_each(|turn| polling.failing.give_back(turn.sent));
         }
