@@ -202,7 +202,7 @@ fn said(error: &anyhow::Error) -> String {
             said.push(text);
         }
     }
-    said.extend(error.chain().find_map(database::failure).and_then(database::advice).map(str::to_owned));
+    said.extend(error.chain().find_map(exit::failure).and_then(database::advice).map(str::to_owned));
     said.join(": ")
 }
 

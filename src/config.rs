@@ -9,6 +9,7 @@ mod chat;
 mod database;
 mod effective;
 mod exposure;
+mod fields;
 mod http;
 mod jobs;
 mod layers;

@@ -13,7 +13,10 @@ use receiptd::{
 use secrecy::SecretString;
 use tokio::task::spawn_blocking;
 
-use super::{Global, exit::Refused};
+use super::{
+    Global,
+    exit::{Refused, failure},
+};
 
 /// The name of receiptd's database on the private server.
 const NAME: &str = "receiptd";
@@ -221,14 +224,6 @@ pub fn connecting(config: &config::Database) -> String {
 /// Which database it is that is asked for something later.
 pub fn using(config: &config::Database) -> String {
     format!("using {config}")
-}
-
-/// The failure of the database, if that is what a cause is.
-pub fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
-    match cause.downcast_ref() {
-        Some(SchemaError::Store(failure)) => Some(failure),
-        _ => cause.downcast_ref(),
-    }
 }
 
 /// What the operator can do about a failure of the database, where that is known.

@@ -4,6 +4,7 @@
 mod figures;
 mod picture;
 mod stage;
+mod summary;
 
 use std::{io::Write, process::ExitCode, time::Duration};
 

@@ -19,8 +19,6 @@ use receiptd::{
     store::{ConnectError, SchemaError, StoreError},
 };
 
-use super::database::failure;
-
 /// Why a command failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -117,6 +115,14 @@ fn is_of_machine(cause: &(dyn std::error::Error + 'static)) -> bool {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+/// The failure of the database, if that is what a cause is.
+pub fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    match cause.downcast_ref() {
+        Some(SchemaError::Store(failure)) => Some(failure),
+        _ => cause.downcast_ref(),
     }
 }
 

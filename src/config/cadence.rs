@@ -39,7 +39,7 @@ pub(super) struct TierKeys {
 
 /// The names of the keys.
 pub(super) fn fields() -> &'static [&'static str] {
-    super::sections::fields_of::<Keys>()
+    super::fields::fields_of::<Keys>()
 }
 
 /// Makes the cadences of all sections `[cadence.NAME]`; `None` if one has a problem.

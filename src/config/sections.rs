@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
-use serde::{
-    Deserializer,
-    de::{DeserializeOwned, Error, Visitor, value::Error as Stop},
-    forward_to_deserialize_any,
-};
+use serde::de::DeserializeOwned;
 
 use super::{
-    Config, cadence, chat, database, http, jobs, limits, log, polling, problem::Problems, retention, snapshots,
+    Config, cadence, chat, database, fields::fields_of, http, jobs, limits, log, polling, problem::Problems, retention,
+    snapshots,
 };
 use crate::domain::Timestamp;
 
@@ -162,37 +159,4 @@ fn located(error: config::ConfigError) -> (String, String) {
         config::ConfigError::At { key, error, .. } => (key.unwrap_or_default(), error.to_string()),
         other => (String::new(), other.to_string()),
     }
-}
-
-/// The names of the fields that serde reads into the struct `T`.
-pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Ask<'a>(&'a mut &'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for Ask<'_> {
-        type Error = Stop;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
-            Err(Stop::custom("not a struct"))
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Stop> {
-            *self.0 = fields;
-            Err(Stop::custom("asked and answered"))
-        }
-
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    let mut fields: &'static [&'static str] = &[];
-    // It always fails: it is asked for its fields and given none.
-    let _ = T::deserialize(Ask(&mut fields));
-    fields
 }

@@ -305,15 +305,5 @@ fn is_answered(poll: &Poll) -> bool {
     !poll.receipts.is_empty() || poll.attempts.iter().any(|attempt| attempt.outcome.is_ok())
 }
 
-/// How many messages the service takes in a call, if `poll` shows that these are fewer than were asked for: what it refused as a
-/// whole it answered in parts, so that no message is to blame.
-pub(super) fn takes_only(poll: &Poll) -> Option<usize> {
-    let is_split = poll.attempts.iter().any(|attempt| attempt.class() == Class::Split);
-    if !is_split || !poll.rejected.is_empty() || !poll.failed.is_empty() || poll.end != PollEnd::Complete {
-        return None;
-    }
-    poll.attempts.iter().filter(|attempt| attempt.outcome.is_ok()).map(|attempt| attempt.asked).max()
-}
-
 #[cfg(test)]
 pub(super) mod tests;

@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::asking::takes_only;
 use crate::{
     chat::Class,
-    recording::{KnownLimit, Poll},
+    recording::{KnownLimit, Poll, PollEnd},
 };
 
 /// While the limit is known roughly, one call in this time asks for more than is known to be taken.
@@ -108,6 +107,16 @@ impl BatchLimit {
     fn wait(&self) -> Duration {
         if self.is_exact() { TRY_EVERY } else { NARROW_EVERY }
     }
+}
+
+/// How many messages the service takes in a call, if `poll` shows that these are fewer than were asked for: what it refused as a
+/// whole it answered in parts, so that no message is to blame.
+pub(super) fn takes_only(poll: &Poll) -> Option<usize> {
+    let is_split = poll.attempts.iter().any(|attempt| attempt.class() == Class::Split);
+    if !is_split || !poll.rejected.is_empty() || !poll.failed.is_empty() || poll.end != PollEnd::Complete {
+        return None;
+    }
+    poll.attempts.iter().filter(|attempt| attempt.outcome.is_ok()).map(|attempt| attempt.asked).max()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use super::{
     refusal::Refusal,
     request::{ReceiptRequest, RecentRandoms, check_parameters, parse_body},
     signature::Credentials,
-    wire::Wire,
+    wire::{Way, Wire},
 };
 use crate::{
     clock,
@@ -71,6 +71,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Way for Service {
+    fn stalled_until(&self) -> Option<Instant> {
+        lock(&self.stalled_until).filter(|until| *until > Instant::now())
+    }
+
+    fn record_connection(&self) {
+        self.record(Ledger::record_connection);
+    }
+}
+
 impl Service {
     pub fn new(config: SimulatorConfig) -> Self {
         Self {
@@ -105,15 +115,6 @@ impl Service {
     pub fn stall(&self, duration: Duration) {
         let mut until = lock(&self.stalled_until);
         *until = (*until).max(Some(Instant::now() + duration));
-    }
-
-    /// Until when nothing arrives and no answer leaves, if that is so now.
-    pub fn stalled_until(&self) -> Option<Instant> {
-        lock(&self.stalled_until).filter(|until| *until > Instant::now())
-    }
-
-    pub fn record_connection(&self) {
-        self.record(Ledger::record_connection);
     }
 
     fn record<T>(&self, entry: impl FnOnce(&mut Ledger) -> T) -> T {

@@ -22,8 +22,6 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::server::Service;
-
 /// A handle on one connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wire {
@@ -44,15 +42,24 @@ impl Wire {
     }
 }
 
+/// The way to the service, which all connections share.
+pub(super) trait Way: Send + Sync {
+    /// Notes that a connection was made.
+    fn record_connection(&self);
+
+    /// Until when nothing arrives and no answer leaves, if that is so now.
+    fn stalled_until(&self) -> Option<std::time::Instant>;
+}
+
 /// Accepts connections and counts them in the ledger.
 pub(super) struct WireListener {
     listener: TcpListener,
-    service: Arc<Service>,
+    way: Arc<dyn Way>,
 }
 
 impl WireListener {
-    pub fn new(listener: TcpListener, service: Arc<Service>) -> Self {
-        Self { listener, service }
+    pub fn new(listener: TcpListener, way: Arc<dyn Way>) -> Self {
+        Self { listener, way }
     }
 }
 
@@ -65,8 +72,8 @@ impl Listener for WireListener {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "could not set TCP_NODELAY on a simulated connection");
         }
-        self.service.record_connection();
-        let gate = || Gate { service: self.service.clone(), opens: None };
+        self.way.record_connection();
+        let gate = || Gate { way: self.way.clone(), opens: None };
         (WireStream { stream, wire: Wire::default(), inbound: gate(), outbound: gate() }, peer)
     }
 
@@ -91,13 +98,13 @@ pub(super) struct WireStream {
 
 /// Lets nothing through while the way to the service stands still.
 struct Gate {
-    service: Arc<Service>,
+    way: Arc<dyn Way>,
     opens: Option<Pin<Box<Sleep>>>,
 }
 
 impl Gate {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(until) = self.service.stalled_until() {
+        while let Some(until) = self.way.stalled_until() {
             let opens = self.opens.insert(Box::pin(sleep_until(Instant::from_std(until))));
             ready!(opens.as_mut().poll(cx));
         }

@@ -32,7 +32,7 @@ use crate::{
     activity::Activity,
     recording::Kept,
     slot::SlotKey,
-    store::{Committed, Store},
+    store::{Committed, Store, StoreError},
 };
 
 /// A flush waits at most this long for more to write.
@@ -55,6 +55,15 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 /// … this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How a batch is to be written.
+enum How {
+    Whole,
+    /// First it is to be decided anew: somebody has changed the slots.
+    Anew,
+    /// One poll that was refused for this reason.
+    Apart(StoreError),
+}
 
 /// How the recorder is wired.
 #[derive(Debug)]

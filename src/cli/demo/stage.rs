@@ -115,7 +115,7 @@ impl Stage {
     /// Stops it all, the daemon first, and tells what it has done. True if all that was answered is stored.
     pub async fn tear_down(self) -> anyhow::Result<bool> {
         let lost = self.daemon.stop().await;
-        let told = super::figures::summary(&self.pool, &self.simulator).await;
+        let told = super::summary::summary(&self.pool, &self.simulator).await;
         self.pool.close().await;
         self.elsewhere.spawn(self.simulator.stop()).await?;
         self.elsewhere.shutdown_background();

@@ -1,7 +1,7 @@
 //! `config/receiptd.toml` is the reference: complete, correct, and the same as what is built in.
 
 use super::*;
-use crate::config::sections::{SECTIONS, fields_of};
+use crate::config::{fields::fields_of, sections::SECTIONS};
 
 const REFERENCE: &str = include_str!("../../../config/receiptd.toml");
 

@@ -10,7 +10,7 @@ use crate::{
     cadence::Cadences,
     chat::Answer,
     domain::{Counts, Timestamp},
-    poller::retry::MAX_ATTEMPTS,
+    poller::{batch_limit::takes_only, retry::MAX_ATTEMPTS},
     recording::{KeepSnapshots, Recording},
     slot::{SlotKey, SlotMessage},
 };

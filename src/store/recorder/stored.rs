@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{Recorder, writing::How};
+use super::{How, Recorder};
 use crate::{
     recording::{Kept, Recording},
     slot::SlotKey,

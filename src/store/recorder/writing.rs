@@ -5,21 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use chrono::NaiveDate;
 use tokio::time::{Instant, sleep};
 
-use super::{FIRST_WAIT, LONGEST_WAIT, Lost, Reason, Recorder, stored::rows};
+use super::{FIRST_WAIT, How, LONGEST_WAIT, Lost, Reason, Recorder, stored::rows};
 use crate::{
     recording::{Kept, pause},
     slot::SlotKey,
     store::{Brief, Flushed, Remedy, StoreError, flush, write_apart},
 };
-
-/// How a batch is to be written.
-pub(super) enum How {
-    Whole,
-    /// First it is to be decided anew: somebody has changed the slots.
-    Anew,
-    /// One poll that was refused for this reason.
-    Apart(StoreError),
-}
 
 /// What became of a batch.
 enum Written {
