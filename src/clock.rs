@@ -20,7 +20,7 @@ use chrono::{SubsecRound, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
 pub use self::database::{APART, DatabaseClock, Doubt, Moment, Reading};
-use crate::{domain::Timestamp, repeated::Repeated};
+use crate::{domain::Timestamp, log_throttle::LogThrottle};
 
 /// The time of this machine's clock, to the microsecond that Postgres keeps.
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
@@ -55,7 +55,7 @@ pub struct Clock {
     wall: fn() -> Timestamp,
     database: Mutex<DatabaseClock>,
     /// How often the database's clock was set.
-    steps: Mutex<Repeated>,
+    steps: Mutex<LogThrottle>,
 }
 
 impl Clock {
@@ -109,7 +109,7 @@ impl Clock {
     pub fn learn(&self, reading: Reading) {
         let step = self.database().learn(reading, (self.wall)());
         if let Some(step) = step
-            && let Some(count) = self.steps.lock().unwrap_or_else(PoisonError::into_inner).happened()
+            && let Some(count) = self.steps.lock().unwrap_or_else(PoisonError::into_inner).happened(uptime())
         {
             let seconds = step.as_seconds_f64();
             tracing::warn!(seconds, count, "the clock of the database was set by {seconds:.3} s");

@@ -16,8 +16,9 @@ pub use self::{
 };
 use crate::{
     cadence::Cron,
+    clock,
     domain::Timestamp,
-    repeated::Repeated,
+    log_throttle::LogThrottle,
     retention::Retention,
     store::{Store, StoreError},
 };
@@ -60,7 +61,7 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
     let now = store.clock().now();
     let mut rollup = Alarm { cron: settings.rollup, heard_at: now };
     let mut retention = Alarm { cron: settings.retention, heard_at: now };
-    let (mut rollup_trouble, mut retention_trouble) = (Repeated::default(), Repeated::default());
+    let (mut rollup_trouble, mut retention_trouble) = (LogThrottle::default(), LogThrottle::default());
     let mut is_first = true;
     let jobs = async {
         loop {
@@ -98,7 +99,7 @@ async fn clean(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), St
     Ok(())
 }
 
-fn said(done: Result<(), StoreError>, trouble: &mut Repeated, what: &'static str) {
+fn said(done: Result<(), StoreError>, trouble: &mut LogThrottle, what: &'static str) {
     let Err(error) = done else {
         if trouble.is_over() {
             tracing::info!("this job works again: {what} before");
@@ -106,7 +107,7 @@ fn said(done: Result<(), StoreError>, trouble: &mut Repeated, what: &'static str
         return;
     };
     metrics::counter!("receiptd_job_failures_total").increment(1);
-    if let Some(count) = trouble.happened() {
+    if let Some(count) = trouble.happened(clock::uptime()) {
         let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
         tracing::error!(error = cause, count, advice, "{what}: it is tried again at its next time");
     }

@@ -27,13 +27,13 @@ pub use self::{
 use crate::{
     cadence::Cadences,
     chat::{ChatClient, ChatSettings, ClientError},
-    clock::Clock,
+    clock::{self, Clock},
     domain::{Bounds, Timestamp},
     jobs::JobSettings,
     lease::Holder,
+    log_throttle::LogThrottle,
     ops::{self, ListenError, Looks, Ops, Token},
     poller::PollerSettings,
-    repeated::Repeated,
     store::{ConnectError, SchemaError, Store},
     term::{TermStatus, Terms, Work, spawn_noted},
 };
@@ -190,7 +190,7 @@ impl Daemon {
     /// Brings the schema up to date and makes the partitions of the days ahead. A database that is away is waited for, and said
     /// once, then once a minute.
     async fn prepare(&self) -> Result<(), SchemaError> {
-        let mut trouble = Repeated::default();
+        let mut trouble = LogThrottle::default();
         self.status.waits_for(Some("starting: the schema is brought up to date".to_owned()));
         loop {
             let error = match prepare(&self.store).await {
@@ -199,7 +199,7 @@ impl Daemon {
                 Err(error) => return Err(error),
             };
             let waits = format!("waiting for the database: {}", error.explain());
-            if let Some(count) = trouble.happened() {
+            if let Some(count) = trouble.happened(clock::uptime()) {
                 let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
                 tracing::error!(error = cause, count, advice, "the database can't be used yet: trying again");
                 systemd::notify_status(&waits);

@@ -20,7 +20,7 @@ pub use self::{
 use crate::{
     clock,
     lease::{Holder, LOOK_EVERY, Lease, LeaseRow, RENEW_EVERY, Verdict},
-    repeated::Repeated,
+    log_throttle::LogThrottle,
     store::{Store, StoreError},
 };
 
@@ -55,7 +55,7 @@ impl Terms {
 
     /// Waits for the lease. `None` if it is time to stop.
     async fn stand_by(&self, stop: &CancellationToken) -> Option<Store> {
-        let mut trouble = Repeated::default();
+        let mut trouble = LogThrottle::default();
         loop {
             self.status.progress.beat();
             let wait = match stop.run_until_cancelled(self.try_to_take()).await? {
@@ -147,7 +147,7 @@ impl Terms {
 
 /// Renews the lease until `ended`. Returns whether it is still held; if it is not, the term is `over`.
 async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: CancellationToken) -> bool {
-    let mut trouble = Repeated::default();
+    let mut trouble = LogThrottle::default();
     let mut wait = RENEW_EVERY;
     while ended.run_until_cancelled(sleep(wait)).await.is_some() {
         let (epoch, asked_at) = (lease.contender().epoch(), clock::uptime());
@@ -174,8 +174,8 @@ async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: 
     true
 }
 
-fn say(trouble: &mut Repeated, error: &StoreError, what: &'static str) {
-    if let Some(count) = trouble.happened() {
+fn say(trouble: &mut LogThrottle, error: &StoreError, what: &'static str) {
+    if let Some(count) = trouble.happened(clock::uptime()) {
         let (cause, advice) = (error as &dyn std::error::Error, error.advice());
         tracing::error!(error = cause, count, advice, "{what}");
     }

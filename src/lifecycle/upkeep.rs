@@ -13,9 +13,10 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     counted::counted,
     domain::Bounds,
-    repeated::Repeated,
+    log_throttle::LogThrottle,
     report::Report,
     retention,
     store::{Store, StoreError, Watched},
@@ -59,13 +60,13 @@ pub(super) async fn look_after_partitions(store: Store, stop: CancellationToken)
 
 /// Compares this machine's clock with the database's, and says it where nothing may be decided by them.
 pub(super) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: CancellationToken) {
-    let mut trouble = Repeated::default();
+    let mut trouble = LogThrottle::default();
     loop {
         let (clock, doubt) = (store.clock(), store.clock().doubt());
         metrics::gauge!("receiptd_clock_offset_seconds").set(clock.ahead().as_seconds_f64());
         metrics::gauge!("receiptd_clock_is_doubted").set(f64::from(u8::from(doubt.is_some())));
         match doubt {
-            Some(doubt) if trouble.happened().is_some() => {
+            Some(doubt) if trouble.happened(clock::uptime()).is_some() => {
                 tracing::error!(offset_seconds = clock.ahead().as_seconds_f64(), "{doubt}");
             }
             None if trouble.is_over() => {

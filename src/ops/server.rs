@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::rooms::{Client, Rooms, Seat};
-use crate::repeated::Repeated;
+use crate::{clock, log_throttle::LogThrottle};
 
 /// Maximum time from the start of a connection, or from the last answer on it, until the next request's head is whole.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ pub(super) fn spawn(
 
 async fn accept(listener: TcpListener, app: Router) {
     let rooms = Arc::new(Rooms::default());
-    let mut trouble = Repeated::default();
+    let mut trouble = LogThrottle::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -102,7 +102,7 @@ async fn accept(listener: TcpListener, app: Router) {
                 tokio::task::yield_now().await;
             }
             Err(error) => {
-                if let Some(count) = trouble.happened() {
+                if let Some(count) = trouble.happened(clock::uptime()) {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(
                         error,

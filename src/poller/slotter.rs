@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::{PollerStatus, ScheduleNews};
 use crate::{
     cadence::{Cadences, Phase},
+    clock,
     domain::Timestamp,
+    log_throttle::LogThrottle,
     recording::KnownLimit,
-    repeated::Repeated,
     slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
     store::{LeftBehind, Store, StoreError},
 };
@@ -47,7 +48,7 @@ impl Slotter {
     pub async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut trouble = Repeated::default();
+        let mut trouble = LogThrottle::default();
         let mut seen = Seen { left: LeftBehind::default(), limit: self.poller.known_limit(), far_ahead: false };
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
@@ -63,7 +64,7 @@ impl Slotter {
             }
             // That the lease is lost is known, and told, by who renews it.
             if !matches!(error, StoreError::LeaseLost { .. })
-                && let Some(count) = trouble.happened()
+                && let Some(count) = trouble.happened(clock::uptime())
             {
                 let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
                 tracing::error!(error = cause, count, advice, "the watch list can't be read: new messages wait");

@@ -172,7 +172,7 @@ impl Poller {
     }
 
     fn say(&mut self, error: &StoreError) {
-        if let Some(count) = self.trouble.happened() {
+        if let Some(count) = self.trouble.happened(clock::uptime()) {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
             tracing::error!(error = cause, count, advice, "the schedule can't be read: polling waits");
         }

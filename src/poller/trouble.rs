@@ -9,12 +9,13 @@ use std::{
 
 use crate::{
     chat::{Class, Failure},
+    clock,
     domain::{GroupId, MsgSeq},
+    log_throttle::{EVERY, LogThrottle},
     recording::KnownLimit,
-    repeated::{Repeated, SAY_AGAIN},
 };
 
-/// Maximum number of kinds that are told apart within [`SAY_AGAIN`].
+/// Maximum number of kinds that are told apart within [`EVERY`].
 const KINDS: usize = 20;
 
 /// Failures that are said together.
@@ -29,32 +30,18 @@ enum Kind {
 /// What has been said about failures of calls.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    said: Mutex<HashMap<Kind, Said>>,
-    limited: Mutex<Repeated>,
-    set_apart: Mutex<Repeated>,
-    quarantined: Mutex<Repeated>,
-    outages: Mutex<Outages>,
-}
-
-/// What has been said of times in which no call was answered.
-#[derive(Debug, Default)]
-struct Outages {
-    begun: Repeated,
-    /// Whether the end of what was said is still to be said.
-    is_said: bool,
-}
-
-#[derive(Debug)]
-struct Said {
-    at: Instant,
-    since: u64,
+    said: Mutex<HashMap<Kind, LogThrottle>>,
+    limited: Mutex<LogThrottle>,
+    set_apart: Mutex<LogThrottle>,
+    quarantined: Mutex<LogThrottle>,
+    outages: Mutex<LogThrottle>,
 }
 
 impl Trouble {
     /// Notes a failure and logs it if it is time.
     pub(super) fn note(&self, group: &GroupId, failure: &Failure) {
         let (class, code, info) = (failure.class.name(), failure.code, failure.info.as_str());
-        match self.due(failure, Instant::now()) {
+        match self.due(failure, clock::uptime()) {
             Some((Kind::Code(..), count)) => {
                 tracing::warn!(class, code, info, %group, count, "a call to Tencent Chat failed ({class}): {info}");
             }
@@ -68,7 +55,7 @@ impl Trouble {
 
     /// Notes that a group is to blame for its refusals, and says so if it is time.
     pub(super) fn quarantines(&self, group: &GroupId, failure: &Failure) {
-        if let Some(count) = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner).happened() {
+        if let Some(count) = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) {
             let (code, info) = (failure.code, failure.info.as_str());
             tracing::warn!(
                 code,
@@ -82,9 +69,7 @@ impl Trouble {
 
     /// Says that no call is answered, if it is time.
     pub(super) fn outage_begins(&self, failure: &Failure) {
-        let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = outages.begun.happened() {
-            outages.is_said = true;
+        if let Some(count) = self.outages.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) {
             let (class, code, said) = (failure.class.name(), failure.code, failure.of_service());
             tracing::error!(class, code, count, "{said}; about one call a second is made until one is answered");
         }
@@ -92,15 +77,16 @@ impl Trouble {
 
     /// Says that calls are answered again.
     pub(super) fn outage_ends(&self) {
-        let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut outages.is_said) {
+        if self.outages.lock().unwrap_or_else(PoisonError::into_inner).is_over() {
             tracing::info!("Tencent Chat answers calls again: polling goes on at the full rate");
         }
     }
 
     /// Says how many messages the service takes in a call, as far as that is known by now.
     pub(super) fn takes_only(&self, limit: Option<KnownLimit>) {
-        let Some(count) = self.limited.lock().unwrap_or_else(PoisonError::into_inner).happened() else { return };
+        let Some(count) = self.limited.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) else {
+            return;
+        };
         match limit {
             Some(KnownLimit { takes, refuses }) => tracing::warn!(
                 takes,
@@ -119,7 +105,7 @@ impl Trouble {
     /// Notes that calls fail that ask for this message, and says so if it is time.
     pub(super) fn set_apart(&self, group: &GroupId, seq: MsgSeq) {
         metrics::counter!("receiptd_messages_set_apart_total").increment(1);
-        if let Some(count) = self.set_apart.lock().unwrap_or_else(PoisonError::into_inner).happened() {
+        if let Some(count) = self.set_apart.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) {
             tracing::warn!(
                 %group,
                 %seq,
@@ -130,26 +116,17 @@ impl Trouble {
         }
     }
 
-    /// Which kind of failure this is, and how many of it there were since it was last said, if it is to be said now.
+    /// The kind of this failure and how many of it there were since it was logged last, if it is to be logged now.
     fn due(&self, failure: &Failure, now: Instant) -> Option<(Kind, u64)> {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kind = Kind::Code(failure.class, failure.code);
         if !said.contains_key(&kind) && said.len() >= KINDS {
-            said.retain(|kind, last| *kind == Kind::Others || now < last.at + SAY_AGAIN);
+            said.retain(|kind, last| *kind == Kind::Others || last.is_recent(now));
             if said.len() >= KINDS {
                 kind = Kind::Others;
             }
         }
-        let Some(last) = said.get_mut(&kind) else {
-            said.insert(kind, Said { at: now, since: 0 });
-            return Some((kind, 1));
-        };
-        last.since += 1;
-        if now < last.at + SAY_AGAIN {
-            return None;
-        }
-        last.at = now;
-        Some((kind, std::mem::take(&mut last.since)))
+        said.entry(kind).or_default().happened(now).map(|count| (kind, count))
     }
 }
 
@@ -168,8 +145,8 @@ mod tests {
             assert_eq!(due(10002, now), None);
         }
         assert_eq!(due(60008, now), Some(1), "another code is other news");
-        assert_eq!(due(10002, now + SAY_AGAIN), Some(10));
-        assert_eq!(due(10002, now + SAY_AGAIN), None);
+        assert_eq!(due(10002, now + EVERY), Some(10));
+        assert_eq!(due(10002, now + EVERY), None);
     }
 
     #[test]
@@ -180,7 +157,7 @@ mod tests {
             let failures = (0..12_000_u32).map(|call| {
                 let code = Some(i64::from(fastrand::u32(..)));
                 let failure = Failure { class: Class::Unknown, code, info: String::new() };
-                trouble.due(&failure, from + SAY_AGAIN * call / 12_000)
+                trouble.due(&failure, from + EVERY * call / 12_000)
             });
             let said: Vec<(Kind, u64)> = failures.flatten().collect();
             assert!(trouble.said.lock().unwrap().len() <= KINDS + 1);
@@ -188,7 +165,7 @@ mod tests {
         };
         let first = lines(start);
         assert_eq!(first.len(), KINDS + 1, "{first:?}");
-        let second = lines(start + SAY_AGAIN);
+        let second = lines(start + EVERY);
         assert!(second.len() <= KINDS + 2, "{}", second.len());
         assert!(second.iter().any(|(kind, count)| *kind == Kind::Others && *count > 11_000), "{second:?}");
     }

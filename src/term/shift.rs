@@ -15,8 +15,8 @@ use crate::{
     cadence::Cadences,
     chat::ChatClient,
     jobs::{self, JobSettings},
+    log_throttle::LogThrottle,
     poller::{Poller, PollerParts, PollerSettings, Slotter},
-    repeated::Repeated,
     store::{Recorder, RecorderSettings, Store, StoreError},
 };
 
@@ -95,7 +95,7 @@ impl Shift<'_> {
             activity: self.status.activity.clone(),
         };
         let mut poller = Poller::new(parts, self.work.poller.clone(), self.over.clone());
-        let mut trouble = Repeated::default();
+        let mut trouble = LogThrottle::default();
         loop {
             self.status.progress.beat();
             match self.over.run_until_cancelled(self.prepare(&mut poller)).await? {

@@ -1,24 +1,25 @@
 //! What the recorder says of its troubles: each kind once, and then once a minute.
 
 use crate::{
+    clock,
+    log_throttle::LogThrottle,
     recording::Recording,
-    repeated::Repeated,
     store::{Aside, Store, StoreError},
 };
 
 /// Its troubles, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    failed: Repeated,
-    held: Repeated,
-    refused: Repeated,
-    unmade: Repeated,
+    failed: LogThrottle,
+    held: LogThrottle,
+    refused: LogThrottle,
+    unmade: LogThrottle,
 }
 
 impl Said {
     /// A flush of so many polls failed.
     pub fn failed(&mut self, error: &StoreError, polls: usize) {
-        if let Some(count) = self.failed.happened() {
+        if let Some(count) = self.failed.happened(clock::uptime()) {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
             let what = "storing what polls brought back failed: it is kept and tried again, and polling waits";
             tracing::error!(error = cause, count, polls, advice, "{what}");
@@ -27,7 +28,7 @@ impl Said {
 
     /// So many polls wait for rows that somebody else holds.
     pub fn held(&mut self, polls: usize) {
-        if let Some(count) = self.held.happened() {
+        if let Some(count) = self.held.happened(clock::uptime()) {
             let what = "somebody else holds rows that polls are to be stored in: polling waits until they are free";
             tracing::warn!(count, polls, "{what}");
         }
@@ -35,7 +36,7 @@ impl Said {
 
     /// A part of a poll was set aside: the tables had refused the whole of it by `refusal`.
     pub async fn refused(&mut self, store: &Store, recording: &Recording, refusal: &StoreError, aside: &Aside) {
-        if let Some(count) = self.refused.happened() {
+        if let Some(count) = self.refused.happened(clock::uptime()) {
             let group = store.group_id(recording.slot.group_key).await.ok();
             let (cause, sqlstate) = (refusal as &dyn std::error::Error, refusal.sqlstate());
             let what = "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason";
@@ -45,7 +46,7 @@ impl Said {
 
     /// A partition could not be made.
     pub fn unmade(&mut self, error: &StoreError) {
-        if let Some(count) = self.unmade.happened() {
+        if let Some(count) = self.unmade.happened(clock::uptime()) {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
             tracing::error!(error = cause, count, advice, "a daily partition may be missing and could not be made");
         }
