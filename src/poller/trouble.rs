@@ -11,7 +11,7 @@ use crate::{
     chat::{Class, Failure},
     clock,
     domain::{GroupId, MsgSeq},
-    log_throttle::{EVERY, LogThrottle},
+    log_throttle::LogThrottle,
     recording::KnownLimit,
 };
 
@@ -133,6 +133,7 @@ impl Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log_throttle::EVERY;
 
     #[test]
     fn a_repeated_failure_is_said_once_and_then_once_a_minute_with_its_count() {
