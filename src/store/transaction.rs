@@ -229,13 +229,18 @@ impl Connections {
 /// What holds during an operation. Names without a schema mean PostgreSQL's own: whoever may create a function, an operator or
 /// a type in another schema of the search path could otherwise have statements of this role call theirs. Temporary tables come
 /// last, since they come first where they are not named.
+///
+/// A named statement keeps the plan of its first executions until its tables are analyzed. One that was made when they were empty
+/// reads them whole, however large they have become: so those statements go by indexes. All others are planned each time.
 fn settings(patience: Duration) -> Vec<(&'static str, String)> {
     let millis = patience.as_millis();
+    let reads_whole_tables = if patience > SHORT { "on" } else { "off" };
     vec![
         ("search_path", "pg_catalog, pg_temp".to_owned()),
         ("statement_timeout", (millis * 9 / 10).to_string()),
         ("lock_timeout", (millis / 3).to_string()),
         ("idle_in_transaction_session_timeout", IDLE_MILLIS.to_string()),
+        ("enable_seqscan", reads_whole_tables.to_owned()),
     ]
 }
 

@@ -45,6 +45,27 @@ async fn a_statement_is_prepared_once_a_connection_and_read_in_one_round_trip() 
 }
 
 #[tokio::test]
+async fn a_plan_that_was_made_when_a_table_was_empty_does_not_read_it_whole_later() {
+    let rig = Rig::stopped(simulator_config()).await;
+    let store = Store::new(&rig.settings.database_url, 1, app()).unwrap();
+    // The server makes one plan for all values after five executions.
+    for _ in 0..8 {
+        store.read_slots(&slots([7])).await.unwrap();
+    }
+    rig.watch("g", [1]).await;
+    let fill = "ALTER TABLE receiptd.poll_slots SET (autovacuum_enabled = off);
+        INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at)
+        SELECT group_key, n, now() FROM receiptd.watched_groups, generate_series(1, 5000) n";
+    sqlx::raw_sql(fill).execute(&rig.pool).await.unwrap();
+    let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'poll_slots'";
+    // A session says how much it has read a second later or so.
+    while rig.value::<i64>(read).await == 0 {
+        assert_eq!(store.read_slots(&slots([7])).await.unwrap().len(), 1);
+    }
+    assert_eq!(rig.count("pg_stat_user_tables WHERE relname = 'poll_slots' AND seq_tup_read > 0").await, 0);
+}
+
+#[tokio::test]
 async fn what_takes_long_is_planned_anew_each_time() {
     let (_rig, proxy) = rig_with_proxy().await;
     let store = Store::new(&proxy.url().into(), 1, app()).unwrap();
