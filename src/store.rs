@@ -62,7 +62,7 @@ pub use self::{
     recorder::{Recorder, RecorderSettings},
     schema::SchemaError,
     seed::Seed,
-    slotting::Slotted,
+    slotting::{FIRST, MessageKey, Slotted},
     sqlstate::ERROR_CLASSES,
     upkeep::LeftBehind,
     watch::{WatchedGroup, WatchedMessage},

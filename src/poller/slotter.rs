@@ -14,7 +14,7 @@ use crate::{
     log_throttle::LogThrottle,
     recording::KnownLimit,
     slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
-    store::{LeftBehind, Store, StoreError},
+    store::{FIRST, LeftBehind, Store, StoreError},
 };
 
 /// How often it looks.
@@ -90,15 +90,12 @@ impl Slotter {
         changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
         let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
         probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
-        let mut passed_over = Vec::new();
-        while !stop.is_cancelled() {
-            let slotted = self.store.slot_new_messages(&passed_over, |fresh, open| self.pack(fresh, open)).await?;
+        let mut after = Some(FIRST);
+        while let Some(place) = after.filter(|_| !stop.is_cancelled()) {
+            let slotted = self.store.slot_new_messages(place, |fresh, open| self.pack(fresh, open)).await?;
             slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Joined(*slot, *due)));
             metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
-            if !slotted.is_partial {
-                break;
-            }
-            passed_over.extend(slotted.held);
+            after = slotted.next;
         }
         Ok(())
     }

@@ -34,11 +34,15 @@ pub struct Slotted {
     pub messages: usize,
     /// The slots that were made or brought forward, with their due times.
     pub slots: Vec<(SlotKey, Timestamp)>,
-    /// Whether there may be more to do at once.
-    pub is_partial: bool,
-    /// Groups whose new messages can't get their slots, since somebody else holds or changes what that takes.
-    pub held: Vec<GroupKey>,
+    /// Where to go on at once, if there may be more: after this message.
+    pub next: Option<MessageKey>,
 }
+
+/// A group, and the number of a message in it.
+pub type MessageKey = (GroupKey, i64);
+
+/// Comes before all messages.
+pub const FIRST: MessageKey = (GroupKey::MIN, i64::MIN);
 
 /// The new messages of a group and where they go.
 #[derive(Debug)]
@@ -74,28 +78,29 @@ struct Open {
 }
 
 impl Store {
-    /// Gives a slot to messages that have none, as `pack` decides from them and the newest slots of their groups. Those of the
-    /// groups `passed_over` are not looked at.
+    /// Gives a slot to messages after `after` that have none, as `pack` decides from them and the newest slots of their groups.
+    /// Where somebody else holds or changes what that takes, the whole group is left for the next round.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed, but for messages that got their slots before.
     pub async fn slot_new_messages(
         &self,
-        passed_over: &[GroupKey],
+        after: MessageKey,
         pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
     ) -> Result<Slotted, StoreError> {
         const DOING: &str = "giving new messages a slot";
         let app = self.app();
         let (fresh, open) = self
             .run(DOING, LONG, async |database| {
-                let fresh = new_messages(database, app, passed_over).await?;
+                let fresh = new_messages(database, app, after).await?;
                 let open = newest_slots(database, &fresh).await?;
                 Ok((fresh, open))
             })
             .await?;
-        let is_partial = i64::try_from(fresh.len()).is_ok_and(|count| count >= CHUNK);
+        let is_full = i64::try_from(fresh.len()).is_ok_and(|count| count >= CHUNK);
+        let last = fresh.last().map(|(fresh, _)| (fresh.group_key, i64::from(fresh.seq.get()))).filter(|_| is_full);
         let groups = filled(fresh, &open, pack);
-        let mut slotted = Slotted { is_partial, ..Slotted::default() };
+        let mut slotted = Slotted::default();
         let mut halves = Halves::of(groups);
         while let Some(groups) = halves.take() {
             let fills: Vec<&Filled> = groups.iter().flatten().collect();
@@ -107,7 +112,8 @@ impl Store {
                 Brief::Held | Brief::Changed => halves.failed(groups),
             }
         }
-        slotted.held.extend(halves.left.iter().map(|group| group[0].fill.group_key));
+        let is_left = |group_key| halves.left.iter().any(|group| group[0].fill.group_key == group_key);
+        slotted.next = last.map(|(group_key, seq)| (group_key, if is_left(group_key) { i64::MAX } else { seq }));
         Ok(slotted)
     }
 
@@ -151,22 +157,24 @@ fn filled(
     groups
 }
 
-/// The next messages that have no slot.
+/// The next messages that have no slot. They begin after those that were looked at before: an index has these yet, as long as
+/// somebody's query may see them without a slot.
 async fn new_messages(
     connection: &mut Session,
     app: i64,
-    passed_over: &[GroupKey],
+    after: MessageKey,
 ) -> Result<Vec<(Fresh, SlotMessage)>, sqlx::Error> {
     let rows = query(
         "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at, coalesce(m.aged_from, m.sent_at) AS aged_from, m.added_at,
             m.read_num, m.unread_num, m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until,
             m.no_receipt_polls, m.refused_since
          FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND m.group_key <> ALL ($2)
-         ORDER BY m.group_key, m.msg_seq LIMIT $3",
+         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND (m.group_key, m.msg_seq) > ($2, $3)
+         ORDER BY m.group_key, m.msg_seq LIMIT $4",
     )
     .bind(app)
-    .bind(passed_over.to_vec())
+    .bind(after.0)
+    .bind(after.1)
     .bind(CHUNK);
     rows.fetch(connection).and_then(async |row| fresh(&row)).try_collect().await
 }

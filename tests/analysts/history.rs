@@ -13,7 +13,7 @@ use receiptd::{
     recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
     rollup::SETTLED_AFTER,
     slot::{Fill, Slot, SlotKey},
-    store::{Recorder, RecorderSettings, Store},
+    store::{FIRST, Recorder, RecorderSettings, Store},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ impl History {
             })
             .collect()
         };
-        self.store.slot_new_messages(&[], pack).await.unwrap();
+        self.store.slot_new_messages(FIRST, pack).await.unwrap();
         let slot = "SELECT slot_id FROM receiptd.watched_messages WHERE group_key = 1 AND msg_seq =";
         let key = SlotKey { group_key: 1, slot_id: self.psql(&format!("{slot} {message}")).parse().unwrap() };
         self.store.read_slots(&[key]).await.unwrap().remove(0)
