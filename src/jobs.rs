@@ -16,7 +16,6 @@ pub use self::{
 };
 use crate::{
     cadence::Cron,
-    clock,
     domain::Timestamp,
     log_throttle::LogThrottle,
     retention::Retention,
@@ -107,10 +106,7 @@ fn said(done: Result<(), StoreError>, trouble: &mut LogThrottle, what: &'static 
         return;
     };
     metrics::counter!("receiptd_job_failures_total").increment(1);
-    if let Some(count) = trouble.happened(clock::uptime()) {
-        let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-        tracing::error!(error = cause, count, advice, "{what}: it is tried again at its next time");
-    }
+    error.log(trouble, &format!("{what}: it is tried again at its next time"));
 }
 
 #[cfg(test)]

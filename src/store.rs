@@ -75,6 +75,7 @@ use self::{
 use crate::{
     clock::{self, Clock, Reading},
     domain::{SdkAppId, Timestamp},
+    log_throttle::LogThrottle,
     postgres_url::{PostgresUrl, UrlFault},
 };
 
@@ -116,6 +117,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Logs the error with its cause and remedy, unless `trouble` was logged a moment ago.
+    pub(crate) fn log(&self, trouble: &mut LogThrottle, what: &str) {
+        if let Some(count) = trouble.happened(clock::uptime()) {
+            let (cause, advice) = (self as &dyn std::error::Error, self.advice());
+            tracing::error!(error = cause, count, advice, "{what}");
+        }
+    }
+
     /// Why it failed, in the words of the database or of the way to it.
     pub fn cause(&self) -> Option<String> {
         let Self::Failed { source, .. } = self else { return None };

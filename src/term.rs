@@ -70,7 +70,7 @@ impl Terms {
                 }
                 Err(error) => {
                     self.status.lease.contender().lost_sight();
-                    say(&mut trouble, &error, "it can't be seen who polls this app: standing by");
+                    error.log(&mut trouble, "it can't be seen who polls this app: standing by");
                     ASK_AGAIN
                 }
             };
@@ -166,19 +166,12 @@ async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: 
                 return false;
             }
             (Err(error), _) => {
-                say(&mut trouble, &error, "the lease can't be renewed: polling stops before it ends");
+                error.log(&mut trouble, "the lease can't be renewed: polling stops before it ends");
                 ASK_AGAIN
             }
         };
     }
     true
-}
-
-fn say(trouble: &mut LogThrottle, error: &StoreError, what: &'static str) {
-    if let Some(count) = trouble.happened(clock::uptime()) {
-        let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-        tracing::error!(error = cause, count, advice, "{what}");
-    }
 }
 
 /// Starts a part whose end, by a panic too, is noted.

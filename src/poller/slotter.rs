@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::{PollerStatus, ScheduleNews};
 use crate::{
     cadence::{Cadences, Phase},
-    clock,
     domain::Timestamp,
     log_throttle::LogThrottle,
     recording::KnownLimit,
@@ -63,11 +62,8 @@ impl Slotter {
                 self.tell(ScheduleNews::Unsure);
             }
             // That the lease is lost is known, and told, by who renews it.
-            if !matches!(error, StoreError::LeaseLost { .. })
-                && let Some(count) = trouble.happened(clock::uptime())
-            {
-                let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-                tracing::error!(error = cause, count, advice, "the watch list can't be read: new messages wait");
+            if !matches!(error, StoreError::LeaseLost { .. }) {
+                error.log(&mut trouble, "the watch list can't be read: new messages wait");
             }
         }
     }

@@ -22,7 +22,6 @@ use crate::{
     clock,
     recording::{Kept, Part, Poll, PollEnd},
     slot::{GroupState, Slot, SlotKey},
-    store::StoreError,
 };
 
 /// After a failed read of the schedule it is tried again after this time.
@@ -68,7 +67,7 @@ impl Poller {
         }
         // A page a turn: polls go on meanwhile.
         if let Err(error) = self.load_page().await {
-            self.say(&error);
+            error.log(&mut self.trouble, "the schedule can't be read: polling waits");
             return READ_AGAIN;
         }
         self.progress.beat();
@@ -144,7 +143,7 @@ impl Poller {
         match self.read(&mut claimed).await {
             Ok(slots) => (self.start(claimed, slots, probes, turn, now), Duration::ZERO),
             Err(error) => {
-                self.say(&error);
+                error.log(&mut self.trouble, "the schedule can't be read: polling waits");
                 // A slot may have been split without an answer.
                 if error.is_unanswered() {
                     self.unsure_after = Some(SlotKey::MIN);
@@ -169,13 +168,6 @@ impl Poller {
             false => self.schedule.claim_due(room, self.failing_room(), now),
         };
         (probes.iter().copied().chain(due).collect(), probes)
-    }
-
-    fn say(&mut self, error: &StoreError) {
-        if let Some(count) = self.trouble.happened(clock::uptime()) {
-            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, count, advice, "the schedule can't be read: polling waits");
-        }
     }
 
     fn room_left(&self, ahead: usize) -> usize {

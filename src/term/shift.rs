@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{ASK_AGAIN, TermStatus, say, spawn_noted};
+use super::{ASK_AGAIN, TermStatus, spawn_noted};
 use crate::{
     cadence::Cadences,
     chat::ChatClient,
@@ -104,7 +104,7 @@ impl Shift<'_> {
                     tracing::info!(slots, "polling, with {slots} calls on the schedule{more}");
                     return Some((poller, recorder, give_up));
                 }
-                Err(error) => say(&mut trouble, &error, "the schedule can't be loaded: polling waits"),
+                Err(error) => error.log(&mut trouble, "the schedule can't be loaded: polling waits"),
             }
             self.over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
         }

@@ -46,9 +46,6 @@ impl Said {
 
     /// A partition could not be made.
     pub fn unmade(&mut self, error: &StoreError) {
-        if let Some(count) = self.unmade.happened(clock::uptime()) {
-            let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-            tracing::error!(error = cause, count, advice, "a daily partition may be missing and could not be made");
-        }
+        error.log(&mut self.unmade, "a daily partition may be missing and could not be made");
     }
 }
