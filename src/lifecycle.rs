@@ -2,6 +2,17 @@
 //!
 //! Start: HTTP, which tells from then on how things stand; schema and partitions, as soon as the database lets them; then term
 //! after term of polling. Stop: the term ends, then HTTP, and the connections close.
+//!
+//! | token | cancelled by | heard by | then |
+//! |---|---|---|---|
+//! | `stop` | a signal | everything below | the term ends |
+//! | `leader_known` | standing by, once it has seen the lease | the start | the service is ready |
+//! | `term_over` | `stop`; the renewal or the recorder, if the lease is lost | the session, the recorder | no call is made |
+//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, jobs | calls under way end |
+//! | `flush_deadline` | 10 s after `term_over`, or after a part failed | the recorder | what is left to write is lost, and counted |
+//! | `term_ended` | the end of the last session | the renewal | the lease is given back |
+//! | `tasks_ended` | the end of all terms | the command | the process ends |
+//! | `http_stop` | the end of all else | the HTTP server | the connections close |
 
 mod signals;
 mod systemd;
@@ -107,10 +118,10 @@ pub enum ReloadError {
 pub struct Daemon {
     stop: CancellationToken,
     /// Cancelled when all else has ended, so that HTTP tells of the end too.
-    closing: CancellationToken,
+    http_stop: CancellationToken,
     /// Cancelled once it is known who polls.
-    decided: CancellationToken,
-    ended: CancellationToken,
+    leader_known: CancellationToken,
+    tasks_ended: CancellationToken,
     status: Arc<TermStatus>,
     store: Store,
     http: Option<Http>,
@@ -151,14 +162,25 @@ impl Daemon {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let store = store.beside(settings.wall).with_prepared_statements(settings.prepared_statements);
         let work = watch::Sender::new(Arc::new(work(settings.clone(), store.clock())?));
-        let (status, closing) = (Arc::new(TermStatus::default()), CancellationToken::new());
+        let (status, http_stop) = (Arc::new(TermStatus::default()), CancellationToken::new());
         let http = match settings.http.clone() {
-            Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &closing).await?),
+            Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &http_stop).await?),
             None => None,
         };
-        let (decided, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (leader_known, tasks_ended) = (CancellationToken::new(), CancellationToken::new());
         let limits = watch::Sender::new(settings.limits);
-        Ok(Self { stop, closing, decided, ended, status, store, http, work, limits, terms: OnceLock::new() })
+        Ok(Self {
+            stop,
+            http_stop,
+            leader_known,
+            tasks_ended,
+            status,
+            store,
+            http,
+            work,
+            limits,
+            terms: OnceLock::new(),
+        })
     }
 
     /// Begins to work as soon as the database answers, and returns when it is known who polls the app.
@@ -177,11 +199,11 @@ impl Daemon {
             store: store.clone(),
             work: self.work.subscribe(),
             status: status.clone(),
-            decided: self.decided.clone(),
+            leader_known: self.leader_known.clone(),
             holder: Holder::new(),
         };
-        self.terms.get_or_init(|| spawn_noted(&self.ended, terms.run(stop.clone())));
-        tokio::select! { () = self.decided.cancelled() => {} () = self.ended.cancelled() => {} }
+        self.terms.get_or_init(|| spawn_noted(&self.tasks_ended, terms.run(stop.clone())));
+        tokio::select! { () = self.leader_known.cancelled() => {} () = self.tasks_ended.cancelled() => {} }
         tokio::spawn(systemd::tell_status(status.clone(), stop.clone()));
         tokio::spawn(systemd::feed_watchdog(status.clone(), stop.clone()));
         Ok(())
@@ -213,7 +235,7 @@ impl Daemon {
 
     /// Whether it is known who polls.
     pub fn is_ready(&self) -> bool {
-        self.decided.is_cancelled()
+        self.leader_known.is_cancelled()
     }
 
     /// Goes on by other settings: calls in flight end, and what they brought back is stored, before the first call by the new
@@ -255,7 +277,7 @@ impl Daemon {
             }),
             None => 0,
         };
-        self.closing.cancel();
+        self.http_stop.cancel();
         if let Some(http) = self.http {
             http.store.close();
             // It ends at once, whatever its clients do.
@@ -267,24 +289,24 @@ impl Daemon {
 
     /// Ends when the daemon has ended, which it never should by itself.
     pub async fn ended(&self) {
-        self.ended.cancelled().await;
+        self.tasks_ended.cancelled().await;
     }
 }
 
-/// Begins to serve HTTP, until `closing`.
+/// Begins to serve HTTP, until `http_stop`.
 async fn serve(
     settings: &DaemonSettings,
     listen: SocketAddr,
     metrics: PrometheusHandle,
     (store, status): (&Store, &Arc<TermStatus>),
-    closing: &CancellationToken,
+    http_stop: &CancellationToken,
 ) -> Result<Http, StartError> {
     let (store, token) = (store.apart(&settings.database_url, 1)?, Token::default());
     token.change(settings.http_token.clone());
     let (term, looks) = (status.clone(), Arc::<Looks>::default());
     let ops = Ops { store: store.clone(), term, token: token.clone(), metrics: metrics.clone(), looks };
-    let thread = ops::serve(ops, listen, closing.clone()).await?;
-    tokio::spawn(upkeep::keep_metrics_small(metrics, closing.clone()));
+    let thread = ops::serve(ops, listen, http_stop.clone()).await?;
+    tokio::spawn(upkeep::keep_metrics_small(metrics, http_stop.clone()));
     Ok(Http { listen, token, store, thread })
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Terms {
     pub work: watch::Receiver<Arc<Work>>,
     pub status: Arc<TermStatus>,
     /// Cancelled once it is known who polls.
-    pub decided: CancellationToken,
+    pub leader_known: CancellationToken,
     pub holder: Holder,
 }
 
@@ -61,11 +61,11 @@ impl Terms {
             let wait = match stop.run_until_cancelled(self.try_to_take()).await? {
                 Ok(Some(epoch)) => {
                     self.status.sees(None);
-                    self.decided.cancel();
+                    self.leader_known.cancel();
                     return Some(self.store.under_lease(&self.holder, epoch));
                 }
                 Ok(None) => {
-                    self.decided.cancel();
+                    self.leader_known.cancel();
                     LOOK_EVERY
                 }
                 Err(error) => {
@@ -105,15 +105,16 @@ impl Terms {
 
     /// Polls under the lease of `store`, shift after shift, until `stop`, or until the lease is lost or a part fails.
     async fn serve(&self, store: Store, stop: &CancellationToken) -> Ended {
-        let over = stop.child_token();
-        let ended = CancellationToken::new();
-        let renewing = tokio::spawn(renew(store.clone(), self.status.lease.clone(), over.clone(), ended.clone()));
+        let term_over = stop.child_token();
+        let term_ended = CancellationToken::new();
+        let renewing =
+            tokio::spawn(renew(store.clone(), self.status.lease.clone(), term_over.clone(), term_ended.clone()));
         let mut sum = Ended::default();
-        while !over.is_cancelled() && !sum.has_failed {
-            let shift = self.shift(&store, &over).await;
+        while !term_over.is_cancelled() && !sum.has_failed {
+            let shift = self.shift(&store, &term_over).await;
             sum = Ended { lost: sum.lost + shift.lost, has_failed: shift.has_failed };
         }
-        ended.cancel();
+        term_ended.cancel();
         let is_held = renewing.await.unwrap_or(false);
         self.status.lease.contender().lost();
         if is_held && let Err(error) = store.release_lease().await {
@@ -127,15 +128,15 @@ impl Terms {
     async fn shift(&self, store: &Store, term_over: &CancellationToken) -> Ended {
         let mut changes = self.work.clone();
         let work = changes.borrow_and_update().clone();
-        let over = term_over.child_token();
-        let shift = Shift { work, store, status: &self.status, term_over, over: over.clone() };
+        let session_over = term_over.child_token();
+        let shift = Shift { work, store, status: &self.status, term_over, session_over: session_over.clone() };
         let change = tokio::spawn(async move {
             tokio::select! {
-                () = over.cancelled() => {}
+                () = session_over.cancelled() => {}
                 // Without a sender there are no changes any more.
                 Ok(()) = changes.changed() => {
                     tracing::info!("the settings have changed: calls in flight end, then polling goes on by the new ones");
-                    over.cancel();
+                    session_over.cancel();
                 }
             }
         });
@@ -145,11 +146,11 @@ impl Terms {
     }
 }
 
-/// Renews the lease until `ended`. Returns whether it is still held; if it is not, the term is `over`.
-async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: CancellationToken) -> bool {
+/// Renews the lease until `term_ended`. Returns whether it is still held; if it is not, the term is over.
+async fn renew(store: Store, lease: Arc<Lease>, term_over: CancellationToken, term_ended: CancellationToken) -> bool {
     let mut trouble = LogThrottle::default();
     let mut wait = RENEW_EVERY;
-    while ended.run_until_cancelled(sleep(wait)).await.is_some() {
+    while term_ended.run_until_cancelled(sleep(wait)).await.is_some() {
         let (epoch, asked_at) = (lease.contender().epoch(), clock::uptime());
         wait = match (store.renew_lease().await, epoch) {
             (Ok(true), Some(epoch)) => {
@@ -162,7 +163,7 @@ async fn renew(store: Store, lease: Arc<Lease>, over: CancellationToken, ended: 
             (Ok(_), _) => {
                 tracing::warn!("another receiptd has taken over: this one polls no more and stands by");
                 lease.contender().lost();
-                over.cancel();
+                term_over.cancel();
                 return false;
             }
             (Err(error), _) => {

@@ -71,9 +71,9 @@ pub struct RecorderSettings {
     /// Where it says what became of the slots, after each commit.
     pub committed: mpsc::UnboundedSender<Committed>,
     /// The term, which is over when the lease turns out to be lost.
-    pub over: CancellationToken,
+    pub term_over: CancellationToken,
     /// Ends the attempts to write when the time for a clean stop is over.
-    pub give_up: CancellationToken,
+    pub flush_deadline: CancellationToken,
     /// Set while nothing can be stored: then no poll is to start.
     pub is_stuck: Arc<AtomicBool>,
     /// Where it notes what it has stored.
@@ -138,8 +138,8 @@ impl Recorder {
         let mut lost = recordings + self.left.len();
         if matches!(reason, Reason::LeaseLost) {
             // Whoever renews the lease hears of it later; and what is in flight is lost with the rest.
-            self.settings.over.cancel();
-            while let Some(Some(_)) = self.settings.give_up.run_until_cancelled(self.queue.recv()).await {
+            self.settings.term_over.cancel();
+            while let Some(Some(_)) = self.settings.flush_deadline.run_until_cancelled(self.queue.recv()).await {
                 lost += 1;
             }
         }
@@ -192,7 +192,7 @@ impl Recorder {
             timeout_at(self.try_left_at, self.queue.recv()).await
         };
         // A poll that hangs beyond the time for stopping is not waited for.
-        let Ok(first) = self.settings.give_up.run_until_cancelled(next).await? else { return Some(vec![]) };
+        let Ok(first) = self.settings.flush_deadline.run_until_cancelled(next).await? else { return Some(vec![]) };
         let first = first?;
         let mut rows = rows(&first);
         let mut recordings = vec![first];
@@ -208,7 +208,7 @@ impl Recorder {
     /// Where what somebody else holds is too much, and at the end, everything waits for it.
     async fn wait_for_others(&mut self) -> Result<(), Lost> {
         self.said.held(self.left.len());
-        let give_up = self.settings.give_up.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();
+        let give_up = self.settings.flush_deadline.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();
         if give_up { Err(Lost { reason: Reason::Stopped, recordings: 0 }) } else { Ok(()) }
     }
 }

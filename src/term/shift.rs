@@ -59,14 +59,14 @@ pub(super) struct Shift<'a> {
     /// The term, which is over when the lease turns out to be lost.
     pub term_over: &'a CancellationToken,
     /// Cancelled when no more polls are to start.
-    pub over: CancellationToken,
+    pub session_over: CancellationToken,
 }
 
 impl Shift<'_> {
     /// Polls until the shift is over or a part fails.
     pub async fn run(&self) -> Ended {
         match self.load().await {
-            Some((poller, recorder, give_up)) => self.poll(poller, recorder, give_up).await,
+            Some((poller, recorder, flush_deadline)) => self.poll(poller, recorder, flush_deadline).await,
             None => Ended::default(),
         }
     }
@@ -74,11 +74,11 @@ impl Shift<'_> {
     /// Sets up the poller with its schedule, and the recorder. `None` if the shift is over before the schedule is there.
     async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
         let (committed_sender, committed) = mpsc::unbounded_channel();
-        let (give_up, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
+        let (flush_deadline, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
         let settings = RecorderSettings {
             committed: committed_sender,
-            over: self.term_over.clone(),
-            give_up: give_up.clone(),
+            term_over: self.term_over.clone(),
+            flush_deadline: flush_deadline.clone(),
             is_stuck: is_stuck.clone(),
             activity: self.status.activity.clone(),
         };
@@ -94,19 +94,19 @@ impl Shift<'_> {
             progress: self.status.progress.clone(),
             activity: self.status.activity.clone(),
         };
-        let mut poller = Poller::new(parts, self.work.poller.clone(), self.over.clone());
+        let mut poller = Poller::new(parts, self.work.poller.clone(), self.session_over.clone());
         let mut trouble = LogThrottle::default();
         loop {
             self.status.progress.beat();
-            match self.over.run_until_cancelled(self.prepare(&mut poller)).await? {
+            match self.session_over.run_until_cancelled(self.prepare(&mut poller)).await? {
                 Ok((slots, is_partial)) => {
                     let more = if is_partial { ", and more to be loaded" } else { "" };
                     tracing::info!(slots, "polling, with {slots} calls on the schedule{more}");
-                    return Some((poller, recorder, give_up));
+                    return Some((poller, recorder, flush_deadline));
                 }
                 Err(error) => error.log(&mut trouble, "the schedule can't be loaded: polling waits"),
             }
-            self.over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
+            self.session_over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
         }
     }
 
@@ -123,38 +123,43 @@ impl Shift<'_> {
     }
 
     /// Polls until the shift is over, then lets the polls in flight end and what they brought back be stored.
-    async fn poll(&self, poller: Poller, recorder: Recorder, give_up: CancellationToken) -> Ended {
+    async fn poll(&self, poller: Poller, recorder: Recorder, flush_deadline: CancellationToken) -> Ended {
         self.status.set_poller(Some(poller.status()));
-        let over = &self.over;
+        let session_over = &self.session_over;
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
         let slotter = Slotter { store, cadences, poller: poller.status(), news: poller.news() };
         let failed = CancellationToken::new();
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
-        let slotter = spawn_noted(&failed, slotter.run(over.clone()));
-        let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), over.clone()));
+        let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
+        let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), session_over.clone()));
         let recorder = spawn_noted(&failed, recorder.run());
-        tokio::select! { () = over.cancelled() => {} () = failed.cancelled() => {} }
-        let has_failed = !over.is_cancelled();
-        over.cancel();
+        tokio::select! { () = session_over.cancelled() => {} () = failed.cancelled() => {} }
+        let has_failed = !session_over.is_cancelled();
+        session_over.cancel();
         for part in [poller.await, slotter.await, jobs.await] {
             if let Err(error) = part {
                 tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
             }
         }
-        let lost = self.write_the_rest(recorder, give_up, has_failed).await;
+        let lost = self.write_the_rest(recorder, flush_deadline, has_failed).await;
         Ended { lost, has_failed }
     }
 
     /// Lets what polls brought back be stored, however long that takes, but where the term is over or a part has failed.
     /// Returns how much of it could not be stored.
-    async fn write_the_rest(&self, recorder: JoinHandle<usize>, give_up: CancellationToken, has_failed: bool) -> usize {
+    async fn write_the_rest(
+        &self,
+        recorder: JoinHandle<usize>,
+        flush_deadline: CancellationToken,
+        has_failed: bool,
+    ) -> usize {
         let term_over = self.term_over.clone();
         let deadline = tokio::spawn(async move {
             if !has_failed {
                 term_over.cancelled().await;
             }
             sleep(GRACE_FOR_FLUSH).await;
-            give_up.cancel();
+            flush_deadline.cancel();
         });
         let lost = self.status.progress.while_waiting(recorder).await.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the recorder had failed");

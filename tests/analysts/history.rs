@@ -102,8 +102,8 @@ impl History {
         let (committed, _told) = mpsc::unbounded_channel();
         let settings = RecorderSettings {
             committed,
-            over: CancellationToken::new(),
-            give_up: CancellationToken::new(),
+            term_over: CancellationToken::new(),
+            flush_deadline: CancellationToken::new(),
             is_stuck: Arc::new(AtomicBool::new(false)),
             activity: Arc::new(Activity::default()),
         };

@@ -103,7 +103,7 @@ impl Recorder {
             if error.is_timeout() && part.len() > 1 {
                 return Ok(Written::TookTooLong);
             }
-            if self.settings.give_up.run_until_cancelled(sleep(wait)).await.is_none() {
+            if self.settings.flush_deadline.run_until_cancelled(sleep(wait)).await.is_none() {
                 return Err(Reason::Stopped);
             }
             wait = (wait * 2).min(LONGEST_WAIT);
