@@ -17,12 +17,14 @@ CREATE TABLE receiptd.watched_groups (
     group_id     text NOT NULL,
     group_type   text,
     cadence      text,
+    labels       jsonb,
     state        text NOT NULL DEFAULT 'active',
     state_code   integer,
     state_reason text,
     refused_at   timestamptz,
     probe_at     timestamptz,
     added_at     timestamptz NOT NULL DEFAULT now(),
+    updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     reschedule   boolean NOT NULL DEFAULT false,
     CONSTRAINT an_app_has_a_group_once UNIQUE (sdk_app_id, group_id),
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
@@ -31,6 +33,7 @@ CREATE TABLE receiptd.watched_groups (
         CHECK (NOT starts_with(group_id, '@TGS#_') AND position('@TOPIC#' IN group_id) = 0),
     CONSTRAINT group_type_has_read_receipts CHECK (group_type IN ('Private', 'Public', 'ChatRoom')),
     CONSTRAINT cadence_is_a_name CHECK (cadence ~ '^[A-Za-z0-9_-]{1,63}$'),
+    CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
     CONSTRAINT state_is_known CHECK (state IN ('active', 'paused', 'quarantined', 'removed')),
     CONSTRAINT only_quarantine_has_a_code_and_a_probe
         CHECK (state = 'quarantined' OR (state_code IS NULL AND probe_at IS NULL)),
@@ -43,12 +46,14 @@ COMMENT ON COLUMN receiptd.watched_groups.sdk_app_id IS 'SDKAppID of the Tencent
 COMMENT ON COLUMN receiptd.watched_groups.group_id IS 'Group id as Tencent Chat writes it.';
 COMMENT ON COLUMN receiptd.watched_groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown. Others have no read receipts.';
 COMMENT ON COLUMN receiptd.watched_groups.cadence IS 'Name of the cadence in the config that says how often messages are polled; null for the default.';
+COMMENT ON COLUMN receiptd.watched_groups.labels IS 'What its owner notes about the group, as an object of texts, numbers and truth values: {"branch": "north"}. Null if nothing. It is never sent anywhere.';
 COMMENT ON COLUMN receiptd.watched_groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
 COMMENT ON COLUMN receiptd.watched_groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
 COMMENT ON COLUMN receiptd.watched_groups.state_reason IS 'Why the group is in its state, in words.';
 COMMENT ON COLUMN receiptd.watched_groups.refused_at IS 'When a quarantined group was last refused; null while it is not quarantined. When one is answered again, those that were refused with the same code within a minute of it are probed at once.';
 COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'When a quarantined group is tried again; null while it is not quarantined.';
 COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'When the group was first watched.';
+COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'When its type, cadence, labels or state last changed, or when it was added.';
 COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: the state or cadence changed and the schedule has not followed yet.';
 
 -- Analysts name the group, and often not the app.
@@ -74,6 +79,21 @@ COMMENT ON FUNCTION receiptd.note_reschedule() IS 'Internal: notes that the sche
 CREATE TRIGGER note_reschedule BEFORE UPDATE OF state, cadence ON receiptd.watched_groups FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.cadence IS DISTINCT FROM NEW.cadence)
     EXECUTE FUNCTION receiptd.note_reschedule();
+
+CREATE FUNCTION receiptd.note_update() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.updated_at := clock_timestamp();
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.note_update() IS 'Internal: notes when a group or a message changed. By the clock and not by the beginning of the transaction, so that it is close to the commit.';
+
+-- After note_reschedule, by its name.
+CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.watched_groups FOR EACH ROW
+    WHEN ((OLD.group_type, OLD.cadence, OLD.labels, OLD.state, OLD.state_code, OLD.state_reason)
+        IS DISTINCT FROM (NEW.group_type, NEW.cadence, NEW.labels, NEW.state, NEW.state_code, NEW.state_reason))
+    EXECUTE FUNCTION receiptd.note_update();
 
 -- A slot holds what is known of its messages, one element of each array a message: so a poll writes one row. What changes with
 -- most polls comes first, so that the log has little of a row that changes little. The due time carries no index, and neither does
@@ -185,6 +205,8 @@ CREATE TABLE receiptd.watched_messages (
     first_read_by    timestamptz,
     half_read_after  timestamptz,
     half_read_by     timestamptz,
+    p80_read_after   timestamptz,
+    p80_read_by      timestamptz,
     p90_read_after   timestamptz,
     p90_read_by      timestamptz,
     all_read_after   timestamptz,
@@ -197,12 +219,15 @@ CREATE TABLE receiptd.watched_messages (
     unread_24h       integer,
     read_7d          integer,
     unread_7d        integer,
+    labels           jsonb,
+    updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (group_key, msg_seq),
     CONSTRAINT a_message_is_of_a_watched_group FOREIGN KEY (group_key) REFERENCES receiptd.watched_groups,
     CONSTRAINT a_message_is_in_a_slot_of_its_group FOREIGN KEY (group_key, slot_id) REFERENCES receiptd.poll_slots,
     CONSTRAINT msg_seq_is_a_positive_u32 CHECK (msg_seq BETWEEN 1 AND 4294967295),
     CONSTRAINT sent_at_is_a_date_of_this_age CHECK (sent_at >= '2000-01-01Z' AND sent_at < '2200-01-01Z'),
     CONSTRAINT aged_from_is_later_than_sent_at CHECK (aged_from > sent_at),
+    CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
     CONSTRAINT state_is_known
         CHECK (state IN ('active', 'all_read', 'no_receipt', 'expired', 'rejected', 'removed')),
     CONSTRAINT only_active_messages_are_in_a_slot CHECK (state = 'active' OR slot_id IS NULL),
@@ -215,7 +240,7 @@ CREATE TABLE receiptd.watched_messages (
     CONSTRAINT a_polled_message_without_slot_says_until_when_it_is_known
         CHECK (slot_id IS NOT NULL OR first_polled_at IS NULL OR known_until IS NOT NULL),
     CONSTRAINT milestones_are_intervals CHECK (first_read_after < first_read_by AND half_read_after < half_read_by
-        AND p90_read_after < p90_read_by AND all_read_after < all_read_by),
+        AND p80_read_after < p80_read_by AND p90_read_after < p90_read_by AND all_read_after < all_read_by),
     CONSTRAINT counts_at_an_age_come_in_pairs CHECK ((read_15m IS NULL) = (unread_15m IS NULL)
         AND (read_1h IS NULL) = (unread_1h IS NULL) AND (read_24h IS NULL) = (unread_24h IS NULL)
         AND (read_7d IS NULL) = (unread_7d IS NULL))
@@ -242,6 +267,8 @@ COMMENT ON COLUMN receiptd.watched_messages.first_read_after IS 'When the last a
 COMMENT ON COLUMN receiptd.watched_messages.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
 COMMENT ON COLUMN receiptd.watched_messages.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
 COMMENT ON COLUMN receiptd.watched_messages.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.watched_messages.p80_read_after IS 'When the last attempt was sent that saw it read by fewer than 80 %; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.watched_messages.p80_read_by IS 'When the first answer arrived that saw it read by 80 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.watched_messages.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
 COMMENT ON COLUMN receiptd.watched_messages.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.watched_messages.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
@@ -254,6 +281,8 @@ COMMENT ON COLUMN receiptd.watched_messages.read_24h IS 'Internal: the same of r
 COMMENT ON COLUMN receiptd.watched_messages.unread_24h IS 'Internal: the same of unread_num.';
 COMMENT ON COLUMN receiptd.watched_messages.read_7d IS 'Internal: the same of read_num, seven days after sent_at.';
 COMMENT ON COLUMN receiptd.watched_messages.unread_7d IS 'Internal: the same of unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.labels IS 'What its owner notes about the message, as an object of texts, numbers and truth values: {"campaign": "spring", "arm": "B"}. Null if nothing. It is never sent anywhere.';
+COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: when its state, labels or time of sending last changed, or when it was added. Counts and milestones that a poll finds leave it: see messages.updated_at.';
 
 -- What is polled is a small part of what was, so that polling, slotting and counting go by indexes without closed messages.
 CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
@@ -262,6 +291,16 @@ CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, m
 CREATE INDEX watched_messages_active ON receiptd.watched_messages (group_key) WHERE state = 'active';
 CREATE INDEX watched_messages_closed ON receiptd.watched_messages (closed_at) WHERE closed_at IS NOT NULL;
 CREATE INDEX watched_messages_by_time ON receiptd.watched_messages (sent_at);
+-- Messages without labels have no entry. Polling never writes labels, so its updates stay heap-only.
+CREATE INDEX watched_messages_by_label ON receiptd.watched_messages USING gin (labels jsonb_path_ops)
+    WHERE labels IS NOT NULL;
+
+-- Polling writes none of these columns: an index on what it writes would make each of its updates write all indexes.
+CREATE INDEX watched_messages_by_update ON receiptd.watched_messages (updated_at);
+
+CREATE TRIGGER note_update BEFORE UPDATE OF state, labels, sent_at ON receiptd.watched_messages FOR EACH ROW
+    WHEN ((OLD.state, OLD.labels, OLD.sent_at) IS DISTINCT FROM (NEW.state, NEW.labels, NEW.sent_at))
+    EXECUTE FUNCTION receiptd.note_update();
 
 -- A row per app with a daemon: what the functions that applications call can't read in the daemon's configuration. A roll-up
 -- locks the row of its app, so that there is one at a time.

@@ -3,7 +3,7 @@
 --
 -- Locks: messages first, in the order of their seqs, and then their slots, in the order of their ids. So two calls never deadlock.
 -- The daemon, which starts from slots, locks in the other order, and waits for nobody. watch_messages touches no active message
--- at all.
+-- but to give it other labels.
 
 -- Rights by app, which are off until this table has a row.
 CREATE TABLE receiptd.role_apps (
@@ -101,6 +101,43 @@ $$;
 
 COMMENT ON FUNCTION receiptd.refuse_full_app(bigint, integer) IS 'Internal: raises an error if the app watches more groups or, where messages were added, more messages than the daemon allows.';
 
+-- Labels are added to those that there are. A label that is given again replaces the old value, and null removes it.
+CREATE FUNCTION receiptd.merged_labels(old jsonb, given jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    merged jsonb;
+    bad text;
+BEGIN
+    IF given IS NULL THEN
+        RETURN old;
+    END IF;
+    IF jsonb_typeof(given) <> 'object' THEN
+        RAISE EXCEPTION 'labels are an object, and not %: %', jsonb_typeof(given), left(given::text, 100)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give names with values, for example {"campaign": "spring"}.';
+    END IF;
+    SELECT e.key INTO bad FROM jsonb_each(given) e WHERE jsonb_typeof(e.value) IN ('object', 'array') LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the value of the label "%" is an %', left(bad, 100), jsonb_typeof(given -> bad)
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'Give a text, a number, true or false. Null removes the label.';
+    END IF;
+    SELECT e.key INTO bad FROM jsonb_each(given) e WHERE char_length(e.key) NOT BETWEEN 1 AND 63 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the name of the label "%" has % characters', left(bad, 100), char_length(bad)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Names of labels have from 1 to 63 characters.';
+    END IF;
+    merged := nullif(jsonb_strip_nulls(coalesce(old, '{}') || given), '{}');
+    IF octet_length(merged::text) > 2000 THEN
+        RAISE EXCEPTION 'the labels come to % bytes of JSON, and may have 2000', octet_length(merged::text)
+            USING ERRCODE = 'program_limit_exceeded',
+                HINT = 'Labels are few short words to filter and group by. Null removes one.';
+    END IF;
+    RETURN merged;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.merged_labels(jsonb, jsonb) IS 'Internal: labels with those that are given added. Raises an error if these are not an object of texts, numbers and truth values, or if they come to too much.';
+
 -- A session keeps the plans that it makes at its first calls, and those of tables that are empty then read them whole: without
 -- enable_seqscan = off, here and below, ten thousand groups watched in one transaction took four times as long as they should,
 -- and a hundred thousand nearly for ever.
@@ -108,7 +145,8 @@ CREATE FUNCTION receiptd.watch_group(
     sdk_app_id bigint,
     group_id text,
     group_type text DEFAULT NULL,
-    cadence text DEFAULT NULL
+    cadence text DEFAULT NULL,
+    labels jsonb DEFAULT NULL
 ) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -132,8 +170,9 @@ BEGIN
     SELECT g.group_key INTO key FROM receiptd.watched_groups g
         WHERE g.sdk_app_id = watch_group.sdk_app_id AND g.group_id = watch_group.group_id;
     IF key IS NULL THEN
-        INSERT INTO receiptd.watched_groups AS g (sdk_app_id, group_id, group_type, cadence)
-            VALUES (watch_group.sdk_app_id, watch_group.group_id, kind, watch_group.cadence)
+        INSERT INTO receiptd.watched_groups AS g (sdk_app_id, group_id, group_type, cadence, labels)
+            VALUES (watch_group.sdk_app_id, watch_group.group_id, kind, watch_group.cadence,
+                receiptd.merged_labels(NULL, watch_group.labels))
             ON CONFLICT (sdk_app_id, group_id) DO NOTHING RETURNING g.group_key INTO key;
         IF key IS NOT NULL THEN
             PERFORM receiptd.refuse_full_app(watch_group.sdk_app_id);
@@ -145,17 +184,40 @@ BEGIN
     UPDATE receiptd.watched_groups g SET
             group_type = coalesce(kind, g.group_type),
             cadence = coalesce(watch_group.cadence, g.cadence),
+            labels = receiptd.merged_labels(g.labels, watch_group.labels),
             state = CASE g.state WHEN 'removed' THEN 'active' ELSE g.state END
         WHERE g.group_key = key
             AND (g.state = 'removed' OR kind <> coalesce(g.group_type, '')
-                OR watch_group.cadence <> coalesce(g.cadence, ''));
+                OR watch_group.cadence <> coalesce(g.cadence, '')
+                OR receiptd.merged_labels(g.labels, watch_group.labels) IS DISTINCT FROM g.labels);
     RETURN key;
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence that is given replaces the old one, null leaves it. A paused group stays paused.';
+COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence that is given replaces the old one, null leaves it. Labels, such as {"branch": "north"}, are added to those that the group has; the value null removes one. A paused group stays paused.';
 
-CREATE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[])
+-- Only rows whose labels change are written, and waited for.
+CREATE FUNCTION receiptd.label_keys(group_keys integer[], msg_seqs bigint[], labels jsonb[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    WITH locked AS (
+        SELECT m.group_key, m.msg_seq, u.labels, u.number
+        FROM unnest(label_keys.group_keys, label_keys.msg_seqs, label_keys.labels)
+            WITH ORDINALITY AS u (group_key, msg_seq, labels, number)
+        JOIN receiptd.watched_messages m ON m.group_key = u.group_key AND m.msg_seq = u.msg_seq
+        WHERE receiptd.merged_labels(m.labels, u.labels) IS DISTINCT FROM m.labels
+        ORDER BY m.group_key, m.msg_seq FOR NO KEY UPDATE OF m
+    )
+    UPDATE receiptd.watched_messages m SET labels = receiptd.merged_labels(m.labels, given.labels)
+        FROM (SELECT DISTINCT ON (group_key, msg_seq) * FROM locked ORDER BY group_key, msg_seq, number) given
+        WHERE m.group_key = given.group_key AND m.msg_seq = given.msg_seq;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.label_keys(integer[], bigint[], jsonb[]) IS 'Internal: adds labels to messages that are there, given by their keys; see watch_messages. The arrays are of one length.';
+
+CREATE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[], labels jsonb[])
 RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -168,29 +230,35 @@ BEGIN
     END IF;
     -- Messages that are watched are left alone, and so not waited for. The order keeps two calls for the same messages from
     -- waiting for each other.
-    INSERT INTO receiptd.watched_messages AS w (group_key, msg_seq, sent_at)
-        SELECT DISTINCT ON (u.group_key, u.msg_seq) u.group_key, u.msg_seq, u.sent_at
-        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.sent_at) AS u (group_key, msg_seq, sent_at)
+    INSERT INTO receiptd.watched_messages AS w (group_key, msg_seq, sent_at, labels)
+        SELECT DISTINCT ON (u.group_key, u.msg_seq) u.group_key, u.msg_seq, u.sent_at,
+            CASE WHEN u.labels IS NOT NULL THEN receiptd.merged_labels(k.labels, u.labels) ELSE k.labels END
+        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.sent_at, watch_keys.labels)
+            WITH ORDINALITY AS u (group_key, msg_seq, sent_at, labels, number)
         LEFT JOIN receiptd.watched_messages k ON k.group_key = u.group_key AND k.msg_seq = u.msg_seq
         WHERE k.state IS DISTINCT FROM 'active'
-        ORDER BY u.group_key, u.msg_seq
+        ORDER BY u.group_key, u.msg_seq, u.number
         ON CONFLICT (group_key, msg_seq) DO UPDATE
-            SET state = 'active', closed_at = NULL, no_receipt_polls = 0, added_at = now(),
+            SET state = 'active', labels = EXCLUDED.labels, closed_at = NULL, no_receipt_polls = 0, added_at = now(),
                 sent_at = least(w.sent_at, EXCLUDED.sent_at),
                 aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END
             WHERE w.state <> 'active';
     GET DIAGNOSTICS added = ROW_COUNT;
+    IF watch_keys.labels IS NOT NULL THEN
+        PERFORM receiptd.label_keys(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.labels);
+    END IF;
     RETURN added;
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[]) IS 'Internal: watches messages of groups that are watched, given by their keys; see watch_messages. The arrays are of one length.';
+COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[]) IS 'Internal: watches messages of groups that are watched, given by their keys; see watch_messages. The arrays are of one length, but that of the labels may be null.';
 
 CREATE FUNCTION receiptd.watch_messages(
     sdk_app_id bigint,
     group_id text,
     msg_seqs bigint[],
-    sent_at timestamptz DEFAULT now()
+    sent_at timestamptz DEFAULT now(),
+    labels jsonb DEFAULT NULL
 ) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n integer := coalesce(cardinality(watch_messages.msg_seqs), 0);
@@ -200,7 +268,8 @@ BEGIN
     PERFORM receiptd.require_app(watch_messages.sdk_app_id, n);
     key := receiptd.watch_group(watch_messages.sdk_app_id, watch_messages.group_id);
     added := receiptd.watch_keys(array_fill(key, ARRAY[n]), watch_messages.msg_seqs,
-        array_fill(watch_messages.sent_at, ARRAY[n]));
+        array_fill(watch_messages.sent_at, ARRAY[n]),
+        CASE WHEN watch_messages.labels IS NOT NULL THEN array_fill(watch_messages.labels, ARRAY[n]) END);
     IF added > 0 THEN
         PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, added::integer);
     END IF;
@@ -208,7 +277,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_messages(bigint, text, bigint[], timestamptz) IS 'Watches messages of a group, and the group with them. Returns how many were not being watched before. Idempotent: active messages are left as they are; closed ones are active again, polled as if they had been sent at the time given, while their sent_at stays the earliest that was given.';
+COMMENT ON FUNCTION receiptd.watch_messages(bigint, text, bigint[], timestamptz, jsonb) IS 'Watches messages of a group, and the group with them. Returns how many were not being watched before. Idempotent: active messages are left as they are, but for their labels; closed ones are active again, polled as if they had been sent at the time given, while their sent_at stays the earliest that was given. Labels, such as {"campaign": "spring"}, are added to those that each message has; the value null removes one.';
 
 -- Planned anew for each call: it names one message or a million.
 CREATE FUNCTION receiptd.unwatch_messages(

@@ -5,7 +5,7 @@
 CREATE VIEW receiptd.message_state AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
     m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
-    m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
+    m.p80_read_after, m.p80_read_by, m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
     -- The first change after an age leaves the counts that were known until then; without one, the last counts are these, as long
     -- as they are known to hold. A message that all have read needs no more polls.
     CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.read_15m
@@ -23,7 +23,14 @@ SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.un
     CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.read_7d
         WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.read_num END AS read_7d,
     CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.unread_7d
-        WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.unread_num END AS unread_7d
+        WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.unread_num END AS unread_7d,
+    m.labels,
+    -- What a poll changed is in the slot, with its time. Counts at an age are known with the age, though nothing is written then.
+    greatest(m.updated_at, m.last_changed_at,
+        CASE WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.sent_at + interval '7 days'
+            WHEN m.holds_until >= m.sent_at + interval '24 hours' THEN m.sent_at + interval '24 hours'
+            WHEN m.holds_until >= m.sent_at + interval '1 hour' THEN m.sent_at + interval '1 hour'
+            WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.sent_at + interval '15 minutes' END) AS updated_at
 FROM (
     SELECT m.*, CASE WHEN m.state = 'all_read' THEN now()
         -- A poll that is not due yet misses nothing.
@@ -34,16 +41,16 @@ FROM (
             coalesce(e.first_polled_at, m.first_polled_at) AS first_polled_at,
             coalesce(e.changed_at, m.last_changed_at) AS last_changed_at,
             coalesce(e.known_until, m.known_until) AS known_until, e.due_at,
-            m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by,
-            m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h, m.read_24h, m.unread_24h,
-            m.read_7d, m.unread_7d
+            m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p80_read_after, m.p80_read_by,
+            m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h,
+            m.read_24h, m.unread_24h, m.read_7d, m.unread_7d, m.labels, m.updated_at
         FROM receiptd.watched_messages m
         -- In a slot the slot tells what is known of a message, and its row nothing.
         LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
     ) m
 ) m;
 
-COMMENT ON VIEW receiptd.message_state IS 'Internal: what is known of every message now. Analysts read latest_receipts, message_milestones and read_speed.';
+COMMENT ON VIEW receiptd.message_state IS 'Internal: what is known of every message now. Analysts read messages.';
 COMMENT ON COLUMN receiptd.message_state.group_key IS 'Group of the message, see watched_groups.';
 COMMENT ON COLUMN receiptd.message_state.msg_seq IS 'Number of the message within its group.';
 COMMENT ON COLUMN receiptd.message_state.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
@@ -59,6 +66,8 @@ COMMENT ON COLUMN receiptd.message_state.first_read_after IS 'When the last atte
 COMMENT ON COLUMN receiptd.message_state.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
 COMMENT ON COLUMN receiptd.message_state.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
 COMMENT ON COLUMN receiptd.message_state.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_state.p80_read_after IS 'When the last attempt was sent that saw it read by fewer than 80 %; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.message_state.p80_read_by IS 'When the first answer arrived that saw it read by 80 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.message_state.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
 COMMENT ON COLUMN receiptd.message_state.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.message_state.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
@@ -71,6 +80,8 @@ COMMENT ON COLUMN receiptd.message_state.read_24h IS 'Members who had read it a 
 COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Members who had not read it then.';
 COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read it then.';
+COMMENT ON COLUMN receiptd.message_state.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.message_state.updated_at IS 'When any of this last changed, but for known_until, which moves with every poll.';
 
 -- Read most, and so not from message_state: of a message in a slot all of this is in the slot, so that the row of a slot tells of
 -- 50 messages, and none of their own is read. The price: to find one message all slots of its group are opened, 7 ms for a
@@ -81,19 +92,21 @@ COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read 
 -- not: hence the SELECT around them.
 CREATE VIEW receiptd.latest_receipts AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
-    known_until, closed_at, group_key
+    known_until, closed_at, group_key, labels, group_labels
 FROM (
     SELECT g.sdk_app_id, g.group_id, e.msg_seq, s.sent_at[e.n] AS sent_at, 'active' AS state, s.read_num[e.n] AS read_num,
         s.unread_num[e.n] AS unread_num, s.code[e.n] AS receipt_code, s.first_polled_at[e.n] AS first_polled_at,
         s.changed_at[e.n] AS last_changed_at,
         CASE WHEN s.code[e.n] IS NOT NULL THEN coalesce(s.known_apart[e.n], s.known_until) END AS known_until,
-        NULL::timestamptz AS closed_at, s.group_key
+        NULL::timestamptz AS closed_at, s.group_key, m.labels, g.labels AS group_labels
     FROM receiptd.poll_slots s
     CROSS JOIN LATERAL unnest(s.msg_seqs) WITH ORDINALITY AS e (msg_seq, n)
     JOIN receiptd.watched_groups g USING (group_key)
+    -- For the labels alone: a query that asks for none does without this join.
+    LEFT JOIN receiptd.watched_messages m ON m.group_key = s.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = s.slot_id
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
-        m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key
+        m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key, m.labels, g.labels
     FROM receiptd.watched_messages m
     JOIN receiptd.watched_groups g USING (group_key) WHERE m.slot_id IS NULL
 ) branches;
@@ -112,12 +125,16 @@ COMMENT ON COLUMN receiptd.latest_receipts.last_changed_at IS 'When the answer a
 COMMENT ON COLUMN receiptd.latest_receipts.known_until IS 'When the attempt was sent that last saw the same: a change that nobody has seen yet happened after that. Before last_changed_at as long as one answer only has shown it.';
 COMMENT ON COLUMN receiptd.latest_receipts.closed_at IS 'When polling of the message ended; null while it is active.';
 COMMENT ON COLUMN receiptd.latest_receipts.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.latest_receipts.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.latest_receipts.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 CREATE VIEW receiptd.receipt_history AS
 SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
-    h.prior_read_num, h.source, h.group_key
+    h.prior_read_num, h.source, h.group_key, m.labels, g.labels AS group_labels
 FROM receiptd.receipt_snapshots h
-JOIN receiptd.watched_groups g USING (group_key);
+JOIN receiptd.watched_groups g USING (group_key)
+-- For the labels alone.
+LEFT JOIN receiptd.watched_messages m ON m.group_key = h.group_key AND m.msg_seq = h.msg_seq;
 
 COMMENT ON VIEW receiptd.receipt_history IS 'Every change of counts that was seen, of every message: receipt_snapshots with app and group spelt out.';
 COMMENT ON COLUMN receiptd.receipt_history.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -131,16 +148,19 @@ COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'When the attempt 
 COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
 COMMENT ON COLUMN receiptd.receipt_history.source IS 'poll or webhook.';
 COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.receipt_history.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.receipt_history.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 -- It joins the groups for their rows alone: a reader sees those of its apps.
 CREATE VIEW receiptd.message_milestones AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
     m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
-    m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
+    m.p80_read_after, m.p80_read_by, m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
     m.read_15m / nullif(m.read_15m::bigint + m.unread_15m, 0)::double precision AS read_rate_15m,
     m.read_1h / nullif(m.read_1h::bigint + m.unread_1h, 0)::double precision AS read_rate_1h,
     m.read_24h / nullif(m.read_24h::bigint + m.unread_24h, 0)::double precision AS read_rate_24h,
-    m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision AS read_rate_7d
+    m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision AS read_rate_7d,
+    m.labels, g.labels AS group_labels, m.updated_at
 FROM receiptd.message_state m
 JOIN receiptd.watched_groups g USING (group_key);
 
@@ -160,6 +180,8 @@ COMMENT ON COLUMN receiptd.message_milestones.first_read_after IS 'When the last
 COMMENT ON COLUMN receiptd.message_milestones.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
 COMMENT ON COLUMN receiptd.message_milestones.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
 COMMENT ON COLUMN receiptd.message_milestones.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
+COMMENT ON COLUMN receiptd.message_milestones.p80_read_after IS 'When the last attempt was sent that saw it read by fewer than 80 %; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.message_milestones.p80_read_by IS 'When the first answer arrived that saw it read by 80 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
 COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
 COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
@@ -168,20 +190,125 @@ COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members
 COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same an hour after it was sent.';
 COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same a day after it was sent.';
 COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same seven days after it was sent.';
+COMMENT ON COLUMN receiptd.message_milestones.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.message_milestones.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.message_milestones.updated_at IS 'When any of this last changed, see messages.updated_at.';
 
+-- All that is asked of a message, one row each. Filters by group, message, label and time of sending reach an index. A column that
+-- a query does not ask for costs nothing.
+CREATE VIEW receiptd.messages AS
+SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.labels, g.labels AS group_labels, m.sent_at, m.state, m.closed_at, m.read_num,
+    m.unread_num, m.read_num::bigint + m.unread_num AS members,
+    m.read_num / nullif(m.read_num::bigint + m.unread_num, 0)::double precision AS read_rate,
+    m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until, known.known_for,
+    extract(epoch FROM known.known_for)::double precision AS known_for_s,
+    first.at_least AS first_read_at_least, first.at_most AS first_read_at_most,
+    extract(epoch FROM first.at_least)::double precision AS first_read_at_least_s,
+    extract(epoch FROM first.at_most)::double precision AS first_read_at_most_s,
+    CASE WHEN m.read_num IS NOT NULL THEN m.first_read_by IS NULL END AS first_read_censored,
+    half.at_least AS half_read_at_least, half.at_most AS half_read_at_most,
+    extract(epoch FROM half.at_least)::double precision AS half_read_at_least_s,
+    extract(epoch FROM half.at_most)::double precision AS half_read_at_most_s,
+    CASE WHEN m.read_num IS NOT NULL THEN m.half_read_by IS NULL END AS half_read_censored,
+    p80.at_least AS p80_read_at_least, p80.at_most AS p80_read_at_most,
+    extract(epoch FROM p80.at_least)::double precision AS p80_read_at_least_s,
+    extract(epoch FROM p80.at_most)::double precision AS p80_read_at_most_s,
+    CASE WHEN m.read_num IS NOT NULL THEN m.p80_read_by IS NULL END AS p80_read_censored,
+    p90.at_least AS p90_read_at_least, p90.at_most AS p90_read_at_most,
+    extract(epoch FROM p90.at_least)::double precision AS p90_read_at_least_s,
+    extract(epoch FROM p90.at_most)::double precision AS p90_read_at_most_s,
+    CASE WHEN m.read_num IS NOT NULL THEN m.p90_read_by IS NULL END AS p90_read_censored,
+    whole.at_least AS all_read_at_least, whole.at_most AS all_read_at_most,
+    extract(epoch FROM whole.at_least)::double precision AS all_read_at_least_s,
+    extract(epoch FROM whole.at_most)::double precision AS all_read_at_most_s,
+    CASE WHEN m.read_num IS NOT NULL THEN m.all_read_by IS NULL END AS all_read_censored,
+    m.read_15m, m.read_15m::bigint + m.unread_15m AS members_15m,
+    m.read_15m / nullif(m.read_15m::bigint + m.unread_15m, 0)::double precision AS read_rate_15m,
+    m.read_1h, m.read_1h::bigint + m.unread_1h AS members_1h,
+    m.read_1h / nullif(m.read_1h::bigint + m.unread_1h, 0)::double precision AS read_rate_1h,
+    m.read_24h, m.read_24h::bigint + m.unread_24h AS members_24h,
+    m.read_24h / nullif(m.read_24h::bigint + m.unread_24h, 0)::double precision AS read_rate_24h,
+    m.read_7d, m.read_7d::bigint + m.unread_7d AS members_7d,
+    m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision AS read_rate_7d,
+    m.updated_at, m.group_key
+FROM receiptd.message_state m
+JOIN receiptd.watched_groups g USING (group_key)
+CROSS JOIN LATERAL (SELECT CASE WHEN m.read_num IS NOT NULL
+    THEN greatest(CASE m.receipt_code WHEN 0 THEN m.known_until ELSE m.last_changed_at END - m.sent_at, '0') END AS known_for) known
+CROSS JOIN LATERAL (SELECT CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_after - m.sent_at, '0') END AS at_least,
+    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_by - m.sent_at, '0') END AS at_most) first
+CROSS JOIN LATERAL (SELECT CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_after - m.sent_at, '0') END AS at_least,
+    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_by - m.sent_at, '0') END AS at_most) half
+CROSS JOIN LATERAL (SELECT CASE WHEN m.p80_read_by IS NOT NULL THEN greatest(m.p80_read_after - m.sent_at, '0') END AS at_least,
+    CASE WHEN m.p80_read_by IS NOT NULL THEN greatest(m.p80_read_by - m.sent_at, '0') END AS at_most) p80
+CROSS JOIN LATERAL (SELECT CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_after - m.sent_at, '0') END AS at_least,
+    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_by - m.sent_at, '0') END AS at_most) p90
+CROSS JOIN LATERAL (SELECT CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_after - m.sent_at, '0') END AS at_least,
+    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_by - m.sent_at, '0') END AS at_most) whole;
+
+COMMENT ON VIEW receiptd.messages IS 'One row per message, kept when its snapshots are dropped: how far and how fast it was read, and what its owner notes about it. Times after its sending are the shortest and the longest that polling allows, as intervals and in seconds (..._s). Example: SELECT msg_seq, half_read_at_most_s FROM receiptd.messages WHERE labels @> ''{"campaign": "spring"}''.';
+COMMENT ON COLUMN receiptd.messages.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.messages.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.messages.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.messages.labels IS 'What its owner notes about the message; null if nothing. A filter by labels @> reaches an index.';
+COMMENT ON COLUMN receiptd.messages.group_labels IS 'What its owner notes about the group; null if nothing. group_labels || labels has both where neither is null.';
+COMMENT ON COLUMN receiptd.messages.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.messages.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
+COMMENT ON COLUMN receiptd.messages.closed_at IS 'When polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.messages.read_num IS 'Members who have read it, as last known; null if nothing was ever known. A receipt that has ended (receipt_code is not 0) keeps its last counts.';
+COMMENT ON COLUMN receiptd.messages.unread_num IS 'Members who have not read it, as last known.';
+COMMENT ON COLUMN receiptd.messages.members IS 'Members who count: the sum of the two.';
+COMMENT ON COLUMN receiptd.messages.read_rate IS 'Share of them who have read it; null if there are none.';
+COMMENT ON COLUMN receiptd.messages.receipt_code IS 'Per-message code: 0 is success, 10062 no receipt; null before the first poll.';
+COMMENT ON COLUMN receiptd.messages.first_polled_at IS 'When the first answer arrived that told something of the message.';
+COMMENT ON COLUMN receiptd.messages.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
+COMMENT ON COLUMN receiptd.messages.known_until IS 'When the attempt was sent that last saw the same: a change that nobody has seen yet happened after that.';
+COMMENT ON COLUMN receiptd.messages.known_for IS 'For how long after its sending its counts are known: a milestone that is censored was not reached in this time. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.known_for_s IS 'The same in seconds.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_most IS 'The longest time until somebody had read it; null if nobody was seen to.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_least_s IS 'The shortest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_most_s IS 'The longest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.first_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_least_s IS 'The shortest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_most_s IS 'The longest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.half_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_least IS 'The shortest time until 80 % had read it; null if they were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_most IS 'The longest time until 80 % had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_least_s IS 'The shortest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_most_s IS 'The longest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p80_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_least_s IS 'The shortest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_most_s IS 'The longest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p90_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_most IS 'The longest time until all had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_least_s IS 'The shortest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_most_s IS 'The longest time in seconds.';
+COMMENT ON COLUMN receiptd.messages.all_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.read_15m IS 'Members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
+COMMENT ON COLUMN receiptd.messages.members_15m IS 'Members who counted then.';
+COMMENT ON COLUMN receiptd.messages.read_rate_15m IS 'Share of them who had read it then.';
+COMMENT ON COLUMN receiptd.messages.read_1h IS 'Members who had read it an hour after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
+COMMENT ON COLUMN receiptd.messages.members_1h IS 'Members who counted then.';
+COMMENT ON COLUMN receiptd.messages.read_rate_1h IS 'Share of them who had read it then.';
+COMMENT ON COLUMN receiptd.messages.read_24h IS 'Members who had read it a day after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
+COMMENT ON COLUMN receiptd.messages.members_24h IS 'Members who counted then.';
+COMMENT ON COLUMN receiptd.messages.read_rate_24h IS 'Share of them who had read it then.';
+COMMENT ON COLUMN receiptd.messages.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
+COMMENT ON COLUMN receiptd.messages.members_7d IS 'Members who counted then.';
+COMMENT ON COLUMN receiptd.messages.read_rate_7d IS 'Share of them who had read it then.';
+COMMENT ON COLUMN receiptd.messages.updated_at IS 'When any of this last changed, but for known_until and known_for, which move with every poll. See messages_since.';
+COMMENT ON COLUMN receiptd.messages.group_key IS 'Short key of the group, for joins with the tables.';
 CREATE VIEW receiptd.read_speed AS
-SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state,
-    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_after - m.sent_at, '0') END AS first_read_at_least,
-    CASE WHEN m.first_read_by IS NOT NULL THEN greatest(m.first_read_by - m.sent_at, '0') END AS first_read_at_most,
-    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_after - m.sent_at, '0') END AS half_read_at_least,
-    CASE WHEN m.half_read_by IS NOT NULL THEN greatest(m.half_read_by - m.sent_at, '0') END AS half_read_at_most,
-    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_after - m.sent_at, '0') END AS p90_read_at_least,
-    CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p90_read_by - m.sent_at, '0') END AS p90_read_at_most,
-    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_after - m.sent_at, '0') END AS all_read_at_least,
-    CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_by - m.sent_at, '0') END AS all_read_at_most,
-    m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d, m.group_key
-FROM receiptd.message_milestones m
-JOIN receiptd.watched_groups g USING (group_key);
+SELECT sdk_app_id, group_id, msg_seq, sent_at, state, first_read_at_least, first_read_at_most, half_read_at_least,
+    half_read_at_most, p80_read_at_least, p80_read_at_most, p90_read_at_least, p90_read_at_most, all_read_at_least,
+    all_read_at_most, read_rate_15m, read_rate_1h, read_rate_24h, read_rate_7d, group_key, labels, group_labels, known_for
+FROM receiptd.messages;
 
 COMMENT ON VIEW receiptd.read_speed IS 'How fast each message was read, as the shortest and the longest time that polling allows. Example: SELECT msg_seq, half_read_at_least, half_read_at_most FROM receiptd.read_speed WHERE group_id = ''@TGS#2TTV7VSII''.';
 COMMENT ON COLUMN receiptd.read_speed.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -193,6 +320,8 @@ COMMENT ON COLUMN receiptd.read_speed.first_read_at_least IS 'The shortest time 
 COMMENT ON COLUMN receiptd.read_speed.first_read_at_most IS 'By this time after sending somebody had read it; null if nobody was seen to.';
 COMMENT ON COLUMN receiptd.read_speed.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.p80_read_at_least IS 'The shortest time until 80 % had read it; null if they were not seen to.';
+COMMENT ON COLUMN receiptd.read_speed.p80_read_at_most IS 'The longest time until 80 % had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.read_speed.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to.';
@@ -202,10 +331,43 @@ COMMENT ON COLUMN receiptd.read_speed.read_rate_1h IS 'The same after an hour.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_24h IS 'The same after a day.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_7d IS 'The same after seven days.';
 COMMENT ON COLUMN receiptd.read_speed.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.read_speed.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.read_speed.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.read_speed.known_for IS 'For how long after its sending its counts are known: a milestone that is null was not reached in this time.';
+
+-- The dimension of the groups. What is counted is counted only for a query that asks for it.
+CREATE VIEW receiptd.groups AS
+SELECT g.sdk_app_id, g.group_id, g.group_type, g.labels, g.cadence, g.state, g.state_code, g.state_reason, g.added_at,
+    (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key) AS messages,
+    (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key AND m.state = 'active') AS messages_active,
+    -- Seqs count up with time.
+    (SELECT m.sent_at FROM receiptd.watched_messages m WHERE m.group_key = g.group_key ORDER BY m.msg_seq DESC LIMIT 1)
+        AS last_sent_at,
+    (SELECT m.read_num::bigint + m.unread_num FROM receiptd.message_state m
+        WHERE m.group_key = g.group_key AND m.read_num IS NOT NULL ORDER BY m.msg_seq DESC LIMIT 1) AS members,
+    g.updated_at, g.group_key
+FROM receiptd.watched_groups g;
+
+COMMENT ON VIEW receiptd.groups IS 'Every group that is or was watched, one row each. Example: SELECT group_id, messages, members FROM receiptd.groups WHERE labels @> ''{"branch": "north"}''.';
+COMMENT ON COLUMN receiptd.groups.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.groups.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown.';
+COMMENT ON COLUMN receiptd.groups.labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.groups.cadence IS 'Name of the cadence by which its messages are polled; null for the default.';
+COMMENT ON COLUMN receiptd.groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
+COMMENT ON COLUMN receiptd.groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
+COMMENT ON COLUMN receiptd.groups.state_reason IS 'Why the group is in its state, in words.';
+COMMENT ON COLUMN receiptd.groups.added_at IS 'When the group was first watched.';
+COMMENT ON COLUMN receiptd.groups.messages IS 'Number of its messages that are or were watched.';
+COMMENT ON COLUMN receiptd.groups.messages_active IS 'Number of those that are being polled.';
+COMMENT ON COLUMN receiptd.groups.last_sent_at IS 'When its newest message was sent.';
+COMMENT ON COLUMN receiptd.groups.members IS 'Members who count, by the newest message that has counts: all but its sender. Null if none has.';
+COMMENT ON COLUMN receiptd.groups.updated_at IS 'When its type, cadence, labels or state last changed, or when it was added. What its messages do leaves it.';
+COMMENT ON COLUMN receiptd.groups.group_key IS 'Short key of the group, for joins with the tables.';
 
 CREATE VIEW receiptd.never_read AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, unread_num, first_polled_at, known_until,
-    known_until - sent_at AS unread_for, group_key
+    known_until - sent_at AS unread_for, group_key, labels, group_labels
 FROM receiptd.latest_receipts
 WHERE read_num = 0 AND unread_num > 0;
 
@@ -220,11 +382,14 @@ COMMENT ON COLUMN receiptd.never_read.first_polled_at IS 'When the first answer 
 COMMENT ON COLUMN receiptd.never_read.known_until IS 'When the attempt was sent that last saw it unread.';
 COMMENT ON COLUMN receiptd.never_read.unread_for IS 'For how long after its sending it was seen unread.';
 COMMENT ON COLUMN receiptd.never_read.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.never_read.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.never_read.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 -- Summed up with the names of the groups, so that a filter by group is one before.
 CREATE VIEW receiptd.unread_backlog AS
 SELECT sdk_app_id, group_id, messages, read_num, unread_num,
-    (read_num / nullif(read_num + unread_num, 0)::double precision) AS read_rate, never_read, oldest_unread, group_key
+    (read_num / nullif(read_num + unread_num, 0)::double precision) AS read_rate, never_read, oldest_unread, group_key,
+    g.labels AS group_labels
 FROM (
     SELECT m.sdk_app_id, m.group_id, m.group_key, count(*) AS messages, sum(m.read_num) AS read_num,
         sum(m.unread_num) AS unread_num, count(*) FILTER (WHERE m.read_num = 0 AND m.unread_num > 0) AS never_read,
@@ -232,7 +397,8 @@ FROM (
     FROM receiptd.latest_receipts m
     WHERE m.state = 'active' AND m.read_num IS NOT NULL
     GROUP BY m.group_key, m.sdk_app_id, m.group_id
-) of_groups;
+) of_groups
+LEFT JOIN (SELECT group_key, labels FROM receiptd.watched_groups) g USING (group_key);
 
 COMMENT ON VIEW receiptd.unread_backlog IS 'What is unread now in each group, over the messages that are being polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';
 COMMENT ON COLUMN receiptd.unread_backlog.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -244,6 +410,7 @@ COMMENT ON COLUMN receiptd.unread_backlog.read_rate IS 'Share of the two sums th
 COMMENT ON COLUMN receiptd.unread_backlog.never_read IS 'How many of the messages nobody has read.';
 COMMENT ON COLUMN receiptd.unread_backlog.oldest_unread IS 'When the oldest message was sent that not all have read.';
 COMMENT ON COLUMN receiptd.unread_backlog.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.unread_backlog.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 -- A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or not: hence the SELECT
 -- around them, here and below. Two parts, so that filters reach an index in each: by hour in the first, by group in both; the hours of the second are
@@ -253,12 +420,12 @@ CREATE VIEW receiptd.hourly_receipts AS
 SELECT * FROM (
     SELECT g.sdk_app_id, g.group_id, h.hour, h.messages_sent, h.messages_active, h.reads_gained, h.reads_lost,
         h.reads_found, h.messages_aged_24h, h.median_read_rate_24h, h.p90_read_rate_24h, h.unread_backlog, h.polls, h.calls,
-        h.coverage, h.group_key
+        h.coverage, h.group_key, g.labels AS group_labels
     FROM receiptd.group_receipts_hourly h
     JOIN receiptd.watched_groups g USING (group_key)
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, hours.hour, 0, last.messages_active, 0::bigint, 0::bigint, 0::bigint, 0, NULL::double precision,
-        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key
+        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key, g.labels
     FROM generate_series(
         (SELECT min(hour) FROM receiptd.group_receipts_hourly), (SELECT max(rolled_up_until) FROM receiptd.poller_leases),
         interval '1 hour'
@@ -293,13 +460,15 @@ COMMENT ON COLUMN receiptd.hourly_receipts.polls IS 'Calls that were answered.';
 COMMENT ON COLUMN receiptd.hourly_receipts.calls IS 'Attempts to call.';
 COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour that lies in no gap.';
 COMMENT ON COLUMN receiptd.hourly_receipts.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.hourly_receipts.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 -- A group without rows in the last seven days had no reads in them.
 CREATE VIEW receiptd.group_engagement AS
 SELECT sdk_app_id, group_id, l.rolled_up_until AS as_of,
     coalesce(h.messages_sent_7d, 0) AS messages_sent_7d, coalesce(h.reads_7d, 0) AS reads_7d,
     coalesce(m.messages_aged_7d, 0) AS messages_aged_7d, m.read_rate_7d, m.read_rate_before,
-    m.read_rate_7d - m.read_rate_before AS trend, m.half_read_7d, newest.sent_at AS last_sent_at, group_key
+    m.read_rate_7d - m.read_rate_before AS trend, m.half_read_7d, newest.sent_at AS last_sent_at, group_key,
+    g.labels AS group_labels
 FROM receiptd.watched_groups g
 JOIN receiptd.poller_leases l USING (sdk_app_id)
 -- Seqs count up with time.
@@ -344,10 +513,12 @@ COMMENT ON COLUMN receiptd.group_engagement.trend IS 'Difference of the two: neg
 COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Median of the time until half had read, at most, of the messages that half have read.';
 COMMENT ON COLUMN receiptd.group_engagement.last_sent_at IS 'When the newest message was sent, however long ago.';
 COMMENT ON COLUMN receiptd.group_engagement.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.group_engagement.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 -- Polls that come late again and again are one gap, and messages that nobody has begun to poll are one, too.
 CREATE VIEW receiptd.poll_coverage AS
-SELECT * FROM (
+SELECT branches.*, g.labels AS group_labels
+FROM (
     SELECT sdk_app_id, group_id, min(gap_from) AS gap_from, max(gap_until) AS gap_until,
         max(gap_until) - min(gap_from) AS duration, least(max(messages), 2147483647)::integer AS messages,
         (array_agg(reason ORDER BY gap_until - gap_from DESC, gap_until))[1] AS reason,
@@ -389,7 +560,8 @@ SELECT * FROM (
         WHERE m.slot_id IS NULL AND m.state = 'active' AND m.added_at < now() - interval '1 minute'
     ) waiting
     GROUP BY group_key, sdk_app_id, group_id, state, state_code
-) branches;
+) branches
+LEFT JOIN receiptd.watched_groups g ON g.group_key = branches.group_key;
 
 COMMENT ON VIEW receiptd.poll_coverage IS 'Gaps: where and for how long nothing was observed though it was due, and why. Complete is what has no row here; only a gap in which the messages were unwatched leaves none. Example: SELECT * FROM receiptd.poll_coverage WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY gap_from.';
 COMMENT ON COLUMN receiptd.poll_coverage.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -401,6 +573,7 @@ COMMENT ON COLUMN receiptd.poll_coverage.messages IS 'How many messages it conce
 COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the last failed call of the group, as in api_calls; not_polling: no call of the app was answered; waiting: others were polled; of a gap that goes on: paused, quarantined, removed, failing or waiting. Where several make one gap, that of the longest.';
 COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if that was why.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'What its owner notes about the group; null if nothing.';
 
 -- The one view that has no group in it.
 CREATE VIEW receiptd.data_freshness AS
@@ -418,15 +591,15 @@ COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Hourly rows and ga
 -- PostgreSQL's own: PostgreSQL has no `/` for an integer and a double, and first_value is for any type.
 CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_num integer, unread_num integer,
-    code integer, observed_at timestamptz, group_key integer
+    code integer, observed_at timestamptz, group_key integer, labels jsonb, group_labels jsonb
 ) LANGUAGE sql STABLE AS $$
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, l.read_num, l.unread_num, l.receipt_code, l.last_changed_at,
-        l.group_key
+        l.group_key, l.labels, l.group_labels
     FROM receiptd.latest_receipts l
     WHERE l.last_changed_at <= $1
     UNION ALL
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, counted.read_num),
-        coalesce(h.unread_num, counted.unread_num), h.code, h.polled_at, l.group_key
+        coalesce(h.unread_num, counted.unread_num), h.code, h.polled_at, l.group_key, l.labels, l.group_labels
     FROM receiptd.latest_receipts l
     CROSS JOIN LATERAL (
         SELECT h.read_num, h.unread_num, h.code, h.polled_at
@@ -450,19 +623,20 @@ COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every me
 
 CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_at_least integer, read_at_most bigint,
-    members bigint, known_until timestamptz, group_key integer
+    members bigint, known_until timestamptz, group_key integer, labels jsonb, group_labels jsonb
 ) LANGUAGE sql STABLE AS $$
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, l.read_num,
         CASE WHEN l.state = 'all_read' OR l.known_until >= l.sent_at + $1 THEN l.read_num
             ELSE l.read_num::bigint + l.unread_num END,
-        l.read_num::bigint + l.unread_num, l.known_until, l.group_key
+        l.read_num::bigint + l.unread_num, l.known_until, l.group_key, l.labels, l.group_labels
     FROM receiptd.latest_receipts l
     WHERE l.last_changed_at <= l.sent_at + $1 AND l.read_num IS NOT NULL AND l.sent_at + $1 <= pg_catalog.now()
     UNION ALL
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, 0),
         CASE WHEN n.prior_polled_at >= l.sent_at + $1 THEN h.read_num
             ELSE greatest(h.read_num, coalesce(n.read_num, h.read_num::bigint + h.unread_num)) END,
-        coalesce(h.read_num::bigint + h.unread_num, n.read_num::bigint + n.unread_num), n.prior_polled_at, l.group_key
+        coalesce(h.read_num::bigint + h.unread_num, n.read_num::bigint + n.unread_num), n.prior_polled_at, l.group_key,
+        l.labels, l.group_labels
     FROM receiptd.latest_receipts l
     CROSS JOIN LATERAL (
         SELECT n.read_num, n.unread_num, n.prior_polled_at
@@ -482,6 +656,27 @@ CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
 $$;
 
 COMMENT ON FUNCTION receiptd.read_at_age(interval) IS 'How many members had read each message at that age, at least and at most, as far as polls can prove and nobody who has read it leaves; and until when before that age the counts were known. Both are the same where nothing has changed in the interval between two polls. Messages that are not that old, and those of which nothing is known until then or later, are left out. Example: SELECT msg_seq, read_at_least, read_at_most, members FROM receiptd.read_at_age(''30 minutes'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
+
+-- With the rights of its owner, since it looks where readers may not. The view in it still gives each its own apps. A slot tells
+-- when counts of its messages changed; a message without one was updated when it left it.
+CREATE FUNCTION receiptd.messages_since(since timestamptz) RETURNS SETOF receiptd.messages
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT m.*
+    FROM (
+        SELECT w.group_key, w.msg_seq FROM receiptd.watched_messages w WHERE w.updated_at >= $1
+        UNION
+        SELECT e.group_key, e.msg_seq FROM receiptd.slot_messages e WHERE e.changed_at >= $1
+        UNION
+        -- Counts at an age are known with the age, though nothing is written then.
+        SELECT w.group_key, w.msg_seq
+        FROM unnest(ARRAY[interval '15 minutes', '1 hour', '24 hours', '7 days']) AS age
+        JOIN receiptd.watched_messages w ON w.sent_at >= $1 - age AND w.sent_at <= now() - age
+    ) changed
+    JOIN receiptd.messages m USING (group_key, msg_seq)
+    WHERE m.updated_at >= $1
+$$;
+
+COMMENT ON FUNCTION receiptd.messages_since(timestamptz) IS 'The messages of which something has changed since that time: the rows of messages with such an updated_at, found without looking at all others. Changes are stored some time after updated_at, so begin some minutes before the latest one that you have, and take rows that you have already as the same message. Example: SELECT * FROM receiptd.messages_since(now() - interval ''1 day'').';
 
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
 RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision)

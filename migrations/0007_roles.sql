@@ -84,7 +84,7 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     SELECT format('GRANT SELECT ON receiptd.%I TO receiptd_reader', c.relname)
     FROM pg_class c CROSS JOIN pg_roles r
     WHERE c.relnamespace = 'receiptd'::regnamespace AND r.rolname = 'receiptd_reader'
-        AND c.relname IN ('latest_receipts', 'receipt_history', 'read_speed', 'never_read', 'unread_backlog',
+        AND c.relname IN ('messages', 'groups', 'latest_receipts', 'receipt_history', 'read_speed', 'never_read', 'unread_backlog',
             'hourly_receipts', 'group_engagement', 'poll_coverage', 'data_freshness', 'receipt_snapshots', 'api_calls',
             'message_milestones', 'group_receipts_hourly', 'poll_gaps')
         AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')
@@ -93,14 +93,14 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     FROM pg_attribute a CROSS JOIN pg_roles r
     WHERE a.attrelid = 'receiptd.watched_groups'::regclass AND r.rolname = 'receiptd_reader'
         AND a.attname IN ('group_key', 'sdk_app_id', 'group_id', 'group_type', 'cadence', 'state', 'state_code',
-            'state_reason', 'added_at')
+            'state_reason', 'added_at', 'labels', 'updated_at')
         AND NOT has_column_privilege(r.oid, a.attrelid, a.attnum, 'SELECT')
     HAVING count(*) > 0
     UNION ALL
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, r.rolname)
     FROM pg_proc p
     JOIN pg_roles r ON r.rolname = CASE
-        WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve') THEN 'receiptd_reader'
+        WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve', 'messages_since') THEN 'receiptd_reader'
         WHEN p.proname IN ('watch_group', 'watch_messages', 'unwatch_messages', 'unwatch_group', 'pause_group',
             'resume_group') THEN 'receiptd_writer'
         END

@@ -4,12 +4,16 @@
 //! refused with a reason. Nothing here reads a clock, a socket or a database.
 
 mod bounds;
+mod labels;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-pub use self::bounds::Bounds;
+pub use self::{
+    bounds::Bounds,
+    labels::{BadLabel, Label, Labels, check_name},
+};
 
 /// A point in time, in UTC.
 pub type Timestamp = DateTime<Utc>;

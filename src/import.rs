@@ -1,4 +1,4 @@
-//! Reads watch lists in CSV: `group_id,msg_seq,sent_at`, a line each.
+//! Reads watch lists in CSV: `group_id,msg_seq,sent_at`, a line each, and a column `label.NAME` for each label.
 //!
 //! Bytes go in, messages to watch or bad lines come out, one at a time: a bad line never stops the rest, and no input makes
 //! it take more than a line's memory. A file that is of another kind is refused at its first line, before anything of it is
@@ -15,7 +15,7 @@ use csv_core::ReadRecordResult;
 
 pub use self::columns::time;
 use self::columns::{Columns, USUAL};
-use crate::domain::{GroupId, MsgSeq, Timestamp};
+use crate::domain::{GroupId, Labels, MsgSeq, Timestamp};
 
 /// The longest line that is read, in bytes. A group id has at most 47.
 const MAX_LINE: usize = 4_096;
@@ -33,6 +33,8 @@ pub struct WatchLine {
     pub seq: MsgSeq,
     /// When it was sent; `None` if the line does not say.
     pub sent_at: Option<Timestamp>,
+    /// What its owner notes about it.
+    pub labels: Labels,
 }
 
 /// Why a line is not a message to watch.
@@ -108,8 +110,8 @@ impl<R: BufRead> Lines<R> {
                 Read::End => return Ok(None),
                 Read::TooLong => bad(format!("is longer than {MAX_LINE} bytes")).map(Some),
                 Read::Line if self.line.iter().all(u8::is_ascii_whitespace) => continue,
-                Read::Line => match self.columns {
-                    Some(columns) => self.parse(columns).map(Some),
+                Read::Line => match &self.columns {
+                    Some(columns) => parse(&mut self.parser, &self.line, columns, self.latest).map(Some),
                     None => self.first().map_err(|why| ReadError::NoWatchList { line: self.number, why })?,
                 },
             };
@@ -194,24 +196,27 @@ impl<R: BufRead> Lines<R> {
                 fields[0].trim()
             ));
         }
-        self.columns = Some(USUAL);
-        Ok(self.parse(USUAL).map(Some))
+        let columns = self.columns.insert(USUAL);
+        Ok(parse(&mut self.parser, &self.line, columns, self.latest).map(Some))
     }
+}
 
-    /// The message of the line.
-    fn parse(&mut self, columns: Columns) -> Result<WatchLine, BadLine> {
-        let fields = fields(&mut self.parser, &self.line)?;
-        if has_blank_before_quote(&self.line) {
-            return bad("has a blank before a quote: a quote follows the comma at once".to_owned());
-        }
-        // Blanks beside a comma are no part of an id, but in quotes.
-        let message = columns.message(&fields, !self.line.contains(&b'"'))?;
-        match message.sent_at {
-            Some(sent_at) if sent_at > self.latest => {
-                bad(format!("time {} is more than a day ahead", sent_at.to_rfc3339()))
-            }
-            _ => Ok(message),
-        }
+/// The message of a line.
+fn parse(
+    parser: &mut csv_core::Reader,
+    line: &[u8],
+    columns: &Columns,
+    latest: Timestamp,
+) -> Result<WatchLine, BadLine> {
+    let fields = fields(parser, line)?;
+    if has_blank_before_quote(line) {
+        return bad("has a blank before a quote: a quote follows the comma at once".to_owned());
+    }
+    // Blanks beside a comma are no part of an id, but in quotes.
+    let message = columns.message(&fields, !line.contains(&b'"'))?;
+    match message.sent_at {
+        Some(sent_at) if sent_at > latest => bad(format!("time {} is more than a day ahead", sent_at.to_rfc3339())),
+        _ => Ok(message),
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Milestone {
     First,
     /// By half of the members.
     Half,
+    /// By four fifths of them.
+    P80,
     /// By nine tenths of them.
     P90,
     /// By all.
@@ -23,7 +25,7 @@ pub enum Milestone {
 
 impl Milestone {
     /// All of them, in the order in which they are reached.
-    pub const ALL: [Self; 4] = [Self::First, Self::Half, Self::P90, Self::All];
+    pub const ALL: [Self; 5] = [Self::First, Self::Half, Self::P80, Self::P90, Self::All];
 
     /// Whether it is reached with these counts. Without any other member nothing is: there may be some later.
     pub fn is_reached(self, counts: Counts) -> bool {
@@ -33,6 +35,7 @@ impl Milestone {
             && match self {
                 Self::First => read > 0,
                 Self::Half => read * 2 >= members,
+                Self::P80 => read * 10 >= members * 8,
                 Self::P90 => read * 10 >= members * 9,
                 Self::All => read == members,
             }
@@ -79,7 +82,7 @@ pub struct Reached {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Milestones {
     /// The milestones that it reached, in the order of [`Milestone::ALL`].
-    pub reached: [Option<Reached>; 4],
+    pub reached: [Option<Reached>; 5],
     /// The counts at the ages that it settles, in the order of [`AGES`].
     pub counts: [Option<Counts>; 4],
     /// The time of the poll, if no milestone of the message can have a later one: those that do were dated by a wrong clock.

@@ -265,7 +265,8 @@ async fn an_export_that_fails_leaves_no_file_and_one_that_was_killed_is_begun_an
     database.psql(
         "CREATE OR REPLACE VIEW receiptd.receipt_history AS
          SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
-            (1 / (h.msg_seq - 4294967295))::integer AS prior_read_num, h.source, h.group_key
+            (1 / (h.msg_seq - 4294967295))::integer AS prior_read_num, h.source, h.group_key,
+            NULL::jsonb AS labels, NULL::jsonb AS group_labels
          FROM receiptd.receipt_snapshots h JOIN receiptd.watched_groups g USING (group_key)",
     );
     let output = export(&database, &["snapshots", "--output", file]);

@@ -68,6 +68,33 @@ async fn messages_are_added_paused_resumed_removed_and_listed() {
 }
 
 #[tokio::test]
+async fn labels_come_from_the_command_line_and_from_columns_of_a_file() {
+    let database = migrated().await;
+    let run = |arguments: &[&str], input| receiptd(&database, &[&["watch"], arguments].concat(), input);
+    let add = ["add", "g", "1-2", "--label", "kind=poll", "--label", "arm=A", "--group-label", "branch=north"];
+    assert_eq!(run(&add, "").0, 0);
+    let (code, out, err) = run(&["import"], "group_id,msg_seq,label.arm\ng,1,B\ng,2,\ng,3,C\n");
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "Added 1 message (2 already watched). Bad lines: 0 of 3.\n", "")
+    );
+    assert_eq!(run(&["add", "g", "2", "--label", "arm="], "").0, 0);
+    assert_eq!(
+        database.psql("SELECT msg_seq, labels, group_labels FROM receiptd.messages ORDER BY msg_seq"),
+        r#"1|{"arm": "B", "kind": "poll"}|{"branch": "north"}
+2|{"kind": "poll"}|{"branch": "north"}
+3|{"arm": "C"}|{"branch": "north"}"#
+    );
+    for (arguments, why) in [
+        (&["add", "g", "1", "--label", "arm"][..], "give NAME=VALUE"),
+        (&["add", "g", "--label", "arm=A"], "use --group-label"),
+    ] {
+        let (code, _, err) = run(arguments, "");
+        assert!(code == 64 && err.contains(why), "{code} {err}");
+    }
+}
+
+#[tokio::test]
 async fn groups_without_receipts_and_groups_that_are_not_watched_are_refused() {
     let database = migrated().await;
     let run = |arguments: &[&str]| receiptd(&database, &[&["watch"], arguments].concat(), "");

@@ -87,7 +87,7 @@ async fn watch(pool: &PgPool, groups: i64, messages: i64) {
     let make = "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
         SELECT $1, 'group ' || g FROM generate_series(1, $2) AS g";
     sqlx::query(make).bind(setup::APP).bind(groups).execute(pool).await.unwrap();
-    let watch = "SELECT receiptd.watch_keys(array_agg(g.group_key), array_agg(n / $1 + 1), array_agg(now()))
+    let watch = "SELECT receiptd.watch_keys(array_agg(g.group_key), array_agg(n / $1 + 1), array_agg(now()), NULL)
         FROM generate_series($2, $3) AS n JOIN receiptd.watched_groups g ON g.group_id = 'group ' || n % $1 + 1";
     for first in (0..messages).step_by(usize::try_from(AT_ONCE).unwrap()) {
         let last = (first + AT_ONCE).min(messages) - 1;

@@ -11,7 +11,7 @@ use receiptd::{
     clock,
     config::Config,
     counted::counted,
-    domain::{GroupId, GroupType, MsgSeq},
+    domain::{GroupId, GroupType, Label, Labels, MsgSeq},
     import::{AHEAD, WatchLine},
     store::Store,
 };
@@ -49,6 +49,12 @@ enum Action {
         /// Time of sending: RFC 3339, seconds since 1970, or an age such as 2h [default: now]
         #[arg(long, value_name = "TIME")]
         sent_at: Option<Moment>,
+        /// Label of the messages, for analysts to filter by; an empty value removes it. Repeat for more
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<Label>,
+        /// Label of the group
+        #[arg(long = "group-label", value_name = "NAME=VALUE")]
+        group_labels: Vec<Label>,
     },
     Import(import::Arguments),
     List(list::Arguments),
@@ -97,8 +103,11 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
 /// Refuses what can't be meant, before the database is asked for anything.
 fn refuse(action: &Action) -> Result<(), Refused> {
     match action {
-        Action::Add { seqs, sent_at, .. } => {
+        Action::Add { seqs, sent_at, labels, .. } => {
             refuse_future(*sent_at)?;
+            if seqs.is_empty() && !labels.is_empty() {
+                return Err(Refused::usage("--label is for messages: name some, or use --group-label".to_owned()));
+            }
             refuse_too_many(seqs)
         }
         Action::Remove { seqs, .. } => refuse_too_many(seqs),
@@ -109,14 +118,15 @@ fn refuse(action: &Action) -> Result<(), Refused> {
 
 async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<ExitCode> {
     match action {
-        Action::Add { group, seqs, group_type, cadence, sent_at } => {
+        Action::Add { group, seqs, group_type, cadence, sent_at, labels, group_labels } => {
+            let labels = of(labels)?;
             if let Some(name) = cadence.as_deref().filter(|name| !config.cadences.has(name)) {
                 tell(format_args!(
                     "Mind: this config has no [cadence.{name}]: if the daemon's has none either, the default holds"
                 ));
             }
-            store.watch_group(&group, group_type, cadence.as_deref()).await?;
-            add(store, &group, &seqs, sent_at).await
+            store.watch_group(&group, group_type, cadence.as_deref(), &of(group_labels)?).await?;
+            add(store, &group, &seqs, sent_at, &labels).await
         }
         Action::Import(arguments) => import::execute(arguments, store).await,
         Action::List(arguments) => list::execute(arguments, store).await,
@@ -132,12 +142,22 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
     }
 }
 
-async fn add(store: &Store, group: &GroupId, seqs: &[Seqs], sent_at: Option<Moment>) -> anyhow::Result<ExitCode> {
+fn of(labels: Vec<Label>) -> Result<Labels, Refused> {
+    Labels::of(labels).map_err(|error| Refused::usage(error.to_string()))
+}
+
+async fn add(
+    store: &Store,
+    group: &GroupId,
+    seqs: &[Seqs],
+    sent_at: Option<Moment>,
+    labels: &Labels,
+) -> anyhow::Result<ExitCode> {
     let now = store.clock().now();
     let sent_at = sent_at.map(|moment| moment.at(now));
     let (mut total, mut new) = (0_u64, 0);
-    let lines: Vec<WatchLine> =
-        expand(seqs)?.into_iter().map(|seq| WatchLine { group: group.clone(), seq, sent_at }).collect();
+    let line = |seq| WatchLine { group: group.clone(), seq, sent_at, labels: labels.clone() };
+    let lines: Vec<WatchLine> = expand(seqs)?.into_iter().map(line).collect();
     for batch in lines.chunks(BATCH) {
         new += store.watch_lines(batch, now).await?;
         total += batch.len() as u64;

@@ -1,22 +1,27 @@
 //! The fields of a line: which column is which, and what each has to be. It reads no bytes.
 
 use super::{BadLine, WatchLine, bad};
-use crate::domain::Timestamp;
+use crate::domain::{BadLabel, Label, Labels, Timestamp, check_name};
 
 /// Dates outside are mistakes, such as milliseconds taken for seconds. The schema has the same bounds.
 const YEARS: std::ops::Range<i32> = 2_000..2_200;
 
 /// Where in a line the fields are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Columns {
     group: usize,
     seq: usize,
     sent_at: Option<usize>,
+    /// The columns of labels, with the names of these.
+    labels: Vec<(usize, String)>,
     count: Option<usize>,
 }
 
 /// The columns of a file that does not name them.
-pub(super) const USUAL: Columns = Columns { group: 0, seq: 1, sent_at: Some(2), count: None };
+pub(super) const USUAL: Columns = Columns { group: 0, seq: 1, sent_at: Some(2), labels: Vec::new(), count: None };
+
+/// How the name of a column begins that has labels.
+const LABEL: &str = "label.";
 
 impl Columns {
     /// Where the columns are that a line names. `None` if it names none that is known.
@@ -25,6 +30,7 @@ impl Columns {
             let letters = name.chars().filter(|letter| !matches!(letter, '_' | '-' | '"') && !letter.is_whitespace());
             letters.collect::<String>().to_ascii_lowercase()
         };
+        let labels = label_columns(names)?;
         let names: Vec<String> = names.iter().map(plain).collect();
         let at = |wanted: &str| names.iter().position(|name| name == wanted);
         let twice = |wanted: &&str| names.iter().filter(|name| *name == wanted).count() > 1;
@@ -33,7 +39,7 @@ impl Columns {
             return Err("the first line names a column twice".to_owned());
         }
         Ok(match (at("groupid"), at("msgseq"), at("sentat")) {
-            (Some(group), Some(seq), sent_at) => Some(Self { group, seq, sent_at, count: Some(names.len()) }),
+            (Some(group), Some(seq), sent_at) => Some(Self { group, seq, sent_at, labels, count: Some(names.len()) }),
             (None, None, None) => None,
             (None, ..) => return Err("the first line names columns, but not group_id".to_owned()),
             (_, None, _) => return Err("the first line names columns, but not msg_seq".to_owned()),
@@ -58,8 +64,35 @@ impl Columns {
             group: group.parse().map_err(|error| BadLine(format!("{error}")))?,
             seq: fields[self.seq].trim().parse().map_err(|error| BadLine(format!("{error}")))?,
             sent_at: if sent_at.is_empty() { None } else { Some(time(sent_at)?) },
+            labels: self.labels(fields).map_err(|error| BadLine(format!("{error}")))?,
         })
     }
+
+    /// The labels of a line: an empty field is none.
+    fn labels(&self, fields: &[String]) -> Result<Labels, BadLabel> {
+        let given = self.labels.iter().map(|(at, name)| (name, fields[*at].trim()));
+        let labels = given.filter(|(_, value)| !value.is_empty()).map(|(name, value)| Label::new(name, value));
+        Labels::of(labels.collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
+/// The columns among `names` that have labels.
+fn label_columns(names: &[String]) -> Result<Vec<(usize, String)>, String> {
+    let mut labels: Vec<(usize, String)> = vec![];
+    for (at, name) in names.iter().enumerate() {
+        let name = name.trim();
+        let Some((_, label)) =
+            name.split_at_checked(LABEL.len()).filter(|(start, _)| start.eq_ignore_ascii_case(LABEL))
+        else {
+            continue;
+        };
+        check_name(label).map_err(|error| error.to_string())?;
+        if labels.iter().any(|(_, other)| other == label) {
+            return Err("the first line names a column twice".to_owned());
+        }
+        labels.push((at, label.to_owned()));
+    }
+    Ok(labels)
 }
 
 /// A time in RFC 3339, as PostgreSQL writes it (`2026-11-23 08:00:00.5+00`), or in whole seconds since 1970 as the service's own

@@ -26,7 +26,7 @@ fn read(text: &[u8]) -> Told {
 
 fn line(group: &str, seq: i64, sent_at: Option<&str>) -> WatchLine {
     let sent_at = sent_at.map(|text| text.parse().unwrap());
-    WatchLine { group: group.parse().unwrap(), seq: MsgSeq::try_from(seq).unwrap(), sent_at }
+    WatchLine { group: group.parse().unwrap(), seq: MsgSeq::try_from(seq).unwrap(), sent_at, labels: Labels::default() }
 }
 
 fn good(text: &str) -> Vec<WatchLine> {
@@ -57,6 +57,21 @@ fn a_first_line_that_names_the_columns_sets_their_order() {
     let expected = [line("g", 3, Some("2026-11-23T08:00:00Z"))];
     assert_eq!(good("\u{feff}Sent_At,note,MSG_SEQ,group_id\n2026-11-23T08:00:00Z,hi,3,g\n"), expected);
     assert_eq!(good("group_id,msg_seq\ng,1\n"), [line("g", 1, None)]);
+}
+
+#[test]
+fn columns_of_labels_are_read_by_their_names() {
+    let read = good("group_id,Label.Campaign,msg_seq,label.my arm,labels\ng,spring,1, B ,x\ng,,2,,\n");
+    let labels: Vec<Option<String>> = read.iter().map(|line| line.labels.json()).collect();
+    assert_eq!(labels, [Some(r#"{"Campaign":"spring","my arm":"B"}"#.to_owned()), None]);
+    for (names, why) in
+        [("group_id,msg_seq,label.", "has 0 characters"), ("group_id,msg_seq,label.a,label.a", "names a column twice")]
+    {
+        let error = try_read(format!("{names}\n").as_bytes()).unwrap_err();
+        assert!(error.contains(why), "{names}: {error}");
+    }
+    let bad = &self::read(format!("group_id,msg_seq,label.a\ng,1,{}\n", "x".repeat(3000)).as_bytes())[0].1;
+    assert!(bad.as_ref().is_err_and(|error| error.contains("bytes of JSON")), "{bad:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     transaction::{LONG, SHORT},
 };
 use crate::{
-    domain::{GroupId, GroupType, MsgSeq, Timestamp},
+    domain::{GroupId, GroupType, Labels, MsgSeq, Timestamp},
     import::WatchLine,
     slot::GroupKey,
 };
@@ -69,12 +69,14 @@ impl Store {
         group: &GroupId,
         group_type: Option<GroupType>,
         cadence: Option<&str>,
+        labels: &Labels,
     ) -> Result<(), StoreError> {
-        let watch = query_scalar::<i32>("SELECT receiptd.watch_group($1, $2, $3, $4)")
+        let watch = query_scalar::<i32>("SELECT receiptd.watch_group($1, $2, $3, $4, $5::jsonb)")
             .bind(self.app())
             .bind(group.to_string())
             .bind(group_type.map(GroupType::as_str))
-            .bind(cadence.map(str::to_owned));
+            .bind(cadence.map(str::to_owned))
+            .bind(labels.json());
         self.call("watching a group", watch).await.map(drop)
     }
 
@@ -97,15 +99,19 @@ impl Store {
         self.watch_groups_of(connection, &groups).await?;
         let seqs: Vec<i64> = lines.iter().map(|line| i64::from(line.seq.get())).collect();
         let sent_at: Vec<Timestamp> = lines.iter().map(|line| line.sent_at.unwrap_or(now)).collect();
+        let labels: Vec<Option<String>> = lines.iter().map(|line| line.labels.json()).collect();
         let watched: i64 = query_scalar(
-            "SELECT receiptd.watch_keys(array_agg(g.group_key), array_agg(u.msg_seq), array_agg(u.sent_at))
-             FROM unnest($2::text[], $3::bigint[], $4::timestamptz[]) AS u (group_id, msg_seq, sent_at)
+            "SELECT receiptd.watch_keys(array_agg(g.group_key), array_agg(u.msg_seq), array_agg(u.sent_at),
+                CASE WHEN $6 THEN array_agg(u.labels::jsonb) END)
+             FROM unnest($2::text[], $3::bigint[], $4::timestamptz[], $5::text[]) AS u (group_id, msg_seq, sent_at, labels)
              JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id",
         )
         .bind(self.app())
         .bind(&groups)
         .bind(&seqs)
         .bind(&sent_at)
+        .bind(&labels)
+        .bind(labels.iter().any(Option::is_some))
         .fetch_one(&mut *connection)
         .await?;
         let added = i32::try_from(watched).unwrap_or(i32::MAX);

@@ -1,6 +1,9 @@
 //! Closed messages keep their row: what is known of them stays where it is, also when they are watched again.
 
-use receiptd::{domain::GroupId, import::WatchLine};
+use receiptd::{
+    domain::{GroupId, Labels},
+    import::WatchLine,
+};
 
 use crate::{
     history::{History, at},
@@ -101,7 +104,12 @@ async fn watched_again_it_keeps_its_sending_and_is_polled_as_young_as_is_said() 
 async fn an_import_brings_it_back_too() {
     let (history, _) = closed().await;
     let group: GroupId = "g".parse().unwrap();
-    let lines = [1, 1, 2].map(|number| WatchLine { group: group.clone(), seq: seq(number), sent_at: None });
+    let lines = [1, 1, 2].map(|number| WatchLine {
+        group: group.clone(),
+        seq: seq(number),
+        sent_at: None,
+        labels: Labels::default(),
+    });
     assert_eq!(history.store.watch_lines(&lines, at("10:00")).await.unwrap(), 2);
     assert_eq!(history.psql("SELECT count(*) FROM receiptd.watched_messages WHERE state = 'active'"), "2");
     assert_eq!(history.store.watch_lines(&lines, at("10:00")).await.unwrap(), 0);

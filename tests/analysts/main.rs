@@ -10,6 +10,7 @@ mod dashboards;
 mod gaps;
 mod history;
 mod idle_hours;
+mod labels;
 mod late;
 mod milestones;
 mod model;

@@ -179,6 +179,7 @@ impl Polled {
         let milestones = [
             self.milestone(|read, _| read > 0),
             self.milestone(|read, unread| read + unread > 0 && read * 2 >= read + unread),
+            self.milestone(|read, unread| read + unread > 0 && read * 10 >= (read + unread) * 8),
             self.milestone(|read, unread| read + unread > 0 && read * 10 >= (read + unread) * 9),
             self.milestone(|read, unread| read + unread > 0 && unread == 0),
         ];
@@ -261,7 +262,7 @@ async fn poll(history: &History, messages: &[Message], slots: &[SlotKey], from: 
 
 const MILESTONES: &str = "SELECT msg_seq, read_num, unread_num, to_char(known_until, t),
     to_char(first_read_after, t), to_char(first_read_by, t), to_char(half_read_after, t), to_char(half_read_by, t),
-    to_char(p90_read_after, t), to_char(p90_read_by, t), to_char(all_read_after, t), to_char(all_read_by, t),
+    to_char(p80_read_after, t), to_char(p80_read_by, t), to_char(p90_read_after, t), to_char(p90_read_by, t), to_char(all_read_after, t), to_char(all_read_by, t),
     read_rate_15m::numeric(5, 4), read_rate_1h::numeric(5, 4), read_rate_24h::numeric(5, 4), read_rate_7d::numeric(5, 4)
     FROM receiptd.message_milestones, (SELECT 'DD HH24:MI:SS' AS t) form WHERE first_polled_at IS NOT NULL ORDER BY msg_seq";
 

@@ -91,14 +91,16 @@ fn functions(database: &TestDatabase) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
-const READ: [&str; 14] = [
+const READ: [&str; 16] = [
     "api_calls",
     "data_freshness",
     "group_engagement",
     "group_receipts_hourly",
+    "groups",
     "hourly_receipts",
     "latest_receipts",
     "message_milestones",
+    "messages",
     "never_read",
     "poll_coverage",
     "poll_gaps",
@@ -158,7 +160,7 @@ async fn a_writer_watches_by_the_functions_and_touches_no_table() {
         .await;
     assert_eq!(member.database.psql("SELECT count(*) FROM receiptd.watched_messages"), "3");
     member.may_not("SELECT receiptd.ensure_partition('api_calls', '2027-01-01')").await;
-    member.may_not("SELECT receiptd.watch_keys('{1}', '{1}', '{now}')").await;
+    member.may_not("SELECT receiptd.watch_keys('{1}', '{1}', '{now}', NULL)").await;
     member.may_not("SELECT * FROM receiptd.receipts_at(now())").await;
 }
 

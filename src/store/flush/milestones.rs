@@ -17,6 +17,8 @@ const WRITE: &str = "
         first_read_by = least(m.first_read_by, u.first_by),
         half_read_after = CASE WHEN m.half_read_by <= u.half_by OR u.half_by IS NULL THEN m.half_read_after ELSE u.half_after END,
         half_read_by = least(m.half_read_by, u.half_by),
+        p80_read_after = CASE WHEN m.p80_read_by <= u.p80_by OR u.p80_by IS NULL THEN m.p80_read_after ELSE u.p80_after END,
+        p80_read_by = least(m.p80_read_by, u.p80_by),
         p90_read_after = CASE WHEN m.p90_read_by <= u.p90_by OR u.p90_by IS NULL THEN m.p90_read_after ELSE u.p90_after END,
         p90_read_by = least(m.p90_read_by, u.p90_by),
         all_read_after = CASE WHEN m.all_read_by <= u.all_by OR u.all_by IS NULL THEN m.all_read_after ELSE u.all_after END,
@@ -27,10 +29,10 @@ const WRITE: &str = "
         read_7d = coalesce(m.read_7d, u.read_7d), unread_7d = coalesce(m.unread_7d, u.unread_7d)
     FROM unnest($1::integer[], $2::bigint[],
         $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-        $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[],
-        $11::integer[], $12::integer[], $13::integer[], $14::integer[],
-        $15::integer[], $16::integer[], $17::integer[], $18::integer[])
-        AS u (group_key, msg_seq, first_after, first_by, half_after, half_by, p90_after, p90_by, all_after, all_by,
+        $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[],
+        $13::integer[], $14::integer[], $15::integer[], $16::integer[],
+        $17::integer[], $18::integer[], $19::integer[], $20::integer[])
+        AS u (group_key, msg_seq, first_after, first_by, half_after, half_by, p80_after, p80_by, p90_after, p90_by, all_after, all_by,
             read_15m, unread_15m, read_1h, unread_1h, read_24h, unread_24h, read_7d, unread_7d)
     WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq";
 
@@ -41,6 +43,8 @@ const TAKE_BACK: &str = "
         first_read_after = CASE WHEN m.first_read_after < u.time THEN m.first_read_after END,
         half_read_by = CASE WHEN m.half_read_by > u.time THEN u.time ELSE m.half_read_by END,
         half_read_after = CASE WHEN m.half_read_after < u.time THEN m.half_read_after END,
+        p80_read_by = CASE WHEN m.p80_read_by > u.time THEN u.time ELSE m.p80_read_by END,
+        p80_read_after = CASE WHEN m.p80_read_after < u.time THEN m.p80_read_after END,
         p90_read_by = CASE WHEN m.p90_read_by > u.time THEN u.time ELSE m.p90_read_by END,
         p90_read_after = CASE WHEN m.p90_read_after < u.time THEN m.p90_read_after END,
         all_read_by = CASE WHEN m.all_read_by > u.time THEN u.time ELSE m.all_read_by END,

@@ -7,6 +7,8 @@ UPDATE receiptd.watched_messages m SET
     first_read_after = CASE WHEN m.first_read_after < $3 THEN m.first_read_after END,
     half_read_by = CASE WHEN m.half_read_by > $3 THEN $3 ELSE m.half_read_by END,
     half_read_after = CASE WHEN m.half_read_after < $3 THEN m.half_read_after END,
+    p80_read_by = CASE WHEN m.p80_read_by > $3 THEN $3 ELSE m.p80_read_by END,
+    p80_read_after = CASE WHEN m.p80_read_after < $3 THEN m.p80_read_after END,
     p90_read_by = CASE WHEN m.p90_read_by > $3 THEN $3 ELSE m.p90_read_by END,
     p90_read_after = CASE WHEN m.p90_read_after < $3 THEN m.p90_read_after END,
     all_read_by = CASE WHEN m.all_read_by > $3 THEN $3 ELSE m.all_read_by END,

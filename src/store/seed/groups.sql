@@ -1,3 +1,4 @@
--- $1 app, $2 groups: "class-1" and so on.
-INSERT INTO receiptd.watched_groups (sdk_app_id, group_id, group_type, added_at)
-SELECT $1, 'class-' || g, 'Public', $3 FROM generate_series(1, $2::integer) AS g ORDER BY g
+-- $1 app, $2 groups, $3 until when: "class-1" and so on, each of one of two branches.
+INSERT INTO receiptd.watched_groups (sdk_app_id, group_id, group_type, labels, added_at, updated_at)
+SELECT $1, 'class-' || g, 'Public', jsonb_build_object('branch', (ARRAY['south', 'north'])[g % 2 + 1]), $3, $3
+FROM generate_series(1, $2::integer) AS g ORDER BY g

@@ -6,6 +6,7 @@ WITH parts AS (
     SELECT n, n % $2 + 1 AS g, n / $2 + 1 AS msg_seq, n * $4 / $3 AS day, n * $4 % $3 / $3::double precision AS of_day,
         ('x' || substr(md5(n::text), 1, 8))::bit(32)::bigint / 4294967296.0 AS luck,
         ('x' || substr(md5(n::text), 9, 8))::bit(32)::bigint / 4294967296.0 AS haste,
+        ('x' || substr(md5(n::text), 17, 8))::bit(32)::bigint AS lot,
         ('x' || substr(md5('g' || n % $2), 1, 8))::bit(32)::bigint / 4294967296.0 AS zeal,
         ('x' || substr(md5('g' || n % $2), 9, 8))::bit(32)::bigint / 4294967296.0 AS size
     FROM generate_series($7::bigint, $8::bigint) AS n
@@ -53,6 +54,8 @@ WITH parts AS (
         min(polled_at) FILTER (WHERE read_num > 0) AS first_by,
         nullif(min(since) FILTER (WHERE read_num * 2 >= members), '-infinity') AS half_after,
         min(polled_at) FILTER (WHERE read_num * 2 >= members) AS half_by,
+        nullif(min(since) FILTER (WHERE read_num * 10 >= members * 8), '-infinity') AS p80_after,
+        min(polled_at) FILTER (WHERE read_num * 10 >= members * 8) AS p80_by,
         nullif(min(since) FILTER (WHERE read_num * 10 >= members * 9), '-infinity') AS p90_after,
         min(polled_at) FILTER (WHERE read_num * 10 >= members * 9) AS p90_by,
         nullif(min(since) FILTER (WHERE unread_num = 0), '-infinity') AS all_after,
@@ -78,15 +81,20 @@ WITH parts AS (
 ), watched AS (
     INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, added_at, state, closed_at, read_num, unread_num,
         receipt_code, first_polled_at, last_changed_at, known_until, first_read_after, first_read_by, half_read_after,
-        half_read_by, p90_read_after, p90_read_by, all_read_after, all_read_by, read_15m, unread_15m, read_1h, unread_1h,
-        read_24h, unread_24h, read_7d, unread_7d)
+        half_read_by, p80_read_after, p80_read_by, p90_read_after, p90_read_by, all_read_after, all_read_by, read_15m, unread_15m, read_1h, unread_1h,
+        read_24h, unread_24h, read_7d, unread_7d, labels, updated_at)
     SELECT m.group_key, m.msg_seq, m.sent_at, m.sent_at, ended.state,
         CASE ended.state WHEN 'all_read' THEN l.last_changed_at + interval '1 hour' WHEN 'expired' THEN m.last_poll END,
         l.read_num, l.unread_num, CASE WHEN l.read_num IS NOT NULL THEN 0 END, l.first_polled_at, l.last_changed_at,
         CASE WHEN l.read_num IS NULL THEN NULL WHEN ended.state = 'all_read' THEN l.last_changed_at + interval '1 hour'
             ELSE m.last_poll END,
-        l.first_after, l.first_by, l.half_after, l.half_by, l.p90_after, l.p90_by, l.all_after, l.all_by,
-        l.read_15m, l.unread_15m, l.read_1h, l.unread_1h, l.read_24h, l.unread_24h, l.read_7d, l.unread_7d
+        l.first_after, l.first_by, l.half_after, l.half_by, l.p80_after, l.p80_by, l.p90_after, l.p90_by, l.all_after, l.all_by,
+        l.read_15m, l.unread_15m, l.read_1h, l.unread_1h, l.read_24h, l.unread_24h, l.read_7d, l.unread_7d,
+        -- A third are announcements, in two wordings.
+        CASE WHEN m.lot % 3 = 0 THEN jsonb_build_object('kind', 'announcement', 'wording', (ARRAY['A', 'B'])[m.lot / 3 % 2 + 1])
+            END,
+        CASE ended.state WHEN 'all_read' THEN l.last_changed_at + interval '1 hour' WHEN 'expired' THEN m.last_poll
+            ELSE m.sent_at END
     FROM messages m
     LEFT JOIN latest l USING (group_key, msg_seq)
     CROSS JOIN LATERAL (
