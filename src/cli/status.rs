@@ -71,9 +71,6 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
         if quarantined > 0 { format!("; quarantined: {}", number(quarantined, "group")) } else { String::new() };
-    let calls: i64 = database.calls.iter().map(|(_, count)| count).sum();
-    let classes: Vec<String> =
-        database.calls.iter().map(|(class, count)| format!("{class} {}", HumanCount(count.unsigned_abs()))).collect();
     let ago = |time: Timestamp| format!("{} ago", since(time, now));
     let line = daemon.as_ref().and_then(|daemon| daemon["line"].as_str());
     let mut lines = vec![
@@ -87,20 +84,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ),
         ("watched", format!("{} in {}{refused}", number(messages, "message"), number(groups, "group"))),
         ("due", due(database, now)),
-        (
-            "calls",
-            match database.last_call_at {
-                Some(last) => {
-                    format!(
-                        "{} in 10 minutes ({}), the last one {}",
-                        number(calls, "call"),
-                        classes.join(", "),
-                        ago(last)
-                    )
-                }
-                None => "none in 10 minutes".to_owned(),
-            },
-        ),
+        ("calls", calls_made(database, now)),
         (
             "rolled up",
             database.rolled_up_until.map_or_else(|| "nothing yet".to_owned(), |until| format!("until {}", ago(until))),
@@ -110,24 +94,36 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ("passed over", format!("{} of groups by the roll-up", number(database.passed_over, "hour"))),
         ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("says nothing of itself").to_owned()),
     ];
-    let unpolled = |(app, groups): &(i64, i64)| {
-        let groups = number(*groups, "group");
-        let text =
-            format!("app {app} has {groups}, and no receiptd polls it: start one for it, or correct the app's number");
-        ("warning", text)
-    };
-    lines.extend(database.unpolled_apps.iter().map(unpolled));
-    let missing = |(cadence, groups): &(String, i64)| {
-        let groups = number(*groups, "group");
-        ("warning", format!("cadence {cadence:?} is not configured: {groups} with it will use the default"))
-    };
-    lines.extend(database.missing_cadences.iter().map(missing));
+    lines.extend(warnings(database));
     let limit = |taken| ("batch", format!("Tencent Chat takes at most {} in a call", number(taken, "message")));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
     // The daemon on this machine has said it already, if it is the one that polls.
     lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
     lines.extend(clock.clone().map(|clock| ("clock", clock)));
     lines
+}
+
+/// The calls of the last ten minutes.
+fn calls_made(database: &Overview, now: Timestamp) -> String {
+    let Some(last) = database.last_call_at else { return "none in 10 minutes".to_owned() };
+    let calls: i64 = database.calls.iter().map(|(_, count)| count).sum();
+    let classes: Vec<String> =
+        database.calls.iter().map(|(class, count)| format!("{class} {}", HumanCount(count.unsigned_abs()))).collect();
+    format!("{} in 10 minutes ({}), the last one {} ago", number(calls, "call"), classes.join(", "), since(last, now))
+}
+
+/// What is configured otherwise than it is watched.
+fn warnings(database: &Overview) -> impl Iterator<Item = (&'static str, String)> {
+    let unpolled = |(app, groups): &(i64, i64)| {
+        let groups = number(*groups, "group");
+        format!("app {app} has {groups}, and no receiptd polls it: start one for it, or correct the app's number")
+    };
+    let missing = |(cadence, groups): &(String, i64)| {
+        let groups = number(*groups, "group");
+        format!("cadence {cadence:?} is not configured: {groups} with it will use the default")
+    };
+    let unpolled = database.unpolled_apps.iter().map(unpolled);
+    unpolled.chain(database.missing_cadences.iter().map(missing)).map(|warning| ("warning", warning))
 }
 
 /// What should have been polled by now.
