@@ -54,7 +54,11 @@ BEGIN
             SELECT app, date_trunc('hour', wrote, 'UTC')
             UNION
             SELECT app, generate_series(date_trunc('hour', greatest(wrote, mark - interval '7 days'), 'UTC'),
-                mark - interval '1 microsecond', '1 hour');
+                mark - interval '1 microsecond', '1 hour')
+            UNION
+            -- With its last hour a day is done again.
+            SELECT app, date_trunc('day', wrote, 'UTC') + interval '23 hours'
+            WHERE date_trunc('day', wrote, 'UTC') + interval '24 hours' <= mark;
     END IF;
 END
 $$;

@@ -1,4 +1,4 @@
--- What the roll-up makes of snapshots and calls, and what is kept when they are dropped: hours and gaps.
+-- What the roll-up makes of snapshots and calls, and what is kept when they are dropped: hours, days of messages, and gaps.
 
 -- Hours in which nothing happened in a group have no row. The view hourly_receipts carries on what the last row before them
 -- says.
@@ -8,6 +8,7 @@ CREATE TABLE receiptd.group_receipts_hourly (
     messages_sent        integer NOT NULL DEFAULT 0,
     messages_active      integer NOT NULL DEFAULT 0,
     reads_gained         bigint NOT NULL DEFAULT 0,
+    gained_by_quarter    bigint[],
     reads_lost           bigint NOT NULL DEFAULT 0,
     reads_found          bigint NOT NULL DEFAULT 0,
     messages_aged_24h    integer NOT NULL DEFAULT 0,
@@ -18,6 +19,7 @@ CREATE TABLE receiptd.group_receipts_hourly (
     calls                integer NOT NULL DEFAULT 0,
     coverage             double precision NOT NULL DEFAULT 1,
     PRIMARY KEY (group_key, hour),
+    CONSTRAINT an_hour_has_four_quarters CHECK (cardinality(gained_by_quarter) = 4),
     CONSTRAINT hours_are_whole CHECK (hour = date_trunc('hour', hour, 'UTC')),
     CONSTRAINT coverage_is_a_share CHECK (coverage BETWEEN 0 AND 1)
 );
@@ -28,6 +30,7 @@ COMMENT ON COLUMN receiptd.group_receipts_hourly.hour IS 'Beginning of the hour.
 COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_sent IS 'Messages that were sent in this hour, as far as a poll has told of them.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_active IS 'Messages that were being polled at the end of the hour.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_gained IS 'By how much read counts were seen to rise between two polls. A message first polled with reads counts in reads_found.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.gained_by_quarter IS 'reads_gained of each quarter of the hour, four elements; null where reads_gained is 0. See hourly_reads, which makes hours of any time zone of it.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_lost IS 'By how much read counts were seen to fall: members who had read and left the group.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_found IS 'Reads that the first count of a message had. gained - lost + found, added up over all hours, is the sum of the latest read counts.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_aged_24h IS 'Messages that became 24 hours old in this hour and have a read rate at that age.';
@@ -39,6 +42,42 @@ COMMENT ON COLUMN receiptd.group_receipts_hourly.calls IS 'Attempts to call, ans
 COMMENT ON COLUMN receiptd.group_receipts_hourly.coverage IS 'Share of the hour that lies in no gap, see poll_coverage: 1 where every poll came when its cadence wanted it.';
 
 CREATE INDEX group_receipts_hourly_by_hour ON receiptd.group_receipts_hourly (hour);
+
+-- What is left of a message's snapshots when they are dropped. A day of which nothing was stored has no row: it ends as the last row
+-- before it says.
+CREATE TABLE receiptd.message_receipts_daily (
+    group_key     integer NOT NULL,
+    day           date NOT NULL,
+    msg_seq       bigint NOT NULL,
+    first_seen_at timestamptz NOT NULL,
+    last_seen_at  timestamptz NOT NULL,
+    reads_gained  bigint NOT NULL,
+    reads_lost    bigint NOT NULL,
+    reads_found   integer NOT NULL,
+    read_num      integer,
+    unread_num    integer,
+    code          integer NOT NULL,
+    PRIMARY KEY (group_key, msg_seq, day),
+    CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
+    CONSTRAINT the_first_is_not_after_the_last CHECK (first_seen_at <= last_seen_at)
+);
+
+COMMENT ON TABLE receiptd.message_receipts_daily IS 'One row per message and UTC day of which snapshots of it were stored, kept when they are dropped. Written by the roll-up when the day is over. Analysts read the view message_days instead.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.day IS 'UTC day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.first_seen_at IS 'polled_at of the first snapshot of the day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.last_seen_at IS 'polled_at of the last snapshot of the day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.reads_gained IS 'By how much the read count was seen to rise between two polls.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.reads_lost IS 'By how much it was seen to fall: members who had read and left the group.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.reads_found IS 'Reads of the first count of the message, if that is of this day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.read_num IS 'Members who had read it, as known at the end of the day; null if no count was ever known.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.unread_num IS 'Members who had not read it, as known at the end of the day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.code IS 'Per-message code of the last snapshot of the day: 0 is success, 10062 no receipt.';
+
+-- Trends ask for days of all messages. Rows come day by day, so that a summary of each stretch of pages finds them.
+CREATE INDEX message_receipts_daily_by_day ON receiptd.message_receipts_daily USING brin (day)
+    WITH (pages_per_range = 32, autosummarize = on);
 
 CREATE TABLE receiptd.poll_gaps (
     group_key integer NOT NULL,

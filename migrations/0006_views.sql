@@ -575,6 +575,33 @@ COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if
 COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'What its owner notes about the group; null if nothing.';
 
+CREATE VIEW receiptd.message_days AS
+SELECT g.sdk_app_id, g.group_id, d.msg_seq, d.day, d.reads_gained, d.reads_lost, d.reads_found, d.read_num, d.unread_num,
+    d.read_num::bigint + d.unread_num AS members, d.code, d.first_seen_at, d.last_seen_at, d.group_key, m.labels,
+    g.labels AS group_labels
+FROM receiptd.message_receipts_daily d
+JOIN receiptd.watched_groups g USING (group_key)
+-- For the labels alone.
+LEFT JOIN receiptd.watched_messages m ON m.group_key = d.group_key AND m.msg_seq = d.msg_seq;
+
+COMMENT ON VIEW receiptd.message_days IS 'What each message came to on each UTC day in which it changed, kept when its snapshots are dropped. Complete until the last day that is rolled up, see data_freshness. Days without a row end as the last row before them says. Example: SELECT day, sum(reads_gained + reads_found) FROM receiptd.message_days WHERE day >= ''2026-11-01'' GROUP BY day.';
+COMMENT ON COLUMN receiptd.message_days.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.message_days.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.message_days.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.message_days.day IS 'UTC day.';
+COMMENT ON COLUMN receiptd.message_days.reads_gained IS 'By how much the read count was seen to rise between two polls. Reads that its first count had are in reads_found.';
+COMMENT ON COLUMN receiptd.message_days.reads_lost IS 'By how much it was seen to fall: members who had read and left the group.';
+COMMENT ON COLUMN receiptd.message_days.reads_found IS 'Reads of the first count of the message, if that is of this day.';
+COMMENT ON COLUMN receiptd.message_days.read_num IS 'Members who had read it, as known at the end of the day; null if no count was ever known.';
+COMMENT ON COLUMN receiptd.message_days.unread_num IS 'Members who had not read it, as known at the end of the day.';
+COMMENT ON COLUMN receiptd.message_days.members IS 'Both together.';
+COMMENT ON COLUMN receiptd.message_days.code IS 'Per-message code of the last snapshot of the day: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_days.first_seen_at IS 'polled_at of the first snapshot of the day.';
+COMMENT ON COLUMN receiptd.message_days.last_seen_at IS 'polled_at of the last snapshot of the day.';
+COMMENT ON COLUMN receiptd.message_days.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.message_days.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.message_days.group_labels IS 'What its owner notes about the group; null if nothing.';
+
 -- The one view that has no group in it.
 CREATE VIEW receiptd.data_freshness AS
 SELECT l.sdk_app_id, l.rolled_up_until
@@ -591,35 +618,61 @@ COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Hourly rows and ga
 -- PostgreSQL's own: PostgreSQL has no `/` for an integer and a double, and first_value is for any type.
 CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_num integer, unread_num integer,
-    code integer, observed_at timestamptz, group_key integer, labels jsonb, group_labels jsonb
+    code integer, observed_at timestamptz, group_key integer, labels jsonb, group_labels jsonb, is_exact boolean
 ) LANGUAGE sql STABLE AS $$
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, l.read_num, l.unread_num, l.receipt_code, l.last_changed_at,
-        l.group_key, l.labels, l.group_labels
+        l.group_key, l.labels, l.group_labels, true
     FROM receiptd.latest_receipts l
     WHERE l.last_changed_at <= $1
     UNION ALL
-    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, counted.read_num),
-        coalesce(h.unread_num, counted.unread_num), h.code, h.polled_at, l.group_key, l.labels, l.group_labels
+    -- By the days of the message. Snapshots are looked for only in a day that is not over and in one that it changed in.
+    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, counted.read_num, d.read_num),
+        coalesce(h.unread_num, counted.unread_num, d.unread_num), coalesce(h.code, d.code), coalesce(h.polled_at, d.last_seen_at),
+        l.group_key, l.labels, l.group_labels,
+        CASE WHEN h.polled_at IS NULL THEN d.day IS NOT NULL AND within.day IS NULL
+            ELSE within.day IS NULL OR h.polled_at >= within.first_seen_at END
     FROM receiptd.latest_receipts l
+    LEFT JOIN receiptd.data_freshness f ON f.sdk_app_id = l.sdk_app_id
     CROSS JOIN LATERAL (
+        -- Until then days are whole.
+        SELECT pg_catalog.date_trunc('day'::text, coalesce(f.rolled_up_until, '-infinity'), 'UTC'::text) AS until
+    ) days
+    LEFT JOIN LATERAL (
+        SELECT d.day, d.last_seen_at, d.read_num, d.unread_num, d.code
+        FROM receiptd.message_receipts_daily d
+        WHERE d.group_key = l.group_key AND d.msg_seq = l.msg_seq AND d.day <= ($1 AT TIME ZONE 'UTC')::date
+            AND d.last_seen_at BETWEEN l.first_polled_at AND $1
+        ORDER BY d.day DESC LIMIT 1
+    ) d ON true
+    LEFT JOIN LATERAL (
+        SELECT w.day, w.first_seen_at
+        FROM receiptd.message_receipts_daily w
+        WHERE w.group_key = l.group_key AND w.msg_seq = l.msg_seq AND w.day = ($1 AT TIME ZONE 'UTC')::date
+            AND w.first_seen_at <= $1 AND w.last_seen_at > $1
+    ) within ON true
+    CROSS JOIN LATERAL (
+        SELECT greatest(l.first_polled_at, least(days.until, pg_catalog.date_trunc('day'::text, $1, 'UTC'::text))) AS since,
+            within.day IS NOT NULL OR $1 >= days.until AS is_needed
+    ) snapshots
+    LEFT JOIN LATERAL (
         SELECT h.read_num, h.unread_num, h.code, h.polled_at
-        FROM receiptd.receipt_history h
-        WHERE h.group_key = l.group_key AND h.msg_seq = l.msg_seq
-            AND h.polled_at BETWEEN l.first_polled_at AND $1
+        FROM receiptd.receipt_snapshots h
+        WHERE snapshots.is_needed AND h.group_key = l.group_key AND h.msg_seq = l.msg_seq
+            AND h.polled_at BETWEEN snapshots.since AND $1
         ORDER BY h.polled_at DESC LIMIT 1
-    ) h
+    ) h ON true
     -- Where the receipt had ended, the counts that were known last.
     LEFT JOIN LATERAL (
         SELECT c.read_num, c.unread_num
-        FROM receiptd.receipt_history c
-        WHERE h.read_num IS NULL AND c.group_key = l.group_key AND c.msg_seq = l.msg_seq AND c.read_num IS NOT NULL
-            AND c.polled_at BETWEEN l.first_polled_at AND $1
+        FROM receiptd.receipt_snapshots c
+        WHERE h.polled_at IS NOT NULL AND h.read_num IS NULL AND c.group_key = l.group_key AND c.msg_seq = l.msg_seq
+            AND c.read_num IS NOT NULL AND c.polled_at BETWEEN snapshots.since AND $1
         ORDER BY c.polled_at DESC LIMIT 1
     ) counted ON true
     WHERE l.first_polled_at <= $1 AND l.last_changed_at > $1
 $$;
 
-COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message as they were known at that moment, and since when. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
+COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message that had been polled at that moment, as they were known then, and since when. is_exact is false where it changed during that day and the snapshots of the day are not kept any more: then the counts are those of the end of the day before, or null. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''.';
 
 CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_at_least integer, read_at_most bigint,
@@ -679,7 +732,7 @@ $$;
 COMMENT ON FUNCTION receiptd.messages_since(timestamptz) IS 'The messages of which something has changed since that time: the rows of messages with such an updated_at, found without looking at all others. Changes are stored some time after updated_at, so begin some minutes before the latest one that you have, and take rows that you have already as the same message. Example: SELECT * FROM receiptd.messages_since(now() - interval ''1 day'').';
 
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
-RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision)
+RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision, is_exact boolean)
 LANGUAGE sql STABLE AS $$
     WITH message AS (
         -- The answer that first showed the last counts arrived after its attempt was sent. Not from latest_receipts, which would
@@ -688,28 +741,65 @@ LANGUAGE sql STABLE AS $$
         FROM receiptd.watched_groups g
         JOIN receiptd.message_milestones l USING (group_key)
         WHERE g.group_id = $1 AND l.msg_seq = $2 AND g.sdk_app_id = coalesce($4, g.sdk_app_id)
+    ), days AS (
+        -- Days whose snapshots are not kept any more: between their first and their last change the last counts before are carried.
+        SELECT m.group_key, m.sent_at, d.first_seen_at, d.last_seen_at, d.read_num, d.unread_num,
+            pg_catalog.lag(d.read_num) OVER days AS read_before, pg_catalog.lag(d.unread_num) OVER days AS unread_before
+        FROM message m JOIN receiptd.message_receipts_daily d USING (group_key, msg_seq)
+        WHERE d.last_seen_at BETWEEN m.first_polled_at AND m.known_until AND NOT EXISTS (
+            SELECT FROM receiptd.receipt_snapshots h
+            WHERE h.group_key = m.group_key AND h.msg_seq = m.msg_seq AND h.polled_at = d.last_seen_at
+        )
+        WINDOW days AS (PARTITION BY m.group_key ORDER BY d.day)
     ), points AS (
         -- In UTC, where every day has 24 hours.
         SELECT m.group_key, m.sent_at, s.at AT TIME ZONE 'UTC' AS at, NULL::integer AS read_num, NULL::integer AS unread_num,
-            true AS is_step
+            NULL::boolean AS is_exact, true AS is_step
         FROM message m
         CROSS JOIN pg_catalog.generate_series(m.sent_at AT TIME ZONE 'UTC', m.known_until AT TIME ZONE 'UTC', $3) AS s (at)
         UNION ALL
-        SELECT m.group_key, m.sent_at, h.polled_at, h.read_num, h.unread_num, false
+        SELECT m.group_key, m.sent_at, h.polled_at, h.read_num, h.unread_num, true, false
         FROM message m JOIN receiptd.receipt_snapshots h USING (group_key, msg_seq)
         WHERE h.polled_at BETWEEN m.first_polled_at AND m.known_until AND h.read_num IS NOT NULL
+        UNION ALL
+        SELECT group_key, sent_at, last_seen_at, read_num, unread_num, true, false FROM days WHERE read_num IS NOT NULL
+        UNION ALL
+        SELECT group_key, sent_at, first_seen_at, read_before, unread_before, false, false
+        FROM days WHERE first_seen_at < last_seen_at
     ), spans AS (
         -- Each snapshot and the steps until the next one.
         SELECT p.*, pg_catalog.count(*) FILTER (WHERE NOT is_step) OVER (PARTITION BY group_key ORDER BY p.at, is_step) AS span
         FROM points p
     ), carried AS (
         SELECT s.group_key, s.sent_at, s.at, s.is_step, pg_catalog.first_value(s.read_num) OVER span AS read_num,
-            pg_catalog.first_value(s.unread_num) OVER span AS unread_num
+            pg_catalog.first_value(s.unread_num) OVER span AS unread_num, pg_catalog.first_value(s.is_exact) OVER span AS is_exact
         FROM spans s WINDOW span AS (PARTITION BY s.group_key, s.span ORDER BY s.at, s.is_step)
     )
     SELECT c.at, c.at - c.sent_at, c.read_num, c.unread_num,
-        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::double precision
+        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::double precision, c.is_exact
     FROM carried c WHERE c.is_step ORDER BY c.group_key, c.at
 $$;
 
-COMMENT ON FUNCTION receiptd.receipt_curve(text, bigint, interval, bigint) IS 'How a message was read: its counts at even steps from its sending to its last poll, carried forward; null before the first poll. Example: SELECT * FROM receiptd.receipt_curve(''@TGS#2TTV7VSII'', 102, ''5 minutes''). The app is needed only where two have a group of this id.';
+COMMENT ON FUNCTION receiptd.receipt_curve(text, bigint, interval, bigint) IS 'How a message was read: its counts at even steps from its sending to its last poll, carried forward. is_exact is null before the first count, and false where snapshots are not kept any more: then the counts are those of the end of the last day before, or null. Example: SELECT * FROM receiptd.receipt_curve(''@TGS#2TTV7VSII'', 102, ''5 minutes''). The app is needed only where two have a group of this id.';
+
+-- A quarter of an hour is the finest by which time zones differ.
+CREATE FUNCTION receiptd.hourly_reads(zone text, since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (sdk_app_id bigint, group_id text, hour timestamptz, local_hour timestamp, reads_gained bigint, group_key integer)
+LANGUAGE sql STABLE AS $$
+    SELECT q.sdk_app_id, q.group_id, q.hour, q.hour AT TIME ZONE $1, pg_catalog.sum(q.gained)::bigint, q.group_key
+    FROM (
+        SELECT g.sdk_app_id, g.group_id, h.group_key, u.gained, quarter.at,
+            pg_catalog.date_trunc('hour'::text, quarter.at, $1) AS hour
+        FROM receiptd.group_receipts_hourly h
+        JOIN receiptd.watched_groups g USING (group_key)
+        CROSS JOIN LATERAL pg_catalog.unnest(h.gained_by_quarter) WITH ORDINALITY AS u (gained, number)
+        CROSS JOIN LATERAL (
+            SELECT h.hour + (u.number - 1)::double precision * interval '15 minutes' AS at
+        ) quarter
+        WHERE h.hour > $2 - interval '1 hour' AND h.hour < $3 AND h.gained_by_quarter IS NOT NULL
+    ) q
+    WHERE q.gained > 0 AND q.at >= $2 AND q.at < $3
+    GROUP BY q.sdk_app_id, q.group_id, q.group_key, q.hour
+$$;
+
+COMMENT ON FUNCTION receiptd.hourly_reads(text, timestamptz, timestamptz) IS 'Reads of each group in the hours of a time zone, also one that is off by half an hour, from since until before until; both count in whole quarters of an hour. Hours without reads have no row. Example: SELECT extract(hour FROM local_hour), sum(reads_gained) FROM receiptd.hourly_reads(''Asia/Kolkata'', ''2026-11-01'') GROUP BY 1.';

@@ -86,7 +86,7 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     WHERE c.relnamespace = 'receiptd'::regnamespace AND r.rolname = 'receiptd_reader'
         AND c.relname IN ('messages', 'groups', 'latest_receipts', 'receipt_history', 'read_speed', 'never_read', 'unread_backlog',
             'hourly_receipts', 'group_engagement', 'poll_coverage', 'data_freshness', 'receipt_snapshots', 'api_calls',
-            'message_milestones', 'group_receipts_hourly', 'poll_gaps')
+            'message_milestones', 'message_days', 'group_receipts_hourly', 'message_receipts_daily', 'poll_gaps')
         AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')
     UNION ALL
     SELECT format('GRANT SELECT (%s) ON receiptd.watched_groups TO receiptd_reader', string_agg(quote_ident(a.attname), ', '))
@@ -100,7 +100,7 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, r.rolname)
     FROM pg_proc p
     JOIN pg_roles r ON r.rolname = CASE
-        WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve', 'messages_since') THEN 'receiptd_reader'
+        WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve', 'messages_since', 'hourly_reads') THEN 'receiptd_reader'
         WHEN p.proname IN ('watch_group', 'watch_messages', 'unwatch_messages', 'unwatch_group', 'pause_group',
             'resume_group') THEN 'receiptd_writer'
         END

@@ -18,11 +18,18 @@ pub struct Retention {
     pub calls: Option<TimeDelta>,
     /// Hourly rows and gaps by their time, and messages by when they were closed.
     pub rollups: Option<TimeDelta>,
+    /// Days of messages, by the day.
+    pub message_days: Option<TimeDelta>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { snapshots: Some(TimeDelta::days(90)), calls: Some(TimeDelta::days(30)), rollups: None }
+        Self {
+            snapshots: Some(TimeDelta::days(90)),
+            calls: Some(TimeDelta::days(30)),
+            rollups: None,
+            message_days: None,
+        }
     }
 }
 
@@ -32,7 +39,8 @@ impl fmt::Display for Retention {
             Some(kept) => format!("after {}", span::exactly(kept)),
             None => "never".to_owned(),
         };
-        write!(f, "snapshots {}, calls {}, roll-ups {}", when(self.snapshots), when(self.calls), when(self.rollups))
+        let [snapshots, calls, rollups, days] = [self.snapshots, self.calls, self.rollups, self.message_days].map(when);
+        write!(f, "snapshots {snapshots}, calls {calls}, roll-ups {rollups}, days of messages {days}")
     }
 }
 
@@ -161,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_partition_goes_when_its_last_row_is_too_old_and_rolled_up() {
-        let retention = Retention { snapshots: Some(TimeDelta::days(3)), calls: None, rollups: None };
+        let retention = Retention { snapshots: Some(TimeDelta::days(3)), calls: None, ..Retention::default() };
         let old = partition(Table::Snapshots, 10, Stage::Attached);
         let rolled_up = Some(at("2026-11-20T00:00:00Z"));
         for (now, rolled_up_until, expected) in [

@@ -4,7 +4,7 @@
 //! is resumed where it stopped, after seconds as after days. What is stored late is noted by the flush that stores it, and its
 //! hour done again. Pure: [`crate::jobs`] says in which order, and how is SQL, in [`crate::store`].
 
-use chrono::{DurationRound, TimeDelta};
+use chrono::{DurationRound, NaiveTime, TimeDelta};
 
 use crate::domain::Timestamp;
 
@@ -31,6 +31,12 @@ impl Stretch {
     /// The hour that the stretch completes, if it does.
     pub fn completes(&self) -> Option<Self> {
         (hour_of(self.until) == self.until).then(|| Self { from: self.until - TimeDelta::hours(1), until: self.until })
+    }
+
+    /// The UTC day that the stretch completes, if it does.
+    pub fn completes_day(&self) -> Option<Self> {
+        let is_midnight = self.until.time() == NaiveTime::MIN;
+        is_midnight.then(|| Self { from: self.until - TimeDelta::days(1), until: self.until })
     }
 }
 

@@ -76,6 +76,10 @@ async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
         let rows = store.count_rollups(now - kept).await?;
         writeln!(out, "Would delete {} of roll-ups.", counted(rows.unsigned_abs(), "row"))?;
     }
+    if let Some(kept) = config.retention.message_days {
+        let rows = store.count_message_days(now - kept).await?;
+        writeln!(out, "Would delete {} of messages.", counted(rows.unsigned_abs(), "day"))?;
+    }
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Keys {
     calls: Option<String>,
     /// A span, or `forever`.
     rollups: Option<String>,
+    /// A span, or `forever`.
+    message_days: Option<String>,
 }
 
 impl Keys {
@@ -33,12 +35,19 @@ impl Keys {
             snapshots: span("retention.snapshots", self.snapshots, default.snapshots),
             calls: span("retention.calls", self.calls, default.calls),
             rollups: span("retention.rollups", self.rollups, default.rollups),
+            message_days: span("retention.message_days", self.message_days, default.message_days),
         };
-        if let Some(rollups) = retention.rollups
-            && retention.snapshots.is_none_or(|snapshots| snapshots > rollups)
+        for (key, kept) in
+            [("retention.rollups", retention.rollups), ("retention.message_days", retention.message_days)]
         {
-            let remedy = "is shorter than retention.snapshots: roll-ups are what outlives the snapshots";
-            problems.refuse_silently("retention.rollups", remedy);
+            if let Some(kept) = kept
+                && retention.snapshots.is_none_or(|snapshots| snapshots > kept)
+            {
+                problems.refuse_silently(
+                    key,
+                    "is shorter than retention.snapshots: roll-ups are what outlives the snapshots",
+                );
+            }
         }
         retention
     }

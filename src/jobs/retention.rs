@@ -17,7 +17,7 @@ pub struct Removed {
     pub bytes: i64,
     /// Partitions whose time has come, and that wait for their roll-up or for readers.
     pub waiting: u64,
-    /// Hourly rows, gaps and messages.
+    /// Hourly rows, gaps, messages and days of messages.
     pub rows: u64,
 }
 
@@ -52,6 +52,9 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
     }
     if let Some(kept) = retention.rollups {
         removed.rows = store.delete_rollups(now - kept).await?;
+    }
+    if let Some(kept) = retention.message_days {
+        removed.rows += store.delete_message_days(now - kept).await?;
     }
     Ok(removed)
 }

@@ -25,9 +25,9 @@ impl Store {
     pub async fn rights(&self) -> Result<Rights, StoreError> {
         let rights = query_as::<(String, Vec<String>, Vec<String>)>(
             "SELECT quote_ident(current_user),
-                coalesce(array_agg(s.name) FILTER (WHERE n.oid IS NULL
+                coalesce(array_agg(s.name ORDER BY s.name) FILTER (WHERE n.oid IS NULL
                     AND NOT has_database_privilege(current_database(), 'CREATE')), '{}'),
-                coalesce(array_agg(s.name) FILTER (WHERE NOT has_schema_privilege(n.oid, 'CREATE')), '{}')
+                coalesce(array_agg(s.name ORDER BY s.name) FILTER (WHERE NOT has_schema_privilege(n.oid, 'CREATE')), '{}')
              FROM unnest(ARRAY['receiptd', 'receiptd_partitions']) AS s (name) LEFT JOIN pg_namespace n ON n.nspname = s.name",
         );
         let (role, unmade, closed) = self

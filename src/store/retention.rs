@@ -46,6 +46,16 @@ const OLD_HOURS: &str = "
     )
     DELETE FROM receiptd.group_receipts_hourly WHERE hour < $1";
 
+/// Days of messages that end by the cut ($1). The last one before it stays: days without a row are like it.
+macro_rules! old_days {
+    () => {
+        "FROM receiptd.message_receipts_daily d WHERE d.day < ($1 AT TIME ZONE 'UTC')::date AND (
+            EXISTS (SELECT FROM receiptd.message_receipts_daily n WHERE n.group_key = d.group_key AND n.msg_seq = d.msg_seq
+                AND n.day > d.day AND n.day <= ($1 AT TIME ZONE 'UTC')::date)
+            OR NOT EXISTS (SELECT FROM receiptd.watched_messages m WHERE m.group_key = d.group_key AND m.msg_seq = d.msg_seq))"
+    };
+}
+
 impl Store {
     /// The same database for another app of it, without a lease: for what any process may do.
     pub fn of_app(&self, sdk_app_id: SdkAppId) -> Self {
@@ -200,6 +210,26 @@ impl Store {
         );
         let rows = rows.bind(kept_from);
         self.run("counting old roll-ups", ROLLUP, async |database| rows.fetch_one(database).await).await
+    }
+
+    /// How many days of messages [`Self::delete_message_days`] would delete.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn count_message_days(&self, kept_from: Timestamp) -> Result<i64, StoreError> {
+        let rows = query_scalar(concat!("SELECT count(*) ", old_days!())).bind(kept_from);
+        self.run("counting old days of messages", ROLLUP, async |database| rows.fetch_one(database).await).await
+    }
+
+    /// Deletes the days of messages that are older than `kept_from`, but the last one of each message. Returns how many.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_message_days(&self, kept_from: Timestamp) -> Result<u64, StoreError> {
+        let delete = query(concat!("DELETE ", old_days!())).bind(kept_from);
+        let deleted =
+            self.run_fenced("deleting old days of messages", ROLLUP, async |database| delete.execute(database).await);
+        deleted.await.map(|deleted| deleted.rows_affected())
     }
 
     /// Deletes hourly rows, gaps and closed messages that are older than `kept_from`. Returns how many.

@@ -23,6 +23,7 @@ const OLD_GAPS: &str = "
     WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
         AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)";
 const HOURLY: &str = include_str!("rollup/hourly.sql");
+const DAYS: &str = include_str!("rollup/days.sql");
 const SENT_EARLIER: &str = include_str!("rollup/sent_earlier.sql");
 const HEAL_MARKS: &str = include_str!("rollup/heal_marks.sql");
 const HEAL_CLOSED: &str = include_str!("rollup/heal_closed.sql");
@@ -155,6 +156,9 @@ async fn next(
     if let Some(hour) = hour {
         stretches.run(HOURLY, hour).await?;
     }
+    if let Some(day) = stretch.completes_day().filter(|_| has_snapshots) {
+        stretches.run(DAYS, day).await?;
+    }
     stretches.run(SENT_EARLIER, stretch).await?;
     stretches.run(COVERAGE, stretch).await?;
     note_passed_over(connection, hour_of(stretch.from), scope).await?;
@@ -179,13 +183,18 @@ async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scop
     forget_passed_over(connection, app, hour, scope).await?;
     let Some(stretch) = Stretch::next(hour, done) else { return Ok(true) };
     let has_calls = has_day(connection, Table::Calls, hour).await?;
-    let is_whole = has_calls && has_day(connection, Table::Snapshots, hour).await?;
+    let has_snapshots = has_day(connection, Table::Snapshots, hour).await?;
+    let is_whole = has_calls && has_snapshots;
     let mut stretches = Statements { connection, app, done, scope };
     if has_calls {
         stretches.find_gaps(stretch).await?;
     }
     if let Some(hour) = stretch.completes().filter(|_| is_whole) {
         stretches.run(HOURLY, hour).await?;
+    }
+    // What was stored late has all hours since noted, and so the last one of each day.
+    if let Some(day) = stretch.completes_day().filter(|_| has_snapshots) {
+        stretches.run(DAYS, day).await?;
     }
     stretches.run(SENT_EARLIER, stretch).await?;
     stretches.run(COVERAGE, stretch).await?;

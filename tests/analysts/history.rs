@@ -66,6 +66,13 @@ impl History {
         }
     }
 
+    /// A poll at any time; without counts it said that there is no receipt.
+    pub async fn poll_at(&self, number: i64, time: Timestamp, counts: Option<(i64, i64)>) {
+        let code = if counts.is_some() { 0 } else { 10062 };
+        let counts = counts.and_then(|(read, unread)| Counts::new(read, unread));
+        self.poll_again(number, time, Receipt { code, counts }).await;
+    }
+
     /// A poll of a message that said that it has no receipt.
     pub async fn no_receipt(&self, number: i64, time: &str) {
         self.poll_again(number, at(time), Receipt { code: 10062, counts: None }).await;

@@ -7,6 +7,7 @@ mod commands;
 mod common;
 mod cookbook;
 mod dashboards;
+mod days;
 mod gaps;
 mod history;
 mod idle_hours;

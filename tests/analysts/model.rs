@@ -166,6 +166,38 @@ impl Polled {
         Some(format!("{}|{}|{}|{}", self.seq, both(self.known(|at| at <= moment)), seen.code(), shown(Some(seen.at))))
     }
 
+    /// The same when the snapshots of that day are gone: what the day before ended with, where the day's changes are not over.
+    fn at_without_snapshots(&self, moment: Timestamp) -> Option<String> {
+        self.seen.first().filter(|seen| seen.at <= moment)?;
+        let midnight = moment.duration_trunc(TimeDelta::days(1)).unwrap();
+        let of_day = || self.seen.iter().filter(|seen| midnight <= seen.at && seen.at < midnight + TimeDelta::days(1));
+        if of_day().next().is_none_or(|first| moment < first.at) || of_day().all(|seen| seen.at <= moment) {
+            return self.at(moment).map(|row| format!("{row}|t"));
+        }
+        let before = self.at(midnight - TimeDelta::microseconds(1));
+        Some(before.map_or_else(|| format!("{}|||||f", self.seq), |row| format!("{row}|f")))
+    }
+
+    /// The row of the message in `message_days`, if it changed on that day.
+    fn day(&self, midnight: Timestamp) -> Option<String> {
+        let end = midnight + TimeDelta::days(1);
+        let of_day: Vec<&Seen> = self.seen.iter().filter(|seen| midnight <= seen.at && seen.at < end).collect();
+        let (first, last) = (of_day.first()?, of_day.last()?);
+        let steps = of_day.iter().filter_map(|seen| Some((seen.counts?.0, seen.prior_read?)));
+        let (gained, lost) = steps.fold((0, 0), |(gained, lost), (read, prior)| {
+            (gained + (read - prior).max(0), lost + (prior - read).max(0))
+        });
+        let firsts = of_day.iter().filter(|seen| seen.prior_read.is_none()).filter_map(|seen| seen.counts);
+        let (found, counts) = (firsts.map(|counts| counts.0).sum::<i32>(), both(self.known(|at| at < end)));
+        let (from, until) = (shown(Some(first.at)), shown(Some(last.at)));
+        Some(format!(
+            "{}|{}|{gained}|{lost}|{found}|{counts}|{}|{from}|{until}",
+            self.seq,
+            midnight.format("%d"),
+            last.code()
+        ))
+    }
+
     /// The rows of the message in `receipt_curve`.
     fn curve(&self, step: TimeDelta) -> String {
         let steps = (0..).map(|number| self.sent_at + step * number).take_while(|at| *at <= self.known_until);
@@ -266,6 +298,9 @@ const MILESTONES: &str = "SELECT msg_seq, read_num, unread_num, to_char(known_un
     read_rate_15m::numeric(5, 4), read_rate_1h::numeric(5, 4), read_rate_24h::numeric(5, 4), read_rate_7d::numeric(5, 4)
     FROM receiptd.message_milestones, (SELECT 'DD HH24:MI:SS' AS t) form WHERE first_polled_at IS NOT NULL ORDER BY msg_seq";
 
+const DAYS: &str = "SELECT msg_seq, to_char(day, 'DD'), reads_gained, reads_lost, reads_found, read_num, unread_num, code,
+    to_char(first_seen_at, 'DD HH24:MI:SS'), to_char(last_seen_at, 'DD HH24:MI:SS') FROM receiptd.message_days ORDER BY 1, 2";
+
 const HOURLY: &str =
     "SELECT to_char(hour, 'DD HH24:MI:SS'), messages_sent, messages_active, reads_gained, reads_lost, reads_found,
     unread_backlog, messages_aged_24h FROM receiptd.hourly_receipts ORDER BY hour";
@@ -310,6 +345,27 @@ async fn compare(seed: u64) {
     let empty = |row: &&String| row.ends_with("|0|0|0|0|0|0|0");
     assert_eq!(told.lines().count(), expected.iter().filter(|row| !empty(row)).count(), "hours of seed {seed}\n{told}");
     ask_at_moments(&history, &messages, &mut random, seed);
+    let days = [at("00:00"), at("00:00") + TimeDelta::days(1)];
+    let expected: Vec<String> =
+        messages.iter().flat_map(|message| days.iter().filter_map(|midnight| message.day(*midnight))).collect();
+    assert_eq!(history.psql(DAYS), expected.join("\n"), "days of seed {seed}");
+    for day in ["20", "21"] {
+        history.psql(&format!("DROP TABLE receiptd_partitions.receipt_snapshots_202611{day}"));
+    }
+    assert_eq!(history.psql(DAYS), expected.join("\n"), "days of seed {seed}");
+    ask_at_moments_without_snapshots(&history, &messages, &mut random, seed);
+}
+
+fn ask_at_moments_without_snapshots(history: &History, messages: &[Polled], random: &mut Rng, seed: u64) {
+    for _ in 0..6 {
+        let moment = at("00:00") + TimeDelta::seconds(random.i64(0..48 * 3_600));
+        let known: Vec<String> = messages.iter().filter_map(|message| message.at_without_snapshots(moment)).collect();
+        let asked = format!(
+            "SELECT msg_seq, read_num, unread_num, code, to_char(observed_at, 'DD HH24:MI:SS'), is_exact
+             FROM receiptd.receipts_at('{moment}') ORDER BY msg_seq"
+        );
+        assert_eq!(history.psql(&asked), known.join("\n"), "without snapshots: seed {seed} at {moment}");
+    }
 }
 
 fn ask_at_moments(history: &History, messages: &[Polled], random: &mut Rng, seed: u64) {

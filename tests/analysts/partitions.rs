@@ -28,7 +28,7 @@ async fn retention_and_roles_touch_nothing_of_somebody_else_in_the_schema_of_the
     let before = history.psql(UNTOUCHED);
     assert_eq!(before.matches(" f").count(), 3, "{before}");
     let days = Some(TimeDelta::days(1));
-    let keep = Retention { snapshots: days, calls: days, rollups: days };
+    let keep = Retention { snapshots: days, calls: days, rollups: days, message_days: days };
     let removed = enforce(&history.store, &keep, "2026-11-24T12:00:00Z".parse().unwrap()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (10, 0), "its own go");
     // As the owner of the schema would, were it no superuser.

@@ -15,8 +15,12 @@ use crate::{
     rig::{Rig, app},
 };
 
-const KEEP: Retention =
-    Retention { snapshots: Some(TimeDelta::days(3)), calls: Some(TimeDelta::days(3)), rollups: None };
+const KEEP: Retention = Retention {
+    snapshots: Some(TimeDelta::days(3)),
+    calls: Some(TimeDelta::days(3)),
+    rollups: None,
+    message_days: None,
+};
 
 /// Of the days from 18 to 30, those until 20 have gone by then, and are older than three days.
 fn now() -> Timestamp {

@@ -91,7 +91,7 @@ fn functions(database: &TestDatabase) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
-const READ: [&str; 16] = [
+const READ: [&str; 18] = [
     "api_calls",
     "data_freshness",
     "group_engagement",
@@ -99,7 +99,9 @@ const READ: [&str; 16] = [
     "groups",
     "hourly_receipts",
     "latest_receipts",
+    "message_days",
     "message_milestones",
+    "message_receipts_daily",
     "messages",
     "never_read",
     "poll_coverage",
@@ -200,6 +202,8 @@ const TWO_APPS: &str = "
         SELECT now(), now(), group_key, 1, 1, 1, 0, 'success', 0, 200, 1 FROM receiptd.watched_groups;
     INSERT INTO receiptd.group_receipts_hourly (group_key, hour)
         SELECT group_key, date_trunc('hour', now(), 'UTC') FROM receiptd.watched_groups;
+    INSERT INTO receiptd.message_receipts_daily SELECT group_key, current_date, 1, now(), now(), 0, 0, 0, 0, 2, 0
+        FROM receiptd.watched_groups;
     INSERT INTO receiptd.poll_gaps SELECT group_key, now() - interval '1 hour', now(), 1, 'waiting' FROM receiptd.watched_groups;
     INSERT INTO receiptd.poller_leases (sdk_app_id, epoch, acquired_at, expires_at, rolled_up_until)
         SELECT app, 1, now(), now(), now() FROM unnest(ARRAY[1400000000, 77]) AS app;";

@@ -1,0 +1,38 @@
+-- $1 app, $2 UTC midnight, $3 the next one, $4 unused, groups from $5 to $6 without $7: one row for each message of which snapshots were
+-- stored in the day. What one had stays: snapshots only come.
+INSERT INTO receiptd.message_receipts_daily AS d (group_key, day, msg_seq, first_seen_at, last_seen_at, reads_gained, reads_lost,
+    reads_found, read_num, unread_num, code)
+SELECT group_key, ($2::timestamptz AT TIME ZONE 'UTC')::date, msg_seq, s.first_seen_at, s.last_seen_at, s.gained, s.lost, s.found,
+    coalesce(last.read_num, counted.read_num, before.read_num), coalesce(last.unread_num, counted.unread_num, before.unread_num),
+    last.code
+FROM (
+    SELECT group_key, msg_seq, min(polled_at) AS first_seen_at, max(polled_at) AS last_seen_at,
+        coalesce(sum(greatest(read_num - prior_read_num, 0)), 0) AS gained,
+        coalesce(sum(greatest(prior_read_num - read_num, 0)), 0) AS lost,
+        coalesce(sum(read_num) FILTER (WHERE prior_read_num IS NULL), 0) AS found
+    FROM receiptd.receipt_snapshots
+    WHERE polled_at >= $2 AND polled_at < $3 AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7)
+        AND group_key IN (SELECT group_key FROM receiptd.watched_groups WHERE sdk_app_id = $1)
+    GROUP BY group_key, msg_seq
+) s
+JOIN receiptd.receipt_snapshots last USING (group_key, msg_seq)
+-- Where the receipt had ended, the counts that were known last.
+LEFT JOIN LATERAL (
+    SELECT c.read_num, c.unread_num FROM receiptd.receipt_snapshots c
+    WHERE last.read_num IS NULL AND c.group_key = last.group_key AND c.msg_seq = last.msg_seq AND c.read_num IS NOT NULL
+        AND c.polled_at >= $2 AND c.polled_at < $3
+    ORDER BY c.polled_at DESC LIMIT 1
+) counted ON true
+LEFT JOIN LATERAL (
+    SELECT b.read_num, b.unread_num FROM receiptd.message_receipts_daily b
+    WHERE last.read_num IS NULL AND counted.read_num IS NULL AND b.group_key = last.group_key AND b.msg_seq = last.msg_seq
+        AND b.day < ($2::timestamptz AT TIME ZONE 'UTC')::date
+    ORDER BY b.day DESC LIMIT 1
+) before ON true
+WHERE last.polled_at = s.last_seen_at AND last.polled_at >= $2 AND last.polled_at < $3
+ORDER BY group_key, msg_seq
+ON CONFLICT (group_key, msg_seq, day) DO UPDATE SET first_seen_at = EXCLUDED.first_seen_at, last_seen_at = EXCLUDED.last_seen_at,
+    reads_gained = EXCLUDED.reads_gained, reads_lost = EXCLUDED.reads_lost, reads_found = EXCLUDED.reads_found,
+    read_num = EXCLUDED.read_num, unread_num = EXCLUDED.unread_num, code = EXCLUDED.code
+-- A day done again for one message writes that one alone.
+WHERE d.* IS DISTINCT FROM EXCLUDED.*
