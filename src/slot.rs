@@ -83,8 +83,10 @@ pub struct Slot {
     pub version: i64,
     /// When the first attempt of the last poll was sent that is stored.
     pub last_called_at: Option<Timestamp>,
-    /// Its active messages, by rising seq.
+    /// Its active messages, by rising seq, each once.
     pub messages: Vec<SlotMessage>,
+    /// Whether its row holds more, which is no message or one twice: somebody has edited it. All of it is to be written.
+    pub is_wrong: bool,
     /// A slot whose messages are polled along and move here if the poll succeeds.
     pub absorbs: Option<Absorbed>,
 }
@@ -152,12 +154,14 @@ impl Slot {
     }
 
     /// Takes in the messages of another slot of the same group, for a common poll. Each stays known as it was.
-    pub fn absorb(&mut self, other: Slot) {
+    pub fn absorb(&mut self, mut other: Slot) {
+        other.messages.retain(|message| self.messages.iter().all(|own| own.seq != message.seq));
         let seqs = other.messages.iter().map(|message| message.seq).collect();
         self.absorbs = Some(Absorbed { key: other.key, version: other.version, seqs });
         self.last_polled_at = self.last_polled_at.max(other.last_polled_at);
         self.messages.extend(other.messages);
         self.messages.sort_unstable_by_key(|message| message.seq);
+        self.is_wrong |= other.is_wrong;
     }
 }
 
@@ -237,6 +241,7 @@ mod tests {
             version: slot_id,
             last_called_at: None,
             messages: seqs.iter().map(message).collect(),
+            is_wrong: false,
             absorbs: None,
         }
     }
@@ -255,6 +260,18 @@ mod tests {
         ] {
             assert_eq!(first.may_absorb(&second, 5), may, "{first:?} {second:?}");
         }
+    }
+
+    #[test]
+    fn a_message_that_two_slots_hold_is_polled_once_and_stays_in_the_first() {
+        let (mut common, second) =
+            (slot(1, &[1, 2].into(), None), Slot { is_wrong: true, ..slot(2, &[2, 3].into(), None) });
+        let first = common.messages.clone();
+        common.absorb(second);
+        assert_eq!(common.messages.iter().map(|message| message.seq.get()).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(common.is_wrong, "what else the second held is not to stay");
+        common.leave_absorbed();
+        assert_eq!(common.messages, first);
     }
 
     proptest! {

@@ -101,9 +101,14 @@ impl Kept {
         self.slot.version
     }
 
+    /// Whether its slot was found wrong, so that messages may name it which it does not hold.
+    pub fn is_slot_wrong(&self) -> bool {
+        self.slot.is_wrong
+    }
+
     /// Whether there is nothing to write about the slot but that it goes: it was empty.
     pub fn drops_slot(&self) -> bool {
-        self.poll.attempts.is_empty() && self.recording.is_empty
+        self.poll.attempts.is_empty() && self.recording.is_empty && !self.slot.is_wrong
     }
 
     /// Its slot, and the one that it takes in.
@@ -173,7 +178,7 @@ impl Kept {
         let merges = recording.absorbs.is_some();
         let (mut held, mut closed) = (Vec::with_capacity(self.slot.messages.len()), vec![]);
         let mut parts = vec![vec![]; recording.parts.len()];
-        let (mut is_other, mut is_counted) = (merges, false);
+        let (mut is_other, mut is_counted) = (merges || self.slot.is_wrong, false);
         let mut changes = recording.messages.iter().peekable();
         for message in &self.slot.messages {
             let change = changes.next_if(|change| change.seq == message.seq);

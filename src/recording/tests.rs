@@ -66,6 +66,7 @@ fn slot(messages: Vec<SlotMessage>) -> Slot {
         version: 7,
         last_called_at: None,
         messages,
+        is_wrong: false,
         absorbs: None,
     }
 }

@@ -12,10 +12,11 @@ use crate::domain::Timestamp;
 /// The beginning of PostgreSQL's calendar, 2000-01-01, in microseconds since that of Unix.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The elements of an array of one dimension, of which each takes `N` bytes and is what `of` makes of these.
+/// The elements of an array of one dimension, of which each takes `N` bytes and is what `of` makes of these. There are none if it
+/// is another array, which only a person may have made.
 ///
 /// # Errors
-/// If the column is not there, or holds anything else.
+/// If the column is not there.
 pub(super) fn elements<const N: usize, T>(
     row: &PgRow,
     column: &str,
@@ -24,28 +25,12 @@ pub(super) fn elements<const N: usize, T>(
     let value = row.try_get_raw(column)?;
     let is_binary = value.format() == PgValueFormat::Binary && !value.is_null();
     let bytes = value.as_bytes().map_err(Error::Decode)?;
-    is_binary.then(|| read(bytes, of)).flatten().ok_or_else(|| unreadable(column))
-}
-
-/// The same where none of them is null.
-///
-/// # Errors
-/// If one is, too.
-pub(super) fn all_elements<const N: usize, T>(
-    row: &PgRow,
-    column: &str,
-    of: fn([u8; N]) -> Option<T>,
-) -> Result<Vec<T>, Error> {
-    elements(row, column, of)?.into_iter().collect::<Option<Vec<T>>>().ok_or_else(|| unreadable(column))
+    Ok(is_binary.then(|| read(bytes, of)).flatten().unwrap_or_default())
 }
 
 /// A time, as an element has it.
 pub(super) fn time(bytes: [u8; 8]) -> Option<Timestamp> {
     DateTime::from_timestamp_micros(i64::from_be_bytes(bytes).checked_add(EPOCH_MICROS)?)
-}
-
-fn unreadable(column: &str) -> Error {
-    Error::ColumnDecode { index: column.to_owned(), source: "it is not the array expected".into() }
 }
 
 /// The array in PostgreSQL's binary form: how many dimensions, whether there are nulls, the type, and for each dimension its length
@@ -70,7 +55,10 @@ fn read<const N: usize, T>(bytes: &[u8], of: fn([u8; N]) -> Option<T>) -> Option
             continue;
         }
         let (element, rest) = rest.split_first_chunk()?;
-        elements.push(Some(of(*element).filter(|_| usize::try_from(size) == Ok(N))?));
+        if usize::try_from(size) != Ok(N) {
+            return None;
+        }
+        elements.push(of(*element));
         bytes = rest;
     }
     bytes.is_empty().then_some(elements)

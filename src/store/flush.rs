@@ -10,7 +10,7 @@ mod unwatched;
 
 use std::collections::HashSet;
 
-use self::rows::{close_messages, drop_slots, merge_slots, part_slots};
+use self::rows::{close_messages, drop_slots, mend_slots, merge_slots, part_slots};
 pub(super) use self::{
     milestones::write_milestones,
     rows::{write_calls, write_groups, write_snapshots},
@@ -148,7 +148,9 @@ pub(super) async fn write_slots<'i, 'k>(
 pub(super) async fn write_rows(connection: &mut Session, items: &[&Item<'_>]) -> Result<Vec<Made>, sqlx::Error> {
     merge_slots(connection, items).await?;
     close_messages(connection, items).await?;
-    part_slots(connection, items).await
+    let made = part_slots(connection, items).await?;
+    mend_slots(connection, items).await?;
+    Ok(made)
 }
 
 /// What became of the slots of a poll that is written.

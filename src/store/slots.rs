@@ -5,7 +5,7 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 
 use super::{
     Store, StoreError,
-    arrays::{all_elements, elements, time},
+    arrays::{elements, time},
     statement::{query, query_as},
     transaction::SHORT,
 };
@@ -19,7 +19,7 @@ const READ_SLOTS: &str = "
     SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
         s.quiet_polls, s.failures, g.group_id, g.state, g.cadence,
         s.msg_seqs, s.sent_at, s.aged_from, s.first_polled_at, s.read_num, s.unread_num, s.code, s.changed_at, s.known_apart,
-        s.no_receipt_polls, s.refused_since
+        s.no_receipt_polls, s.refused_since, cardinality(s.msg_seqs) AS messages
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
     JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key";
@@ -138,6 +138,7 @@ pub(super) fn keyed(rows: Vec<(GroupKey, SlotId, Timestamp)>) -> Vec<(SlotKey, T
 fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
     let known_until: Option<Timestamp> = row.try_get("known_until")?;
     let group_id: String = row.try_get("group_id")?;
+    let (messages, is_wrong) = messages(row, known_until)?;
     Ok(Slot {
         key: SlotKey { group_key: row.try_get("group_key")?, slot_id: row.try_get("slot_id")? },
         group_id: group_id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
@@ -154,40 +155,45 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
         failures: row.try_get("failures")?,
         version: row.try_get("version")?,
         last_called_at: row.try_get("last_called_at")?,
-        messages: messages(row, known_until)?,
+        messages,
+        is_wrong,
         absorbs: None,
     })
 }
 
-fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Vec<SlotMessage>, sqlx::Error> {
+/// The messages of a slot, and whether its arrays hold anything else. Only a person can have written that.
+fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<SlotMessage>, bool), sqlx::Error> {
     let (int, times) = (|bytes| Some(i32::from_be_bytes(bytes)), |column| elements(row, column, time));
-    let seqs = all_elements(row, "msg_seqs", |bytes| Some(i64::from_be_bytes(bytes)))?;
-    let sent_at = all_elements(row, "sent_at", time)?;
-    let (aged_from, first_polled_at) = (times("aged_from")?, times("first_polled_at")?);
+    let seqs = elements(row, "msg_seqs", |bytes| MsgSeq::try_from(i64::from_be_bytes(bytes)).ok())?;
+    let (sent_at, aged_from) = (times("sent_at")?, times("aged_from")?);
+    let (first_polled_at, changed_at) = (times("first_polled_at")?, times("changed_at")?);
     let (read, unread) = (elements(row, "read_num", int)?, elements(row, "unread_num", int)?);
-    let (code, changed_at) = (elements(row, "code", int)?, times("changed_at")?);
-    let known_apart = times("known_apart")?;
-    let no_receipt_polls = all_elements(row, "no_receipt_polls", |bytes| Some(i16::from_be_bytes(bytes)))?;
+    let (code, known_apart) = (elements(row, "code", int)?, times("known_apart")?);
+    let no_receipt_polls = elements(row, "no_receipt_polls", |bytes| Some(i16::from_be_bytes(bytes)))?;
     let refused_since = times("refused_since")?;
-    let mut messages = Vec::with_capacity(seqs.len());
-    for (index, seq) in seqs.into_iter().enumerate() {
-        let receipt = receipt(code[index], read[index], unread[index]);
-        messages.push(SlotMessage {
-            seq: MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-            sent_at: aged_from[index].unwrap_or(sent_at[index]),
-            first_sent_at: sent_at[index],
-            first_polled_at: first_polled_at[index],
+    let message = |index: usize| {
+        let receipt = receipt(*code.get(index)?, *read.get(index)?, *unread.get(index)?);
+        let (known_apart, first_sent_at) = (*known_apart.get(index)?, (*sent_at.get(index)?)?);
+        Some(SlotMessage {
+            seq: (*seqs.get(index)?)?,
+            sent_at: aged_from.get(index)?.unwrap_or(first_sent_at),
+            first_sent_at,
+            first_polled_at: *first_polled_at.get(index)?,
             receipt,
-            changed_at: changed_at[index],
-            known_until: receipt.and(known_apart[index].or(slot_known_until)),
-            known_apart: known_apart[index].is_some(),
-            no_receipt_polls: no_receipt_polls[index],
-            refused_since: refused_since[index],
+            changed_at: *changed_at.get(index)?,
+            known_until: receipt.and(known_apart.or(slot_known_until)),
+            known_apart: known_apart.is_some(),
+            no_receipt_polls: (*no_receipt_polls.get(index)?)?,
+            refused_since: *refused_since.get(index)?,
             has_joined: false,
-        });
-    }
-    messages.sort_unstable_by_key(|message| message.seq);
-    Ok(messages)
+        })
+    };
+    let mut messages: Vec<SlotMessage> = (0..seqs.len()).filter_map(message).collect();
+    messages.sort_by_key(|message| message.seq);
+    messages.dedup_by_key(|message| message.seq);
+    let length: i32 = row.try_get("messages")?;
+    let is_wrong = usize::try_from(length) != Ok(messages.len());
+    Ok((messages, is_wrong))
 }
 
 /// A receipt, as columns have it.

@@ -8,6 +8,7 @@ mod calling;
 mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
+mod edited;
 mod error_classes;
 mod failing;
 mod far_away;

@@ -49,6 +49,7 @@ pub fn slot(messages: i64) -> Slot {
         version: 0,
         last_called_at: None,
         messages: (1..=messages).map(message).collect(),
+        is_wrong: false,
         absorbs: None,
     }
 }

@@ -194,6 +194,7 @@ impl Database {
                 version: row.version,
                 last_called_at: row.last_called_at,
                 messages: messages.collect(),
+                is_wrong: false,
                 absorbs: None,
             })
         };

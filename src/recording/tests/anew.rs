@@ -95,6 +95,16 @@ fn a_poll_that_saw_the_same_leaves_what_its_slot_holds_alone() {
 }
 
 #[test]
+fn what_somebody_wrote_into_a_slot_goes_with_the_next_poll_also_if_that_fails() {
+    let wrong = |messages| Slot { is_wrong: true, ..slot(messages) };
+    let failed = kept(wrong(vec![message(1)]), Poll::ended(PollEnd::GivenUp));
+    assert!(matches!(failed.outcome(&[]).contents, Contents::Other(held) if seqs(&held) == [1]));
+    let (wrong, empty) =
+        (kept(wrong(vec![]), Poll::ended(PollEnd::Complete)), kept(slot(vec![]), Poll::ended(PollEnd::Complete)));
+    assert!(!wrong.drops_slot() && empty.drops_slot(), "one that names no message is written first");
+}
+
+#[test]
 fn a_message_that_is_done_leaves_the_slot_with_what_is_known_of_it() {
     let done = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
     let both = vec![(seq(1), counted(3, 0)), (seq(2), counted(1, 2))];

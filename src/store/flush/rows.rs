@@ -55,12 +55,37 @@ pub(super) async fn merge_slots(connection: &mut Session, items: &[&Item<'_>]) -
     if deleted.rows_affected() == merges.len() as u64 { Ok(()) } else { Err(changed()) }
 }
 
+/// Takes messages out of slots that do not hold them though their rows say so: they get others. Somebody has edited the slots.
+async fn release_strays(connection: &mut Session, slots: &[(SlotKey, i64)]) -> Result<(), sqlx::Error> {
+    query(
+        "UPDATE receiptd.watched_messages m SET slot_id = NULL
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, slot_id, version)
+         JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
+         WHERE m.group_key = u.group_key AND m.slot_id = u.slot_id AND array_position(s.msg_seqs, m.msg_seq) IS NULL",
+    )
+    .bind(slots.iter().map(|slot| slot.0.group_key).collect::<Vec<_>>())
+    .bind(slots.iter().map(|slot| slot.0.slot_id).collect::<Vec<_>>())
+    .bind(slots.iter().map(|slot| slot.1).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Looks after slots that were found wrong, now that they hold nothing else than messages.
+pub(super) async fn mend_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
+    let wrong = items.iter().filter(|item| item.kept.is_slot_wrong());
+    let wrong: Vec<(SlotKey, i64)> = wrong.map(|item| (item.recording().slot, item.kept.version() + 1)).collect();
+    if wrong.is_empty() { Ok(()) } else { release_strays(connection, &wrong).await }
+}
+
 /// Deletes slots that were found empty and still are. Returns these.
 pub(super) async fn drop_slots(connection: &mut Session, items: &[Item<'_>]) -> Result<Vec<SlotKey>, sqlx::Error> {
     let empty: Vec<&Item<'_>> = items.iter().filter(|item| item.kept.drops_slot()).collect();
     if empty.is_empty() {
         return Ok(vec![]);
     }
+    let of = |item: &&Item<'_>| (item.recording().slot, item.kept.version());
+    release_strays(connection, &empty.iter().map(of).collect::<Vec<_>>()).await?;
     query_as(
         "DELETE FROM receiptd.poll_slots s
          USING unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, slot_id, version)

@@ -4,6 +4,7 @@ use crate::{
     clock,
     log_throttle::LogThrottle,
     recording::Recording,
+    slot::SlotKey,
     store::{Aside, Store, StoreError},
 };
 
@@ -14,6 +15,7 @@ pub(super) struct Said {
     held: LogThrottle,
     refused: LogThrottle,
     unmade: LogThrottle,
+    mended: LogThrottle,
 }
 
 impl Said {
@@ -41,6 +43,16 @@ impl Said {
             let (cause, sqlstate) = (refusal as &dyn std::error::Error, refusal.sqlstate());
             let what = "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason";
             tracing::error!(error = cause, count, group, sqlstate, rows = aside.rows, "{what}");
+        }
+    }
+
+    /// A slot held something that was no message, or one twice.
+    pub fn mended(&mut self, slot: SlotKey) {
+        if let Some(count) = self.mended.happened(clock::uptime()) {
+            let SlotKey { group_key, slot_id } = slot;
+            let what = "a row of receiptd.poll_slots was edited and held what is no message, or one twice: that is removed, and \
+                 messages that it did not hold get another slot";
+            tracing::warn!(count, group_key, slot_id, "{what}");
         }
     }
 

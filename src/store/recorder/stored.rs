@@ -17,6 +17,8 @@ impl Recorder {
         if matches!(how, How::Whole) {
             stored.iter().for_each(|kept| _ = self.refusals.remove(&kept.recording.slot));
         }
+        let wrong = stored.iter().filter(|kept| kept.is_slot_wrong());
+        wrong.for_each(|kept| self.said.mended(kept.recording.slot));
         self.count(&stored);
         metrics::counter!("receiptd_receipts_dropped_total").increment(dropped as u64);
         metrics::histogram!("receiptd_flush_rows").record(stored.iter().map(|kept| rows(kept)).sum::<usize>() as f64);

@@ -1,0 +1,73 @@
+//! Somebody edits what only the daemon writes: what makes no sense goes, no message is lost, and no other slot has to wait.
+
+use sqlx::AssertSqlSafe;
+
+use crate::rig::{Rig, simulator_config};
+
+const ARRAYS: [&str; 11] = [
+    "msg_seqs",
+    "sent_at",
+    "aged_from",
+    "first_polled_at",
+    "read_num",
+    "unread_num",
+    "code",
+    "changed_at",
+    "known_apart",
+    "no_receipt_polls",
+    "refused_since",
+];
+
+/// Sets every array of a slot to something, in which `@` stands for it.
+fn every_array(value: &str) -> String {
+    let set = ARRAYS.map(|array| format!("{array} = {}", value.replace('@', array)));
+    set.join(", ")
+}
+
+/// Every message is in the slot that its row names, and nothing else is in a slot.
+const IS_RIGHT: &str =
+    "(SELECT count(*) = 6 AND bool_and(e.slot_id IS NOT NULL AND m.state = 'active' AND isfinite(e.sent_at))
+    FROM receiptd.slot_messages e FULL JOIN receiptd.watched_messages m USING (group_key, slot_id, msg_seq))";
+
+#[tokio::test]
+async fn a_slot_that_somebody_edited_is_put_right_and_all_messages_are_polled_on() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    rig.start().await;
+    rig.watch("edited", 1..=3).await;
+    rig.watch("other", 1..=3).await;
+    let without_number = every_array("@ || @[1:1]").replace("msg_seqs || msg_seqs[1:1]", "msg_seqs || NULL::bigint");
+    for edit in [
+        &every_array("@ || @[2:2]"),
+        &without_number,
+        "msg_seqs[2] = 99999999999",
+        "sent_at[1] = 'infinity', changed_at[2] = '-infinity'",
+        &every_array("'{}'"),
+        &every_array("ARRAY[@]"),
+    ] {
+        rig.until(IS_RIGHT).await;
+        let edited = format!(
+            "UPDATE receiptd.poll_slots SET {edit}
+             WHERE group_key = (SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'edited')"
+        );
+        let rows = sqlx::query(AssertSqlSafe(edited)).execute(&rig.pool).await.unwrap().rows_affected();
+        let since: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
+        assert_eq!(rows, 1, "{edit}");
+        let polled = "SELECT count(*) = 6 AND bool_and(known_until > '{}') FROM receiptd.latest_receipts";
+        rig.until(&format!("{IS_RIGHT} AND ({})", polled.replace("{}", &since.to_rfc3339()))).await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_whose_row_somebody_deleted_is_watched_anew_and_once() {
+    let mut rig = Rig::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;
+    rig.value::<i64>(
+        "WITH gone AS (DELETE FROM receiptd.watched_messages WHERE msg_seq = 2 RETURNING 1) SELECT count(*) FROM gone",
+    )
+    .await;
+    rig.watch("g", [2]).await;
+    rig.until(&IS_RIGHT.replace("= 6", "= 3")).await;
+    rig.stop().await;
+}
