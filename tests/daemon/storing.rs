@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use receiptd::{
     cadence::{Cadence, Cadences, Tier},
     domain::Counts,
@@ -150,6 +151,21 @@ async fn what_was_told_of_a_message_that_its_owner_unwatched_meanwhile_is_stored
         assert!(rig.value::<bool>(known).await, "{unwatch}");
         rig.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_was_told_of_messages_that_are_forgotten_meanwhile_is_counted() {
+    let metrics = PrometheusBuilder::new().build_recorder();
+    let _here = metrics::set_default_local_recorder(&metrics);
+    let (mut rig, mut open, answer) =
+        while_somebody_holds("SELECT receiptd.unwatch_messages(1400000000, 'held')").await;
+    let forget = "DELETE FROM receiptd.watched_messages WHERE state = 'removed'";
+    sqlx::query(forget).execute(&mut *open).await.unwrap();
+    open.commit().await.unwrap();
+    rig.stop().await;
+    assert_eq!(rig.count(&answer).await, 0);
+    let told = metrics.handle().render();
+    assert!(told.contains("\nreceiptd_receipts_dropped_total 3\n"), "{told}");
 }
 
 #[tokio::test]
