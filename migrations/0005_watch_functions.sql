@@ -241,7 +241,16 @@ BEGIN
         ON CONFLICT (group_key, msg_seq) DO UPDATE
             SET state = 'active', labels = EXCLUDED.labels, closed_at = NULL, no_receipt_polls = 0, added_at = now(),
                 sent_at = least(w.sent_at, EXCLUDED.sent_at),
-                aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END
+                aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END,
+                -- Counts at an age are those at another time by now if it was sent earlier.
+                read_15m = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_15m END,
+                unread_15m = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_15m END,
+                read_1h = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_1h END,
+                unread_1h = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_1h END,
+                read_24h = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_24h END,
+                unread_24h = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_24h END,
+                read_7d = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_7d END,
+                unread_7d = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_7d END
             WHERE w.state <> 'active';
     GET DIAGNOSTICS added = ROW_COUNT;
     IF watch_keys.labels IS NOT NULL THEN

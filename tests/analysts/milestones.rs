@@ -5,7 +5,7 @@ use receiptd::domain::{Counts, Receipt};
 
 use crate::{
     history::{History, at, recording},
-    rig::seq,
+    rig::{APP, seq},
 };
 
 async fn milestones(history: &History, seq: i64) -> String {
@@ -127,6 +127,20 @@ async fn the_last_counts_are_carried_no_further_than_polls_go_on() {
     assert_eq!(rates(&history, 1), "0.1|0.1|", "it was due, and has failed");
     history.close(1, "removed", "10:02");
     assert_eq!(rates(&history, 1), "0.1|0.1|");
+}
+
+#[tokio::test]
+async fn rates_at_ages_that_an_earlier_time_of_sending_moves_are_not_those_of_before() {
+    for (sent_at, expected) in [("09:00", "0.1|0.5|0.6"), ("09:05", "0.1|0.5|0.6"), ("08:40", "||0.6")] {
+        let history = History::new().await;
+        history.message(1, "09:00");
+        history.polls(1, &[("09:01", 1, 9), ("09:15", 1, 9), ("09:20", 5, 5), ("10:00", 5, 5), ("10:10", 6, 4)]).await;
+        history.close(1, "all_read", "10:11");
+        assert_eq!(rates(&history, 1), "0.1|0.5|0.6");
+        history.psql(&format!("SELECT receiptd.watch_messages({APP}, 'g', '{{1}}', '{}')", at(sent_at)));
+        history.close(1, "all_read", "10:12");
+        assert_eq!(rates(&history, 1), expected, "{sent_at}");
+    }
 }
 
 #[tokio::test]
