@@ -281,6 +281,8 @@ BEGIN
         CASE WHEN watch_messages.labels IS NOT NULL THEN array_fill(watch_messages.labels, ARRAY[n]) END);
     IF added > 0 THEN
         PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, added::integer);
+        -- Somebody may have unwatched the group since it was looked at.
+        UPDATE receiptd.watched_groups g SET state = 'active' WHERE g.group_key = key AND g.state = 'removed';
     END IF;
     RETURN added;
 END
@@ -369,6 +371,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     removed bigint := receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
 BEGIN
+    -- Who has added messages meanwhile and is not done holds the group: these are then seen, and nobody adds any more.
+    PERFORM FROM receiptd.watched_groups g
+        WHERE g.sdk_app_id = unwatch_group.sdk_app_id AND g.group_id = unwatch_group.group_id FOR UPDATE;
+    removed := removed + receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
     UPDATE receiptd.watched_groups g SET state = 'removed'
         WHERE g.sdk_app_id = unwatch_group.sdk_app_id AND g.group_id = unwatch_group.group_id AND g.state <> 'removed';
     RETURN removed;

@@ -35,17 +35,16 @@ async fn messages(rig: &Rig) -> String {
     .await
 }
 
-/// Unwatches messages while `open` is about to commit. Returns how many were active.
-async fn unwatched_meanwhile(rig: &Rig, open: sqlx::Transaction<'static, sqlx::Postgres>, unwatch: &str) -> i64 {
-    let (pool, unwatch) = (rig.pool.clone(), format!("SELECT receiptd.{unwatch}"));
-    let removed =
-        tokio::spawn(async move { sqlx::query_scalar(AssertSqlSafe(unwatch)).fetch_one(&pool).await.unwrap() });
+/// Calls a function while `open` is about to commit. Returns what it tells.
+async fn meanwhile(rig: &Rig, open: sqlx::Transaction<'static, sqlx::Postgres>, call: &str) -> i64 {
+    let (pool, call) = (rig.pool.clone(), format!("SELECT receiptd.{call}"));
+    let told = tokio::spawn(async move { sqlx::query_scalar(AssertSqlSafe(call)).fetch_one(&pool).await.unwrap() });
     let waits = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     while rig.count(waits).await == 0 {
         tokio::task::yield_now().await;
     }
     open.commit().await.unwrap();
-    removed.await.unwrap()
+    told.await.unwrap()
 }
 
 /// Where three messages of a group are, with what is known: before, and after what the daemon commits while they are unwatched.
@@ -74,10 +73,29 @@ async fn a_message_that_moves_while_it_is_unwatched_leaves_its_new_slot() {
             sqlx::query("UPDATE receiptd.watched_messages SET slot_id = NULL").execute(&mut *open).await.unwrap();
             drop_slots(&mut open, &before.iter().map(|slot| slot.0).collect::<Vec<_>>()).await;
             make_slots(&mut open, after).await;
-            assert_eq!(unwatched_meanwhile(&rig, open, unwatch).await, removed, "{what}, {unwatch}");
+            assert_eq!(meanwhile(&rig, open, unwatch).await, removed, "{what}, {unwatch}");
             let slot = after.iter().find(|slot| slot.1.contains(&(3, 6))).unwrap().0;
             let third = if removed == 3 { "3 removed 6".to_owned() } else { format!("3 active 6 {slot}") };
             assert_eq!(messages(&rig).await, format!("1 removed 3, 2 removed 5, {third}"), "{what}, {unwatch}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_watched_while_its_group_is_unwatched_is_removed_or_the_group_comes_back() {
+    let (watch, unwatch) = ("watch_messages(1400000000, 'g', '{4}')", "unwatch_group(1400000000, 'g')");
+    for (first, second, expected) in [
+        (watch, unwatch, "group removed: 1 removed, 2 removed, 4 removed"),
+        (unwatch, watch, "group active: 1 removed, 2 removed, 4 active"),
+    ] {
+        let rig = Rig::stopped(simulator_config()).await;
+        rig.watch("g", [1, 2]).await;
+        let mut open = rig.pool.begin().await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("SELECT receiptd.{first}"))).execute(&mut *open).await.unwrap();
+        meanwhile(&rig, open, second).await;
+        let stands =
+            "SELECT 'group ' || g.state || ': ' || string_agg(msg_seq || ' ' || m.state, ', ' ORDER BY msg_seq)
+            FROM receiptd.watched_groups g JOIN receiptd.watched_messages m USING (group_key) GROUP BY g.state";
+        assert_eq!(rig.value::<String>(stands).await, expected);
     }
 }
