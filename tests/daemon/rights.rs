@@ -1,11 +1,12 @@
 //! The rights that the daemon's role needs in the database, as docs/operators.md lists them, and what is said without them.
 
-use receiptd::store::Store;
-use sqlx::{Connection, PgConnection};
+use receiptd::{lifecycle::Daemon, store::Store};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     common::TestDatabase,
-    rig::{Rig, app, group, simulator_config},
+    rig::{APP, Rig, app, group, simulator_config},
 };
 
 /// A database that nobody but its owner may use, and a role that may do nothing but connect to it. Returns the role's URL.
@@ -285,4 +286,36 @@ async fn a_pooled_connection_that_the_server_has_ended_is_replaced_without_a_fai
         AND state = 'idle'";
     while database.psql(alive) != "0" {}
     store.server_version().await.unwrap();
+}
+
+#[tokio::test]
+async fn rights_by_app_may_be_given_and_taken_while_one_daemon_hands_over_to_another() {
+    let database = TestDatabase::new().await;
+    let url = role_that_may_connect(&database).await;
+    let reader = format!("reader_of_{}", database.name());
+    database.psql(&format!("GRANT CREATE ON DATABASE {0} TO owner_of_{0}; CREATE ROLE {reader}", database.name()));
+    let mut rig = Rig::in_database(database, &url, simulator_config()).await;
+    rig.database.psql(&format!(
+        "GRANT USAGE ON SCHEMA receiptd TO {reader}; GRANT SELECT ON receiptd.latest_receipts TO {reader}"
+    ));
+    rig.start().await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(known_until) FROM receiptd.latest_receipts) = 3").await;
+    let successor = Daemon::start(rig.settings.clone(), CancellationToken::new()).await.unwrap();
+    let pool = rig.pool.clone();
+    let give = |app: i64| format!("INSERT INTO receiptd.role_apps VALUES ('{reader}', {app})");
+    let switch = async {
+        for sql in [give(77), "DELETE FROM receiptd.role_apps".to_owned()].iter().cycle().take(9) {
+            // It waits for no flush for long, and gives up.
+            while sqlx::query(AssertSqlSafe(sql.as_str())).execute(&pool).await.is_err() {}
+        }
+    };
+    tokio::join!(switch, rig.stop());
+    rig.watch("g", 4..=6).await;
+    rig.until("(SELECT count(known_until) FROM receiptd.latest_receipts) = 6").await;
+    let seen = format!("SET ROLE {reader}; SELECT count(*) FROM receiptd.latest_receipts");
+    assert_eq!(rig.database.psql(&seen), "0");
+    rig.database.psql(&give(APP));
+    assert_eq!(rig.database.psql(&seen), "6");
+    assert_eq!(successor.stop().await, 0, "polls were lost");
 }
