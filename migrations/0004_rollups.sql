@@ -18,6 +18,7 @@ CREATE TABLE receiptd.group_receipts_hourly (
     polls                integer NOT NULL DEFAULT 0,
     calls                integer NOT NULL DEFAULT 0,
     coverage             double precision NOT NULL DEFAULT 1,
+    reads_carried        bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (group_key, hour),
     CONSTRAINT an_hour_has_four_quarters CHECK (cardinality(gained_by_quarter) = 4),
     CONSTRAINT hours_are_whole CHECK (hour = date_trunc('hour', hour, 'UTC')),
@@ -40,6 +41,8 @@ COMMENT ON COLUMN receiptd.group_receipts_hourly.unread_backlog IS 'Sum of the u
 COMMENT ON COLUMN receiptd.group_receipts_hourly.polls IS 'Calls that were answered.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.calls IS 'Attempts to call, answered or not.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.coverage IS 'Share of the hour that lies in no gap, see poll_coverage: 1 where every poll came when its cadence wanted it.';
+
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_carried IS 'How many of reads_gained may have come in before this hour: the first polls after a gap told them.';
 
 CREATE INDEX group_receipts_hourly_by_hour ON receiptd.group_receipts_hourly (hour);
 

@@ -412,20 +412,62 @@ COMMENT ON COLUMN receiptd.unread_backlog.oldest_unread IS 'When the oldest mess
 COMMENT ON COLUMN receiptd.unread_backlog.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.unread_backlog.group_labels IS 'What its owner notes about the group; null if nothing.';
 
+-- What waits for a poll now. A gap begins when the first poll was due, while it lasts as when it has ended: of slots that fail, the
+-- first failed call tells when that was. A minute late is in time.
+CREATE VIEW receiptd.open_gaps AS
+SELECT group_key, min(since) AS gap_from, sum(messages) AS messages, max(failures) AS failures
+FROM (
+    SELECT s.group_key, CASE WHEN s.failures = 0 THEN s.next_poll_at
+            ELSE coalesce(failed.due_at, s.last_polled_at, s.next_poll_at) END AS since,
+        cardinality(s.msg_seqs) AS messages, s.failures
+    FROM receiptd.poll_slots s
+    LEFT JOIN LATERAL (
+        SELECT c.due_at FROM receiptd.api_calls c
+        WHERE s.failures > 0 AND c.group_key = s.group_key AND c.class <> 'success' AND c.due_at IS NOT NULL
+            AND c.called_at > coalesce(s.last_polled_at, '-infinity')
+        ORDER BY c.called_at LIMIT 1
+    ) failed ON true
+    WHERE cardinality(s.msg_seqs) > 0 AND (s.failures > 0 OR s.next_poll_at < now() - interval '1 minute')
+    UNION ALL
+    SELECT m.group_key, m.added_at, 1, 0
+    FROM receiptd.watched_messages m
+    WHERE m.slot_id IS NULL AND m.state = 'active'
+) waiting
+WHERE since < now() - interval '1 minute'
+GROUP BY group_key;
+
+COMMENT ON VIEW receiptd.open_gaps IS 'Internal: the groups in which polls are due and not made, one row each. Analysts read poll_coverage.';
+COMMENT ON COLUMN receiptd.open_gaps.group_key IS 'The group.';
+COMMENT ON COLUMN receiptd.open_gaps.gap_from IS 'When the first of these polls was due, or since when messages are watched that were never polled.';
+COMMENT ON COLUMN receiptd.open_gaps.messages IS 'Number of messages that wait.';
+COMMENT ON COLUMN receiptd.open_gaps.failures IS 'How many polls of a slot have failed in a row, at most.';
+
 -- A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or not: hence the SELECT
 -- around them, here and below. Two parts, so that filters reach an index in each: by hour in the first, by group in both; the hours of the second are
 -- few, and each looks up one row of a group. Where a query asks for hours in which something happened (reads_gained > 0), the
 -- planner leaves out the second.
 CREATE VIEW receiptd.hourly_receipts AS
-SELECT * FROM (
+SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained, reads_lost, reads_found, messages_aged_24h,
+    median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls,
+    -- A gap that goes on is in no table yet. Of the hour in which it began, the part before it counts, without gaps that have ended.
+    CASE WHEN o.gap_from <= hour THEN 0
+        WHEN o.gap_from < hour + interval '1 hour' THEN extract(epoch FROM o.gap_from - hour - coalesce((
+            SELECT sum(upper(gap) - lower(gap)) FROM (
+                SELECT unnest(range_agg(tstzrange(p.gap_from, p.gap_until) * tstzrange(hour, o.gap_from))) AS gap
+                FROM receiptd.poll_gaps p
+                WHERE p.group_key = branches.group_key AND p.gap_until > hour AND p.gap_from < o.gap_from
+            ) ended), '0')) / 3600
+        ELSE coverage END::double precision AS coverage,
+    group_key, group_labels, reads_carried
+FROM (
     SELECT g.sdk_app_id, g.group_id, h.hour, h.messages_sent, h.messages_active, h.reads_gained, h.reads_lost,
         h.reads_found, h.messages_aged_24h, h.median_read_rate_24h, h.p90_read_rate_24h, h.unread_backlog, h.polls, h.calls,
-        h.coverage, h.group_key, g.labels AS group_labels
+        h.coverage, h.group_key, g.labels AS group_labels, h.reads_carried
     FROM receiptd.group_receipts_hourly h
     JOIN receiptd.watched_groups g USING (group_key)
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, hours.hour, 0, last.messages_active, 0::bigint, 0::bigint, 0::bigint, 0, NULL::double precision,
-        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key, g.labels
+        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key, g.labels, 0::bigint
     FROM generate_series(
         (SELECT min(hour) FROM receiptd.group_receipts_hourly), (SELECT max(rolled_up_until) FROM receiptd.poller_leases),
         interval '1 hour'
@@ -441,7 +483,8 @@ SELECT * FROM (
     WHERE last.hour < hours.hour AND last.messages_active > 0
         -- What happened in such an hour is not known yet.
         AND NOT EXISTS (SELECT FROM receiptd.rollup_passed_over p WHERE p.group_key = g.group_key AND p.hour = hours.hour)
-) branches;
+) branches
+LEFT JOIN receiptd.open_gaps o USING (group_key);
 
 COMMENT ON VIEW receiptd.hourly_receipts IS 'One row per group and complete UTC hour in which it had watched messages or calls: group_receipts_hourly with app and group spelt out, and with the hours in which nothing happened. Example: SELECT hour, reads_gained, coverage FROM receiptd.hourly_receipts WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY hour.';
 COMMENT ON COLUMN receiptd.hourly_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -458,9 +501,44 @@ COMMENT ON COLUMN receiptd.hourly_receipts.p90_read_rate_24h IS '90th percentile
 COMMENT ON COLUMN receiptd.hourly_receipts.unread_backlog IS 'Sum of unread counts at the end of the hour.';
 COMMENT ON COLUMN receiptd.hourly_receipts.polls IS 'Calls that were answered.';
 COMMENT ON COLUMN receiptd.hourly_receipts.calls IS 'Attempts to call.';
-COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour that lies in no gap.';
+COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour that lies in no gap, also of one that goes on.';
 COMMENT ON COLUMN receiptd.hourly_receipts.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.hourly_receipts.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_carried IS 'How many of reads_gained may have come in before this hour: the first polls after a gap told them.';
+
+-- The estimate of Kaplan and Meier. A message that was not seen to get there counts among those that may still, for as long as it is
+-- known; so young messages neither shorten the time, as they would if they were left out, nor lengthen it, as they would if they
+-- counted as never. Where all were known long enough, it is the plain rule: null unless the share of all got there. Sums of a
+-- million factors are a little wrong, hence the last term.
+CREATE FUNCTION receiptd.time_until(reached interval[], known_for interval[], share double precision DEFAULT 0.5) RETURNS interval
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    at_risk bigint;
+    missing double precision := 1;
+    step record;
+BEGIN
+    IF (share > 0 AND share < 1) IS NOT TRUE THEN
+        RAISE EXCEPTION 'the share % is not between 0 and 1', share USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give 0.5 for the median, 0.9 for nine messages in ten.';
+    END IF;
+    SELECT count(*) INTO at_risk FROM unnest(reached, known_for) AS u (reached, known_for)
+        WHERE coalesce(u.reached, u.known_for) IS NOT NULL;
+    FOR step IN
+        SELECT coalesce(u.reached, u.known_for) AS after, count(u.reached) AS got_there, count(*) AS ended
+        FROM unnest(time_until.reached, time_until.known_for) AS u (reached, known_for)
+        WHERE coalesce(u.reached, u.known_for) IS NOT NULL GROUP BY 1 ORDER BY 1
+    LOOP
+        missing := missing * (1 - step.got_there / at_risk::double precision);
+        IF missing <= 1 - share + 1e-9 THEN
+            RETURN step.after;
+        END IF;
+        at_risk := at_risk - step.ended;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.time_until(interval[], interval[], double precision) IS 'Time until that share of messages had got there, those counted that have not: the median if no share is given. Null if too few have. Give the times after which each message got there, null if it did not, and for how long each is known. Example: SELECT group_id, receiptd.time_until(array_agg(half_read_at_most), array_agg(known_for)) FROM receiptd.messages GROUP BY group_id.';
 
 -- A group without rows in the last seven days had no reads in them.
 CREATE VIEW receiptd.group_engagement AS
@@ -478,17 +556,17 @@ CROSS JOIN LATERAL (
 ) newest
 LEFT JOIN (
     -- Read rates are those of messages a day old: so the last seven days are those sent until a day ago.
-    SELECT g.sdk_app_id, g.group_id, g.group_key,
+    SELECT m.sdk_app_id, m.group_id, m.group_key,
         count(m.read_rate_24h) FILTER (WHERE is_recent) AS messages_aged_7d,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY m.read_rate_24h) FILTER (WHERE is_recent) AS read_rate_7d,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY m.read_rate_24h) FILTER (WHERE NOT is_recent) AS read_rate_before,
-        percentile_cont(0.5) WITHIN GROUP (ORDER BY m.half_read_by - m.sent_at) FILTER (WHERE is_recent) AS half_read_7d
-    FROM receiptd.message_milestones m
-    JOIN receiptd.watched_groups g USING (group_key)
+        receiptd.time_until(array_agg(m.half_read_at_most) FILTER (WHERE is_recent),
+            array_agg(m.known_for) FILTER (WHERE is_recent)) AS half_read_7d
+    FROM receiptd.messages m
     JOIN receiptd.poller_leases l USING (sdk_app_id)
     CROSS JOIN LATERAL (SELECT m.sent_at >= l.rolled_up_until - interval '8 days' AS is_recent) AS age
     WHERE m.sent_at >= l.rolled_up_until - interval '15 days' AND m.sent_at < l.rolled_up_until
-    GROUP BY g.group_key, g.sdk_app_id, g.group_id
+    GROUP BY m.group_key, m.sdk_app_id, m.group_id
 ) m USING (sdk_app_id, group_id, group_key)
 LEFT JOIN (
     SELECT g.sdk_app_id, g.group_id, g.group_key, sum(h.messages_sent) AS messages_sent_7d, sum(h.reads_gained) AS reads_7d
@@ -510,7 +588,7 @@ COMMENT ON COLUMN receiptd.group_engagement.messages_aged_7d IS 'Messages that b
 COMMENT ON COLUMN receiptd.group_engagement.read_rate_7d IS 'Median share of members who had read them when they were a day old.';
 COMMENT ON COLUMN receiptd.group_engagement.read_rate_before IS 'The same of the seven days before.';
 COMMENT ON COLUMN receiptd.group_engagement.trend IS 'Difference of the two: negative where a group grows quiet.';
-COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Median of the time until half had read, at most, of the messages that half have read.';
+COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Time after which half of the messages had been read by half, at most; null if they were not. Messages that half have not read yet count as long as they are known, see time_until.';
 COMMENT ON COLUMN receiptd.group_engagement.last_sent_at IS 'When the newest message was sent, however long ago.';
 COMMENT ON COLUMN receiptd.group_engagement.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.group_engagement.group_labels IS 'What its owner notes about the group; null if nothing.';
@@ -544,29 +622,17 @@ FROM (
     ) gaps
     GROUP BY group_key, sdk_app_id, group_id, number
     UNION ALL
-    SELECT sdk_app_id, group_id, min(since), NULL, now() - min(since), count(*)::integer,
-        CASE WHEN state <> 'active' THEN state WHEN max(failures) > 0 THEN 'failing' ELSE 'waiting' END, state_code, group_key
-    FROM (
-        SELECT g.sdk_app_id, g.group_id, g.group_key, g.state, g.state_code, s.failures,
-            coalesce(s.last_polled_at, s.next_poll_at) AS since
-        FROM receiptd.poll_slots s
-        JOIN receiptd.watched_groups g USING (group_key)
-        JOIN receiptd.watched_messages m USING (group_key, slot_id)
-        WHERE s.next_poll_at < now() - interval '1 minute' OR s.failures > 0 OR g.state <> 'active'
-        UNION ALL
-        SELECT g.sdk_app_id, g.group_id, g.group_key, g.state, g.state_code, 0, m.added_at
-        FROM receiptd.watched_messages m
-        JOIN receiptd.watched_groups g USING (group_key)
-        WHERE m.slot_id IS NULL AND m.state = 'active' AND m.added_at < now() - interval '1 minute'
-    ) waiting
-    GROUP BY group_key, sdk_app_id, group_id, state, state_code
+    SELECT g.sdk_app_id, g.group_id, o.gap_from, NULL, now() - o.gap_from, least(o.messages, 2147483647)::integer,
+        CASE WHEN g.state <> 'active' THEN g.state WHEN o.failures > 0 THEN 'failing' ELSE 'waiting' END, g.state_code, g.group_key
+    FROM receiptd.open_gaps o
+    JOIN receiptd.watched_groups g USING (group_key)
 ) branches
 LEFT JOIN receiptd.watched_groups g ON g.group_key = branches.group_key;
 
 COMMENT ON VIEW receiptd.poll_coverage IS 'Gaps: where and for how long nothing was observed though it was due, and why. Complete is what has no row here; only a gap in which the messages were unwatched leaves none. Example: SELECT * FROM receiptd.poll_coverage WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY gap_from.';
 COMMENT ON COLUMN receiptd.poll_coverage.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_id IS 'Group id as Tencent Chat writes it.';
-COMMENT ON COLUMN receiptd.poll_coverage.gap_from IS 'When the first poll was due that was not made in time; of a gap that goes on, the last poll, or since when the messages are watched if there was none.';
+COMMENT ON COLUMN receiptd.poll_coverage.gap_from IS 'When the first poll was due that was not made in time, or since when the messages are watched if none was made yet.';
 COMMENT ON COLUMN receiptd.poll_coverage.gap_until IS 'When the last late poll was made; null while the gap goes on.';
 COMMENT ON COLUMN receiptd.poll_coverage.duration IS 'How long it lasted, or has lasted.';
 COMMENT ON COLUMN receiptd.poll_coverage.messages IS 'How many messages it concerns.';
@@ -604,14 +670,20 @@ COMMENT ON COLUMN receiptd.message_days.group_labels IS 'What its owner notes ab
 
 -- The one view that has no group in it.
 CREATE VIEW receiptd.data_freshness AS
-SELECT l.sdk_app_id, l.rolled_up_until
+SELECT l.sdk_app_id, l.rolled_up_until, coalesce(o.groups, 0) AS groups_in_gap, o.gap_from
 FROM receiptd.poller_leases l
 CROSS JOIN (SELECT receiptd.apps_of_caller() AS ids) apps
+LEFT JOIN (
+    SELECT g.sdk_app_id, count(*) AS groups, min(o.gap_from) AS gap_from
+    FROM receiptd.open_gaps o JOIN receiptd.watched_groups g USING (group_key) GROUP BY g.sdk_app_id
+) o USING (sdk_app_id)
 WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
 
-COMMENT ON VIEW receiptd.data_freshness IS 'Until when roll-ups are complete. Example: SELECT now() - rolled_up_until FROM receiptd.data_freshness.';
+COMMENT ON VIEW receiptd.data_freshness IS 'Until when roll-ups are complete, and in how many groups polls are due and not made. Example: SELECT now() - rolled_up_until, groups_in_gap FROM receiptd.data_freshness.';
 COMMENT ON COLUMN receiptd.data_freshness.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Hourly rows and gaps are complete until then. All else is always up to date.';
+COMMENT ON COLUMN receiptd.data_freshness.groups_in_gap IS 'Number of groups with a gap that goes on, see poll_coverage.';
+COMMENT ON COLUMN receiptd.data_freshness.gap_from IS 'When the oldest of these gaps began; null if there is none.';
 
 -- Functions for analysts run with the caller's search path, so that the planner can put them into the query around them: a filter
 -- by group then reaches the index. So nothing in them may match a function or operator of somebody else's better than

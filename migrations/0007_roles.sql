@@ -100,7 +100,8 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, r.rolname)
     FROM pg_proc p
     JOIN pg_roles r ON r.rolname = CASE
-        WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve', 'messages_since', 'hourly_reads') THEN 'receiptd_reader'
+        WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve', 'messages_since', 'hourly_reads', 'time_until')
+            THEN 'receiptd_reader'
         WHEN p.proname IN ('watch_group', 'watch_messages', 'unwatch_messages', 'unwatch_group', 'pause_group',
             'resume_group') THEN 'receiptd_writer'
         END

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cadence::Cadence,
-    clock::Moment,
+    clock::{APART, Moment},
     domain::{MsgSeq, Receipt, Timestamp},
     slot::{Slot, SlotMessage},
 };
@@ -73,7 +73,10 @@ impl<'a> Judge<'a> {
         }
         judge.told.sort_unstable_by_key(|told| told.seq);
         for message in &slot.messages {
-            let seen = slot.last_polled_at.max(message.known_until).map(|seen| seen + TimeDelta::microseconds(1));
+            // One that is dated into the future by a clock that was wrong has no say.
+            let changed_at = message.changed_at.filter(|changed_at| is_doubted || *changed_at <= now + APART);
+            let seen = slot.last_polled_at.max(message.known_until).max(changed_at);
+            let seen = seen.map(|seen| seen + TimeDelta::microseconds(1));
             let told = judge.told.binary_search_by_key(&message.seq, |told| told.seq);
             if let Some((told, seen)) = told.ok().map(|at| &mut judge.told[at]).zip(seen) {
                 told.answered_at = told.answered_at.max(seen);

@@ -26,6 +26,7 @@ async fn a_poll_that_came_late_leaves_a_gap_with_its_reason() {
     history.call(2, "10:10", "12:01", "success");
     history.call(2, "10:20", "12:02", "success");
     history.roll_up("13:00").await;
+    history.polling_goes_on();
     assert_eq!(
         history.psql(GAPS),
         "1|09:10|09:40|retry|10002\n1|10:00|12:00|not_polling|\n2|10:10|12:02|not_polling|\n3|09:12|09:38|waiting|"
@@ -43,22 +44,100 @@ async fn lateness_of_less_than_a_minute_is_none() {
 }
 
 #[tokio::test]
-async fn a_gap_that_goes_on_is_told_while_it_does() {
+async fn a_gap_that_goes_on_is_told_while_it_does_from_when_the_first_poll_was_due() {
     let history = History::new().await;
-    history.psql("SELECT receiptd.watch_messages(1400000000, 'p', ARRAY[1, 2]), receiptd.pause_group(1400000000, 'p')");
+    history.psql("SELECT receiptd.ensure_partition('api_calls', (now() AT TIME ZONE 'UTC')::date - n) FROM generate_series(0, 1) n");
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 9)]).await;
+    let slot = |set: &str| history.psql(&format!("UPDATE receiptd.poll_slots SET {set}"));
+    let open = |from: &str| {
+        history.psql(&format!(
+            "SELECT group_id, gap_until IS NULL, gap_from = ({from}), duration > '1 minute', messages, reason
+             FROM receiptd.poll_coverage"
+        ))
+    };
+    let due = "SELECT next_poll_at FROM receiptd.poll_slots";
+    slot("next_poll_at = now() + interval '1 hour', last_polled_at = now() - interval '10 minutes'");
+    history.psql("SELECT receiptd.pause_group(1400000000, 'g')");
+    assert_eq!(open(due), "", "nothing was due since");
+    slot("next_poll_at = now() - interval '30 seconds'");
+    assert_eq!(open(due), "", "it is late by less than a minute");
+    slot("next_poll_at = now() - interval '2 minutes'");
+    assert_eq!(open(due), "g|t|t|t|1|paused");
+    assert_eq!(history.psql("SELECT groups_in_gap FROM receiptd.data_freshness"), "1");
+    history.psql("SELECT receiptd.resume_group(1400000000, 'g')");
+    assert_eq!(open(due), "g|t|t|t|1|waiting");
+    // A failed poll is tried again soon: it was due before.
+    slot("next_poll_at = now() + interval '5 minutes', failures = 3");
+    assert_eq!(open("SELECT last_polled_at FROM receiptd.poll_slots"), "g|t|t|t|1|failing");
     history.psql(
-        "WITH slot AS (
-            INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_polled_at)
-            VALUES (2, now() + interval '1 hour', now() - interval '1 minute') RETURNING slot_id
-         ) UPDATE receiptd.watched_messages SET slot_id = slot.slot_id FROM slot",
+        "INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
+            class, latency_ms, due_at)
+         SELECT now() - n * interval '1 minute', 1, 1, 1, 0, 0, 'retry', 20, now() - interval '8 minutes'
+         FROM generate_series(1, 8) n",
     );
-    let open =
-        "SELECT group_id, gap_until IS NULL, duration > '1 minute', messages, reason FROM receiptd.poll_coverage";
-    assert_eq!(history.psql(open), "p|t|t|2|paused");
-    history.psql("SELECT receiptd.resume_group(1400000000, 'p')");
-    assert_eq!(history.psql(open), "");
-    history.psql("UPDATE receiptd.poll_slots SET failures = 3");
-    assert_eq!(history.psql(open), "p|t|t|2|failing");
+    assert_eq!(open("SELECT min(due_at) FROM receiptd.api_calls"), "g|t|t|t|1|failing");
+    slot("next_poll_at = now() + interval '5 minutes', failures = 0");
+    assert_eq!(open(due), "");
+    assert_eq!(history.psql("SELECT groups_in_gap, gap_from FROM receiptd.data_freshness"), "0|");
+}
+
+#[tokio::test]
+async fn hours_in_a_gap_that_goes_on_are_not_covered() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.polls(1, &[("08:31", 0, 9)]).await;
+    history.call(1, "09:10", "09:40", "success");
+    history.call(1, "10:10", "10:20", "success");
+    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = '2026-11-20 10:30Z'");
+    history.roll_up("14:00").await;
+    assert_eq!(history.psql(COVERAGE), "08|1\n09|0.5\n10|0.3333333333333333\n11|0\n12|0\n13|0");
+    history.polling_goes_on();
+    assert_eq!(history.psql(COVERAGE), "08|1\n09|0.5\n10|0.8333333333333334\n11|1\n12|1\n13|1");
+}
+
+#[tokio::test]
+async fn reads_that_a_gap_carried_into_a_later_hour_are_told_apart() {
+    let history = History::new().await;
+    history.message(1, "08:30");
+    history.message(2, "08:30");
+    history.polls(1, &[("08:31", 0, 9)]).await;
+    history.polls(2, &[("08:31", 0, 9), ("11:20", 2, 7)]).await;
+    // Polled at 11:10 again, after it was last known at 08:31.
+    let slot = history.slot_of(crate::rig::seq(1)).await;
+    let counts = receiptd::domain::Counts::new(4, 5);
+    let receipt = receiptd::domain::Receipt { code: 0, counts };
+    history.record(vec![crate::history::recording(slot, crate::history::at("11:10"), receipt)]).await;
+    history.polls(1, &[("11:40", 5, 4), ("12:30", 6, 3)]).await;
+    history.call(1, "08:41", "11:10", "success");
+    history.roll_up("13:00").await;
+    let reads = "SELECT to_char(hour, 'HH24'), reads_gained, reads_carried FROM receiptd.hourly_receipts
+        WHERE reads_gained > 0 ORDER BY hour";
+    assert_eq!(history.psql(reads), "11|7|4\n12|1|0");
+}
+
+#[tokio::test]
+async fn rates_that_only_the_poll_after_a_gap_made_known_count_in_their_hour() {
+    let history = History::new().await;
+    for (number, after) in [(1, (3, 6)), (2, (5, 4))] {
+        history.psql(&format!(
+            "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (1, {number}, '2026-11-19 09:30Z')"
+        ));
+        let poll = async |time, (read, unread)| {
+            let slot = history.slot_of(crate::rig::seq(number)).await;
+            let receipt = receiptd::domain::Receipt { code: 0, counts: receiptd::domain::Counts::new(read, unread) };
+            history.record(vec![crate::history::recording(slot, crate::history::at(time), receipt)]).await;
+        };
+        poll("08:00", (3, 6)).await;
+        history.roll_up("10:30").await;
+        poll("11:00", after).await;
+    }
+    let aged =
+        "SELECT messages_aged_24h, median_read_rate_24h FROM receiptd.hourly_receipts WHERE hour = '2026-11-20 09:00Z'";
+    assert_eq!(history.psql(aged), "0|", "nobody knows yet");
+    history.call(1, "08:10", "11:00", "success");
+    history.roll_up("12:00").await;
+    assert_eq!(history.psql(aged), "1|0.3333333333333333", "the other may have had any counts then");
 }
 
 const VIEW: &str =
@@ -141,6 +220,7 @@ async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
         assert_eq!((in_steps.psql(GAPS), in_steps.psql(VIEW)), (rows.to_owned(), gaps.to_owned()), "{hour} done again");
     }
     for history in [&at_once, &in_steps] {
+        history.polling_goes_on();
         assert_eq!(history.psql(COVERAGE), coverage);
     }
 }

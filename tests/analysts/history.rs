@@ -143,6 +143,11 @@ impl History {
         ));
     }
 
+    /// What is polled is not due yet, as if the daemon still ran.
+    pub fn polling_goes_on(&self) {
+        self.database.psql("UPDATE receiptd.poll_slots SET next_poll_at = now() + interval '1 day'");
+    }
+
     /// Rolls up everything before `until`.
     pub async fn roll_up(&self, until: &str) {
         catch_up(&self.store, at(until) + SETTLED_AFTER, |_| {}).await.unwrap();

@@ -18,6 +18,7 @@ async fn observed() -> History {
     history.polls(1, &[("08:31", 2, 8), ("09:10", 5, 5)]).await;
     history.call(1, "08:31", "08:31", "success");
     history.call(1, "09:10", "09:10", "success");
+    history.polling_goes_on();
     history
 }
 
@@ -49,6 +50,7 @@ async fn a_row_that_comes_later_says_what_was_carried() {
     history.message(2, "11:20");
     history.polls(2, &[("13:30", 1, 3)]).await;
     history.call(1, "10:30", "13:30", "success");
+    history.polling_goes_on();
     history.roll_up("15:00").await;
     assert_eq!(history.psql(ROWS), "08 09 10 11 12 13");
     assert_eq!(

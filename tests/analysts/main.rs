@@ -13,6 +13,7 @@ mod history;
 mod idle_hours;
 mod labels;
 mod late;
+mod medians;
 mod milestones;
 mod model;
 mod operators;

@@ -139,6 +139,19 @@ fn a_change_that_was_seen_after_a_clock_was_set_back_may_have_happened_at_any_ti
     }
 }
 
+#[test]
+fn a_message_that_has_moved_to_another_slot_is_not_seen_before_its_last_change() {
+    let moved = |changed_at| SlotMessage { changed_at: Some(changed_at), known_apart: true, ..message(1) };
+    let polled_at = |changed_at| {
+        let held = Slot { last_polled_at: None, known_until: None, ..slot(vec![moved(changed_at)]) };
+        let poll = answered_in(vec![(noon() - TimeDelta::seconds(50), vec![(seq(1), counted(2, 1))])]);
+        record(held, poll).snapshots[0].polled_at
+    };
+    let changed_at = noon() - TimeDelta::seconds(30);
+    assert_eq!(polled_at(changed_at), changed_at + TimeDelta::microseconds(1));
+    assert_eq!(polled_at(noon() + TimeDelta::days(20)), noon() - TimeDelta::seconds(50), "a clock was wrong");
+}
+
 fn steps_back(stepped: Timestamp, is_doubted: bool) {
     let poll = answered_in(vec![(stepped, vec![(seq(1), counted(2, 1))])]);
     let recording = record_at(slot(vec![message(1)]), poll, Moment { time: stepped, is_doubted });

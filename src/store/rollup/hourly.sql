@@ -5,6 +5,7 @@ WITH reckoned AS MATERIALIZED (
         coalesce(reads.gained, 0) AS reads_gained, reads.by_quarter, coalesce(reads.lost, 0) AS reads_lost, coalesce(reads.found, 0) AS reads_found,
         coalesce(aged.messages, 0) AS messages_aged_24h, aged.median, aged.p90, coalesce(alive.unread, 0) AS unread_backlog,
         coalesce(calls.polls, 0) AS polls, coalesce(calls.calls, 0) AS calls, coalesce(gaps.coverage, 1) AS coverage,
+        CASE WHEN gaps.began_before THEN coalesce(reads.carried, 0) ELSE 0 END AS reads_carried,
         coalesce(last.messages_active, 0) AS last_active, coalesce(last.unread_backlog, 0) AS last_unread
     FROM receiptd.watched_groups g
     LEFT JOIN LATERAL (
@@ -12,7 +13,7 @@ WITH reckoned AS MATERIALIZED (
         WHERE h.group_key = g.group_key AND h.hour <= $2 ORDER BY h.hour DESC LIMIT 1
     ) last ON true
     LEFT JOIN (
-        SELECT group_key, sum(gained) AS gained, sum(lost) AS lost, sum(found) AS found,
+        SELECT group_key, sum(gained) AS gained, sum(lost) AS lost, sum(found) AS found, sum(carried) AS carried,
             CASE WHEN sum(gained) > 0 THEN ARRAY[
                 coalesce(sum(gained) FILTER (WHERE quarter = 0), 0), coalesce(sum(gained) FILTER (WHERE quarter = 1), 0),
                 coalesce(sum(gained) FILTER (WHERE quarter = 2), 0), coalesce(sum(gained) FILTER (WHERE quarter = 3), 0)
@@ -21,6 +22,7 @@ WITH reckoned AS MATERIALIZED (
             SELECT group_key, width_bucket(polled_at, ARRAY[$2 + interval '15 minutes', $2 + interval '30 minutes',
                     $2 + interval '45 minutes']) AS quarter, sum(greatest(read_num - prior_read_num, 0)) AS gained,
                 sum(greatest(prior_read_num - read_num, 0)) AS lost,
+                sum(greatest(read_num - prior_read_num, 0)) FILTER (WHERE prior_polled_at < $2) AS carried,
                 sum(read_num) FILTER (WHERE prior_read_num IS NULL) AS found
             FROM receiptd.receipt_snapshots WHERE polled_at >= $2 AND polled_at < $3
                 AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key, quarter
@@ -65,7 +67,8 @@ WITH reckoned AS MATERIALIZED (
         WHERE m.first_polled_at < $3 AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7) GROUP BY m.group_key
     ) alive USING (group_key)
     LEFT JOIN (
-        SELECT group_key, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage
+        SELECT group_key, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage,
+            bool_or(lower(gap) = $2) AS began_before
         FROM (
             SELECT group_key, unnest(range_agg(tstzrange(gap_from, gap_until) * tstzrange($2, $3))) AS gap
             FROM receiptd.poll_gaps WHERE gap_until > $2 AND gap_from < $3 GROUP BY group_key
@@ -85,13 +88,15 @@ WITH reckoned AS MATERIALIZED (
     ON CONFLICT (group_key, hour) DO NOTHING
 )
 INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent, messages_active, reads_gained, gained_by_quarter,
-    reads_lost, reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage)
+    reads_lost, reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage,
+    reads_carried)
 SELECT group_key, $2, messages_sent, messages_active, reads_gained, by_quarter, reads_lost, reads_found, messages_aged_24h, median, p90,
-    unread_backlog, polls, calls, coverage
+    unread_backlog, polls, calls, coverage, reads_carried
 FROM reckoned ORDER BY group_key
 ON CONFLICT (group_key, hour) DO UPDATE SET messages_sent = EXCLUDED.messages_sent,
     messages_active = EXCLUDED.messages_active, reads_gained = EXCLUDED.reads_gained,
     gained_by_quarter = EXCLUDED.gained_by_quarter, reads_lost = EXCLUDED.reads_lost,
     reads_found = EXCLUDED.reads_found, messages_aged_24h = EXCLUDED.messages_aged_24h,
     median_read_rate_24h = EXCLUDED.median_read_rate_24h, p90_read_rate_24h = EXCLUDED.p90_read_rate_24h,
-    unread_backlog = EXCLUDED.unread_backlog, polls = EXCLUDED.polls, calls = EXCLUDED.calls, coverage = EXCLUDED.coverage
+    unread_backlog = EXCLUDED.unread_backlog, polls = EXCLUDED.polls, calls = EXCLUDED.calls, coverage = EXCLUDED.coverage,
+    reads_carried = EXCLUDED.reads_carried
