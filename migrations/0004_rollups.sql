@@ -137,3 +137,78 @@ COMMENT ON COLUMN receiptd.rollup_passed_over.reason IS 'What the database said 
 COMMENT ON COLUMN receiptd.rollup_passed_over.times IS 'How often it was refused.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.first_at IS 'When it was first refused.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.last_at IS 'When it was last refused.';
+
+-- All tables with something of a group, in which order they are emptied. Those of a later migration are among them.
+CREATE FUNCTION receiptd.tables_of_groups() RETURNS TABLE (name regclass, parent regclass)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(i.inhrelid, c.oid)::regclass, c.oid::regclass
+    FROM pg_class c
+    LEFT JOIN pg_inherits i ON i.inhparent = c.oid
+    WHERE c.relnamespace = 'receiptd'::regnamespace AND (c.relkind = 'r' OR (c.relkind = 'p' AND i.inhrelid IS NOT NULL))
+        AND c.relname <> 'watched_groups'
+        AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
+    -- Slots first, so that no poll writes any more; messages last, since they are what the rest is of; calls have no index.
+    ORDER BY c.relname <> 'poll_slots', c.relname = 'watched_messages', c.relname = 'api_calls', c.relname, i.inhrelid
+$$;
+
+COMMENT ON FUNCTION receiptd.tables_of_groups() IS 'Internal: the tables and partitions that hold something of groups, but watched_groups, each with the table that it is part of.';
+
+CREATE FUNCTION receiptd.count_group(sdk_app_id bigint, group_id text) RETURNS TABLE (table_name text, rows bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    key integer := (SELECT g.group_key FROM receiptd.watched_groups g
+        WHERE g.sdk_app_id = count_group.sdk_app_id AND g.group_id = count_group.group_id);
+BEGIN
+    PERFORM receiptd.require_app(count_group.sdk_app_id);
+    FOR count_group.table_name IN
+        SELECT DISTINCT t.parent::text FROM receiptd.tables_of_groups() t UNION SELECT 'receiptd.watched_groups' ORDER BY 1
+    LOOP
+        EXECUTE format('SELECT count(*) FROM %s WHERE group_key = $1', count_group.table_name) INTO count_group.rows USING key;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.count_group(bigint, text) IS 'How many rows each table has of a group: what forget_group would delete. Example: SELECT * FROM receiptd.count_group(1400000000, ''@TGS#2TTV7VSII'') WHERE rows > 0.';
+
+-- A call deletes a bounded number of rows, so that none holds locks for long or makes much log at once.
+CREATE FUNCTION receiptd.forget_group(sdk_app_id bigint, group_id text, at_most integer DEFAULT 10000) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    key integer := (SELECT g.group_key FROM receiptd.watched_groups g
+        WHERE g.sdk_app_id = forget_group.sdk_app_id AND g.group_id = forget_group.group_id);
+    total bigint := 0;
+    deleted bigint;
+    part regclass;
+BEGIN
+    PERFORM receiptd.require_app(forget_group.sdk_app_id);
+    IF key IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM receiptd.unwatch_group(forget_group.sdk_app_id, forget_group.group_id);
+    FOR part IN SELECT t.name FROM receiptd.tables_of_groups() t LOOP
+        EXECUTE format('DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT ctid FROM %1$s WHERE group_key = $1 LIMIT $2))', part)
+            USING key, forget_group.at_most - total;
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        total := total + deleted;
+        IF total >= forget_group.at_most THEN
+            RETURN total;
+        END IF;
+    END LOOP;
+    -- The last call leaves nothing: a roll-up that may be writing a row is waited for, and so is a poll that was under way, which
+    -- locks the group before it writes its calls.
+    PERFORM FROM receiptd.apps a WHERE a.sdk_app_id = forget_group.sdk_app_id FOR UPDATE;
+    PERFORM FROM receiptd.watched_groups g WHERE g.group_key = key FOR UPDATE;
+    FOR part IN SELECT t.name FROM receiptd.tables_of_groups() t LOOP
+        EXECUTE format('DELETE FROM %s WHERE group_key = $1', part) USING key;
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        total := total + deleted;
+    END LOOP;
+    DELETE FROM receiptd.watched_groups g WHERE g.group_key = key;
+    RETURN total + 1;
+END
+$$;
+
+COMMENT ON FUNCTION receiptd.forget_group(bigint, text, integer) IS 'Deletes everything of a group for good, some rows a call: call it until it returns 0. The group is unwatched first. Returns how many rows were deleted. Only the owner of the schema may call it. `receiptd forget` does all of it. Example: SELECT receiptd.forget_group(1400000000, ''@TGS#2TTV7VSII'').';

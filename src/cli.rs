@@ -11,6 +11,7 @@ mod demo;
 mod exit;
 mod explain;
 mod export;
+mod forget;
 mod man;
 mod migrate;
 mod moment;
@@ -83,6 +84,7 @@ enum Command {
     Config(config::Arguments),
     Rollup(rollup::Arguments),
     Retention(retention::Arguments),
+    Forget(forget::Arguments),
     Demo(demo::Arguments),
     Simulate(simulate::Arguments),
     Seed(seed::Arguments),
@@ -105,6 +107,7 @@ impl Command {
             Self::Config(arguments) => config::execute(&arguments, global),
             Self::Rollup(arguments) => rollup::execute(&arguments, global).await,
             Self::Retention(arguments) => retention::execute(&arguments, global).await,
+            Self::Forget(arguments) => forget::execute(&arguments, global).await,
             Self::Demo(arguments) => demo::execute(&arguments).await,
             Self::Simulate(arguments) => simulate::execute(arguments, global).await,
             Self::Seed(arguments) => seed::execute(&arguments, global).await,

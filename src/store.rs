@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod fit;
 mod flush;
+mod forget;
 mod glance;
 mod history;
 mod lease;

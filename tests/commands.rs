@@ -15,12 +15,13 @@ use serde_json::Value;
 const APP: &str = "1400000000";
 
 /// Commands that ask the database and would find nothing in a new one.
-const ASKING: [&[&str]; 9] = [
+const ASKING: [&[&str]; 10] = [
     &["status"],
     &["explain", "team"],
     &["plan"],
     &["rollup"],
     &["retention", "--dry-run"],
+    &["forget", "g", "--dry-run"],
     &["export", "hourly"],
     &["watch", "list"],
     &["watch", "add", "team", "1"],

@@ -21,12 +21,13 @@ use super::{
     brief::Brief,
     session::Session,
     slot_rows::{SlotRow, update_slots},
+    statement::query_scalar,
     transaction::SHORT,
 };
 use crate::{
     domain::{MsgSeq, Timestamp},
     recording::{Kept, Outcome, Recording},
-    slot::{Made, SlotKey},
+    slot::{GroupKey, Made, SlotKey},
 };
 
 const DOING: &str = "storing what polls brought back";
@@ -106,6 +107,7 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             let (here, changed): (Vec<&Item<'_>>, Vec<&Item<'_>>) = write_slots(database, &items).await?;
             let made = write_rows(database, &here).await?;
             let kept: Vec<&Kept> = here.iter().map(|item| item.kept).collect();
+            let kept = without_forgotten(database, kept).await?;
             let (unwatched, dropped) = write_unwatched(database, &kept).await?;
             let recordings: Vec<&Recording> = kept.iter().map(|kept| &kept.recording).chain(&unwatched).collect();
             write_milestones(database, &recordings).await?;
@@ -121,6 +123,24 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             })
         })
         .await
+}
+
+/// Leaves out polls of groups that are forgotten: their slots are gone, and nothing of them is to be written. Until the end of the
+/// transaction no other of these groups is forgotten.
+async fn without_forgotten<'k>(
+    connection: &mut Session,
+    mut polls: Vec<&'k Kept>,
+) -> Result<Vec<&'k Kept>, sqlx::Error> {
+    let group = |kept: &Kept| kept.recording.slot.group_key;
+    let gone: Vec<GroupKey> = polls.iter().filter(|kept| kept.is_slot_gone).map(|kept| group(kept)).collect();
+    if !gone.is_empty() {
+        let there = query_scalar(
+            "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) ORDER BY group_key FOR KEY SHARE",
+        );
+        let there: Vec<GroupKey> = there.bind(gone).fetch_all(connection).await?;
+        polls.retain(|kept| !kept.is_slot_gone || there.contains(&group(kept)));
+    }
+    Ok(polls)
 }
 
 /// The time of the oldest of what is written.

@@ -96,10 +96,27 @@ async fn retention_tells_what_would_go_before_anything_does() {
 }
 
 #[tokio::test]
+async fn a_group_is_counted_and_forgotten_on_demand() {
+    let database = seeded().await;
+    let (code, out, _) = receiptd(&database, &["forget", "class-1", "--dry-run"]);
+    let has_six = |line: &str| line.contains("receiptd.watched_messages ") && line.ends_with(" 6 rows");
+    assert!(code == 0 && out.lines().any(has_six), "{out}");
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "12");
+    let (code, out, _) = receiptd(&database, &["forget", "class-1"]);
+    assert!(code == 0 && out.starts_with("Deleted ") && out.ends_with(" rows of group class-1.\n"), "{out}");
+    assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "6");
+    for again in [&["forget", "class-1"][..], &["forget", "class-1", "--dry-run"]] {
+        let (code, _, err) = receiptd(&database, again);
+        assert!(code != 0 && err.contains("nothing of a group class-1"), "{err}");
+    }
+}
+
+#[tokio::test]
 async fn these_commands_need_the_schema_and_say_so() {
     let database = TestDatabase::new().await;
-    for command in ["rollup", "retention", "seed"] {
-        let (code, _, err) = receiptd(&database, &[command]);
+    for command in ["rollup", "retention", "seed", "forget"] {
+        let arguments = if command == "forget" { &[command, "g"][..] } else { &[command] };
+        let (code, _, err) = receiptd(&database, arguments);
         assert!(code != 0 && err.contains("run `receiptd migrate` first"), "{command}: {err}");
     }
 }

@@ -8,6 +8,7 @@ mod common;
 mod cookbook;
 mod dashboards;
 mod days;
+mod forget;
 mod gaps;
 mod history;
 mod idle_hours;

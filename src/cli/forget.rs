@@ -1,0 +1,58 @@
+//! `receiptd forget`: deletes everything of a group.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Args;
+use receiptd::{counted::counted, domain::GroupId, store::Store};
+
+use super::{Global, database::Opened, exit::Refused, stdout};
+
+/// Delete everything of a group for good: its messages, its history and its roll-ups
+///
+/// The group is unwatched first. Polling of others goes on. What was interrupted is continued by the same command.
+#[derive(Args)]
+pub struct Arguments {
+    /// Group id
+    group: GroupId,
+    /// Delete nothing; count what would be deleted, per table
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let opened = Opened::open(global).await?;
+    let done = match arguments.dry_run {
+        true => count(&opened.store, &arguments.group).await,
+        false => forget(&opened.store, &arguments.group).await,
+    };
+    opened.close(done).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn count(store: &Store, group: &GroupId) -> anyhow::Result<()> {
+    let tables = store.count_group(group).await?;
+    if tables.is_empty() {
+        return Err(unknown(group).into());
+    }
+    let mut out = stdout();
+    for (table, rows) in tables {
+        writeln!(out, "  {table:<36} {}", counted(rows.unsigned_abs(), "row"))?;
+    }
+    Ok(())
+}
+
+async fn forget(store: &Store, group: &GroupId) -> anyhow::Result<()> {
+    let mut total = 0;
+    loop {
+        match store.forget_group(group).await? {
+            0 if total == 0 => return Err(unknown(group).into()),
+            0 => break,
+            rows => total += rows,
+        }
+    }
+    writeln!(stdout(), "Deleted {} of group {group}.", counted(total, "row"))?;
+    Ok(())
+}
+
+fn unknown(group: &GroupId) -> Refused {
+    Refused::usage(format!("there is nothing of a group {group} in this app"))
+}
