@@ -20,6 +20,7 @@ mod outage;
 mod polling;
 mod proxy;
 mod recording;
+mod reload;
 mod rig;
 mod rights;
 mod schema;

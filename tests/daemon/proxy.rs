@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -65,8 +68,10 @@ struct Shared {
     swallowed: watch::Sender<u32>,
     /// Connections that are older than this generation are silent.
     generation: watch::Sender<u32>,
-    /// By connection.
-    sent: Mutex<Vec<Vec<Sent>>>,
+    /// How many connections there were.
+    connections: AtomicUsize,
+    /// With the number of its connection, in order.
+    sent: Mutex<Vec<(usize, Sent)>>,
     /// The SQLSTATEs of errors.
     errors: watch::Sender<Vec<String>>,
 }
@@ -90,6 +95,7 @@ impl Proxy {
             swallow: Mutex::default(),
             swallowed: watch::Sender::new(0),
             generation: watch::Sender::new(0),
+            connections: AtomicUsize::new(0),
             sent: Mutex::default(),
             errors: watch::Sender::new(vec![]),
         });
@@ -120,7 +126,16 @@ impl Proxy {
 
     /// What was sent since the last call, by connection.
     pub fn take_sent(&self) -> Vec<Vec<Sent>> {
-        self.shared.sent.lock().unwrap().iter_mut().map(std::mem::take).collect()
+        let mut by_connection = vec![vec![]; self.shared.connections.load(Ordering::Relaxed)];
+        let sent = std::mem::take(&mut *self.shared.sent.lock().unwrap());
+        sent.into_iter().for_each(|(connection, sent)| by_connection[connection].push(sent));
+        by_connection
+    }
+
+    /// The same in order, whichever connection it came through.
+    pub fn take_sent_in_order(&self) -> Vec<Sent> {
+        let sent = std::mem::take(&mut *self.shared.sent.lock().unwrap());
+        sent.into_iter().map(|(_, sent)| sent).collect()
     }
 
     /// Waits until the server has refused something with this SQLSTATE.
@@ -145,11 +160,7 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
     let generation = *shared.generation.borrow();
     let is_swallowing = watch::Sender::new(false);
     let (mut asked, mut transaction) = (Asked::default(), vec![]);
-    let number = {
-        let mut sent = shared.sent.lock().unwrap();
-        sent.push(vec![]);
-        sent.len() - 1
-    };
+    let number = shared.connections.fetch_add(1, Ordering::Relaxed);
     let asks = copy(&mut from_client, &mut to_server, shared.delay, |bytes| {
         for sent in asked.read(bytes) {
             let mut wanted = shared.swallow.lock().unwrap();
@@ -164,7 +175,7 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
                     is_swallowing.send_replace(true);
                 }
             }
-            shared.sent.lock().unwrap()[number].push(sent);
+            shared.sent.lock().unwrap().push((number, sent));
         }
         true
     });
