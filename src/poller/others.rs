@@ -4,7 +4,10 @@
 //! were asked after the refusal. Here failures are judged, a refused batch counts as one, a refused group says nothing, and a
 //! witness may be up to 5 minutes old.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use crate::{chat::Class, recording::Others, slot::SlotId};
 
@@ -14,11 +17,16 @@ const JUST_NOW: Duration = Duration::from_secs(10);
 /// An answer says nothing any more after this time.
 const STALE: Duration = Duration::from_secs(300);
 
+/// Maximum number of slots that are remembered as failing. If more fail, it is most likely the service.
+const MAX_FAILING: usize = 10_000;
+
 /// When calls were answered last, and when they failed last.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     answered: Latest,
     failed: Latest,
+    /// Since when slots have failed, without an answer in between.
+    failing_since: HashMap<SlotId, Instant>,
 }
 
 /// The latest times of two different slots, the latest first: whichever slot is asked about, there is another.
@@ -42,11 +50,25 @@ impl Outcomes {
     /// Notes the outcome of an attempt. One that asks to slow down is neither answered nor failed.
     pub(super) fn note(&mut self, slot: SlotId, class: Class, now: Instant) {
         match class {
-            Class::Success | Class::Incomplete | Class::Message => self.answered.note(slot, now),
+            Class::Success | Class::Incomplete | Class::Message => {
+                self.failing_since.remove(&slot);
+                self.answered.note(slot, now);
+            }
             // Where only a part of a call was refused, its other parts are answered.
-            Class::Retry | Class::Unknown | Class::Split => self.failed.note(slot, now),
+            Class::Retry | Class::Unknown | Class::Split => self.failed(slot, now),
             // A refused group is not called again for hours: it says nothing of the service from then on.
             Class::GroupFault | Class::SlowDown | Class::Wait | Class::SignAgain | Class::AppFault => {}
+        }
+    }
+
+    /// What failed already when another slot was answered fails for a reason of its own: it says nothing of the service.
+    fn failed(&mut self, slot: SlotId, now: Instant) {
+        if self.failing_since.len() >= MAX_FAILING {
+            self.failing_since.clear();
+        }
+        let since = *self.failing_since.entry(slot).or_insert(now);
+        if self.answered.of_other_than(slot).is_none_or(|answered| answered < since) {
+            self.failed.note(slot, now);
         }
     }
 
@@ -91,6 +113,12 @@ mod tests {
             (vec![(2, Class::Split, 0)], 60, Others::Failing),
             (vec![(2, Class::Split, 0), (2, good, 1)], 60, Others::Answered),
             (vec![(2, Class::SlowDown, 0)], 0, Others::Unknown),
+            // Two slots that fail, and one that is answered once a minute.
+            (vec![(2, bad, 0), (1, bad, 1), (3, good, 2), (2, bad, 60), (1, bad, 61)], 62, Others::Answered),
+            (vec![(2, bad, 0), (3, good, 2), (2, bad, 60), (2, bad, 400)], 400, Others::Unknown),
+            // Then the service is away.
+            (vec![(2, bad, 0), (3, good, 2), (2, bad, 60), (3, bad, 62)], 63, Others::Failing),
+            (vec![(2, bad, 0), (3, good, 2), (2, good, 60), (2, bad, 120)], 121, Others::Failing),
         ] {
             assert_eq!(judged(&noted, now), expected, "{noted:?} at {now} s");
         }
