@@ -232,12 +232,12 @@ impl Caller {
     }
 
     fn answered(&self, slot: &Slot, sent: Instant) {
-        let mut gate = self.gate();
-        let was_closed = gate.is_closed();
-        if gate.answered(slot.key, sent, clock::uptime()) {
+        let (mut gate, now) = (self.gate(), clock::uptime());
+        let held_up = gate.holds_up(now);
+        if gate.answered(slot.key, sent, now) {
             tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
         }
-        if was_closed && !gate.is_closed() {
+        if held_up && !gate.holds_up(now) {
             self.room.notify_one();
         }
     }

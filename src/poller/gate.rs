@@ -57,6 +57,8 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) enum Admission {
     /// All.
     Open,
+    /// One, and the others when it is known that its signature is accepted.
+    First,
     /// One, as a probe.
     Probe,
     /// None before this time.
@@ -118,14 +120,18 @@ impl Gate {
             self.doubt = None;
         }
         match &mut self.doubt {
-            None if self.signature.is_tried(now) => Admission::Closed(now + QUICK),
-            None => Admission::Open,
+            None => self.signature.admit(now),
             Some(doubt) if now >= doubt.probe_at => {
                 doubt.probe_at = now + doubt.pause().max(PROBE_PATIENCE);
                 Admission::Probe
             }
             Some(doubt) => Admission::Closed(doubt.probe_at),
         }
+    }
+
+    /// There was nothing to ask for the first call.
+    pub(super) fn has_not_called(&mut self) {
+        self.signature.has_not_called();
     }
 
     /// The last probe found nothing to ask: the next one is let in at once.
@@ -254,9 +260,9 @@ impl Gate {
         self.doubt.as_ref().map(|doubt| &doubt.failure)
     }
 
-    /// Whether calls wait until it is known who is to blame.
-    pub(super) fn is_closed(&self) -> bool {
-        self.doubt.is_some()
+    /// Whether calls wait for what becomes of another.
+    pub(super) fn holds_up(&self, now: Instant) -> bool {
+        self.doubt.is_some() || self.signature.holds_up(now)
     }
 
     /// The groups that are held, each with its refusal and when it is asked again.

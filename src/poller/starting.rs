@@ -79,19 +79,30 @@ impl Poller {
         };
         let admission = self.caller.gate().admit(now.monotonic);
         match admission {
-            Admission::Open => {
-                let (claimed, probes) = self.claim(room, now);
-                if claimed.is_empty() {
-                    return self.until_next_due(now);
+            Admission::Open => self.start_due(room, now, since).await.1,
+            Admission::First => {
+                let (calling, wait) = self.start_due(1, now, since).await;
+                if calling == 0 {
+                    self.caller.gate().has_not_called();
                 }
-                let turn = Turn { most: usize::MAX, pass: Pass::None };
-                let (_, wait) = self.start_claimed(claimed, &probes, turn, now).await;
-                self.ahead.took(clock::uptime().saturating_duration_since(since));
                 wait
             }
             Admission::Probe => self.probe(now).await,
             Admission::Closed(until) => until.saturating_duration_since(now.monotonic).min(COME_ROUND),
         }
+    }
+
+    /// Starts polls of slots that are due, in a turn that began at `since`. Returns how many will call, and after how long to
+    /// look again.
+    async fn start_due(&mut self, room: usize, now: Now, since: Instant) -> (usize, Duration) {
+        let (claimed, probes) = self.claim(room, now);
+        if claimed.is_empty() {
+            return (0, self.until_next_due(now));
+        }
+        let turn = Turn { most: usize::MAX, pass: Pass::None };
+        let started = self.start_claimed(claimed, &probes, turn, now).await;
+        self.ahead.took(clock::uptime().saturating_duration_since(since));
+        started
     }
 
     /// Starts one poll that finds out whether the app is still refused: of a group that isn't held, if there is one.

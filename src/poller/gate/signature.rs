@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::{Admission, QUICK};
+
 /// While a new signature is tried, other calls wait for this time at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -17,9 +19,16 @@ pub(in crate::poller) enum Signature {
     IsHopeless,
 }
 
+/// While the first call of a term isn't answered, another one is made after this time.
+const NEXT_FIRST: Duration = Duration::from_secs(1);
+
 /// What is known of the signature in use.
 #[derive(Debug, Default)]
 pub(super) struct SignatureState {
+    /// Whether the service has told anything of a signature since the term began.
+    is_known: bool,
+    /// When the first and the latest call were made with the first signature of a term.
+    first: Option<(Instant, Instant)>,
     /// Since when there is a signature that no call has got through with yet.
     untried_since: Option<Instant>,
     /// Whether that one was refused too.
@@ -27,8 +36,32 @@ pub(super) struct SignatureState {
 }
 
 impl SignatureState {
+    /// Whether polls may start, as far as the signature is concerned. Nobody knows whether the first one of a term is accepted,
+    /// so there is one call with it, and the others wait for its outcome.
+    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+        if self.is_tried(now) {
+            return Admission::Closed(now + QUICK);
+        }
+        if self.is_known || self.first.is_some_and(|(first, _)| now >= first + PATIENCE) {
+            return Admission::Open;
+        }
+        match self.first {
+            Some((_, latest)) if now < latest + NEXT_FIRST => Admission::Closed(latest + NEXT_FIRST),
+            first => {
+                self.first = Some((first.map_or(now, |(first, _)| first), now));
+                Admission::First
+            }
+        }
+    }
+
+    /// There was nothing to ask for the first call.
+    pub(super) fn has_not_called(&mut self) {
+        self.first = None;
+    }
+
     /// The signature of a call that was sent at `sent` was refused.
     pub(super) fn refused(&mut self, sent: Instant, now: Instant) -> Signature {
+        self.is_known = true;
         match self.untried_since {
             None => {
                 (self.untried_since, self.is_refused) = (Some(now), false);
@@ -47,8 +80,14 @@ impl SignatureState {
         self.untried_since.is_some_and(|since| now < since + PATIENCE) && !self.is_refused
     }
 
+    /// Whether calls wait for what becomes of another.
+    pub(super) fn holds_up(&self, now: Instant) -> bool {
+        self.is_tried(now) || (!self.is_known && self.first.is_some())
+    }
+
     /// The signature of a call that was sent at `sent` was accepted.
     pub(super) fn accepted(&mut self, sent: Instant) {
+        self.is_known = true;
         self.untried_since = self.untried_since.filter(|since| sent < *since);
     }
 }
@@ -58,6 +97,28 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn the_first_signature_of_a_term_is_tried_by_one_call_and_by_one_more_each_second() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut state = SignatureState::default();
+        assert_eq!(state.admit(at(0)), Admission::First);
+        state.has_not_called();
+        assert_eq!(state.admit(at(10)), Admission::First);
+        assert_eq!(state.admit(at(20)), Admission::Closed(at(1_010)));
+        assert_eq!(state.admit(at(1_010)), Admission::First);
+        assert_eq!(state.admit(at(1_020)), Admission::Closed(at(2_010)));
+        assert_eq!(state.admit(at(5_010)), Admission::Open, "nothing is heard of it");
+        state.first = Some((at(0), at(0)));
+        state.accepted(at(0));
+        assert_eq!(state.admit(at(100)), Admission::Open);
+        let mut state = SignatureState::default();
+        assert_eq!(state.admit(at(0)), Admission::First);
+        assert_eq!(state.refused(at(0), at(50)), Signature::Renew);
+        assert_eq!(state.admit(at(60)), Admission::Closed(at(60) + QUICK));
+        assert_eq!(state.refused(at(70), at(120)), Signature::IsHopeless);
+    }
 
     #[test]
     fn a_second_refusal_condemns_a_signature_only_if_it_is_of_the_new_one() {

@@ -199,14 +199,14 @@ impl World {
         }
         polling.outcomes.note(poll.slot.key.slot_id, attempt.class(), instant);
         let turn = poll.turn.take();
-        let was_closed = polling.gate.is_closed();
+        let held_up = polling.gate.holds_up(instant);
         // When more may be called than before.
         let mut wakes = polling.brake.is_on() && attempt.outcome.is_ok();
         if attempt.class().is_answer() {
             polling.gate.answered(poll.slot.key, poll.sent, instant);
             turn.into_iter().for_each(|turn| polling.failing.give_back(turn.sent));
         }
-        wakes |= was_closed && !polling.gate.is_closed();
+        wakes |= held_up && !polling.gate.holds_up(instant);
         polling.brake.note(poll.slot.key.slot_id, &attempt, poll.sent, instant);
         let (gate, sent) = (&mut polling.gate, poll.sent);
         let tries_signature = &mut poll.tries_signature;

@@ -67,6 +67,8 @@ pub(super) struct Polling {
     /// Mirrors `Recorder::refusals`.
     pub refusals: HashMap<SlotKey, i32>,
     looks_ahead: bool,
+    /// What is read is for the first call of the term.
+    is_first: bool,
     pub turn_at: Option<Micros>,
 }
 
@@ -123,6 +125,7 @@ impl Polling {
             put_off: HashMap::new(),
             refusals: HashMap::new(),
             looks_ahead: false,
+            is_first: false,
             turn_at: None,
         }
     }
@@ -288,9 +291,11 @@ impl World {
                 return self.wake_in(daemon, wait);
             }
         };
-        let is_probe = match polling.gate.admit(clocks.monotonic) {
-            Admission::Open => false,
-            Admission::Probe => true,
+        let admission = polling.gate.admit(clocks.monotonic);
+        let (is_probe, room) = match admission {
+            Admission::Open => (false, room),
+            Admission::First => (false, 1),
+            Admission::Probe => (true, room),
             Admission::Closed(until) => {
                 return self.wake_in(daemon, until.saturating_duration_since(clocks.monotonic).min(COME_ROUND));
             }
@@ -310,6 +315,8 @@ impl World {
         if claimed.is_empty() {
             if is_probe {
                 polling.gate.no_witness(clocks.monotonic);
+            } else if admission == Admission::First {
+                polling.gate.has_not_called();
             }
             let most = if polling.unsure_after.is_some() { 1_000 } else { 1_000_000 };
             let until_next = polling.schedule.until_next(polling.failing_room() > 0, clocks);
@@ -317,6 +324,7 @@ impl World {
             return self.wake_in(daemon, Duration::from_micros(micros.unsigned_abs()));
         }
         (polling.is_reading, polling.reads_since) = (true, clocks.monotonic);
+        polling.is_first = admission == Admission::First;
         self.request(daemon, Request::Read(claimed, is_probe));
     }
 
@@ -341,6 +349,8 @@ impl World {
             claimed.into_iter().for_each(|slot| polling.schedule.release(slot, clocks.time, clocks));
             if is_probe {
                 polling.gate.probe_again(clocks.monotonic);
+            } else if polling.is_first {
+                polling.gate.has_not_called();
             }
             return self.wake_in(daemon, READ_AGAIN);
         };
@@ -402,6 +412,9 @@ impl World {
         }
         let polling = self.polling(daemon);
         missing.into_iter().for_each(|slot| polling.schedule.forget(slot));
+        if polling.is_first && calling == 0 {
+            polling.gate.has_not_called();
+        }
         if is_probe && calling == 0 {
             let is_anybody_due =
                 polling.schedule.until_next(polling.failing_room() > 0, clocks).is_some_and(|until| until <= 0);
