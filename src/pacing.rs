@@ -16,6 +16,8 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+#[cfg(test)]
+pub(crate) use self::pacer::reserve_of;
 pub use self::pacer::{Grant, Pacer};
 use crate::clock;
 

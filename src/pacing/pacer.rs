@@ -36,6 +36,11 @@ const DOUBTFUL_AFTER: Duration = Duration::from_millis(500);
 /// for a process that takes over.
 const RESERVE_PART: u32 = 20;
 
+/// How much of a rate is kept back while the way may be held up.
+pub(crate) fn reserve_of(rate: u32) -> u32 {
+    (rate / RESERVE_PART).max(1)
+}
+
 /// One attempt that was let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
@@ -307,7 +312,7 @@ impl Pacer {
     /// How many permits there are, but for those that are kept back.
     fn available(&mut self, now: Instant) -> u32 {
         let rate = self.rate(now);
-        let reserve = (rate / RESERVE_PART).max(1);
+        let reserve = reserve_of(rate);
         match self.is_doubtful(now) {
             _ if self.is_heir => reserve,
             true => (rate - reserve).max(1),

@@ -99,6 +99,14 @@ fn many_groups_that_fail_hold_up_no_other_when_a_daemon_starts() {
 }
 
 #[test]
+fn processes_that_are_killed_in_one_standstill_leave_no_more_than_each_keeps_back() {
+    for seed in 1..50 {
+        let outcome = live(&Plan::of_kills_in_a_standstill(seed));
+        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+    }
+}
+
+#[test]
 fn one_seed_is_always_the_same_life() {
     for seed in 1..20 {
         for plan in [Plan::of(seed), Plan::with_flaws(seed)] {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     database::{Fence, wall},
     operation::{Reply, Request},
-    plan::{Micros, SECOND},
+    plan::{Fault, Micros, SECOND},
     polling::Polling,
     world::{Doing, Event, World},
     writing::Writing,
@@ -99,7 +99,13 @@ impl World {
 
     pub fn dies(&mut self, daemon: usize) {
         let killed = self.daemons[daemon].term.take();
-        killed.into_iter().for_each(|term| self.promises.killed_with(term.writing.unwritten()));
+        let free_at = self.gets_through(self.now, Fault::RequestsHeld);
+        if let Some(term) = killed {
+            self.promises.killed_with(term.writing.unwritten());
+            if free_at > self.now && !term.polling.under_way.is_empty() {
+                self.promises.killed_in_standstill(free_at);
+            }
+        }
         self.daemons[daemon].is_alive = false;
     }
 

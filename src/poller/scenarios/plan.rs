@@ -167,6 +167,29 @@ impl Plan {
         }
     }
 
+    /// A standstill in which two processes are killed, one after the other has called.
+    pub fn of_kills_in_a_standstill(seed: u64) -> Self {
+        let (begins, moment) = (10 * SECOND, 50 * MILLISECOND);
+        Self {
+            limit: 20,
+            allowance: Duration::from_millis(30),
+            batch_size: 1,
+            cadence: Duration::from_secs(1),
+            daemons: 1,
+            max_in_flight: 60,
+            is_busy: true,
+            one_machine: true,
+            groups: vec![1; 40],
+            faults: vec![
+                (begins, Fault::RequestsHeld, 3_900 * MILLISECOND),
+                (begins + 990 * MILLISECOND, Fault::Kill(0), moment),
+                (begins + 2_300 * MILLISECOND, Fault::Kill(0), moment),
+            ],
+            flaws: vec![],
+            ..Self::of(seed)
+        }
+    }
+
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let is_busy = random.u8(0..4) == 0;

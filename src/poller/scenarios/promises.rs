@@ -10,6 +10,7 @@ use super::{
 use crate::{
     chat::Class,
     lease::TTL,
+    pacing::reserve_of,
     poller::{asking::FAILURES_TO_BLAME, retry::MAX_ATTEMPTS},
     recording::{Closed, Poll, PollEnd},
     slot::Slot,
@@ -28,6 +29,8 @@ const UNTIL_FOLLOWED: Micros = 2 * SECOND;
 pub(super) struct Promises {
     pub broken: Option<String>,
     limit: u32,
+    /// When the way to the service is free again after a standstill, and how many processes were killed in it that had called.
+    killed: BTreeMap<Micros, usize>,
     calm_from: Micros,
     end: Option<Micros>,
     arrivals: VecDeque<Micros>,
@@ -49,6 +52,7 @@ impl Promises {
         Self {
             broken: None,
             limit: plan.limit,
+            killed: BTreeMap::new(),
             calm_from: plan.calm_from(),
             end: None,
             arrivals: VecDeque::new(),
@@ -78,10 +82,24 @@ impl Promises {
         while self.arrivals.front().is_some_and(|first| now - first >= SECOND) {
             self.arrivals.pop_front();
         }
-        let (count, limit) = (self.arrivals.len(), self.limit);
-        if count > limit as usize {
-            self.breaks(|| format!("{count} calls within a second, and the limit is {limit}"));
+        let (count, limit, left_behind) = (self.arrivals.len(), self.limit, self.left_behind(now));
+        if count > limit as usize + left_behind {
+            self.breaks(|| {
+                format!("{count} calls within a second, the limit is {limit}, and killed processes left {left_behind}")
+            });
         }
+    }
+
+    /// What processes that were killed in the standstill that has just ended may have left behind beyond the limit. Nobody can see
+    /// that, and for one of them the limit is not used up; so each further one adds what the next makes until one is answered.
+    fn left_behind(&self, now: Micros) -> usize {
+        let ended = self.killed.range(now.saturating_sub(SECOND - 1)..=now);
+        ended.map(|(_, killed)| (killed - 1) * reserve_of(self.limit) as usize).sum()
+    }
+
+    /// A process was killed that had called, while nothing gets through before `free_at`.
+    pub fn killed_in_standstill(&mut self, free_at: Micros) {
+        *self.killed.entry(free_at).or_default() += 1;
     }
 
     pub fn arrivals_within_a_second(&self) -> usize {

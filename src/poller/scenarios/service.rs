@@ -64,7 +64,7 @@ impl World {
     }
 
     /// When something gets through that would at `at`, unless the way is held up then.
-    fn gets_through(&self, at: Micros, held: Fault) -> Micros {
+    pub fn gets_through(&self, at: Micros, held: Fault) -> Micros {
         let holds =
             |(from, fault, span): &&(Micros, Fault, Micros)| *fault == held && (*from..from + span).contains(&at);
         match self.plan.faults.iter().find(holds) {
