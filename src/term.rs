@@ -85,7 +85,7 @@ impl Terms {
         let is_free = |holder: &str| holder == own || self.holder.is_dead(holder);
         let verdict = self.status.lease.contender().saw(row.as_ref(), is_free, clock::uptime());
         if verdict == Verdict::Wait {
-            self.tell_who_polls(row.as_ref());
+            self.tell_who_polls(row.as_ref()).await?;
             return Ok(None);
         }
         let asked_at = clock::uptime();
@@ -96,11 +96,17 @@ impl Terms {
         Ok(epoch)
     }
 
-    fn tell_who_polls(&self, row: Option<&LeaseRow>) {
+    async fn tell_who_polls(&self, row: Option<&LeaseRow>) -> Result<(), StoreError> {
         let holder = row.and_then(|row| row.holder.as_deref());
-        if self.status.sees(holder) {
-            tracing::info!(holder, "standing by: another receiptd polls this app");
+        if !self.status.sees(holder) {
+            return Ok(());
         }
+        tracing::info!(holder, "standing by: another receiptd polls this app");
+        // Nobody else would say so before this one is to take over.
+        if let Some(why) = self.store.read_only().await? {
+            tracing::error!("this receiptd can't take over: {why}");
+        }
+        Ok(())
     }
 
     /// Polls under the lease of `store`, shift after shift, until `stop`, or until the lease is lost or a part fails.

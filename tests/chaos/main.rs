@@ -27,6 +27,7 @@ mod service;
 mod signals;
 mod single;
 mod stalls;
+mod standby;
 mod stored;
 mod wall;
 mod way;

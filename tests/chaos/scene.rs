@@ -141,14 +141,18 @@ impl Scene {
 
     /// The same with words before its name.
     pub async fn another_daemon_in(&self, prefix: Vec<OsString>) -> Daemon {
-        let http = own_address();
-        let config_path = self.directory.path().join(format!("receiptd-{}.toml", http.ip()));
-        write_config(&config_path, &self.simulator.endpoint(), http);
-        let launch = Launch { prefix, config: config_path, http, ..self.daemon.launch.clone() };
-        let another = Daemon::start(launch);
+        let another = self.start_another(prefix, self.daemon.launch.database_url.clone());
         let ready = another.until_ready(PATIENCE).await;
         assert!(ready.is_ok(), "another daemon is not ready: {ready:?}\n{}", self.daemon.said());
         another
+    }
+
+    /// The same for a database at this URL. It isn't waited for.
+    pub fn start_another(&self, prefix: Vec<OsString>, database_url: String) -> Daemon {
+        let http = own_address();
+        let config = self.directory.path().join(format!("receiptd-{}.toml", http.ip()));
+        write_config(&config, &self.simulator.endpoint(), http);
+        Daemon::start(Launch { prefix, config, database_url, http, ..self.daemon.launch.clone() })
     }
 
     /// Where all is that the scenario's processes write.

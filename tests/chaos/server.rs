@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +11,11 @@ use receiptd::embedded::{EmbeddedPostgres, Options};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::task::block_in_place;
 
-use crate::{postgres::Postgres, signals::Frozen, wall::Wall};
+use crate::{
+    postgres::{Postgres, as_owner},
+    signals::Frozen,
+    wall::Wall,
+};
 
 /// The server trusts who reaches its socket; the password is there to be looked for where it must not be.
 pub const PASSWORD: &str = "canary-7d20-database-password";
@@ -45,6 +50,19 @@ impl Server {
         server
     }
 
+    /// A standby of this server, which follows it and answers queries.
+    pub fn standby(&self, directory: &Path) -> Postgres {
+        let (home, programs) = (directory.join("standby"), self.programs());
+        fs::create_dir(&home).unwrap();
+        let owner = fs::metadata(self.cluster()).unwrap();
+        chown(&home, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let mut copy = as_owner(&self.cluster(), &programs.join("pg_basebackup"));
+        copy.args(["-U", "postgres", "--write-recovery-conf", "--checkpoint=fast", "--host"]).arg(self.socket_dir());
+        let cluster = home.join("cluster");
+        assert!(block_in_place(|| copy.arg("--pgdata").arg(&cluster).status()).unwrap().success());
+        block_in_place(|| Postgres::start(&programs, &cluster, &[], &[("fsync", "off"), ("shared_buffers", "32MB")]))
+    }
+
     pub fn start_again(&mut self) {
         self.postgres = Some(block_in_place(|| EmbeddedPostgres::start(&self.options)).unwrap());
     }
@@ -74,8 +92,7 @@ impl Server {
     }
 
     pub fn url(&self, database: &str) -> String {
-        let directory = self.socket_dir().to_str().unwrap().replace('/', "%2F");
-        format!("postgres://postgres:{PASSWORD}@localhost:5432/{database}?host={directory}&sslmode=disable")
+        url_at(self.socket_dir(), database)
     }
 
     pub fn socket_dir(&self) -> &Path {
@@ -90,6 +107,12 @@ impl Server {
         let options = PgPoolOptions::new().max_connections(3).acquire_timeout(Duration::from_secs(5));
         options.connect_lazy(&self.url(database)).unwrap()
     }
+}
+
+/// The URL of a database of the server with this socket.
+pub fn url_at(socket_dir: &Path, database: &str) -> String {
+    let directory = socket_dir.to_str().unwrap().replace('/', "%2F");
+    format!("postgres://postgres:{PASSWORD}@localhost:5432/{database}?host={directory}&sslmode=disable")
 }
 
 /// Name and number of the account that root's server runs as, which the library chooses: `postgres`, or else `nobody`.
