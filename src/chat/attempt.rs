@@ -33,6 +33,11 @@ impl Attempt {
         }
     }
 
+    /// Whether it failed in a way that may pass.
+    pub(crate) fn has_failed_for_now(&self) -> bool {
+        self.outcome.as_ref().is_err_and(Failure::is_passing)
+    }
+
     /// What went wrong: why there was no answer, or what the answer left out.
     pub fn trouble(&self) -> Option<Failure> {
         match &self.outcome {

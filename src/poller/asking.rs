@@ -125,6 +125,13 @@ impl Asking {
         self.end(PollEnd::GivenUp);
     }
 
+    /// Makes no further call, since another slot is to be asked: what is left waits for the next poll.
+    pub(super) fn gives_way(&mut self) {
+        if !self.batches.is_empty() {
+            self.has_enough();
+        }
+    }
+
     /// Takes in the outcome of an attempt for the batch. `renew_signature` drops the signature for a new one, and tells
     /// whether there can be one.
     pub(super) fn heard(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Next {

@@ -227,8 +227,13 @@ impl Caller {
         } else {
             drop(permit);
         }
-        let tries_signature = &mut polling.tries_signature;
-        Some(polling.asking.heard(attempt, || self.may_sign_again(sent, tries_signature)))
+        let (tries_signature, has_failed) = (&mut polling.tries_signature, attempt.has_failed_for_now());
+        let next = polling.asking.heard(attempt, || self.may_sign_again(sent, tries_signature));
+        if has_failed && next == Next::GoOn && self.brake().is_on() {
+            // The next call goes to another slot: this one may fail for a reason of its own.
+            polling.asking.gives_way();
+        }
+        Some(next)
     }
 
     fn answered(&self, slot: &Slot, sent: Instant) {

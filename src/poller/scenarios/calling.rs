@@ -209,12 +209,15 @@ impl World {
         wakes |= held_up && !polling.gate.holds_up(instant);
         polling.brake.note(poll.slot.key.slot_id, &attempt, poll.sent, instant);
         let (gate, sent) = (&mut polling.gate, poll.sent);
-        let tries_signature = &mut poll.tries_signature;
+        let (tries_signature, has_failed) = (&mut poll.tries_signature, attempt.has_failed_for_now());
         let next = poll.asking.heard(attempt, || {
             let verdict = gate.signature_refused(sent, instant);
             *tries_signature = verdict == Signature::Renew;
             verdict != Signature::IsHopeless
         });
+        if has_failed && next == Next::GoOn && polling.brake.is_on() {
+            poll.asking.gives_way();
+        }
         if polling.turn_at.is_none_or(|at| at > now + 1_000_000) {
             self.turn_at(daemon, now);
         }

@@ -113,6 +113,24 @@ fn a_slot_whose_last_poll_failed_gets_one_attempt_and_then_leaves_its_place_to_o
 }
 
 #[test]
+fn a_search_that_gives_way_to_other_slots_blames_no_message_that_it_has_not_asked_for() {
+    let slot = Slot { failures: 3, ..slot(16) };
+    for answered in [0, 1] {
+        let mut asking = Asking::new(&slot, ALL, Others::Answered);
+        for code in [0, 10002].into_iter().skip(1 - answered) {
+            let batch = asking.batch().unwrap().to_vec();
+            asking.heard(attempt(&batch, code), || true);
+        }
+        asking.gives_way();
+        assert_eq!(asking.batch(), None);
+        let poll = asking.into_poll();
+        let parts = poll.failed.iter().map(Vec::len).collect::<Vec<_>>();
+        let expected = if answered == 1 { (PollEnd::Complete, vec![12]) } else { (PollEnd::GivenUp, vec![]) };
+        assert_eq!((poll.end, parts), expected);
+    }
+}
+
+#[test]
 fn after_an_outage_a_slot_is_asked_for_as_a_whole_and_a_message_that_fails_is_put_off_for_seconds() {
     for code in [10002, 10004] {
         let mut slot = slot(50);
