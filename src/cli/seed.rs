@@ -19,8 +19,7 @@ use super::{Global, database::Opened, moment::Moment, stdout};
 
 /// Fill an app without groups with a made-up history, and roll it up
 ///
-/// The same options make the same history. 200000 messages in groups of 800 members have about 100 million snapshots, and
-/// take about 20 minutes and 12 GB.
+/// The same options make the same history. 200000 messages in groups of 130 members have about 18 million snapshots.
 #[derive(Args)]
 pub struct Arguments {
     /// Number of groups
@@ -32,7 +31,7 @@ pub struct Arguments {
     /// Number of days over which the messages were sent
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=3_650))]
     days: i64,
-    /// Average number of members of a group; a message has about 0.6 times as many snapshots
+    /// Average number of members of a group; a message has about 0.7 times as many snapshots
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(2..=10_000))]
     members: i64,
     /// End of the history: UTC date, RFC 3339, seconds since 1970, or an age such as 2d [default: now]

@@ -20,7 +20,7 @@ pub struct Seed {
     pub messages: i64,
     /// Over how many days they were sent.
     pub days: i64,
-    /// How many members a group has on average; a message has about 0.6 times as many snapshots.
+    /// How many members a group has on average; a message has about 0.7 times as many snapshots.
     pub members: i64,
     /// Until when they were polled.
     pub until: Timestamp,
