@@ -228,7 +228,8 @@ impl ChatClient {
             self.http.post(url).header(CONTENT_TYPE, "application/json").body(Body::wrap(body)).send().await?;
         let status = response.status();
         let unanswered = |info: String| Unanswered { status: Some(status.as_u16()), ..Unanswered::because(info) };
-        let mut body = Vec::with_capacity(4_096);
+        let length = response.content_length().map_or(4_096, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        let mut body = Vec::with_capacity(length.min(max_bytes));
         while let Some(chunk) = response.chunk().await.map_err(|error| unanswered(describe(error)))? {
             if body.len() + chunk.len() > max_bytes {
                 return Err(unanswered(format!("the answer is larger than {max_bytes} bytes")));
@@ -245,8 +246,8 @@ impl ChatClient {
         seqs: &[MsgSeq],
         user_sig: &SecretString,
     ) -> Result<(DomainIndex, Url, Vec<u8>), String> {
-        let content = serde_json::to_vec(&Request::new(group, seqs))
-            .map_err(|error| format!("writing the request failed: {error}"))?;
+        let content =
+            Request::new(group, seqs).written().map_err(|error| format!("writing the request failed: {error}"))?;
         let (domain, url) = self.url(user_sig)?;
         Ok((domain, url, content))
     }

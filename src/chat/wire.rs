@@ -11,6 +11,12 @@ use serde_json::value::RawValue;
 
 use crate::domain::{GroupId, MsgSeq};
 
+/// Nearly all lists have no more entries: `polling.batch_size` is 50 if nobody sets it.
+const MOST_ENTRIES: usize = 50;
+
+/// The size of a request, about: its frame, and each message.
+const REQUEST_BYTES: (usize, usize) = (128, 24);
+
 /// The body of `get_group_msg_receipt`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -29,6 +35,13 @@ impl<'a> Request<'a> {
     pub(super) fn new(group: &'a GroupId, seqs: &[MsgSeq]) -> Self {
         let msg_seq_list = seqs.iter().map(|seq| AskedSeq { msg_seq: seq.get() }).collect();
         Self { group_id: group.as_str(), msg_seq_list }
+    }
+
+    /// As JSON.
+    pub(super) fn written(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let (frame, message) = REQUEST_BYTES;
+        let mut json = Vec::with_capacity(frame + message * self.msg_seq_list.len());
+        serde_json::to_writer(&mut json, self).map(|()| json)
     }
 }
 
@@ -75,7 +88,8 @@ impl Response<'_> {
 struct Documented<'a> {
     action_status: &'a str,
     error_code: i64,
-    group_msg_receipt_list: Vec<DocumentedEntry>,
+    #[serde(deserialize_with = "documented_entries")]
+    group_msg_receipt_list: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
@@ -87,17 +101,41 @@ struct DocumentedEntry {
     unread_num: Option<u32>,
 }
 
+impl From<DocumentedEntry> for Entry {
+    fn from(entry: DocumentedEntry) -> Self {
+        let count = |count: Option<u32>| count.map_or(Number::Absent, |count| Number::Whole(count.into()));
+        let (msg_seq, code) = (Number::Whole(entry.msg_seq), Number::Whole(entry.code));
+        Self { msg_seq, code, read_num: count(entry.read_num), unread_num: count(entry.unread_num) }
+    }
+}
+
+fn documented_entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::Error> {
+    deserializer.deserialize_seq(DocumentedEntries)
+}
+
+struct DocumentedEntries;
+
+impl<'de> Visitor<'de> for DocumentedEntries {
+    type Value = Vec<Entry>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of receipts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::with_capacity(MOST_ENTRIES);
+        while let Some(entry) = list.next_element::<DocumentedEntry>()? {
+            entries.push(entry.into());
+        }
+        Ok(entries)
+    }
+}
+
 /// The entries of an answer that is as documented, read in one pass.
 pub(super) fn documented(body: &[u8], most: usize) -> Option<Vec<Entry>> {
     let answer: Documented = serde_json::from_slice(body).ok()?;
     let is_success = answer.action_status == "OK" && answer.error_code == 0;
-    let entry = |entry: DocumentedEntry| {
-        let count = |count: Option<u32>| count.map_or(Number::Absent, |count| Number::Whole(count.into()));
-        let (msg_seq, code) = (Number::Whole(entry.msg_seq), Number::Whole(entry.code));
-        Entry { msg_seq, code, read_num: count(entry.read_num), unread_num: count(entry.unread_num) }
-    };
-    let list = answer.group_msg_receipt_list;
-    (is_success && list.len() <= most).then(|| list.into_iter().map(entry).collect())
+    Some(answer.group_msg_receipt_list).filter(|entries| is_success && entries.len() <= most)
 }
 
 /// Reads entries one by one, so that a list of very many takes no more memory than one of `most`.
