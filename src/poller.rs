@@ -44,6 +44,7 @@ use self::{
     call::Caller,
     failing_share::FailingShare,
     gate::Gate,
+    metrics::Metrics,
     others::Outcomes,
     schedule::{Now, Schedule},
     trouble::Trouble,
@@ -180,6 +181,7 @@ impl Poller {
             limit,
             trouble,
             activity,
+            metrics: Metrics::new(),
             room: room.clone(),
             stop,
         };

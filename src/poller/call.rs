@@ -16,6 +16,7 @@ use super::{
     brake::{Brake, News},
     failing_share::{FailingShare, Turn},
     gate::{Blame, Gate, Signature},
+    metrics::Metrics,
     others::Outcomes,
     trouble::Trouble,
 };
@@ -68,6 +69,7 @@ pub(super) struct Caller {
     pub limit: Mutex<BatchLimit>,
     pub trouble: Trouble,
     pub activity: Arc<Activity>,
+    pub metrics: Metrics,
     /// Wakes the poller when more may be called than before.
     pub room: Arc<Notify>,
     /// Cancelled when the term of the poller is over: no attempt starts from then on.
@@ -210,7 +212,7 @@ impl Caller {
         // A call that was not made is no attempt.
         let attempt = self.client.get_receipts(&slot.group_id, &batch, may_send).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
-        super::metrics::count(&attempt);
+        self.metrics.count(&attempt);
         if attempt.class().is_answer() {
             self.answered(slot, sent);
         } else {

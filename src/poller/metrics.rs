@@ -1,10 +1,14 @@
 //! Counts attempts, and tells how late polls are.
+//!
+//! What every call counts has a handle, which is looked up once: that takes longer than to count.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::{
     cadence::Cadences,
@@ -16,19 +20,73 @@ use crate::{
 /// So many codes that receiptd does not know are counted under their own names.
 const UNKNOWN_CODES: usize = 1_000;
 
-/// Counts one attempt by class and code.
-pub(super) fn count(attempt: &Attempt) {
-    /// Of the whole process, as what is counted is.
-    static UNKNOWN: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
-    let code = label(attempt.code(), &mut UNKNOWN.lock().unwrap_or_else(PoisonError::into_inner));
-    ::metrics::counter!("receiptd_calls_total", "class" => attempt.class().name(), "code" => code).increment(1);
-    ::metrics::counter!("receiptd_messages_asked_total").increment(attempt.asked as u64);
-    ::metrics::histogram!("receiptd_call_seconds").record(attempt.latency);
-    ::metrics::histogram!("receiptd_call_messages").record(attempt.asked as f64);
-    if attempt.outcome.is_ok() {
-        let ended_at = attempt.ended_at.timestamp_millis() as f64 / 1e3;
-        ::metrics::gauge!("receiptd_last_success_timestamp_seconds").set(ended_at);
+/// The metrics of attempts and polls.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    /// Calls that told of all messages.
+    succeeded: Counter,
+    asked: Counter,
+    seconds: Histogram,
+    messages: Histogram,
+    /// How late polls are, by cadence and tier.
+    lag: Mutex<BTreeMap<String, BTreeMap<Arc<str>, Gauge>>>,
+}
+
+impl Metrics {
+    /// The handles of the recorder that is installed by now.
+    pub(super) fn new() -> Self {
+        Self {
+            succeeded: calls(Class::Success, "0".to_owned()),
+            asked: counter!("receiptd_messages_asked_total"),
+            seconds: histogram!("receiptd_call_seconds"),
+            messages: histogram!("receiptd_call_messages"),
+            lag: Mutex::default(),
+        }
     }
+
+    /// Counts one attempt by class and code.
+    pub(super) fn count(&self, attempt: &Attempt) {
+        /// Of the whole process, as what is counted is.
+        static UNKNOWN: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+        match attempt.class() {
+            Class::Success => self.succeeded.increment(1),
+            class => {
+                let code = label(attempt.code(), &mut UNKNOWN.lock().unwrap_or_else(PoisonError::into_inner));
+                calls(class, code).increment(1);
+            }
+        }
+        self.asked.increment(attempt.asked as u64);
+        self.seconds.record(attempt.latency);
+        self.messages.record(attempt.asked as f64);
+        if attempt.outcome.is_ok() {
+            // Looked up each time, since it must not be there before the first success.
+            gauge!("receiptd_last_success_timestamp_seconds").set(attempt.ended_at.timestamp_millis() as f64 / 1e3);
+        }
+    }
+
+    /// Notes how late the poll of a slot is that begins at `now`, by its cadence and the tier of its youngest message.
+    pub(super) fn note_lag(&self, slot: &Slot, cadences: &Cadences, now: Timestamp) -> Duration {
+        let late_by = (now - slot.next_poll_at).to_std().unwrap_or_default();
+        let (cadence, policy) = cadences.named(slot.cadence.as_deref());
+        if let Some(youngest) = slot.messages.iter().map(|message| message.sent_at).max() {
+            self.set_lag(cadence, policy.tier_name(youngest, now), late_by.as_secs_f64());
+        }
+        late_by
+    }
+
+    fn set_lag(&self, cadence: &str, tier: &Arc<str>, seconds: f64) {
+        let mut lag = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gauge) = lag.get(cadence).and_then(|tiers| tiers.get(tier)) {
+            return gauge.set(seconds);
+        }
+        let gauge = gauge!("receiptd_due_lag_seconds", "cadence" => cadence.to_owned(), "tier" => tier.clone());
+        gauge.set(seconds);
+        lag.entry(cadence.to_owned()).or_default().insert(tier.clone(), gauge);
+    }
+}
+
+fn calls(class: Class, code: String) -> Counter {
+    counter!("receiptd_calls_total", "class" => class.name(), "code" => code)
 }
 
 /// What a code is counted under. Codes come from outside: a service that makes up ever new ones must fill neither the memory nor
@@ -40,17 +98,6 @@ fn label(code: Option<i64>, unknown: &mut BTreeSet<i64>) -> String {
         return code.to_string();
     }
     "other".to_owned()
-}
-
-/// Notes how late the poll of a slot is that begins at `now`, by its cadence and the tier of its youngest message.
-pub(super) fn note_lag(slot: &Slot, cadences: &Cadences, now: Timestamp) -> Duration {
-    let late_by = (now - slot.next_poll_at).to_std().unwrap_or_default();
-    let (cadence, policy) = cadences.named(slot.cadence.as_deref());
-    if let Some(youngest) = slot.messages.iter().map(|message| message.sent_at).max() {
-        let (cadence, tier) = (cadence.to_owned(), policy.tier_name(youngest, now).clone());
-        ::metrics::gauge!("receiptd_due_lag_seconds", "cadence" => cadence, "tier" => tier).set(late_by.as_secs_f64());
-    }
-    late_by
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use super::{
     claim::Claim,
     failing,
     gate::{Admission, Place},
-    metrics,
     schedule::Now,
 };
 use crate::{
@@ -265,7 +264,7 @@ impl Poller {
             let mut claim = claim;
             let began = |claim: &mut Claim| {
                 claim.started();
-                caller.activity.began(metrics::note_lag(&slot, &cadences, clock.now()), Instant::now());
+                caller.activity.began(caller.metrics.note_lag(&slot, &cadences, clock.now()), Instant::now());
             };
             let poll = if slot.messages.is_empty() {
                 Poll::ended(PollEnd::Complete)
