@@ -155,15 +155,19 @@ COMMENT ON COLUMN receiptd.poll_slots.known_apart IS 'Until when it is known, wh
 COMMENT ON COLUMN receiptd.poll_slots.no_receipt_polls IS 'How many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
 COMMENT ON COLUMN receiptd.poll_slots.refused_since IS 'Since when each poll that asked for this message alone was refused; null if the last one was not.';
 
+-- Only the seqs become rows, and an element of another array is read if its column is asked for: arrays that become rows together
+-- took three times as long. Each element stands in a coalesce(), so that on the right of a LEFT JOIN PostgreSQL computes it before the
+-- join. Without, it takes the arrays of a slot along with each message, through hash tables and sorts. So join it by LEFT JOIN.
 CREATE VIEW receiptd.slot_messages AS
-SELECT s.group_key, s.slot_id, e.msg_seq, e.sent_at, e.read_num, e.unread_num, e.code, e.first_polled_at, e.changed_at,
-    CASE WHEN e.code IS NOT NULL THEN coalesce(e.known_apart, s.known_until) END AS known_until, e.known_apart,
-    e.no_receipt_polls, e.refused_since,
-    CASE WHEN s.failures = 0 AND e.known_apart IS NULL THEN s.next_poll_at END AS due_at
+SELECT s.group_key, s.slot_id, e.msg_seq, coalesce(s.sent_at[e.n]) AS sent_at, coalesce(s.read_num[e.n]) AS read_num,
+    coalesce(s.unread_num[e.n]) AS unread_num, coalesce(s.code[e.n]) AS code,
+    coalesce(s.first_polled_at[e.n]) AS first_polled_at, coalesce(s.changed_at[e.n]) AS changed_at,
+    CASE WHEN s.code[e.n] IS NOT NULL THEN coalesce(s.known_apart[e.n], s.known_until) END AS known_until,
+    coalesce(s.known_apart[e.n]) AS known_apart, coalesce(s.no_receipt_polls[e.n]) AS no_receipt_polls,
+    coalesce(s.refused_since[e.n]) AS refused_since,
+    CASE WHEN s.failures = 0 AND s.known_apart[e.n] IS NULL THEN s.next_poll_at END AS due_at
 FROM receiptd.poll_slots s
-CROSS JOIN LATERAL unnest(s.msg_seqs, s.sent_at, s.read_num, s.unread_num, s.code, s.first_polled_at, s.changed_at, s.known_apart,
-    s.no_receipt_polls, s.refused_since)
-    AS e (msg_seq, sent_at, read_num, unread_num, code, first_polled_at, changed_at, known_apart, no_receipt_polls, refused_since);
+CROSS JOIN LATERAL unnest(s.msg_seqs) WITH ORDINALITY AS e (msg_seq, n);
 
 COMMENT ON VIEW receiptd.slot_messages IS 'Internal: what the slots hold, one row a message.';
 COMMENT ON COLUMN receiptd.slot_messages.group_key IS 'Group of the message.';

@@ -85,25 +85,22 @@ COMMENT ON COLUMN receiptd.message_state.updated_at IS 'When any of this last ch
 
 -- Read most, and so not from message_state: of a message in a slot all of this is in the slot, so that the row of a slot tells of
 -- 50 messages, and none of their own is read. The price: to find one message all slots of its group are opened, 7 ms for a
--- thousand of them. message_state and message_milestones find it by its key. Only the seqs become rows, and of the other arrays
--- only elements that are asked for are read: a third of the time that slot_messages takes, whose rows are whole so that they can
--- be joined. Each branch is joined to the groups by itself, so that a filter by group reaches
+-- thousand of them. message_state and message_milestones find it by its key. The LEFT JOIN of the slots is as slot_messages wants
+-- it. Each branch is joined to the groups by itself, so that a filter by group reaches
 -- either by its index. A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or
 -- not: hence the SELECT around them.
 CREATE VIEW receiptd.latest_receipts AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
     known_until, closed_at, group_key, labels, group_labels
 FROM (
-    SELECT g.sdk_app_id, g.group_id, e.msg_seq, s.sent_at[e.n] AS sent_at, 'active' AS state, s.read_num[e.n] AS read_num,
-        s.unread_num[e.n] AS unread_num, s.code[e.n] AS receipt_code, s.first_polled_at[e.n] AS first_polled_at,
-        s.changed_at[e.n] AS last_changed_at,
-        CASE WHEN s.code[e.n] IS NOT NULL THEN coalesce(s.known_apart[e.n], s.known_until) END AS known_until,
-        NULL::timestamptz AS closed_at, s.group_key, m.labels, g.labels AS group_labels
-    FROM receiptd.poll_slots s
-    CROSS JOIN LATERAL unnest(s.msg_seqs) WITH ORDINALITY AS e (msg_seq, n)
-    JOIN receiptd.watched_groups g USING (group_key)
+    SELECT g.sdk_app_id, g.group_id, e.msg_seq, e.sent_at, 'active' AS state, e.read_num, e.unread_num, e.code AS receipt_code,
+        e.first_polled_at, e.changed_at AS last_changed_at, e.known_until, NULL::timestamptz AS closed_at, e.group_key,
+        m.labels, g.labels AS group_labels
+    FROM receiptd.watched_groups g
+    LEFT JOIN receiptd.slot_messages e USING (group_key)
     -- For the labels alone: a query that asks for none does without this join.
-    LEFT JOIN receiptd.watched_messages m ON m.group_key = s.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = s.slot_id
+    LEFT JOIN receiptd.watched_messages m ON m.group_key = e.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = e.slot_id
+    WHERE e.msg_seq IS NOT NULL
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
         m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key, m.labels, g.labels
