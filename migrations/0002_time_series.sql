@@ -1,11 +1,11 @@
--- What polls found: the snapshots and the calls, both partitioned by the UTC day. There is never a DEFAULT partition: it would
--- have to be scanned at every ATTACH and forbids DETACH CONCURRENTLY.
+-- Snapshots and calls, both partitioned by UTC day. There is never a DEFAULT partition: it would have to be scanned at every
+-- ATTACH, and forbids DETACH CONCURRENTLY.
 
--- Partitions have a schema of their own, so that lists of tables show what people query, and not every day of it. receiptd has made
+-- Partitions have their own schema, so that lists of tables show what people query and not every day of it. receiptd creates
 -- it before it applies the first migration.
-COMMENT ON SCHEMA receiptd_partitions IS 'Internal: the daily partitions of receiptd.receipt_snapshots and receiptd.api_calls. Query those.';
+COMMENT ON SCHEMA receiptd_partitions IS 'Internal: the daily partitions of receiptd.receipt_snapshots and receiptd.api_calls. Query those tables instead.';
 
--- prior_read_num repeats what the row before has, so that gains are added up without looking for it in another partition.
+-- prior_read_num repeats the count of the previous row, so that gains can be added up without a lookup in another partition.
 CREATE TABLE receiptd.receipt_snapshots (
     group_key       integer NOT NULL,
     msg_seq         bigint NOT NULL,
@@ -24,22 +24,22 @@ CREATE TABLE receiptd.receipt_snapshots (
     CONSTRAINT source_is_known CHECK (source IN ('poll', 'webhook'))
 ) PARTITION BY RANGE (polled_at);
 
-COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row each time a poll saw counts or a code that differ from the last (or every poll, by config). Partitioned by UTC day of polled_at.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row for each poll that saw different counts or a different code than the poll before (or for every poll, if configured). Partitioned by UTC day of polled_at.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message; see watched_groups.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'When the answer arrived that showed these counts. Rises strictly for each message, whatever the clock does.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'When the attempt was sent that last saw the counts of the row before: the change happened after that and by polled_at. Null for the first observation.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null where the code is not 0 and no count came.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null where the code is not 0 and no count came.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.code IS 'Per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.source IS 'poll or webhook.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'Time when the answer with these counts arrived. Strictly increasing for each message, even if a clock is set back.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'Time when the last attempt that saw the previous row''s counts was sent: the change happened after that and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null if the code is not 0 and there was no count.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null if the code is not 0 and there was no count.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.code IS 'Code for the message: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.prior_read_num IS 'Read count of the previous row; the difference is the number of reads in between. Null for the first count.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.source IS 'Source of the counts: poll or webhook.';
 
--- Rows come in the order of time, so that a summary of each stretch of pages is enough to find some minutes of a day.
+-- Rows arrive in order of time, so a BRIN index is enough to find some minutes of a day.
 CREATE INDEX receipt_snapshots_by_time ON receiptd.receipt_snapshots USING brin (polled_at)
     WITH (pages_per_range = 32, autosummarize = on);
 
--- A log without a key: rows are only added, and leave with their partition.
+-- A log without a key: rows are only inserted, and removed with their partition.
 CREATE TABLE receiptd.api_calls (
     called_at         timestamptz NOT NULL,
     due_at            timestamptz,
@@ -55,27 +55,27 @@ CREATE TABLE receiptd.api_calls (
     error             text
 ) PARTITION BY RANGE (called_at);
 
-COMMENT ON TABLE receiptd.api_calls IS 'One row per attempt to call Tencent Chat, partitioned by UTC day of called_at.';
-COMMENT ON COLUMN receiptd.api_calls.called_at IS 'When the request of the attempt was sent; if it never was, when the attempt began.';
-COMMENT ON COLUMN receiptd.api_calls.due_at IS 'When the poll was due by its cadence: called later than that, it left a gap.';
-COMMENT ON COLUMN receiptd.api_calls.group_key IS 'Group that was asked for, see watched_groups.';
-COMMENT ON COLUMN receiptd.api_calls.attempt IS 'Which attempt of the poll it was, from 1.';
-COMMENT ON COLUMN receiptd.api_calls.messages_asked IS 'How many messages the attempt asked for.';
-COMMENT ON COLUMN receiptd.api_calls.messages_answered IS 'For how many of them a usable receipt came back.';
-COMMENT ON COLUMN receiptd.api_calls.entries_bad IS 'Entries of the answer that were repeated, not asked for, or held numbers out of range.';
-COMMENT ON COLUMN receiptd.api_calls.class IS 'success, or what the outcome calls for: retry, slow_down, wait, sign_again, app_fault, group_fault, split, message, incomplete (the answer leaves out messages that were asked for), unknown.';
-COMMENT ON COLUMN receiptd.api_calls.code IS 'ErrorCode of the answer; null where none could be read.';
-COMMENT ON COLUMN receiptd.api_calls.http_status IS 'HTTP status; null where no answer came.';
-COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from the beginning of the attempt, before there was a connection, to the end of the answer or of the wait for it.';
-COMMENT ON COLUMN receiptd.api_calls.error IS 'What went wrong: why there was no answer, or how many messages the answer told of.';
+COMMENT ON TABLE receiptd.api_calls IS 'One row per attempt to call Tencent Chat. Partitioned by UTC day of called_at.';
+COMMENT ON COLUMN receiptd.api_calls.called_at IS 'Time when the request was sent; if it was not sent, when the attempt began.';
+COMMENT ON COLUMN receiptd.api_calls.due_at IS 'Time when the poll was due by its cadence. A later call leaves a gap.';
+COMMENT ON COLUMN receiptd.api_calls.group_key IS 'Group that was asked for; see watched_groups.';
+COMMENT ON COLUMN receiptd.api_calls.attempt IS 'Number of the attempt within its poll, from 1.';
+COMMENT ON COLUMN receiptd.api_calls.messages_asked IS 'Number of messages the attempt asked for.';
+COMMENT ON COLUMN receiptd.api_calls.messages_answered IS 'Number of them with a usable receipt in the answer.';
+COMMENT ON COLUMN receiptd.api_calls.entries_bad IS 'Number of entries in the answer that were repeated, not asked for, or had numbers out of range.';
+COMMENT ON COLUMN receiptd.api_calls.class IS 'success, or the reaction to the failure: retry, slow_down, wait, sign_again, app_fault, group_fault, split, message, incomplete (the answer leaves out messages that were asked for), unknown.';
+COMMENT ON COLUMN receiptd.api_calls.code IS 'ErrorCode of the answer; null if there was none.';
+COMMENT ON COLUMN receiptd.api_calls.http_status IS 'HTTP status; null if there was no answer.';
+COMMENT ON COLUMN receiptd.api_calls.latency_ms IS 'Milliseconds from the beginning of the attempt, including connecting, to the end of the answer or to the timeout.';
+COMMENT ON COLUMN receiptd.api_calls.error IS 'Error, if any: why there was no answer, or how many messages the answer covered.';
 
 CREATE INDEX api_calls_by_time ON receiptd.api_calls USING brin (called_at)
     WITH (pages_per_range = 32, autosummarize = on);
--- Calls that failed are few: by this the roll-up finds why nothing was observed in a gap of days.
+-- Failed calls are few. The roll-up uses this index to find the reasons for gaps of days.
 CREATE INDEX api_calls_failed ON receiptd.api_calls (group_key, called_at) WHERE class <> 'success';
 
--- Each partition is made as a table of its own and then attached: ATTACH lets readers and writers of the other
--- days go on, CREATE TABLE ... PARTITION OF would queue everybody behind any open reader.
+-- Each partition is created as a separate table and then attached: ATTACH doesn't block readers and writers of the other
+-- days, while CREATE TABLE ... PARTITION OF would queue everything behind any open reader.
 CREATE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -90,7 +90,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd_partitions.%I', partition))) THEN
         RETURN false;
     END IF;
-    -- The lock that ATTACH takes anyway: readers and writers go on, and a second call for the same table waits.
+    -- The lock that ATTACH takes anyway: it doesn't block readers and writers, and a second call for the same table waits.
     EXECUTE format('LOCK TABLE ONLY receiptd.%I IN SHARE UPDATE EXCLUSIVE MODE', parent);
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(format('receiptd_partitions.%I', partition))) THEN
         RETURN false;
@@ -109,4 +109,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.ensure_partition(text, date) IS 'Internal: makes the partition of a UTC day, if it is missing. True if it made it.';
+COMMENT ON FUNCTION receiptd.ensure_partition(text, date) IS 'Internal: creates the partition of a UTC day if it is missing. Returns whether it did.';

@@ -1,7 +1,7 @@
--- Who may poll, and what could not be stored.
+-- The lease, and results that could not be stored.
 
--- How far the roll-up is stands in the row that every flush looks at before its commit: so a flush knows whether it writes what
--- has been rolled up already, and a roll-up that moves the mark has every earlier flush before it.
+-- The end of the roll-up is stored in the row that every flush reads before its commit. So a flush knows whether it writes to
+-- an hour that was rolled up already, and a roll-up that moves the mark sees every earlier flush.
 CREATE TABLE receiptd.poller_leases (
     sdk_app_id       bigint PRIMARY KEY,
     holder           text,
@@ -18,25 +18,25 @@ CREATE TABLE receiptd.poller_leases (
         CHECK ((batch_taken IS NULL) = (batch_refused IS NULL) AND batch_taken > 0 AND batch_taken < batch_refused)
 ) WITH (fillfactor = 50);
 
-COMMENT ON TABLE receiptd.poller_leases IS 'Who may poll: one receiptd for each app, while any number of others stand by.';
+COMMENT ON TABLE receiptd.poller_leases IS 'Leases: one receiptd polls each app, and any number of others stand by.';
 COMMENT ON COLUMN receiptd.poller_leases.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.poller_leases.holder IS 'Host and process that polls; null after a clean stop.';
-COMMENT ON COLUMN receiptd.poller_leases.epoch IS 'Counts up with every holder. Whatever is written under an older one has no effect.';
-COMMENT ON COLUMN receiptd.poller_leases.acquired_at IS 'Since when this holder polls.';
-COMMENT ON COLUMN receiptd.poller_leases.expires_at IS 'Until when the lease holds if it is not renewed, by the clock of the database.';
-COMMENT ON COLUMN receiptd.poller_leases.rolling_up_until IS 'Internal: what is older than this is rolled up or being so. A flush that writes something older notes its hour in rollup_redo.';
-COMMENT ON COLUMN receiptd.poller_leases.rolled_up_until IS 'Until when roll-ups of this app are complete.';
-COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences by name, in words, that the schedule follows; null before the first poll.';
-COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Largest number of messages that Tencent Chat takes in a call, if it was found to refuse more; null if it takes polling.batch_size.';
-COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages in a call that Tencent Chat was found to refuse.';
+COMMENT ON COLUMN receiptd.poller_leases.holder IS 'Host and process of the lease holder; null after a clean stop.';
+COMMENT ON COLUMN receiptd.poller_leases.epoch IS 'Increases with each holder. Transactions of an older epoch are refused.';
+COMMENT ON COLUMN receiptd.poller_leases.acquired_at IS 'Time when the holder took the lease.';
+COMMENT ON COLUMN receiptd.poller_leases.expires_at IS 'Time when the lease ends unless it is renewed, by the database''s clock. For people: standbys don''t use it.';
+COMMENT ON COLUMN receiptd.poller_leases.rolling_up_until IS 'Internal: older data is rolled up or being rolled up. A flush that writes older rows notes their hour in rollup_redo.';
+COMMENT ON COLUMN receiptd.poller_leases.rolled_up_until IS 'Time up to which the app''s roll-ups are complete.';
+COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences of the current schedule, by name, as text; null before the first poll.';
+COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Maximum number of messages per call that Tencent Chat has accepted, if it has refused more; null if it accepts polling.batch_size.';
+COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages per call that Tencent Chat has refused.';
 
--- Sent together with the commit, so that the row of the lease is locked for no round trip.
+-- Sent together with the commit, so that the lease row isn't locked during a round trip.
 CREATE FUNCTION receiptd.end_under_lease(app bigint, held_epoch bigint, held_by text, wrote timestamptz) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     mark timestamptz;
 BEGIN
-    -- Without a transaction id nothing was written: there is nothing to protect, and locking the row would be the only write.
+    -- Without a transaction id nothing was written, so there is nothing to protect, and the lock would be the only write.
     IF pg_current_xact_id_if_assigned() IS NULL THEN
         PERFORM FROM receiptd.poller_leases l
             WHERE l.sdk_app_id = app AND l.epoch = held_epoch AND l.holder = held_by;
@@ -48,8 +48,7 @@ BEGIN
         RAISE EXCEPTION 'the lease of app % has passed to another receiptd', app USING ERRCODE = 'RC001';
     END IF;
     IF wrote < mark THEN
-        -- Its own hour, and those since, at the end of which something else was known. A clock that is years behind is not
-        -- followed over all of them.
+        -- Its own hour and all later ones, since they carry counts forward. Limited to 7 days, in case a clock is years behind.
         INSERT INTO receiptd.rollup_redo (sdk_app_id, hour)
             SELECT app, date_trunc('hour', wrote, 'UTC')
             UNION
@@ -63,9 +62,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.end_under_lease(bigint, bigint, text, timestamptz) IS 'Internal: lets a transaction be committed only under the lease that it was begun under, and notes hours that were rolled up before what it wrote.';
+COMMENT ON FUNCTION receiptd.end_under_lease(bigint, bigint, text, timestamptz) IS 'Internal: fails a transaction whose lease has passed to another holder, and notes the rolled-up hours it wrote to, to be rolled up again.';
 
--- One row per slot, message and error, counted up: a refusal that repeats must not fill the disk.
+-- One row with a count per slot, message and error, so that a repeated refusal can't fill the disk.
 CREATE TABLE receiptd.set_aside (
     group_key          integer NOT NULL,
     set_aside_id       bigint GENERATED ALWAYS AS IDENTITY,
@@ -82,15 +81,15 @@ CREATE TABLE receiptd.set_aside (
 );
 
 COMMENT ON TABLE receiptd.set_aside IS 'Results of polls that the tables refused, with the reason: one row per slot, message and error. It should stay empty.';
-COMMENT ON COLUMN receiptd.set_aside.group_key IS 'The group, as in watched_groups.';
+COMMENT ON COLUMN receiptd.set_aside.group_key IS 'Group of the message; see watched_groups.';
 COMMENT ON COLUMN receiptd.set_aside.set_aside_id IS 'Key of the row.';
-COMMENT ON COLUMN receiptd.set_aside.slot_id IS 'Internal: the call that brought it.';
-COMMENT ON COLUMN receiptd.set_aside.msg_seq IS 'The message; null for what belongs to the whole poll.';
-COMMENT ON COLUMN receiptd.set_aside.sqlstate IS 'Error code of the database.';
-COMMENT ON COLUMN receiptd.set_aside.reason IS 'What the database said the last time.';
-COMMENT ON COLUMN receiptd.set_aside.content IS 'What was to be stored the last time, with the columns of receipt_snapshots and watched_messages as keys.';
-COMMENT ON COLUMN receiptd.set_aside.times IS 'How often it was refused.';
-COMMENT ON COLUMN receiptd.set_aside.first_set_aside_at IS 'When it was first refused.';
-COMMENT ON COLUMN receiptd.set_aside.set_aside_at IS 'When it was last refused.';
+COMMENT ON COLUMN receiptd.set_aside.slot_id IS 'Internal: slot of the poll.';
+COMMENT ON COLUMN receiptd.set_aside.msg_seq IS 'Number of the message within its group; null if the whole poll is affected.';
+COMMENT ON COLUMN receiptd.set_aside.sqlstate IS 'SQLSTATE of the refusal.';
+COMMENT ON COLUMN receiptd.set_aside.reason IS 'Error message of the latest refusal.';
+COMMENT ON COLUMN receiptd.set_aside.content IS 'Refused row (the latest), with the columns of receipt_snapshots and watched_messages as keys.';
+COMMENT ON COLUMN receiptd.set_aside.times IS 'Number of refusals.';
+COMMENT ON COLUMN receiptd.set_aside.first_set_aside_at IS 'Time of the first refusal.';
+COMMENT ON COLUMN receiptd.set_aside.set_aside_at IS 'Time of the latest refusal.';
 
 CREATE INDEX set_aside_by_time ON receiptd.set_aside USING brin (set_aside_at);

@@ -1,16 +1,16 @@
--- Who may do what. receiptd_reader reads what analysts need, receiptd_writer watches messages: by the functions alone. The roles
--- are made by those who run the server: they are its, not a schema's.
+-- Rights. receiptd_reader reads what analysts need; receiptd_writer watches messages, only through functions. Operators
+-- create the roles, since roles belong to the server and not to a schema.
 
--- Row-level security is switched on with the first row of role_apps and off with the last, so that it costs nothing where
--- nobody wants it. Every view joins watched_groups as its owner, so that one is for the owner, too, whom the policy lets see
--- all; the tables with a group_key follow it for those who read them directly.
+-- The first row of role_apps switches row-level security on and the deletion of the last one off, so that it costs nothing if
+-- unused. Views join watched_groups as their owner, so there it is forced for the owner too, whose policy shows everything.
+-- The tables with a group_key have it for roles that read them directly.
 CREATE FUNCTION receiptd.limit_readers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s' AS $$
 DECLARE
     is_on boolean := EXISTS (SELECT FROM receiptd.role_apps);
     changed record;
 BEGIN
-    -- Without the barrier, a condition that calls a function of the reader's is tried on rows before their group is.
+    -- Without the barrier, a condition with a function of the reader's could be evaluated on rows of other groups.
     FOR changed IN
         SELECT c.relname AS name FROM pg_class c
         WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind = 'v'
@@ -24,14 +24,14 @@ BEGIN
         SELECT c.oid::regclass AS name, c.relname = 'watched_groups' AS is_groups, c.relispartition AS is_partition
         FROM pg_class c
         LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
-        -- What else lies in the schema of the partitions is somebody's own.
+        -- Other tables in the partitions' schema are not receiptd's.
         WHERE 'receiptd'::regnamespace IN (c.relnamespace, (SELECT p.relnamespace FROM pg_class p WHERE p.oid = i.inhparent))
             AND c.relkind IN ('r', 'p') AND c.relrowsecurity <> is_on
             AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
         ORDER BY is_groups, c.relname
     LOOP
         IF is_on THEN
-            -- A partition has no policy: it is read through its parent, and by itself not at all.
+            -- A partition has no policy: it can only be read through its parent.
             IF NOT changed.is_partition THEN
                 EXECUTE format('CREATE POLICY of_apps ON %s USING (%s)', changed.name, CASE
                     WHEN changed.is_groups THEN '(SELECT receiptd.apps_of_caller()) IS NULL
@@ -53,7 +53,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.limit_readers() IS 'Internal: makes row-level security and the views follow role_apps: on if it has a row, off if not.';
+COMMENT ON FUNCTION receiptd.limit_readers() IS 'Internal: switches row-level security and the security barriers of views on if role_apps has rows, else off.';
 
 CREATE FUNCTION receiptd.follow_role_apps() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -64,7 +64,7 @@ BEGIN
     IF owner IS NOT NULL AND EXISTS (SELECT FROM receiptd.role_apps) THEN
         RAISE EXCEPTION 'the owner of the schema, %, is a superuser or bypasses row-level security', owner
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = 'Views are read with the rights of their owner: let an ordinary role own the schema and all that is in it.';
+                HINT = 'Views run with the rights of their owner: make an ordinary role the owner of the schema and of everything in it.';
     END IF;
     PERFORM receiptd.limit_readers();
     RETURN NULL;
@@ -108,19 +108,19 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     WHERE p.pronamespace = 'receiptd'::regnamespace AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
 $$;
 
-COMMENT ON FUNCTION receiptd.missing_grants() IS 'Internal: the statements that give receiptd_reader and receiptd_writer the rights they lack, for those of the two roles that exist.';
+COMMENT ON FUNCTION receiptd.missing_grants() IS 'Internal: the GRANT statements for rights that receiptd_reader and receiptd_writer lack, if the roles exist.';
 
 CREATE FUNCTION receiptd.grant_roles() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     missing text;
 BEGIN
-    -- A view that is replaced has lost its barrier, and a new one has none.
+    -- A replaced view has lost its barrier, and a new one has none.
     PERFORM receiptd.limit_readers();
     IF NOT EXISTS (SELECT FROM receiptd.missing_grants()) THEN
         RETURN;
     END IF;
-    -- Two grants on the same object at a time fail each other.
+    -- Concurrent grants on the same object fail.
     LOCK TABLE receiptd.schema_migrations IN SHARE UPDATE EXCLUSIVE MODE;
     FOR missing IN SELECT receiptd.missing_grants() LOOP
         EXECUTE missing;
@@ -128,8 +128,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.grant_roles() IS 'Gives the roles receiptd_reader and receiptd_writer their rights, if they exist and lack any. receiptd calls it at its start and in migrate.';
+COMMENT ON FUNCTION receiptd.grant_roles() IS 'Grants the roles receiptd_reader and receiptd_writer their rights, if they exist and lack any. Called by the daemon at its start and by receiptd migrate.';
 
--- PostgreSQL lets everybody call a new function unless ALTER DEFAULT PRIVILEGES says otherwise.
+-- By default, PostgreSQL lets every role call a new function.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA receiptd FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION receiptd.apps_of_caller() TO PUBLIC;
