@@ -1,6 +1,6 @@
-//! Accounts of this machine, as /etc/passwd names them, and what root does as one of them.
+//! Accounts of this machine, from /etc/passwd, and work with the rights of one of them.
 //!
-//! It must never change an account, nor the credentials of a thread that goes on.
+//! It must never change an account, nor the credentials of a thread that continues.
 
 use std::{fs, io, panic::resume_unwind, thread};
 
@@ -17,7 +17,7 @@ pub(crate) struct Account {
     pub gid: u32,
 }
 
-/// Whether this process may act as any account.
+/// Whether this process may switch to any account.
 pub(crate) fn we_are_root() -> bool {
     geteuid().is_root()
 }
@@ -31,18 +31,18 @@ impl Account {
         Ok(parse(&fs::read_to_string("/etc/passwd")?))
     }
 
-    /// The account with this number, if it has a name.
+    /// The account with this uid, if it has a name.
     pub(crate) fn with(uid: u32) -> Option<Self> {
         Self::all().ok()?.into_iter().find(|account| account.uid == uid)
     }
 
-    /// Does `work` with the rights of this account alone, for root: in a directory of another account, root's own would open
-    /// and change whatever links there lead to.
+    /// Runs `work` with the rights of this account (only as root): in a directory of another account, root's own
+    /// rights would follow links to anything.
     ///
     /// # Errors
-    /// If the kernel refuses to give these rights to a thread.
+    /// If the kernel refuses to give a thread these rights.
     pub(crate) fn act<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-        // The kernel has credentials for each thread, and this one ends with them.
+        // The kernel has credentials per thread, and this thread ends with them.
         let acting = || self.assume().map(|()| work());
         thread::scope(|scope| scope.spawn(acting).join().unwrap_or_else(|panic| resume_unwind(panic)))
     }
@@ -55,7 +55,7 @@ impl Account {
     }
 }
 
-/// The lines of /etc/passwd: `name:password:uid:gid:…`.
+/// Parses the lines of /etc/passwd: `name:password:uid:gid:…`.
 pub(crate) fn parse(passwd: &str) -> Vec<Account> {
     let account = |line: &str| {
         let mut fields = line.split(':');

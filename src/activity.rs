@@ -1,6 +1,6 @@
-//! What the daemon did lately, for people: minute by minute of the last hour, and call by call of the last seconds.
+//! Recent activity, for people: the last hour by minute, and single calls of the last seconds.
 //!
-//! [`Ring`] is pure and fed with `now`; its size is bounded. Metrics are kept elsewhere, for machines. Nothing here decides
+//! [`Ring`] is pure, given `now`, and of bounded size. Metrics are separate, for machines. Nothing here decides
 //! anything.
 
 use std::{
@@ -11,33 +11,33 @@ use std::{
 
 use crate::chat::Class;
 
-/// So many minutes are remembered.
+/// Number of minutes kept.
 pub const MINUTES: usize = 60;
 
-/// The calls of so many seconds are remembered one by one, to tell a rate.
+/// Number of seconds for which single calls are kept, for the rate.
 const RECENT: Duration = Duration::from_secs(10);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What was done in one minute.
+/// Activity in one minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Minute {
     /// Attempts by class of their outcome, in the order of [`Class::ALL`].
     pub calls: [u64; Class::ALL.len()],
-    /// Messages that they asked for.
+    /// Messages asked for.
     pub messages: u64,
-    /// Receipts that differed from those before.
+    /// Receipts that differed from the previous ones.
     pub changes: u64,
-    /// Rows written to the time series.
+    /// Rows written to `receipt_snapshots`.
     pub snapshots: u64,
-    /// The most attempts that were sent within any second.
+    /// Maximum number of attempts sent within any second.
     pub highest_second: usize,
-    /// How late the latest of the polls was.
+    /// Lateness of the latest poll.
     pub latest_by: Duration,
 }
 
 impl Minute {
-    /// All attempts.
+    /// Number of attempts.
     pub fn attempts(&self) -> u64 {
         self.calls.iter().sum()
     }
@@ -55,20 +55,20 @@ impl Minute {
 /// The last hour.
 #[derive(Debug)]
 pub struct Ring {
-    /// The latest minute is the last.
+    /// In order; the last one is the current minute.
     minutes: VecDeque<Minute>,
-    /// When the latest minute began.
+    /// Start of the current minute.
     minute_began: Instant,
     sent: VecDeque<Instant>,
 }
 
 impl Ring {
-    /// An hour in which nothing was done yet.
+    /// An hour without activity.
     pub fn new(now: Instant) -> Self {
         Self { minutes: VecDeque::from([Minute::default()]), minute_began: now, sent: VecDeque::new() }
     }
 
-    /// The minute of `now`, with those before it closed.
+    /// The minute of `now`, after closing earlier ones.
     fn minute(&mut self, now: Instant) -> &mut Minute {
         let minute = Duration::from_secs(60);
         let passed = now.saturating_duration_since(self.minute_began).as_secs() / 60;
@@ -93,7 +93,7 @@ impl Ring {
         minute.highest_second = minute.highest_second.max(in_second);
     }
 
-    /// The calls a second, over the last ten seconds.
+    /// Calls per second, over the last ten seconds.
     fn rate(&self, now: Instant) -> f64 {
         let recent = self.sent.len() - self.sent.partition_point(|sent| *sent + RECENT <= now);
         recent as f64 / RECENT.as_secs_f64()
@@ -111,7 +111,7 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// A poll began that was late by so much.
+    /// A poll began, this late.
     pub(crate) fn began(&self, late_by: Duration, now: Instant) {
         let mut ring = self.ring();
         let minute = ring.minute(now);
@@ -123,7 +123,7 @@ impl Activity {
         self.ring().sent(now);
     }
 
-    /// An attempt ended, which had asked for so many messages.
+    /// An attempt with this number of messages ended.
     pub(crate) fn ended(&self, class: Class, messages: usize, now: Instant) {
         let mut ring = self.ring();
         let minute = ring.minute(now);
@@ -131,7 +131,7 @@ impl Activity {
         minute.messages += messages as u64;
     }
 
-    /// What polls brought back was stored.
+    /// Results were stored.
     pub(crate) fn stored(&self, snapshots: u64, changes: u64, now: Instant) {
         let mut ring = self.ring();
         let minute = ring.minute(now);
@@ -139,19 +139,19 @@ impl Activity {
         minute.changes += changes;
     }
 
-    /// The calls a second, over the last ten seconds.
+    /// Calls per second, over the last ten seconds.
     pub fn rate(&self, now: Instant) -> f64 {
         self.ring().rate(now)
     }
 
-    /// The minutes of the last hour as far as there were, the oldest first. The last one is not over yet.
+    /// The minutes of the last hour since the start, oldest first. The last one is not complete.
     pub fn minutes(&self, now: Instant) -> Vec<Minute> {
         let mut ring = self.ring();
         ring.minute(now);
         ring.minutes.iter().copied().collect()
     }
 
-    /// The last hour in one.
+    /// Totals of the last hour.
     pub fn hour(&self, now: Instant) -> Minute {
         self.minutes(now).iter().fold(Minute::default(), |mut sum, minute| {
             sum.add(minute);

@@ -1,10 +1,10 @@
-//! The clocks, read at the edge and nowhere else. Decisions take `now` as an argument instead.
+//! The clocks, which only this module reads. Decisions take `now` as an argument instead.
 //!
-//! - [`Clock`] tells the time of the **database**. What is stored is dated by it, and what is compared with stored times is
-//!   too: so a daemon, a successor on another machine and an analyst's `now()` mean the same. While the database's clock is
-//!   astray it goes on as before.
-//! - [`uptime`] measures durations. It goes on while the machine is suspended.
-//! - [`now`] is the clock of this machine. It is for what the world outside goes by: signatures, certificates, the log.
+//! - [`Clock`] has the time of the **database**. Everything that is stored or compared with stored times uses it, so
+//!   that a daemon, its successor on another machine and an analyst's `now()` agree. While the database's clock is
+//!   astray, it continues as before.
+//! - [`uptime`] measures durations. It continues while the machine is suspended.
+//! - [`now`] is this machine's clock, for the outside world: signatures, certificates, the log.
 
 mod database;
 
@@ -22,54 +22,56 @@ use rustix::time::{ClockId, clock_gettime};
 pub use self::database::{APART, DatabaseClock, Doubt, Moment, Reading};
 use crate::{domain::Timestamp, log_throttle::LogThrottle};
 
-/// The time of this machine's clock, to the microsecond that Postgres keeps.
+/// The time on this machine's clock, in microseconds like PostgreSQL's.
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban points to")]
 pub fn now() -> Timestamp {
     Utc::now().trunc_subsecs(6)
 }
 
-/// The time for measuring durations, which goes on while the machine is suspended. It never goes back.
+/// The clock for durations, which continues while the machine is suspended. It never goes back.
 ///
-/// `Instant::now` is CLOCK_MONOTONIC on Linux, which stands still meanwhile. The two must not be compared with each other.
+/// `Instant::now` is CLOCK_MONOTONIC on Linux, which stops during a suspension. The two must not be compared with
+/// each other.
 pub fn uptime() -> Instant {
     Instant::now() + suspended()
 }
 
-/// How long the machine has been suspended since it was started: what CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC. It never
-/// goes back.
+/// Total time of suspensions since boot: the difference between CLOCK_BOOTTIME and CLOCK_MONOTONIC. It never
+/// decreases.
 pub fn suspended() -> Duration {
     static MOST: AtomicU64 = AtomicU64::new(0);
     let micros = |clock| {
         let time = clock_gettime(clock);
         time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
     };
-    // In this order the time between the two readings makes it less and never more, and the largest is the truest.
+    // In this order, the time between the two readings can only decrease the difference, so the largest one is the
+    // most accurate.
     let boottime = micros(ClockId::Boottime);
     let ahead = boottime.saturating_sub(micros(ClockId::Monotonic));
     Duration::from_micros(MOST.fetch_max(ahead, Ordering::Relaxed).max(ahead))
 }
 
-/// The time of the database, as this process knows it, beside the clock of this machine.
+/// The database's time, as this process knows it, and this machine's clock.
 #[derive(Debug)]
 pub struct Clock {
     wall: fn() -> Timestamp,
     database: Mutex<DatabaseClock>,
-    /// How often the database's clock was set.
+    /// Throttles the log of clock steps.
     steps: Mutex<LogThrottle>,
 }
 
 impl Clock {
-    /// A clock that has not heard of the database yet. `wall` reads the clock of this machine: [`now`], but for tests.
+    /// A clock without a reading of the database's. `wall` reads this machine's clock: [`now`], except in tests.
     pub fn new(wall: fn() -> Timestamp) -> Self {
         Self { wall, database: Mutex::default(), steps: Mutex::default() }
     }
 
-    /// The database's time. Before the first reading it is that of this machine.
+    /// The database's time. Before the first reading it is this machine's.
     pub fn now(&self) -> Timestamp {
         self.at(uptime())
     }
 
-    /// The database's time at `uptime`, some moments ago, to the microsecond that Postgres keeps.
+    /// The database's time at `uptime`, a moment ago, in microseconds like PostgreSQL's.
     pub fn at(&self, uptime: Instant) -> Timestamp {
         let known = self.database().at(uptime);
         known
@@ -80,8 +82,8 @@ impl Clock {
             .trunc_subsecs(6)
     }
 
-    /// The database's times at two moments of an attempt: the first is no later than it was, and the last no earlier. Both by
-    /// one view of the clock, however that is set meanwhile.
+    /// The database's times at the two times of an attempt: the earliest possible for the first, the latest possible
+    /// for the second. Both use the same state of the clock.
     pub fn interval(&self, from: Instant, until: Instant) -> (Timestamp, Timestamp) {
         let bounds = {
             let database = self.database();
@@ -95,24 +97,24 @@ impl Clock {
         Moment { time: self.now(), is_doubted: self.doubt().is_some() }
     }
 
-    /// How far this machine's clock is ahead of the database's; negative if it is behind.
+    /// The time by which this machine's clock is ahead of the database's; negative if it is behind.
     pub fn ahead(&self) -> TimeDelta {
         self.database().ahead((self.wall)(), uptime()).unwrap_or_default()
     }
 
-    /// Why nothing may be decided by the time that can't be undone, if there is a reason.
+    /// Why nothing irreversible may be decided by the time, if so.
     pub fn doubt(&self) -> Option<Doubt> {
         self.database().doubt((self.wall)(), uptime())
     }
 
-    /// Takes in a reading of the database's clock.
+    /// Adds a reading of the database's clock.
     pub fn learn(&self, reading: Reading) {
         let step = self.database().learn(reading, (self.wall)());
         if let Some(step) = step
             && let Some(count) = self.steps.lock().unwrap_or_else(PoisonError::into_inner).happened(uptime())
         {
             let seconds = step.as_seconds_f64();
-            tracing::warn!(seconds, count, "the clock of the database was set by {seconds:.3} s");
+            tracing::warn!(seconds, count, "the database's clock was set by {seconds:.3} s");
         }
     }
 

@@ -1,8 +1,8 @@
-//! Numbers of things in words, for people.
+//! Counts of things as text.
 
 use indicatif::HumanCount;
 
-/// A number of things: `1 message`, `12,431 messages`.
+/// A count of things: `1 message`, `12,431 messages`.
 pub fn counted(number: u64, thing: &str) -> String {
     format!("{} {thing}{}", HumanCount(number), if number == 1 { "" } else { "s" })
 }

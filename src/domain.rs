@@ -1,7 +1,7 @@
-//! The words of the trade as types: made once at the edge, trusted everywhere inside.
+//! The domain's values as types: parsed once at the edge, trusted inside.
 //!
-//! What comes from a config file, a CSV line, a database row or an HTTP body becomes one of these or is
-//! refused with a reason. Nothing here reads a clock, a socket or a database.
+//! Values from a config file, a CSV line, a database row or an HTTP body become one of these or are refused with a
+//! reason. Nothing here reads a clock, a socket or a database.
 
 mod bounds;
 mod labels;
@@ -18,7 +18,7 @@ pub use self::{
 /// A point in time, in UTC.
 pub type Timestamp = DateTime<Utc>;
 
-/// Why a value from outside is not what it claims to be.
+/// Why a value from outside is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidValue {
     /// The SDKAppID is not a positive u32.
@@ -27,17 +27,18 @@ pub enum InvalidValue {
     /// The group id is empty, too long or not printable ASCII.
     #[error("group id {0:?} is not 1 to 47 bytes of printable ASCII")]
     GroupId(String),
-    /// The group's kind has no read receipts.
+    /// The group's type has no read receipts.
     #[error(
-        "group {group:?} is {kind}, and Tencent Chat keeps no read receipts for those: watch Private (Work), Public or ChatRoom (Meeting) groups"
+        "group {group:?} is {kind}, which has no read receipts: watch Private (Work), Public or ChatRoom (Meeting) \
+         groups"
     )]
     NoReceiptsInGroup {
-        /// The group id or type as given.
+        /// The group id or type.
         group: String,
-        /// The kind of group, with its article.
+        /// The type of the group, with its article.
         kind: &'static str,
     },
-    /// The group type is none that Tencent Chat knows.
+    /// Tencent Chat has no such group type.
     #[error("group type {0:?} is unknown: use Private (Work), Public or ChatRoom (Meeting)")]
     GroupType(String),
     /// The message seq is not a positive u32.
@@ -45,12 +46,12 @@ pub enum InvalidValue {
     MsgSeq(String),
 }
 
-/// The id of an app in Tencent Chat, from 1 to 4294967295.
+/// Id of an app in Tencent Chat, from 1 to 4294967295.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SdkAppId(u32);
 
 impl SdkAppId {
-    /// The id as the number that URLs and signatures carry.
+    /// The id as a number, as in URLs and signatures.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -70,8 +71,8 @@ impl fmt::Display for SdkAppId {
     }
 }
 
-/// The id of a group that can have read receipts: 1 to 47 bytes of printable ASCII, spaces included, and
-/// neither a Community (`@TGS#_…`) nor a topic (`…@TOPIC#_…`). Cheap to clone.
+/// Id of a group that can have read receipts: 1 to 47 bytes of printable ASCII, including spaces, and neither a
+/// Community (`@TGS#_…`) nor a topic (`…@TOPIC#_…`). Cheap to clone.
 ///
 /// ```
 /// use receiptd::domain::GroupId;
@@ -84,10 +85,10 @@ impl fmt::Display for SdkAppId {
 pub struct GroupId(Arc<str>);
 
 impl GroupId {
-    /// The longest group id in bytes: Tencent Chat wants them "under 48 bytes".
+    /// Maximum length of a group id in bytes: Tencent Chat requires "under 48 bytes".
     pub const MAX_BYTES: usize = 47;
 
-    /// The id as Tencent Chat writes it.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -118,7 +119,7 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// The kinds of group that have read receipts, by the names that the API uses.
+/// The types of groups with read receipts, by their API names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GroupType {
     /// `Private`, also called `Work`.
@@ -130,7 +131,7 @@ pub enum GroupType {
 }
 
 impl GroupType {
-    /// The name as stored in `watched_groups.group_type`.
+    /// The name in `watched_groups.group_type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Private => "Private",
@@ -156,12 +157,12 @@ impl FromStr for GroupType {
     }
 }
 
-/// A message's number within its group, counting from 1.
+/// Number of a message within its group, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MsgSeq(u32);
 
 impl MsgSeq {
-    /// The seq as the number that the API carries.
+    /// The seq as a number, as in the API.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -194,8 +195,7 @@ fn positive_u32(value: i64) -> Option<u32> {
     u32::try_from(value).ok().filter(|value| *value > 0)
 }
 
-/// How many members have read a message and how many have not. Each is at most 2^31-1: what lies outside is
-/// bad data and never becomes counts.
+/// Number of members who have and have not read a message. Each is at most 2^31-1; other values are bad data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Counts {
     read: u32,
@@ -203,40 +203,40 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Takes the two counts if both are in 0..=2^31-1.
+    /// The counts, if both are in 0..=2^31-1.
     pub fn new(read: i64, unread: i64) -> Option<Self> {
         let count = |value| u32::try_from(value).ok().filter(|count| *count <= i32::MAX as u32);
         Some(Self { read: count(read)?, unread: count(unread)? })
     }
 
-    /// Members who have read the message.
+    /// Number of members who have read the message.
     pub fn read(self) -> u32 {
         self.read
     }
 
-    /// Members who have not read the message.
+    /// Number of members who have not read the message.
     pub fn unread(self) -> u32 {
         self.unread
     }
 }
 
-/// What one answer says of one message: its per-message code, and counts where it gave them.
+/// The result for one message in an answer: its code, and its counts if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Receipt {
-    /// The per-message code: 0 is success, 10062 that there is no receipt.
+    /// Code of the message: 0 is success, 10062 no receipt.
     pub code: i32,
-    /// The counts; absent where the code is not 0 and the answer gave none.
+    /// The counts; `None` if the code is not 0 and the answer had none.
     pub counts: Option<Counts>,
 }
 
 impl Receipt {
-    /// This one after `earlier`: where it gives no counts, those that were known last stay known.
+    /// This receipt after `earlier`: without counts, the last known ones are kept.
     pub fn after(self, earlier: Option<Self>) -> Self {
         Self { counts: self.counts.or(earlier.and_then(|earlier| earlier.counts)), ..self }
     }
 
-    /// True if the message has a receipt, somebody has read it, and nobody is left who has not. A message without any other
-    /// member is not read by everybody: there may be some later.
+    /// True if the message has a receipt, at least one member has read it, and none has not. A message without any
+    /// other member is not read by all: there may be some later.
     pub fn all_read(self) -> bool {
         self.code == 0 && self.counts.is_some_and(|counts| counts.read > 0 && counts.unread == 0)
     }

@@ -1,10 +1,11 @@
-//! Who may poll an app: one process at a time, any number standing by.
+//! The lease: which process may poll an app. One holds it, any number of others stand by.
 //!
-//! [`Contender`] is one process's view of the row of its app in `poller_leases`, as pure code fed with `now`; the store
-//! reads and writes the row. A holder trusts its lease only by its own monotonic clock, and a contender takes over only
-//! what it has itself watched standing still: so nobody's wall clock has to be right, the database's neither, and after an
-//! outage of the database the old holder, which still keeps what its calls brought back, is first. The clock for both goes on
-//! while a machine is suspended: a holder that wakes up does not trust what has ended meanwhile.
+//! [`Contender`] is a process's view of its app's row in `poller_leases`, as pure code that is given `now`; the store
+//! reads and writes the row. A holder trusts its lease only by its own clock for durations, and a standby takes over
+//! only if it has itself seen the lease unchanged. So no wall clock has to be right, not even the database's, and
+//! after an outage of the database the old holder, which still has unstored results, comes first. Both use a clock
+//! that continues while a machine is suspended: a holder that wakes up doesn't trust a lease that has ended
+//! meanwhile.
 
 mod holder;
 
@@ -16,42 +17,44 @@ use std::{
 pub use self::holder::Holder;
 use crate::domain::Timestamp;
 
-/// A lease that is not renewed for so long is over.
+/// Time after which a lease that is not renewed is over.
 pub const TTL: Duration = Duration::from_secs(10);
 
-/// The holder stops sending so long before that. It is more than a second, so that no second has calls of two holders.
+/// Time before that at which the holder stops sending. More than a second, so that no second has calls of two
+/// holders.
 pub const MARGIN: Duration = Duration::from_secs(2);
 
-/// A lease is renewed this often, and tried again this soon after a renewal failed.
+/// How often a lease is renewed, and the delay after a failed renewal.
 pub const RENEW_EVERY: Duration = Duration::from_secs(2);
 
-/// Who stands by looks this often.
+/// How often a standby checks the lease.
 pub const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Who did not look for so long has not watched: it was suspended or stopped, and the holder may have been too.
+/// Maximum time between two checks of a standby. After a longer one it has not watched the lease: it was suspended or
+/// stopped, and the holder may have been too.
 const LOOKED_AWAY: Duration = Duration::from_secs(5);
 
-/// The row of an app as it was read.
+/// The row of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRow {
-    /// Who has it; nobody after a clean release.
+    /// The holder; `None` after a clean release.
     pub holder: Option<String>,
-    /// Counts up with every holder.
+    /// Increases with each holder.
     pub epoch: i64,
-    /// Until when, by the database's clock. It is for people to read; here it only tells one renewal from another.
+    /// The end of the lease, by the database's clock. It is for people; here it only distinguishes renewals.
     pub expires_at: Timestamp,
 }
 
-/// What a contender that stands by is to do.
+/// What a standby should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Take the lease, if the row is still as it was seen.
+    /// Take the lease, if the row is unchanged.
     Take,
-    /// Look again after [`LOOK_EVERY`].
+    /// Check again after [`LOOK_EVERY`].
     Wait,
 }
 
-/// One process's view of the lease of its app.
+/// A process's view of its app's lease.
 #[derive(Debug, Default)]
 pub struct Contender {
     state: State,
@@ -59,10 +62,10 @@ pub struct Contender {
 
 #[derive(Debug, Default)]
 enum State {
-    /// Nothing has been seen since the start, or since the database failed.
+    /// Nothing was seen since the start, or since the database failed.
     #[default]
     Blind,
-    /// Somebody else's lease, unchanged since then.
+    /// Another process's lease, unchanged since this time.
     Watching {
         epoch: i64,
         expires_at: Timestamp,
@@ -76,7 +79,7 @@ enum State {
 }
 
 impl Contender {
-    /// Decides about the row as it was seen at `now`. `is_dead` tells whether a holder is known to have ended.
+    /// Decides by the row as it was at `now`. `is_dead` tells whether a holder is known to have ended.
     pub fn saw(&mut self, row: Option<&LeaseRow>, is_dead: impl FnOnce(&str) -> bool, now: Instant) -> Verdict {
         let Some(row) = row else { return Verdict::Take };
         let Some(holder) = &row.holder else { return Verdict::Take };
@@ -94,24 +97,24 @@ impl Contender {
         if is_over || is_dead(holder) { Verdict::Take } else { Verdict::Wait }
     }
 
-    /// The database failed: what stood still meanwhile may only have been out of reach.
+    /// The database failed: a lease that looked unchanged may just have been out of reach.
     pub fn lost_sight(&mut self) {
         if !matches!(self.state, State::Holding { .. }) {
             self.state = State::Blind;
         }
     }
 
-    /// The lease was taken or renewed, by a statement that was sent at `asked_at`.
+    /// The lease was taken or renewed, by a statement sent at `asked_at`.
     pub fn holds(&mut self, epoch: i64, asked_at: Instant) {
         self.state = State::Holding { epoch, trusted_until: asked_at + TTL - MARGIN };
     }
 
-    /// The lease has passed to somebody else, or was given back.
+    /// The lease has passed to another process, or was released.
     pub fn lost(&mut self) {
         self.state = State::Blind;
     }
 
-    /// The epoch of the lease that is held, trusted or not.
+    /// The epoch of the held lease, trusted or not.
     pub fn epoch(&self) -> Option<i64> {
         match self.state {
             State::Holding { epoch, .. } => Some(epoch),
@@ -125,7 +128,7 @@ impl Contender {
     }
 }
 
-/// The view of this process, shared by its parts.
+/// This process's view of the lease, shared by its parts.
 #[derive(Debug, Default)]
 pub struct Lease(Mutex<Contender>);
 

@@ -1,23 +1,23 @@
-//! One throttle for all logs of what may repeat: once, then once a minute with how often it happened, then its end. What is
-//! logged, and where, is up to the caller. Pure, fed with `now`.
+//! The throttle for all repeated log messages: logs the first event, then one a minute with a count, then the end.
+//! The caller decides what is logged and where. Pure, given `now`.
 
 use std::time::{Duration, Instant};
 
-/// The same trouble is logged again after this time.
+/// Time after which the same problem is logged again.
 pub(crate) const EVERY: Duration = Duration::from_secs(60);
 
-/// One kind of trouble that may repeat.
+/// One kind of repeated problem.
 #[derive(Debug, Default)]
 pub(crate) struct LogThrottle {
     logged_at: Option<Instant>,
-    /// How often it happened since.
+    /// Number of events since.
     since: u64,
-    /// Its beginning was logged, and its end was not.
+    /// The beginning was logged, and the end was not.
     is_open: bool,
 }
 
 impl LogThrottle {
-    /// Notes that it happened at `now`. If it is time to log it, returns how often it happened since it was logged last.
+    /// Notes an event at `now`. If it is time to log it, returns the number of events since the last log.
     pub(crate) fn happened(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.is_recent(now) {
@@ -28,7 +28,7 @@ impl LogThrottle {
         Some(std::mem::take(&mut self.since))
     }
 
-    /// Notes that it is over. Whether that is to be logged, since its beginning was.
+    /// Notes the end. Returns whether to log it, because the beginning was logged.
     pub(crate) fn is_over(&mut self) -> bool {
         std::mem::take(&mut self.is_open)
     }

@@ -1,4 +1,4 @@
-//! The command `receiptd`: parse, dispatch, exit code. What it does is in the library; how it is asked, in `cli`.
+//! The command `receiptd`: parsing, dispatch, exit code. The work is in the library, the command line in `cli`.
 
 mod cli;
 
@@ -10,12 +10,13 @@ async fn main() -> ExitCode {
     cli::main().await
 }
 
-/// Has the kernel write no core of this process and let no other of the same account read its memory: it holds secrets.
+/// Prevents core dumps of this process, and other processes of the same account from reading its memory: it holds
+/// secrets.
 fn keep_memory_private() {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // An old kernel or a sandbox that refuses this is no reason not to run.
+        // Not fatal if an old kernel or a sandbox refuses it.
         _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }

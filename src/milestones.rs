@@ -1,8 +1,8 @@
-//! How fast a message was read: what a change of its counts makes known for good.
+//! How fast a message was read: what a change of its counts settles.
 //!
-//! Pure: in goes what was known before the change and what was seen then, out come the milestones that it reached and the counts at
-//! the ages that it settles. What was found for a message earlier is not known here: the store keeps the earliest of each. It
-//! must never read the history, which the roll-up of an earlier version had to.
+//! Pure. In: what was known before the change, and what was seen. Out: the milestones that it reached, and the counts
+//! at the ages that it settles. Earlier results for a message are not known here: the store keeps the earliest of
+//! each. It must never read the history, as the roll-up of an earlier version had to.
 
 use chrono::TimeDelta;
 
@@ -11,23 +11,23 @@ use crate::domain::{Counts, Timestamp};
 /// How far a message has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
-    /// By anybody.
+    /// By at least one member.
     First,
     /// By half of the members.
     Half,
-    /// By four fifths of them.
+    /// By 80 % of the members.
     P80,
-    /// By nine tenths of them.
+    /// By 90 % of the members.
     P90,
     /// By all.
     All,
 }
 
 impl Milestone {
-    /// All of them, in the order in which they are reached.
+    /// All milestones, in the order in which they are reached.
     pub const ALL: [Self; 5] = [Self::First, Self::Half, Self::P80, Self::P90, Self::All];
 
-    /// Whether it is reached with these counts. Without any other member nothing is: there may be some later.
+    /// Whether these counts reach it. Without any other member none is reached: there may be some later.
     pub fn is_reached(self, counts: Counts) -> bool {
         let read = u64::from(counts.read());
         let members = read + u64::from(counts.unread());
@@ -42,30 +42,30 @@ impl Milestone {
     }
 }
 
-/// The ages of a message at which its counts are kept.
+/// Ages of a message at which its counts are kept.
 pub const AGES: [TimeDelta; 4] =
     [TimeDelta::minutes(15), TimeDelta::hours(1), TimeDelta::hours(24), TimeDelta::days(7)];
 
-/// What was known of a message until a poll, and what the poll saw.
+/// The known state of a message before a poll, and what the poll saw.
 #[derive(Debug, Clone, Copy)]
 pub struct Change {
-    /// When the message was sent: the earliest time that was given.
+    /// Time of sending: the earliest one given.
     pub sent_at: Timestamp,
-    /// The counts that were known; `None` if there were none.
+    /// The known counts; `None` if there were none.
     pub before: Option<Counts>,
-    /// Since when its receipt was as it was; `None` if there was none.
+    /// Since when its receipt was unchanged; `None` if there was none.
     pub since: Option<Timestamp>,
-    /// Until when it was known to be so.
+    /// Until when it was known to be unchanged.
     pub known_until: Option<Timestamp>,
-    /// Whether the last answer told counts; if it told that there is no receipt, they may have changed before it.
+    /// Whether the last answer had counts; if it found no receipt, they may have changed before it.
     pub is_counted: bool,
-    /// Until when it can be carried forward: no poll was due before that. `None` if that is not known.
+    /// Until when it can be carried forward, because no poll was due before; `None` if that is unknown.
     pub carried_until: Option<Timestamp>,
-    /// The counts that the poll saw, if it saw any.
+    /// The counts in the poll, if any.
     pub seen: Option<Counts>,
-    /// The time of the poll.
+    /// Time of the poll.
     pub polled_at: Timestamp,
-    /// Whether what was known carries times in the future, which a wrong clock has left.
+    /// Whether the known state contains times in the future, from a wrong clock.
     pub is_redated: bool,
 }
 
@@ -78,19 +78,19 @@ pub struct Reached {
     pub by: Timestamp,
 }
 
-/// What a change makes known for good.
+/// What a change settles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Milestones {
     /// The milestones that it reached, in the order of [`Milestone::ALL`].
     pub reached: [Option<Reached>; 5],
     /// The counts at the ages that it settles, in the order of [`AGES`].
     pub counts: [Option<Counts>; 4],
-    /// The time of the poll, if no milestone of the message can have a later one: those that do were dated by a wrong clock.
+    /// Time of the poll, if no milestone of the message can have a later one: later ones were dated by a wrong clock.
     pub none_after: Option<Timestamp>,
 }
 
 impl Milestones {
-    /// What the change makes known; `None` if that is nothing.
+    /// What the change settles; `None` if nothing.
     pub fn of(change: &Change) -> Option<Self> {
         let made = Self {
             reached: Milestone::ALL.map(|milestone| change.reaches(milestone)),
@@ -103,7 +103,7 @@ impl Milestones {
 }
 
 impl Change {
-    /// A milestone that the counts before had reached was found by an earlier change, unless that is dated wrongly.
+    /// A milestone reached by the earlier counts was found by an earlier change, unless that has a wrong date.
     fn reaches(&self, milestone: Milestone) -> Option<Reached> {
         let is_found = !self.is_redated && self.before.is_some_and(|before| milestone.is_reached(before));
         let is_reached = self.seen.is_some_and(|seen| milestone.is_reached(seen));
@@ -111,8 +111,8 @@ impl Change {
         (is_reached && !is_found).then_some(Reached { after, by: self.polled_at })
     }
 
-    /// The counts at a time that lies between the change before and this one: those that were known before, unless the time lies in
-    /// a gap in which polls were due and nothing was observed.
+    /// The counts at a time between the previous change and this one: the previous ones, unless the time is in a gap
+    /// in which polls were due and nothing was observed.
     fn counts_at(&self, time: Timestamp) -> Option<Counts> {
         let holds_until = self.known_until.max(self.carried_until)?;
         self.before

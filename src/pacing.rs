@@ -1,8 +1,8 @@
-//! How fast: the right to make one attempt.
+//! Pacing: the right to make one attempt.
 //!
-//! [`Pacer`] decides, as pure code fed with `now`; [`Pacing`] makes tasks wait their turn in order. Every HTTP attempt
-//! takes a permit, retries included, says when its request is written, and gives the permit back with the answer or without.
-//! Nothing here knows what a call is for.
+//! [`Pacer`] decides, as pure code that is given `now`; [`Pacing`] makes tasks wait for their turn in order. Every
+//! HTTP attempt, including retries, takes a permit, reports when its request is written, and returns the permit with
+//! or without an answer. Nothing here knows the purpose of a call.
 
 mod convoys;
 mod latencies;
@@ -21,7 +21,7 @@ pub(crate) use self::pacer::reserve_of;
 pub use self::pacer::{Grant, Pacer};
 use crate::clock;
 
-/// The pacing of one app, shared by all its attempts.
+/// The pacing of an app, shared by all its attempts.
 #[derive(Debug)]
 pub struct Pacing {
     pacer: Mutex<Pacer>,
@@ -30,13 +30,13 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// Pacing of at most `limit` attempts in any second, see [`Pacer::new`].
+    /// Allows at most `limit` attempts in any second, see [`Pacer::new`].
     pub fn new(limit: u32, transit_allowance: Duration) -> Arc<Self> {
         let pacer = Mutex::new(Pacer::new(limit, transit_allowance, now()));
         Arc::new(Self { pacer, turn: tokio::sync::Mutex::new(()), ended: Notify::new() })
     }
 
-    /// Waits for the right to make one attempt. Callers are served in the order in which they came.
+    /// Waits for the right to make one attempt. Callers are served in order of arrival.
     pub async fn permit(self: &Arc<Self>) -> Permit {
         let _turn = self.turn.lock().await;
         loop {
@@ -53,12 +53,12 @@ impl Pacing {
         }
     }
 
-    /// Halves the rate because the service asked the attempt of `permit` to slow down.
+    /// Halves the rate because the service answered the attempt of `permit` with a slow-down.
     pub fn slow_down(&self, permit: &Permit) {
         self.pacer().slow_down(&permit.grant, now());
     }
 
-    /// The attempts per second that are allowed just now.
+    /// The current rate, in attempts per second.
     pub fn rate(&self) -> u32 {
         self.pacer().rate(now())
     }
@@ -68,8 +68,8 @@ impl Pacing {
     }
 }
 
-/// The right to one attempt. Dropping it says that the attempt has ended: without an answer, unless [`Permit::answered`] was
-/// called, and without a call, unless its request was written.
+/// The right to one attempt. Dropping it ends the attempt: without an answer, unless [`Permit::answered`] was called,
+/// and without a call, unless its request was written.
 #[derive(Debug)]
 pub struct Permit {
     grant: Grant,
@@ -78,12 +78,12 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// What tells that the request is being written, for whoever writes it.
+    /// A handle for the writer of the request.
     pub fn writing(&self) -> Writing {
         Writing { grant: self.grant, pacing: self.pacing.clone() }
     }
 
-    /// Gives the permit back: the attempt was answered, whatever the answer says.
+    /// Returns the permit: the attempt was answered, whatever the answer says.
     pub fn answered(mut self) {
         self.is_answered = true;
     }
@@ -102,7 +102,7 @@ impl Drop for Permit {
     }
 }
 
-/// Where an attempt tells that its request is being written.
+/// The handle by which the writer of a request reports it.
 #[derive(Debug)]
 pub struct Writing {
     grant: Grant,
@@ -110,13 +110,13 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// The request is handed to the connection now: it may reach the service from now on.
+    /// The request is passed to the connection: it may reach the service from now on.
     pub fn begins(&self) {
         self.pacing.pacer().written(&self.grant, now());
     }
 }
 
-/// Goes on while the machine is suspended, so that this counts as a standstill.
+/// This clock continues while the machine is suspended, so that a suspension counts as a standstill.
 fn now() -> std::time::Instant {
     Instant::now().into_std() + clock::suspended()
 }
@@ -139,7 +139,8 @@ mod tests {
             call(&pacing).await;
         }
         let took = start.elapsed();
-        // A quiet second, the call that finds the way open, a second after that, then 30 permits at 10 a second.
+        // A quiet second, the call that finds the network open, a second after that, then 30 permits at 10 per
+        // second.
         assert!((Duration::from_millis(4_800)..Duration::from_millis(5_300)).contains(&took), "{took:?}");
     }
 

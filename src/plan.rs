@@ -1,8 +1,8 @@
-//! What polling will come to, hour by hour: from the calls on the schedule and the cadences. Pure.
+//! The load forecast, hour by hour, from the calls on the schedule and the cadences. Pure.
 //!
-//! A call is made as often as its youngest message asks for, until that is expired. Messages that are yet to be sent come
-//! into it as a steady stream: each joins its group's newest slot while that has room, so that a group has one slot that
-//! stays young, and full ones that age. A cadence by cron expression fires as its expression says.
+//! A call is made as often as its youngest message requires, until that expires. Future messages are a steady stream:
+//! each joins its group's newest slot while that has room, so that a group has one slot that stays young, and full
+//! ones that age. A cron cadence fires as its expression says.
 
 use std::time::Duration;
 
@@ -14,36 +14,36 @@ use crate::{
     domain::Timestamp,
 };
 
-/// Calls on the schedule that are alike: of one cadence, with youngest messages sent within the same minutes.
+/// Similar calls on the schedule: the same cadence, and youngest messages sent within the same minutes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cohort {
-    /// The cadence that their groups name.
+    /// The cadence named by their groups.
     pub cadence: Option<String>,
-    /// When the youngest message of each was sent.
+    /// Time of sending of each call's youngest message.
     pub sent_at: Timestamp,
-    /// How many calls they are.
+    /// Number of calls.
     pub calls: u32,
 }
 
-/// Messages that are yet to be sent: a steady stream, evenly to groups that have none yet.
+/// Future messages: a steady stream, evenly spread over groups without messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Stream {
-    /// So many come each hour.
+    /// Number of messages per hour.
     pub messages_per_hour: u32,
-    /// To so many groups.
+    /// Number of groups.
     pub groups: u32,
-    /// So many messages share a call at the most.
+    /// Maximum number of messages per call.
     pub batch_size: u32,
 }
 
-/// What an hour comes to.
+/// The forecast for an hour.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hour {
-    /// When it begins.
+    /// Beginning of the hour.
     pub from: Timestamp,
-    /// Calls a second, on average.
+    /// Average number of calls per second.
     pub calls_per_second: f64,
-    /// The same as a part of the limit.
+    /// The same as a fraction of the limit.
     pub share: f64,
 }
 
@@ -71,8 +71,8 @@ pub fn plan(
 }
 
 impl Stream {
-    /// The calls of the hour of this number from `now` on: those for the slot of each group that is being filled, and those
-    /// for the slots that are full.
+    /// The calls in the hour with this number from `now` on: for each group's slot that is being filled, and for full
+    /// slots.
     fn calls(&self, number: u32, cadence: &Cadence, now: Timestamp) -> f64 {
         let from = now + TimeDelta::hours(number.into());
         let until = from + TimeDelta::hours(1);
@@ -80,25 +80,25 @@ impl Stream {
         let full = (0..=number).map(|earlier| {
             let Some((slots, filled_at)) = self.filled_in(earlier, cadence) else { return 0.0 };
             let filled_at = now + seconds(filled_at);
-            // The next message has just come, into a slot of its own: the youngest one here is as old as the gap.
+            // The next message has just arrived, in its own slot: the youngest one here is as old as the gap.
             let sent_at = filled_at - TimeDelta::from_std(self.gap()).unwrap_or(TimeDelta::MAX);
             slots * cadence.polls_between(sent_at, from.max(filled_at), until)
         });
         filling + full.sum::<f64>()
     }
 
-    /// How many slots become full in the hour of this number, and when, in seconds: on average, since groups fill theirs at
-    /// different times.
+    /// The number of slots that become full in the hour with this number, and when, in seconds: averages, since
+    /// groups fill theirs at different times.
     fn filled_in(&self, number: u32, cadence: &Cadence) -> Option<(f64, f64)> {
         let to_fill = self.gap().as_secs_f64() * f64::from(self.batch_size);
         let (begin, end) = (to_fill.max(f64::from(number) * 3_600.0), f64::from(number + 1) * 3_600.0);
-        // Where messages are expired before their slot is full, that always has room.
+        // If messages expire before their slot is full, it always has room.
         let is_filled = begin < end && to_fill <= cadence.expires_after().as_secs_f64();
         let slots = f64::from(self.groups) * (end - begin) / to_fill;
         is_filled.then_some((slots, (begin + end) / 2.0))
     }
 
-    /// From one message of a group to the next.
+    /// Time from one message of a group to the next.
     fn gap(&self) -> Duration {
         Duration::from_secs_f64(3_600.0 * f64::from(self.groups) / f64::from(self.messages_per_hour.max(1)))
     }
@@ -108,7 +108,7 @@ fn seconds(seconds: f64) -> TimeDelta {
     TimeDelta::microseconds((seconds * 1e6) as i64)
 }
 
-/// When the limit is first used up, if it is.
+/// The time when the limit is first reached, if it is.
 pub fn saturates_at(hours: &[Hour]) -> Option<Timestamp> {
     hours.iter().find(|hour| hour.share >= 1.0).map(|hour| hour.from)
 }
@@ -131,7 +131,7 @@ mod tests {
         plan(cohorts, None, &Cadences::default(), 200, hours, now()).iter().map(|hour| hour.share).collect()
     }
 
-    /// The calls of each hour that messages come to which are sent to so many groups.
+    /// The calls of each hour, for messages sent to this many groups.
     fn stream(messages_per_hour: u32, groups: u32, hours: u32) -> Vec<f64> {
         let stream = Stream { messages_per_hour, groups, batch_size: 50 };
         let hours = plan(&[], Some(stream), &Cadences::default(), 200, hours, now());
@@ -153,15 +153,15 @@ mod tests {
     #[test]
     fn a_tier_that_ends_within_an_hour_counts_for_its_part() {
         let hours = shares(&[sent(30, 1_200)], 1);
-        // Half an hour at 20 calls a second, half an hour at 2.
+        // Half an hour at 20 calls per second, half an hour at 2.
         assert!(close(hours[0], 11.0 / 200.0), "{}", hours[0]);
     }
 
     #[test]
     fn a_group_with_a_message_an_hour_has_one_young_slot_and_full_ones_that_age() {
-        // The young slot is polled every minute for 720 hours. From hour 50 on 1 slot is filled in 50 hours, with a youngest
-        // message that is an hour old; of the 374 polls that such a slot has left, those are made which come within the 30
-        // days, 194,756 / 50 in all: 43,200 + 3,895 polls in 720 hours.
+        // The young slot is polled every minute for 720 hours. From hour 50 on, 1 slot is filled in 50 hours, with a
+        // youngest message that is an hour old; such a slot has 374 polls left, of which those within the 30 days are
+        // made, 194,756 / 50 in all: 43,200 + 3,895 polls in 720 hours.
         let a_second = |groups| stream(groups, groups, 720).iter().sum::<f64>() / 720.0 / 3_600.0;
         assert!((a_second(20) - 20.0 * 47_095.0 / 720.0 / 3_600.0).abs() < 0.002, "0.363 and not {}", a_second(20));
         assert!((a_second(1_000) - 18.2).abs() < 0.1, "{}", a_second(1_000));
@@ -170,8 +170,8 @@ mod tests {
     #[test]
     fn where_messages_are_many_full_slots_are_most_of_it() {
         let hours = stream(3_000, 1, 31 * 24);
-        // 60 slots an hour. In the first one the young slot is polled 60 times, and those that are filled meanwhile from
-        // then on, half an hour on average but for the first minute.
+        // 60 slots per hour. In the first hour the young slot is polled 60 times, and the slots filled meanwhile from
+        // then on, for half an hour on average except in the first minute.
         assert!((hours[0] - (60.0 + 60.0 * 30.0)).abs() < 70.0, "{}", hours[0]);
         // In the end as many slots expire as are filled, each after 60 + 138 + 144 + 92 polls.
         assert!((hours[31 * 24 - 1] - (60.0 + 60.0 * 434.0)).abs() < 70.0, "{}", hours[31 * 24 - 1]);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn where_messages_come_seldom_their_slot_ages_between_them_and_is_never_full() {
-        // One in two hours: an hour with a poll a minute, and one with a poll in ten minutes.
+        // One in two hours: an hour with a poll per minute, and one with a poll per ten minutes.
         assert!(stream(10, 20, 50).iter().all(|calls| close(*calls, 20.0 * 33.0)));
         // One in 20 hours: after 30 days the slot has 36 messages, and they begin to expire.
         let hours = stream(1, 20, 31 * 24);

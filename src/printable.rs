@@ -1,12 +1,12 @@
-//! Text from outside, made fit for a terminal, a log and a page: nothing in it moves the cursor, begins a line, turns the
-//! direction of writing, or can't be seen.
+//! Makes text from outside safe for a terminal, a log and a page: without characters that move the cursor, start a
+//! line, change the text direction or are invisible.
 //!
-//! Whoever writes to the database, answers instead of the service or holds the daemon's port may have chosen it.
+//! It may have been chosen by anybody who writes to the database, answers instead of the service or took the daemon's
+//! port.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Whether a character has no look of its own: controls, formats (Unicode's category Cf) and the separators of lines and
-/// paragraphs.
+/// Whether a character is invisible: controls, formats (Unicode's category Cf) and line and paragraph separators.
 pub fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -16,17 +16,17 @@ pub fn is_invisible(character: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text in one line, with every invisible character written out, as in `\u{1b}`.
+/// The text on one line, with every invisible character escaped, as in `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
     written_out(text, is_invisible)
 }
 
-/// The same for text of several lines, which stay, as tabs do.
+/// The same for text with several lines; line breaks and tabs are kept.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     written_out(text, |character| is_invisible(character) && !matches!(character, '\n' | '\t'))
 }
 
-/// The same for JSON in one line, whose strings mean the same as before.
+/// The same for JSON on one line, whose strings keep their meaning.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     let escape = |character: char, out: &mut String| {
         for unit in character.encode_utf16(&mut [0; 2]) {

@@ -1,7 +1,8 @@
-//! What a poll makes of its slot: which snapshots are kept, which messages are done, and when the slot is due again.
+//! What a poll changes in its slot: which snapshots are kept, which messages are closed, and when the slot is due
+//! again.
 //!
-//! Pure: in go a slot as it was read and the outcome of its poll, out comes what the store has to write in one
-//! transaction. A message that an answer leaves out is not known by that answer.
+//! Pure. In: a slot as it was read and the outcome of its poll. Out: what the store has to write in one transaction.
+//! A message that an answer leaves out is not known from that answer.
 
 mod due;
 mod judge;
@@ -33,26 +34,26 @@ use crate::{
     slot::{GroupState, Slot, SlotKey, SlotMessage},
 };
 
-/// So many polls in a row must say that a message has no receipt before it is closed: the first may be early.
+/// Number of polls in a row without a receipt after which a message is closed: the first may be early.
 pub const NO_RECEIPT_POLLS: i16 = 3;
 
-/// A poll that comes so long after it was due leaves no gap; as in src/store/rollup/gaps.sql.
+/// Maximum lateness of a poll without a gap; as in src/store/rollup/gaps.sql.
 const IN_TIME: TimeDelta = TimeDelta::minutes(1);
 
-/// A quarantined group is tried again after this time.
+/// Delay until a quarantined group is probed.
 const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
 
-/// The same for a group that is gone.
+/// The same for a group that no longer exists.
 const PROBE_GONE_AFTER: TimeDelta = TimeDelta::hours(24);
 
-/// Why a message is polled no more.
+/// Why polling of a message has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closed {
-    /// Everybody has read it, and one more poll confirmed it.
+    /// All members have read it, and one more poll confirmed it.
     AllRead,
     /// It has no receipt.
     NoReceipt,
-    /// It is older than its cadence.
+    /// It is older than the end of its cadence.
     Expired,
     /// The service refuses it.
     Rejected,
@@ -70,83 +71,83 @@ impl Closed {
     }
 }
 
-/// Everything that is to be written about one poll, in one transaction.
+/// Everything to be written about one poll, in one transaction.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    /// The slot as it was read.
+    /// The slot.
     pub slot: SlotKey,
-    /// When the poll was due: by the cadence since the poll before, whatever failed or was held up meanwhile.
+    /// When the poll was due by the cadence since the previous poll, regardless of failures and delays.
     pub due_at: Timestamp,
-    /// The slot whose messages move here and which then goes, with the version of it that was read.
+    /// The slot whose messages move here and which is then deleted, with the version that was read.
     pub absorbs: Option<(SlotKey, i64)>,
     /// When the slot is due again.
     pub next_poll_at: Timestamp,
-    /// When the last answer arrived that told anything, of this poll or of one before.
+    /// When the last answer with a receipt arrived, of this poll or an earlier one.
     pub last_polled_at: Option<Timestamp>,
-    /// When the first attempt of that poll was sent that told anything. Messages that are known otherwise say so themselves.
+    /// When the first attempt of that poll with a receipt was sent. Messages with other times have their own.
     pub known_until: Option<Timestamp>,
-    /// How many polls in a row saw no change.
+    /// Number of polls in a row without a change.
     pub quiet_polls: i32,
-    /// How many polls in a row failed.
+    /// Number of failed polls in a row.
     pub failures: i32,
-    /// The messages of which something changes.
+    /// The messages that change.
     pub messages: Vec<MessageChange>,
-    /// The rows for the time series.
+    /// The rows for `receipt_snapshots`.
     pub snapshots: Vec<Snapshot>,
-    /// The milestones that messages have reached, and what else their changes make known for good.
+    /// The milestones that messages have reached, and what else their changes settle.
     pub milestones: Vec<(MsgSeq, Milestones)>,
     /// The attempts.
     pub attempts: Vec<Attempt>,
     /// The group enters or leaves quarantine.
     pub group: Option<GroupChange>,
-    /// Messages that leave the slot for slots of their own, since their calls fail and those of the others don't.
+    /// Messages that move to their own slots, since calls for them fail and those for the others don't.
     pub parts: Vec<Part>,
     /// No active message is left.
     pub is_empty: bool,
 }
 
-/// A slot that is made for messages whose calls fail.
+/// A slot created for messages whose calls fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// The messages, by rising seq.
+    /// The messages, in rising order.
     pub seqs: Vec<MsgSeq>,
-    /// When they were last answered for.
+    /// When they were last answered.
     pub last_polled_at: Option<Timestamp>,
-    /// Until when they are known, as far as they don't say so themselves.
+    /// Until when they are known, unless they have their own time.
     pub known_until: Option<Timestamp>,
     /// When it is due.
     pub next_poll_at: Timestamp,
-    /// How many polls in a row have failed.
+    /// Number of failed polls in a row.
     pub failures: i32,
 }
 
 impl Part {
-    /// The message that is to blame, if it has been found.
+    /// The message at fault, if it has been found.
     pub fn alone(&self) -> Option<MsgSeq> {
         if let [seq] = self.seqs.as_slice() { Some(*seq) } else { None }
     }
 }
 
-/// What becomes of a watched message.
+/// The change of a watched message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageChange {
     /// The message.
     pub seq: MsgSeq,
-    /// Its latest receipt, with the counts that were known last.
+    /// Its latest receipt, with the last known counts.
     pub receipt: Option<Receipt>,
-    /// When the answer of this poll arrived that told something of it, if one did.
+    /// When the answer of this poll with its receipt arrived, if any.
     pub polled_at: Option<Timestamp>,
-    /// Whether the receipt differs from the one before.
+    /// Whether the receipt differs from the previous one.
     pub differs: bool,
-    /// When the attempt was sent that last told something.
+    /// When the last attempt with its receipt was sent.
     pub known_until: Option<Timestamp>,
-    /// Whether it has to say that itself, since its slot tells another time or it leaves that.
+    /// Whether that is its own time, because it differs from its slot's or because it leaves the slot.
     pub known_apart: bool,
-    /// How many polls in a row said that it has no receipt, or refused it.
+    /// Number of polls in a row that found no receipt, or refused it.
     pub no_receipt_polls: i16,
     /// Since when polls have refused it.
     pub refused_since: Option<Timestamp>,
-    /// Why it is polled no more, if so.
+    /// Why polling has stopped, if so.
     pub closed: Option<Closed>,
 }
 
@@ -155,52 +156,52 @@ pub struct MessageChange {
 pub struct Snapshot {
     /// The message.
     pub seq: MsgSeq,
-    /// What was seen.
+    /// The receipt.
     pub receipt: Receipt,
-    /// When the answer arrived that told it: later than all times of this message before, whatever the clock did.
+    /// When its answer arrived: later than all earlier times of this message, even if a clock was set back.
     pub polled_at: Timestamp,
-    /// When the attempt was sent that had last told something of this message before.
+    /// When the last attempt that saw the previous receipt was sent.
     pub prior_polled_at: Option<Timestamp>,
-    /// The read count that was known then.
+    /// The previous read count.
     pub prior_read_num: Option<u32>,
 }
 
-/// What becomes of a group.
+/// The change of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupChange {
     /// It is refused and not polled until a probe succeeds or an operator resumes it.
     Quarantine {
         /// The error code.
         code: i64,
-        /// Why, in words.
+        /// The reason as text.
         reason: String,
-        /// When it is tried again; `None`: only when it is resumed.
+        /// When it is probed; `None`: only after it is resumed.
         probe_at: Option<Timestamp>,
     },
     /// A probe succeeded.
     Release,
 }
 
-/// What is kept of a poll that saw the same receipts as the one before.
+/// Which polls add rows to `receipt_snapshots`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeepSnapshots {
-    /// Nothing but the time of the poll.
+    /// Only polls that saw a change.
     #[default]
     Changes,
-    /// A row for every message.
+    /// Every poll, with a row for every message.
     EveryPoll,
 }
 
 impl Recording {
-    /// How many receipts differ from those before.
+    /// Number of receipts that differ from the previous ones.
     pub fn changes(&self) -> usize {
         self.messages.iter().filter(|message| message.differs).count()
     }
 
     /// Decides what is written about `poll`, which asked for `slot`, at `now`.
     ///
-    /// Where the clock is in doubt nothing is closed by it. Where it is not, times in the future were stored by a wrong one: the
-    /// first poll that tells of such a message keeps a snapshot with its true time, changed or not.
+    /// While the clock is in doubt, it closes nothing. Otherwise, times in the future were stored by a wrong clock:
+    /// the first poll with a receipt for such a message keeps a snapshot with its true time, changed or not.
     pub fn of(mut slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: impl Into<Moment>) -> Self {
         let moment @ Moment { time: now, is_doubted } = now.into();
         let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
@@ -209,7 +210,7 @@ impl Recording {
         let polled_at = judge.told.iter().map(|told| told.answered_at).max();
         let failures = failures(&slot, &poll);
         if polled_at.is_none() {
-            // A poll that told nothing is no common poll: the slots stay apart.
+            // A poll without receipts is not a common poll: the slots stay separate.
             slot.leave_absorbed();
         }
         let known_until = judge.told.iter().map(|told| told.sent_at).min().or(was_known_until);
@@ -222,7 +223,7 @@ impl Recording {
                 is_empty = false;
                 let last_polled_at = polled_at.or(was_polled_at).map(|polled_at| polled_at.min(now));
                 let due = cadence.first_poll(last_polled_at, message.sent_at, now);
-                // Messages that join a slot that fails wait with it.
+                // Messages that join a failing slot wait with it.
                 next_poll_at = next_poll_at.into_iter().chain((failures == 0).then_some(due)).min();
                 continue;
             }
@@ -250,7 +251,7 @@ impl Recording {
                 let due = cadence.next_poll(phase, message.sent_at, now).or_else(|| match is_doubted {
                     // It seems to be past its end.
                     true => Some(cadence.due_again(phase, message.sent_at, Some(now), None, now)),
-                    // One that is past its end is polled for the last time, and then no more.
+                    // A message past its end is polled for the last time.
                     false => judge.complete.then_some(now),
                 });
                 next_poll_at = next_poll_at.into_iter().chain(due).min();
@@ -287,8 +288,7 @@ impl Recording {
         }
     }
 
-    /// The same without what it says of messages, and that in parts of one message each: for when the whole can't be
-    /// stored.
+    /// The same without its messages, and those as parts with one message each, for when the whole can't be stored.
     pub fn apart(&self) -> (Self, Vec<(MsgSeq, Self)>) {
         let frame = Self { messages: vec![], snapshots: vec![], milestones: vec![], ..self.clone() };
         let mut seqs: Vec<MsgSeq> = self.messages.iter().map(|change| change.seq).collect();
@@ -298,7 +298,7 @@ impl Recording {
         (frame, seqs.into_iter().map(|seq| (seq, self.only(|of| of == seq))).collect())
     }
 
-    /// What it says of these messages, and nothing else.
+    /// Only the part about these messages.
     pub fn only(&self, is_of: impl Fn(MsgSeq) -> bool) -> Self {
         Self {
             parts: vec![],
@@ -311,13 +311,13 @@ impl Recording {
         }
     }
 
-    /// What it says of messages of which the poll told something, and nothing else.
+    /// Only the part about messages with a receipt in the poll.
     fn told(self) -> Self {
         self.only(|seq| self.messages.iter().any(|change| change.seq == seq && change.polled_at.is_some()))
     }
 }
 
-/// What a snapshot of the message makes known for good, if the poll was `due` then.
+/// What a snapshot of the message settles, if the poll was `due` then.
 fn made_known(
     message: &SlotMessage,
     snapshot: Snapshot,
@@ -348,7 +348,7 @@ fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange>
             let remedy = remedy(code).unwrap_or("Tencent Chat refuses the group");
             Some(GroupChange::Quarantine { code, reason: format!("{remedy} ({})", failure.info), probe_at })
         }
-        // Without an attempt the slot was empty, and nothing is known of the group.
+        // Without an attempt the slot was empty, and nothing is known about the group.
         PollEnd::Complete if slot.group_state == GroupState::Quarantined && !poll.attempts.is_empty() => {
             Some(GroupChange::Release)
         }

@@ -1,7 +1,7 @@
-//! Retention: which daily partitions go, and which old rows. Nothing goes that has not been rolled up.
+//! Retention: which daily partitions and which old rows are removed. Nothing is removed that has not been rolled up.
 //!
-//! Pure: what goes is decided here. [`crate::jobs`] has it done one partition after the other, each in steps that hold no lock
-//! for long; how is SQL, in [`crate::store`].
+//! Pure: this module decides. [`crate::jobs`] executes it one partition after the other, in steps that hold no lock
+//! for long; the SQL is in [`crate::store`].
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use chrono::{NaiveDate, NaiveTime, TimeDelta};
 
 use crate::{domain::Timestamp, span};
 
-/// How long what is kept; `None` is for ever.
+/// How long each kind of data is kept; `None` keeps it forever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Snapshots, by the day of their poll.
     pub snapshots: Option<TimeDelta>,
     /// Calls, by their day.
     pub calls: Option<TimeDelta>,
-    /// Hourly rows and gaps by their time, and messages by when they were closed.
+    /// Hourly rows and gaps by their time, and messages by the time of closing.
     pub rollups: Option<TimeDelta>,
     /// Days of messages, by the day.
     pub message_days: Option<TimeDelta>,
@@ -60,7 +60,7 @@ impl Table {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Snapshots, Self::Calls];
 
-    /// Its name in SQL.
+    /// The table's name in SQL.
     pub fn name(self) -> &'static str {
         match self {
             Self::Snapshots => "receipt_snapshots",
@@ -68,20 +68,20 @@ impl Table {
         }
     }
 
-    /// The name of its partition of a UTC day, within [`SCHEMA`].
+    /// The name of the partition of a UTC day, within [`SCHEMA`].
     pub fn partition(self, day: NaiveDate) -> String {
         format!("{}_{}", self.name(), day.format("%Y%m%d"))
     }
 }
 
-/// How far the removal of a partition is.
+/// The stage of a partition's removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Part of its table.
     Attached,
-    /// Being detached: readers that began before still see it.
+    /// Being detached: earlier readers still see it.
     Detaching,
-    /// A table of its own, to be dropped.
+    /// A separate table, to be dropped.
     Detached,
 }
 
@@ -92,13 +92,13 @@ pub struct Partition {
     pub table: Table,
     /// Its UTC day.
     pub day: NaiveDate,
-    /// How far its removal is.
+    /// The stage of its removal.
     pub stage: Stage,
-    /// Whether it was retention that began its removal, or was about to; else somebody detaches it to keep it.
+    /// Whether retention has begun its removal, or was about to; otherwise an operator is detaching it to keep it.
     pub is_marked: bool,
-    /// What it takes on disk, with its indexes.
+    /// Size on disk including indexes, in bytes.
     pub bytes: i64,
-    /// How many rows it has, by the database's estimate; `None` if it has none.
+    /// Number of rows, by the database's estimate; `None` if there is none.
     pub rows: Option<i64>,
 }
 
@@ -113,19 +113,19 @@ impl Partition {
     }
 }
 
-/// What becomes of a partition.
+/// What to do with a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its time has not come.
+    /// Keep it: its time has not come.
     Keep,
-    /// Its time has come, and it has not been rolled up yet.
+    /// Its time has come, but it has not been rolled up yet.
     KeepUntilRolledUp,
-    /// It goes.
+    /// Drop it.
     Drop,
 }
 
 impl Retention {
-    /// What becomes of a partition at `now`, when everything is rolled up until `rolled_up_until`.
+    /// What to do with a partition at `now`, if everything is rolled up until `rolled_up_until`.
     pub fn verdict(&self, partition: &Partition, rolled_up_until: Option<Timestamp>, now: Timestamp) -> Verdict {
         let kept = match partition.table {
             Table::Snapshots => self.snapshots,
@@ -142,7 +142,7 @@ impl Retention {
     }
 }
 
-/// How many days from `today` on have both of their partitions, without a hole.
+/// The number of days from `today` on with both of their partitions, without a gap.
 pub fn runway(partitions: &[Partition], today: NaiveDate) -> usize {
     let is_there = |day: NaiveDate| {
         let on_day = |table| partitions.iter().any(|partition| partition.day == day && partition.table == table);

@@ -1,18 +1,18 @@
-//! The roll-up: what snapshots and calls come to, in hourly rows and gaps.
+//! The roll-up: aggregates snapshots and calls into hourly rows and gaps.
 //!
-//! It goes forward in stretches that end with the hour at the latest, each in one transaction that also moves the mark: so it
-//! is resumed where it stopped, after seconds as after days. What is stored late is noted by the flush that stores it, and its
-//! hour done again. Pure: [`crate::jobs`] says in which order, and how is SQL, in [`crate::store`].
+//! It advances in stretches that end with the hour at the latest, each in one transaction that also moves the mark.
+//! So it resumes where it stopped, after seconds or days. A flush that stores late data notes its hour, which is
+//! rolled up again. Pure: [`crate::jobs`] decides the order, and the SQL is in [`crate::store`].
 
 use chrono::{DurationRound, NaiveTime, TimeDelta};
 
 use crate::domain::Timestamp;
 
-/// What is younger than this may still be on its way into the database: a poll with all its retries takes a minute. It is left for
-/// the next time. That only saves work, since what comes later is noted.
+/// Minimum age of data to roll up. Younger data may still be on its way into the database, since a poll with all its
+/// retries takes a minute. That only saves work, since late data is noted.
 pub const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(2);
 
-/// A stretch of time within one hour: from (inclusive) until (exclusive).
+/// A time span within one hour: from (inclusive) until (exclusive).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
     /// Its beginning.
@@ -28,7 +28,7 @@ impl Stretch {
         (next.from < next.until).then_some(next)
     }
 
-    /// The hour that the stretch completes, if it does.
+    /// The hour that the stretch completes, if any.
     pub fn completes(&self) -> Option<Self> {
         (hour_of(self.until) == self.until).then(|| Self { from: self.until - TimeDelta::hours(1), until: self.until })
     }

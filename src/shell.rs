@@ -1,6 +1,6 @@
-//! Words for commands that people are to paste into a POSIX shell. Never for running anything.
+//! Quoting of words in commands that people paste into a POSIX shell. Never for running anything.
 
-/// `word` as one word of a shell, whatever is in it.
+/// `word` quoted as one word of a shell, whatever its characters.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }

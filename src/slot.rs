@@ -1,7 +1,7 @@
-//! A slot: up to a batch of messages of one group that are always polled together. A call to be.
+//! A slot: up to a batch of messages of one group that are always polled together. One slot is one future call.
 //!
-//! Here are its contents as the poller gets them, and the packing of new messages into slots. Pure: the store reads and
-//! writes what is decided here.
+//! Its contents as the poller gets them, and the packing of new messages into slots. Pure: the store reads and writes
+//! what is decided here.
 
 mod packing;
 
@@ -11,13 +11,13 @@ use crate::{
     domain::{GroupId, MsgSeq, Receipt, Timestamp},
 };
 
-/// The number of a slot.
+/// Id of a slot.
 pub type SlotId = i64;
 
 /// The key of a group in `watched_groups`.
 pub type GroupKey = i32;
 
-/// The key of a slot in `poll_slots`. Every statement names the group, by which tables may be spread.
+/// Key of a slot in `poll_slots`. Every statement names the group, by which tables may be distributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
     /// Its group.
@@ -27,7 +27,7 @@ pub struct SlotKey {
 }
 
 impl SlotKey {
-    /// Comes before all others.
+    /// Less than all other keys.
     pub const MIN: Self = Self { group_key: GroupKey::MIN, slot_id: SlotId::MIN };
 
     /// Keys as two columns, for a statement.
@@ -36,7 +36,7 @@ impl SlotKey {
     }
 }
 
-/// A slot that was made for messages that left another.
+/// A slot created for messages that left another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Made {
     /// The slot.
@@ -52,57 +52,58 @@ pub struct Made {
 pub enum GroupState {
     /// It is polled.
     Active,
-    /// Its owner has stopped it, or does not watch it any more.
+    /// Its owner has paused or unwatched it.
     Stopped,
-    /// Tencent Chat refused it: only a probe may call.
+    /// Tencent Chat refused it: only probes may call.
     Quarantined,
 }
 
-/// A slot and its messages, as they stood when it was read.
+/// A slot and its messages, at the time of reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// Its key.
+    /// Its id.
     pub key: SlotKey,
-    /// The group as Tencent Chat knows it.
+    /// The group's id in Tencent Chat.
     pub group_id: GroupId,
     /// Whether the group may be polled.
     pub group_state: GroupState,
-    /// The name of the group's cadence; the default if there is none.
+    /// The name of the group's cadence; `None` for the default.
     pub cadence: Option<String>,
     /// When it is due.
     pub next_poll_at: Timestamp,
     /// When the last answer of its last poll arrived.
     pub last_polled_at: Option<Timestamp>,
-    /// When that poll sent the first attempt that was answered: until then its messages are known, unless they say otherwise.
+    /// When that poll's first answered attempt was sent: its messages are known until then, unless they have their
+    /// own time.
     pub known_until: Option<Timestamp>,
-    /// How many polls in a row saw no change.
+    /// Number of polls in a row without a change.
     pub quiet_polls: i32,
-    /// How many polls in a row failed.
+    /// Number of failed polls in a row.
     pub failures: i32,
-    /// Counts up with every change: what is decided about it holds for the version that was read.
+    /// Increases with every change: a decision holds for the version that was read.
     pub version: i64,
-    /// When the first attempt of the last poll was sent that is stored.
+    /// When the first attempt of the last stored poll was sent.
     pub last_called_at: Option<Timestamp>,
     /// Its active messages, by rising seq, each once.
     pub messages: Vec<SlotMessage>,
     /// Whether its row holds more, which is no message or one twice: somebody has edited it. All of it is to be written.
     pub is_wrong: bool,
-    /// A slot whose messages are polled along and move here if the poll succeeds.
+    /// A slot that is polled along, and whose messages move here if the poll succeeds.
     pub absorbs: Option<Absorbed>,
 }
 
 /// A slot that is polled along with another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absorbed {
-    /// Its key.
+    /// Its id.
     pub key: SlotKey,
-    /// The version of it that was read.
+    /// The version that was read.
     pub version: i64,
     /// Its messages.
     pub seqs: Vec<MsgSeq>,
 }
 
-/// When a slot is due, as it is stored, and what tells whether the wall clock was set since.
+/// When a slot is due, as stored, and what shows whether the wall clock was set since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredDue {
     /// When it is due.
@@ -114,17 +115,17 @@ pub struct StoredDue {
 }
 
 impl Slot {
-    /// Whether another slot of the same group may be polled along: the two fit into one call, and neither fails. What is wrong
-    /// with one must not spoil the polls of the other.
+    /// Whether another slot of the same group may be polled along: both fit into one call, and neither fails. A fault
+    /// in one must not spoil the polls of the other.
     pub fn may_absorb(&self, other: &Self, batch_size: usize) -> bool {
         self.messages.len() + other.messages.len() <= batch_size && self.failures == 0 && other.failures == 0
     }
 
-    /// Forgets times that lie in the future at `now`: an earlier poll was dated by a wrong clock. What was known of messages
-    /// then was known at some time since they were sent. Returns the messages concerned.
+    /// Removes times that are in the future at `now`: an earlier poll was dated by a wrong clock. The state of
+    /// messages then was true at some time since they were sent. Returns the messages affected.
     pub fn forget_future(&mut self, now: Timestamp) -> Vec<MsgSeq> {
         let is_ahead = |time: &Timestamp| *time > now + APART;
-        // An answer that was dated ahead may have been asked for by a clock that was right.
+        // An answer with a time in the future may belong to an attempt dated by a clock that was right.
         let was_told_ahead = self.last_polled_at.as_ref().is_some_and(is_ahead);
         self.last_polled_at = self.last_polled_at.filter(|_| !was_told_ahead);
         self.known_until = self.known_until.filter(|time| !is_ahead(time));
@@ -146,14 +147,14 @@ impl Slot {
         self.absorbs.as_ref().is_some_and(|absorbed| absorbed.seqs.contains(&seq))
     }
 
-    /// Lets go of the slot that was polled along, and of its messages.
+    /// Drops the slot that was polled along, and its messages.
     pub fn leave_absorbed(&mut self) {
         if let Some(absorbed) = self.absorbs.take() {
             self.messages.retain(|message| !absorbed.seqs.contains(&message.seq));
         }
     }
 
-    /// Takes in the messages of another slot of the same group, for a common poll. Each stays known as it was.
+    /// Adds the messages of another slot of the same group, for a common poll. Their states are unchanged.
     pub fn absorb(&mut self, mut other: Slot) {
         other.messages.retain(|message| self.messages.iter().all(|own| own.seq != message.seq));
         let seqs = other.messages.iter().map(|message| message.seq).collect();
@@ -165,43 +166,43 @@ impl Slot {
     }
 }
 
-/// A message of a slot, with what is known of it.
+/// A message of a slot, with its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotMessage {
-    /// Its number in the group.
+    /// Its number within the group.
     pub seq: MsgSeq,
-    /// From when its age counts for its cadence: when it was sent, or the time that was given when it was watched again.
+    /// Start of its age for the cadence: the time of sending, or the time given when it was watched again.
     pub sent_at: Timestamp,
-    /// When it was sent: the earliest time that was given. Its milestones and read rates go by it.
+    /// Time of sending: the earliest one given. Its milestones and read rates use it.
     pub first_sent_at: Timestamp,
-    /// The first poll that told something of it; `None` if none has.
+    /// The first poll with its receipt; `None` if there was none.
     pub first_polled_at: Option<Timestamp>,
-    /// The latest receipt; `None` if it was never answered for.
+    /// The latest receipt; `None` if it was never answered.
     pub receipt: Option<Receipt>,
     /// When that was first seen.
     pub changed_at: Option<Timestamp>,
-    /// When the attempt was sent that last told something of it, whichever slot that was in; `None` if none has.
+    /// When the last attempt with its receipt was sent, in any slot; `None` if there was none.
     pub known_until: Option<Timestamp>,
-    /// Whether `known_until` is its own, and not its slot's.
+    /// Whether `known_until` is its own and not its slot's.
     pub known_apart: bool,
-    /// How many polls in a row said that it has no receipt, or refused it where `refused_since` is set.
+    /// Number of polls in a row that found no receipt, or refused it if `refused_since` is set.
     pub no_receipt_polls: i16,
     /// Since when each poll of it alone was refused.
     pub refused_since: Option<Timestamp>,
-    /// It joined while its slot was polled: nobody has asked for it.
+    /// It joined during the poll of its slot, which did not ask for it.
     pub has_joined: bool,
 }
 
 impl SlotMessage {
-    /// Until when it is known, if it has to say that itself.
+    /// Its own `known_until`, if it has one.
     pub fn says_until(&self) -> Option<Timestamp> {
         self.known_until.filter(|_| self.known_apart)
     }
 }
 
 impl SlotMessage {
-    /// Until when it was known before an attempt that was sent at `sent_at`. If that was later, a clock has been set back since:
-    /// then it was known at some time after the message was sent.
+    /// Until when it was known before an attempt sent at `sent_at`. If that would be later, a clock has been set back
+    /// since: then it was known at some time after the message was sent.
     pub fn known_before(&self, sent_at: Timestamp) -> Option<Timestamp> {
         self.known_until.map(|until| if until < sent_at { until } else { self.first_sent_at.min(sent_at) })
     }
@@ -289,7 +290,7 @@ mod tests {
             prop_assert!(common.messages.is_sorted_by(|one, next| one.seq < next.seq));
             prop_assert_eq!(&common.messages, &expected, "each with what is known of it");
             prop_assert_eq!(common.absorbs.as_ref().map(|other| (other.key, other.version)), Some((second.key, 2)));
-            // The time of the common poll has to be later than all that either has seen.
+            // The time of the common poll has to be later than all earlier times of both.
             prop_assert_eq!(common.last_polled_at, first.last_polled_at.max(second.last_polled_at));
             common.leave_absorbed();
             prop_assert_eq!(common.messages, first.messages);

@@ -1,11 +1,11 @@
-//! Spans of time in words, for people. Days are the longest unit, since months and years are not all of one length, and
-//! what is configured as `90d` is told as `90d`.
+//! Durations as text. Days are the longest unit, since months and years vary in length, and a configured `90d` should
+//! be displayed as `90d`.
 
 use std::time::Duration;
 
 const DAY: u64 = 86_400;
 
-/// A span as it is, as in `90d`, `1d 2h 30m` or `50ms`.
+/// The exact duration, such as `90d`, `1d 2h 30m` or `50ms`.
 pub fn exactly(span: Duration) -> String {
     let days = span.as_secs() / DAY;
     let rest = span - Duration::from_secs(days * DAY);
@@ -16,7 +16,7 @@ pub fn exactly(span: Duration) -> String {
     }
 }
 
-/// A span by its two greatest units, to the second at most, as in `40d 12h` or `3m 20s`.
+/// The duration in its two largest units, rounded down to seconds, such as `40d 12h` or `3m 20s`.
 pub fn roughly(span: Duration) -> String {
     let exact = exactly(Duration::from_secs(span.as_secs()));
     exact.split(' ').take(2).collect::<Vec<_>>().join(" ")

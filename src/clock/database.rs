@@ -1,11 +1,11 @@
-//! The database's clock as a process sees it from afar: what it was read to be, and the time that has passed since.
+//! The database's clock as known to a process: its readings, and the time since.
 //!
-//! Pure. A reading bounds the time: the server read its clock after it was asked and before it answered. Readings that
-//! agree narrow each other's bounds, so a quick one counts for more than a slow one; one that disagrees with those before
-//! means that the clock was set, and counts alone.
+//! Pure. A reading bounds the time: the server read its clock after it was asked and before it answered. Readings
+//! that agree narrow the bounds, so a quick one counts for more than a slow one. A reading that disagrees means that
+//! the clock was set, and replaces them.
 //!
-//! A clock that was set by more than [`APART`] goes astray if this machine's agreed with it and was not set: two that say
-//! the same are believed against one, and time goes on as before until the two agree again.
+//! A clock that was set by more than [`APART`] is astray if this machine's clock agreed with it before and was not
+//! set: two clocks that agree are trusted over one, and time continues as before until they agree again.
 
 use std::{
     fmt,
@@ -16,57 +16,57 @@ use chrono::{SubsecRound, TimeDelta};
 
 use crate::{domain::Timestamp, span};
 
-/// Clocks that are further apart than this are not both right, and what is stored with a time that is further ahead was
-/// dated by a wrong one.
+/// Maximum difference of two clocks that may both be right. A stored time further in the future comes from a wrong
+/// clock.
 pub const APART: TimeDelta = TimeDelta::minutes(1);
 
-/// A clock that was set by more than [`APART`] is believed again after this time without another step.
+/// Time after which a clock that was set by more than [`APART`] is trusted again, without another step.
 const BELIEVED_AFTER: Duration = Duration::from_secs(3_600);
 
-/// How fast two clocks may drift apart: a part of 2,000, the most that the kernel slews a clock by.
+/// Maximum drift between two clocks: 1/2,000, the kernel's maximum slew rate.
 const DRIFT: u32 = 2_000;
 
-/// A time of the database's clock by which something is decided.
+/// A time on the database's clock to decide by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// The time.
     pub time: Timestamp,
-    /// Whether there is a [`Doubt`]: then nothing is decided by it that can't be undone.
+    /// Whether there is a [`Doubt`]: then nothing irreversible is decided.
     pub is_doubted: bool,
 }
 
 impl From<Timestamp> for Moment {
-    /// A time that nobody doubts.
+    /// A time without doubt.
     fn from(time: Timestamp) -> Self {
         Self { time, is_doubted: false }
     }
 }
 
-/// One reading of the database's clock.
+/// A reading of the database's clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
-    /// When it was asked for, by [`super::uptime`].
+    /// Time of the query, by [`super::uptime`].
     pub asked_at: Instant,
-    /// When it was there.
+    /// Time of the answer.
     pub answered_at: Instant,
-    /// The time that was read.
+    /// The time in the answer.
     pub database: Timestamp,
 }
 
-/// What is known of the database's clock.
+/// The known state of the database's clock.
 #[derive(Debug, Clone, Default)]
 pub struct DatabaseClock {
     /// The time.
     known: Option<Bounds>,
-    /// What the database's clock shows, if that is not the time.
+    /// The time on the database's clock, if it is astray.
     astray: Option<Bounds>,
-    /// How far this machine's clock was ahead of the time at the last reading.
+    /// The time by which this machine's clock was ahead at the last reading.
     ahead: TimeDelta,
-    /// The last step by more than [`APART`] to a time for which nothing else speaks, and when it was seen.
+    /// The last step by more than [`APART`] to a time without a witness, and when it was noticed.
     step: Option<(TimeDelta, Instant)>,
 }
 
-/// At `at` the database's time was between the two others.
+/// At `at` the database's time was between the other two.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     at: Instant,
@@ -74,19 +74,19 @@ struct Bounds {
     latest: Timestamp,
 }
 
-/// Why the time is not to be relied on.
+/// Why the time can't be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
     /// This machine's clock is ahead of the database's by this much, or behind it. One of them is wrong.
     Apart(TimeDelta),
-    /// The same, and only the database's was set: the time goes on as it was before.
+    /// The same, and only the database's was set: time continues as before.
     Astray(TimeDelta),
-    /// The database's clock was set by this much not long ago.
+    /// The database's clock was recently set by this much.
     Stepped(TimeDelta),
 }
 
 impl Doubt {
-    /// How the clocks differ, or how one was set, in words.
+    /// The difference of the clocks, or the step, as text.
     pub fn difference(&self) -> String {
         let (Self::Apart(by) | Self::Astray(by) | Self::Stepped(by)) = self;
         let is_forward = *by > TimeDelta::zero();
@@ -104,13 +104,13 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let difference = self.difference();
         let dated_by = match self {
-            Self::Apart(_) | Self::Stepped(_) => "the database's",
-            Self::Astray(_) => "this machine's, since only the database's was set",
+            Self::Apart(_) | Self::Stepped(_) => "the database's clock",
+            Self::Astray(_) => "this machine's clock, since only the database's was set",
         };
         write!(
             f,
-            "{difference}: times are stored by {dated_by}, and nothing expires or is removed until this is over: \
-             check the clocks of both machines (NTP)"
+            "{difference}: times are stored by {dated_by}; nothing expires or is removed until the clocks agree: \
+             check both clocks (NTP)"
         )
     }
 }
@@ -127,7 +127,7 @@ impl Bounds {
         Self { at, earliest: self.earliest + passed - drift, latest: self.latest + passed + drift }
     }
 
-    /// The bounds by both, unless they contradict each other.
+    /// The intersection of the bounds, unless they contradict each other.
     fn and(self, other: Self) -> Option<Self> {
         let (earliest, latest) = (self.earliest.max(other.earliest), self.latest.min(other.latest));
         (earliest <= latest).then_some(Self { earliest, latest, ..self })
@@ -141,8 +141,8 @@ impl Bounds {
 }
 
 impl DatabaseClock {
-    /// Takes in a reading, at which this machine's clock showed `wall`. By how much the database's was set since the one
-    /// before, if it was.
+    /// Adds a reading, at which this machine's clock showed `wall`. Returns by how much the database's clock was set
+    /// since the previous one, if it was.
     pub fn learn(&mut self, reading: Reading, wall: Timestamp) -> Option<TimeDelta> {
         let Reading { asked_at, answered_at: at, database } = reading;
         let took = at.saturating_duration_since(asked_at);
@@ -171,8 +171,8 @@ impl DatabaseClock {
         (!step.is_zero()).then_some(step)
     }
 
-    /// Notes that the time has changed by `step` at `at`, and that this machine's clock is `ahead` of it now. If that was not
-    /// set meanwhile and shows the same, it is a witness: the time is right now, and was not before.
+    /// Notes that the time has changed by `step` at `at`, and that this machine's clock is `ahead` of it now. If that
+    /// clock was not set and shows the new time, it is a witness: the time is right now, and was wrong before.
     fn note_step(&mut self, step: TimeDelta, ahead: TimeDelta, at: Instant) {
         let is_witness = (ahead - (self.ahead - step)).abs() <= APART && ahead.abs() <= APART;
         if step.abs() > APART {
@@ -180,17 +180,18 @@ impl DatabaseClock {
         }
     }
 
-    /// The time at `at`, if the database's clock was ever read, to the microsecond that Postgres keeps.
+    /// The time at `at`, if there was a reading, in microseconds like PostgreSQL's.
     pub fn at(&self, at: Instant) -> Option<Timestamp> {
         Some(self.known?.time(at).trunc_subsecs(6))
     }
 
-    /// How far a clock that shows `wall` at `at` is ahead of the database's, if that was ever read; negative if it is behind.
+    /// The time by which a clock that shows `wall` at `at` is ahead of the database's, if there was a reading;
+    /// negative if it is behind.
     pub fn ahead(&self, wall: Timestamp, at: Instant) -> Option<TimeDelta> {
         Some(wall - self.astray.or(self.known)?.time(at))
     }
 
-    /// The earliest and the latest that the database's time may be at `at`, if it was ever read.
+    /// The earliest and latest possible time of the database at `at`, if there was a reading.
     pub fn bounds(&self, at: Instant) -> Option<(Timestamp, Timestamp)> {
         let known = self.known?;
         let (passed, ago) = (at.saturating_duration_since(known.at), known.at.saturating_duration_since(at));
@@ -198,7 +199,7 @@ impl DatabaseClock {
         Some((known.earliest + shift - drift, known.latest + shift + drift))
     }
 
-    /// Why the time at `at` is not to be relied on, if this machine's clock shows `wall` then.
+    /// Why the time at `at` can't be trusted, if this machine's clock shows `wall` then.
     pub fn doubt(&self, wall: Timestamp, at: Instant) -> Option<Doubt> {
         let ahead = self.ahead(wall, at)?;
         if ahead.abs() > APART {
@@ -209,12 +210,12 @@ impl DatabaseClock {
     }
 }
 
-/// The most by which two clocks drift apart in this time.
+/// Maximum drift between two clocks in this time.
 fn drift(span: Duration) -> TimeDelta {
     delta(span / DRIFT) + TimeDelta::microseconds(1)
 }
 
-/// To the microsecond, as times are stored.
+/// In microseconds, like stored times.
 fn delta(span: Duration) -> TimeDelta {
     TimeDelta::microseconds(i64::try_from(span.as_micros()).unwrap_or(i64::MAX))
 }
@@ -233,13 +234,13 @@ mod tests {
         TimeDelta::milliseconds(millis)
     }
 
-    /// A reading that is asked for `asked` ms after the start and takes `took` ms.
+    /// A reading asked for at `asked` ms after the start, which takes `took` ms.
     fn reading(start: Instant, asked: u64, took: u64, database: Timestamp) -> Reading {
         let asked_at = start + Duration::from_millis(asked);
         Reading { asked_at, answered_at: asked_at + Duration::from_millis(took), database }
     }
 
-    /// Takes in a reading beside a clock of this machine that shows the same.
+    /// Adds a reading while this machine's clock shows the same time.
     fn learn(clock: &mut DatabaseClock, reading: Reading) -> Option<TimeDelta> {
         clock.learn(reading, reading.database)
     }

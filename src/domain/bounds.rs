@@ -1,11 +1,11 @@
-//! How much applications may have watched. The functions of the schema hold them to it.
+//! How much applications may watch. The functions of the schema enforce it.
 
-/// Bounds on what applications may have watched.
+/// Limits on what applications may watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Maximum number of messages in one call of a function.
     pub messages_per_call: i32,
-    /// Maximum number of messages of the app that are polled at a time.
+    /// Maximum number of active messages of the app.
     pub messages: i64,
     /// Maximum number of watched groups of the app.
     pub groups: i64,

@@ -1,4 +1,4 @@
-//! Who holds a lease, in words that a person can read and that another process of the same machine can check.
+//! The holder of a lease, readable for people and checkable for other processes on the same machine.
 
 use std::{
     fmt, fs, process,
@@ -10,7 +10,7 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 
-/// One contender: a part of one process of one boot of one machine.
+/// A contender: a part of one process of one boot of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     host: String,
@@ -18,7 +18,7 @@ pub struct Holder {
     part: u32,
 }
 
-/// A process as the kernel tells it from all others.
+/// A process, uniquely identified by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Process {
     boot: String,
@@ -39,8 +39,8 @@ impl Holder {
         }
     }
 
-    /// Whether the process of this holder is known to have ended: it ran since the same boot of the machine, in the same
-    /// namespace of processes, and is there no more. Of anything else nothing is known.
+    /// Whether this holder's process is known to have ended: it ran since the same boot of the machine, in the same
+    /// process namespace, and no longer exists. Nothing is known about other processes.
     pub fn is_dead(&self, holder: &str) -> bool {
         self.is_dead_as_seen(holder, Seen::of)
     }
@@ -56,7 +56,7 @@ impl Holder {
             }
     }
 
-    /// A holder as people want to read of it: its machine and its process.
+    /// A holder for people: its machine and its process.
     pub fn in_words(holder: &str) -> String {
         let place = || Some((holder.split_once(" part ")?.0, holder.rsplit_once(" process ")?.1.split(' ').next()?));
         place().map_or_else(|| holder.to_owned(), |(host, process)| format!("{host} (process {process})"))
@@ -73,33 +73,33 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} part {}", self.host, self.part)?;
         let Some(Process { boot, namespace, id, started }) = &self.process else {
-            // Without /proc nothing tells two processes of one name apart but their ids.
+            // Without /proc, processes with the same name differ only in their ids.
             return write!(f, " process {}", process::id());
         };
         write!(f, " process {id} started {started} in {namespace} boot {boot}")
     }
 }
 
-/// What the kernel says of the process with some id.
+/// The kernel's information on the process with an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// There is none, or it waits only for its parent to notice its end.
+    /// There is none, or only a zombie.
     Ended,
-    /// There is one, of which no more can be seen, as on a host with `hidepid`.
+    /// There is one, but nothing else is visible, as with `hidepid`.
     Hidden,
-    /// There is one, which started at this time.
+    /// There is one, with this start time.
     Running { started: u64 },
 }
 
 impl Seen {
     fn of(id: u32) -> Self {
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
-        // That it can't be read in /proc proves nothing, and neither does a signal that is not permitted (EPERM).
+        // An unreadable /proc proves nothing, and neither does a signal that is not permitted (EPERM).
         if pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH)) {
             return Self::Ended;
         }
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        // The second field is the name in parentheses, which may hold anything.
+        // The second field is the name in parentheses, which may contain anything.
         let fields: Vec<&str> = stat.rsplit_once(')').map_or_else(Vec::new, |stat| stat.1.split_whitespace().collect());
         match (fields.first(), fields.get(19).and_then(|started| started.parse().ok())) {
             (Some(&"Z" | &"X"), _) => Self::Ended,
@@ -110,7 +110,7 @@ impl Seen {
 }
 
 impl Process {
-    /// What the kernel says of a process, if it is running and can be seen.
+    /// The kernel's information on a process, if it is running and visible.
     fn of(id: u32) -> Option<Self> {
         let Seen::Running { started } = Seen::of(id) else { return None };
         let namespace = fs::read_link("/proc/self/ns/pid").ok()?.to_str()?.to_owned();

@@ -115,7 +115,7 @@ fn what_was_dated_into_the_future_is_found_again() {
     assert_eq!(Milestones::of(&Change { polled_at: at(10), ..known() }), None, "there is nothing to write");
 }
 
-/// What polls saw of a message, by their minutes: counts, or that there is no receipt.
+/// Polls of a message by minute: counts, or no receipt.
 type Polls = Vec<(i64, Option<Counts>)>;
 
 fn polls() -> impl Strategy<Value = Polls> {
@@ -123,10 +123,10 @@ fn polls() -> impl Strategy<Value = Polls> {
     prop::collection::btree_map(-20_i64..11_000, seen, 1..40).prop_map(|polls| polls.into_iter().collect())
 }
 
-/// How many minutes after a poll the next one is due.
+/// Minutes from a poll until the next one is due.
 const EVERY: i64 = 60;
 
-/// What is made of each change, in the order of the polls.
+/// The result of each change, in the order of the polls.
 fn made(polls: &Polls) -> Vec<Milestones> {
     let (mut receipt, mut before, mut since, mut known_until) = (None, None, None, None);
     let mut is_counted = false;
@@ -173,7 +173,7 @@ proptest! {
         let (reached, settled) = kept(&shuffled);
         for (milestone, reached) in Milestone::ALL.into_iter().zip(reached) {
             let first = polls.iter().find(|(_, seen)| seen.is_some_and(|seen| milestone.is_reached(seen)));
-            // The poll before, if it told counts: else they may have changed before it.
+            // The poll before, if it had counts: otherwise they may have changed before it.
             let before = first.and_then(|(by, _)| {
                 polls.iter().rev().find(|(minute, _)| minute < by).filter(|(_, seen)| seen.is_some())
             });
@@ -183,7 +183,7 @@ proptest! {
         for (age, settled) in AGES.into_iter().zip(settled) {
             let is_until = |minute: &i64| at(*minute) <= sent() + age;
             let then = polls.iter().rev().find(|(minute, seen)| is_until(minute) && seen.is_some());
-            // Those that have not changed since are the last ones, which nobody needs to settle.
+            // Counts that have not changed since are the last ones, which need no settling.
             let upto = polls.iter().rev().find(|(minute, _)| is_until(minute));
             let next = upto.and_then(|(_, upto)| polls.iter().find(|(minute, seen)| !is_until(minute) && seen != upto));
             // The poll before the change, or when the next one was due.

@@ -1,51 +1,52 @@
-//! Whether requests arrived in time, told by those that were written right before and after them.
+//! Whether requests arrived in time, judged by those written just before and after them.
 //!
-//! One slow answer says nothing: the service may have taken its time. But requests that stand still do so together. So
-//! attempts are judged in convoys of up to eight that were written one after the other, by how long half of them took: that varies
-//! far less than single latencies do, and a standstill shifts it by as much as it held the convoy up. Pure.
+//! A single slow answer proves nothing: the service may have been slow. But a blocked network delays requests
+//! together. So attempts are judged in convoys of up to eight that were written one after the other, by the time in
+//! which half of them were answered. That varies much less than single latencies, and a standstill shifts it by the
+//! time for which it delayed the convoy. Pure.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// The most attempts of a convoy; half as many are needed to judge it.
+/// Maximum number of attempts in a convoy; half as many are needed to judge it.
 const LENGTH: usize = 8;
 
-/// How many convoys before and after one have a say in whether it was in time: a standstill shifts its last ones by little.
+/// Number of convoys before and after one that must be in time too: a standstill shifts its last ones only a little.
 const BEFORE: u64 = 2;
 const AFTER: u64 = 1;
 
-/// A convoy that would take longer to write is smaller, for what is written far apart tells nothing of a short standstill.
+/// Maximum time to write a convoy: attempts further apart say nothing about a short standstill.
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// How many convoys are remembered: 20 s at 200 attempts a second.
+/// Number of convoys kept: 20 s at 200 attempts per second.
 const CONVOYS: usize = 500;
 
-/// From how many convoys it is learned what is ordinary: 10 s at 200 attempts a second.
+/// Number of convoys from which the ordinary time is learned: 10 s at 200 attempts per second.
 const KNOWN: usize = 250;
 
-/// Until so many are known, nothing is ordinary.
+/// Minimum number of known convoys; with fewer, nothing is ordinary.
 const LEAST_KNOWN: usize = 25;
 
-/// By how much convoys take longer than the faster quarter of them, at least.
+/// Minimum tolerance above the faster quarter of the convoys.
 const LEAST_SPREAD: Duration = Duration::from_millis(5);
 
-/// If they differ by more than this, or a quarter of what they take, they tell nothing of standstills.
+/// Maximum variation, or a quarter of the time if that is more. Beyond it, convoys say nothing about standstills.
 const WIDEST_SPREAD: Duration = Duration::from_millis(100);
 
-/// What was under way while nothing was answered for so long tells of the way rather than of the service.
+/// Time without answers after which attempts in flight tell about the network rather than the service.
 const SILENCE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 struct Convoy {
-    /// When each attempt was written, and which one it is.
+    /// Time of writing and id of each attempt.
     members: Vec<(Instant, u64)>,
-    /// How many members it has in the end.
+    /// Final number of members.
     size: usize,
-    /// What the answers so far took.
+    /// Latencies of the answers so far.
     latencies: Vec<Duration>,
-    /// How many were answered in time.
+    /// Number of answers in time.
     in_time: usize,
 }
 
@@ -58,13 +59,13 @@ impl Convoy {
         self.in_time >= self.half()
     }
 
-    /// Whether half of it ought to have been answered by now.
+    /// Whether half of it should have been answered by now.
     fn is_overdue(&self, ordinary: Duration, now: Instant) -> bool {
         let last = self.members.get(self.half());
         !self.has_arrived_in_time() && last.is_some_and(|(written, _)| now > *written + ordinary + WIDEST_SPREAD)
     }
 
-    /// Whether it is complete, and large enough to tell anything.
+    /// Whether it is complete, and large enough to judge.
     fn is_judged(&self) -> bool {
         self.members.len() == self.size && self.size >= LENGTH / 2
     }
@@ -74,18 +75,18 @@ impl Convoy {
     }
 }
 
-/// The attempts that were written last, in order.
+/// The latest attempts, in order of writing.
 #[derive(Debug, Default)]
 pub(super) struct Convoys {
     convoys: VecDeque<Convoy>,
-    /// The number of the first one in `convoys`.
+    /// The number of the first convoy in `convoys`.
     first: u64,
-    /// What half of each of the last convoys took.
+    /// Time in which half of each of the last convoys was answered.
     known: VecDeque<Duration>,
     ordinary: Duration,
-    /// When the last answer came, and when the latest of those that were answered was written.
+    /// Time of the last answer, and latest time of writing of the answered attempts.
     last_answer: Option<(Instant, Instant)>,
-    /// Before this time nothing was answered for a while.
+    /// Nothing was answered for a while before this time.
     silent_until: Option<Instant>,
 }
 
@@ -111,10 +112,10 @@ impl Convoys {
         self.first + self.convoys.len() as u64 - 1
     }
 
-    /// Notes how long the answer to an attempt of a convoy took.
+    /// Notes the latency of an attempt in a convoy.
     ///
-    /// Returns the attempts of which it is known by this that they arrived in time: those of a convoy that came in time
-    /// itself, as did those around it.
+    /// Returns the attempts that are now known to have arrived in time: those of a convoy that was in time itself and
+    /// whose neighbours were.
     pub fn answered(&mut self, number: u64, latency: Duration, now: Instant) -> Vec<(Instant, u64)> {
         let ordinary = self.ordinary;
         self.listen(now - latency, now);
@@ -147,7 +148,7 @@ impl Convoys {
         around(number).all(|number| self.get(number).is_some_and(Convoy::is_judged))
     }
 
-    /// What half of a convoy takes at most, as a rule; zero while too little is known.
+    /// The maximum ordinary time for half a convoy; zero while too little is known.
     pub fn ordinary(&self) -> Duration {
         self.ordinary
     }
@@ -156,7 +157,7 @@ impl Convoys {
         self.is_judged(number) && around(number).filter_map(|number| self.get(number)).all(Convoy::has_arrived_in_time)
     }
 
-    /// Notes a gap between answers that is none between requests.
+    /// Notes a gap between answers that was not a gap between requests.
     fn listen(&mut self, written: Instant, now: Instant) {
         let (last, latest) = self.last_answer.unwrap_or((now, written));
         if now.saturating_duration_since(last) > SILENCE + written.saturating_duration_since(latest) {
@@ -165,7 +166,7 @@ impl Convoys {
         self.last_answer = Some((now, latest.max(written)));
     }
 
-    /// The faster quarter is what standstills do not reach.
+    /// Standstills don't affect the faster quarter.
     fn learn(&mut self, half: Duration) {
         if self.known.len() == KNOWN {
             self.known.pop_front();
@@ -190,7 +191,7 @@ impl Convoys {
     }
 }
 
-/// A convoy, and those that have a say in whether it was in time.
+/// A convoy and the neighbours that must be in time too.
 fn around(number: u64) -> std::ops::RangeInclusive<u64> {
     number.saturating_sub(BEFORE)..=number + AFTER
 }

@@ -1,20 +1,21 @@
-//! What is ordinary for the answers of the service: how soon the fastest comes, and how late an answer is unusual.
+//! Ordinary latencies of the service: of the fastest answer, and of nearly all.
 //!
-//! Slow answers are spread among fast ones, while those that a standstill held up come in one run. So the longest of each run of
-//! answers is kept, and unusual is what is longer than in most runs: a standstill only reaches its own. Pure.
+//! Slow answers are spread among fast ones, while those delayed by a standstill come in one run. So the maximum of
+//! each run of answers is kept, and a latency is unusual if it exceeds those of most runs: a standstill only affects
+//! its own. Pure.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// How many answers make a run.
+/// Number of answers in a run.
 const RUN: usize = 40;
 
-/// How many runs are remembered: 20 s at 200 answers a second.
+/// Number of runs kept: 20 s at 200 answers per second.
 const RUNS: usize = 100;
 
-/// Until so many runs are known, nothing is ordinary.
+/// Minimum number of known runs; with fewer, nothing is ordinary.
 const RUNS_TO_KNOW: usize = 5;
 
-/// The answers of one run: how many, the fastest and the slowest.
+/// A run of answers: their number, the fastest and the slowest.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     count: usize,
@@ -40,17 +41,17 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// What every answer took at least; zero while too little is known.
+    /// The minimum latency; zero while too little is known.
     pub fn least(&self) -> Duration {
         self.least
     }
 
-    /// What nearly all answers took at most, some 97 of 100; zero while too little is known.
+    /// The maximum latency of nearly all answers, about 97 of 100; zero while too little is known.
     pub fn ordinary(&self) -> Duration {
         self.ordinary
     }
 
-    /// Learns what an answer took.
+    /// Adds the latency of an answer.
     pub fn learn(&mut self, latency: Duration) {
         let Run { count, shortest, longest } = self.current;
         self.current = Run { count: count + 1, shortest: shortest.min(latency), longest: longest.max(latency) };

@@ -1,5 +1,5 @@
-//! A virtual network and service for the tests of the pacer: connections that have to be made, ways that stand still and let go,
-//! answers that take their time. It counts what the service sees.
+//! A virtual network and service for the pacer's tests: connections that have to be set up, a network that is blocked
+//! and released, delayed answers. Counts what the service sees.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,10 +14,10 @@ pub type Micros = u64;
 pub const MS: Micros = 1_000;
 pub const SECOND: Micros = 1_000_000;
 
-/// How long the service takes for an answer.
+/// Latency of the service.
 pub type Service = fn(&mut fastrand::Rng) -> Micros;
 
-/// What stands still.
+/// What is blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     There,
@@ -25,7 +25,7 @@ pub enum Way {
     Both,
 }
 
-/// A span in which nothing gets through. What was held up arrives at its end, all at once.
+/// A time span in which nothing gets through. Everything delayed arrives at its end, all at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Standstill {
     pub from: Micros,
@@ -36,21 +36,21 @@ pub struct Standstill {
 #[derive(Debug, Clone)]
 pub struct Network {
     pub service: Service,
-    /// Time on the way to the service.
+    /// Time from the client to the service.
     pub transit: std::ops::RangeInclusive<Micros>,
     pub round_trip: Micros,
-    /// Round trips until a new connection can be used.
+    /// Round trips to set up a connection.
     pub handshake: u64,
     pub standstills: Vec<Standstill>,
-    /// When all connections break.
+    /// Times at which all connections break.
     pub breaks: Vec<Micros>,
-    /// When the process stands still, and for how long.
+    /// Standstills of the process: time and duration.
     pub stops: Vec<(Micros, Micros)>,
     pub request_timeout: Micros,
     pub span: Micros,
 }
 
-/// What the service saw, in order.
+/// Arrivals at the service, in order.
 #[derive(Debug)]
 pub struct Seen {
     pub arrivals: Vec<Micros>,
@@ -58,7 +58,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The most arrivals in any half-open second.
+    /// Maximum number of arrivals in any half-open second.
     pub fn highest_second(&self) -> usize {
         let mut first = 0;
         let window = |(last, at): (usize, &Micros)| {
@@ -70,7 +70,7 @@ impl Seen {
         self.arrivals.iter().enumerate().map(window).max().unwrap_or(0)
     }
 
-    /// Arrivals a second from `from` to the end.
+    /// Arrivals per second from `from` to the end.
     pub fn rate(&self, from: Micros) -> f64 {
         let count = self.arrivals.iter().filter(|at| **at >= from).count();
         count as f64 * SECOND as f64 / (self.span - from) as f64
@@ -88,7 +88,7 @@ enum Event {
     Fail(u64),
 }
 
-/// As many as `polling.max_in_flight` for a service that takes two seconds.
+/// As many as `polling.max_in_flight`, for a service that takes two seconds.
 pub const MAX_IN_FLIGHT: usize = 400;
 const CONNECT_TIMEOUT: Micros = 3 * SECOND;
 
@@ -106,12 +106,12 @@ struct Run<'a> {
     idle_connections: usize,
     without_connection: VecDeque<u64>,
     turn_at: Option<Micros>,
-    /// When each attempt arrives.
+    /// Arrival of each attempt.
     arrivals: Vec<(Micros, u64)>,
 }
 
 impl Network {
-    /// A service some milliseconds away, on a way that is always open.
+    /// A service some milliseconds away, on a network that is always open.
     pub fn new(service: Service) -> Self {
         Self {
             service,
@@ -126,7 +126,7 @@ impl Network {
         }
     }
 
-    /// Calls as fast as the pacer lets it.
+    /// Calls as fast as the pacer allows.
     pub fn run(&self, pacer: &mut Pacer, start: Instant, seed: u64) -> Seen {
         let mut run = Run {
             network: self,
@@ -146,7 +146,7 @@ impl Network {
         self.breaks.iter().for_each(|at| run.at(*at, Event::Break));
         run.turn_at(0);
         while let Some(((at, _), event)) = run.queue.pop_first().filter(|((at, _), _)| *at < self.span) {
-            // A process that stands still finds all that happened when it goes on.
+            // A process that stood still sees everything that has happened when it continues.
             match self.stops.iter().find(|(from, span)| (*from..from + span).contains(&at)) {
                 Some((from, span)) if !matches!(event, Event::Break) => run.at(from + span, event),
                 _ => run.happens(at, event),
@@ -158,7 +158,7 @@ impl Network {
         Seen { arrivals, span: self.span }
     }
 
-    /// When something gets through that would at `at`.
+    /// When something due to get through at `at` does.
     fn gets_through(&self, at: Micros, way: Way) -> Micros {
         let holds =
             |still: &&Standstill| (still.from..still.to).contains(&at) && (still.way == Way::Both || still.way == way);
@@ -195,7 +195,7 @@ impl Run<'_> {
                 self.idle_connections = 0;
                 let sent: Vec<u64> =
                     self.attempts.iter().filter(|attempt| attempt.1.1).map(|attempt| *attempt.0).collect();
-                // What is held up on a connection goes with it.
+                // Data delayed on a broken connection is lost with it.
                 self.arrivals.retain(|(at, id)| *at <= self.now || !sent.contains(id));
                 sent.into_iter().for_each(|id| _ = self.ends(id, false));
             }
@@ -221,7 +221,7 @@ impl Run<'_> {
             match self.pacer.take(self.instant()) {
                 Ok(grant) => self.begins(grant),
                 Err(ready_at) => {
-                    // Whoever waits wakes up a little late.
+                    // Timers wake up a little late.
                     let late = self.random.u64(0..1_100);
                     if let Some(ready_at) = ready_at {
                         let ready_at = ready_at.saturating_duration_since(self.start).as_micros();
@@ -254,7 +254,7 @@ impl Run<'_> {
         }
     }
 
-    /// A connection is free: the next attempt has it.
+    /// A connection is free for the next attempt.
     fn has_connection(&mut self) {
         let waits = loop {
             match self.without_connection.pop_front() {

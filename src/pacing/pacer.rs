@@ -1,14 +1,14 @@
-//! The limiter itself: at most `limit` calls in every sliding second, as the service counts them.
+//! The limiter: at most `limit` calls in every sliding second, as the service counts them.
 //!
-//! An attempt counts until a second after it reached the service. That moment is not visible here, so it counts as on its way
-//! until an answer proves that the way was open: its own answer, or the answer to an attempt that was written later. It
-//! arrived at the time of that proof at the latest, less what the service takes at least.
+//! An attempt counts until a second after its arrival at the service. That is not visible here, so it counts as on
+//! its way until an answer proves that the network was open: its own answer, or the answer to an attempt that was
+//! written later. It arrived no later than this proof, less the minimum latency of the service.
 //!
-//! If the attempts written right before and after it were answered in ordinary time too (see [`Convoys`]), nothing stood
-//! still, and it arrived within `transit_allowance`. A service that takes longer than a second can't tell in time: what was
-//! sent to it is presumed to have arrived while its answers are not overdue, and counts again once they are.
+//! If the attempts written just before and after it were answered in ordinary time too (see [`Convoys`]), nothing was
+//! blocked, and it arrived within `transit_allowance`. A service that takes longer than a second can't prove that in
+//! time: attempts are presumed to have arrived while their answers are not overdue, and count again once they are.
 //!
-//! This module must never presume anything of attempts whose answers, or those of their neighbours, are overdue.
+//! This module must never presume anything about attempts whose answers, or those of their neighbours, are overdue.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,17 +23,17 @@ use super::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How far attempts may catch up with their even spacing after a delay.
+/// Maximum time by which attempts may catch up with their even spacing after a delay.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
-/// A slowed rate grows back by this part of the limit every second.
+/// Regrowth of a slowed rate per second, as a fraction of the limit.
 const REGROWTH_STEPS: u32 = 20;
 
-/// The way may be held up if nothing that was sent for so long is known to have arrived.
+/// Time without a known arrival after which the network may be blocked.
 const DOUBTFUL_AFTER: Duration = Duration::from_millis(500);
 
-/// The part of the limit that is kept back then, at least one attempt: for those that find out whether the way is open again, and
-/// for a process that takes over.
+/// Fraction of the limit that is kept back in that case, at least one attempt: for the attempts that find out whether
+/// the network is open again, and for a process that takes over.
 const RESERVE_PART: u32 = 20;
 
 /// How much of a rate is kept back while the way may be held up.
@@ -41,7 +41,7 @@ pub(crate) fn reserve_of(rate: u32) -> u32 {
     (rate / RESERVE_PART).max(1)
 }
 
-/// One attempt that was let go.
+/// The permit of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grant {
     id: u64,
@@ -53,27 +53,27 @@ pub struct Grant {
 pub struct Pacer {
     limit: u32,
     transit_allowance: Duration,
-    /// Every attempt that has not ended, or whose permit may be free sooner.
+    /// Every attempt that has not ended, or whose permit may become free earlier.
     attempts: BTreeMap<u64, Place>,
     unwritten: usize,
-    /// Attempts that may not have arrived, by the time of their writing.
+    /// Attempts that may not have arrived, by time of writing.
     on_the_way: BTreeSet<(Instant, u64)>,
-    /// Attempts that are presumed to have arrived, by the time of their writing.
+    /// Attempts that are presumed to have arrived, by time of writing.
     presumed: BTreeSet<(Instant, u64)>,
-    /// When the permits of those that have arrived are free again.
+    /// Times at which the permits of arrived attempts become free.
     leaving: BTreeSet<(Instant, u64)>,
     latencies: Latencies,
     convoys: Convoys,
     next_id: u64,
     next_at: Instant,
     slowed: Option<Slowed>,
-    /// What was sent before this time may arrive at any time: nothing sent since has been answered.
+    /// Attempts from before this time may arrive at any time: nothing sent since has been answered.
     silent_since: Option<Instant>,
-    /// What a process before this one sent may be held up on its way.
+    /// Requests of an earlier process may be delayed on their way.
     is_heir: bool,
 }
 
-/// The rate was cut to `rate` at `since` and has been growing back from there.
+/// The rate was reduced to `rate` at `since` and has been growing back from there.
 #[derive(Debug, Clone, Copy)]
 struct Slowed {
     rate: u32,
@@ -81,9 +81,10 @@ struct Slowed {
 }
 
 impl Pacer {
-    /// A limiter of `limit` attempts a second (at least 1). It starts with a quiet second, since what another process sent for
-    /// this app just before may still count, and then makes one attempt a second until one is answered, since what that process
-    /// sent may be held up on its way. These attempts are no more than that process has kept back.
+    /// A limiter of `limit` attempts per second (at least 1). It starts with a quiet second, since recent attempts of
+    /// another process for this app may still count. Then it makes one attempt per second until one is answered,
+    /// since attempts of that process may be delayed on their way. These attempts are no more than that process has
+    /// kept back.
     pub fn new(limit: u32, transit_allowance: Duration, now: Instant) -> Self {
         Self {
             limit: limit.max(1),
@@ -103,10 +104,10 @@ impl Pacer {
         }
     }
 
-    /// Takes a permit, or tells when to ask again: `None` is after the next attempt that ends.
+    /// Takes a permit, or tells when to ask again; `None` is after the next attempt that ends.
     ///
     /// # Errors
-    /// The earliest time at which there can be one, as far as it is known; an attempt that ends meanwhile may make it earlier.
+    /// The earliest known time at which there can be a permit; an attempt that ends before may make it earlier.
     pub fn take(&mut self, now: Instant) -> Result<Grant, Option<Instant>> {
         self.free(now);
         let most = self.available(now);
@@ -158,14 +159,14 @@ impl Pacer {
         }
     }
 
-    /// Notes that an attempt ended without an answer: by an error, a timeout, or because it was given up. One whose request was
-    /// not written is no call.
+    /// Notes that an attempt ended without an answer: by an error, a timeout, or because it was abandoned. If its
+    /// request was not written it is not a call.
     pub fn failed(&mut self, grant: &Grant, now: Instant) {
         match self.attempts.remove(&grant.id) {
             None | Some(Place::Ended(_)) => {}
             Some(Place::Unwritten) => {
                 self.unwritten -= 1;
-                // The attempt of this second is still to be made.
+                // The attempt of this second has not been made yet.
                 if self.silent_since.is_some() && self.next_at == grant.granted + SECOND {
                     self.next_at = grant.granted;
                 }
@@ -175,21 +176,21 @@ impl Pacer {
                 self.on_the_way.remove(&(written, grant.id));
                 self.presumed.remove(&(written, grant.id));
                 self.leaving.insert((now.max(written + self.transit_allowance) + SECOND, grant.id));
-                // Whatever holds it up may still have it.
+                // Whatever delays it may still hold it.
                 if now.saturating_duration_since(written) >= DOUBTFUL_AFTER {
                     self.silent_since = self.silent_since.max(Some(written));
-                    // What was sent before it is given up as well.
+                    // Attempts written before it are considered lost as well.
                     self.is_heir = false;
                 }
             }
         }
     }
 
-    /// What was written up to `answered`, the attempt that was answered just now, has arrived.
+    /// Everything written up to `answered`, the attempt that was just answered, has arrived.
     fn way_was_open(&mut self, answered: (Instant, u64), now: Instant) {
         if self.silent_since.is_some_and(|since| since <= answered.0) {
             (self.silent_since, self.is_heir) = (None, false);
-            // What was lost track of has arrived by now.
+            // Attempts that were lost track of have arrived by now.
             self.next_at = now + SECOND;
         }
         let proved_by = self.arrived_by(now);
@@ -210,14 +211,14 @@ impl Pacer {
         }
     }
 
-    /// When what is proved to have arrived by an answer of `now` did so: the service takes its time, as far as that is longer than
-    /// the way may be.
+    /// Time of arrival proved by an answer at `now`: earlier by the service's minimum latency, as far as that exceeds
+    /// the transit allowance.
     fn arrived_by(&self, now: Instant) -> Instant {
         now - self.latencies.least().saturating_sub(self.transit_allowance)
     }
 
-    /// An overtaken attempt ends: it arrived before, and as a rule within the allowance. One that took unusually long may have
-    /// been late on its way, since what overtook it had a connection of its own.
+    /// An overtaken attempt ends: it arrived before, and usually within the allowance. One that took unusually long
+    /// may have been delayed on its way, since the attempt that overtook it used another connection.
     fn overtaken_has_ended(&mut self, id: u64, overtaken: Overtaken, now: Instant) {
         let Overtaken { written, free_at, .. } = overtaken;
         if self.leaving.remove(&(free_at, id)) {
@@ -231,7 +232,7 @@ impl Pacer {
         }
     }
 
-    /// The attempts written with this one arrived in time, and so did it.
+    /// The attempts written with this one arrived in time, so it did too.
     fn was_in_time(&mut self, id: u64, written: Instant) {
         let in_time = written + self.transit_allowance + SECOND;
         let place = self.attempts.get_mut(&id);
@@ -242,7 +243,7 @@ impl Pacer {
         }
     }
 
-    /// Frees the permits whose time has come, but for those of late attempts.
+    /// Frees the permits whose time has come, except those of late attempts.
     fn free(&mut self, now: Instant) {
         self.presume(now);
         let (ordinary, is_doubtful) = (self.latencies.ordinary() + self.transit_allowance, self.is_doubtful(now));
@@ -256,7 +257,7 @@ impl Pacer {
             let is_late = now.saturating_duration_since(overtaken.written.at) > ordinary;
             let late_until = overtaken.arrived() + SECOND;
             if is_late && is_doubtful {
-                // What overtook it may have been the last to get through.
+                // The attempt that overtook it may have been the last to get through.
                 self.on_the_way.insert((overtaken.written.at, id));
                 *place = Place::OnTheWay(overtaken.written);
             } else if is_late && late_until > now {
@@ -266,8 +267,8 @@ impl Pacer {
         }
     }
 
-    /// A service that takes longer than a second can't tell in time. While its answers are not overdue, what was sent is
-    /// presumed to have arrived; once they are, it counts as on its way again.
+    /// A service that takes longer than a second can't prove arrivals in time. While its answers are not overdue,
+    /// attempts are presumed to have arrived; once they are, they count as on their way again.
     fn presume(&mut self, now: Instant) {
         while let Some((written, id)) = self.presumed.first().copied() {
             let Some(place) = self.attempts.get_mut(&id) else { break };
@@ -294,7 +295,7 @@ impl Pacer {
         }
     }
 
-    /// When the permit with this index is free, as far as that is known; sooner if one may be presumed to be.
+    /// The known time at which the permit with this index becomes free; earlier if one may be presumed to be.
     fn permit_at(&self, index: usize, now: Instant) -> Option<Instant> {
         let leaving = self.leaving.iter().nth(index).map(|(free_at, _)| *free_at);
         let presumed_at = |(written, _): &(Instant, u64)| *written + self.transit_allowance + SECOND;
@@ -302,14 +303,14 @@ impl Pacer {
         leaving.into_iter().chain(presumed).min()
     }
 
-    /// Whether nothing that was sent for a while is known to have arrived.
+    /// Whether nothing sent for a while is known to have arrived.
     fn is_doubtful(&self, now: Instant) -> bool {
         let oldest = self.on_the_way.first();
         let doubtful_after = DOUBTFUL_AFTER.max(self.convoys.ordinary() + self.transit_allowance);
         oldest.is_some_and(|(written, _)| now.saturating_duration_since(*written) >= doubtful_after)
     }
 
-    /// How many permits there are, but for those that are kept back.
+    /// The number of permits, without those kept back.
     fn available(&mut self, now: Instant) -> u32 {
         let rate = self.rate(now);
         let reserve = reserve_of(rate);
@@ -320,8 +321,8 @@ impl Pacer {
         }
     }
 
-    /// Halves the rate at once, for a slow-down that answered `grant`. Answers to attempts that were let go before the
-    /// last halving don't halve it again: they tell of the old rate.
+    /// Halves the rate immediately, for a slow-down that answered `grant`. Answers to attempts from before the last
+    /// halving don't halve it again: they are about the old rate.
     pub fn slow_down(&mut self, grant: &Grant, now: Instant) {
         if self.slowed.is_some_and(|slowed| grant.granted < slowed.since) {
             return;
@@ -329,7 +330,7 @@ impl Pacer {
         self.slowed = Some(Slowed { rate: (self.rate(now) / 2).max(1), since: now });
     }
 
-    /// The attempts per second that are allowed at `now`.
+    /// The rate at `now`, in attempts per second.
     pub fn rate(&mut self, now: Instant) -> u32 {
         let Some(slowed) = self.slowed else { return self.limit };
         let seconds = now.saturating_duration_since(slowed.since).as_secs();

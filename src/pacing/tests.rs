@@ -17,7 +17,7 @@ fn between(random: &mut fastrand::Rng, least: u64, most: u64) -> Micros {
     random.u64(least * MS..=most * MS)
 }
 
-/// Services by how long they take, with the way some 10 ms more.
+/// Services by latency, plus about 10 ms for the network.
 const FAST: Service = |random| between(random, 5, 15);
 const MIXED: Service = |random| between(random, 10, 170);
 const A_TENTH_FAST: Service = |random| if random.u8(0..10) == 0 { 10 * MS } else { 290 * MS };
@@ -42,7 +42,7 @@ fn calls(network: &Network, seed: u64) -> network::Seen {
     network.run(&mut Pacer::new(LIMIT, ms(50), start), start, seed)
 }
 
-/// One after the other, with the way open for `open` between them.
+/// Standstills one after the other, with the network open for `open` between them.
 fn standstills(length: Micros, open: Micros, way: Way) -> Vec<Standstill> {
     let starts = (0..).map(|index| 12 * ONE_SECOND + index * (length + open));
     starts
@@ -84,10 +84,10 @@ fn a_service_that_takes_two_seconds_gets_nine_tenths_of_the_limit() {
     assert!(rate >= 180.0, "{rate} calls a second that take two seconds each");
 }
 
-/// The most calls that a standstill of so many milliseconds may let go in a second, as docs/operators.md says.
+/// Maximum number of calls in a second after a standstill of this many milliseconds, as in docs/operators.md.
 fn most_let_go(name: &str, length: u64) -> usize {
     match (name, length) {
-        // What is not known to be late before its answer is due, and all that may be under way.
+        // Calls not known to be late before their answers are due, and all that may be in flight.
         ("slower", _) => network::MAX_IN_FLIGHT,
         (_, 700..) => 200,
         (_, _) => 216,
@@ -154,7 +154,7 @@ fn a_process_that_stands_still_lets_nothing_over_the_limit() {
     }
 }
 
-/// The way stands still, the process ends, and another begins: what the first one sent is let go with what the second sends.
+/// The network is blocked, the process ends, and another begins: the requests of both are released together.
 #[test]
 fn a_hand_over_in_a_standstill_lets_nothing_over_the_limit() {
     for length in [1_000, 1_500, 2_000, 3_000, 5_000] {
@@ -162,7 +162,8 @@ fn a_hand_over_in_a_standstill_lets_nothing_over_the_limit() {
         let let_go = 12 * ONE_SECOND;
         let still = |to| vec![Standstill { from: let_go - length * MS, to, way: Way::There }];
         let ends = let_go - length * MS + 300 * MS;
-        // What the first one sent until its end, and what of that was held up until the way was open again.
+        // Requests sent by the first process until its end, and those of them that were held back until the network
+        // was open again.
         let first = Network { standstills: still(let_go), span: ends, ..Network::new(FAST) };
         let sent = first.run(&mut Pacer::new(LIMIT, ms(50), start), start, 1);
         let held = 60;
@@ -187,14 +188,14 @@ fn the_first_second_is_quiet_and_then_one_attempt_a_second_is_made_until_one_is_
     assert_eq!(pacer.take(start + ms(1_060)), Err(Some(start + ms(2_050))));
     let second = pacer.take(start + ms(2_050)).unwrap();
     pacer.written(&second, start + ms(2_050));
-    // What another process has sent, and was held up, has arrived by now.
+    // Delayed requests of another process have arrived by now.
     pacer.answered(&second, start + ms(2_070));
     assert_eq!(pacer.take(start + ms(2_080)), Err(Some(start + ms(3_070))));
     assert!(pacer.take(start + ms(3_070)).is_ok());
     assert_eq!(pacer.take(start + ms(3_070)), Err(Some(start + ms(3_075))));
 }
 
-/// A pacer that knows that the way is open, and the time from which it allows attempts.
+/// A pacer that knows that the network is open, and the time from which it allows attempts.
 fn opened(limit: u32, allowance: u64, start: Instant) -> (Pacer, Instant) {
     let mut pacer = Pacer::new(limit, ms(allowance), start);
     let at = start + ms(1_000 + allowance);
@@ -204,7 +205,7 @@ fn opened(limit: u32, allowance: u64, start: Instant) -> (Pacer, Instant) {
     (pacer, at + ms(1_000))
 }
 
-/// Takes and writes all attempts that a pacer allows in the next six seconds, of which none is answered.
+/// Takes and writes all attempts that a pacer allows in the next six seconds, none of which is answered.
 fn sent_in_a_standstill(pacer: &mut Pacer, from: Instant) -> Vec<Grant> {
     let taken = (0..1_200).filter_map(|step| {
         let now = from + ms(5 * step);
@@ -312,13 +313,13 @@ fn the_rate_never_falls_below_one() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Standstills of the way anywhere, of the process too, and connections that break, with any of the services.
+    /// Standstills of the network anywhere and of the process, and broken connections, with any of the services.
     #[test]
     fn no_sliding_second_at_the_service_holds_more_than_the_limit_where_requests_keep_their_order(
         seed in any::<u64>(),
         limit in 20_u32..250,
         transit in 1_u64..100,
-        // The last one takes longer than a second: what stands still is not seen in time.
+        // The last one takes longer than a second: a standstill is not noticed in time.
         service in 0..SERVICES.len() - 1,
         still in prop::collection::vec((2_000_u64..12_000, 1_u64..3_500, 0_u8..3), 0..4),
         stop in (2_000_u64..12_000, 0_u64..2_000),

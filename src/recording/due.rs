@@ -1,4 +1,4 @@
-//! When a slot is due again, and what failures in a row call for. Nothing here is written or closed.
+//! When a slot is due again, and the reaction to failures in a row. Nothing here is written or closed.
 
 use chrono::TimeDelta;
 
@@ -9,21 +9,21 @@ use crate::{
     slot::{Slot, SlotMessage},
 };
 
-/// After a failed poll the slot is tried again after this time, doubled for each failure in a row, …
+/// Delay after a failed poll, doubled for each failure in a row, …
 const RETRY_AFTER: TimeDelta = TimeDelta::seconds(10);
 
-/// … up to this time, and no later than its cadence says.
+/// … up to this time, and no later than by the cadence.
 pub(crate) const RETRY_AT_MOST: TimeDelta = TimeDelta::minutes(5);
 
-/// From this many failed polls in a row on, the slot is to blame if others are answered: the time is doubled whatever the cadence
-/// says, …
+/// Number of failed polls in a row from which the slot is at fault if others are answered: the delay is doubled
+/// regardless of the cadence, …
 pub(super) const TO_BLAME_FROM: i32 = 3;
 
 /// … up to this time.
 const RETRY_TO_BLAME_AT_MOST: TimeDelta = TimeDelta::hours(6);
 
-/// When the slot was due after its last poll. What moved the schedule since, a failure or an owner's pause, counts for
-/// nothing: the messages were to be observed then. Those that joined since were not there yet.
+/// When the slot was due after its last poll. Later changes of the schedule, by a failure or an owner's pause, don't
+/// count: the messages should have been observed then. Messages that joined since were not there yet.
 pub(super) fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Timestamp {
     let was_there = |message: &&SlotMessage| {
         message.known_until.is_some() && (!message.known_apart || message.known_until >= slot.known_until)
@@ -35,8 +35,8 @@ pub(super) fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Ti
     slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
 }
 
-/// How many polls in a row have failed. A poll that fails while others fail too counts for no more than the first, which is
-/// enough for the pause: nobody is to blame for an outage, however long it is.
+/// Number of failed polls in a row. If others fail too, a failed poll counts as the first, which is enough for the
+/// pause: no slot is at fault in an outage of any length.
 pub(super) fn failures(slot: &Slot, poll: &Poll) -> i32 {
     match poll.end {
         PollEnd::Complete => 0,
@@ -46,12 +46,13 @@ pub(super) fn failures(slot: &Slot, poll: &Poll) -> i32 {
     }
 }
 
-/// The pause after so many failures in a row.
+/// The delay after this many failures in a row.
 pub(crate) fn pause(failures: i32) -> TimeDelta {
     doubled(failures - 1).min(RETRY_AT_MOST)
 }
 
-/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their end.
+/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their
+/// end.
 pub(super) fn due(
     poll: &Poll,
     by_cadence: Option<Timestamp>,
@@ -68,12 +69,12 @@ pub(super) fn due(
             let retry = now + pause(failures);
             by_cadence.map_or(retry, |due| due.min(retry))
         }
-        // Due as it was: at once when the group is resumed, or the app calls again.
+        // Unchanged: immediately when the group is resumed, or when the app calls again.
         PollEnd::GroupFault(_) | PollEnd::Stopped => was_due.min(now),
     }
 }
 
-/// How long a slot waits that fails while others are answered.
+/// The delay of a slot that fails while others are answered.
 pub(super) fn wait_of_one_to_blame(failures: i32) -> TimeDelta {
     doubled(failures - TO_BLAME_FROM).min(RETRY_TO_BLAME_AT_MOST)
 }

@@ -1,4 +1,4 @@
-//! Judges the messages of one poll: what is known of each from now on, and which are done.
+//! Judges the messages of a poll: the state of each, and which are closed.
 
 use chrono::TimeDelta;
 
@@ -13,33 +13,33 @@ use crate::{
     slot::{Slot, SlotMessage},
 };
 
-/// A message that is refused alone by [`NO_RECEIPT_POLLS`] polls is closed if that goes on for this long: what is wrong for
-/// a minute closes nothing.
+/// Minimum time over which a message must be refused alone by [`NO_RECEIPT_POLLS`] polls before it is closed: a short
+/// fault closes nothing.
 const REFUSED_FOR: TimeDelta = TimeDelta::minutes(5);
 
-/// The same (some five minutes) for giving up messages of which nothing is known, if nothing is known of others either.
+/// The same (about five minutes) for giving up messages that were never answered, if others are not answered either.
 const GIVEN_UP_FROM: i32 = 6;
 
-/// A message whose polls fail is expired this long after the end of its cadence.
+/// Time after the end of its cadence at which a message whose polls fail expires.
 const EXPIRED_UNSEEN_AFTER: TimeDelta = TimeDelta::days(1);
 
-/// Judges the messages of one poll.
+/// Judges the messages of a poll.
 pub(super) struct Judge<'a> {
     cadence: &'a Cadence,
     now: Timestamp,
     /// Whether nothing is closed by the time.
     is_doubted: bool,
-    /// What the poll told, by rising seq, each later than all that its message has seen. A refusal that closes its message
-    /// counts as a receipt with its code.
+    /// The receipts of the poll, in rising order of seq, each later than all earlier times of its message. A refusal
+    /// that closes its message counts as a receipt with its code.
     pub(super) told: Vec<Told>,
-    /// The messages that were refused and can't be blamed on others, with since when, and how many polls that are.
+    /// The messages whose refusals can't be blamed on others, with the time since when and the number of polls.
     refused: Vec<(MsgSeq, Timestamp, i16)>,
-    /// Those that are closed for it.
+    /// The messages closed for that.
     rejected: Vec<MsgSeq>,
     /// The messages whose calls failed.
     failed: Vec<MsgSeq>,
     pub(super) complete: bool,
-    /// The slot has failed often enough to give up messages of which nothing is known.
+    /// The slot has failed often enough to give up messages that were never answered.
     gives_up: bool,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Judge<'a> {
     pub(super) fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Moment) -> Self {
         let Moment { time: now, is_doubted } = now;
         let complete = poll.end == PollEnd::Complete;
-        // Where all messages of a slot are refused, it is their group that is refused, or the app.
+        // If all messages of a slot are refused, it is the group that is refused, or the app.
         let counts = complete || slot.messages.iter().filter(|message| !message.has_joined).count() == 1;
         let mut judge = Self {
             cadence,
@@ -89,7 +89,7 @@ impl<'a> Judge<'a> {
         self.told.binary_search_by_key(&seq, |told| told.seq).ok().map(|at| self.told[at])
     }
 
-    /// What becomes of a message, in a slot that is known until `slot_known_until` by now.
+    /// The change of a message, in a slot that is now known until `slot_known_until`.
     pub(super) fn change(
         &self,
         message: &SlotMessage,
@@ -135,8 +135,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// A message past the end of its cadence is polled once more. If that fails, it is given a day; one of which nothing is
-    /// known at all is given some more tries.
+    /// A message past the end of its cadence is polled once more. If that fails, it is given a day; if it was never
+    /// answered, some more tries.
     fn expires(&self, message: &SlotMessage) -> bool {
         if self.is_doubted {
             return false;
@@ -151,7 +151,7 @@ impl<'a> Judge<'a> {
         (is_known || self.gives_up) && self.cadence.is_expired(message.sent_at, self.now - EXPIRED_UNSEEN_AFTER)
     }
 
-    /// Whether the row of the message has to be written: most polls change nothing about most messages.
+    /// Whether the message's row has to be written: most polls don't change most messages.
     pub(super) fn is_news(&self, change: &MessageChange, message: &SlotMessage) -> bool {
         let says = |until: Option<Timestamp>, apart: bool| until.filter(|_| apart);
         let known_otherwise = !self.told.is_empty()

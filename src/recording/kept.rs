@@ -1,7 +1,7 @@
-//! A poll from its end until it is stored: what was decided about it, and all that it takes to decide anew.
+//! A poll from its end until it is stored: the decision about it, and everything needed to decide again.
 //!
-//! A decision holds for the version of the slot that it was made on. Where somebody has changed the slot meanwhile, it is made
-//! anew, by the same rules and for the same moment, on the slot as it stands now. Pure.
+//! A decision holds for the version of the slot that it is based on. If another session has changed the slot in the
+//! meantime, the poll is decided again on the present slot, by the same rules and for the same time. Pure.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::{
     slot::{Slot, SlotKey, SlotMessage},
 };
 
-/// A poll that is to be stored.
+/// A poll to be stored.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// What was decided about it.
+    /// The decision.
     pub recording: Recording,
-    /// Whether its slot is gone: then only its calls, and what it says of its group, are stored.
+    /// Whether its slot no longer exists: then only its calls and the change of its group are stored.
     pub is_slot_gone: bool,
-    /// What was decided about messages that were asked for and have left since: their owner does not watch them any more.
+    /// The decision about messages that were asked for and have left since, because their owner unwatched them.
     pub of_unwatched: Option<Box<Recording>>,
     /// These messages, as they were known when they were asked for.
     unwatched: Vec<SlotMessage>,
@@ -31,30 +31,30 @@ pub struct Kept {
     moment: Moment,
 }
 
-/// What a poll makes of the messages of its slot.
+/// The slot's messages after a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the slot holds afterwards.
+    /// The contents of the slot.
     pub contents: Contents,
-    /// The messages that are polled no more, as they are known.
+    /// The closed messages.
     pub closed: Vec<(SlotMessage, Closed)>,
-    /// The messages that leave for slots of their own, by part of the recording.
+    /// The messages that move to their own slots, by part of the recording.
     pub parts: Vec<Vec<SlotMessage>>,
 }
 
-/// What a slot holds after a poll.
+/// The contents of a slot after a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Contents {
     /// The same as before.
     Same,
-    /// The same messages, of which nothing but counts has changed.
+    /// The same messages; only counts have changed.
     Counted(Vec<SlotMessage>),
-    /// Something else.
+    /// Anything else.
     Other(Vec<SlotMessage>),
 }
 
 impl Contents {
-    /// The messages, if they are to be written.
+    /// The messages, if they have to be written.
     pub fn messages(&self) -> &[SlotMessage] {
         match self {
             Self::Same => &[],
@@ -63,12 +63,13 @@ impl Contents {
     }
 }
 
-/// What became of the slot of a poll that could not be stored as it was decided.
+/// What happened to a poll that could not be stored as it was decided.
 #[derive(Debug)]
 pub enum Anew {
-    /// The poll is stored: nobody has heard of that commit. Its slot, and the one that it took in if that exists, are due then.
+    /// The poll was stored already by a commit without an answer. Its slot, and the absorbed one if it exists, are
+    /// due then.
     Stored(Vec<(SlotKey, Timestamp)>),
-    /// It has been decided anew.
+    /// It has been decided again.
     Decided(Box<Kept>),
 }
 
@@ -91,12 +92,12 @@ impl Kept {
         }
     }
 
-    /// When its first attempt was sent: by that its slot tells whether it is stored. `None` if it made none.
+    /// When its first attempt was sent, by which its slot shows whether it was stored. `None` if it made none.
     pub fn called_at(&self) -> Option<Timestamp> {
         self.poll.attempts.first().map(|attempt| attempt.called_at)
     }
 
-    /// The version of its slot that it was decided on.
+    /// The version of its slot that the decision is based on.
     pub fn version(&self) -> i64 {
         self.slot.version
     }
@@ -106,23 +107,23 @@ impl Kept {
         self.slot.is_wrong
     }
 
-    /// Whether there is nothing to write about the slot but that it goes: it was empty.
+    /// Whether only the deletion of the slot has to be written: it was empty.
     pub fn drops_slot(&self) -> bool {
         self.poll.attempts.is_empty() && self.recording.is_empty && !self.slot.is_wrong
     }
 
-    /// Its slot, and the one that it takes in.
+    /// Its slot and the absorbed one.
     pub fn slots(&self) -> impl Iterator<Item = SlotKey> + use<> {
         std::iter::once(self.recording.slot).chain(self.recording.absorbs.map(|(slot, _)| slot))
     }
 
-    /// What is to be written of it: of its slot, and of messages that have left that.
+    /// Applies what has to be written of it: its slot, and messages that have left it.
     pub fn recordings(&self) -> impl Iterator<Item = &Recording> {
         std::iter::once(&self.recording).chain(self.of_unwatched.as_deref())
     }
 
-    /// Messages that have left since they were asked for and of which something was told: until when they were known before, and
-    /// what is known of them now.
+    /// Messages that have left since they were asked for and have a receipt: until when they were known before, and
+    /// their state now.
     pub fn unwatched(&self) -> impl Iterator<Item = (Option<Timestamp>, SlotMessage)> {
         let changes = self.of_unwatched.iter().flat_map(|recording| &recording.messages);
         changes.filter_map(|change| {
@@ -131,8 +132,8 @@ impl Kept {
         })
     }
 
-    /// Decides anew, on the slots as they stand now. A message that joined meanwhile was not asked for. What was told of one that
-    /// left is decided on what was known of it when it was asked for.
+    /// Decides again on the present slots. A message that joined in the meantime was not asked for. The receipt of
+    /// one that left is decided on its state when it was asked for.
     pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {
         let Some(mut slot) = now else {
             self.unwatched.extend(self.slot.messages.drain(..).filter(|message| !message.has_joined));
@@ -161,7 +162,7 @@ impl Kept {
     fn decided(mut self) -> Anew {
         let cadence = self.cadences.of(self.slot.cadence.as_deref());
         self.recording = Recording::of(self.slot.clone(), self.poll.clone(), cadence, self.keep, self.moment);
-        // No slot tells until when these are known: so each poll that tells of them changes that.
+        // No slot has their time, so each poll with their receipts changes it.
         let apart =
             |message: &SlotMessage| SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() };
         let messages: Vec<SlotMessage> = self.unwatched.iter().map(apart).collect();
@@ -172,7 +173,7 @@ impl Kept {
         Anew::Decided(Box::new(self))
     }
 
-    /// What becomes of the messages of the slot. Those of `refused` stay as they were, known until what was known of them before.
+    /// The state of the slot's messages. Those in `refused` are unchanged, and known until the earlier time.
     pub fn outcome(&self, refused: &[MsgSeq]) -> Outcome {
         let recording = &self.recording;
         let merges = recording.absorbs.is_some();
@@ -212,7 +213,7 @@ impl Kept {
 }
 
 impl SlotMessage {
-    /// What is known of it after a poll.
+    /// Its state after a poll.
     fn after(&self, change: &MessageChange) -> Self {
         let told_at = change.polled_at;
         let changed_at = if change.differs { told_at } else { told_at.into_iter().chain(self.changed_at).min() };
@@ -220,7 +221,7 @@ impl SlotMessage {
             seq: change.seq,
             sent_at: self.sent_at,
             first_sent_at: self.first_sent_at,
-            // Not later than this poll: another clock may have said so.
+            // Not later than this poll: the time may come from another clock.
             first_polled_at: told_at.into_iter().chain(self.first_polled_at).min(),
             receipt: change.receipt,
             changed_at,

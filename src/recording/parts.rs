@@ -1,4 +1,4 @@
-//! Sorts out messages whose calls fail though others of their slot are answered: they leave it for slots of their own.
+//! Moves messages whose calls fail, while others of their slot are answered, to their own slots.
 
 use chrono::TimeDelta;
 
@@ -11,7 +11,7 @@ use crate::{
     slot::{Slot, SlotMessage},
 };
 
-/// Sorts out messages whose calls fail though others of their slot are answered.
+/// Moves messages whose calls fail, while others of their slot are answered, to their own slots.
 pub(super) struct Parts {
     known_until: Option<Timestamp>,
     parts: Vec<(Vec<MsgSeq>, Part)>,
@@ -24,7 +24,8 @@ impl Parts {
         let (last_polled_at, known_until) = (slot.last_polled_at, slot.known_until);
         let part = |seqs: Vec<MsgSeq>| {
             let failures = slot.failures.saturating_add(1).max(TO_BLAME_FROM);
-            // Most of several are not to blame, and the next poll tells which: each finds less left to look for, or fails.
+            // Most of several are not at fault; the next polls tell which, since each has fewer left to search or
+            // fails.
             let (failures, wait) = match seqs.len() {
                 1 => (failures, wait_of_one_to_blame(failures)),
                 _ => (TO_BLAME_FROM - 1, TimeDelta::zero()),
@@ -34,11 +35,11 @@ impl Parts {
         Self { known_until, parts: poll.failed.iter().cloned().chain(refused).map(part).collect() }
     }
 
-    /// Takes the message out of its slot if it is to leave that.
+    /// Removes the message from its slot if it has to leave that.
     pub(super) fn take(&mut self, message: &SlotMessage, change: &mut MessageChange) -> bool {
         let Some((_, part)) = self.parts.iter_mut().find(|(seqs, _)| seqs.contains(&message.seq)) else { return false };
         part.seqs.push(message.seq);
-        // As long as it is known as its new slot has it, that tells.
+        // If it is known until its new slot's time, that is enough.
         change.known_apart = message.known_until.is_some() && message.known_until != self.known_until;
         true
     }

@@ -1,4 +1,4 @@
-//! The outcome of a poll, as whoever made its attempts tells it. It says what was seen, and never what follows from it.
+//! The outcome of a poll, as reported by its attempts: what was seen, never what follows from it.
 
 use crate::{
     chat::{Attempt, Failure},
@@ -10,33 +10,33 @@ use crate::{
 pub struct Poll {
     /// Every attempt, in order.
     pub attempts: Vec<Attempt>,
-    /// What the answers told.
+    /// The receipts in the answers.
     pub receipts: Vec<Told>,
     /// Messages that the service refuses even alone, with the code and without counts.
     pub rejected: Vec<Told>,
-    /// Messages whose calls failed though others of the slot were answered: those that were found alone each by itself, those
-    /// among which there is one to blame together.
+    /// Messages whose calls failed while others of the slot were answered: each alone if it was found, otherwise
+    /// together the ones that include it.
     pub failed: Vec<Vec<MsgSeq>>,
-    /// What became of the calls of other slots.
+    /// The outcomes of other slots' calls.
     pub others: Others,
     /// How it ended.
     pub end: PollEnd,
 }
 
 impl Poll {
-    /// A poll without attempts that ended so.
+    /// A poll without attempts that ended like this.
     pub fn ended(end: PollEnd) -> Self {
         let (attempts, receipts, rejected, failed) = (vec![], vec![], vec![], vec![]);
         Self { attempts, receipts, rejected, failed, others: Others::Unknown, end }
     }
 }
 
-/// What an attempt told of a message, and its two moments: what it saw held at some time between them.
+/// A message's receipt in an attempt, and the two times between which it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
     /// The message.
     pub seq: MsgSeq,
-    /// What was seen.
+    /// The receipt.
     pub receipt: Receipt,
     /// When the attempt was sent.
     pub sent_at: Timestamp,
@@ -45,35 +45,35 @@ pub struct Told {
 }
 
 impl Told {
-    /// What this attempt told of a message.
+    /// A message's receipt in this attempt.
     pub fn by(attempt: &Attempt, seq: MsgSeq, receipt: Receipt) -> Self {
         Self { seq, receipt, sent_at: attempt.called_at, answered_at: attempt.ended_at }
     }
 }
 
-/// How many messages the service takes in a call, as far as that is known.
+/// The known batch limit of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownLimit {
-    /// The most that a call was answered for.
+    /// Largest number of messages in an answered call.
     pub takes: usize,
-    /// The fewest that were refused since there were too many.
+    /// Smallest number of messages in a call that was refused for having too many.
     pub refuses: usize,
 }
 
-/// What became of the latest calls of the app for other slots.
+/// The outcomes of the app's latest calls for other slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {
-    /// They are answered: a slot that fails is to blame itself.
+    /// They are answered: a failing slot is itself at fault.
     Answered,
-    /// They fail too: the service or the way to it is to blame.
+    /// They fail too: the service or the network is at fault.
     Failing,
     /// There were none.
     Unknown,
 }
 
 impl Others {
-    /// What became of them during a poll, from what was known when it began and when it ended: what fails while an outage
-    /// begins or ends is part of that.
+    /// The outcomes during a poll, from those known at its beginning and end: a failure while an outage begins or
+    /// ends is part of that.
     pub fn until(self, end: Self) -> Self {
         if self == Self::Failing { self } else { end }
     }
@@ -84,7 +84,7 @@ impl Others {
 pub enum PollEnd {
     /// Every message was asked for and the service answered.
     Complete,
-    /// The attempts are used up; the rest goes back to the schedule.
+    /// The attempts are used up; the rest returns to the schedule.
     GivenUp,
     /// The service refuses the group.
     GroupFault(Failure),

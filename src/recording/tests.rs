@@ -26,7 +26,7 @@ fn counted(read: i64, unread: i64) -> Receipt {
 
 const NO_RECEIPT: Receipt = Receipt { code: 10062, counts: None };
 
-/// So long an attempt took, from its sending to its answer.
+/// Duration of an attempt, from its sending to its answer.
 fn answer_time() -> TimeDelta {
     TimeDelta::seconds(2)
 }

@@ -1,6 +1,6 @@
-//! Which slot a new message joins: its group's newest slot while that has room, else a slot of its own.
+//! Selects the slot of a new message: its group's newest slot if that has room, otherwise a new slot.
 //!
-//! Seqs are taken in order, so a slot's messages are of like age. Pure.
+//! Seqs are assigned in order, so that a slot's messages have similar ages. Pure.
 
 use std::collections::HashMap;
 
@@ -10,50 +10,51 @@ use crate::{
     domain::{MsgSeq, Timestamp},
 };
 
-/// A watched message that has no slot yet.
+/// A watched message without a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fresh {
     /// Its group.
     pub group_key: GroupKey,
     /// The name of the group's cadence.
     pub cadence: Option<String>,
-    /// Its number in the group.
+    /// Its number within the group.
     pub seq: MsgSeq,
     /// When it was sent.
     pub sent_at: Timestamp,
-    /// Since when it is watched.
+    /// Time since when it is watched.
     pub added_at: Timestamp,
 }
 
 /// The newest slot of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenSlot {
-    /// Its key.
+    /// Its id.
     pub slot_id: SlotId,
-    /// How many messages it holds.
+    /// Number of messages in it.
     pub messages: usize,
     /// When it was last answered.
     pub last_polled_at: Option<Timestamp>,
 }
 
-/// Messages that go into one slot.
+/// Messages that are assigned to one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fill {
-    /// The slot they join; `None` for a slot that is to be made.
+    /// The slot they join; `None` for a new slot.
     pub slot_id: Option<SlotId>,
     /// Their group.
     pub group_key: GroupKey,
-    /// When the most demanding of them wants to be polled first.
+    /// When the most demanding of them is due for its first poll.
     pub due: Timestamp,
-    /// The messages, by rising seq.
+    /// The messages, in rising order.
     pub seqs: Vec<MsgSeq>,
 }
 
 impl Fill {
-    /// Whether the schedule has to hear of it, if its slot is stored as due at `stored`: the slot is new, or brought forward.
-    /// One that was due sooner is under way, or will be: then its poll sees to it that these messages are polled in time.
+    /// Whether the schedule has to be told, if the slot is stored as due at `stored`: the slot is new, or due
+    /// earlier. A slot that was due earlier anyway is in flight, or soon will be: its poll takes care that these
+    /// messages are polled in time.
     pub fn is_news(&self, stored: Timestamp) -> bool {
-        // The database keeps microseconds.
+        // The database stores microseconds.
         self.slot_id.is_none() || stored.timestamp_micros() >= self.due.timestamp_micros()
     }
 }
@@ -74,7 +75,7 @@ pub fn pack(
         let (joining, rest) = group.split_at(room);
         let cadence = cadences.of(group[0].cadence.as_deref());
         let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[Fresh]| {
-            // A slot of its own is due since its messages are watched: what nobody polled meanwhile is a gap.
+            // A new slot is due from the time its messages are watched: time without a poller is a gap.
             let since = |message: &Fresh| if slot_id.is_none() { now.min(message.added_at) } else { now };
             let due = |message: &Fresh| cadence.first_poll(last_polled_at, message.sent_at, since(message));
             let first = messages.iter().map(due).min();

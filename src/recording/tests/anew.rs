@@ -1,4 +1,4 @@
-//! Polls whose slots somebody has changed before they were stored.
+//! Polls whose slots were changed before they were stored.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn a_message_that_joined_meanwhile_is_neither_known_nor_closed_by_the_poll_and_i
     assert!(!kept.recording.is_empty && kept.recording.next_poll_at <= noon() + minutes(1));
     let Contents::Counted(held) = kept.outcome(&[]).contents else { panic!("only counts have changed") };
     assert_eq!((seqs(&held), held[1].receipt, held[1].known_until), (vec![1, 2], None, None));
-    // Nor is it asked for by the same poll when the slot changes once more.
+    // Nor does the same poll ask for it when the slot changes again.
     let again = decided(kept, Slot { version: 9, ..slot(vec![message(1), joined]) }, None);
     assert_eq!(again.outcome(&[]).closed, []);
 }
@@ -64,7 +64,8 @@ fn what_was_told_of_a_message_that_was_unwatched_meanwhile_is_kept_for_its_row()
     let told: Vec<_> = one.recordings().flat_map(snapshots).collect();
     assert_eq!((told, known(&one)), (vec![seq(1)], vec![changed]));
     assert_eq!(one.recordings().map(|recording| recording.attempts.len()).sum::<usize>(), 1, "the call was made once");
-    // A poll of it that saw the same says until when it is known, too; and what left before is not forgotten.
+    // A poll of it that saw the same also tells until when it is known; and messages that left before are not
+    // forgotten.
     let none = decided(one, Slot { version: 9, ..slot(vec![]) }, None);
     assert_eq!(known(&none), [changed, quiet]);
     assert!(
@@ -113,7 +114,7 @@ fn a_message_that_is_done_leaves_the_slot_with_what_is_known_of_it() {
     assert!(matches!(contents, Contents::Other(held) if seqs(&held) == [2]) && parts.is_empty());
     let [(known, Closed::AllRead)] = closed.as_slice() else { panic!("{closed:?}") };
     assert_eq!((known.receipt, known.known_until), (Some(counted(3, 0)), Some(noon() - answer_time())));
-    // The tables refuse what is said of it: it stays, known until it was known before.
+    // The tables refuse its row: it stays, known until the earlier time.
     let Outcome { contents, closed, .. } = kept.outcome(&[seq(1)]);
     let Contents::Other(held) = contents else { panic!("its time is its own") };
     assert_eq!((seqs(&held), held[0].says_until(), closed), (vec![1, 2], Some(noon() - minutes(1)), vec![]));

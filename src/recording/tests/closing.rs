@@ -1,4 +1,4 @@
-//! Which messages are polled no more.
+//! Which messages are closed.
 
 use super::*;
 use crate::cadence::Tier;

@@ -1,4 +1,4 @@
-//! What polls that fail lead to.
+//! The consequences of failed polls.
 
 use super::*;
 use crate::chat::{Class, Failure};
