@@ -1,11 +1,12 @@
-//! A private PostgreSQL server: for `receiptd run` without a `database.url`, for the demo and for the tests.
+//! A private PostgreSQL server for `receiptd run` without a `database.url`, for the demo and for the tests.
 //!
-//! It is made from the server programs that are installed on the machine, keeps everything in one directory of
-//! its own, is reached over a unix socket that only its owner and root may open, and ends with the process that
-//! started it, even if that is killed. Run by root, the server and all work on its files drop to an ordinary account, since
-//! PostgreSQL refuses to run as root. It must never listen on the network, nor touch any other server on the machine.
+//! It is created from the server programs installed on the machine and keeps everything in one directory. It is
+//! reached through a unix socket that only its owner and root may open, and stops with the process that started it,
+//! even if that is killed. When run by root, the server and all work on its files switch to an ordinary account,
+//! since PostgreSQL refuses to run as root. It must never listen on the network, nor touch any other server on the
+//! machine.
 //!
-//! Everything here blocks: call it from async code through `spawn_blocking`.
+//! Everything here blocks: use `spawn_blocking` in async code.
 
 mod account;
 mod data_directory;
@@ -28,33 +29,32 @@ use crate::{
     shell,
 };
 
-/// Where the server keeps its data, and how it is set.
+/// Data directory and settings of the server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The directory that holds the cluster, the socket, the server's log and a lock. Made if it is missing.
-    /// Run by root, the server runs as the owner of the first directory on the way there that is not root's, or else as
-    /// `postgres`, and all parents must be open to that account.
+    /// The directory of the cluster, the socket, the server's log and a lock. Created if it is missing. When run by
+    /// root, the server runs as the owner of the first directory on this path that doesn't belong to root, or else as
+    /// `postgres`, and that account must be able to enter all parents.
     pub data_dir: PathBuf,
-    /// Settings of the server by name, as in postgresql.conf, on top of PostgreSQL's defaults.
+    /// Settings of the server by name, as in postgresql.conf, which override PostgreSQL's defaults.
     pub settings: Vec<(String, String)>,
 }
 
 impl Options {
-    /// A server with PostgreSQL's own settings, in `data_dir`.
+    /// A server with PostgreSQL's default settings, in `data_dir`.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self { data_dir: data_dir.into(), settings: Vec::new() }
     }
 }
 
-/// Where the service has its server.
+/// Data directory of the service.
 const SYSTEM_DATA_DIR: &str = "/var/lib/receiptd/postgres";
 
-/// The data directory where none is given: `$STATE_DIRECTORY/postgres` under systemd, `/var/lib/receiptd/postgres`
-/// for root and for whoever may use the server there, and `receiptd/postgres` in `$XDG_DATA_HOME` (`~/.local/share`) for
-/// anyone else.
+/// The default data directory: `$STATE_DIRECTORY/postgres` under systemd, `/var/lib/receiptd/postgres` for root and
+/// for accounts that may use the server there, otherwise `receiptd/postgres` in `$XDG_DATA_HOME` (`~/.local/share`).
 ///
 /// # Errors
-/// When no home directory is known.
+/// If no home directory is known.
 pub fn default_data_dir() -> Result<PathBuf, EmbeddedError> {
     let user_data = data_home(env::var_os("XDG_DATA_HOME"), env::home_dir());
     let is_the_systems = we_are_root() || is_usable(Path::new(SYSTEM_DATA_DIR));
@@ -66,7 +66,7 @@ fn choose_data_dir(
     is_the_systems: bool,
     user_data: Option<PathBuf>,
 ) -> Option<PathBuf> {
-    // systemd gives several state directories separated by colons, as in PATH.
+    // systemd separates several state directories by colons, as in PATH.
     let state = state_directory.and_then(|list| env::split_paths(&list).find(|path| path.is_absolute()));
     match (state, is_the_systems) {
         (Some(state), _) => Some(state.join("postgres")),
@@ -75,16 +75,16 @@ fn choose_data_dir(
     }
 }
 
-/// The XDG base directory specification has relative paths ignored.
+/// The XDG base directory specification requires relative paths to be ignored.
 fn data_home(xdg_data_home: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
     let xdg = xdg_data_home.map(PathBuf::from).filter(|path| path.is_absolute());
     xdg.or_else(|| home.filter(|path| path.is_absolute()).map(|home| home.join(".local/share")))
 }
 
-/// A running private server. Dropping it stops it too, without a word about what went wrong.
+/// A running private server. Dropping it also stops it, without reporting errors.
 #[derive(Debug)]
 pub struct EmbeddedPostgres {
-    // The server is dropped, and so stopped, before the lock on the data directory is let go.
+    // The server is dropped, and thereby stopped, before the lock on the data directory is released.
     server: Server,
     programs: Programs,
     socket_dir: PathBuf,
@@ -92,12 +92,12 @@ pub struct EmbeddedPostgres {
 }
 
 impl EmbeddedPostgres {
-    /// Starts the server, making its data directory first where there is none, and waits until it accepts
-    /// connections. A server that a killed receiptd left running in the same directory is stopped first.
+    /// Starts the server, creating its data directory if it is missing, and waits until it accepts connections. First
+    /// stops a server that a killed receiptd left running in the same directory.
     ///
     /// # Errors
-    /// When PostgreSQL is not installed or of another version than the data, when another receiptd uses the
-    /// directory, and when the server does not come up; the error then ends with the last lines of its log.
+    /// If PostgreSQL is not installed or has another version than the data, if another receiptd uses the directory,
+    /// or if the server doesn't start; that error ends with the last lines of its log.
     pub fn start(options: &Options) -> Result<Self, EmbeddedError> {
         let account = match we_are_root() {
             true => Some(account::for_directory(&options.data_dir)?),
@@ -112,7 +112,7 @@ impl EmbeddedPostgres {
         Ok(Self { server, programs, socket_dir, data_directory })
     }
 
-    /// The URL of a database of this server, for sqlx and for libpq. It has no password.
+    /// The URL of a database on this server, for sqlx and libpq, without a password.
     pub fn url(&self, database: &str) -> String {
         url(&self.socket_dir.to_string_lossy(), database)
     }
@@ -122,7 +122,7 @@ impl EmbeddedPostgres {
         &self.socket_dir
     }
 
-    /// The shell command by which the server's owner, or root, opens `database` in psql.
+    /// The shell command with which the server's owner, or root, opens `database` in psql.
     pub fn psql_command(&self, database: &str) -> String {
         let psql = match programs::in_search_path("psql") {
             Some(_) => "psql".into(),
@@ -132,20 +132,20 @@ impl EmbeddedPostgres {
         words.map(shell::quoted).join(" ")
     }
 
-    /// Creates `database` if there is none of that name.
+    /// Creates `database` if it doesn't exist.
     ///
     /// # Errors
-    /// When the server refuses; the error carries its words.
+    /// If the server refuses; with its message.
     pub fn create_database(&self, database: &str) -> Result<(), EmbeddedError> {
         let create = "SELECT format('CREATE DATABASE %I', :'name') \
             WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \\gexec";
         self.run_about(database, create)
     }
 
-    /// Drops `database` with all that is in it, if there is one of that name, whoever is connected to it.
+    /// Drops `database` with its contents if it exists, even if there are connections to it.
     ///
     /// # Errors
-    /// When the server refuses; the error carries its words.
+    /// If the server refuses; with its message.
     pub fn drop_database(&self, database: &str) -> Result<(), EmbeddedError> {
         self.run_about(database, "SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE)', :'name') \\gexec")
     }
@@ -158,10 +158,10 @@ impl EmbeddedPostgres {
         programs::run(psql, sql)
     }
 
-    /// Stops the server: open transactions are rolled back, what is committed is kept.
+    /// Stops the server: open transactions are rolled back, committed ones are kept.
     ///
     /// # Errors
-    /// When the server can't be told to stop or does not end.
+    /// If the server can't be told to stop, or doesn't.
     pub fn stop(mut self) -> Result<(), EmbeddedError> {
         self.shut_down()
     }
@@ -172,7 +172,7 @@ impl EmbeddedPostgres {
     }
 }
 
-/// Makes and locks all that the server needs in its data directory, with the rights of its account.
+/// Creates and locks everything that the server needs in its data directory, with the rights of its account.
 fn prepare(data_dir: &Path, account: Option<Account>) -> Result<(DataDirectory, Programs, PathBuf), EmbeddedError> {
     let data_directory = DataDirectory::open(data_dir)?;
     let installation = Installation::find(data_directory.version()?, data_directory.path())?;
@@ -185,13 +185,13 @@ fn prepare(data_dir: &Path, account: Option<Account>) -> Result<(DataDirectory, 
 
 impl Drop for EmbeddedPostgres {
     fn drop(&mut self) {
-        // Nobody is left to tell; after `stop` there is nothing left to do either.
+        // There is nobody to report an error to; after `stop` there is nothing left to do either.
         let _ = self.shut_down();
     }
 }
 
-/// The URL of a database of the server that another process runs in `data_dir`, if one accepts connections there and we may
-/// know of it.
+/// The URL of a database on the server that another process runs in `data_dir`, if it accepts connections and this
+/// process may use it.
 pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
     let pid_file = server::pid_file(&DataDirectory::cluster_in(data_dir).join("postmaster.pid"))?;
     let socket_dir = socket_dir_of(&pid_file)?;
@@ -199,12 +199,12 @@ pub fn url_of_running(data_dir: &Path, database: &str) -> Option<String> {
     Some(url(socket_dir, database))
 }
 
-/// Whether there is a server in `data_dir` that we may use, running or not.
+/// Whether `data_dir` contains a server that this process may use, running or not.
 pub fn is_usable(data_dir: &Path) -> bool {
     DataDirectory::is_usable(data_dir)
 }
 
-/// The directory of the socket, which PostgreSQL writes into the fifth line of its pid file.
+/// The directory of the socket, from the fifth line of PostgreSQL's pid file.
 fn socket_dir_of(pid_file: &str) -> Option<&str> {
     pid_file.lines().nth(4).filter(|directory| !directory.is_empty())
 }
@@ -214,7 +214,7 @@ fn url(socket_dir: &str, database: &str) -> String {
     format!("postgres://postgres@localhost:5432/{}?host={host}&sslmode=disable", percent_encoded(database))
 }
 
-/// `text` with all but letters, digits and `-._~` as %XX, so that it can stand anywhere in a URL.
+/// Percent-encodes all characters except letters, digits and `-._~`, for any part of a URL.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,8 +1,8 @@
 //! A simulated Tencent Chat: the read-receipt call on a loopback port, strict about the protocol and the rate.
 //!
-//! Written from what the documentation says and from no client of ours, so that a client that misreads it is
-//! found out. It keeps a [`Ledger`] of what it saw and answered, for tests to compare with. It must never listen
-//! where another machine could reach it, nor carry anything but invented receipts.
+//! Written from the documentation, independently of our client, so that a misreading in the client shows. It keeps a
+//! [`Ledger`] of what it saw and answered, for tests to compare with. It must never listen where another machine
+//! could reach it, nor contain anything but invented receipts.
 
 mod answer;
 mod control;
@@ -42,35 +42,35 @@ use self::{
 };
 use crate::domain::{SdkAppId, Timestamp};
 
-/// How long a stop waits for clients to take their answers.
+/// Maximum time a stop waits for clients to read their answers.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a test waits for calls before it has failed: far longer than any of them takes.
+/// Timeout of a test waiting for calls, far longer than any of them takes.
 const WAIT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the simulated service is and how it behaves.
+/// The settings of the simulated service.
 #[derive(Debug, Clone)]
 pub struct SimulatorConfig {
-    /// A loopback address; port 0 takes a free one.
+    /// A loopback address; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// The one app that it serves.
+    /// The app that it serves.
     pub sdk_app_id: SdkAppId,
     /// The app's admin, the only identifier that may call.
     pub identifier: String,
     /// The key that the admin's UserSig is verified with.
     pub secret_key: SecretString,
-    /// Calls admitted in any sliding second; those above get 60011.
+    /// Maximum number of calls in any sliding second; further ones get 60011.
     pub calls_per_second: u32,
-    /// The longest `MsgSeqList` that is taken; above it, 10004. The service documents none.
+    /// Maximum length of `MsgSeqList`; longer ones get 10004. The service documents none.
     pub max_batch: Option<usize>,
-    /// How long an answer takes.
+    /// Latency of answers.
     pub latency: Latency,
     /// Its groups and messages.
     pub world: WorldConfig,
 }
 
 impl SimulatorConfig {
-    /// The documented service: 200 calls per second, no limit on batches, 10 to 30 ms of latency, every group
-    /// exists; on a free port of 127.0.0.1.
+    /// The documented service: 200 calls per second, no limit on batches, 10 to 30 ms of latency, every group exists;
+    /// on a free port of 127.0.0.1.
     pub fn new(sdk_app_id: SdkAppId, identifier: impl Into<String>, secret_key: SecretString) -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -96,23 +96,23 @@ impl SimulatorConfig {
 /// Why the simulator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatorError {
-    /// The address is reachable from elsewhere.
-    #[error("the simulated Chat does not listen on {0}: give it a loopback address such as 127.0.0.1:9000")]
+    /// The address can be reached from other machines.
+    #[error("the simulated Chat can't listen on {0}: use a loopback address such as 127.0.0.1:9000")]
     NotLoopback(SocketAddr),
-    /// The port could not be had.
-    #[error("the simulated Chat cannot listen on {address}: is the port taken? Port 0 takes a free one")]
+    /// The port is not available.
+    #[error("the simulated Chat can't listen on {address}: is the port taken? Use port 0 for a free one")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The config is impossible.
-    #[error("the simulated Chat cannot be set up: {0}")]
+    #[error("the simulated Chat can't be set up: {0}")]
     Config(&'static str),
 }
 
-/// A running service. Dropped, it stops as well, but nobody waits for it.
+/// A running service. Dropping it stops it too, without waiting.
 #[derive(Debug)]
 pub struct Simulator {
     service: Arc<Service>,
@@ -121,7 +121,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Starts the service; on return it takes calls.
+    /// Starts the service; it accepts calls on return.
     pub async fn start(config: SimulatorConfig) -> Result<Self, SimulatorError> {
         config.validate()?;
         let address = config.listen;
@@ -133,32 +133,32 @@ impl Simulator {
         Ok(Self { service, address, task })
     }
 
-    /// Where the API is, such as `http://127.0.0.1:9000`.
+    /// The base URL of the API, such as `http://127.0.0.1:9000`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Its groups and messages, to be arranged while it runs.
+    /// Its groups and messages, which may be changed while it runs.
     pub fn world(&self) -> &World {
         &self.service.world
     }
 
-    /// The time by the clock of the world.
+    /// The time on the world's clock.
     pub fn now(&self) -> Timestamp {
         self.service.now()
     }
 
-    /// The time by the clock of the ledger, in microseconds since the service started.
+    /// The time on the ledger's clock, in microseconds since the service started.
     pub fn now_micros(&self) -> u64 {
         self.service.now_micros()
     }
 
-    /// A copy of the ledger as it stands.
+    /// A copy of the present ledger.
     pub fn ledger(&self) -> Ledger {
         self.service.ledger.borrow().clone()
     }
 
-    /// Adds a fault after those already in force; the first that is for a call strikes.
+    /// Adds a fault after the existing ones; the first matching one applies.
     pub fn add_fault(&self, rule: FaultRule) {
         lock(&self.service.faults).add(rule);
     }
@@ -168,63 +168,59 @@ impl Simulator {
         lock(&self.service.faults).clear();
     }
 
-    /// Changes how many calls are admitted in any sliding second, from now on.
+    /// Changes the maximum number of calls in any sliding second, from now on.
     pub fn set_calls_per_second(&self, calls_per_second: u32) {
         lock(&self.service.rate).set_limit(calls_per_second);
     }
 
-    /// Changes how long answers take, from the next call on.
+    /// Changes the latency of answers, from the next call on.
     pub fn set_latency(&self, latency: Latency) {
         *lock(&self.service.latency) = latency;
     }
 
-    /// The way to the service stands still for so long and then lets go: meanwhile nothing that was sent arrives, and no
-    /// answer leaves. What piles up comes all at once. A stall under way is made longer, never shorter.
+    /// Blocks the network for this duration: until its end no request arrives and no answer leaves, then everything
+    /// queued is delivered at once. Extends an existing stall, never shortens it.
     pub fn stall(&self, duration: Duration) {
         self.service.stall(duration);
     }
 
-    /// Waits until the ledger is as wanted; it is asked at once and after every change.
+    /// Waits until `is_wanted` is true of the ledger; checked immediately and after every change.
     ///
     /// # Panics
-    /// After a minute, with the place of the wait and what was seen: who waits is a test, and it has failed.
+    /// After a minute, with the caller's location and the ledger's summary: the caller is a test that has failed.
     #[track_caller]
     pub fn wait_until(&self, wanted: impl FnMut(&Ledger) -> bool) -> impl Future<Output = ()> {
         let (waiter, mut ledger) = (Location::caller(), self.service.ledger.subscribe());
         async move {
-            // The only error of the inner wait is that the sender is gone, and self holds it.
+            // The inner wait only fails if the sender is gone, and self holds it.
             let waited = timeout(WAIT_PATIENCE, ledger.wait_for(wanted)).await.map(drop);
-            assert!(
-                waited.is_ok(),
-                "{waiter}: the simulated Chat never saw what was waited for, but {}",
-                self.ledger().summary()
-            );
+            assert!(waited.is_ok(), "{waiter}: timed out waiting for the simulated Chat: {}", self.ledger().summary());
         }
     }
 
-    /// Waits until so many calls have arrived since the start.
+    /// Waits until this many calls have arrived since the start.
     ///
     /// # Panics
-    /// After a minute, as [`wait_until`](Self::wait_until).
+    /// After a minute, like [`wait_until`](Self::wait_until).
     #[track_caller]
     pub fn wait_for_calls(&self, calls: u64) -> impl Future<Output = ()> {
         self.wait_until(move |ledger| ledger.calls() >= calls)
     }
 
-    /// Waits until so many calls have ended since the start.
+    /// Waits until this many calls have ended since the start.
     ///
     /// # Panics
-    /// After a minute, as [`wait_until`](Self::wait_until).
+    /// After a minute, like [`wait_until`](Self::wait_until).
     #[track_caller]
     pub fn wait_for_ended_calls(&self, calls: u64) -> impl Future<Output = ()> {
         self.wait_until(move |ledger| ledger.ended_calls() >= calls)
     }
 
-    /// Stops taking connections and ends those in use; a call that hangs is cut short.
+    /// Stops accepting connections and ends open ones; a hanging call is cut short.
     pub async fn stop(mut self) {
         self.service.stop.cancel();
         if timeout(STOP_PATIENCE, &mut self.task).await.is_err() {
-            tracing::warn!("the simulated Chat stopped with a client that does not take its answer");
+            tracing::warn!("the simulated Chat closed a connection whose client does not read its answer");
             self.task.abort();
         }
     }

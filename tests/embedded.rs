@@ -28,14 +28,14 @@ fn start(data_dir: &Path) -> EmbeddedPostgres {
 
 const NOBODY: u32 = 65_534;
 
-/// Makes a directory with all that is in it another account's, if this is root. False if it is not.
+/// Gives a directory and its contents to another account, if this is root. False if it is not.
 fn hand_over(directory: &Path) -> bool {
     let is_root = fs::metadata(directory).unwrap().uid() == 0;
     let owner = format!("{NOBODY}:{NOBODY}");
     is_root && Command::new("chown").arg("-R").arg(owner).arg(directory).status().unwrap().success()
 }
 
-/// Everything in a directory, links themselves too.
+/// Everything in a directory, including links themselves.
 fn all_in(directory: &Path) -> Vec<PathBuf> {
     let inner = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     let all = inner.flat_map(|entry| match entry.file_type().unwrap().is_dir() {
@@ -175,7 +175,7 @@ fn a_server_that_does_not_start_says_why() {
     let mut options = Options::new(scratch.path().join("postgres"));
     options.settings.push(("max_connections".into(), "many".into()));
     let error = EmbeddedPostgres::start(&options).unwrap_err().to_string();
-    assert!(error.contains("ended before it was ready"), "{error}");
+    assert!(error.contains("exited before it was ready"), "{error}");
     assert!(error.contains("server.log") && error.contains("\"max_connections\": \"many\""), "{error}");
     start(&options.data_dir);
 }
@@ -226,22 +226,22 @@ async fn each_test_database_is_empty_and_its_own() {
     assert_eq!(one.psql("SELECT count(*) FROM pg_tables WHERE tablename = 'here'"), "1");
 }
 
-/// Has this test binary run `test` once more in a process of its own, with `variable` telling it its other part.
+/// Runs `test` of this test binary again in a separate process, where `variable` selects its other part.
 fn myself(binary: &Path, test: &str, variable: &str, value: &Path) -> Command {
     let mut command = Command::new(binary);
     command.args(["--exact", test, "--nocapture"]).env(variable, value).current_dir("/");
     command
 }
 
-/// Names the data directory of the server that this process is to own until it is killed.
+/// Names the data directory of the server that this process owns until it is killed.
 const OWNED: &str = "RECEIPTD_TEST_OWNED_DATA_DIR";
 
-/// The part of the process that gets killed.
+/// The part of the process that is killed.
 fn own_a_server(data_dir: &Path) {
     let server = start(data_dir);
     psql(&server, "postgres", "CREATE TABLE kept AS SELECT 42 AS answer");
     println!("\nurl: {}", server.url("postgres"));
-    // Ends when the test that wants us does.
+    // Ends when the test that needs it does.
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
@@ -268,7 +268,7 @@ async fn a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kep
     let test = "a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kept";
     let path = env::var_os("PATH").unwrap();
     let mut connection = connection_to_server_of_killed_owner(test, &data_dir, &path).await;
-    // A server that lives on would let the query sleep to its end.
+    // A surviving server would let the query sleep to its end.
     sqlx::query("SELECT pg_sleep(120)").execute(&mut connection).await.unwrap_err();
 
     let next = start(&data_dir);
@@ -284,7 +284,7 @@ async fn where_a_server_outlives_its_killed_owner_the_next_start_stops_it() {
     let scratch = ScratchDirectory::new("orphan");
     let data_dir = scratch.path().join("postgres");
     let test = "where_a_server_outlives_its_killed_owner_the_next_start_stops_it";
-    // A setpriv that can't tie a process to its parent, as on Alpine.
+    // A setpriv that can't bind a process to its parent, as on Alpine.
     let setpriv = scratch.path().join("setpriv");
     fs::write(&setpriv, "#!/bin/sh\nexit 1\n").unwrap();
     fs::set_permissions(&setpriv, PermissionsExt::from_mode(0o755)).unwrap();
@@ -300,7 +300,7 @@ async fn where_a_server_outlives_its_killed_owner_the_next_start_stops_it() {
 
 #[test]
 fn an_ordinary_user_runs_a_server_as_itself() {
-    /// Names the data directory that an ordinary user is to use.
+    /// Names the data directory for an ordinary user.
     const ORDINARY: &str = "RECEIPTD_TEST_ORDINARY_DATA_DIR";
     let scratch = ScratchDirectory::new("ordinary");
     if let Some(data_dir) = env::var_os(ORDINARY) {

@@ -1,4 +1,4 @@
-//! The simulated Chat over HTTP, seen by a plain client.
+//! The simulated Chat over HTTP, with a plain client.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -40,7 +40,7 @@ fn always(fault: Fault) -> FaultRule {
     FaultRule { fault, when: When::All, times: None }
 }
 
-/// A UserSig made here by hand, good for an hour.
+/// A hand-made UserSig, valid for an hour.
 fn user_sig() -> String {
     let now = receiptd::clock::now().timestamp();
     let content = format!("TLS.identifier:admin\nTLS.sdkappid:88888888\nTLS.time:{now}\nTLS.expire:3600\n");
@@ -55,7 +55,7 @@ fn user_sig() -> String {
     STANDARD.encode(encoder.finish().unwrap()).replace('+', "*").replace('/', "-").replace('=', "_")
 }
 
-/// A client of one running simulator.
+/// A client of a running simulator.
 struct Caller {
     simulator: Simulator,
     client: Client,
@@ -64,7 +64,7 @@ struct Caller {
 
 impl Caller {
     async fn start(config: SimulatorConfig) -> Self {
-        // An error says that another test of this process was first.
+        // An error means that another test of this process was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().build().unwrap();
         Self { simulator: Simulator::start(config).await.unwrap(), client, user_sig: user_sig() }
@@ -88,7 +88,7 @@ impl Caller {
         self.request(random, group_id, seqs).send().await
     }
 
-    /// One call with a `random` of its own, answered with JSON.
+    /// One call with its own `random`, answered with JSON.
     async fn call(&self, group_id: &str, seqs: &[u32]) -> Value {
         let response = self.send(fastrand::u32(..), group_id, seqs).await.unwrap();
         assert_eq!(response.status(), 200);

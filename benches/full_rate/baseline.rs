@@ -1,6 +1,6 @@
-//! What the same work costs without receiptd: a bare loop that makes the same calls and reads the answers, and a plain upsert
-//! that keeps every observation. Each runs beside the daemon, on a service and a server of its own, so that both see the same
-//! machine at the same time.
+//! What the same work costs without receiptd: a bare loop that makes the same calls and parses the answers, and a
+//! plain upsert of every observation. Each runs next to the daemon with its own service and server, so that both see
+//! the same machine at the same time.
 
 use std::{
     hint::black_box,
@@ -24,13 +24,13 @@ use crate::setup::{ADMINISTRATOR, APP, SECRET_KEY, Watch};
 /// The argument with which the bench starts itself as the bare loop.
 const BARE_LOOP: &str = "--bare-loop";
 
-/// Between two calls.
+/// Time between two calls.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Between two upserts.
+/// Time between two upserts.
 const FLUSH: Duration = Duration::from_millis(100);
 
-/// The bare loop in a process of its own, which is killed when this value is dropped.
+/// The bare loop in a separate process, which is killed when this value is dropped.
 pub struct BareLoop(Child);
 
 impl BareLoop {
@@ -52,7 +52,7 @@ impl Drop for BareLoop {
     }
 }
 
-/// Runs the bare loop, if that is what this process was started for; then it does not return.
+/// Runs the bare loop if this process was started for it; in that case it does not return.
 pub fn run_if_asked(arguments: &[String]) {
     let [flag, endpoint, groups, messages] = arguments else { return };
     if flag == BARE_LOOP {
@@ -91,7 +91,7 @@ struct Receipt {
     unread_num: i64,
 }
 
-/// Asks for all messages of one group after the other, one call per [`PACE`], for ever.
+/// Asks for all messages of one group after the other, one call per [`PACE`], forever.
 async fn bare_loop(endpoint: &str, groups: i32, messages: i64) {
     rustls::crypto::ring::default_provider().install_default().unwrap();
     let client = reqwest::Client::builder().http1_only().tcp_nodelay(true).no_proxy().build().unwrap();
@@ -104,7 +104,7 @@ async fn bare_loop(endpoint: &str, groups: i32, messages: i64) {
         secrecy::ExposeSecret::expose_secret(&user_sig)
     );
     let mut pace = interval(PACE);
-    // A machine that is busy must not have it call in bursts, which cost less.
+    // A busy machine must not cause bursts, which cost less.
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for group in (1..=groups).cycle() {
         pace.tick().await;
@@ -122,7 +122,7 @@ async fn bare_loop(endpoint: &str, groups: i32, messages: i64) {
     }
 }
 
-/// Rows that were upserted.
+/// Number of upserted rows.
 #[derive(Default)]
 pub struct Upserted(AtomicU64);
 
@@ -132,8 +132,8 @@ impl Upserted {
     }
 }
 
-/// Stores all observations of the same calls, flush by flush, in a table with the key of `receipt_snapshots` and nothing else.
-/// Runs until it is dropped.
+/// Stores all observations of the same calls, flush by flush, in a table with the key of `receipt_snapshots` and
+/// nothing else. Runs until it is dropped.
 pub async fn upsert(pool: PgPool, watch: Watch, upserted: &Upserted) {
     let create =
         "CREATE TABLE observations (group_key integer, msg_seq bigint, polled_at timestamptz, read_num integer,

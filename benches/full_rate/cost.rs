@@ -1,18 +1,18 @@
-//! What processes cost, from /proc.
+//! The cost of processes, from /proc.
 
 use std::{fs, time::Duration};
 
 /// Clock ticks of /proc in a second (USER_HZ, 100 on every Linux).
 const TICKS: u64 = 100;
 
-/// Processor time that a process has used, with that of its children that have ended.
+/// Processor time of a process, including its children that have ended.
 pub fn cpu(pid: u32) -> Duration {
     let fields = stat(pid);
     let ticks: u64 = fields[11..15].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 1_000 / TICKS)
 }
 
-/// The same, with that of its children that still run.
+/// The same, including its running children.
 pub fn cpu_of_family(pid: u32) -> Duration {
     let children =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

@@ -1,8 +1,8 @@
-//! The figures of docs/measurements.md: the real binary, a private Postgres and the simulated Chat, each in a process of
-//! its own where its cost matters.
+//! The figures of docs/measurements.md: the real binary, a private PostgreSQL and the simulated Chat, in separate
+//! processes if their cost matters.
 //!
-//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- price` one of
-//! them; `--seconds N` says for how long (60 by default). Machines are noisy: compare within a run.
+//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `--
+//! price` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
@@ -56,7 +56,7 @@ fn main() {
     });
 }
 
-/// Polls at the full rate for `span` and tells what came of it.
+/// Polls at the full rate for `span` and prints the result.
 async fn rate(title: &str, watch: Watch, span: Duration) {
     let mut setup = Setup::new(watch.members).await;
     setup.watch(watch).await;
@@ -102,7 +102,7 @@ async fn mixed(span: Duration) {
         let mut setup = Setup::with_latency(20, latency).await;
         setup.watch(Watch { groups: 400, messages: 1, every: "1s", members: 20 }).await;
         let daemon = setup.start_daemon("1s");
-        // Until it knows what is ordinary.
+        // Until the ordinary latency is known.
         setup.simulator.wait_for_calls(2_000).await;
         let (before, start) = (setup.simulator.ledger().calls(), Instant::now());
         tokio::time::sleep(span).await;

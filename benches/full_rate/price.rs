@@ -1,5 +1,5 @@
-//! What an observation costs, by how many of them differ from the one before: processor time and write-ahead log, beside what
-//! the same observations cost without receiptd, see [`super::baseline`].
+//! The cost of an observation, by the fraction that differs from the previous one: processor time and WAL, compared
+//! with the same observations without receiptd, see [`super::baseline`].
 
 use std::time::{Duration, Instant};
 
@@ -19,16 +19,16 @@ const GROUPS: usize = 1_000;
 
 const WATCH: Watch = Watch { groups: GROUPS as i32, messages: 50, every: "5s", members: 200 };
 
-/// Members but the sender, of every group.
+/// Members of each group without the sender.
 const READERS: i64 = 199;
 
-/// How many have read each message at first: between two milestones, as nearly all changes are.
+/// Initial number of readers of each message: between two milestones, as nearly all changes are.
 const READ_AT_FIRST: i64 = 30;
 
-/// Each message changes once in this time, if all do: less than lies between two polls of it.
+/// Time in which each message changes once, if all do: less than between two polls of it.
 const ROUND: Duration = Duration::from_millis(4_800);
 
-/// The parts in which a round is made.
+/// Number of steps of a round.
 const STEPS: i32 = 40;
 
 /// Which counts change between two polls.
@@ -58,7 +58,7 @@ impl Changing {
     }
 }
 
-/// What has been used up so far.
+/// Usage so far.
 struct Used {
     calls: u64,
     observations: u64,
@@ -88,7 +88,7 @@ pub async fn price(changing: Changing, span: Duration) {
         let are_all_known = |ledger: &Ledger| ledger.calls() >= 2_400 && ledger.calls_by_group().len() == GROUPS;
         setup.simulator.wait_until(are_all_known).await;
         setup.simulator.wait_for_calls(setup.asked().await.0 + 400).await;
-        // Counting takes time of the server, so it is done before and after the rest.
+        // Counting uses the server's time, so it is done before and after the rest.
         let snapshots = setup.count("receipt_snapshots").await;
         let (start, before) = (Instant::now(), used(&setup, &beside, &daemon, &bare_loop, &upserted).await);
         tokio::time::sleep(span).await;

@@ -1,4 +1,4 @@
-//! A private Postgres with its own settings, the simulated Chat in this process, the daemon in another.
+//! A private PostgreSQL with its own settings, the simulated Chat in this process, the daemon in another.
 
 use std::{
     fs,
@@ -21,13 +21,13 @@ pub const APP: i64 = 1_400_000_000;
 pub const ADMINISTRATOR: &str = "administrator";
 pub const SECRET_KEY: &str = "key-of-the-bench";
 
-/// What is watched, and how often it is polled.
+/// The watched messages, and how often they are polled.
 #[derive(Clone, Copy)]
 pub struct Watch {
     pub groups: i32,
     pub messages: i64,
     pub every: &'static str,
-    /// The most members of a group: each reads once, so this decides how much changes.
+    /// Maximum number of members of a group: each reads once, so this decides how much changes.
     pub members: u16,
 }
 
@@ -36,7 +36,7 @@ pub struct Setup {
     pub pool: PgPool,
     url: String,
     postmaster: u32,
-    // Dropped in this order: a server whose files go while it runs would take those of the next one along.
+    // Dropped in this order: a server whose files are removed while it runs would remove those of the next one too.
     _postgres: EmbeddedPostgres,
     directory: Directory,
 }
@@ -55,14 +55,15 @@ impl Setup {
         Self::with_latency(members, "10ms..30ms").await
     }
 
-    /// A second service and server, for what is measured beside the daemon. It takes calls that are paced less exactly.
+    /// A second service and server, for measurements next to the daemon. It accepts calls that are paced less
+    /// exactly.
     pub async fn beside() -> Self {
         let setup = Self::in_directory("beside", 200, "10ms..30ms").await;
         setup.simulator.set_calls_per_second(1_000);
         setup
     }
 
-    /// Answers take so long, see [`receiptd::simulator::Latency`].
+    /// Latency of answers, see [`receiptd::simulator::Latency`].
     pub async fn with_latency(members: u16, latency: &str) -> Self {
         Self::in_directory("bench", members, latency).await
     }
@@ -93,7 +94,7 @@ impl Setup {
 
     pub async fn watch(&mut self, watch: Watch) {
         self.migrate().await;
-        // In calls of as many as limits.messages_per_call allows.
+        // In calls with limits.messages_per_call messages.
         let sql = "SELECT receiptd.watch_messages($1, 'group ' || g,
                 array(SELECT generate_series(part * 50000 + 1, least((part + 1) * 50000, $2))))
             FROM generate_series(1, $3) AS g, generate_series(0::bigint, ($2 - 1) / 50000) AS part";
@@ -109,7 +110,7 @@ impl Setup {
             self.url
         );
         fs::write(&config, text).unwrap();
-        // It holds a secret, and the daemon would warn of that.
+        // It contains a secret, and the daemon would warn about its permissions.
         fs::set_permissions(&config, PermissionsExt::from_mode(0o600)).unwrap();
         Daemon(Command::new(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(config).spawn().unwrap())
     }
@@ -123,7 +124,7 @@ impl Setup {
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Bytes of write-ahead log so far.
+    /// Bytes of WAL so far.
     pub async fn wal(&self) -> i64 {
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
@@ -140,7 +141,7 @@ impl Setup {
         asked
     }
 
-    /// Checks that all that was answered is stored, after the daemon has stopped.
+    /// Checks that all answers are stored, after the daemon has stopped.
     pub async fn compare_with_ledger(&self) {
         let ledger = self.simulator.ledger();
         let answered: usize = ledger.all_answers().map(|(_, _, receipts)| receipts.len()).sum();
@@ -165,7 +166,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // One that has ended already needs no more.
+        // One that has exited needs nothing.
         _ = self.0.kill();
         _ = self.0.wait();
     }

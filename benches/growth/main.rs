@@ -1,8 +1,9 @@
-//! What a month of history costs, and what analysts' questions cost on it, beside the same questions over a table to which
-//! every poll is appended.
+//! The cost of a month of history and of analysts' queries on it, compared with the same queries on a table of all
+//! polls.
 //!
-//! `cargo bench --bench growth` fills a million snapshots, `cargo bench --bench growth -- 1100000` (messages) a hundred million:
-//! that takes an hour and 45 GB in the directory for temporary files (TMPDIR). All of it goes at the end.
+//! `cargo bench --bench growth` fills a million snapshots, `cargo bench --bench growth -- 1100000` (messages) a
+//! hundred million: that takes an hour and 45 GB in the directory for temporary files (TMPDIR). Everything is removed
+//! at the end.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
@@ -29,10 +30,10 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
 use self::questions::QUESTIONS;
 
-/// A question that takes longer is not waited for.
+/// Timeout of a query.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The same question is asked so many times, and the median told.
+/// Number of runs of each query, of which the median is printed.
 const TIMES: usize = 7;
 
 struct Directory(PathBuf);
@@ -69,12 +70,12 @@ async fn main() {
     ask(&pool).await;
 }
 
-/// Fills the schema, and says what that cost.
+/// Fills the schema, and prints the cost.
 async fn fill(url: &str, messages: i64, postmaster: u32) {
     let store = Store::new(&url.to_owned().into(), 2, SdkAppId::try_from(1_400_000_000).unwrap()).unwrap();
     store.migrate().await.unwrap();
     let until = "2026-11-23T00:00:00Z".parse().unwrap();
-    // Tencent Chat keeps receipts in groups of 200 members at most; these have up to 195.
+    // Tencent Chat keeps receipts in groups of at most 200 members; these have up to 195.
     let seed = Seed { groups: (messages / 200).max(10), messages, days: 30, members: 130, until };
     let start = Instant::now();
     store.seed_groups(&seed).await.unwrap();
@@ -134,7 +135,7 @@ async fn ask(pool: &PgPool) {
     println!("| question | receiptd | every poll in one table | |\n|---|---|---|---|");
     for question in QUESTIONS {
         let ours = time(pool, question.receiptd, TIMES).await.unwrap();
-        // What takes seconds is asked once.
+        // A slow query is run once.
         let first = time(pool, question.every_poll, 1).await;
         let theirs = match first {
             Some(first) if first < Duration::from_secs(2) => time(pool, question.every_poll, TIMES).await,

@@ -1,6 +1,6 @@
-//! The main questions of the cookbook, as receiptd's tables answer them and as a table of all polls has to.
+//! The main questions of the cookbook, on receiptd's tables and on a table of all polls.
 
-/// A question, in SQL over both.
+/// A question, as SQL for both.
 pub struct Question {
     pub asks: &'static str,
     pub receiptd: &'static str,

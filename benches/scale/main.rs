@@ -1,9 +1,10 @@
-//! The cost of many messages, in one group, in 20,000 groups, and in groups of one message each: the time until all have a slot,
-//! the start, the resident memory, and processor time a call. The real binary, a private Postgres and the simulated Chat.
+//! The cost of many messages, in one group, in 20,000 groups, and in groups of one message each: the time until all
+//! have a slot, the start, the resident memory, and processor time per call. The real binary, a private PostgreSQL
+//! and the simulated Chat.
 //!
-//! `cargo bench --bench scale` watches a million messages in each of the three ways, `cargo bench --bench scale -- 10000000`
-//! ten million (groups of ten in the third), each after a tenth of that. `-- one`, `-- many`, `-- single`: one way only.
-//! `--seconds N`: for how long calls are measured (60 by default). Machines are noisy: compare within a run.
+//! `cargo bench --bench scale` watches a million messages in each of the three ways, `cargo bench --bench scale --
+//! 10000000` ten million (groups of ten in the third), each after a tenth of that. `-- one`, `-- many`, `-- single`:
+//! only one way. `--seconds N`: duration of measuring calls (default: 60). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
@@ -23,17 +24,17 @@ use self::setup::{Daemon, Setup};
 /// Maximum number of groups in which messages are watched.
 const GROUPS: i64 = 1_000_000;
 
-/// So many messages are watched in a transaction.
+/// Number of messages watched in a transaction.
 const AT_ONCE: i64 = 50_000;
 
-/// Short enough that something is always due.
+/// Short enough that a poll is always due.
 const EVERY: &str = "1m";
 
 /// How messages are spread over groups.
 #[derive(Clone, Copy)]
 struct Way {
     name: &'static str,
-    /// How many groups there are of so many messages.
+    /// Number of groups for this number of messages.
     groups: fn(messages: i64, most: i64) -> i64,
 }
 
@@ -82,7 +83,7 @@ async fn measure(way: Way, most: i64, span: Duration) {
     }
 }
 
-/// Has so many messages watched in so many groups, one of each group in turn.
+/// Watches this number of messages in this number of groups, taking one of each group in turn.
 async fn watch(pool: &PgPool, groups: i64, messages: i64) {
     let make = "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
         SELECT $1, 'group ' || g FROM generate_series(1, $2) AS g";
@@ -95,7 +96,7 @@ async fn watch(pool: &PgPool, groups: i64, messages: i64) {
     }
 }
 
-/// Starts on messages that have no slot yet.
+/// Starts with messages without a slot.
 async fn slot(setup: &Setup) {
     let ((calls, _), start, cpu) = (setup.asked().await, Instant::now(), setup.postgres_cpu());
     let daemon = setup.start_daemon(EVERY);
@@ -114,7 +115,7 @@ async fn slot(setup: &Setup) {
     println!("  receiptd               {} MiB resident at the most", cost::peak_resident_mib(daemon.id()));
 }
 
-/// Starts after a crash, when all is due.
+/// Starts after a crash, when everything is due.
 async fn restart(setup: &Setup) -> Daemon {
     sqlx::raw_sql("UPDATE receiptd.poll_slots SET next_poll_at = now()").execute(&setup.pool).await.unwrap();
     let ((calls, _), start) = (setup.asked().await, Instant::now());
@@ -124,7 +125,7 @@ async fn restart(setup: &Setup) -> Daemon {
     daemon
 }
 
-/// Waits for so many calls since the start of the simulated Chat, however long that takes.
+/// Waits for this number of calls since the start of the simulated Chat, however long that takes.
 async fn wait_for_calls(setup: &Setup, calls: u64) {
     while setup.asked().await.0 < calls {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,5 @@
-//! Any answer to any call: first byte the HTTP status, second the number of messages asked for, the rest the body.
+//! Any answer to any call: the first byte is the HTTP status, the second the number of messages asked for, the rest
+//! the body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any configuration: the text of the file, then NUL and variables, then NUL and what `--set` says; one to a line.
+//! Any configuration: the text of the file, then NUL and variables, then NUL and `--set` options, one per line.
 #![no_main]
 
 use std::{cell::RefCell, fs, path::PathBuf};
@@ -6,14 +6,14 @@ use std::{cell::RefCell, fs, path::PathBuf};
 use libfuzzer_sys::fuzz_target;
 use receiptd::config::Config;
 
-/// What must never be told, in a variable beside whatever else is given.
+/// Values that must never be shown, in a variable together with any other settings.
 const SECRETS: [(&str, &str); 2] = [
     ("RECEIPTD_CHAT__SECRET_KEY", "canary-of-the-key"),
     ("DATABASE_URL", "postgres://receiptd:canary-of-the-password@127.0.0.1/receiptd"),
 ];
 
 thread_local! {
-    /// In memory, where there is such a place: it is written for every input.
+    /// In memory, if there is such a file system: it is written for every input.
     static FILE: RefCell<PathBuf> = RefCell::new({
         let memory = PathBuf::from("/dev/shm");
         let directory = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -26,7 +26,7 @@ fn pairs(lines: &str) -> Vec<(String, String)> {
 }
 
 fuzz_target!(|input: &str| {
-    // A file that a fuzzed key names might be any: a device that never ends, say.
+    // A file named by a fuzzed key could be anything, even a device without an end.
     if input.contains("canary") || input.to_lowercase().contains("file") {
         return;
     }

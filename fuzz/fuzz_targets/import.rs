@@ -1,4 +1,4 @@
-//! Any watch list: no line is lost without a word, and none is made up.
+//! Any watch list: no line is lost silently, and none is invented.
 #![no_main]
 
 use chrono::{DateTime, TimeDelta};
@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
         let (number, line) = match lines.next_line() {
             Ok(Some(read)) => read,
             Ok(None) => break,
-            // What is no watch list is refused before any message of it is taken. A first line that is too long is bad.
+            // Anything else is refused before any message of it is used. A first line that is too long is bad.
             Err(ReadError::NoWatchList { .. }) if good == 0 => return,
             Err(error) => panic!("memory can be read: {error}"),
         };
@@ -32,6 +32,6 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(lines.bytes(), input.len() as u64, "all of it is read");
     let with_text =
         input.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.trim_ascii().is_empty()).count();
-    // The first line may name the columns.
+    // The first line may be a header.
     assert!(with_text.saturating_sub(told) <= 1, "{with_text} lines have text, {told} were told of");
 });

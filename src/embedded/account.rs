@@ -1,6 +1,6 @@
-//! Whom the server runs as: ourselves, or, for root, an ordinary account, since PostgreSQL refuses root. With the rights of that
-//! account alone root does everything in the data directory.
-//! Nothing here changes an account or the permissions of what was there before.
+//! Selects the account of the server: the current one, or for root an ordinary account, since PostgreSQL refuses
+//! root. Root does everything in the data directory with the rights of that account. Nothing here changes an account,
+//! or the permissions of existing files.
 
 use std::{
     fs::{self, Metadata},
@@ -12,9 +12,10 @@ use std::{
 use super::{EmbeddedError, error::file};
 use crate::account::Account;
 
-/// The account that root runs the server in `data_dir` as. If another than root owns the directory or one on the way there, it
-/// is that one: so the service can use what root has made in its directory, and root is led nowhere by its links. Otherwise it is
-/// `postgres` or `nobody`, and the directory is made if it is missing and handed over.
+/// The account that root uses for the server in `data_dir`. If the directory or one on its path belongs to another
+/// account than root, it is that one: so the service can use what root has created in its directory, and can't
+/// mislead root with links. Otherwise it is `postgres` or `nobody`, and the directory is created if it is missing and
+/// handed over.
 pub(super) fn for_directory(data_dir: &Path) -> Result<Account, EmbeddedError> {
     let accounts = Account::all().map_err(file("reading", "/etc/passwd"))?;
     if let Some(owned) = owned_by_another(data_dir)? {
@@ -35,19 +36,19 @@ fn choose(accounts: &[Account]) -> Option<Account> {
     ["postgres", "nobody"].iter().find_map(|name| accounts.iter().find(|account| account.name == *name).cloned())
 }
 
-/// The first directory or link on the way to `path` that root does not own, and so can't rely on.
+/// The first directory or link on `path` that root does not own, and so can't trust.
 fn owned_by_another(path: &Path) -> Result<Option<Metadata>, EmbeddedError> {
     let written = absolute(path).map_err(file("resolving", path))?;
     let (is_there, found) = walk(&written)?;
     if found.is_some() {
         return Ok(found);
     }
-    // Links of root's lead elsewhere.
+    // Links owned by root are followed.
     let real = is_there.canonicalize().map_err(file("resolving", is_there))?;
     Ok(walk(&real)?.1)
 }
 
-/// Goes from the root towards `path`, to what root does not own or to the last that there is.
+/// Follows `path` from the root to the first part that root does not own, or the last existing one.
 fn walk(path: &Path) -> Result<(PathBuf, Option<Metadata>), EmbeddedError> {
     let mut last = PathBuf::from("/");
     let mut ancestors: Vec<&Path> = path.ancestors().collect();
@@ -56,14 +57,14 @@ fn walk(path: &Path) -> Result<(PathBuf, Option<Metadata>), EmbeddedError> {
             Ok(metadata) if metadata.uid() != 0 => return Ok((next.into(), Some(metadata))),
             Ok(_) => last = next.into(),
             Err(error) if error.kind() == ErrorKind::NotFound => break,
-            Err(error) => return Err(file("looking at", next)(error)),
+            Err(error) => return Err(file("inspecting", next)(error)),
         }
     }
     Ok((last, None))
 }
 
-/// Creates what is missing of `path`, such that any account may enter it even under a strict umask. What was there before stays
-/// as it is.
+/// Creates the missing parts of `path`, such that any account may enter them even with a strict umask. Existing parts
+/// are unchanged.
 fn make_open_directories(path: &Path) -> Result<(), EmbeddedError> {
     if path.is_dir() {
         return Ok(());
@@ -75,26 +76,26 @@ fn make_open_directories(path: &Path) -> Result<(), EmbeddedError> {
     fs::set_permissions(path, PermissionsExt::from_mode(0o755)).map_err(file("opening", path))
 }
 
-/// Does `work` with the rights of `account` alone, if there is one.
+/// Runs `work` with the rights of `account`, if there is one.
 pub(super) fn act<T: Send>(
     account: Option<&Account>,
     work: impl FnOnce() -> Result<T, EmbeddedError> + Send,
 ) -> Result<T, EmbeddedError> {
     match account {
-        Some(account) => account.act(work).map_err(file("acting as the account", &account.name))?,
+        Some(account) => account.act(work).map_err(file("switching to the account", &account.name))?,
         None => work(),
     }
 }
 
-/// Refuses a directory that the account can't reach, which PostgreSQL would put less clearly.
+/// Refuses a directory that the account can't reach, with a clearer message than PostgreSQL's.
 pub(super) fn refuse_closed_directories(account: &Account, path: &Path) -> Result<(), EmbeddedError> {
-    // What is missing yet, the account makes itself.
+    // The account creates the missing parts itself.
     let path = match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         real => real.map_err(file("resolving", path))?,
     };
     for directory in path.ancestors() {
-        let metadata = fs::metadata(directory).map_err(file("looking at", directory))?;
+        let metadata = fs::metadata(directory).map_err(file("inspecting", directory))?;
         if !may_enter(account, metadata.uid(), metadata.gid(), metadata.mode()) {
             let (user, mode) = (account.name.clone(), metadata.mode() & 0o7777);
             return Err(EmbeddedError::ClosedDirectory { user, directory: directory.into(), mode });
@@ -103,7 +104,7 @@ pub(super) fn refuse_closed_directories(account: &Account, path: &Path) -> Resul
     Ok(())
 }
 
-/// The server has no group but its account's own: the standard library drops the others with root's rights.
+/// The server has no group but its account's own: with root's rights, the standard library drops the others.
 fn may_enter(account: &Account, owner: u32, group: u32, mode: u32) -> bool {
     let bit = match (owner == account.uid, group == account.gid) {
         (true, _) => 0o100,
@@ -159,7 +160,7 @@ mod tests {
         fs::set_permissions(parent.path(), PermissionsExt::from_mode(0o700)).unwrap();
         let stranger = Account { name: "stranger".into(), uid: u32::MAX - 1, gid: u32::MAX - 1 };
         let error = refuse_closed_directories(&stranger, &inner).unwrap_err().to_string();
-        assert!(error.contains(&format!("may not enter {} (mode 0700)", parent.path().display())), "{error}");
+        assert!(error.contains(&format!("can't enter {} (mode 0700)", parent.path().display())), "{error}");
     }
     #[test]
     fn missing_parents_are_made_such_that_others_may_enter() {

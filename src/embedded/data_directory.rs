@@ -1,11 +1,11 @@
-//! What the server keeps on disk, all in one directory that one receiptd at a time may use:
+//! The server's files, all in one directory that only one receiptd at a time may use:
 //!
-//! - `cluster`, PostgreSQL's own data directory; `cluster.new` while it is being made
-//! - `socket`, made at each start, or a directory in /tmp where the path would not do for a socket
-//! - `server.log`, and the one before as `server.log.old`
-//! - `lock`, held as long as the server runs
+//! - `cluster`, PostgreSQL's own data directory; `cluster.new` during its creation
+//! - `socket`, created at each start, or a directory in /tmp if the path is unsuitable for a socket
+//! - `server.log`, and the previous one as `server.log.old`
+//! - `lock`, held while the server runs
 //!
-//! Run by root, all of this is done with the rights of the server's account: see [`super::account::act`].
+//! When run by root, all of this is done with the rights of the server's account: see [`super::account::act`].
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -24,7 +24,8 @@ use super::{
     programs::{self, Programs},
 };
 
-/// A socket's path has 108 bytes on Linux and 104 on macOS, a closing zero and `/.s.PGSQL.5432` included.
+/// Maximum length of a socket's path: 108 bytes on Linux and 104 on macOS, including a terminating zero and
+/// `/.s.PGSQL.5432`.
 const LONGEST_SOCKET_DIR: usize = 104 - 16;
 
 /// The data directory, locked against every other receiptd.
@@ -36,14 +37,14 @@ pub(super) struct DataDirectory {
 
 impl Drop for DataDirectory {
     fn drop(&mut self) {
-        // Closing the file would not do while a child that is just being started elsewhere in this process has it open too,
-        // until its exec.
+        // Closing the file is not enough while a child being started elsewhere in this process has it open too, until
+        // its exec.
         _ = self.lock.unlock();
     }
 }
 
 impl DataDirectory {
-    /// Makes the directory if it is missing, and locks it.
+    /// Creates the directory if it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, EmbeddedError> {
         fs::create_dir_all(path).map_err(file("creating", path))?;
         let path = path.canonicalize().map_err(file("resolving", path))?;
@@ -51,7 +52,7 @@ impl DataDirectory {
         Ok(Self { path, lock })
     }
 
-    /// Whether there is a cluster in a directory of ours that this process may read, and lock.
+    /// Whether a directory of ours contains a cluster and this process may read and lock it.
     pub(super) fn is_usable(path: &Path) -> bool {
         let lock = open_no_link(File::options().read(true).write(true), &path.join("lock"));
         let is_locked_out = lock.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
@@ -77,7 +78,7 @@ impl DataDirectory {
         self.path.join("server.log")
     }
 
-    /// The major version of PostgreSQL that the data is of; none if there is no data yet.
+    /// The major version of PostgreSQL that wrote the data; `None` if there is no data yet.
     pub(super) fn version(&self) -> Result<Option<u32>, EmbeddedError> {
         let path = self.cluster().join("PG_VERSION");
         let text = match read_no_link(&path) {
@@ -89,8 +90,8 @@ impl DataDirectory {
         Ok(Some(version))
     }
 
-    /// Makes the cluster if there is none: beside its place, and moved there when it is complete, so that an
-    /// interrupted start leaves nothing that the next one would take for a cluster.
+    /// Creates the cluster if it doesn't exist: next to its place, and moved there when it is complete, so that an
+    /// interrupted start leaves nothing that looks like a cluster.
     pub(super) fn initialize(&self, programs: &Programs) -> Result<(), EmbeddedError> {
         if self.version()?.is_some() {
             return Ok(());
@@ -99,8 +100,8 @@ impl DataDirectory {
         remove_directory(&unfinished)?;
         make_private_directory(&unfinished)?;
         let mut initdb = programs.command("initdb");
-        // The locale C is the one that every system has; with UTF8 it still holds any text.
-        // Whoever may enter the directory of the socket is let in, and nobody over the network, should it ever listen there.
+        // Every system has the locale C; with UTF8 it can still store any text. Accounts that may enter the directory
+        // of the socket are trusted; TCP is rejected, should the server ever listen.
         initdb
             .args(["-U", "postgres", "--auth-local=trust", "--auth-host=reject", "-E", "UTF8", "--locale=C", "-D"])
             .arg(&unfinished);
@@ -120,7 +121,7 @@ impl DataDirectory {
         remove_directory(directory)
     }
 
-    /// A new log; the last one is kept beside it.
+    /// A new log; the previous one is kept next to it.
     pub(super) fn new_log(&self) -> Result<File, EmbeddedError> {
         let path = self.log();
         if path.exists() {
@@ -141,21 +142,21 @@ fn remove_directory(path: &Path) -> Result<(), EmbeddedError> {
     }
 }
 
-/// Opens a file in a directory that may be another account's: a link in its place is not followed, since it could lead to any
-/// file that we may write or read and they may not.
+/// Opens a file in a directory that may belong to another account. Doesn't follow a link, which could lead to any
+/// file that this process may access and that account may not.
 fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file: remove it"));
+        return Err(io::Error::other("it is not a regular file: remove it"));
     }
     Ok(file)
 }
 
-/// Files of the server that are read are short, but for its log, of which the end counts.
+/// Maximum size that is read. The server's files are short, except for its log, whose end matters.
 const MAX_READ: u64 = 64 * 1024;
 
-/// The last 64 KB of a file in a directory that may be another account's.
+/// The last 64 KB of a file in a directory that may belong to another account.
 pub(super) fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut file = open_no_link(File::options().read(true), path)?;
@@ -164,7 +165,7 @@ pub(super) fn read_no_link(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Locks the directory for this process; the lock goes with the process, however that ends.
+/// Locks the directory for this process; the lock ends with the process, however that exits.
 fn lock(data_dir: &Path) -> Result<File, EmbeddedError> {
     let path = data_dir.join("lock");
     let mut options = File::options();
@@ -179,15 +180,15 @@ fn lock(data_dir: &Path) -> Result<File, EmbeddedError> {
         }
         Err(TryLockError::Error(error)) => return Err(file("locking", path)(error)),
     }
-    // Padded, so that it overwrites whatever an earlier holder wrote.
+    // Padded, to overwrite the text of an earlier holder.
     let holder = format!("process {:<12}\n", process::id());
     lock.write_all(holder.as_bytes()).map_err(file("writing", path))?;
     Ok(lock)
 }
 
-/// In the data directory. Where that is too deep for a socket, or its name could not be given to psql, which takes
-/// a comma for the end of a host: a place in /tmp that is always the same for the same data directory, so that
-/// what a killed receiptd left there is found again.
+/// In the data directory. If its path is too long for a socket, or contains a comma, which psql takes for the end of
+/// a host: a place in /tmp that depends only on the data directory, so that leftovers of a killed receiptd are found
+/// again.
 fn socket_dir(data_dir: &Path) -> PathBuf {
     let usual = data_dir.join("socket");
     if usual.to_str().is_some_and(|path| path.len() <= LONGEST_SOCKET_DIR && !path.contains(',')) {

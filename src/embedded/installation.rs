@@ -1,5 +1,5 @@
-//! Which of the PostgreSQL installations on the machine to use: the newest, or the one that the data was written
-//! by. Nothing is downloaded or installed here.
+//! Selects a PostgreSQL installation: the newest, or the one that wrote the data. Never downloads or installs
+//! anything.
 
 use std::{
     env, fs,
@@ -9,11 +9,11 @@ use std::{
 
 use super::{EmbeddedError, programs};
 
-/// The oldest that the schema is written for and tested with.
+/// The oldest version that the schema supports.
 const OLDEST_VERSION: u32 = crate::store::Store::OLDEST_SERVER.unsigned_abs();
 
-/// Where packages put their programs, one directory a version: parent, beginning of the version's directory, and
-/// the way from there to the programs.
+/// Where packages install the programs, with one directory per version: parent, prefix of the version's directory,
+/// and the path from there to the programs.
 const USUAL_PLACES: [(&str, &str, &str); 8] = [
     ("/usr/lib/postgresql", "", "bin"),          // Debian, Ubuntu
     ("/usr", "pgsql-", "bin"),                   // PostgreSQL's own RPMs
@@ -35,7 +35,7 @@ pub(super) struct Installation {
 }
 
 impl Installation {
-    /// The installation for the data in `data_dir`, which is of version `data`, or for new data.
+    /// The installation for the data in `data_dir`, of version `data`, or for new data.
     pub(super) fn find(data: Option<u32>, data_dir: &Path) -> Result<Self, EmbeddedError> {
         let installed: Vec<Self> = candidates().into_iter().filter_map(Self::at).collect();
         choose(installed, data, data_dir)
@@ -118,7 +118,7 @@ mod tests {
         let error = chosen(&[(17, "/17"), (16, "/16"), (17, "/path")], Some(15)).unwrap_err();
         assert_eq!(
             error,
-            "/data holds data of PostgreSQL 15, but the server programs here are of PostgreSQL 16, 17: install \
+            "/data contains data of PostgreSQL 15, but the server programs here are of PostgreSQL 16, 17: install \
              PostgreSQL 15 (on Debian and Ubuntu: apt-get install postgresql-15), or choose another data directory"
         );
     }

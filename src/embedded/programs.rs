@@ -1,4 +1,4 @@
-//! Runs PostgreSQL's programs as the account that the server belongs to.
+//! Runs PostgreSQL's programs as the server's account.
 
 use std::{
     env,
@@ -14,10 +14,10 @@ use crate::account::Account;
 /// The programs that an installation must have.
 pub(super) const NEEDED: [&str; 4] = ["initdb", "pg_ctl", "postgres", "psql"];
 
-/// The variables that the programs get from ours.
+/// The variables passed on to the programs.
 const KEPT: [&str; 5] = ["HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ"];
 
-/// One installation's programs, and whom they run as.
+/// The programs of one installation, and their account.
 #[derive(Debug)]
 pub(super) struct Programs {
     bin: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The programs in `bin`, run as `account` (as ourselves if none), in a directory that it may enter.
+    /// The programs in `bin`, run as `account` (if `None`, the current one), in a directory that it may enter.
     pub(super) fn new(bin: PathBuf, account: Option<Account>, working_dir: &Path) -> Self {
         Self { bin, account, working_dir: working_dir.into() }
     }
@@ -44,8 +44,8 @@ impl Programs {
         self.as_account(Command::new(self.path_of(program)))
     }
 
-    /// A call of one of PostgreSQL's programs that gets SIGINT, by which a server stops, when the thread that
-    /// starts it ends, killed or not. Where there is no setpriv that can do this (it is Linux's), a plain call.
+    /// A call of one of PostgreSQL's programs that gets SIGINT, which stops a server, when the thread that started it
+    /// ends, even if killed. Without a suitable setpriv (it is Linux's), a plain call.
     pub(super) fn command_that_ends_with_us(&self, program: &str) -> Command {
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--pdeathsig", "INT"]);
@@ -62,27 +62,27 @@ impl Programs {
         if let Some(account) = &self.account {
             command.uid(account.uid).gid(account.gid);
         }
-        // Secrets of ours are no business of the server, and PGHOST, PGOPTIONS and the like are meant for others.
+        // The server must not get our secrets, and PGHOST, PGOPTIONS and the like are meant for others.
         command.env_clear().envs(env::vars_os().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)));
-        // Messages that can be searched for.
+        // Untranslated messages, which can be searched for.
         command.env("LC_ALL", "C").current_dir(&self.working_dir);
         command
     }
 }
 
-/// Runs a program to its end, with `input` as its standard input.
+/// Runs a program, with `input` as its standard input, and waits for its end.
 pub(super) fn run(mut command: Command, input: &str) -> Result<(), EmbeddedError> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(&command, error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends without reading its input says itself why.
+        // A program that ends without reading its input reports the reason itself.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(|error| failed(&command, error.to_string()))?;
     checked(&command, output).map(drop)
 }
 
-/// Runs a program to its end and returns what it printed.
+/// Runs a program and returns its output.
 pub(super) fn output(mut command: Command) -> Result<String, EmbeddedError> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| failed(&command, error.to_string()))?;
     checked(&command, output)
@@ -100,7 +100,7 @@ fn failed(command: &Command, message: String) -> EmbeddedError {
     EmbeddedError::Program { program: command.get_program().to_string_lossy().into_owned(), message }
 }
 
-/// Where a shell would find `program`.
+/// The path at which a shell would find `program`.
 pub(super) fn in_search_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(program)).find(|path| path.is_file())
 }

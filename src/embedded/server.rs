@@ -1,4 +1,4 @@
-//! The server's process: its start, its end, and that it never outlives us.
+//! The server's process: its start, its stop, and that it never outlives this process.
 
 use std::{
     fs, io,
@@ -21,16 +21,16 @@ use super::{
     programs::{self, Programs},
 };
 
-/// Recovery after a crash may read a gigabyte of log from a slow disk.
+/// Start timeout. Recovery after a crash may read a gigabyte of WAL from a slow disk.
 const START_PATIENCE: Duration = Duration::from_secs(300);
-/// How often a starting server's state is read.
+/// How often the state of a starting server is read.
 const START_POLL: Duration = Duration::from_millis(20);
-/// A fast shutdown writes a checkpoint; an immediate one writes nothing and has the next start recover.
+/// Stop timeouts. A fast shutdown writes a checkpoint; an immediate one writes nothing, and the next start recovers.
 const STOPS: [(&str, Duration); 2] = [("INT", Duration::from_secs(60)), ("QUIT", Duration::from_secs(10))];
-/// How many lines of the log an error shows.
+/// Number of log lines in an error.
 const LOG_TAIL: usize = 10;
 
-/// A server's process, started and reaped by a thread of its own.
+/// A server's process, started and reaped by its own thread.
 #[derive(Debug)]
 pub(super) struct Server {
     pid: u32,
@@ -54,11 +54,11 @@ impl Server {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let errors = log.try_clone().map_err(file("opening", data_directory.log()))?;
-        // A group of its own, so that Ctrl-C reaches us first, and we stop the server in our time.
+        // Its own process group, so that Ctrl-C only reaches this process, which stops the server in order.
         command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         let mut server = Self::keep(command).map_err(file("running", programs.path_of("postgres")))?;
         if let Err(what) = act(account, || Ok(server.wait_until_ready(&cluster)))? {
-            // The reason not to start is worth more than one not to stop.
+            // The start error is more useful than the stop error.
             let _ = server.stop(programs);
             let log = data_directory.log();
             let tail = act(account, || Ok(tail(&log)))?;
@@ -67,8 +67,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts the process from a thread that lives as long as it: the kernel tells a process of its parent's end
-    /// when the thread that started it ends.
+    /// Starts the process from a thread that lives as long: the kernel signals the end of the parent when the thread
+    /// that started it ends.
     fn keep(mut command: Command) -> io::Result<Self> {
         let (started_sender, started) = mpsc::sync_channel(1);
         let (exited_sender, exited) = mpsc::sync_channel(1);
@@ -94,7 +94,7 @@ impl Server {
                 return Ok(());
             }
             if self.has_exited_within(START_POLL) {
-                return Err("ended before it was ready".into());
+                return Err("exited before it was ready".into());
             }
         }
         Err(format!("was not ready after {START_PATIENCE:?}"))
@@ -123,16 +123,16 @@ impl Server {
     }
 }
 
-/// Stops a server that still runs in `cluster` though the receiptd that started it is gone, and clears away a
-/// pid file whose number has gone to another process since, which PostgreSQL would take for a live server.
-/// Only for the holder of the data directory's lock.
+/// Stops a server still running in `cluster` after the receiptd that started it has gone, and removes a pid file
+/// whose pid now belongs to another process, since PostgreSQL would take that for a live server. Only for the holder
+/// of the data directory's lock.
 pub(super) fn stop_left_server(cluster: &Path, programs: &Programs) -> Result<(), EmbeddedError> {
     let path = cluster.join("postmaster.pid");
     let Some(pid) = pid_file(&path).and_then(|state| state.lines().next()?.parse::<u32>().ok()) else {
         return Ok(());
     };
-    // A server's working directory is its cluster. Of a process that is gone, and on a system without /proc,
-    // PostgreSQL judges for itself.
+    // A server's working directory is its cluster. For a process that is gone, and on a system without /proc,
+    // PostgreSQL decides.
     match fs::read_link(format!("/proc/{pid}/cwd")) {
         Ok(directory) if directory == cluster => {
             let mut pg_ctl = programs.command("pg_ctl");
@@ -144,14 +144,14 @@ pub(super) fn stop_left_server(cluster: &Path, programs: &Programs) -> Result<()
     }
 }
 
-/// The text of a server's postmaster.pid, if there is one.
+/// The contents of a server's postmaster.pid, if it exists.
 pub(super) fn pid_file(path: &Path) -> Option<String> {
     read_no_link(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What makes the server private; given on the command line, it overrides every configuration file.
+/// Settings that make the server private. On the command line they override every configuration file.
 fn private_settings(socket_dir: &Path) -> [(String, String); 3] {
-    // The value is a list: quoted, a comma or a space in the path is no separator.
+    // The value is a list: in quotes, a comma or a space in the path is no separator.
     let socket_dir = format!("\"{}\"", socket_dir.to_string_lossy().replace('"', "\"\""));
     [
         ("listen_addresses".into(), String::new()),
@@ -160,8 +160,8 @@ fn private_settings(socket_dir: &Path) -> [(String, String); 3] {
     ]
 }
 
-/// Whether the server with this pid accepts connections, by its postmaster.pid: the pid on the first line, the
-/// state on the eighth. pg_ctl goes by the same.
+/// Whether the server with this pid accepts connections, according to its postmaster.pid: the pid on the first line,
+/// the state on the eighth. pg_ctl does the same.
 fn is_ready(postmaster_pid: &str, pid: u32) -> bool {
     let mut lines = postmaster_pid.lines().map(str::trim);
     lines.next() == Some(&pid.to_string()) && lines.nth(6) == Some("ready")

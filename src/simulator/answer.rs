@@ -1,5 +1,5 @@
-//! Writes the body of an answer, good or spoilt as a fault wants it, and says which of its receipts a client
-//! may rely on. Pure.
+//! Writes the body of an answer, correct or damaged by a fault, and tells which of its receipts a client may rely on.
+//! Pure.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::domain::{MsgSeq, Receipt};
 
-/// An answer above 1 MB is refused with 10018.
+/// Maximum size of an answer; larger ones are refused with 10018.
 const MAX_ANSWER_BYTES: usize = 1_000_000;
 
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ struct Body {
     unknown: Option<Value>,
 }
 
-/// The receipts, or what a fault leaves of them.
+/// The receipts, or what a fault makes of them.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum List {
@@ -56,7 +56,7 @@ struct Entry {
     unknown: Option<Value>,
 }
 
-/// A number, or what a fault puts in its place.
+/// A number, or what a fault replaces it with.
 #[derive(Clone, Serialize)]
 #[serde(untagged)]
 enum Number {
@@ -64,8 +64,8 @@ enum Number {
     Other(Value),
 }
 
-/// What goes out, and what of it counts as answered: the receipts that are complete, well-formed, asked for
-/// and not contradicted by the same answer.
+/// The body, and the receipts that count as answered: complete, well-formed, asked for and not contradicted by the
+/// same answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     pub body: Vec<u8>,
@@ -83,7 +83,7 @@ pub(super) fn refuse(refusal: &Refusal) -> Vec<u8> {
     })
 }
 
-/// The answer with these receipts, spoilt by the fault of `rule` if that is one of the body.
+/// The answer with these receipts, damaged by the fault of `rule` if it concerns the body.
 pub(super) fn compose(receipts: &[(MsgSeq, Receipt)], rule: Option<&FaultRule>) -> Result<Answer, Refusal> {
     let mut draft = Draft::new(receipts);
     if let Some(rule) = rule {
@@ -106,15 +106,15 @@ pub(super) fn compose(receipts: &[(MsgSeq, Receipt)], rule: Option<&FaultRule>) 
     Ok(Answer { body, answered: draft.answered })
 }
 
-/// What a proxy in the way would say.
+/// The answer of an intermediate proxy.
 pub(super) const HTML: &str = "<html><body><h1>Something went wrong</h1></body></html>";
 
 fn to_json(body: &Body) -> Vec<u8> {
     serde_json::to_vec(body).unwrap_or_else(|error| unreachable!("plain data becomes JSON: {error}"))
 }
 
-/// Adds a field of so many blanks. Written by hand: a serializer looks at each of the millions of them, and every call that
-/// arrives meanwhile waits.
+/// Adds a field of blanks. Written by hand: a serializer inspects each of the millions of blanks, which delays all
+/// calls arriving meanwhile.
 fn pad(body: &mut Vec<u8>, bytes: usize) {
     let end = body.pop();
     body.extend_from_slice(br#","Padding":""#);
@@ -141,7 +141,7 @@ impl Draft {
         Self { body, answered: receipts.to_vec() }
     }
 
-    /// Spoils the entries that the rule hits, one for each receipt, and what is answered with them.
+    /// Damages the entries selected by the rule, one for each receipt, and updates the answered receipts.
     fn spoil_entries(&mut self, rule: &FaultRule) {
         let is_hit = |index: usize, seq| rule.message().map_or(index.is_multiple_of(2), |hit| hit == seq);
         let receipts = std::mem::take(&mut self.answered);
@@ -210,7 +210,7 @@ fn spoil(entry: &Entry, fault: &Fault) -> Vec<Entry> {
     vec![entry]
 }
 
-/// What a client may rely on of a receipt whose entry is spoilt.
+/// The receipt that a client may rely on, if its entry is damaged.
 fn still_answered(receipt: Receipt, fault: &Fault) -> Option<Receipt> {
     match fault {
         Fault::MissingEntries

@@ -1,5 +1,5 @@
-//! The simulator's own endpoints under `/simulator/`, for tests in another process: read the ledger, set faults, groups and
-//! receipts, the limit and the latency, stall the way to the service. Requests here are no calls.
+//! The simulator's own endpoints under `/simulator/`, for tests in another process: read the ledger; set faults,
+//! groups, receipts, the limit and the latency; block the network. Requests here are not calls.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -78,7 +78,7 @@ impl From<&Ledger> for Summary {
     }
 }
 
-/// A receipt as JSON: counts where there are some.
+/// A receipt as JSON, with counts if there are any.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct ReceiptJson {
     code: i32,
@@ -93,7 +93,7 @@ impl From<&Receipt> for ReceiptJson {
     }
 }
 
-/// What was answered for one message: how often it changed, the last and all before it.
+/// The receipts answered for one message: the number of changes, the last one and all previous ones.
 #[derive(Serialize)]
 struct MessageAnswers {
     #[serde(with = "as_text")]
@@ -105,7 +105,7 @@ struct MessageAnswers {
     receipts: Vec<ReceiptJson>,
 }
 
-/// A receipt to fix: counts, or a code (0: back to its curve).
+/// A receipt to set: counts, or a code (0: back to its curve).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FixedReceipt {
@@ -118,7 +118,7 @@ struct FixedReceipt {
     unread_num: Option<i64>,
 }
 
-/// A group to arrange: its number of members, or the code that its calls are refused with (0: none).
+/// A group to set: its number of members, or the code that refuses its calls (0: none).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GroupOrder {
@@ -128,14 +128,14 @@ struct GroupOrder {
     code: Option<i32>,
 }
 
-/// Calls admitted in any sliding second.
+/// Maximum number of calls in any sliding second.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LimitOrder {
     calls_per_second: u32,
 }
 
-/// How long answers take, such as `10ms..30ms` or `1*20ms, 9*300ms`.
+/// Latency of answers, such as `10ms..30ms` or `1*20ms, 9*300ms`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LatencyOrder {
@@ -143,7 +143,7 @@ struct LatencyOrder {
     latency: Latency,
 }
 
-/// How long the way to the service stands still.
+/// Duration of a stall.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StallOrder {
@@ -167,7 +167,7 @@ async fn answers(State(service): State<Arc<Service>>) -> Json<Vec<MessageAnswers
     Json(ledger.all_answers().map(message).collect())
 }
 
-/// Answers with the summary once so many calls have ended.
+/// Answers with the summary once this many calls have ended.
 async fn await_calls(
     State(service): State<Arc<Service>>,
     Path(number): Path<u64>,
@@ -209,7 +209,7 @@ async fn set_latency(State(service): State<Arc<Service>>, Json(order): Json<Late
     StatusCode::NO_CONTENT
 }
 
-/// The answer to this is held up as well.
+/// The answer to this request is delayed too.
 async fn stall(State(service): State<Arc<Service>>, Json(order): Json<StallOrder>) -> StatusCode {
     service.stall(order.duration);
     StatusCode::NO_CONTENT
@@ -224,10 +224,10 @@ async fn set_receipt(
     match (code, read_num, unread_num) {
         (Some(code), None, None) => service.world.set_message_code(&group_id, msg_seq, code),
         (None | Some(0), Some(read), Some(unread)) => {
-            let counts = Counts::new(read, unread).ok_or(refuse("counts are from 0 to 2147483647"))?;
+            let counts = Counts::new(read, unread).ok_or(refuse("counts must be from 0 to 2147483647"))?;
             service.world.set_receipt(&group_id, msg_seq, counts);
         }
-        _ => return Err(refuse("give either code, or read_num and unread_num")),
+        _ => return Err(refuse("set either code, or read_num and unread_num")),
     }
     Ok(StatusCode::NO_CONTENT)
 }

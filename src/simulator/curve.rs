@@ -1,13 +1,12 @@
-//! How many members have read a message a given time after it was sent: deterministic by a seed, never falling.
+//! The number of members who have read a message at a given age: deterministic by a seed, never falling.
 //!
-//! Delays follow a log-logistic distribution, close to the log-normal one that people's reading follows, whose
-//! share of readers at an age has a closed form. So a count costs the same for 2 members as for 200 and nothing
-//! is kept per member. The readers are spread over the distribution's quantiles, one in each n-th, and a seeded
-//! jitter places each within its own.
+//! Delays follow a log-logistic distribution, close to the log-normal one of human reading, with a closed form for
+//! the fraction of readers at an age. So a count costs the same for 2 members as for 200, and no state is kept per
+//! member. Readers are spread over the n quantiles of the distribution, with a seeded jitter within each.
 
 use fastrand::Rng;
 
-/// Of the log-logistic distribution: with 1.5, one in ten reads within a quarter of the median time and one in
+/// Shape of the log-logistic distribution: with 1.5, one in ten reads within a quarter of the median time and one in
 /// ten later than four times the median.
 const SHAPE: f64 = 1.5;
 
@@ -21,9 +20,9 @@ pub(super) struct ReadingCurve {
 }
 
 impl ReadingCurve {
-    /// `members` includes the sender, who is not counted; `typical_median_seconds` is varied per message by a
-    /// factor from a quarter to four. Half of the messages are read by all in the end; of the others, up to
-    /// three in ten members never do.
+    /// `members` includes the sender, who is not counted; `typical_median_seconds` varies per message by a factor
+    /// from a quarter to four. Half of the messages are eventually read by all; of the others, up to three in ten
+    /// members never read them.
     pub fn new(seed: u64, members: u32, typical_median_seconds: f64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let audience = members.saturating_sub(1);
@@ -33,13 +32,14 @@ impl ReadingCurve {
         Self { seed, audience, readers: audience - never, median_seconds }
     }
 
-    /// Members who have read and members who have not, at an age.
+    /// The numbers of members who have and have not read at an age.
     pub fn counts_at(&self, age_seconds: f64) -> (u32, u32) {
         let read = self.read_at(age_seconds);
         (read, self.audience - read)
     }
 
-    /// The age in seconds at which the `count`-th member reads the message, to the microsecond; `None` if so many never do.
+    /// The age in seconds at which the `count`-th member reads the message, to the microsecond; `None` if fewer ever
+    /// do.
     pub fn age_at(&self, count: u32) -> Option<f64> {
         if count > self.readers {
             return None;
@@ -62,7 +62,7 @@ impl ReadingCurve {
         let share = 1.0 / (1.0 + (age_seconds / self.median_seconds).powf(-SHAPE));
         let position = share * f64::from(self.readers);
         let passed = (position.floor() as u32).min(self.readers);
-        // Never 0, so that nobody reads at the very instant of sending.
+        // Never 0, so that nobody reads at the instant of sending.
         let jitter = 1.0 - Rng::with_seed(self.seed ^ (u64::from(passed) + 1)).f64();
         let next_has_read = passed < self.readers && position.fract() >= jitter;
         passed + u32::from(next_has_read)

@@ -1,5 +1,5 @@
-//! Faults on demand: what can go wrong with a call. [`rule`] says in which calls and how often; the server and the answer
-//! do the damage.
+//! Faults on demand: what can go wrong with a call. [`rule`] selects the calls; the server and the answer apply the
+//! fault.
 
 pub(super) mod json;
 mod rule;
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::rule::FaultRules;
 pub use self::rule::{FaultRule, When};
 
-/// What goes wrong with a call. The faults that touch single entries of the answer (missing, repeated, out of range,
-/// a code, without counts, written differently) hit the message of a [`When::Message`] rule, else the first entry and
-/// every second one after it; the other entries stay good.
+/// A fault of a call. Faults of single entries (missing, repeated, out of range, a code, without counts, written
+/// differently) apply to the message of a [`When::Message`] rule, otherwise to every second entry from the first; the
+/// other entries stay correct.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
@@ -22,85 +22,85 @@ pub enum Fault {
         /// Any code.
         code: i32,
     },
-    /// This HTTP status with a body of HTML, as a proxy gives it.
+    /// This HTTP status with an HTML body, like a proxy's.
     HttpStatus {
-        /// 200 to 999; what cannot end a request becomes 502.
+        /// 200 to 999; a status that can't end a request becomes 502.
         status: u16,
     },
     /// HTTP 200 with a body that is not JSON.
     NotJson,
-    /// The first half of a good answer, with a `Content-Length` that fits the half.
+    /// The first half of a correct answer, with a `Content-Length` for that half.
     TruncatedJson,
     /// The connection is closed without a byte of answer.
     CutBeforeAnswer,
     /// The connection is closed in the middle of the body.
     CutMidBody,
-    /// Nothing happens for so long, then the connection is closed.
+    /// Nothing happens for this duration, then the connection is closed.
     Hang {
-        /// How long, such as `"30s"`.
+        /// Duration, such as `"30s"`.
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
-    /// A good answer, so much later. Its counts are those of the moment when the call arrived, as always.
+    /// A correct answer, delayed. Its counts are those at the call's arrival, as always.
     ExtraDelay {
-        /// How much later, such as `"500ms"`.
+        /// Delay, such as `"500ms"`.
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
-    /// The request is held up for so long before it is read: a good answer, with the counts of that later moment.
+    /// The request is delayed before it is read: a correct answer, with the counts of that later time.
     HeldRequest {
-        /// How long, such as `"2s"`.
+        /// Delay, such as `"2s"`.
         #[serde(with = "humantime_serde")]
         duration: Duration,
     },
     /// Valid JSON of at least this size.
     OversizedBody {
-        /// Size of the body.
+        /// Size of the body, in bytes.
         bytes: usize,
     },
     /// Success without a list of receipts.
     NoList {
-        /// What is in its place.
+        /// What replaces it.
         list: NoList,
     },
     /// Entries are left out.
     MissingEntries,
-    /// Entries have no counts, and `Code` 0 all the same.
+    /// Entries have no counts, but `Code` 0.
     MissingCounts,
     /// Entries have this `Code` and no counts.
     EntryCode {
-        /// Any code but 0.
+        /// Any code except 0.
         code: i32,
     },
-    /// Entries come twice: equal, or with other counts the second time.
+    /// Entries are repeated, equal or with other counts.
     RepeatedEntries {
         /// True: the two contradict each other, and neither counts as answered.
         conflicting: bool,
     },
-    /// Two entries more, for messages that were not asked for.
+    /// Two additional entries, for messages that were not asked for.
     UnaskedEntries,
-    /// The counts are no counts.
+    /// The counts are invalid.
     OutOfRange {
-        /// What stands in their place.
+        /// What replaces them.
         number: BadNumber,
     },
-    /// The numbers are right but written in an unusual way.
+    /// The numbers are correct but in an unusual form.
     Written {
-        /// How they are written.
+        /// The form.
         form: NumberForm,
-        /// Which of the entry's numbers are written so.
+        /// Which of the entry's numbers have this form.
         numbers: Numbers,
     },
     /// The entries come in reverse order.
     ReorderedEntries,
     /// `ActionStatus` FAIL with `ErrorCode` 0, above a list that looks good.
     FailWithoutCode,
-    /// A good answer with fields that nobody knows, at the top and in every entry.
+    /// A correct answer with unknown fields, at the top and in every entry.
     ExtraFields,
 }
 
 impl Fault {
-    /// The name by which the ledger counts it, the same as `kind` in JSON.
+    /// The name in the ledger, the same as `kind` in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ErrorCode { .. } => "error_code",
@@ -127,12 +127,12 @@ impl Fault {
         }
     }
 
-    /// How much later than otherwise the counts are read, and the call ends, if at all.
+    /// Delay before the counts are read; `None` if the call never ends.
     pub(super) fn wait_before_reading(&self) -> Option<Duration> {
         if let Self::HeldRequest { duration } = self { Some(*duration) } else { None }
     }
 
-    /// How much later than otherwise the call ends, once the counts are read.
+    /// Delay of the end of the call after the counts are read.
     pub(super) fn wait_before_answering(&self) -> Duration {
         match self {
             Self::Hang { duration } | Self::ExtraDelay { duration } => *duration,
@@ -141,7 +141,7 @@ impl Fault {
     }
 }
 
-/// What an out-of-range answer carries instead of a count.
+/// What replaces a count in an out-of-range answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadNumber {
@@ -151,29 +151,29 @@ pub enum BadNumber {
     TooLarge,
     /// 2^64 - 1.
     Huge,
-    /// 2^31 - 1: within the range, but no group has so many members.
+    /// 2^31 - 1: within the range, but more members than any group has.
     Implausible,
     /// 0.5.
     Fraction,
-    /// A string that is no number.
+    /// A string that is not a number.
     Text,
     /// null.
     Null,
 }
 
-/// What an answer carries instead of a list of receipts.
+/// What replaces the list of receipts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoList {
-    /// The field is left out.
+    /// The field is missing.
     Absent,
     /// null.
     Null,
-    /// A list without entries.
+    /// An empty list.
     Empty,
 }
 
-/// An unusual way to write a whole number.
+/// An unusual form of a whole number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NumberForm {
@@ -189,7 +189,7 @@ pub enum NumberForm {
 pub enum Numbers {
     /// `ReadNum` and `UnreadNum`.
     Counts,
-    /// `Code` and `MsgSeq` as well.
+    /// Also `Code` and `MsgSeq`.
     All,
 }
 

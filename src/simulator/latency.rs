@@ -1,10 +1,10 @@
-//! How long answers take: one range, or a mix of several. Pure drawing.
+//! The latency of answers: one range, or a mix of several. Pure.
 
 use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 use fastrand::Rng;
 
-/// A mix of ranges with weights; in each, latencies are spread evenly.
+/// A mix of weighted ranges; latencies are evenly distributed in each.
 ///
 /// ```
 /// use receiptd::simulator::Latency;
@@ -16,7 +16,7 @@ use fastrand::Rng;
 pub struct Latency(Vec<(u32, RangeInclusive<Duration>)>);
 
 impl Latency {
-    /// Ranges, each with the share that it has in the sum of all weights. An error says what is impossible.
+    /// Ranges with their weights. The error says what is invalid.
     pub fn mix(parts: impl IntoIterator<Item = (u32, RangeInclusive<Duration>)>) -> Result<Self, &'static str> {
         let parts: Vec<_> = parts.into_iter().collect();
         if parts.iter().any(|(_, range)| range.is_empty()) {
@@ -28,7 +28,7 @@ impl Latency {
         Ok(Self(parts))
     }
 
-    /// Says what is impossible about it, if anything is.
+    /// What is invalid, if anything.
     pub(super) fn fault(&self) -> Option<&'static str> {
         Self::mix(self.0.clone()).err()
     }
@@ -59,7 +59,7 @@ impl From<RangeInclusive<Duration>> for Latency {
 impl FromStr for Latency {
     type Err = String;
 
-    /// Reads `20ms`, `10ms..30ms` or a mix such as `1*20ms, 9*300ms..400ms`.
+    /// Parses `20ms`, `10ms..30ms` or a mix such as `1*20ms, 9*300ms..400ms`.
     fn from_str(text: &str) -> Result<Self, String> {
         let span = |text: &str| humantime::parse_duration(text.trim()).map_err(|error| format!("{text:?}: {error}"));
         let part = |text: &str| {

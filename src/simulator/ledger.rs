@@ -1,7 +1,7 @@
-//! What the service saw and what it answered: the truth that tests compare a client with.
+//! What the service saw and answered: the truth that tests compare a client with.
 //!
-//! Arrivals take sixteen bytes each at most; answers take memory by their changes, not by their number. Only what a client
-//! may rely on is kept as answered: complete, well-formed, asked for.
+//! Arrivals take at most sixteen bytes each; the memory for answers depends on their changes, not on their number.
+//! Only reliable receipts count as answered: complete, well-formed, asked for.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,17 +14,17 @@ use crate::domain::{GroupId, MsgSeq, Receipt};
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
-    /// With an answer whose receipts can be relied on, at least in part.
+    /// With an answer whose receipts are reliable, at least in part.
     Answered,
-    /// With `ActionStatus` FAIL and a code, deserved or ordered.
+    /// With `ActionStatus` FAIL and a code, deserved or configured.
     Refused,
-    /// With nothing usable, as a fault wanted it.
+    /// With nothing usable, because of a fault.
     Faulted,
     /// The client went away before the answer.
     Abandoned,
 }
 
-/// Everything that was seen and answered since the service started.
+/// Everything seen and answered since the service started.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     arrivals: Vec<u64>,
@@ -40,16 +40,16 @@ pub struct Ledger {
     answers: HashMap<GroupId, HashMap<MsgSeq, Answers>>,
 }
 
-/// The receipts answered for a message, each unlike the one before it, in the order in which they were read.
+/// The receipts answered for a message, without repetitions, in the order of reading.
 #[derive(Debug, Clone, Default)]
 struct Answers {
     receipts: Vec<Receipt>,
-    /// When each was read, in microseconds since the service started.
+    /// Times of reading, in microseconds since the service started.
     read_at: Vec<u64>,
 }
 
 impl Answers {
-    /// Takes in an answer. One that left late may have been read before others.
+    /// Adds an answer. A delayed one may have been read before others.
     fn add(&mut self, receipt: Receipt, read_at: u64) {
         let at = self.read_at.partition_point(|earlier| *earlier <= read_at);
         let is_before = at.checked_sub(1).is_some_and(|before| self.receipts[before] == receipt);
@@ -63,17 +63,17 @@ impl Answers {
 }
 
 impl Ledger {
-    /// Attempts on the API's path, refused and faulted ones included.
+    /// Attempts on the API's path, including refused and faulted ones.
     pub fn calls(&self) -> u64 {
         self.arrivals.len() as u64
     }
 
-    /// When each attempt arrived, in microseconds since the service started, ascending.
+    /// Arrivals of the attempts, in microseconds since the service started, ascending.
     pub fn arrivals(&self) -> &[u64] {
         &self.arrivals
     }
 
-    /// The most attempts within any half-open second, wherever it begins.
+    /// Maximum number of attempts within any half-open second, wherever it begins.
     pub fn highest_sliding_second(&self) -> usize {
         highest_sliding_second(&self.arrivals)
     }
@@ -83,47 +83,47 @@ impl Ledger {
         by_whole_second(&self.arrivals)
     }
 
-    /// Connections accepted, for whatever path.
+    /// Accepted connections, for any path.
     pub fn connections(&self) -> u64 {
         self.connections
     }
 
-    /// Requests with a wrong method or path. They are no calls.
+    /// Requests with a wrong method or path. They are not calls.
     pub fn misdirected_requests(&self) -> u64 {
         self.misdirected_requests
     }
 
-    /// Calls whose `random` was not drawn afresh: the same twice in a row, or again with the same question.
+    /// Calls whose `random` was not new: the same twice in a row, or again with the same question.
     pub fn repeated_randoms(&self) -> u64 {
         self.repeated_randoms
     }
 
-    /// Calls that ended so.
+    /// Number of calls with this outcome.
     pub fn ended(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(&outcome).copied().unwrap_or_default()
     }
 
-    /// Calls that have ended. The rest is in flight.
+    /// Calls that have ended. The rest are in flight.
     pub fn ended_calls(&self) -> u64 {
         self.outcomes.values().sum()
     }
 
-    /// How often each `ErrorCode` was answered.
+    /// Number of answers by `ErrorCode`.
     pub fn errors_by_code(&self) -> &BTreeMap<i32, u64> {
         &self.errors_by_code
     }
 
-    /// How often each fault struck, by [`Fault::kind`](super::Fault::kind).
+    /// Number of hits by fault, by [`Fault::kind`](super::Fault::kind).
     pub fn faults_by_kind(&self) -> &BTreeMap<&'static str, u64> {
         &self.faults_by_kind
     }
 
-    /// Well-formed calls for each group, those above the limit included.
+    /// Well-formed calls by group, including those above the limit.
     pub fn calls_by_group(&self) -> &HashMap<GroupId, u64> {
         &self.calls_by_group
     }
 
-    /// Well-formed calls by how many messages they asked for, those above the limit included.
+    /// Well-formed calls by number of messages, including those above the limit.
     pub fn calls_by_batch_size(&self) -> &BTreeMap<usize, u64> {
         &self.calls_by_batch_size
     }
@@ -133,24 +133,25 @@ impl Ledger {
         self.calls_by_batch_size.iter().map(|(size, calls)| *size as u64 * calls).sum()
     }
 
-    /// When the answered calls for a group arrived, in microseconds since the service started, in the order of the answers.
+    /// Arrivals of the answered calls for a group, in microseconds since the service started, in the order of the
+    /// answers.
     pub fn answered_arrivals(&self, group: &GroupId) -> &[u64] {
         self.answered_arrivals.get(group).map_or(&[], Vec::as_slice)
     }
 
-    /// The receipts answered for a message, in the order in which they were read, each unlike the one before it.
+    /// The receipts answered for a message, without repetitions, in the order of reading.
     pub fn answers(&self, group: &GroupId, seq: MsgSeq) -> &[Receipt] {
         self.answers.get(group).and_then(|messages| messages.get(&seq)).map_or(&[], |answers| &answers.receipts)
     }
 
-    /// The same for every message that was ever answered, in no order.
+    /// The same for every message that was ever answered, in arbitrary order.
     pub fn all_answers(&self) -> impl Iterator<Item = (&GroupId, MsgSeq, &[Receipt])> {
         self.answers.iter().flat_map(|(group, messages)| {
             messages.iter().map(move |(seq, answers)| (group, *seq, answers.receipts.as_slice()))
         })
     }
 
-    /// In a line, for the message of a test that fails.
+    /// One line, for the error of a failed test.
     pub(super) fn summary(&self) -> String {
         format!(
             "{} calls, ended as {:?}, with the codes {:?} and the faults {:?}",
@@ -191,7 +192,7 @@ impl Ledger {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    /// Records an answer to a call that arrived at the first of two moments and was read at the second.
+    /// Adds an answer to a call with the time of its arrival and that of its reading.
     pub(super) fn record_answers(
         &mut self,
         group: &GroupId,

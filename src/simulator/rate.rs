@@ -1,13 +1,13 @@
-//! The service's view of the limit: how many calls lie within any one second, on a clock of microseconds.
+//! The service's view of the limit: the number of calls within any one second, on a clock of microseconds.
 //!
-//! A second is half-open: a call and another exactly one second later are not in the same one. Pure; `now`
-//! comes from the caller and never goes backwards.
+//! A second is half-open: two calls exactly one second apart are not in the same one. Pure; `now` comes from the
+//! caller and never goes backwards.
 
 use std::collections::VecDeque;
 
 const SECOND_MICROS: u64 = 1_000_000;
 
-/// Admits at most so many calls in any sliding second.
+/// Admits at most this many calls in any sliding second.
 #[derive(Debug)]
 pub(super) struct RateWindow {
     limit: usize,
@@ -19,12 +19,12 @@ impl RateWindow {
         Self { limit: calls_per_second as usize, admitted: VecDeque::new() }
     }
 
-    /// Holds from the next call on.
+    /// Applies from the next call on.
     pub fn set_limit(&mut self, calls_per_second: u32) {
         self.limit = calls_per_second as usize;
     }
 
-    /// True if the call at `now` is within the limit; a refused call does not count against later ones.
+    /// True if the call at `now` is within the limit; refused calls don't count.
     pub fn admit(&mut self, now: u64) -> bool {
         while self.admitted.front().is_some_and(|first| first + SECOND_MICROS <= now) {
             self.admitted.pop_front();
@@ -37,7 +37,7 @@ impl RateWindow {
     }
 }
 
-/// The most arrivals that any half-open window of one second holds; `arrivals` in ascending order.
+/// Maximum number of arrivals in any half-open window of one second; `arrivals` in ascending order.
 pub(super) fn highest_sliding_second(arrivals: &[u64]) -> usize {
     let mut first = 0;
     let mut highest = 0;

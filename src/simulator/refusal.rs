@@ -1,12 +1,12 @@
-//! Why the simulated service refuses a call, and with which of the public codes.
+//! Why the simulated service refuses a call, and with which public code.
 //!
-//! The documentation gives the codes but seldom says which mistake earns which one; each choice is explained
-//! where it is made. No refusal repeats a UserSig or a key.
+//! The documentation lists the codes but rarely the mistakes that cause them; each choice is explained here. No
+//! refusal repeats a UserSig or a key.
 
-/// A call that was answered with `ActionStatus` FAIL and a code.
+/// A call answered with `ActionStatus` FAIL and a code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    /// 60002, "HTTP parsing error": `random`, `contenttype` or the set of parameters is not as it should be.
+    /// 60002, "HTTP parsing error": invalid `random`, `contenttype` or set of parameters.
     #[error("the URL parameters are wrong: {0}")]
     UrlParameters(&'static str),
     /// 60004, "identifier or UserSig in the URL is wrong".
@@ -21,7 +21,7 @@ pub(super) enum Refusal {
     /// 60010, "needs an app admin".
     #[error("the identifier of the URL is not this app's admin")]
     NotAdmin,
-    /// 60011, "the SDKAppID's calls are too frequent": of the slow-down codes the one that speaks of the whole app.
+    /// 60011, "the SDKAppID's calls are too frequent": the slow-down code for the whole app.
     #[error("too many calls for this app in one second")]
     TooManyCalls,
     /// 70002, "the UserSig is empty".
@@ -60,8 +60,8 @@ pub(super) enum Refusal {
     /// 10018, "the answer is over 1 MB".
     #[error("the answer would be larger than 1 MB")]
     AnswerTooLarge,
-    /// A code that a test asked for.
-    #[error("code {0} as ordered")]
+    /// A code configured by a test.
+    #[error("code {0} as configured")]
     Ordered(i32),
 }
 

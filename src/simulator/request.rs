@@ -1,6 +1,6 @@
-//! Reads one call strictly: the five URL parameters and the body, nothing more and nothing less.
+//! Parses one call strictly: the five URL parameters and the body, nothing more and nothing less.
 //!
-//! What the documentation does not show is refused, so that a client that only works by leniency is found out.
+//! Anything undocumented is refused, so that a client that relies on leniency fails.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,7 +19,7 @@ pub(super) struct ReceiptRequest {
     pub seqs: Vec<MsgSeq>,
 }
 
-/// Checks the URL parameters and gives back `random`. Every parameter must be there once and no other may be.
+/// Checks the URL parameters and returns `random`. Every parameter must occur exactly once, and no others.
 pub(super) fn check_parameters(
     parameters: &[(String, String)],
     credentials: &Credentials,
@@ -47,10 +47,10 @@ fn by_name(parameters: &[(String, String)]) -> Result<BTreeMap<&str, &str>, Refu
     let mut by_name = BTreeMap::new();
     for (name, value) in parameters {
         if !KNOWN.contains(&name.as_str()) {
-            return Err(Refusal::UrlParameters("there is one that the call does not have"));
+            return Err(Refusal::UrlParameters("an unknown parameter"));
         }
         if by_name.insert(name.as_str(), value.as_str()).is_some() {
-            return Err(Refusal::UrlParameters("one is given twice"));
+            return Err(Refusal::UrlParameters("a repeated parameter"));
         }
     }
     Ok(by_name)
@@ -65,7 +65,7 @@ struct Body {
     messages: Vec<AskedMessage>,
 }
 
-/// Read through a map, because serde would take `[1]` for `{"MsgSeq":1}`.
+/// Parsed through a map, because serde would accept `[1]` for `{"MsgSeq":1}`.
 #[derive(Deserialize)]
 #[serde(try_from = "BTreeMap<String, i64>")]
 struct AskedMessage(MsgSeq);
@@ -81,7 +81,7 @@ impl TryFrom<BTreeMap<String, i64>> for AskedMessage {
     }
 }
 
-/// Reads the body; `max_batch` is the longest `MsgSeqList` that is taken.
+/// Parses the body; `max_batch` is the maximum length of `MsgSeqList`.
 pub(super) fn parse_body(body: &[u8], max_batch: Option<usize>) -> Result<ReceiptRequest, Refusal> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Refusal::Body("not a JSON object".to_owned()));
@@ -100,9 +100,9 @@ pub(super) fn parse_body(body: &[u8], max_batch: Option<usize>) -> Result<Receip
     Ok(ReceiptRequest { group, seqs: body.messages.into_iter().map(|message| message.0).collect() })
 }
 
-/// Finds a client that does not draw `random` afresh. A u32 repeats by chance now and then, so a value counts
-/// as repeated only where chance is out of the question: in two calls in a row, or with the same question
-/// (group and seqs) among the last 1,024 calls, which is what a careless retry looks like.
+/// Detects a client that does not draw a new `random`. A u32 repeats by chance now and then, so a value only counts
+/// as repeated if chance is out of the question: in two consecutive calls, or with the same question (group and seqs)
+/// among the last 1,024 calls, as in a careless retry.
 #[derive(Debug, Default)]
 pub(super) struct RecentRandoms {
     calls: VecDeque<(u32, ReceiptRequest)>,

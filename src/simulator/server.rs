@@ -1,8 +1,9 @@
-//! One call from its arrival to its answer: count it, judge it, let a fault strike, wait, answer, record.
+//! One call from its arrival to its answer: count it, check it, apply a fault, wait, answer, record.
 //!
-//! The limit goes before everything and holds for every attempt, so that no fault hides a client that calls too often; faults
-//! strike only calls that are well-formed and within the limit. Receipts are read when the request arrives, or later if a fault
-//! holds it up; the answer may take its time afterwards. They are recorded, with the moment of reading, when it leaves.
+//! The limit comes first and applies to every attempt, so that no fault hides a client that calls too often. Faults
+//! only apply to calls that are well-formed and within the limit. Receipts are read when the request arrives, or
+//! later if a fault delays it; the answer may follow later. They are recorded, with the time of reading, when it
+//! leaves.
 
 use std::{
     io,
@@ -40,12 +41,12 @@ use crate::{
 
 /// The API's path.
 pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
-/// Room for some 50,000 seqs, far beyond what an answer of 1 MB can carry.
+/// Maximum size of a request: about 50,000 seqs, far more than an answer of 1 MB can contain.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
-/// What a call read of the world.
+/// What a call read from the world.
 struct Reading {
-    /// When, in microseconds since the service started.
+    /// Time of reading, in microseconds since the service started.
     micros: u64,
     receipts: Result<Vec<(MsgSeq, Receipt)>, Refusal>,
 }
@@ -103,7 +104,7 @@ impl Service {
         }
     }
 
-    /// The clock's time at the start plus what has passed since: it never goes back, so no count falls.
+    /// The clock's time at the start plus the time since: it never goes back, so no count falls.
     pub fn now(&self) -> Timestamp {
         self.started_at + self.started.elapsed()
     }
@@ -123,7 +124,7 @@ impl Service {
         result.unwrap_or_else(|| unreachable!("send_modify calls its closure"))
     }
 
-    /// Records the arrival and says whether it is within the limit, in one step, so that arrivals ascend.
+    /// Records the arrival and checks the limit in one step, so that arrivals ascend.
     fn arrive(self: &Arc<Self>) -> (CallInFlight, bool) {
         let mut rate = lock(&self.rate);
         let micros = self.now_micros();
@@ -136,7 +137,7 @@ impl Service {
 
     fn judge(&self, uri: &Uri, body: Result<Bytes, axum::Error>) -> Result<ReceiptRequest, Refusal> {
         let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|_| Refusal::UrlParameters("the query cannot be read"))?;
+            .map_err(|_| Refusal::UrlParameters("the query can't be read"))?;
         let random = check_parameters(&parameters, &self.credentials, self.now())?;
         let body = body.map_err(|error| Refusal::Body(error.to_string()))?;
         let request = parse_body(&body, self.max_batch)?;
@@ -151,7 +152,7 @@ impl Service {
         Some(rule)
     }
 
-    /// Readings are in the order of their moments, since one is made at a time.
+    /// Readings are in order of time, since one is made at a time.
     fn read(&self, request: &ReceiptRequest) -> Reading {
         self.record(|_| Reading {
             micros: self.now_micros(),
@@ -168,7 +169,7 @@ impl Service {
     }
 }
 
-/// A call that has arrived. However its handler ends, the ledger hears of it exactly once.
+/// A call that has arrived. However its handler ends, the ledger records it exactly once.
 struct CallInFlight {
     service: Arc<Service>,
     number: u64,
@@ -185,7 +186,7 @@ impl Drop for CallInFlight {
     }
 }
 
-/// The API: everything but a fault of the network is HTTP 200.
+/// The API: everything except a network fault is HTTP 200.
 pub(super) async fn receipt_call(
     State(service): State<Arc<Service>>,
     ConnectInfo(wire): ConnectInfo<Wire>,
@@ -194,7 +195,7 @@ pub(super) async fn receipt_call(
     let (call, within_limit) = service.arrive();
     let (head, body) = request.into_parts();
     let body = to_bytes(body, MAX_REQUEST_BYTES).await;
-    // A call above the limit is read as well: its `random` and its messages count.
+    // A call above the limit is parsed too: its `random` and its messages count.
     let judged = service.judge(&head.uri, body);
     let judged = if within_limit { judged } else { Err(Refusal::TooManyCalls) };
     let rule = judged.as_ref().ok().and_then(|request| service.strike(request));
@@ -210,7 +211,7 @@ pub(super) async fn receipt_call(
     }
 }
 
-/// A request for anything else, answered as any HTTP server does.
+/// Any other request, answered like an HTTP server does.
 pub(super) async fn misdirected(State(service): State<Arc<Service>>, uri: Uri) -> StatusCode {
     service.record(Ledger::record_misdirected);
     if uri.path() == PATH { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::NOT_FOUND }
@@ -279,11 +280,11 @@ fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Announces the whole body, sends half of it and lets the connection break.
+/// Announces the whole body, sends half of it and breaks the connection.
 fn half(body: Bytes) -> Response {
     let first_half = stream::iter([Ok(body.slice(..body.len() / 2))]);
     let broken = stream::once(async {
-        // Waiting once makes the server flush what it has, so that the break comes after it.
+        // Waiting once makes the server flush its buffer before the break.
         tokio::task::yield_now().await;
         Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by a fault"))
     });

@@ -1,5 +1,5 @@
-//! Verifies a UserSig (TLSSigAPIv2) the way the service does: undo it, compare it with the request, check the
-//! HMAC and the expiry. Written on its own, so that a mistake in the code that signs can't be repeated here.
+//! Verifies a UserSig (TLSSigAPIv2) as the service does: decode it, compare it with the request, check the HMAC and
+//! the expiry. Independent of the signing code, so that no mistake is repeated.
 
 use std::io::Read;
 
@@ -13,10 +13,10 @@ use sha2::Sha256;
 use super::refusal::Refusal;
 use crate::domain::{SdkAppId, Timestamp};
 
-/// A signature's JSON takes some 200 bytes: what inflates beyond this is none.
+/// Maximum size after inflating. A signature's JSON takes about 200 bytes.
 const MAX_INFLATED_BYTES: u64 = 4096;
 
-/// Whom the service takes for the admin of the app, and the key that signs for that account.
+/// The app's admin account, and the key that signs for it.
 #[derive(Debug)]
 pub(super) struct Credentials {
     pub sdk_app_id: SdkAppId,
@@ -139,7 +139,7 @@ mod tests {
         (vector["usersig_python"].as_str().unwrap().to_owned(), credentials_of(&vector))
     }
 
-    /// Packs any bytes the way a UserSig is packed.
+    /// Packs any bytes like a UserSig.
     fn pack(content: &[u8]) -> String {
         let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(content).unwrap();

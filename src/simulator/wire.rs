@@ -1,5 +1,5 @@
-//! The connections, so that a fault can cut or stall them: an ordinary TCP listener whose connections refuse to carry
-//! another byte once they are cut, and carry none while the way to the service stands still.
+//! Connections that faults can cut or block: an ordinary TCP listener whose connections carry no byte after they are
+//! cut, and none while the network is blocked.
 
 use std::{
     io,
@@ -42,12 +42,12 @@ impl Wire {
     }
 }
 
-/// The way to the service, which all connections share.
+/// The network, shared by all connections.
 pub(super) trait Way: Send + Sync {
-    /// Notes that a connection was made.
+    /// Counts a connection.
     fn record_connection(&self);
 
-    /// Until when nothing arrives and no answer leaves, if that is so now.
+    /// Until when the network is blocked, if it is.
     fn stalled_until(&self) -> Option<std::time::Instant>;
 }
 
@@ -88,7 +88,7 @@ impl Connected<IncomingStream<'_, WireListener>> for Wire {
     }
 }
 
-/// A TCP stream that its [`Wire`] can cut and the service can stall.
+/// A TCP stream that its [`Wire`] can cut and the service can block.
 pub(super) struct WireStream {
     stream: TcpStream,
     wire: Wire,
@@ -96,7 +96,7 @@ pub(super) struct WireStream {
     outbound: Gate,
 }
 
-/// Lets nothing through while the way to the service stands still.
+/// Lets nothing through while the network is blocked.
 struct Gate {
     way: Arc<dyn Way>,
     opens: Option<Pin<Box<Sleep>>>,

@@ -1,7 +1,7 @@
-//! The groups and messages that the simulated service knows, and what their receipts are at a moment.
+//! The groups and messages of the simulated service, and their receipts at any time.
 //!
-//! Everything follows from a seed: two worlds of one seed give the same counts for the same ages. Tests may set
-//! members, sending times, receipts and codes by hand, also while the service runs.
+//! Everything follows from a seed: two worlds with the same seed give the same counts at the same ages. Tests may set
+//! members, sending times, receipts and codes, also while the service runs.
 
 use std::{
     collections::HashMap,
@@ -16,27 +16,27 @@ use sha2::{Digest, Sha256};
 use super::{curve::ReadingCurve, refusal::Refusal};
 use crate::domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp};
 
-/// Receipts work in groups of at most so many members.
+/// Maximum number of members of a group with receipts.
 const MAX_MEMBERS: u16 = 200;
-/// Keeps the draw for a message's code apart from the draws of its curve.
+/// Separates the draw of a message's code from those of its curve.
 const CODE_DRAW: u64 = 0x5eed_c0de;
 
-/// What the world is like where nothing was set by hand.
+/// Defaults of the world.
 #[derive(Debug, Clone)]
 pub struct WorldConfig {
-    /// Decides everything that looks random.
+    /// Seed of everything random.
     pub seed: u64,
-    /// Members of a group, its senders included, drawn evenly from this range within 2..=200.
+    /// Number of members of a group, including the sender, drawn evenly from this range within 2..=200.
     pub members: RangeInclusive<u16>,
-    /// The typical time after which half of a message's readers have read it.
+    /// Typical time until half of a message's readers have read it.
     pub median_reading_time: Duration,
-    /// How much faster than the clock members read: with 60, an hour's reading takes a minute. Above 0.
+    /// Factor by which members read faster than the clock: with 60, an hour's reading takes a minute. Above 0.
     pub speed: f64,
     /// True: every well-formed group id exists. False: only the groups that were added.
     pub open: bool,
-    /// The share of messages, 0 to 1, that have no receipt (code 10062).
+    /// Fraction of messages, 0 to 1, without a receipt (code 10062).
     pub no_receipt_share: f64,
-    /// The share of messages, 0 to 1, that are online-only (code 10061).
+    /// Fraction of messages, 0 to 1, that are online-only (code 10061).
     pub online_only_share: f64,
 }
 
@@ -55,7 +55,7 @@ impl Default for WorldConfig {
 }
 
 impl WorldConfig {
-    /// Says what is impossible about the config, if anything is.
+    /// What is invalid, if anything.
     pub(super) fn fault(&self) -> Option<&'static str> {
         let share = 0.0..=1.0;
         let checks = [
@@ -84,7 +84,7 @@ struct Message {
     fixed: Option<Receipt>,
 }
 
-/// Groups and messages, shared between the service and whoever arranges them.
+/// Groups and messages, shared between the service and tests.
 #[derive(Debug)]
 pub struct World {
     config: WorldConfig,
@@ -96,18 +96,18 @@ impl World {
         Self { config, groups: Mutex::default() }
     }
 
-    /// Adds a group with so many members or changes their number. Above 200 its calls are refused with 10060.
+    /// Adds a group or changes its number of members. Above 200 its calls are refused with 10060.
     pub fn add_group(&self, group: &GroupId, members: u16) {
         self.edit(group, |entry| entry.members = members);
     }
 
-    /// Has every call for the group refused with `code` (10007 for an AVChatRoom, 10010 once it is dissolved, …);
-    /// 0 puts it back to normal.
+    /// Refuses every call for the group with `code` (10007 for an AVChatRoom, 10010 after its dissolution, …); 0 ends
+    /// that.
     pub fn set_group_code(&self, group: &GroupId, code: i32) {
         self.edit(group, |entry| entry.code = code);
     }
 
-    /// Says when a message was sent. Without it, a message counts as sent when it is first asked for.
+    /// Sets the time of sending. Otherwise, a message counts as sent when it is first asked for.
     pub fn send_message(&self, group: &GroupId, seq: MsgSeq, sent_at: Timestamp) {
         self.edit_message(group, seq, |message| message.sent_at = Some(sent_at));
     }
@@ -118,13 +118,14 @@ impl World {
         self.edit_message(group, seq, |message| message.fixed = Some(receipt));
     }
 
-    /// Answers for a message with a per-message code and no counts from now on; 0 puts it back on its curve.
+    /// Answers for a message with a code and no counts from now on; 0 returns it to its curve.
     pub fn set_message_code(&self, group: &GroupId, seq: MsgSeq, code: i32) {
         let receipt = (code != 0).then_some(Receipt { code, counts: None });
         self.edit_message(group, seq, |message| message.fixed = receipt);
     }
 
-    /// When the `count`-th member reads a message by its curve; `None` if so many never do, or nothing asked for it yet.
+    /// The time when the `count`-th member reads a message by its curve; `None` if fewer ever do, or if it was never
+    /// asked for.
     pub fn read_at(&self, group: &GroupId, seq: MsgSeq, count: u32) -> Option<Timestamp> {
         let groups = self.lock();
         let entry = groups.get(group)?;
@@ -132,7 +133,7 @@ impl World {
         Some(entry.messages.get(&seq)?.sent_at? + Duration::try_from_secs_f64(age).ok()?)
     }
 
-    /// The receipts of some messages of one group at a moment, in the order asked.
+    /// The receipts of some messages of one group at a time, in the order asked.
     pub(super) fn receipts(
         &self,
         group: &GroupId,

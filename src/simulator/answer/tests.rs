@@ -1,4 +1,4 @@
-//! What goes out for each fault of the body, and what of it counts as answered.
+//! The body for each fault, and the receipts that count as answered.
 
 use super::*;
 use crate::{domain::Counts, simulator::fault::When};

@@ -1,6 +1,6 @@
-//! How domain values are written in the JSON of the control interface.
+//! Domain values in the JSON of the control interface.
 
-/// serde for what is parsed from and printed as text.
+/// serde for types that are parsed from and printed as text.
 pub(in crate::simulator) mod as_text {
     use std::{fmt::Display, str::FromStr};
 
@@ -19,7 +19,7 @@ pub(in crate::simulator) mod as_text {
     }
 }
 
-/// serde for a seq as the number that it is.
+/// serde for a seq as a number.
 pub(in crate::simulator) mod as_number {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -1,4 +1,4 @@
-//! Which calls a fault strikes, and how many of them. Pure matching.
+//! Which calls a fault applies to, and how many of them. Pure matching.
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::{
     simulator::{request::ReceiptRequest, world::seed_of},
 };
 
-/// Which of the well-formed calls a rule is for.
+/// The well-formed calls that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum When {
@@ -25,7 +25,7 @@ pub enum When {
         #[serde(with = "as_text")]
         group_id: GroupId,
     },
-    /// Calls that ask for this message, alone or among others.
+    /// Calls that ask for this message, alone or with others.
     Message {
         /// Its group.
         #[serde(with = "as_text")]
@@ -34,48 +34,48 @@ pub enum When {
         #[serde(with = "as_number")]
         msg_seq: MsgSeq,
     },
-    /// Calls that ask for more messages than so many.
+    /// Calls that ask for more than this number of messages.
     MoreThan {
-        /// The most messages of a call that the rule is not for.
+        /// Maximum number of messages in an unaffected call.
         messages: usize,
     },
-    /// Calls for a part of the groups, the same groups for the same seed.
+    /// Calls for a fraction of the groups, the same groups for the same seed.
     GroupShare {
         /// 0 to 1.
         share: f64,
-        /// Decides which groups.
+        /// Selects the groups.
         seed: u64,
     },
-    /// The n-th call that comes to this rule, the 2n-th and so on; never with 0.
+    /// Every n-th call that reaches this rule; never with 0.
     EveryNth {
         /// n.
         n: u64,
     },
-    /// Each call that comes to this rule with this probability, the same calls for the same seed.
+    /// Each call that reaches this rule, with this probability; the same calls for the same seed.
     Probability {
         /// 0 to 1.
         probability: f64,
-        /// Decides which calls.
+        /// Selects the calls.
         seed: u64,
     },
 }
 
-/// A fault, the calls it is for, and how many of them it hits at most.
+/// A fault, the calls it applies to, and their maximum number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
-    /// What goes wrong.
+    /// The fault.
     pub fault: Fault,
-    /// In which calls; all by default.
+    /// The calls it applies to; default: all.
     #[serde(default)]
     pub when: When,
-    /// How many calls it hits before it is used up; without it, no end.
+    /// Maximum number of calls it applies to; `None`: unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
 }
 
 impl FaultRule {
-    /// The one message that the rule is about, if it is about one.
+    /// The message of the rule, if it is for one.
     pub(in crate::simulator) fn message(&self) -> Option<MsgSeq> {
         match &self.when {
             When::Message { msg_seq, .. } => Some(*msg_seq),
@@ -90,7 +90,7 @@ struct ActiveRule {
     considered: u64,
 }
 
-/// The rules in force, in the order in which they were added.
+/// The rules in the order in which they were added.
 #[derive(Debug, Default)]
 pub(in crate::simulator) struct FaultRules(Vec<ActiveRule>);
 
@@ -103,7 +103,7 @@ impl FaultRules {
         self.0.clear();
     }
 
-    /// The first rule that is for the call, which is counted as a hit. Later rules do not see the call.
+    /// The first rule that matches the call, which is counted as a hit. Later rules don't see the call.
     pub fn strike(&mut self, request: &ReceiptRequest) -> Option<FaultRule> {
         let index = self.0.iter_mut().position(|active| active.is_for(request))?;
         let rule = &mut self.0[index].rule;
