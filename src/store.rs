@@ -1,4 +1,4 @@
-//! Postgres: the watch list, the schedule and the time series. All SQL of the daemon is here and nothing of HTTP.
+//! PostgreSQL: the watch list, the schedule and the time series. Contains all SQL of the daemon, and nothing of HTTP.
 
 mod arrays;
 mod bounds;
@@ -81,24 +81,24 @@ use crate::{
     postgres_url::PostgresUrl,
 };
 
-/// What is watched of an app.
+/// How much of an app is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Watched {
-    /// Groups that are polled.
+    /// Number of active groups.
     pub groups: i64,
-    /// Messages in them that are polled.
+    /// Number of active messages in them.
     pub messages: i64,
-    /// Groups that the service refuses.
+    /// Number of groups that the service refuses.
     pub quarantined: i64,
 }
 
-/// The database of one app.
+/// The database of an app.
 #[derive(Debug, Clone)]
 pub struct Store {
     connections: Connections,
     sdk_app_id: SdkAppId,
     clock: Arc<Clock>,
-    /// Where it is set, the poller's writes do nothing once the lease has passed to another.
+    /// If set, the poller's writes have no effect once the lease has passed to another process.
     fence: Option<Fence>,
 }
 
@@ -106,47 +106,47 @@ impl Store {
     /// Sets up the pool; connections are made when they are needed.
     ///
     /// # Errors
-    /// If the URL is none.
+    /// If the URL is invalid.
     pub fn new(url: &SecretString, max_connections: u32, sdk_app_id: SdkAppId) -> Result<Self, ConnectError> {
         let connections = Connections::new(connect_options(url)?, max_connections);
         Ok(Self { connections, sdk_app_id, clock: Arc::new(Clock::new(clock::now)), fence: None })
     }
 
-    /// The same beside another clock of this machine.
+    /// The same with another clock for this machine.
     #[must_use]
     pub fn beside(self, wall: fn() -> Timestamp) -> Self {
         Self { clock: Arc::new(Clock::new(wall)), ..self }
     }
 
-    /// The same database and clock by connections of its own, which never wait for those of this one.
+    /// The same database and clock with separate connections, which never wait for those of this one.
     ///
     /// # Errors
-    /// If the URL is none.
+    /// If the URL is invalid.
     pub fn apart(&self, url: &SecretString, max_connections: u32) -> Result<Self, ConnectError> {
         let connections = Connections::new(connect_options(url)?, max_connections);
         connections.name_statements(self.connections.may_name_statements());
         Ok(Self { connections, ..self.clone() })
     }
 
-    /// The same store. Statements are prepared once a connection if they may, and if no proxy is recognised behind which that
-    /// fails; otherwise each time anew.
+    /// The same store. With `true`, statements are prepared once per connection, unless a proxy is detected behind
+    /// which that would fail; otherwise each time they are used.
     #[must_use]
     pub fn with_prepared_statements(self, may: bool) -> Self {
         self.connections.name_statements(may);
         self
     }
 
-    /// The database's clock, as it was read last: every look at the lease reads it.
+    /// The database's clock, as of its last reading: every check of the lease reads it.
     pub fn clock(&self) -> &Arc<Clock> {
         &self.clock
     }
 
-    /// The database's time, read anew.
+    /// The database's time, from a new reading.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
-        self.run("asking the database for the time", SHORT, async |database| {
+        self.run("reading the database's time", SHORT, async |database| {
             let asked_at = clock::uptime();
             let time = query_scalar("SELECT clock_timestamp()").fetch_one(database).await?;
             self.note_time(asked_at, time);
@@ -156,7 +156,7 @@ impl Store {
         Ok(self.clock.now())
     }
 
-    /// The oldest PostgreSQL that the schema is written for and tested with.
+    /// The oldest PostgreSQL that the schema supports.
     pub const OLDEST_SERVER: i32 = 15;
 
     /// The major version of the server.
@@ -165,10 +165,10 @@ impl Store {
     /// If the database does not answer.
     pub async fn server_version(&self) -> Result<i32, StoreError> {
         let version = query_scalar("SELECT current_setting('server_version_num')::integer / 10000");
-        self.run("asking the database for its version", SHORT, async |database| version.fetch_one(database).await).await
+        self.run("reading the server version", SHORT, async |database| version.fetch_one(database).await).await
     }
 
-    /// Counts what is watched of this app.
+    /// Counts the app's watched groups and messages.
     ///
     /// # Errors
     /// If the database fails.
@@ -182,11 +182,11 @@ impl Store {
         )
         .bind(self.app());
         let (groups, quarantined, messages) =
-            self.run("counting what is watched", LONG, async |database| counts.fetch_one(database).await).await?;
+            self.run("counting watched messages", LONG, async |database| counts.fetch_one(database).await).await?;
         Ok(Watched { groups, messages, quarantined })
     }
 
-    /// Takes in a time that was read from the database's clock, which it was asked for at `asked_at`.
+    /// Adds a reading of the database's clock, asked for at `asked_at`.
     fn note_time(&self, asked_at: Instant, database: Timestamp) {
         self.clock.learn(Reading { asked_at, answered_at: clock::uptime(), database });
     }
@@ -196,7 +196,7 @@ impl Store {
         self.sdk_app_id
     }
 
-    /// The app, as SQL knows it.
+    /// The app as an SQL value.
     fn app(&self) -> i64 {
         i64::from(self.sdk_app_id.get())
     }
@@ -205,7 +205,7 @@ impl Store {
         self.connections.begin(doing, patience).await
     }
 
-    /// Reads the rows of a query within `patience`. It may be sent anew on another connection.
+    /// Reads the rows of a query within `patience`. It may be sent again on another connection.
     async fn read(
         &self,
         doing: &'static str,
@@ -215,7 +215,7 @@ impl Store {
         self.connections.read(doing, patience, query).await
     }
 
-    /// Does `work` in one transaction, which is to end within `patience`.
+    /// Runs `work` in one transaction with the deadline `patience`.
     async fn run<T>(
         &self,
         doing: &'static str,
@@ -227,7 +227,7 @@ impl Store {
         transaction.end(outcome).await
     }
 
-    /// The same for what the poller writes: it has no effect once the lease has passed to another.
+    /// The same for writes of the poller: they have no effect once the lease has passed to another process.
     async fn run_fenced<T>(
         &self,
         doing: &'static str,
@@ -237,7 +237,7 @@ impl Store {
         self.run_recording(doing, patience, None, work).await
     }
 
-    /// The same for what goes into the time series: `wrote` is the time of its oldest row.
+    /// The same for writes to the time series: `wrote` is the time of the oldest row.
     async fn run_recording<T>(
         &self,
         doing: &'static str,
@@ -253,10 +253,11 @@ impl Store {
         }
     }
 
-    /// Has new connections use the password and the parameters of another URL of the same database. Those that there are stay.
+    /// Lets new connections use the password and the parameters of another URL of the same database. Existing ones
+    /// stay.
     ///
     /// # Errors
-    /// If the URL is none.
+    /// If the URL is invalid.
     pub fn change_url(&self, url: &SecretString) -> Result<(), ConnectError> {
         self.connections.change_options(connect_options(url)?);
         Ok(())
@@ -274,7 +275,7 @@ fn connect_options(url: &SecretString) -> Result<PgConnectOptions, ConnectError>
     if options.get_application_name().is_none() {
         options = options.application_name("receiptd");
     }
-    // What is slow shows in metrics; statements in the log would bury what matters. The parameters that sqlx sends at the
-    // start are those that PgBouncer knows, but for extra_float_digits, of which binary values have no need.
+    // Slow operations show in metrics; logging statements would bury important messages. sqlx sends startup
+    // parameters that PgBouncer knows, except extra_float_digits, which binary values don't need.
     Ok(options.disable_statement_logging().extra_float_digits(None))
 }

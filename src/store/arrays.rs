@@ -1,5 +1,5 @@
-//! Columns that are arrays, read from the bytes in which the server sends them: so an element takes a few nanoseconds, where
-//! sqlx asks each for its type. A slot has hundreds of them, and every poll reads one.
+//! Array columns, parsed from the server's binary format: an element takes a few nanoseconds, while sqlx checks the
+//! type of each. A slot has hundreds of them, and every poll reads one.
 
 use chrono::DateTime;
 use sqlx::{
@@ -9,14 +9,14 @@ use sqlx::{
 
 use crate::domain::Timestamp;
 
-/// The beginning of PostgreSQL's calendar, 2000-01-01, in microseconds since that of Unix.
+/// The epoch of PostgreSQL, 2000-01-01, in microseconds since the Unix epoch.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The elements of an array of one dimension, of which each takes `N` bytes and is what `of` makes of these. There are none if it
 /// is another array, which only a person may have made.
 ///
 /// # Errors
-/// If the column is not there.
+/// If the column does not exist.
 pub(super) fn elements<const N: usize, T>(
     row: &PgRow,
     column: &str,
@@ -28,13 +28,13 @@ pub(super) fn elements<const N: usize, T>(
     Ok(is_binary.then(|| read(bytes, of)).flatten().unwrap_or_default())
 }
 
-/// A time, as an element has it.
+/// A time from the bytes of an element.
 pub(super) fn time(bytes: [u8; 8]) -> Option<Timestamp> {
     DateTime::from_timestamp_micros(i64::from_be_bytes(bytes).checked_add(EPOCH_MICROS)?)
 }
 
-/// The array in PostgreSQL's binary form: how many dimensions, whether there are nulls, the type, and for each dimension its length
-/// and lower bound; then each element after its length.
+/// An array in PostgreSQL's binary format: number of dimensions, whether there are nulls, the type, and for each
+/// dimension its length and lower bound; then each element after its length.
 fn read<const N: usize, T>(bytes: &[u8], of: fn([u8; N]) -> Option<T>) -> Option<Vec<Option<T>>> {
     let (dimensions, bytes) = bytes.split_first_chunk()?;
     match i32::from_be_bytes(*dimensions) {
@@ -68,7 +68,7 @@ fn read<const N: usize, T>(bytes: &[u8], of: fn([u8; N]) -> Option<T>) -> Option
 mod tests {
     use super::*;
 
-    /// An array of one dimension, by the bytes of its elements.
+    /// A one-dimensional array with these elements.
     fn array(elements: &[Option<&[u8]>]) -> Vec<u8> {
         let length = i32::try_from(elements.len()).unwrap();
         let mut bytes: Vec<u8> = [1, 1, 23, length, 1].iter().flat_map(|number: &i32| number.to_be_bytes()).collect();

@@ -1,12 +1,11 @@
-//! What the daemon tells the functions of the schema, which can't read its configuration: the bounds on what is watched, and
-//! how much that is.
+//! The app's limits and counts for the functions of the schema, which can't read the daemon's configuration.
 
 use super::{Store, StoreError, statement::query, transaction::LONG};
 use crate::domain::Bounds;
 
 impl Store {
-    /// Notes the bounds of this app and a count to compare them with. Writes nothing if neither has changed: an idle daemon
-    /// would otherwise wake the server's log every few seconds. If a roll-up holds the row, the next count does it.
+    /// Stores the app's limits and a count to compare them with. Writes nothing if neither has changed, since an idle
+    /// daemon would otherwise write WAL every few seconds. If a roll-up has locked the row, the next count does it.
     ///
     /// # Errors
     /// If the database fails.
@@ -40,7 +39,7 @@ impl Store {
         .bind(bounds.messages_per_call)
         .bind(bounds.messages)
         .bind(bounds.groups);
-        self.run("noting the bounds of the app", LONG, async |database| {
+        self.run("storing the app's limits", LONG, async |database| {
             make.execute(&mut *database).await?;
             note.execute(database).await
         })

@@ -1,8 +1,8 @@
-//! Transactions on rows that others may hold or change: they wait for nobody.
+//! Transactions on rows that others may lock or change: they don't wait.
 //!
-//! A row that somebody holds costs them a moment, and then they are rolled back: whoever calls looks for it by halving, and
-//! leaves it for later. So an owner's open transaction holds up only what it touches, and nothing here is ever part of a deadlock
-//! for long enough to be found in one.
+//! A locked row costs them a moment, then they are rolled back: the caller finds it by halving, and postpones it. So
+//! an owner's open transaction only delays what it touches, and nothing here waits long enough to be part of a
+//! detected deadlock.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -15,42 +15,42 @@ use tokio::time::timeout_at;
 use super::{Store, StoreError, session::Session, sqlstate::sqlstate};
 use crate::domain::Timestamp;
 
-/// How long a row is waited for. Less than `deadlock_timeout`, which is a second by default.
+/// Maximum time to wait for a row. Less than `deadlock_timeout`, which is a second by default.
 const BRIEFLY: &str = "100ms";
 
-/// How long what is only added waits, where somebody has locked a whole table.
+/// Maximum time that inserts wait for a locked table.
 const PATIENTLY: &str = "SET LOCAL lock_timeout = '3s'";
 
-/// What became of a transaction that waits for nobody.
+/// The result of a transaction that doesn't wait.
 #[derive(Debug)]
 pub(crate) enum Brief<T> {
     /// It is committed.
     Done(T),
-    /// Somebody holds one of its rows. Nothing was written.
+    /// Another session has locked one of its rows. Nothing was written.
     Held,
-    /// Something is no more as it was read. Nothing was written.
+    /// Something has changed since it was read. Nothing was written.
     Changed,
 }
 
-/// Whether a transaction has all the rows that others may hold.
+/// Whether a transaction has all rows that others may lock.
 #[derive(Debug, Default)]
 pub(super) struct Rows(AtomicBool);
 
 impl Rows {
-    /// From here on rows are only added.
+    /// From here on rows are only inserted.
     pub async fn are_ours(&self, connection: &mut Session) -> Result<(), sqlx::Error> {
         self.0.store(true, Ordering::Relaxed);
         connection.execute(PATIENTLY).await.map(drop)
     }
 }
 
-/// The error of a transaction that finds something else than what was read.
+/// The error of a transaction that finds something changed.
 pub(super) fn changed() -> sqlx::Error {
     sqlx::Error::RowNotFound
 }
 
 impl Store {
-    /// Does `work` in one transaction of the poller that waits for no row. `wrote` is as in `run_recording`.
+    /// Runs `work` in one transaction of the poller that waits for no row. `wrote` is as in `run_recording`.
     pub(super) async fn run_briefly<T>(
         &self,
         doing: &'static str,
@@ -75,7 +75,7 @@ impl Store {
     }
 }
 
-/// Items that are written in parts: what somebody holds or has changed is found by halving. Pure.
+/// Items written in parts: locked and changed ones are found by halving. Pure.
 #[derive(Debug)]
 pub(super) struct Halves<T> {
     parts: Vec<Vec<T>>,
@@ -88,7 +88,7 @@ impl<T> Halves<T> {
         Self { parts: vec![items], left: vec![] }
     }
 
-    /// The next part, of one item at least.
+    /// The next part, of at least one item.
     pub fn take(&mut self) -> Option<Vec<T>> {
         let part = self.parts.pop()?;
         if part.is_empty() { self.take() } else { Some(part) }

@@ -1,43 +1,43 @@
-//! Why an operation on the database failed. An error says what was being done; what can be done about it follows from its
-//! SQLSTATE ([`super::sqlstate`]).
+//! Why a database operation failed. An error names the operation; its SQLSTATE decides the remedy
+//! ([`super::sqlstate`]).
 
 use std::time::Duration;
 
 use crate::{clock, log_throttle::LogThrottle, postgres_url::UrlFault};
 
-/// A database operation that failed: what was being done, and why.
+/// A failed database operation, with the reason.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database or the way to it said so.
+    /// The database or the connection reported an error.
     #[error("{doing} failed")]
     Failed {
-        /// What was being done, and to what.
+        /// The operation and its object, as a gerund.
         doing: &'static str,
-        /// What the database or the way to it said.
+        /// The error of the database or the connection.
         #[source]
         source: sqlx::Error,
     },
-    /// It took too long.
+    /// It exceeded its deadline.
     #[error("{doing} failed: the database gave no answer within {} s", .patience.as_secs())]
     Deadline {
-        /// What was being done, and to what.
+        /// The operation and its object, as a gerund.
         doing: &'static str,
-        /// How long it was waited for.
+        /// The deadline.
         patience: Duration,
     },
-    /// The commit was sent and its answer did not come: it may have been made, or be made later.
+    /// The commit was sent but not answered: it may have been made, or may still be made.
     #[error("{doing} may have failed: the database did not answer the commit")]
     Unanswered {
-        /// What was being done, and to what.
+        /// The operation and its object, as a gerund.
         doing: &'static str,
-        /// What the way to the database said; nothing if it took too long.
+        /// The error of the connection; `None` if the deadline was exceeded.
         #[source]
         source: Option<sqlx::Error>,
     },
-    /// Another receiptd polls this app by now. Nothing was written.
-    #[error("{doing} failed: another receiptd polls this app by now")]
+    /// Another receiptd polls this app now. Nothing was written.
+    #[error("{doing} failed: another receiptd polls this app now")]
     LeaseLost {
-        /// What was being done, and to what.
+        /// The operation and its object, as a gerund.
         doing: &'static str,
     },
 }
@@ -51,18 +51,18 @@ impl StoreError {
         }
     }
 
-    /// Why it failed, in the words of the database or of the way to it.
+    /// The error text of the database or the connection.
     pub fn cause(&self) -> Option<String> {
         let Self::Failed { source, .. } = self else { return None };
         Some(match source {
-            // Its own words end with a line in the source of PostgreSQL.
+            // Errors from the server end with a line in PostgreSQL's source.
             sqlx::Error::Database(error) => error.message().to_owned(),
             sqlx::Error::Io(error) => error.to_string(),
             other => other.to_string(),
         })
     }
 
-    /// What was being done, why it failed, and what can be done about it, in one line.
+    /// The operation, the cause and the remedy, on one line.
     pub fn explain(&self) -> String {
         let cause = self.cause().map_or_else(String::new, |cause| format!(": {cause}"));
         let advice = self.advice().map_or_else(String::new, |advice| format!(": {advice}"));
@@ -70,10 +70,10 @@ impl StoreError {
     }
 }
 
-/// The database can't be used as it is configured.
+/// The database can't be used as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The URL can't be read. What it says is not repeated: it holds the password.
+    /// The URL is invalid. The error doesn't repeat it, since it contains the password.
     #[error("database.url {0}")]
     Url(#[from] UrlFault),
 }

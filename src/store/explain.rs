@@ -1,4 +1,4 @@
-//! All that is known of one group, and of one of its messages: for `receiptd explain`.
+//! The state of a group and one of its messages, for `receiptd explain`.
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -10,43 +10,43 @@ use crate::{
     slot::{GroupKey, SlotId},
 };
 
-/// Calls are looked for so far back.
+/// The latest calls within two days.
 const CALLS: &str = "SELECT called_at, class, code, messages_asked, latency_ms, error FROM receiptd.api_calls
     WHERE group_key = $1 AND called_at > now() - interval '2 days' ORDER BY called_at DESC LIMIT 5";
 
-/// What is known of a group.
+/// The state of a group.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explained {
     /// The group.
     pub group: ExplainedGroup,
-    /// Its calls to be, those that are due first at the head.
+    /// Its slots, in order of due times.
     pub slots: Vec<ExplainedSlot>,
-    /// The message that was asked for.
+    /// The requested message.
     pub message: Option<ExplainedMessage>,
-    /// Its latest calls of the last two days, the latest first; five at most.
+    /// Its latest calls of the last two days, latest first; at most five.
     pub calls: Vec<ExplainedCall>,
 }
 
-/// A group as it is watched.
+/// A watched group.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct ExplainedGroup {
-    /// The key in other tables.
+    /// Its key in other tables.
     pub group_key: GroupKey,
     /// active, paused, quarantined or removed.
     pub state: String,
-    /// The code that put it into quarantine.
+    /// The code that caused the quarantine.
     pub state_code: Option<i32>,
-    /// Why it is in its state.
+    /// The reason for its state.
     pub state_reason: Option<String>,
-    /// When a quarantined group is tried again.
+    /// When a quarantined group is probed.
     pub probe_at: Option<Timestamp>,
-    /// The cadence that it names.
+    /// The cadence it names.
     pub cadence: Option<String>,
-    /// New messages that have no slot yet.
+    /// Number of new messages without a slot.
     pub unslotted: i64,
 }
 
-/// A call to be.
+/// A slot, i.e. a future call.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct ExplainedSlot {
     /// The key.
@@ -55,42 +55,42 @@ pub struct ExplainedSlot {
     pub next_poll_at: Timestamp,
     /// When it was last answered.
     pub last_polled_at: Option<Timestamp>,
-    /// How many polls in a row saw no change.
+    /// Number of polls in a row without a change.
     pub quiet_polls: i32,
-    /// How many polls in a row failed.
+    /// Number of failed polls in a row.
     pub failures: i32,
     /// Its messages.
     pub msg_seqs: Vec<i64>,
-    /// When the youngest of them was sent.
+    /// Time of sending of the youngest one.
     pub youngest_sent_at: Option<Timestamp>,
 }
 
-/// A message as it is watched.
+/// A watched message.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct ExplainedMessage {
-    /// Its number in the group.
+    /// Its number within the group.
     pub msg_seq: i64,
-    /// active, or why it is done.
+    /// active, or why it is closed.
     pub state: String,
     /// Its slot.
     pub slot_id: Option<SlotId>,
-    /// When it was sent.
+    /// Time of sending.
     pub sent_at: Timestamp,
-    /// Members who have read it.
+    /// Number of members who have read it.
     pub read_num: Option<i32>,
-    /// Members who have not.
+    /// Number of members who have not read it.
     pub unread_num: Option<i32>,
-    /// The per-message code.
+    /// The code for the message.
     pub receipt_code: Option<i32>,
     /// When these counts were first seen.
     pub last_changed_at: Option<Timestamp>,
     /// Until when they are known to hold.
     pub known_until: Option<Timestamp>,
-    /// When its polling ended.
+    /// When polling of it stopped.
     pub closed_at: Option<Timestamp>,
 }
 
-/// An attempt that was made.
+/// An attempt.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct ExplainedCall {
     /// When.
@@ -99,16 +99,16 @@ pub struct ExplainedCall {
     pub class: String,
     /// The error code.
     pub code: Option<i64>,
-    /// How many messages it asked for.
+    /// Number of messages asked for.
     pub messages_asked: i32,
-    /// How long it took, in milliseconds.
+    /// Latency, in milliseconds.
     pub latency_ms: f32,
-    /// What went wrong.
+    /// The error text.
     pub error: Option<String>,
 }
 
 impl ExplainedCall {
-    /// Why it brought no receipts, if it brought none.
+    /// The failure, if it returned no receipts.
     pub fn failure(&self) -> Option<Failure> {
         let class = Class::ALL.into_iter().find(|class| class.name() == self.class).unwrap_or(Class::Unknown);
         let info = self.error.clone().unwrap_or_default();
@@ -117,7 +117,8 @@ impl ExplainedCall {
 }
 
 impl Store {
-    /// The latest attempt of this app within ten minutes, in whichever group: a closed gate is probed more often than that.
+    /// The latest attempt of this app within ten minutes, for any group: a closed gate is probed more often than
+    /// that.
     ///
     /// # Errors
     /// If the database fails.
@@ -128,10 +129,10 @@ impl Store {
              WHERE sdk_app_id = $1 AND called_at > now() - interval '10 minutes' ORDER BY called_at DESC LIMIT 1",
         )
         .bind(self.app());
-        self.run("looking for the last call", SHORT, async |database| call.fetch_optional(database).await).await
+        self.run("reading the last call", SHORT, async |database| call.fetch_optional(database).await).await
     }
 
-    /// What is known of a group, and of a message in it. `None` if the group was never watched.
+    /// The state of a group and a message in it. `None` if the group was never watched.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,5 +1,5 @@
-//! What analysts take away, read as a stream: the database sorts, and no more than a batch of rows is here at a time. It
-//! never writes, and it knows nothing of files.
+//! Exports as streams of rows: the database sorts, and only a batch of rows is in memory at a time. Never writes, and
+//! doesn't know files.
 
 use futures::TryStreamExt;
 use sqlx::{Postgres, Row, postgres::PgArguments, postgres::PgRow, query::Query};
@@ -16,7 +16,7 @@ use crate::{
     export::{BATCH, Batch, Dataset, Values, push_text},
 };
 
-/// The order of groups is that of their bytes: the same on every server, whatever its language.
+/// Groups are ordered by bytes: the same on every server, whatever its language.
 const SNAPSHOTS: &str = r#"SELECT sdk_app_id, group_id, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at,
         prior_read_num, source
      FROM receiptd.receipt_history
@@ -38,7 +38,7 @@ const HOURLY: &str = r#"SELECT sdk_app_id, group_id, hour, messages_sent, messag
      WHERE sdk_app_id = $1 AND hour >= $2 AND hour < $3
      ORDER BY group_id COLLATE "C", hour"#;
 
-/// The snapshots have no index by time: their partitions tell the days, and cost nothing to look at.
+/// Snapshots have no index by time: the days come from their partitions, which is cheap.
 const SPAN_OF_SNAPSHOTS: &str = "SELECT
         greatest(min(day)::timestamp AT TIME ZONE 'UTC', $2), least((max(day) + 1)::timestamp AT TIME ZONE 'UTC', $3)
      FROM (
@@ -55,7 +55,8 @@ const SPAN_OF_MILESTONES: &str = "WITH mine AS NOT MATERIALIZED (
      FROM (SELECT sent_at FROM mine ORDER BY sent_at LIMIT 1) first,
         (SELECT sent_at FROM mine ORDER BY sent_at DESC LIMIT 1) last";
 
-/// Group by group, since the key begins with the group. Hours without a row follow the last one while there are messages.
+/// Group by group, since the key begins with the group. Hours without a row repeat the last one while there are
+/// messages.
 const SPAN_OF_HOURS: &str = "SELECT min(h.first),
         max(CASE WHEN h.messages_active > 0 THEN greatest(h.last + interval '1 hour', date_trunc('hour', l.rolled_up_until, 'UTC'))
             ELSE h.last + interval '1 hour' END)
@@ -69,8 +70,8 @@ const SPAN_OF_HOURS: &str = "SELECT min(h.first),
      WHERE g.sdk_app_id = $1 HAVING min(h.first) IS NOT NULL";
 
 impl Store {
-    /// The part of a span of time outside of which this app has no rows of the dataset: from its first moment until
-    /// before its second. `None` if it has none at all.
+    /// The part of a time span in which this app has rows of the dataset: from its first time until before its
+    /// second. `None` if there are none.
     ///
     /// # Errors
     /// If the database fails.
@@ -80,7 +81,7 @@ impl Store {
         from: Timestamp,
         until: Timestamp,
     ) -> Result<Option<(Timestamp, Timestamp)>, StoreError> {
-        let mut transaction = self.connections.begin_reading("looking for what is to be exported", STREAM).await?;
+        let mut transaction = self.connections.begin_reading("planning the export", STREAM).await?;
         let span = query_as(match dataset {
             Dataset::Snapshots => SPAN_OF_SNAPSHOTS,
             Dataset::Milestones => SPAN_OF_MILESTONES,
@@ -92,11 +93,11 @@ impl Store {
         Ok(span.map(|(first, last)| (first.max(from), last.min(until))).filter(|(first, last)| first < last))
     }
 
-    /// Hands the rows of this app in a span of time to `take`, batch by batch, sorted by group, message and time. It is
-    /// as slow as `take`, and ends with its first error.
+    /// Passes this app's rows in a time span to `take`, in batches, sorted by group, message and time. As slow as
+    /// `take`, and ends with its first error.
     ///
     /// # Errors
-    /// If the database fails, or takes very long. What `take` said is inside.
+    /// If the database fails, or takes very long. The error of `take` is inside.
     pub async fn export<E>(
         &self,
         dataset: Dataset,
@@ -104,7 +105,7 @@ impl Store {
         until: Timestamp,
         take: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
-        let mut transaction = self.connections.begin_reading("reading what is to be exported", STREAM).await?;
+        let mut transaction = self.connections.begin_reading("reading rows to export", STREAM).await?;
         let rows = query(match dataset {
             Dataset::Snapshots => SNAPSHOTS,
             Dataset::Milestones => MILESTONES,
@@ -113,7 +114,7 @@ impl Store {
         let rows = rows.bind(self.app()).bind(from).bind(until);
         let deadline = transaction.deadline;
         match timeout_at(deadline, stream(transaction.session(), dataset, rows, take)).await {
-            // The rest of the rows is not waited for: the connection goes with the transaction.
+            // The remaining rows are not read: the connection is closed with the transaction.
             Ok(Ok(Err(error))) => Ok(Err(error)),
             outcome => transaction.end(outcome).await,
         }

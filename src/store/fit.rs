@@ -1,8 +1,8 @@
-//! Whether a database is one that the daemon may work in, asked before anything is made in it.
+//! Checks whether the daemon may work in a database, before anything is created in it.
 //!
-//! Whoever owns an object that a statement of ours meets, or may make one, has code of theirs run by our role: triggers, views
-//! and functions. So the schema and its partitions belong to our role alone. What else lies in the schema of the partitions is met by
-//! none.
+//! A role that owns an object in one of our statements, or may create one, can run its code as our role through
+//! triggers, views and functions. So our role alone must own the schema and its partitions. Statements meet no other
+//! objects in the partitions' schema.
 
 use super::{
     SchemaError, Store, StoreError,
@@ -11,8 +11,8 @@ use super::{
     transaction::SHORT,
 };
 
-/// Objects of the schema with their owners. Superusers can do anyway what an owner can: objects of theirs are refused only if
-/// they keep the daemon from working.
+/// Objects of the schema with their owners. Superusers have an owner's rights anyway: their objects are only refused
+/// if they would prevent the daemon's work.
 const FOREIGN: &str = "
     WITH objects AS (
         SELECT 'schema ' || n.nspname AS what, n.nspowner AS owner, true AS is_needed, 0 AS place
@@ -38,7 +38,7 @@ const FOREIGN: &str = "
     WHERE r.rolname <> current_user AND (o.is_needed OR NOT r.rolsuper)
     ORDER BY o.place, o.what LIMIT 1";
 
-/// Who else may make something in the schema, or triggers on its tables.
+/// Other roles that may create something in the schema, or triggers on its tables.
 const GRANTED: &str = "
     WITH grants AS (
         SELECT 'SCHEMA ' || n.nspname AS object, n.nspowner AS owner, a.grantee, a.privilege_type
@@ -56,12 +56,12 @@ const GRANTED: &str = "
     ORDER BY g.object LIMIT 1";
 
 impl Store {
-    /// Why the database is not one to work in, with what helps: its text is not UTF-8, or others could change its schema.
+    /// Why the database is unsuitable, with the remedy: its encoding is not UTF-8, or others could change its schema.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn unfit(&self) -> Result<Option<String>, StoreError> {
-        self.run("looking at the database", SHORT, async |database| unfit(database).await).await
+        self.run("checking the database", SHORT, async |database| unfit(database).await).await
     }
 
     pub(super) async fn refuse_unfit_database(&self) -> Result<(), SchemaError> {
@@ -81,8 +81,8 @@ async fn unfit(connection: &mut Session) -> Result<Option<String>, sqlx::Error> 
     let foreign: Option<(String, String, String)> = query_as(FOREIGN).fetch_optional(&mut *connection).await?;
     if let Some((what, owner, role)) = foreign {
         return Ok(Some(format!(
-            "the {what} is owned by the role {owner}, and not by {role}, which connects: an owner can have {role} run code. \
-             Connect as {owner}, which is to be the user in database.url, or make {role} the owner"
+            "the {what} is owned by the role {owner}, not by {role}, which connects: an owner can make {role} run \
+             code. Connect as {owner} (the user in database.url), or make {role} the owner"
         )));
     }
     let granted: Option<(String, String, String)> = query_as(GRANTED).fetch_optional(connection).await?;

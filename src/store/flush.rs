@@ -1,8 +1,8 @@
-//! One flush: everything that a batch of polls brought back, in one transaction.
+//! A flush: all results of a batch of polls, in one transaction.
 //!
-//! First come the rows that others may hold or change, the slots before what belongs to them: nobody is waited for. A slot that
-//! somebody has changed since it was read does not come back, and nothing else of its poll is written. Then comes what is only
-//! added: snapshots and calls.
+//! First come rows that others may lock or change, slots before their messages; they are not waited for. A slot that
+//! was changed since it was read is not returned, and nothing else of its poll is written. Then come rows that are
+//! only inserted: snapshots and calls.
 
 mod milestones;
 mod rows;
@@ -30,32 +30,32 @@ use crate::{
     slot::{GroupKey, Made, SlotKey},
 };
 
-const DOING: &str = "storing what polls brought back";
+const DOING: &str = "storing results";
 
-/// What became of a slot.
+/// The result for a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    /// It is due again then.
+    /// It is due again at this time.
     Due(SlotKey, Timestamp),
-    /// It is due again then and no sooner, whatever was said before: the tables refuse it.
+    /// It is due again at this time and no sooner, whatever was requested before: the tables refuse it.
     PutOff(SlotKey, Timestamp),
-    /// It is gone: its messages are done or have moved.
+    /// It no longer exists: its messages are closed or have moved.
     Gone(SlotKey),
-    /// It was made.
+    /// It was created.
     Made(Made),
 }
 
-/// What a flush did.
+/// The result of a flush.
 #[derive(Debug, Default)]
 pub(crate) struct Flushed {
     pub committed: Vec<Committed>,
-    /// The slots of polls of which nothing was written: somebody has changed them since they were read.
+    /// The slots of polls of which nothing was written, because they were changed since they were read.
     pub changed: HashSet<SlotKey>,
-    /// How many messages left their slots while they were polled, and what was told of them could not be stored.
+    /// Number of messages that left their slots during the poll, and whose receipts could not be stored.
     pub dropped: usize,
 }
 
-/// A poll and what it makes of its messages.
+/// A poll and its effect on the messages.
 #[derive(Debug)]
 pub(super) struct Item<'k> {
     pub kept: &'k Kept,
@@ -63,7 +63,7 @@ pub(super) struct Item<'k> {
 }
 
 impl<'k> Item<'k> {
-    /// A poll without what it says of the messages `refused`.
+    /// A poll without the messages in `refused`.
     pub fn of(kept: &'k Kept, refused: &[MsgSeq]) -> Self {
         Self { kept, outcome: kept.outcome(refused) }
     }
@@ -88,10 +88,10 @@ impl<'k> Item<'k> {
     }
 }
 
-/// Writes polls and tells what became of their slots.
+/// Writes polls and returns the results for their slots.
 pub(crate) async fn flush(store: &Store, polls: &[Kept]) -> Result<Brief<Flushed>, StoreError> {
     match flush_once(store, polls, false).await {
-        // Plain inserts cost less. A snapshot that there is already is a matter of clocks that were set, and very rare.
+        // Plain inserts are cheaper. A snapshot only exists already if a clock was set, which is very rare.
         Err(error) if error.sqlstate().is_some_and(|sqlstate| sqlstate == "23505") => {
             flush_once(store, polls, true).await
         }
@@ -143,7 +143,7 @@ async fn without_forgotten<'k>(
     Ok(polls)
 }
 
-/// The time of the oldest of what is written.
+/// The time of the oldest row.
 pub(super) fn oldest(polls: &[Kept]) -> Option<Timestamp> {
     let times = |recording: &Recording| {
         let polled = recording.snapshots.iter().map(|snapshot| snapshot.polled_at);
@@ -152,7 +152,7 @@ pub(super) fn oldest(polls: &[Kept]) -> Option<Timestamp> {
     polls.iter().filter_map(|kept| times(&kept.recording)).min()
 }
 
-/// Writes the slots. Returns the polls whose slots nobody has changed, and the others.
+/// Writes the slots. Returns the polls with unchanged slots, and the others.
 pub(super) async fn write_slots<'i, 'k>(
     connection: &mut Session,
     items: &'i [Item<'k>],
@@ -164,7 +164,7 @@ pub(super) async fn write_slots<'i, 'k>(
     Ok(items.iter().partition(|item| item.kept.is_slot_gone || back.contains(&item.recording().slot)))
 }
 
-/// Writes what belongs to slots that are written. Returns those that were made.
+/// Writes what belongs to written slots. Returns the created ones.
 pub(super) async fn write_rows(connection: &mut Session, items: &[&Item<'_>]) -> Result<Vec<Made>, sqlx::Error> {
     merge_slots(connection, items).await?;
     close_messages(connection, items).await?;
@@ -173,7 +173,7 @@ pub(super) async fn write_rows(connection: &mut Session, items: &[&Item<'_>]) ->
     Ok(made)
 }
 
-/// What became of the slots of a poll that is written.
+/// The results for the slots of a written poll.
 pub(super) fn committed(item: &Item<'_>) -> impl Iterator<Item = Committed> + use<> {
     let recording = item.recording();
     let own = match item.kept.is_slot_gone || item.kept.drops_slot() {

@@ -1,44 +1,44 @@
-//! What the page shows of the database: what is due next, how the latest messages are read, which groups are refused.
+//! The page's data from the database: the next due calls, read curves of the latest messages, refused groups.
 
 use sqlx::FromRow;
 
 use super::{Store, StoreError, statement::query_as, transaction::SHORT};
 use crate::domain::Timestamp;
 
-/// What the page shows.
+/// The page's data.
 #[derive(Debug, Clone, Default)]
 pub struct Glance {
-    /// The calls that are due next.
+    /// The next due calls.
     pub due: Vec<DueCall>,
-    /// How the newest messages are read of the groups that were polled last.
+    /// Read curves of the newest messages in the groups polled last.
     pub curves: Vec<ReadCurve>,
     /// Groups that the service refuses.
     pub quarantined: Vec<QuarantinedGroup>,
 }
 
-/// A call to be.
+/// A future call.
 #[derive(Debug, Clone, FromRow)]
 pub struct DueCall {
     /// Its group.
     pub group_id: String,
     /// When it is due.
     pub next_poll_at: Timestamp,
-    /// How many messages it asks for.
+    /// Number of messages.
     pub messages: i64,
 }
 
-/// How a message was read.
+/// The read curve of a message.
 #[derive(Debug, Clone, FromRow)]
 pub struct ReadCurve {
     /// Its group.
     pub group_id: String,
-    /// Its number there.
+    /// Its number within the group.
     pub msg_seq: i64,
-    /// When it was sent.
+    /// Time of sending.
     pub sent_at: Timestamp,
     /// When its counts were seen to change …
     pub seen_at: Vec<Timestamp>,
-    /// … and what part of the members had read it then, in percent.
+    /// … and the fraction of members who had read it then, in percent.
     pub percent: Vec<f32>,
 }
 
@@ -49,9 +49,9 @@ pub struct QuarantinedGroup {
     pub group_id: String,
     /// The error code.
     pub state_code: Option<i32>,
-    /// Why, in words.
+    /// The reason as text.
     pub state_reason: Option<String>,
-    /// When it is tried again; never by itself if there is no time.
+    /// When it is probed; `None`: only after it is resumed.
     pub probe_at: Option<Timestamp>,
 }
 
@@ -62,7 +62,7 @@ const DUE: &str = "
         WHERE g.sdk_app_id = $1 AND g.state = 'active' ORDER BY s.next_poll_at, s.slot_id LIMIT 10
     ) s JOIN receiptd.watched_groups g USING (group_key) ORDER BY s.next_poll_at, s.slot_id";
 
-/// Those whose last poll saw a change come first.
+/// Messages whose last poll saw a change come first.
 const CURVES: &str = "
     WITH polled AS (
         SELECT g.group_key, g.group_id, max(s.last_polled_at) AS polled_at, min(s.quiet_polls) AS quiet_polls
@@ -90,12 +90,12 @@ const QUARANTINED: &str = "
     WHERE sdk_app_id = $1 AND state = 'quarantined' ORDER BY probe_at NULLS LAST, group_id LIMIT 20";
 
 impl Store {
-    /// Reads what the page shows.
+    /// Reads the page's data.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn glance(&self) -> Result<Glance, StoreError> {
-        self.run("reading what the page shows", SHORT, async |database| {
+        self.run("reading the page's data", SHORT, async |database| {
             let due = query_as(DUE).bind(self.app()).fetch_all(&mut *database).await?;
             let curves = query_as(CURVES).bind(self.app()).fetch_all(&mut *database).await?;
             let quarantined = query_as(QUARANTINED).bind(self.app()).fetch_all(database).await?;

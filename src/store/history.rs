@@ -1,4 +1,4 @@
-//! When the history of an app begins: where its first roll-up starts, and what is done again from a time before there was any.
+//! The beginning of an app's history, where its first roll-up starts and repetitions end.
 
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
 
@@ -6,17 +6,17 @@ use super::{Store, StoreError, session::Session, statement::query_scalar, transa
 use crate::domain::Timestamp;
 
 impl Store {
-    /// The time of the first snapshot or call of this app, if there is one.
+    /// Time of the first snapshot or call of this app, if there is one.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn history_begins(&self) -> Result<Option<Timestamp>, StoreError> {
         let app = self.app();
-        self.run("looking when the history begins", ROLLUP, async |database| begin_of(database, app).await).await
+        self.run("looking up the start of the history", ROLLUP, async |database| begin_of(database, app).await).await
     }
 }
 
-/// The time of the first snapshot or call of the app, if there is one.
+/// Time of the first snapshot or call of the app, if there is one.
 pub(super) async fn begin_of(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     let days: Vec<NaiveDate> = query_scalar(
         "SELECT DISTINCT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -25,7 +25,7 @@ pub(super) async fn begin_of(connection: &mut Session, app: i64) -> Result<Optio
     )
     .fetch_all(&mut *connection)
     .await?;
-    // Day by day, since no index has the times of one app: the first day that has a row is read, and no other.
+    // Day by day, since no index has the times of one app: only the first day with a row is read.
     for day in days {
         if let Some(first) = first_on(connection, app, day).await? {
             return Ok(Some(first));

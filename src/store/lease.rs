@@ -1,4 +1,4 @@
-//! The lease of an app: one row of `poller_leases`. Who may take it and when is decided in [`crate::lease`].
+//! The lease of an app: a row of `poller_leases`. [`crate::lease`] decides who may take it and when.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ use crate::{
 };
 
 impl Store {
-    /// The same store for the time in which `holder` has the lease with `epoch`: what the poller writes through it has no
-    /// effect once the lease has passed to another.
+    /// The same store while `holder` has the lease with `epoch`: writes of the poller through it have no effect once
+    /// the lease has passed to another process.
     pub fn under_lease(&self, holder: &Holder, epoch: i64) -> Self {
         let fence = Fence { sdk_app_id: self.sdk_app_id, epoch, holder: holder.to_string() };
         Self { fence: Some(fence), ..self.clone() }
     }
 
-    /// The lease as it stands, if anybody ever had it.
+    /// The present lease, if there ever was one.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn look_at_lease(&self) -> Result<Option<LeaseRow>, StoreError> {
-        const DOING: &str = "looking at who polls this app";
+        const DOING: &str = "looking up the lease holder";
         let row = || {
             query(
                 "SELECT holder, epoch, expires_at, clock_timestamp() FROM receiptd.poller_leases WHERE sdk_app_id = $1",
@@ -44,10 +44,11 @@ impl Store {
         Ok(Some(LeaseRow { holder, epoch, expires_at }))
     }
 
-    /// Takes the lease if it still is as it was seen. Returns the new epoch if so.
+    /// Takes the lease if it is unchanged. Returns the new epoch if so.
     ///
     /// # Errors
-    /// If the database fails. Whether the lease was taken is not known then; if so, it is found to be this holder's.
+    /// If the database fails. Then it is unknown whether the lease was taken; if so, it will turn out to be this
+    /// holder's.
     pub async fn take_lease(&self, holder: &Holder, seen: Option<&LeaseRow>) -> Result<Option<i64>, StoreError> {
         let epoch = query_scalar(
             "INSERT INTO receiptd.poller_leases AS l (sdk_app_id, holder, epoch, acquired_at, expires_at)
@@ -63,29 +64,29 @@ impl Store {
         .bind(ttl())
         .bind(seen.map(|seen| seen.epoch))
         .bind(seen.map(|seen| seen.expires_at));
-        self.run("taking the lease of this app", RENEWAL, async |database| epoch.fetch_optional(database).await).await
+        self.run("taking the lease", RENEWAL, async |database| epoch.fetch_optional(database).await).await
     }
 
-    /// Renews the lease under which this store writes. False if it has passed to another.
+    /// Renews the lease of this store. False if it has passed to another process.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn renew_lease(&self) -> Result<bool, StoreError> {
         let expires_at = format!("expires_at = clock_timestamp() + interval '{} ms'", TTL.as_millis());
-        self.change_lease("renewing the lease of this app", &expires_at).await
+        self.change_lease("renewing the lease", &expires_at).await
     }
 
-    /// Gives the lease back, so that another may take it at once.
+    /// Releases the lease, so that another process may take it immediately.
     ///
     /// # Errors
     /// If the database fails; then it ends by itself.
     pub async fn release_lease(&self) -> Result<bool, StoreError> {
-        self.change_lease("giving back the lease of this app", "expires_at = clock_timestamp(), holder = NULL").await
+        self.change_lease("releasing the lease", "expires_at = clock_timestamp(), holder = NULL").await
     }
 
-    /// Has the schedule follow cadences, given by name in words: the messages of groups whose cadence has changed since it was
-    /// last noted are marked for rescheduling. Returns how many groups that are. A group that somebody else holds at the
-    /// time is not waited for: each of its messages follows at its next poll.
+    /// Updates the schedule to the cadences, given by name as text: marks the groups whose cadence has changed since
+    /// the last call for rescheduling. Returns their number. A group locked by another session is not waited for:
+    /// each of its messages follows at its next poll.
     ///
     /// # Errors
     /// If the database fails.
@@ -117,7 +118,7 @@ impl Store {
         .await
     }
 
-    /// How many messages the service takes in a call, as a poller of this app has found out.
+    /// The batch limit found by a poller of this app.
     ///
     /// # Errors
     /// If the database fails.
@@ -126,13 +127,13 @@ impl Store {
             "SELECT batch_taken, batch_refused FROM receiptd.poller_leases WHERE sdk_app_id = $1 AND batch_taken IS NOT NULL",
         )
         .bind(self.app());
-        let doing = "looking up how many messages a call may ask for";
+        let doing = "looking up the known batch limit";
         let row = self.run(doing, SHORT, async |database| row.fetch_optional(database).await).await?;
         let size = |size| usize::try_from(size).unwrap_or_default();
         Ok(row.map(|(takes, refuses)| KnownLimit { takes: size(takes), refuses: size(refuses) }))
     }
 
-    /// Stores it for those who poll later.
+    /// Stores it for later pollers.
     ///
     /// # Errors
     /// If the database fails.
@@ -143,11 +144,11 @@ impl Store {
                 .bind(self.app())
                 .bind(known.map(|known| size(known.takes)))
                 .bind(known.map(|known| size(known.refuses)));
-        let doing = "storing how many messages a call may ask for";
+        let doing = "storing the known batch limit";
         self.run_fenced(doing, SHORT, async |database| change.execute(database).await).await.map(drop)
     }
 
-    /// Changes the lease under which this store writes. False if it has passed to another.
+    /// Changes the lease of this store. False if it has passed to another process.
     async fn change_lease(&self, doing: &'static str, change: &str) -> Result<bool, StoreError> {
         let Some(Fence { sdk_app_id, epoch, holder }) = &self.fence else { return Ok(false) };
         let holder = literal(holder);

@@ -1,4 +1,4 @@
-//! How things stand, as the database alone knows it: for `receiptd status` and the page.
+//! The state according to the database alone, for `receiptd status` and the page.
 
 use serde::Serialize;
 
@@ -9,20 +9,20 @@ use super::{
 };
 use crate::{domain::Timestamp, retention};
 
-/// How things stand.
+/// The state.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
-    /// Who polls, if anybody does.
+    /// The lease holder, if there is one.
     pub holder: Option<String>,
-    /// Since when.
+    /// Since when it polls.
     pub polling_since: Option<Timestamp>,
-    /// How often the lease has changed hands.
+    /// The epoch of the lease.
     pub epoch: Option<i64>,
-    /// What is watched.
+    /// Watched groups and messages.
     pub watched: Watched,
-    /// New messages that are not on the schedule yet.
+    /// Number of new messages that are not on the schedule yet.
     pub unslotted: i64,
-    /// Calls that are due and have not been made, and since when the first of them is due.
+    /// Number of due calls that have not been made.
     pub overdue_calls: i64,
     /// When the most overdue of them was due.
     pub overdue_since: Option<Timestamp>,
@@ -30,31 +30,32 @@ pub struct Overview {
     pub calls: Vec<(String, i64)>,
     /// When the last of them was made.
     pub last_call_at: Option<Timestamp>,
-    /// How many messages the service takes in a call, if it was found to refuse more.
+    /// The service's batch limit, if it has refused more.
     pub batch_taken: Option<i32>,
-    /// How far snapshots and calls are rolled up.
+    /// The end of the roll-up.
     pub rolled_up_until: Option<Timestamp>,
-    /// Days from today on that have their partitions.
+    /// Number of days from today on with partitions.
     pub partition_runway_days: usize,
-    /// Rows that the tables refused.
+    /// Number of rows refused by the tables.
     pub set_aside: i64,
-    /// Hours of groups that could not be rolled up.
+    /// Number of hours of groups that could not be rolled up.
     pub passed_over: i64,
-    /// Other apps that have active groups in this database and that no receiptd polls, with the number of these groups.
+    /// Other apps with active groups in this database that no receiptd polls, with the number of these groups.
     pub unpolled_apps: Vec<(i64, i64)>,
-    /// Cadences that active groups of this app name and that its poller's configuration lacks, with the number of these groups.
+    /// Cadences named by active groups of this app that its poller's configuration lacks, with the number of these
+    /// groups.
     pub missing_cadences: Vec<(String, i64)>,
 }
 
 type Lease = (Option<String>, Timestamp, i64, bool, Option<i32>, Option<Timestamp>);
 
 impl Store {
-    /// Tells how things stand.
+    /// Reads the state.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn overview(&self) -> Result<Overview, StoreError> {
-        const DOING: &str = "asking how things stand";
+        const DOING: &str = "reading the status";
         let lease = query_as::<Lease>(
             "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), batch_taken, rolled_up_until
              FROM receiptd.poller_leases WHERE sdk_app_id = $1",
@@ -114,7 +115,7 @@ impl Store {
         })
     }
 
-    /// Other apps that have active groups in this database and that no receiptd polls.
+    /// Other apps with active groups in this database that no receiptd polls.
     async fn unpolled_apps(&self) -> Result<Vec<(i64, i64)>, StoreError> {
         let apps = query_as(
             "SELECT g.sdk_app_id, count(*) FROM receiptd.watched_groups g LEFT JOIN receiptd.poller_leases l USING (sdk_app_id)
@@ -123,6 +124,6 @@ impl Store {
              GROUP BY 1 ORDER BY 1 LIMIT 10",
         )
         .bind(self.app());
-        self.run("looking for apps that nobody polls", LONG, async |database| apps.fetch_all(database).await).await
+        self.run("looking for apps without a poller", LONG, async |database| apps.fetch_all(database).await).await
     }
 }

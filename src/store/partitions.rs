@@ -1,16 +1,16 @@
-//! The daily partitions: made days ahead, and on demand if one is missing.
+//! The daily partitions, created days in advance, and on demand if one is missing.
 
 use chrono::{Days, NaiveDate};
 
 use super::{Store, StoreError, statement::query_scalar, transaction::SHORT};
 use crate::retention::Table;
 
-/// So many days ahead of today have their partitions, beside today's and yesterday's.
+/// Number of days in advance with partitions, besides today and yesterday.
 pub(super) const DAYS_AHEAD: u64 = 7;
 
 impl Store {
-    /// Makes the partitions from yesterday to a week ahead. Yesterday's, since a poll that is stored after midnight may
-    /// be from before. Returns how many were made.
+    /// Creates the partitions from yesterday to a week in advance. Yesterday's, since a poll stored after midnight
+    /// may be from before. Returns the number created.
     ///
     /// # Errors
     /// If the database fails.
@@ -21,7 +21,7 @@ impl Store {
         self.ensure_partitions(&days).await
     }
 
-    /// Makes the partitions of these days where they are missing.
+    /// Creates the missing partitions of these days.
     ///
     /// # Errors
     /// If the database fails.
@@ -29,10 +29,10 @@ impl Store {
         let mut made = 0;
         for day in days {
             for table in Table::ALL {
-                // A transaction of its own for each: ATTACH holds its locks until the end.
+                // A separate transaction for each: ATTACH holds its locks until the end.
                 let made_one = query_scalar("SELECT receiptd.ensure_partition($1, $2)").bind(table.name()).bind(*day);
                 let is_new: bool = self
-                    .run("making a daily partition", SHORT, async |database| made_one.fetch_one(database).await)
+                    .run("creating a daily partition", SHORT, async |database| made_one.fetch_one(database).await)
                     .await?;
                 made += i64::from(is_new);
             }

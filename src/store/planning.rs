@@ -1,22 +1,22 @@
-//! What is on the schedule, and what comes to it: gathered for `receiptd plan`.
+//! The load on the schedule and new messages, for `receiptd plan`.
 
 use serde::Serialize;
 
 use super::{Store, StoreError, statement::query_as, transaction::LONG};
 use crate::{domain::Timestamp, plan::Cohort};
 
-/// What was sent within the last 24 hours, of the messages that are or were watched.
+/// Messages sent within the last 24 hours that are or were watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LastDay {
     /// Messages.
     pub messages: i64,
-    /// Groups that they were sent to.
+    /// Number of groups they were sent to.
     pub groups: i64,
 }
 
 impl Store {
-    /// The calls on the schedule of this app, gathered by cadence and by when their youngest message was sent, to ten minutes.
-    /// New messages that have no slot yet count as the slots that they will fill.
+    /// The calls on this app's schedule, grouped by cadence and by the time of sending of their youngest message, to
+    /// ten minutes. New messages without a slot count as the slots that they will fill.
     ///
     /// # Errors
     /// If the database fails.
@@ -38,15 +38,14 @@ impl Store {
         )
         .bind(self.app())
         .bind(i64::from(batch_size));
-        let cohorts = self
-            .run("gathering what is on the schedule", LONG, async |database| cohorts.fetch_all(database).await)
-            .await?;
+        let cohorts =
+            self.run("reading the schedule's load", LONG, async |database| cohorts.fetch_all(database).await).await?;
         let cohort =
             |(cadence, sent_at, calls)| Cohort { cadence, sent_at, calls: u32::try_from(calls).unwrap_or(u32::MAX) };
         Ok(cohorts.into_iter().map(cohort).collect())
     }
 
-    /// What the last 24 hours brought to this app.
+    /// This app's new messages of the last 24 hours.
     ///
     /// # Errors
     /// If the database fails.
@@ -57,7 +56,7 @@ impl Store {
         )
         .bind(self.app());
         let (messages, groups) = self
-            .run("counting what the last 24 hours brought", LONG, async |database| brought.fetch_one(database).await)
+            .run("counting new messages of the last 24 hours", LONG, async |database| brought.fetch_one(database).await)
             .await?;
         Ok(LastDay { messages, groups })
     }

@@ -1,9 +1,8 @@
-//! Gathers recordings and flushes them: every 200 ms or 4,000 rows, whichever comes first.
+//! Collects recordings and flushes them: every 200 ms or 4,000 rows, whichever comes first.
 //!
-//! A flush that fails is tried again until it succeeds: nothing that a call brought back is dropped. Meanwhile polling
-//! stops. What the tables refuse is set aside row by row; what somebody else holds waits apart from the rest. A poll whose slot
-//! somebody has changed since it was read is decided anew. That also tells whether a commit of which no answer came was made:
-//! then the slot's last call is the poll's.
+//! A failed flush is retried until it succeeds: no result of a call is dropped. Meanwhile polling stops. Refused rows
+//! are set aside one by one; locked ones wait separately. A poll whose slot was changed since it was read is decided
+//! again. That also shows whether an unanswered commit was made: then the slot's last call is the poll's.
 
 mod anew;
 mod batch;
@@ -35,48 +34,49 @@ use crate::{
     store::{Committed, Store, StoreError},
 };
 
-/// A flush waits at most this long for more to write.
+/// Maximum time that a flush waits for more to write.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How many recordings may wait for a flush. At 200 polls a second that is some seconds of an outage; then polls wait.
+/// Maximum number of recordings waiting for a flush. At 200 polls per second that is some seconds of an outage; then
+/// polls wait.
 const QUEUE: usize = 1_000;
 
-/// What somebody else holds is tried again this often.
+/// How often locked rows are retried.
 const TRY_LEFT_EVERY: Duration = Duration::from_secs(1);
 
-/// What is left is searched for what is free by now for so long at a time; the rest is searched the next time.
+/// Maximum time per retry to search for rows that are free by now; the rest follows in the next retry.
 const SEARCH: Duration = Duration::from_millis(500);
 
-/// So many recordings may wait for somebody else's locks before everything waits.
+/// Maximum number of recordings waiting for other sessions' locks before everything waits.
 const MAX_LEFT: usize = 2_000;
 
-/// Between two attempts at a failed flush it waits this long at first, and doubled each time up to …
+/// First delay between two attempts at a failed flush, doubled each time up to …
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 /// … this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How a batch is to be written.
+/// How a batch has to be written.
 enum How {
     Whole,
-    /// First it is to be decided anew: somebody has changed the slots.
+    /// After being decided again, since the slots were changed.
     Anew,
     /// One poll that was refused for this reason.
     Apart(StoreError),
 }
 
-/// How the recorder is wired.
+/// The recorder's connections to other parts.
 #[derive(Debug)]
 pub struct RecorderSettings {
-    /// Where it says what became of the slots, after each commit.
+    /// Where it reports the results for slots, after each commit.
     pub committed: mpsc::UnboundedSender<Committed>,
-    /// The term, which is over when the lease turns out to be lost.
+    /// The term, which is over if the lease is lost.
     pub term_over: CancellationToken,
-    /// Ends the attempts to write when the time for a clean stop is over.
+    /// Ends the attempts to write when the shutdown deadline is over.
     pub flush_deadline: CancellationToken,
-    /// Set while nothing can be stored: then no poll is to start.
+    /// Set while results can't be stored: then no poll may start.
     pub is_stuck: Arc<AtomicBool>,
-    /// Where it notes what it has stored.
+    /// Records what was stored.
     pub activity: Arc<Activity>,
 }
 
@@ -86,23 +86,23 @@ pub struct Recorder {
     store: Store,
     settings: RecorderSettings,
     queue: mpsc::Receiver<Kept>,
-    /// Polls of which somebody else holds a row.
+    /// Polls with a locked row.
     left: Vec<Kept>,
     try_left_at: Instant,
     said: Said,
-    /// How many times in a row the tables have refused the row of a slot, or of its group.
+    /// Number of times in a row that the tables refused the row of a slot, or of its group.
     refusals: HashMap<SlotKey, i32>,
-    /// How much is written at once.
+    /// The batch size.
     size: BatchSize,
 }
 
-/// Recordings can't be written any more.
+/// Recordings that can't be written any more.
 struct Lost {
     reason: Reason,
     recordings: usize,
 }
 
-/// Why there is no use in going on.
+/// Why the recorder gives up.
 #[derive(Debug, Clone, Copy)]
 enum Reason {
     Stopped,
@@ -113,18 +113,16 @@ impl Reason {
     /// The value of the label `reason` of `receiptd_recordings_lost_total`, and what it means.
     fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Stopped => {
-                ("stopped", "polls could not be stored before the time for stopping was over: they are lost")
-            }
+            Self::Stopped => ("stopped", "results could not be stored before the shutdown deadline and are lost"),
             Self::LeaseLost => {
-                ("lease_lost", "polls could not be stored since another receiptd polls by now: they are lost")
+                ("lease_lost", "results could not be stored, since another receiptd polls now, and are lost")
             }
         }
     }
 }
 
 impl Recorder {
-    /// A recorder and the way to it. It ends when all senders are gone and everything is written.
+    /// A recorder and its queue. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Kept>) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
@@ -132,12 +130,12 @@ impl Recorder {
         (Self { store, settings, queue, left, try_left_at, said, refusals, size }, sender)
     }
 
-    /// Writes until there is nothing more to come. Returns how many recordings could not be written.
+    /// Writes until everything is written. Returns the number of recordings that could not be written.
     pub async fn run(mut self) -> usize {
         let Err(Lost { reason, recordings }) = self.write_all().await else { return 0 };
         let mut lost = recordings + self.left.len();
         if matches!(reason, Reason::LeaseLost) {
-            // Whoever renews the lease hears of it later; and what is in flight is lost with the rest.
+            // The task that renews the lease notices later; results in flight are lost with the rest.
             self.settings.term_over.cancel();
             while let Some(Some(_)) = self.settings.flush_deadline.run_until_cancelled(self.queue.recv()).await {
                 lost += 1;
@@ -175,15 +173,15 @@ impl Recorder {
         }
     }
 
-    /// Notes whether polling is to wait.
+    /// Notes whether polling has to wait.
     fn set_stuck(&self, is_stuck: bool) {
         let was_stuck = self.settings.is_stuck.swap(is_stuck, Ordering::Relaxed);
         if was_stuck && !is_stuck {
-            tracing::info!("what polls bring back is stored again");
+            tracing::info!("storing results again");
         }
     }
 
-    /// Recordings to write, none if it was time for those that were left, or `None` at the end.
+    /// Recordings to write, none if it was time to retry locked ones, or `None` at the end.
     async fn gather(&mut self) -> Option<Vec<Kept>> {
         let next = async {
             if self.left.is_empty() {
@@ -191,7 +189,7 @@ impl Recorder {
             }
             timeout_at(self.try_left_at, self.queue.recv()).await
         };
-        // A poll that hangs beyond the time for stopping is not waited for.
+        // A poll that hangs beyond the shutdown deadline is not waited for.
         let Ok(first) = self.settings.flush_deadline.run_until_cancelled(next).await? else { return Some(vec![]) };
         let first = first?;
         let mut rows = rows(&first);
@@ -205,7 +203,7 @@ impl Recorder {
         Some(recordings)
     }
 
-    /// Where what somebody else holds is too much, and at the end, everything waits for it.
+    /// If too many rows are locked, and at the end, everything waits for them.
     async fn wait_for_others(&mut self) -> Result<(), Lost> {
         self.said.held(self.left.len());
         let give_up = self.settings.flush_deadline.run_until_cancelled(sleep(TRY_LEFT_EVERY)).await.is_none();

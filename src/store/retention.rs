@@ -1,5 +1,5 @@
-//! Removing what is old, without holding up readers or writers: a partition is detached concurrently and then dropped, each
-//! step by itself. What is to go is decided in [`crate::retention`].
+//! Removes old data without blocking readers or writers: a partition is detached concurrently and then dropped, in
+//! separate steps. [`crate::retention`] decides what to remove.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use crate::{
     retention::{Partition, SCHEMA, Stage, Table},
 };
 
-/// A lock that is not to be had within this time is tried again at the next run: whoever queues behind it waits as long.
+/// Lock timeout; after it, the next run tries again. Sessions queued behind it wait as long.
 const LOCK_MILLIS: u32 = 50;
 
-/// Readers that began before are waited for this long. Then the server goes on waiting by itself, which holds up nobody.
+/// How long earlier readers are waited for. After that, the server continues to wait by itself, which blocks nobody.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What another process's removal of the same partition comes to, or a lock that is not to be had: lock_not_available,
-/// undefined_table, object_not_in_prerequisite_state and wrong_object_type (no partition any more).
+/// Errors caused by another process removing the same partition, or by a lock: lock_not_available, undefined_table,
+/// object_not_in_prerequisite_state and wrong_object_type (no longer a partition).
 const OTHERS: [&str; 4] = ["55P03", "42P01", "55000", "42809"];
 
-/// Tells a partition that was detached to be dropped from one that somebody has detached to keep.
+/// Distinguishes a partition detached by retention from one that an operator has detached to keep.
 const MARK: &str = "Detached by retention, to be dropped.";
 
-/// Hours after the cut that have no row are like the last one before it, so that moves to the first of them.
+/// Hours after the cut without a row repeat the last one before it, so that moves to the first of them.
 const OLD_HOURS: &str = "
     WITH moved AS (
         INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog)
@@ -57,7 +57,7 @@ macro_rules! old_days {
 }
 
 impl Store {
-    /// The same database for another app of it, without a lease: for what any process may do.
+    /// The same database for another app, without a lease, for operations that any process may do.
     pub fn of_app(&self, sdk_app_id: SdkAppId) -> Self {
         let fence = self.fence.clone().filter(|_| sdk_app_id == self.sdk_app_id);
         Self { sdk_app_id, fence, ..self.clone() }
@@ -70,11 +70,11 @@ impl Store {
     pub async fn apps_that_polled(&self) -> Result<Vec<SdkAppId>, StoreError> {
         let apps = query_scalar::<i64>("SELECT sdk_app_id FROM receiptd.poller_leases ORDER BY 1");
         let apps =
-            self.run("looking which apps are polled", SHORT, async |database| apps.fetch_all(database).await).await?;
+            self.run("looking up the polled apps", SHORT, async |database| apps.fetch_all(database).await).await?;
         Ok(apps.into_iter().filter_map(|app| SdkAppId::try_from(app).ok()).collect())
     }
 
-    /// Until when everything of all apps is rolled up; `None` if that is not so of one.
+    /// Up to when everything of all apps is rolled up; `None` if an app has no roll-up.
     ///
     /// # Errors
     /// If the database fails.
@@ -83,10 +83,10 @@ impl Store {
             "SELECT nullif(min(coalesce(rolled_up_until, '-infinity')), '-infinity') FROM receiptd.poller_leases
              WHERE NOT EXISTS (SELECT FROM receiptd.rollup_redo)",
         );
-        self.run("looking how far the roll-ups are", SHORT, async |database| until.fetch_one(database).await).await
+        self.run("looking up the end of the roll-ups", SHORT, async |database| until.fetch_one(database).await).await
     }
 
-    /// All daily partitions, the oldest first, and those that retention has detached.
+    /// All daily partitions, the oldest first, including those detached by retention.
     ///
     /// # Errors
     /// If the database fails.
@@ -122,7 +122,7 @@ impl Store {
         Ok(rows.into_iter().map(partition).collect())
     }
 
-    /// Drops a partition. False if readers or somebody's lock stand in the way: then the next run goes on from there.
+    /// Drops a partition. False if readers or another session's lock prevent it: then the next run continues.
     ///
     /// # Errors
     /// If the database fails.
@@ -143,7 +143,7 @@ impl Store {
         Ok(is_detached && self.change(&format!("DROP TABLE {SCHEMA}.{name}")).await?)
     }
 
-    /// Takes back the mark of a partition that is to be kept.
+    /// Removes the mark of a partition that has to be kept.
     ///
     /// # Errors
     /// If the database fails.
@@ -151,7 +151,7 @@ impl Store {
         if partition.is_marked { self.unmark(partition).await } else { Ok(()) }
     }
 
-    /// Takes the mark off a partition unless its removal has begun: somebody may detach it by hand later, to keep it.
+    /// Removes the mark from a partition unless its removal has begun: an operator may detach it later to keep it.
     async fn unmark(&self, partition: &Partition) -> Result<(), StoreError> {
         let (parent, name, day) = (partition.table.name(), partition.name(), partition.day);
         let unmark = format!(
@@ -166,18 +166,18 @@ impl Store {
         self.change(&unmark).await.map(drop)
     }
 
-    /// Detaches outside of any transaction, and so under the search path of the session: every name has its schema. Where that
-    /// is not supported, `instead` does it under a short lock.
+    /// Detaches outside of a transaction, and so with the session's search path: every name is qualified. If that is
+    /// not supported, `instead` does it under a short lock.
     async fn detach(&self, statement: &str, instead: Option<&str>) -> Result<bool, StoreError> {
         let doing = "detaching an old partition";
         let mut connection = self.connections.connect(doing).await?;
         let detached = timeout(PATIENCE, connection.execute(sqlx::raw_sql(AssertSqlSafe(statement)))).await;
         match (detached, instead) {
             (Ok(Ok(_)), _) => Ok(true),
-            // Readers: the server goes on.
+            // Readers: the server continues.
             (Err(_), _) => Ok(false),
             (Ok(Err(error)), instead) => match (sqlstate(&error).as_deref(), instead) {
-                // feature_not_supported; object_not_in_prerequisite_state, as where there is a DEFAULT partition
+                // feature_not_supported; object_not_in_prerequisite_state, as with a DEFAULT partition
                 (Some("0A000" | "55000"), Some(instead)) => self.change(instead).await,
                 (Some(state), _) if OTHERS.contains(&state) => Ok(false),
                 _ => Err(StoreError::Failed { doing, source: error }),
@@ -185,7 +185,7 @@ impl Store {
         }
     }
 
-    /// Changes the definition of a partition, if its lock can be had at once. False if not.
+    /// Changes the definition of a partition, if its lock is available. False if not.
     async fn change(&self, statement: &str) -> Result<bool, StoreError> {
         let sql = AssertSqlSafe(format!("SET LOCAL lock_timeout = {LOCK_MILLIS}; {statement}"));
         let changed = self.run_fenced("removing an old partition", SHORT, async |database| {
@@ -198,7 +198,7 @@ impl Store {
         }
     }
 
-    /// How many rows [`Self::delete_rollups`] would delete.
+    /// The number of rows that [`Self::delete_rollups`] would delete.
     ///
     /// # Errors
     /// If the database fails.
@@ -212,7 +212,7 @@ impl Store {
         self.run("counting old roll-ups", ROLLUP, async |database| rows.fetch_one(database).await).await
     }
 
-    /// How many days of messages [`Self::delete_message_days`] would delete.
+    /// The number of days of messages that [`Self::delete_message_days`] would delete.
     ///
     /// # Errors
     /// If the database fails.
@@ -221,7 +221,8 @@ impl Store {
         self.run("counting old days of messages", ROLLUP, async |database| rows.fetch_one(database).await).await
     }
 
-    /// Deletes the days of messages that are older than `kept_from`, but the last one of each message. Returns how many.
+    /// Deletes the days of messages older than `kept_from`, except the last one of each message. Returns their
+    /// number.
     ///
     /// # Errors
     /// If the database fails.
@@ -232,7 +233,7 @@ impl Store {
         deleted.await.map(|deleted| deleted.rows_affected())
     }
 
-    /// Deletes hourly rows, gaps and closed messages that are older than `kept_from`. Returns how many.
+    /// Deletes hourly rows, gaps and closed messages older than `kept_from`. Returns their number.
     ///
     /// # Errors
     /// If the database fails.

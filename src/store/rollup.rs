@@ -1,4 +1,4 @@
-//! The roll-up's statements, one transaction a stretch. In which order stretches are done is decided in [`crate::rollup`].
+//! The roll-up's statements, one transaction per stretch. [`crate::rollup`] decides the order of stretches.
 
 mod passing_over;
 
@@ -30,8 +30,8 @@ const HEAL_CLOSED: &str = include_str!("rollup/heal_closed.sql");
 const COVERAGE: &str = include_str!("rollup/coverage.sql");
 
 impl Store {
-    /// Says that everything older than `until` is about to be rolled up: from now on, flushes note what they write before
-    /// it. Those under way are waited for. False if nobody has ever polled this app.
+    /// Marks everything older than `until` as about to be rolled up: from now on, flushes note what they write before
+    /// it. Waits for flushes in progress. False if this app was never polled.
     ///
     /// # Errors
     /// If the database fails.
@@ -41,12 +41,13 @@ impl Store {
             "UPDATE receiptd.poller_leases SET rolling_up_until = greatest(rolling_up_until, $2) WHERE sdk_app_id = $1",
         );
         let mark = mark.bind(self.app()).bind(until);
-        let marked = self.run_fenced("marking what is rolled up", SHORT, async |database| mark.execute(database).await);
+        let marked =
+            self.run_fenced("moving the end of the roll-up", SHORT, async |database| mark.execute(database).await);
         Ok(marked.await?.rows_affected() == 1)
     }
 
-    /// Takes marks back that lie in the future, which a wrong clock has left there, with the gaps that were found up to
-    /// then, and what closed messages have of it. What they cover is rolled up again. While the clock is in doubt nothing is changed.
+    /// Corrects marks in the future, from a wrong clock, together with the gaps found up to them and the times of
+    /// closed messages. What they cover is rolled up again. Changes nothing while the clock is in doubt.
     async fn heal_marks(&self, until: Timestamp) -> Result<(), StoreError> {
         if self.clock().doubt().is_some() {
             return Ok(());
@@ -57,46 +58,43 @@ impl Store {
             "SELECT coalesce(greatest(rolled_up_until, rolling_up_until) > $2, false) FROM receiptd.poller_leases WHERE sdk_app_id = $1",
         );
         let is_ahead = is_ahead.bind(app).bind(limit);
-        let is_ahead =
-            self.run("looking how far the roll-up is", SHORT, async |database| is_ahead.fetch_optional(database).await);
+        let is_ahead = self
+            .run("looking up the end of the roll-up", SHORT, async |database| is_ahead.fetch_optional(database).await);
         if is_ahead.await? != Some(true) {
             return Ok(());
         }
-        let healed =
-            self.run_fenced("taking back marks of the roll-up that lie in the future", ROLLUP, async |database| {
-                mark(database, app).await?;
-                query(HEAL_CLOSED).bind(app).bind(limit).bind(now).execute(&mut *database).await?;
-                query(HEAL_MARKS).bind(app).bind(limit).bind(until).execute(database).await
-            });
+        let healed = self.run_fenced("correcting roll-up marks in the future", ROLLUP, async |database| {
+            mark(database, app).await?;
+            query(HEAL_CLOSED).bind(app).bind(limit).bind(now).execute(&mut *database).await?;
+            query(HEAL_MARKS).bind(app).bind(limit).bind(until).execute(database).await
+        });
         healed.await?;
-        tracing::warn!(
-            "the roll-up was marked as done until a time in the future: a clock was wrong, and it goes on from now"
-        );
+        tracing::warn!("the end of the roll-up was in the future because of a wrong clock: it continues from now");
         Ok(())
     }
 
-    /// Until when everything of this app is rolled up; `None` if nothing is yet.
+    /// Up to when everything of this app is rolled up; `None` if nothing is yet.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn rolled_up_until(&self) -> Result<Option<Timestamp>, StoreError> {
         let until = query_scalar("SELECT max(rolled_up_until) FROM receiptd.poller_leases WHERE sdk_app_id = $1");
         let until = until.bind(self.app());
-        self.run("looking how far the roll-up is", SHORT, async |database| until.fetch_one(database).await).await
+        self.run("looking up the end of the roll-up", SHORT, async |database| until.fetch_one(database).await).await
     }
 
-    /// Hours into which something was stored after they had been rolled up, the oldest first.
+    /// Hours with data stored after they had been rolled up, oldest first.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn hours_to_redo(&self) -> Result<Vec<Timestamp>, StoreError> {
         let hours = query_scalar("SELECT DISTINCT hour FROM receiptd.rollup_redo WHERE sdk_app_id = $1 ORDER BY hour");
         let hours = hours.bind(self.app());
-        self.run("looking for what was stored late", SHORT, async |database| hours.fetch_all(database).await).await
+        self.run("looking for hours to roll up again", SHORT, async |database| hours.fetch_all(database).await).await
     }
 
-    /// Rolls up the next stretch, as far as `until`. `None` if there is nothing left. Groups of which the database refuses to
-    /// roll up something are passed over and noted.
+    /// Rolls up the next stretch, up to `until`. `None` if there is nothing left. Groups that the database refuses to
+    /// roll up are skipped and noted.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
@@ -105,8 +103,8 @@ impl Store {
         Ok(if let Done::Stretch(stretch) = done { stretch } else { None })
     }
 
-    /// Rolls up an hour again, as far as it had been: its gaps only if its calls are still there, and its hourly rows only
-    /// if its snapshots are, too. True if all of it was done. Groups are passed over as by [`Self::roll_up_next`].
+    /// Rolls up an hour again, as far as it was: its gaps only if its calls still exist, and its hourly rows only if
+    /// its snapshots do, too. True if all of it was done. Groups are skipped as in [`Self::roll_up_next`].
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
@@ -115,7 +113,7 @@ impl Store {
     }
 }
 
-/// The mark of the app, which nobody else moves until the transaction ends.
+/// The app's mark, which nobody else moves until the transaction ends.
 async fn mark(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     // Compiling these statements takes longer than running them.
     query("SET LOCAL jit = off").execute(&mut *connection).await?;
@@ -142,7 +140,7 @@ async fn next(
         None => hour_of(begin_of(connection, app).await?.unwrap_or(until)),
     };
     let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
-    // A mark that was taken back may lead over days that are not kept any more.
+    // A corrected mark may lead over days that are no longer kept.
     let has_calls = has_day(connection, Table::Calls, stretch.from).await?;
     let has_snapshots = has_day(connection, Table::Snapshots, stretch.from).await?;
     let hour = match stretch.completes() {
@@ -192,7 +190,7 @@ async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scop
     if let Some(hour) = stretch.completes().filter(|_| is_whole) {
         stretches.run(HOURLY, hour).await?;
     }
-    // What was stored late has all hours since noted, and so the last one of each day.
+    // Late data has noted all later hours, and so the last one of each day.
     if let Some(day) = stretch.completes_day().filter(|_| has_snapshots) {
         stretches.run(DAYS, day).await?;
     }
@@ -220,17 +218,17 @@ async fn has_hour(connection: &mut Session, app: i64, hour: Stretch) -> Result<b
     exists.bind(app).bind(hour.from).fetch_one(connection).await
 }
 
-/// The statements of one stretch.
+/// The statements of a stretch.
 struct Statements<'a> {
     connection: &'a mut Session,
     app: i64,
-    /// Until when the app is rolled up once this stretch is.
+    /// The end of the app's roll-up after this stretch.
     done: Timestamp,
     scope: &'a Scope,
 }
 
 impl Statements<'_> {
-    /// From the beginning of the hour, so that a gap that goes on is extended.
+    /// From the beginning of the hour, so that a continuing gap is extended.
     async fn find_gaps(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
         let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
         self.run(OLD_GAPS, so_far).await?;

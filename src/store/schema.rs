@@ -17,33 +17,33 @@ use super::{
     transaction::{RENEWAL, SHORT},
 };
 
-/// The schema can't be brought to the state that this receiptd knows.
+/// The schema can't be upgraded to the version that this receiptd knows.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// A newer receiptd was here.
+    /// A newer receiptd has upgraded it.
     #[error(
-        "the schema receiptd in this database has migration {found}, and this receiptd knows only up to {known}: it was made by \
-         a newer receiptd. Install that version, or point database.url elsewhere"
+        "the schema receiptd in this database is at migration {found}, but this receiptd only knows migrations up to \
+         {known}: install the newer receiptd that created it, or point database.url elsewhere"
     )]
     Newer {
         /// The newest migration in the database.
         found: i64,
-        /// The newest migration that this program has.
+        /// The newest migration of this program.
         known: i64,
     },
-    /// The database is not one to work in.
+    /// The database is unsuitable.
     #[error("the database can't be used: {0}")]
     Unfit(String),
     /// A migration failed or was edited.
-    #[error("bringing the schema receiptd up to date failed{}", remedy_of(.0))]
+    #[error("upgrading the schema receiptd failed{}", remedy_of(.0))]
     Migrate(#[source] MigrateError),
-    /// The database could not be asked.
+    /// The database could not be queried.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl SchemaError {
-    /// What the operator can do, where that is known.
+    /// The remedy, if there is one.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Store(error) => error.advice(),
@@ -51,7 +51,7 @@ impl SchemaError {
         }
     }
 
-    /// What was being done, why it failed, and what can be done about it, in one line.
+    /// The operation, the cause and the remedy, on one line.
     pub fn explain(&self) -> String {
         match self {
             Self::Store(error) => error.explain(),
@@ -60,7 +60,7 @@ impl SchemaError {
         }
     }
 
-    /// Whether trying again may help: the database was away, and not the schema wrong.
+    /// Whether retrying may help: the database was unavailable, and the schema is not wrong.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Newer { .. } | Self::Unfit(_) => false,
@@ -85,7 +85,7 @@ fn remedy_of(error: &MigrateError) -> String {
     advice.map_or_else(String::new, |advice| format!(" ({advice})"))
 }
 
-/// Names without a schema mean PostgreSQL's own, as in every other transaction.
+/// Unqualified names mean PostgreSQL's own objects, as in every other transaction.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// A migration may rewrite large tables.
@@ -99,10 +99,10 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Applies what is missing, all or nothing. Who comes second waits, and then finds nothing to do.
+/// Applies missing migrations, all or nothing. A second process waits, and then finds nothing to do.
 async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut transaction = connection.begin_with(BEGIN).await?;
-    // To say IF NOT EXISTS takes the right to make schemas even where it exists.
+    // IF NOT EXISTS requires the right to create schemas even if it exists.
     let (has_schema, has_partitions, has_table): (bool, bool, bool) = query_as(
         "SELECT to_regnamespace('receiptd') IS NOT NULL, to_regnamespace('receiptd_partitions') IS NOT NULL,
             to_regclass('receiptd.schema_migrations') IS NOT NULL",
@@ -116,7 +116,7 @@ async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), M
         transaction.execute("CREATE SCHEMA receiptd_partitions").await?;
     }
     if has_table {
-        // Nobody but the owner can hold it, unlike an advisory lock. Before there is a table, the names are unique.
+        // Only the owner can hold it, unlike an advisory lock. Before the table exists, unique names prevent a race.
         transaction.execute("LOCK TABLE receiptd.schema_migrations IN SHARE UPDATE EXCLUSIVE MODE").await?;
     }
     migrator.run_direct(None, &mut *transaction, false).await?;
@@ -125,18 +125,18 @@ async fn run(connection: &mut PgConnection, migrator: &Migrator) -> Result<(), M
     Ok(transaction.commit().await?)
 }
 
-/// Whether another process made the schema or its first table at the same time: unique_violation, duplicate_schema,
-/// duplicate_table.
+/// Whether another process created the schema or its first table at the same time: unique_violation,
+/// duplicate_schema, duplicate_table.
 fn came_second(error: &MigrateError) -> bool {
     matches!(error, MigrateError::Execute(_))
         && sqlstate_of(error).is_some_and(|state| ["23505", "42P06", "42P07"].contains(&state.as_str()))
 }
 
 impl Store {
-    /// Applies the migrations that are missing. Safe to call from several processes at once.
+    /// Applies missing migrations. Safe to call from several processes at once.
     ///
     /// # Errors
-    /// If the database is not one to work in, the schema is newer than this program, or a migration fails.
+    /// If the database is unsuitable, the schema is newer than this program, or a migration fails.
     pub async fn migrate(&self) -> Result<(), SchemaError> {
         self.refuse_unfit_database().await?;
         let migrator = migrator();
@@ -148,7 +148,7 @@ impl Store {
         if found == Some(known) {
             return self.grant_roles().await;
         }
-        let doing = "bringing the schema receiptd up to date";
+        let doing = "upgrading the schema receiptd";
         let mut connection = self.connections.connect(doing).await?;
         let ran = timeout(PATIENCE, async {
             match run(&mut connection, &migrator).await {
@@ -160,7 +160,8 @@ impl Store {
         self.grant_roles().await
     }
 
-    /// Gives the roles for analysts and applications what they lack: they may have been made after the schema.
+    /// Grants the roles for analysts and applications their missing rights: they may have been created after the
+    /// schema.
     async fn grant_roles(&self) -> Result<(), SchemaError> {
         let grant = query("SELECT receiptd.grant_roles()");
         let doing = "granting rights to receiptd_reader and receiptd_writer";
@@ -168,15 +169,15 @@ impl Store {
         Ok(())
     }
 
-    /// The newest migration that the database has, if it has the schema at all.
+    /// The newest migration in the database, if it has the schema at all.
     ///
     /// # Errors
-    /// If the database can't be asked.
+    /// If the database can't be queried.
     pub async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
-        self.run("reading the version of the schema receiptd", RENEWAL, async |database| version(database).await).await
+        self.run("reading the schema version of receiptd", RENEWAL, async |database| version(database).await).await
     }
 
-    /// The newest migration that this program has.
+    /// The newest migration of this program.
     pub fn known_schema_version() -> i64 {
         migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
     }

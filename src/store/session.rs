@@ -1,9 +1,10 @@
-//! A session: one connection to the database, and whether what is set and prepared in it stays there.
+//! A session: a connection to the database, and whether its settings and prepared statements persist.
 //!
-//! Behind a proxy that pools transactions (PgBouncer) the next transaction may meet another process of the server, with other
-//! settings, where the name of a statement means nothing, or another statement. So a session is tried with a token among its startup parameters:
-//! it is a process's own if that process knows the token. Such a proxy refuses the parameter, or drops it. In any
-//! other, statements must never have a name, and settings hold for a transaction only.
+//! Behind a proxy that pools transactions (PgBouncer) the next transaction may use another server process, with other
+//! settings, where a statement's name is unknown or means another statement. So a session is tested with a token
+//! among its startup parameters: it is the process's own if the server process knows the token. Such a proxy refuses
+//! the parameter, or drops it. In any other session, statements must never have a name, and settings only hold for a
+//! transaction.
 
 use std::{
     sync::{
@@ -23,19 +24,19 @@ use sqlx::{
 
 use super::sqlstate;
 
-/// A connection is replaced after this time: the name of the server may lead elsewhere by now.
+/// Maximum age of a connection: the server's name may lead elsewhere by then.
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
-/// The parameter that holds the token.
+/// The parameter with the token.
 const TOKEN: &str = "receiptd.session";
 
-/// One connection.
+/// A connection.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: PgConnection,
-    /// Whether the same process of the server is met in every transaction.
+    /// Whether all transactions use the same server process.
     is_own: bool,
-    /// Whether statements get names, under which they are prepared once.
+    /// Whether statements get names, by which they are prepared once.
     names: bool,
 }
 
@@ -44,12 +45,12 @@ impl Session {
         Self { connection, is_own: false, names: false }
     }
 
-    /// Whether the same process of the server is met in every transaction: what is set and prepared in the session stays.
+    /// Whether all transactions use the same server process: settings and prepared statements persist.
     pub fn is_own(&self) -> bool {
         self.is_own
     }
 
-    /// Has the statements that follow named, if that can be.
+    /// Names the following statements, if possible.
     pub fn name_statements(&mut self, names: bool) {
         self.names = names && self.is_own;
     }
@@ -93,7 +94,7 @@ impl<'c> Executor<'c> for &'c mut Session {
     }
 }
 
-/// A query by name or without.
+/// A query with or without a name.
 struct Sent<E> {
     query: E,
     is_named: bool,
@@ -117,17 +118,17 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Sent<E> {
     }
 }
 
-/// Makes sessions, and says which are not to be used again.
+/// Creates sessions, and decides which must not be used again.
 #[derive(Debug)]
 pub(super) struct Connector {
     options: Mutex<PgConnectOptions>,
-    /// What a session of one's own is started with.
+    /// Startup settings of own sessions.
     settings: Vec<(&'static str, String)>,
-    /// Sessions that were made before are thrown away.
+    /// Sessions created before this time are discarded.
     distrusted: Mutex<Instant>,
-    /// Whether it is tried to have sessions of one's own.
+    /// Whether own sessions are tried.
     tries: AtomicBool,
-    /// Whether names are wanted at all.
+    /// Whether names are allowed at all.
     may_name: AtomicBool,
 }
 
@@ -137,13 +138,13 @@ impl Connector {
         Self { options: options.into(), settings, distrusted, tries: true.into(), may_name: true.into() }
     }
 
-    /// Makes connections by other options from now on.
+    /// Uses other options for new connections.
     pub fn change_options(&self, options: PgConnectOptions) {
         *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options;
         self.tries.store(self.may_name.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Says whether statements may have names at all.
+    /// Allows or forbids statement names.
     pub fn name_statements(&self, may: bool) {
         self.may_name.store(may, Ordering::Relaxed);
         self.tries.store(may, Ordering::Relaxed);
@@ -153,29 +154,28 @@ impl Connector {
         self.may_name.load(Ordering::Relaxed)
     }
 
-    /// Sessions that there are by now are not used again.
+    /// Present sessions are not used again.
     pub fn distrust(&self) {
         *self.distrusted.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// A name turned out to be lost, or to be another's: something on the way pools transactions all the same.
+    /// A name was unknown or meant another statement: a proxy pools transactions nevertheless.
     pub fn has_lost_names(&self) {
         if self.tries.swap(false, Ordering::Relaxed) {
             tracing::warn!(
-                "the database has lost a prepared statement: statements are prepared anew each time from now on. If a proxy is \
-                 on the way, set database.prepared_statements = false"
+                "a prepared statement is missing on the server: from now on statements are prepared each time they \
+                 are used. If there is a proxy, set database.prepared_statements = false"
             );
         }
     }
 
-    /// A connection of which nothing is known.
+    /// An untested connection.
     pub async fn connect(&self) -> Result<PgConnection, Error> {
         let options = self.options.lock().unwrap_or_else(PoisonError::into_inner).clone();
         PgConnection::connect_with(&options).await
     }
 
-    /// A connection that was asked for with a token and the settings, and whether these reached the server; `None` if that was
-    /// refused.
+    /// A connection with a token and the settings, and whether these reached the server; `None` if that was refused.
     async fn connect_with_token(&self) -> Result<Option<(PgConnection, bool)>, Error> {
         let token = format!("{:016x}", fastrand::u64(..));
         let options = self.options.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -192,7 +192,7 @@ impl Connector {
     }
 }
 
-/// Whether a connection may have been refused for its startup parameters: protocol_violation, which PgBouncer says,
+/// Whether a connection may have been refused for its startup parameters: protocol_violation, as PgBouncer reports,
 /// feature_not_supported, or an error of data, syntax or rights.
 fn is_about_parameters(error: &Error) -> bool {
     sqlstate::sqlstate(error)
@@ -213,7 +213,7 @@ impl Manager for Connector {
             None => self.connect().await?,
         };
         if self.tries.swap(false, Ordering::Relaxed) {
-            tracing::info!("a proxy is on the way to the database: statements are prepared anew each time");
+            tracing::info!("a proxy is on the way to the database: statements are prepared each time they are used");
         }
         Ok(Session::shared(connection))
     }

@@ -1,4 +1,4 @@
-//! A poll that the tables refuse: what is bad of it is set aside with the reason, the rest is written.
+//! A poll that the tables refuse: refused rows are set aside with the reason, the rest is written.
 
 use std::slice;
 
@@ -22,11 +22,11 @@ use crate::{
     recording::{GroupChange, Kept, Recording},
 };
 
-/// What was written of a poll that the tables refuse.
+/// The written part of a refused poll.
 #[derive(Debug)]
 pub(crate) struct Aside {
     pub flushed: Flushed,
-    /// How many rows of it were set aside.
+    /// Number of rows set aside.
     pub rows: usize,
     /// Whether its slot waits, since the tables refuse the slot's row or its group's.
     pub waits: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Aside {
 pub(crate) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestamp) -> Result<Brief<Aside>, StoreError> {
     let wrote = oldest(slice::from_ref(kept));
     store
-        .run_briefly("setting aside what the tables refuse", SHORT, wrote, async |database, _| {
+        .run_briefly("setting aside refused rows", SHORT, wrote, async |database, _| {
             apart(database, kept, not_before).await
         })
         .await
@@ -45,7 +45,7 @@ pub(crate) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestam
 
 async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> Result<Aside, sqlx::Error> {
     let (frame, parts) = kept.recording.apart();
-    // The messages first: of those that are refused nothing goes into the slot.
+    // The messages first: refused ones are not written to the slot.
     let mut refused = Vec::new();
     for (seq, part) in &parts {
         refused.extend(write_message(connection, part).await?.is_none().then_some(*seq));
@@ -73,7 +73,7 @@ async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> 
     let written = attempt(connection, &slot, async |database| write_slot(database, &item).await).await?;
     let mut committed = written.unwrap_or_else(|| {
         (rows, waits) = (rows + 1, true);
-        // It is polled on, though the tables do not know when.
+        // It is polled on, although its due time is not stored.
         kept.slots().map(|slot| Committed::Due(slot, later)).collect()
     });
     if waits {
@@ -82,7 +82,7 @@ async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> 
     Ok(Aside { flushed: Flushed { committed, dropped, ..Flushed::default() }, rows, waits })
 }
 
-/// Writes a slot with what is left of its poll. Where somebody has changed it, all of the poll is to be decided anew.
+/// Writes a slot with the rest of its poll. If the slot was changed, the whole poll has to be decided again.
 async fn write_slot(connection: &mut Session, item: &Item<'_>) -> Result<Vec<Committed>, sqlx::Error> {
     let (here, _) = write_slots(connection, slice::from_ref(item)).await?;
     if here.is_empty() {
@@ -98,7 +98,7 @@ fn put_off(committed: &mut Committed) {
     }
 }
 
-/// What a recording says of its slot, of its group, and of its calls.
+/// A recording's parts: its slot, its group, and its calls.
 fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
     let group = Recording { attempts: vec![], ..frame.clone() };
     let calls = Recording { group: None, ..frame.clone() };
@@ -106,7 +106,7 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
     (slot, group, calls)
 }
 
-/// Writes what a poll says of one message, but what its slot holds.
+/// Writes a poll's results for one message, except the slot's contents.
 async fn write_message(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
     let write = async |database: &mut Session| {
         write_snapshots(database, &[part], true).await?;
@@ -115,7 +115,7 @@ async fn write_message(connection: &mut Session, part: &Recording) -> Result<Opt
     attempt(connection, part, write).await
 }
 
-/// Writes what a poll says of messages that were unwatched meanwhile. Returns of how many that could not be stored.
+/// Writes a poll's results for messages that were unwatched meanwhile. Returns how many could not be stored.
 async fn write_of_unwatched(connection: &mut Session, kept: &Kept) -> Result<usize, sqlx::Error> {
     let (unwatched, dropped) = write_unwatched(connection, &[kept]).await?;
     let unwatched: Vec<&Recording> = unwatched.iter().collect();
@@ -141,7 +141,7 @@ async fn attempt<T>(
     }
 }
 
-/// Goes back to the savepoint and writes down what was refused. An error that is no refusal ends the whole.
+/// Rolls back to the savepoint and stores the refused row. An error that is not a refusal ends everything.
 async fn set_aside(connection: &mut Session, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
     if !matches!(remedy_of(&error), Remedy::SetAside | Remedy::Partition) {
         return Err(error);
@@ -166,7 +166,7 @@ async fn set_aside(connection: &mut Session, part: &Recording, error: sqlx::Erro
     .map(drop)
 }
 
-/// What was to be stored, with the names of the columns.
+/// The row to be stored, with column names.
 fn content(part: &Recording) -> Value {
     let receipt = |receipt: crate::domain::Receipt| {
         let (read, unread) = receipt.counts.map_or((None, None), |counts| (Some(counts.read()), Some(counts.unread())));

@@ -1,8 +1,8 @@
-//! How slots are written, with what they hold: many in one statement.
+//! Writing slots with their contents: many in one statement.
 //!
-//! What is known of the messages goes in as one array a column, for all slots together, of which each row cuts out its part: that
-//! is cheaper than a statement a slot, and than arrays written as text. A slot is written only as the version that was read; whoever
-//! calls looks at which of them come back.
+//! The messages' states are passed as one array per column for all slots together, of which each row takes its part:
+//! cheaper than a statement per slot, and than arrays as text. A slot is only written at the version that was read;
+//! the caller checks which ones are returned.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ use crate::{
     slot::{GroupKey, Slot, SlotId, SlotKey, SlotMessage},
 };
 
-/// A row of `poll_slots` that is to be written.
+/// A row of `poll_slots` to be written.
 #[derive(Debug)]
 pub(super) struct SlotRow<'a> {
     pub key: SlotKey,
@@ -35,7 +35,7 @@ pub(super) struct SlotRow<'a> {
 }
 
 impl<'a> SlotRow<'a> {
-    /// A slot as it was read, but that it holds these messages.
+    /// A slot as it was read, but with these messages.
     pub fn holding(slot: &Slot, key: SlotKey, contents: &'a Contents) -> Self {
         Self {
             key,
@@ -51,8 +51,8 @@ impl<'a> SlotRow<'a> {
     }
 }
 
-/// The rows: $1 to $9 are columns that are no arrays, $10 to $13 say where the counts of the messages stand in their arrays, and
-/// where the rest of what is known of them.
+/// The rows: $1 to $9 are columns without arrays, $10 to $13 the positions of the messages' counts in their arrays,
+/// and of their other states.
 macro_rules! rows {
     () => {
         "unnest($1::integer[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
@@ -122,7 +122,7 @@ const APPEND: &str = "
     WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
     RETURNING s.group_key, s.slot_id, s.next_poll_at";
 
-/// Writes slots that nobody has changed since they were read. Returns these.
+/// Writes slots that are unchanged since they were read. Returns them.
 pub(super) async fn update_slots(
     connection: &mut Session,
     rows: &[SlotRow<'_>],
@@ -130,7 +130,7 @@ pub(super) async fn update_slots(
     write(connection, UPDATE, rows).await
 }
 
-/// Makes slots.
+/// Creates slots.
 pub(super) async fn insert_slots(connection: &mut Session, rows: &[SlotRow<'_>]) -> Result<(), sqlx::Error> {
     write(connection, INSERT, rows).await.map(drop)
 }
@@ -175,8 +175,8 @@ async fn write(
     Ok(written.into_iter().collect())
 }
 
-/// Adds messages to slots that nobody has changed since they were read, and brings those forward. Returns these with their due
-/// times.
+/// Adds messages to slots that are unchanged since they were read, and makes them due earlier. Returns them with
+/// their due times.
 pub(super) async fn append_to_slots(
     connection: &mut Session,
     rows: &[SlotRow<'_>],
@@ -203,7 +203,7 @@ pub(super) async fn append_to_slots(
     Ok(keyed(appended).into_iter().collect())
 }
 
-/// What changes about messages with most changes.
+/// The columns of messages that change most often.
 #[derive(Default)]
 struct Counted {
     read_num: Vec<Option<i32>>,
@@ -212,7 +212,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// Adds the messages of a slot. Returns where they stand: the first and the last, counted from 1.
+    /// Adds the messages of a slot. Returns their positions: the first and the last, from 1.
     fn add(&mut self, messages: &[SlotMessage]) -> (i32, i32) {
         let before = self.read_num.len();
         for message in messages {
@@ -228,7 +228,7 @@ impl Counted {
     }
 }
 
-/// The rest of what is known of messages.
+/// The other columns of messages.
 #[derive(Default)]
 struct Others {
     msg_seqs: Vec<i64>,
@@ -270,12 +270,12 @@ impl Others {
     }
 }
 
-/// Where elements stand in an array of PostgreSQL, by their numbers in one of Rust.
+/// The positions of elements in a PostgreSQL array, from indexes in Rust.
 fn range(before: usize, end: usize) -> (i32, i32) {
     (i32::try_from(before + 1).unwrap_or(i32::MAX), i32::try_from(end).unwrap_or(i32::MAX))
 }
 
-/// A count of a message, if one is known.
+/// A count of a message, if it is known.
 pub(super) fn count_of(message: &SlotMessage, count: fn(Counts) -> u32) -> Option<i32> {
     message.receipt.and_then(|receipt| receipt.counts).and_then(|counts| i32::try_from(count(counts)).ok())
 }
@@ -305,7 +305,7 @@ pub(super) async fn move_messages(
     .map(drop)
 }
 
-/// Numbers for slots that are to be made.
+/// Ids for new slots.
 pub(super) async fn new_slot_ids(connection: &mut Session, count: usize) -> Result<Vec<SlotId>, sqlx::Error> {
     if count == 0 {
         return Ok(vec![]);

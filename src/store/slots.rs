@@ -1,4 +1,4 @@
-//! Reading the schedule: all due times at the start, and the contents of the slots that are due.
+//! Reading the schedule: all due times at the start, and the contents of due slots.
 
 use futures::TryStreamExt;
 use sqlx::{FromRow, Row, postgres::PgRow};
@@ -14,7 +14,7 @@ use crate::{
     slot::{GroupKey, GroupState, Made, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
-/// One row a slot, which holds what is known of its messages.
+/// One row per slot, with the states of its messages.
 const READ_SLOTS: &str = "
     SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
         s.quiet_polls, s.failures, g.group_id, g.state, g.cadence,
@@ -24,7 +24,7 @@ const READ_SLOTS: &str = "
     JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key";
 
-/// The neighbours of a slot in its group are the one before it and the one after.
+/// A slot's neighbours in its group are the previous and the next one.
 const MERGE_CANDIDATES: &str = "
     SELECT s.group_key, s.slot_id, other.slot_id
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
@@ -41,12 +41,13 @@ const MERGE_CANDIDATES: &str = "
     ) other
     WHERE s.failures = 0";
 
-/// How many slots are read at a time: some tens of milliseconds, for which no poll starts.
+/// Number of slots read at a time: this takes some tens of milliseconds, during which no poll starts.
 const PAGE: i64 = 10_000;
 
 impl Store {
-    /// A page of the schedule: the slots after `after` of this app whose groups are active, with their due times, and empty ones,
-    /// which are to go. Returns the last slot of the page, whosever it is; `None` if there are no more.
+    /// A page of the schedule: the slots of this app after `after` with active groups, with their due times, and
+    /// empty ones, which have to be deleted. Returns the last slot of the page, of any app; `None` if there are no
+    /// more.
     ///
     /// # Errors
     /// If the database fails.
@@ -83,7 +84,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn read_slots(&self, slots: &[SlotKey]) -> Result<Vec<Slot>, StoreError> {
-        const DOING: &str = "reading the slots that are due";
+        const DOING: &str = "reading due slots";
         let (groups, ids) = SlotKey::columns(slots);
         let rows = || query(READ_SLOTS).bind(groups.clone()).bind(ids.clone());
         let read: Result<Vec<Slot>, sqlx::Error> = self.read(DOING, SHORT, rows).await?.iter().map(slot).collect();
@@ -93,7 +94,7 @@ impl Store {
         Ok(read)
     }
 
-    /// All slots of a group, as if they were made just now: which ones were is not known.
+    /// All slots of a group, as if they had just been created: which ones were is unknown.
     ///
     /// # Errors
     /// If the database fails.
@@ -102,11 +103,11 @@ impl Store {
             "SELECT group_key, slot_id, next_poll_at, failures > 0 AS fails FROM receiptd.poll_slots WHERE group_key = $1",
         );
         let slots = slots.bind(group_key);
-        self.run("looking for the slots of a group", SHORT, async |database| slots.fetch_all(database).await).await
+        self.run("reading the slots of a group", SHORT, async |database| slots.fetch_all(database).await).await
     }
 
-    /// For each of these slots, a neighbour in its group that fits into one call with it, if there is one. Slots that fail are
-    /// none: what is wrong with one must not spoil the polls of the other.
+    /// For each of these slots, a neighbour in its group that fits into one call with it, if there is one. Failing
+    /// slots are excluded: a fault in one must not spoil the polls of the other.
     ///
     /// # Errors
     /// If the database fails.
@@ -129,7 +130,7 @@ impl Store {
     }
 }
 
-/// Slots with their due times, as rows have them.
+/// Slots with their due times, from rows.
 pub(super) fn keyed(rows: Vec<(GroupKey, SlotId, Timestamp)>) -> Vec<(SlotKey, Timestamp)> {
     let of = |(group_key, slot_id, due)| (SlotKey { group_key, slot_id }, due);
     rows.into_iter().map(of).collect()
@@ -161,7 +162,7 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
     })
 }
 
-/// The messages of a slot, and whether its arrays hold anything else. Only a person can have written that.
+/// The messages of a slot, and whether its arrays contain anything else, which only a person can have written.
 fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<SlotMessage>, bool), sqlx::Error> {
     let (int, times) = (|bytes| Some(i32::from_be_bytes(bytes)), |column| elements(row, column, time));
     let seqs = elements(row, "msg_seqs", |bytes| MsgSeq::try_from(i64::from_be_bytes(bytes)).ok())?;
@@ -196,7 +197,7 @@ fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<Slo
     Ok((messages, is_wrong))
 }
 
-/// A receipt, as columns have it.
+/// A receipt, from columns.
 pub(super) fn receipt(code: Option<i32>, read: Option<i32>, unread: Option<i32>) -> Option<Receipt> {
     let counts = read.zip(unread).and_then(|(read, unread)| Counts::new(read.into(), unread.into()));
     code.map(|code| Receipt { code, counts })

@@ -1,8 +1,8 @@
-//! Giving new messages a slot, and splitting slots that are larger than a batch.
+//! Assigning new messages to slots, and splitting slots that are larger than a batch.
 //!
-//! What is to be done is decided on what was read, without a lock, and written only if it still is so: else, and where somebody
-//! holds a slot, a message or a group, all that belongs to that group is left for the next time. So an owner's open
-//! transaction holds up only what it touches.
+//! Decisions are based on what was read without locks, and written only if it is unchanged. Otherwise, or if another
+//! session has locked a slot, a message or a group, the whole group is postponed. So an owner's open transaction only
+//! delays what it touches.
 
 use std::collections::HashMap;
 
@@ -24,31 +24,31 @@ use crate::{
     slot::{Fill, Fresh, GroupKey, OpenSlot, Slot, SlotId, SlotKey, SlotMessage},
 };
 
-/// So many messages get their slots in one transaction: a million at once must not hold one for long.
+/// Number of messages assigned in one transaction: a million at once must not keep one open for long.
 const CHUNK: i64 = 20_000;
 
-/// What one round of slotting did.
+/// The result of a round of slotting.
 #[derive(Debug, Default)]
 pub struct Slotted {
-    /// How many messages got a slot.
+    /// Number of messages assigned to a slot.
     pub messages: usize,
-    /// The slots that were made or brought forward, with their due times.
+    /// The slots that were created or made due earlier, with their due times.
     pub slots: Vec<(SlotKey, Timestamp)>,
-    /// Where to go on at once, if there may be more: after this message.
+    /// Where to continue immediately, if there may be more: after this message.
     pub next: Option<MessageKey>,
 }
 
-/// A group, and the number of a message in it.
+/// A group, and a message's number in it.
 pub type MessageKey = (GroupKey, i64);
 
-/// Comes before all messages.
+/// Less than all messages.
 pub const FIRST: MessageKey = (GroupKey::MIN, i64::MIN);
 
-/// The new messages of a group and where they go.
+/// The new messages of a group and their slots.
 #[derive(Debug)]
 struct Filled {
     fill: Fill,
-    /// The version of the slot that they join, if they join one.
+    /// The version of the slot that they join, if any.
     version: Option<i64>,
     contents: Contents,
 }
@@ -78,17 +78,17 @@ struct Open {
 }
 
 impl Store {
-    /// Gives a slot to messages after `after` that have none, as `pack` decides from them and the newest slots of their groups.
-    /// Where somebody else holds or changes what that takes, the whole group is left for the next round.
+    /// Assigns messages after `after` without a slot, as `pack` decides from them and the newest slots of their
+    /// groups. If another session has locked or changed something needed, the whole group waits for the next round.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed, but for messages that got their slots before.
+    /// If the database fails; then nothing has changed, except for messages assigned before.
     pub async fn slot_new_messages(
         &self,
         after: MessageKey,
         pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
     ) -> Result<Slotted, StoreError> {
-        const DOING: &str = "giving new messages a slot";
+        const DOING: &str = "assigning new messages to slots";
         let app = self.app();
         let (fresh, open) = self
             .run(DOING, LONG, async |database| {
@@ -117,13 +117,13 @@ impl Store {
         Ok(slotted)
     }
 
-    /// Splits a slot that holds more than `batch_size` messages: the younger ones go into slots of their own, which are
-    /// due with it and have the same last poll. Where somebody holds or changes it, it stays as it is.
+    /// Splits a slot with more than `batch_size` messages: the younger ones move to new slots, which have the same
+    /// due time and last poll. If another session has locked or changed it, it is unchanged.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn split_slot(&self, slot: &Slot, batch_size: usize) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
-        const DOING: &str = "splitting a slot that is larger than polling.batch_size";
+        const DOING: &str = "splitting a slot larger than polling.batch_size";
         let parts: Vec<Contents> =
             slot.messages.chunks(batch_size.max(1)).map(|part| Contents::Other(part.to_vec())).collect();
         let Some((first, later)) = parts.split_first() else { return Ok(vec![]) };
@@ -135,7 +135,7 @@ impl Store {
     }
 }
 
-/// Decides where new messages go. Returns that by group.
+/// Decides where new messages go, by group.
 fn filled(
     fresh: Vec<(Fresh, SlotMessage)>,
     open: &HashMap<GroupKey, Open>,
@@ -143,7 +143,7 @@ fn filled(
 ) -> Vec<Vec<Filled>> {
     let (news, messages): (Vec<Fresh>, Vec<SlotMessage>) = fresh.into_iter().unzip();
     let slots = open.iter().map(|(group_key, open)| (*group_key, open.slot)).collect();
-    // Fills have the messages in the order in which they came.
+    // Fills keep the messages in order of arrival.
     let (mut messages, mut groups) = (messages.into_iter(), Vec::<Vec<Filled>>::new());
     for fill in pack(&news, &slots) {
         let version = fill.slot_id.and(open.get(&fill.group_key)).map(|open| open.version);
@@ -157,8 +157,8 @@ fn filled(
     groups
 }
 
-/// The next messages that have no slot. They begin after those that were looked at before: an index has these yet, as long as
-/// somebody's query may see them without a slot.
+/// The next messages without a slot. They start after those of the last call: an index still has these while another
+/// session's query may see them without a slot.
 async fn new_messages(
     connection: &mut Session,
     app: i64,
@@ -201,7 +201,7 @@ fn fresh(row: &PgRow) -> Result<(Fresh, SlotMessage), sqlx::Error> {
     Ok((Fresh { group_key, cadence, seq, sent_at, added_at }, message))
 }
 
-/// The newest slot of each group. Slots that fail come last: those who join would wait with them.
+/// The newest slot of each group. Failing slots come last: messages that join would wait with them.
 async fn newest_slots(
     connection: &mut Session,
     fresh: &[(Fresh, SlotMessage)],
@@ -229,15 +229,15 @@ async fn newest_slots(
     Ok(newest.into_iter().map(open).collect())
 }
 
-/// What was done for some groups.
+/// The result for some groups.
 #[derive(Debug)]
 struct Placed {
     messages: usize,
-    /// The slots that the schedule has to hear of, with their due times.
+    /// The slots to report to the schedule, with their due times.
     news: Vec<(SlotKey, Timestamp)>,
 }
 
-/// Makes the slots that are new, adds to those that messages join, and notes in the rows of the messages where they are.
+/// Creates new slots, extends those that messages join, and writes the slot into the messages' rows.
 async fn place(connection: &mut Session, fills: &[&Filled]) -> Result<Placed, sqlx::Error> {
     let (joining, making): (Vec<&Filled>, Vec<&Filled>) = fills.iter().partition(|filled| filled.version.is_some());
     let ids = new_slot_ids(connection, making.len()).await?;
@@ -258,8 +258,7 @@ async fn place(connection: &mut Session, fills: &[&Filled]) -> Result<Placed, sq
     Ok(Placed { messages, news: news.map(|(_, row)| (row.key, due_of(row))).collect() })
 }
 
-/// Notes in the rows of messages which slot they are in: what is known of them is there from now on. Returns how many rows that
-/// are.
+/// Writes the slot into messages' rows: their states are there from now on. Returns the number of rows.
 async fn place_messages(connection: &mut Session, slots: &[&SlotRow<'_>]) -> Result<usize, sqlx::Error> {
     let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
     for slot in slots {

@@ -1,36 +1,36 @@
-//! What a failure of the database calls for, by its SQLSTATE (appendix A of PostgreSQL's manual). Pure.
+//! The reaction to a database failure, by its SQLSTATE (appendix A of PostgreSQL's manual). Pure.
 
 use sqlx::postgres::PgDatabaseError;
 
 use super::StoreError;
 
-/// What is to be done about a failed operation.
+/// The reaction to a failed operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
-    /// Try again after a while: it passes by itself.
+    /// Retry after a delay: it is transient.
     Retry,
-    /// Try again on new connections: those that there are lead to a server that does not write, or have prepared statements
-    /// that don't hold any more.
+    /// Retry on new connections: the present ones lead to a read-only server, or have invalid prepared statements.
     Reconnect,
-    /// Make the partition that may be missing, and try again. If none is missing, it is a bad row.
+    /// Create the partition that may be missing, and retry. If none is missing, it is a bad row.
     Partition,
     /// It would fail again: find the row and set it aside.
     SetAside,
-    /// Try again now and then: somebody has to put it right.
+    /// Retry now and then: an operator has to correct it.
     Operator,
 }
 
-/// What an SQLSTATE calls for.
+/// The reaction to an SQLSTATE.
 pub(super) fn remedy(sqlstate: &str) -> Remedy {
     match sqlstate {
         // read_only_sql_transaction, invalid_sql_statement_name, duplicate_prepared_statement
         "25006" | "26000" | "42P05" => Remedy::Reconnect,
         // check_violation: also a row without a partition
         "23514" => Remedy::Partition,
-        // data_corrupted and index_corrupted strike the rows that lie there
+        // data_corrupted and index_corrupted affect the rows stored there
         "XX001" | "XX002" => Remedy::SetAside,
         _ => match sqlstate.get(..2).unwrap_or_default() {
-            // cardinality, data, integrity constraint, WITH CHECK OPTION, program limit, raised by somebody's trigger
+            // cardinality, data, integrity constraint, WITH CHECK OPTION, program limit, raised by an operator's
+            // trigger
             "21" | "22" | "23" | "44" | "54" | "P0" => Remedy::SetAside,
             // not supported, invalid authorization, no such database or schema, no rights or no such table
             "0A" | "28" | "2F" | "38" | "39" | "3D" | "3F" | "42" => Remedy::Operator,
@@ -40,12 +40,12 @@ pub(super) fn remedy(sqlstate: &str) -> Remedy {
     }
 }
 
-/// The SQLSTATE of a failure, if the server gave one.
+/// The SQLSTATE of a failure, if the server sent one.
 pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error().and_then(|error| error.code()).map(std::borrow::Cow::into_owned)
 }
 
-/// What a failure calls for, also one that never reached the server.
+/// The reaction to a failure, including one that never reached the server.
 pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
     match (error, sqlstate(error)) {
         (_, Some(_)) if has_changed_columns(error) => Remedy::Reconnect,
@@ -55,22 +55,22 @@ pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
     }
 }
 
-/// Whether the server does not know a prepared statement by its name, or has another by that name.
+/// Whether the server does not know a prepared statement's name, or has another statement by that name.
 pub(super) fn has_lost_name(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
 }
 
-/// Whether a statement failed only since it was prepared earlier.
+/// Whether a statement failed only because it was prepared earlier.
 pub(super) fn is_about_prepared(error: &sqlx::Error) -> bool {
     has_lost_name(error) || has_changed_columns(error)
 }
 
-/// Whether a transaction was refused since the lease has passed to another: what `end_under_lease` says.
+/// Whether a transaction was refused because the lease has passed to another process, by `end_under_lease`.
 pub(super) fn is_lease_lost(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("RC001")
 }
 
-/// Whether a prepared statement would return other columns by now than when it was prepared: somebody has changed the schema.
+/// Whether a prepared statement would return other columns than when it was prepared, because the schema was changed.
 /// PostgreSQL has no SQLSTATE for that alone.
 fn has_changed_columns(error: &sqlx::Error) -> bool {
     let server = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
@@ -101,30 +101,30 @@ pub(super) fn class(error: &StoreError) -> &'static str {
     }
 }
 
-/// What the operator can do about an SQLSTATE, where that is known.
+/// The remedy for an SQLSTATE, if there is one.
 pub(super) fn advice(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
-        "25006" => "the server only reads: point database.url at the primary",
-        "28P01" | "28000" => "check user and password in database.url, and the server's pg_hba.conf",
-        "3D000" => "create the database that database.url names",
-        "3F000" | "42P01" | "42703" | "42883" => "bring the schema up to date with `receiptd migrate`",
+        "25006" => "the server is read-only: point database.url at the primary",
+        "28P01" | "28000" => "check the user and password in database.url, and the server's pg_hba.conf",
+        "3D000" => "create the database named in database.url",
+        "3F000" | "42P01" | "42703" | "42883" => "upgrade the schema with `receiptd migrate`",
         "42501" => {
             "the role of database.url has to own the schemas receiptd and receiptd_partitions, or to make them once: GRANT CREATE ON DATABASE … TO …"
         }
         "53100" => "free disk space on the database server",
-        "53300" => "raise max_connections of the server, or lower database.max_connections",
-        "55P03" => "somebody holds a lock: see pg_locks and pg_stat_activity for who",
+        "53300" => "raise max_connections on the server, or lower database.max_connections",
+        "55P03" => "another session holds a lock: pg_locks and pg_stat_activity show which one",
         _ => return None,
     })
 }
 
-/// What the operator can do where TLS is what failed.
+/// The remedy for a TLS failure.
 fn tls_advice(error: &sqlx::Error) -> Option<&'static str> {
     use rustls::{CertificateError as Certificate, Error as Tls};
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let tls = std::iter::from_fn(|| {
         let here = cause?;
-        // An error of the input or output does not tell what it wraps.
+        // An I/O error does not show the error it wraps.
         cause = match here.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => here.source(),
@@ -132,35 +132,35 @@ fn tls_advice(error: &sqlx::Error) -> Option<&'static str> {
         Some(here)
     });
     match tls.into_iter().find_map(|cause| cause.downcast_ref::<Tls>()) {
-        Some(Tls::InvalidCertificate(Certificate::UnknownIssuer)) => Some(
-            "the server's certificate is of a CA that is not known here: name the CA's file by sslrootcert in database.url",
-        ),
+        Some(Tls::InvalidCertificate(Certificate::UnknownIssuer)) => {
+            Some("the server's certificate is from an unknown CA: set sslrootcert in database.url to the CA's file")
+        }
         Some(Tls::InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. })) => {
             Some(
-                "the server's certificate is for another name: have database.url name the host as the certificate does, or give \
-             sslmode=verify-ca",
+                "the server's certificate is for another name: use the name in the certificate in database.url, or \
+                 set sslmode=verify-ca",
             )
         }
         Some(Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. })) => {
             Some("the server's certificate has expired: renew it")
         }
-        Some(_) => Some("see the TLS settings of the server, and sslmode and sslrootcert in database.url"),
+        Some(_) => Some("check the TLS settings of the server, and sslmode and sslrootcert in database.url"),
         None if matches!(error, sqlx::Error::Tls(_)) => Some(
-            "the server must have TLS (ssl = on): a host that is not this machine is reached by sslmode=verify-full unless \
-             database.url says less, such as sslmode=disable in a network that you trust",
+            "the server must support TLS (ssl = on): remote hosts are connected with sslmode=verify-full unless \
+             database.url says otherwise, for example sslmode=disable in a network that you trust",
         ),
         None => None,
     }
 }
 
 impl StoreError {
-    /// The SQLSTATE, if the server gave one.
+    /// The SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<String> {
         let Self::Failed { source, .. } = self else { return None };
         sqlstate(source)
     }
 
-    /// What the operator can do, where that is known.
+    /// The remedy, if there is one.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Failed { source, .. } => tls_advice(source).or_else(|| advice(&sqlstate(source)?)),
@@ -168,13 +168,14 @@ impl StoreError {
         }
     }
 
-    /// Whether it took too long, by the daemon's or the server's deadline or by that of a lock: less at a time may do.
+    /// Whether it took too long, by the daemon's or the server's deadline or a lock timeout: a smaller batch may
+    /// succeed.
     pub(crate) fn is_timeout(&self) -> bool {
         // lock_not_available, query_canceled
         matches!(self, Self::Deadline { .. }) || matches!(self.sqlstate().as_deref(), Some("55P03" | "57014"))
     }
 
-    /// Whether something may have been written of which no answer came.
+    /// Whether something may have been written without an answer.
     pub fn is_unanswered(&self) -> bool {
         matches!(self, Self::Unanswered { .. })
     }

@@ -1,5 +1,5 @@
-//! Statements. Their text is fixed, so that a session that names them prepares each once; which sessions do is decided in
-//! [`super::session`]. What is put together from parts goes without a name, by `sqlx::raw_sql`.
+//! Statements. Their text is fixed, so that a session with names prepares each once; [`super::session`] decides which
+//! sessions do. Statements composed of parts have no name and use `sqlx::raw_sql`.
 
 use sqlx::{
     FromRow, Postgres,

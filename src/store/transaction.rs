@@ -1,8 +1,8 @@
-//! Every operation on the database is one transaction with a deadline, on both ends: the server gives up on a statement
-//! or a lock before the daemon does, and on a transaction whose client stands still.
+//! Every database operation is one transaction with a deadline on both ends: the server gives up on a statement or a
+//! lock before the daemon does, and on a transaction whose client stands still.
 //!
-//! A connection goes back to the pool only after its transaction has ended in good order. Any other is thrown away: one
-//! that did not answer in time may be half-open, and one that can only read belongs to a server that was demoted.
+//! A connection returns to the pool only after its transaction has ended properly. Any other is discarded: one that
+//! did not answer in time may be half-open, and a read-only one belongs to a server that was demoted.
 
 use std::time::Duration;
 
@@ -31,36 +31,36 @@ pub(super) const SHORT: Duration = Duration::from_secs(10);
 /// Operations on very many rows.
 pub(super) const LONG: Duration = Duration::from_secs(120);
 
-/// Rolling up an hour of which there is much.
+/// Rolling up a busy hour.
 pub(super) const ROLLUP: Duration = Duration::from_secs(900);
 
-/// Rows that are read one by one, as fast as somebody else takes them.
+/// Rows read one by one, as fast as they are used.
 pub(super) const STREAM: Duration = Duration::from_secs(3_600);
 
-/// A renewal of the lease that takes longer comes too late.
+/// A renewal of the lease that takes longer is too late.
 pub(super) const RENEWAL: Duration = Duration::from_secs(3);
 
-/// Connecting, with a name to be resolved and TLS.
+/// Connecting, including DNS and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A transaction may stand idle for so long before the server ends it: a process that was stopped must not hold locks
-/// until somebody finds it. Less than the time after which the lease of such a process is over.
+/// Maximum idle time before the server ends a transaction: a stopped process must not hold locks for long. Less than
+/// the time until its lease is over.
 const IDLE_MILLIS: u128 = 5_000;
 
-/// How every transaction begins.
+/// The beginning of every transaction.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// The server probes the connection of an operation that may take minutes: a firewall between the two does not forget it, and
-/// the server soon gives up on a client that is gone. sqlx can't set this on the client's socket; there the deadline of the
-/// operation bounds the wait.
+/// The server probes the connection of an operation that may take minutes, so that a firewall does not forget it and
+/// the server soon gives up on a lost client. sqlx can't set this on the client's socket; there the operation's
+/// deadline bounds the wait.
 const KEEPALIVE: &str = "; SET LOCAL tcp_keepalives_idle = 30; SET LOCAL tcp_keepalives_interval = 10; \
     SET LOCAL tcp_keepalives_count = 3; SET LOCAL tcp_user_timeout = 60000";
 
-/// What the server says on a connection that it has ended while nobody used it: admin_shutdown, crash_shutdown and
+/// Errors on a connection that the server ended while it was idle: admin_shutdown, crash_shutdown and
 /// idle_session_timeout.
 const ENDED: [&str; 3] = ["57P01", "57P02", "57P05"];
 
-/// The lease under which the poller writes.
+/// The lease for the poller's writes.
 #[derive(Debug, Clone)]
 pub(super) struct Fence {
     pub sdk_app_id: SdkAppId,
@@ -68,7 +68,7 @@ pub(super) struct Fence {
     pub holder: String,
 }
 
-/// The connections to one database.
+/// The connections to a database.
 #[derive(Debug, Clone)]
 pub(super) struct Connections(Pool<Connector>);
 
@@ -83,12 +83,13 @@ impl Connections {
         Self(pool)
     }
 
-    /// Begins a transaction that is to end within `patience`.
+    /// Begins a transaction with the deadline `patience`.
     pub async fn begin(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
         self.begin_with(|session| begin(session, patience), doing, patience).await
     }
 
-    /// The same for one that changes rows which others may hold: it waits for each no longer than `wait`, as a setting has it.
+    /// The same for one that changes rows which others may lock: `wait` is its lock timeout, in the format of a
+    /// setting.
     pub async fn begin_briefly(
         &self,
         doing: &'static str,
@@ -99,8 +100,8 @@ impl Connections {
         self.begin_with(begin, doing, patience).await
     }
 
-    /// The same for one that only reads. It may stand idle: it holds no lock that anybody polls against, and who takes the
-    /// rows may be slower than the server, which is done when the last of them are on their way.
+    /// The same for a read-only one. It may be idle, since it holds no lock that polling waits for, and the reader of
+    /// its rows may be slower than the server, which is done once the last rows are sent.
     pub async fn begin_reading(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
         let begin = |session: &Session| {
             format!(
@@ -131,8 +132,8 @@ impl Connections {
         }
     }
 
-    /// Reads the rows of a query, within `patience`. In a session of one's own it is sent alone: a transaction around it would cost
-    /// two more round trips. It may be sent anew on another connection.
+    /// Reads the rows of a query, within `patience`. In an own session it is sent alone, since a transaction around
+    /// it would cost two more round trips. It may be sent again on another connection.
     pub async fn read(
         &self,
         doing: &'static str,
@@ -158,8 +159,8 @@ impl Connections {
         }
     }
 
-    /// Does one statement, which returns a row at most, as a transaction in a single round trip. It is sent once more if the
-    /// connection turns out to be closed: doing it twice must come to the same. Values are part of its text.
+    /// Runs one statement, which returns at most one row, as a transaction in a single round trip. It is sent again
+    /// if the connection turns out to be closed, so it must be idempotent. Values are part of its text.
     pub async fn at_once(
         &self,
         doing: &'static str,
@@ -178,7 +179,7 @@ impl Connections {
         }
     }
 
-    /// A connection, on which no transaction has begun.
+    /// A connection without a transaction.
     async fn take(
         &self,
         doing: &'static str,
@@ -191,12 +192,12 @@ impl Connections {
             Err(_) => return Err(counted(StoreError::Deadline { doing, patience })),
         };
         let mut transaction = Transaction { session: Some(session), doing, patience, deadline, has_begun: false };
-        // What takes long is done seldom, and is planned best for the values that it is about.
+        // Long operations are rare, and best planned for their values.
         transaction.session().name_statements(patience <= SHORT);
         Ok(transaction)
     }
 
-    /// A connection outside of the pool, for what can't be one transaction of ours.
+    /// A connection outside of the pool, for work that can't be one transaction of ours.
     pub async fn connect(&self, doing: &'static str) -> Result<PgConnection, StoreError> {
         match timely(timeout_at(Instant::now() + CONNECT, self.0.manager().connect()).await) {
             Ok(connection) => Ok(connection),
@@ -205,33 +206,34 @@ impl Connections {
         }
     }
 
-    /// Makes connections by other options from now on.
+    /// Uses other options for new connections.
     pub fn change_options(&self, options: PgConnectOptions) {
         self.0.manager().change_options(options);
     }
 
-    /// Says whether statements may be prepared once a connection.
+    /// Allows or forbids preparing statements once per connection.
     pub fn name_statements(&self, may: bool) {
         self.0.manager().name_statements(may);
     }
 
-    /// Whether statements may be prepared once a connection.
+    /// Whether statements may be prepared once per connection.
     pub fn may_name_statements(&self) -> bool {
         self.0.manager().may_name()
     }
 
-    /// Closes the connections that are not in use; there will be no others.
+    /// Closes idle connections; there will be no new ones.
     pub fn close(&self) {
         self.0.close();
     }
 }
 
-/// What holds during an operation. Names without a schema mean PostgreSQL's own: whoever may create a function, an operator or
-/// a type in another schema of the search path could otherwise have statements of this role call theirs. Temporary tables come
-/// last, since they come first where they are not named.
+/// Settings of an operation. Unqualified names mean PostgreSQL's own objects: otherwise a role that may create
+/// functions, operators or types in another schema of the search path could make statements of this role call them.
+/// Temporary tables come last, since they come first if they are not named.
 ///
-/// A named statement keeps the plan of its first executions until its tables are analyzed. One that was made when they were empty
-/// reads them whole, however large they have become: so those statements go by indexes. All others are planned each time.
+/// A named statement keeps the plan of its first executions until its tables are analyzed. A plan made on empty
+/// tables scans them completely, however large they have become: so these statements use indexes. All others are
+/// planned each time.
 fn settings(patience: Duration) -> Vec<(&'static str, String)> {
     let millis = patience.as_millis();
     let reads_whole_tables = if patience > SHORT { "on" } else { "off" };
@@ -244,7 +246,7 @@ fn settings(patience: Duration) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// How a transaction begins. A session of one's own was started with the settings of short ones.
+/// The beginning of a transaction. An own session was started with the settings of short ones.
 fn begin(session: &Session, patience: Duration) -> String {
     if session.is_own() && patience == SHORT {
         return BEGIN.to_owned();
@@ -255,7 +257,7 @@ fn begin(session: &Session, patience: Duration) -> String {
     format!("{BEGIN}{settings}{keepalive}")
 }
 
-/// A text in SQL, whatever is in it, and whatever the server makes of backslashes.
+/// A text as an SQL literal, whatever it contains, and whatever the server does with backslashes.
 pub(super) fn literal(text: &str) -> String {
     let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
     format!("convert_from(decode('{hex}', 'hex'), 'UTF8')")
@@ -277,14 +279,13 @@ fn unavailable(doing: &'static str, error: PoolError<sqlx::Error>) -> StoreError
     }
 }
 
-/// A transaction that is under way, or reading without one. One that is dropped takes its connection with it, and the server
-/// rolls it back.
+/// A transaction in progress, or reading without one. Dropping it closes its connection, and the server rolls back.
 #[derive(Debug)]
 pub(super) struct Transaction {
     session: Option<Object<Connector>>,
     doing: &'static str,
     patience: Duration,
-    /// Its statements must have ended by then.
+    /// The deadline of its statements.
     pub deadline: Instant,
     has_begun: bool,
 }
@@ -294,16 +295,16 @@ impl Transaction {
         self.session.as_deref_mut().unwrap_or_else(|| unreachable!("it is there until the transaction ends"))
     }
 
-    /// Commits if the statements succeeded in time, else rolls back.
+    /// Commits if the statements succeeded in time, otherwise rolls back.
     pub async fn end<T>(self, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, StoreError> {
         self.end_with("COMMIT".to_owned(), outcome).await
     }
 
-    /// The same, if the lease is still the one of `fence`: the look at it and the commit are sent together. If the transaction
-    /// has written anything, the row of the lease is locked against a successor from that look until the commit.
+    /// The same, if the lease is still that of `fence`: its check and the commit are sent together. If the
+    /// transaction has written anything, the check locks the lease row against a successor until the commit.
     ///
-    /// `wrote` is the time of the oldest row that was written: the hours since then that have been rolled up already are
-    /// noted, to be rolled up again. The same lock keeps the mark of the roll-up where it is.
+    /// `wrote` is the time of the oldest written row: the later hours that have been rolled up are noted, to be
+    /// rolled up again. The same lock keeps the roll-up's mark in place.
     pub async fn end_fenced<T>(
         self,
         fence: &Fence,
@@ -337,7 +338,7 @@ impl Transaction {
         self.committed(ended.map(|_| value))
     }
 
-    /// What becomes of a transaction whose commit was sent. If it was made, the connection goes back to the pool.
+    /// The result of a transaction whose commit was sent. If it was made, the connection returns to the pool.
     fn committed<T>(mut self, outcome: Result<T, Option<sqlx::Error>>) -> Result<T, StoreError> {
         match outcome {
             Ok(value) => {
@@ -354,7 +355,7 @@ impl Transaction {
         }
     }
 
-    /// Gives up all that was written, as was meant: the connection is as good as before.
+    /// Rolls back intentionally: the connection is as good as before.
     pub async fn roll_back(mut self) -> Result<(), StoreError> {
         match timely(timeout_at(self.deadline, self.session().execute("ROLLBACK")).await) {
             Ok(_) => {
@@ -365,7 +366,7 @@ impl Transaction {
         }
     }
 
-    /// Whether a failure only means that the connection was of no use any more when it was taken: another may do.
+    /// Whether the connection was already unusable when it was taken: another may work.
     fn was_outdated(&self, error: &sqlx::Error) -> bool {
         let was_used = self.session.as_ref().is_some_and(|session| Object::metrics(session).recycle_count > 0);
         was_used
@@ -375,7 +376,7 @@ impl Transaction {
             }
     }
 
-    /// Takes in what a failure says about all connections.
+    /// Applies what a failure shows about all connections.
     fn learn(&self, error: &sqlx::Error) {
         let Some(pool) = self.session.as_ref().and_then(Object::pool) else { return };
         if sqlstate::has_lost_name(error) {
@@ -386,8 +387,8 @@ impl Transaction {
         }
     }
 
-    /// Ends in failure, by an error or (without one) by the deadline. The connection is thrown away, and the server rolls
-    /// back.
+    /// Ends in failure, by an error or (without one) by the deadline. The connection is discarded, and the server
+    /// rolls back.
     fn failed(self, error: Option<sqlx::Error>) -> StoreError {
         if let Some(error) = &error {
             self.learn(error);
@@ -401,12 +402,13 @@ impl Transaction {
     }
 }
 
-/// Whether the server itself said that it did not commit. A server that shuts down may have committed before it says so.
+/// Whether the server itself reported that it did not commit. A server that shuts down may have committed before it
+/// reports that.
 fn is_answer(error: Option<&sqlx::Error>) -> bool {
     error.and_then(sqlstate::sqlstate).is_some_and(|state| !state.starts_with("08") && !state.starts_with("57P"))
 }
 
-/// The error of what ended badly, or `None` if it did not end in time.
+/// The error of a failure, or `None` if it did not end in time.
 fn timely<T>(outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, Option<sqlx::Error>> {
     outcome.map_err(|_| None).and_then(|ended| ended.map_err(Some))
 }

@@ -1,5 +1,4 @@
-//! What owners changed about groups, and groups whose quarantine is to be probed. Nobody is waited for: what somebody else
-//! holds just now is left for the next time.
+//! Owners' changes of groups, and probes of quarantined groups. Locked rows are not waited for but postponed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,31 +15,31 @@ use crate::{
     slot::{GroupKey, Slot, SlotId, SlotKey},
 };
 
-/// So many slots of a changed group are read and moved at a time.
+/// Number of slots of a changed group read and moved at a time.
 const CHUNK: usize = 500;
 
-/// A group that was probed is not offered again before this time, however the probe ends.
+/// Time before a group that was probed is offered again, however the probe ends.
 pub(super) const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30);
 
-/// Groups that are marked though their slots were moved, but for some that somebody held: at which version of the group that
-/// was, and which they are. Only these are moved when somebody lets go.
+/// Groups that are marked although their slots were moved, except some locked ones: the version of the group, and
+/// these slots. Only these are moved when they are unlocked.
 pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotKey>)>;
 
-/// So many groups are offered for a probe at a time.
+/// Maximum number of groups offered for a probe at a time.
 const PROBES: i64 = 50;
 
 impl Store {
-    /// Moves the slots of groups whose state or cadence has changed to the due times that `due` gives them, and hands
-    /// out those that are to be polled. Those that somebody else holds are `left` for the next time, with the group's mark.
+    /// Moves the slots of groups with a new state or cadence to the due times returned by `due`, and returns those to
+    /// be polled. Locked ones are `left` for the next time, with the group's mark.
     ///
     /// # Errors
-    /// If the database fails. Then the groups are still marked, and will be found again.
+    /// If the database fails. The groups are still marked, and will be found again.
     pub async fn reschedule_changed_groups(
         &self,
         left: &mut LeftBehind,
         due: impl Fn(&Slot) -> Timestamp + Send + Sync,
     ) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
-        const DOING: &str = "rescheduling groups that have changed";
+        const DOING: &str = "rescheduling changed groups";
         let (changed, mut slots) =
             self.run(DOING, SHORT, async |database| changed_groups(database, self.app()).await).await?;
         left.retain(|group_key, (version, _)| changed.get(group_key) == Some(version));
@@ -73,8 +72,8 @@ impl Store {
         Ok(moved)
     }
 
-    /// Clears the marks of groups of which no slot is left. Only now, and only of those that have not changed once more: else
-    /// a crash would forget them.
+    /// Clears the marks of groups without remaining slots. Only now, and only of those that have not changed again:
+    /// otherwise a crash would forget them.
     async fn clear_marks(&self, left: &LeftBehind) -> Result<(), StoreError> {
         let done = left.iter().filter(|(_, (_, slots))| slots.is_empty());
         let (groups, versions): (Vec<GroupKey>, Vec<i64>) =
@@ -90,12 +89,12 @@ impl Store {
         )
         .bind(groups)
         .bind(versions);
-        let doing = "noting which groups are rescheduled";
+        let doing = "marking groups as rescheduled";
         self.run_fenced(doing, SHORT, async |database| clear.execute(database).await).await.map(drop)
     }
 
-    /// Marks groups for rescheduling that have a slot which is due so much later than any cadence is likely to say that a wrong
-    /// clock may have said so. To reschedule what is right changes nothing. Returns how many groups that are.
+    /// Marks groups for rescheduling that have a slot due so much later than any likely cadence that a wrong clock
+    /// may be the reason. Rescheduling a right time changes nothing. Returns the number of groups.
     ///
     /// # Errors
     /// If the database fails.
@@ -118,7 +117,7 @@ impl Store {
         marked.await.map(|marked| marked.rows_affected())
     }
 
-    /// Moves slots, as far as nobody has changed them since they were read. Returns these.
+    /// Moves slots that are unchanged since they were read. Returns them.
     async fn move_slots(&self, slots: &[(&Slot, Timestamp)]) -> Result<Brief<Vec<(SlotKey, Timestamp)>>, StoreError> {
         let keys: Vec<SlotKey> = slots.iter().map(|(slot, _)| slot.key).collect();
         let (groups, ids) = SlotKey::columns(&keys);
@@ -132,13 +131,13 @@ impl Store {
         .bind(ids)
         .bind(slots.iter().map(|(slot, _)| slot.version).collect::<Vec<_>>())
         .bind(slots.iter().map(|(_, due)| *due).collect::<Vec<_>>());
-        self.run_briefly("moving the slots of groups that have changed", SHORT, None, async |database, _| {
+        self.run_briefly("moving the slots of changed groups", SHORT, None, async |database, _| {
             Ok(keyed(moved.fetch_all(database).await?))
         })
         .await
     }
 
-    /// One slot of each quarantined group whose time for a probe has come, of those first for which it came first.
+    /// One slot of each quarantined group whose time for a probe has come, the earliest first.
     ///
     /// # Errors
     /// If the database fails.
@@ -170,8 +169,8 @@ impl Store {
     }
 }
 
-/// The groups that are marked, each with its version, and the slots of those that are active; of the others those that are empty,
-/// which are to go.
+/// The marked groups, each with its version, and the slots of active ones; for the others the empty slots, which have
+/// to be deleted.
 async fn changed_groups(
     connection: &mut Session,
     app: i64,

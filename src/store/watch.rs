@@ -1,4 +1,4 @@
-//! The watch list as the command line changes and shows it. Applications use the functions in SQL instead.
+//! The watch list for the command line. Applications use the SQL functions instead.
 
 use sqlx::{postgres::PgArguments, query::QueryScalar};
 
@@ -14,40 +14,40 @@ use crate::{
     slot::GroupKey,
 };
 
-/// A list is read in pages of so many rows, so that who reads it slowly holds nothing up.
+/// Number of rows per page, so that a slow reader blocks nothing.
 const PAGE: i64 = 10_000;
 
 /// A group of the watch list.
 #[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
 pub struct WatchedGroup {
-    /// The group as Tencent Chat knows it.
+    /// The group's id in Tencent Chat.
     pub group_id: String,
     /// active, paused, quarantined or removed.
     pub state: String,
-    /// Why it is in that state.
+    /// The reason for its state.
     pub state_reason: Option<String>,
     /// The name of its cadence; the default if there is none.
     pub cadence: Option<String>,
-    /// How many of its messages are polled.
+    /// Number of active messages.
     pub active: i64,
-    /// How many of its messages are done.
+    /// Number of closed messages.
     pub closed: i64,
 }
 
-/// A message of the watch list, as `latest_receipts` shows it.
+/// A message of the watch list, as in `latest_receipts`.
 #[derive(Debug, Clone, serde::Serialize, sqlx::FromRow)]
 pub struct WatchedMessage {
-    /// Its number in the group.
+    /// Its number within the group.
     pub msg_seq: i64,
-    /// active, or why it is done.
+    /// active, or why it is closed.
     pub state: String,
-    /// Members who have read it.
+    /// Number of members who have read it.
     pub read_num: Option<i32>,
-    /// Members who have not.
+    /// Number of members who have not read it.
     pub unread_num: Option<i32>,
-    /// The per-message code.
+    /// The code for the message.
     pub receipt_code: Option<i32>,
-    /// When it was sent.
+    /// Time of sending.
     pub sent_at: Timestamp,
     /// Until when its counts are known to hold.
     pub known_until: Option<Timestamp>,
@@ -80,8 +80,8 @@ impl Store {
         self.call("watching a group", watch).await.map(drop)
     }
 
-    /// Watches messages of many groups at once, as `watch_messages` does for one. Those that do not say when they were
-    /// sent count as sent at `now`. Returns how many were not being watched before.
+    /// Watches messages of many groups at once, as `watch_messages` does for one. Those without a time of sending
+    /// count as sent at `now`. Returns how many were not active before.
     ///
     /// # Errors
     /// If the database refuses or fails; then none of them is watched.
@@ -145,7 +145,7 @@ impl Store {
         .map(drop)
     }
 
-    /// Pauses a group. False if it is not one that is polled or quarantined.
+    /// Pauses a group. False if it is not active or quarantined.
     ///
     /// # Errors
     /// If the database fails.
@@ -154,7 +154,7 @@ impl Store {
         self.call("pausing a group", pause).await
     }
 
-    /// Polls a group again. False if it is not one that is paused or quarantined.
+    /// Resumes a group. False if it is not paused or quarantined.
     ///
     /// # Errors
     /// If the database fails.
@@ -164,7 +164,7 @@ impl Store {
     }
 
     /// Stops watching these messages of a group, or the group and all its messages if none is named. Returns how many
-    /// messages were being watched.
+    /// messages were active.
     ///
     /// # Errors
     /// If the database fails.
@@ -176,7 +176,7 @@ impl Store {
             let unwatch = query_scalar("SELECT receiptd.unwatch_messages($1, $2, $3)");
             unwatch.bind(self.app()).bind(group.to_string()).bind(numbers)
         };
-        self.call("stopping to watch messages", unwatch).await
+        self.call("unwatching messages", unwatch).await
     }
 
     /// Calls a function that returns one value.
@@ -202,8 +202,8 @@ impl Store {
         self.call("looking for a group", state.bind(self.app()).bind(group.to_string())).await
     }
 
-    /// The next groups of this app by id, after `after`; those that were removed only if `state` asks for them. None: that
-    /// is all.
+    /// The next groups of this app by id, after `after`; removed ones only if `state` asks for them. Empty at the
+    /// end.
     ///
     /// # Errors
     /// If the database fails.
@@ -224,10 +224,10 @@ impl Store {
         .bind(state.map(str::to_owned))
         .bind(after.map(str::to_owned))
         .bind(PAGE);
-        self.run("listing the groups that are watched", LONG, async |database| groups.fetch_all(database).await).await
+        self.run("listing watched groups", LONG, async |database| groups.fetch_all(database).await).await
     }
 
-    /// The next messages of a group by seq, after `after`. None: that is all.
+    /// The next messages of a group by seq, after `after`. Empty at the end.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,7 +1,7 @@
-//! Milestones and the counts at certain ages, written with the changes that made them known.
+//! Milestones and counts at certain ages, written with the changes that settle them.
 //!
-//! A statement of its own: most polls and most changes make nothing known for good. It only fills what is null, or takes
-//! what is earlier, so that recordings come to the same in whichever order they are written.
+//! A separate statement, since most polls and changes settle nothing. It only fills nulls or keeps the earlier value,
+//! so that the order of recordings doesn't matter.
 
 use crate::{
     domain::{Counts, MsgSeq},
@@ -36,7 +36,7 @@ const WRITE: &str = "
             read_15m, unread_15m, read_1h, unread_1h, read_24h, unread_24h, read_7d, unread_7d)
     WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq";
 
-/// Takes milestones back to a poll: what was dated later was dated by a wrong clock.
+/// Corrects milestones by a poll: later ones were dated by a wrong clock.
 const TAKE_BACK: &str = "
     UPDATE receiptd.watched_messages m SET
         first_read_by = CASE WHEN m.first_read_by > u.time THEN u.time ELSE m.first_read_by END,
@@ -52,7 +52,7 @@ const TAKE_BACK: &str = "
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS u (group_key, msg_seq, time)
     WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.first_read_by IS NOT NULL";
 
-/// Writes what the recordings make known for good.
+/// Writes what the recordings settle.
 pub(in crate::store) async fn write_milestones(
     connection: &mut Session,
     recordings: &[&Recording],

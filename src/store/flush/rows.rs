@@ -1,4 +1,4 @@
-//! The statements of a flush, one for each table: all polls of a batch at once. The slots are written before them.
+//! The statements of a flush, one per table, each for all polls of a batch. The slots are written before.
 
 use super::{
     super::{
@@ -17,8 +17,8 @@ use crate::{
     store::statement::{query, query_as},
 };
 
-/// Moves the messages of slots that were polled along with another into that one, and deletes those slots. If somebody has changed
-/// one, all is to be undone: its slot holds its messages by now.
+/// Moves the messages of absorbed slots to the absorbing ones, and deletes the former. If one was changed, everything
+/// has to be rolled back, since its slot contains its messages by now.
 pub(super) async fn merge_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
     let merges: Vec<(SlotKey, SlotId, i64)> = items
         .iter()
@@ -55,7 +55,8 @@ pub(super) async fn merge_slots(connection: &mut Session, items: &[&Item<'_>]) -
     if deleted.rows_affected() == merges.len() as u64 { Ok(()) } else { Err(changed()) }
 }
 
-/// Takes messages out of slots that do not hold them though their rows say so: they get others. Somebody has edited the slots.
+/// Takes messages out of slots that do not contain them although their rows say so: they get others. Somebody has
+/// edited the slots.
 async fn release_strays(connection: &mut Session, slots: &[(SlotKey, i64)]) -> Result<(), sqlx::Error> {
     query(
         "UPDATE receiptd.watched_messages m SET slot_id = NULL
@@ -71,14 +72,14 @@ async fn release_strays(connection: &mut Session, slots: &[(SlotKey, i64)]) -> R
     .map(drop)
 }
 
-/// Looks after slots that were found wrong, now that they hold nothing else than messages.
+/// Corrects slots that were found damaged, now that they only contain messages.
 pub(super) async fn mend_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
     let wrong = items.iter().filter(|item| item.kept.is_slot_wrong());
     let wrong: Vec<(SlotKey, i64)> = wrong.map(|item| (item.recording().slot, item.kept.version() + 1)).collect();
     if wrong.is_empty() { Ok(()) } else { release_strays(connection, &wrong).await }
 }
 
-/// Deletes slots that were found empty and still are. Returns these.
+/// Deletes slots that were found empty and still are. Returns them.
 pub(super) async fn drop_slots(connection: &mut Session, items: &[Item<'_>]) -> Result<Vec<SlotKey>, sqlx::Error> {
     let empty: Vec<&Item<'_>> = items.iter().filter(|item| item.kept.drops_slot()).collect();
     if empty.is_empty() {
@@ -99,7 +100,7 @@ pub(super) async fn drop_slots(connection: &mut Session, items: &[Item<'_>]) -> 
     .await
 }
 
-/// Writes messages that are polled no more, with what is known of them: from now on their rows hold that.
+/// Writes closed messages with their states: from now on their rows have them.
 pub(super) async fn close_messages(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
     let closed = items
         .iter()
@@ -134,7 +135,7 @@ pub(super) async fn close_messages(connection: &mut Session, items: &[&Item<'_>]
     .map(drop)
 }
 
-/// Makes slots for messages that leave theirs since their calls fail, and moves them there. Returns these slots.
+/// Creates slots for messages that leave theirs because their calls fail, and moves them there. Returns these slots.
 pub(super) async fn part_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<Vec<Made>, sqlx::Error> {
     let mut made = Vec::new();
     for item in items.iter().filter(|item| !item.outcome.parts.is_empty()) {
@@ -177,7 +178,7 @@ macro_rules! snapshots {
 
 const SNAPSHOTS: &str = snapshots!();
 
-/// The same where there is one of a message at the same time already.
+/// The same if a message already has a snapshot at the same time.
 const SNAPSHOTS_AGAIN: &str = concat!(
     snapshots!(),
     " ON CONFLICT (group_key, msg_seq, polled_at) DO UPDATE SET read_num = EXCLUDED.read_num,
@@ -185,7 +186,7 @@ const SNAPSHOTS_AGAIN: &str = concat!(
         prior_read_num = EXCLUDED.prior_read_num"
 );
 
-/// Adds snapshots. If it `replaces`, one that there is already is written over.
+/// Inserts snapshots. If it `replaces`, existing ones are overwritten.
 pub(in crate::store) async fn write_snapshots(
     connection: &mut Session,
     recordings: &[&Recording],
@@ -214,7 +215,7 @@ pub(in crate::store) async fn write_snapshots(
         .map(drop)
 }
 
-/// Releases a group. Those that were refused together with it are probed soon, but for those that are being probed.
+/// Releases a group. Those refused together with it are probed soon, except those being probed.
 const RELEASE: &str = "
     WITH released AS (
         UPDATE receiptd.watched_groups g SET state = 'active' FROM receiptd.watched_groups was
@@ -229,7 +230,7 @@ const RELEASE: &str = "
     )
     UPDATE receiptd.watched_groups g SET probe_at = now() FROM others WHERE g.group_key = others.group_key";
 
-/// Puts groups into quarantine or releases them, unless their owner has paused or removed them meanwhile.
+/// Quarantines or releases groups, unless their owner has paused or removed them meanwhile.
 pub(in crate::store) async fn write_groups(
     connection: &mut Session,
     recordings: &[&Recording],

@@ -1,7 +1,7 @@
-//! What polls told of messages that were unwatched meanwhile: it goes into their rows, which hold what is known of them.
+//! Receipts of messages that were unwatched during the poll: written to their rows, which have their states.
 //!
-//! Only while a row holds what was known when the poll asked. It does not if the message was watched once more, is forgotten, or is
-//! polled in another slot.
+//! Only while a row has the state of when the poll asked. It doesn't if the message was watched again, was deleted,
+//! or is polled in another slot.
 
 use std::collections::HashSet;
 
@@ -22,8 +22,8 @@ const WRITE: &str = "
         AND m.known_until IS NOT DISTINCT FROM u.was_known_until
     RETURNING m.group_key, m.msg_seq";
 
-/// Writes what is known of messages that were unwatched while they were polled. Returns what else there is to write of them, and of
-/// how many there is nothing, since their rows hold something else by now.
+/// Writes the receipts of messages that were unwatched during the poll. Returns what else has to be written about
+/// them, and the number of those without, since their rows have another state by now.
 pub(in crate::store) async fn write_unwatched(
     connection: &mut Session,
     polls: &[&Kept],

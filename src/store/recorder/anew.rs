@@ -1,5 +1,4 @@
-//! Polls whose slots somebody has changed since they were read: they are decided anew on the slots as they stand. Nothing is
-//! written here.
+//! Polls whose slots were changed since they were read: decided again on the present slots. Nothing is written here.
 
 use std::collections::HashMap;
 
@@ -11,8 +10,7 @@ use crate::{
 };
 
 impl Recorder {
-    /// Decides anew about polls whose slots somebody has changed. Those that are stored already, by a commit of which no answer came,
-    /// are done with.
+    /// Decides again about polls whose slots were changed. Polls stored already by an unanswered commit are done.
     pub(super) async fn decide_anew(&mut self, part: &[Kept]) -> Result<Vec<Kept>, StoreError> {
         let keys: Vec<SlotKey> = part.iter().flat_map(Kept::slots).collect();
         let read = self.store.read_slots(&keys).await?;
@@ -21,7 +19,8 @@ impl Recorder {
         for kept in part {
             let (own, absorbed) = (kept.recording.slot, kept.recording.absorbs.map(|(slot, _)| slot));
             let (now, other) = (slots.remove(&own), absorbed.and_then(|slot| slots.remove(&slot)));
-            // The one that was to be taken in stands apart if its taker is gone, and is gone itself if it can't be read.
+            // The absorbed slot is separate if the absorbing one no longer exists, and no longer exists itself if it
+            // can't be read.
             match (&other, absorbed) {
                 (Some(other), _) if now.is_none() => self.tell(Committed::Due(other.key, other.next_poll_at)),
                 (None, Some(absorbed)) => self.tell(Committed::Gone(absorbed)),

@@ -1,9 +1,9 @@
-//! How much is written in one transaction: less after a timeout, and more again after successes. Pure.
+//! The size of a transaction: smaller after a timeout, larger again after successes. Pure.
 
-/// Maximum number of rows of a flush, about.
+/// Approximate maximum number of rows in a flush.
 pub(crate) const MAX_ROWS: usize = 4_000;
 
-/// The number of rows that a transaction may have just now.
+/// The current maximum number of rows in a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchSize(usize);
 
@@ -14,7 +14,7 @@ impl Default for BatchSize {
 }
 
 impl BatchSize {
-    /// A transaction with so many rows did not end in time: the next ones have at most half of them.
+    /// A transaction with this number of rows exceeded its deadline: the next ones have at most half of them.
     pub fn took_too_long(&mut self, rows: usize) {
         self.0 = (self.0.min(rows) / 2).max(1);
     }
@@ -24,7 +24,7 @@ impl BatchSize {
         self.0 = (self.0 * 2).min(MAX_ROWS);
     }
 
-    /// Takes the first items that make one transaction out of `items`: at least one, and no more than the rows allow.
+    /// Takes the first items that fit into one transaction from `items`: at least one.
     pub fn take<T>(self, items: &mut Vec<T>, rows: impl Fn(&T) -> usize) -> Vec<T> {
         let sums = items.iter().scan(0_usize, |sum, item| {
             *sum += rows(item);

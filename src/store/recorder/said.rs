@@ -1,4 +1,4 @@
-//! What the recorder says of its troubles: each kind once, and then once a minute.
+//! Logs the recorder's problems: each kind once, and then once a minute.
 
 use crate::{
     clock,
@@ -8,7 +8,7 @@ use crate::{
     store::{Aside, Store, StoreError},
 };
 
-/// Its troubles, by kind.
+/// The throttles by kind.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     failed: LogThrottle,
@@ -19,34 +19,34 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// A flush of so many polls failed.
+    /// A flush of this number of polls failed.
     pub fn failed(&mut self, error: &StoreError, polls: usize) {
         if let Some(count) = self.failed.happened(clock::uptime()) {
             let (cause, advice) = (error as &dyn std::error::Error, error.advice());
-            let what = "storing what polls brought back failed: it is kept and tried again, and polling waits";
+            let what = "storing results failed: retrying, while polling waits";
             tracing::error!(error = cause, count, polls, advice, "{what}");
         }
     }
 
-    /// So many polls wait for rows that somebody else holds.
+    /// This number of polls wait for rows locked by other sessions.
     pub fn held(&mut self, polls: usize) {
         if let Some(count) = self.held.happened(clock::uptime()) {
-            let what = "somebody else holds rows that polls are to be stored in: polling waits until they are free";
+            let what = "other sessions hold locks on rows that results belong to: polling waits until they are free";
             tracing::warn!(count, polls, "{what}");
         }
     }
 
-    /// A part of a poll was set aside: the tables had refused the whole of it by `refusal`.
+    /// A part of a poll was set aside, since the tables had refused the whole with `refusal`.
     pub async fn refused(&mut self, store: &Store, recording: &Recording, refusal: &StoreError, aside: &Aside) {
         if let Some(count) = self.refused.happened(clock::uptime()) {
             let group = store.group_id(recording.slot.group_key).await.ok();
             let (cause, sqlstate) = (refusal as &dyn std::error::Error, refusal.sqlstate());
-            let what = "the tables refuse what a poll brought back: it is kept in receiptd.set_aside, with the reason";
+            let what = "the tables refused a result: it is kept in receiptd.set_aside, with the reason";
             tracing::error!(error = cause, count, group, sqlstate, rows = aside.rows, "{what}");
         }
     }
 
-    /// A slot held something that was no message, or one twice.
+    /// A slot contained something other than a message, or a message twice.
     pub fn mended(&mut self, slot: SlotKey) {
         if let Some(count) = self.mended.happened(clock::uptime()) {
             let SlotKey { group_key, slot_id } = slot;
@@ -56,8 +56,8 @@ impl Said {
         }
     }
 
-    /// A partition could not be made.
+    /// A partition could not be created.
     pub fn unmade(&mut self, error: &StoreError) {
-        error.log(&mut self.unmade, "a daily partition may be missing and could not be made");
+        error.log(&mut self.unmade, "a daily partition may be missing and could not be created");
     }
 }

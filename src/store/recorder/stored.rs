@@ -1,4 +1,4 @@
-//! What follows when polls are stored: it is counted, and the schedule hears of the slots.
+//! After polls are stored: counts them, and reports the slots to the schedule.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Recorder {
-    /// Tells what became of the slots. Returns those that somebody had changed.
+    /// Reports the results for the slots. Returns the changed ones.
     pub(super) fn committed(&mut self, part: &[Kept], flushed: Flushed, how: &How, took: Duration) -> HashSet<SlotKey> {
         let Flushed { committed, changed, dropped } = flushed;
         let stored: Vec<&Kept> = part.iter().filter(|kept| !changed.contains(&kept.recording.slot)).collect();
@@ -28,7 +28,7 @@ impl Recorder {
         changed
     }
 
-    /// Counts what is stored.
+    /// Counts what was stored.
     pub(super) fn count(&self, stored: &[&Kept]) {
         let recordings = || stored.iter().flat_map(|kept| kept.recordings());
         let snapshots: usize = recordings().map(|recording| recording.snapshots.len()).sum();
@@ -39,12 +39,12 @@ impl Recorder {
     }
 
     pub(super) fn tell(&self, slot: Committed) {
-        // Without a poller there is nobody left who needs to know.
+        // Without a poller, nobody needs to know.
         _ = self.settings.committed.send(slot);
     }
 }
 
-/// How many rows a poll writes, at most.
+/// Maximum number of rows that a poll writes.
 pub(super) fn rows(kept: &Kept) -> usize {
     let of = |recording: &Recording| recording.snapshots.len() + recording.attempts.len();
     let closed = kept.recording.messages.iter().filter(|change| change.closed.is_some()).count();

@@ -1,4 +1,4 @@
-//! Writing a batch: whole, decided anew, or apart, until it is stored or there is no use in going on.
+//! Writing a batch: as a whole, decided again, or in parts, until it is stored or the recorder gives up.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,25 +12,25 @@ use crate::{
     store::{Brief, Flushed, Remedy, StoreError, flush, write_apart},
 };
 
-/// What became of a batch.
+/// The result for a batch.
 enum Written {
-    /// It is stored, but for the polls of these slots, which somebody has changed.
+    /// It is stored, except for the polls of these slots, which were changed.
     Done(HashSet<SlotKey>),
-    /// It has been decided anew: so it is to be written.
+    /// It has been decided again, and has to be written.
     Decided(Vec<Kept>),
-    /// Somebody holds one of its rows.
+    /// Another session has locked one of its rows.
     Held,
-    /// Somebody has changed something that it was decided on.
+    /// Something that it was decided on has changed.
     Changed,
     /// The tables refuse something in it.
     Refused(StoreError),
-    /// It was too much for the time that it had.
+    /// It exceeded its deadline.
     TookTooLong,
 }
 
 impl Recorder {
-    /// Writes polls, a batch at a time, however long it takes; but what is not written by `until` is left. What somebody holds or
-    /// the tables refuse is searched for by halving.
+    /// Writes polls in batches, however long it takes; polls not written by `until` are postponed. Locked and refused
+    /// rows are found by halving.
     pub(super) async fn write(&mut self, polls: Vec<Kept>, until: Option<Instant>) -> Result<(), Lost> {
         let mut parts = vec![(polls, How::Whole)];
         while let Some((mut part, how)) = parts.pop() {
@@ -55,7 +55,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// What is to be written yet of a batch.
+    /// The part of a batch that remains to be written.
     fn after(&mut self, mut batch: Vec<Kept>, how: How, written: Written) -> Vec<(Vec<Kept>, How)> {
         let several = batch.len() > 1;
         match written {
@@ -82,7 +82,7 @@ impl Recorder {
         }
     }
 
-    /// Writes one part until it is written, refused, or found to be too much. The error says why there is no use in going on.
+    /// Writes one part until it is written, refused, or found to be too large. The error is the reason to give up.
     async fn write_part(&mut self, part: &[Kept], how: &How) -> Result<Written, Reason> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -144,14 +144,14 @@ impl Recorder {
         Ok(Brief::Done(aside.flushed))
     }
 
-    /// Where a partition may be missing, makes those that the batch needs. True if one was.
+    /// Creates the partitions that the batch needs, if one may be missing. True if one was created.
     async fn made_missing_partitions(&mut self, recordings: &[Kept]) -> bool {
         match self.store.ensure_partitions(&days(recordings)).await {
             Ok(0) => false,
             Ok(made) => {
                 tracing::warn!(
                     made,
-                    "a daily partition was missing and is made now: the job that makes them ahead seems to have failed for days"
+                    "a daily partition was missing and has been created: the hourly job seems to have failed for days"
                 );
                 true
             }

@@ -1,5 +1,5 @@
-//! Groups of which the database refuses to roll up something: a count that can't be reckoned, a constraint or a trigger of the
-//! owner's. Such a group is found by halving, passed over for the hour and noted, so that it stops nothing else.
+//! Groups that the database refuses to roll up, because of an arithmetic error, a constraint or an owner's trigger.
+//! Such a group is found by halving, skipped for the hour and noted, so that it stops nothing else.
 
 use sqlx::Executor;
 
@@ -17,22 +17,22 @@ use crate::{
     },
 };
 
-/// Maximum number of groups that are passed over in one stretch. Each takes some twenty trials to find; what refuses more is
-/// left for a person, as any other failure is.
+/// Maximum number of groups skipped in one stretch. Each takes about twenty trials to find; more refusals are left
+/// for a person, like any other failure.
 const MOST: usize = 20;
 
-/// How often an hour of a group that was passed over is tried again.
+/// How often an hour of a skipped group is retried.
 const AGAIN_AFTER: &str = "1 hour";
 
-/// Maximum number of these that are tried again at a time.
+/// Maximum number of these retried at a time.
 const AT_ONCE: i64 = 100;
 
-/// What is rolled up.
+/// What to roll up.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Job {
-    /// The next stretch, as far as this time.
+    /// The next stretch, up to this time.
     Next { until: Timestamp },
-    /// This hour once more.
+    /// This hour again.
     Again { hour: Timestamp },
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Done {
     Hour { is_whole: bool },
 }
 
-/// A group that is passed over, and what the database said.
+/// A skipped group, and the database's error.
 #[derive(Debug)]
 pub(super) struct PassedOver {
     group_key: GroupKey,
@@ -51,7 +51,7 @@ pub(super) struct PassedOver {
     reason: String,
 }
 
-/// The groups that are rolled up: those from the first to the last key, without some.
+/// The groups to roll up: from the first to the last key, without some.
 #[derive(Debug)]
 pub(super) struct Scope {
     pub first: GroupKey,
@@ -60,17 +60,17 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// All groups but these.
+    /// All groups except these.
     pub fn of_all(passed_over: Vec<PassedOver>) -> Self {
         Self { first: GroupKey::MIN, last: GroupKey::MAX, passed_over }
     }
 
-    /// Whether it is about all groups of the app, whatever is passed over.
+    /// Whether it covers all groups of the app, apart from skipped ones.
     pub fn is_all(&self) -> bool {
         (self.first, self.last) == (GroupKey::MIN, GroupKey::MAX)
     }
 
-    /// The groups that are passed over.
+    /// The skipped groups.
     pub fn left_out(&self) -> Vec<GroupKey> {
         self.passed_over.iter().map(|group| group.group_key).collect()
     }
@@ -93,7 +93,7 @@ impl Job {
 }
 
 impl Store {
-    /// Rolls up all groups but those of which the database refuses something.
+    /// Rolls up all groups except those refused by the database.
     pub(super) async fn roll_up(&self, job: Job) -> Result<Done, StoreError> {
         let app = self.app();
         let mut scope = Scope::of_all(vec![]);
@@ -110,13 +110,12 @@ impl Store {
         }
     }
 
-    /// The first group of the scope that is refused alone, by halving, with the refusal.
+    /// The first group of the scope that is refused alone, found by halving, with the refusal.
     async fn find_refused(&self, job: Job, scope: &mut Scope) -> Result<Option<(GroupKey, StoreError)>, StoreError> {
         let bounds =
             query_as("SELECT min(group_key), max(group_key) FROM receiptd.watched_groups WHERE sdk_app_id = $1");
         let bounds = bounds.bind(self.app());
-        let bounds =
-            self.run("looking for the groups of an app", SHORT, async |database| bounds.fetch_one(database).await);
+        let bounds = self.run("looking up the app's groups", SHORT, async |database| bounds.fetch_one(database).await);
         let (Some(mut first), Some(mut last)) = bounds.await? else { return Ok(None) };
         while first < last {
             let middle = first + (last - first) / 2;
@@ -132,7 +131,7 @@ impl Store {
         Ok(refusal.map(|refusal| (first, refusal)))
     }
 
-    /// Whether the database refuses to roll up the groups of the scope, and how. Nothing of it stays.
+    /// Whether and how the database refuses to roll up the groups of the scope. Changes nothing.
     async fn try_out(&self, job: Job, scope: &Scope) -> Result<Option<StoreError>, StoreError> {
         let app = self.app();
         let tried = self.run(job.doing(), ROLLUP, async |database| {
@@ -151,21 +150,21 @@ impl Store {
         metrics::counter!("receiptd_rollup_passed_over_total").increment(1);
         let (group, cause) = (self.group_id(group_key).await.ok(), refusal as &dyn std::error::Error);
         let sqlstate = refusal.sqlstate();
-        let what = "a group can't be rolled up and is passed over: see receiptd.rollup_passed_over";
+        let what = "a group can't be rolled up and is skipped: see receiptd.rollup_passed_over";
         tracing::error!(error = cause, group, group_key, sqlstate, "{what}");
     }
 
-    /// Tries again what was passed over more than an hour ago, each group by itself.
+    /// Retries what was skipped more than an hour ago, each group separately.
     ///
     /// # Errors
-    /// If the database fails otherwise than by refusing it again.
+    /// If the database fails other than by refusing it again.
     pub async fn roll_up_passed_over(&self) -> Result<(), StoreError> {
         let passed_over = query_as::<(GroupKey, Timestamp)>(
             "SELECT p.group_key, p.hour FROM receiptd.rollup_passed_over p JOIN receiptd.watched_groups g USING (group_key)
              WHERE g.sdk_app_id = $1 AND p.last_at < now() - $2::text::interval ORDER BY p.last_at, p.hour LIMIT $3",
         );
         let passed_over = passed_over.bind(self.app()).bind(AGAIN_AFTER).bind(AT_ONCE);
-        let doing = "looking for what was passed over";
+        let doing = "reading what the roll-up skipped";
         let passed_over = self.run(doing, SHORT, async |database| passed_over.fetch_all(database).await);
         for (group_key, hour) in passed_over.await? {
             self.roll_up_alone(group_key, hour).await?;
@@ -185,7 +184,7 @@ impl Store {
         let (sqlstate, reason) = (refusal.sqlstate().unwrap_or_default(), refusal.cause().unwrap_or_default());
         let scope = Scope::of_all(vec![PassedOver { group_key, sqlstate, reason }]);
         let noting = async |database: &mut Session| note_passed_over(database, hour, &scope).await;
-        self.run_fenced("noting what can't be rolled up", SHORT, noting).await
+        self.run_fenced("noting what the roll-up skipped", SHORT, noting).await
     }
 }
 
@@ -194,7 +193,7 @@ fn is_refusal(error: &StoreError) -> bool {
     matches!(error.remedy(), Remedy::SetAside | Remedy::Partition)
 }
 
-/// Notes the groups that are passed over in this hour.
+/// Notes the groups skipped in this hour.
 pub(super) async fn note_passed_over(
     connection: &mut Session,
     hour: Timestamp,
@@ -216,7 +215,7 @@ pub(super) async fn note_passed_over(
     Ok(())
 }
 
-/// Takes back what was noted of the groups that are rolled up again.
+/// Removes the notes of groups that are rolled up again.
 pub(super) async fn forget_passed_over(
     connection: &mut Session,
     app: i64,
