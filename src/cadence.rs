@@ -1,8 +1,8 @@
-//! When is a message due again: a pure function of its age, its slot's phase and the named policy.
+//! When a message is due again: a pure function of its age, its slot's phase and the named policy.
 //!
-//! A cadence is a list of tiers by age, or a cron expression in UTC. Nothing here reads a clock: `now` comes in
-//! as an argument. Stretching the interval after quiet polls or under overload belongs into the function `interval`, the
-//! one place that says how long a step is.
+//! A cadence is a list of tiers by age, or a cron expression in UTC. Nothing here reads a clock: `now` is an
+//! argument. Longer intervals after quiet polls or under overload belong in the function `interval`, the only place
+//! that decides the length of a step.
 
 mod cron_expression;
 mod display;
@@ -18,31 +18,31 @@ pub use self::{
 };
 use crate::{domain::Timestamp, span};
 
-/// One step of a cadence by age: messages younger than `until` are polled once per `every`.
+/// A step of a cadence by age: messages younger than `until` are polled once per `every`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tier {
     /// The age at which the tier ends.
     pub until: Duration,
-    /// The time between two polls.
+    /// Time between two polls, at least 1s.
     pub every: Duration,
 }
 
-/// Why a cadence can't be followed.
+/// Why a cadence is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCadence {
-    /// There is no tier at all.
+    /// There are no tiers.
     #[error("has no tiers: give at least one {{ until, every }}, or a cron expression")]
     NoTiers,
-    /// The tiers do not grow in age.
+    /// The tiers are not in rising order.
     #[error("has a tier until {} that does not end after the tier before it: list tiers by rising `until`", span::exactly(*.0))]
     TiersNotRising(Duration),
-    /// Polling more often than once a second is never sensible.
+    /// More than one poll per second.
     #[error("polls every {}: the shortest interval is 1s", span::exactly(*.0))]
     TooOften(Duration),
-    /// A span is longer than the dates of the database can hold.
-    #[error("has a span of {}: the longest is 3650d", span::exactly(*.0))]
+    /// A duration is longer than the database's dates can express.
+    #[error("has a duration of {}: the longest is 3650d", span::exactly(*.0))]
     TooLong(Duration),
-    /// The cron expression can't be read or never fires.
+    /// The cron expression is invalid or never fires.
     #[error(transparent)]
     Cron(#[from] InvalidCron),
 }
@@ -58,18 +58,18 @@ enum Rule {
 pub struct Cadence {
     rule: Rule,
     stop_when_all_read: bool,
-    /// See [`Cadence::tier_name`]: each poll asks for one.
+    /// See [`Cadence::tier_name`]; shared, since each poll uses one.
     tier_names: Vec<Arc<str>>,
 }
 
-/// The longest span a cadence may name: far beyond any message's life, far within what dates can hold.
+/// Maximum duration in a cadence: far beyond any message's life, and well within the range of dates.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl Cadence {
-    /// A cadence by age. Messages older than the last tier's `until` are expired.
+    /// A cadence by age. Messages older than the last tier's `until` expire.
     ///
     /// # Errors
-    /// If there is no tier, the ages do not rise, or a span is out of range.
+    /// If there are no tiers, the ages do not rise, or a duration is out of range.
     pub fn by_age(tiers: Vec<Tier>, stop_when_all_read: bool) -> Result<Self, InvalidCadence> {
         if tiers.is_empty() {
             return Err(InvalidCadence::NoTiers);
@@ -88,11 +88,11 @@ impl Cadence {
         Ok(Self::of(Rule::Tiers(tiers), stop_when_all_read))
     }
 
-    /// A cadence by a cron expression of five fields, or six with seconds first, evaluated in UTC. Messages are
-    /// expired once they are older than `expire_after`.
+    /// A cadence by a cron expression of five fields, or six with seconds first, evaluated in UTC. Messages older
+    /// than `expire_after` expire.
     ///
     /// # Errors
-    /// If the expression can't be read, never fires after `now`, or the span is out of range.
+    /// If the expression is invalid or never fires after `now`, or the duration is out of range.
     pub fn by_cron(
         expression: &str,
         expire_after: Duration,
@@ -111,12 +111,12 @@ impl Cadence {
         Self { rule, stop_when_all_read, tier_names }
     }
 
-    /// Whether a message that all have read is done.
+    /// Whether to stop polling a message that all members have read.
     pub fn stop_when_all_read(&self) -> bool {
         self.stop_when_all_read
     }
 
-    /// The age at which a message is expired.
+    /// The age at which a message expires.
     pub fn expires_after(&self) -> Duration {
         match &self.rule {
             Rule::Tiers(tiers) => tiers.last().map_or(Duration::ZERO, |tier| tier.until),
@@ -129,10 +129,10 @@ impl Cadence {
         age(sent_at, now) >= self.expires_after()
     }
 
-    /// When a message that was just polled at `now` is due again; `None` if it is expired.
+    /// When a message polled at `now` is due again; `None` if it has expired.
     ///
-    /// Steps by age end on a grid of the interval, moved by the slot's own `phase`. So the steps of many slots
-    /// spread over the interval, whatever made them start together, and lateness of one poll never adds up.
+    /// Steps by age end on a grid of the interval, shifted by the slot's own `phase`. So the steps of many slots
+    /// spread over the interval, however they started, and the lateness of polls does not accumulate.
     pub fn next_poll(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
         if self.is_expired(sent_at, now) {
             return None;
@@ -140,8 +140,8 @@ impl Cadence {
         Some(self.after(phase, sent_at, now))
     }
 
-    /// When a message is due that was last known at `known_until` (`None`: never), in a slot whose last poll was at
-    /// `slot_polled_at`: for a slot whose group has a new cadence, or is polled again after a pause.
+    /// When a message last known at `known_until` (`None`: never) is due, in a slot last polled at `slot_polled_at`:
+    /// for a slot whose group has a new cadence, or is polled again after a pause.
     pub fn due_again(
         &self,
         phase: Phase,
@@ -156,10 +156,10 @@ impl Cadence {
         }
     }
 
-    /// When a message that was never polled is due in a slot whose last poll was at `slot_polled_at`.
+    /// When a message that was never polled is due, in a slot last polled at `slot_polled_at`.
     ///
-    /// At once in a new slot; in a slot that is already being polled no sooner than the interval allows, so that a
-    /// group whose messages trickle in is not polled for each of them. A cron expression is followed to the letter.
+    /// Immediately in a new slot; in a slot that is being polled, no sooner than the interval allows, so that a group
+    /// whose messages trickle in is not polled for each of them. A cron expression is followed exactly.
     pub fn first_poll(&self, slot_polled_at: Option<Timestamp>, sent_at: Timestamp, now: Timestamp) -> Timestamp {
         match (&self.rule, slot_polled_at) {
             (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
@@ -170,8 +170,7 @@ impl Cadence {
         }
     }
 
-    /// How often a message that was sent at `sent_at` is polled between two times, on average: it is polled by its cadence
-    /// and nothing else.
+    /// Average number of polls of a message sent at `sent_at` between two times, by its cadence alone.
     pub fn polls_between(&self, sent_at: Timestamp, from: Timestamp, until: Timestamp) -> f64 {
         let from = from.max(sent_at);
         match &self.rule {
@@ -192,7 +191,7 @@ impl Cadence {
         }
     }
 
-    /// How often a slot is polled between two times, on average, that a new message joins after every `gap`: its youngest
+    /// Average number of polls, between two times, of a slot that a new message joins after every `gap`: its youngest
     /// message is never older.
     pub fn polls_while_joined(&self, gap: Duration, from: Timestamp, until: Timestamp) -> f64 {
         match &self.rule {
@@ -207,7 +206,7 @@ impl Cadence {
         }
     }
 
-    /// What the tier of a message is called: the age at which it ends, as in `1h`; `cron` where there are none.
+    /// The name of the message's tier: the age at which it ends, such as `1h`; `cron` without tiers.
     pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> &Arc<str> {
         let place = match &self.rule {
             Rule::Tiers(tiers) => tier(tiers, age(sent_at, now)),
@@ -220,19 +219,19 @@ impl Cadence {
         match &self.rule {
             Rule::Tiers(tiers) => phase.next_after(now, interval(tiers, age(sent_at, now))),
             Rule::Cron { cron, expire_after } => {
-                // An expression with its last date behind it leaves nothing but the end of the message's life.
+                // After the last date of an expression, only the end of the message's life remains.
                 cron.next_after(now).unwrap_or(now + delta(*expire_after))
             }
         }
     }
 }
 
-/// The place of the tier at this age; there is one at least.
+/// The index of the tier at this age; there is at least one.
 fn tier(tiers: &[Tier], age: Duration) -> usize {
     tiers.iter().position(|tier| age < tier.until).unwrap_or(tiers.len() - 1)
 }
 
-/// The time between two polls at this age: the tier's own interval. What later lengthens a step multiplies here.
+/// Time between two polls at this age: the tier's own interval. Factors that lengthen a step multiply here.
 fn interval(tiers: &[Tier], age: Duration) -> Duration {
     tiers[tier(tiers, age)].every
 }
@@ -241,7 +240,7 @@ fn check_span(span: Duration) -> Result<(), InvalidCadence> {
     if span > LONGEST { Err(InvalidCadence::TooLong(span)) } else { Ok(()) }
 }
 
-/// The age of a message; zero for one that claims to be sent in the future.
+/// The age of a message; zero if it was sent in the future.
 fn age(sent_at: Timestamp, now: Timestamp) -> Duration {
     (now - sent_at).to_std().unwrap_or(Duration::ZERO)
 }
@@ -250,7 +249,7 @@ fn delta(span: Duration) -> TimeDelta {
     TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX)
 }
 
-/// Where in each interval a slot is polled: a fixed, evenly spread property of the slot.
+/// A slot's offset within each interval: a fixed, evenly distributed property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Phase(u64);
 
@@ -264,7 +263,7 @@ impl Phase {
         Self(bits ^ (bits >> 31))
     }
 
-    /// The first point of this phase's grid that is later than `now`, at most one interval away.
+    /// The next point of this phase's grid after `now`, at most one interval away.
     fn next_after(self, now: Timestamp, interval: Duration) -> Timestamp {
         let step = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
         let offset = (self.0 % step.cast_unsigned()).cast_signed();

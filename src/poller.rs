@@ -1,8 +1,8 @@
-//! Takes the slots that are due, polls them, and hands what comes back to the recorder.
+//! Takes due slots, polls them, and passes the results to the recorder.
 //!
-//! One task owns the schedule and starts a task for each poll; the recorder says when a slot is due again, after it has
-//! committed. The poller reads slots through the store and knows no SQL; it calls through the chat client and knows no
-//! HTTP.
+//! One task owns the schedule and starts a task for each poll; the recorder reports when a slot is due again, after
+//! it has committed. The poller reads slots through the store and knows no SQL; it calls through the chat client and
+//! knows no HTTP.
 
 mod ahead;
 mod asking;
@@ -68,65 +68,65 @@ use crate::{
     term::Progress,
 };
 
-/// How polls are made.
+/// Rate, batch size and timeouts of polls.
 #[derive(Debug, Clone)]
 pub struct PollerSettings {
-    /// The most attempts in any second.
+    /// Maximum number of attempts in any second.
     pub max_calls_per_second: u32,
     /// How long after its sending an attempt can still reach the service.
     pub transit_allowance: Duration,
-    /// The most messages in a call.
+    /// Maximum number of messages per call.
     pub batch_size: usize,
-    /// The most polls at a time.
+    /// Maximum number of polls in flight.
     pub max_in_flight: usize,
-    /// What is kept of polls that saw no change.
+    /// Which polls add snapshots.
     pub keep: KeepSnapshots,
 }
 
 /// News for the schedule.
 #[derive(Debug, Clone, Copy)]
 pub enum ScheduleNews {
-    /// A slot is due then.
+    /// A slot is due at this time.
     Due(SlotKey, Timestamp),
-    /// A slot was polled, and is due again then.
+    /// A slot was polled, and is due again.
     Polled {
         /// The slot.
         slot: SlotKey,
         /// When it is due.
         due: Timestamp,
-        /// Whether that failed.
+        /// Whether the poll failed.
         fails: bool,
     },
-    /// Messages want to be polled that joined a slot, which is due then at the latest.
+    /// Messages that joined a slot have to be polled: it is due no later than this time.
     Joined(SlotKey, Timestamp),
-    /// A poll of the slot ended without anything to record: it is due as it was.
+    /// A poll of the slot ended with nothing to record: its due time is unchanged.
     Returned(SlotKey),
-    /// A quarantined group may be tried with this slot.
+    /// A quarantined group may be probed with this slot.
     Probe(SlotKey),
-    /// Something about slots was written of which no answer came: the database may have more than the schedule.
+    /// A write of slots got no answer: the database may have more than the schedule.
     Unsure,
 }
 
-/// What a poller works with.
+/// The parts that a poller uses.
 #[derive(Debug)]
 pub struct PollerParts {
     /// The database.
     pub store: Store,
-    /// The way to Tencent Chat.
+    /// The client for Tencent Chat.
     pub client: Arc<ChatClient>,
     /// Whether it may call.
     pub lease: Arc<Lease>,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
-    /// Where what comes back goes.
+    /// The queue for results.
     pub recorder: mpsc::Sender<Kept>,
-    /// How it hears when slots are due again.
+    /// Due times of slots, after commits.
     pub committed: mpsc::UnboundedReceiver<Committed>,
-    /// Whether nothing can be stored just now.
+    /// Whether results can't be stored.
     pub is_stuck: Arc<AtomicBool>,
-    /// What its loop feeds.
+    /// Counts the rounds of the loop.
     pub progress: Arc<Progress>,
-    /// Where calls are noted.
+    /// Records the calls.
     pub activity: Arc<Activity>,
 }
 
@@ -144,11 +144,11 @@ pub struct Poller {
     trouble: LogThrottle,
     ahead: Ahead,
     schedule: Schedule,
-    /// After this slot the database may have some that the schedule lacks.
+    /// The database may have slots after this one that the schedule lacks.
     unsure_after: Option<SlotKey>,
-    /// Slots with which quarantined groups may be tried.
+    /// Slots for probes of quarantined groups.
     probes: BTreeSet<SlotKey>,
-    /// Slots that were put off since their groups are held by the gate.
+    /// Slots that were postponed because the gate holds their groups.
     put_off: HashMap<GroupKey, HashSet<SlotKey>>,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
@@ -212,17 +212,17 @@ impl Poller {
         }
     }
 
-    /// Where news for the schedule go.
+    /// The queue for news.
     pub fn news(&self) -> mpsc::UnboundedSender<ScheduleNews> {
         self.news_sender.clone()
     }
 
-    /// What others may know.
+    /// Its public status.
     pub fn status(&self) -> Arc<PollerStatus> {
         self.status.clone()
     }
 
-    /// Recalls how many messages the service takes in a call, as an earlier poller has found out.
+    /// Loads the batch limit found by an earlier poller.
     ///
     /// # Errors
     /// If the database fails.
@@ -232,7 +232,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Loads the beginning of the schedule; what is left follows while polls go on. Returns how many slots that are, and
+    /// Loads the beginning of the schedule; the rest follows while polling. Returns the number of loaded slots, and
     /// whether there are more.
     ///
     /// # Errors
@@ -242,7 +242,7 @@ impl Poller {
         Ok((self.schedule.len(), is_partial))
     }
 
-    /// Loads a page of what the schedule may lack. Returns whether there is more.
+    /// Loads a page of slots that the schedule may lack. Returns whether there are more.
     async fn load_page(&mut self) -> Result<bool, StoreError> {
         let Some(after) = self.unsure_after else { return Ok(false) };
         let now = self.now();
@@ -252,7 +252,7 @@ impl Poller {
         Ok(next.is_some())
     }
 
-    /// Polls until it is told to stop, then waits until the polls in flight have ended, for `grace` at most.
+    /// Polls until it is told to stop, then waits for the polls in flight to end, for at most `grace`.
     pub async fn run(mut self, grace: Duration) {
         let stop = self.caller.stop.clone();
         loop {
@@ -273,7 +273,7 @@ impl Poller {
             let left = self.status.in_flight.load(Ordering::Relaxed);
             tracing::warn!(
                 left,
-                "polls are still in flight: what they bring back too late to be stored will be asked for again"
+                "polls are still in flight: results that arrive too late to be stored will be polled again"
             );
         }
     }

@@ -1,8 +1,8 @@
-//! Cron expressions as people write them, made fit for crate `cron`.
+//! Cron expressions in the usual form, converted for crate `cron`.
 //!
-//! That crate wants seconds, numbers weekdays from 1 = Sunday and refuses ranges that end on a Sunday. Here five
-//! fields get a `0` for the seconds, and weekdays mean what they mean everywhere else: 0 and 7 are Sunday, 1 is
-//! Monday. Where both the day of the month and the weekday are given, both must match.
+//! That crate requires seconds, numbers weekdays from 1 = Sunday and refuses ranges that end on a Sunday. Here five
+//! fields get a `0` for the seconds, and weekdays have their usual meaning: 0 and 7 are Sunday, 1 is Monday. If both
+//! the day of the month and the weekday are given, both must match.
 
 use std::{
     collections::BTreeSet,
@@ -15,53 +15,53 @@ use cron::Schedule;
 
 use crate::domain::Timestamp;
 
-/// Why a cron expression can't be followed.
+/// Why a cron expression is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCron {
-    /// Neither five fields nor six.
+    /// Neither five nor six fields.
     #[error("cron {0:?} has {1} fields: give five (minute hour day month weekday), or six with seconds first")]
     Fields(String, usize),
-    /// The weekday field can't be read.
-    #[error("cron {0:?}: weekday {1:?} is none: use 0-7 (0 and 7 are Sunday) or SUN-SAT, with `,` `-` `/` and `*`")]
+    /// The weekday field is invalid.
+    #[error("cron {0:?}: {1:?} is not a weekday: use 0-7 (0 and 7 are Sunday) or SUN-SAT, with `,` `-` `/` and `*`")]
     Weekday(String, String),
-    /// Another field can't be read.
+    /// Another field is invalid.
     #[error("cron {0:?}: {1}, with `,` `-` `/` and `*`")]
     Field(String, String),
     /// The expression has no date in the future.
-    #[error("cron {0:?} never comes: no date from now on matches it")]
+    #[error("cron {0:?} never matches a date in the future")]
     Never(String),
 }
 
-/// Maximum number of steps that are remembered: the one of now, and those in which slots were polled last.
+/// Maximum number of remembered steps: the present one, and those in which slots were polled last.
 const STEPS: usize = 4;
 
-/// A cron expression that can be followed.
+/// A valid cron expression.
 #[derive(Clone)]
 pub struct Cron {
     expression: String,
     schedule: Arc<Schedule>,
-    /// Times, each with the first one after it, the latest last. To compute one takes long, and it is the same for all messages
-    /// of all slots until it has come.
+    /// Times, each with the next one after it, the latest last. Computing one is slow, and it is the same for all
+    /// messages of all slots until it has come.
     steps: Arc<Mutex<Vec<(Timestamp, Timestamp)>>>,
 }
 
 impl Cron {
-    /// Reads an expression of five or six fields that still fires after `now`.
+    /// Parses an expression of five or six fields that fires after `now`.
     ///
     /// # Errors
-    /// If it can't be read or never fires.
+    /// If it is invalid or never fires.
     pub fn parse(expression: &str, now: Timestamp) -> Result<Self, InvalidCron> {
         let (schedule, expression) = (Arc::new(parse(expression, now)?), expression.to_owned());
         Ok(Self { expression, schedule, steps: Arc::default() })
     }
 
-    /// The first time after `time`.
+    /// The next time after `time`.
     pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, next)) = steps.iter().rev().find(|(from, next)| (*from..*next).contains(&time)) {
             return Some(*next);
         }
-        // The crate's own first may not be later.
+        // The crate's own result may not be later.
         let next = self.schedule.after(&time).find(|next| *next > time)?;
         if steps.len() == STEPS {
             steps.remove(0);
@@ -100,7 +100,7 @@ fn parse(expression: &str, now: Timestamp) -> Result<Schedule, InvalidCron> {
     Ok(schedule)
 }
 
-/// The fields before the weekday, and what can stand in them.
+/// The fields before the weekday, and their valid values.
 const FIELDS: [(&str, &str); 5] = [
     ("second", "0-59"),
     ("minute", "0-59"),
@@ -109,8 +109,7 @@ const FIELDS: [(&str, &str); 5] = [
     ("month", "1-12 or JAN-DEC"),
 ];
 
-/// Which of the fields can't be read: the one that fails also where all others are `*`. What the crate says of it takes many
-/// lines.
+/// The invalid fields: those that fail even if all others are `*`. The crate's own message takes many lines.
 fn fault(fields: &[&str]) -> String {
     let fails = |place: usize| {
         let mut alone = ["*"; 6];
@@ -118,11 +117,11 @@ fn fault(fields: &[&str]) -> String {
         Schedule::from_str(&alone.join(" ")).is_err()
     };
     let faults = FIELDS.iter().enumerate().filter(|(place, _)| fails(*place));
-    let said = faults.map(|(place, (name, range))| format!("{name} {:?} is none: use {range}", fields[place]));
+    let said = faults.map(|(place, (name, range))| format!("{:?} is not a valid {name}: use {range}", fields[place]));
     said.collect::<Vec<_>>().join("; ")
 }
 
-/// The weekday field in the numbers of crate `cron`, every range spelt out.
+/// The weekday field in the numbers of crate `cron`, with every range written out.
 fn weekdays(field: &str) -> Result<String, String> {
     if matches!(field, "*" | "?") {
         return Ok("*".to_owned());
@@ -146,7 +145,7 @@ fn weekday_part(part: &str) -> Option<Vec<u8>> {
         None if step.is_some() => (weekday(range)?, 6),
         None => (weekday(range)?, weekday(range)?),
     };
-    // 7 is Sunday as well as 0: at the end of a range it stands for the Sunday after Saturday.
+    // Both 7 and 0 are Sunday: at the end of a range, 7 is the Sunday after Saturday.
     let last = if last < first { last + 7 } else { last };
     Some((first..=last).step_by(usize::from(step.unwrap_or(1))).map(|day| day % 7).collect())
 }
@@ -225,11 +224,11 @@ mod tests {
         assert!(matches!(parse("0 0 * * MON/0", monday()), Err(InvalidCron::Weekday(..))));
         assert_eq!(
             parse("61 0 * * *", monday()).unwrap_err().to_string(),
-            "cron \"61 0 * * *\": minute \"61\" is none: use 0-59, with `,` `-` `/` and `*`"
+            "cron \"61 0 * * *\": \"61\" is not a valid minute: use 0-59, with `,` `-` `/` and `*`"
         );
         let several = parse("0 25 0 * FRI", monday()).unwrap_err().to_string();
         assert!(
-            several.contains("hour \"25\" is none: use 0-23; day of the month \"0\" is none: use 1-31"),
+            several.contains("\"25\" is not a valid hour: use 0-23; \"0\" is not a valid day of the month: use 1-31"),
             "{several}"
         );
         let nonsense = parse("x\ny 0 * * *", monday()).unwrap_err().to_string();

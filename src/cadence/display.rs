@@ -1,4 +1,4 @@
-//! A cadence in words, for logs and `receiptd check`.
+//! A cadence as text, for logs and `receiptd check`.
 
 use std::fmt;
 
@@ -17,7 +17,12 @@ impl fmt::Display for Cadence {
                 write!(f, "at \"{cron}\" (UTC) until {} old, ", span::exactly(*expire_after))?;
             }
         }
-        f.write_str(if self.stop_when_all_read { "or until all have read" } else { "also when all have read" })
+        f.write_str(if self.stop_when_all_read {
+            "or until all members have read it"
+        } else {
+            "even after all members have read \
+            it"
+        })
     }
 }
 
@@ -31,7 +36,11 @@ mod tests {
     fn a_cadence_tells_its_tiers_and_its_end() {
         let tier = |until, every| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
         let cadence = Cadence::by_age(vec![tier(3_600, 60), tier(86_400, 600)], true).unwrap();
-        assert_eq!(cadence.to_string(), "every 1m until 1h old, every 10m until 1d old, or until all have read");
+        assert_eq!(
+            cadence.to_string(),
+            "every 1m until 1h old, every 10m until 1d old, or until all members have \
+            read it"
+        );
     }
 
     #[test]
@@ -39,6 +48,10 @@ mod tests {
         let now = "2026-11-23T00:00:00Z".parse().unwrap();
         let week = Duration::from_secs(7 * 86_400);
         let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", week, false, now).unwrap();
-        assert_eq!(cadence.to_string(), "at \"*/15 8-11 * * MON-FRI\" (UTC) until 7d old, also when all have read");
+        assert_eq!(
+            cadence.to_string(),
+            "at \"*/15 8-11 * * MON-FRI\" (UTC) until 7d old, even after all members \
+            have read it"
+        );
     }
 }

@@ -1,13 +1,13 @@
-//! The cadences of the config by name, and what a group gets whose name is not among them.
+//! The configured cadences by name, and the default for unknown names.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Cadence, Rule, Tier};
 
-/// The name of the cadence of groups that name none.
+/// Name of the cadence for groups without one.
 pub const DEFAULT: &str = "default";
 
-/// Named cadences, of which the default always exists.
+/// Named cadences, which always include the default.
 #[derive(Debug, Clone)]
 pub struct Cadences {
     default: Cadence,
@@ -15,24 +15,24 @@ pub struct Cadences {
 }
 
 impl Cadences {
-    /// Takes the cadences of the config. One named `default` replaces the built-in default.
+    /// Creates them from the configuration. A cadence named `default` replaces the built-in default.
     pub fn new(mut named: BTreeMap<String, Cadence>) -> Self {
         let default = named.remove(DEFAULT).unwrap_or_else(|| Cadence::built_in(true));
         Self { default, named }
     }
 
-    /// The cadence that a group names; the default if it names none, or one that the config lacks.
+    /// The cadence named by a group; the default if it names none, or one that is not configured.
     pub fn of(&self, name: Option<&str>) -> &Cadence {
         self.named(name).1
     }
 
-    /// The same with the name under which the config has it.
+    /// The same with its configured name.
     pub fn named(&self, name: Option<&str>) -> (&str, &Cadence) {
         let named = name.and_then(|name| self.named.get_key_value(name));
         named.map_or((DEFAULT, &self.default), |(name, cadence)| (name.as_str(), cadence))
     }
 
-    /// Whether the config has a cadence of this name.
+    /// Whether a cadence with this name is configured.
     pub fn has(&self, name: &str) -> bool {
         name == DEFAULT || self.named.contains_key(name)
     }
@@ -51,7 +51,8 @@ impl Default for Cadences {
 }
 
 impl Cadence {
-    /// The built-in default: under an hour every minute, a day every 10 minutes, a week every hour, 30 days every 6 hours.
+    /// The built-in default: under an hour every minute, a day every 10 minutes, a week every hour, 30 days every 6
+    /// hours.
     pub fn built_in(stop_when_all_read: bool) -> Self {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;

@@ -1,14 +1,14 @@
-//! How many polls are read ahead of their permits. Pure.
+//! The number of polls read ahead of their permits. Pure.
 //!
-//! With too few, permits wait for the database. With too many, what an owner has changed in SQL does not hold at the next poll.
-//! So it goes by the rate of calls, and by what a read takes.
+//! With too few, permits wait for the database. With too many, an owner's change in SQL doesn't apply to the next
+//! poll. So it depends on the rate of calls and on the duration of reads.
 
 use std::time::Duration;
 
-/// What is read ahead lasts for so long beyond the reads themselves.
+/// How long the polls read ahead last, beyond the duration of reads.
 const SLACK: Duration = Duration::from_millis(200);
 
-/// A read that takes longer than this is not made up for.
+/// Maximum duration of a read that is compensated.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Minimum number of polls: some wait for other things than a permit.
@@ -17,18 +17,19 @@ const FEWEST: usize = 10;
 /// Decides how many polls are read ahead.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Ahead {
-    /// What reads took lately: the longest, and less and less of it.
+    /// Duration of recent reads: the longest, slowly decreasing.
     took: Duration,
 }
 
 impl Ahead {
-    /// Takes note of what it took to read polls and to start them.
+    /// Notes how long reading and starting polls took.
     pub(super) fn took(&mut self, took: Duration) {
         let took = took.min(LONGEST);
         self.took = took.max((7 * self.took + took) / 8);
     }
 
-    /// Maximum number of polls that wait for their permit, at this rate of calls a second and if so many polls may be under way.
+    /// Maximum number of polls waiting for their permit, at this rate of calls per second and with this maximum
+    /// number of polls in flight.
     ///
     /// They are read when there is room for half of them. So the other half has to last for a read.
     pub(super) fn polls(&self, rate: u32, max_in_flight: usize) -> usize {
@@ -82,7 +83,7 @@ mod tests {
             let mut ahead = after([longest]);
             for took in takes {
                 let polls = ahead.polls(rate, usize::MAX);
-                // Once more than half are gone, a read begins that brings as many as are gone.
+                // Once more than half are gone, a read begins that replaces them.
                 let left = polls - polls.div_ceil(2);
                 let used = u64::from(rate) * took / 1_000;
                 prop_assert!(left as u64 >= used, "{left} are left, and {used} are used in {took} ms");

@@ -1,8 +1,8 @@
-//! One poll as decisions: which batch is asked for next, and what the outcome of an attempt calls for. Pure.
+//! The decisions of one poll: the next batch, and the reaction to the outcome of an attempt. Pure.
 //!
-//! A call that is refused as too large or bad is halved, so that one bad seq can't wedge its group. In a slot that has failed
-//! several times while the service answers others, any call that fails is halved: one message is probably to blame. Whoever
-//! drives this takes the permits, makes the attempts and does the waiting; here nothing waits and nothing is sent.
+//! A call that is refused as too large or bad is halved, so that one bad seq can't block its group. In a slot that
+//! has failed several times while the service answers others, any failed call is halved: one message is probably at
+//! fault. The caller takes permits, makes attempts and waits; nothing here waits or sends.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,67 +17,68 @@ use crate::{
     slot::{GroupState, Slot},
 };
 
-/// A poll whose attempts have failed for so long in all makes no other: as long as it is under way it takes a place that the
-/// polls of other groups need. By default that is two attempts that are not answered.
+/// Total duration of failed attempts after which a poll makes no others: while in flight it occupies a place that
+/// other groups need. By default this is two attempts without an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After this many failed polls in a row a poll makes one attempt for each batch, and looks for the messages to blame.
+/// Number of failed polls in a row after which a poll makes one attempt for each batch, and searches for the messages
+/// at fault.
 pub(super) const FAILURES_TO_BLAME: i32 = 2;
 
-/// Maximum number of failed calls of a poll that looks for the messages to blame, …
+/// Maximum number of failed calls of a poll that searches for the messages at fault, …
 const MAX_FAILED_PARTS: usize = 16;
 
-/// … and of one in which nothing has been answered.
+/// … and of one without any answer.
 const MAX_FAILED_PARTS_IN_VAIN: usize = 5;
 
-/// Maximum number of refused calls (10004, 10018) of a poll in which nothing has been answered: the messages are probably not
-/// to blame. If the poll before failed too, [`MAX_FAILED_PARTS_IN_VAIN`] holds for these as well.
+/// Maximum number of refused calls (10004, 10018) of a poll without any answer: the messages are probably not at
+/// fault. If the poll before failed too, [`MAX_FAILED_PARTS_IN_VAIN`] applies to these as well.
 const MAX_REFUSALS_IN_VAIN: usize = 20;
 
-/// The same of a probe of a quarantined group: then the group is still refused.
+/// The same for a probe of a quarantined group, which is then still refused.
 const MAX_REFUSALS_OF_A_PROBE: usize = 8;
 
-/// A poll under way.
+/// A poll in flight.
 #[derive(Debug)]
 pub(super) struct Asking {
-    /// What is still to be asked for; the first batch is next.
+    /// The remaining batches, the next one first.
     batches: VecDeque<Vec<MsgSeq>>,
     retry: Retry,
-    /// How many polls of the slot in a row have failed.
+    /// Number of failed polls of the slot in a row.
     failures: i32,
     signed_again: bool,
     /// Whether it's a probe of a quarantined group.
     is_probe: bool,
-    /// Messages without a receipt by the polls before, and how many polls in a row have said so.
+    /// Messages without a receipt in the polls before, and the number of these polls in a row.
     without_receipt: BTreeMap<MsgSeq, i16>,
-    /// How long attempts took that failed.
+    /// Total duration of failed attempts.
     in_vain: Duration,
     /// Messages whose calls fail for them alone.
     culprits: Vec<MsgSeq>,
-    /// Messages that are not asked for any more in this poll, since enough of its calls have failed.
+    /// Messages not asked for any more in this poll, since enough of its calls have failed.
     rest: Vec<MsgSeq>,
     failed_parts: usize,
     refusals: usize,
     poll: Poll,
 }
 
-/// What is to be done before [`Asking::batch`] is looked at again.
+/// What to do before [`Asking::batch`] is called again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Nothing.
     GoOn,
-    /// Wait so long.
+    /// Wait for this time.
     Wait(Duration),
     /// The service refuses the whole app: stop it.
     StopApp(Failure),
 }
 
 impl Asking {
-    /// A poll of `slot` in calls of these sizes, while the calls of other slots come to `others`.
+    /// A poll of `slot` with these batch sizes, while the calls of other slots have the outcomes `others`.
     pub(super) fn new(slot: &Slot, sizes: BatchSizes, others: Others) -> Self {
         let without_receipt = slot.messages.iter().filter(|message| message.refused_since.is_none());
         let without_receipt = without_receipt.map(|message| (message.seq, message.no_receipt_polls));
-        // Where others fail too, one failure is as good as any number: the next attempt is that of the next poll.
+        // If others fail too, one failure is enough: the next attempt is that of the next poll.
         let fails_with_others = slot.failures > 0 && others == Others::Failing;
         let mut asking = Self {
             batches: VecDeque::new(),
@@ -94,8 +95,8 @@ impl Asking {
             poll: Poll { others, ..Poll::ended(PollEnd::Complete) },
         };
         let seqs: Vec<MsgSeq> = slot.messages.iter().map(|message| message.seq).collect();
-        // The whole has failed already. If nothing of it was answered, the parts are smaller the next time, and others of them
-        // come first: so among many messages to blame the others are found all the same.
+        // The whole has failed already. If nothing of it was answered, the parts are smaller the next time, and
+        // others of them come first: so the others are found even among many messages at fault.
         let doublings = u32::try_from(slot.failures - FAILURES_TO_BLAME + 1).unwrap_or_default().min(16);
         let whole = seqs.len().min(sizes.others);
         let (first, part) = if asking.looks_for_culprits() { (0, whole >> doublings) } else { (sizes.first, whole) };
@@ -110,7 +111,7 @@ impl Asking {
         asking
     }
 
-    /// The messages that the next attempt asks for; `None` if the poll has ended.
+    /// The messages of the next attempt; `None` if the poll has ended.
     pub(super) fn batch(&self) -> Option<&[MsgSeq]> {
         self.batches.front().map(Vec::as_slice)
     }
@@ -120,7 +121,7 @@ impl Asking {
         self.end(PollEnd::Stopped);
     }
 
-    /// Ends the poll: what failed is not tried again before the slot is due the next time.
+    /// Ends the poll: failed batches are not retried before the slot is due again.
     pub(super) fn give_up(&mut self) {
         self.end(PollEnd::GivenUp);
     }
@@ -132,8 +133,8 @@ impl Asking {
         }
     }
 
-    /// Takes in the outcome of an attempt for the batch. `renew_signature` drops the signature for a new one, and tells
-    /// whether there can be one.
+    /// Adds the outcome of an attempt for the batch. `renew_signature` replaces the signature, and returns false if
+    /// it can't.
     pub(super) fn heard(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Next {
         let failure = match &attempt.outcome {
             Ok(answer) => {
@@ -158,7 +159,7 @@ impl Asking {
         self.failed(failure)
     }
 
-    /// What came of it.
+    /// The outcome.
     pub(super) fn into_poll(self) -> Poll {
         let Self { mut poll, culprits, rest, .. } = self;
         if poll.end != PollEnd::Complete {
@@ -168,13 +169,14 @@ impl Asking {
             poll.failed = culprits.into_iter().map(|seq| vec![seq]).collect();
             poll.failed.extend((!rest.is_empty()).then_some(rest));
         } else if !culprits.is_empty() || !rest.is_empty() || !poll.rejected.is_empty() {
-            // Nobody can tell whether the messages are to blame.
+            // It can't be known whether the messages are at fault.
             poll.end = PollEnd::GivenUp;
         }
         poll
     }
 
-    /// Whether it makes one attempt for each batch, and halves those that fail. While others fail too it is not the messages.
+    /// Whether it makes one attempt for each batch, and halves failed ones. While others fail too it is not the
+    /// messages' fault.
     fn looks_for_culprits(&self) -> bool {
         self.failures >= FAILURES_TO_BLAME && self.poll.others != Others::Failing
     }
@@ -195,7 +197,8 @@ impl Asking {
             Class::Retry | Class::Unknown if self.looks_for_culprits() => return self.part_failed(&asked),
             Class::SignAgain if !failure.is_passing() => return self.stop_app(failure),
             Class::Success | Class::Incomplete | Class::Retry | Class::SlowDown | Class::Unknown | Class::SignAgain => {
-                // What failed before gets one attempt a poll: it may fail again, and keep others waiting that fail.
+                // A batch that failed before gets one attempt per poll: it may fail again, and delay other failing
+                // slots.
                 let tries_again = self.failures == 0 || failure.class == Class::SlowDown;
                 match self.retry.next_wait() {
                     Some(wait) if tries_again && self.in_vain < PATIENCE => return Next::Wait(wait),
@@ -212,10 +215,10 @@ impl Asking {
                 self.refusals += 1;
                 let parts = self.parts(&asked, failure.class);
                 if self.failures == 0 {
-                    // There may only be too many: a part that is small enough comes soonest so.
+                    // There may just be too many: this reaches a small enough part soonest.
                     parts.into_iter().rev().for_each(|part| self.batches.push_front(part));
                 } else {
-                    // An answer to any part comes soonest so.
+                    // This gets an answer to any part soonest.
                     self.batches.extend(parts);
                 }
             }
@@ -235,18 +238,19 @@ impl Asking {
         Next::GoOn
     }
 
-    /// What the last attempt told of messages by the code of the whole answer.
+    /// The receipts in the last attempt, from the code of the whole answer.
     fn told(&self, asked: &[MsgSeq], code: i32) -> Vec<Told> {
         let told = |seq: &MsgSeq| Some(Told::by(self.poll.attempts.last()?, *seq, Receipt { code, counts: None }));
         asked.iter().filter_map(told).collect()
     }
 
-    /// Whether the poll before found each of these messages without a receipt. One that would be closed for it is asked for alone.
+    /// Whether the poll before found each of these messages without a receipt. A message that would be closed for
+    /// that is asked for alone.
     fn are_known_to_have_no_receipt(&self, seqs: &[MsgSeq]) -> bool {
         seqs.iter().all(|seq| self.without_receipt.get(seq).is_some_and(|polls| polls + 1 < NO_RECEIPT_POLLS))
     }
 
-    /// What is asked for instead of a batch that was refused as a whole.
+    /// The parts of a batch that was refused as a whole.
     fn parts(&self, asked: &[MsgSeq], class: Class) -> Vec<Vec<MsgSeq>> {
         let is_suspect = |seq: &MsgSeq| class == Class::Message && self.without_receipt.contains_key(seq);
         let (suspects, others): (Vec<MsgSeq>, Vec<MsgSeq>) = asked.iter().partition(|seq| is_suspect(seq));
@@ -262,8 +266,8 @@ impl Asking {
         Next::StopApp(failure)
     }
 
-    /// A call failed that may be the fault of its messages: its halves are asked for when all other parts have been, since one
-    /// answer tells that the service is well.
+    /// A call failed, possibly because of its messages: its halves are asked for after all other parts, since one
+    /// answer proves that the service is up.
     fn part_failed(&mut self, asked: &[MsgSeq]) -> Next {
         self.settle();
         self.failed_parts += 1;
@@ -280,13 +284,13 @@ impl Asking {
         Next::GoOn
     }
 
-    /// What is left is not asked for in this poll.
+    /// The remaining batches are not asked for in this poll.
     fn has_enough(&mut self) {
         self.rest = self.batches.drain(..).flatten().collect();
         self.rest.sort_unstable();
     }
 
-    /// Nothing is left to do about the batch; the next one has all its attempts yet.
+    /// The batch is done; the next one has all its attempts.
     fn settle(&mut self) {
         self.batches.pop_front();
         self.retry = Retry::default();
@@ -299,15 +303,15 @@ impl Asking {
     }
 }
 
-/// How many parts further on each poll begins in which nothing is answered. With no common divisor, each part comes first in one
-/// of the polls, though two calls that hang end a poll.
+/// Offset in parts of each next poll without an answer. It has no common divisor with the number of parts, so each
+/// part comes first in one of the polls, even if two hanging calls end a poll.
 fn stride(parts: usize) -> usize {
     let has_common_divisor =
         |stride: usize| (2..=stride).any(|by| stride.is_multiple_of(by) && parts.is_multiple_of(by));
     (1..=MAX_FAILED_PARTS_IN_VAIN).rev().find(|stride| !has_common_divisor(*stride)).unwrap_or(1)
 }
 
-/// Whether the service answered any call of it.
+/// Whether the service answered any of its calls.
 fn is_answered(poll: &Poll) -> bool {
     !poll.receipts.is_empty() || poll.attempts.iter().any(|attempt| attempt.outcome.is_ok())
 }

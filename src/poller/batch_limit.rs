@@ -1,5 +1,6 @@
-//! How many messages the service takes in a call, as polls have shown: its limit is not documented. It is remembered, so that
-//! not each poll has to find out, and tried upwards now and then. Pure.
+//! The maximum number of messages per call that the service accepts, as polls have shown: its limit is not
+//! documented. It is remembered, so that not each poll has to find out, and tested with larger calls now and then.
+//! Pure.
 
 use std::time::{Duration, Instant};
 
@@ -8,25 +9,26 @@ use crate::{
     recording::{KnownLimit, Poll, PollEnd},
 };
 
-/// While the limit is known roughly, one call in this time asks for more than is known to be taken.
+/// While the limit is only known roughly, how often a call asks for more than is known to be accepted.
 const NARROW_EVERY: Duration = Duration::from_secs(5);
 
-/// When the limit is known, one call in this time asks for more.
+/// When the limit is known, how often a call asks for more.
 const TRY_EVERY: Duration = Duration::from_secs(3_600);
 
-/// How many messages the calls of a poll ask for: the first, which may try more than is known to be taken, and the others.
+/// The batch sizes of a poll: of the first call, which may ask for more than is known to be accepted, and of the
+/// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchSizes {
     pub first: usize,
     pub others: usize,
 }
 
-/// How many messages a call may ask for.
+/// The known batch limit.
 #[derive(Debug)]
 pub(super) struct BatchLimit {
-    /// By the configuration.
+    /// The configured maximum.
     most: usize,
-    /// By the service.
+    /// The service's limit.
     known: Option<KnownLimit>,
     /// When a call may ask for more.
     try_at: Instant,
@@ -37,29 +39,30 @@ impl BatchLimit {
         Self { most: most.max(1), known: None, try_at: now }
     }
 
-    /// Takes over what an earlier poller has found out.
+    /// Applies the limit found by an earlier poller.
     pub(super) fn recall(&mut self, known: Option<KnownLimit>, now: Instant) {
         self.known = known.filter(|known| known.takes > 0 && known.takes < known.refuses);
         self.try_at = now + self.wait();
     }
 
-    /// What the service takes, if that is known to be less than some call asked for.
+    /// The service's limit, if it is known to be less than a call asked for.
     pub(super) fn known(&self) -> Option<KnownLimit> {
         self.known
     }
 
-    /// Maximum number of messages of a call.
+    /// Maximum number of messages per call.
     pub(super) fn size(&self) -> usize {
         self.known.map_or(self.most, |known| known.takes.min(self.most))
     }
 
-    /// Maximum number of messages of a slot. While the limit is known only roughly, and when more is to be tried, slots may be
-    /// larger than a call.
+    /// Maximum number of messages in a slot. While the limit is only known roughly, and when a larger call is to be
+    /// tried, slots may be larger than a call.
     pub(super) fn slot_size(&self, now: Instant) -> usize {
         if self.is_exact() && now < self.try_at { self.size() } else { self.most }
     }
 
-    /// The calls of a poll for so many messages. Now and then the first of one asks for more than is known to be taken.
+    /// The batch sizes of a poll for this number of messages. Now and then the first call asks for more than is known
+    /// to be accepted.
     pub(super) fn sizes(&mut self, messages: usize, now: Instant) -> BatchSizes {
         let others = self.size();
         let first = match self.known {
@@ -74,7 +77,7 @@ impl BatchLimit {
         BatchSizes { first, others }
     }
 
-    /// Learns from a poll. True if what is known has changed.
+    /// Learns from a poll. True if the limit has changed.
     pub(super) fn learn(&mut self, poll: &Poll, now: Instant) -> bool {
         let before = self.known;
         let answered = poll.attempts.iter().filter(|attempt| attempt.outcome.is_ok());
@@ -86,7 +89,7 @@ impl BatchLimit {
             let refused = poll.attempts.iter().filter(|attempt| attempt.class() == Class::Split);
             let refuses = refused.map(|attempt| attempt.asked).filter(|asked| *asked > takes).min();
             self.known = refuses.map(|refuses| match self.known {
-                // The nearest that is known on either side.
+                // The nearest known bound on either side.
                 Some(known) if refuses > known.takes => {
                     KnownLimit { takes: known.takes.max(takes), refuses: known.refuses.min(refuses) }
                 }
@@ -109,8 +112,8 @@ impl BatchLimit {
     }
 }
 
-/// How many messages the service takes in a call, if `poll` shows that these are fewer than were asked for: what it refused as a
-/// whole it answered in parts, so that no message is to blame.
+/// The service's limit, if `poll` shows that it is less than was asked for: it refused a whole that it answered in
+/// parts, so that no message is at fault.
 pub(super) fn takes_only(poll: &Poll) -> Option<usize> {
     let is_split = poll.attempts.iter().any(|attempt| attempt.class() == Class::Split);
     if !is_split || !poll.rejected.is_empty() || !poll.failed.is_empty() || poll.end != PollEnd::Complete {
@@ -131,7 +134,8 @@ mod tests {
         recording::Others,
     };
 
-    /// A poll of so many messages by a service that takes `limit` in a call, and refuses calls for the message `bad`.
+    /// A poll of this number of messages by a service that accepts `limit` per call, and refuses calls for the
+    /// message `bad`.
     fn poll(known: &mut BatchLimit, messages: i64, limit: usize, bad: Option<u32>, now: Instant) -> Poll {
         let sizes = known.sizes(usize::try_from(messages).unwrap(), now);
         let mut asking = Asking::new(&slot(messages), sizes, Others::Answered);
@@ -171,7 +175,7 @@ mod tests {
             }
             let calls = poll(&mut known, messages, limit, None, now).attempts.len();
             prop_assert_eq!(calls, asked.div_ceil(known.size()));
-            // A limit that is raised is found out again.
+            // A raised limit is found again.
             now += TRY_EVERY;
             prop_assert_eq!(known.slot_size(now), 50);
             let poll = poll(&mut known, messages, 1_000, None, now);

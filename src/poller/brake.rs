@@ -1,11 +1,12 @@
-//! Whether the service answers at all. If it doesn't, calls are let through a few at a time until one is answered. Pure, fed
-//! with `now`.
+//! Whether the service answers at all. If not, a few calls at a time are let through until one is answered. Pure,
+//! given `now`.
 //!
-//! The brake goes on when attempts of several slots in a row weren't answered. From then on polls are started at
-//! [`TRIALS_PER_SECOND`], each of another slot, and none repeats a call. With the first answer the rate is doubled twice a
-//! second, as long as most calls are answered. If none is, it falls back to trials. At the full rate the brake is off.
+//! The brake is applied when attempts of several slots in a row were not answered. From then on polls start at
+//! [`TRIALS_PER_SECOND`], each of another slot, and no call is repeated. With the first answer, the rate doubles
+//! twice a second while most calls are answered. If none is, it falls back to trials. At the full rate the brake is
+//! released.
 //!
-//! It must never keep a slot: polls that may not call end, and their slots go back to the schedule.
+//! It must never keep a slot: polls that may not call end, and their slots return to the schedule.
 
 use std::time::{Duration, Instant};
 
@@ -14,65 +15,66 @@ use crate::{
     slot::SlotId,
 };
 
-/// Number of attempts in a row without an answer …
+/// Number of consecutive attempts without an answer …
 const ATTEMPTS: usize = 10;
 
 /// … and of different slots among them, or all slots if there are fewer, …
 const SLOTS: usize = 5;
 
-/// … but two at least: if there is one slot only, its messages may be to blame.
+/// … but at least two: with a single slot, its messages may be at fault.
 const SLOTS_AT_LEAST: usize = 2;
 
-/// They have to go on for this long: groups that fail may be due one after the other, between others that are answered.
+/// Minimum duration of this: failing groups may be due one after the other, between others that are answered.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Number of calls a second while none is answered.
+/// Calls per second while none is answered.
 const TRIALS_PER_SECOND: f64 = 1.0;
 
-/// Maximum number of polls under way while none is answered: calls that hang for some seconds leave no gap between trials.
+/// Maximum number of polls in flight while none is answered: calls that hang for some seconds leave no gap between
+/// trials.
 const TRIALS_IN_FLIGHT: usize = 10;
 
-/// The rate is changed this often.
+/// How often the rate changes.
 const STEP: Duration = Duration::from_millis(500);
 
-/// What was due within this time may be started at once, …
+/// Calls due within this time may be made at once, …
 const CATCH_UP: Duration = Duration::from_millis(100);
 
-/// … and while no more may be started, it is looked again after this time.
+/// … and while none may be made, the delay before the next check.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// That the service answers no call, for whoever is told.
+/// An outage of the service, for reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outage {
     /// The latest failure.
     pub failure: Failure,
-    /// How long no call was answered.
+    /// Time without an answered call.
     pub lasts: Duration,
 }
 
-/// What has changed with an attempt.
+/// A change caused by an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {
     /// No call is answered.
     Begins(Failure),
-    /// Calls are answered again, and the rate is the full one.
+    /// Calls are answered again, at the full rate.
     Ends,
 }
 
 /// The state of the brake.
 #[derive(Debug)]
 pub(super) struct Brake {
-    /// The full rate, in calls a second.
+    /// The full rate, in calls per second.
     limit: f64,
     /// Number of slots on the schedule.
     slots: usize,
     /// Attempts since the last answer.
     unanswered: usize,
-    /// Different slots of these.
+    /// Different slots among these.
     failing: Vec<SlotId>,
     /// When the first of these attempts ended.
     since: Option<Instant>,
-    /// When the latest attempt was sent that was answered.
+    /// When the latest answered attempt was sent.
     answered: Option<Instant>,
     /// Polls that were started while the brake was on.
     under_way: usize,
@@ -86,9 +88,9 @@ struct On {
     failure: Failure,
     /// Since when there has been no answer.
     since: Instant,
-    /// In calls a second.
+    /// In calls per second.
     rate: f64,
-    /// When there may be another call.
+    /// When another call may be made.
     next_at: Instant,
     /// Attempts of the present step.
     step: Step,
@@ -108,19 +110,19 @@ impl Step {
 }
 
 impl Brake {
-    /// A brake of an app with this limit of calls a second.
+    /// The brake of an app with this limit, in calls per second.
     pub(super) fn new(limit: u32) -> Self {
         let (slots, failing) = (0, Vec::with_capacity(SLOTS));
         let (unanswered, since, answered, under_way, on) = (0, None, None, 0, None);
         Self { limit: f64::from(limit), slots, unanswered, failing, since, answered, under_way, on }
     }
 
-    /// Takes note of how many slots there are.
+    /// Sets the number of slots.
     pub(super) fn has_slots(&mut self, slots: usize) {
         self.slots = slots;
     }
 
-    /// Whether calls are held back. While they are, no call is repeated.
+    /// Whether calls are held back. Meanwhile no call is repeated.
     pub(super) fn is_on(&self) -> bool {
         self.on.is_some()
     }
@@ -131,23 +133,23 @@ impl Brake {
         Some(Outage { failure: on.failure.clone(), lasts: now.saturating_duration_since(on.since) })
     }
 
-    /// Calls a second that are let through, if the brake is on.
+    /// Calls per second let through, if the brake is on.
     pub(super) fn rate(&self) -> Option<u32> {
         self.on.as_ref().map(|on| on.rate as u32)
     }
 
-    /// Whether a poll under way may make its next call now: it has its place already.
+    /// Whether a poll in flight may make its next call now: it has its place already.
     ///
     /// # Errors
-    /// With the time from which it may.
+    /// With the earliest time for it.
     pub(super) fn next_call(&self, now: Instant) -> Result<(), Instant> {
         self.on.as_ref().filter(|on| now < on.next_at).map_or(Ok(()), |on| Err(on.next_at))
     }
 
-    /// How many polls may be started now.
+    /// The number of polls that may start now.
     ///
     /// # Errors
-    /// If there may be none, with the time at which to look again.
+    /// If there is none, with the time of the next check.
     pub(super) fn room(&self, now: Instant) -> Result<usize, Instant> {
         self.next_call(now)?;
         let Some(on) = &self.on else { return Ok(usize::MAX) };
@@ -159,7 +161,7 @@ impl Brake {
         }
     }
 
-    /// A call is made that there was room for.
+    /// A call is made in this room.
     pub(super) fn calls(&mut self, now: Instant) {
         if let Some(on) = &mut self.on {
             let from = on.next_at.max(now.checked_sub(CATCH_UP).unwrap_or(now));
@@ -167,7 +169,7 @@ impl Brake {
         }
     }
 
-    /// A poll is started that there was room for.
+    /// A poll is started in this room.
     pub(super) fn starts(&mut self, now: Instant) {
         self.calls(now);
         self.under_way += 1;
@@ -178,11 +180,11 @@ impl Brake {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// Takes in the outcome of an attempt that was sent at `sent`.
+    /// Adds the outcome of an attempt sent at `sent`.
     pub(super) fn note(&mut self, slot: SlotId, attempt: &Attempt, sent: Instant, now: Instant) -> Option<News> {
         match &attempt.outcome {
             Err(failure) if failure.is_passing() => self.failed(slot, failure, sent, now),
-            // It says nothing of the service but that it has too much to do.
+            // It only says that the service is overloaded.
             Err(failure) if failure.class == Class::SlowDown => None,
             _ => self.was_answered(sent, now),
         }
@@ -220,7 +222,7 @@ impl Brake {
         self.failing.clear();
         let on = self.on.as_mut()?;
         if on.rate <= TRIALS_PER_SECOND && on.step.answered == 0 {
-            // The first answer: the rate is doubled at once.
+            // The first answer: the rate doubles immediately.
             (on.step, on.next_at) = (Step { ends_at: now, ..Step::new(now) }, now);
         }
         on.step.answered += 1;

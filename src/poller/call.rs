@@ -1,6 +1,6 @@
 //! One poll: asks for the messages of a slot, in as many attempts as it takes.
 //!
-//! Every attempt takes a permit, innermost. What an outcome calls for is decided in [`super::asking`].
+//! Every attempt takes a permit, innermost. [`super::asking`] decides the reaction to an outcome.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -31,16 +31,16 @@ use crate::{
     slot::{GroupState, Slot},
 };
 
-/// By which right a poll calls.
+/// The permission by which a poll calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// None: it ends without calling if its group or the app was refused meanwhile.
+    /// None: it ends without a call if its group or the app was refused meanwhile.
     None,
-    /// It was let through to find out whether the app or its group is still refused.
+    /// A probe, to find out whether the app or its group is still refused.
     Trial,
 }
 
-/// A poll under way.
+/// A poll in flight.
 struct Polling<'a, F> {
     slot: &'a Slot,
     pass: Pass,
@@ -51,11 +51,11 @@ struct Polling<'a, F> {
     started: Option<F>,
     /// When the last attempt was sent.
     sent: Instant,
-    /// Whether the next attempt tries a new signature, for which the other polls wait.
+    /// Whether the next attempt tries a new signature, which the other polls wait for.
     tries_signature: bool,
 }
 
-/// What all polls of an app share.
+/// The shared state of an app's polls.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub client: Arc<ChatClient>,
@@ -70,9 +70,9 @@ pub(super) struct Caller {
     pub trouble: Trouble,
     pub activity: Arc<Activity>,
     pub metrics: Metrics,
-    /// Wakes the poller when more may be called than before.
+    /// Wakes the poller when more calls may be made than before.
     pub room: Arc<Notify>,
-    /// Cancelled when the term of the poller is over: no attempt starts from then on.
+    /// Cancelled when the poller's term is over: no attempt starts from then on.
     pub stop: CancellationToken,
 }
 
@@ -143,7 +143,7 @@ impl Caller {
         }
         drop(limit);
         if refusal.is_some() {
-            // Whatever was wrong with the signature, the next probe brings a new one.
+            // Whatever was wrong with the signature, the next probe uses a new one.
             self.client.renew_signature();
         }
         let blame = judge(&mut self.gate(), slot, &mut poll, refusal, pass, (sent, clock::uptime()));
@@ -155,7 +155,7 @@ impl Caller {
         poll
     }
 
-    /// Waits before an attempt is repeated. While no call is answered, none is repeated: the poll gives its place to others.
+    /// Waits before an attempt is repeated. During an outage none is: the poll makes room for others.
     async fn wait(&self, asking: &mut Asking, wait: Duration) {
         if !self.brake().is_on() {
             // When the daemon stops meanwhile, no permit is waited for either.
@@ -166,7 +166,7 @@ impl Caller {
         }
     }
 
-    /// Waits until the brake lets another call of a poll through.
+    /// Waits until the brake lets another call of the poll through.
     async fn let_through(&self) {
         loop {
             let now = clock::uptime();
@@ -181,7 +181,7 @@ impl Caller {
         }
     }
 
-    /// Makes one attempt for `batch`. `None` if none may be made any more.
+    /// Makes one attempt for `batch`. `None` if no more may be made.
     async fn attempt(&self, polling: &mut Polling<'_, impl FnOnce()>, batch: Vec<MsgSeq>) -> Option<Next> {
         let slot = polling.slot;
         if polling.is_let_through && polling.started.is_none() {
@@ -194,7 +194,8 @@ impl Caller {
         let is_trial = std::mem::take(&mut polling.tries_signature) || polling.pass == Pass::Trial;
         let may_call = is_trial || self.gate().may_call(slot.key.group_key, clock::uptime());
         let may_call = may_call && (polling.is_let_through || !self.brake().is_on());
-        // A process that stood still may have lost the lease meanwhile: looked at here, and again when the request is written.
+        // A process that stood still may have lost the lease meanwhile: checked here, and again when the request is
+        // written.
         if !may_call || !self.lease.is_trusted(clock::uptime()) {
             return None;
         }
@@ -209,7 +210,7 @@ impl Caller {
             may_send
         };
         turn.iter_mut().for_each(|turn| turn.sends(sent));
-        // A call that was not made is no attempt.
+        // A call that was not made is not an attempt.
         let attempt = self.client.get_receipts(&slot.group_id, &batch, may_send).await.ok()?;
         self.activity.ended(attempt.class(), attempt.asked, Instant::now());
         self.metrics.count(&attempt);
@@ -242,14 +243,14 @@ impl Caller {
         let (mut gate, now) = (self.gate(), clock::uptime());
         let held_up = gate.holds_up(now);
         if gate.answered(slot.key, sent, now) {
-            tracing::info!("Tencent Chat accepts the app's calls again: polling goes on");
+            tracing::info!("Tencent Chat accepts the app's calls again: resuming");
         }
         if held_up && !gate.holds_up(now) {
             self.room.notify_one();
         }
     }
 
-    /// Tells the brake of an attempt.
+    /// Reports an attempt to the brake.
     fn brakes(&self, slot: &Slot, attempt: &Attempt, sent: Instant) {
         let (was_on, news) = {
             let mut brake = self.brake();
@@ -267,11 +268,11 @@ impl Caller {
 
     pub(super) fn says_app_is_at_fault(&self, failure: &Failure) {
         let (code, info, said) = (failure.code, failure.info.as_str(), failure.of_app(self.clock.doubt()));
-        tracing::error!(code, info, "{said}; no call is made but a probe now and then");
+        tracing::error!(code, info, "{said}; calls are paused except for occasional probes");
     }
 
-    /// Whether a call whose signature was refused is worth another try with a newer one. If there is none, it's made, and this
-    /// poll tries it.
+    /// Whether a call whose signature was refused should be repeated with a newer one. If there is none, one is made,
+    /// and this poll tries it.
     fn may_sign_again(&self, sent: Instant, tries_signature: &mut bool) -> bool {
         let verdict = self.gate().signature_refused(sent, clock::uptime());
         *tries_signature = verdict == Signature::Renew;
@@ -283,8 +284,8 @@ impl Caller {
     }
 }
 
-/// Finds out who is to blame if the poll was refused, and has it end by that. `refusal` is a refusal with a code of the app. The
-/// last attempt was sent at the first of `times`, and now is the second.
+/// Decides what is at fault if the poll was refused, and ends it accordingly. `refusal` is a refusal with a code of
+/// the app. The last attempt was sent at the first of `times`; the second is now.
 pub(super) fn judge(
     gate: &mut Gate,
     slot: &Slot,
@@ -309,12 +310,12 @@ pub(super) fn judge(
     Some((blame?, failure))
 }
 
-/// Why the group of a slot is refused, if it is: with a code of the group, or because all its messages are refused one by one.
+/// The refusal of a slot's group, if any: with a code of the group, or of each of its messages alone.
 fn refusal_of_group(slot: &Slot, poll: &Poll) -> Option<Failure> {
     if let PollEnd::GroupFault(failure) = &poll.end {
         return Some(failure.clone());
     }
-    // While others fail too, what is refused message by message tells nothing of the group.
+    // While others fail too, refusals of single messages say nothing about the group.
     let is_alone = poll.others != Others::Failing;
     let are_all_refused = is_alone && slot.messages.len() > 1 && poll.rejected.len() == slot.messages.len();
     poll.attempts.last().filter(|_| are_all_refused)?.outcome.as_ref().err().cloned()

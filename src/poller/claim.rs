@@ -1,4 +1,4 @@
-//! Who is responsible for a slot while it is polled: no panic and no early end may lose it from the schedule.
+//! Who is responsible for a slot during its poll: no panic and no early end may lose it from the schedule.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -10,15 +10,15 @@ use crate::{
     slot::{Slot, SlotKey},
 };
 
-/// A slot (and the one it takes in) while a task polls it. If the task ends in any other way than by handing its result
-/// to the recorder, the slot goes back to the schedule.
+/// A slot (and the absorbed one) during its poll. If the task ends in any way other than passing its result to the
+/// recorder, the slot returns to the schedule.
 #[derive(Debug)]
 pub(super) struct Claim {
     slots: Vec<SlotKey>,
     news: mpsc::UnboundedSender<ScheduleNews>,
     status: Arc<PollerStatus>,
     room: Arc<Notify>,
-    /// Whether it waits for its first permit. Polls of slots that fail aren't counted among these, since they wait for longer.
+    /// Whether it waits for its first permit. Polls of failing slots don't count, since they wait for longer.
     is_waiting: bool,
     fails: bool,
 }
@@ -37,7 +37,7 @@ impl Claim {
         Self { slots, news, status, room, is_waiting: !fails, fails }
     }
 
-    /// The poll waits for its first permit no more.
+    /// The poll no longer waits for its first permit.
     pub(super) fn started(&mut self) {
         let ahead = self.status.ahead.load(Ordering::Relaxed);
         if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= ahead / 2 + 1
@@ -46,10 +46,10 @@ impl Claim {
         }
     }
 
-    /// The recorder is responsible from here on, for all slots that it will say something about.
+    /// From here on the recorder is responsible for all slots that it reports on.
     ///
-    /// When the slot is due again is told already now: by the time it is committed the wall clock may have been set back,
-    /// and by that clock the slot would not be due for as long as the step was.
+    /// The due time is converted now: by the time of the commit the wall clock may have been set back, and the slot
+    /// would not be due for as long as the step.
     pub(super) fn hand_over(&mut self, recording: &Recording) {
         if !recording.is_empty {
             let (slot, due, fails) = (recording.slot, recording.next_poll_at, recording.failures > 0);
@@ -65,7 +65,7 @@ impl Drop for Claim {
         self.started();
         let in_flight = self.status.in_flight.fetch_sub(1, Ordering::Relaxed);
         for slot in self.slots.drain(..) {
-            // Without a poller the slot is found in the database by the next one.
+            // Without a poller, the next one finds the slot in the database.
             _ = self.news.send(ScheduleNews::Returned(slot));
         }
         if self.fails {

@@ -1,5 +1,5 @@
-//! What the slots that are due hold just now: split where they are larger than a batch, paired with a neighbour where they
-//! have thinned out.
+//! The present contents of due slots: split if they are larger than a batch, paired with a neighbour if they are
+//! thin.
 
 use chrono::TimeDelta;
 
@@ -9,13 +9,14 @@ use crate::{
     store::StoreError,
 };
 
-/// A slot that can't be split just now, since somebody else holds some of it, is looked at again after this time.
+/// Delay before a slot that can't be split, because another session has locked a part of it, is tried again.
 const SPLIT_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
-/// Maximum number of slots that are split in a turn of the loop; each is a transaction of its own. The others wait for the next.
+/// Maximum number of slots split per round of the loop, each in its own transaction. The others wait for the next
+/// round.
 const SPLITS: usize = 4;
 
-/// The slots that are larger than a batch: those that are split in this turn, and those that wait for the next.
+/// The slots that are larger than a batch: those to split in this round, and those that wait for the next.
 pub(super) fn too_large(slots: &[Slot], batch_size: usize) -> (Vec<SlotKey>, Vec<SlotKey>) {
     let large = slots.iter().filter(|slot| slot.messages.len() > batch_size);
     let mut split: Vec<SlotKey> = large.map(|slot| slot.key).collect();
@@ -24,13 +25,13 @@ pub(super) fn too_large(slots: &[Slot], batch_size: usize) -> (Vec<SlotKey>, Vec
 }
 
 impl Poller {
-    /// Reads what the slots hold just now. Slots that have thinned out take in a neighbour that fits; those that are
-    /// larger than a batch are split. What is claimed meanwhile joins `claimed`, also where this fails: whoever calls is
-    /// responsible for all of it.
+    /// Reads the present contents of the slots. Thin slots absorb a neighbour that fits; those larger than a batch
+    /// are split. Newly claimed slots are added to `claimed`, also if this fails: the caller is responsible for all
+    /// of them.
     pub(super) async fn read(&mut self, claimed: &mut Vec<SlotKey>) -> Result<Vec<Slot>, StoreError> {
         let batch_size = self.status.slot_size();
         let mut slots = self.store.read_slots(claimed).await?;
-        // Each of these has a deadline of its own; together they may take longer than a watchdog waits.
+        // Each of these has its own deadline; together they may take longer than a watchdog waits.
         self.progress.beat();
         let (split, later) = too_large(&slots, batch_size);
         slots.retain(|slot| !later.contains(&slot.key));
@@ -59,8 +60,8 @@ impl Poller {
         Ok(slots)
     }
 
-    /// Pairs slots that have thinned out with a neighbour that fits into the same call. Only what is waiting, or due just
-    /// now as well, can be taken in: a slot in another poll has another last poll.
+    /// Pairs thin slots with a neighbour that fits into the same call. Only slots that are waiting, or also just due,
+    /// can be absorbed: a slot in another poll has another last poll.
     async fn merge(&mut self, slots: &mut Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Result<(), StoreError> {
         let batch_size = self.status.slot_size();
         let is_thin =

@@ -1,38 +1,38 @@
-//! The share of places and calls of slots that fail: what is wrong with them must not hold up the others.
+//! The share of places and calls for failing slots: their faults must not delay the others.
 //!
-//! Of the places of polls they take a tenth. Of the calls in any second a tenth may go to them and fail; a call that is
-//! answered doesn't count, so that after an outage slots return as fast as they are answered. Pure, fed with `now`.
+//! They get a tenth of the places for polls. A tenth of the calls in any second may go to them and fail; an answered
+//! call doesn't count, so that after an outage slots return as fast as they are answered. Pure, given `now`.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// Slots that fail get one place or call in this many.
+/// Failing slots get one place or call in this many.
 const ONE_IN: u32 = 10;
 
-/// Minimum number of places for polls of slots that fail.
+/// Minimum number of places for polls of failing slots.
 const PLACES_AT_LEAST: usize = 4;
 
-/// Maximum number of polls at a time of slots that fail, of `max_in_flight` polls in all.
+/// Maximum number of polls in flight of failing slots, out of `max_in_flight`.
 pub(super) fn places(max_in_flight: usize) -> usize {
     max_in_flight.div_ceil(ONE_IN as usize).max(PLACES_AT_LEAST).min(max_in_flight)
 }
 
-/// Counts failed calls of slots that fail.
+/// Counts failed calls of failing slots.
 #[derive(Debug)]
 pub(super) struct FailingCalls {
     /// Maximum number of calls in `span`.
     most: usize,
     span: Duration,
-    /// Number of calls that may be sent and haven't been yet.
+    /// Number of calls that may be sent and have not been yet.
     taken: usize,
-    /// When calls were sent that failed, or that are under way.
+    /// When calls were sent that failed or are in flight.
     sent: VecDeque<Instant>,
 }
 
 impl FailingCalls {
-    /// For a limit of so many calls a second, which may arrive later than they are sent by `allowance`.
+    /// For a limit in calls per second, which may arrive up to `allowance` after they are sent.
     pub(super) fn new(limit: u32, allowance: Duration) -> Self {
         let most = (limit / ONE_IN).max(1);
         let micros = (u64::from(most * ONE_IN) * 1_000_000).div_ceil(u64::from(limit.max(1)));
@@ -43,7 +43,7 @@ impl FailingCalls {
     /// Takes the right to send one call.
     ///
     /// # Errors
-    /// With the time from which there may be one, or `None` if that is when another call is given back.
+    /// With the earliest time for it, or `None` if another call must be given back first.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         while self.sent.front().is_some_and(|sent| *sent + self.span <= now) {
             self.sent.pop_front();
@@ -61,7 +61,7 @@ impl FailingCalls {
         self.sent.push_back(now);
     }
 
-    /// The call that was sent then doesn't count: it was answered, or not made. `None` if it wasn't sent at all.
+    /// The call sent at this time doesn't count: it was answered, or not made. `None` if it wasn't sent at all.
     pub(super) fn give_back(&mut self, sent: Option<Instant>) {
         match sent {
             None => self.taken = self.taken.saturating_sub(1),

@@ -1,4 +1,5 @@
-//! The turns of calls of slots that fail: [`FailingCalls`] decides, and polls wait here. Nothing here knows what a call is for.
+//! Turns for calls of failing slots: [`FailingCalls`] decides, and polls wait here. Nothing here knows the purpose of
+//! a call.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use super::failing::FailingCalls;
 use crate::clock;
 
-/// The calls of slots that fail, of all polls of a poller.
+/// The calls of failing slots, of all polls of a poller.
 #[derive(Debug)]
 pub(super) struct FailingShare {
     calls: Mutex<FailingCalls>,
@@ -35,7 +36,7 @@ impl FailingShare {
     /// Waits for the right to make one call.
     pub(super) async fn turn(&self) -> Turn<'_> {
         loop {
-            // Before it is looked: no change is missed.
+            // Before checking, so that no change is missed.
             let changed = self.changed.notified();
             let taken = self.calls().take(clock::uptime());
             match taken {

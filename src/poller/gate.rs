@@ -1,16 +1,15 @@
-//! Who is to blame when Tencent Chat refuses a call: the whole app, or the one group that was asked for. Pure, fed with
-//! `now`.
+//! Whether the whole app or the one group is at fault when Tencent Chat refuses a call. Pure, given `now`.
 //!
-//! A refused group is *held*: it isn't asked again for a while. Whether the app is at fault is decided by witnesses, other
-//! groups that are asked after the refusal was known. If one is answered, the app works, and a group that is refused once more
-//! is to blame: it's quarantined. If witness after witness is refused, it's the app: then no group is quarantined, and calls
-//! stop but for a probe now and then, each of another group.
+//! A refused group is *held*: it isn't asked again for a while. Witnesses decide whether the app is at fault: other
+//! groups that are asked after the refusal. If one is answered, the app works, and a group that is refused once more
+//! is at fault: it is quarantined. If witness after witness is refused, the app is at fault: no group is quarantined,
+//! and calls stop except for occasional probes, each of another group.
 //!
-//! A code of the app is doubted at once: no other call is made until a witness was answered. A code of the group raises
-//! doubts only if several groups are refused in a row, or one again before any other was asked.
+//! A code of the app raises doubts immediately: no other call is made until a witness was answered. A code of the
+//! group only raises doubts if several groups are refused in a row, or one again before any other was asked.
 //!
-//! Whether a slot whose calls fail is to blame is another question, see `others`: a failure is no refusal, it says nothing of
-//! the app, and any recent answer of another slot is a witness, whenever it was asked for.
+//! Whether a failing slot is itself at fault is another question, see `others`: a failure is not a refusal, it says
+//! nothing about the app, and any recent answer of another slot is a witness.
 
 mod held;
 mod signature;
@@ -25,31 +24,31 @@ use crate::{
     slot::{GroupKey, SlotKey},
 };
 
-/// Longest time between two probes of an app that is at fault.
+/// Maximum time between two probes of an app that is at fault.
 const PROBE_AT_MOST: Duration = Duration::from_secs(180);
 
-/// After "signature failed too often" the service asks for a pause of this length.
+/// Delay that the service asks for after too many failed signatures.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Number of groups refused alike in a row, none answered meanwhile, that make it the app's fault.
+/// Number of consecutive groups with similar refusals, without an answer in between, that make it the app's fault.
 const GROUPS_OF_AN_APP: usize = 5;
 
-/// Number of probes among them: groups that were asked when the first refusal was known.
+/// Number of probes among them, i.e. groups asked after the first refusal.
 const WITNESSES_OF_AN_APP: u32 = 3;
 
 /// Number of quick probes. With several bad groups, one of these finds a good one.
 const QUICK_PROBES: u32 = 12;
 
-/// Time before the next probe if the outcome of one says nothing of the app.
+/// Delay before the next probe if the outcome of one says nothing about the app.
 const AFTER_UNCLEAR: Duration = Duration::from_secs(1);
 
 /// Time between two quick probes.
 const QUICK: Duration = Duration::from_millis(250);
 
-/// A refused signature is tried again after this time, doubled each time: the service punishes many of them.
+/// Delay before a refused signature is tried again, doubled each time: the service punishes many of them.
 const SIGNATURE_AGAIN: Duration = Duration::from_secs(2);
 
-/// If nothing is known of a probe after this time, another one is made.
+/// Time without an outcome of a probe after which another one is made.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether polls may start.
@@ -70,22 +69,22 @@ pub(super) enum Admission {
 pub(super) enum Place {
     /// As usual.
     Free,
-    /// Once, to see whether it is still refused.
+    /// Once, to find out whether it is still refused.
     OnTrial,
     /// Not before this time.
     Until(Instant),
 }
 
-/// Who is to blame for a refusal.
+/// What is at fault for a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// It isn't known yet: the group is held.
+    /// Not known yet: the group is held.
     Unknown,
-    /// The group: it's to be quarantined.
+    /// The group: it has to be quarantined.
     Group,
     /// The app. True if that is news.
     App(bool),
-    /// Each of the messages that were refused: other messages of the group were answered.
+    /// Each of the refused messages: other messages of the group were answered.
     Messages,
 }
 
@@ -102,12 +101,12 @@ pub(super) struct Gate {
 struct Doubt {
     /// The latest refusal.
     failure: Failure,
-    /// When the first refusal was known.
+    /// When the first refusal was received.
     since: Instant,
-    /// Whether it is taken for the app's fault.
+    /// Whether it counts as the app's fault.
     is_app: bool,
     probe_at: Instant,
-    /// Number of probes that were refused, and how many of them in a row concern the signature, after a first such refusal.
+    /// Number of refused probes, and of consecutive ones about the signature, after a first such refusal.
     probes: u32,
     of_signature: u32,
 }
@@ -116,7 +115,7 @@ impl Gate {
     /// Asks for admission of polls.
     pub(super) fn admit(&mut self, now: Instant) -> Admission {
         if self.doubt.is_some() && self.held.is_empty_at(now) {
-            // Whoever was refused isn't watched any more.
+            // The refused groups aren't watched any more.
             self.doubt = None;
         }
         match &mut self.doubt {
@@ -134,15 +133,16 @@ impl Gate {
         self.signature.has_not_called();
     }
 
-    /// The last probe found nothing to ask: the next one is let in at once.
+    /// The last probe found nothing to ask: the next one is admitted immediately.
     pub(super) fn probe_again(&mut self, now: Instant) {
         if let Some(doubt) = &mut self.doubt {
             doubt.probe_at = now;
         }
     }
 
-    /// There is no other group to ask, so the refusals are taken for the app's fault, unless only one group is refused with a code of
-    /// its own: it is to blame if it is refused once more. Returns the refusal if it is the app's fault and that is news.
+    /// There is no other group to ask, so the refusals count as the app's fault, unless only one group is refused
+    /// with a code of its own: it is at fault if it is refused once more. Returns the refusal if it is the app's
+    /// fault and that is news.
     pub(super) fn no_witness(&mut self, now: Instant) -> Option<Failure> {
         let doubt = self.doubt.as_mut()?;
         if !doubt.is_app && !is_of_app(&doubt.failure) && self.held.without_witness(&doubt.failure) <= 1 {
@@ -154,12 +154,12 @@ impl Gate {
         (!std::mem::replace(&mut doubt.is_app, true)).then(|| doubt.failure.clone())
     }
 
-    /// A slot of a group that was answered before, for a probe: of the group answered last that isn't held. It's offered once.
+    /// A slot for a probe: of the group answered last that isn't held. Offered once.
     pub(super) fn take_witness(&mut self) -> Option<SlotKey> {
         self.held.take_witness()
     }
 
-    /// Whether the group may be asked now. `OnTrial` is given out once until the outcome is known.
+    /// Whether the group may be asked now. `OnTrial` is returned once until the outcome is known.
     pub(super) fn place(&mut self, group: GroupKey, now: Instant) -> Place {
         self.held.place(group, now)
     }
@@ -174,7 +174,7 @@ impl Gate {
         self.doubt.is_none() && !self.held.holds(group) && !self.signature.is_tried(now)
     }
 
-    /// The trial of a group ended, and it isn't known whether the group is still refused.
+    /// The trial of a group ended without showing whether the group is still refused.
     ///
     /// If it was a probe of the app, the next one needn't wait as after a refusal.
     pub(super) fn is_unclear(&mut self, group: GroupKey, now: Instant) {
@@ -184,19 +184,19 @@ impl Gate {
         }
     }
 
-    /// The group's quarantine is known to be stored: from here on it goes by that.
+    /// The group's quarantine is stored, and applies from now on.
     pub(super) fn is_quarantined(&mut self, group: GroupKey) {
         self.held.forget(group);
     }
 
-    /// The service answered an attempt that was sent at `sent`. True if the app was taken to be at fault until now.
+    /// The service answered an attempt sent at `sent`. True if the app counted as at fault until now.
     pub(super) fn answered(&mut self, slot: SlotKey, sent: Instant, now: Instant) -> bool {
         self.signature.accepted(sent);
         self.held.answered(slot, sent);
         self.end_doubt(sent, now)
     }
 
-    /// The service refused an attempt that was sent at `sent`: with a code of the app, or of the group.
+    /// The service refused an attempt sent at `sent`: with a code of the app, or of the group.
     pub(super) fn refused(&mut self, group: GroupKey, failure: &Failure, sent: Instant, now: Instant) -> Blame {
         let is_of_group = !is_of_app(failure);
         if is_of_group {
@@ -223,12 +223,12 @@ impl Gate {
         if raises_doubts || self.doubt.is_some() { self.doubt(failure, alike, sent, now) } else { Blame::Unknown }
     }
 
-    /// Doubts the app, since so many groups were `refused` alike.
+    /// Doubts the app, since `refused` groups had similar refusals.
     fn doubt(&mut self, failure: &Failure, refused: usize, sent: Instant, now: Instant) -> Blame {
         let doubt = self.doubt.get_or_insert_with(|| Doubt::new(failure, now));
         let is_first_of_signature = !is_of_signature(&doubt.failure);
         doubt.failure = failure.clone();
-        // What was under way when the doubt arose is no probe.
+        // Calls in flight when the doubt arose are not probes.
         if sent >= doubt.since {
             doubt.probes += 1;
             doubt.of_signature = if is_first_of_signature { 0 } else { doubt.of_signature + 1 };
@@ -240,12 +240,12 @@ impl Gate {
         if is_app { Blame::App(is_news) } else { Blame::Unknown }
     }
 
-    /// What a refused signature calls for, see [`SignatureState::refused`].
+    /// The reaction to a refused signature, see [`SignatureState::refused`].
     pub(super) fn signature_refused(&mut self, sent: Instant, now: Instant) -> Signature {
         self.signature.refused(sent, now)
     }
 
-    /// Groups of which more may be polled than before since this was last asked: what was put off for them is due again.
+    /// Groups with more permitted polls than at the last call: their postponed slots are due again.
     pub(super) fn take_freed(&mut self) -> Vec<GroupKey> {
         self.held.take_freed()
     }
@@ -255,7 +255,7 @@ impl Gate {
         self.doubt.as_ref().filter(|doubt| doubt.is_app).map(|doubt| &doubt.failure)
     }
 
-    /// The refusal for which calls wait, whoever is to blame for it.
+    /// The refusal because of which calls are paused, whatever is at fault.
     pub(super) fn doubted_for(&self) -> Option<&Failure> {
         self.doubt.as_ref().map(|doubt| &doubt.failure)
     }
@@ -265,7 +265,7 @@ impl Gate {
         self.doubt.is_some() || self.signature.holds_up(now)
     }
 
-    /// The groups that are held, each with its refusal and when it is asked again.
+    /// The held groups, each with its refusal and the time when it is asked again.
     pub(super) fn held(&self) -> impl Iterator<Item = (GroupKey, &Failure, Instant)> {
         self.held.iter()
     }
@@ -286,8 +286,8 @@ impl Doubt {
         Self { probe_at: now + doubt.pause(), ..doubt }
     }
 
-    /// How many groups have to be refused, and how many of them as probes, before it's taken for the app's fault. Refused
-    /// signatures are punished, so fewer are enough.
+    /// Number of refused groups, and of probes among them, that make it the app's fault. Refused signatures are
+    /// punished, so fewer are enough.
     fn enough(&self) -> (usize, u32) {
         match self.failure.class {
             Class::Wait => (2, 1),
@@ -296,12 +296,12 @@ impl Doubt {
         }
     }
 
-    /// How many probes were refused like the latest. What another group was refused for says nothing of the signature.
+    /// Number of probes with the same kind of refusal as the latest. Other refusals say nothing about the signature.
     fn witnesses(&self) -> u32 {
         if is_of_signature(&self.failure) { self.of_signature } else { self.probes }
     }
 
-    /// How long to wait before the next probe.
+    /// Delay before the next probe.
     fn pause(&self) -> Duration {
         let doubled = |first: Duration, times: u32| (first * 2_u32.pow(times.min(10))).min(PROBE_AT_MOST);
         match self.failure.class {
@@ -313,7 +313,7 @@ impl Doubt {
     }
 }
 
-/// Whether the code says that no call of the app can succeed.
+/// Whether the code means that no call of the app can succeed.
 fn is_of_app(failure: &Failure) -> bool {
     failure.class.stops_app()
 }

@@ -1,4 +1,4 @@
-//! Counts attempts, and tells how late polls are.
+//! Counts attempts, and measures how late polls are.
 //!
 //! What every call counts has a handle, which is looked up once: that takes longer than to count.
 
@@ -17,7 +17,7 @@ use crate::{
     slot::Slot,
 };
 
-/// So many codes that receiptd does not know are counted under their own names.
+/// Maximum number of unknown codes counted under their own names.
 const UNKNOWN_CODES: usize = 1_000;
 
 /// The metrics of attempts and polls.
@@ -44,9 +44,9 @@ impl Metrics {
         }
     }
 
-    /// Counts one attempt by class and code.
+    /// Counts an attempt by class and code.
     pub(super) fn count(&self, attempt: &Attempt) {
-        /// Of the whole process, as what is counted is.
+        /// Shared by the whole process, like the metrics.
         static UNKNOWN: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
         match attempt.class() {
             Class::Success => self.succeeded.increment(1),
@@ -64,7 +64,7 @@ impl Metrics {
         }
     }
 
-    /// Notes how late the poll of a slot is that begins at `now`, by its cadence and the tier of its youngest message.
+    /// Notes the lateness of a slot's poll that begins at `now`, by its cadence and the tier of its youngest message.
     pub(super) fn note_lag(&self, slot: &Slot, cadences: &Cadences, now: Timestamp) -> Duration {
         let late_by = (now - slot.next_poll_at).to_std().unwrap_or_default();
         let (cadence, policy) = cadences.named(slot.cadence.as_deref());
@@ -89,8 +89,8 @@ fn calls(class: Class, code: String) -> Counter {
     counter!("receiptd_calls_total", "class" => class.name(), "code" => code)
 }
 
-/// What a code is counted under. Codes come from outside: a service that makes up ever new ones must fill neither the memory nor
-/// whoever collects the metrics.
+/// The label of a code. Codes come from outside: a service that invents new ones must fill neither the memory nor the
+/// metrics' store.
 fn label(code: Option<i64>, unknown: &mut BTreeSet<i64>) -> String {
     let Some(code) = code else { return "none".to_owned() };
     let is_known = Class::of_code(code) != Class::Unknown || unknown.contains(&code);

@@ -1,8 +1,8 @@
-//! What became of the calls of other slots lately: it tells whether a slot that fails is to blame itself. Pure.
+//! The recent outcomes of other slots' calls, which show whether a failing slot is itself at fault. Pure.
 //!
-//! The gate asks another question of other witnesses: it judges refusals, for which an outage counts for nothing, by groups that
-//! were asked after the refusal. Here failures are judged, a refused batch counts as one, a refused group says nothing, and a
-//! witness may be up to 5 minutes old.
+//! The gate asks another question of other witnesses: it judges refusals, for which an outage doesn't count, by
+//! groups asked after the refusal. Here failures are judged, a refused batch counts as one, a refused group says
+//! nothing, and a witness may be up to 5 minutes old.
 
 use std::{
     collections::HashMap,
@@ -11,16 +11,16 @@ use std::{
 
 use crate::{chat::Class, recording::Others, slot::SlotId};
 
-/// While others have been answered within this time, failures of others among them don't count: some may always fail.
+/// Time after an answer within which others' failures don't count: some may always fail.
 const JUST_NOW: Duration = Duration::from_secs(10);
 
-/// An answer says nothing any more after this time.
+/// Time after which an outcome is forgotten.
 const STALE: Duration = Duration::from_secs(300);
 
 /// Maximum number of slots that are remembered as failing. If more fail, it is most likely the service.
 const MAX_FAILING: usize = 10_000;
 
-/// When calls were answered last, and when they failed last.
+/// When calls were last answered, and when they last failed.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     answered: Latest,
@@ -29,7 +29,7 @@ pub(super) struct Outcomes {
     failing_since: HashMap<SlotId, Instant>,
 }
 
-/// The latest times of two different slots, the latest first: whichever slot is asked about, there is another.
+/// The latest times of two different slots, the latest first: for any slot, there is another one.
 #[derive(Debug, Default)]
 struct Latest([Option<(SlotId, Instant)>; 2]);
 
@@ -47,16 +47,16 @@ impl Latest {
 }
 
 impl Outcomes {
-    /// Notes the outcome of an attempt. One that asks to slow down is neither answered nor failed.
+    /// Notes the outcome of an attempt. A slow-down is neither an answer nor a failure.
     pub(super) fn note(&mut self, slot: SlotId, class: Class, now: Instant) {
         match class {
             Class::Success | Class::Incomplete | Class::Message => {
                 self.failing_since.remove(&slot);
                 self.answered.note(slot, now);
             }
-            // Where only a part of a call was refused, its other parts are answered.
+            // If only a part of a call was refused, its other parts are answered.
             Class::Retry | Class::Unknown | Class::Split => self.failed(slot, now),
-            // A refused group is not called again for hours: it says nothing of the service from then on.
+            // A refused group is not called again for hours: it says nothing about the service from then on.
             Class::GroupFault | Class::SlowDown | Class::Wait | Class::SignAgain | Class::AppFault => {}
         }
     }
@@ -72,7 +72,7 @@ impl Outcomes {
         }
     }
 
-    /// What became of the calls of slots other than this one.
+    /// The outcomes of slots other than this one.
     pub(super) fn of_others(&self, slot: SlotId, now: Instant) -> Others {
         let within = |at: &Instant, span| now.saturating_duration_since(*at) <= span;
         let answered = self.answered.of_other_than(slot).filter(|at| within(at, STALE));

@@ -1,16 +1,16 @@
-//! How long to wait before an attempt is made again: exponential backoff with jitter, a bounded number of times.
+//! Delays before an attempt is repeated: exponential backoff with jitter, a bounded number of times.
 //!
-//! Crate `backoff` gives the policy and nothing else: the loop is the caller's, since every attempt takes a permit and is
+//! Crate `backoff` only provides the policy: the loop is the caller's, since every attempt takes a permit and is
 //! judged by its body.
 
 use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
-/// So many attempts are made of one call before it goes back to the schedule.
+/// Maximum number of attempts of a call before it returns to the schedule.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 
-/// The waits between the attempts of one call.
+/// The delays between the attempts of a call.
 #[derive(Debug)]
 pub(super) struct Retry {
     policy: ExponentialBackoff,
@@ -23,7 +23,7 @@ impl Default for Retry {
             initial_interval: Duration::from_millis(400),
             current_interval: Duration::from_millis(400),
             multiplier: 2.0,
-            // The jitter is put on below: by a generator that can be seeded, so that a run can be repeated.
+            // The jitter is added below, by a generator with a seed, so that a run can be repeated.
             randomization_factor: 0.0,
             max_interval: Duration::from_secs(5),
             // Bounded by the number of attempts instead.
@@ -35,7 +35,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The wait before the next attempt, or `None` if they are used up.
+    /// The delay before the next attempt, or `None` if they are used up.
     pub(super) fn next_wait(&mut self) -> Option<Duration> {
         self.left = self.left.checked_sub(1)?;
         Some(self.policy.next_backoff()?.mul_f64(0.5 + fastrand::f64()))

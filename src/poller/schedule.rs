@@ -1,7 +1,7 @@
-//! When each slot is due, in memory: Postgres keeps the same durably in `poll_slots.next_poll_at`.
+//! Due times of slots, in memory; the durable copy is `poll_slots.next_poll_at`.
 //!
-//! A slot is either waiting for its time or claimed by a poll. Due times are places on a timeline of the monotonic
-//! clock, so that a step of the database's clock neither stops polling nor lets everything be due at once. Pure.
+//! A slot either waits for its time or is claimed by a poll. Due times are places on a timeline of the monotonic
+//! clock, so that a step of the database's clock neither stops polling nor makes everything due at once. Pure.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -16,17 +16,17 @@ use crate::{
     slot::{Made, SlotKey, StoredDue},
 };
 
-/// The database's clock, by which due times are stored, and the one that nobody sets, read together.
+/// The database's clock, by which due times are stored, and the monotonic clock, read together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub time: Timestamp,
     pub monotonic: Instant,
 }
 
-/// Maximum number of slots that one is drawn from.
+/// Maximum number of slots among which one is drawn.
 const DRAWN_FROM: usize = 10_000;
 
-/// A point on the schedule's timeline, in microseconds.
+/// A time on the schedule's timeline, in microseconds.
 type Place = i64;
 
 /// In a poll.
@@ -34,16 +34,16 @@ type Place = i64;
 struct Claimed {
     /// When it was due; `None` if the schedule did not know it.
     was: Option<Place>,
-    /// Somebody has asked meanwhile for it to be due again then.
+    /// It was requested meanwhile to be due again at this time.
     pending: Option<Place>,
 }
 
-/// The due times of all slots of an app. Of a million that wait it takes about 100 MiB, so nothing is kept of them but that.
+/// The due times of all slots of an app. A million waiting ones take about 100 MiB, so nothing else is kept of them.
 #[derive(Debug)]
 pub(super) struct Schedule {
     start: Instant,
     due: BTreeSet<(Place, SlotKey)>,
-    /// The same of slots whose last poll failed.
+    /// The same for slots whose last poll failed.
     due_failing: BTreeSet<(Place, SlotKey)>,
     failing: HashSet<SlotKey>,
     waiting: HashMap<SlotKey, Place>,
@@ -56,7 +56,7 @@ impl Schedule {
         Self { start, due, due_failing, failing, waiting: HashMap::new(), claimed: HashMap::new() }
     }
 
-    /// Says when a slot is due. While it is claimed that adds to what its poll will say.
+    /// Sets when a slot is due. While it is claimed, this adds to the result of its poll.
     pub(super) fn set(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         match self.claimed.get_mut(&slot) {
@@ -65,8 +65,8 @@ impl Schedule {
         }
     }
 
-    /// Says that a slot is due then at the latest: what waits is never put off. So a time that was stored before the wall
-    /// clock was set back, and now seems far ahead, does no harm.
+    /// Sets when a slot is due at the latest: a waiting slot is never postponed. So a time that was stored before the
+    /// wall clock was set back, and now seems far ahead, does no harm.
     pub(super) fn bring_forward(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         if self.waiting.get(&slot).is_none_or(|known| *known > place) {
@@ -74,11 +74,11 @@ impl Schedule {
         }
     }
 
-    /// Takes in when a slot is due as the database has it. What waits is only brought forward, and what is claimed is left
-    /// to its poll, of which the database may not know yet.
+    /// Applies a due time from the database. A waiting slot is only moved forward, and a claimed one is left to its
+    /// poll, which the database may not know yet.
     ///
-    /// If the last poll lies in the future, the wall clock was set back since, and what was written by it is late by as much;
-    /// what has failed is tried again in time, whatever the clock was then.
+    /// If the last poll is in the future, the wall clock was set back since, and times written by it are late by as
+    /// much; failed slots are retried in time, whatever the clock was then.
     pub(super) fn learn(&mut self, slot: SlotKey, stored: StoredDue, now: Now) {
         let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
         self.set_failing(slot, stored.has_failed);
@@ -88,7 +88,7 @@ impl Schedule {
         }
     }
 
-    /// Takes in a slot that was made just now.
+    /// Adds a newly created slot.
     pub(super) fn learn_made(&mut self, made: Made, now: Now) {
         self.set_failing(made.slot, made.fails);
         if !self.claimed.contains_key(&made.slot) {
@@ -105,7 +105,7 @@ impl Schedule {
         }
     }
 
-    /// Claims up to `count` slots that are due, the most overdue first, and among them up to `failing` whose last poll failed.
+    /// Claims up to `count` due slots, the most overdue first, and among them up to `failing` whose last poll failed.
     pub(super) fn claim_due(&mut self, count: usize, mut failing: usize, now: Now) -> Vec<SlotKey> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));
@@ -118,9 +118,9 @@ impl Schedule {
         claimed
     }
 
-    /// Claims up to `count` slots that are due, those first whose last poll did not fail. `draw` gives a share from 0 to 1, and
-    /// that far down in the order of due times the slot is taken: so slots that fail alike and are due together can't stand
-    /// before all others.
+    /// Claims up to `count` due slots, first those whose last poll did not fail. `draw` returns a fraction from 0 to
+    /// 1, at which a slot is taken from the order of due times: so failing slots that are due together can't block
+    /// all others.
     pub(super) fn claim_drawn(&mut self, count: usize, mut draw: impl FnMut() -> f64, now: Now) -> Vec<SlotKey> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));
@@ -136,7 +136,7 @@ impl Schedule {
         claimed
     }
 
-    /// Claims up to `count` slots before their time, those that are due first.
+    /// Claims up to `count` slots before their time, those due first.
     pub(super) fn claim_soonest(&mut self, count: usize) -> Vec<SlotKey> {
         let soonest: Vec<SlotKey> = self.due.iter().take(count).map(|(_, slot)| *slot).collect();
         soonest.into_iter().filter(|slot| self.claim(*slot)).collect()
@@ -148,7 +148,7 @@ impl Schedule {
         was.is_some() && self.claimed.insert(slot, Claimed { was, pending: None }).is_none()
     }
 
-    /// Claims one slot whether it is known or not, unless a poll has it.
+    /// Claims a slot whether it is known or not, unless a poll has it.
     pub(super) fn claim_unknown(&mut self, slot: SlotKey) -> bool {
         if self.claimed.contains_key(&slot) {
             return false;
@@ -157,14 +157,14 @@ impl Schedule {
         self.claimed.insert(slot, Claimed { was, pending: None }).is_none()
     }
 
-    /// Ends a claim: the slot is due then, or sooner if somebody asked for that meanwhile.
+    /// Ends a claim: the slot is due at this time, or sooner if that was requested meanwhile.
     pub(super) fn release(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         let pending = self.claimed.remove(&slot).and_then(|claimed| claimed.pending);
         self.wait(slot, pending.map_or(place, |pending| pending.min(place)));
     }
 
-    /// Ends a claim without a poll: the slot is due when it was, by whatever clock that was said.
+    /// Ends a claim without a poll: the slot's due time is unchanged, on its original clock.
     pub(super) fn give_back(&mut self, slot: SlotKey, now: Now) {
         if let Some(Claimed { was, pending }) = self.claimed.remove(&slot) {
             let was = was.unwrap_or_else(|| self.present(now));
@@ -172,13 +172,13 @@ impl Schedule {
         }
     }
 
-    /// Ends a claim: the slot is due then and no sooner, also if somebody asked for that meanwhile.
+    /// Ends a claim: the slot is due at this time and no sooner, also if that was requested meanwhile.
     pub(super) fn put_off(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         self.claimed.remove(&slot);
         self.wait(slot, self.place(due, now));
     }
 
-    /// Ends a claim of a slot that is not to be polled for now: it is forgotten, unless somebody asked for it meanwhile.
+    /// Ends a claim of a slot that must not be polled for now: it is forgotten, unless it was requested meanwhile.
     pub(super) fn forget(&mut self, slot: SlotKey) {
         match self.claimed.remove(&slot).and_then(|claimed| claimed.pending) {
             Some(pending) => self.wait(slot, pending),
@@ -189,8 +189,8 @@ impl Schedule {
         }
     }
 
-    /// How many microseconds until the next slot is due, if `with_failing` also of those whose last poll failed; zero or less
-    /// if it is overdue.
+    /// Microseconds until the next slot is due, with `with_failing` also of those whose last poll failed; zero or
+    /// less if it is overdue.
     pub(super) fn until_next(&self, with_failing: bool, now: Now) -> Option<i64> {
         self.first(with_failing).map(|(place, _)| place - self.present(now))
     }
@@ -199,7 +199,7 @@ impl Schedule {
         self.due.first().into_iter().chain(self.due_failing.first().filter(|_| with_failing)).min().copied()
     }
 
-    /// How many slots there are.
+    /// The number of slots.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.claimed.len()
     }
@@ -210,7 +210,7 @@ impl Schedule {
         self.waiting.insert(slot, place);
     }
 
-    /// Has a slot wait no more. Returns when it was due, if it did.
+    /// Removes a waiting slot. Returns when it was due, if it waited.
     fn unlist(&mut self, slot: SlotKey) -> Option<Place> {
         let place = self.waiting.remove(&slot)?;
         self.due_of(slot).remove(&(place, slot));

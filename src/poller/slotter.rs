@@ -1,5 +1,5 @@
-//! Once a second: new messages get a slot, groups that their owners changed are rescheduled, quarantined groups whose
-//! time has come are probed.
+//! Once a second: assigns new messages to slots, reschedules groups that their owners changed, and hands out probes
+//! of quarantined groups.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -19,26 +19,26 @@ use crate::{
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What it remembers from one look to the next.
+/// State kept from one look to the next.
 #[derive(Debug)]
 struct Seen {
     left: LeftBehind,
-    /// The limit that is stored.
+    /// The stored limit.
     limit: Option<KnownLimit>,
-    /// Whether it has looked for slots that are due far ahead. That reads them all, so polling doesn't wait for it.
+    /// Whether it has looked for slots that are due far ahead. That reads all slots, so polling doesn't wait for it.
     far_ahead: bool,
 }
 
-/// Finds what is new in the watch list and tells the poller.
+/// Finds changes in the watch list and tells the poller.
 #[derive(Debug)]
 pub struct Slotter {
     /// The database.
     pub store: Store,
     /// The cadences of the config.
     pub cadences: Arc<Cadences>,
-    /// What the poller has found out about the size of calls.
+    /// The batch limit found by the poller.
     pub poller: Arc<PollerStatus>,
-    /// The way to the poller.
+    /// The poller's queue for news.
     pub news: mpsc::UnboundedSender<ScheduleNews>,
 }
 
@@ -53,17 +53,17 @@ impl Slotter {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
             let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut seen, &stop)).await else {
                 if trouble.is_over() {
-                    tracing::info!("the watch list is read again");
+                    tracing::info!("watch list readable again");
                 }
                 continue;
             };
-            // What was asked for may have been done all the same. Any other error has changed nothing.
+            // An unanswered operation may have been done. Any other error has changed nothing.
             if error.is_unanswered() {
                 self.tell(ScheduleNews::Unsure);
             }
-            // That the lease is lost is known, and told, by who renews it.
+            // The task that renews the lease notices and logs that it is lost.
             if !matches!(error, StoreError::LeaseLost { .. }) {
-                error.log(&mut trouble, "the watch list can't be read: new messages wait");
+                error.log(&mut trouble, "reading the watch list failed: new messages wait");
             }
         }
     }
@@ -77,7 +77,7 @@ impl Slotter {
         if !seen.far_ahead {
             let groups = self.store.reschedule_what_is_far_ahead().await?;
             if groups > 0 {
-                tracing::info!(groups, "messages of {groups} groups are due far ahead: they are rescheduled");
+                tracing::info!(groups, "rescheduling groups that were due too far ahead");
             }
             seen.far_ahead = true;
         }
@@ -100,7 +100,7 @@ impl Slotter {
         pack(fresh, open, self.poller.slot_size(), &self.cadences, self.store.clock().now())
     }
 
-    /// When a slot of a group is due whose cadence or state has changed. One without messages is to go: that is due now.
+    /// When a slot of a group with a new cadence or state is due. An empty one has to be deleted: it is due now.
     fn due(&self, slot: &Slot, now: Timestamp) -> Timestamp {
         let cadence = self.cadences.of(slot.cadence.as_deref());
         let phase = Phase::of_slot(slot.key.slot_id);
@@ -111,7 +111,7 @@ impl Slotter {
     }
 
     fn tell(&self, news: ScheduleNews) {
-        // Without a poller the slots are found in the database by the next one.
+        // Without a poller, the next one finds the slots in the database.
         _ = self.news.send(news);
     }
 }

@@ -1,5 +1,5 @@
-//! Starting polls: which slots are taken out of the schedule now, and the task that polls one. Nothing is started while nothing
-//! could be stored, while the lease is not trusted, or while the gate is closed.
+//! Starts polls: which slots leave the schedule now, and the task that polls one. Nothing starts while results can't
+//! be stored, while the lease is not trusted, or while the gate is closed.
 
 use std::{
     collections::HashSet,
@@ -23,37 +23,37 @@ use crate::{
     slot::{GroupState, Slot, SlotKey},
 };
 
-/// After a failed read of the schedule it is tried again after this time.
+/// Delay after a failed read of the schedule.
 pub(super) const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// While no poll may start it is looked this often whether one may.
+/// While no poll may start, how often this is checked.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The loop comes round this often at least, whatever it waits for: who watches it can tell that from a hang.
+/// Maximum time between rounds of the loop, whatever it waits for, to distinguish it from a hang.
 pub(super) const COME_ROUND: Duration = Duration::from_secs(1);
 
-/// Maximum number of slots that are looked at for a witness before any is due.
+/// Maximum number of slots considered as witnesses before any is due.
 pub(super) const WITNESSES: usize = 200;
 
-/// Maximum number of slots that are due among which one is looked for that finds out whether the app is still refused.
+/// Maximum number of due slots considered for a probe of the app.
 pub(super) const TRIED: usize = 40;
 
-/// What may be started in a turn of the loop.
+/// What may be started in a round of the loop.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     /// Maximum number of polls.
     most: usize,
-    /// By which right they call.
+    /// The permission by which they call.
     pass: Pass,
 }
 
-/// A slot and the one that it takes in.
+/// A slot and the absorbed one.
 fn of(slot: &Slot) -> impl IntoIterator<Item = SlotKey> + use<> {
     std::iter::once(slot.key).chain(slot.absorbs.as_ref().map(|other| other.key))
 }
 
 impl Poller {
-    /// Starts as many polls as there is room for. Returns after how long to look again.
+    /// Starts as many polls as there is room for. Returns the delay before the next look.
     pub(super) async fn start_polls(&mut self) -> Duration {
         let ahead = self.ahead.polls(self.caller.pacing.rate(), self.settings.max_in_flight);
         self.status.ahead.store(ahead, Ordering::Relaxed);
@@ -64,9 +64,9 @@ impl Poller {
         if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted(clock::uptime()) {
             return LOOK_AGAIN;
         }
-        // A page a turn: polls go on meanwhile.
+        // One page per round: polls continue meanwhile.
         if let Err(error) = self.load_page().await {
-            error.log(&mut self.trouble, "the schedule can't be read: polling waits");
+            error.log(&mut self.trouble, "reading the schedule failed: polling waits");
             return READ_AGAIN;
         }
         self.progress.beat();
@@ -104,8 +104,8 @@ impl Poller {
         started
     }
 
-    /// Starts one poll that finds out whether the app is still refused: of a group that isn't held, if there is one.
-    /// Returns after how long to look again.
+    /// Starts a probe of the app: of a group that isn't held, if there is one. Returns the delay before the next
+    /// look.
     async fn probe(&mut self, now: Now) -> Duration {
         let is_at_fault = self.caller.gate().fault().is_some();
         let witness = self.caller.gate().take_witness().filter(|slot| self.schedule.claim(*slot));
@@ -113,7 +113,7 @@ impl Poller {
             witness.into_iter().chain(self.schedule.claim_due(TRIED, self.failing_room(), now)).collect();
         let looks_ahead = claimed.is_empty() && !is_at_fault;
         if looks_ahead {
-            // Nobody else is due, and a group is held until a witness was asked.
+            // No other group is due, and a held group waits until a witness was asked.
             claimed = self.schedule.claim_soonest(WITNESSES);
         }
         let (calling, wait) = if claimed.is_empty() {
@@ -134,7 +134,7 @@ impl Poller {
         self.until_next_due(now)
     }
 
-    /// What was put off for groups that are held no more is due again.
+    /// Slots postponed for groups that are no longer held are due again.
     fn bring_freed_forward(&mut self, now: Now) {
         let freed = self.caller.gate().take_freed();
         for slot in freed.into_iter().filter_map(|group| self.put_off.remove(&group)).flatten() {
@@ -142,7 +142,8 @@ impl Poller {
         }
     }
 
-    /// Starts polls of the claimed slots. Returns how many will call, and after how long to look again.
+    /// Starts polls of the claimed slots. Returns the number of polls that will call, and the delay before the next
+    /// look.
     async fn start_claimed(
         &mut self,
         mut claimed: Vec<SlotKey>,
@@ -153,7 +154,7 @@ impl Poller {
         match self.read(&mut claimed).await {
             Ok(slots) => (self.start(claimed, slots, probes, turn, now), Duration::ZERO),
             Err(error) => {
-                error.log(&mut self.trouble, "the schedule can't be read: polling waits");
+                error.log(&mut self.trouble, "reading the schedule failed: polling waits");
                 // A slot may have been split without an answer.
                 if error.is_unanswered() {
                     self.unsure_after = Some(SlotKey::MIN);
@@ -164,15 +165,15 @@ impl Poller {
         }
     }
 
-    /// Takes up to `room` slots out of the schedule. Returns all of them, and which are probes of quarantined groups: half at
-    /// most, so that many of them don't hold up the groups that are well. The others wait for their turn.
+    /// Takes up to `room` slots from the schedule. Returns all of them, and which are probes of quarantined groups:
+    /// at most half, so that many of them don't delay good groups. The others wait for their turn.
     fn claim(&mut self, room: usize, now: Now) -> (Vec<SlotKey>, Vec<SlotKey>) {
-        // One that is in another poll just now is tried after that: it began before the quarantine, and can't end it.
+        // A slot in another poll is probed after that: the poll began before the quarantine, and can't end it.
         let free = self.probes.iter().copied().filter(|slot| self.schedule.claim_unknown(*slot));
         let probes: Vec<SlotKey> = free.take(room.div_ceil(2)).collect();
         probes.iter().for_each(|slot| _ = self.probes.remove(slot));
         let (room, is_braked) = (room - probes.len(), self.caller.brake().is_on());
-        // While nothing is answered, the most overdue slots may all be of groups that fail, and others be well.
+        // During an outage, the most overdue slots may all be of failing groups, while others are good.
         let due = match is_braked {
             true => self.schedule.claim_drawn(room, fastrand::f64, now),
             false => self.schedule.claim_due(room, self.failing_room(), now),
@@ -185,7 +186,7 @@ impl Poller {
         in_flight.min(ahead.saturating_sub(self.status.waiting.load(Ordering::Relaxed)))
     }
 
-    /// How many more polls there may be of slots that fail.
+    /// Number of additional polls of failing slots that may start.
     fn failing_room(&self) -> usize {
         failing::places(self.settings.max_in_flight).saturating_sub(self.status.failing.load(Ordering::Relaxed))
     }
@@ -197,8 +198,8 @@ impl Poller {
         Duration::from_micros(micros.unsigned_abs())
     }
 
-    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are asked for again, or are
-    /// put off. Returns how many will call.
+    /// Starts a poll for each slot that may be polled; the others leave the schedule until they are requested again,
+    /// or are postponed. Returns the number of polls that will call.
     fn start(
         &mut self,
         claimed: Vec<SlotKey>,
@@ -210,14 +211,14 @@ impl Poller {
         let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
         if turn.pass == Pass::Trial {
-            // A group that was refused lately says less of the app than another.
+            // A recently refused group is a worse witness than others.
             slots.sort_by_key(|slot| self.caller.gate().holds(slot.key.group_key));
         }
         for slot in slots {
             missing.remove(&slot.key);
             slot.absorbs.iter().for_each(|other| _ = missing.remove(&other.key));
             let place = match slot.group_state {
-                // Nothing is asked for: the slot is to go.
+                // Nothing to ask: the slot has to be deleted.
                 _ if slot.messages.is_empty() => Some(Place::Free),
                 GroupState::Active if calling >= turn.most => Some(Place::Until(now.monotonic)),
                 GroupState::Active => Some(self.caller.gate().place(slot.key.group_key, now.monotonic)),
@@ -237,12 +238,12 @@ impl Poller {
                 None => of(&slot).into_iter().for_each(|slot| self.schedule.forget(slot)),
             }
         }
-        // Slots that do not exist any more.
+        // Slots that no longer exist.
         missing.into_iter().for_each(|slot| self.schedule.forget(slot));
         calling
     }
 
-    /// Gives a slot back to the schedule: its group is held until then, or another slot is polled instead.
+    /// Returns a slot to the schedule: its group is held until then, or another slot is polled instead.
     fn put_off(&mut self, slot: &Slot, until: Instant, now: Now) {
         let wait = TimeDelta::from_std(until.saturating_duration_since(now.monotonic)).unwrap_or_default();
         for id in of(slot) {
@@ -281,7 +282,7 @@ impl Poller {
             let alone = kept.recording.parts.iter().filter_map(Part::alone);
             alone.for_each(|seq| caller.trouble.set_apart(&group_id, seq));
             let Ok(permit) = recorder.reserve().await else {
-                // The recorder gave up before this poll ended: what it brought back counts as lost like the rest.
+                // The recorder gave up before this poll ended: its results count as lost like the rest.
                 ::metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
                 return;
             };
@@ -292,13 +293,13 @@ impl Poller {
 
     fn warn_of_unknown_cadence(&mut self, slot: &Slot) {
         let Some(name) = slot.cadence.as_deref().filter(|name| !self.cadences.has(name)) else { return };
-        // Once for each group; the bound keeps a mistake in a million groups from filling memory and log.
+        // Once for each group; the limit keeps a mistake in a million groups from filling memory and log.
         if self.warned.len() < 1_000 && self.warned.insert((slot.key.group_key, name.to_owned())) {
             tracing::warn!(
                 group = %slot.group_id,
                 cadence = name,
-                "group {} names the cadence {name:?}, which the config lacks, so it gets the default: add [cadence.{name}] or \
-                 correct watched_groups.cadence",
+                "group {} names the cadence {name:?}, which is not configured, so the default applies: add \
+                 [cadence.{name}] or correct watched_groups.cadence",
                 slot.group_id
             );
         }

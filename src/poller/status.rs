@@ -1,4 +1,4 @@
-//! What the rest of the process may know about the poller.
+//! The poller's public status.
 
 use std::{
     sync::{
@@ -13,23 +13,23 @@ use serde::Serialize;
 use super::{PollerSettings, call::Caller};
 use crate::{chat::Failure, clock, recording::KnownLimit, slot::GroupKey, span};
 
-/// Maximum number of held groups that are told by name.
+/// Maximum number of held groups reported by name.
 const HELD_SHOWN: usize = 100;
 
-/// A group that isn't asked for now, since it was refused.
+/// A group that is not asked for now, since it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HeldGroup {
     /// Its key in `watched_groups`.
     pub group_key: GroupKey,
-    /// The code with which it was refused.
+    /// The code of the refusal.
     pub code: Option<i64>,
-    /// What the service said.
+    /// The service's text.
     pub info: String,
-    /// When it is asked again at the earliest, in seconds.
+    /// Seconds until it is asked again at the earliest.
     pub again_in_seconds: u64,
 }
 
-/// What the rest of the process may know about the poller.
+/// The poller's public status.
 #[derive(Debug)]
 pub struct PollerStatus {
     caller: Arc<Caller>,
@@ -37,9 +37,9 @@ pub struct PollerStatus {
     pub(super) max_in_flight: usize,
     pub(super) in_flight: AtomicUsize,
     pub(super) waiting: AtomicUsize,
-    /// Maximum number of those that wait.
+    /// Maximum number of waiting polls.
     pub(super) ahead: AtomicUsize,
-    /// How many of those in flight are polls of slots that fail.
+    /// Number of polls in flight of failing slots.
     pub(super) failing: AtomicUsize,
     pub(super) slots: AtomicUsize,
     pub(super) waiting_to_be_stored: AtomicUsize,
@@ -63,30 +63,27 @@ impl PollerStatus {
         }
     }
 
-    /// Why no calls are made, if a fault of the whole app stopped them, and what helps.
+    /// Why no calls are made, with the remedy, if the whole app is at fault.
     pub fn fault(&self) -> Option<String> {
         self.caller.gate().fault().map(|failure| failure.of_app(self.caller.clock.doubt()))
     }
 
-    /// Why calls wait, if it isn't known yet who is to blame for a refusal: the app or single groups.
+    /// Why calls are paused, while it is not known whether the app or single groups are at fault.
     pub fn doubt(&self) -> Option<String> {
         let gate = self.caller.gate();
         let failure = gate.doubted_for().filter(|_| gate.fault().is_none())?;
         let code = failure.code.map_or_else(String::new, |code| format!(" with code {code}"));
-        Some(format!(
-            "a call was refused{code}: {}, and other groups are asked first whether the app is to blame",
-            failure.info
-        ))
+        Some(format!("a call was refused{code}: {}; asking other groups whether the app is at fault", failure.info))
     }
 
-    /// What is wrong if the service answers no call.
+    /// Why the service counts as down, if it answers no calls.
     pub fn outage(&self) -> Option<String> {
         let outage = self.caller.brake().outage(clock::uptime())?;
         Some(format!("{}, for {}", outage.failure.of_service(), span::roughly(outage.lasts)))
     }
 
-    /// How many groups are held: they were refused, and it isn't known yet whether the group or the app is to blame, or the
-    /// group's quarantine can't be stored. And the first of them, in the order of their keys.
+    /// The number of held groups: they were refused, and it isn't known yet whether the group or the app is at fault,
+    /// or the group's quarantine can't be stored. And the first of them, in the order of their keys.
     pub fn held(&self) -> (usize, Vec<HeldGroup>) {
         let (gate, now) = (self.caller.gate(), clock::uptime());
         let held = |(group_key, failure, again_at): (GroupKey, &Failure, Instant)| HeldGroup {
@@ -102,32 +99,32 @@ impl PollerStatus {
         (count, groups)
     }
 
-    /// How long the most overdue of the polls that have not begun has been due.
+    /// Time for which the most overdue poll that has not started has been due.
     pub fn behind(&self) -> Duration {
         Duration::from_micros(self.behind.load(Ordering::Relaxed))
     }
 
-    /// How many calls are on the schedule.
+    /// The number of calls on the schedule.
     pub fn slots(&self) -> usize {
         self.slots.load(Ordering::Relaxed)
     }
 
-    /// How many polls wait for what they brought back to be stored.
+    /// The number of polls whose results wait to be stored.
     pub fn waiting_to_be_stored(&self) -> usize {
         self.waiting_to_be_stored.load(Ordering::Relaxed)
     }
 
-    /// The most calls that are allowed in any second.
+    /// Maximum number of calls in any second.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Maximum number of messages that a call asks for: fewer than configured if the service takes fewer.
+    /// Maximum number of messages per call, lower than configured if the service accepts fewer.
     pub fn batch_size(&self) -> usize {
         self.caller.limit().size()
     }
 
-    /// What the service takes in a call, if that is known to be less than some call asked for.
+    /// The service's batch limit, if it is known to be less than a call asked for.
     pub(super) fn known_limit(&self) -> Option<KnownLimit> {
         self.caller.limit().known()
     }
@@ -137,12 +134,12 @@ impl PollerStatus {
         self.caller.limit().slot_size(clock::uptime())
     }
 
-    /// How many polls are under way.
+    /// The number of polls in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The calls per second that are allowed just now.
+    /// The current rate, in calls per second.
     pub fn rate(&self) -> u32 {
         let braked = self.caller.brake().rate().unwrap_or(u32::MAX);
         self.caller.pacing.rate().min(braked)

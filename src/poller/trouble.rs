@@ -1,5 +1,5 @@
-//! Says what goes wrong, once and then once a minute for each code, with how often it happened meanwhile. Codes come from
-//! outside: of a service that makes up ever new ones, the first of a minute are told apart and the others said together.
+//! Logs failures once and then once a minute for each code, with a count. Codes come from outside: if a service
+//! invents new ones, the first of a minute are logged separately and the others together.
 
 use std::{
     collections::HashMap,
@@ -15,10 +15,10 @@ use crate::{
     recording::KnownLimit,
 };
 
-/// Maximum number of kinds that are told apart within [`EVERY`].
+/// Maximum number of kinds logged separately within [`EVERY`].
 const KINDS: usize = 20;
 
-/// Failures that are said together.
+/// Failures that are logged together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     /// Those of a class with this code.
@@ -27,7 +27,7 @@ enum Kind {
     Others,
 }
 
-/// What has been said about failures of calls.
+/// The throttles for failures of calls.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     said: Mutex<HashMap<Kind, LogThrottle>>,
@@ -47,13 +47,13 @@ impl Trouble {
             }
             Some((Kind::Others, count)) => tracing::warn!(
                 class, code, info, %group, count,
-                "calls to Tencent Chat fail with over {KINDS} different codes, of which this is one: {info}"
+                "calls to Tencent Chat fail with over {KINDS} different codes, for example ({info})"
             ),
             None => {}
         }
     }
 
-    /// Notes that a group is to blame for its refusals, and says so if it is time.
+    /// Notes that a group is quarantined, and logs it if it is time.
     pub(super) fn quarantines(&self, group: &GroupId, failure: &Failure) {
         if let Some(count) = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) {
             let (code, info) = (failure.code, failure.info.as_str());
@@ -62,27 +62,27 @@ impl Trouble {
                 info,
                 %group,
                 count,
-                "Tencent Chat refuses group {group} again and again, and answers others: it's quarantined, and probed now and then"
+                "Tencent Chat keeps refusing group {group} but answers others: quarantined, with occasional probes"
             );
         }
     }
 
-    /// Says that no call is answered, if it is time.
+    /// Logs an outage if it is time.
     pub(super) fn outage_begins(&self, failure: &Failure) {
         if let Some(count) = self.outages.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) {
             let (class, code, said) = (failure.class.name(), failure.code, failure.of_service());
-            tracing::error!(class, code, count, "{said}; about one call a second is made until one is answered");
+            tracing::error!(class, code, count, "{said}; calling about once a second until one is answered");
         }
     }
 
-    /// Says that calls are answered again.
+    /// Logs the end of an outage.
     pub(super) fn outage_ends(&self) {
         if self.outages.lock().unwrap_or_else(PoisonError::into_inner).is_over() {
-            tracing::info!("Tencent Chat answers calls again: polling goes on at the full rate");
+            tracing::info!("Tencent Chat answers calls again: resuming at the full rate");
         }
     }
 
-    /// Says how many messages the service takes in a call, as far as that is known by now.
+    /// Logs the known batch limit.
     pub(super) fn takes_only(&self, limit: Option<KnownLimit>) {
         let Some(count) = self.limited.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) else {
             return;
@@ -92,17 +92,14 @@ impl Trouble {
                 takes,
                 refuses,
                 count,
-                "Tencent Chat takes {takes} messages in a call and refuses {refuses}: calls ask for no more than {takes} from now on, \
-                 but for one now and then that tries more"
+                "Tencent Chat accepts batches of {takes} and refuses {refuses}: calls now ask for at most \
+                 {takes}, except for occasional larger ones"
             ),
-            None => tracing::info!(
-                count,
-                "Tencent Chat takes as many messages in a call as polling.batch_size allows again"
-            ),
+            None => tracing::info!(count, "Tencent Chat accepts polling.batch_size messages per call again"),
         }
     }
 
-    /// Notes that calls fail that ask for this message, and says so if it is time.
+    /// Notes that calls for this message fail, and logs it if it is time.
     pub(super) fn set_apart(&self, group: &GroupId, seq: MsgSeq) {
         metrics::counter!("receiptd_messages_set_apart_total").increment(1);
         if let Some(count) = self.set_apart.lock().unwrap_or_else(PoisonError::into_inner).happened(clock::uptime()) {
@@ -110,13 +107,13 @@ impl Trouble {
                 %group,
                 %seq,
                 count,
-                "calls for message {seq} of group {group} fail, and those for others of the group don't: it is asked for alone from \
-                 now on, less and less often while that fails"
+                "calls for message {seq} of group {group} fail, while calls for other messages of the group succeed: \
+                 it is now polled alone, less and less often while that fails"
             );
         }
     }
 
-    /// The kind of this failure and how many of it there were since it was logged last, if it is to be logged now.
+    /// The kind of this failure and its count since it was last logged, if it has to be logged now.
     fn due(&self, failure: &Failure, now: Instant) -> Option<(Kind, u64)> {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kind = Kind::Code(failure.class, failure.code);

@@ -9,13 +9,13 @@ fn attempt(outcome: Option<i64>, latency: Duration) -> Attempt {
     Attempt { called_at: now, ended_at: now, latency, http_status: None, asked: 1, outcome }
 }
 
-/// An app with ever so many slots that are due, each of which is called once.
+/// An app with any number of due slots, each of which is called once.
 struct App {
     brake: Brake,
     start: Instant,
     now: Instant,
     next: SlotId,
-    /// What is under way: when it was sent, when it ends and how.
+    /// Calls in flight: time of sending, end and outcome.
     calls: Vec<(SlotId, Instant, Instant, Option<i64>)>,
     sent: Vec<Instant>,
     news: Vec<News>,
@@ -28,7 +28,7 @@ impl App {
         Self { brake, start, now: start, next: 0, calls: vec![], sent: vec![], news: vec![] }
     }
 
-    /// Calls for so long, up to the limit. Each call takes `latency` and ends like that.
+    /// Makes calls for this time, up to the limit. Each takes `latency` and ends like this.
     fn lives(&mut self, seconds: u64, latency: Duration, outcome: impl Fn(SlotId) -> Option<i64>) {
         let tick = Duration::from_secs(1) / LIMIT;
         for _ in 0..seconds * u64::from(LIMIT) {
@@ -48,7 +48,7 @@ impl App {
         }
     }
 
-    /// How many calls were sent from the one second to the other.
+    /// Number of calls sent between two seconds.
     fn sent(&self, from: u64, until: u64) -> usize {
         let at = |seconds| self.start + Duration::from_secs(seconds);
         self.sent.iter().filter(|sent| (at(from)..at(until)).contains(sent)).count()
@@ -81,7 +81,7 @@ fn a_service_that_hangs_has_few_calls_under_way_once_it_is_known() {
     app.lives(60, hangs, UNANSWERED);
     assert!(app.sent(20, 60) <= 40, "{} calls in 40 s", app.sent(20, 60));
     assert!((20..55).all(|second| app.sent(second, second + 5) >= 1), "and trials are frequent");
-    // What still hangs fails long after others are answered, and says nothing.
+    // Calls that still hang fail long after others are answered, and prove nothing.
     app.lives(15, FAST, ANSWERED);
     assert_eq!(app.sent(70, 75), 1_000);
 }

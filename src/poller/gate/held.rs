@@ -1,5 +1,5 @@
-//! Groups that the service refused, held in memory until it is known who is to blame, or until their quarantine is stored.
-//! Also which groups were answered last: these are the best witnesses.
+//! Refused groups, held in memory until it is known what is at fault, or until their quarantine is stored. Also the
+//! groups answered last, which are the best witnesses.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,38 +11,38 @@ use crate::{
     slot::{GroupKey, SlotKey},
 };
 
-/// A refused group is asked again after this time, doubled for each refusal …
+/// Delay before a refused group is asked again, doubled for each refusal …
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// … up to this time.
 const AGAIN_AT_MOST: Duration = Duration::from_secs(160);
 
-/// The same for a group that is to blame and whose quarantine can't be stored.
+/// The same for a group at fault whose quarantine can't be stored.
 const CONVICTED_AT_MOST: Duration = Duration::from_secs(3_600);
 
-/// If the outcome of a trial isn't known after this time, there is another one.
+/// Time without an outcome of a trial after which there is another one.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A held group that nobody has asked for so long after its time isn't watched any more.
+/// Time after which a held group that was not asked isn't watched any more.
 const STALE: Duration = Duration::from_secs(600);
 
-/// For this time it's known that a group answers for some of its messages, and refuses others one by one.
+/// How long it is remembered that a group answers for some of its messages, and refuses others one by one.
 const IN_PART_FOR: Duration = Duration::from_secs(3_600);
 
-/// Maximum number of groups that are held. If more are refused, it's the app.
+/// Maximum number of held groups. If more are refused, it is the app.
 const MAX_HELD: usize = 2_000;
 
-/// Maximum number of witnesses that are remembered.
+/// Maximum number of remembered witnesses.
 const MAX_WITNESSES: usize = 32;
 
-/// One refused group.
+/// A refused group.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub failure: Failure,
-    /// When the last refusal was known.
+    /// When the last refusal was received.
     pub refused_at: Instant,
     refusals: u32,
-    /// Whether the group is known to be to blame.
+    /// Whether the group is known to be at fault.
     pub is_convicted: bool,
     /// Whether there was no other group to ask since the last refusal.
     pub is_alone: bool,
@@ -55,13 +55,13 @@ pub(super) struct Held {
 pub(super) struct HeldGroups {
     held: HashMap<GroupKey, Held>,
     freed: Vec<GroupKey>,
-    /// Groups of which all messages of a slot were refused one by one, and others answered since: when.
+    /// Groups with a slot whose messages were all refused one by one, and with answers since: when.
     in_part: HashMap<GroupKey, Instant>,
-    /// Groups that were answered, each once, the latest last.
+    /// Answered groups, each once, the latest last.
     witnesses: VecDeque<SlotKey>,
-    /// When the latest attempt was sent that was answered.
+    /// When the latest answered attempt was sent.
     answered: Option<Instant>,
-    /// When the latest attempt was sent with which the app was accepted.
+    /// When the latest attempt that the app was accepted in was sent.
     accepted: Option<Instant>,
 }
 
@@ -93,11 +93,11 @@ impl HeldGroups {
         self.in_part.contains_key(&group)
     }
 
-    /// Holds a group that was refused. Returns what was known of it before.
+    /// Holds a refused group. Returns its previous state.
     pub(super) fn refused(&mut self, group: GroupKey, failure: &Failure, sent: Instant, now: Instant) -> Option<Held> {
         let before = self.held.get(&group).cloned();
         if before.as_ref().is_some_and(|before| sent < before.refused_at) {
-            // It was under way already, so it tells the same.
+            // It was in flight already, so it is the same news.
             return before;
         }
         if self.held.len() >= MAX_HELD && before.is_none() {
@@ -113,7 +113,7 @@ impl HeldGroups {
         before
     }
 
-    /// The group is to blame.
+    /// The group is at fault.
     pub(super) fn convict(&mut self, group: GroupKey, now: Instant) {
         if let Some(held) = self.held.get_mut(&group) {
             held.is_convicted = true;
@@ -121,7 +121,7 @@ impl HeldGroups {
         }
     }
 
-    /// There is no other group to ask: nothing more is known later.
+    /// There is no other group to ask: no more will be known later.
     pub(super) fn are_alone(&mut self, now: Instant) {
         for held in self.held.values_mut().filter(|held| !held.is_convicted) {
             (held.is_alone, held.again_at) = (true, now);
@@ -129,13 +129,13 @@ impl HeldGroups {
         self.freed.extend(self.held.keys());
     }
 
-    /// Whether another group was answered after the refusal was known.
+    /// Whether another group was answered after the refusal.
     pub(super) fn is_witnessed(&self, held: &Held) -> bool {
         let witness = if super::is_of_app(&held.failure) { self.accepted } else { self.answered };
         witness >= Some(held.refused_at)
     }
 
-    /// How many groups are refused with a code of that kind, of the app or of the group, without a witness.
+    /// Number of groups refused with a code of this kind, of the app or of the group, without a witness.
     pub(super) fn without_witness(&self, failure: &Failure) -> usize {
         let is_alike = |held: &&Held| super::is_of_app(&held.failure) == super::is_of_app(failure);
         self.held.values().filter(is_alike).filter(|held| !self.is_witnessed(held)).count()
@@ -154,7 +154,7 @@ impl HeldGroups {
         super::Place::OnTrial
     }
 
-    /// The trial of a group ended, and it isn't known whether the group is still refused.
+    /// The trial of a group ended without showing whether the group is still refused.
     pub(super) fn is_unclear(&mut self, group: GroupKey) {
         self.held.get_mut(&group).into_iter().for_each(|held| held.tried_at = None);
     }
@@ -173,8 +173,8 @@ impl HeldGroups {
         }
     }
 
-    /// The app works again, which was taken to be at fault: all groups are tried soon. Those that were refused more than once
-    /// wait a little, so that they are told from an app that works for a moment only.
+    /// The app, which counted as at fault, works again: all groups are tried soon. Those refused more than once wait
+    /// a little, to distinguish them from an app that works only for a moment.
     pub(super) fn try_all(&mut self, now: Instant) {
         for held in self.held.values_mut() {
             let soon = if held.refusals == 1 { now } else { now + AGAIN };
@@ -183,7 +183,7 @@ impl HeldGroups {
         self.freed.extend(self.held.keys());
     }
 
-    /// Whether a refusal by a group that is `held` confirms that it is refused: what failed for a moment is long over.
+    /// Whether a refusal of a `held` group confirms that it is refused: a short fault is long over.
     pub(super) fn confirms(held: &Held, sent: Instant) -> bool {
         sent >= held.refused_at + AGAIN
     }
@@ -192,7 +192,7 @@ impl HeldGroups {
         std::mem::take(&mut self.freed)
     }
 
-    /// Whether no group is held, those aside that aren't watched any more.
+    /// Whether no group is held, apart from those that aren't watched any more.
     pub(super) fn is_empty_at(&mut self, now: Instant) -> bool {
         self.held.retain(|_, held| now < held.again_at + STALE);
         self.held.is_empty()

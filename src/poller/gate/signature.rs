@@ -1,35 +1,35 @@
-//! What a refused signature calls for. The service counts refused signatures and punishes many (70050), so a new one is made
-//! once, and what one call learns of it holds for all calls under way.
+//! The reaction to a refused signature. The service counts refused signatures and punishes many (70050), so a new one
+//! is made once, and its result applies to all calls in flight.
 
 use std::time::{Duration, Instant};
 
 use super::{Admission, QUICK};
 
-/// While a new signature is tried, other calls wait for this time at most.
+/// Maximum time that other calls wait while a new signature is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a refused signature calls for.
+/// The reaction to a refused signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::poller) enum Signature {
-    /// A new one.
+    /// Make a new one.
     Renew,
-    /// Another try: there is a newer one already.
+    /// Try again: there is a newer one already.
     TryNewer,
-    /// Nothing: it was a new one.
+    /// None: it was a new one.
     IsHopeless,
 }
 
 /// While the first call of a term isn't answered, another one is made after this time.
 const NEXT_FIRST: Duration = Duration::from_secs(1);
 
-/// What is known of the signature in use.
+/// The state of the signature in use.
 #[derive(Debug, Default)]
 pub(super) struct SignatureState {
     /// Whether the service has told anything of a signature since the term began.
     is_known: bool,
     /// When the first and the latest call were made with the first signature of a term.
     first: Option<(Instant, Instant)>,
-    /// Since when there is a signature that no call has got through with yet.
+    /// Since when there is a signature that no call has succeeded with yet.
     untried_since: Option<Instant>,
     /// Whether that one was refused too.
     is_refused: bool,
@@ -59,7 +59,7 @@ impl SignatureState {
         self.first = None;
     }
 
-    /// The signature of a call that was sent at `sent` was refused.
+    /// The signature of a call sent at `sent` was refused.
     pub(super) fn refused(&mut self, sent: Instant, now: Instant) -> Signature {
         self.is_known = true;
         match self.untried_since {
@@ -75,7 +75,7 @@ impl SignatureState {
         }
     }
 
-    /// Whether one call tries a new signature, so that others had better wait: each that is refused is punished.
+    /// Whether one call tries a new signature, so that others should wait: each refusal is punished.
     pub(super) fn is_tried(&self, now: Instant) -> bool {
         self.untried_since.is_some_and(|since| now < since + PATIENCE) && !self.is_refused
     }
@@ -85,7 +85,7 @@ impl SignatureState {
         self.is_tried(now) || (!self.is_known && self.first.is_some())
     }
 
-    /// The signature of a call that was sent at `sent` was accepted.
+    /// The signature of a call sent at `sent` was accepted.
     pub(super) fn accepted(&mut self, sent: Instant) {
         self.is_known = true;
         self.untried_since = self.untried_since.filter(|since| sent < *since);

@@ -16,12 +16,12 @@ fn secs(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// The groups of an app, one slot each, whose answers take 50 ms. All are due all the time.
+/// The groups of an app, one slot each, whose answers take 50 ms. All are always due.
 struct App {
     gate: Gate,
     start: Instant,
     now: Instant,
-    /// How each refused group is refused; group 0 stands for all.
+    /// The codes of refused groups; group 0 stands for all.
     refused: BTreeMap<GroupKey, i64>,
     groups: GroupKey,
     next: GroupKey,
@@ -36,7 +36,7 @@ impl App {
         Self { gate: Gate::default(), start, now: start, refused, groups, next: 0, calls, quarantined }
     }
 
-    /// Asks one group after the other, as the poller does, for so long.
+    /// Asks one group after the other, like the poller, for this time.
     fn lives(&mut self, span: Duration) {
         let end = self.now + span;
         while self.now < end {
@@ -195,7 +195,7 @@ fn a_group_that_is_refused_again_before_any_other_was_asked_is_not_to_blame_yet(
     let start = Instant::now();
     let at = |seconds| start + secs(seconds);
     let mut gate = Gate::default();
-    // Nothing could be stored in between, say.
+    // For example because nothing could be stored in between.
     assert_eq!(gate.refused(8, &failure(10010), at(0.0), at(0.1)), Blame::Unknown);
     assert_eq!(gate.admit(at(1.0)), Admission::Open);
     assert_eq!(gate.refused(8, &failure(10010), at(15.0), at(15.1)), Blame::Unknown);

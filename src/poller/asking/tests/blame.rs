@@ -1,9 +1,9 @@
-//! Which messages are blamed when calls fail, and how few calls it takes to find out.
+//! Which messages are blamed when calls fail, and how few calls that takes.
 
 use super::*;
 
-/// The slots that a slot becomes while calls for `bad` messages fail with `code` after `latency`: each poll asks and
-/// records as the daemon does. Returns the slots, which messages were answered, how many calls failed, and how long it took.
+/// Simulates a slot while calls for `bad` messages fail with `code` after `latency`: each poll asks and records like
+/// the daemon. Returns the resulting slots, the answered messages, the number of failed calls, and the duration.
 pub(super) fn poll_until(
     first: Slot,
     bad: &BTreeSet<u32>,
