@@ -1,6 +1,6 @@
 //! The client of Tencent Chat's REST API: one call, one attempt, one classified outcome.
 //!
-//! Flows in: a group and message seqs. Flows out: an [`Attempt`]. It knows nothing of schedules, retries or databases.
+//! In: a group and message seqs. Out: an [`Attempt`]. It knows nothing of schedules, retries or databases.
 
 mod answer;
 mod attempt;

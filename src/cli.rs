@@ -1,7 +1,7 @@
-//! The command line: one file a command. To add one: its file with `Arguments` and `execute`, its `mod` line here, and
-//! its line in [`Command`] and in [`Command::execute`].
+//! The command line: one file per command. To add a command, add its file with `Arguments` and `execute`, its `mod`
+//! line here, and its lines in [`Command`] and [`Command::execute`].
 //!
-//! Answers go to standard output, errors and logs to standard error. Secrets are never arguments.
+//! Results go to standard output, errors and logs to standard error. Secrets are never arguments.
 
 mod check;
 mod completions;
@@ -46,10 +46,10 @@ use sqlx::error::DatabaseError;
 
 use self::exit::Exit;
 
-/// The configuration that is read if none is named and this one exists.
+/// The configuration file that is read if none is named and this one exists.
 const USUAL_CONFIG: &str = "/etc/receiptd/receiptd.toml";
 
-/// The variable that names another.
+/// The variable that names another configuration file.
 const CONFIG_VARIABLE: &str = "RECEIPTD_CONFIG";
 
 /// Poll Tencent Chat for group message read receipts and keep their history in PostgreSQL
@@ -62,7 +62,7 @@ struct Cli {
     command: Command,
 }
 
-/// What all commands take.
+/// The options of all commands.
 #[derive(Args)]
 struct Global {
     /// Configuration file [default: /etc/receiptd/receiptd.toml if it exists]
@@ -120,7 +120,7 @@ impl Command {
     }
 }
 
-/// Runs the command that the process was started with, and says how it ended.
+/// Runs the command and returns its exit code.
 pub async fn main() -> ExitCode {
     let cli = match command_line() {
         Ok(cli) => cli,
@@ -128,7 +128,7 @@ pub async fn main() -> ExitCode {
             if message.use_stderr() && logging::is_journal() {
                 logging::print_fatal(&message.to_string());
             } else {
-                // A closed standard output is no reason to fail: the answer was not wanted.
+                // A closed standard output is not a failure: nobody wants the rest of the result.
                 let _ = message.print();
             }
             return if message.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
@@ -143,24 +143,24 @@ pub async fn main() -> ExitCode {
     })
 }
 
-/// The command line, with the variables that are set.
+/// The command line, plus options from environment variables.
 fn command_line() -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
-    // An empty variable is how compose files and shells say that it is not set.
+    // Compose files and shells use empty variables for unset ones.
     if env::var_os(CONFIG_VARIABLE).is_some_and(|path| path.is_empty()) {
         command = command.mut_arg("config", |argument| argument.env(None::<&str>));
     }
     Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
-/// Standard output, for answers. What goes wrong with it says so.
+/// Standard output, for results. Its errors say that writing to it failed.
 struct Stdout(StdoutLock<'static>);
 
 fn stdout() -> Stdout {
     Stdout(io::stdout().lock())
 }
 
-/// Text alone goes through it, and nothing in that may act on a terminal, wherever it came from. Exports, which are data, go past
+/// Only text goes through it, and no terminal control characters, whatever the source. Exports are data and bypass
 /// it.
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -180,24 +180,24 @@ fn of_stdout(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("writing to standard output failed: {error}"))
 }
 
-/// Says something on standard error. Where that is closed or full nobody listens, which is no reason to stop.
+/// Writes a message to standard error. If that is closed or full, the message is dropped.
 fn tell(text: impl Display) {
     _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
 }
 
-/// A value as JSON in one line, in which what can't be seen is escaped.
+/// A value as JSON on one line, with invisible characters escaped.
 fn as_json(value: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string(value).map(|text| printable_json(&text).into_owned())
 }
 
-/// An error with its causes in one line. What one of them has said of the next is not said again; a failure of the
-/// database ends with what can be done about it.
+/// An error with its causes on one line. A cause that repeats its predecessor's text is left out; a database failure
+/// ends with its remedy.
 fn said(error: &anyhow::Error) -> String {
     let server = error.chain().find_map(|cause| cause.downcast_ref::<Box<dyn DatabaseError>>());
     let mut said: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = match server {
-            // What the server says ends with a line in the source of PostgreSQL.
+            // Errors from the server end with a line in PostgreSQL's source.
             Some(server) => cause.to_string().replace(&server.to_string(), server.message()),
             None => cause.to_string(),
         };
@@ -209,14 +209,14 @@ fn said(error: &anyhow::Error) -> String {
     said.join(": ")
 }
 
-/// Whether whoever read standard output has gone, as `head` does: then there is nobody left to answer. A connection
-/// that broke is told by an error of its own around this one.
+/// Whether the reader of standard output is gone, as with `head`: nobody is left to answer. A broken connection has
+/// its own error around this one.
 fn is_unread(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 impl Global {
-    /// The configuration file that is named or usual, if there is one.
+    /// The configuration file, named or usual, if there is one.
     fn config_file(&self) -> Option<&Path> {
         self.config.as_deref().or_else(|| existing(Path::new(USUAL_CONFIG)))
     }
@@ -229,8 +229,8 @@ impl Global {
     }
 }
 
-/// The file, unless it is known to be missing. One whose directory this account may not search is not passed over: the command
-/// would go by other settings than the daemon, without a word.
+/// The file, unless it is known to be missing. If this account may not search its directory, the command fails
+/// instead of silently using other settings than the daemon.
 fn existing(path: &Path) -> Option<&Path> {
     path.try_exists().unwrap_or(true).then_some(path)
 }
@@ -252,19 +252,20 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert_eq!(existing(file.path()), Some(file.path()));
         assert_eq!(existing(&file.path().with_extension("missing")), None);
-        // As a directory that this account may not search.
+        // Simulates a directory that this account may not search.
         assert!(existing(&file.path().join("receiptd.toml")).is_some());
     }
 
     #[test]
     fn each_cause_is_said_once_and_a_failure_of_the_database_with_what_helps() {
         let refused = || std::io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
-        let doing = "reading the version of the schema receiptd";
+        let doing = "reading the schema version of receiptd";
         let failed = Err::<(), _>(StoreError::Failed { doing, source: sqlx::Error::Io(refused()) });
         assert_eq!(
             said(&failed.context("connecting to postgres://me@db:5432/history").unwrap_err()),
-            "connecting to postgres://me@db:5432/history: reading the version of the schema receiptd failed: error \
-             communicating with database: Connection refused (os error 111): is it running, and can this machine reach it?"
+            "connecting to postgres://me@db:5432/history: reading the schema version of receiptd failed: error \
+             communicating with database: Connection refused (os error 111): is it running, and can this machine \
+             reach it?"
         );
         let twice = anyhow!(sqlx::Error::Io(refused())).context("migrating failed");
         assert_eq!(

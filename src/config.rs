@@ -1,8 +1,8 @@
-//! The configuration: built-in defaults < file < environment < `--set`, made into types that can be trusted.
+//! The configuration: built-in defaults < file < environment < `--set`, parsed into trusted types.
 //!
-//! `config/receiptd.toml` is the reference of every key. What is given must be valid, or nothing is; what is missing
-//! is asked for by the command that needs it ([`Config::chat`], [`Config::sdk_app_id`]). Errors name all problems at
-//! once, each with its remedy. The value of a secret never gets into an error or a log.
+//! `config/receiptd.toml` is the reference of all keys. An invalid setting makes the whole configuration invalid. A
+//! missing one is only reported by commands that need it ([`Config::chat`], [`Config::sdk_app_id`]). All problems are
+//! reported at once, each with its remedy. The value of a secret never appears in an error or a log.
 
 mod cadence;
 mod chat;
@@ -43,41 +43,41 @@ use crate::{
     retention::Retention,
 };
 
-/// All settings, valid as far as they are given.
+/// All settings; those that are set are valid.
 #[derive(Debug, Clone)]
 pub struct Config {
     chat: chat::Settings,
-    /// Where the history is kept.
+    /// `[database]`
     pub database: Database,
-    /// How fast calls are made, and how much each asks for.
+    /// `[polling]`
     pub polling: Polling,
-    /// How often messages are polled.
+    /// `[cadence.NAME]`
     pub cadences: Cadences,
-    /// Which polls leave a row in the time series.
+    /// `[snapshots]`
     pub snapshots: Snapshots,
-    /// When what is stored is rolled up, and what is old removed.
+    /// `[jobs]`
     pub jobs: Jobs,
-    /// How long what is kept.
+    /// `[retention]`
     pub retention: Retention,
-    /// How much applications may have watched.
+    /// `[limits]`
     pub limits: Bounds,
-    /// Where health, readiness and metrics are served.
+    /// `[http]`
     pub http: Http,
-    /// What is logged, and in which form.
+    /// `[log]`
     pub log: Log,
-    /// All settings with where each came from, secrets redacted.
+    /// All settings with their origins, secrets redacted.
     pub settings: Vec<Setting>,
-    /// Files with secrets that others can read, to be warned of.
+    /// Files with secrets that other users can read, for warnings.
     pub exposed_files: Vec<ExposedFile>,
 }
 
 impl Config {
-    /// Reads the settings: those of `overrides` hold over `environment`, those over `file`, and those over the
-    /// built-in defaults. `environment` may hold other variables; they are left alone. Cron expressions must still
-    /// fire after `now`.
+    /// Loads the settings: `overrides` take precedence over `environment`, that over `file`, and that over the
+    /// built-in defaults. Other variables in `environment` are ignored. Cron expressions must match a time after
+    /// `now`.
     ///
     /// # Errors
-    /// If the file or a secret's file can't be read, or a key is unknown, refused, or at odds with another.
+    /// If the file or a secret's file can't be read, or a key is unknown, invalid, or excluded by another.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
@@ -98,19 +98,19 @@ impl Config {
         }
     }
 
-    /// What a client of Tencent Chat needs.
+    /// The settings of a Tencent Chat client.
     ///
     /// # Errors
-    /// If the app, the credential or the destination is missing; all that is missing is named.
+    /// If the app, the credential or the destination is missing; names everything that is missing.
     pub fn chat(&self) -> Result<Chat, ConfigError> {
         let mut problems = Problems::default();
         self.chat.complete(&mut problems).ok_or_else(|| problems.into_error(|_| None))
     }
 
-    /// What a signature needs.
+    /// The settings of a signature.
     ///
     /// # Errors
-    /// If the app or the credential is missing; all that is missing is named.
+    /// If the app or the credential is missing; names everything that is missing.
     pub fn signing(&self) -> Result<Signing, ConfigError> {
         let mut problems = Problems::default();
         self.chat.signing(&mut problems).ok_or_else(|| problems.into_error(|_| None))

@@ -1,7 +1,7 @@
-//! What analysts take away: the columns of each dataset, and files of them in CSV or Parquet.
+//! Exports for analysts: the columns of each dataset, and files of them in CSV or Parquet.
 //!
-//! Pure but for the writer that it is handed: it knows neither SQL nor the names of files, and it never holds more rows
-//! than one row group, however many there are.
+//! Pure except for the writer it is given: it knows neither SQL nor file names, and never holds more than one row
+//! group, however many rows there are.
 
 mod batch;
 mod csv;
@@ -14,10 +14,10 @@ use chrono::{Days, NaiveTime};
 pub use self::batch::{BATCH, Batch, Values, push_text};
 use crate::domain::Timestamp;
 
-/// What can be exported.
+/// A dataset that can be exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dataset {
-    /// Every change of counts that was seen: the view `receipt_history`, by `polled_at`.
+    /// Every observed change of counts: the view `receipt_history`, by `polled_at`.
     Snapshots,
     /// One row per message: the view `message_milestones`, by `sent_at`.
     Milestones,
@@ -25,12 +25,12 @@ pub enum Dataset {
     Hourly,
 }
 
-/// How a file of rows is written.
+/// The format of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// RFC 4180 with a line of names first, but line feeds alone. Null is empty.
+    /// RFC 4180 with a header line, but with LF as line end. Null is empty.
     Csv,
-    /// The same for programs that take text which begins with = + - @ for a formula: a ' stands before it.
+    /// The same for programs that interpret text beginning with = + - @ as a formula: it is preceded by a '.
     Spreadsheet,
     /// Apache Parquet, compressed with Snappy.
     Parquet,
@@ -39,49 +39,49 @@ pub enum Format {
 /// A column of a dataset.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
-    /// Its name, as in SQL.
+    /// The name, as in SQL.
     pub name: &'static str,
-    /// What its values are.
+    /// The type of its values.
     pub kind: Kind,
     /// Whether values may be missing.
     pub is_nullable: bool,
 }
 
-/// What the values of a column are.
+/// The type of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// UTF-8.
     Text,
-    /// Whole numbers of 32 bits.
+    /// 32-bit integers.
     Integer,
-    /// Whole numbers of 64 bits.
+    /// 64-bit integers.
     Bigint,
-    /// Floating point numbers of 64 bits.
+    /// 64-bit floating point numbers.
     Double,
-    /// Points in time, to the microsecond.
+    /// Times, in microseconds.
     Time,
 }
 
 /// Writes rows, batch by batch.
 pub trait Writer: Send {
-    /// Takes rows. They may be held back until there are enough.
+    /// Writes rows, or buffers them until there are enough.
     ///
     /// # Errors
-    /// If they can't be written.
+    /// If writing fails.
     fn write(&mut self, batch: Batch) -> io::Result<()>;
 
-    /// Writes what was held back, and what belongs at the end.
+    /// Writes buffered rows and the end of the file.
     ///
     /// # Errors
-    /// If that can't be written.
+    /// If writing fails.
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 impl Format {
-    /// Begins a file of these columns.
+    /// Begins a file with these columns.
     ///
     /// # Errors
-    /// If nothing can be written.
+    /// If writing fails.
     pub fn begin(self, columns: &'static [Column], out: Box<dyn Write + Send>) -> io::Result<Box<dyn Writer>> {
         Ok(match self {
             Self::Csv => Box::new(csv::CsvWriter::begin(columns, out, false)?),
@@ -92,7 +92,7 @@ impl Format {
 }
 
 impl Dataset {
-    /// Its columns, in the order in which they are read and written.
+    /// Its columns, in the order of reading and writing.
     pub fn columns(self) -> &'static [Column] {
         match self {
             Self::Snapshots => SNAPSHOTS,
@@ -102,8 +102,8 @@ impl Dataset {
     }
 }
 
-/// The UTC days between two times, the first and the last cut at them: from the first moment of each until before the
-/// second.
+/// Splits a time span into UTC days, the first and the last cut at its ends: from the first time of each, inclusive,
+/// to the second, exclusive.
 pub fn days(from: Timestamp, until: Timestamp) -> impl Iterator<Item = (Timestamp, Timestamp)> {
     let mut next = from;
     std::iter::from_fn(move || {

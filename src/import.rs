@@ -1,8 +1,8 @@
 //! Reads watch lists in CSV: `group_id,msg_seq,sent_at`, a line each, and a column `label.NAME` for each label.
 //!
-//! Bytes go in, messages to watch or bad lines come out, one at a time: a bad line never stops the rest, and no input makes
-//! it take more than a line's memory. A file that is of another kind is refused at its first line, before anything of it is
-//! taken for what it is not. A quoted field can't hold a line break, since no group id can.
+//! In: bytes. Out: messages to watch or bad lines, one at a time. A bad line never stops the rest, and no input takes
+//! more memory than a line. A file of another kind is refused at its first line, before any of it is misread. A
+//! quoted field can't contain a line break, since no group id can.
 
 mod columns;
 #[cfg(test)]
@@ -17,10 +17,10 @@ pub use self::columns::time;
 use self::columns::{Columns, USUAL};
 use crate::domain::{GroupId, Labels, MsgSeq, Timestamp};
 
-/// The longest line that is read, in bytes. A group id has at most 47.
+/// Maximum length of a line, in bytes. A group id has at most 47.
 const MAX_LINE: usize = 4_096;
 
-/// A message can't be sent later than this after now: clocks differ, and so do notions of time zones. The function
+/// Maximum time of sending after now, since clocks differ, and so do interpretations of time zones. The function
 /// `receiptd.watch_keys` has the same bound.
 pub const AHEAD: TimeDelta = TimeDelta::days(1);
 
@@ -29,15 +29,15 @@ pub const AHEAD: TimeDelta = TimeDelta::days(1);
 pub struct WatchLine {
     /// Its group.
     pub group: GroupId,
-    /// Its number in the group.
+    /// Its number within the group.
     pub seq: MsgSeq,
-    /// When it was sent; `None` if the line does not say.
+    /// Time of sending; `None` if the line has none.
     pub sent_at: Option<Timestamp>,
     /// What its owner notes about it.
     pub labels: Labels,
 }
 
-/// Why a line is not a message to watch.
+/// Why a line is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadLine(String);
@@ -51,34 +51,34 @@ pub enum ReadError {
     /// The input could not be read.
     #[error("reading the input failed")]
     Io(#[from] io::Error),
-    /// It is not a watch list. Nothing of it was taken.
+    /// The input is not a watch list. None of it was used.
     #[error("line {line}: {why}")]
     NoWatchList {
         /// The first line with text, from 1.
         line: u64,
-        /// Why, and what helps.
+        /// The reason and the remedy.
         why: String,
     },
 }
 
-/// The lines of a CSV file with their numbers, from 1. They end with LF, CR or both. A first line that names the columns sets
-/// their order; columns of other names are passed over. Empty lines are left out.
+/// The lines of a CSV file with their numbers, from 1. Lines end with LF, CR or both. A header line sets the order of
+/// the columns; other columns are ignored. Empty lines are skipped.
 pub struct Lines<R> {
     input: R,
-    /// No message was sent later.
+    /// Maximum time of sending.
     latest: Timestamp,
     number: u64,
     bytes: u64,
-    /// Not known before the first line with text.
+    /// `None` before the first line with text.
     columns: Option<Columns>,
     line: Vec<u8>,
-    /// An LF that comes next belongs to the CR before.
+    /// A following LF belongs to the CR before it.
     after_cr: bool,
-    /// Kept, since making one costs more than reading a line.
+    /// Reused, since creating one costs more than parsing a line.
     parser: csv_core::Reader,
 }
 
-/// What reading a line came to.
+/// The result of reading a line.
 enum Read {
     End,
     Line,
@@ -86,14 +86,14 @@ enum Read {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Reads from `input`. Times after `now` and a day are mistakes.
+    /// Reads from `input`. Times more than a day after `now` are errors.
     pub fn new(input: R, now: Timestamp) -> Self {
         let parser = csv_core::Reader::new();
         let latest = now.checked_add_signed(AHEAD).unwrap_or(now);
         Self { input, latest, number: 0, bytes: 0, columns: None, line: Vec::new(), after_cr: false, parser }
     }
 
-    /// How many bytes have been read.
+    /// The number of bytes read.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -101,7 +101,7 @@ impl<R: BufRead> Lines<R> {
     /// The next line with its number.
     ///
     /// # Errors
-    /// If the input can't be read, or is no watch list.
+    /// If the input can't be read, or is not a watch list.
     pub fn next_line(&mut self) -> Result<Option<Numbered>, ReadError> {
         loop {
             let read = self.read_line()?;
@@ -123,7 +123,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Reads a line without its end. Of one that is too long its beginning is kept.
+    /// Reads a line without its end. A line that is too long is truncated.
     fn read_line(&mut self) -> io::Result<Read> {
         self.line.clear();
         let (mut is_too_long, mut has_any) = (false, false);
@@ -163,10 +163,10 @@ impl<R: BufRead> Lines<R> {
         })
     }
 
-    /// The first line with text: names of columns, for which there is nothing, or a message. Anything else is no watch list.
+    /// The first line with text: a header, which returns nothing, or a message. Anything else is not a watch list.
     fn first(&mut self) -> Result<Result<Option<WatchLine>, BadLine>, String> {
         if self.line.contains(&0) || self.line.starts_with(b"\xff\xfe") || self.line.starts_with(b"\xfe\xff") {
-            return Err("the text is UTF-16, or no text at all: save it as UTF-8".to_owned());
+            return Err("the text is UTF-16 or not text at all: save it as UTF-8".to_owned());
         }
         let fields = fields(&mut self.parser, &self.line).map_err(|error| format!("the line {error}"))?;
         if fields.len() == 1
@@ -181,8 +181,8 @@ impl<R: BufRead> Lines<R> {
         let is_data = (2..=3).contains(&fields.len()) && fields[1].trim().parse::<i64>().is_ok();
         if !is_data {
             return Err(
-                "the first line is neither a message to watch, as group_id,msg_seq or group_id,msg_seq,sent_at, nor \
-                        does it name the columns group_id and msg_seq"
+                "the first line is neither a message (group_id,msg_seq or group_id,msg_seq,sent_at) nor a header \
+                 with the columns group_id and msg_seq"
                     .to_owned(),
             );
         }
@@ -190,8 +190,8 @@ impl<R: BufRead> Lines<R> {
             && let Some(name) = other_separator(&fields[0])
         {
             return Err(format!(
-                "by its commas this is message {} of the group {:?}, but the fields may be separated by {name}: separate \
-                 them by commas, or put the group id in quotes",
+                "split by commas, this is message {} of the group {:?}, but the fields may be separated by {name}: \
+                 separate them by commas, or put the group id in quotes",
                 fields[1].trim(),
                 fields[0].trim()
             ));
@@ -210,21 +210,23 @@ fn parse(
 ) -> Result<WatchLine, BadLine> {
     let fields = fields(parser, line)?;
     if has_blank_before_quote(line) {
-        return bad("has a blank before a quote: a quote follows the comma at once".to_owned());
+        return bad("has a blank before a quote: put the quote directly after the comma".to_owned());
     }
-    // Blanks beside a comma are no part of an id, but in quotes.
+    // Blanks next to a comma are not part of an id, unless in quotes.
     let message = columns.message(&fields, !line.contains(&b'"'))?;
     match message.sent_at {
-        Some(sent_at) if sent_at > latest => bad(format!("time {} is more than a day ahead", sent_at.to_rfc3339())),
+        Some(sent_at) if sent_at > latest => {
+            bad(format!("time {} is more than a day in the future", sent_at.to_rfc3339()))
+        }
         _ => Ok(message),
     }
 }
 
-/// What stands between fields in files that programs call CSV, too.
+/// Other separators in files that programs also call CSV.
 const SEPARATORS: [(char, &str); 3] = [(';', "semicolons (;)"), ('\t', "tabs"), ('|', "bars (|)")];
 
-/// What separates a group from a message number within `field`: then a comma that follows is no separator, but a part of a
-/// number or a time.
+/// The separator between a group and a message number within `field`, if any: then a following comma is not a
+/// separator, but part of a number or a time.
 fn other_separator(field: &str) -> Option<&'static str> {
     let separates = |(separator, _): &&(char, _)| {
         field.split(*separator).nth(1).is_some_and(|seq| seq.trim().parse::<i64>().is_ok())
@@ -232,7 +234,7 @@ fn other_separator(field: &str) -> Option<&'static str> {
     SEPARATORS.iter().find(separates).map(|(_, name)| *name)
 }
 
-/// Whether a field of the line begins with blanks and then a quote, which would be taken for a part of its text.
+/// Whether a field of the line begins with blanks and then a quote, which would be parsed as part of its text.
 fn has_blank_before_quote(line: &[u8]) -> bool {
     let mut rest = line;
     loop {
@@ -258,16 +260,16 @@ fn bad<T>(reason: String) -> Result<T, BadLine> {
     Err(BadLine(reason))
 }
 
-/// The fields of one line, as RFC 4180 quotes them.
+/// The fields of a line, quoted as in RFC 4180.
 fn fields(parser: &mut csv_core::Reader, line: &[u8]) -> Result<Vec<String>, BadLine> {
-    // Whatever the line before was, this one is read by itself.
+    // Each line is parsed independently of the line before.
     parser.reset();
     // A line break ends the record; a field can't be longer than its line.
     let input = [line, b"\n"].concat();
     let (mut output, mut ends) = (vec![0; input.len()], vec![0; input.len() + 1]);
     let (result, _, written, count) = parser.read_record(&input, &mut output, &mut ends);
     if result != ReadRecordResult::Record {
-        return bad("has a quoted field that does not end".to_owned());
+        return bad("has a quoted field without a closing quote".to_owned());
     }
     let mut start = 0;
     let mut fields = Vec::with_capacity(count);

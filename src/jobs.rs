@@ -1,6 +1,7 @@
-//! The jobs of a term: rolling up and removing what is old, each when its cron expression says so.
+//! The jobs of a term: the roll-up and retention, each run by its cron expression.
 //!
-//! A job that fails is tried again at its next time; what it had done is kept. Nothing here polls or waits for polls.
+//! A failed job is retried at its next scheduled time and keeps what it has done. Nothing here polls or waits for
+//! polls.
 
 mod retention;
 mod rollup;
@@ -22,17 +23,17 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The clock is looked at this often: so a job is late by so much, and a clock that was set is noticed.
+/// How often the clock is checked: the maximum lateness of a job, and the delay until a clock step is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What jobs need to know.
+/// Settings of the jobs.
 #[derive(Debug, Clone)]
 pub struct JobSettings {
-    /// When hourly rows and gaps are brought up to date.
+    /// When to update hourly rows and gaps.
     pub rollup: Cron,
-    /// When what is old is removed.
+    /// When to remove old data.
     pub retention: Cron,
-    /// What is old.
+    /// How long data is kept.
     pub keep: Retention,
 }
 
@@ -44,7 +45,7 @@ struct Alarm {
 }
 
 impl Alarm {
-    /// Whether its time has come since it was last asked. Times that were slept through count once.
+    /// Whether the time has come since the last call. Missed times count once.
     fn rings(&mut self, now: Timestamp) -> bool {
         let rings = self.cron.next_after(self.heard_at).is_some_and(|next| next <= now);
         // A clock that was set back must not silence it for as long.
@@ -55,7 +56,7 @@ impl Alarm {
     }
 }
 
-/// Runs the jobs until the term is `over`. What is left from before is rolled up at once.
+/// Runs the jobs until the term is `over`. Rolls up pending data immediately.
 pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationToken) {
     let now = store.clock().now();
     let mut rollup = Alarm { cron: settings.rollup, heard_at: now };
@@ -68,7 +69,7 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
             if rollup.rings(now) || std::mem::take(&mut is_first) {
                 said(roll_up(&store, now).await, &mut rollup_trouble, "snapshots could not be rolled up");
             }
-            // Nothing is removed by a clock that is in doubt: the alarm rings when that is over.
+            // Nothing is removed while a clock is in doubt: the alarm goes off when that is over.
             if store.clock().doubt().is_none() && retention.rings(now) {
                 let cleaned = clean(&store, &settings.keep, now).await;
                 said(cleaned, &mut retention_trouble, "old partitions could not be removed");
@@ -93,7 +94,7 @@ async fn clean(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), St
     let removed = enforce(store, keep, now).await?;
     metrics::counter!("receiptd_partitions_dropped_total").increment(removed.partitions);
     if removed.waiting > 0 {
-        tracing::warn!(partitions = removed.waiting, "old partitions wait for their roll-up or for readers");
+        tracing::warn!(partitions = removed.waiting, "old partitions wait to be rolled up or for readers to finish");
     }
     Ok(())
 }
@@ -101,12 +102,12 @@ async fn clean(store: &Store, keep: &Retention, now: Timestamp) -> Result<(), St
 fn said(done: Result<(), StoreError>, trouble: &mut LogThrottle, what: &'static str) {
     let Err(error) = done else {
         if trouble.is_over() {
-            tracing::info!("this job works again: {what} before");
+            tracing::info!("the job works again: {what} before");
         }
         return;
     };
     metrics::counter!("receiptd_job_failures_total").increment(1);
-    error.log(trouble, &format!("{what}: it is tried again at its next time"));
+    error.log(trouble, &format!("{what}: retrying at the next scheduled time"));
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The life of the daemon: what starts in which order, and what stops in which.
+//! The life of the daemon: its start and stop, in order.
 //!
-//! Start: HTTP, which tells from then on how things stand; schema and partitions, as soon as the database lets them; then term
-//! after term of polling. Stop: the term ends, then HTTP, and the connections close.
+//! Start: HTTP, which shows the state from then on; schema and partitions, as soon as the database is available; then
+//! one term of polling after the other. Stop: the term ends, then HTTP, then the connections are closed.
 //!
 //! | token | cancelled by | heard by | then |
 //! |---|---|---|---|
@@ -49,40 +49,41 @@ use crate::{
     term::{TermStatus, Terms, Work, spawn_noted},
 };
 
-/// Everything a daemon needs to know.
+/// Settings of the daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonSettings {
-    /// The app, its credential and where its calls go.
+    /// The app, its credential and the destination of its calls.
     pub chat: ChatSettings,
     /// The database.
     pub database_url: SecretString,
-    /// The most connections to it.
+    /// Maximum number of connections.
     pub max_connections: u32,
-    /// Whether statements are prepared once a connection, unless a proxy is recognised behind which that fails.
+    /// Whether statements are prepared once per connection (unless a proxy is detected, behind which that would
+    /// fail).
     pub prepared_statements: bool,
-    /// How polls are made.
+    /// Rate, batch size and timeouts of polls.
     pub poller: PollerSettings,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
-    /// When what is stored is rolled up, and what is old removed.
+    /// When new data is rolled up and old data removed.
     pub jobs: JobSettings,
-    /// How much applications may have watched.
+    /// How much applications may watch.
     pub limits: Bounds,
-    /// Reads the clock of this machine: [`crate::clock::now`], but for tests.
+    /// Reads this machine's clock: [`crate::clock::now`], except in tests.
     pub wall: fn() -> Timestamp,
-    /// Where HTTP is served, and the metrics that are served there.
+    /// The HTTP address, and the metrics to serve there.
     pub http: Option<(SocketAddr, PrometheusHandle)>,
-    /// What whoever looks there has to give.
+    /// The token that HTTP requires.
     pub http_token: Option<SecretString>,
 }
 
-/// The daemon can't start. What may pass by itself, such as a database that is away, is waited for instead.
+/// The daemon can't start. Transient problems, such as an unavailable database, are waited for instead.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database URL is none.
+    /// The database URL is invalid.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The schema is not for this program.
+    /// The schema does not suit this program.
     #[error(transparent)]
     Schema(#[from] SchemaError),
     /// The HTTP client can't be set up.
@@ -91,24 +92,24 @@ pub enum StartError {
     /// The HTTP listener can't be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// It was told to stop before it had started.
+    /// It was told to stop during the start.
     #[error("stopped before the database answered")]
     Stopped,
 }
 
-/// Other settings can't be taken over. Then the old ones stay.
+/// The new settings can't be applied, and the old ones stay.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The database URL is none.
+    /// The database URL is invalid.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The HTTP client can't be set up.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// Everybody could look.
+    /// Other machines could look without a token.
     #[error(
-        "http.token can't go as long as receiptd listens at {0}, which is reached from other machines: keep it until the next \
-         start, which listens at the new http.listen"
+        "http.token can't be removed while receiptd listens at {0}, which can be reached from other machines: keep \
+         it until the restart that applies the new http.listen"
     )]
     Open(SocketAddr),
 }
@@ -117,9 +118,9 @@ pub enum ReloadError {
 #[derive(Debug)]
 pub struct Daemon {
     stop: CancellationToken,
-    /// Cancelled when all else has ended, so that HTTP tells of the end too.
+    /// Cancelled when everything else has ended, so that HTTP serves until then.
     http_stop: CancellationToken,
-    /// Cancelled once it is known who polls.
+    /// Cancelled once the lease holder is known.
     leader_known: CancellationToken,
     tasks_ended: CancellationToken,
     status: Arc<TermStatus>,
@@ -130,21 +131,22 @@ pub struct Daemon {
     terms: OnceLock<JoinHandle<usize>>,
 }
 
-/// The HTTP side, which stays where it was at the start, whatever the settings say by now.
+/// The HTTP side, which keeps the address of the start.
 #[derive(Debug)]
 struct Http {
     listen: SocketAddr,
     token: Token,
-    /// A connection of its own: clients wait for each other, and nothing that polls waits for them.
+    /// Its own connection: clients wait for each other, and polling waits for none of them.
     store: Store,
     thread: thread::JoinHandle<()>,
 }
 
 impl Daemon {
-    /// Starts everything, until it is known who polls the app. `stop` ends the wait for a database that does not answer.
+    /// Starts everything, and returns when the app's lease holder is known. `stop` ends the wait for an unavailable
+    /// database.
     ///
     /// # Errors
-    /// If the settings can't work, whatever the wait.
+    /// If the settings can't work, however long one waits.
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let daemon = Self::open(settings, stop).await?;
         if let Err(error) = daemon.begin().await {
@@ -154,10 +156,10 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Serves HTTP, until all else has ended. Nothing else is done before [`Self::begin`].
+    /// Serves HTTP until everything else has ended. Does nothing else before [`Self::begin`].
     ///
     /// # Errors
-    /// If the settings can't work, or the address of HTTP can't be had.
+    /// If the settings can't work, or the HTTP address is not available.
     pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let store = store.beside(settings.wall).with_prepared_statements(settings.prepared_statements);
@@ -183,10 +185,10 @@ impl Daemon {
         })
     }
 
-    /// Begins to work as soon as the database answers, and returns when it is known who polls the app.
+    /// Begins to work as soon as the database answers, and returns when the lease holder is known.
     ///
     /// # Errors
-    /// If the schema is not for this program, or it was told to stop before the database answered.
+    /// If the schema does not suit this program, or it was told to stop before the database answered.
     pub async fn begin(&self) -> Result<(), StartError> {
         let prepared = self.status.progress().while_waiting(self.prepare());
         self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;
@@ -209,11 +211,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// Brings the schema up to date and makes the partitions of the days ahead. A database that is away is waited for, and said
-    /// once, then once a minute.
+    /// Upgrades the schema and creates partitions in advance. Waits for an unavailable database, logging that once,
+    /// then once a minute.
     async fn prepare(&self) -> Result<(), SchemaError> {
         let mut trouble = LogThrottle::default();
-        self.status.waits_for(Some("starting: the schema is brought up to date".to_owned()));
+        self.status.waits_for(Some("starting: upgrading the schema".to_owned()));
         loop {
             let error = match prepare(&self.store).await {
                 Ok(()) => break,
@@ -223,7 +225,7 @@ impl Daemon {
             let waits = format!("waiting for the database: {}", error.explain());
             if let Some(count) = trouble.happened(clock::uptime()) {
                 let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
-                tracing::error!(error = cause, count, advice, "the database can't be used yet: trying again");
+                tracing::error!(error = cause, count, advice, "the database is not usable yet: retrying");
                 systemd::notify_status(&waits);
             }
             self.status.waits_for(Some(waits));
@@ -233,16 +235,16 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether it is known who polls.
+    /// Whether the lease holder is known.
     pub fn is_ready(&self) -> bool {
         self.leader_known.is_cancelled()
     }
 
-    /// Goes on by other settings: calls in flight end, and what they brought back is stored, before the first call by the new
-    /// ones. The app, the database (but for its password) and the HTTP address stay what they were at the start.
+    /// Applies new settings: calls in flight end, and their results are stored, before the first call with the new
+    /// ones. The app, the database (except its password) and the HTTP address stay those of the start.
     ///
     /// # Errors
-    /// If the settings can't work. Then the old ones stay.
+    /// If the settings can't work; the old ones stay.
     pub fn reload(&self, settings: DaemonSettings) -> Result<(), ReloadError> {
         let limits = settings.limits;
         if let (Some(Http { listen, .. }), None) = (&self.http, &settings.http_token)
@@ -262,12 +264,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// What others may know of it.
+    /// Its public status.
     pub fn status(&self) -> &TermStatus {
         &self.status
     }
 
-    /// Stops cleanly. Returns how many polls could not be stored.
+    /// Stops cleanly. Returns the number of polls that could not be stored.
     pub async fn stop(self) -> usize {
         self.stop.cancel();
         let lost = match self.terms.into_inner() {
@@ -280,14 +282,14 @@ impl Daemon {
         self.http_stop.cancel();
         if let Some(http) = self.http {
             http.store.close();
-            // It ends at once, whatever its clients do.
+            // It ends immediately, whatever its clients do.
             _ = tokio::task::spawn_blocking(|| http.thread.join()).await;
         }
         self.store.close();
         lost
     }
 
-    /// Ends when the daemon has ended, which it never should by itself.
+    /// Returns when the daemon has ended, which it never should by itself.
     pub async fn ended(&self) {
         self.tasks_ended.cancelled().await;
     }

@@ -1,6 +1,6 @@
-//! Logs go to standard error, in the form that suits who reads it: a person, journald or a log collector.
+//! Logs to standard error, in a format for people, journald or a log collector.
 //!
-//! Standard output is left to what commands answer. Nothing here decides what is worth logging.
+//! Standard output is reserved for results of commands. Nothing here decides what is worth logging.
 
 mod json;
 
@@ -27,12 +27,12 @@ use tracing_subscriber::{
 
 use self::json::Json;
 
-/// What is logged, and in which form.
+/// Level and format of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// A filter in the syntax of tracing's `EnvFilter`, known to be readable, as in `info,receiptd=debug`.
+    /// A valid filter in the syntax of tracing's `EnvFilter`, such as `info,receiptd=debug`.
     pub level: String,
-    /// The form of a line.
+    /// The format of a line.
     pub format: LogFormat,
 }
 
@@ -42,35 +42,35 @@ impl Default for Log {
     }
 }
 
-/// The form of a log line.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Chosen by where standard error goes: journal under systemd, human elsewhere.
+    /// Selected by the type of standard error: journal under systemd, human otherwise.
     #[default]
     Auto,
     /// For people: with time, and with colours on a terminal.
     Human,
     /// For journald, which adds the time itself: a priority prefix, no time, no colours.
     Journal,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Why logging can't begin.
+/// Why logging can't be initialized.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// The filter can't be read, though the configuration took it.
-    #[error("log.level can't be followed: {0}")]
+    /// The filter is invalid, although the configuration accepted it.
+    #[error("invalid log.level: {0}")]
     Filter(#[from] ParseError),
-    /// Logging has begun already.
-    #[error("logging can't begin twice in a process")]
+    /// Logging is initialized already.
+    #[error("logging is initialized already")]
     Twice(#[from] SetGlobalDefaultError),
 }
 
-/// Begins to log to standard error, for the rest of the process.
+/// Initializes logging to standard error for the rest of the process.
 ///
 /// # Errors
-/// If it was begun before.
+/// If it was initialized before.
 pub fn init(log: &Log) -> Result<LogLevel, LoggingError> {
     let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let form = Form::of(log.format, io::stderr().is_terminal(), is_journal(), colours_wanted);
@@ -80,41 +80,41 @@ pub fn init(log: &Log) -> Result<LogLevel, LoggingError> {
     Ok(LogLevel(handle))
 }
 
-/// Prints to standard error why the process ends. Journald gets it as an error, whether logging has begun or not: else a filter
-/// by priority would hide it.
+/// Prints the reason for the end of the process to standard error. Under journald with the priority of an error,
+/// initialized or not, since a filter by priority would hide it otherwise.
 pub fn print_fatal(why: &str) {
     let is_for_journal = is_journal() || FORM.get() == Some(&Form::Journal);
     let text = if is_for_journal { with_priority(Level::ERROR, why) } else { format!("{why}\n") };
-    // Nobody is left who could be told that standard error is closed.
+    // If standard error is closed, nobody can be told.
     _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// The form that logs were begun in.
+/// The format of the initialized log.
 static FORM: OnceLock<Form> = OnceLock::new();
 
-/// What is logged, for as long as the process logs.
+/// A handle to change the log level.
 #[derive(Debug)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// Logs by another filter from now on.
+    /// Applies another filter from now on.
     ///
     /// # Errors
-    /// If the filter can't be read.
+    /// If the filter is invalid.
     pub fn change(&self, level: &str) -> Result<(), LoggingError> {
-        // The subscriber is there until the process ends.
+        // The subscriber lives until the process ends.
         _ = self.0.reload(filter(level)?);
         Ok(())
     }
 }
 
 fn filter(level: &str) -> Result<EnvFilter, ParseError> {
-    // The driver logs parameters of the database URL that it does not know, with their values: one may be a password
-    // under a misspelt name.
+    // The driver logs unknown parameters of the database URL with their values; one may be a password under a
+    // misspelt name.
     EnvFilter::try_new(format!("{level},sqlx_postgres::options=off"))
 }
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Human { colours: bool },
@@ -133,8 +133,8 @@ impl Form {
     }
 }
 
-/// Whether standard error is the stream that systemd made for journald. `JOURNAL_STREAM` alone does not say so: it is
-/// inherited by processes whose output goes elsewhere.
+/// Whether standard error is the stream that systemd made for journald. `JOURNAL_STREAM` alone doesn't prove it,
+/// since processes with redirected output inherit it.
 pub fn is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
@@ -177,7 +177,7 @@ where
     }
 }
 
-/// The text with its syslog priority, by which `journalctl -p` filters, before each of its lines: each is an entry of its own.
+/// The text with its syslog priority, which `journalctl -p` uses, before each of its lines: each is a separate entry.
 fn with_priority(level: Level, text: &str) -> String {
     let priority = priority(level);
     text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
@@ -266,14 +266,14 @@ mod tests {
         let subscriber = subscriber(reload::Layer::new(EnvFilter::new("info")).0, Form::Json, move || writer.clone());
         let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "refused by the host");
         let error = LoggingError::Filter(EnvFilter::try_new("a=b=c").unwrap_err());
-        let nested = anyhow::Error::new(refused).context("connecting failed");
+        let nested = anyhow::Error::new(refused).context("connection failed");
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!(error = AsRef::<dyn std::error::Error>::as_ref(&nested), count = 3_u64, "no database");
             tracing::error!(error = &error as &dyn std::error::Error, "no filter");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let object: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        assert_eq!((&object["error"], &object["count"]), (&"connecting failed".into(), &3.into()));
+        assert_eq!((&object["error"], &object["count"]), (&"connection failed".into(), &3.into()));
         assert_eq!(object["error.sources"], serde_json::json!(["refused by the host"]));
     }
 

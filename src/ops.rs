@@ -1,6 +1,6 @@
-//! The HTTP side of the daemon: a page for people, is it alive, is it ready, what does it count. Read-only.
+//! The HTTP side of the daemon: a page for people, liveness, readiness and metrics. Read-only.
 //!
-//! It has a thread and a connection to the database of its own: no client, and no number of them, holds up polling.
+//! It has its own thread and database connection: no number of clients delays polling.
 
 mod access;
 mod catalogue;
@@ -36,33 +36,33 @@ use crate::{store::Store, term::TermStatus};
 
 /// The HTTP listener can't be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("listening on http.listen = {listen:?} failed: is another process there? Set another address, or \"off\"")]
+#[error("listening on http.listen = {listen:?} failed: is another process using it? Set another address, or \"off\"")]
 pub struct ListenError {
     listen: SocketAddr,
     #[source]
     source: std::io::Error,
 }
 
-/// What the HTTP side tells of.
+/// The state of the HTTP side.
 #[derive(Clone)]
 pub struct Ops {
-    /// The way to the database for the page and `/readyz`. Nobody else uses its connections.
+    /// The store of the page and `/readyz`, with its own connection.
     pub store: Store,
-    /// Who polls, and how that goes.
+    /// The status of the terms.
     pub term: Arc<TermStatus>,
-    /// What whoever looks has to give.
+    /// The required token.
     pub token: Token,
     /// The metrics of this process.
     pub metrics: PrometheusHandle,
-    /// What was last seen of the database.
+    /// Results of the latest database queries.
     pub looks: Arc<Looks>,
 }
 
-/// What takes some work is as new as this, and made once for all who ask within this time.
+/// Maximum age of expensive responses, which are shared by all requests within this time.
 const RENDER_EVERY: Duration = Duration::from_millis(100);
 
-/// What was last made for clients: the metrics and the page in full, and what was seen of the database by the page, and by
-/// `/readyz` of the database itself and of its schema.
+/// The latest shared results: the metrics and the page as sent, the page's data from the database, and for `/readyz`
+/// the checks of the database and its schema.
 #[derive(Debug)]
 pub struct Looks {
     metrics: Look<Bytes>,
@@ -83,7 +83,7 @@ impl Default for Looks {
     }
 }
 
-/// Opens the listener and serves until `stop` is cancelled, on a thread that ends then.
+/// Opens the listener and serves until `stop` is cancelled, on a thread that then ends.
 ///
 /// # Errors
 /// If the address can't be listened on.
@@ -96,7 +96,7 @@ pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Res
         .route("/status.json", get(status::status))
         .route("/metrics", get(render_metrics))
         .layer(from_fn_with_state(ops.token.clone(), access::admit))
-        // Whoever keeps the process alive need not know a secret.
+        // Liveness probes need no secret.
         .route("/healthz", get(health::alive))
         .layer(from_fn(server::guard))
         .with_state(ops);

@@ -1,15 +1,16 @@
-//! The URL of the database, as libpq reads one (PostgreSQL's manual, "Connection URIs"), and how the way there is protected.
+//! The database URL, interpreted like libpq does (PostgreSQL's manual, "Connection URIs"), and how the connection is
+//! protected.
 //!
-//! What is not understood is refused: a parameter that is passed over may have been the one that asked for TLS. No word of the
-//! URL gets into a refusal, but the names of parameters: the rest may be the password. Pure, but for the variables `PG…`, from
-//! which the library takes what the URL leaves open.
+//! Unsupported parts are refused, since an ignored parameter may have been the one that required TLS. Refusals
+//! contain no part of the URL except names of parameters, since the rest may be the password. Pure, except for the
+//! variables `PG…`, from which the library takes defaults.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use reqwest::Url;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// The parameters that are understood.
+/// The supported parameters.
 const KNOWN: [&str; 12] = [
     "application_name",
     "dbname",
@@ -25,17 +26,17 @@ const KNOWN: [&str; 12] = [
     "user",
 ];
 
-const UNREADABLE: &str = "can't be read: give postgres://USER:PASSWORD@HOST:PORT/DATABASE, and write characters such as \
-                          @ : / # % of a password as %40 %3A %2F %23 %25";
+const UNREADABLE: &str = "is invalid: use postgres://USER:PASSWORD@HOST:PORT/DATABASE, and write characters such as \
+    @ : / # % in a password as %40 %3A %2F %23 %25";
 
-/// Where the database is, and how to connect to it.
+/// The database's address, and how to connect.
 #[derive(Clone)]
 pub struct PostgresUrl {
     options: PgConnectOptions,
     has_password: bool,
 }
 
-/// Why the URL can't be used, with what to write instead. It begins with a verb, for a sentence about the URL.
+/// Why the URL can't be used, with the remedy. Begins with a verb, for a sentence about the URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UrlFault(String);
@@ -45,10 +46,10 @@ fn fault<T>(text: impl Into<String>) -> Result<T, UrlFault> {
 }
 
 impl PostgresUrl {
-    /// Reads a URL. `sslmode` is the default where the URL names none, such as `$PGSSLMODE`.
+    /// Parses a URL. `sslmode` is the default if the URL has none, such as `$PGSSLMODE`.
     ///
     /// # Errors
-    /// If it can't be read, or asks for what is not understood.
+    /// If it is invalid or has unsupported parts.
     pub fn parse(text: &str, sslmode: Option<&str>) -> Result<Self, UrlFault> {
         let text = text.trim();
         let (has_host, mut url) = url_of(text)?;
@@ -61,7 +62,7 @@ impl PostgresUrl {
         let value = |wanted: &str| parameters.iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| &**value);
         let (host, hostaddr) = (value("host"), value("hostaddr"));
         if hostaddr.is_some() && (host.is_some() || has_host) {
-            return fault("has hostaddr beside a host: give one of them");
+            return fault("has both hostaddr and a host: use one of them");
         }
         let is_system = value("sslrootcert") == Some("system");
         url.query_pairs_mut().clear();
@@ -72,7 +73,7 @@ impl PostgresUrl {
         url.query_pairs_mut().extend_pairs(kept.iter().map(|(name, value)| (name, value)));
         let mut options = PgConnectOptions::from_str(url.as_str()).map_err(|_| UrlFault(UNREADABLE.to_owned()))?;
         if !has_host && host.is_none() && hostaddr.is_none() {
-            // As psql: the socket where there is one.
+            // Like psql: the socket if there is one.
             options = options.host(PgConnectOptions::new_without_pgpass().get_host());
         }
         if let Some(address) = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
@@ -83,13 +84,13 @@ impl PostgresUrl {
             return fault(SEVERAL_HOSTS);
         }
         if url.username().is_empty() && value("user").is_none() {
-            return fault("names no user: give postgres://USER@HOST:PORT/DATABASE");
+            return fault("has no user: use postgres://USER@HOST:PORT/DATABASE");
         }
         let mode = match (value("sslmode"), sslmode.filter(|mode| !mode.is_empty())) {
             (Some(mode), _) => Some(mode_of(mode)?),
             (None, Some(mode)) => {
                 let mode = mode_of(mode);
-                Some(mode.map_err(|UrlFault(why)| UrlFault(format!("has no sslmode, and $PGSSLMODE instead {why}")))?)
+                Some(mode.map_err(|UrlFault(why)| UrlFault(format!("has no sslmode, and $PGSSLMODE {why}")))?)
             }
             (None, None) => None,
         };
@@ -98,20 +99,20 @@ impl PostgresUrl {
         Ok(Self { options: options.ssl_mode(mode), has_password })
     }
 
-    /// Reads a URL, with `$PGSSLMODE` as the default.
+    /// Parses a URL, with `$PGSSLMODE` as the default.
     ///
     /// # Errors
-    /// If it can't be read, or asks for what is not understood.
+    /// If it is invalid or has unsupported parts.
     pub fn from_environment(text: &str) -> Result<Self, UrlFault> {
         Self::parse(text, std::env::var("PGSSLMODE").ok().as_deref())
     }
 
-    /// How to connect.
+    /// The options of a connection.
     pub fn options(&self) -> &PgConnectOptions {
         &self.options
     }
 
-    /// What somebody on the way to the database could do, if the URL allows for anything.
+    /// What an attacker on the network could do, if the URL allows it.
     pub fn exposure(&self) -> Option<&'static str> {
         if is_local(&self.options) {
             return None;
@@ -119,12 +120,15 @@ impl PostgresUrl {
         match self.options.get_ssl_mode() {
             PgSslMode::VerifyFull => None,
             PgSslMode::VerifyCa => {
-                Some("sslmode=verify-ca: any server with a certificate of the same CA can pass for the database")
+                Some("sslmode=verify-ca: any server with a certificate of the same CA can impersonate the database")
             }
             PgSslMode::Require => {
-                Some("sslmode=require: whoever is on the way can pass for the database, and gets the password")
+                Some("sslmode=require: an attacker on the network can impersonate the database and get the password")
             }
-            _ => Some("sslmode allows for no TLS: whoever is on the way can read the password and all data"),
+            _ => Some(
+                "sslmode allows unencrypted connections: an attacker on the network can read the password and \
+                all data",
+            ),
         }
     }
 }
@@ -151,26 +155,25 @@ impl fmt::Debug for PostgresUrl {
     }
 }
 
-const SEVERAL_HOSTS: &str =
-    "names several hosts: give one, a name or a proxy that leads to the server that takes writes";
+const SEVERAL_HOSTS: &str = "names several hosts: use one, a name or a proxy that leads to the primary";
 
-/// The URL, in which an empty host stands as `localhost`, and whether it names a host.
+/// The URL, with `localhost` for an empty host, and whether it names a host.
 fn url_of(text: &str) -> Result<(bool, Url), UrlFault> {
     let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
     let Some(rest) = rest else {
-        return fault("is no PostgreSQL URL: give postgres://USER:PASSWORD@HOST:PORT/DATABASE");
+        return fault("is not a PostgreSQL URL: use postgres://USER:PASSWORD@HOST:PORT/DATABASE");
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
     if host.contains(',') {
         return fault(SEVERAL_HOSTS);
     }
-    // A password that is not escaped ends the place of the host early, and a part of it would pass for the host or the name.
+    // An unescaped password ends the host part early, and a part of it would pass for the host or the database.
     if path.contains('#') || path.split('?').next().is_some_and(|database| database.contains('@')) {
         return fault(UNREADABLE);
     }
     if host.starts_with('[') && host.contains('%') {
-        return fault("has an address with a zone: give the name of the host, or an address that needs no zone");
+        return fault("has an address with a zone: use the host's name, or an address without a zone");
     }
     let has_host = !host.is_empty() && !host.starts_with(':');
     let at = if user.is_empty() { "" } else { "@" };
@@ -181,21 +184,21 @@ fn url_of(text: &str) -> Result<(bool, Url), UrlFault> {
 
 fn refuse_unknown(parameters: &[(String, String)]) -> Result<(), UrlFault> {
     let Some((name, _)) = parameters.iter().find(|(name, _)| !KNOWN.contains(&name.as_str())) else { return Ok(()) };
-    // A name that is none may be a part of a password.
+    // An invalid name may be part of a password.
     let is_a_name =
         name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-[]".contains(&byte));
     let named = if is_a_name { format!(" {name}") } else { String::new() };
     let hint = match name.as_str() {
-        "ssl" | "tls" | "ssl-mode" | "requiressl" => "; how the way is protected is said by sslmode",
-        "target_session_attrs" => "; receiptd connects to one server, which has to be the one that takes writes",
-        "connect_timeout" => "; receiptd waits for a connection for 5 s",
+        "ssl" | "tls" | "ssl-mode" | "requiressl" => "; use sslmode to configure TLS",
+        "target_session_attrs" => "; receiptd connects to one server, the primary",
+        "connect_timeout" => "; the connection timeout is always 5 s",
         "keepalives" | "keepalives_idle" | "keepalives_interval" | "keepalives_count" | "tcp_user_timeout" => {
             "; receiptd sets it itself"
         }
-        "channel_binding" => "; sslmode=verify-full protects against what it protects against",
+        "channel_binding" => "; use sslmode=verify-full for the same protection",
         _ => "",
     };
-    fault(format!("has a parameter{named} that is not understood{hint}. Known are {}", KNOWN.join(", ")))
+    fault(format!("has a parameter{named}, which is not supported{hint}. Supported are {}", KNOWN.join(", ")))
 }
 
 fn mode_of(text: &str) -> Result<PgSslMode, UrlFault> {
@@ -205,24 +208,29 @@ fn mode_of(text: &str) -> Result<PgSslMode, UrlFault> {
         "require" => PgSslMode::Require,
         "verify-ca" => PgSslMode::VerifyCa,
         "verify-full" => PgSslMode::VerifyFull,
-        "allow" => return fault("has sslmode=allow, which asks for TLS last: give disable, prefer or verify-full"),
+        "allow" => {
+            return fault(
+                "has sslmode=allow, which only uses TLS as a last resort: use disable, prefer or \
+            verify-full",
+            );
+        }
         "no-verify" => {
             return fault(
-                "has sslmode=no-verify, which PostgreSQL does not know: give require, which encrypts and believes any \
+                "has sslmode=no-verify, which PostgreSQL doesn't have: use require, which encrypts but accepts any \
                  certificate, or better verify-full",
             );
         }
-        _ => return fault("has an unknown sslmode: give disable, prefer, require, verify-ca or verify-full"),
+        _ => return fault("has an unknown sslmode: use disable, prefer, require, verify-ca or verify-full"),
     })
 }
 
-/// How the way is protected. Over a network that means a certificate that was looked at, unless less is asked for.
+/// The protection of the connection. Over a network the default is a verified certificate.
 fn protection(mode: Option<PgSslMode>, is_local: bool, roots: Option<&str>) -> Result<PgSslMode, UrlFault> {
     match (mode, roots) {
-        // As libpq: any server can get a certificate that the system trusts.
+        // Like libpq: any server can get a certificate that the system trusts.
         (Some(PgSslMode::VerifyFull) | None, Some("system")) => Ok(PgSslMode::VerifyFull),
-        (Some(_), Some("system")) => fault("has sslrootcert=system, which needs sslmode=verify-full"),
-        // As libpq: who gives a CA wants it to be looked at.
+        (Some(_), Some("system")) => fault("has sslrootcert=system, which requires sslmode=verify-full"),
+        // Like libpq: with a CA given, the certificate is verified.
         (Some(PgSslMode::Require), Some(_)) => Ok(PgSslMode::VerifyCa),
         (Some(mode), _) => Ok(mode),
         (None, None) if is_local => Ok(PgSslMode::Prefer),
@@ -230,7 +238,7 @@ fn protection(mode: Option<PgSslMode>, is_local: bool, roots: Option<&str>) -> R
     }
 }
 
-/// Whether the way does not leave this machine.
+/// Whether the connection stays on this machine.
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host();
     options.get_socket().is_some()
@@ -319,36 +327,33 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_with_what_to_write_instead() {
         for (url, expected) in [
-            ("mysql://me@db/app", "is no PostgreSQL URL"),
-            (
-                "postgres://me@db/app?ssl=true",
-                "parameter ssl that is not understood; how the way is protected is said by sslmode",
-            ),
+            ("mysql://me@db/app", "is not a PostgreSQL URL"),
+            ("postgres://me@db/app?ssl=true", "parameter ssl, which is not supported; use sslmode to configure TLS"),
             ("postgres://me@db/app?channel_binding=require", "channel_binding"),
-            ("postgres://me@db/app?connect_timeout=5", "waits for a connection for 5 s"),
+            ("postgres://me@db/app?connect_timeout=5", "the connection timeout is always 5 s"),
             ("postgres://me@db/app?keepalives_idle=5", "receiptd sets it itself"),
             ("postgres://me@/app?host=/run/postgresql&port=5432,5433", "several hosts"),
             ("postgres://me@[fe80::1%25eth0]/app", "a zone"),
-            ("postgres://me@db/app?sslmod=require", "Known are application_name, dbname"),
-            ("postgres://me@db/app?target_session_attrs=read-write", "takes writes"),
-            ("postgres://me@db/app?sslmode=no-verify", "give require"),
-            ("postgres://me@db/app?sslmode=allow", "give disable, prefer or verify-full"),
+            ("postgres://me@db/app?sslmod=require", "Supported are application_name, dbname"),
+            ("postgres://me@db/app?target_session_attrs=read-write", "the primary"),
+            ("postgres://me@db/app?sslmode=no-verify", "use require"),
+            ("postgres://me@db/app?sslmode=allow", "use disable, prefer or verify-full"),
             ("postgres://me@db/app?sslmode=Verify", "unknown sslmode"),
-            ("postgres://me@db/app?sslmode=require&sslrootcert=system", "needs sslmode=verify-full"),
+            ("postgres://me@db/app?sslmode=require&sslrootcert=system", "requires sslmode=verify-full"),
             ("postgres://me@a,b/app", "several hosts"),
             ("postgres://me@a:5432,b:5433/app", "several hosts"),
             ("postgres://me@/app?host=a,b", "several hosts"),
-            ("postgres://me@db/app?hostaddr=10.0.0.1", "hostaddr beside a host"),
-            ("postgres://db/app", "names no user"),
+            ("postgres://me@db/app?hostaddr=10.0.0.1", "hostaddr and a host"),
+            ("postgres://db/app", "has no user"),
             ("postgres://me:a/b@db/app", "%2F"),
             ("postgres://me:a#b@db/app", "%23"),
-            ("postgres://me@db:port/app", "can't be read"),
+            ("postgres://me@db:port/app", "is invalid"),
         ] {
             let error = PostgresUrl::parse(url, None).expect_err(url).to_string();
             assert!(error.contains(expected), "{url}: {error}");
         }
         let by_environment = PostgresUrl::parse("postgres://me@db/app", Some("always")).unwrap_err().to_string();
-        assert!(by_environment.contains("$PGSSLMODE instead has an unknown sslmode"), "{by_environment}");
+        assert!(by_environment.contains("$PGSSLMODE has an unknown sslmode"), "{by_environment}");
         assert!(PostgresUrl::parse("postgres://me@db/app?sslmode=require", Some("always")).is_ok());
         assert_eq!(
             format!("{:?}", PostgresUrl::parse("postgres://me@db/app", Some("")).unwrap().options.get_ssl_mode()),

@@ -1,6 +1,6 @@
-//! What a daemon is doing now, in one value: for systemd's status line, the log, the page and `receiptd status`.
+//! The state of the daemon in one value, for systemd's status line, the log, the page and `receiptd status`.
 //!
-//! It is made from what is in memory: neither the database nor the service is asked. It holds no secret.
+//! From memory only: neither the database nor the service is asked. Contains no secret.
 
 use std::{
     fmt,
@@ -20,55 +20,55 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-/// What a daemon is doing now.
+/// The state of the daemon.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Who polls.
     pub role: Role,
-    /// The epoch of the lease, while this process holds it.
+    /// The epoch of the lease, if this process holds it.
     pub epoch: Option<i64>,
-    /// What is watched, as last counted.
+    /// Watched messages and groups, as last counted.
     pub watched: Option<Watched>,
-    /// What keeps it from polling, if anything does.
+    /// Why it is not polling, if so.
     pub trouble: Option<String>,
-    /// Why calls wait for a moment, if it isn't known yet whether the app or single groups are refused.
+    /// Why calls are paused, while it is not known whether the app or single groups are refused.
     pub doubt: Option<String>,
-    /// Groups that aren't asked for now, since Tencent Chat refused them.
+    /// Number of groups held back because Tencent Chat refused them.
     pub held_groups: usize,
     /// The first of them.
     pub held: Vec<HeldGroup>,
-    /// What is wrong with the clocks, if anything is: then nothing expires and nothing is removed.
+    /// What is wrong with the clocks, if anything: then nothing expires and nothing is removed.
     pub clock: Option<String>,
     /// Calls on the schedule: messages of a group that are polled together.
     pub scheduled_calls: usize,
-    /// Polls under way.
+    /// Polls in flight.
     pub polls_in_flight: usize,
-    /// Calls a second, over the last ten seconds.
+    /// Calls per second, over the last ten seconds.
     pub calls_per_second: f64,
-    /// Calls a second that are allowed just now: fewer after the service asked to slow down.
+    /// Current rate limit in calls per second, lower after a slow-down.
     pub calls_per_second_allowed: u32,
-    /// Maximum number of messages that a call asks for: fewer than configured if the service takes fewer.
+    /// Maximum number of messages per call, lower than configured if the service accepts fewer.
     pub batch_size: usize,
-    /// How long the most overdue of the polls that have not begun has been due, in seconds.
+    /// Time for which the most overdue poll that has not started has been due, in seconds.
     pub behind_seconds: f64,
     /// The last hour.
     pub last_hour: Hour,
 }
 
-/// What was done within an hour.
+/// Activity within an hour.
 #[derive(Debug, Clone, Serialize)]
 pub struct Hour {
-    /// Attempts by class of their outcome; those that there were.
+    /// Attempts by class of their outcome, without zeros.
     pub calls: Vec<(&'static str, u64)>,
-    /// Messages that they asked for.
+    /// Messages asked for.
     pub messages: u64,
-    /// Receipts that differed from those before.
+    /// Receipts that differed from the previous ones.
     pub changes: u64,
-    /// Rows written to the time series.
+    /// Rows written to `receipt_snapshots`.
     pub snapshots: u64,
-    /// The most attempts that were sent within any second.
+    /// Maximum number of attempts sent within any second.
     pub highest_second: usize,
-    /// How late the latest of the polls was, in seconds.
+    /// Lateness of the latest poll, in seconds.
     pub latest_by_seconds: f64,
 }
 
@@ -87,7 +87,7 @@ impl From<Minute> for Hour {
 }
 
 impl Report {
-    /// What the daemon of `status` is doing.
+    /// The state of the daemon with this `status`.
     pub fn of(status: &TermStatus, now: Instant) -> Self {
         let poller = status.poller();
         let of_poller = |tell: fn(&crate::poller::PollerStatus) -> usize| poller.as_deref().map_or(0, tell);
@@ -119,7 +119,7 @@ impl Report {
             hour.calls.iter().map(|(class, calls)| format!("{class} {}", HumanCount(*calls))).collect();
         let classes = if classes.is_empty() { String::new() } else { format!(" ({})", classes.join(", ")) };
         format!(
-            "the last hour: {}{classes} for {}, {}, {}; at most {} in a second, the latest poll {:.1} s late; {self}",
+            "the last hour: {}{classes} for {}, {}, {}; at most {} in a second, polls up to {:.1} s late; {self}",
             counted(calls, "call"),
             counted(hour.messages, "message"),
             counted(hour.changes, "change"),
@@ -130,7 +130,7 @@ impl Report {
     }
 }
 
-/// One line, as `systemctl status` shows it.
+/// One line, as in `systemctl status`.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.tell_work(f)?;
@@ -144,7 +144,7 @@ impl Report {
             return f.write_str(trouble);
         }
         if let Role::StandingBy(other) = &self.role {
-            let other = other.as_deref().map_or_else(|| "nobody known yet".to_owned(), Holder::in_words);
+            let other = other.as_deref().map_or_else(|| "an unknown holder".to_owned(), Holder::in_words);
             return write!(f, "standing by: this app is polled by {other}");
         }
         match &self.watched {
@@ -157,8 +157,8 @@ impl Report {
         write!(f, ", {:.0} calls/s, {:.1} s behind", self.calls_per_second, self.behind_seconds)?;
         match self.held_groups {
             0 => Ok(()),
-            1 => f.write_str("; 1 group is refused and held"),
-            held => write!(f, "; {} groups are refused and held", HumanCount(held as u64)),
+            1 => f.write_str("; 1 refused group is held back"),
+            held => write!(f, "; {} refused groups are held back", HumanCount(held as u64)),
         }
     }
 }
@@ -193,7 +193,7 @@ mod tests {
     fn the_line_says_what_is_polled_how_fast_and_how_late() {
         assert_eq!(report().to_string(), "polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind");
         let held = Report { held_groups: 1_200, ..report() }.to_string();
-        assert!(held.ends_with("0.4 s behind; 1,200 groups are refused and held"), "{held}");
+        assert!(held.ends_with("0.4 s behind; 1,200 refused groups are held back"), "{held}");
         let one = Report { watched: Some(Watched { groups: 1, messages: 1, quarantined: 0 }), ..report() };
         assert_eq!(one.to_string(), "polling 1 message in 1 group, 187 calls/s, 0.4 s behind");
         let uncounted = Report { watched: None, ..report() };
@@ -214,8 +214,9 @@ mod tests {
     fn an_hour_is_summed_up_in_a_line() {
         assert_eq!(
             report().hour_in_words(),
-            "the last hour: 12,431 calls (success 12,430, retry 1) for 620 messages, 31 changes, 0 snapshots; at most 187 \
-             calls in a second, the latest poll 0.0 s late; polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind"
+            "the last hour: 12,431 calls (success 12,430, retry 1) for 620 messages, 31 changes, 0 snapshots; at \
+             most 187 calls in a second, polls up to 0.0 s late; polling 12,431 messages in 310 groups, 187 calls/s, \
+             0.4 s behind"
         );
     }
 }

@@ -1,8 +1,8 @@
-//! One term after the other: stand by until the lease of the app can be had, poll under it, until it is lost or the daemon
-//! stops.
+//! One term after the other: stands by until it gets the app's lease, and polls under it until it is lost or the
+//! daemon stops.
 //!
-//! Everything that polls or writes lives within a term and ends with it. Nothing here decides who may have the lease: see
-//! [`crate::lease`].
+//! Everything that polls or writes lives within a term and ends with it. Nothing here decides who may have the lease:
+//! see [`crate::lease`].
 
 mod shift;
 mod status;
@@ -24,23 +24,23 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// What the database did not answer is asked again after this time.
+/// Delay before an unanswered database query is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the terms of one daemon have in common.
+/// The common state of all terms of a daemon.
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub store: Store,
-    /// What is polled by; when it changes, polling goes on by the new one.
+    /// The current settings; a change starts a new shift.
     pub work: watch::Receiver<Arc<Work>>,
     pub status: Arc<TermStatus>,
-    /// Cancelled once it is known who polls.
+    /// Cancelled once the lease holder is known.
     pub leader_known: CancellationToken,
     pub holder: Holder,
 }
 
 impl Terms {
-    /// Serves until `stop`, or until a part fails. Returns how many polls could not be stored.
+    /// Runs until `stop`, or until a part fails. Returns the number of polls that could not be stored.
     pub async fn run(self, stop: CancellationToken) -> usize {
         let mut lost = 0;
         while let Some(store) = self.stand_by(&stop).await {
@@ -70,7 +70,7 @@ impl Terms {
                 }
                 Err(error) => {
                     self.status.lease.contender().lost_sight();
-                    error.log(&mut trouble, "it can't be seen who polls this app: standing by");
+                    error.log(&mut trouble, "the lease can't be read: standing by");
                     ASK_AGAIN
                 }
             };
@@ -81,7 +81,7 @@ impl Terms {
     async fn try_to_take(&self) -> Result<Option<i64>, StoreError> {
         let row = self.store.look_at_lease().await?;
         let own = self.holder.to_string();
-        // What was taken without an answer is found to be one's own.
+        // A lease taken by an unanswered query turns out to be ours.
         let is_free = |holder: &str| holder == own || self.holder.is_dead(holder);
         let verdict = self.status.lease.contender().saw(row.as_ref(), is_free, clock::uptime());
         if verdict == Verdict::Wait {
@@ -125,7 +125,7 @@ impl Terms {
         self.status.lease.contender().lost();
         if is_held && let Err(error) = store.release_lease().await {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the lease could not be given back: another receiptd has to wait until it ends");
+            tracing::warn!(error, "the lease could not be released: another receiptd has to wait until it ends");
         }
         sum
     }
@@ -139,9 +139,9 @@ impl Terms {
         let change = tokio::spawn(async move {
             tokio::select! {
                 () = session_over.cancelled() => {}
-                // Without a sender there are no changes any more.
+                // Without a sender there are no more changes.
                 Ok(()) = changes.changed() => {
-                    tracing::info!("the settings have changed: calls in flight end, then polling goes on by the new ones");
+                    tracing::info!("settings changed: draining in-flight calls, then resuming with the new settings");
                     session_over.cancel();
                 }
             }
@@ -162,12 +162,12 @@ async fn renew(store: Store, lease: Arc<Lease>, term_over: CancellationToken, te
             (Ok(true), Some(epoch)) => {
                 lease.contender().holds(epoch, asked_at);
                 if trouble.is_over() {
-                    tracing::info!("the lease is renewed again");
+                    tracing::info!("lease renewed again");
                 }
                 RENEW_EVERY
             }
             (Ok(_), _) => {
-                tracing::warn!("another receiptd has taken over: this one polls no more and stands by");
+                tracing::warn!("another receiptd has taken over: standing by");
                 lease.contender().lost();
                 term_over.cancel();
                 return false;
@@ -181,7 +181,7 @@ async fn renew(store: Store, lease: Arc<Lease>, term_over: CancellationToken, te
     true
 }
 
-/// Starts a part whose end, by a panic too, is noted.
+/// Starts a part whose end, even by a panic, is noted.
 pub(crate) fn spawn_noted<T: Send + 'static>(
     ended: &CancellationToken,
     part: impl Future<Output = T> + Send + 'static,

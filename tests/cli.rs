@@ -1,4 +1,4 @@
-//! The command line as its users meet it.
+//! The command line from its users' view.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, io::Write, path::Path, process::Stdio};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/receiptd.toml");
 
-/// receiptd with nothing in its environment.
+/// receiptd with an empty environment.
 fn receiptd() -> Command {
     let mut command = Command::cargo_bin("receiptd").unwrap();
     command.env_clear();
@@ -46,7 +46,7 @@ fn the_shipped_file_is_valid_and_its_placeholder_is_pointed_out() {
         "default: every 1m until 1h old, every 10m until 1d old, every 1h until 7d old, every 6h until 30d old",
         "a private PostgreSQL",
         "http://127.0.0.1:9464",
-        "Mind: key: chat.secret_key is the example",
+        "Warning: key: chat.secret_key is the example",
     ] {
         assert!(out.contains(words), "{words:?} in:\n{out}");
     }
@@ -96,7 +96,11 @@ fn a_key_that_can_not_be_one_is_pointed_out() {
         (digits.replace('0', "０"), false),
     ] {
         let (code, out, err) = run(check(REFERENCE).env("RECEIPTD_CHAT__SECRET_KEY", &key));
-        assert_eq!((code, out.contains("is not of 64 digits"), err.as_str()), (0, !is_usual, ""), "{key:?}: {out}");
+        assert_eq!(
+            (code, out.contains("does not consist of 64 digits"), err.as_str()),
+            (0, !is_usual, ""),
+            "{key:?}: {out}"
+        );
         assert!(!out.contains(&digits[2..12]), "{out}");
     }
 }
@@ -194,7 +198,7 @@ fn a_full_standard_output_is_a_failure_and_no_panic() {
     }
 }
 
-/// A manual page, of which groff has nothing to complain.
+/// A manual page that groff renders without warnings.
 fn man(page: &[&str]) -> String {
     let (code, page, _) = run(receiptd().arg("man").args(page));
     assert_eq!(code, 0);

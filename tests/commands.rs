@@ -1,5 +1,5 @@
-//! Commands beside the daemon as their users meet them: what they say of a database, and how they end. The real binary,
-//! real Postgres servers, and nobody polling.
+//! Commands next to the daemon, from their users' view: their results for a database, and their exit codes. The real
+//! binary, real PostgreSQL servers, no poller.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -28,7 +28,7 @@ const ASKING: [&[&str]; 10] = [
     &["seed", "--messages", "10"],
 ];
 
-/// receiptd with nothing in its environment but the app and the way to its programs.
+/// receiptd with nothing in its environment except the app and the path of its programs.
 fn receiptd(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).stdin(Stdio::null());
@@ -47,7 +47,7 @@ fn run_on(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) 
     run(receiptd(arguments).env("DATABASE_URL", database.url()))
 }
 
-/// What a command answers of a database, as JSON.
+/// A command's output for a database, as JSON.
 fn json(database: &TestDatabase, arguments: &[&str]) -> Value {
     let (_, out, err) = run_on(database, &[arguments, &["--json"]].concat());
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"))
@@ -59,7 +59,7 @@ async fn migrated() -> TestDatabase {
     database
 }
 
-/// A daemon that polls, as the database knows it, and its last call.
+/// A daemon that polls, according to the database, and its last call.
 fn polled(database: &TestDatabase, class: &str, code: i64, error: &str) {
     database.psql(&format!(
         "SELECT receiptd.watch_messages({APP}, 'team', array[1]);
@@ -77,7 +77,7 @@ fn no_command_that_asks_makes_a_private_database() {
     for arguments in ASKING {
         let (code, out, err) = run(receiptd(arguments).env("STATE_DIRECTORY", place.path()));
         assert_eq!((code, out.as_str(), err.lines().count()), (78, "", 1), "{arguments:?}: {err}");
-        let missing = format!("there is no private PostgreSQL at {}/postgres", place.path().display());
+        let missing = format!("this account can't use a private PostgreSQL at {}/postgres", place.path().display());
         for part in [missing.as_str(), "LoadCredential=database.url:receiptd.database.url receiptd"] {
             assert!(err.contains(part), "{arguments:?}: {part} is not in {err}");
         }
@@ -105,8 +105,8 @@ fn check_minds_a_private_database_that_is_not_there() {
     let answer: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
     let findings = answer["findings"].as_array().unwrap();
     let database = findings.iter().find(|finding| finding["check"] == "database").unwrap();
-    assert_eq!(database["verdict"], "mind");
-    assert!(database["found"].to_string().contains("no private PostgreSQL"), "{database}");
+    assert_eq!(database["verdict"], "warning");
+    assert!(database["found"].to_string().contains("can't use a private PostgreSQL"), "{database}");
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing was made");
 }
 
@@ -194,7 +194,7 @@ async fn an_app_that_is_refused_is_told_before_anything_else_with_what_helps() {
     let said = "Tencent Chat refuses the app's calls with code 70009: the signature is wrong: the signature is wrong: check \
                 chat.secret_key, chat.sdk_app_id and chat.identifier";
     let (_, out, _) = run_on(&database, &["explain", "team", "1"]);
-    assert!(out.starts_with(&format!("No message of this app is polled: {said}.\n")), "{out}");
+    assert!(out.starts_with(&format!("No message of this app is being polled: {said}.\n")), "{out}");
     assert_eq!(json(&database, &["explain", "team"])["trouble"], said);
     let (_, out, _) = run_on(&database, &["status"]);
     assert!(
@@ -221,7 +221,7 @@ async fn check_makes_no_call_beside_a_daemon_and_tells_what_its_last_one_came_to
         "{out}"
     );
     assert!(out.contains("Failed: service: http://127.0.0.1:1 gives no answer that is Tencent Chat's"), "{out}");
-    assert!(!out.contains("list of all codes"), "nobody has refused anything: {out}");
+    assert!(!out.contains("see the error codes"), "there was no refusal: {out}");
     polled(&database, "success", 0, "");
     let (_, out, _) = check();
     assert!(
@@ -229,7 +229,7 @@ async fn check_makes_no_call_beside_a_daemon_and_tells_what_its_last_one_came_to
         "{out}"
     );
     assert!(out.contains("Ok: lease: held by vm (process 7)\n"), "{out}");
-    // Over, by the database's clock: its last call says nothing of what would happen now.
+    // Over, by the database's clock: its last call doesn't tell what would happen now.
     database.psql("UPDATE receiptd.poller_leases SET expires_at = now() - interval '1 second'");
     let (_, out, _) = check();
     assert!(out.contains("Failed: service") && out.contains("Ok: lease: free"), "{out}");
@@ -259,7 +259,7 @@ async fn plan_counts_messages_that_have_no_slot_yet_by_the_calls_that_they_will_
         plan["hours"][0]["calls_per_second"].as_f64().unwrap() * 3_600.0
     };
     assert_eq!(plan(), 0.0);
-    // 51 and 1 messages of two groups, 50 in a call: three calls, one in ten minutes at this age.
+    // 51 messages and 1 message in two groups, 50 per call: three calls, one per ten minutes at this age.
     let watch = "array(SELECT generate_series(1, 51)::bigint), sent_at => now() - interval '5 hours'";
     database.psql(&format!("SELECT receiptd.watch_messages({APP}, 'team', {watch})"));
     database.psql(&format!(

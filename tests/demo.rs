@@ -1,4 +1,4 @@
-//! `receiptd demo` and `receiptd simulate` as a newcomer meets them.
+//! `receiptd demo` and `receiptd simulate` from a newcomer's view.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -17,7 +17,7 @@ fn start(directory: &ScratchDirectory, arguments: &[&str]) -> Child {
 fn start_with(directory: &ScratchDirectory, arguments: &[&str], variables: &[(&str, &str)]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-    // Where the demo keeps its server.
+    // The data directory of the demo's server.
     command.env("STATE_DIRECTORY", directory.path().join("state"));
     command.envs(variables.iter().copied());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -48,7 +48,7 @@ fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
             "SELECT * FROM receiptd.latest_receipts",
             "calls/s",
             "calls in any second",
-            "are stored: all of them",
+            "different counts; all ",
         ] {
             assert!(out.contains(words), "{words:?} is missing in:\n{out}");
         }
@@ -63,7 +63,7 @@ fn the_demo_calls_its_service_past_any_proxy_of_the_environment() {
     let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"].map(|name| (name, "http://127.0.0.1:1"));
     let (code, out, err) = rest(start_with(&directory, &["demo", "--for", "4s"], &proxies));
     assert_eq!(code, Some(0), "{out}{err}");
-    assert!(out.contains("calls, 0 of which failed") && out.contains("are stored: all of them"), "{out}");
+    assert!(out.contains("calls, 0 of which failed") && out.contains("different counts; all "), "{out}");
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
     let mut line = String::new();
     while !line.contains("psql ") {
         line.clear();
-        assert!(out.read_line(&mut line).unwrap() > 0, "the demo ended before it said how to open psql");
+        assert!(out.read_line(&mut line).unwrap() > 0, "the demo ended before it printed how to open psql");
     }
-    // As a service that can't be reached would leave it.
+    // As an unreachable service would leave it.
     let fail = "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN NEW.class := 'retry'; NEW.code := NULL; NEW.error := 'connecting failed'; RETURN NEW; END $$;
         CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON receiptd.api_calls FOR EACH ROW EXECUTE FUNCTION public.fail();
@@ -111,7 +111,7 @@ fn the_demo_ends_cleanly_when_it_is_interrupted_and_another_one_meanwhile_is_ref
     out.read_to_string(&mut told).unwrap();
     let (code, _, err) = rest(demo);
     assert_eq!(code, Some(0), "{told}{err}");
-    assert!(told.contains("are stored: all of them"), "{told}");
+    assert!(told.contains("different counts; all "), "{told}");
     assert!(no_server_is_left(&directory));
 }
 

@@ -1,4 +1,4 @@
-//! `receiptd export` as its users meet it: the real binary, a real Postgres, and files read back.
+//! `receiptd export` from its users' view: the real binary, a real PostgreSQL, and files read back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "common/mod.rs"]
@@ -20,7 +20,7 @@ use parquet::{
     record::Field,
 };
 
-/// Two apps, two days and a bit, and every column with and without a value.
+/// Two apps, a little more than two days, and every column with and without a value.
 const ROWS: &str = r#"
     SELECT receiptd.ensure_partition('receipt_snapshots', day::date)
     FROM generate_series(timestamp '2026-11-01', '2026-11-03', '1 day') AS day;
@@ -51,7 +51,7 @@ const ROWS: &str = r#"
     SELECT group_key, '2026-11-02 23:00+00' FROM receiptd.watched_groups;
 "#;
 
-/// The same rows as the database shows them: what is exported is compared with that.
+/// The same rows as the database shows them, to compare with the export.
 const SHOWN: [(&str, &str); 3] = [
     (
         "snapshots",
@@ -99,7 +99,7 @@ async fn seeded() -> TestDatabase {
     database
 }
 
-/// Adds snapshots of messages of their own.
+/// Adds snapshots of separate messages.
 fn add_snapshots(database: &TestDatabase, count: u32) {
     database.psql(&format!(
         "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
@@ -108,11 +108,11 @@ fn add_snapshots(database: &TestDatabase, count: u32) {
     ));
 }
 
-/// What an export must be, in the words of the database itself.
+/// What an export must contain, according to the database itself.
 fn expected(database: &TestDatabase, sql: &str) -> String {
     let times = r#"SET timezone = 'UTC'; SET datestyle = 'ISO'"#;
     let copied = database.psql(&format!("{times}; COPY ({sql}) TO STDOUT (FORMAT csv, HEADER)"));
-    // The database shows times as 2026-11-01 00:00:00+00, and digits of the second where there are any.
+    // The database shows times as 2026-11-01 00:00:00+00, with fractions of the second if there are any.
     let field = |field: &str| match field.strip_suffix("+00") {
         Some(time) => {
             let (whole, fraction) = time.split_once('.').unwrap_or((time, ""));
@@ -120,8 +120,8 @@ fn expected(database: &TestDatabase, sql: &str) -> String {
         }
         None => field.to_owned(),
     };
-    // Whole ones of the columns of kind double are written with a digit after the point, which the database leaves out. From the
-    // end, since a group id may have a comma in it.
+    // Whole numbers in columns of type double are exported with a digit after the point, which the database omits.
+    // From the end, since a group id may contain a comma.
     let names: Vec<&str> = copied.lines().next().unwrap().split(',').rev().collect();
     let is_real = |place: usize| names.get(place).is_some_and(|name| name.contains("rate") || *name == "coverage");
     let line = |line: &str| {
@@ -178,7 +178,7 @@ async fn the_first_moment_is_in_and_the_last_is_not() {
     assert_eq!(rows("hourly", "1h", "0s"), 0, "nothing is that young");
 }
 
-/// The rows of a Parquet file, as the CSV of the same would show them.
+/// The rows of a Parquet file, as in the CSV of the same data.
 fn read_back(path: &Path) -> String {
     let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
     let schema = reader.metadata().file_metadata().schema();
@@ -243,8 +243,8 @@ async fn what_can_not_be_meant_is_refused() {
     for (arguments, reason) in [
         (&["hourly", "--from", "2026-11-02", "--to", "2026-11-01"][..], "is later than --to"),
         (&["hourly", "--from", "2199-01-01"], "is later than --to"),
-        (&["hourly", "--from", "yesterday"], "an age, as 30d"),
-        (&["hourly", "--output", file], "is there already, and is not overwritten"),
+        (&["hourly", "--from", "yesterday"], "an age such as 30d"),
+        (&["hourly", "--output", file], "exists already and is not overwritten"),
         (&["daily"], "snapshots, milestones, hourly"),
         (&["hourly", "--format", "xml"], "csv, parquet"),
     ] {
@@ -281,7 +281,7 @@ async fn an_export_that_fails_leaves_no_file_and_one_that_was_killed_is_begun_an
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 
     let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode & !0o640, 0, "{mode:o}: it is nothing for everybody");
+    assert_eq!(mode & !0o640, 0, "{mode:o}: it must not be accessible for everybody");
 
     let nowhere = directory.path().join("nowhere/x.csv");
     let output = export(&database, &["snapshots", "--output", nowhere.to_str().unwrap()]);
@@ -333,7 +333,7 @@ async fn very_many_rows_take_little_memory_and_whoever_has_read_enough_may_go() 
 #[tokio::test]
 async fn whoever_reads_slowly_gets_everything() {
     let database = seeded().await;
-    // The server is done with them long before the reader, and would end a transaction that stands idle.
+    // The server has sent them long before the reader is done, and would end an idle transaction.
     add_snapshots(&database, 10_000);
     let mut child = command(&database, &["export", "snapshots"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

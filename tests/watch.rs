@@ -1,4 +1,4 @@
-//! `receiptd watch` as its users meet it: the real binary, a real Postgres.
+//! `receiptd watch` from its users' view: the real binary, a real PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -11,7 +11,7 @@ use std::{
 
 use common::{ScratchDirectory, TestDatabase};
 
-/// receiptd against this database, with what it is given on standard input.
+/// receiptd with this database and this standard input.
 fn receiptd(database: &TestDatabase, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_receiptd"))
         .args(arguments)
@@ -143,13 +143,13 @@ async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
 async fn a_file_that_is_no_watch_list_is_refused_whole_and_so_is_a_time_far_ahead() {
     let database = migrated().await;
     for (csv, why) in
-        [("group_id;msg_seq\na;1\n", "separated by semicolons"), ("group,seq\na,1\n", "neither a message to watch")]
+        [("group_id;msg_seq\na;1\n", "separated by semicolons"), ("group,seq\na,1\n", "neither a message")]
     {
         let (code, out, err) = receiptd(&database, &["watch", "import"], csv);
         assert!(code == 65 && out.is_empty() && err.contains(why) && !err.contains("are stored"), "{code} {err}");
     }
     let (code, _, err) = receiptd(&database, &["watch", "add", "a", "1", "--sent-at", "2199-01-01"], "");
-    assert!(code == 64 && err.contains("more than a day ahead"), "{code} {err}");
+    assert!(code == 64 && err.contains("more than a day in the future"), "{code} {err}");
     assert_eq!(watched(&database), "");
     let (code, out, _) = receiptd(&database, &["watch", "import"], "msg_seq, group_id\r101, 10086\r102, 10086\r");
     assert!(code == 0 && out.starts_with("Added 2 messages (0 already watched)"), "{code} {out}");

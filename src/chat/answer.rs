@@ -1,5 +1,5 @@
-//! What a complete answer says. Its entries are matched to the messages that were asked for: the list may be shorter, longer
-//! or in another order, and what can't be trusted says nothing about its message.
+//! Interprets a complete answer. Matches its entries to the messages that were asked for: the list may be shorter,
+//! longer or in another order, and an invalid entry says nothing about its message.
 
 use super::{
     error_class::Class,
@@ -8,26 +8,27 @@ use super::{
 };
 use crate::domain::{Counts, MsgSeq, Receipt};
 
-/// The highest count that is believed. No group of Tencent Chat has anywhere near so many members.
+/// Maximum plausible count. No group of Tencent Chat has nearly as many members.
 const MAX_COUNT: i64 = 10_000_000;
 
-/// So many entries more than two for each message are looked at; of what comes after them it is only counted how many.
+/// Maximum number of entries read, beyond two per message; further ones are only counted.
 const SPARE_ENTRIES: usize = 100;
 
-/// What an answer told of the messages that were asked for.
+/// The receipts in an answer to a call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// One receipt for each message that the answer told something usable of, in the order of the seqs asked.
+    /// One receipt for each message with a usable entry, in the order of the seqs asked.
     pub receipts: Vec<(MsgSeq, Receipt)>,
-    /// Entries that were repeated, not asked for, or held numbers out of range.
+    /// Number of entries that were repeated, not asked for, or had numbers out of range.
     pub bad_entries: u32,
 }
 
 impl Answer {
-    /// Reads the whole answer to a call for the messages `asked`, which rise: the truth is in the body, whatever the status.
+    /// Interprets the answer to a call for the messages `asked`, in rising order. The body decides, whatever the
+    /// status.
     ///
     /// # Errors
-    /// If it tells of no message, and what that calls for.
+    /// If it contains no receipt; with the class of the failure.
     pub fn read(asked: &[MsgSeq], http_status: u16, body: &[u8]) -> Result<Self, Failure> {
         if http_status != 200 {
             return Err(Failure::new(Class::of_http_status(http_status), None, &format!("HTTP status {http_status}")));
@@ -41,7 +42,7 @@ impl Answer {
 
     fn read_leniently(asked: &[MsgSeq], body: &[u8], most: usize) -> Result<Self, Failure> {
         let unreadable = |error: serde_json::Error| {
-            let said = format!("the answer of {} bytes is not the JSON expected: {error}", body.len());
+            let said = format!("the answer ({} bytes) is not the expected JSON: {error}", body.len());
             Failure::new(Class::Retry, None, &said)
         };
         let response: Response = serde_json::from_slice(body).map_err(unreadable)?;
@@ -60,9 +61,9 @@ impl Answer {
         }
     }
 
-    /// Matches `entries` to the messages `asked`, which rise.
+    /// Matches `entries` to the messages `asked`, in rising order.
     ///
-    /// Of entries that repeat the same receipt one is taken; where they contradict each other none can be trusted.
+    /// One of several identical entries is used; contradicting ones are not trusted.
     pub fn of(asked: &[MsgSeq], entries: &[Entry]) -> Self {
         let mut told = vec![Told::Nothing; asked.len()];
         let mut bad_entries = 0;
@@ -92,7 +93,7 @@ impl Answer {
     }
 }
 
-/// What the entries so far have told of a message.
+/// The result for a message so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -105,8 +106,8 @@ fn seq(entry: &Entry) -> Option<MsgSeq> {
     MsgSeq::try_from(seq).ok()
 }
 
-/// The receipt of an entry, if its numbers are in range. Success needs both counts; with another code they may be
-/// absent. A missing code is taken for success: the counts say the rest.
+/// The receipt of an entry, if its numbers are in range. Success requires both counts; with another code they may be
+/// missing. A missing code counts as success, since the counts are there.
 fn receipt(entry: &Entry) -> Option<Receipt> {
     let code = match entry.code {
         Number::Absent => 0,

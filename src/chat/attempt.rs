@@ -1,4 +1,4 @@
-//! One attempt and its outcome, as the decisions see it. Nothing here knows how calls are made.
+//! An attempt and its outcome, as the decisions see it. Nothing here knows how calls are made.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use crate::domain::Timestamp;
 /// One attempt and its outcome.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// When its request was written to the connection, by the database's clock: what it tells was read later. If none was
-    /// written, when it began.
+    /// Time when the request was written to the connection, by the database's clock: the counts were read later. If
+    /// it was not written, the time when the attempt began.
     pub called_at: Timestamp,
-    /// When its outcome was known, by the same clock: what it tells was read earlier.
+    /// Time when the outcome was known, by the same clock: the counts were read earlier.
     pub ended_at: Timestamp,
-    /// From its beginning, before there was a connection, to its outcome, by a clock that nobody sets.
+    /// Duration from the beginning, including connecting, to the outcome, by a monotonic clock.
     pub latency: Duration,
-    /// The HTTP status, if an answer came.
+    /// The HTTP status, if there was an answer.
     pub http_status: Option<u16>,
-    /// How many messages were asked for.
+    /// Number of messages asked for.
     pub asked: usize,
     /// The receipts, or why there are none.
     pub outcome: Result<Answer, Failure>,
@@ -38,7 +38,7 @@ impl Attempt {
         self.outcome.as_ref().is_err_and(Failure::is_passing)
     }
 
-    /// What went wrong: why there was no answer, or what the answer left out.
+    /// The error: why there was no answer, or what the answer left out.
     pub fn trouble(&self) -> Option<Failure> {
         match &self.outcome {
             Err(failure) => Some(failure.clone()),
@@ -46,13 +46,13 @@ impl Attempt {
             Ok(answer) => {
                 let (told, asked) = (answer.receipts.len(), self.asked);
                 let said =
-                    format!("the answer told of {told} of {asked} messages, with {} bad entries", answer.bad_entries);
+                    format!("the answer covered {told} of {asked} messages, with {} bad entries", answer.bad_entries);
                 Some(Failure::new(self.class(), Some(0), &said))
             }
         }
     }
 
-    /// The `ErrorCode` of the answer; `None` where none could be read.
+    /// The `ErrorCode` of the answer; `None` if there was none.
     pub fn code(&self) -> Option<i64> {
         self.outcome.as_ref().map_or_else(|failure| failure.code, |_| Some(0))
     }

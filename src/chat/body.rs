@@ -1,5 +1,5 @@
-//! The body of a call, given to the socket only if the call may still be made then: between the permit and the socket may lie
-//! a connection to set up, and the process may stand still at any moment.
+//! The body of a call, which is only written if the call may still be made. Between the permit and the socket a
+//! connection may have to be set up, and the process may stand still at any time.
 
 use std::{
     error::Error,
@@ -11,15 +11,16 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// The content of a request, asked for when the connection is there and the head is written.
+/// The content of a request, requested when the connection exists and the head is written.
 pub(super) struct GuardedBody<F> {
     content: Bytes,
     may_send: F,
 }
 
-/// It may not be sent any more: the connection is closed before the request is whole, so the service has not been called.
+/// The call may not be made any more: the connection is closed before the request is complete, so the service was not
+/// called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the call may not be made any more, and was not sent")]
+#[error("the lease was lost, so the call was not sent")]
 pub struct NotSent;
 
 impl NotSent {

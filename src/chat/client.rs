@@ -1,5 +1,5 @@
-//! One attempt over HTTP. It never retries, redirects or waits for its turn: whoever calls holds the permit for exactly
-//! one request. No error of it carries a URL, since the URL carries the signature.
+//! One attempt over HTTP. Never retries, redirects or waits for a permit: the caller holds the permit for exactly one
+//! request. Its errors never contain the URL, which contains the signature.
 
 use std::{
     fmt,
@@ -26,52 +26,53 @@ use crate::{
     domain::{GroupId, MsgSeq, SdkAppId},
 };
 
-/// Maximum size of a body that is read, decompressed: so much ...
+/// Maximum size of a decompressed body, in bytes, plus ...
 const BODY_BYTES: usize = 64 << 10;
 
-/// ... and so much for each message that was asked for. An entry takes some 80 bytes; the service itself gives up at a megabyte
-/// (10018).
+/// ... this for each message asked for. An entry takes about 80 bytes; the service's own limit is a megabyte (10018).
 const BODY_BYTES_A_MESSAGE: usize = 1 << 10;
 
-/// The longest that setting up a connection may take, with TLS. While it is set up, its call holds a permit.
+/// Maximum time to set up a connection, including TLS. During that, its call holds a permit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After this part of the request timeout, TCP gives up on what the other side has not acknowledged. A request whose attempt
-/// has timed out is then not sent again by the kernel, for a standstill on the way to end in a burst of forgotten requests.
+/// Fraction of the request timeout after which TCP gives up on unacknowledged data. Otherwise the kernel would
+/// retransmit requests of attempts that have timed out, and a blocked network would end in a burst of forgotten
+/// requests.
 const GIVES_UP_AFTER_PART: u32 = 2;
 
-/// What a client needs to know.
+/// The settings of a client.
 #[derive(Debug, Clone)]
 pub struct ChatSettings {
-    /// The app whose groups are asked for.
+    /// The app whose groups are polled.
     pub sdk_app_id: SdkAppId,
     /// An admin account of the app.
     pub identifier: String,
-    /// What the calls are signed with.
+    /// The key or signature of the calls.
     pub credential: Credential,
-    /// Where the calls go.
+    /// The destination of the calls.
     pub destination: Destination,
-    /// The longest that an attempt may take, from connecting to the last byte.
+    /// Timeout of an attempt, from connecting to the last byte.
     pub request_timeout: Duration,
-    /// How many connections are kept open for reuse.
+    /// Maximum number of idle connections kept for reuse.
     pub max_connections: usize,
 }
 
 /// The client can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The TLS library found nothing to trust, or could not start.
+    /// The TLS library has no CA certificates, or could not start.
     #[error("setting up the HTTP client failed: are CA certificates installed (Debian: ca-certificates)?")]
     Setup(#[source] reqwest::Error),
-    /// The endpoint is no URL.
+    /// The endpoint is not a URL.
     #[error("chat.endpoint {0:?} is not a URL such as http://127.0.0.1:9000")]
     Endpoint(String),
-    /// The proxy of the environment can't be used.
+    /// The proxy in the environment can't be used.
     #[error(transparent)]
     Proxy(#[from] UnusableProxy),
 }
 
-/// The URL of the call, but for `random`: it changes with the domain and the signature only. No `Debug`: it is a secret.
+/// The URL of the call without `random`: it only changes with the domain and the signature. No `Debug`, since it is a
+/// secret.
 struct SignedUrl {
     base: String,
     user_sig: SecretString,
@@ -95,7 +96,7 @@ impl SignedUrl {
     }
 }
 
-/// A client of one app.
+/// The client of one app.
 pub struct ChatClient {
     http: reqwest::Client,
     sdk_app_id: SdkAppId,
@@ -117,15 +118,15 @@ impl fmt::Debug for ChatClient {
 }
 
 impl ChatClient {
-    /// Sets up the connection pool. Nothing is sent.
+    /// Sets up the connection pool. Sends nothing.
     ///
     /// # Errors
-    /// If there are no CA certificates on the machine, or the endpoint is not a URL.
+    /// If the machine has no CA certificates, or the endpoint is not a URL.
     pub fn new(settings: ChatSettings) -> Result<Self, ClientError> {
-        // Another part of the process may have been first: any provider will do.
+        // Another part of the process may have installed one first: any provider will do.
         _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder();
-        // All of them are of one kind: the domains of a region, or an endpoint.
+        // All have the same scheme: the domains of a region, or one endpoint.
         for url in settings.destination.urls() {
             let url = Url::parse(&url).map_err(|_| ClientError::Endpoint(url))?;
             http = by_proxy_for(&url, http)?;
@@ -136,10 +137,10 @@ impl ChatClient {
             .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout))
             .tcp_user_timeout(settings.request_timeout / GIVES_UP_AFTER_PART)
             .pool_max_idle_per_host(settings.max_connections)
-            // The service asks for keep-alive. HTTP/2 would put all calls on one connection, some 100 at a time.
+            // The service requests keep-alive. HTTP/2 would put all calls on one connection, about 100 at a time.
             .http1_only()
             .tcp_nodelay(true)
-            // Each of these would send requests that hold no permit.
+            // Each of these would send requests without a permit.
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
             .build()
@@ -155,17 +156,17 @@ impl ChatClient {
         })
     }
 
-    /// The same with attempts that are dated by this clock. What the service judges, signatures, goes by this machine's.
+    /// The same, with attempts dated by this clock. Signatures, which the service checks, use this machine's clock.
     #[must_use]
     pub fn dated_by(self, clock: Arc<Clock>) -> Self {
         Self { clock, ..self }
     }
 
-    /// Asks once for the receipts of `seqs` in `group`. Whether it may is asked at the last moment, when the connection is
-    /// there.
+    /// Asks once for the receipts of `seqs` in `group`. `may_send` is asked at the last moment, when the connection
+    /// exists.
     ///
     /// # Errors
-    /// If it may not: then the service is not called, and nothing has become known of it.
+    /// Returns `NotSent` if that refused; the service was not called.
     pub async fn get_receipts(
         &self,
         group: &GroupId,
@@ -179,7 +180,7 @@ impl ChatClient {
             move || {
                 let may_send = may_send();
                 if may_send {
-                    // Read last, and still before the first byte is given to the connection.
+                    // Read last, just before the first byte is given to the connection.
                     _ = written.set(clock::uptime());
                 }
                 may_send
@@ -202,7 +203,7 @@ impl ChatClient {
             Err(error) => (error.status, Err(Failure::new(Class::Retry, None, &error.info))),
         };
         if let Some(domain) = domain {
-            // What the service answers has a code. All else comes from something in between, a 502 for example.
+            // Answers of the service have a code. Anything else comes from something in between, a 502 for example.
             self.note_answered(domain, outcome.as_ref().err().is_none_or(|failure| failure.code.is_some()));
         }
         let secrets = user_sig.iter().chain(self.signer.secret_key());
@@ -213,7 +214,7 @@ impl ChatClient {
         Ok(Attempt { called_at, ended_at, latency, http_status, asked: seqs.len(), outcome })
     }
 
-    /// Drops the signature for a new one. False if the credential is a ready signature.
+    /// Replaces the signature by a new one. False if the credential is a ready signature.
     pub fn renew_signature(&self) -> bool {
         self.signer.renew()
     }
@@ -239,7 +240,7 @@ impl ChatClient {
         Ok((status, body))
     }
 
-    /// What an attempt sends, and where. The error says why there is nothing to send.
+    /// The request of an attempt and its URL. The error says why it can't be made.
     fn prepare(
         &self,
         group: &GroupId,
@@ -259,14 +260,14 @@ impl ChatClient {
         if signed.as_ref().is_none_or(|signed| !signed.is_for(base, user_sig)) {
             *signed = Some(SignedUrl::new(base, self.sdk_app_id, &self.identifier, user_sig.clone())?);
         }
-        let mut url = signed.as_ref().map(|signed| signed.url.clone()).ok_or("there is no URL")?;
+        let mut url = signed.as_ref().map(|signed| signed.url.clone()).ok_or("no URL")?;
         url.query_pairs_mut().append_pair("random", &fastrand::u32(..).to_string());
         Ok((domain, url))
     }
 
     fn note_answered(&self, domain: DomainIndex, answered: bool) {
         if self.domains().note(domain, answered, Instant::now()) {
-            tracing::warn!("Tencent Chat does not answer at this domain: turning to the other one");
+            tracing::warn!("Tencent Chat does not answer at this domain: switching to the other one");
         }
     }
 
@@ -275,11 +276,11 @@ impl ChatClient {
     }
 }
 
-/// No complete answer came.
+/// There was no complete answer.
 struct Unanswered {
     status: Option<u16>,
     info: String,
-    /// When the request was to be written, it was not to be sent any more.
+    /// The request was not sent because it was no longer allowed.
     was_forbidden: bool,
 }
 
@@ -295,12 +296,12 @@ impl From<reqwest::Error> for Unanswered {
     }
 }
 
-/// The error and its causes in one line, without the URL.
+/// The error and its causes on one line, without the URL.
 fn describe(error: reqwest::Error) -> String {
     let kind = match &error {
-        error if error.is_timeout() => "no answer in time",
-        error if error.is_connect() => "connecting failed",
-        _ => "the connection broke",
+        error if error.is_timeout() => "no answer within the timeout",
+        error if error.is_connect() => "connection failed",
+        _ => "connection broken",
     };
     let error = error.without_url();
     let mut text = format!("{kind}: {error}");

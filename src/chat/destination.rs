@@ -1,4 +1,4 @@
-//! Which of an app's domains the next attempt goes to: the first, or its backup while the first can't be reached.
+//! Selects the domain of the next attempt: the first one, or its backup while the first is unreachable.
 
 use std::{
     fmt,
@@ -7,23 +7,23 @@ use std::{
 
 use super::region::Region;
 
-/// Number of attempts in a row without an answer of the service after which calls go to the other domain.
+/// Number of consecutive attempts without an answer after which calls switch to the other domain.
 const FAILURES_TO_TURN: u32 = 5;
 
-/// So long the backup is used before the first domain is tried again.
+/// Delay until the first domain is tried again.
 const BACK_TO_FIRST: Duration = Duration::from_secs(300);
 
-/// Where the calls go, as configured.
+/// The destination of the calls, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
     /// The domains of a region.
     Region(Region),
-    /// A base URL without a path, for a proxy or the simulated Chat.
+    /// A base URL without a path, of a proxy or the simulated Chat.
     Endpoint(String),
 }
 
 impl Destination {
-    /// The URLs that calls may go to, the first one first.
+    /// The base URLs of the calls, the first domain first.
     pub fn urls(&self) -> Vec<String> {
         match self {
             Self::Region(region) => {
@@ -45,19 +45,19 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Which of the domains an attempt went to.
+/// The domain that an attempt used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DomainIndex(usize);
 
-/// Chooses between the domains. Pure, fed with `now`.
+/// Selects between the domains. Pure, given `now`.
 ///
-/// Failures are counted for the domain that the attempt went to: late failures of the domain that was left say nothing
-/// about the one in use.
+/// Failures count for the domain of the attempt: late failures of the previous domain say nothing about the current
+/// one.
 #[derive(Debug)]
 pub(super) struct Domains {
     bases: Vec<String>,
     current: usize,
-    /// Attempts in a row without an answer, for each domain.
+    /// Consecutive attempts without an answer, per domain.
     failures: Vec<u32>,
     turned_at: Option<Instant>,
 }
@@ -67,12 +67,12 @@ impl Domains {
         Self::of(destination.urls())
     }
 
-    /// For these base URLs, the first one first.
+    /// For these base URLs, the first domain first.
     pub(super) fn of(bases: Vec<String>) -> Self {
         Self { current: 0, failures: vec![0; bases.len()], turned_at: None, bases }
     }
 
-    /// The domain for the next attempt, and its base URL.
+    /// The domain for the next attempt and its base URL.
     pub(super) fn base(&mut self, now: Instant) -> (DomainIndex, &str) {
         if self.turned_at.is_some_and(|turned_at| now >= turned_at + BACK_TO_FIRST) {
             self.turn_to(0, now);
@@ -80,7 +80,7 @@ impl Domains {
         (DomainIndex(self.current), &self.bases[self.current])
     }
 
-    /// Notes whether the service answered an attempt. True if the next one goes to another domain.
+    /// Notes whether the service answered an attempt. True if the next one uses another domain.
     pub(super) fn note(&mut self, DomainIndex(domain): DomainIndex, answered: bool, now: Instant) -> bool {
         self.failures[domain] = if answered { 0 } else { self.failures[domain].saturating_add(1) };
         let is_down = domain == self.current && self.failures[domain] >= FAILURES_TO_TURN;
@@ -107,7 +107,7 @@ mod tests {
         Domains::new(&Destination::Region(Region::Sg))
     }
 
-    /// Makes attempts that nobody answers. True if one of them turned to the other domain.
+    /// Makes unanswered attempts. True if one of them caused a switch.
     fn fail(domains: &mut Domains, times: u32, now: Instant) -> bool {
         (0..times).fold(false, |turned, _| {
             let (domain, _) = domains.base(now);

@@ -1,52 +1,52 @@
-//! What an error code of Tencent Chat calls for. To teach receiptd a new code, add it to [`CODES`] and to docs/operators.md.
+//! The reaction to each error code of Tencent Chat. To add a code, add it to [`CODES`] and to docs/operators.md.
 //!
-//! The public codes are 60002 to 79999 and are the same for all calls; those from 10000 belong to groups.
+//! Public codes, the same for all calls, are 60002 to 79999; those from 10000 are about groups.
 
 use std::fmt;
 
-/// What is to be done about the outcome of an attempt.
+/// The reaction to the outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// The attempt was answered.
     Success,
-    /// Try again with exponential backoff; after some attempts the call goes back to the schedule.
+    /// Retry with exponential backoff; after some attempts the call returns to the schedule.
     Retry,
-    /// Lower the rate of the whole app at once, and try again.
+    /// Lower the rate of the whole app immediately, and retry.
     SlowDown,
-    /// The signature failed too often: stop for a minute, then check it again.
+    /// Too many failed signatures: stop for a minute, then check again.
     Wait,
-    /// Make a new signature once and try again; a second failure is an [`AppFault`](Self::AppFault), but for 60004 and 60005,
-    /// which are retried.
+    /// Make a new signature once and retry; a second failure is an [`AppFault`](Self::AppFault), except for 60004 and
+    /// 60005, which are retried.
     SignAgain,
-    /// No call of this app can succeed: stop, say why, and probe now and then.
+    /// No call of this app can succeed: stop, report the reason, and probe occasionally.
     AppFault,
     /// No call for this group can succeed: quarantine it.
     GroupFault,
-    /// The call asked for too much or for something bad: halve it.
+    /// The call asked for too many messages or for a bad one: halve it.
     Split,
     /// The message has no receipt.
     Message,
-    /// The call was answered, and the answer leaves out messages that were asked for: what it tells of the others counts, and
-    /// these are asked for again when their slot is due.
+    /// The answer leaves out messages that were asked for: the rest counts, and these are asked for again when their
+    /// slot is due.
     Incomplete,
-    /// A code that nobody has told receiptd about: retry a few times, then back to the schedule.
+    /// An unknown code: retry a few times, then return to the schedule.
     Unknown,
 }
 
-/// What is known of a code.
+/// A documented code.
 #[derive(Debug)]
 pub struct Code {
     /// The `ErrorCode`.
     pub code: i64,
-    /// What it calls for.
+    /// The reaction to it.
     pub class: Class,
-    /// What the operator can do, where that says more than the `ErrorInfo`.
+    /// The remedy, if it says more than the `ErrorInfo`.
     pub remedy: Option<&'static str>,
-    /// The service answers like this if the clock of the signing machine is wrong.
+    /// The code may be caused by a wrong clock on the signing machine.
     pub may_be_the_clock: bool,
-    /// It says "retry later": it is retried if a new signature does not help.
+    /// Transient ("retry later"): retried if a new signature does not help.
     pub passes: bool,
-    /// It says that the group is gone: it is probed less often than other refused groups.
+    /// The group doesn't exist any more: it is probed less often than other refused groups.
     pub is_final: bool,
 }
 
@@ -71,7 +71,7 @@ impl Code {
         Self { is_final: true, ..self }
     }
 
-    /// What is known of a code, if it is documented.
+    /// The entry of a code, if it is documented.
     pub fn of(code: i64) -> Option<&'static Self> {
         CODES.iter().find(|known| known.code == code)
     }
@@ -80,9 +80,9 @@ impl Code {
 const ENDPOINT: &str = "the service does not accept receiptd's request: is chat.endpoint right?";
 const APP: &str = "chat.sdk_app_id is unknown, forbidden or out of service: see the app's console";
 const SIGNATURE: &str = "the signature is wrong: check chat.secret_key, chat.sdk_app_id and chat.identifier";
-const ACCOUNT: &str = "the signature is another account's or app's: check chat.identifier and chat.sdk_app_id";
+const ACCOUNT: &str = "the signature belongs to another account or app: check chat.identifier and chat.sdk_app_id";
 const ADMIN: &str = "chat.identifier must be an admin account of the app";
-const REGION: &str = "the app is not at home here: chat.region is probably another one";
+const REGION: &str = "the app belongs to another region: correct chat.region";
 const EDITION: &str = "read receipts need a paid edition and the console switch \"Group Message Read Receipts\"";
 
 /// The documented codes.
@@ -101,11 +101,18 @@ pub const CODES: &[Code] = &[
     Code::new(60011, Class::SlowDown),
     Code::new(60018, Class::SlowDown),
     Code::new(60019, Class::SlowDown),
-    Code::new(70050, Class::Wait).remedy("the signature failed too often: check chat.secret_key"),
-    Code::new(70001, Class::SignAgain).remedy("the signature has expired: is this machine's clock right (NTP)?").may_be_the_clock(),
+    Code::new(70050, Class::Wait).remedy("too many failed signatures: check chat.secret_key"),
+    Code::new(70001, Class::SignAgain)
+        .remedy("the signature has expired: is this machine's clock right (NTP)?")
+        .may_be_the_clock(),
     Code::new(60004, Class::SignAgain).passes(),
     Code::new(60005, Class::SignAgain).passes(),
-    Code::new(70003, Class::SignAgain).remedy("the signature is refused: is this machine's clock right (NTP)? Check chat.secret_key, chat.sdk_app_id and chat.identifier too").may_be_the_clock(),
+    Code::new(70003, Class::SignAgain)
+        .remedy(
+            "the signature is refused: is this machine's clock right (NTP)? Also \
+        check chat.secret_key, chat.sdk_app_id and chat.identifier",
+        )
+        .may_be_the_clock(),
     Code::new(70005, Class::SignAgain).remedy(SIGNATURE),
     Code::new(10003, Class::AppFault).remedy(EDITION),
     Code::new(10011, Class::AppFault).remedy(ENDPOINT),
@@ -122,11 +129,15 @@ pub const CODES: &[Code] = &[
     Code::new(60016, Class::AppFault).remedy(ENDPOINT),
     Code::new(60017, Class::AppFault).remedy(ENDPOINT),
     Code::new(60020, Class::AppFault).remedy(APP),
-    Code::new(60021, Class::AppFault).remedy("this machine's IP address is not on the app's allow-list: add it in the console"),
+    Code::new(60021, Class::AppFault)
+        .remedy("this machine's IP address is not on the app's allow-list: add it in the console"),
     Code::new(60025, Class::AppFault).remedy(APP),
     Code::new(60026, Class::AppFault).remedy(REGION),
     Code::new(60027, Class::AppFault).remedy(APP),
-    Code::new(60028, Class::AppFault).remedy("the trial's volume of today is used up: wait until tomorrow, or upgrade the app's edition"),
+    Code::new(60028, Class::AppFault).remedy(
+        "the trial's daily volume is used up: wait until tomorrow, or upgrade \
+        the app's edition",
+    ),
     Code::new(70002, Class::AppFault).remedy(SIGNATURE),
     Code::new(70009, Class::AppFault).remedy(SIGNATURE),
     Code::new(70013, Class::AppFault).remedy(ACCOUNT),
@@ -138,8 +149,11 @@ pub const CODES: &[Code] = &[
     Code::new(70402, Class::AppFault).remedy(ADMIN),
     Code::new(70403, Class::AppFault).remedy(ADMIN),
     Code::new(80005, Class::AppFault).remedy(APP),
-    Code::new(10007, Class::GroupFault).remedy("the group is of a kind without read receipts, or the app may not read it"),
-    Code::new(10010, Class::GroupFault).remedy("the group does not exist any more").is_final(),
+    Code::new(10007, Class::GroupFault).remedy(
+        "groups of this type have no read receipts, or the app may not read \
+        them",
+    ),
+    Code::new(10010, Class::GroupFault).remedy("the group doesn't exist any more").is_final(),
     Code::new(10015, Class::GroupFault).remedy("the group id is wrong").is_final(),
     Code::new(10060, Class::GroupFault).remedy("the group has more members than read receipts allow (200)"),
     Code::new(10004, Class::Split),
@@ -169,7 +183,7 @@ impl Class {
         Code::of(code).map_or(Self::Unknown, |known| known.class)
     }
 
-    /// Whether no other call of the app is made but to probe.
+    /// Whether no calls of the app are made except probes.
     pub fn stops_app(self) -> bool {
         match self {
             Self::Wait | Self::SignAgain | Self::AppFault => true,
@@ -199,8 +213,8 @@ impl Class {
         }
     }
 
-    /// The class of an answer whose HTTP status is not 200. The service answers 200 to everything that reaches it, so
-    /// such an answer comes from something in between.
+    /// The class of an answer whose HTTP status is not 200. The service answers everything with 200, so such an
+    /// answer comes from something in between.
     pub fn of_http_status(status: u16) -> Self {
         match status {
             408 | 429 | 500..=599 => Self::Retry,
@@ -208,7 +222,7 @@ impl Class {
         }
     }
 
-    /// The name in `api_calls.class` and in metrics.
+    /// The value of `api_calls.class` and of the metrics' label.
     pub fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -232,7 +246,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// What the operator can do about a code, where the code says more than its `ErrorInfo`.
+/// The remedy for a code, if it says more than its `ErrorInfo`.
 pub fn remedy(code: i64) -> Option<&'static str> {
     Code::of(code)?.remedy
 }

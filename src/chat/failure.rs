@@ -1,68 +1,68 @@
-//! Why an attempt brought no receipts.
+//! Why an attempt returned no receipts.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error_class::{Class, Code, remedy};
 use crate::{clock::Doubt, printable::is_invisible};
 
-/// How much of an error text from outside is kept, in characters.
+/// Maximum length of an error text from outside, in characters.
 const MAX_INFO_CHARS: usize = 200;
 
-/// So many characters of a secret in a row are none by chance, and help whoever reads them.
+/// Number of consecutive characters of a secret that can't occur by chance.
 const TELLING_RUN: usize = 8;
 
-/// A failed attempt: what it calls for, and what the service or the network said.
+/// A failed attempt: its class, and the error of the service or the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What is to be done.
+    /// The reaction to it.
     pub class: Class,
-    /// The `ErrorCode`, where one could be read.
+    /// The `ErrorCode`, if there was one.
     pub code: Option<i64>,
-    /// What went wrong, in words, without secrets, at most 200 characters.
+    /// The error text, without secrets, at most 200 characters.
     pub info: String,
 }
 
 impl Failure {
-    /// A failure with what was said of it, made fit for a log line and a column: not too long, and without characters that can't
-    /// be seen, of which Postgres refuses one (NUL).
+    /// A failure with an error text, made fit for a log line and a column: truncated, and without invisible
+    /// characters, one of which PostgreSQL refuses (NUL).
     pub(super) fn new(class: Class, code: Option<i64>, said: &str) -> Self {
         let plain = |character: char| if is_invisible(character) { ' ' } else { character };
         Self { class, code, info: said.chars().map(plain).take(MAX_INFO_CHARS).collect() }
     }
 
-    /// The same without what was said, if that repeats any part of the secret, wherever that begins.
+    /// Removes the error text if it repeats any part of the secret.
     pub(super) fn without(self, secret: &SecretString) -> Self {
         let (info, secret) = (&self.info, secret.expose_secret());
         let is_telling = |from: usize| info.get(from..from + TELLING_RUN).is_some_and(|run| secret.contains(run));
         if !(0..info.len()).any(is_telling) {
             return self;
         }
-        Self { info: "(the text held a secret and was dropped)".to_owned(), ..self }
+        Self { info: "(the text contained a secret and was removed)".to_owned(), ..self }
     }
 
-    /// Whether it passes by itself: neither the app nor the group is refused, and the call is to be made again later.
+    /// Whether it is transient: neither the app nor the group is refused, and the call should be repeated later.
     pub fn is_passing(&self) -> bool {
         match self.class {
             Class::Retry | Class::Unknown => true,
-            // A new signature is tried all the same.
+            // A new signature is tried nevertheless.
             Class::SignAgain => self.code.and_then(Code::of).is_some_and(|known| known.passes),
             _ => false,
         }
     }
 
-    /// That no call is answered, in words.
+    /// Text for an outage of the service.
     pub fn of_service(&self) -> String {
         let code = self.code.map_or_else(String::new, |code| format!("code {code}: "));
-        format!("Tencent Chat answers no call ({code}{})", self.info)
+        format!("Tencent Chat is not answering calls ({code}{})", self.info)
     }
 
-    /// That no call of the app is accepted, and what helps, in words. A signature may be refused since the clock is wrong: `doubt`
-    /// says what is known of that.
+    /// Text for a refusal of the whole app, with the remedy. If a wrong clock may be the reason, `doubt` says what is
+    /// known about it.
     pub fn of_app(&self, doubt: Option<Doubt>) -> String {
         let Some(code) = self.code else { return self.info.clone() };
         let remedy = remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));
         let what = match self.class {
-            Class::GroupFault | Class::Split => "all groups that are asked for",
+            Class::GroupFault | Class::Split => "all groups",
             _ => "the app's calls",
         };
         let doubt = doubt.filter(|_| Code::of(code).is_some_and(|known| known.may_be_the_clock));

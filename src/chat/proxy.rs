@@ -1,31 +1,32 @@
-//! Which calls go through a proxy of the environment: those by https to another machine, and no others. A plain call would
-//! show the proxy its signature, and what is on this machine needs none.
+//! Which calls use the environment's proxy: only those by https to another machine. A plain call would show its
+//! signature to the proxy, and calls to this machine need none.
 //!
-//! What the variables mean (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, also in small letters) is read by the same code that the
-//! HTTP client connects by.
+//! The variables (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, also in lower case) are interpreted by the same code that
+//! the HTTP client uses.
 
 use std::{env, net::IpAddr};
 
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{ClientBuilder, Url};
 
-/// The variables that name a proxy for https; the first one that is set holds.
+/// The variables that name a proxy for https; the first one that is set applies.
 const VARIABLES: [[&str; 2]; 2] = [["HTTPS_PROXY", "https_proxy"], ["ALL_PROXY", "all_proxy"]];
 
-/// A variable of the environment names a proxy that can't be used. Its value is not told: it may hold a password.
+/// An environment variable names a proxy that can't be used. The error doesn't contain its value, which may contain a
+/// password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{variable} does not name a proxy that receiptd can use, such as http://proxy.example:3128 or socks5h://proxy.example:1080: \
-     correct it, or name the host in NO_PROXY"
+    "{variable} does not name a usable proxy, such as http://proxy.example:3128 or socks5h://proxy.example:1080: \
+     correct it, or add the host to NO_PROXY"
 )]
 pub struct UnusableProxy {
     variable: &'static str,
 }
 
-/// The proxy that calls to `url` go through, without its password.
+/// The proxy for calls to `url`, without its password.
 ///
 /// # Errors
-/// If the environment names one that can't be used.
+/// If the environment names a proxy that can't be used.
 pub fn proxy_for(url: &Url) -> Result<Option<String>, UnusableProxy> {
     if is_direct(url) {
         return Ok(None);
@@ -33,10 +34,10 @@ pub fn proxy_for(url: &Url) -> Result<Option<String>, UnusableProxy> {
     choose(url, |name| env::var(name).ok(), &Matcher::from_env())
 }
 
-/// Has a client for calls to `url` use the proxy that [`proxy_for`] tells, if any.
+/// Makes a client for calls to `url` use the proxy from [`proxy_for`], if any.
 ///
 /// # Errors
-/// If the environment names one that can't be used.
+/// If the environment names a proxy that can't be used.
 pub fn by_proxy_for(url: &Url, client: ClientBuilder) -> Result<ClientBuilder, UnusableProxy> {
     Ok(if proxy_for(url)?.is_some() { client } else { client.no_proxy() })
 }
@@ -47,7 +48,7 @@ fn choose(
     environment: &Matcher,
 ) -> Result<Option<String>, UnusableProxy> {
     let Ok(uri) = url.as_str().parse() else { return Ok(None) };
-    // Whether any proxy at all would be asked, be it one that can't be used.
+    // Whether any proxy would be used, even an unusable one.
     let rules = variable("NO_PROXY").or_else(|| variable("no_proxy")).unwrap_or_default();
     if Matcher::builder().https("http://any.invalid").no(rules).build().intercept(&uri).is_none() {
         return Ok(None);
@@ -64,7 +65,7 @@ fn choose(
     Ok(environment.intercept(&uri).map(|proxy| proxy.uri().to_string().trim_end_matches('/').to_owned()))
 }
 
-/// Whether calls go there without any proxy, whatever the environment says.
+/// Whether calls to it never use a proxy, whatever the environment says.
 fn is_direct(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let is_here = host.eq_ignore_ascii_case("localhost")

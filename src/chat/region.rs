@@ -1,8 +1,8 @@
-//! Where Tencent Chat answers: one primary and one backup domain for each region.
+//! The domains of Tencent Chat: one primary and one backup domain per region.
 
 use std::{fmt, str::FromStr};
 
-/// The country of an SDKAppID, which decides the domain that answers for it.
+/// The country of an SDKAppID, which decides the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Region {
     /// China.
@@ -25,7 +25,7 @@ impl Region {
     /// Every region, in the order of the documentation.
     pub const ALL: [Self; 7] = [Self::Cn, Self::Sg, Self::Kr, Self::De, Self::Us, Self::Id, Self::Jp];
 
-    /// The name that the config uses.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cn => "cn",
@@ -38,7 +38,7 @@ impl Region {
         }
     }
 
-    /// The domain that "Pulling Read Receipts for Group Messages" names for this region.
+    /// The region's domain, from "Pulling Read Receipts for Group Messages".
     pub fn domain(self) -> &'static str {
         match self {
             Self::Cn => "console.tim.qq.com",
@@ -51,7 +51,7 @@ impl Region {
         }
     }
 
-    /// The backup domain, for when the first can't be reached.
+    /// The backup domain, used if the first is unreachable.
     pub fn backup_domain(self) -> &'static str {
         match self {
             Self::Cn => "adminapi.my-imcloud.com",
@@ -71,7 +71,7 @@ impl fmt::Display for Region {
     }
 }
 
-/// The region is none of those that Tencent Chat has.
+/// Tencent Chat has no such region.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("region {0:?} is unknown: use one of cn, sg, kr, de, us, id, jp")]
 pub struct UnknownRegion(String);

@@ -1,7 +1,7 @@
-//! UserSig, the signature of an admin account (TLSSigAPIv2), and when to make a new one.
+//! UserSig, the signature of an admin account (TLSSigAPIv2), and its renewal.
 //!
-//! The format is not documented in prose; it was read off the public implementations and is checked against vectors
-//! that those produced (`tests/data/usersig_vectors.json`).
+//! The format is not documented in prose. It was derived from the public implementations, and is tested with vectors
+//! that they produced (`tests/data/usersig_vectors.json`).
 
 use std::{
     fmt,
@@ -18,15 +18,15 @@ use sha2::Sha256;
 
 use crate::domain::{SdkAppId, Timestamp};
 
-/// How long a signature is valid that receiptd makes for itself.
+/// Validity of signatures that receiptd makes for itself.
 pub const VALIDITY: TimeDelta = TimeDelta::days(1);
 
-/// What the app's calls are signed with.
+/// The key or signature of the app's calls.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// The app's secret key: signatures are made as they are needed.
+    /// The app's secret key: signatures are made when they are needed.
     SecretKey(SecretString),
-    /// A signature that somebody else made. It can't be renewed.
+    /// A ready signature, which can't be renewed.
     UserSig(SecretString),
 }
 
@@ -34,15 +34,15 @@ impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SecretKey(_) => "signatures made from the secret key",
-            Self::UserSig(_) => "a ready signature, which ends when it expires",
+            Self::UserSig(_) => "a ready signature, until it expires",
         })
     }
 }
 
-/// Makes the signature of `identifier`, valid for `validity` from `issued_at`.
+/// Makes a signature of `identifier`, valid for `validity` from `issued_at`.
 ///
 /// # Errors
-/// Never in practice: compressing into memory is the only step that could fail.
+/// Never in practice: only compression into memory could fail.
 pub fn sign(
     sdk_app_id: SdkAppId,
     identifier: &str,
@@ -69,7 +69,7 @@ pub fn sign(
     Ok(encoded.replace('+', "*").replace('/', "-").replace('=', "_").into())
 }
 
-/// Keeps a valid signature at hand and renews it well ahead of its expiry.
+/// Keeps a valid signature, and renews it well before its expiry.
 #[derive(Debug)]
 pub struct Signer {
     sdk_app_id: SdkAppId,
@@ -90,7 +90,7 @@ impl Signer {
         Self { sdk_app_id, identifier, credential, current: Mutex::new(None) }
     }
 
-    /// A signature to use at `now`: the current one for half of its life, then a new one.
+    /// A signature to use at `now`: the current one for half of its validity, then a new one.
     ///
     /// # Errors
     /// See [`sign`].
@@ -100,7 +100,8 @@ impl Signer {
             Credential::SecretKey(secret_key) => secret_key,
         };
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // The absolute difference: after a step back of the clock the signature would seem to come from the future.
+        // The absolute difference, since after a clock step backwards the signature would seem to come from the
+        // future.
         if let Some(signature) = current.as_ref().filter(|held| (now - held.issued_at).abs() < VALIDITY / 2) {
             return Ok(signature.user_sig.clone());
         }
@@ -109,7 +110,7 @@ impl Signer {
         Ok(user_sig)
     }
 
-    /// The key that signatures are made with, if they are.
+    /// The secret key, if there is one.
     pub(super) fn secret_key(&self) -> Option<&SecretString> {
         match &self.credential {
             Credential::SecretKey(secret_key) => Some(secret_key),
@@ -117,7 +118,7 @@ impl Signer {
         }
     }
 
-    /// Forgets the current signature, so that the next call gets a new one. False if none can be made.
+    /// Discards the current signature, so that the next call gets a new one. False if none can be made.
     pub fn renew(&self) -> bool {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
         matches!(self.credential, Credential::SecretKey(_))

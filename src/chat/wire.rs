@@ -1,5 +1,5 @@
-//! The JSON of the call, read leniently: fields may be added, entries left out, and what is not as it should be spoils its own
-//! entry, never the whole answer.
+//! The JSON of the call, parsed leniently: unknown fields are ignored, entries may be missing, and an invalid value
+//! only affects its own entry, never the whole answer.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The body of the answer. An `ErrorCode` is all that it must have; the rest is looked at when it is asked for.
+/// The body of the answer. Only `ErrorCode` is required; the rest is parsed when it is needed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Response<'a> {
@@ -60,29 +60,29 @@ pub(super) struct Response<'a> {
 }
 
 impl Response<'_> {
-    /// Whether it says that the call failed.
+    /// Whether the answer reports a failure.
     pub fn says_fail(&self) -> bool {
         text(self.action_status).eq_ignore_ascii_case("FAIL")
     }
 
-    /// What it says of an error, in words.
+    /// The error text.
     pub fn error_info(&self) -> String {
         text(self.error_info)
     }
 
-    /// What it says of messages, and how many entries there are beyond the first `most`, which are not kept. An entry that
-    /// can't be read names none.
+    /// The entries, and the number of entries beyond the first `most`, which are not kept. An entry that can't be
+    /// parsed names no message.
     ///
     /// # Errors
-    /// If that is no list.
+    /// If they are not a list.
     pub fn entries(&self, most: usize) -> Result<(Vec<Entry>, u32), serde_json::Error> {
         let Some(list) = self.group_msg_receipt_list else { return Ok((vec![], 0)) };
         serde_json::Deserializer::from_str(list.get()).deserialize_seq(FirstEntries { most })
     }
 }
 
-/// An answer that tells of messages as the documentation has it: nearly every one. What differs in anything, down to a number in
-/// quotes, is a [`Response`], which takes longer to read.
+/// An answer in the documented form, as nearly all are. Any deviation, even a number in quotes, is parsed as a
+/// [`Response`], which takes longer.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Documented<'a> {
@@ -131,14 +131,14 @@ impl<'de> Visitor<'de> for DocumentedEntries {
     }
 }
 
-/// The entries of an answer that is as documented, read in one pass.
+/// The entries of an answer in the documented form, parsed in one pass.
 pub(super) fn documented(body: &[u8], most: usize) -> Option<Vec<Entry>> {
     let answer: Documented = serde_json::from_slice(body).ok()?;
     let is_success = answer.action_status == "OK" && answer.error_code == 0;
     Some(answer.group_msg_receipt_list).filter(|entries| is_success && entries.len() <= most)
 }
 
-/// Reads entries one by one, so that a list of very many takes no more memory than one of `most`.
+/// Parses entries one by one, so that a long list takes no more memory than one of `most`.
 struct FirstEntries {
     most: usize,
 }
@@ -162,29 +162,29 @@ impl<'de> Visitor<'de> for FirstEntries {
     }
 }
 
-/// A text from outside; whatever else stands in its place, as it stands there.
+/// A text from outside; if it is not a string, its JSON.
 fn text(value: Option<&RawValue>) -> String {
     value.map_or_else(String::new, |value| serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned()))
 }
 
-/// What an answer says of one message, before anybody has checked it.
+/// An unchecked entry for one message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Entry {
-    /// The message; [`Number::Absent`] and [`Number::Bad`] name none.
+    /// The message; none if [`Number::Absent`] or [`Number::Bad`].
     pub msg_seq: Number,
-    /// The per-message code.
+    /// The code for the message.
     pub code: Number,
-    /// Members who have read it.
+    /// Number of members who have read it.
     pub read_num: Number,
-    /// Members who have not read it.
+    /// Number of members who have not read it.
     pub unread_num: Number,
 }
 
-/// A number from outside: it may be missing, and it may be something else than a number.
+/// A number from outside, which may be missing or something else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Number {
-    /// The field was not there, or null.
+    /// Missing or null.
     #[default]
     Absent,
     /// A whole number.
@@ -194,7 +194,7 @@ pub enum Number {
 }
 
 impl Number {
-    /// Reads a JSON value. A whole number counts however it is written: as `1`, `"1"`, `1.0` or `1e0`.
+    /// Parses a JSON value. Accepts whole numbers in any form: `1`, `"1"`, `1.0` or `1e0`.
     fn read(written: &str) -> Self {
         if written == "null" {
             return Self::Absent;
@@ -205,7 +205,7 @@ impl Number {
     }
 }
 
-/// A number with a fraction or an exponent that is whole all the same, up to the 2^53 at which floats begin to skip numbers.
+/// A number with a fraction or exponent that is whole nevertheless, up to 2^53, from where on floats skip numbers.
 fn whole_float(digits: &str) -> Option<i64> {
     const EXACT_UP_TO: f64 = 9_007_199_254_740_992.0;
     let number: f64 = digits.parse().ok()?;
@@ -215,12 +215,12 @@ fn whole_float(digits: &str) -> Option<i64> {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // As it is written, since a number that is too large for a parser would spoil all around it.
+        // Unparsed, since a number that is too large for the parser would invalidate everything around it.
         <&RawValue>::deserialize(deserializer).map(|value| Self::read(value.get()))
     }
 }
 
-/// A number that has to be there.
+/// A required number.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     match Number::deserialize(deserializer)? {
         Number::Whole(number) => Ok(number),

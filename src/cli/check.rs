@@ -1,5 +1,5 @@
-//! `receiptd check`: is the configuration right, what would receiptd do with it, and do the database and Tencent Chat
-//! agree?
+//! `receiptd check`: checks the configuration, shows what receiptd would do with it, and checks the database and
+//! Tencent Chat.
 
 mod database;
 mod finding;
@@ -14,6 +14,7 @@ use clap::Args;
 use receiptd::{
     chat::Destination,
     config::{Chat, Config, ExposedFile},
+    counted::counted,
     logging::LogFormat,
     printable::printable,
     recording::KeepSnapshots,
@@ -35,10 +36,10 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What the command answers.
+/// The command's output.
 #[derive(Serialize)]
 struct Answer {
-    /// What receiptd would do.
+    /// What receiptd would do, as pairs of a verb and its object.
     would: Vec<(&'static str, String)>,
     findings: Vec<Finding>,
 }
@@ -56,7 +57,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
         findings.extend(found);
         findings.extend(service::look(chat, config.polling.request_timeout, polled).await);
     }
-    // The gravest of what failed decides.
+    // The most severe failure decides.
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).map(|finding| finding.exit);
     let exit = failed.max_by_key(|exit| *exit as u8).map_or(ExitCode::SUCCESS, Into::into);
     let mut out = stdout();
@@ -77,21 +78,27 @@ fn tell_plan(would: &[(&'static str, String)], global: &Global) -> io::Result<()
     would.iter().try_for_each(|(what, how)| writeln!(out, "  {what:<10} {how}"))
 }
 
-/// What receiptd would do, a line for each thing.
+/// What receiptd would do, one line each.
 fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
     let polling = &config.polling;
     let mut plan = vec![
         ("poll", format!("app {} as {}", chat.sdk_app_id, chat.identifier)),
         ("at", chat.destination.to_string()),
         ("with", chat.credential.to_string()),
-        ("making", format!("at most {} calls in any second, retries included", polling.max_calls_per_second)),
-        ("asking for", format!("at most {} messages in a call", polling.batch_size)),
+        (
+            "making",
+            format!(
+                "at most {} in any second, including retries",
+                counted(polling.max_calls_per_second.into(), "call")
+            ),
+        ),
+        ("asking for", format!("at most {} per call", counted(polling.batch_size as u64, "message"))),
         (
             "waiting",
             format!(
-                "up to {} for an answer, for at most {} answers at once; calls arrive within {}",
+                "up to {} for an answer, with at most {} in flight; transit allowance {}",
                 span::exactly(polling.request_timeout),
-                polling.max_in_flight,
+                counted(polling.max_in_flight as u64, "call"),
                 span::exactly(polling.transit_allowance)
             ),
         ),
@@ -105,8 +112,8 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
         "serve",
         match config.http.listen {
             Some(address) => {
-                let token = if config.http.token.is_some() { ", to who has the token" } else { "" };
-                format!("a page, health and metrics at http://{address}{token}")
+                let token = if config.http.token.is_some() { ", token required" } else { "" };
+                format!("the status page, health and metrics at http://{address}{token}")
             }
             None => "nothing over HTTP".to_owned(),
         },
@@ -117,36 +124,36 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
 
 fn recorded(record: KeepSnapshots) -> &'static str {
     match record {
-        KeepSnapshots::Changes => "a snapshot where counts differ from those last seen",
-        KeepSnapshots::EveryPoll => "a snapshot of every poll",
+        KeepSnapshots::Changes => "a snapshot for each change of the counts",
+        KeepSnapshots::EveryPoll => "a snapshot for each poll",
     }
 }
 
 fn form(format: LogFormat) -> &'static str {
     match format {
-        LogFormat::Auto => "for the journal under systemd, else for people",
-        LogFormat::Human => "for people",
+        LogFormat::Auto => "for the journal under systemd, else human-readable",
+        LogFormat::Human => "human-readable",
         LogFormat::Journal => "for the journal",
         LogFormat::Json => "as JSON",
     }
 }
 
-/// What is valid and yet hardly meant.
+/// Warnings about settings that are valid but hardly intended.
 fn cautions(config: &Config, chat: &Chat) -> Vec<Finding> {
     let mut cautions = Vec::new();
     if chat.has_placeholder_key() {
-        let found = "chat.secret_key is the example of the reference file, with which no call succeeds";
-        cautions.push(Finding::mind("key", found, "put your own there"));
+        let found = "chat.secret_key is the example from the reference file: every call would fail";
+        cautions.push(Finding::warning("key", found, "enter your own key"));
     } else if chat.has_odd_key() {
-        let found = "chat.secret_key is not of 64 digits 0-9 and a-f, as the keys of the console are";
-        cautions.push(Finding::mind("key", found, "copy it from the console again, without blanks or quotes"));
+        let found = "chat.secret_key does not consist of 64 digits 0-9 and a-f, as keys in the console do";
+        cautions.push(Finding::warning("key", found, "copy it from the console again, without blanks or quotes"));
     }
     if config.polling.max_calls_per_second > 200 && matches!(chat.destination, Destination::Region(_)) {
-        let found = "polling.max_calls_per_second is over 200, the limit that Tencent Chat documents";
-        cautions.push(Finding::mind("limit", found, "lower it, unless your edition has more"));
+        let found = "polling.max_calls_per_second is over 200, the documented limit of Tencent Chat";
+        cautions.push(Finding::warning("limit", found, "lower it, unless your edition allows more"));
     }
-    // What helps is said with it.
-    let exposed = |file: &ExposedFile| Finding { verdict: Verdict::Mind, ..Finding::ok("files", file.to_string()) };
+    // The message contains the remedy.
+    let exposed = |file: &ExposedFile| Finding { verdict: Verdict::Warning, ..Finding::ok("files", file.to_string()) };
     cautions.extend(config.exposed_files.iter().map(exposed));
     cautions
 }

@@ -1,4 +1,4 @@
-//! `receiptd completions`: what shells need to complete commands and options.
+//! `receiptd completions`: completions of commands and options for shells.
 
 use std::{io::Write, process::ExitCode};
 

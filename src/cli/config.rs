@@ -1,4 +1,4 @@
-//! `receiptd config`: the settings as they hold.
+//! `receiptd config`: the effective settings.
 
 use std::{
     io::{self, Write},
@@ -29,7 +29,7 @@ pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// As in a file, with the origin as a comment: what is not set is one too.
+/// In the format of a settings file, with the origin as a comment. Unset keys are comments too.
 fn tell(out: &mut impl Write, settings: &[Setting]) -> io::Result<()> {
     let mut last_section = "";
     for Setting { key, value, origin } in settings {

@@ -1,5 +1,5 @@
-//! Where the database is: the one of the configuration, or a private PostgreSQL. Only `run` and `migrate` make one; what
-//! other commands would find in a new one is nothing, and no answer.
+//! Selects the database: the configured one, or a private PostgreSQL. Only `run` and `migrate` create one; for other
+//! commands a new one would be empty, which is no useful answer.
 
 use std::path::{Path, PathBuf};
 
@@ -18,35 +18,35 @@ use super::{
     exit::{Refused, failure},
 };
 
-/// The name of receiptd's database on the private server.
+/// Name of receiptd's database on the private server.
 const NAME: &str = "receiptd";
 
-/// How a command gets the URL that systemd hands over to the service; so says docs/operators.md.
+/// How a command gets the URL that systemd passes to the service, as in docs/operators.md.
 pub const BY_SYSTEMD: &str = "systemd-run --pty --collect --property=User=receiptd \
                               --property=LoadCredential=database.url:receiptd.database.url receiptd …";
 
-/// A database that can be connected to.
+/// A database to connect to.
 pub enum Database {
-    /// The configured one.
+    /// The URL in the configuration.
     Configured(SecretString),
-    /// A private server, which ends with this process.
+    /// A private server that stops with this process.
     Private(Box<EmbeddedPostgres>),
-    /// The private server of another receiptd, which is running.
+    /// URL of a private server that another receiptd runs.
     Shared(String),
 }
 
-/// What there is of a private server.
+/// State of the private server.
 pub enum Private {
-    /// Another receiptd runs it: its URL.
+    /// URL of a server that another receiptd runs.
     Running(String),
-    /// Its data is there.
+    /// Data directory of a server that is not running.
     Stopped(PathBuf),
-    /// There is none at this place, or none that this account may use.
+    /// Place without a server, or with one that this account may not use.
     Missing(PathBuf),
 }
 
 impl Private {
-    /// Looks for the private server that is used where no database is configured.
+    /// Looks for the private server that is used if no database is configured.
     pub fn find(config: &config::Database) -> anyhow::Result<Self> {
         let place = options(config)?.data_dir;
         Ok(match embedded::url_of_running(&place, NAME) {
@@ -58,8 +58,7 @@ impl Private {
 }
 
 impl Database {
-    /// Takes the configured database, or starts the private server where none is configured, and makes it where there is
-    /// none: for the daemon.
+    /// Opens the database for the daemon: the configured one, or the private server, which is created if necessary.
     pub async fn open(config: &config::Database) -> anyhow::Result<Self> {
         if let Some(url) = &config.url {
             return Ok(Self::Configured(url.clone()));
@@ -71,11 +70,11 @@ impl Database {
             server.create_database(NAME).map(|()| server)
         });
         let server = server.await?.context("database.url is not set, and the private PostgreSQL can't be started")?;
-        tracing::info!(data_dir, "using a private PostgreSQL; to look into it: {}", server.psql_command(NAME));
+        tracing::info!(data_dir, "using a private PostgreSQL; to query it: {}", server.psql_command(NAME));
         Ok(Self::Private(Box::new(server)))
     }
 
-    /// The same beside a daemon: where its private server is running, that one is used.
+    /// Like `open`, but for use next to a daemon: uses its private server if that is running.
     pub async fn join_or_make(config: &config::Database) -> anyhow::Result<Self> {
         if config.url.is_none()
             && let Private::Running(url) = Private::find(config)?
@@ -85,13 +84,13 @@ impl Database {
         Self::open(config).await
     }
 
-    /// The same for commands that have nothing to do with a database that is not there.
+    /// For commands that need an existing database.
     pub async fn join(config: &config::Database) -> anyhow::Result<Self> {
         if config.url.is_none()
             && let Private::Missing(place) = Private::find(config)?
         {
             let why = format!(
-                "{}; if systemd hands the URL over as a credential, run this as `{BY_SYSTEMD}`",
+                "{}; if systemd passes the URL as a credential, run this with `{BY_SYSTEMD}`",
                 no_database(&place)
             );
             return Err(Refused::config(why).into());
@@ -117,10 +116,10 @@ impl Database {
     }
 }
 
-/// That there is no database, in words.
+/// The error text if there is no database.
 pub fn no_database(place: &Path) -> String {
     let place = place.display();
-    format!("database.url is not set, and there is no private PostgreSQL at {place} that this account may use")
+    format!("database.url is not set, and this account can't use a private PostgreSQL at {place}")
 }
 
 fn options(config: &config::Database) -> anyhow::Result<embedded::Options> {
@@ -130,7 +129,7 @@ fn options(config: &config::Database) -> anyhow::Result<embedded::Options> {
     })
 }
 
-/// The configured database, for a command beside the daemon.
+/// An open database, for a command that runs next to the daemon.
 pub struct Opened {
     pub config: Config,
     pub store: Store,
@@ -138,30 +137,29 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Connects to a database that has the schema as this program knows it. It is never made here: the daemon's role may do
-    /// that, and `receiptd migrate` does.
+    /// Connects to a database whose schema has the version of this program. Never creates the schema: only the
+    /// daemon's role may do that, and `receiptd migrate` does.
     pub async fn open(global: &Global) -> anyhow::Result<Self> {
         let opened = Self::open_any(global).await?;
         refuse_other_schema(&opened).await?;
         opened.read_clock().await
     }
 
-    /// The same for a command that only looks: a private server that does not run is not started for it.
+    /// The same for a read-only command, which doesn't start a private server.
     pub async fn open_running(global: &Global) -> anyhow::Result<Self> {
         let config = global.load_config()?;
         if config.database.url.is_none()
             && let Private::Stopped(place) = Private::find(&config.database)?
         {
             let place = place.display();
-            let why = format!(
-                "the private PostgreSQL in {place} is not running: `receiptd run` starts it, and this does not"
-            );
+            let why = format!("the private PostgreSQL in {place} is not running: start it with `receiptd run`");
             return Err(Refused::unavailable(why).into());
         }
         Self::open(global).await
     }
 
-    /// The same for whoever may read rows but not the version of the schema: that one is refused only where it is known.
+    /// The same for roles that may not read the version of the schema: another version is only refused if it is
+    /// known.
     pub async fn open_to_read(global: &Global) -> anyhow::Result<Self> {
         let opened = Self::open_any(global).await?;
         match refuse_other_schema(&opened).await {
@@ -171,7 +169,7 @@ impl Opened {
         opened.read_clock().await
     }
 
-    /// From now on `store.clock()` tells the database's time, which all that is relative goes by.
+    /// From now on `store.clock()` has the database's time, which relative times use.
     async fn read_clock(self) -> anyhow::Result<Self> {
         self.store.now().await.with_context(|| using(&self.config.database))?;
         Ok(self)
@@ -186,7 +184,7 @@ impl Opened {
         Ok(Self { config, store, database })
     }
 
-    /// Disconnects. Where something of the database failed in what was `done`, it is said which database that is.
+    /// Disconnects. An error of the database in `done` gets the name of that database.
     pub async fn close<T, E: Into<anyhow::Error>>(self, done: Result<T, E>) -> anyhow::Result<T> {
         let Self { config, store, database } = self;
         store.close();
@@ -198,7 +196,7 @@ impl Opened {
     }
 }
 
-/// Refuses a schema that is not as this program knows it.
+/// Refuses a schema of another version.
 async fn refuse_other_schema(opened: &Opened) -> anyhow::Result<()> {
     let known = Store::known_schema_version();
     let version = opened.store.schema_version().await.with_context(|| connecting(&opened.config.database))?;
@@ -211,22 +209,22 @@ async fn refuse_other_schema(opened: &Opened) -> anyhow::Result<()> {
     Err(Refused::config(why).into())
 }
 
-/// Whether the role may not do what was asked of the database.
+/// Whether the error is a missing right.
 fn is_not_permitted(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StoreError>().and_then(StoreError::sqlstate).is_some_and(|sqlstate| sqlstate == "42501")
 }
 
-/// What is being done when the database is asked for the first time.
+/// Context for the first query's error.
 pub fn connecting(config: &config::Database) -> String {
     format!("connecting to {config}")
 }
 
-/// Which database it is that is asked for something later.
+/// Context for later errors.
 pub fn using(config: &config::Database) -> String {
     format!("using {config}")
 }
 
-/// What the operator can do about a failure of the database, where that is known.
+/// The remedy for a database failure, if there is one.
 pub fn advice(error: &StoreError) -> Option<&'static str> {
     let is_unreachable = matches!(error, StoreError::Failed { source: sqlx::Error::Io(_), .. })
         || matches!(error, StoreError::Deadline { .. } | StoreError::Unanswered { .. });

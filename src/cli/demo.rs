@@ -1,5 +1,5 @@
-//! `receiptd demo`: everything at work on one machine, with nothing to configure: a private PostgreSQL, the simulated
-//! Chat, the real daemon, and a picture of what it does, taken from the tables that analysts query.
+//! `receiptd demo`: everything on one machine without configuration: a private PostgreSQL, the simulated Chat, the
+//! real daemon, and a picture of it, drawn from the tables that analysts query.
 
 mod figures;
 mod picture;
@@ -28,13 +28,13 @@ pub async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let stop = lifecycle::stop_on_signal()?;
     let Some(mut stage) = Stage::set_up(&stop).await? else { return Ok(ExitCode::SUCCESS) };
     let shown = show(&mut stage, arguments.span.map(Into::into), &stop).await;
-    // Whatever happened to the picture, all that was started is stopped.
+    // Everything is stopped, whatever happened to the picture.
     let is_complete = stage.tear_down().await?;
     shown?;
     Ok(if is_complete { ExitCode::SUCCESS } else { Exit::Software.into() })
 }
 
-/// Draws a picture every second, while new messages come, until the time is over or somebody stops it.
+/// Draws a picture every second while new messages arrive, until the time is over or the demo is stopped.
 async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToken) -> anyhow::Result<()> {
     writeln!(stdout(), "{}", stage.invitation())?;
     let mut picture = Picture::new();
@@ -43,10 +43,10 @@ async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToke
     let start = Instant::now();
     loop {
         tokio::select! {
-            // First, since the daemon ends on it too.
+            // First, since the daemon stops on this signal too.
             biased;
             () = stop.cancelled() => break,
-            () = stage.daemon_ended() => anyhow::bail!("the daemon has ended by itself"),
+            () = stage.daemon_ended() => anyhow::bail!("the daemon stopped unexpectedly"),
             _ = ticks.tick() => {}
         }
         if span.is_some_and(|span| start.elapsed() >= span) {

@@ -1,4 +1,4 @@
-//! How receiptd ends: the codes of sysexits(3), by which units and scripts tell what went wrong.
+//! Exit codes of sysexits(3), by which units and scripts recognize the reason.
 //!
 //! | code | means | what helps |
 //! |---|---|---|
@@ -29,7 +29,7 @@ pub enum Exit {
     Config = 78,
 }
 
-/// What is refused where it is known which code that calls for.
+/// A refusal with its exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct Refused {
@@ -38,32 +38,32 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// The command line can't be meant.
+    /// Impossible arguments.
     pub fn usage(why: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, why: why.into() }
     }
 
-    /// The input can't be taken.
+    /// Invalid input.
     pub fn data(why: impl Into<String>) -> Self {
         Self { exit: Exit::Data, why: why.into() }
     }
 
-    /// What is needed does not run.
+    /// Something needed is not running.
     pub fn unavailable(why: impl Into<String>) -> Self {
         Self { exit: Exit::Unavailable, why: why.into() }
     }
 
-    /// Somebody has to set something up first.
+    /// Something has to be set up first.
     pub fn config(why: impl Into<String>) -> Self {
         Self { exit: Exit::Config, why: why.into() }
     }
 }
 
-/// What the database answers where the schema is missing or old: no such schema, table, column or function.
+/// SQLSTATEs of a missing or old schema: no such schema, table, column or function.
 const OTHER_SCHEMA: [&str; 4] = ["3F000", "42P01", "42703", "42883"];
 
 impl Exit {
-    /// The code that an error calls for, by what is found in its chain.
+    /// The exit code of an error, by the causes in its chain.
     pub fn of(error: &anyhow::Error) -> Self {
         let kind = |cause: &(dyn std::error::Error + 'static)| {
             if let Some(refused) = cause.downcast_ref::<Refused>() {
@@ -85,7 +85,7 @@ impl Exit {
     }
 }
 
-/// Whether the database, or the schema in it, is not one for this program.
+/// Whether the database or its schema does not suit this program.
 fn is_unfit(cause: &(dyn std::error::Error + 'static)) -> bool {
     let schema = match cause.downcast_ref() {
         Some(StartError::Schema(error)) => Some(error),
@@ -99,7 +99,7 @@ fn is_of_proxy(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(cause.downcast_ref(), Some(StartError::Client(ClientError::Proxy(_))))
 }
 
-/// Whether this machine can't have a private PostgreSQL as it is set up: its programs, its accounts or the data directory.
+/// Whether this machine can't run a private PostgreSQL as it is set up: its programs, accounts or data directory.
 fn is_of_machine(cause: &(dyn std::error::Error + 'static)) -> bool {
     use EmbeddedError::{
         ClosedDirectory, File, HomeUnknown, InUse, NoAccount, NotInstalled, NotStarted, NotStopped, OfRoot,
@@ -118,7 +118,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The failure of the database, if that is what a cause is.
+/// The database failure, if the cause is one.
 pub fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
     match cause.downcast_ref() {
         Some(SchemaError::Store(failure)) => Some(failure),

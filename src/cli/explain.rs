@@ -1,4 +1,4 @@
-//! `receiptd explain`: why a group or a message was or was not polled, and when it will be.
+//! `receiptd explain`: why a group or message is or isn't polled, and when it is due.
 
 use std::{
     io::{self, Write},
@@ -39,14 +39,14 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What the command answers.
+/// The command's output.
 #[derive(Serialize)]
 struct Answer {
     /// In words, the most important first.
     why: Vec<String>,
     /// What keeps the whole app from being polled, if anything does.
     trouble: Option<String>,
-    /// Who polls the app.
+    /// The lease holder of the app.
     holder: Option<String>,
     #[serde(flatten)]
     facts: Explained,
@@ -60,9 +60,8 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let known = look(&opened, &group, seq).await;
     let Known { facts, holder, trouble, held, limit } = opened.close(known).await?;
     let facts = facts.ok_or_else(|| not_watched(&group))?;
-    let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is polled: {trouble}."));
-    let idle =
-        holder.is_none().then(|| "No receiptd polls this app just now: start one, or see `receiptd check`.".into());
+    let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is being polled: {trouble}."));
+    let idle = holder.is_none().then(|| "No receiptd polls this app: start one, or run `receiptd check`.".into());
     let of_group = why(&group, &facts, seq, &cadences, now);
     let limit = batch_limit(limit, batch_size);
     let why = stopped.into_iter().chain(idle).chain(held).chain(of_group).chain(limit).collect();
@@ -80,13 +79,13 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
 struct Known {
     /// The group.
     facts: Option<Explained>,
-    /// Who polls the app.
+    /// The lease holder of the app.
     holder: Option<String>,
-    /// What keeps the whole app from being polled.
+    /// Why no message of the app is being polled.
     trouble: Option<String>,
-    /// Why the group isn't asked for just now though it is active.
+    /// Why the group is not being asked for although it is active.
     held: Vec<String>,
-    /// How many messages a call may ask for.
+    /// The known batch limit.
     limit: Option<KnownLimit>,
 }
 
@@ -107,13 +106,14 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
     Ok(Known { facts, holder, trouble, held, limit: store.batch_limit().await? })
 }
 
-/// How many messages a call asks for, if the service takes fewer than `configured`.
+/// The maximum number of messages per call, if the service accepts fewer than `configured`.
 fn batch_limit(known: Option<KnownLimit>, configured: usize) -> Option<String> {
     let KnownLimit { takes, refuses } = known.filter(|known| known.takes < configured)?;
-    Some(format!("Calls ask for up to {takes} messages: Tencent Chat has refused {refuses} in one."))
+    let takes = counted(takes as u64, "message");
+    Some(format!("Calls ask for at most {takes}, since Tencent Chat has refused {refuses} in one call."))
 }
 
-/// The reasons in words, the most important first.
+/// The reasons as sentences, most important first.
 fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Cadences, now: Timestamp) -> Vec<String> {
     let mut why: Vec<String> = group_fault(group, facts, now).into_iter().collect();
     let slot = match (seq, &facts.message) {
@@ -130,19 +130,19 @@ fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Caden
         }
         (None, _) => {
             if facts.group.unslotted > 0 {
-                let count = facts.group.unslotted;
-                why.push(format!(
-                    "{count} new messages are not on the schedule yet: that takes a second while receiptd polls."
-                ));
+                let new = counted(facts.group.unslotted.unsigned_abs(), "new message");
+                why.push(format!("{new} to be scheduled within a second while receiptd polls."));
             }
             facts.slots.first()
         }
     };
     match slot {
-        // Of a group that is stopped no slot is polled, whatever its due time says.
+        // No slot of a stopped group is polled, whatever its due time.
         _ if !is_active(facts) => {}
         Some(slot) => why.extend(schedule(slot, facts, cadences, now)),
-        None if seq.is_none() && facts.group.unslotted == 0 => why.push("It has no message that is polled.".to_owned()),
+        None if seq.is_none() && facts.group.unslotted == 0 => {
+            why.push("None of its messages are being polled.".to_owned())
+        }
         None => {}
     }
     why
@@ -157,13 +157,15 @@ fn group_fault(group: &GroupId, facts: &Explained, now: Timestamp) -> Option<Str
     let reason = facts.group.state_reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"));
     match facts.group.state.as_str() {
         "paused" => Some(format!("The group is paused{reason}: `receiptd watch resume {argument}`.")),
-        "removed" => Some("The group is not watched any more; to watch a message of it watches it again.".to_owned()),
+        "removed" => {
+            Some("The group is not watched any more. To watch it again, watch one of its messages.".to_owned())
+        }
         "quarantined" => {
             let code = facts.group.state_code.unwrap_or_default();
             let remedy = error_class::remedy(code.into()).map_or_else(String::new, |remedy| format!(": {remedy}"));
             let again = match facts.group.probe_at {
-                Some(at) => format!("it is tried again {}", when(at, now)),
-                None => format!("it is not tried again before `receiptd watch resume {argument}`"),
+                Some(at) => format!("next retry {}", when(at, now)),
+                None => format!("no retry until `receiptd watch resume {argument}`"),
             };
             Some(format!("Tencent Chat refuses the group with code {code}{reason}{remedy}; {again}."))
         }
@@ -175,13 +177,13 @@ fn message_fault(message: &ExplainedMessage, now: Timestamp) -> Option<String> {
     let closed = || message.closed_at.map_or_else(String::new, |at| format!(", {}", when(at, now)));
     Some(match message.state.as_str() {
         "active" if message.slot_id.is_some() => return None,
-        "active" => "It is new and not on the schedule yet: that takes a second while receiptd polls.".to_owned(),
-        "all_read" => format!("Everybody has read it, so it is polled no more{}.", closed()),
-        "no_receipt" => format!("Tencent Chat has no receipt of it, so it is polled no more{}.", closed()),
-        "expired" => format!("It is older than its cadence reaches, so it is polled no more{}.", closed()),
+        "active" => "It is new and will be scheduled within a second while receiptd polls.".to_owned(),
+        "all_read" => format!("Polling has stopped, since all members have read it{}.", closed()),
+        "no_receipt" => format!("Polling has stopped, since Tencent Chat has no receipt for it{}.", closed()),
+        "expired" => format!("Polling has stopped, since it is older than the end of its cadence{}.", closed()),
         "rejected" => {
             let code = message.receipt_code.unwrap_or_default();
-            format!("Tencent Chat refused it alone with code {code}, so it is polled no more{}.", closed())
+            format!("Polling has stopped, since Tencent Chat refused it alone with code {code}{}.", closed())
         }
         state => format!("It is {state}{}.", closed()),
     })
@@ -190,14 +192,16 @@ fn message_fault(message: &ExplainedMessage, now: Timestamp) -> Option<String> {
 /// When a slot is due, and by which rule.
 fn schedule(slot: &ExplainedSlot, facts: &Explained, cadences: &Cadences, now: Timestamp) -> Vec<String> {
     let (name, cadence) = cadences.named(facts.group.cadence.as_deref());
-    let mut said = vec![format!("It is due {}, by the cadence {name}: {cadence}.", when(slot.next_poll_at, now))];
+    let is = if slot.next_poll_at > now { "is" } else { "was" };
+    let due = when(slot.next_poll_at, now);
+    let mut said = vec![format!("It {is} due {due}, by the cadence {name}: {cadence}.")];
     if let Some(youngest) = slot.youngest_sent_at {
         let tier = cadence.tier_name(youngest, now);
         said.push(format!("The youngest message of the call was sent {}: its tier is {tier}.", when(youngest, now)));
     }
     if facts.group.cadence.as_deref().is_some_and(|named| !cadences.has(named)) {
         let named = facts.group.cadence.as_deref().unwrap_or_default();
-        said.push(format!("The group names the cadence {named:?}, which the configuration lacks."));
+        said.push(format!("The group names the cadence {named:?}, which is not configured."));
     }
     if slot.failures > 0 {
         let polls = match slot.failures {
@@ -205,7 +209,7 @@ fn schedule(slot: &ExplainedSlot, facts: &Explained, cadences: &Cadences, now: T
             failures => format!("{failures} polls"),
         };
         said.push(format!(
-            "Its last {polls} failed, so it is tried again at that time whatever its cadence: see the calls below."
+            "Its last {polls} failed, so this time is a retry, independent of the cadence: see the calls below."
         ));
     }
     said
@@ -226,9 +230,9 @@ fn tell(out: &mut impl Write, answer: &Answer, seq: Option<MsgSeq>, now: Timesta
         writeln!(out, "         and {} more", slots.len() - SLOTS)?;
     }
     if answer.facts.calls.is_empty() {
-        return writeln!(out, "calls    none of the group in the last two days");
+        return writeln!(out, "calls    none for the group in the last two days");
     }
-    writeln!(out, "calls    of the group, the latest first")?;
+    writeln!(out, "calls    for the group, latest first")?;
     answer.facts.calls.iter().try_for_each(|call| writeln!(out, "         {}", printable(&call_line(call, now))))
 }
 
@@ -236,7 +240,7 @@ fn message_line(message: &ExplainedMessage, now: Timestamp) -> String {
     let ExplainedMessage { msg_seq, state, .. } = message;
     let counts = match (message.read_num, message.unread_num) {
         (Some(read), Some(unread)) => format!("{read} read, {unread} unread"),
-        _ => "nothing known yet".to_owned(),
+        _ => "no counts yet".to_owned(),
     };
     let known = message.known_until.map_or_else(String::new, |until| format!(", known until {}", when(until, now)));
     let code = message.receipt_code.filter(|code| *code != 0).map_or_else(String::new, |code| format!(", code {code}"));
@@ -262,7 +266,7 @@ fn call_line(call: &ExplainedCall, now: Timestamp) -> String {
     format!("{at}: {}{code} for {messages}, in {:.0} ms{error}", call.class, call.latency_ms)
 }
 
-/// When, from now.
+/// The time relative to now.
 fn when(at: Timestamp, now: Timestamp) -> String {
     if at > now { format!("in {}", since(now, at)) } else { format!("{} ago", since(at, now)) }
 }
@@ -314,7 +318,7 @@ mod tests {
         for part in [
             "It is due in 30s, by the cadence default",
             "tier is 1h",
-            "\"gone\", which the configuration lacks",
+            "\"gone\", which is not configured",
             "last poll failed",
         ] {
             assert!(said.contains(part), "{part} is not in {said}");
@@ -329,7 +333,7 @@ mod tests {
     fn a_batch_size_that_the_service_does_not_take_is_told() {
         let known = Some(KnownLimit { takes: 20, refuses: 21 });
         let said = batch_limit(known, 50).unwrap();
-        assert_eq!(said, "Calls ask for up to 20 messages: Tencent Chat has refused 21 in one.");
+        assert_eq!(said, "Calls ask for at most 20 messages, since Tencent Chat has refused 21 in one call.");
         assert_eq!((batch_limit(known, 20), batch_limit(None, 50)), (None, None));
     }
 
@@ -339,7 +343,7 @@ mod tests {
             ("paused", "The group is paused: `receiptd watch resume team`"),
             (
                 "quarantined",
-                "Tencent Chat refuses the group with code 10007: the group is of a kind without read receipts",
+                "Tencent Chat refuses the group with code 10007: groups of this type have no read receipts",
             ),
             ("removed", "The group is not watched any more"),
         ] {
@@ -352,10 +356,10 @@ mod tests {
     #[test]
     fn new_messages_that_wait_for_the_schedule_are_polled_soon() {
         let mut facts = Explained { slots: vec![], ..facts("active") };
-        assert_eq!(reasons(&facts, None), "It has no message that is polled.");
+        assert_eq!(reasons(&facts, None), "None of its messages are being polled.");
         facts.group.unslotted = 3;
-        assert!(reasons(&facts, None).starts_with("3 new messages are not on the schedule yet"));
-        assert!(!reasons(&facts, None).contains("no message"), "{}", reasons(&facts, None));
+        assert!(reasons(&facts, None).starts_with("3 new messages to be scheduled"));
+        assert!(!reasons(&facts, None).contains("being polled"), "{}", reasons(&facts, None));
     }
 
     #[test]
@@ -374,10 +378,10 @@ mod tests {
             closed_at: Some(at(-60)),
         };
         for (state, part) in [
-            ("all_read", "Everybody has read it, so it is polled no more, 1m ago."),
-            ("expired", "older than its cadence reaches"),
+            ("all_read", "Polling has stopped, since all members have read it, 1m ago."),
+            ("expired", "older than the end of its cadence"),
             ("rejected", "with code 10004"),
-            ("active", "not on the schedule yet"),
+            ("active", "will be scheduled"),
         ] {
             let facts = Explained { message: Some(message(state)), ..facts("active") };
             assert!(reasons(&facts, Some(7)).contains(part), "{}", reasons(&facts, Some(7)));

@@ -1,5 +1,5 @@
-//! `receiptd export`: the time series, the milestones or the hourly rows as a file for analysts. It only reads, and
-//! what it makes looks like a whole file only when it is one.
+//! `receiptd export`: snapshots, milestones or hourly rows as a file for analysts. It only reads. The output file has
+//! its final name only when it is complete.
 
 mod output;
 
@@ -67,7 +67,7 @@ enum How {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    // What can't be meant by any clock is refused before the database is asked for its.
+    // Checked before the database is asked for its time: impossible by any clock.
     span(arguments, clock::now())?;
     let opened = Opened::open_to_read(global).await?;
     let (from, until) = span(arguments, opened.store.clock().now())?;
@@ -76,8 +76,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why it is not even begun, if there is a reason.
-/// The span that is exported.
+/// The reason to refuse before starting, if any; otherwise the time span to export.
 fn span(arguments: &Arguments, now: Timestamp) -> Result<(Timestamp, Timestamp), Refused> {
     let from = arguments.from.map_or(Timestamp::UNIX_EPOCH, |moment| moment.at(now));
     let until = arguments.to.map_or(now, |moment| moment.at(now));
@@ -90,17 +89,20 @@ fn refusal(arguments: &Arguments, from: Timestamp, until: Timestamp) -> Option<S
         return Some(format!("--from {} is later than --to {}", from.to_rfc3339(), until.to_rfc3339()));
     }
     if let Some(file) = file.filter(|file| file.symlink_metadata().is_ok()) {
-        return Some(format!("{} is there already, and is not overwritten: remove it or name another", file.display()));
+        return Some(format!(
+            "{} exists already and is not overwritten: remove it or choose another name",
+            file.display()
+        ));
     }
     if arguments.spreadsheet && matches!(arguments.format, How::Parquet) {
-        return Some("--spreadsheet is for CSV: Parquet holds text as text".to_owned());
+        return Some("--spreadsheet only applies to CSV: Parquet stores text unchanged".to_owned());
     }
     let is_shown = file.is_none() && io::stdout().is_terminal();
     (is_shown && matches!(arguments.format, How::Parquet))
-        .then(|| "Parquet is nothing for a terminal: name a file with --output".to_owned())
+        .then(|| "Parquet can't be written to a terminal: name a file with --output".to_owned())
 }
 
-/// Returns how many rows there were.
+/// Returns the number of rows.
 async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Timestamp) -> anyhow::Result<u64> {
     let dataset = Dataset::from(arguments.dataset);
     let span = store.export_span(dataset, from, until).await?;
@@ -121,7 +123,7 @@ async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Ti
     Ok(copy.rows)
 }
 
-/// Rows on their way from the database to the output.
+/// Rows on the way from the database to the output.
 struct Copy {
     dataset: Dataset,
     writer: Box<dyn Writer>,
@@ -146,7 +148,7 @@ impl Copy {
     }
 }
 
-/// A bar of days. There is none where it would stand between the rows.
+/// A progress bar of days; none if it would appear between the rows.
 fn progress(days: usize, output: &Output) -> ProgressBar {
     let days = days as u64;
     if !io::stderr().is_terminal() || output.is_terminal() {

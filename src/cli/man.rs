@@ -1,5 +1,5 @@
-//! `receiptd man`: the manual pages, made from the program itself: the commands from their definitions, the settings from
-//! the reference file.
+//! `receiptd man`: the manual pages, generated from the program itself: commands from their definitions, settings
+//! from the reference file.
 
 mod settings;
 
@@ -34,36 +34,36 @@ enum Page {
     Settings,
 }
 
-/// The exit codes, as docs/operators.md has them.
+/// The exit codes, as in docs/operators.md.
 const EXIT_CODES: [(&str, &str); 7] = [
     ("0", "Success."),
     ("64", "The command line is wrong."),
-    ("65", "The input is wrong: an import's file or a line of it, or a group that is not watched."),
+    ("65", "The input is wrong: an import file or a line in it, or a group that is not watched."),
     ("69", "The database, the service or the address of http.listen is not available. Retrying may help."),
     (
         "70",
-        "Something could not be stored before the end, a file could not be written, or something else failed: the message \
-         says what.",
+        "Something could not be stored before the end, a file could not be written, or another error, which the \
+         message names.",
     ),
     (
         "78",
-        "The configuration is wrong or incomplete, there is no database, or its schema is missing, old or a newer \
-         receiptd's. Retrying doesn't help.",
+        "The configuration is wrong or incomplete, there is no database, or its schema is missing, older or newer \
+         than this receiptd. Retrying does not help.",
     ),
     ("130, 143", "A second SIGINT or SIGTERM ended it at once."),
 ];
 
 const FILES: [(&str, &str); 3] = [
-    ("/etc/receiptd/receiptd.toml", "The settings, see receiptd.toml(5)."),
-    ("/etc/credstore/receiptd.*", "Secrets that systemd hands over, see receiptd.service."),
-    ("/var/lib/receiptd", "The private PostgreSQL, where no database is configured."),
+    ("/etc/receiptd/receiptd.toml", "The settings; see receiptd.toml(5)."),
+    ("/etc/credstore/receiptd.*", "Secrets passed by systemd; see receiptd.service."),
+    ("/var/lib/receiptd", "The private PostgreSQL, if no database is configured."),
 ];
 
 const ENVIRONMENT: [(&str, &str); 4] = [
     ("RECEIPTD_CONFIG", "The configuration file."),
-    ("RECEIPTD_SECTION__KEY", "A setting, as in RECEIPTD_POLLING__BATCH_SIZE=20. It holds over the file."),
-    ("DATABASE_URL", "database.url, where RECEIPTD_DATABASE__URL is not set."),
-    ("NO_COLOR", "No colours, if set to anything."),
+    ("RECEIPTD_SECTION__KEY", "A setting, for example RECEIPTD_POLLING__BATCH_SIZE=20. It overrides the file."),
+    ("DATABASE_URL", "database.url, if RECEIPTD_DATABASE__URL is not set."),
+    ("NO_COLOR", "Disables colours if set."),
 ];
 
 pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -105,7 +105,7 @@ fn commands() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// A command and those below it, each with how it is called.
+/// A command and its subcommands, each with its usage.
 fn described(command: &Command, called: &str) -> Vec<(String, Command)> {
     let below = command.get_subcommands().filter(|command| command.get_name() != "help");
     below

@@ -1,4 +1,4 @@
-//! `receiptd migrate`: the schema, ahead of the daemon.
+//! `receiptd migrate`: creates or upgrades the schema before the daemon does.
 
 use std::{io::Write, process::ExitCode};
 
@@ -31,8 +31,8 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let version = Store::known_schema_version();
     let done = match before {
         Some(before) if before == version => format!("is up to date, at migration {version}"),
-        Some(before) => format!("went from migration {before} to {version}"),
-        None => format!("was made, at migration {version}"),
+        Some(before) => format!("was upgraded from migration {before} to {version}"),
+        None => format!("was created, at migration {version}"),
     };
     writeln!(stdout(), "The schema receiptd {done}.")?;
     Ok(ExitCode::SUCCESS)

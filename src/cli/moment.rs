@@ -1,14 +1,14 @@
-//! A point in time as people write it on the command line. It never reads the clock.
+//! A point in time on the command line. Never reads the clock.
 
 use std::{str::FromStr, time::Duration};
 
 use chrono::{NaiveDate, NaiveTime};
 use receiptd::{domain::Timestamp, import::time};
 
-/// Longer ago is a slip of the pen.
+/// Maximum age; anything older is a typo.
 const OLDEST: Duration = Duration::from_secs(20 * 365 * 86_400);
 
-/// A point in time, or how long ago it was.
+/// A point in time, absolute or relative to now.
 #[derive(Debug, Clone, Copy)]
 pub enum Moment {
     At(Timestamp),
@@ -27,7 +27,7 @@ impl Moment {
 impl FromStr for Moment {
     type Err = String;
 
-    /// Reads an age, as 30d; a day, as 2026-11-23, at midnight UTC; or what [`time`] reads.
+    /// Parses an age such as 30d, a date such as 2026-11-23 (midnight in UTC), or the formats of [`time`].
     fn from_str(text: &str) -> Result<Self, String> {
         let age = || humantime::parse_duration(text).ok().filter(|age| *age < OLDEST).map(Self::Ago);
         let date = || text.parse::<NaiveDate>().ok().map(|date| date.and_time(NaiveTime::MIN).and_utc().to_rfc3339());
@@ -35,7 +35,7 @@ impl FromStr for Moment {
             Some(age) => Ok(age),
             None => match time(&date().unwrap_or_else(|| text.to_owned())) {
                 Ok(time) => Ok(Self::At(time)),
-                Err(error) => Err(format!("{error}; or give a day, as 2026-11-23, or an age, as 30d")),
+                Err(error) => Err(format!("{error}; or a day such as 2026-11-23, or an age such as 30d")),
             },
         }
     }

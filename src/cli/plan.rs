@@ -1,4 +1,4 @@
-//! `receiptd plan`: what polling will come to, hour by hour.
+//! `receiptd plan`: load forecast, hour by hour.
 
 use std::{
     io::{self, Write},
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::{Global, as_json, database::Opened, exit::Refused, stdout};
 
-/// So wide is the bar of a whole limit.
+/// Width of the bar of 100 %, in characters.
 const WIDTH: f64 = 40.0;
 
 /// Forecast the calls of each hour, and when the limit is used up
@@ -40,16 +40,16 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What the command answers.
+/// The command's output.
 #[derive(Serialize)]
 struct Answer {
-    /// The limit, in calls a second.
+    /// The limit, in calls per second.
     limit: u32,
-    /// When it is first used up.
+    /// The time when it is first reached.
     saturates_at: Option<Timestamp>,
-    /// The new messages that are counted with; null for none.
+    /// The assumed new messages; null for none.
     assumed: Option<Stream>,
-    /// What was sent within the last 24 hours.
+    /// Messages sent in the last 24 hours.
     last_day: LastDay,
     hours: Vec<Hour>,
 }
@@ -80,7 +80,8 @@ fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     let Arguments { more_messages, in_groups, .. } = arguments;
     if *more_messages > 0 && more_messages < in_groups {
         let why = format!(
-            "--more-messages {more_messages} can't go to {in_groups} groups: give --in-groups {more_messages} or fewer"
+            "--more-messages {more_messages} can't be spread over {in_groups} groups: set --in-groups to \
+             {more_messages} or fewer"
         );
         return Err(Refused::usage(why));
     }
@@ -102,36 +103,36 @@ fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     match answer.saturates_at {
         Some(at) => writeln!(
             out,
-            "The limit of {} calls a second is used up from {} on: polls will be late.",
+            "The limit of {} calls per second is reached from {} on: polls will be late.",
             answer.limit,
             at.format("%Y-%m-%d %H:%M")
         ),
-        None => writeln!(out, "The limit of {} calls a second is not used up.", answer.limit),
+        None => writeln!(out, "The limit of {} calls per second is not reached.", answer.limit),
     }
 }
 
-/// A share of the limit as a bar. It draws nothing for what is told as 0.0 %, and cuts off what is over the limit, since that
-/// can't be done.
+/// A fraction of the limit as a bar. Draws nothing for 0.0 %, and cuts off everything beyond the limit, which can't
+/// be called.
 fn bar(share: f64) -> String {
     let share = if share < 0.0005 { 0.0 } else { share.min(1.0) };
     "#".repeat((share * WIDTH).ceil() as usize)
 }
 
-/// What is counted with beside what is watched now, and what would be like the last 24 hours.
+/// The assumed new messages, and what a plan like the last 24 hours would need.
 fn assumption(assumed: Option<Stream>, last_day: LastDay) -> String {
     if let Some(Stream { messages_per_hour, groups, .. }) = assumed {
         let (messages, groups) = (counted(messages_per_hour.into(), "new message"), counted(groups.into(), "group"));
-        return format!("Assumption: {messages} an hour, in {groups}.");
+        return format!("Assumption: {messages} per hour, in {groups}.");
     }
     let LastDay { messages, groups } = last_day;
     if messages == 0 {
-        return "No new messages are assumed; the last 24 hours brought none.".to_owned();
+        return "No new messages are assumed; there were none in the last 24 hours.".to_owned();
     }
     let an_hour = messages.unsigned_abs().div_ceil(24);
-    // Fewer messages than groups can't be given: then each of them is counted as of a group of its own.
+    // With fewer messages than groups, each message counts as one of its own group.
     let in_groups = groups.unsigned_abs().min(an_hour);
     format!(
-        "No new messages are assumed. The last 24 hours brought {} an hour in {}: to plan with as many, add \
+        "No new messages are assumed. In the last 24 hours there were {} per hour in {}: to plan with as many, add \
          --more-messages {an_hour} --in-groups {in_groups}.",
         counted(an_hour, "new message"),
         counted(groups.unsigned_abs(), "group")
@@ -145,11 +146,11 @@ mod tests {
     #[test]
     fn what_is_assumed_is_said_and_what_would_be_like_the_last_day() {
         let last_day = |messages, groups| assumption(None, LastDay { messages, groups });
-        assert_eq!(last_day(0, 0), "No new messages are assumed; the last 24 hours brought none.");
+        assert_eq!(last_day(0, 0), "No new messages are assumed; there were none in the last 24 hours.");
         assert!(
             last_day(48_001, 20).ends_with(
-                "brought 2,001 new messages an hour in 20 groups: to plan with as many, add \
-             --more-messages 2001 --in-groups 20."
+                "there were 2,001 new messages per hour in 20 groups: to plan with as many, add --more-messages 2001 \
+                 --in-groups 20."
             ),
             "{}",
             last_day(48_001, 20)
@@ -158,7 +159,7 @@ mod tests {
         let stream = Stream { messages_per_hour: 1_000, groups: 7, batch_size: 50 };
         assert_eq!(
             assumption(Some(stream), LastDay { messages: 9, groups: 9 }),
-            "Assumption: 1,000 new messages an hour, in 7 groups."
+            "Assumption: 1,000 new messages per hour, in 7 groups."
         );
     }
 

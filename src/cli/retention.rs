@@ -1,4 +1,4 @@
-//! `receiptd retention`: removes what is old, or tells what would go.
+//! `receiptd retention`: removes old data, or shows what would be removed.
 
 use std::{io::Write, process::ExitCode};
 
@@ -36,16 +36,17 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 
 async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
     if let Some(doubt) = store.clock().doubt() {
-        bail!("nothing is removed: {doubt}");
+        bail!("nothing was removed: {doubt}");
     }
     let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, store.clock().now()).await?;
     let mut out = stdout();
     let (partitions, rows) = (counted(partitions, "partition"), counted(rows, "row"));
-    writeln!(out, "Dropped {partitions} ({}), and deleted {rows} of roll-ups.", size(bytes))?;
+    writeln!(out, "Dropped {partitions} ({}) and deleted {rows} of roll-ups.", size(bytes))?;
     if waiting > 0 {
         writeln!(
             out,
-            "{waiting} more wait for their roll-up or for readers that began before: they go at the next run."
+            "{} not dropped yet, waiting to be rolled up or for readers to finish: the next run retries.",
+            counted(waiting, "partition")
         )?;
     }
     Ok(())
@@ -57,12 +58,12 @@ async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
     let partitions = store.partitions().await?;
     let verdict = |partition: &Partition| config.retention.verdict(partition, rolled_up_until, now);
     let mut out = stdout();
-    writeln!(out, "Removed are {}.", config.retention)?;
+    writeln!(out, "Retention: {}.", config.retention)?;
     for partition in &partitions {
         let why = match verdict(partition) {
             Verdict::Keep => continue,
             Verdict::Drop => "goes",
-            Verdict::KeepUntilRolledUp => "goes once it is rolled up",
+            Verdict::KeepUntilRolledUp => "dropped once it is rolled up",
         };
         let rows = partition.rows.map_or(String::new(), |rows| format!(", some {rows} rows"));
         writeln!(out, "  {:<28} {why}: {}{rows}", partition.name(), size(partition.bytes))?;

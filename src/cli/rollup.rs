@@ -1,4 +1,4 @@
-//! `receiptd rollup`: brings hourly rows and gaps up to date, or does a span of them again.
+//! `receiptd rollup`: updates hourly rows and gaps, or repeats a time span.
 
 use std::{
     io::{self, Write},
@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    // What can't be meant by any clock is refused before the database is asked for its.
+    // Checked before the database is asked for its time: impossible by any clock.
     span(arguments, clock::now())?;
     let opened = Opened::open(global).await?;
     let done = roll_up(arguments, &opened.store).await;
@@ -43,13 +43,13 @@ async fn roll_up(arguments: &Arguments, store: &Store) -> anyhow::Result<()> {
     }
 }
 
-/// The span that is to be done again, if one is.
+/// The time span to repeat, if any.
 fn span(arguments: &Arguments, now: Timestamp) -> Result<Option<(Timestamp, Timestamp)>, Refused> {
     let Some(from) = arguments.from.map(|from| from.at(now)) else { return Ok(None) };
     let to = arguments.to.map_or(now, |to| to.at(now));
     if from > to {
         let (from, to) = (from.to_rfc3339(), to.to_rfc3339());
-        return Err(Refused::usage(format!("there is nothing to do: --from {from} is later than --to {to}")));
+        return Err(Refused::usage(format!("nothing to do: --from {from} is later than --to {to}")));
     }
     Ok(Some((from, to)))
 }
@@ -60,7 +60,7 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
     let from = hour_of(store.history_begins().await?.map_or(from, |begin| from.max(begin)));
     let hours = u64::try_from((until - from + TimeDelta::minutes(59)).num_hours()).unwrap_or(0);
     if hours == 0 {
-        let why = format!("there is nothing to do: --from has to be before {done}, until when it was done");
+        let why = format!("nothing to do: --from must be before {done}, the end of the roll-up");
         return Err(Refused::usage(why).into());
     }
     let bar = progress(hours);
@@ -75,7 +75,7 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
     if left > 0 {
         writeln!(
             stdout(),
-            "Of {left} of them snapshots or calls are not kept any more: their hourly rows stay as they were."
+            "For {left} of them the snapshots or calls are no longer kept; their hourly rows are unchanged."
         )?;
     }
     Ok(())
@@ -92,12 +92,12 @@ async fn bring_up_to_date(store: &Store, now: Timestamp) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let told = match store.rolled_up_until().await? {
         Some(done) => format!("Everything is rolled up until {done}."),
-        None => "This app was never polled: there is nothing to roll up.".to_owned(),
+        None => "This app has never been polled: there is nothing to roll up.".to_owned(),
     };
     Ok(writeln!(stdout(), "{told}")?)
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, otherwise nothing.
 fn progress(hours: u64) -> ProgressBar {
     if !io::IsTerminal::is_terminal(&io::stderr()) {
         return ProgressBar::hidden();

@@ -39,13 +39,13 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         lifecycle::notify_ready();
         tracing::info!(%app, at, "ready to poll app {app} at {at}");
         if let Some(listen) = page {
-            tracing::info!("the status page is at http://{listen}/");
+            tracing::info!("status page at http://{listen}/");
         }
         daemon.ended().await;
         Ok(())
     };
     let ended: Result<(), StartError> = tokio::select! {
-        // First, since the daemon ends on it too.
+        // First, since the daemon stops on this signal too.
         biased;
         () = stop.cancelled() => Ok(()),
         ended = work => ended,
@@ -53,7 +53,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     };
     let is_asked_for = stop.is_cancelled();
     lifecycle::notify_stopping().await;
-    tracing::info!("stopping: polls in flight end, what they brought back is stored");
+    tracing::info!("stopping: draining in-flight polls and storing their results");
     let lost = daemon.stop().await;
     database.close().await?;
     tracing::info!("stopped");
@@ -61,23 +61,23 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     Ok(if is_asked_for && lost == 0 { ExitCode::SUCCESS } else { Exit::Software.into() })
 }
 
-/// Warns of what is valid and yet hardly meant.
+/// Warns about settings that are valid but hardly intended.
 fn warn_of(config: &Config, chat: &Chat) {
     if chat.has_placeholder_key() {
-        tracing::warn!("chat.secret_key is the example of the reference file, with which no call succeeds");
+        tracing::warn!("chat.secret_key is the example from the reference file: every call would fail");
     }
     for file in &config.exposed_files {
         tracing::warn!("{file}");
     }
 }
 
-/// Where HTTP is served, with the metrics of this process.
+/// The HTTP side, with the metrics of this process.
 fn http(config: &Config, app: SdkAppId) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
     let serve = |listen| Ok((listen, ops::install_metrics(app)?));
     config.http.listen.map(serve).transpose()
 }
 
-/// What the daemon needs to know, from the configuration.
+/// The daemon's settings, from the configuration.
 pub fn daemon_settings(
     config: &Config,
     chat: Chat,

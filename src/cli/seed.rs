@@ -1,4 +1,4 @@
-//! `receiptd seed`: a made-up history, to try queries and dashboards on, or to measure them at any size.
+//! `receiptd seed`: a generated history for trying queries and dashboards, or for measuring them at any size.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -50,9 +50,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 
 async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
     if store.has_groups().await? {
-        bail!(
-            "this app has groups already: give another with --set chat.sdk_app_id=…, so that nothing made up gets among them"
-        );
+        bail!("this app already has groups: use --set chat.sdk_app_id=… to keep generated data apart");
     }
     let bar = progress(seed.messages);
     bar.set_message("groups and calls");
@@ -63,11 +61,12 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
         snapshots += store.seed_messages(seed, first).await?;
         first += seed.messages_at_once();
         bar.set_position(first.min(seed.messages).unsigned_abs());
-        bar.set_message(format!("{snapshots} snapshots"));
+        bar.set_message(counted(snapshots.unsigned_abs(), "snapshot"));
     }
     store.seed_slots(seed).await?;
     catch_up(store, seed.until + rollup::SETTLED_AFTER, |stretch| {
-        bar.set_message(format!("{snapshots} snapshots, rolled up until {}", stretch.until));
+        let snapshots = counted(snapshots.unsigned_abs(), "snapshot");
+        bar.set_message(format!("{snapshots}, rolled up until {}", stretch.until));
     })
     .await?;
     bar.finish_and_clear();
@@ -77,7 +76,7 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, otherwise nothing.
 fn progress(messages: i64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();

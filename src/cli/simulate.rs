@@ -1,4 +1,4 @@
-//! `receiptd simulate`: the simulated Chat on a port, for trying things out.
+//! `receiptd simulate`: serves the simulated Chat on a port.
 
 use std::{io::Write, net::SocketAddr, process::ExitCode};
 
@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use receiptd::{
     chat::Credential,
+    counted::counted,
     lifecycle, logging,
     simulator::{Latency, Simulator, SimulatorConfig},
 };
@@ -40,7 +41,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     logging::init(&config.log)?;
     let signing = config.signing()?;
     let Credential::SecretKey(secret_key) = signing.credential else {
-        bail!("chat.user_sig is a ready signature: to verify signatures the simulated Chat needs chat.secret_key");
+        bail!("chat.user_sig is a ready signature: the simulated Chat needs chat.secret_key to verify signatures");
     };
     let stop = lifecycle::stop_on_signal()?;
     let mut settings = SimulatorConfig::new(signing.sdk_app_id, signing.identifier, secret_key);
@@ -53,14 +54,15 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let simulator = Simulator::start(settings).await?;
     let endpoint = simulator.endpoint();
     let mut out = stdout();
-    writeln!(out, "A simulated Chat for app {} listens on {endpoint}. To use it:", signing.sdk_app_id)?;
+    writeln!(out, "Simulated Chat for app {} listening on {endpoint}. To use it:", signing.sdk_app_id)?;
     writeln!(out, "  receiptd run --set chat.endpoint={endpoint}")?;
-    writeln!(out, "What it has seen: {endpoint}/simulator/ledger. Ctrl-C ends.")?;
+    writeln!(out, "Statistics: {endpoint}/simulator/ledger. Stop with Ctrl-C.")?;
     stop.cancelled().await;
     let ledger = simulator.ledger();
-    writeln!(out, "{} calls came, at most {} in any second.", ledger.calls(), ledger.highest_sliding_second())?;
+    let calls = counted(ledger.calls(), "call");
+    writeln!(out, "{calls} arrived, at most {} in any second.", ledger.highest_sliding_second())?;
     for (code, count) in ledger.errors_by_code() {
-        writeln!(out, "{count} were answered with {code}.")?;
+        writeln!(out, "{count} answered with code {code}.")?;
     }
     simulator.stop().await;
     Ok(ExitCode::SUCCESS)

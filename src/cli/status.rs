@@ -1,4 +1,4 @@
-//! `receiptd status`: how things stand, from the database, and from the running daemon where it answers.
+//! `receiptd status`: the state according to the database, and according to the running daemon if it answers.
 
 use std::{io::Write, process::ExitCode};
 
@@ -25,17 +25,17 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What the command answers.
+/// The command's output.
 #[derive(Serialize)]
 struct Status {
     database: Overview,
-    /// What keeps the app from being polled, and what helps, if anything does.
+    /// Why the app is not being polled, with the remedy if there is one.
     trouble: Option<String>,
-    /// What is wrong with this machine's clock or the database's, if anything is.
+    /// What is wrong with this machine's or the database's clock, if anything.
     clock: Option<String>,
-    /// What the daemon on this machine says of itself; null if it was not heard.
+    /// The report of the daemon on this machine; null if there is none.
     daemon: Option<serde_json::Value>,
-    /// Why it was not heard.
+    /// Why there is none.
     daemon_unheard: Option<String>,
 }
 
@@ -79,7 +79,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
             "polled by",
             match (&database.holder, database.polling_since) {
                 (Some(holder), Some(from)) => format!("{}, for {}", Holder::in_words(holder), since(from, now)),
-                _ => "nobody: start receiptd, or see why it waits with `receiptd check`".to_owned(),
+                _ => "nobody: start receiptd, or run `receiptd check` to see why it waits".to_owned(),
             },
         ),
         ("watched", format!("{} in {}{refused}", number(messages, "message"), number(groups, "group"))),
@@ -89,15 +89,15 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
             "rolled up",
             database.rolled_up_until.map_or_else(|| "nothing yet".to_owned(), |until| format!("until {}", ago(until))),
         ),
-        ("partitions", format!("made for {}, including today", counted(database.partition_runway_days as u64, "day"))),
+        ("partitions", format!("exist for {}, including today", counted(database.partition_runway_days as u64, "day"))),
         ("set aside", number(database.set_aside, "row")),
-        ("passed over", format!("{} of groups by the roll-up", number(database.passed_over, "hour"))),
-        ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("says nothing of itself").to_owned()),
+        ("passed over", format!("{} of groups skipped by the roll-up", number(database.passed_over, "hour"))),
+        ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("no information").to_owned()),
     ];
     lines.extend(warnings(database));
     let limit = |taken| ("batch", format!("Tencent Chat takes at most {} in a call", number(taken, "message")));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
-    // The daemon on this machine has said it already, if it is the one that polls.
+    // The daemon's line contains it already if it is the lease holder.
     lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
     lines.extend(clock.clone().map(|clock| ("clock", clock)));
     lines
@@ -116,7 +116,7 @@ fn calls_made(database: &Overview, now: Timestamp) -> String {
 fn warnings(database: &Overview) -> impl Iterator<Item = (&'static str, String)> {
     let unpolled = |(app, groups): &(i64, i64)| {
         let groups = number(*groups, "group");
-        format!("app {app} has {groups}, and no receiptd polls it: start one for it, or correct the app's number")
+        format!("app {app} has {groups}, but no receiptd polls it: start one for it, or correct the app id")
     };
     let missing = |(cadence, groups): &(String, i64)| {
         let groups = number(*groups, "group");
@@ -128,21 +128,21 @@ fn warnings(database: &Overview) -> impl Iterator<Item = (&'static str, String)>
 
 /// What should have been polled by now.
 fn due(database: &Overview, now: Timestamp) -> String {
-    let late = database.overdue_since.map(|first| {
-        format!("{}, the first of them for {}", number(database.overdue_calls, "call"), since(first, now))
-    });
-    let wait_for = if database.holder.is_some() { "their place on the schedule" } else { "a poller" };
+    let late = database
+        .overdue_since
+        .map(|first| format!("{}, overdue for up to {}", number(database.overdue_calls, "call"), since(first, now)));
+    let wait_for = if database.holder.is_some() { "to be scheduled" } else { "a poller" };
     let new = (database.unslotted > 0)
         .then(|| format!("{} waiting for {wait_for}", number(database.unslotted, "new message")));
     let due: Vec<String> = late.into_iter().chain(new).collect();
-    if due.is_empty() { "nothing: all polls are in time".to_owned() } else { due.join("; ") }
+    if due.is_empty() { "nothing: all polls are on time".to_owned() } else { due.join("; ") }
 }
 
 fn number(number: i64, thing: &str) -> String {
     counted(number.unsigned_abs(), thing)
 }
 
-/// How long it is from then until now.
+/// The time between then and now, as text.
 pub fn since(then: Timestamp, now: Timestamp) -> String {
     span::roughly((now - then).to_std().unwrap_or_default())
 }
@@ -179,11 +179,11 @@ mod tests {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let late = Some((1_200, now - TimeDelta::seconds(90)));
         for (database, said) in [
-            (overview(Some("vm"), 0, None), "nothing: all polls are in time"),
+            (overview(Some("vm"), 0, None), "nothing: all polls are on time"),
             (overview(None, 20_000, None), "20,000 new messages waiting for a poller"),
             (
                 overview(Some("vm"), 7, late),
-                "1,200 calls, the first of them for 1m 30s; 7 new messages waiting for their place on the schedule",
+                "1,200 calls, overdue for up to 1m 30s; 7 new messages waiting to be scheduled",
             ),
         ] {
             assert_eq!(due(&database, now), said);

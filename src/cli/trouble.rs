@@ -1,22 +1,23 @@
-//! Why no message of the whole app is polled: as the daemon on this machine says, or else as its last call tells.
+//! Why no message of the app is being polled: from the daemon on this machine, or else from the last call.
 
 use std::time::Duration;
 
 use receiptd::{
     config::Http,
+    counted::counted,
     ops::{self, Unheard},
     span,
     store::ExplainedCall,
 };
 use serde_json::Value;
 
-/// What the daemon on this machine says of itself.
+/// The report of the daemon on this machine.
 pub async fn ask(http: &Http) -> Result<Value, Unheard> {
     ops::ask(http.listen.ok_or(Unheard::Silent)?, http.token.as_ref()).await
 }
 
-/// What keeps the app from being polled, and what helps, if anything does: `daemon` knows, if it is the one that polls;
-/// else the last call of the app tells.
+/// Why the app is not being polled, with the remedy if there is one. From `daemon` if it is the lease holder, else
+/// from the last call of the app.
 pub fn of_app(daemon: Option<&Value>, last_call: Option<&ExplainedCall>) -> Option<String> {
     let stands_by = |daemon: &&Value| daemon["role"].get("standing_by").is_some();
     match daemon.filter(|daemon| !stands_by(daemon)) {
@@ -25,22 +26,24 @@ pub fn of_app(daemon: Option<&Value>, last_call: Option<&ExplainedCall>) -> Opti
     }
 }
 
-/// Why a group isn't asked for just now though it is active, as `daemon` says: it is held, or all calls wait for a moment.
+/// Why a group is not being asked for although it is active, according to `daemon`: it is held, or all calls are
+/// paused.
 pub fn of_group(daemon: &Value, group_key: i64) -> Vec<String> {
-    let doubt = daemon["doubt"].as_str().map(|doubt| format!("Calls wait for a moment: {doubt}."));
+    let doubt = daemon["doubt"].as_str().map(|doubt| format!("Calls are paused: {doubt}."));
     let held = daemon["held"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_group = held.iter().find(|held| held["group_key"].as_i64() == Some(group_key)).map(|held| {
         let code = held["code"].as_i64().map_or_else(String::new, |code| format!(" with code {code}"));
         let info = held["info"].as_str().unwrap_or_default();
         let again = match held["again_in_seconds"].as_u64().unwrap_or_default() {
-            0 => "at once".to_owned(),
+            0 => "immediately".to_owned(),
             seconds => format!("in {}", span::roughly(Duration::from_secs(seconds))),
         };
-        format!("Tencent Chat refused the group{code} ({info}): it is held, and asked again {again} at the earliest.")
+        format!("Tencent Chat refused the group{code} ({info}); it is retried {again} at the earliest.")
     });
     let others = daemon["held_groups"].as_u64().unwrap_or_default().saturating_sub(held.len() as u64);
     let unknown = (of_group.is_none() && others > 0).then(|| {
-        format!("{others} groups that the daemon does not name are refused and held: this may be one of them.")
+        let others = counted(others, "refused group");
+        format!("{others} not named by the daemon, waiting for a retry: this may be one of them.")
     });
     of_group.into_iter().chain(doubt).chain(unknown).collect()
 }
@@ -92,13 +95,14 @@ mod tests {
     fn a_held_group_is_named_with_its_code_and_when_it_is_asked_again() {
         let held = json!([{ "group_key": 7, "code": 10010, "info": "no such group", "again_in_seconds": 80 }]);
         let daemon = json!({ "doubt": null, "held_groups": 1, "held": held });
-        let said = "Tencent Chat refused the group with code 10010 (no such group): it is held, and asked again in 1m 20s at the earliest.";
+        let said = "Tencent Chat refused the group with code 10010 (no such group); it is retried in 1m 20s at the \
+            earliest.";
         assert_eq!(of_group(&daemon, 7), [said]);
         assert!(of_group(&daemon, 8).is_empty());
         let more = json!({ "doubt": "a call was refused", "held_groups": 1_200, "held": held });
-        assert_eq!(of_group(&more, 7), [said, "Calls wait for a moment: a call was refused."]);
+        assert_eq!(of_group(&more, 7), [said, "Calls are paused: a call was refused."]);
         assert!(
-            of_group(&more, 8)[1].starts_with("1199 groups that the daemon does not name"),
+            of_group(&more, 8)[1].starts_with("1,199 refused groups not named by the daemon"),
             "{:?}",
             of_group(&more, 8)
         );

@@ -27,7 +27,7 @@ pub struct Arguments {
 pub fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     let signing = global.load_config()?.signing()?;
     let Credential::SecretKey(secret_key) = &signing.credential else {
-        bail!("chat.user_sig is a signature already: to make another, give chat.secret_key_file");
+        bail!("chat.user_sig is already a signature: to generate one, set chat.secret_key_file");
     };
     let identifier = arguments.identifier.as_deref().unwrap_or(&signing.identifier);
     let valid_for = TimeDelta::from_std(*arguments.valid_for).context("--valid-for is too long")?;

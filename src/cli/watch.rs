@@ -1,4 +1,4 @@
-//! `receiptd watch`: the watch list from the command line. Applications use the functions in SQL instead.
+//! `receiptd watch`: the watch list on the command line. Applications use the SQL functions instead.
 
 mod import;
 mod list;
@@ -80,17 +80,17 @@ enum Action {
     },
 }
 
-/// A stretch of messages.
+/// A range of messages.
 #[derive(Clone, Copy)]
 struct Seqs {
     first: u32,
     last: u32,
 }
 
-/// No command line has reason to name more: an import has.
+/// Maximum number of messages on a command line; an import may have more.
 const MOST_SEQS: u64 = 10_000_000;
 
-/// So many messages go into one transaction.
+/// Number of messages per transaction.
 const BATCH: usize = 10_000;
 
 pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -100,7 +100,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     opened.close(done).await
 }
 
-/// Refuses what can't be meant, before the database is asked for anything.
+/// Refuses impossible arguments before the database is asked.
 fn refuse(action: &Action) -> Result<(), Refused> {
     match action {
         Action::Add { seqs, sent_at, labels, .. } => {
@@ -122,7 +122,8 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
             let labels = of(labels)?;
             if let Some(name) = cadence.as_deref().filter(|name| !config.cadences.has(name)) {
                 tell(format_args!(
-                    "Mind: this config has no [cadence.{name}]: if the daemon's has none either, the default holds"
+                    "Warning: cadence {name} is not configured here: unless the daemon's configuration has it, the \
+                     default applies"
                 ));
             }
             store.watch_group(&group, group_type, cadence.as_deref(), &of(group_labels)?).await?;
@@ -179,13 +180,13 @@ async fn remove(store: &Store, group: &GroupId, seqs: &[Seqs]) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// That a group is not watched.
+/// The refusal for a group that is not watched.
 pub fn not_watched(group: &GroupId) -> Refused {
     Refused::data(format!("{group} is not on the watch list of this app: see `receiptd watch list`"))
 }
 
-/// Does something to each group and says what came of it. A group that is not on the list does not stop the others, and
-/// neither does a reader who has gone.
+/// Changes each group and reports the result. A group that is not on the list doesn't stop the others, and neither
+/// does a closed standard output.
 async fn for_each(
     store: &Store,
     groups: &[GroupId],
@@ -195,7 +196,7 @@ async fn for_each(
     for group in groups {
         let became = match (done(group).await?, store.group_state(group).await?) {
             (Some(now), _) => format!("is {now}"),
-            (None, Some(state)) => format!("stays as it was: {state}"),
+            (None, Some(state)) => format!("unchanged: {state}"),
             (None, None) => {
                 tell(not_watched(group));
                 exit = Exit::Data.into();
@@ -211,7 +212,9 @@ async fn for_each(
 fn refuse_future(sent_at: Option<Moment>) -> Result<(), Refused> {
     let now = clock::now();
     match sent_at.map(|moment| moment.at(now)).filter(|sent_at| *sent_at > now + AHEAD) {
-        Some(sent_at) => Err(Refused::usage(format!("--sent-at {} is more than a day ahead", sent_at.to_rfc3339()))),
+        Some(sent_at) => {
+            Err(Refused::usage(format!("--sent-at {} is more than a day in the future", sent_at.to_rfc3339())))
+        }
         None => Ok(()),
     }
 }
@@ -219,9 +222,8 @@ fn refuse_future(sent_at: Option<Moment>) -> Result<(), Refused> {
 fn refuse_too_many(seqs: &[Seqs]) -> Result<(), Refused> {
     let count: u64 = seqs.iter().map(|seqs| u64::from(seqs.last - seqs.first) + 1).sum();
     if count > MOST_SEQS {
-        let why = format!(
-            "{count} messages are more than the {MOST_SEQS} that one command takes: use `receiptd watch import`"
-        );
+        let why =
+            format!("{count} messages exceed the maximum of {MOST_SEQS} per command: use `receiptd watch import`");
         return Err(Refused::usage(why));
     }
     Ok(())
@@ -239,7 +241,7 @@ fn seqs(text: &str) -> Result<Seqs, String> {
     let number = |text: &str| text.parse::<MsgSeq>().map(MsgSeq::get).map_err(|error| error.to_string());
     let (first, last) = (number(first)?, number(last)?);
     if first > last {
-        Err(format!("the range ends before it begins: give {last}-{first}"))
+        Err(format!("the range ends before it begins: use {last}-{first}"))
     } else {
         Ok(Seqs { first, last })
     }
@@ -254,7 +256,7 @@ mod tests {
         let read = |text| seqs(text).map(|seqs| (seqs.first, seqs.last));
         assert_eq!(read("7"), Ok((7, 7)));
         assert_eq!(read("100-250"), Ok((100, 250)));
-        for (bad, reason) in [("0", "from 1"), ("9-7", "give 7-9"), ("x-3", "message seq"), ("-3", "message seq")] {
+        for (bad, reason) in [("0", "from 1"), ("9-7", "use 7-9"), ("x-3", "message seq"), ("-3", "message seq")] {
             let error = read(bad).unwrap_err();
             assert!(error.contains(reason), "{bad}: {error}");
         }

@@ -1,4 +1,4 @@
-//! `[cadence.NAME]`: how often messages are polled, as named policies that groups choose from.
+//! `[cadence.NAME]`: how often messages are polled, as named policies that groups select.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,20 +10,20 @@ use crate::{
     domain::Timestamp,
 };
 
-/// The age at which messages of a cadence by cron are expired unless `expire_after` says otherwise.
+/// Default of `expire_after`.
 const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// The keys of one cadence.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// Intervals by the age of the message.
+    /// Intervals by age of the message, in rising order of `until`.
     tiers: Option<Vec<TierKeys>>,
     /// A cron expression in UTC, instead of tiers.
     cron: Option<String>,
-    /// With `cron`: the age at which a message is expired.
+    /// Age at which a message expires, with `cron`.
     expire_after: Option<String>,
-    /// Whether a message that all have read is done.
+    /// Whether to stop polling a message that all members have read.
     stop_when_all_read: Option<String>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Keys {
 pub(super) struct TierKeys {
     /// The age at which the tier ends.
     until: Option<String>,
-    /// The time between two polls.
+    /// Time between two polls, at least 1s.
     every: Option<String>,
 }
 
@@ -42,14 +42,14 @@ pub(super) fn fields() -> &'static [&'static str] {
     super::fields::fields_of::<Keys>()
 }
 
-/// Makes the cadences of all sections `[cadence.NAME]`; `None` if one has a problem.
+/// Parses the cadences of all sections `[cadence.NAME]`; `None` if one has a problem.
 pub(super) fn validate(
     mut sections: BTreeMap<String, Keys>,
     now: Timestamp,
     problems: &mut Problems,
 ) -> Option<Cadences> {
     sections.entry(DEFAULT.to_owned()).or_default();
-    // All are looked at before any is given up, so that all problems are found.
+    // All are parsed first, so that all problems are reported.
     let cadences: Vec<_> = sections
         .into_iter()
         .map(|(name, keys)| {
@@ -60,7 +60,8 @@ pub(super) fn validate(
     Some(Cadences::new(cadences.into_iter().collect::<Option<_>>()?))
 }
 
-/// Names are keys of TOML, values of a column and parts of environment variables: the plainest characters do.
+/// Names are TOML keys, column values and parts of environment variables, so only the plainest characters are
+/// allowed.
 pub(super) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
     (1..=63).contains(&name.len()) && name.bytes().all(plain)
@@ -70,23 +71,23 @@ impl Keys {
     fn validate(self, name: &str, now: Timestamp, problems: &mut Problems) -> Option<Cadence> {
         let key = |key: &str| format!("cadence.{name}.{key}");
         let stop =
-            problems.parsed(&key("stop_when_all_read"), self.stop_when_all_read, true, "give true or false", |text| {
+            problems.parsed(&key("stop_when_all_read"), self.stop_when_all_read, true, "use true or false", |text| {
                 text.parse().ok()
             });
         if let Some(expression) = self.cron {
-            let remedy = "give a span as in \"30d\"";
+            let remedy = "use a duration such as \"30d\"";
             let expire_after = problems.span(&key("expire_after"), self.expire_after, EXPIRE_AFTER, remedy, |_| true);
             return accept(&key("cron"), Cadence::by_cron(&expression, expire_after, stop, now), problems);
         }
         if let Some(span) = self.expire_after {
-            let remedy = "goes with cron only: with tiers, messages are expired at the `until` of the last one";
+            let remedy = "only applies to cron: with tiers, messages expire at the `until` of the last tier";
             problems.refuse(&key("expire_after"), &span, remedy);
         }
         let Some(tiers) = self.tiers else {
             if name == DEFAULT {
                 return Some(Cadence::built_in(stop));
             }
-            let remedy = "does not say how often: give tiers = [{ until = \"1h\", every = \"1m\" }], or cron = \"…\"";
+            let remedy = "has no schedule: set tiers = [{ until = \"1h\", every = \"1m\" }] or cron = \"…\"";
             problems.refuse_silently(&format!("cadence.{name}"), remedy);
             return None;
         };
@@ -99,7 +100,11 @@ impl Keys {
 impl TierKeys {
     fn read(self, key: &str, at: usize, problems: &mut Problems) -> Option<Tier> {
         let mut span = |part: &str, text: Option<String>| {
-            let (key, remedy) = (format!("{key}[{at}].{part}"), "give a span as in \"90s\", \"10m\", \"6h\" or \"7d\"");
+            let (key, remedy) = (
+                format!("{key}[{at}].{part}"),
+                "use a duration such as \"90s\", \"10m\", \"6h\" or \
+                \"7d\"",
+            );
             if text.is_none() {
                 problems.refuse_silently(&key, format!("is missing: {remedy}"));
             }

@@ -1,4 +1,4 @@
-//! `[chat]`: which app is polled, as whom, and where Tencent Chat is reached.
+//! `[chat]`: the app, its account, and where to reach Tencent Chat.
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -14,47 +14,47 @@ use crate::{
     domain::SdkAppId,
 };
 
-/// What a client of Tencent Chat needs.
+/// The settings of a Tencent Chat client.
 #[derive(Debug, Clone)]
 pub struct Chat {
-    /// The app that is polled.
+    /// The app to poll.
     pub sdk_app_id: SdkAppId,
-    /// The app admin's account that calls are made as.
+    /// The app admin's account that makes the calls.
     pub identifier: String,
-    /// What proves to the service that it is that account.
+    /// The key or signature of that account.
     pub credential: Credential,
-    /// Where calls go.
+    /// The region or endpoint to call.
     pub destination: Destination,
 }
 
-/// The secret key in the reference file, which stands for one's own.
+/// The example key in the reference file.
 const PLACEHOLDER: &str = "replace-with-the-secret-key-of-your-app";
 
 impl Chat {
-    /// Whether the secret key is the example of the reference file, with which no call can succeed.
+    /// Whether the secret key is the example from the reference file, with which every call fails.
     pub fn has_placeholder_key(&self) -> bool {
         matches!(&self.credential, Credential::SecretKey(key) if key.expose_secret() == PLACEHOLDER)
     }
 
-    /// Whether the secret key does not look like those of the console: 64 digits in hexadecimal.
+    /// Whether the secret key differs in form from those in the console: 64 hexadecimal digits.
     pub fn has_odd_key(&self) -> bool {
         let is_usual = |key: &str| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
         matches!(&self.credential, Credential::SecretKey(key) if !is_usual(key.expose_secret()))
     }
 }
 
-/// What makes signatures.
+/// The settings of a signature.
 #[derive(Debug, Clone)]
 pub struct Signing {
-    /// The app that is signed for.
+    /// The app to sign for.
     pub sdk_app_id: SdkAppId,
-    /// The account that is signed for.
+    /// The account to sign for.
     pub identifier: String,
-    /// What it is signed with.
+    /// The key or signature to use.
     pub credential: Credential,
 }
 
-/// The section as far as it is given. What is given is valid; what is missing is asked for by those who need it.
+/// The section as far as it is set. Values are valid; missing ones are reported by commands that need them.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub sdk_app_id: Option<SdkAppId>,
@@ -67,21 +67,21 @@ pub(super) struct Settings {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// The app's id; needed by all that polls or watches.
+    /// The app's id, required by all commands that poll or watch.
     sdk_app_id: Option<String>,
-    /// The app admin's account; by default `administrator`, which every app has.
+    /// The app admin's account. Default: `administrator`, which every app has.
     identifier: Option<String>,
     /// The app's secret key.
     secret_key: Option<SecretText>,
-    /// A file that holds the app's secret key.
+    /// File with the app's secret key.
     secret_key_file: Option<PathBuf>,
     /// A ready signature, instead of the secret key.
     user_sig: Option<SecretText>,
-    /// A file that holds a ready signature.
+    /// File with a ready signature.
     user_sig_file: Option<PathBuf>,
     /// The country of the app, which decides the domain.
     region: Option<String>,
-    /// An origin of one's own, instead of a region.
+    /// A custom origin, instead of a region.
     endpoint: Option<String>,
 }
 
@@ -96,14 +96,14 @@ impl Keys {
                 "chat.sdk_app_id",
                 self.sdk_app_id,
                 None,
-                "give the SDKAppID, a whole number from 1 to 4294967295",
+                "use the SDKAppID, a whole number from 1 to 4294967295",
                 |text| text.parse::<i64>().ok().and_then(|id| SdkAppId::try_from(id).ok()).map(Some),
             ),
             identifier: problems.parsed(
                 "chat.identifier",
                 self.identifier,
                 "administrator".to_owned(),
-                "give the account of an app admin, without spaces or control characters",
+                "use the account of an app admin, without spaces or control characters",
                 |text| is_account(text).then(|| text.to_owned()),
             ),
             credential,
@@ -112,7 +112,7 @@ impl Keys {
     }
 }
 
-/// A line break in the account would change what a signature says.
+/// A line break in the account would change the meaning of the signature.
 fn is_account(text: &str) -> bool {
     !text.is_empty() && !text.contains(|character: char| character.is_whitespace() || character.is_control())
 }
@@ -122,7 +122,7 @@ fn destination(region: Option<String>, endpoint: Option<String>, problems: &mut 
         return endpoint_origin(&endpoint, problems).map(Destination::Endpoint);
     }
     let names = Region::ALL.map(Region::name).join(", ");
-    problems.parsed("chat.region", region, None, format!("give one of {names}"), |text| {
+    problems.parsed("chat.region", region, None, format!("use one of {names}"), |text| {
         text.parse().ok().map(|region| Some(Destination::Region(region)))
     })
 }
@@ -130,7 +130,7 @@ fn destination(region: Option<String>, endpoint: Option<String>, problems: &mut 
 fn endpoint_origin(endpoint: &str, problems: &mut Problems) -> Option<String> {
     const KEY: &str = "chat.endpoint";
     if endpoint.contains('@') {
-        problems.refuse_silently(KEY, "holds credentials: give scheme, host and port alone");
+        problems.refuse_silently(KEY, "contains credentials: use only scheme, host and port");
         return None;
     }
     let url = reqwest::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -139,7 +139,7 @@ fn endpoint_origin(endpoint: &str, problems: &mut Problems) -> Option<String> {
         problems.refuse(
             KEY,
             endpoint,
-            "give an http or https URL of scheme, host and port, as in https://chat.example:443",
+            "use an http or https URL of scheme, host and port, such as https://chat.example:443",
         );
         return None;
     };
@@ -147,7 +147,7 @@ fn endpoint_origin(endpoint: &str, problems: &mut Problems) -> Option<String> {
         problems.refuse(
             KEY,
             endpoint,
-            "sends the signature over the network in clear: use https, or a loopback address",
+            "would send the signature over the network unencrypted: use https, or a loopback address",
         );
         return None;
     }
@@ -161,24 +161,24 @@ fn is_loopback(url: &reqwest::Url) -> bool {
 }
 
 impl Settings {
-    /// All that a client needs; notes what is missing.
+    /// The settings of a client; notes missing ones.
     pub fn complete(&self, problems: &mut Problems) -> Option<Chat> {
         let signing = self.signing(problems);
         if self.destination.is_none() {
             let names = Region::ALL.map(Region::name).join(", ");
-            let remedy = format!("is missing: give the country of the app, one of {names}, or chat.endpoint");
+            let remedy = format!("is missing: set it to the country of the app, one of {names}, or set chat.endpoint");
             problems.refuse_silently("chat.region", remedy);
         }
         let (Signing { sdk_app_id, identifier, credential }, destination) = (signing?, self.destination.clone()?);
         Some(Chat { sdk_app_id, identifier, credential, destination })
     }
 
-    /// All that a signature needs; notes what is missing.
+    /// The settings of a signature; notes missing ones.
     pub fn signing(&self, problems: &mut Problems) -> Option<Signing> {
         let sdk_app_id = self.app(problems);
         if self.credential.is_none() {
-            let remedy = "give chat.secret_key_file (or chat.secret_key), or chat.user_sig_file (or chat.user_sig): one \
-                          of them signs the calls; the key is in the Chat console, in the app's basic information";
+            let remedy = "set chat.secret_key_file (or chat.secret_key), or chat.user_sig_file (or chat.user_sig), \
+                to sign the calls; the key is in the Chat console, in the app's basic information";
             problems.refuse_silently("chat.secret_key_file", format!("is missing: {remedy}"));
         }
         Some(Signing {
@@ -188,10 +188,10 @@ impl Settings {
         })
     }
 
-    /// The app's id; notes if it is missing.
+    /// The app's id; notes it if missing.
     pub fn app(&self, problems: &mut Problems) -> Option<SdkAppId> {
         if self.sdk_app_id.is_none() {
-            let remedy = "is missing: give the SDKAppID of your app, as the Chat console shows it";
+            let remedy = "is missing: set it to the SDKAppID of your app, as shown in the Chat console";
             problems.refuse_silently("chat.sdk_app_id", remedy);
         }
         self.sdk_app_id

@@ -1,4 +1,4 @@
-//! `[database]`: where the history is kept.
+//! `[database]`: where the history is stored.
 
 use std::{fmt, path::PathBuf};
 
@@ -11,16 +11,17 @@ use super::{
 };
 use crate::postgres_url::PostgresUrl;
 
-/// Where the history is kept.
+/// Where the history is stored.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// The `postgres://` URL of the database; without it a private PostgreSQL is started.
+    /// The `postgres://` URL of the database; if `None`, a private PostgreSQL is started.
     pub url: Option<SecretString>,
-    /// Where the private PostgreSQL keeps its data; without it a place is chosen.
+    /// Data directory of the private PostgreSQL; if `None`, the default one.
     pub data_dir: Option<PathBuf>,
-    /// The most connections that are open at once.
+    /// Maximum number of connections, 3 to 100.
     pub max_connections: u32,
-    /// Whether statements are prepared once a connection, unless a proxy is recognised behind which that fails.
+    /// Whether statements are prepared once per connection (unless a proxy is detected, behind which that would
+    /// fail).
     pub prepared_statements: bool,
 }
 
@@ -30,7 +31,7 @@ impl Default for Database {
     }
 }
 
-/// What the database is, for logs and people: without the password and without other parameters of the URL.
+/// Describes the database for logs and people, without the password and other parameters of the URL.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(url) = &self.url else {
@@ -42,7 +43,7 @@ impl fmt::Display for Database {
         };
         match PostgresUrl::from_environment(url.expose_secret()) {
             Ok(url) => url.fmt(f),
-            Err(_) => f.write_str("a PostgreSQL whose URL can't be read"),
+            Err(_) => f.write_str("a PostgreSQL whose URL is invalid"),
         }
     }
 }
@@ -53,11 +54,11 @@ impl fmt::Display for Database {
 pub(super) struct Keys {
     /// The URL of the database.
     url: Option<SecretText>,
-    /// A file that holds the URL of the database.
+    /// File with the URL of the database.
     url_file: Option<PathBuf>,
     /// The data directory of a private PostgreSQL, instead of a URL.
     data_dir: Option<PathBuf>,
-    /// The most connections that are open at once.
+    /// Maximum number of connections, 3 to 100.
     max_connections: Option<String>,
     /// `auto` or `false`.
     prepared_statements: Option<String>,
@@ -73,12 +74,12 @@ impl Keys {
             problems.refuse_silently("database.url", fault.to_string());
         }
         if self.data_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            problems.refuse("database.data_dir", "", "give a directory, or remove the key");
+            problems.refuse("database.data_dir", "", "set a directory, or remove the key");
         }
         Database {
             url,
             data_dir: self.data_dir,
-            // With fewer a long flush and a roll-up would keep the lease from being renewed.
+            // With fewer connections, a long flush and a roll-up would prevent renewals of the lease.
             max_connections: problems.number(
                 "database.max_connections",
                 self.max_connections,
@@ -89,7 +90,7 @@ impl Keys {
                 "database.prepared_statements",
                 self.prepared_statements,
                 default.prepared_statements,
-                "give \"auto\" or false",
+                "use \"auto\" or false",
                 |text| match text {
                     "auto" => Some(true),
                     "false" => Some(false),

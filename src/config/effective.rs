@@ -1,4 +1,4 @@
-//! Every setting with its value and where it came from, secrets redacted: for `receiptd config`.
+//! All settings with their values and origins, secrets redacted, for `receiptd config`.
 
 use config::{Value, ValueKind};
 use serde::Serialize;
@@ -8,20 +8,20 @@ use super::{
     sections::KEYS,
 };
 
-/// The reference has all defaults, which a test makes sure of.
+/// The reference has all defaults, which a test checks.
 const REFERENCE: &str = include_str!("../../config/receiptd.toml");
 
-/// Settings of the reference that are examples: without them there is no value.
+/// Settings that are examples in the reference; they have no default.
 const EXAMPLES: [&str; 3] = ["chat.sdk_app_id", "chat.secret_key", "chat.region"];
 
-/// A setting as it holds.
+/// An effective setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// Its key, with its section.
+    /// The key, including its section.
     pub key: String,
-    /// Its value, written as in the file; `None` if it has none.
+    /// The value in the format of the file; `None` if unset.
     pub value: Option<String>,
-    /// Where the value was given: a file, a variable, `--set`, or `default`.
+    /// The origin of the value: a file, a variable, `--set`, or `default`.
     pub origin: Option<String>,
 }
 
@@ -47,7 +47,7 @@ fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {
         return Setting { key: key.to_owned(), value: Some(shown(key, value)), origin: layers.origin(key) };
     }
     let is_replaced = layers.value(key).is_some();
-    // A cadence of one's own has this default of the built-in one, and no other.
+    // Custom cadences only have this default of the built-in one.
     let default_key = if key.ends_with(".stop_when_all_read") { "cadence.default.stop_when_all_read" } else { key };
     let default = layers::lookup(defaults, default_key).filter(|_| !is_replaced && !EXAMPLES.contains(&key));
     Setting {
@@ -61,14 +61,14 @@ fn shown(key: &str, value: &Value) -> String {
     if layers::is_secret(key) { "\"***\"".to_owned() } else { written(value) }
 }
 
-/// A value as it stands in a file.
+/// A value in the format of the file.
 fn written(value: &Value) -> String {
     match &value.kind {
         ValueKind::String(text) => format!("{text:?}"),
         ValueKind::Array(values) => format!("[{}]", values.iter().map(written).collect::<Vec<_>>().join(", ")),
         ValueKind::Table(table) => {
             let mut entries: Vec<_> = table.iter().map(|(key, value)| format!("{key} = {}", written(value))).collect();
-            // As people write a tier: until what age, then how often.
+            // In the usual order for a tier: `until`, then `every`.
             entries.sort_unstable_by(|one, other| other.cmp(one));
             format!("{{ {} }}", entries.join(", "))
         }

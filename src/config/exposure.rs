@@ -1,5 +1,5 @@
-//! Files with secrets that others on the machine can read or write. They are warned of and used all the same: what holds on a
-//! server may be beside the point in a container.
+//! Files with secrets that other users of the machine can read or write. They cause a warning but are used, since in
+//! a container it may not matter.
 
 use std::{
     fmt, fs,
@@ -15,7 +15,7 @@ pub struct ExposedFile {
 }
 
 impl ExposedFile {
-    /// The file, if others can get at it; `None` also if it can't be looked at.
+    /// The file, if other users can access it; `None` also if it can't be inspected.
     pub(super) fn find(path: &Path) -> Option<Self> {
         let path = path.canonicalize().ok()?;
         let mode = |path: &Path| Some(fs::metadata(path).ok()?.permissions().mode() & 0o777);
@@ -32,7 +32,8 @@ impl fmt::Display for ExposedFile {
         let what = if mode & 0o004 != 0 { "read" } else { "change" };
         write!(
             f,
-            "{path} holds a secret, and every user of this machine can {what} it (mode {mode:03o}): chmod o-rwx {path}"
+            "{path} contains a secret, and every user of this machine can {what} it (mode {mode:03o}): chmod o-rwx \
+             {path}"
         )
     }
 }

@@ -1,4 +1,4 @@
-//! The names of a section's keys, from the struct that serde reads them into.
+//! The keys of a section, from the fields of the struct that serde parses.
 
 use serde::{
     Deserializer,
@@ -6,7 +6,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// The names of the fields that serde reads into the struct `T`.
+/// The names of the fields of the struct `T`, as serde knows them.
 pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     struct Ask<'a>(&'a mut &'static [&'static str]);
 
@@ -34,7 +34,7 @@ pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 
     let mut fields: &'static [&'static str] = &[];
-    // It always fails: it is asked for its fields and given none.
+    // Always fails, after noting the fields.
     let _ = T::deserialize(Ask(&mut fields));
     fields
 }

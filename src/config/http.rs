@@ -1,4 +1,4 @@
-//! `[http]`: where the page, health, readiness and metrics are served, and who may look.
+//! `[http]`: where the page, health, readiness and metrics are served, and their token.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -16,15 +16,15 @@ use super::{
 /// Minimum length of a token, in characters. A shorter one can be guessed over the network.
 const SHORTEST_TOKEN: usize = 16;
 
-/// The token in `config/receiptd.toml`. Everybody knows it.
+/// The token in `config/receiptd.toml`, which is public.
 const EXAMPLE_TOKEN: &str = "replace-with-random-characters";
 
-/// Where the page, health, readiness and metrics are served, and who may look.
+/// Where the page, health, readiness and metrics are served, and their token.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// The address to listen at; `None` serves nothing.
+    /// The address to listen on; `None` serves nothing.
     pub listen: Option<SocketAddr>,
-    /// What whoever looks has to give; `None` asks for nothing.
+    /// The token required by every endpoint except `/healthz`; if `None`, none is required.
     pub token: Option<SecretString>,
 }
 
@@ -40,34 +40,36 @@ impl Default for Http {
 pub(super) struct Keys {
     /// An address with its port, or `off`.
     listen: Option<String>,
-    /// What whoever looks has to give.
+    /// The required token.
     token: Option<SecretText>,
-    /// A file that holds it.
+    /// File with the token.
     token_file: Option<PathBuf>,
 }
 
 impl Keys {
     pub fn validate(self, problems: &mut Problems) -> Http {
-        let remedy = "give an IP address with a port, as in \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\"";
+        let remedy = "use an IP address with a port, such as \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\"";
         let listen = problems.parsed("http.listen", self.listen, Http::default().listen, remedy, |text| match text {
             "off" => Some(None),
             address => address.parse().ok().map(Some),
         });
         let token = secret::take("http.token", self.token, self.token_file.as_deref(), problems);
         if token.as_ref().is_some_and(|token| token.expose_secret().chars().count() < SHORTEST_TOKEN) {
-            let remedy = format!("is shorter than {SHORTEST_TOKEN} characters: make one with `openssl rand -hex 16`");
+            let remedy = format!(
+                "is shorter than {SHORTEST_TOKEN} characters: generate one with `openssl rand -hex \
+                16`"
+            );
             problems.refuse_silently("http.token", &remedy);
         }
         if token.as_ref().is_some_and(|token| token.expose_secret() == EXAMPLE_TOKEN) {
             let remedy =
-                "is the example of the reference file, which everybody knows: make one with `openssl rand -hex 16`";
+                "is the example from the reference file, which is public: generate one with `openssl rand -hex 16`";
             problems.refuse_silently("http.token", remedy);
         }
         if let (Some(listen), None) = (listen, &token)
             && !listen.ip().is_loopback()
         {
-            let remedy =
-                "is reached from other machines: give http.token_file (or http.token), which whoever looks has to have";
+            let remedy = "can be reached from other machines: set http.token_file (or http.token) to require a token";
             problems.refuse("http.listen", &listen.to_string(), remedy);
         }
         Http { listen, token }

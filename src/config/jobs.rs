@@ -1,4 +1,4 @@
-//! `[jobs]`: when what is stored is rolled up, and when what is old is removed.
+//! `[jobs]`: when new data is rolled up and old data removed.
 
 use serde::Deserialize;
 
@@ -8,9 +8,9 @@ use crate::{cadence::Cron, domain::Timestamp};
 /// When the jobs run: cron expressions in UTC.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    /// Milestones, hourly rows and gaps are brought up to date.
+    /// When to update hourly rows and gaps.
     pub rollup: Cron,
-    /// What is old is removed.
+    /// When to remove old data.
     pub retention: Cron,
 }
 
@@ -20,12 +20,12 @@ pub struct Jobs {
 pub(super) struct Keys {
     /// When to roll up.
     rollup: Option<String>,
-    /// When to remove what is old.
+    /// When to remove old data.
     retention: Option<String>,
 }
 
 impl Keys {
-    /// `None` if an expression can't be followed.
+    /// `None` if an expression is invalid.
     pub fn validate(self, now: Timestamp, problems: &mut Problems) -> Option<Jobs> {
         let mut cron = |key: &str, given: Option<String>, default: &str| {
             let expression = given.unwrap_or_else(|| default.to_owned());

@@ -1,6 +1,6 @@
-//! Where settings come from, lowest first: the file, the credentials of systemd, `DATABASE_URL`, the variables `RECEIPTD_SECTION__KEY`, and
-//! `--set`. Within a layer two keys that exclude each other are an error; between layers the higher one replaces the
-//! other, so that an environment's `RECEIPTD_DATABASE__URL` holds over a file's `url_file`.
+//! The sources of settings, lowest first: the file, systemd credentials, `DATABASE_URL`, the variables
+//! `RECEIPTD_SECTION__KEY`, and `--set`. Two mutually exclusive keys in one source are an error. Between sources, the
+//! higher one replaces the other, so that `RECEIPTD_DATABASE__URL` overrides a file's `url_file`.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use super::{
 
 const PREFIX: &str = "RECEIPTD_";
 
-/// Sections, and keys in them of which only one can be meant.
+/// Sections and their mutually exclusive keys.
 const ALTERNATIVES: [(&str, &[&str]); 4] = [
     ("chat", &["secret_key", "secret_key_file", "user_sig", "user_sig_file"]),
     ("chat", &["region", "endpoint"]),
@@ -25,13 +25,13 @@ const ALTERNATIVES: [(&str, &[&str]); 4] = [
     ("http", &["token", "token_file"]),
 ];
 
-/// The same, in each cadence.
+/// The same within a cadence.
 const CADENCE_ALTERNATIVES: &[&str] = &["tiers", "cron"];
 
-/// Keys that `--set` refuses: the arguments of a process can be read by all users of the machine.
+/// Keys that `--set` refuses, since all users of the machine can read the arguments of a process.
 const SECRETS: [&str; 4] = ["chat.secret_key", "chat.user_sig", "database.url", "http.token"];
 
-/// All layers in one.
+/// All sources combined.
 pub(super) struct Layers {
     merged: Config,
     file: Option<PathBuf>,
@@ -44,7 +44,7 @@ impl Layers {
         overrides: &[(String, String)],
         problems: &mut Problems,
     ) -> Result<Self, ConfigError> {
-        // An empty variable is how compose files and shells say that it is not set.
+        // Compose files and shells use empty variables for unset ones.
         let environment: Vec<_> = environment.filter(|(_, value)| !value.is_empty()).collect();
         let layers = [
             file.map(from_file).transpose()?.unwrap_or_default(),
@@ -60,12 +60,12 @@ impl Layers {
         Ok(Self { merged: merged.build()?, file: file.map(Path::to_owned) })
     }
 
-    /// The settings of all layers.
+    /// The settings of all sources combined.
     pub fn merged(&self) -> Value {
         self.merged.cache.clone()
     }
 
-    /// Where the value of `key` comes from, if it has one.
+    /// The origin of the value of `key`, if it has one.
     pub fn origin(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;
         match value.origin() {
@@ -75,7 +75,7 @@ impl Layers {
         }
     }
 
-    /// The files that secrets in use come from: their own, or the configuration itself.
+    /// The files with secrets in use: separate files, or the configuration file itself.
     pub fn files_with_secrets(&self) -> Vec<PathBuf> {
         let text = |key: &str| self.value(key)?.clone().into_string().ok();
         let files = SECRETS.into_iter().filter_map(|key| match text(key) {
@@ -86,12 +86,12 @@ impl Layers {
         files.collect()
     }
 
-    /// The value of `key`, if any layer gives one; nil if a higher layer has an alternative to it.
+    /// The value of `key`, if any source sets it; nil if a higher source sets an alternative.
     pub fn value(&self, key: &str) -> Option<&Value> {
         lookup(&self.merged.cache, key.split('[').next()?)
     }
 
-    /// The names of what is in a section.
+    /// The names in a section.
     pub fn names_in(&self, section: &str) -> Vec<String> {
         match self.value(section).map(|value| &value.kind) {
             Some(ValueKind::Table(table)) => table.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
@@ -100,7 +100,7 @@ impl Layers {
     }
 }
 
-/// The value of a key, with its section, in all settings.
+/// The value of a key (with its section) in the settings.
 pub(super) fn lookup<'a>(settings: &'a Value, key: &str) -> Option<&'a Value> {
     key.split('.').try_fold(settings, |value, part| match &value.kind {
         ValueKind::Table(table) => table.get(part),
@@ -108,7 +108,7 @@ pub(super) fn lookup<'a>(settings: &'a Value, key: &str) -> Option<&'a Value> {
     })
 }
 
-/// The settings of a text in TOML.
+/// Parses TOML into settings.
 pub(super) fn parse(text: &str) -> Option<Value> {
     Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build().ok().map(|parsed| parsed.cache)
 }
@@ -118,7 +118,7 @@ pub(super) fn is_secret(key: &str) -> bool {
     SECRETS.contains(&key)
 }
 
-/// A database may ask for no password, and then its URL is none's secret.
+/// The database URL is only secret if it contains a password.
 fn has_secret(key: &str, value: &str) -> bool {
     let account = || value.split_once("://")?.1.split_once('@').map(|(account, _)| account);
     key != "database.url" || value.contains("password=") || account().is_some_and(|account| account.contains(':'))
@@ -132,7 +132,7 @@ fn from_file(path: &Path) -> Result<Config, ConfigError> {
         .map_err(|error| ConfigError::Syntax { path: path.to_owned(), reason: without_excerpt(&error.to_string()) })
 }
 
-/// The message of a TOML error without the line that it quotes: its first line says where, its last one why.
+/// The message of a TOML error without the quoted line: the first line says where, the last one why.
 fn without_excerpt(message: &str) -> String {
     let lines: Vec<_> = message.trim_end().lines().collect();
     match lines[..] {
@@ -141,7 +141,7 @@ fn without_excerpt(message: &str) -> String {
     }
 }
 
-/// One setting from outside the file: key, value, and where it was given.
+/// A setting from outside the file: key, value and origin.
 struct Entry {
     key: String,
     value: String,
@@ -157,20 +157,20 @@ fn from_entries(entries: Vec<Entry>, problems: &mut Problems) -> Result<Config, 
         if key.split('.').all(|part| !part.is_empty() && part.bytes().all(plain)) {
             layer = layer.set_override(key, value)?;
         } else {
-            problems.refuse_silently(&key, format!("(from {origin}) is no key: keys are SECTION.KEY"));
+            problems.refuse_silently(&key, format!("(from {origin}) is not a key: keys are SECTION.KEY"));
         }
     }
     Ok(layer.build()?)
 }
 
-/// A list written as in the file: `[{ until = "1h", every = "1m" }]`.
+/// A list in the format of the file: `[{ until = "1h", every = "1m" }]`.
 fn list(value: &str) -> Option<ValueKind> {
     let text = format!("list = {value}");
     let parsed = Config::builder().add_source(File::from_str(&text, FileFormat::Toml)).build().ok()?;
     parsed.get_array("list").ok().map(ValueKind::Array)
 }
 
-/// The secrets that systemd hands over, each in a file with the name of its key: see `LoadCredential=` in systemd.exec(5).
+/// The secrets passed by systemd, each in a file named like its key: see `LoadCredential=` in systemd.exec(5).
 fn credentials(environment: &[(String, String)]) -> Vec<Entry> {
     const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
     let Some((_, directory)) = environment.iter().find(|(name, _)| name == VARIABLE) else { return vec![] };
@@ -196,8 +196,8 @@ fn database_url(environment: &[(String, String)]) -> Vec<Entry> {
     named.map(entry).into_iter().collect()
 }
 
-/// The variables that are settings: those with two underscores after the section. Others with the prefix belong to
-/// someone else, unless they look like a setting with one underscore too few.
+/// The variables that are settings, with two underscores after the section. Others with the prefix are ignored,
+/// unless they look like a setting with only one underscore.
 fn variables(environment: &[(String, String)], problems: &mut Problems) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (name, value) in environment {
@@ -207,7 +207,13 @@ fn variables(environment: &[(String, String)], problems: &mut Problems) -> Vec<E
             entries.push(Entry { key: key.replace("__", "."), value: value.clone(), origin: name.clone() });
         } else if let Some((section, key)) = key.split_once('_').filter(|(section, _)| SECTIONS.contains(section)) {
             let meant = format!("{PREFIX}{section}__{key}").to_uppercase();
-            problems.refuse_silently(name, format!("is no setting: two underscores follow the section, as in {meant}"));
+            problems.refuse_silently(
+                name,
+                format!(
+                    "is not a setting: two underscores follow the section, as in \
+                {meant}"
+                ),
+            );
         }
     }
     entries
@@ -218,7 +224,7 @@ fn set_by_flags(overrides: &[(String, String)], problems: &mut Problems) -> Vec<
     for (key, value) in overrides {
         if SECRETS.contains(&key.as_str()) {
             let variable = format!("{PREFIX}{}", key.replace('.', "__")).to_uppercase();
-            let remedy = "is a secret, and all users of this machine can read the arguments of a process: give";
+            let remedy = "is a secret, and all users of this machine can read the arguments of a process: set";
             problems.refuse_silently(key, format!("{remedy} {key}_file, or set {variable}"));
         } else {
             entries.push(Entry { key: key.clone(), value: value.clone(), origin: "--set".to_owned() });
@@ -227,7 +233,7 @@ fn set_by_flags(overrides: &[(String, String)], problems: &mut Problems) -> Vec<
     entries
 }
 
-/// Lets each alternative that `layer` gives take the place of the others in lower layers.
+/// Removes the alternatives of the keys in `layer` from lower sources.
 fn choose_alternatives(layer: &mut Config, problems: &mut Problems) {
     for (section, keys) in ALTERNATIVES {
         if let Some(table) = table(&mut layer.cache, section) {
@@ -261,7 +267,7 @@ fn choose(section: &str, keys: &[&str], table: &mut Map<String, Value>, problems
         [first, ..] => {
             let key = format!("{section}.{first}");
             let others: Vec<_> = given[1..].iter().map(|other| format!("{section}.{other}")).collect();
-            let remedy = format!("stands beside {}, and they exclude each other: keep one", others.join(", "));
+            let remedy = format!("conflicts with {}: keep one", others.join(", "));
             match table.get(*first).cloned().and_then(|value| value.into_string().ok()) {
                 Some(value) if !SECRETS.contains(&key.as_str()) => problems.refuse(&key, &value, remedy),
                 _ => problems.refuse_silently(&key, remedy),

@@ -1,4 +1,4 @@
-//! `[limits]`: how much applications may have watched.
+//! `[limits]`: how much applications may watch.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ use crate::domain::Bounds;
 pub(super) struct Keys {
     /// Maximum number of messages in one call of `watch_messages` or `unwatch_messages`.
     messages_per_call: Option<String>,
-    /// Maximum number of messages that are polled at a time.
+    /// Maximum number of active messages.
     messages: Option<String>,
     /// Maximum number of watched groups.
     groups: Option<String>,

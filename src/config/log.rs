@@ -1,4 +1,4 @@
-//! `[log]`: what is logged, and in which form.
+//! `[log]`: level and format of the log.
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
@@ -23,10 +23,10 @@ impl Keys {
             "log.level",
             self.level,
             default.level,
-            "give off, error, warn, info, debug or trace, alone or by module, as in \"info,receiptd=debug\"",
+            "use off, error, warn, info, debug or trace, alone or by module, such as \"info,receiptd=debug\"",
             |text| is_filter(text).then(|| text.to_owned()),
         );
-        let remedy = "give \"auto\", \"human\", \"journal\" or \"json\"";
+        let remedy = "use \"auto\", \"human\", \"journal\" or \"json\"";
         let format = problems.parsed("log.format", self.format, default.format, remedy, |text| match text {
             "auto" => Some(LogFormat::Auto),
             "human" => Some(LogFormat::Human),
@@ -38,7 +38,7 @@ impl Keys {
     }
 }
 
-/// A bare word must be a level: `EnvFilter` would take a misspelt one for the name of a module and log nothing.
+/// A single word must be a level: `EnvFilter` would interpret a misspelt one as a module and log nothing.
 fn is_filter(text: &str) -> bool {
     let level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
     let mut directives = text.split(',').map(str::trim);

@@ -1,4 +1,4 @@
-//! `[polling]`: how fast, and how much at once.
+//! `[polling]`: call rate, batch size and timeouts.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use serde::Deserialize;
 
 use super::problem::Problems;
 
-/// How fast calls are made, and how much each asks for.
+/// Call rate, batch size and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Polling {
-    /// The most calls in any second, retries included.
+    /// Maximum number of calls in any second, including retries; 1 to 1000.
     pub max_calls_per_second: u32,
-    /// The most messages that one call asks for.
+    /// Maximum number of messages per call; 1 to 1000.
     pub batch_size: usize,
-    /// The most calls that wait for their answer at once.
+    /// Maximum number of calls in flight; 1 to 10000.
     pub max_in_flight: usize,
-    /// The longest time that a call is thought to be on its way to the service.
+    /// Upper bound on the time that a call is normally on its way to the service; 0s to 1s.
     pub transit_allowance: Duration,
-    /// The longest time that a call may take.
+    /// Timeout of a call; over 3s and up to 60s.
     pub request_timeout: Duration,
 }
 
@@ -33,22 +33,22 @@ impl Default for Polling {
     }
 }
 
-/// The service gives up on a call after this long: who gives up sooner never hears its reason.
+/// The service's own timeout. A shorter timeout of ours would never receive its error.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The keys of the section.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// The most calls in any second, retries included.
+    /// Maximum number of calls in any second, including retries; 1 to 1000.
     max_calls_per_second: Option<String>,
-    /// The most messages that one call asks for.
+    /// Maximum number of messages per call; 1 to 1000.
     batch_size: Option<String>,
-    /// The most calls that wait for their answer at once.
+    /// Maximum number of calls in flight; 1 to 10000.
     max_in_flight: Option<String>,
-    /// The longest time that a call is thought to be on its way to the service.
+    /// Upper bound on the time that a call is normally on its way to the service; 0s to 1s.
     transit_allowance: Option<String>,
-    /// The longest time that a call may take.
+    /// Timeout of a call; over 3s and up to 60s.
     request_timeout: Option<String>,
 }
 
@@ -73,14 +73,14 @@ impl Keys {
                 "polling.transit_allowance",
                 self.transit_allowance,
                 default.transit_allowance,
-                "give a span from 0s to 1s, as in \"50ms\"",
+                "use a duration from 0s to 1s, such as \"50ms\"",
                 |span| span <= Duration::from_secs(1),
             ),
             request_timeout: problems.span(
                 "polling.request_timeout",
                 self.request_timeout,
                 default.request_timeout,
-                "give a span over 3s (the service's own timeout) and up to 60s, as in \"8s\"",
+                "use a duration over 3s (the service's own timeout) and up to 60s, such as \"8s\"",
                 |span| span > SERVICE_TIMEOUT && span <= Duration::from_secs(60),
             ),
         }

@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, told all at once: each problem with key, value, origin and remedy.
+//! The problems of a configuration, reported together, each with key, value, origin and remedy.
 //!
-//! Problems are shown to people and written to logs: the value of a secret must never get into one.
+//! Problems are shown to people and logged: they must never contain the value of a secret.
 
 use std::{
     fmt::{self, Display},
@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-/// What helps where a configuration file can't be read.
+/// The remedy for an unreadable configuration file.
 fn unreadable(reason: &io::Error) -> &'static str {
     match reason.kind() {
         io::ErrorKind::PermissionDenied => {
-            "run this as the service's account (sudo -u receiptd receiptd …), or name another file with --config"
+            "run this as the service's account (sudo -u receiptd receiptd …), or choose another file with --config"
         }
-        _ => "name another file with --config",
+        _ => "choose another file with --config",
     }
 }
 
@@ -29,21 +29,21 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         reason: io::Error,
     },
-    /// The configuration file is not TOML. The offending line is left out: it may hold a secret.
+    /// The configuration file is not TOML. The offending line is left out, since it may contain a secret.
     #[error("the configuration file {} is not valid TOML: {reason}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and cause.
         reason: String,
     },
-    /// The layers can't be put together.
-    #[error("can't put the settings together: {0}")]
+    /// The sources can't be combined.
+    #[error("can't combine the settings: {0}")]
     Layers(#[from] config::ConfigError),
-    /// Keys or values are refused or missing.
+    /// Keys or values are invalid or missing.
     #[error("{}", listed(.0))]
     Invalid(Vec<Problem>),
 }
@@ -58,16 +58,16 @@ fn listed(problems: &[Problem]) -> String {
     }
 }
 
-/// One thing that is wrong, and what to do about it.
+/// A problem and its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The key as in `polling.batch_size`, or the environment variable that means none.
+    /// The key, as in `polling.batch_size`, or an environment variable that is no key.
     pub key: String,
-    /// The value as given; absent where there is none, and always absent for secrets.
+    /// The invalid value; `None` if there is none, and always for secrets.
     pub value: Option<String>,
-    /// Where the value comes from: a file, an environment variable or `--set`.
+    /// The origin of the value: a file, an environment variable or `--set`.
     pub origin: Option<String>,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -84,17 +84,17 @@ impl Display for Problem {
     }
 }
 
-/// Collects problems, so that a configuration is put right in one go.
+/// Collects problems, so that a configuration can be corrected in one go.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Notes a value that can't be taken. Never for secrets: see [`Self::refuse_silently`].
+    /// Notes an invalid value. Never for secrets: see [`Self::refuse_silently`].
     pub fn refuse(&mut self, key: &str, value: &str, remedy: impl Into<String>) {
         self.push(key, Some(value.to_owned()), remedy.into());
     }
 
-    /// Notes a problem without showing a value: there is none, or it may hold a secret.
+    /// Notes a problem without showing a value: there is none, or it may contain a secret.
     pub fn refuse_silently(&mut self, key: &str, remedy: impl Into<String>) {
         self.push(key, None, remedy.into());
     }
@@ -103,7 +103,7 @@ impl Problems {
         self.0.push(Problem { key: key.to_owned(), value, origin: None, remedy });
     }
 
-    /// The value that `parse` finds in `text`; if it finds none the problem is noted and `default` stands in.
+    /// The value that `parse` returns for `text`; if it returns none, notes the problem and uses `default`.
     pub fn parsed<T>(
         &mut self,
         key: &str,
@@ -124,11 +124,11 @@ impl Problems {
     where
         T: FromStr + PartialOrd + Display,
     {
-        let remedy = format!("give a whole number from {} to {}", range.start(), range.end());
+        let remedy = format!("use a whole number from {} to {}", range.start(), range.end());
         self.parsed(key, text, default, remedy, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
-    /// A span of time such as `"50ms"`, of which `allowed` says whether it will do.
+    /// A duration such as `"50ms"` that satisfies `allowed`.
     pub fn span(
         &mut self,
         key: &str,
@@ -142,12 +142,12 @@ impl Problems {
         })
     }
 
-    /// True if nothing is wrong so far.
+    /// True if there are no problems so far.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Ends the collection. `origin_of` tells where the value of a key comes from.
+    /// Returns the problems. `origin_of` has the origin of a key's value.
     pub fn into_error(mut self, origin_of: impl Fn(&str) -> Option<String>) -> ConfigError {
         for problem in &mut self.0 {
             problem.origin = origin_of(&problem.key);

@@ -1,4 +1,4 @@
-//! `[retention]`: how long what is kept.
+//! `[retention]`: how long data is kept.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use serde::Deserialize;
 use super::problem::Problems;
 use crate::retention::Retention;
 
-/// Partitions are of a day, and what is stored late must find them.
+/// Partitions cover a day, and late results must find theirs.
 const SHORTEST: Duration = Duration::from_secs(86_400);
 
 /// The keys of the section.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// A span, or `forever`.
+    /// Days, or `forever`.
     snapshots: Option<String>,
-    /// A span, or `forever`.
+    /// Days, or `forever`.
     calls: Option<String>,
-    /// A span, or `forever`.
+    /// Days, or `forever`.
     rollups: Option<String>,
-    /// A span, or `forever`.
+    /// Days, or `forever`.
     message_days: Option<String>,
 }
 
 impl Keys {
     pub fn validate(self, problems: &mut Problems) -> Retention {
         let mut span = |key: &str, given: Option<String>, default| {
-            problems.parsed(key, given, default, "give a span of 1d or more, as in \"90d\", or \"forever\"", span)
+            problems.parsed(key, given, default, "use a duration of 1d or more, such as \"90d\", or \"forever\"", span)
         };
         let default = Retention::default();
         let retention = Retention {
@@ -45,7 +45,7 @@ impl Keys {
             {
                 problems.refuse_silently(
                     key,
-                    "is shorter than retention.snapshots: roll-ups are what outlives the snapshots",
+                    "is shorter than retention.snapshots: roll-ups must be kept at least as long as snapshots",
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! Secrets as the configuration gives them: in place, or in a file of their own (the `_file` twin of the key).
+//! Secrets in the configuration: in place, or in a separate file (named by `KEY_file`).
 
 use std::{
     fs::File,
@@ -11,23 +11,22 @@ use serde::{Deserialize, Deserializer, de::Error};
 
 use super::problem::Problems;
 
-/// The largest file with a secret that is read.
+/// Maximum size of a file with a secret, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// The text of a secret in the configuration. A number without quotes is refused, as TOML would lose how it was
-/// written.
+/// The text of a secret. A number without quotes is refused, since TOML would lose its form.
 pub(super) struct SecretText(SecretString);
 
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match config::Value::deserialize(deserializer)?.kind {
             config::ValueKind::String(text) => Ok(Self(text.into())),
-            _ => Err(D::Error::custom("a secret is text in quotes")),
+            _ => Err(D::Error::custom("use text in quotes")),
         }
     }
 }
 
-/// The secret of `key`, from its value or from the file that its twin `{key}_file` names.
+/// The secret of `key`, from its value or from the file named by `{key}_file`.
 pub(super) fn take(
     key: &str,
     text: Option<SecretText>,
@@ -39,20 +38,19 @@ pub(super) fn take(
         (None, Some(path)) => read(key, path, problems)?,
         (None, None) => return None,
     };
-    // Editors, shells and consoles add these without showing them, and no secret of ours has any at its ends.
+    // Editors, shells and consoles add these invisibly, and no valid secret begins or ends with one.
     let secret = secret.expose_secret().trim_start_matches('\u{feff}').trim();
     let is_quoted = |quote| secret.len() > 1 && secret.starts_with(quote) && secret.ends_with(quote);
     if secret.is_empty() {
-        problems.refuse_silently(key, "is empty: give the secret, or remove the key");
+        problems.refuse_silently(key, "is empty: set the secret, or remove the key");
         return None;
     }
     if is_quoted('"') || is_quoted('\'') {
-        problems.refuse_silently(key, "has quotes around it that would be taken for a part of it: leave them out");
+        problems.refuse_silently(key, "has quotes around it, which would become part of it: remove them");
         return None;
     }
     if secret.chars().any(char::is_control) {
-        problems
-            .refuse_silently(key, "has a line break or another control character in it: give the secret in one line");
+        problems.refuse_silently(key, "contains a line break or another control character: put the secret on one line");
         return None;
     }
     Some(secret.into())
@@ -62,19 +60,19 @@ fn read(key: &str, path: &Path, problems: &mut Problems) -> Option<SecretString>
     match read_bounded(path) {
         Ok(text) => Some(text.into()),
         Err(error) => {
-            let remedy = format!("can't be read: {error}: write the secret there and let this user read it");
+            let remedy = format!("can't be read: {error}: write the secret there and make it readable for this user");
             problems.refuse(&format!("{key}_file"), &path.display().to_string(), remedy);
             None
         }
     }
 }
 
-/// Reads a file that may be anything, even a device without an end.
+/// Reads at most `MAX_BYTES`, since the file may be anything, even a device without an end.
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
     if read as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {MAX_BYTES} bytes, which no secret is")));
+        return Err(io::Error::other(format!("it is larger than {MAX_BYTES} bytes")));
     }
     Ok(text)
 }

@@ -1,4 +1,4 @@
-//! From one table of settings to the keys of each section. All unknown keys are found, not only the first.
+//! Splits the settings into the keys of each section. Finds all unknown keys, not only the first.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use crate::domain::Timestamp;
 pub(super) const SECTIONS: [&str; 10] =
     ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "limits", "http", "log"];
 
-/// Tells the names of a section's keys.
+/// Returns the names of a section's keys.
 type Fields = fn() -> &'static [&'static str];
 
-/// The keys of all sections but those of cadences, which have names of their own.
+/// The keys of all sections except cadences, whose names are free.
 pub(super) const KEYS: [(&str, Fields); 9] = [
     ("chat", fields_of::<chat::Keys>),
     ("database", fields_of::<database::Keys>),
@@ -31,7 +31,7 @@ pub(super) const KEYS: [(&str, Fields); 9] = [
     ("log", fields_of::<log::Keys>),
 ];
 
-/// The sections as read; `None` where one has a problem of form.
+/// The parsed sections; `None` if a section has the wrong form.
 pub(super) struct Sections {
     chat: Option<chat::Keys>,
     database: Option<database::Keys>,
@@ -63,7 +63,7 @@ impl Sections {
         }
     }
 
-    /// Makes the settings that can be trusted; `None` or problems if they can't.
+    /// The trusted settings; `None` and problems if they are invalid.
     pub fn validate(self, now: Timestamp, problems: &mut Problems) -> Option<Config> {
         let chat = self.chat.map(|keys| keys.validate(problems));
         let database = self.database.map(|keys| keys.validate(problems));
@@ -105,7 +105,7 @@ fn cadences(value: Option<Value>, problems: &mut Problems) -> Option<BTreeMap<St
     let mut all = Some(BTreeMap::new());
     for (name, value) in into_table("cadence", value, problems)? {
         if !cadence::is_name(&name) {
-            let remedy = "is no name for a cadence: give 1 to 63 of a-z, 0-9, _ and -";
+            let remedy = "is not a valid cadence name: use 1 to 63 of a-z, 0-9, _ and -";
             problems.refuse_silently(&format!("cadence.{name}"), remedy);
         }
         let keys = keys(&format!("cadence.{name}"), value, problems);
@@ -150,11 +150,11 @@ fn refuse_unknown(prefix: &str, table: &mut Map<String, Value>, known: &[&str], 
     });
 }
 
-/// The key of a value that has the wrong form, and what is wrong with it.
+/// The key of a value with the wrong form, and the problem.
 fn located(error: config::ConfigError) -> (String, String) {
     match error {
         config::ConfigError::Type { key, unexpected, expected, .. } => {
-            (key.unwrap_or_default(), format!("is a {unexpected}: give {expected}"))
+            (key.unwrap_or_default(), format!("is a {unexpected}: use {expected}"))
         }
         config::ConfigError::At { key, error, .. } => (key.unwrap_or_default(), error.to_string()),
         other => (String::new(), other.to_string()),

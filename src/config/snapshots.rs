@@ -1,11 +1,11 @@
-//! `[snapshots]`: which polls leave a row in the time series.
+//! `[snapshots]`: which polls add a row to the time series.
 
 use serde::Deserialize;
 
 use super::problem::Problems;
 use crate::recording::KeepSnapshots;
 
-/// Which polls leave a row in the time series.
+/// Which polls add a row to the time series.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshots {
     /// The rule.
@@ -22,7 +22,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub fn validate(self, problems: &mut Problems) -> Snapshots {
-        let remedy = "give \"changes\" or \"every_poll\"";
+        let remedy = "use \"changes\" or \"every_poll\"";
         let record =
             problems.parsed("snapshots.record", self.record, KeepSnapshots::default(), remedy, |text| match text {
                 "changes" => Some(KeepSnapshots::Changes),

@@ -15,7 +15,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Loads a file of this text, with these variables and flags over it.
+/// Loads a file with this text, overridden by these variables and flags.
 fn load(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
@@ -26,7 +26,7 @@ fn load_file(text: &str) -> Result<Config, ConfigError> {
     load(text, &[], &[])
 }
 
-/// The keys of the problems that a file of this text has.
+/// The keys of the problems in a file with this text.
 fn problem_keys(text: &str) -> Vec<String> {
     match load_file(text).unwrap_err() {
         ConfigError::Invalid(problems) => problems.into_iter().map(|problem| problem.key).collect(),

@@ -1,11 +1,11 @@
-//! Rows on their way from the database to a file, column by column. It never decides what is read or written.
+//! Rows on the way from the database to a file, column by column. Never decides what is read or written.
 
 use std::sync::Arc;
 
 use super::{Column, Kind};
 use crate::domain::Timestamp;
 
-/// So many rows travel together.
+/// Maximum number of rows in a batch.
 pub const BATCH: usize = 8_192;
 
 /// Rows of a dataset, column by column.
@@ -18,25 +18,25 @@ pub struct Batch {
 /// The values of one column.
 #[derive(Debug)]
 pub enum Values {
-    /// Of [`Kind::Text`].
+    /// Values of [`Kind::Text`].
     Text(Vec<Option<Arc<str>>>),
-    /// Of [`Kind::Integer`].
+    /// Values of [`Kind::Integer`].
     Integer(Vec<Option<i32>>),
-    /// Of [`Kind::Bigint`].
+    /// Values of [`Kind::Bigint`].
     Bigint(Vec<Option<i64>>),
-    /// Of [`Kind::Double`].
+    /// Values of [`Kind::Double`].
     Double(Vec<Option<f64>>),
-    /// Of [`Kind::Time`].
+    /// Values of [`Kind::Time`].
     Time(Vec<Option<Timestamp>>),
 }
 
 impl Batch {
-    /// No rows yet, but room for this many.
+    /// An empty batch with capacity for this many rows.
     pub fn new(columns: &'static [Column], rows: usize) -> Self {
         Self { columns, values: columns.iter().map(|column| Values::new(column.kind, rows)).collect() }
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.values.first().map_or(0, Values::len)
     }
@@ -46,19 +46,19 @@ impl Batch {
         self.columns.iter().zip(&self.values)
     }
 
-    /// The values by columns, to be added to: to all of them, or to none.
+    /// The values by column, to be extended: add the same number of values to all of them.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut Values> {
         self.values.iter_mut()
     }
 
-    /// Adds the rows of another batch of the same columns.
+    /// Appends another batch with the same columns.
     pub(super) fn append(&mut self, other: Self) {
         for (values, more) in self.values.iter_mut().zip(other.values) {
             values.append(more);
         }
     }
 
-    /// Forgets the rows and keeps the room.
+    /// Removes the rows and keeps the capacity.
     pub(super) fn clear(&mut self) {
         for values in &mut self.values {
             values.clear();
@@ -94,7 +94,7 @@ impl Values {
             (Self::Bigint(values), Self::Bigint(mut more)) => values.append(&mut more),
             (Self::Double(values), Self::Double(mut more)) => values.append(&mut more),
             (Self::Time(values), Self::Time(mut more)) => values.append(&mut more),
-            (values, more) => unreachable!("columns of one dataset are of one kind: {values:?}, {more:?}"),
+            (values, more) => unreachable!("the columns of a dataset have one type: {values:?}, {more:?}"),
         }
     }
 
@@ -109,7 +109,7 @@ impl Values {
     }
 }
 
-/// Adds a text. Rows come sorted, so that the same text often follows itself: then it is not stored again.
+/// Appends a text. Rows are sorted, so a text often repeats, and is then shared instead of stored again.
 pub fn push_text(texts: &mut Vec<Option<Arc<str>>>, text: Option<&str>) {
     let last = texts.last().and_then(Option::as_ref);
     let same = last.filter(|last| Some(last.as_ref()) == text).cloned();

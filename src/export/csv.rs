@@ -1,4 +1,4 @@
-//! Rows as lines of CSV. It never holds rows back beyond the batch that it is given.
+//! Rows as CSV lines. Never buffers rows beyond the current batch.
 
 use std::{
     fmt::Write as _,
@@ -11,16 +11,16 @@ use super::{Batch, Column, Values, Writer};
 
 pub(super) struct CsvWriter {
     out: Box<dyn Write + Send>,
-    /// Whether spreadsheets are kept from taking text for formulas.
+    /// Whether text is protected from being interpreted as a formula.
     guards: bool,
     lines: Lines,
 }
 
 impl CsvWriter {
-    /// Writes the line of names.
+    /// Writes the header line.
     ///
     /// # Errors
-    /// If that can't be written.
+    /// If writing fails.
     pub fn begin(columns: &[Column], out: Box<dyn Write + Send>, guards: bool) -> io::Result<Self> {
         let mut writer = Self { out, guards, lines: Lines::new() };
         for (index, column) in columns.iter().enumerate() {
@@ -60,16 +60,17 @@ impl Writer for CsvWriter {
     }
 }
 
-/// What a spreadsheet takes for the beginning of a formula. Group ids are named by strangers.
+/// Whether a spreadsheet would interpret the text as a formula. Group ids are chosen by strangers.
 const FORMULAS: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 
-/// The value of a row, or nothing if it has none.
+/// The value in a row, or nothing if it is null.
 fn show(values: &Values, row: usize, field: &mut String) {
     let shown = match values {
         Values::Text(values) => values[row].as_ref().map(|text| field.write_str(text)),
         Values::Integer(values) => values[row].map(|number| write!(field, "{number}")),
         Values::Bigint(values) => values[row].map(|number| write!(field, "{number}")),
-        // Whole ones as 1.0: of a column of 0 and 1 a reader would make whole numbers, and fail at the first 0.5.
+        // Whole numbers as 1.0: otherwise, a reader would guess integers for a column of 0 and 1, and fail at the
+        // first 0.5.
         Values::Double(values) => values[row].map(|number| write!(field, "{number:?}")),
         Values::Time(values) => {
             values[row].map(|time| field.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true)))
@@ -78,7 +79,7 @@ fn show(values: &Values, row: usize, field: &mut String) {
     debug_assert!(shown.is_none_or(|shown| shown.is_ok()), "a String takes everything");
 }
 
-/// Lines that are yet to be passed on.
+/// Lines not yet written.
 struct Lines {
     writer: csv_core::Writer,
     text: Vec<u8>,
@@ -93,7 +94,7 @@ impl Lines {
         if !is_first {
             self.add(2, |writer, room| writer.delimiter(room).1);
         }
-        // Every byte may be a quote that is doubled, and all of them are between two.
+        // In the worst case every byte is a quote, which is doubled, plus the two enclosing ones.
         self.add(field.len() * 2 + 2, |writer, room| writer.field(field.as_bytes(), room).2);
     }
 
@@ -101,7 +102,7 @@ impl Lines {
         self.add(3, |writer, room| writer.terminator(room).1);
     }
 
-    /// Adds what `write` writes into the room that it is given, and says how long it is.
+    /// Appends what `write` writes into the space it is given, whose length it returns.
     fn add(&mut self, room: usize, write: impl FnOnce(&mut csv_core::Writer, &mut [u8]) -> usize) {
         let start = self.text.len();
         self.text.resize(start + room, 0);

@@ -1,5 +1,5 @@
-//! Rows as a Parquet file, by the low-level writer: what analysts' tools read fastest. It holds the rows of one row group
-//! and, until the end, a few hundred bytes about each column of those that are written; never more.
+//! Rows as a Parquet file, by the low-level writer, since Parquet is the fastest format for analysts' tools. Holds
+//! the rows of one row group and, until the end, a few hundred bytes per column and written row group; never more.
 
 use std::{
     io::{self, Write},
@@ -19,8 +19,8 @@ use parquet::{
 
 use super::{BATCH, Batch, Column, Kind, Values, Writer};
 
-/// So many rows make a row group. The columns of a group are written one after the other, so its rows are held until it
-/// is full: some 20 MB.
+/// Number of rows in a row group. The columns of a group are written one after the other, so its rows are buffered
+/// until it is full: about 20 MB.
 const ROW_GROUP: usize = 8 * BATCH;
 
 pub(super) struct ParquetWriter {
@@ -32,12 +32,12 @@ impl ParquetWriter {
     /// Begins the file.
     ///
     /// # Errors
-    /// If nothing can be written.
+    /// If writing fails.
     pub fn begin(columns: &'static [Column], out: Box<dyn Write + Send>) -> io::Result<Self> {
         let properties = WriterProperties::builder()
             .set_created_by(concat!("receiptd ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_compression(Compression::SNAPPY)
-            // Indexes of pages would have to be held until the end.
+            // Page indexes would have to be kept until the end.
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
             .build();
@@ -103,7 +103,7 @@ fn write_column(writer: &mut SerializedColumnWriter<'_>, column: &Column, values
     }
 }
 
-/// Parquet wants the values that are there, and beside them the rows that have one.
+/// Parquet needs the non-null values, and separately the rows that have one.
 fn put<P: DataType, T>(
     writer: &mut SerializedColumnWriter<'_>,
     column: &Column,
@@ -119,7 +119,7 @@ fn put<P: DataType, T>(
     writer.typed::<P>().write_batch(&there, levels.as_deref(), None).map(drop)
 }
 
-/// What the writer below said, where it was that: a closed pipe is to be told from a failure.
+/// The error of the underlying writer, if it was one: a closed pipe must be distinguished from a failure.
 fn io_error(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(cause) => match cause.downcast::<io::Error>() {

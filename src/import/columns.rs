@@ -1,12 +1,12 @@
-//! The fields of a line: which column is which, and what each has to be. It reads no bytes.
+//! The fields of a line: their columns and their types. Reads no bytes.
 
 use super::{BadLine, WatchLine, bad};
 use crate::domain::{BadLabel, Label, Labels, Timestamp, check_name};
 
-/// Dates outside are mistakes, such as milliseconds taken for seconds. The schema has the same bounds.
+/// Plausible years; other dates are mistakes, such as milliseconds parsed as seconds. The schema has the same bounds.
 const YEARS: std::ops::Range<i32> = 2_000..2_200;
 
-/// Where in a line the fields are.
+/// Positions of the fields in a line.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
     group: usize,
@@ -17,14 +17,14 @@ pub(super) struct Columns {
     count: Option<usize>,
 }
 
-/// The columns of a file that does not name them.
+/// The columns of a file without a header.
 pub(super) const USUAL: Columns = Columns { group: 0, seq: 1, sent_at: Some(2), labels: Vec::new(), count: None };
 
 /// How the name of a column begins that has labels.
 const LABEL: &str = "label.";
 
 impl Columns {
-    /// Where the columns are that a line names. `None` if it names none that is known.
+    /// The columns of a header line. `None` if it names no known column.
     pub(super) fn named(names: &[String]) -> Result<Option<Self>, String> {
         let plain = |name: &String| {
             let letters = name.chars().filter(|letter| !matches!(letter, '_' | '-' | '"') && !letter.is_whitespace());
@@ -36,25 +36,25 @@ impl Columns {
         let twice = |wanted: &&str| names.iter().filter(|name| *name == wanted).count() > 1;
         let known = ["groupid", "msgseq", "sentat"];
         if known.iter().any(twice) {
-            return Err("the first line names a column twice".to_owned());
+            return Err("the header names a column twice".to_owned());
         }
         Ok(match (at("groupid"), at("msgseq"), at("sentat")) {
             (Some(group), Some(seq), sent_at) => Some(Self { group, seq, sent_at, labels, count: Some(names.len()) }),
             (None, None, None) => None,
-            (None, ..) => return Err("the first line names columns, but not group_id".to_owned()),
-            (_, None, _) => return Err("the first line names columns, but not msg_seq".to_owned()),
+            (None, ..) => return Err("the header has no column group_id".to_owned()),
+            (_, None, _) => return Err("the header has no column msg_seq".to_owned()),
         })
     }
 
-    /// The message of a line with these `fields`; `trims`: blanks around the group are no part of it.
+    /// The message of a line with these `fields`; `trims`: blanks around the group are ignored.
     pub(super) fn message(&self, fields: &[String], trims: bool) -> Result<WatchLine, BadLine> {
         let count = fields.len();
         match self.count {
             Some(named) if named != count => {
-                return bad(format!("has {count} fields, and the first line names {named}"));
+                return bad(format!("has {count} fields, but the header has {named}"));
             }
             None if !(2..=3).contains(&count) => {
-                return bad(format!("has {count} fields: give group_id,msg_seq or group_id,msg_seq,sent_at"));
+                return bad(format!("has {count} fields: use group_id,msg_seq or group_id,msg_seq,sent_at"));
             }
             _ => {}
         }
@@ -88,18 +88,18 @@ fn label_columns(names: &[String]) -> Result<Vec<(usize, String)>, String> {
         };
         check_name(label).map_err(|error| error.to_string())?;
         if labels.iter().any(|(_, other)| other == label) {
-            return Err("the first line names a column twice".to_owned());
+            return Err("the header names a column twice".to_owned());
         }
         labels.push((at, label.to_owned()));
     }
     Ok(labels)
 }
 
-/// A time in RFC 3339, as PostgreSQL writes it (`2026-11-23 08:00:00.5+00`), or in whole seconds since 1970 as the service's own
-/// callbacks give it.
+/// Parses a time in RFC 3339, in the format of PostgreSQL (`2026-11-23 08:00:00.5+00`), or in whole seconds since
+/// 1970, as in the service's own callbacks.
 ///
 /// # Errors
-/// If it is neither, or not in this age.
+/// If it is none of these, or outside the plausible years.
 pub fn time(text: &str) -> Result<Timestamp, BadLine> {
     use chrono::{DateTime, Datelike};
     let postgres = || DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").ok().map(|time| time.to_utc());
@@ -108,7 +108,8 @@ pub fn time(text: &str) -> Result<Timestamp, BadLine> {
     match time.filter(|time| YEARS.contains(&time.year())) {
         Some(time) => Ok(time),
         None => bad(format!(
-            "time {text:?} is neither RFC 3339, as 2026-11-23T08:00:00Z, nor seconds since 1970, between the years {} and {}",
+            "time {text:?} is neither RFC 3339, such as 2026-11-23T08:00:00Z, nor seconds since 1970, between the \
+             years {} and {}",
             YEARS.start, YEARS.end
         )),
     }

@@ -6,10 +6,10 @@ fn now() -> Timestamp {
     "2026-11-25T12:00:00Z".parse().unwrap()
 }
 
-/// Lines with their numbers, and what is wrong in words.
+/// Lines with their numbers, and errors as text.
 type Told = Vec<(u64, Result<WatchLine, String>)>;
 
-/// What is read, and why no more is.
+/// What can be read, or why it can't.
 fn try_read(text: &[u8]) -> Result<Told, String> {
     let mut lines = Lines::new(text, now());
     let mut read = Vec::new();
@@ -89,7 +89,7 @@ fn a_bad_line_is_told_with_its_number_and_its_reason_and_the_rest_is_read() {
         (b"g,1,yesterday", "neither RFC 3339"),
         (b"g,1,1763884800000", "between the years 2000 and 2200"),
         (b"\xff\xfe,1", "not UTF-8"),
-        (b"\"g,1", "quoted field that does not end"),
+        (b"\"g,1", "quoted field without a closing quote"),
     ];
     for (bad, reason) in cases.into_iter().chain([(long.as_bytes(), "longer than 4096 bytes")]) {
         let text = [b"a,1\n", bad, b"\nb,2\n"].concat();
@@ -143,14 +143,14 @@ fn names_of_columns_are_known_with_blanks_in_any_case_and_after_empty_lines() {
 #[test]
 fn what_is_no_watch_list_is_refused_at_its_first_line() {
     let cases: [(&[u8], &str); 17] = [
-        (b"group_id,time\ng,1\n", "line 1: the first line names columns, but not msg_seq"),
-        (b"\nmsg_seq,note\n1,g\n", "line 2: the first line names columns, but not group_id"),
-        (b"sent_at\n", "not group_id"),
+        (b"group_id,time\ng,1\n", "line 1: the header has no column msg_seq"),
+        (b"\nmsg_seq,note\n1,g\n", "line 2: the header has no column group_id"),
+        (b"sent_at\n", "no column group_id"),
         (b"group_id,msg_seq,group_id\n", "names a column twice"),
-        (b"group,seq\ng,1\n", "neither a message to watch"),
-        (b"g,x\ng,1\n", "neither a message to watch"),
-        (b"g\ng,1\n", "neither a message to watch"),
-        (b"g,1,2026-11-23T08:00:00Z,note\n", "neither a message to watch"),
+        (b"group,seq\ng,1\n", "neither a message"),
+        (b"g,x\ng,1\n", "neither a message"),
+        (b"g\ng,1\n", "neither a message"),
+        (b"g,1,2026-11-23T08:00:00Z,note\n", "neither a message"),
         (b"group_id;msg_seq\ng;1\n", "separated by semicolons (;)"),
         (b"g;1\n", "separated by semicolons (;)"),
         (b"a;1,2\n", "message 2 of the group \"a;1\", but the fields may be separated by semicolons (;)"),
@@ -159,7 +159,7 @@ fn what_is_no_watch_list_is_refused_at_its_first_line() {
         (b"group_id\tmsg_seq\n", "separated by tabs"),
         (b"\xff\xfeg\0,\x001\0\n\0", "UTF-16"),
         (b"\0g\0,\x001\0\n", "UTF-16"),
-        (b"PK\x03\x04\0\0", "UTF-16, or no text at all"),
+        (b"PK\x03\x04\0\0", "UTF-16 or not text at all"),
     ];
     for (text, expected) in cases {
         let error = try_read(text).expect_err(&String::from_utf8_lossy(text));
@@ -186,7 +186,7 @@ fn a_first_line_that_is_a_bad_message_is_told_and_the_rest_is_read() {
 fn a_time_more_than_a_day_ahead_is_bad() {
     let read = read(b"g,1,2026-11-26T11:00:00Z\ng,2,2026-11-26T13:00:00Z\ng,3,2199-01-01T00:00:00Z\n");
     assert!(read[0].1.is_ok());
-    assert!(read[1..].iter().all(|(_, line)| line.as_ref().is_err_and(|error| error.contains("a day ahead"))));
+    assert!(read[1..].iter().all(|(_, line)| line.as_ref().is_err_and(|error| error.contains("a day in the future"))));
 }
 
 proptest! {

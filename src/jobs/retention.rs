@@ -1,5 +1,5 @@
-//! Removes what is old, after it has been rolled up. What goes is decided in [`crate::retention`]; nothing here knows SQL, or when
-//! it is time.
+//! Removes old data after rolling it up. [`crate::retention`] decides what to remove; nothing here knows SQL, or the
+//! schedule.
 
 use super::rollup::catch_up;
 use crate::{
@@ -8,29 +8,29 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// What one run removed.
+/// The result of one run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Partitions.
     pub partitions: u64,
-    /// What they took on disk.
+    /// Their size on disk.
     pub bytes: i64,
-    /// Partitions whose time has come, and that wait for their roll-up or for readers.
+    /// Expired partitions that wait to be rolled up or for readers.
     pub waiting: u64,
     /// Hourly rows, gaps, messages and days of messages.
     pub rows: u64,
 }
 
-/// Rolls up what all apps of the database have left to be rolled up, and removes what is old.
+/// Rolls up pending data of all apps of the database, and removes old data.
 ///
-/// `now` is the database's; whoever calls has made sure that it is not in doubt.
+/// `now` is the database's time; the caller has checked that it is not in doubt.
 ///
 /// # Errors
-/// If the database fails. What was removed until then is removed.
+/// If the database fails. What was removed before stays removed.
 pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
     for app in store.apps_that_polled().await? {
         if let Err(error) = catch_up(&store.of_app(app), now, |_| {}).await {
-            // What is rolled up is removed all the same.
+            // Data that is rolled up is removed nevertheless.
             metrics::counter!("receiptd_job_failures_total").increment(1);
             let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
             tracing::error!(error = cause, sdk_app_id = app.get(), advice, "an app can't be rolled up");

@@ -1,4 +1,4 @@
-//! The order in which an app is rolled up. Nothing here knows SQL, or when it is time.
+//! The order of an app's roll-up. Nothing here knows SQL, or the schedule.
 
 use crate::{
     domain::Timestamp,
@@ -6,10 +6,10 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Rolls up what has come since the last time, and again what came late. `progress` hears of each stretch that is done.
+/// Rolls up new data, and late data again. Calls `progress` after each stretch.
 ///
 /// # Errors
-/// If the database fails. What was done is kept.
+/// If the database fails. Finished stretches are kept.
 pub async fn catch_up(store: &Store, now: Timestamp, mut progress: impl FnMut(Stretch)) -> Result<(), StoreError> {
     let until = now - SETTLED_AFTER;
     if !store.mark_rolling_up(until).await? {

@@ -1,16 +1,16 @@
-//! The signals that end the daemon, and the one that has it read its settings again.
+//! The signals that stop the daemon or make it reload its settings.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The numbers of the signals that stop the daemon: a process that one ends at once has 128 plus it as its exit code.
+/// The numbers of the signals that stop the daemon. A process killed by one has 128 plus its number as exit code.
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 
-/// A token that SIGTERM and SIGINT cancel. A second signal ends the process at once: nothing that is committed is lost.
+/// A token that SIGTERM and SIGINT cancel. A second signal ends the process immediately: nothing committed is lost.
 ///
 /// # Errors
-/// If the signals can't be listened for.
+/// If the signal handlers can't be installed.
 pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
@@ -24,10 +24,10 @@ pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Hears SIGHUP, which asks for the settings to be read again. From now on it does not end the process.
+/// Receives SIGHUP, which requests a reload. From now on it doesn't end the process.
 ///
 /// # Errors
-/// If the signal can't be listened for.
+/// If the signal handler can't be installed.
 pub fn reload_signal() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }

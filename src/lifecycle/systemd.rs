@@ -1,8 +1,7 @@
-//! What systemd is told: when the daemon is ready, what it is doing, that its loop still turns. Without systemd all of this
-//! does nothing.
+//! Notifications for systemd: ready, status, watchdog. Without systemd all of this does nothing.
 //!
-//! Who listens at the socket may stand still, and then a message waits for room there. So a thread of its own sends them, and
-//! what it has not sent yet is bounded: nothing here ever holds up the daemon.
+//! If the receiver stands still, sending blocks once the socket is full. So a separate thread sends, with a bounded
+//! queue: nothing here ever delays the daemon.
 
 use std::{
     env,
@@ -23,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{report::Report, term::TermStatus};
 
-/// The status line is renewed this often.
+/// How often the status line is updated.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// So many messages may wait to be sent.
+/// Maximum number of queued messages.
 const WAITING: usize = 64;
 
-/// What systemd is told.
+/// A notification.
 #[derive(Debug)]
 enum Message {
     Ready,
@@ -39,25 +38,25 @@ enum Message {
     Watchdog,
 }
 
-/// Tells systemd that the daemon polls, or stands by.
+/// Tells systemd that the daemon polls or stands by.
 pub fn notify_ready() {
     notify(Message::Ready);
 }
 
-/// Tells systemd that the settings are being read again; [`notify_ready`] ends it.
+/// Tells systemd that the settings are being reloaded, until [`notify_ready`].
 pub fn notify_reloading() {
     notify(Message::Reloading);
 }
 
-/// Tells systemd that the daemon stops, and waits until that is sent, for a moment at most: a process that has nothing to end would
-/// take the message along.
+/// Tells systemd that the daemon stops, and waits briefly until that is sent: otherwise a process that exits quickly
+/// would take the message along.
 pub async fn notify_stopping() {
     let (sent, is_sent) = oneshot::channel();
     notify(Message::Stopping(sent));
     _ = timeout(Duration::from_secs(1), is_sent).await;
 }
 
-/// What `systemctl status` shows.
+/// Sets the status line of `systemctl status`.
 pub(super) fn notify_status(status: &str) {
     notify(Message::Status(status.to_owned()));
 }
@@ -77,8 +76,7 @@ pub(super) async fn tell_status(status: Arc<TermStatus>, stop: CancellationToken
     }
 }
 
-/// Feeds the watchdog, as long as the loop comes round: if it has not for the time that systemd allows, it is not fed.
-/// Whether the database or the service answers makes no difference.
+/// Feeds the watchdog as long as the main loop runs, whether the database or the service answer or not.
 pub(super) async fn feed_watchdog(status: Arc<TermStatus>, stop: CancellationToken) {
     let Some(allowed) = sd_notify::watchdog_enabled() else { return };
     let mut fed_at = None;
@@ -88,12 +86,12 @@ pub(super) async fn feed_watchdog(status: Arc<TermStatus>, stop: CancellationTok
             notify(Message::Watchdog);
             fed_at = Some(beats);
         }
-        // The time that a stop takes counts as well: it is fed until the process ends.
+        // The duration of a stop counts too: it is fed until the process ends.
         tokio::select! { () = sleep(allowed / 4) => {} () = stop.cancelled() => return notify(Message::Watchdog) }
     }
 }
 
-/// Hands a message to the thread that sends them. Where too many wait, nobody listens, and it is dropped.
+/// Queues a message for the sending thread. If the queue is full, the receiver is stuck, and the message is dropped.
 fn notify(message: Message) {
     static SENDER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
     if let Some(sender) = SENDER.get_or_init(start_to_send) {
@@ -101,7 +99,7 @@ fn notify(message: Message) {
     }
 }
 
-/// Starts the thread that sends, if there is anybody to send to.
+/// Starts the sending thread if there is a receiver.
 fn start_to_send() -> Option<SyncSender<Message>> {
     env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
     let (sender, messages) = sync_channel(WAITING);
@@ -111,7 +109,7 @@ fn start_to_send() -> Option<SyncSender<Message>> {
     started.ok().map(|_| sender)
 }
 
-/// Sends a message. That it can't be sent is said unless it could not before.
+/// Sends a message. Logs the first failure in a row.
 fn send(message: Message, has_failed: &mut bool) {
     let result = match &message {
         Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
@@ -129,14 +127,14 @@ fn send(message: Message, has_failed: &mut bool) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(
                 error,
-                "systemd can't be told that receiptd is ready, alive or stopping, and may end it: is there a socket where \
-                 NOTIFY_SOCKET says? This is said once, until it can be told again"
+                "systemd can't be notified that receiptd is ready, alive or stopping, and may kill it: is there a \
+                 socket at NOTIFY_SOCKET? Logged once until it works again"
             );
         }
         Err(_) => {}
     }
     if let Message::Stopping(sent) = message {
-        // Who has stopped waiting need not know.
+        // The requester may have stopped waiting.
         _ = sent.send(());
     }
 }

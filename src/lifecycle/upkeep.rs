@@ -1,5 +1,5 @@
-//! What a daemon does besides polling, whether it has the lease or stands by: it makes partitions ahead, counts what is
-//! watched, keeps its metrics small and sums up its work once an hour.
+//! The daemon's housekeeping, with the lease or on standby: creates partitions in advance, counts what is watched,
+//! compacts metrics and logs an hourly summary.
 
 use std::{
     mem,
@@ -23,16 +23,16 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-/// Partitions are looked after this often.
+/// How often partitions are created.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3_600);
 
-/// What is watched is counted this often, or so seldom that it takes a hundredth of the time.
+/// How often watched messages are counted, or less often if that would take more than a hundredth of the time.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
 
-/// The clocks are compared this often.
+/// How often the clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
-/// Makes the partitions of the days ahead, and notes until when there are some, whether that worked or not.
+/// Creates the partitions of the next days, and notes up to when they exist, also after a failure.
 pub(super) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
     let today = store.now().await?.date_naive();
     let made = store.ensure_partitions_ahead(today).await;
@@ -51,14 +51,18 @@ pub(super) async fn look_after_partitions(store: Store, stop: CancellationToken)
         wait = match prepare_days(&store).await {
             Ok(_) => PARTITIONS_EVERY,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "daily partitions could not be made ahead");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "daily partitions could not be created in \
+                    advance"
+                );
                 Duration::from_secs(60)
             }
         };
     }
 }
 
-/// Compares this machine's clock with the database's, and says it where nothing may be decided by them.
+/// Compares this machine's clock with the database's, and logs doubts about them.
 pub(super) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: CancellationToken) {
     let mut trouble = LogThrottle::default();
     loop {
@@ -81,7 +85,7 @@ pub(super) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: 
     }
 }
 
-/// Histograms gather samples until somebody sums them up, scraped or not.
+/// Histograms collect samples until they are summarized, scraped or not.
 pub(super) async fn keep_metrics_small(metrics: PrometheusHandle, stop: CancellationToken) {
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(Duration::from_secs(10)) => {} }
@@ -89,9 +93,9 @@ pub(super) async fn keep_metrics_small(metrics: PrometheusHandle, stop: Cancella
     }
 }
 
-/// Counts what is watched, for people. A failure is no news: whoever polls says what is wrong.
+/// Counts what is watched, for people. Errors are ignored; the poller reports them.
 ///
-/// The functions of the schema compare the same with `limits`, which they learn here.
+/// Stores `limits` for the functions of the schema, which apply them.
 pub(super) async fn count_watched(
     store: Store,
     status: Arc<TermStatus>,
@@ -103,7 +107,7 @@ pub(super) async fn count_watched(
         let start = Instant::now();
         let bounds = *limits.borrow();
         if let Some(Err(error)) = stop.run_until_cancelled(store.note_bounds(bounds)).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the bounds of the app could not be noted");
+            tracing::debug!(error = &error as &dyn std::error::Error, "the app's limits could not be stored");
         }
         if let Some(Ok(watched)) = stop.run_until_cancelled(store.count_watched()).await {
             metrics::gauge!("receiptd_quarantined_groups").set(watched.quarantined as f64);
@@ -121,7 +125,7 @@ pub(super) async fn count_watched(
     }
 }
 
-/// Says at the start how much is watched, and if nothing is, how to begin.
+/// Logs at the start how much is watched, and if it is nothing, how to begin.
 fn tell_watched(watched: Watched) {
     let Watched { groups, messages, .. } = watched;
     if messages == 0 {
@@ -135,7 +139,7 @@ fn tell_watched(watched: Watched) {
     }
 }
 
-/// Sums up the work of each hour in a line of the log. Who stands by has done none.
+/// Logs a summary of each hour, unless on standby.
 pub(super) async fn sum_up(status: Arc<TermStatus>, stop: CancellationToken) {
     while stop.run_until_cancelled(sleep(Duration::from_secs(3_600))).await.is_some() {
         if status.role() == Role::Polling {
@@ -155,7 +159,7 @@ mod tests {
         domain::SdkAppId,
     };
 
-    /// Keeps what is logged.
+    /// Collects the log.
     #[derive(Debug, Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,5 +1,5 @@
-//! Log lines as JSON, one object each: time, level, target and message, and all fields beside them. An error has its causes in a
-//! field of their own, `error.sources`, as the lines for people have.
+//! Log lines as JSON, one object each: time, level, target and message, together with all fields. The causes of an
+//! error are in a separate field, `error.sources`.
 
 use std::{
     error::Error,
@@ -20,7 +20,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// The form of such a line.
+/// The format.
 pub(super) struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json

@@ -1,7 +1,7 @@
-//! Who may look: who has the token, as a bearer token, for programs, or as the password of whatever user, which browsers ask
-//! for. Where no token is set, everybody who asks for this machine by an address or as localhost.
+//! HTTP authentication. Programs send the token as a bearer token; browsers send it as the password, with any user
+//! name. Without a token, everybody who asks for this machine by an IP address or as localhost is admitted.
 //!
-//! A page from elsewhere whose name was made to lead to this machine (DNS rebinding) asks by that name, and is refused.
+//! A foreign page whose name was pointed to this machine (DNS rebinding) uses that name, and is refused.
 
 use std::{
     net::IpAddr,
@@ -30,7 +30,7 @@ use super::rooms::Seat;
 pub struct Token(Arc<RwLock<Option<SecretString>>>);
 
 impl Token {
-    /// Asks for this one from now on, or for none.
+    /// Requires this token from now on; `None` requires none.
     pub fn change(&self, token: Option<SecretString>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
@@ -45,19 +45,19 @@ impl Token {
     }
 }
 
-/// What is done with a request.
+/// What to do with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Admit,
-    /// It brings the token.
+    /// It has the token.
     Trust,
     AskForToken,
-    /// It asks for another host than this one, as far as can be told.
+    /// It asks for another host, or for one that isn't recognizably this machine.
     RefuseName,
 }
 
-/// Whether it is this machine that is asked for, wherever the request says so: by an address or as localhost. Browsers always
-/// say what they ask for.
+/// Whether the request asks for this machine, by an IP address or as localhost, in every place that names a host.
+/// Browsers always name it.
 fn is_meant(uri: &Uri, headers: &HeaderMap) -> bool {
     let hosts = headers.get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()).ok());
     hosts.chain(uri.authority().cloned().map(Some)).all(|authority| authority.is_some_and(|named| is_here(&named)))
@@ -69,7 +69,7 @@ fn is_here(authority: &Authority) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-/// What the header gives as the token.
+/// The token in the header.
 fn given(headers: &HeaderMap) -> Option<String> {
     let (scheme, value) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -79,12 +79,13 @@ fn given(headers: &HeaderMap) -> Option<String> {
     Some(String::from_utf8(account).ok()?.split_once(':')?.1.to_owned())
 }
 
-/// Takes as long for any two texts of the same length: neither how much of a guess is right nor how long the token is shows.
+/// Takes the same time for any two texts of the same length, so it reveals neither how much of a guess is right nor
+/// the length of the token.
 fn is_same(token: &str, given: &str) -> bool {
     Sha256::digest(token).ct_eq(&Sha256::digest(given)).into()
 }
 
-/// Lets a request through, asks for the token, or refuses it.
+/// Admits a request, asks for the token, or refuses it.
 pub(super) async fn admit(State(token): State<Token>, request: Request, next: Next) -> Response {
     match token.judge(request.uri(), request.headers()) {
         Verdict::Admit => next.run(request).await,
@@ -96,11 +97,11 @@ pub(super) async fn admit(State(token): State<Token>, request: Request, next: Ne
         }
         Verdict::AskForToken => {
             let realm = "Basic realm=\"receiptd: the token of http.token as password\", charset=\"UTF-8\"";
-            let text = "http.token is wanted: as a bearer token, or as the password\n";
+            let text = "http.token is required: as a bearer token, or as the password\n";
             (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, realm)], text).into_response()
         }
         Verdict::RefuseName => {
-            let text = "without http.token, ask by an IP address or as localhost\n";
+            let text = "without http.token, use an IP address or localhost\n";
             (StatusCode::MISDIRECTED_REQUEST, text).into_response()
         }
     }

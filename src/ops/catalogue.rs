@@ -1,7 +1,7 @@
-//! All metrics, with what each tells. Those that are states are told when they are asked for.
+//! All metrics and their descriptions. Gauges are set when they are scraped.
 //!
-//! docs/operators.md has a line for each. Names follow Prometheus: base units, `_total` for counters. All have the app as
-//! `sdk_app_id`; no other label has a value that comes from outside, but for error codes and SQLSTATEs.
+//! docs/operators.md has a line for each. Names follow Prometheus: base units, `_total` for counters. All have the
+//! app as the label `sdk_app_id`; no other label has external values, except error codes and SQLSTATEs.
 
 use std::time::Instant;
 
@@ -18,100 +18,95 @@ use crate::{
 
 const COUNTERS: [(&str, &str); 16] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
-    ("receiptd_messages_asked_total", "Messages that attempts asked for."),
-    ("receiptd_changes_total", "Receipts that differed from those before."),
+    ("receiptd_messages_asked_total", "Messages asked for by attempts."),
+    ("receiptd_changes_total", "Receipts that differed from the previous ones."),
     ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
-    ("receiptd_messages_slotted_total", "New messages that were put into the schedule."),
-    (
-        "receiptd_messages_set_apart_total",
-        "Messages that got a call of their own since calls for them fail and those for others of their group don't.",
-    ),
+    ("receiptd_messages_slotted_total", "New messages added to the schedule."),
+    ("receiptd_messages_set_apart_total", "Messages isolated in a call of their own, since only calls for them fail."),
     ("receiptd_flushes_total", "Transactions that stored polls."),
-    ("receiptd_flush_failures_total", "Attempts to store polls that failed and were made again, by SQLSTATE."),
-    ("receiptd_database_errors_total", "Operations on the database that failed, by class."),
-    ("receiptd_recordings_lost_total", "Polls whose results were lost since they could not be stored, by reason."),
-    (
-        "receiptd_set_aside_total",
-        "Rows that the tables refused and that are kept in receiptd.set_aside, with the reason.",
-    ),
+    ("receiptd_flush_failures_total", "Failed attempts to store polls, by SQLSTATE; each is retried."),
+    ("receiptd_database_errors_total", "Failed database operations, by class."),
+    ("receiptd_recordings_lost_total", "Polls whose results were lost, by reason."),
+    ("receiptd_set_aside_total", "Rows refused by the tables and kept in receiptd.set_aside."),
     (
         "receiptd_receipts_dropped_total",
-        "Receipts that were not stored: their messages were unwatched and then watched again or forgotten while they were polled.",
+        "Receipts not stored, since their messages were unwatched and then watched again or deleted during the poll.",
     ),
-    ("receiptd_partitions_dropped_total", "Old partitions that were dropped."),
+    ("receiptd_partitions_dropped_total", "Old partitions dropped."),
     (
         "receiptd_rollup_passed_over_total",
-        "Groups that could not be rolled up and were passed over: see receiptd.rollup_passed_over.",
+        "Groups skipped by the roll-up because of an error: see receiptd.rollup_passed_over.",
     ),
-    ("receiptd_job_failures_total", "Roll-ups and removals of what is old that failed."),
-    (
-        "receiptd_http_connections_displaced_total",
-        "Connections to http.listen that were closed to make room for newer ones.",
-    ),
+    ("receiptd_job_failures_total", "Failed roll-ups and removals of old data."),
+    ("receiptd_http_connections_displaced_total", "Connections to http.listen closed to make room for newer ones."),
 ];
 
 const GAUGES: [(&str, &str); 24] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
-    ("receiptd_is_polling", "1 if this receiptd has the lease of its app, 0 if it stands by."),
-    ("receiptd_lease_epoch", "The epoch of the lease, which counts up with every holder; 0 while standing by."),
-    ("receiptd_calls_per_second", "Calls a second, over the last ten seconds."),
-    ("receiptd_calls_per_second_allowed", "The rate that is allowed just now: lower after slow-downs."),
+    ("receiptd_is_polling", "1 if this receiptd holds the lease of its app, 0 if it stands by."),
+    ("receiptd_lease_epoch", "Epoch of the lease, which increases with each holder; 0 on a standby."),
+    ("receiptd_calls_per_second", "Calls per second, over the last ten seconds."),
+    ("receiptd_calls_per_second_allowed", "Calls per second allowed at the moment: lower after slow-downs."),
     (
         "receiptd_batch_size",
-        "Maximum number of messages of a call: less than polling.batch_size if the service takes less.",
+        "Maximum number of messages per call: less than polling.batch_size if the service accepts fewer.",
     ),
-    ("receiptd_budget_used_ratio", "Calls a second, as a part of polling.max_calls_per_second."),
-    ("receiptd_calls_highest_second", "The most calls within any second of the last hour, as sent."),
-    ("receiptd_behind_seconds", "How long the most overdue of the polls that have not begun has been due."),
-    ("receiptd_due_lag_seconds", "How late the latest poll began, by cadence and tier."),
+    ("receiptd_budget_used_ratio", "Fraction of polling.max_calls_per_second in use."),
+    ("receiptd_calls_highest_second", "Maximum number of calls within any second of the last hour, as sent."),
+    ("receiptd_behind_seconds", "Age of the most overdue poll that has not started."),
+    ("receiptd_due_lag_seconds", "Lateness of the latest poll, by cadence and tier."),
     ("receiptd_scheduled_calls", "Calls on the schedule: messages of a group that are polled together."),
-    ("receiptd_polls_in_flight", "Polls under way."),
-    ("receiptd_held_groups", "Groups that are refused and not asked for now, until it is known who is to blame."),
-    ("receiptd_is_answered", "1 if Tencent Chat answers calls, 0 while it answers none and few are made."),
-    ("receiptd_recordings_waiting", "Polls whose results wait to be stored."),
+    ("receiptd_polls_in_flight", "Polls in flight."),
+    (
+        "receiptd_held_groups",
+        "Groups that were refused and are not polled until it is known whether the app or the \
+        group is at fault.",
+    ),
+    ("receiptd_is_answered", "1 if Tencent Chat answers calls, 0 during an outage, when few calls are made."),
+    ("receiptd_recordings_waiting", "Polls whose results are waiting to be stored."),
     (
         "receiptd_last_success_timestamp_seconds",
-        "When a call was last answered, in seconds since 1970; 0 if never yet.",
+        "Time of the last answered call, in seconds since 1970; 0 if there was none.",
     ),
-    ("receiptd_watched_groups", "Groups that are polled, as last counted."),
-    ("receiptd_watched_messages", "Messages that are polled, as last counted."),
-    ("receiptd_quarantined_groups", "Groups that the service refuses, as last counted."),
+    ("receiptd_watched_groups", "Groups being polled, as last counted."),
+    ("receiptd_watched_messages", "Messages being polled, as last counted."),
+    ("receiptd_quarantined_groups", "Groups refused by the service, as last counted."),
     (
         "receiptd_partitions_until_timestamp_seconds",
-        "Until when all days from today on have their partitions, in seconds since 1970.",
+        "Time up to which daily partitions exist without a gap from today, in seconds since 1970.",
     ),
     (
         "receiptd_rolled_up_until_timestamp_seconds",
-        "Until when snapshots and calls are rolled up, in seconds since 1970.",
+        "Time up to which snapshots and calls are rolled up, in seconds since 1970.",
     ),
     (
         "receiptd_clock_offset_seconds",
-        "How far this machine's clock is ahead of the database's; negative if it is behind.",
+        "Seconds by which this machine's clock is ahead of the database's; negative if it is behind.",
     ),
     (
         "receiptd_clock_is_doubted",
-        "1 while nothing expires or is removed since a clock is wrong or was just set, else 0.",
+        "1 while nothing expires or is removed because a clock is wrong or was just set, else 0.",
     ),
-    ("receiptd_is_storing", "1 if what polls bring back is stored, 0 while it can't be."),
+    ("receiptd_is_storing", "1 if results can be stored, 0 if not."),
 ];
 
 const HISTOGRAMS: [(&str, &str, &[f64]); 5] = [
     ("receiptd_call_seconds", "Time from sending an attempt to its outcome.", &SECONDS),
-    ("receiptd_call_messages", "Messages that an attempt asked for.", &SIZES),
-    ("receiptd_flush_seconds", "Time of the transactions that stored polls.", &SECONDS),
-    ("receiptd_flush_rows", "Rows of the transactions that stored polls.", &SIZES),
-    ("receiptd_rollup_seconds", "Time that bringing the roll-ups up to date took.", &SECONDS),
+    ("receiptd_call_messages", "Messages per attempt.", &SIZES),
+    ("receiptd_flush_seconds", "Duration of transactions that store polls.", &SECONDS),
+    ("receiptd_flush_rows", "Rows per transaction that stores polls.", &SIZES),
+    ("receiptd_rollup_seconds", "Duration of roll-ups.", &SECONDS),
 ];
 
 const SECONDS: [f64; 12] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 const SIZES: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0];
 
-/// What flushes fail with most often: no answer, a constraint, a server that only reads, conflicts, a right, disk, memory,
-/// connections, locks, a timeout, a shutdown. Others appear with their first failure.
+/// The most frequent errors of flushes: no answer, a constraint, a read-only server, conflicts, a right, disk,
+/// memory, connections, locks, a timeout, a shutdown. Others appear with their first failure.
 const SQLSTATES: [&str; 12] =
     ["none", "23514", "25006", "40001", "40P01", "42501", "53100", "53200", "53300", "55P03", "57014", "57P01"];
 
-/// Installs the recorder of metrics, once in a process, for the app that it polls.
+/// Installs the metrics recorder of the process, for the app that it polls.
 ///
 /// # Errors
 /// If another recorder is installed already.
@@ -119,7 +114,7 @@ pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
     let with_buckets = |builder: PrometheusBuilder, (name, _, buckets): &(&str, &str, &[f64])| {
         builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)
     };
-    // Several apps may be scraped as one job: what is wrong with one must not be hidden by another.
+    // Several apps may be scraped as one job: a problem of one must not be hidden by another.
     let builder = PrometheusBuilder::new().add_global_label("sdk_app_id", app.to_string());
     let handle = HISTOGRAMS.iter().try_fold(builder, with_buckets)?.install_recorder()?;
     COUNTERS.iter().for_each(|(name, what)| describe_counter!(*name, *what));
@@ -129,7 +124,7 @@ pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// A counter that appears with its first event can't be watched for it.
+/// A counter that only appears with its first event can't be used in alerts on increases.
 fn begin_at_zero() {
     const LABELLED: [&str; 4] = [
         "receiptd_calls_total",
@@ -143,7 +138,7 @@ fn begin_at_zero() {
     for known in error_class::CODES {
         counter!("receiptd_calls_total", "class" => known.class.name(), "code" => known.code.to_string()).absolute(0);
     }
-    // A call that broke on its way, or that something in between answered.
+    // A call that broke on the way, or was answered by something in between.
     for class in [Class::Retry, Class::Unknown] {
         counter!("receiptd_calls_total", "class" => class.name(), "code" => "none").absolute(0);
     }
@@ -160,7 +155,7 @@ fn begin_at_zero() {
     gauge!("receiptd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-/// Tells the states as they are now.
+/// Sets the gauges to the present state.
 pub(super) fn tell(term: &TermStatus) {
     let report = Report::of(term, Instant::now());
     let poller = term.poller();

@@ -1,4 +1,4 @@
-//! Is the loop alive, and is the daemon ready: JSON with a reason for each thing that is not so.
+//! Liveness and readiness as JSON, with a reason for each failed check.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::{
     term::{Role, TermStatus},
 };
 
-/// The database is asked at most this often, however many clients ask.
+/// Minimum time between database queries, however many clients ask.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether one thing is as it should be.
+/// The result of one check.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Check {
     ok: bool,
@@ -22,40 +22,40 @@ pub(super) struct Check {
     reason: Option<String>,
 }
 
-/// What `/readyz` answers.
+/// The response of `/readyz`.
 #[derive(Debug, Serialize)]
 pub(super) struct Readiness {
-    /// The database answers.
+    /// Whether the database answers.
     database: Check,
-    /// The schema is the one that this program works with.
+    /// Whether the schema has the version of this program.
     schema: Check,
-    /// It is known who polls, and if it is this process, its lease holds.
+    /// Whether the lease holder is known, and if it is this process, whether its lease holds.
     lease: Check,
-    /// Tencent Chat accepts the app's calls.
+    /// Whether Tencent Chat accepts the app's calls.
     credentials: Check,
-    /// Tencent Chat answers calls.
+    /// Whether Tencent Chat answers calls.
     service: Check,
-    /// What polls bring back is stored.
+    /// Whether results can be stored.
     storing: Check,
-    /// This machine's clock and the database's agree, and neither was just set.
+    /// Whether this machine's clock and the database's agree, and neither was just set.
     clock: Check,
 }
 
 impl Check {
-    /// Good unless there is a reason why not.
+    /// Ok unless there is a reason.
     fn unless(reason: Option<String>) -> Self {
         Self { ok: reason.is_none(), reason }
     }
 }
 
-/// `/healthz`: 200 as long as the loop comes round, whatever the database and the service do.
+/// `/healthz`: 200 while the main loop runs, whatever the database and the service do.
 pub(super) async fn alive(State(ops): State<Ops>) -> (StatusCode, Json<Check>) {
     let still = ops.term.progress().hangs_for(Instant::now());
-    let check = Check::unless(still.map(|still| format!("the loop has not come round for {} s", still.as_secs())));
+    let check = Check::unless(still.map(|still| format!("the main loop has not run for {} s", still.as_secs())));
     (status(check.ok), Json(check))
 }
 
-/// `/readyz`: 200 if this process polls, or could as soon as the one that does has ended.
+/// `/readyz`: 200 if this process polls, or could as soon as the lease holder stops.
 pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness>) {
     let store = ops.store.clone();
     let (database, schema) = ops.looks.readiness.get(async move { database(&store).await }).await;
@@ -65,9 +65,7 @@ pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness
         lease: lease(&ops.term),
         credentials: Check::unless(ops.term.poller().and_then(|poller| poller.fault())),
         service: Check::unless(ops.term.poller().and_then(|poller| poller.outage())),
-        storing: Check::unless(
-            ops.term.is_stuck().then(|| "what polls bring back can't be stored just now".to_owned()),
-        ),
+        storing: Check::unless(ops.term.is_stuck().then(|| "results can't be stored".to_owned())),
         clock: Check::unless(ops.term.doubt().map(|doubt| doubt.to_string())),
     };
     let Readiness { database, schema, lease, credentials, service, storing, clock } = &readiness;
@@ -84,10 +82,10 @@ async fn database(store: &Store) -> (Check, Check) {
         },
         Ok(found) => {
             let found = found.map_or_else(|| "missing".to_owned(), |found| format!("at migration {found}"));
-            (Check::unless(None), Check::unless(Some(format!("it is {found}, and this receiptd works with {known}"))))
+            (Check::unless(None), Check::unless(Some(format!("it is {found}, but this receiptd needs {known}"))))
         }
         Err(error) => {
-            (Check::unless(Some(error.explain())), Check::unless(Some("the database can't be asked".to_owned())))
+            (Check::unless(Some(error.explain())), Check::unless(Some("the database can't be reached".to_owned())))
         }
     }
 }
@@ -100,7 +98,7 @@ fn lease(term: &TermStatus) -> Check {
             Check { ok: true, reason: Some(format!("standing by: this app is polled by {other}")) }
         }
         Role::StandingBy(None) => {
-            let unknown = || "it is not known yet who polls this app".to_owned();
+            let unknown = || "the lease holder is not known yet".to_owned();
             Check::unless(Some(term.trouble().unwrap_or_else(unknown)))
         }
     }

@@ -1,4 +1,4 @@
-//! One look at the database for all who ask at about the same time, however many they are and however soon they go.
+//! Shares one database query among all requests at about the same time, even if some of them are cancelled.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 
-/// A look that goes on or has ended: when it ended, and what was seen.
+/// A query in progress or finished, with its time and result.
 type Current<T> = Shared<BoxFuture<'static, (Instant, T)>>;
 
-/// The latest look, which may still go on. It is made again for whoever asks when it is older than `max_age`.
+/// The latest query, which may be in progress. Repeated for a request if it is older than `max_age`.
 pub(super) struct Look<T: Clone> {
     max_age: Duration,
     latest: Mutex<Option<Current<T>>>,
@@ -25,7 +25,7 @@ impl<T: Clone + Send + Sync + 'static> Look<T> {
         Self { max_age, latest: Mutex::default() }
     }
 
-    /// What was seen, by a look of one's own if need be. It goes on if whoever asked goes away.
+    /// The result, if necessary of a new query, which continues if the request is cancelled.
     pub async fn get(&self, look: impl Future<Output = T> + Send + 'static) -> T {
         let current = {
             let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! The page at `/`: what the daemon is doing now, for a person with a browser. It needs no JavaScript and asks no other host for
-//! anything; it renews itself every ten seconds. Read-only.
+//! The page at `/`: the present state of the daemon, for people. It needs no JavaScript, loads nothing from other
+//! hosts, and refreshes every ten seconds. Read-only.
 
 mod chart;
 
@@ -25,10 +25,10 @@ use crate::{
 
 const STYLE: &str = include_str!("page/style.css");
 
-/// The database is asked at most this often, however many look.
+/// Minimum time between database queries, however many clients look.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
 
-/// What was read from the database, or why it could not be.
+/// The page's data from the database, or the error.
 pub(super) type Found = Result<Arc<Glance>, String>;
 
 /// `/`.
@@ -66,14 +66,14 @@ fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now:
                 }
                 (tiles(report))
                 section {
-                    h2 { "Calls of the last hour, by minute" }
+                    h2 { "Calls in the last hour, by minute" }
                     (chart::calls(minutes))
                     p .faint .ends { span { "an hour ago" } span { "now" } }
                     (classes(report, minutes))
                 }
                 @match glance {
                     Ok(glance) => { (of_database(glance, now)) }
-                    Err(why) => { section { h2 { "The database can't be asked" } p .trouble { (why) } } }
+                    Err(why) => { section { h2 { "The database can't be reached" } p .trouble { (why) } } }
                 }
             }
         }
@@ -89,11 +89,12 @@ fn tiles(report: &Report) -> Markup {
     let count = |count: i64| HumanCount(count.unsigned_abs()).to_string();
     html! {
         div .tiles {
-            (tile(format!("{:.0}", report.calls_per_second), "calls a second", format!("of {allowed} allowed; {} in the busiest second", hour.highest_second)))
+            (tile(format!("{:.0}", report.calls_per_second), "calls per second", format!("of {allowed} allowed; {} in \
+                the busiest second", hour.highest_second)))
             (tile(seconds(report.behind_seconds), "behind", format!("at most {} in the last hour", seconds(hour.latest_by_seconds))))
-            (tile(HumanCount(hour.changes).to_string(), "changes", format!("in the last hour, of {} asked for", counted(hour.messages, "message"))))
+            (tile(HumanCount(hour.changes).to_string(), "changes", format!("in the last hour, in {} asked for", counted(hour.messages, "message"))))
             @if let Some(watched) = report.watched {
-                (tile(count(watched.messages), "messages watched", format!("in {}, polled by {}", counted(watched.groups.unsigned_abs(), "group"), counted(report.scheduled_calls as u64, "call"))))
+                (tile(count(watched.messages), "messages watched", format!("in {}, on the schedule as {}", counted(watched.groups.unsigned_abs(), "group"), counted(report.scheduled_calls as u64, "call"))))
                 (tile(count(watched.quarantined), "groups quarantined", "refused by Tencent Chat".to_owned()))
             }
         }
@@ -104,7 +105,8 @@ fn seconds(seconds: f64) -> String {
     format!("{seconds:.1}\u{a0}s")
 }
 
-/// How many calls the busiest minute had, by which the bars are drawn, and all by class, in the colours of the bars.
+/// The number of calls in the busiest minute, which is the scale of the bars, and the calls by class, in the colours
+/// of the bars.
 fn classes(report: &Report, minutes: &[Minute]) -> Markup {
     let busiest = minutes.iter().map(Minute::attempts).max().unwrap_or_default();
     html! {
@@ -114,7 +116,7 @@ fn classes(report: &Report, minutes: &[Minute]) -> Markup {
                 @for (class, calls) in &report.last_hour.calls {
                     span { i .dot .(chart::kind(class)) {} (class) " " (HumanCount(*calls)) }
                 }
-                span { "busiest minute " (HumanCount(busiest)) }
+                span { "busiest minute: " (HumanCount(busiest)) }
             }
         }
     }
@@ -123,7 +125,7 @@ fn classes(report: &Report, minutes: &[Minute]) -> Markup {
 fn of_database(glance: &Glance, now: Timestamp) -> Markup {
     html! {
         section {
-            h2 { "How the newest messages of the groups polled last are read" }
+            h2 { "Read curves of the newest messages in the groups polled last" }
             @if glance.curves.is_empty() { p .faint { "No message has been polled yet." } }
             div .curves { @for curve in &glance.curves { (read_curve(curve, now)) } }
         }
@@ -147,7 +149,7 @@ fn read_curve(curve: &ReadCurve, now: Timestamp) -> Markup {
 
 fn due(calls: &[DueCall], now: Timestamp) -> Markup {
     html! {
-        @if calls.is_empty() { p .faint { "Nothing is on the schedule." } }
+        @if calls.is_empty() { p .faint { "The schedule is empty." } }
         @else {
             table {
                 tr { th { "Group" } th .number { "Messages" } th .number { "Due" } }
@@ -166,14 +168,14 @@ fn quarantined(groups: &[QuarantinedGroup], now: Timestamp) -> Markup {
             table {
                 tr { th { "Group" } th { "Why" } }
                 @for group in groups {
-                    tr { td { (group.group_id) } td { (why(group)) br; small { "tried again " (probed(group.probe_at, now)) } } }
+                    tr { td { (group.group_id) } td { (why(group)) br; small { "retried " (probed(group.probe_at, now)) } } }
                 }
             }
         }
     }
 }
 
-/// The code, and in words what it means; what the service said where that is not known.
+/// The code and its remedy; the service's text if there is none.
 fn why(group: &QuarantinedGroup) -> String {
     let code = group.state_code.map_or_else(String::new, |code| format!("{code}: "));
     let remedy = group.state_code.and_then(|code| error_class::remedy(code.into()));
@@ -181,7 +183,7 @@ fn why(group: &QuarantinedGroup) -> String {
 }
 
 fn probed(at: Option<Timestamp>, now: Timestamp) -> String {
-    at.map_or_else(|| "when it is resumed".to_owned(), |at| when(at.max(now), now))
+    at.map_or_else(|| "after it is resumed".to_owned(), |at| when(at.max(now), now))
 }
 
 fn when(at: Timestamp, now: Timestamp) -> String {
@@ -192,7 +194,7 @@ fn when(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// A span in its largest unit.
+/// A duration in its largest unit.
 fn span(span: TimeDelta) -> String {
     match span.num_seconds() {
         seconds @ ..120 => format!("{} s", seconds.max(0)),

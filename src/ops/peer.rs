@@ -1,7 +1,7 @@
-//! Whose program listens at an address of this machine, as the kernel tells.
+//! The owner of the program that listens on an address of this machine, according to the kernel.
 //!
-//! Whoever is first at a port can answer in the daemon's place. So what is asked there, and believed, is decided by the account of
-//! the socket, and never by what it says.
+//! Any program that takes a port first can answer in the daemon's place. So the account of the socket decides whether
+//! it is asked and trusted, never its answer.
 
 use std::{
     fs, io,
@@ -13,16 +13,16 @@ use crate::account::Account;
 /// The kernel's tables of TCP sockets.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
-/// The account that the packaged units run the daemon as.
+/// The daemon's account in the packaged units.
 const ACCOUNT: &str = "receiptd";
 
-/// What a socket that listens is called in the tables.
+/// The state of a listening socket in the tables.
 const LISTENS: &str = "0A";
 
-/// Whose programs listen at `address`, or at all addresses with its port. It is empty if none does.
+/// The owners of programs that listen on `address`, or on all addresses with its port; empty if there are none.
 ///
 /// # Errors
-/// If the kernel does not tell.
+/// If the kernel's tables can't be read.
 pub(super) fn listeners(address: SocketAddr) -> io::Result<Vec<u32>> {
     let tables = TABLES.map(fs::read_to_string);
     // A machine without IPv6 has one table.
@@ -45,7 +45,7 @@ fn of_table(table: &str, address: SocketAddr) -> Vec<u32> {
     table.lines().skip(1).filter_map(listener).collect()
 }
 
-/// An address as the kernel prints it: in words of 32 bits, each in the byte order of the machine.
+/// An address in the kernel's format: 32-bit words, each in the machine's byte order.
 fn ip_address(text: &str) -> Option<IpAddr> {
     let word = |from: usize| Some(u32::from_str_radix(text.get(from..from + 8)?, 16).ok()?.to_ne_bytes());
     match text.len() {
@@ -59,13 +59,13 @@ fn ip_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether a program of this account is believed to be the daemon: that of this process, root, and the one of the packaged
-/// units.
+/// Whether a program of this account is trusted to be the daemon: that of this process, root, and the one of the
+/// packaged units.
 pub(super) fn is_believed(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw() || name(uid).as_deref() == Some(ACCOUNT)
 }
 
-/// An account by its name, if it has one.
+/// The name of an account, if it has one.
 pub(super) fn in_words(uid: u32) -> String {
     name(uid).map_or_else(|| format!("number {uid}"), |name| format!("{name:?}"))
 }

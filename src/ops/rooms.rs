@@ -1,9 +1,9 @@
-//! Connections of the HTTP side: how many there are at once, and which one makes way for a new one.
+//! Connections of the HTTP side: how many may be open at once, and which one is displaced by a new one.
 //!
-//! There are three rooms, so that one kind of client can't keep out another: clients from other machines that have not shown
-//! the token, clients from this machine that have not, and clients that have. When a room is full, its oldest connection is
-//! closed for the newest. So whoever sends a whole request at once is answered, also while others send half-finished ones as
-//! fast as they can. No room ever waits, and none holds more than [`ROOM`] connections.
+//! There are three rooms, so that one kind of client can't keep out another: remote clients without the token, local
+//! clients without it, and clients with it. When a room is full, a new connection displaces the oldest. So a client
+//! that sends its whole request at once is answered, even while others send half-finished requests as fast as they
+//! can. No room ever waits, and none holds more than [`ROOM`] connections.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 /// Maximum number of connections in each room.
 pub(super) const ROOM: usize = 32;
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Client {
-    /// Another machine, which has not shown the token.
+    /// Another machine, without the token.
     Remote,
     /// This machine, without the token.
     Local,
@@ -29,7 +29,7 @@ pub(super) enum Client {
 /// All connections.
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
-    /// In the order in which they entered their room.
+    /// In the order of entering their room.
     seats: Mutex<Vec<Taken>>,
     next: AtomicU64,
 }
@@ -41,7 +41,7 @@ struct Taken {
     displaced: CancellationToken,
 }
 
-/// The place of one connection. It is free again when this is dropped.
+/// The place of a connection, which is freed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
     rooms: Arc<Rooms>,
@@ -50,7 +50,7 @@ pub(super) struct Seat {
 }
 
 impl Rooms {
-    /// A seat for a new connection. If there is none, the oldest connection of the room loses its own.
+    /// A seat for a new connection. If the room is full, its oldest connection loses its seat.
     pub fn enter(self: &Arc<Self>, client: Client) -> Seat {
         let displaced = CancellationToken::new();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -75,7 +75,7 @@ fn take(seats: &mut Vec<Taken>, seat: Taken) {
 }
 
 impl Seat {
-    /// The client has shown the token: from now on only others that have can displace it.
+    /// The client has shown the token: from now on only clients with the token can displace it.
     pub fn trust(&self) {
         let mut seats = self.rooms.seats();
         let Some(place) = seats.iter().position(|taken| taken.number == self.number) else { return };
@@ -85,7 +85,7 @@ impl Seat {
         }
     }
 
-    /// Ends when the connection has to close, because another needs its place.
+    /// Returns when the connection has to close, because another one needs its seat.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
     }

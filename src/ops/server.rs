@@ -1,7 +1,7 @@
-//! The server below the pages: connections with bounds in number, size and time, on a thread of its own, so that whatever
-//! comes in, polling and the lease never wait for it.
+//! The HTTP server: connections with bounds in number, size and time, on a separate thread, so that polling and the
+//! lease never wait for a client.
 //!
-//! It knows nothing of what is served. It never waits for a client without a deadline.
+//! It doesn't know what is served, and never waits for a client without a deadline.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, thread, time::Duration};
 
@@ -36,26 +36,27 @@ use tokio_util::sync::CancellationToken;
 use super::rooms::{Client, Rooms, Seat};
 use crate::{clock, log_throttle::LogThrottle};
 
-/// Maximum time from the start of a connection, or from the last answer on it, until the next request's head is whole.
+/// Maximum time from the start of a connection, or from the last response on it, to the end of the next request's
+/// head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum size of a request's head.
+/// Maximum size of a request's head, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 
 /// Maximum number of its headers.
 const HEADERS: usize = 64;
 
-/// After this time a connection takes no further request …
+/// Time after which a connection accepts no further requests …
 const LIFETIME: Duration = Duration::from_secs(25);
 
-/// … and after this time more it is closed, whether its client has read the answer or not.
+/// … and additional time after which it is closed, even if its client hasn't read the response.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 
-/// Delay after a connection could not be accepted, as when all descriptors are in use.
+/// Delay after accepting a connection failed, for example because all file descriptors are in use.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What every answer carries. It is nobody's business but the asker's: not that of caches, of other sites' pages, or of pages
-/// that a link leads to. The page loads nothing, runs nothing, and may not be framed.
+/// Headers of every response. It is private to the client, not for caches, other sites' pages or linked pages. The
+/// page loads nothing, runs nothing, and can't be framed.
 const HEADERS_OF_ALL: [(HeaderName, &str); 5] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (CACHE_CONTROL, "no-store"),
@@ -67,7 +68,7 @@ const HEADERS_OF_ALL: [(HeaderName, &str); 5] = [
     ),
 ];
 
-/// Serves `app` on a thread of its own until `stop` is cancelled.
+/// Serves `app` on a separate thread until `stop` is cancelled.
 ///
 /// # Errors
 /// If the thread can't be started.
@@ -82,7 +83,7 @@ pub(super) fn spawn(
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
                 Ok(listener) => _ = stop.run_until_cancelled(accept(listener, app)).await,
-                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "HTTP can't be served"),
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the HTTP server failed"),
             }
         });
         // Connections end with the runtime, whatever their clients do.
@@ -98,7 +99,7 @@ async fn accept(listener: TcpListener, app: Router) {
             Ok((stream, peer)) => {
                 let seat = rooms.enter(client(peer));
                 tokio::spawn(serve(stream, Arc::new(seat), app.clone()));
-                // Whoever has lost a seat closes its connection before the next one is accepted.
+                // A displaced connection is closed before the next one is accepted.
                 tokio::task::yield_now().await;
             }
             Err(error) => {
@@ -107,7 +108,7 @@ async fn accept(listener: TcpListener, app: Router) {
                     tracing::warn!(
                         error,
                         count,
-                        "a connection to http.listen could not be accepted: are all file descriptors in use?"
+                        "accepting a connection to http.listen failed: are all file descriptors in use?"
                     );
                 }
                 sleep(ACCEPT_AGAIN).await;
@@ -120,9 +121,9 @@ fn client(peer: SocketAddr) -> Client {
     if peer.ip().to_canonical().is_loopback() { Client::Local } else { Client::Remote }
 }
 
-/// Serves one connection until it is over, has lived long enough, or has to make way for another.
+/// Serves a connection until it ends, reaches its maximum age, or is displaced.
 async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
-    // Only latency suffers without it.
+    // Failure only affects latency.
     _ = stream.set_nodelay(true);
     let app = TowerToHyperService::new(app);
     let of_connection = seat.clone();
@@ -130,7 +131,7 @@ async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
         request.extensions_mut().insert(of_connection.clone());
         let answer = app.call(request);
         async {
-            // One request a turn: who sends many in a row takes no turn of another connection.
+            // One request per turn: a client that sends many in a row takes no turn of another connection.
             tokio::task::yield_now().await;
             answer.await
         }
@@ -143,7 +144,7 @@ async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        // What went wrong is the client's affair.
+        // Errors only concern the client.
         _ = connection.as_mut() => return,
         () = seat.displaced() => return,
         () = sleep(LIFETIME) => connection.as_mut().graceful_shutdown(),
@@ -151,13 +152,13 @@ async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
     tokio::select! { _ = connection => {} () = seat.displaced() => {} () = sleep(LAST_ANSWER) => {} }
 }
 
-/// Refuses bodies, which nothing here has a use for, and gives every answer its headers.
+/// Refuses request bodies, which nothing here uses, and adds the headers to every response.
 pub(super) async fn guard(request: Request, next: Next) -> Result<Response, Infallible> {
     let has_body = !request.body().is_end_stream();
-    // Other methods are refused further in, where it is known which ones are not.
+    // Other methods are refused by the routes.
     let is_get = [Method::GET, Method::HEAD].contains(request.method());
     let mut answer = match has_body && is_get {
-        true => (StatusCode::PAYLOAD_TOO_LARGE, "a request has no body here\n").into_response(),
+        true => (StatusCode::PAYLOAD_TOO_LARGE, "request bodies are not accepted\n").into_response(),
         false => next.run(request).await,
     };
     let headers = answer.headers_mut();

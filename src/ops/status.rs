@@ -1,5 +1,5 @@
-//! What the daemon says of itself at `/status.json`, and how another process on the machine asks for it: only a program of an
-//! account that is believed, and no more than a report's worth.
+//! The daemon's report at `/status.json`, and how other processes on the machine get it: only from a program of a
+//! trusted account, and only up to the size of a report.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,39 +14,40 @@ use serde::Serialize;
 use super::{Ops, peer};
 use crate::report::Report;
 
-/// Maximum time that the daemon is waited for, until the last byte.
+/// Timeout for the daemon's whole answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Maximum size of a report that is read; one has some 1,000 bytes.
+/// Maximum size of a report that is read, in bytes; one has about 1,000.
 const MAX_BYTES: usize = 64 << 10;
 
-/// The daemon on this machine was not heard.
+/// Why there is no report from the daemon on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unheard {
-    /// No answer, or none that is a report.
+    /// No answer, or one that is not a report.
     #[error("does not answer at http.listen")]
     Silent,
-    /// Somebody else's program is there.
+    /// Another account's program is listening.
     #[error(
-        "was not asked: a program of the account {account} listens at {listen}, and is believed only if that is root,          receiptd or this command's own"
+        "was not asked: a program of the account {account} listens at {listen}, but only root, receiptd and the user \
+         of this command are trusted"
     )]
     Stranger {
         /// Its account.
         account: String,
-        /// Where it listens.
+        /// The address.
         listen: SocketAddr,
     },
-    /// Whose program is there is not known.
-    #[error("was not asked: whose program listens at {listen} can't be told: {why}")]
+    /// The owner of the listening program is unknown.
+    #[error("was not asked: the owner of the program listening at {listen} is unknown: {why}")]
     Unknown {
-        /// Where it listens.
+        /// The address.
         listen: SocketAddr,
-        /// Why it is not known.
+        /// Why it is unknown.
         why: String,
     },
 }
 
-/// What is answered: the report, and the same in a line.
+/// The response: the report, and the same as a line.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     line: String,
@@ -60,15 +61,15 @@ pub(super) async fn status(State(ops): State<Ops>) -> Json<Status> {
     Json(Status { line: report.to_string(), report })
 }
 
-/// What the daemon that listens there says of itself.
+/// The report of the daemon that listens on the address.
 ///
 /// # Errors
-/// If it does not answer, or a program of another account would: that gets neither the token nor a hearing.
+/// If it does not answer, or a program of another account listens there: it neither gets the token nor is trusted.
 pub async fn ask(listen: SocketAddr, token: Option<&SecretString>) -> Result<serde_json::Value, Unheard> {
     let listen = reachable(listen);
     refuse_strangers(listen)?;
     let answer = fetch(listen, token).await;
-    // Had it only just come there, the answer would be a stranger's.
+    // Checked again: a program that only just started there could have sent the answer.
     refuse_strangers(listen)?;
     answer.ok_or(Unheard::Silent)
 }
@@ -84,11 +85,11 @@ fn refuse_strangers(listen: SocketAddr) -> Result<(), Unheard> {
     }
 }
 
-/// The report, if one comes in time.
+/// The report, if it arrives in time.
 async fn fetch(listen: SocketAddr, token: Option<&SecretString>) -> Option<serde_json::Value> {
-    // Another part of the process may have been first: any provider will do.
+    // Another part of the process may have installed one first: any provider will do.
     _ = rustls::crypto::ring::default_provider().install_default();
-    // The token is for the daemon alone: neither for a proxy of the environment nor for whoever it might be sent on to.
+    // The token is only for the daemon: not for a proxy in the environment, nor for the target of a redirect.
     let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().redirect(Policy::none()).build().ok()?;
     let mut request = client.get(format!("http://{listen}/status.json"));
     if let Some(token) = token {
@@ -105,7 +106,7 @@ async fn fetch(listen: SocketAddr, token: Option<&SecretString>) -> Option<serde
     serde_json::from_slice(&report).ok()
 }
 
-/// Who listens at all addresses is reached at the loopback one.
+/// A listener on all addresses is reached through loopback.
 pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

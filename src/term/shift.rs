@@ -1,5 +1,5 @@
-//! A shift: polling by one set of settings. When the settings change a shift ends as a term does, with all that its calls
-//! brought back stored, and the next one begins under the same lease.
+//! A shift: polling with one set of settings. When the settings change, a shift ends like a term, with all results
+//! stored, and the next one begins under the same lease.
 
 use std::{
     collections::BTreeMap,
@@ -14,36 +14,37 @@ use super::{ASK_AGAIN, TermStatus, spawn_noted};
 use crate::{
     cadence::Cadences,
     chat::ChatClient,
+    counted::counted,
     jobs::{self, JobSettings},
     log_throttle::LogThrottle,
     poller::{Poller, PollerParts, PollerSettings, Slotter},
     store::{Recorder, RecorderSettings, Store, StoreError},
 };
 
-/// Polls in flight have this long to end.
+/// Maximum time for polls in flight to end.
 const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
 
-/// Where the term is over too, the recorder then has this long to write what they brought back. Between two shifts there is no
-/// such hurry: it has the time that it needs.
+/// Maximum time for the recorder to write their results afterwards, if the term is over too. Between two shifts there
+/// is no limit.
 const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
 
-/// What a shift works by.
+/// The settings of a shift.
 #[derive(Debug)]
 pub struct Work {
-    /// The way to Tencent Chat, with its credential.
+    /// The client for Tencent Chat, with its credential.
     pub client: Arc<ChatClient>,
-    /// How polls are made.
+    /// Rate, batch size and timeouts of polls.
     pub poller: PollerSettings,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
-    /// When what is stored is rolled up, and what is old removed.
+    /// When new data is rolled up and old data removed.
     pub jobs: JobSettings,
 }
 
 /// How a shift or a term ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// So many polls could not be stored.
+    /// Number of polls that could not be stored.
     pub lost: usize,
     /// A part ended that never should.
     pub has_failed: bool,
@@ -53,12 +54,12 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) struct Shift<'a> {
     pub work: Arc<Work>,
-    /// The database, under the lease of the term.
+    /// The store under the lease of the term.
     pub store: &'a Store,
     pub status: &'a TermStatus,
-    /// The term, which is over when the lease turns out to be lost.
+    /// The term, which is over if the lease is lost.
     pub term_over: &'a CancellationToken,
-    /// Cancelled when no more polls are to start.
+    /// Cancelled when no more polls may start.
     pub session_over: CancellationToken,
 }
 
@@ -71,7 +72,8 @@ impl Shift<'_> {
         }
     }
 
-    /// Sets up the poller with its schedule, and the recorder. `None` if the shift is over before the schedule is there.
+    /// Sets up the poller with its schedule, and the recorder. `None` if the shift ends before the schedule is
+    /// loaded.
     async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
         let (committed_sender, committed) = mpsc::unbounded_channel();
         let (flush_deadline, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
@@ -100,29 +102,30 @@ impl Shift<'_> {
             self.status.progress.beat();
             match self.session_over.run_until_cancelled(self.prepare(&mut poller)).await? {
                 Ok((slots, is_partial)) => {
-                    let more = if is_partial { ", and more to be loaded" } else { "" };
-                    tracing::info!(slots, "polling, with {slots} calls on the schedule{more}");
+                    let more = if is_partial { ", while more are loading" } else { "" };
+                    tracing::info!(slots, "polling, with {} on the schedule{more}", counted(slots as u64, "call"));
                     return Some((poller, recorder, flush_deadline));
                 }
-                Err(error) => error.log(&mut trouble, "the schedule can't be loaded: polling waits"),
+                Err(error) => error.log(&mut trouble, "loading the schedule failed: polling waits"),
             }
             self.session_over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
         }
     }
 
-    /// Has the schedule follow the cadences, and loads its beginning. Returns how many slots that are, and whether there are more.
+    /// Updates the schedule to the cadences, and loads its beginning. Returns the number of loaded slots, and whether
+    /// there are more.
     async fn prepare(&self, poller: &mut Poller) -> Result<(usize, bool), StoreError> {
         let words = |(name, cadence): (&str, &crate::cadence::Cadence)| (name.to_owned(), cadence.to_string());
         let cadences: BTreeMap<String, String> = self.work.cadences.iter().map(words).collect();
         let groups = self.store.follow_cadences(cadences).await?;
         if groups > 0 {
-            tracing::info!(groups, "cadences have changed: the messages of {groups} groups are rescheduled");
+            tracing::info!(groups, "cadences have changed: rescheduling the messages of the groups affected");
         }
         poller.recall_batch_limit().await?;
         poller.load().await
     }
 
-    /// Polls until the shift is over, then lets the polls in flight end and what they brought back be stored.
+    /// Polls until the shift is over, then waits for polls in flight to end and their results to be stored.
     async fn poll(&self, poller: Poller, recorder: Recorder, flush_deadline: CancellationToken) -> Ended {
         self.status.set_poller(Some(poller.status()));
         let session_over = &self.session_over;
@@ -138,15 +141,15 @@ impl Shift<'_> {
         session_over.cancel();
         for part in [poller.await, slotter.await, jobs.await] {
             if let Err(error) = part {
-                tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon had failed");
+                tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon failed");
             }
         }
         let lost = self.write_the_rest(recorder, flush_deadline, has_failed).await;
         Ended { lost, has_failed }
     }
 
-    /// Lets what polls brought back be stored, however long that takes, but where the term is over or a part has failed.
-    /// Returns how much of it could not be stored.
+    /// Waits until results are stored, without a time limit unless the term is over or a part has failed. Returns the
+    /// number of results that could not be stored.
     async fn write_the_rest(
         &self,
         recorder: JoinHandle<usize>,
@@ -162,12 +165,12 @@ impl Shift<'_> {
             flush_deadline.cancel();
         });
         let lost = self.status.progress.while_waiting(recorder).await.unwrap_or_else(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the recorder had failed");
+            tracing::error!(error = &error as &dyn std::error::Error, "the recorder failed");
             0
         });
         deadline.abort();
         self.status.set_poller(None);
-        // What is left is lost by now: nothing waits any more.
+        // The rest is lost by now: nothing waits any more.
         self.status.is_stuck.store(false, Ordering::Relaxed);
         lost
     }

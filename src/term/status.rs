@@ -1,4 +1,4 @@
-//! What others may know of the terms: who polls, how that goes, and whether the loop still turns.
+//! The public status of the terms: who polls, with what success, and whether the main loop runs.
 
 use std::{
     sync::{
@@ -19,18 +19,18 @@ use crate::{
     store::Watched,
 };
 
-/// Counts how often a loop of the daemon has come round: standing by, loading the schedule, polling. Each thing that such
-/// a loop waits for has a deadline of two minutes at most, so a daemon whose count stands still for longer hangs.
+/// Counts the rounds of the daemon's main loops: standing by, loading the schedule, polling. Everything that such a
+/// loop waits for has a deadline of at most two minutes, so a daemon whose count stands still for longer hangs.
 #[derive(Debug)]
 pub struct Progress {
     beats: AtomicU64,
     beaten_at: Mutex<Instant>,
 }
 
-/// A loop that has not come round for so long hangs.
+/// Time without a round after which a loop counts as hanging.
 const HANGS_AFTER: Duration = Duration::from_secs(150);
 
-/// What takes longer than that beats this often.
+/// Longer waits count a round this often.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 impl Default for Progress {
@@ -40,13 +40,13 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// The loop has come round.
+    /// Counts a round.
     pub(crate) fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
         *self.beaten_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Waits for what may take longer than any deadline of a loop, which is no hang.
+    /// Waits for something that may take longer than any deadline of a loop, without counting as a hang.
     pub(crate) async fn while_waiting<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
@@ -57,26 +57,26 @@ impl Progress {
         }
     }
 
-    /// How often it has.
+    /// The number of rounds.
     pub fn beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
 
-    /// For how long it has not at `now`, if that means that it hangs.
+    /// The time since the last round at `now`, if it is long enough to count as a hang.
     pub fn hangs_for(&self, now: Instant) -> Option<Duration> {
         let beaten_at = *self.beaten_at.lock().unwrap_or_else(PoisonError::into_inner);
         Some(now.saturating_duration_since(beaten_at)).filter(|still| *still > HANGS_AFTER)
     }
 }
 
-/// What others may know of the terms.
+/// The public status of the terms.
 #[derive(Debug, Default)]
 pub struct TermStatus {
     pub(super) lease: Arc<Lease>,
     pub(super) is_stuck: Arc<AtomicBool>,
     pub(super) progress: Arc<Progress>,
     pub(super) activity: Arc<Activity>,
-    /// What the start waits for, if it is not over.
+    /// What the start is waiting for, if it is not over.
     wait: Mutex<Option<String>>,
     poller: Mutex<Option<Arc<PollerStatus>>>,
     other: Mutex<Option<String>>,
@@ -84,15 +84,15 @@ pub struct TermStatus {
     doubt: Mutex<Option<Doubt>>,
 }
 
-/// Who polls, as this process knows it.
+/// Who polls, as far as this process knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// This process.
     Polling,
-    /// This process, but the lease could not be renewed in time: nobody calls.
+    /// This process, but the lease could not be renewed in time: no calls are made.
     LeaseNotRenewed,
-    /// Somebody else, or nobody known yet.
+    /// Another process, or an unknown one.
     StandingBy(Option<String>),
 }
 
@@ -107,27 +107,27 @@ impl TermStatus {
         }
     }
 
-    /// Under which epoch this process holds the lease, if it does.
+    /// The epoch of the lease, if this process holds it.
     pub fn epoch(&self) -> Option<i64> {
         self.lease.contender().epoch()
     }
 
-    /// Whether the loop still turns.
+    /// Whether the main loop runs.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// What was done lately.
+    /// Recent activity.
     pub fn activity(&self) -> &Activity {
         &self.activity
     }
 
-    /// Whether what polls brought back can't be stored just now.
+    /// Whether results can't be stored.
     pub fn is_stuck(&self) -> bool {
         self.is_stuck.load(Ordering::Relaxed)
     }
 
-    /// What keeps this process from polling though it should, if anything does.
+    /// Why this process is not polling although it should, if so.
     pub fn trouble(&self) -> Option<String> {
         if let Some(wait) = self.wait.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Some(wait);
@@ -137,17 +137,17 @@ impl TermStatus {
             return Some("the lease could not be renewed: no calls are made".to_owned());
         }
         if role == Role::Polling && self.is_stuck() {
-            return Some("what polls bring back can't be stored just now: polling waits".to_owned());
+            return Some("results can't be stored: polling waits".to_owned());
         }
         self.poller().and_then(|poller| poller.fault().or_else(|| poller.outage()))
     }
 
-    /// Notes what the start waits for.
+    /// Notes what the start is waiting for.
     pub(crate) fn waits_for(&self, what: Option<String>) {
         *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// Why nothing may be decided by the clock that can't be undone, if there is a reason.
+    /// Why nothing irreversible may be decided by the clock, if so.
     pub fn doubt(&self) -> Option<Doubt> {
         *self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +156,7 @@ impl TermStatus {
         *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = doubt;
     }
 
-    /// What is watched, as last counted.
+    /// Watched messages, as last counted.
     pub fn watched(&self) -> Option<Watched> {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +174,7 @@ impl TermStatus {
         *self.poller.lock().unwrap_or_else(PoisonError::into_inner) = poller;
     }
 
-    /// Notes who else polls. True if that is news.
+    /// Notes the lease holder. True if it has changed.
     pub(super) fn sees(&self, other: Option<&str>) -> bool {
         let mut seen = self.other.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = seen.as_deref() != other;

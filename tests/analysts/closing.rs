@@ -1,4 +1,4 @@
-//! Closed messages keep their row: what is known of them stays where it is, also when they are watched again.
+//! Closed messages keep their row, including their state, even if they are watched again.
 
 use receiptd::{
     domain::{GroupId, Labels},

@@ -1,4 +1,4 @@
-//! `receiptd rollup`, `retention` and `seed` as their users meet them: the real binary, a real Postgres.
+//! `receiptd rollup`, `retention` and `seed` from their users' view: the real binary, a real PostgreSQL.
 
 use std::process::Command;
 
@@ -6,14 +6,14 @@ use crate::{common::TestDatabase, rig::APP};
 
 const UNTIL: &str = "2026-11-20T00:00:00Z";
 
-/// The exit code, what it says, and what it says is wrong.
+/// The exit code, standard output and standard error.
 pub fn receiptd(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_receiptd"))
         .args(arguments)
         .env_clear()
         .env("DATABASE_URL", database.url())
         .env("RECEIPTD_CHAT__SDK_APP_ID", APP.to_string())
-        // What was made up for a day of the past stays.
+        // Data generated for an earlier day stays.
         .env("RECEIPTD_RETENTION__SNAPSHOTS", "forever")
         .env("RECEIPTD_RETENTION__CALLS", "forever")
         .output()
@@ -37,7 +37,7 @@ async fn a_seed_goes_into_an_app_without_groups_only() {
     let database = seeded().await;
     let (code, _, err) = receiptd(&database, &["seed"]);
     assert_ne!(code, 0);
-    assert!(err.contains("has groups already") && err.contains("--set chat.sdk_app_id"), "{err}");
+    assert!(err.contains("already has groups") && err.contains("--set chat.sdk_app_id"), "{err}");
     assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "12");
 }
 
@@ -55,7 +55,7 @@ async fn hours_are_rolled_up_again_on_demand() {
     assert!(code != 0 && err.contains("nothing to do"), "{err}");
     database.psql("DROP TABLE receiptd_partitions.api_calls_20261118");
     let (code, out, _) = receiptd(&database, &["rollup", "--from", "2026-11-18"]);
-    assert!(code == 0 && out.contains(" of them snapshots or calls are not kept any more"), "{out}");
+    assert!(code == 0 && out.contains(" of them the snapshots or calls are no longer kept"), "{out}");
     assert_eq!(database.psql(hours), before, "what can't be made again stays");
 }
 
@@ -70,7 +70,7 @@ async fn what_is_left_is_rolled_up_on_demand() {
     assert!(code == 0 && out.starts_with("Everything is rolled up until "), "{out}");
     assert_eq!(database.psql("SELECT min(hour) = '2026-11-19 12:00Z' FROM receiptd.group_receipts_hourly"), "t");
     let never = receiptd(&database, &["rollup", "--set", "chat.sdk_app_id=5"]);
-    assert_eq!((never.0, never.1.as_str()), (0, "This app was never polled: there is nothing to roll up.\n"));
+    assert_eq!((never.0, never.1.as_str()), (0, "This app has never been polled: there is nothing to roll up.\n"));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! docs/analysts.md keeps its word: its history can be made, and each of its queries gives what stands below it.
+//! docs/analysts.md is correct: its history can be generated, and each query returns the result below it.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use crate::{common::TestDatabase, rig::APP};
 
 const COOKBOOK: &str = include_str!("../../docs/analysts.md");
 
-/// The fenced blocks of the page that follow each other: what is in the first, and in the one below it.
+/// Adjacent fenced blocks of the page: the contents of the first, and of the one below it.
 fn recipes() -> Vec<(&'static str, &'static str)> {
     let recipe = |part: &'static str| {
         let (sql, rest) = part.split_once("```\n").expect("a query ends");
@@ -16,7 +16,7 @@ fn recipes() -> Vec<(&'static str, &'static str)> {
     COOKBOOK.split("```sql\n").skip(1).map(recipe).collect()
 }
 
-/// Runs the commands of the page that make the history.
+/// Runs the commands of the page that generate the history.
 pub fn make_history(database: &TestDatabase) {
     let is_command = |line: &&str| ["receiptd migrate", "receiptd seed"].iter().any(|start| line.starts_with(start));
     let commands: Vec<&str> = COOKBOOK.lines().filter(is_command).collect();
@@ -40,7 +40,7 @@ async fn every_query_of_the_cookbook_gives_what_stands_below_it() {
     assert!(recipes.len() >= 30, "{}", recipes.len());
     let mut wrong = String::new();
     for (sql, expected) in recipes {
-        // Moments are shown in the time zone of whoever asks. What has none is the same in all of them.
+        // Times are shown in the session's time zone. A result without times is the same in all of them.
         let zones = if expected.contains("+00") { &["UTC"][..] } else { &["UTC", "America/New_York"] };
         let expected: Vec<&str> = expected.trim().lines().map(str::trim_end).collect();
         for zone in zones {
@@ -70,7 +70,7 @@ async fn what_outlives_the_snapshots_is_answered_without_them() {
         let plan = database.psql(&format!("EXPLAIN {question}"));
         assert!(!plan.contains("receipt_snapshots"), "{question}\n{plan}");
     }
-    // So few rows are read whole otherwise.
+    // A table with so few rows is read completely otherwise.
     let of_group = database
         .psql("SET enable_seqscan = off; EXPLAIN SELECT * FROM receiptd.latest_receipts WHERE group_id = 'class-1'");
     for index in ["watched_groups_by_id", "watched_messages_pkey"] {

@@ -1,5 +1,5 @@
-//! Every query of the dashboards is taken out of them and run: SQL as a reader on a made-up history, PromQL by a real Prometheus
-//! that scrapes a real daemon.
+//! Runs every query in the dashboards: SQL as a reader on a generated history, PromQL with a real Prometheus that
+//! scrapes a real daemon.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ fn dashboard(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The titles of the panels with what they ask.
+/// The titles of the panels with their queries.
 fn questions(dashboard: &Value, key: &str) -> Vec<(String, Value)> {
     let panels = dashboard["panels"].as_array().unwrap();
     let of_panel = |panel: &Value| {
@@ -26,7 +26,8 @@ fn questions(dashboard: &Value, key: &str) -> Vec<(String, Value)> {
     questions
 }
 
-/// As Grafana writes a query: several values quoted and apart, one as it is; the macros of its PostgreSQL source.
+/// Expands a query like Grafana does: several values in quotes, a single one as it is; the macros of its PostgreSQL
+/// data source.
 fn expanded(sql: &str) -> String {
     const FROM: &str = "'2026-11-09T00:00:00Z'";
     const TO: &str = "'2026-11-23T00:00:00Z'";

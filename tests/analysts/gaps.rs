@@ -1,4 +1,4 @@
-//! Gaps: where nothing was observed though it was due, and why.
+//! Gaps: times without due observations, and the reasons.
 
 use crate::history::History;
 
@@ -13,7 +13,7 @@ async fn a_poll_that_came_late_leaves_a_gap_with_its_reason() {
     history.message(1, "08:30");
     history.polls(1, &[("08:31", 0, 9)]).await;
     history.psql("SELECT receiptd.watch_group(1400000000, 'busy'), receiptd.watch_group(1400000000, 'idle')");
-    // Group 1 fails for half an hour, while group 2 is polled; then nothing is, for two hours.
+    // Group 1 fails for half an hour while group 2 is polled; then nothing is polled for two hours.
     history.call(1, "09:00", "09:00", "success");
     history.call(1, "09:10", "09:10", "retry");
     history.call(1, "09:10", "09:40", "success");
@@ -22,7 +22,7 @@ async fn a_poll_that_came_late_leaves_a_gap_with_its_reason() {
     }
     history.call(3, "09:12", "09:38", "success");
     history.call(1, "10:00", "12:00", "success");
-    // Two slots of a group that were late together are one gap.
+    // Two slots of a group that were late together form one gap.
     history.call(2, "10:10", "12:01", "success");
     history.call(2, "10:20", "12:02", "success");
     history.roll_up("13:00").await;
@@ -148,7 +148,8 @@ const VIEW: &str =
 async fn a_gap_of_days_has_the_reason_that_its_last_failed_call_told() {
     let history = History::new().await;
     history.psql("SELECT receiptd.watch_group(1400000000, 'busy')");
-    // Refused, and probed a last time seven hours before the end; another group is polled meanwhile, and then nobody is.
+    // Refused, and probed for the last time seven hours before the end; another group is polled meanwhile, and then
+    // none.
     history.call(1, "00:10", "03:00", "group_fault");
     history.call(1, "00:10", "10:00", "success");
     history.call(2, "00:30", "00:30", "success");
@@ -196,7 +197,7 @@ async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
     for history in [&at_once, &in_steps] {
         history.message(1, "08:30");
         history.call(1, "08:31", "08:31", "success");
-        // Every five minutes two minutes late; then one in time, and one more that is late.
+        // Every five minutes two minutes late; then one on time, and one more that is late.
         for minute in (0..120).step_by(5) {
             let time = |minute: i32| format!("{:02}:{:02}", 9 + (minute + 30) / 60, (minute + 30) % 60);
             history.call(1, &time(minute), &time(minute + 2), "success");

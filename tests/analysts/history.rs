@@ -1,5 +1,5 @@
-//! A history written by hand: messages, polls and calls at given times of one day, recorded as the daemon records them, and what
-//! the roll-up makes of them.
+//! A hand-written history: messages, polls and calls at given times of a day, recorded like the daemon does, and
+//! their roll-up.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -28,7 +28,7 @@ pub struct History {
     pub store: Store,
 }
 
-/// A time of the day: `at("12:00")`, also `at("12:00:30")`.
+/// A time of the day: `at("12:00")` or `at("12:00:30")`.
 pub fn at(time: &str) -> Timestamp {
     let seconds = if time.len() == 5 { ":00" } else { "" };
     format!("2026-11-20T{time}{seconds}Z").parse().unwrap()
@@ -49,7 +49,7 @@ impl History {
         Self { database, store }
     }
 
-    /// A message of group `g` that is being polled.
+    /// An active message of group `g`.
     pub fn message(&self, seq: i64, sent: &str) {
         self.database.psql(&format!(
             "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (1, {seq}, '{}')",
@@ -57,8 +57,8 @@ impl History {
         ));
     }
 
-    /// Polls of a message that saw it change: when, and how many had read it and had not. The poll before each was a minute
-    /// earlier.
+    /// Polls of a message with changes: the time, and the numbers of members who had and had not read. The poll
+    /// before each was a minute earlier.
     pub async fn polls(&self, number: i64, polls: &[(&str, i64, i64)]) {
         for (time, read, unread) in polls {
             let receipt = Receipt { code: 0, counts: Counts::new(*read, *unread) };
@@ -73,7 +73,7 @@ impl History {
         self.poll_again(number, time, Receipt { code, counts }).await;
     }
 
-    /// A poll of a message that said that it has no receipt.
+    /// A poll of a message without a receipt.
     pub async fn no_receipt(&self, number: i64, time: &str) {
         self.poll_again(number, at(time), Receipt { code: 10062, counts: None }).await;
     }
@@ -86,7 +86,7 @@ impl History {
         self.record(vec![recording(slot, polled_at, receipt)]).await;
     }
 
-    /// The slot of a message, which it is given now if it has none: each has one of its own.
+    /// The slot of a message, created if necessary: each has its own.
     pub async fn slot_of(&self, message: MsgSeq) -> Slot {
         let pack = |fresh: &[receiptd::slot::Fresh], _: &std::collections::HashMap<_, _>| {
             let mine = fresh.iter().filter(|fresh| fresh.seq == message);
@@ -158,8 +158,8 @@ impl History {
     }
 }
 
-/// What the daemon makes of a poll of the only message of a slot. Its attempt is left out, so that tests have the calls that they
-/// make.
+/// The recording of a poll of the only message of a slot. Its attempt is left out, so that tests only have their own
+/// calls.
 pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Kept {
     let attempt = Attempt {
         called_at: polled_at,

@@ -1,5 +1,4 @@
-//! Hours in which nothing happened: they have no row in `group_receipts_hourly`, and the view `hourly_receipts` has them all the
-//! same.
+//! Idle hours: they have no row in `group_receipts_hourly`, but the view `hourly_receipts` has them.
 
 use chrono::TimeDelta;
 use receiptd::{jobs::enforce, retention::Retention};
@@ -46,7 +45,7 @@ async fn an_idle_group_adds_no_rows_and_keeps_its_hours() {
 async fn a_row_that_comes_later_says_what_was_carried() {
     let history = observed().await;
     history.roll_up("13:00").await;
-    // A gap over hours without rows, and a message that was sent in one of them.
+    // A gap over hours without rows, and a message sent in one of them.
     history.message(2, "11:20");
     history.polls(2, &[("13:30", 1, 3)]).await;
     history.call(1, "10:30", "13:30", "success");

@@ -1,4 +1,4 @@
-//! What is stored late is rolled up too: the flush that stores it says so.
+//! Late data is rolled up too: the flush that stores it notes it.
 
 use chrono::TimeDelta;
 use receiptd::{clock, jobs::catch_up, store::Store};
@@ -13,7 +13,7 @@ async fn a_flush_that_writes_what_was_rolled_up_has_its_hour_done_again() {
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 3").await;
     assert_eq!(rig.count("receiptd.rollup_redo").await, 0, "what is written in time is not late");
     let store = Store::new(&rig.settings.database_url, 2, app()).unwrap();
-    // As if the clock had been set back by hours: all that comes now is in the past.
+    // As if the clock had been set back by hours: all new data is in the past.
     let ahead = clock::now() + TimeDelta::hours(3);
     catch_up(&store, ahead, |_| {}).await.unwrap();
     let calls = rig.count("receiptd.api_calls").await;

@@ -1,4 +1,4 @@
-//! What analysts get: roll-ups, views, roles and retention, in a real Postgres.
+//! Analytics: roll-ups, views, roles and retention, in a real PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod closing;

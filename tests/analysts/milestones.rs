@@ -90,7 +90,8 @@ async fn read_rates_are_those_of_the_last_observation_until_then() {
     assert_eq!(rates(&history, 2), "|0.5|", "nothing was observed in its first 15 minutes");
 }
 
-/// Nobody has read it until half past nine; then nothing is polled for two days, and then it is read by so many of ten.
+/// Nobody has read it until half past nine; then nothing is polled for two days, and then this many of ten have read
+/// it.
 async fn after_a_gap(read: i64) -> History {
     let history = History::new().await;
     history.message(1, "09:00");
@@ -197,7 +198,7 @@ async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_l
             .psql("SELECT max(read_num) FROM receiptd.receipt_curve('g', 1, '10 minutes') WHERE age >= '40 minutes'"),
         "4"
     );
-    // The receipt is there again: what it has gained is counted from what was known.
+    // The receipt is back: gains are counted from the last known counts.
     history.polls(1, &[("10:10", 5, 5)]).await;
     assert_eq!(history.psql(at_the_end), "4|6|10062", "as it was known then");
     history.store.roll_up_again("2026-11-20T10:00:00Z".parse().unwrap()).await.unwrap();

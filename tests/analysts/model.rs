@@ -1,5 +1,5 @@
-//! What analysts get, against a plain reckoning of the same from all that polls saw: random histories, recorded as the daemon
-//! records them, looked at after every step, and rolled up in random steps, with random hours done again.
+//! Analytics compared with a plain calculation from all polls: random histories, recorded like the daemon does,
+//! checked after every step, and rolled up in random steps, with random hours repeated.
 
 use std::collections::HashMap;
 
@@ -18,10 +18,10 @@ use crate::{
     rig::seq,
 };
 
-/// Read and unread; none where a poll said that there is no receipt.
+/// Read and unread; `None` if a poll found no receipt.
 type Told = Option<(i32, i32)>;
 
-/// What a poll saw that differed from the one before.
+/// A change seen by a poll.
 #[derive(Clone, Copy)]
 struct Seen {
     at: Timestamp,
@@ -44,7 +44,7 @@ struct Message {
     phase: Phase,
 }
 
-/// A message as far as it was polled until some time.
+/// A message as polled until some time.
 struct Polled {
     seq: usize,
     sent_at: Timestamp,
@@ -62,8 +62,8 @@ fn end() -> Timestamp {
     at("00:00") + TimeDelta::hours(HOURS)
 }
 
-/// A message that people read, join and leave, and whose receipt comes and goes. It is polled every few minutes until it is
-/// closed; `sent_at` may be hours off, as an application gives it.
+/// A message that members read, join and leave, and whose receipt comes and goes. It is polled every few minutes
+/// until it is closed; `sent_at` may be hours off, as applications may give it.
 fn message(random: &mut Rng, seq: usize) -> Message {
     let mut now = at("00:00") + TimeDelta::seconds(random.i64(0..HOURS * 1_800));
     let sent_at = now + TimeDelta::seconds(random.i64(-10_000..600));
@@ -72,7 +72,7 @@ fn message(random: &mut Rng, seq: usize) -> Message {
     for _ in 0..random.usize(1..60) {
         let counts = (random.u8(0..20) > 0).then_some((read, unread));
         polls.push((now, counts));
-        // On the hour now and then.
+        // Sometimes on the hour.
         now += TimeDelta::seconds(random.i64(30..4_000));
         if random.u8(0..10) == 0 {
             now = now.duration_trunc(TimeDelta::hours(1)).unwrap() + TimeDelta::hours(1);
@@ -93,7 +93,7 @@ fn message(random: &mut Rng, seq: usize) -> Message {
 }
 
 impl Message {
-    /// What polls until `time` have told; `None` if there was none.
+    /// The polls until `time`; `None` if there was none.
     fn until(&self, time: Timestamp) -> Option<Polled> {
         let (mut seen, mut prior_at, mut known): (Vec<Seen>, _, _) = (vec![], None, None);
         let due = |at| Cadences::default().of(None).next_poll(self.phase, self.sent_at, at).unwrap();
@@ -124,7 +124,7 @@ fn closed(polls: &[(Timestamp, Told)]) -> Option<Closed> {
 }
 
 impl Polled {
-    /// The counts that were known just before `time`, or at it if that counts too.
+    /// The counts known just before `time`, or at it if that is included.
     fn known(&self, is_until: impl Fn(Timestamp) -> bool) -> Told {
         self.seen.iter().rev().find(|seen| is_until(seen.at) && seen.counts.is_some()).and_then(|seen| seen.counts)
     }
@@ -136,7 +136,7 @@ impl Polled {
     fn milestone(&self, is_reached: impl Fn(i32, i32) -> bool) -> String {
         let index =
             self.seen.iter().position(|seen| seen.counts.is_some_and(|(read, unread)| is_reached(read, unread)));
-        // Known to be so until the poll before, unless that told no counts.
+        // Known up to the previous poll, unless that had no counts.
         let before = index.and_then(|index| self.seen.get(index.checked_sub(1)?)).filter(|seen| seen.counts.is_some());
         let reached = index.map(|index| &self.seen[index]);
         let after = before.and(reached).and_then(|seen| seen.prior_at);
@@ -149,7 +149,8 @@ impl Polled {
         counts.map_or_else(String::new, |(read, unread)| format!("{:.4}", f64::from(read) / f64::from(read + unread)))
     }
 
-    /// Whether it is known what held at a time: a poll until then was the last that was due, or the next one saw the same.
+    /// Whether the counts at a time are known: a poll until then was the last that was due, or the next one saw the
+    /// same.
     fn is_known(&self, time: Timestamp) -> bool {
         let Some((at, told, due)) = self.polls.iter().rev().find(|poll| poll.0 <= time) else { return false };
         match (self.polls.iter().find(|poll| poll.0 > time), self.closed) {
@@ -160,7 +161,7 @@ impl Polled {
         }
     }
 
-    /// The row of the message in `receipts_at`, if anything was known of it then.
+    /// The row of the message in `receipts_at`, if it was known then.
     fn at(&self, moment: Timestamp) -> Option<String> {
         let seen = self.seen.iter().rev().find(|seen| seen.at <= moment)?;
         Some(format!("{}|{}|{}|{}", self.seq, both(self.known(|at| at <= moment)), seen.code(), shown(Some(seen.at))))
@@ -248,14 +249,15 @@ fn hour(messages: &[Polled], from: Timestamp, aged: usize) -> String {
     format!("{}|{sent}|{}|{gained}|{lost}|{found}|{unread}|{aged}", shown(Some(from)), polled.count())
 }
 
-/// How many messages became a day old in an hour and have a rate then, as far as that is known when the hour is rolled up.
+/// The number of messages that became a day old in an hour and have a rate then, as far as known when the hour is
+/// rolled up.
 fn aged(messages: &[Polled], hour: Timestamp) -> usize {
     let day = TimeDelta::hours(24);
     let is_of_hour = |message: &&Polled| (message.sent_at + day).duration_trunc(TimeDelta::hours(1)).unwrap() == hour;
     messages.iter().filter(is_of_hour).filter(|message| !message.rate(day).is_empty()).count()
 }
 
-/// Watches the messages, each in a slot of its own.
+/// Watches the messages, each in its own slot.
 async fn watch(history: &History, messages: &mut [Message]) -> Vec<SlotKey> {
     let rows: Vec<String> =
         messages.iter().map(|message| format!("(1, {}, '{}')", message.seq, message.sent_at)).collect();
@@ -272,7 +274,7 @@ async fn watch(history: &History, messages: &mut [Message]) -> Vec<SlotKey> {
     slots
 }
 
-/// Records the polls after `from` until `until`: many at once, those of a message one after the other.
+/// Records the polls after `from` until `until`: many concurrently, those of one message in order.
 async fn poll(history: &History, messages: &[Message], slots: &[SlotKey], from: Timestamp, until: Timestamp) {
     let due = |message: &Message| -> Vec<(Timestamp, Told)> {
         message.polls.iter().copied().filter(|poll| from < poll.0 && poll.0 <= until).collect()
@@ -389,7 +391,7 @@ fn ask_at_moments(history: &History, messages: &[Polled], random: &mut Rng, seed
 
 #[tokio::test]
 async fn random_histories_come_to_what_a_plain_reckoning_says() {
-    // One after the other: while one waits for `psql`, the transactions of others would stand idle until they are ended.
+    // One after the other: while one waits for `psql`, idle transactions of others would be ended.
     for seed in 1..=4 {
         compare(seed).await;
     }

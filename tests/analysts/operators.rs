@@ -1,4 +1,4 @@
-//! `receiptd status`, `explain` and `plan` as operators meet them: the real binary, a real Postgres, nobody polling.
+//! `receiptd status`, `explain` and `plan` from an operator's view: the real binary, a real PostgreSQL, no poller.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::{
     rig::APP,
 };
 
-/// The answer of a command as JSON.
+/// A command's output as JSON.
 fn json(database: &TestDatabase, arguments: &[&str]) -> Value {
     let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
     let (code, out, err) = receiptd(database, &arguments);
@@ -43,7 +43,7 @@ async fn status_tells_how_things_stand_by_the_database_alone() {
     for part in [
         "nobody: start receiptd",
         "watched     ",
-        " the first of them for 1m 3",
+        " overdue for up to 1m 3",
         "none in 10 minutes",
         "rolled up   until ",
         "set aside   0 rows",
@@ -111,18 +111,18 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
     let plan = json(&database, &["plan", "--hours", "3"]);
     let hours = plan["hours"].as_array().unwrap();
     let rate = |hour: usize| hours[hour]["calls_per_second"].as_f64().unwrap();
-    // One call a minute for an hour, then one in ten minutes; to ten minutes, by which calls are gathered.
+    // One call per minute for an hour, then one per ten minutes; rounded to ten minutes, by which calls are grouped.
     assert!((rate(0) * 60.0 - 1.0).abs() < 0.2 && (rate(2) * 600.0 - 1.0).abs() < 1e-9, "{plan}");
     assert_eq!((hours.len(), &plan["saturates_at"]), (3, &Value::Null));
     let often = "cadence.default.tiers=[{ until = \"1d\", every = \"1s\" }]";
     let (_, out, _) = receiptd(&database, &["plan", "--set", often, "--set", "polling.max_calls_per_second=1"]);
     assert!(
-        out.lines().count() == 27 && out.contains("No new messages are assumed") && out.contains("is used up from"),
+        out.lines().count() == 27 && out.contains("No new messages are assumed") && out.contains("is reached from"),
         "{out}"
     );
     let more = json(&database, &["plan", "--hours", "2", "--more-messages", "6000", "--in-groups", "100"]);
-    // 100 groups with 60 messages an hour each, 50 in a call: a young slot in each group, once a minute, and after 50 minutes
-    // 20 more that are full, for five minutes on average.
+    // 100 groups with 60 messages per hour each, 50 per call: a young slot in each group, once a minute, and after 50
+    // minutes 20 more that are full, for five minutes on average.
     let added = more["hours"][0]["calls_per_second"].as_f64().unwrap() - rate(0);
     assert!((added * 3_600.0 - (100.0 * 60.0 + 20.0 * 5.0)).abs() < 10.0, "{more}");
     let (code, _, err) = receiptd(&database, &["plan", "--more-messages", "5", "--in-groups", "9"]);

@@ -1,4 +1,5 @@
-//! Partitions have a schema of their own: nobody meets them by looking for tables, and nothing else in that schema is touched.
+//! Partitions have their own schema: lists of tables don't show them, and other objects in that schema are not
+//! touched.
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
@@ -8,7 +9,7 @@ use receiptd::{
 
 use crate::history::History;
 
-/// What belongs to somebody else, in the schema of the partitions, under names and with comments of receiptd's own.
+/// Other objects in the schema of the partitions, with receiptd's own names and comments.
 const FOREIGN: &str = "
     CREATE ROLE owner_of_$database; GRANT USAGE ON SCHEMA receiptd_partitions TO owner_of_$database;
     CREATE TABLE receiptd_partitions.saved (group_key integer); INSERT INTO receiptd_partitions.saved VALUES (1);
@@ -31,7 +32,7 @@ async fn retention_and_roles_touch_nothing_of_somebody_else_in_the_schema_of_the
     let keep = Retention { snapshots: days, calls: days, rollups: days, message_days: days };
     let removed = enforce(&history.store, &keep, "2026-11-24T12:00:00Z".parse().unwrap()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (10, 0), "its own go");
-    // As the owner of the schema would, were it no superuser.
+    // As the schema's owner, if that were not a superuser.
     history.psql(
         "ALTER TABLE receiptd.role_apps DISABLE TRIGGER ALL; INSERT INTO receiptd.role_apps VALUES (current_user::regrole, 1)",
     );

@@ -17,7 +17,7 @@ use crate::{
     rig::{APP, SECRET_KEY, simulator_config},
 };
 
-/// How long a test waits before it fails: far longer than any takes.
+/// Timeout of a test, far longer than any takes.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Scraped {
@@ -28,7 +28,7 @@ pub struct Scraped {
     _directory: ScratchDirectory,
 }
 
-/// A program that ends with this value.
+/// A program that is killed when this value is dropped.
 struct Program(Child);
 
 impl Drop for Program {
@@ -38,7 +38,7 @@ impl Drop for Program {
     }
 }
 
-/// An address that nobody listens at just now.
+/// An address without a listener.
 fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
@@ -95,7 +95,7 @@ impl Scraped {
         self._database.psql(&watch);
     }
 
-    /// What Prometheus answers to an expression; null while it does not answer.
+    /// The result of an expression in Prometheus; null while it does not answer.
     pub async fn query(&self, expression: &str) -> Value {
         let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n");
@@ -111,11 +111,11 @@ impl Scraped {
         serde_json::from_str(body).unwrap_or(Value::Null)
     }
 
-    /// Asks until it is so: nobody else could tell.
+    /// Asks repeatedly, since there is no notification.
     pub async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> Result<(), String>) {
         let deadline = Instant::now() + PATIENCE;
         while let Err(why) = is_so().await {
-            assert!(Instant::now() < deadline, "it never came to be that {what}: {why}");
+            assert!(Instant::now() < deadline, "timed out waiting for {what}: {why}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Retention: what is old goes, rolled up, while others read and write.
+//! Retention: old data is removed once it is rolled up, while others read and write.
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
@@ -22,7 +22,7 @@ const KEEP: Retention = Retention {
     message_days: None,
 };
 
-/// Of the days from 18 to 30, those until 20 have gone by then, and are older than three days.
+/// Of the days from 18 to 30, those before 21 are older than three days and are removed.
 fn now() -> Timestamp {
     "2026-11-24T12:00:00Z".parse().unwrap()
 }
@@ -75,7 +75,7 @@ async fn what_another_app_has_not_rolled_up_is_rolled_up_first() {
 async fn nothing_goes_of_which_a_late_hour_is_left() {
     let history = history().await;
     history.roll_up("12:00").await;
-    // An app that nobody rolls up, since it is none.
+    // An app that is never rolled up, since it doesn't exist.
     history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (99, '2026-11-20 08:00Z')");
     let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (0, 6));
@@ -100,7 +100,7 @@ async fn a_long_read_is_waited_for_and_holds_up_nobody() {
     while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut other).await.unwrap() == 0 {
         tokio::task::yield_now().await;
     }
-    // Whoever waits for a lock for longer than this fails.
+    // Anything that waits longer than this for a lock fails.
     sqlx::query("SET lock_timeout = '100ms'").execute(&mut other).await.unwrap();
     for seq in 0..300_i64 {
         sqlx::query(
@@ -119,7 +119,7 @@ async fn a_long_read_is_waited_for_and_holds_up_nobody() {
     assert_eq!(cleaning.await.unwrap().partitions, 6);
 }
 
-/// Sessions of the daemon that have been waiting for a lock for longer than they may, but for the one that detaches.
+/// The daemon's sessions that have waited too long for a lock, except the one that detaches.
 const HELD_UP: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
     AND application_name = 'receiptd' AND wait_event_type = 'Lock' AND query NOT LIKE '%DETACH%'
     AND clock_timestamp() - query_start > interval '100 milliseconds'";
@@ -198,7 +198,7 @@ async fn a_partition_that_somebody_is_detaching_to_keep_it_is_left_alone_too() {
 #[tokio::test]
 async fn what_could_not_be_detached_is_not_taken_for_detached_by_retention_later() {
     let history = history().await;
-    // A reader stands in the way of the short lock that has to do where there is a DEFAULT partition.
+    // A reader blocks the short lock that is necessary with a DEFAULT partition.
     history.psql("CREATE TABLE receiptd.rest PARTITION OF receiptd.api_calls DEFAULT");
     let mut reader = PgConnection::connect(&history.database.url()).await.unwrap();
     let mut reading = reader.begin().await.unwrap();

@@ -21,7 +21,7 @@ impl Member {
         Self::in_database(database, &url, role).await
     }
 
-    /// The same where the schema belongs to an ordinary role, as it should, and there are two apps in it.
+    /// The same with an ordinary role as the schema's owner, as it should be, and two apps.
     async fn of_two_apps(role: &str) -> Self {
         let database = TestDatabase::new().await;
         let owner = format!("owner_of_{}", database.name());
@@ -33,7 +33,7 @@ impl Member {
     }
 
     async fn in_database(database: TestDatabase, url: &str, role: &str) -> Self {
-        // Tests share the server: another may make the same role just now.
+        // Tests share the server: another one may be creating the same role.
         database.psql(&format!(
             "DO $$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         ));
@@ -53,7 +53,7 @@ impl Member {
             .map_err(|error| error.to_string())
     }
 
-    /// How many rows a query gives the role.
+    /// The number of rows that a query returns for the role.
     pub async fn count(&self, sql: &str) -> usize {
         let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connect().await).await;
         rows.unwrap_or_else(|error| panic!("{sql}: {error}")).len()
@@ -171,7 +171,7 @@ async fn nobody_else_may_call_anything() {
     let member = Member::of("receiptd_reader").await;
     let stranger = format!("stranger_to_{}", member.database.name());
     member.database.psql(&format!("CREATE ROLE {stranger}; GRANT USAGE ON SCHEMA receiptd TO {stranger}"));
-    // It tells a role which apps are its own, and is asked where that limits what the role sees.
+    // It tells a role its own apps, and is called if they limit what the role sees.
     let anybodys = "receiptd.apps_of_caller()";
     for function in functions(&member.database).iter().filter(|function| *function != anybodys) {
         let may = format!("SELECT has_function_privilege('{stranger}', '{function}', 'EXECUTE')");
@@ -189,7 +189,7 @@ async fn roles_that_are_made_after_the_schema_get_their_rights_at_the_next_start
     member.may("SELECT * FROM receiptd.latest_receipts").await;
 }
 
-/// A row of everything that analysts read for two apps, this one and app 77.
+/// A row in everything that analysts read, for two apps, this one and app 77.
 const TWO_APPS: &str = "
     SELECT receiptd.ensure_partition(t, current_date) FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) AS t;
     SELECT receiptd.watch_messages(app, 'g', ARRAY[1]) FROM unnest(ARRAY[1400000000, 77]) AS app;
@@ -223,7 +223,7 @@ async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
     ] {
         give(change);
         for relation in relations() {
-            // Of the curve each message has one step.
+            // Each message has one step in the curve.
             let seen = member.count(&format!("SELECT 1 FROM receiptd.{relation}")).await;
             assert_eq!(seen, rows, "{relation} after {change}");
         }
@@ -235,7 +235,8 @@ async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
     assert_eq!(member.database.psql(left), "0", "it costs nothing where nobody wants it");
 }
 
-/// Conditions are tried by the server as early as it likes: one that calls a function of the reader's tells what it has seen.
+/// The server evaluates conditions as early as it likes: one with a function of the reader's reveals the rows it has
+/// seen.
 #[tokio::test]
 async fn no_function_of_a_readers_own_sees_a_row_of_another_app() {
     let member = Member::of_two_apps("receiptd_reader").await;
@@ -283,7 +284,7 @@ async fn a_view_or_table_that_a_migration_replaces_or_adds_is_limited_at_the_nex
     assert_eq!(member.database.psql(unlimited), "2", "new partitions follow their parents");
     member.database.psql(&format!("SET ROLE {owner}; SELECT receiptd.grant_roles()"));
     assert_eq!(member.database.psql(unlimited), "0");
-    // Somebody who may read all tables reads partitions through their parents alone.
+    // A role that may read all tables can only read partitions through their parents.
     member.database.psql(
         "GRANT SELECT ON ALL TABLES IN SCHEMA receiptd, receiptd_partitions TO receiptd_reader;
          GRANT USAGE ON SCHEMA receiptd_partitions TO receiptd_reader",
@@ -294,8 +295,8 @@ async fn a_view_or_table_that_a_migration_replaces_or_adds_is_limited_at_the_nex
     assert_eq!(member.count("SELECT 1 FROM receiptd.receipt_snapshots").await, 1);
 }
 
-/// What a role that may create in `public` can plant there to match the statements of functions better than PostgreSQL's own
-/// functions and operators do.
+/// Objects that a role with the right to create in `public` can plant there to match the functions' statements better
+/// than PostgreSQL's own functions and operators.
 const PLANTED: &str = "
     CREATE TABLE public.stolen (by text);
     GRANT ALL ON public.stolen TO PUBLIC;

@@ -14,7 +14,7 @@ use crate::{
     rig::app,
 };
 
-/// A made-up history that is not rolled up.
+/// A generated history that is not rolled up.
 async fn seeded() -> (TestDatabase, Store, Seed) {
     let database = TestDatabase::new().await;
     let store = Store::new(&database.url().into(), 4, app()).unwrap();
@@ -178,12 +178,12 @@ async fn a_group_that_can_not_be_rolled_up_is_passed_over_and_stops_no_other_nor
         ORDER BY hour";
     assert_eq!(history.psql(noted), "2|09|23514|t\n2|10|23514|t");
     assert_eq!(history.store.rolled_up_by_all().await.unwrap(), Some(at("12:00")), "retention goes on");
-    // Stored late: the redo of an hour passes it over too.
+    // Late data: the repeated hour is skipped too.
     history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-20 09:00Z')");
     history.roll_up("12:05").await;
     assert_eq!(history.store.rolled_up_by_all().await.unwrap(), Some(at("12:05")));
     assert_eq!(history.psql(gaps), "1|09:30\n3|09:30\n5|10:30");
-    // Once it can be rolled up, what is lacking is made good.
+    // Once it can be rolled up, missing rows are added.
     history.psql("ALTER TABLE receiptd.poll_gaps DROP CONSTRAINT not_two");
     history.psql("UPDATE receiptd.rollup_passed_over SET last_at = last_at - interval '2 hours'");
     history.roll_up("12:10").await;

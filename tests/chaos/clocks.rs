@@ -1,4 +1,4 @@
-//! The clock of the daemon's machine, or that of the database's, is set 100 days ahead and 100 days back while all jobs run.
+//! The clock of the daemon's machine, or the database's, is set 100 days ahead and 100 days back while all jobs run.
 
 use std::{ffi::OsString, process::Command, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     wall::Wall,
 };
 
-/// Settings by which every job runs every second.
+/// Settings that run every job every second.
 const ALL_JOBS: [&str; 2] = ["RECEIPTD_JOBS__ROLLUP=* * * * * *", "RECEIPTD_JOBS__RETENTION=* * * * * *"];
 
-/// Times that the daemon stores. Nothing of it is ever further from the right time than the scenario lasts.
+/// Stored times. None is ever further from the right time than the scenario lasts.
 const DATED_WRONGLY: &str = "SELECT count(*) FROM (
         SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
         UNION ALL SELECT unnest(ARRAY[last_polled_at, known_until, next_poll_at]) FROM receiptd.poll_slots
@@ -29,11 +29,11 @@ const DATED_WRONGLY: &str = "SELECT count(*) FROM (
         UNION ALL SELECT hour FROM receiptd.group_receipts_hourly
     ) stored WHERE abs(extract(epoch FROM time - '{now}')) > 2 * 3600";
 
-/// A partition that is older than snapshots are kept, and whether it is there.
+/// A partition older than the retention time, and whether it exists.
 const MAKE_OLD: &str = "SELECT receiptd.ensure_partition('receipt_snapshots', '{now}'::date - 95)";
 const HAS_OLD: &str = "SELECT to_regclass('receiptd_partitions.receipt_snapshots_' || to_char('{now}'::date - 95, 'YYYYMMDD')) IS NOT NULL";
 
-/// What nobody may do by a clock that is wrong.
+/// Decisions that a wrong clock must not cause.
 const CLOSED: &str = "SELECT count(*) FROM receiptd.watched_messages WHERE state <> 'active'";
 const UNPOLLED: &str =
     "SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NULL OR known_until <= '{now}'";
@@ -43,12 +43,12 @@ fn with_time(query: &str) -> String {
     query.replace("{now}", &clock::now().to_rfc3339())
 }
 
-/// Words before the daemon's name by which every job runs every second.
+/// A prefix for the daemon's command line that runs every job every second.
 fn all_jobs() -> Vec<OsString> {
     ["env".into()].into_iter().chain(ALL_JOBS.map(OsString::from)).collect()
 }
 
-/// The same for a daemon that goes by `wall`.
+/// The same for a daemon with the clock `wall`.
 fn all_jobs_by(wall: &Wall) -> Vec<OsString> {
     let mut prefix = all_jobs();
     for (mut variable, value) in wall.variables() {
@@ -56,7 +56,7 @@ fn all_jobs_by(wall: &Wall) -> Vec<OsString> {
         variable.push(value);
         prefix.push(variable);
     }
-    // Signed at the right time: the service refuses what a wrong clock has signed.
+    // Signed at the right time: the service refuses signatures of a wrong clock.
     let key = SECRET_KEY.into();
     let signed = user_sig::sign(APP.try_into().unwrap(), "administrator", &key, clock::now(), user_sig::VALIDITY);
     prefix.push(format!("RECEIPTD_CHAT__USER_SIG={}", signed.unwrap().expose_secret()).into());
@@ -72,7 +72,7 @@ fn status(daemon: &Daemon) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Waits until `/readyz` has its say about the clock.
+/// Waits until `/readyz` says this about the clock.
 async fn readiness(daemon: &Daemon, says: &str) -> u16 {
     let found = async {
         loop {
@@ -86,19 +86,19 @@ async fn readiness(daemon: &Daemon, says: &str) -> u16 {
     found.unwrap_or_else(|_| panic!("/readyz does not say {says:?}\n{}", daemon.said()))
 }
 
-/// What holds while a clock is off by `offset`, and known to be: all is polled, and nothing closed, dropped or dated by it.
+/// Checks while a clock is known to be off by `offset`: all is polled, and nothing closed, dropped or dated by it.
 async fn nothing_is_decided(scene: &mut Scene, offset: &str) {
     scene.sql(&with_time(MAKE_OLD)).await;
     let unpolled = with_time(UNPOLLED);
     scene.lasts(seconds(5)).await;
     scene.after_calls(2 * u64::from(LIMIT)).await;
-    assert!(scalar::<bool>(&scene.pool, &with_time(HAS_OLD)).await, "{offset}: dropped, and who knows by which clock");
+    assert!(scalar::<bool>(&scene.pool, &with_time(HAS_OLD)).await, "{offset}: dropped, by a wrong clock");
     assert_eq!(scalar::<i64>(&scene.pool, &with_time(DATED_WRONGLY)).await, 0, "{offset}");
     assert_eq!(scalar::<i64>(&scene.pool, CLOSED).await, 0, "{offset}");
     assert_eq!(scalar::<i64>(&scene.pool, &unpolled).await, 0, "{offset}: not every message was polled");
 }
 
-/// Waits until all is as it was before.
+/// Waits until everything is as before.
 async fn heals(scene: &Scene, offset: &str) {
     scene.is_ready().await;
     let gone = with_time(HAS_OLD).replace("NOT NULL", "NULL");
@@ -116,7 +116,7 @@ async fn a_clock_that_is_set_100_days_off_either_way_dates_expires_and_drops_not
     for (offset, says) in [("+100d", "100d ahead of the database's"), ("-100d", "100d behind the database's")] {
         wall.set(offset);
         assert_eq!(readiness(&scene.daemon, says).await, 503);
-        // From now on it is wrong, and known to be.
+        // From now on it is known to be wrong.
         nothing_is_decided(&mut scene, offset).await;
         let status = status(&scene.daemon);
         assert!(status.contains(says), "{offset}: {status}");

@@ -1,4 +1,4 @@
-//! The daemon's process and everything that it lets the world see, for the oracle to read.
+//! The daemon's process and its output and endpoints, for the oracle.
 
 use std::{
     ffi::OsString,
@@ -14,24 +14,24 @@ use tokio::time::{Instant, sleep};
 
 use crate::signals;
 
-/// How long anything may take that a test waits for, faults and their aftermath aside.
+/// Timeout for everything a test waits for, apart from faults and their aftermath.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a scenario's daemon is started, once and again.
+/// How to start a scenario's daemon, repeatedly.
 #[derive(Clone)]
 pub struct Launch {
-    /// Words before the program's name: a program that runs another, in some other surroundings.
+    /// Prefix of the command line: a program that runs another one in a different environment.
     pub prefix: Vec<OsString>,
     pub config: PathBuf,
     pub database_url: String,
-    /// Where all output of all daemons of a scenario goes.
+    /// The output of all daemons of a scenario.
     pub said: PathBuf,
     /// What `/metrics`, `/readyz` and `/proc` showed of them.
     pub shown: Arc<Mutex<Vec<String>>>,
     pub http: SocketAddr,
 }
 
-/// One process at a time. It ends with this value, whatever state it is in.
+/// One process at a time, which is killed when this value is dropped.
 pub struct Daemon {
     pub launch: Launch,
     child: Child,
@@ -58,7 +58,7 @@ impl Daemon {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for the end that it was told to come to.
+    /// Waits for the process to exit after it was told to.
     pub async fn end(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -70,17 +70,17 @@ impl Daemon {
         }
     }
 
-    /// All that its processes printed.
+    /// The output of its processes.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.launch.said).unwrap()
     }
 
-    /// What `/metrics`, `/readyz` and `/proc` showed whenever they were asked.
+    /// What `/metrics`, `/readyz` and `/proc` showed at all times.
     pub fn shown(&self) -> String {
         self.launch.shown.lock().unwrap().join("\n")
     }
 
-    /// The answer of its HTTP side; `None` if there is none in `patience`.
+    /// The response of its HTTP side; `None` if there is none within `patience`.
     pub async fn get(&self, path: &str, patience: Duration) -> Option<(u16, String)> {
         _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(patience).build().unwrap();
@@ -90,7 +90,7 @@ impl Daemon {
         Some((status, body))
     }
 
-    /// Waits until it is ready. Returns the last answer if that never came.
+    /// Waits until it is ready. Returns the last response if it never was.
     pub async fn until_ready(&self, patience: Duration) -> Result<(), String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -103,14 +103,14 @@ impl Daemon {
         }
     }
 
-    /// The value of a metric, of all its series together.
+    /// The value of a metric, summed over all its series.
     pub async fn metric(&self, name: &str) -> f64 {
         let (_, metrics) = self.get("/metrics", PATIENCE).await.unwrap();
         let of_it = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
         of_it.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// The most memory that it ever had, in megabytes.
+    /// Its peak memory, in megabytes.
     pub fn memory_peak(&self) -> u64 {
         let status = self.proc("status");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -131,7 +131,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // A stopped process dies of this as well; one that has ended already needs no more.
+        // This kills a stopped process too; one that has exited needs nothing.
         _ = self.child.kill();
         _ = self.child.wait();
     }
@@ -139,7 +139,7 @@ impl Drop for Daemon {
 
 fn spawn(launch: &Launch) -> Child {
     let said = File::options().create(true).append(true).open(&launch.said).unwrap();
-    // Its end comes at the latest with the thread that starts it, the test's own, even if that is killed.
+    // Killed at the latest when the thread that starts it ends, the test's own, even if that is killed.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).args(&launch.prefix);
     command.arg(env!("CARGO_BIN_EXE_receiptd")).args(["run", "--config"]).arg(&launch.config);

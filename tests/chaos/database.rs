@@ -1,4 +1,4 @@
-//! The database goes away, hangs, refuses and loses connections.
+//! The database is stopped, hangs, refuses and drops connections.
 
 use crate::{
     common::ScratchDirectory,
@@ -80,7 +80,7 @@ async fn a_backend_that_is_killed_and_takes_all_others_along_costs_no_receipt() 
     fault.ends(scene, Promises::silently()).await;
 }
 
-/// A commit waits for a standby server that does not exist. Nobody waits so long for its answer, and it is made in the end.
+/// A commit waits for a standby server that does not exist. Its answer is not waited for, and it is made in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_hang_and_are_made_in_the_end_are_stored_once() {
     let mut scene = Scene::new("standby").await;
@@ -90,7 +90,7 @@ async fn commits_that_hang_and_are_made_in_the_end_are_stored_once() {
     scene.lasts(seconds(14)).await;
     scene.admin("ALTER SYSTEM RESET synchronous_standby_names").await;
     scene.admin("SELECT pg_reload_conf()").await;
-    fault.ends(scene, Promises::saying("storing what polls brought back failed")).await;
+    fault.ends(scene, Promises::saying("storing results failed")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

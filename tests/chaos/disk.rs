@@ -1,4 +1,4 @@
-//! The disk under the tables is full for a while: a small file system of the scenario's own.
+//! The disk of the tables is full for a while: a small file system of the scenario.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use crate::{
     server::account,
 };
 
-/// Where the small file system is, for the test's second self.
+/// The place of the small file system, for the test's second process.
 const SMALL_DISK: &str = "RECEIPTD_CHAOS_SMALL_DISK";
 const NAME: &str = "disk::a_disk_that_is_full_for_a_while_costs_no_receipt";
 
@@ -27,9 +27,9 @@ async fn a_disk_that_is_full_for_a_while_costs_no_receipt() {
     }
 }
 
-/// Runs the same test in a mount namespace of its own, which only it and what it starts see, with a small file system.
-/// So the file system is gone with the test, however it ends. For who is not root, a user namespace gives the right to mount,
-/// and a second one in it gives the own account back.
+/// Runs the same test in its own mount namespace with a small file system, which only it and its children see. So the
+/// file system is gone with the test, however it ends. Without root, a user namespace gives the right to mount, and a
+/// second one in it restores the account.
 fn beside_a_small_disk() {
     let directory = ScratchDirectory::new("disk");
     let own = fs::metadata("/proc/self").unwrap();

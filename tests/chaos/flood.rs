@@ -19,13 +19,13 @@ use crate::{
     scene::{LIMIT, Scene, Setup, seconds},
 };
 
-/// Fewer descriptors than clients, and enough for what the daemon does by itself.
+/// Fewer descriptors than clients, but enough for the daemon itself.
 const DESCRIPTORS: &str = r#"ulimit -n 256; exec "$@""#;
 
-/// Maximum number of connections that each kind of client keeps open.
+/// Maximum number of connections kept open by each kind of client.
 const KEPT: usize = 150;
 
-/// Pause between the connections of one client: a flood, and yet one that leaves this machine some time for its other tests.
+/// Pause between the connections of one client: a flood that leaves this machine some time for other tests.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Clients of all kinds, until it is dropped.
@@ -60,7 +60,7 @@ impl Flood {
     }
 }
 
-/// Connects again and again and sends the same. What it is answered it reads, or leaves where it is.
+/// Connects repeatedly and sends the same. Reads the answer, or doesn't.
 fn client(at: SocketAddr, request: &[u8], reads: bool, over: &AtomicBool) {
     let mut kept = std::collections::VecDeque::new();
     while !over.load(Ordering::Relaxed) {
@@ -81,7 +81,7 @@ fn client(at: SocketAddr, request: &[u8], reads: bool, over: &AtomicBool) {
     }
 }
 
-/// Calls a second until so much time is over.
+/// Calls per second over this duration.
 async fn rate(scene: &Scene, duration: Duration) -> f64 {
     let (calls, start) = (scene.simulator.ledger().ended_calls(), Instant::now());
     sleep(duration).await;
@@ -123,7 +123,7 @@ async fn it_reads_its_settings_again_and_stops_in_time_in_a_flood_of_clients() {
     scene.after_calls(u64::from(LIMIT)).await;
     scene.daemon.signal("HUP");
     scene.after_calls(2 * u64::from(LIMIT)).await;
-    assert!(scene.daemon.said().contains("the settings have been read again"), "{}", scene.daemon.said());
+    assert!(scene.daemon.said().contains("settings reloaded"), "{}", scene.daemon.said());
     let start = Instant::now();
     scene.daemon.signal("TERM");
     assert_eq!(scene.daemon.end().await.code(), Some(0), "{}", scene.daemon.said());

@@ -1,6 +1,7 @@
-//! Several daemons for one app: one polls at a time, whoever ends or stands still is succeeded, and nobody calls besides.
+//! Several daemons for one app: one polls at a time, one that ends or stands still is succeeded, and no other calls
+//! are made.
 //!
-//! Under full load a call too many would show as a sliding second with more than the limit.
+//! Under full load an extra call would show as a sliding second above the limit.
 
 use std::{
     ffi::OsString,
@@ -20,27 +21,27 @@ use crate::{
     stored::Stored,
 };
 
-/// After a clean stop, a successor polls within this time.
+/// Maximum time until a successor polls after a clean stop.
 const AFTER_A_STOP: Duration = Duration::from_secs(2);
 
-/// After a death or a standstill, within this.
+/// The same after a death or a standstill.
 const AFTER_A_DEATH: Duration = Duration::from_secs(TTL.as_secs() + 2);
 
-/// What one process can have had under way when its end came.
+/// Maximum number of a process's calls in flight when it ends.
 const UNDER_WAY: u64 = LIMIT as u64;
 
-/// What happens to who polls.
+/// What happens to the lease holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// It is told to stop.
     Stops,
     /// It is killed.
     Dies,
-    /// It stands still for longer than the lease lasts, and goes on.
+    /// It stands still for longer than the lease lasts, and continues.
     Stalls,
 }
 
-/// The daemon that polls meets its fate, and the one that stands by becomes the scene's. Returns the old one.
+/// The lease holder meets its fate, and the standby becomes the scene's daemon. Returns the old one.
 async fn succeed(scene: &mut Scene, successor: Daemon, fate: Fate, within: Duration) -> Daemon {
     let arrived = scene.simulator.ledger().arrivals().len();
     let start = Instant::now();
@@ -83,7 +84,7 @@ async fn of_several_one_polls(mut scene: Scene) {
     fault.ends(scene, Promises { stored: Stored::AllBut { calls: lost_calls }, ..Promises::silently() }).await;
 }
 
-/// A daemon that has lost its lease while it stood still goes on.
+/// A daemon that lost its lease while it stood still continues.
 async fn stands_by_from_now_on(scene: &Scene, mut zombie: Daemon) {
     zombie.signal("CONT");
     let stands_by = async { while !zombie.get("/readyz", PATIENCE).await.unwrap().1.contains("standing by") {} };
@@ -95,7 +96,7 @@ async fn stands_by_from_now_on(scene: &Scene, mut zombie: Daemon) {
     println!("{lost} polls were in flight when it stood still");
     assert!(lost <= UNDER_WAY as f64, "{lost} polls lost");
     zombie.signal("TERM");
-    // It says that it could not store what was in flight.
+    // It reports that it could not store results in flight.
     let code = zombie.end().await.code();
     assert_eq!(code, Some(if lost > 0.0 { 70 } else { 0 }), "{}", scene.daemon.said());
 }
@@ -112,7 +113,7 @@ async fn of_several_daemons_behind_pgbouncer_one_polls_and_is_succeeded() {
     of_several_one_polls(Scene::with(directory, setup).await).await;
 }
 
-/// Nobody sees that it is dead, as if it were on another machine: its processes are numbered in a world of their own.
+/// Its death is not visible, as if it were on another machine: its processes have their own pid namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_dies_on_another_machine_is_succeeded_when_its_lease_has_ended() {
     let mut prefix: Vec<OsString> = ["unshare", "--pid", "--fork", "--kill-child"].map(OsString::from).into();
@@ -130,9 +131,9 @@ async fn who_dies_on_another_machine_is_succeeded_when_its_lease_has_ended() {
     fault.ends(scene, promises).await;
 }
 
-/// Words before a program that hide all other processes from it in /proc, also those with the same words but for `right`: a
-/// process may look at others that may do no more than itself. The right to open any file is for the server's socket. Only
-/// root can mount a /proc like that.
+/// A prefix that hides all other processes from a program in /proc, also those with the same prefix except `right`: a
+/// process may inspect others with no more rights than itself. The right to open any file is for the server's socket.
+/// Only root can mount such a /proc.
 fn hidden(right: &str) -> Vec<OsString> {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return vec![];

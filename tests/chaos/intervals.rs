@@ -1,4 +1,4 @@
-//! Compares the intervals that are stored of changes with when members of the simulated world did read.
+//! Compares the stored intervals of changes with the times when members of the simulated world read.
 
 use chrono::TimeDelta;
 use receiptd::{domain::Timestamp, simulator::Simulator};
@@ -8,13 +8,13 @@ use crate::{
     stored,
 };
 
-/// By so much two clocks of this machine drift apart in a scenario at most.
+/// Maximum drift of two clocks of this machine in a scenario.
 const DRIFT: TimeDelta = TimeDelta::milliseconds(10);
 
-/// A change of counts: group, message, the counts before and after, and the bounds of when it happened.
+/// A change of counts: group, message, the counts before and after, and the bounds of its time.
 type Change = (String, i64, i32, i32, Timestamp, Timestamp);
 
-/// Says which changes did not happen within their intervals.
+/// Returns the changes that did not happen within their intervals.
 pub async fn wrong(scene: &Scene) -> Vec<String> {
     let changes: Vec<Change> = sqlx::query_as(
         "SELECT group_id, msg_seq, prior_read_num, read_num, prior_polled_at, polled_at
@@ -44,7 +44,7 @@ fn read_at(simulator: &Simulator, group_id: &str, msg_seq: i64, count: i32) -> T
     simulator.world().read_at(&group_id.parse().unwrap(), message(msg_seq), count).unwrap()
 }
 
-/// By how much the database's clock is ahead of the world's: between the two.
+/// The time by which the database's clock is ahead of the world's, as bounds.
 async fn ahead(scene: &Scene) -> (TimeDelta, TimeDelta) {
     let before = scene.simulator.now();
     let database: Timestamp = stored::scalar(&scene.pool, "SELECT clock_timestamp()").await;

@@ -1,4 +1,4 @@
-//! Others use the database too: they hold locks, keep transactions open, and the daemon loses against them.
+//! Other sessions in the database: they hold locks, keep transactions open, and win against the daemon.
 
 use std::time::Duration;
 
@@ -37,11 +37,12 @@ async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
     let scene = Scene::new("deadlock").await;
     let today = today(&scene).await;
     let fault = Breakage::begins(&scene);
-    // The daemon looks for deadlocks once, a second after it began to wait: whoever is later than that tries again.
+    // The daemon checks for deadlocks once, a second after it began to wait: a transaction that is later than that is
+    // retried.
     while !scene.daemon.said().contains("deadlock detected") {
         let mut other = scene.pool.acquire().await.unwrap().detach();
         let mut transaction = other.begin().await.unwrap();
-        // So the daemon is the one who finds that it is in one.
+        // So the daemon is the one that detects the deadlock.
         let lock = format!("SET LOCAL deadlock_timeout = '1min'; LOCK TABLE receiptd_partitions.api_calls_{today}");
         sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await.unwrap();
         let waits = "SELECT EXISTS (
@@ -86,7 +87,7 @@ async fn settings_that_are_read_again_while_a_table_is_locked_wait_and_nothing_i
         sleep(Duration::from_millis(100)).await;
     }
     scene.daemon.signal("HUP");
-    // Longer than a stop would wait for what is to be stored.
+    // Longer than a stop would wait for storing.
     scene.lasts(seconds(14)).await;
     assert!(scene.daemon.metric("receiptd_is_storing").await.abs() < f64::EPSILON);
     let (status, body) = scene.daemon.get("/readyz", PATIENCE).await.unwrap();
@@ -94,7 +95,7 @@ async fn settings_that_are_read_again_while_a_table_is_locked_wait_and_nothing_i
     transaction.rollback().await.unwrap();
     // The next shift begins with a quiet second.
     let grace = Duration::from_secs(3);
-    fault.ends(scene, Promises { grace, ..Promises::saying("somebody holds a lock") }).await;
+    fault.ends(scene, Promises { grace, ..Promises::saying("another session holds a lock") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +113,6 @@ async fn an_analyst_who_keeps_a_transaction_open_on_all_tables_disturbs_nothing(
     .await
     .unwrap();
     scene.lasts(seconds(8)).await;
-    // The transaction stays open through all that the oracle looks at.
+    // The transaction stays open while the oracle checks.
     fault.ends(scene, Promises { lines: 0..=0, ..Promises::default() }).await;
 }

@@ -1,9 +1,10 @@
 //! Breaks what the daemon depends on, for real, and checks afterwards that it kept its promises.
 //!
-//! Each scenario has the real program, a PostgreSQL server of its own and a simulated Chat, which knows what was answered and
-//! when. It breaks one thing, mends it, and asks the oracle. `RECEIPTD_CHAOS=long` makes the faults last minutes.
+//! Each scenario has the real program, its own PostgreSQL server and a simulated Chat, which knows what was answered
+//! and when. It breaks one thing, repairs it, and asks the oracle. `RECEIPTD_CHAOS=long` makes the faults last
+//! minutes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "a scenario tells what it has measured")]
+#![expect(clippy::print_stdout, reason = "a scenario prints its measurements")]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,6 +1,6 @@
-//! The promises of the daemon, and whether it kept them through a fault.
+//! The daemon's promises, and whether it kept them during a fault.
 //!
-//! All are checked before any is complained of, so that a failed scenario tells the whole story.
+//! All are checked before the test fails, so that it reports everything.
 
 use std::{fs, ops::RangeInclusive, time::Duration};
 
@@ -14,26 +14,26 @@ use crate::{
     stored::{self, Stored, Tables},
 };
 
-/// Every message is polled again this long after a fault: its cadence and 10 s.
+/// Maximum time until every message is polled again after a fault: its cadence and 10 s.
 const POLLED_AGAIN_WITHIN: Duration = Duration::from_secs(1 + 10);
 /// Of a debug build.
 const MEMORY_MEGABYTES: u64 = 150;
 
-/// What holds in one scenario.
+/// The promises in a scenario.
 #[derive(Debug)]
 pub struct Promises {
-    /// What of the answers is in the database.
+    /// How many of the answers must be stored.
     pub stored: Stored,
     pub tables: Tables,
-    /// Warnings and errors in the log for each started minute of the fault.
+    /// Number of warnings and errors in the log for each started minute of the fault.
     pub lines: RangeInclusive<usize>,
-    /// What one of them says.
+    /// A text in one of them.
     pub says: &'static str,
-    /// So much later than otherwise may polling go on.
+    /// Additional time until polling continues.
     pub grace: Duration,
-    /// Whether the database's clock was right all the time: then every change lies within its interval.
+    /// Whether the database's clock was right all the time: then every change is within its interval.
     pub dates_rightly: bool,
-    /// Which messages need not be polled again, as a condition on `latest_receipts`.
+    /// Messages that need not be polled again, as a condition on `latest_receipts`.
     pub but: String,
 }
 
@@ -52,18 +52,18 @@ impl Default for Promises {
 }
 
 impl Promises {
-    /// Of a fault that the daemon may get over without a word.
+    /// For a fault that the daemon may survive without a message.
     pub fn silently() -> Self {
         Self { lines: 0..=8, ..Self::default() }
     }
 
-    /// Of a fault that the log names with these words.
+    /// For a fault that the log reports with this text.
     pub fn saying(says: &'static str) -> Self {
         Self { says, ..Self::default() }
     }
 }
 
-/// A fault that has begun.
+/// A fault in progress.
 pub struct Breakage {
     began: Timestamp,
     said_before: usize,
@@ -75,12 +75,12 @@ impl Breakage {
         Self { began: clock::now(), said_before: scene.daemon.said().len(), pid: scene.daemon.pid() }
     }
 
-    /// The same fault when the scenario itself has started the daemon again.
+    /// The same fault after the scenario itself has restarted the daemon.
     pub fn of_another_process(self, scene: &Scene) -> Self {
         Self { pid: scene.daemon.pid(), ..self }
     }
 
-    /// The fault is over. Checks every promise, and ends the daemon to do so.
+    /// The fault is over. Checks every promise, which ends the daemon.
     pub async fn ends(self, mut scene: Scene, promises: Promises) {
         let ended = clock::now();
         let mut broken = vec![];
@@ -113,7 +113,7 @@ async fn polled_again(scene: &Scene, ended: Timestamp, promises: &Promises) -> O
         let left: i64 = stored::scalar(&scene.pool, &format!("SELECT count(*) {late}")).await;
         return Some(format!("{left} messages were not polled again"));
     }
-    // When it is first so, the last of them has just had its first poll.
+    // When this is true for the first time, the last of them has just had its first poll.
     let last: Timestamp = stored::scalar(&scene.pool, "SELECT max(last_polled_at) FROM receiptd.poll_slots").await;
     let took = (last - ended).to_std().unwrap();
     println!("all messages were polled {took:?} after the fault");

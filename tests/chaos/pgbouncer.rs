@@ -1,4 +1,5 @@
-//! PgBouncer between daemon and server, in transaction mode: each transaction may meet another connection of the server.
+//! PgBouncer between daemon and server, in transaction mode: each transaction may use another connection of the
+//! server.
 
 use std::{
     fs::{self, File},
@@ -16,22 +17,22 @@ use crate::{
     signals,
 };
 
-/// What it does with startup parameters that it does not know.
+/// What it does with unknown startup parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parameters {
-    /// As docs/operators.md asks for.
+    /// As docs/operators.md requires.
     Dropped,
     Refused,
 }
 
-/// A PgBouncer of one scenario. It ends with this value.
+/// A scenario's PgBouncer, which is killed when this value is dropped.
 pub struct PgBouncer {
     child: Child,
     address: SocketAddr,
 }
 
 impl PgBouncer {
-    /// Stands at `address` before the server, with few connections for many clients.
+    /// Listens on `address` in front of the server, with few connections for many clients.
     pub fn start(server: &Server, directory: &Path, address: SocketAddr, parameters: Parameters) -> Self {
         let config = directory.join("pgbouncer.ini");
         let (host, socket) = (address.ip(), server.socket_dir());
@@ -39,7 +40,7 @@ impl PgBouncer {
             Parameters::Dropped => "extra_float_digits, options",
             Parameters::Refused => "extra_float_digits",
         };
-        // The settings that docs/operators.md asks for; the rest is where it stands and whom it lets in.
+        // The settings in docs/operators.md; the rest is its address and its users.
         let settings = format!(
             "[databases]\n{DATABASE} = host={} port=5432 user=postgres\n\
              [pgbouncer]\npool_mode = transaction\nignore_startup_parameters = {ignored}\n\
@@ -83,7 +84,7 @@ async fn a_pgbouncer_that_is_gone_for_a_while_costs_no_receipt() {
     fault.ends(scene, Promises::default()).await;
 }
 
-/// At full load several transactions are under way at once, so that each soon meets another connection of the server.
+/// At full load several transactions run at once, so that each soon gets another connection of the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_have_no_names_behind_a_pgbouncer_whatever_it_does_with_startup_parameters() {
     for parameters in [Parameters::Dropped, Parameters::Refused] {

@@ -1,5 +1,5 @@
-//! A PostgreSQL server that a scenario starts by itself on a cluster that is there: the private server of the library takes
-//! neither variables nor a role in replication. It ends with the thread that started it at the latest.
+//! A PostgreSQL server that a scenario starts itself on an existing cluster, since the library's private server takes
+//! neither variables nor a replication role. It is killed at the latest when the thread that started it ends.
 
 use std::{
     ffi::OsString,
@@ -21,7 +21,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts the server of `programs` on `cluster`, as the owner of that, and waits until it accepts connections.
+    /// Starts the server of `programs` on `cluster`, as its owner, and waits until it accepts connections.
     pub fn start(
         programs: &Path,
         cluster: &Path,

@@ -8,10 +8,10 @@ use crate::{
     stored::Stored,
 };
 
-/// What one process can have had under way when it was killed: some calls in flight, some in the queue to be stored. A second
-/// of calls is more than both.
+/// Maximum number of a process's calls without a stored result when it was killed: some in flight, some in the queue.
+/// A second of calls is more than both.
 const UNDER_WAY: u64 = LIMIT as u64;
-/// A lease of a process that is gone has to run out first.
+/// The lease of a process that is gone has to run out first.
 const LEASE: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +30,7 @@ async fn a_process_that_is_stopped_and_goes_on_makes_no_burst() {
         scene.lasts(seconds(3)).await;
         scene.daemon.signal("CONT");
     }
-    // Calls that were out for longer than their timeout may count as unanswered, though they were answered.
+    // Calls out for longer than their timeout may count as unanswered although they were answered.
     let stored = if is_long() { Stored::AllBut { calls: UNDER_WAY } } else { Stored::All };
     fault.ends(scene, Promises { stored, ..Promises::silently() }).await;
 }

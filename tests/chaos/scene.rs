@@ -1,5 +1,5 @@
-//! A scene: the daemon at full load between a simulated Chat and a PostgreSQL server of its own, and what a scenario does with
-//! it.
+//! A scene: the daemon at full load between a simulated Chat and its own PostgreSQL server, and operations of
+//! scenarios.
 
 use std::{ffi::OsString, fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use crate::{
 pub const APP: i64 = 1_400_000_000;
 pub const SECRET_KEY: &str = "canary-4c1f-secret-key";
 
-/// The promised limit of calls a second. With a slot for each group, due every second, more is due than it carries: so the
-/// daemon always calls as fast as it may, and every burst would show.
+/// The promised limit in calls per second. With a slot for each group, due every second, more is due than the limit
+/// allows: so the daemon always calls as fast as it may, and every burst would show.
 pub const LIMIT: u32 = 50;
 pub const GROUPS: i64 = 60;
 pub const MESSAGES_A_GROUP: i64 = 3;
@@ -31,7 +31,7 @@ pub const MESSAGES: i64 = GROUPS * MESSAGES_A_GROUP;
 /// The database of the daemon.
 pub const DATABASE: &str = "receiptd";
 
-/// The groups that are watched are numbered from 1 on.
+/// Watched groups are numbered from 1.
 pub fn group(number: i64) -> GroupId {
     format!("group {number}").parse().unwrap()
 }
@@ -44,30 +44,30 @@ pub fn is_long() -> bool {
     std::env::var_os("RECEIPTD_CHAOS").is_some_and(|length| length == "long")
 }
 
-/// How long a fault lasts: so many seconds, and in the long version enough to see what is said once a minute.
+/// Duration of a fault in seconds; in the long version long enough for messages logged once a minute.
 pub fn seconds(short: u64) -> Duration {
     Duration::from_secs(if is_long() { 70 + 5 * short } else { short })
 }
 
-/// What a scenario has otherwise than the others.
+/// The settings in which a scenario differs from others.
 #[derive(Default)]
 pub struct Setup<'a> {
-    /// A directory of the server's account that all tables of the daemon are to lie in.
+    /// A directory of the server's account for all tables of the daemon.
     pub tablespace: Option<&'a Path>,
-    /// The server; without one it is an ordinary one of the scenario's own.
+    /// The server; `None` for an ordinary one.
     pub server: Option<Server>,
-    /// Words before the daemon's name; it calls the simulated Chat by the name `localhost` then.
+    /// Prefix of the daemon's command line; it calls the simulated Chat by the name `localhost` then.
     pub prefix: Vec<OsString>,
     /// The daemon reaches the server through a PgBouncer.
     pub pgbouncer: Option<Parameters>,
-    /// The daemon reaches the simulated Chat through a proxy that can hold back, see [`Scene::way`].
+    /// The daemon reaches the simulated Chat through a proxy that can hold back data, see [`Scene::way`].
     pub has_way: bool,
 }
 
-/// Dropped in this order: nobody is left without whom it talks to.
+/// Dropped in this order: each before what it talks to.
 pub struct Scene {
     pub daemon: Daemon,
-    /// The test's own way to the daemon's database, and to another of the same server.
+    /// The test's own connections to the daemon's database, and to another one on the same server.
     pub pool: PgPool,
     pub admin: PgPool,
     pub pgbouncer: Option<PgBouncer>,
@@ -124,7 +124,7 @@ impl Scene {
         scene
     }
 
-    /// The way to the simulated Chat, where the setup has one.
+    /// The network to the simulated Chat, if the setup has one.
     pub fn way(&self) -> &Way {
         self.way.as_ref().unwrap()
     }
@@ -139,7 +139,7 @@ impl Scene {
         self.another_daemon_in(vec![]).await
     }
 
-    /// The same with words before its name.
+    /// The same with a prefix of its command line.
     pub async fn another_daemon_in(&self, prefix: Vec<OsString>) -> Daemon {
         let another = self.start_another(prefix, self.daemon.launch.database_url.clone());
         let ready = another.until_ready(PATIENCE).await;
@@ -184,7 +184,8 @@ impl Scene {
         self.simulator.wait_for_ended_calls(before + calls).await;
     }
 
-    /// Waits until a query says true. False if it never did; while the database does not answer, it is not so.
+    /// Waits until a query returns true. False if it never did; while the database does not answer, it counts as
+    /// false.
     pub async fn until(&self, query: &str, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
@@ -207,18 +208,18 @@ impl Scene {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.admin).await.unwrap();
     }
 
-    /// From now on, calls go wrong.
+    /// From now on, calls fail.
     pub fn calls_fail(&self, fault: Fault, when: When) {
         self.simulator.add_fault(FaultRule { fault, when, times: None });
     }
 
-    /// Lets the fault last, and looks at the daemon in the middle of it.
+    /// Lets the fault last, and inspects the daemon in the middle of it.
     pub async fn lasts(&mut self, duration: Duration) {
         let end = Instant::now() + duration;
         sleep(duration / 2).await;
         self.daemon.look_from_outside();
         let patience = Duration::from_secs(2);
-        // Whether they answer now is not the question here.
+        // Whether they answer now doesn't matter here.
         _ = tokio::join!(self.daemon.get("/readyz", patience), self.daemon.get("/metrics", patience));
         tokio::time::sleep_until(end).await;
     }
@@ -228,7 +229,7 @@ async fn simulator() -> Simulator {
     let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
     config.latency = (Duration::ZERO..=Duration::from_millis(30)).into();
     config.calls_per_second = LIMIT;
-    // Counts that change all through a scenario, so that what is lost or stored twice shows.
+    // Counts that change throughout a scenario, so that lost or duplicate results show.
     config.world.members = 100..=200;
     config.world.median_reading_time = Duration::from_secs(if is_long() { 120 } else { 20 });
     Simulator::start(config).await.unwrap()
@@ -246,13 +247,13 @@ async fn create_database(admin: &PgPool, tablespace: Option<&Path>) {
 
 fn write_config(path: &Path, endpoint: &str, http: SocketAddr) {
     fs::write(path, config(endpoint, http)).unwrap();
-    // It holds a secret, and the daemon would warn of that.
+    // It contains a secret, and the daemon would warn about its permissions.
     fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 fn config(endpoint: &str, http: SocketAddr) -> String {
-    // A call that hangs is over soon enough for a retry to come within what is promised for after the fault. And the way to the
-    // service is longer than it looks: it shares a few processors with all the other scenarios.
+    // A hanging call ends soon enough for a retry within the promised time after the fault. And calls take longer to
+    // the service than they seem to: it shares a few processors with all other scenarios.
     format!(
         "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{endpoint}\"\n\
          [http]\nlisten = \"{http}\"\n[polling]\nmax_calls_per_second = {LIMIT}\nrequest_timeout = \"4s\"\n\

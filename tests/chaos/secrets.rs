@@ -1,4 +1,4 @@
-//! Whether a secret has got out: into whatever the daemon said, showed, wrote or left behind.
+//! Whether a secret has leaked into anything that the daemon logged, showed, wrote or left behind.
 
 use std::{
     fs,
@@ -14,20 +14,20 @@ use crate::{
     scene::{APP, SECRET_KEY, Scene, Setup},
 };
 
-/// Where the secrets are meant to be.
+/// Files that are meant to contain the secrets.
 const KEPT_IN: [&str; 2] = ["*.toml", "pgbouncer.ini"];
 
-/// The secrets that the scenarios use, and every signature: it is base64 of what zlib makes.
+/// The secrets of the scenarios, and every signature: it is base64 of zlib data.
 const SECRETS: [&str; 2] = ["canary", "eJ[A-Za-z0-9*_-]{60}"];
 
-/// The first line that tells a secret, in any file of a directory: logs and answers, but the database's own files too, with
-/// all rows, all statements that it logged and its journal.
+/// The first line with a secret in any file of a directory: logs and answers, and the database's own files too, with
+/// all rows, all logged statements and its WAL.
 pub fn told_in(directory: &Path) -> Option<String> {
     let mut grep = Command::new("grep");
     grep.args(["--recursive", "--text", "--only-matching", "--max-count=1", "--extended-regexp"]);
     grep.args(SECRETS.map(|secret| format!("--regexp=.{{0,200}}{secret}.{{0,200}}")));
     grep.args(KEPT_IN.map(|file| format!("--exclude={file}"))).arg(directory);
-    // Files that the server removes meanwhile are complained of.
+    // Files that the server removes meanwhile cause errors.
     let output = grep.env("LC_ALL", "C").stderr(Stdio::null()).output().unwrap();
     (!output.stdout.is_empty()).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

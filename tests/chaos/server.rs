@@ -1,4 +1,4 @@
-//! The PostgreSQL server of one scenario, which may stop it, freeze it and kill its backends.
+//! The PostgreSQL server of a scenario, which may stop it, freeze it and kill its backends.
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ use crate::{
     wall::Wall,
 };
 
-/// The server trusts who reaches its socket; the password is there to be looked for where it must not be.
+/// The server trusts everybody who reaches its socket; the password is there to be searched for where it must not be.
 pub const PASSWORD: &str = "canary-7d20-database-password";
 
 pub struct Server {
     postgres: Option<EmbeddedPostgres>,
-    /// In place of it: a server that the scenario has started by itself.
+    /// Instead: a server that the scenario has started itself.
     own: Option<Postgres>,
     options: Options,
 }
@@ -30,8 +30,8 @@ pub struct Server {
 impl Server {
     pub fn start(directory: &Path) -> Self {
         let mut options = Options::new(directory.join("postgres"));
-        // The machine never crashes in a scenario, only processes do. So what has left them is safe without fsync, but a
-        // commit has to leave them: synchronous_commit stays on.
+        // The machine never crashes in a scenario, only processes do. So written data is safe without fsync, but a
+        // commit has to write it: synchronous_commit stays on.
         let settings = [("fsync", "off"), ("full_page_writes", "off"), ("shared_buffers", "32MB")];
         options.settings = settings.map(|(name, value)| (name.into(), value.into())).into();
         let mut server = Self { postgres: None, own: None, options };
@@ -39,7 +39,7 @@ impl Server {
         server
     }
 
-    /// The same by a clock of its own.
+    /// The same with its own clock.
     pub fn by_clock(directory: &Path, wall: &Wall) -> Self {
         let mut server = Self::start(directory);
         let programs = server.programs();
@@ -86,7 +86,7 @@ impl Server {
         program.parent().unwrap().into()
     }
 
-    /// Stops the processes of the server until the value is dropped: connections stay open and nothing answers.
+    /// Stops the server's processes until the value is dropped: connections stay open and nothing answers.
     pub fn freeze(&self) -> Frozen {
         Frozen::with_children(self.pid())
     }
@@ -102,7 +102,7 @@ impl Server {
         }
     }
 
-    /// The test's own way to a database. Connections are made when they are needed and again when they were lost.
+    /// The test's own connections to a database, made when they are needed and again after they were lost.
     pub fn pool(&self, database: &str) -> PgPool {
         let options = PgPoolOptions::new().max_connections(3).acquire_timeout(Duration::from_secs(5));
         options.connect_lazy(&self.url(database)).unwrap()

@@ -1,4 +1,4 @@
-//! The service hangs, breaks off, talks nonsense, refuses, and can't be found.
+//! The service hangs, breaks off, sends nonsense, refuses, and doesn't resolve.
 
 use std::{ffi::OsString, fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     scene::{LIMIT, Scene, Setup, is_long, seconds},
 };
 
-/// What every call meets for a while.
+/// A fault of every call for a while.
 async fn every_call_meets(name: &str, fault: Fault, promises: Promises) {
     let mut scene = Scene::new(name).await;
     let breakage = Breakage::begins(&scene);
@@ -60,7 +60,7 @@ async fn garbled_answers_tell_nothing_and_the_good_parts_of_others_are_kept() {
     for (fault, seed) in garbled.into_iter().zip(1..) {
         scene.calls_fail(fault, When::Probability { probability: 0.15, seed });
     }
-    // Of these, few are enough.
+    // Few of these are enough.
     let huge = Fault::OversizedBody { bytes: 5 << 20 };
     scene.calls_fail(huge, When::Probability { probability: 0.05, seed: 100 });
     scene.lasts(seconds(10)).await;
@@ -107,8 +107,8 @@ async fn a_refused_signature_ends_nearly_all_calls_until_it_is_accepted() {
     breakage.of_another_process(&scene).ends(scene, promises).await;
 }
 
-/// The daemon has a mount namespace of its own, in which the test's files lie over those that names are looked up in. All its
-/// connections are cut at the same time, since one that is open needs no name.
+/// The daemon has its own mount namespace, in which the test's files replace those of name resolution. All its
+/// connections are cut at the same time, since an open one needs no name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_not_found_for_a_while_is_looked_up_again() {
     let directory = ScratchDirectory::new("names");
@@ -128,7 +128,7 @@ async fn a_name_that_is_not_found_for_a_while_is_looked_up_again() {
     breakage.ends(scene, Promises::default()).await;
 }
 
-/// The words that run a program where names are looked up in `hosts` and nowhere else. Its process stays the same one.
+/// A prefix that runs a program where names are only looked up in `hosts`. Its process stays the same.
 fn with_names_from(hosts: &Path) -> Vec<OsString> {
     let nowhere_else = hosts.with_file_name("nsswitch.conf");
     fs::write(&nowhere_else, "hosts: files\n").unwrap();

@@ -1,4 +1,4 @@
-//! Signals to processes that the scenarios started, and what `/proc` knows of them.
+//! Signals to processes started by the scenarios, and what `/proc` shows of them.
 
 use std::{
     fs,
@@ -8,11 +8,11 @@ use std::{
 pub fn send(signal: &str, pids: &[u32]) {
     let mut kill = Command::new("kill");
     kill.args(["-s", signal]).args(pids.iter().map(u32::to_string));
-    // A backend may have ended in the meantime, which is as good.
+    // A backend may have ended in the meantime, which is equivalent.
     _ = kill.stderr(Stdio::null()).status().unwrap();
 }
 
-/// The processes that `parent` started and that still run.
+/// The running children of `parent`.
 pub fn children_of(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -20,16 +20,16 @@ pub fn children_of(parent: u32) -> Vec<u32> {
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
-    // The name stands in brackets and may hold anything; state and parent follow it.
+    // The name is in parentheses and may contain anything; state and parent follow it.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Stopped processes that go on when this value is dropped, and also when the test's process ends in any way.
+/// Stopped processes that continue when this value is dropped, and also when the test's process ends in any way.
 pub struct Frozen(Child);
 
 impl Frozen {
-    /// Stops `first`, then what it had started, which can't grow any more.
+    /// Stops `first`, then its children, whose number can't grow any more.
     pub fn with_children(first: u32) -> Self {
         let shell = |pids: &[u32]| {
             let mut shell = Command::new("sh");

@@ -1,4 +1,5 @@
-//! One group or one message goes wrong, for good. Everything else is observed as before, and what fails takes few calls.
+//! One group or one message fails permanently. Everything else is observed as before, and the failing part takes few
+//! calls.
 
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use crate::{
     scene::{GROUPS, LIMIT, MESSAGES_A_GROUP, Scene, Setup, group, is_long, message},
 };
 
-/// No group is held up by another's fault for longer than its cadence and 10 s.
+/// No group is delayed by another's fault for longer than its cadence and 10 s.
 const HELD_UP_AT_MOST: Duration = Duration::from_secs(1 + 10);
 
-/// To find out which message of a slot is to blame takes three failed polls of some attempts each, and some calls more.
+/// To find the message of a slot that is at fault takes three failed polls of some attempts each, and some more
+/// calls.
 const UNTIL_BLAMED: Duration = Duration::from_secs(180);
 
-/// What has happened at the service up to some moment.
+/// The service's counts at some time.
 struct Mark {
     at: u64,
     calls_for_bad: u64,
@@ -50,13 +52,13 @@ impl Mark {
         let calls = ledger.calls_by_group()[&group(1)] - self.calls_for_bad;
         println!("within {seconds:.1} s {calls} calls for the bad group; the others waited for {longest:?} at most");
         if calls as f64 > f64::from(LIMIT) / 10.0 * seconds + 10.0 {
-            broken.push(format!("{calls} calls for what fails within {seconds:.1} s"));
+            broken.push(format!("{calls} failing calls within {seconds:.1} s"));
         }
         broken
     }
 }
 
-/// One group fails from some moment on, alone among good ones.
+/// One group fails from some time on, alone among good ones.
 async fn one_bad_group(name: &str, fault: Fault) {
     let mut scene = Scene::new(name).await;
     let breakage = Breakage::begins(&scene);
@@ -99,7 +101,7 @@ async fn one_group_that_is_answered_with_502_holds_up_no_other() {
     one_bad_group("group-502", Fault::HttpStatus { status: 502 }).await;
 }
 
-/// Each of some groups has one message that makes every call for it fail, from the first one on.
+/// Some groups each have one message that makes every call for it fail, from the first one on.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_make_their_calls_fail_keep_no_other_from_being_observed() {
     let mut scene = Scene::idle(ScratchDirectory::new("messages"), Setup::default()).await;

@@ -1,4 +1,4 @@
-//! The way to the service stands still and lets go, or all connections are lost. What counts is the service's own clock.
+//! The network is blocked and released, or all connections are lost. The service's own clock counts.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     way::Held,
 };
 
-/// How often a scenario does what it does: each time at another moment of the second.
+/// Number of repetitions in a scenario, each at another time of the second.
 fn times() -> u32 {
     if is_long() { 20 } else { 3 }
 }
@@ -59,7 +59,7 @@ async fn a_way_that_stands_still_both_ways_and_lets_go_stays_within_the_limit() 
     stands_still("both-held", Held::Both, &[700, 1_500, 3_000]).await;
 }
 
-/// Longer than a call may take: what had timed out arrives with what was sent since.
+/// Longer than a call may take: requests that timed out arrive together with later ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_let_go_after_their_calls_timed_out_stay_within_the_limit() {
     let scene = scene("forgotten").await;
@@ -82,7 +82,7 @@ async fn connections_that_are_lost_and_slow_to_set_up_again_let_no_burst_through
         let highest = scene.simulator.ledger().highest_sliding_second();
         assert!(highest <= LIMIT as usize, "{highest} calls in a second after all connections were lost");
     }
-    // What was answered on a connection that was lost.
+    // Answers on a lost connection.
     let stored = Stored::AllBut { calls: u64::from(2 * times() * LIMIT) / 2 };
     breakage.ends(scene, Promises { stored, ..Promises::silently() }).await;
 }

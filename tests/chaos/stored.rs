@@ -1,4 +1,4 @@
-//! Compares what the simulated Chat answered with what the database has.
+//! Compares the answers of the simulated Chat with the database.
 
 use std::collections::BTreeMap;
 
@@ -10,22 +10,22 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::scene::{MESSAGES_A_GROUP, Scene};
 
-/// The receipts of each message in their order.
+/// The receipts of each message in order.
 type Sequences = BTreeMap<(String, i64), Vec<Receipt>>;
 
 /// A snapshot: group, seq, code and counts.
 type Row = (String, i64, i32, Option<i32>, Option<i32>);
 
-/// How much of what was answered must be there.
+/// How many of the answers must be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// All of it, exactly once.
     All,
-    /// All but what at most so many calls brought, which were under way when the daemon was killed.
+    /// All except those of at most this many calls, which were in flight when the daemon was killed.
     AllBut { calls: u64 },
 }
 
-/// Where the time series is to be found.
+/// Where the time series is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
     pub snapshots: &'static str,
@@ -38,7 +38,7 @@ impl Default for Tables {
     }
 }
 
-/// Says where the database differs from what was answered by more than it may.
+/// Returns differences between the database and the answers beyond the allowed ones.
 pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, tables: Tables) -> Vec<String> {
     let (answered, stored) = (answered(ledger), stored(pool, tables.snapshots).await);
     let lost_calls = lost_calls(pool, ledger, tables.calls).await;
@@ -55,7 +55,7 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
         ));
     }
     if missing as u64 > lost_calls * MESSAGES_A_GROUP.unsigned_abs() {
-        found.push(format!("{missing} receipts are missing, more than the {lost_calls} lost calls brought"));
+        found.push(format!("{missing} receipts are missing, more than {lost_calls} lost calls can explain"));
     }
     let distinct = format!("SELECT count(*) - count(DISTINCT (called_at, group_key, attempt)) FROM {}", tables.calls);
     let twice: i64 = scalar(pool, &distinct).await;
@@ -77,7 +77,7 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
     found
 }
 
-/// Calls that api_calls lacks, or has as failed though they were answered.
+/// Calls that api_calls lacks, or has as failed although they were answered.
 async fn lost_calls(pool: &PgPool, ledger: &Ledger, calls: &str) -> u64 {
     let noted: i64 = scalar(pool, &format!("SELECT count(*) FROM {calls}")).await;
     let successes: i64 =
@@ -114,12 +114,12 @@ where
     sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await.unwrap()
 }
 
-/// The end of the names of the partitions that are written just now.
+/// The suffix of the partitions being written.
 pub async fn today(scene: &Scene) -> String {
     scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await
 }
 
-/// Whether `part` is left of `whole` when some of it is taken away.
+/// Whether `part` remains of `whole` after removing some elements.
 fn is_subsequence(part: &[Receipt], whole: &[Receipt]) -> bool {
     let mut whole = whole.iter();
     part.iter().all(|receipt| whole.any(|other| other == receipt))

@@ -1,4 +1,4 @@
-//! A clock of a machine that can be set, for programs that are started with its variables. Durations stay as they are.
+//! A machine's clock that can be set, for programs that are started with its variables. Durations are unaffected.
 
 use std::{
     ffi::OsString,
@@ -18,15 +18,16 @@ impl Wall {
         wall
     }
 
-    /// Sets it off by so much, which its processes see within a second.
+    /// Sets its offset, which its processes see within a second.
     pub fn set(&self, offset: &str) {
-        // Whole or not at all, for whoever reads it just now.
+        // Atomically, for concurrent readers.
         let new = self.offset.with_extension("new");
         fs::write(&new, offset).unwrap();
         fs::rename(new, &self.offset).unwrap();
     }
 
-    /// The variables of a program that goes by this clock. `faketime` itself would stand between us and the program.
+    /// The variables for a program with this clock. `faketime` itself would be a process between the test and the
+    /// program.
     pub fn variables(&self) -> Vec<(OsString, OsString)> {
         let asked = Command::new("faketime").args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]).output().unwrap();
         let library = String::from_utf8(asked.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! The way to the service: a proxy that holds back what comes and lets it go all at once, or drops its connections.
+//! The network to the service: a proxy that holds back data and releases it all at once, or drops its connections.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What stands still.
+/// What is blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     Nothing,
@@ -32,7 +32,7 @@ struct Shared {
     held: watch::Sender<Held>,
     /// Connections of an earlier generation are dropped.
     generation: watch::Sender<u64>,
-    /// How many milliseconds a new connection takes until it carries anything.
+    /// Milliseconds until a new connection carries data.
     sets_up_in: AtomicU64,
 }
 
@@ -53,12 +53,12 @@ impl Way {
         format!("http://{}", self.address)
     }
 
-    /// From now on, this is held back. What was held back and is not any more goes on at once.
+    /// From now on, this is held back. Anything no longer held back continues immediately.
     pub fn hold(&self, held: Held) {
         self.shared.held.send_replace(held);
     }
 
-    /// Drops all connections. Those that follow take so long until they carry anything, as if the service were far away.
+    /// Drops all connections. New ones take this long until they carry data, as if the service were far away.
     pub fn drop_connections(&self, set_up: Duration) {
         self.shared.sets_up_in.store(u64::try_from(set_up.as_millis()).unwrap(), Ordering::Relaxed);
         self.shared.generation.send_modify(|generation| *generation += 1);
@@ -76,7 +76,7 @@ async fn connection(client: TcpStream, service: SocketAddr, shared: Arc<Shared>)
     let own = *generation.borrow_and_update();
     sleep(Duration::from_millis(shared.sets_up_in.load(Ordering::Relaxed))).await;
     let Ok(server) = TcpStream::connect(service).await else { return };
-    // Small writes are not to be gathered: the service's clock counts.
+    // Small writes must not be merged: the service's clock counts.
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let (mut from_client, mut to_client) = client.into_split();
@@ -88,7 +88,7 @@ async fn connection(client: TcpStream, service: SocketAddr, shared: Arc<Shared>)
     }
 }
 
-/// Passes on what comes, unless that is held back.
+/// Passes on data, unless it is held back.
 async fn pass(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), shared: &Shared, what: Held) {
     let mut held = shared.held.subscribe();
     let mut bytes = vec![0; 1 << 14];

@@ -1,5 +1,5 @@
-//! What several tests need: a PostgreSQL server of the test process's own, and a fresh database in it for each
-//! test. Neither outlives the process.
+//! Shared by tests: a PostgreSQL server of the test process, and a new database for each test. Neither outlives the
+//! process.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,8 +17,8 @@ use std::{
 
 use receiptd::embedded::{EmbeddedPostgres, Options};
 
-/// An empty directory that goes with this value or at the latest with this process, even a killed one, and with
-/// whatever is in it. Other accounts may enter it, so that root's server, which runs as one of them, reaches its
+/// An empty directory that is removed with this value, or at the latest with this process, even if that is killed,
+/// with all its contents. Other accounts may enter it, so that root's server, which runs as one of them, reaches its
 /// data.
 pub struct ScratchDirectory {
     path: PathBuf,
@@ -49,8 +49,8 @@ impl Drop for ScratchDirectory {
     }
 }
 
-/// A shell that removes `path` when its input ends, which it does at the latest with this process, and when the
-/// server in `path`, which ends with this process too, is done with its files.
+/// A shell that removes `path` when its input ends, at the latest with this process, and when the server in `path`,
+/// which ends with this process too, has released its files.
 fn sweeper(path: &Path) -> Child {
     let script = r#"cat; while [ -n "$(find "$1" -name postmaster.pid)" ]; do sleep 0.05; done; rm -rf "$1""#;
     let mut shell = Command::new("sh");
@@ -58,8 +58,8 @@ fn sweeper(path: &Path) -> Child {
     shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// An address that no other process takes: loopback has sixteen million of them, so none is shared with whoever takes free
-/// ports of the usual one.
+/// An address that no other process uses: loopback has sixteen million of them, so none is shared with programs that
+/// take free ports of the usual one.
 pub fn own_address() -> SocketAddr {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = process::id().to_be_bytes();
@@ -68,18 +68,18 @@ pub fn own_address() -> SocketAddr {
 
 struct TestServer {
     postgres: EmbeddedPostgres,
-    // Never dropped, as the server is not: both end with the process.
+    // Never dropped, and neither is the server: both end with the process.
     _directory: ScratchDirectory,
 }
 
-/// The server of this test process, started when the first test asks for it.
+/// The server of this test process, started by the first test that needs it.
 fn server() -> &'static EmbeddedPostgres {
     static SERVER: OnceLock<TestServer> = OnceLock::new();
     let start = || {
         let directory = ScratchDirectory::new("server");
         let mut options = Options::new(directory.path().join("postgres"));
         let settings = [
-            // Nobody misses this data after a crash.
+            // This data need not survive a crash.
             ("fsync", "off"),
             ("full_page_writes", "off"),
             ("synchronous_commit", "off"),
@@ -92,7 +92,7 @@ fn server() -> &'static EmbeddedPostgres {
     &SERVER.get_or_init(start).postgres
 }
 
-/// An empty database of one test's own; it is dropped with this value, whoever is still connected to it.
+/// An empty database for one test; dropped with this value, even if there are connections to it.
 pub struct TestDatabase {
     name: String,
 }
@@ -114,12 +114,12 @@ impl TestDatabase {
         server().url(&self.name)
     }
 
-    /// Runs SQL from outside of the code under test, as an analyst in psql would, and returns what psql prints.
+    /// Runs SQL independently of the code under test, like an analyst in psql, and returns psql's output.
     pub fn psql(&self, sql: &str) -> String {
         psql(server(), &self.name, sql)
     }
 
-    /// The same, with what psql prints to people: as a table with its heading, in UTC.
+    /// The same, with psql's output for people: as a table with its heading, in UTC.
     pub fn psql_table(&self, sql: &str) -> String {
         run_psql(server(), &self.name, "-P pager=off", sql)
     }
@@ -131,7 +131,7 @@ impl Drop for TestDatabase {
     }
 }
 
-/// Runs SQL through the command that is shown to people, and returns what psql prints, without decoration.
+/// Runs SQL with the command that is shown to people, and returns psql's output, without decoration.
 pub fn psql(server: &EmbeddedPostgres, database: &str, sql: &str) -> String {
     run_psql(server, database, "-A -t", sql)
 }

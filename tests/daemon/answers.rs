@@ -1,4 +1,4 @@
-//! What a service gone bad answers: far more than was asked for, secrets, another address.
+//! Malicious answers: far more than was asked for, secrets, another address.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::rig::{APP, SECRET_KEY, app, group, seq};
 
-/// Answers one call by what `answer` makes of its head, and gives the attempt.
+/// Answers one call with what `answer` makes of its head, and returns the attempt.
 async fn called(seqs: &[MsgSeq], credential: Credential, answer: impl FnOnce(&str) -> Vec<u8>) -> Attempt {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = ChatClient::new(ChatSettings {
@@ -33,7 +33,7 @@ async fn called(seqs: &[MsgSeq], credential: Credential, answer: impl FnOnce(&st
         while !head.ends_with(b"}]}") {
             assert!(connection.read_buf(&mut head).await.unwrap() > 0);
         }
-        // The client may have heard enough before the end.
+        // The client may have closed the connection before the end.
         _ = connection.write_all(&answer(std::str::from_utf8(&head).unwrap())).await;
         _ = connection.shutdown().await;
         while connection.read_buf(&mut head).await.is_ok_and(|more| more > 0) {}
@@ -88,7 +88,7 @@ async fn a_text_that_repeats_a_part_of_the_signature_or_the_key_is_not_kept() {
             let failure = called(&[seq(1)], credential, answer).await.outcome.unwrap_err();
             assert_eq!(
                 (failure.code, failure.info.as_str()),
-                (Some(70003), "(the text held a secret and was dropped)")
+                (Some(70003), "(the text contained a secret and was removed)")
             );
         }
     }

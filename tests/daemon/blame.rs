@@ -1,4 +1,5 @@
-//! Who is to blame for a poll that fails: one message, its slot or the service. What is to blame waits, and the rest goes on.
+//! What is at fault for a failed poll: one message, its slot or the service. The faulty part waits, and the rest
+//! continues.
 
 use std::time::Duration;
 
@@ -8,12 +9,12 @@ use crate::rig::{Rig, simulator_config};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// How many messages of a group have counts, and how many of these are in a slot that does not fail.
+/// The number of messages of a group with counts, and how many of these are in a slot that does not fail.
 const WELL: &str = "SELECT count(*) FROM receiptd.slot_messages m JOIN receiptd.poll_slots USING (group_key, slot_id)
     JOIN receiptd.watched_groups g USING (group_key)
     WHERE g.group_id = 'g' AND m.read_num IS NOT NULL AND failures = 0";
 
-/// A daemon with a group whose messages are fine, so that others are answered.
+/// A daemon with a group of good messages, so that others are answered.
 async fn rig() -> Rig {
     let mut rig = Rig::stopped(simulator_config()).await;
     rig.settings.chat.request_timeout = Duration::from_millis(1_500);
@@ -22,7 +23,7 @@ async fn rig() -> Rig {
     rig
 }
 
-/// Watches messages of which some make their calls fail, and waits until all others have counts and go on.
+/// Watches messages of which some make their calls fail, and waits until all others have counts and are polled on.
 async fn others_go_on(fault: Fault, messages: i64, bad: &[i64]) -> Rig {
     let mut rig = rig().await;
     bad.iter().for_each(|seq| rig.fail("g", *seq, fault.clone(), None));
@@ -30,7 +31,7 @@ async fn others_go_on(fault: Fault, messages: i64, bad: &[i64]) -> Rig {
     let well = messages - i64::try_from(bad.len()).unwrap();
     rig.until(&format!("({WELL}) = {well}")).await;
     let list = bad.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    // Each that is to blame waits in a slot of its own, which has failed.
+    // Each faulty message waits in its own slot, which has failed.
     rig.until(&format!(
         "(SELECT count(DISTINCT slot_id) = {} AND min(failures) >= 3 FROM receiptd.watched_messages
             JOIN receiptd.watched_groups USING (group_key) JOIN receiptd.poll_slots USING (group_key, slot_id)
@@ -126,7 +127,7 @@ async fn a_group_that_fails_as_a_whole_is_asked_for_less_and_less_often_while_ot
     .fetch_one(&rig.pool)
     .await
     .unwrap();
-    assert_eq!(slots, 1, "no message of it is to blame");
+    assert_eq!(slots, 1, "no message of it is at fault");
     assert!(wait > 5.0, "it is due in {wait} s, and not after its cadence of a second");
 }
 
@@ -169,7 +170,7 @@ async fn a_minute_in_which_everything_is_refused_closes_no_message() {
     assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
 }
 
-/// A daemon whose service takes 20 messages in a call, with a group of 60.
+/// A daemon whose service accepts 20 messages per call, with a group of 60.
 async fn limited() -> Rig {
     let mut config = simulator_config();
     config.max_batch = Some(20);
@@ -188,8 +189,8 @@ async fn what_a_batch_is_found_to_take_is_remembered_and_slots_are_split_to_it()
     rig.until(LIMIT_IS_KNOWN).await;
     rig.until("(SELECT max(messages) <= 20 FROM (SELECT count(*) AS messages FROM receiptd.watched_messages GROUP BY slot_id) s)")
         .await;
-    assert_eq!(rig.count("receiptd.watched_messages WHERE state = 'active'").await, 60, "none is to blame");
-    // One that takes over knows it.
+    assert_eq!(rig.count("receiptd.watched_messages WHERE state = 'active'").await, 60, "none is at fault");
+    // A successor knows it.
     rig.stop().await;
     let known: i64 = rig.count("receiptd.api_calls").await;
     rig.start().await;

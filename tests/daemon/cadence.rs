@@ -68,7 +68,7 @@ async fn a_message_past_its_cadence_is_polled_once_and_then_expired() {
     rig.until("(SELECT state = 'expired' FROM receiptd.latest_receipts)").await;
     assert_eq!(rig.count("receiptd.receipt_history").await, 1);
     rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 0").await;
-    // Watched again with another time it has a new life.
+    // Watched again with another time, it starts again.
     rig.watch("g", [1]).await;
     rig.until("(SELECT state = 'active' AND slot_id IS NOT NULL FROM receiptd.watched_messages)").await;
 }

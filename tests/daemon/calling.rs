@@ -1,4 +1,4 @@
-//! One call: what is asked of its maker before the service hears of it.
+//! One call: what its caller is asked before the service receives it.
 
 use std::sync::{
     Arc,

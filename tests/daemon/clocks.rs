@@ -1,4 +1,4 @@
-//! A clock that is wrong: this machine's beside the database's, and times that an earlier version has stored by one.
+//! A wrong clock: this machine's compared with the database's, and times that an earlier version has stored.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -13,7 +13,7 @@ fn all_the_time() -> Cron {
     Cron::parse("* * * * * *", clock::now()).unwrap()
 }
 
-/// Something that was stored by a clock that was wrong.
+/// Something stored by a wrong clock.
 const FUTURE: &str = "SELECT count(*) FROM (
         SELECT polled_at AS time FROM receiptd.receipt_snapshots UNION ALL SELECT called_at FROM receiptd.api_calls
         UNION ALL SELECT last_polled_at FROM receiptd.poll_slots UNION ALL SELECT known_until FROM receiptd.poll_slots
@@ -44,7 +44,7 @@ async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_a
         assert_eq!(rig.value::<i64>(FUTURE).await, 0, "{days} days");
         let gone =
             "to_regclass('receiptd_partitions.receipt_snapshots_' || to_char(current_date - 95, 'YYYYMMDD')) IS NULL";
-        assert!(!rig.value::<bool>(&format!("SELECT {gone}")).await, "old, but who knows by which clock");
+        assert!(!rig.value::<bool>(&format!("SELECT {gone}")).await, "old, but the clock is in doubt");
         let doubt = rig.daemon.as_ref().unwrap().status().doubt().unwrap().to_string();
         let said = if days > 0 { "100d ahead of the database's" } else { "100d behind the database's" };
         assert!(doubt.contains(said), "{doubt}");
@@ -53,7 +53,7 @@ async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_a
         rig.until(gone).await;
         let young = "to_regclass('receiptd_partitions.receipt_snapshots_' || to_char(current_date - 10, 'YYYYMMDD')) IS NOT NULL";
         assert!(rig.value::<bool>(&format!("SELECT {young}")).await);
-        // The status follows with the next look at the clocks.
+        // The status follows with the next check of the clocks.
         while rig.daemon.as_ref().unwrap().status().doubt().is_some() {
             let calls = rig.count("receiptd.api_calls").await;
             rig.until(&format!("(SELECT count(*) FROM receiptd.api_calls) > {calls}")).await;
@@ -62,7 +62,7 @@ async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_a
     }
 }
 
-/// Makes all that polls have stored look as if it had been stored by a clock that was 20 days ahead.
+/// Makes all stored polls look as if a clock had been 20 days ahead.
 const STORED_20_DAYS_AHEAD: &str = "
     SELECT receiptd.ensure_partition(t, (now() + interval '20 days')::date + d)
     FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) t, generate_series(-1, 1) d;
@@ -96,7 +96,7 @@ async fn times_in_the_future_that_an_earlier_version_has_stored_heal_by_themselv
     rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 2").await;
     rig.stop().await;
     sqlx::raw_sql(STORED_20_DAYS_AHEAD).execute(&rig.pool).await.unwrap();
-    // One that was slotted and not polled yet.
+    // One that has a slot but was not polled yet.
     rig.database.psql("UPDATE receiptd.poll_slots SET last_polled_at = NULL, known_until = NULL WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots)");
     let at_now = |condition: &str| {
         format!("(SELECT {condition} FROM receiptd.receipts_at(now()) WHERE group_id = 'g' AND msg_seq = 1)")

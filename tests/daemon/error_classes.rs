@@ -1,4 +1,4 @@
-//! Every error class of the service, and every way in which an answer can be no answer, behaves as documented.
+//! Every error class of the service, and every kind of unusable answer, behaves as documented.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn first_calls(rig: &Rig, count: i64) -> String {
 
 const POLLED: &str = "EXISTS (SELECT FROM receiptd.receipt_history WHERE group_id = 'g' AND msg_seq = 1 AND code = 0)";
 
-/// Fails the first `times` calls with `fault` and waits until the message is polled all the same.
+/// Fails the first `times` calls with `fault` and waits until the message is polled nevertheless.
 async fn polled_in_spite_of(fault: Fault, times: u64) -> Rig {
     let mut rig = Rig::new().await;
     rig.fail("g", 1, fault, Some(times));
@@ -74,8 +74,8 @@ async fn class_slow_down_lowers_the_rate_of_the_app_at_once() {
     assert!((100..200).contains(&rate), "halved from 200, and growing back by 10 a second: {rate}");
 }
 
-/// Has every call refused with this code, waits until the daemon takes that for a fault of the app, and shows that it has stopped
-/// calling: messages that are new get their slot and no call but a probe.
+/// Refuses every call with this code, waits until the daemon considers it a fault of the app, and checks that it has
+/// stopped calling: new messages get a slot and no call except a probe.
 async fn stops_calling(rig: &mut Rig, refusal: i32) -> String {
     rig.simulator.add_fault(FaultRule { fault: code(refusal), when: When::All, times: None });
     for number in 1..=8 {
@@ -187,11 +187,11 @@ async fn class_group_fault_10007_is_probed_and_released_when_the_probe_succeeds(
     // It was refused again, and then once more, since there is no other group to ask.
     rig.until("(SELECT count(*) = 3 FROM receiptd.api_calls)").await;
     let before = rig.simulator.ledger().calls();
-    // The time for a probe has come: it fails, and the next is hours away again.
+    // The time of a probe has come: it fails, and the next is hours away again.
     sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
     rig.until("(SELECT probe_at > now() + interval '1 hour' FROM receiptd.watched_groups)").await;
     assert_eq!(rig.simulator.ledger().calls(), before + 1, "one slot probes for all");
-    // Once more, and now the group may be read.
+    // Again, and now the group may be read.
     rig.simulator.world().set_group_code(&group("g"), 0);
     sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
     rig.until("(SELECT state = 'active' FROM receiptd.watched_groups)").await;
@@ -237,7 +237,7 @@ async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
     rig.fail("g", 37, code(10004), None);
     rig.watch("g", 1..=50).await;
     rig.until("(SELECT refused_since IS NOT NULL FROM receiptd.slot_messages WHERE msg_seq = 37)").await;
-    // It has been refused for long, as the daemon finds it when it starts the next time.
+    // It has been refused for long, as the daemon finds it at its next start.
     rig.stop().await;
     sqlx::query(
         "UPDATE receiptd.poll_slots SET refused_since[array_position(msg_seqs, 37)] = now() - interval '5 minutes',

@@ -1,4 +1,4 @@
-//! What fails costs only its share: groups that fail take a tenth of the calls, and the others are polled by their cadence.
+//! Failing groups only cost their share: a tenth of the calls, and the others are polled by their cadence.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::rig::{Rig, group, simulator_config};
 
 const OF_FAILING: &str = "receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id LIKE 'bad%'";
 
-/// All ways in which a call of a group fails so that it is tried again.
+/// All retried failures of a group's calls.
 fn ways() -> [Fault; 5] {
     [
         Fault::ErrorCode { code: 10002 },
@@ -40,7 +40,7 @@ async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_
         rig.simulator.add_fault(FaultRule { fault, when, times: None });
     }
     rig.start().await;
-    // On a busy machine that takes longer than the patience of one wait.
+    // On a busy machine that takes longer than the timeout of one wait.
     for known in [100, 200, 300] {
         rig.until(&format!("(SELECT count(*) FROM receiptd.poll_slots WHERE failures > 0) >= {known}")).await;
     }
@@ -54,7 +54,7 @@ async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_
              FROM {OF_FAILING} AND called_at > '{since}') AS seconds"
         ))
         .await;
-    assert!(most <= 20, "{most} calls within a second for what fails");
+    assert!(most <= 20, "{most} failing calls within a second");
     let longest: f64 = rig
         .value(&format!(
             "SELECT max(extract(epoch FROM called_at - before))::float8 FROM (

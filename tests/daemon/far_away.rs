@@ -7,14 +7,14 @@ use crate::{
     rig::{APP, Rig, simulator_config},
 };
 
-/// Half of what the service allows, for a machine that has other things to do: 60 ms are to it what 30 ms are to the full limit.
+/// Half of the usual limit, for a busy machine: 60 ms are to it what 30 ms are to the full limit.
 const LIMIT: u32 = 100;
 
-/// Calls that are waited for until the rate is measured, and those by which it is.
+/// Number of calls before the rate is measured, and of those measured.
 const FIRST: usize = 400;
 const MEASURED: usize = 500;
 
-/// How many calls a second a daemon makes while more is due than the limit allows, if the database is so many milliseconds away.
+/// The rate of a daemon with more due than the limit allows, if the database is this many milliseconds away.
 async fn calls_per_second(round_trip: u64, prepared_statements: bool) -> f64 {
     let mut rig = Rig::stopped(simulator_config()).await;
     let proxy = Proxy::far_away(&rig.database.url(), Duration::from_millis(round_trip)).await;
@@ -32,7 +32,7 @@ async fn calls_per_second(round_trip: u64, prepared_statements: bool) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_made_at_the_full_rate_however_far_away_the_database_is() {
     for (round_trip, prepared_statements) in [(60, true), (200, true), (120, false)] {
-        // Beside another, which has as busy a machine.
+        // Next to another one, on an equally busy machine.
         let (far, near) = tokio::join!(calls_per_second(round_trip, prepared_statements), calls_per_second(0, true));
         let what = format!("{round_trip} ms away, prepared statements: {prepared_statements}");
         assert!(far > 0.75 * near, "{what}: {far:.1} calls a second instead of {near:.1}");

@@ -11,12 +11,12 @@ use crate::{
 
 const RENEWALS: i64 = 5;
 
-/// Whether all is done that a daemon does once at its start: the partitions of a week, and the first roll-up.
+/// Whether a daemon's initial work is done: the partitions of a week, and the first roll-up.
 const IS_READY: &str = "SELECT (SELECT count(*) FROM pg_class WHERE relispartition AND relkind = 'r'
         AND relnamespace = 'receiptd_partitions'::regnamespace) >= 18
     AND EXISTS (SELECT FROM receiptd.poller_leases WHERE rolled_up_until > now() - interval '5 minutes')";
 
-/// The next transaction id: each transaction that writes anything takes one.
+/// The next transaction id: each writing transaction takes one.
 const NEXT_ID: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn an_idle_daemon_writes_nothing_but_its_lease() {
     let mut options = Options::new(scratch.path().join("postgres"));
     options.settings =
         [("autovacuum", "off"), ("fsync", "off")].map(|(name, value)| (name.into(), value.into())).into();
-    // A server of its own: ids are counted for all databases of a server.
+    // Its own server: ids are counted for all databases of a server.
     let server = EmbeddedPostgres::start(&options).unwrap();
     server.create_database("idle").unwrap();
     let mut rig = Rig::stopped(simulator_config()).await;

@@ -1,4 +1,4 @@
-//! Every change lies within the interval that is stored of it, however long the service takes and however a poll was split.
+//! Every change is within its stored interval, however long the service takes and however a poll was split.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,19 +10,19 @@ use receiptd::{
 
 use crate::rig::{Rig, group, seq, simulator_config};
 
-/// How long the service takes to answer, after it has read the counts.
+/// Time from the service's reading of the counts to its answer.
 const LATENCY: Duration = Duration::from_secs(2);
 
 const MESSAGES: i64 = 12;
 
-/// Changes come this long after each other: together they last several times as long as an answer takes.
+/// Time between changes: together they last several times as long as an answer takes.
 const PAUSE: Duration = Duration::from_millis(400);
 
 fn set(rig: &Rig, msg_seq: i64, read: i64) {
     rig.simulator.world().set_receipt(&group("g"), seq(msg_seq), Counts::new(read, 4 - read).unwrap());
 }
 
-/// A daemon that knows all messages, read by nobody.
+/// A daemon that knows all messages, unread.
 async fn rig() -> Rig {
     let mut config = simulator_config();
     config.latency = (LATENCY..=LATENCY).into();
@@ -34,7 +34,7 @@ async fn rig() -> Rig {
     rig
 }
 
-/// Has half of the members read one message after the other, waits until all of it is stored, and compares.
+/// Has half of the members read one message after the other, waits until everything is stored, and compares.
 async fn all_changes_lie_within_their_intervals(rig: &mut Rig) {
     let mut truth: BTreeMap<i64, (Timestamp, Timestamp)> = BTreeMap::new();
     // Neighbours are in the same half of a split poll.
@@ -68,7 +68,7 @@ async fn the_moment_of_a_read_lies_within_its_interval_though_the_service_takes_
 #[tokio::test]
 async fn each_half_of_a_poll_that_is_split_has_an_interval_of_its_own() {
     let mut rig = rig().await;
-    // Refused as a whole by a code that does not teach how many messages a call may ask for.
+    // Refused as a whole by a code that says nothing about the batch limit.
     let fault = Fault::ErrorCode { code: 10062 };
     let when = When::MoreThan { messages: usize::try_from(MESSAGES).unwrap() / 2 };
     rig.simulator.add_fault(FaultRule { fault, when, times: None });

@@ -1,4 +1,4 @@
-//! TCP keepalive between the daemon and a PostgreSQL server that is reached by TCP.
+//! TCP keepalive between the daemon and a PostgreSQL server over TCP.
 
 use std::{fs, net::SocketAddr};
 
@@ -10,18 +10,19 @@ use crate::{
     rig::{Rig, simulator_config},
 };
 
-/// The port of the connection on which the daemon counts what is watched, an operation that may take minutes, while that waits.
+/// The port of the connection on which the daemon counts watched messages, an operation that may take minutes, while
+/// that waits.
 const WAITING: &str = "SELECT client_port FROM pg_stat_activity
     WHERE wait_event_type = 'Lock' AND client_port > 0 AND query LIKE '%count(*) FILTER%'";
 
-/// When the kernel sends the next keepalive probe on the server's socket of the connection from `port`, in seconds; `None` if it
-/// sends none.
+/// The time until the kernel sends the next keepalive probe on the server's socket of the connection from `port`, in
+/// seconds; `None` if it sends none.
 fn next_probe(server: SocketAddr, port: i32) -> Option<f64> {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let of_it = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|fields| {
         fields[1].ends_with(&format!(":{:04X}", server.port())) && fields[2].ends_with(&format!(":{port:04X}"))
     });
-    // The kind of the timer, 02 for keepalive, and its rest in hundredths of a second.
+    // The type of the timer, 02 for keepalive, and its remaining time in hundredths of a second.
     let rest = of_it.unwrap()[5].strip_prefix("02:")?;
     Some(f64::from(u32::from_str_radix(rest, 16).unwrap()) / 100.0)
 }

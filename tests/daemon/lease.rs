@@ -26,7 +26,7 @@ fn stands_by(role: &Role) -> bool {
     matches!(role, Role::StandingBy(Some(_)))
 }
 
-/// As if another receiptd had taken the lease, which can't be while this one renews it.
+/// As if another receiptd had taken the lease, which is impossible while this one renews it.
 async fn take_the_lease_away(rig: &Rig) {
     let sql = "UPDATE receiptd.poller_leases SET epoch = epoch + 1, holder = 'another', expires_at = now() + '1 h'";
     sqlx::query(sql).execute(&rig.pool).await.unwrap();
@@ -63,7 +63,7 @@ async fn of_several_daemons_one_polls_and_after_its_clean_stop_another_does_with
     for other in others {
         assert_eq!(other.stop().await, 0);
     }
-    assert_eq!(rig.count("receiptd.poller_leases WHERE epoch > 1 AND holder IS NULL").await, 1, "given back");
+    assert_eq!(rig.count("receiptd.poller_leases WHERE epoch > 1 AND holder IS NULL").await, 1, "released");
 }
 
 #[tokio::test]
@@ -87,14 +87,14 @@ async fn who_has_lost_the_lease_writes_nothing_and_counts_it_and_stands_by() {
     rig.watch("later", 1..=3).await;
     assert_eq!(rig.daemon.take().unwrap().stop().await, 1, "the poll that was in flight is lost, and counted");
     assert_eq!(rig.value::<i64>(rows).await, stored);
-    assert_eq!(rig.count("receiptd.watched_messages WHERE slot_id IS NULL").await, 3, "nobody gave them a slot");
+    assert_eq!(rig.count("receiptd.watched_messages WHERE slot_id IS NULL").await, 3, "nobody assigned them to a slot");
     assert_eq!(rig.simulator.ledger().calls(), calls);
 }
 
 #[tokio::test]
 async fn a_flush_that_finds_the_lease_lost_makes_the_daemon_stand_by_and_not_end() {
     let mut rig = Rig::new().await;
-    // Polled every second each: some flush is sooner than the next renewal.
+    // Polled every second each: some flush comes before the next renewal.
     for number in 1..=10 {
         rig.watch(&format!("g{number}"), [1]).await;
     }

@@ -1,4 +1,4 @@
-//! End to end: the daemon in this process, a real Postgres, the simulated Chat over HTTP.
+//! End to end: the daemon in this process, a real PostgreSQL, the simulated Chat over HTTP.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answers;

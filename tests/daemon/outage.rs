@@ -1,4 +1,4 @@
-//! The service answers no call: few are made, and when it answers again, all that waits is polled soon.
+//! During an outage of the service few calls are made; afterwards everything overdue is polled soon.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::rig::{APP, Rig, simulator_config};
 
 const GROUPS: i64 = 3_000;
 
-/// A daemon with thousands of slots of which none was ever answered, while every call meets the fault.
+/// A daemon with thousands of slots, none ever answered, while every call fails.
 async fn out(fault: Fault) -> Rig {
     let mut rig = Rig::stopped(simulator_config()).await;
     rig.settings.chat.request_timeout = Duration::from_millis(1_500);
@@ -39,7 +39,7 @@ async fn is_out(rig: &Rig) {
     assert_eq!(status.poller().unwrap().fault(), None);
 }
 
-/// Waits until so many more calls were made. Returns how many were made in a second.
+/// Waits for this number of additional calls. Returns the calls per second.
 async fn rate_of(rig: &Rig, calls: u64) -> f64 {
     let (first, start) = (rig.simulator.ledger().calls(), Instant::now());
     rig.simulator.wait_until(|ledger| ledger.calls() >= first + calls).await;
@@ -59,7 +59,7 @@ async fn answers_again(mut rig: Rig) {
 
 async fn costs_few_calls(fault: Fault) {
     let rig = out(fault).await;
-    // What was under way when it became known ends first: a second's calls at the most, and what a busy machine adds.
+    // Calls in flight when it was noticed end first: at most a second's calls, and some more on a busy machine.
     let mut calls = 0;
     while rate_of(&rig, 5).await >= 4.0 {
         calls += 5;
@@ -68,7 +68,7 @@ async fn costs_few_calls(fault: Fault) {
     let rate = rate_of(&rig, 15).await;
     assert!(rate < 4.0, "{rate} calls a second");
     let trouble = rig.daemon.as_ref().unwrap().status().trouble();
-    assert!(trouble.as_ref().is_some_and(|said| said.contains("answers no call")), "{trouble:?}");
+    assert!(trouble.as_ref().is_some_and(|said| said.contains("is not answering calls")), "{trouble:?}");
     answers_again(rig).await;
 }
 
@@ -97,7 +97,7 @@ async fn thousands_of_slots_are_polled_soon_after_connections_were_refused() {
     watch_thousands(&rig).await;
     rig.start().await;
     is_out(&rig).await;
-    // What was under way when it became known ends first.
+    // Calls in flight when it was noticed end first.
     let mut rate = f64::MAX;
     for _ in 0..50 {
         let (first, start) = (rig.count("receiptd.api_calls").await, Instant::now());

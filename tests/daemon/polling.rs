@@ -1,4 +1,4 @@
-//! Slots: calls are full, nothing is forgotten, and what owners change holds at the next poll.
+//! Slots: calls are full, nothing is forgotten, and owners' changes take effect at the next poll.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -66,7 +66,7 @@ async fn a_group_whose_messages_trickle_in_while_it_is_polled_is_polled_by_its_c
     rig.watch("g", [1]).await;
     for call in 1..=4 {
         rig.simulator.wait_for_calls(call).await;
-        // The call is under way.
+        // The call is in flight.
         rig.watch("g", [1 + i64::try_from(call).unwrap()]).await;
     }
     rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 4").await;
@@ -129,7 +129,7 @@ async fn a_slot_that_its_owner_empties_during_a_common_poll_takes_nobody_along()
         let mut rig = Rig::new().await;
         rig.watch("g", 1..=100).await;
         rig.until(ALL_POLLED).await;
-        // The next poll is a common one, and takes its time.
+        // The next poll is a common one, and takes long.
         rig.simulator.add_fault(FaultRule {
             fault: Fault::ExtraDelay { duration: Duration::from_millis(250) },
             when: When::Group { group_id: group("g") },
@@ -164,8 +164,8 @@ async fn slots_that_were_to_be_merged_when_the_database_failed_are_polled_when_i
     }
     rig.until(ALL_POLLED).await;
     rig.stop().await;
-    // In each group two slots have thinned out. One is due at once and one in an hour, and that of the last group can't be read:
-    // when it is claimed for a merge, others have been.
+    // In each group two slots have become thin. One is due immediately and one in an hour, and that of the last group
+    // can't be read: when it is claimed for a merge, others have been.
     let spoilt = "SELECT FROM public.slots WHERE slot_id = reading AND next_poll_at > now() + interval '1 minute'
         AND group_key = (SELECT max(group_key) FROM public.slots)";
     for sql in [
@@ -275,7 +275,7 @@ async fn a_paused_group_is_not_polled_until_it_is_resumed() {
     rig.watch("other", 1..=3).await;
     rig.until(ALL_POLLED).await;
     assert!(rig.value::<bool>("SELECT receiptd.pause_group(1400000000, 'g')").await);
-    // What was read before the pause may still be under way: a later poll of the other group shows that it is over.
+    // Slots read before the pause may still be in flight: a later poll of the other group shows that they have ended.
     let paused_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
     let polled_since = format!("(SELECT max(last_polled_at) FROM receiptd.poll_slots) > '{}'", paused_at.to_rfc3339());
     rig.until(&polled_since).await;
@@ -331,7 +331,7 @@ async fn a_slot_that_its_owner_emptied_goes_though_its_group_is_not_polled() {
         rig.until(ALL_POLLED).await;
         assert!(rig.value::<bool>(stop).await, "{stop}");
         rig.until("NOT EXISTS (SELECT FROM receiptd.watched_groups WHERE reschedule)").await;
-        // By now a poll has found that the group is not to be polled.
+        // By now a poll has found that the group must not be polled.
         let calls = "SELECT count(*) FROM receiptd.api_calls";
         rig.watch("other", 1..=3).await;
         let before = rig.value::<i64>(calls).await;

@@ -1,5 +1,5 @@
-//! A way to the database that can be long, and can break: it swallows an answer, or falls silent. It knows PostgreSQL's protocol, and keeps
-//! what was sent and how the server refused it.
+//! A connection to the database that can be slow or break: it swallows an answer, or goes silent. It knows
+//! PostgreSQL's protocol, and records what was sent and how the server refused it.
 
 use std::{
     collections::HashMap,
@@ -27,18 +27,18 @@ pub struct Proxy {
 /// A message to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
-    /// A statement as text, or several.
+    /// One or several statements as text.
     Query(String),
-    /// A statement that is to be prepared, with its name, which may be empty, and its text.
+    /// A statement to prepare, with its name, which may be empty, and its text.
     Parse(String, String),
-    /// A statement that was prepared, and is executed.
+    /// The execution of a prepared statement.
     Bind(String),
-    /// The end of what is waited for together.
+    /// The end of a group of messages that are answered together.
     Sync,
 }
 
 impl Sent {
-    /// The name of what is prepared.
+    /// The name of the prepared statement.
     pub fn prepared(&self) -> Option<&str> {
         match self {
             Self::Parse(name, _) => Some(name),
@@ -61,12 +61,12 @@ impl Sent {
 }
 
 struct Shared {
-    /// How long everything takes in either direction.
+    /// Delay in either direction.
     delay: Duration,
-    /// The answer to the next COMMIT after a statement with this text is swallowed, and the connection closed.
+    /// Swallows the answer to the next COMMIT after a statement with this text, and closes the connection.
     swallow: Mutex<Option<&'static str>>,
     swallowed: watch::Sender<u32>,
-    /// Connections that are older than this generation are silent.
+    /// Connections older than this generation are silent.
     generation: watch::Sender<u32>,
     /// How many connections there were.
     connections: AtomicUsize,
@@ -82,7 +82,7 @@ impl Proxy {
         Self::far_away(url, Duration::ZERO).await
     }
 
-    /// The same for a database that is a round trip of so long away.
+    /// The same for a database with this round-trip time.
     pub async fn far_away(url: &str, round_trip: Duration) -> Self {
         let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
         let socket = options.get_socket().cloned().unwrap_or_else(|| options.get_host().into());
@@ -119,7 +119,7 @@ impl Proxy {
         self.shared.swallowed.send_replace(0);
     }
 
-    /// From now on, nothing comes through the connections that there are, and they stay open.
+    /// From now on, existing connections carry nothing and stay open.
     pub fn silence_open_connections(&self) {
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
@@ -199,7 +199,7 @@ async fn connection(client: TcpStream, server: UnixStream, shared: Arc<Shared>) 
     }
 }
 
-/// Passes on what comes, as long as `look` lets it, each part after the same delay.
+/// Passes on data, as long as `look` allows it, each part after the same delay.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -228,7 +228,7 @@ async fn copy(
     tokio::join!(reading, writing);
 }
 
-/// Cuts what comes into messages: a letter, a length that counts itself, and the rest.
+/// Splits data into messages: a letter, a length that includes itself, and the rest.
 #[derive(Default)]
 struct Messages(Vec<u8>);
 
@@ -248,12 +248,12 @@ impl Messages {
     }
 }
 
-/// What a client sends.
+/// A client's messages.
 #[derive(Default)]
 struct Asked {
     messages: Messages,
     has_started: bool,
-    /// The statements that it has prepared, by name.
+    /// Its prepared statements, by name.
     prepared: HashMap<String, String>,
 }
 

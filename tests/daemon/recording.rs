@@ -1,4 +1,4 @@
-//! What polls leave in the tables.
+//! What polls write to the tables.
 
 use receiptd::{
     domain::Counts,
@@ -13,7 +13,7 @@ fn set(rig: &Rig, msg_seq: i64, read: i64, unread: i64) {
     rig.simulator.world().set_receipt(&group("g"), seq(msg_seq), Counts::new(read, unread).unwrap());
 }
 
-/// What is stored of a message, oldest first, as `read/unread` or the code.
+/// The stored history of a message, oldest first, as `read/unread` or the code.
 async fn stored(rig: &Rig, group_id: &str, msg_seq: i64) -> Vec<String> {
     let query = format!(
         "SELECT coalesce(read_num || '/' || unread_num, code::text) FROM receiptd.receipt_history
@@ -71,7 +71,7 @@ async fn what_the_service_answered_is_what_is_stored_no_more_and_no_less() {
     config.world.median_reading_time = std::time::Duration::from_secs(3);
     config.world.no_receipt_share = 0.05;
     let mut rig = Rig::stopped(config).await;
-    // Answers that tell of some messages only, and attempts that fail, are part of the truth.
+    // Answers with only some messages, and failed attempts, are part of the truth.
     for (fault, n) in
         [(Fault::MissingEntries, 7), (Fault::ErrorCode { code: 10002 }, 11), (Fault::HttpStatus { status: 502 }, 13)]
     {
@@ -186,7 +186,7 @@ async fn polled_at_rises_though_the_clock_was_ahead_when_it_was_last_polled() {
     rig.watch("g", [1]).await;
     rig.until("(SELECT read_num IS NOT NULL FROM receiptd.latest_receipts)").await;
     rig.stop().await;
-    // As if the clock had been half a minute ahead until now: what is further ahead heals.
+    // As if the clock had been half a minute ahead until now: times further ahead are corrected.
     for sql in [
         "UPDATE receiptd.receipt_snapshots SET polled_at = polled_at + interval '30 seconds'",
         "UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at + interval '30 seconds', next_poll_at = now()",

@@ -1,4 +1,4 @@
-//! A daemon between a simulated Chat and a database of its own, and ways to wait for what they do.
+//! A daemon between a simulated Chat and its own database, and ways to wait for what they do.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::common::TestDatabase;
 pub const APP: i64 = 1_400_000_000;
 pub const SECRET_KEY: &str = "canary-secret-key";
 
-/// Says on the channel `test` that something was written, so that tests can wait for it.
+/// Notifies the channel `test` of writes, so that tests can wait for them.
 const NOTIFY: &str = "
     CREATE FUNCTION public.tell_test() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN PERFORM pg_notify('test', ''); RETURN NULL; END $$;
@@ -31,7 +31,7 @@ const NOTIFY: &str = "
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE ON receiptd.watched_messages EXECUTE FUNCTION public.tell_test();
     CREATE TRIGGER tell_test AFTER UPDATE ON receiptd.watched_groups EXECUTE FUNCTION public.tell_test();";
 
-/// How long a test waits for an event before it fails: far longer than any takes.
+/// Timeout for an event a test waits for, far longer than any takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Rig {
@@ -63,7 +63,7 @@ pub fn every_second() -> Cadence {
 pub fn simulator_config() -> SimulatorConfig {
     let mut config = SimulatorConfig::new(app(), "administrator", SECRET_KEY.into());
     config.latency = (Duration::ZERO..=Duration::from_millis(3)).into();
-    // Nobody reads by himself: what changes is what a test sets.
+    // No simulated member reads: only tests change counts.
     config.world.median_reading_time = Duration::from_secs(1_000_000);
     config
 }
@@ -76,14 +76,14 @@ impl Rig {
         rig
     }
 
-    /// All but the daemon: the schema is there.
+    /// Everything except the daemon; the schema exists.
     pub async fn stopped(simulator: SimulatorConfig) -> Self {
         let database = TestDatabase::new().await;
         let url = database.url();
         Self::in_database(database, &url, simulator).await
     }
 
-    /// The same with a daemon that reaches its database by `url`.
+    /// The same with a daemon that reaches its database at `url`.
     pub async fn in_database(database: TestDatabase, url: &str, simulator: SimulatorConfig) -> Self {
         let simulator = Simulator::start(simulator).await.unwrap();
         let url_of_tests = database.url();
@@ -113,7 +113,7 @@ impl Rig {
         query.execute(&self.pool).await.unwrap();
     }
 
-    /// Waits until a condition in SQL holds; it is asked again after every write.
+    /// Waits until a condition in SQL holds; checked after every write.
     pub async fn until(&mut self, condition: &str) {
         let wait = async {
             while !self.value::<Option<bool>>(&format!("SELECT ({condition})")).await.unwrap_or(false) {
@@ -123,7 +123,7 @@ impl Rig {
         if tokio::time::timeout(PATIENCE, wait).await.is_err() {
             let calls =
                 self.database.psql("SELECT class, code, error, count(*) FROM receiptd.api_calls GROUP BY 1, 2, 3");
-            panic!("it never came to be that {condition}; the calls were:\n{calls}");
+            panic!("timed out waiting for {condition}; the calls were:\n{calls}");
         }
     }
 
@@ -138,7 +138,7 @@ impl Rig {
         self.value(&format!("SELECT count(*) FROM {query}")).await
     }
 
-    /// The next `times` calls that ask for this message go wrong.
+    /// The next `times` calls that ask for this message fail.
     pub fn fail(&self, group_id: &str, msg_seq: i64, fault: Fault, times: Option<u64>) {
         let when = When::Message { group_id: group(group_id), msg_seq: seq(msg_seq) };
         self.simulator.add_fault(FaultRule { fault, when, times });

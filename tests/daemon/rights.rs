@@ -1,4 +1,4 @@
-//! The rights that the daemon's role needs in the database, as docs/operators.md lists them, and what is said without them.
+//! The rights that the daemon's role needs in the database, as in docs/operators.md, and the errors without them.
 
 use receiptd::{lifecycle::Daemon, store::Store};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -9,7 +9,7 @@ use crate::{
     rig::{APP, Rig, app, group, simulator_config},
 };
 
-/// A database that nobody but its owner may use, and a role that may do nothing but connect to it. Returns the role's URL.
+/// A database that only its owner may use, and a role that may only connect to it. Returns the role's URL.
 async fn role_that_may_connect(database: &TestDatabase) -> String {
     let name = database.name();
     let role = format!("owner_of_{name}");
@@ -20,7 +20,7 @@ async fn role_that_may_connect(database: &TestDatabase) -> String {
     database.url().replace("//postgres@", &format!("//{role}@"))
 }
 
-/// Lets a daemon do all that it does in a database: make the schema, slot, poll, store, close, quarantine.
+/// Lets a daemon do everything that it does in a database: create the schema, slot, poll, store, close, quarantine.
 async fn everything_works(database: TestDatabase, url: &str, then: impl FnOnce(&TestDatabase)) {
     let mut rig = Rig::in_database(database, url, simulator_config()).await;
     rig.start().await;
@@ -76,7 +76,8 @@ async fn a_role_without_these_rights_is_told_which_it_lacks() {
     assert_eq!(store.rights().await.unwrap().closed, both[1..]);
 }
 
-/// What a role that may create in `public` can put in the way of PostgreSQL's own, each of which notes who runs it.
+/// Objects that a role with the right to create in `public` can put in the way of PostgreSQL's own; each notes who
+/// runs it.
 const SHADOWS: &str = "
     CREATE TABLE public.stolen (by text);
     GRANT ALL ON public.stolen TO PUBLIC;
@@ -272,7 +273,7 @@ async fn a_pooled_connection_that_the_server_has_ended_is_replaced_without_a_fai
     let database = TestDatabase::new().await;
     let store = Store::new(&database.url().into(), 1, app()).unwrap();
     store.server_version().await.unwrap();
-    // Waits until the server process is gone, which has said why before.
+    // Waits until the server process is gone, which has reported the reason before.
     let ended = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 60000)) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'receiptd'";
     assert_eq!(database.psql(ended), "1");

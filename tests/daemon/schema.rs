@@ -1,4 +1,4 @@
-//! The schema: documented throughout, applied once, and refused when it is newer.
+//! The schema: documented throughout, applied once, and refused if it is newer.
 
 use chrono::TimeDelta;
 use receiptd::{
@@ -15,7 +15,7 @@ use crate::{
     rig::{Rig, app, group, seq, simulator_config},
 };
 
-/// Everything in the schema that carries no COMMENT.
+/// Objects in the schema without a COMMENT.
 const UNDOCUMENTED: &str = "
     SELECT c.oid::regclass::text FROM pg_class c
     WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
@@ -88,7 +88,7 @@ async fn the_schema_refuses_what_cannot_be() {
     }
 }
 
-/// How to spread tables over several servers.
+/// How to distribute tables over several servers.
 const SPREADING: &str = include_str!("../../docs/operators.md");
 
 #[tokio::test]
@@ -125,7 +125,7 @@ fn migrations_are_ascii() {
     }
 }
 
-/// As a tool for change data capture makes it: from then on, a table without a key refuses updates and deletes.
+/// As a tool for change data capture creates it: from then on, a table without a key refuses updates and deletes.
 const PUBLISH: &str = "CREATE PUBLICATION everything FOR ALL TABLES";
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Statements that are prepared once a connection, and what becomes of them when they don't hold any more.
+//! Statements that are prepared once per connection, and what happens when they are no longer valid.
 
 use receiptd::{lease::Holder, slot::SlotKey, store::Store};
 
@@ -19,7 +19,7 @@ fn slots<const N: usize>(ids: [i64; N]) -> [SlotKey; N] {
     ids.map(|slot_id| SlotKey { group_key: 1, slot_id })
 }
 
-/// The names of the statements that were prepared.
+/// The names of the prepared statements.
 fn names(sent: &[Vec<Sent>]) -> Vec<&str> {
     sent.iter().flatten().filter_map(Sent::prepared).collect()
 }
@@ -58,7 +58,7 @@ async fn a_plan_that_was_made_when_a_table_was_empty_does_not_read_it_whole_late
         SELECT group_key, n, now() FROM receiptd.watched_groups, generate_series(1, 5000) n";
     sqlx::raw_sql(fill).execute(&rig.pool).await.unwrap();
     let read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'poll_slots'";
-    // A session says how much it has read a second later or so.
+    // A session reports how much it has read about a second later.
     while rig.value::<i64>(read).await == 0 {
         assert_eq!(store.read_slots(&slots([7])).await.unwrap().len(), 1);
     }
@@ -110,7 +110,8 @@ async fn the_lease_is_renewed_in_one_round_trip_by_whoever_has_it_and_nobody_els
     }
 }
 
-/// A transaction that executes a statement with this text and prepares none: what was sent from its beginning to its end.
+/// A transaction that executes a statement with this text and prepares none: what was sent from its beginning to its
+/// end.
 fn transaction<'s>(sent: &'s [Vec<Sent>], statement: &str) -> Option<&'s [Sent]> {
     let begins = |sent: &Sent| matches!(sent, Sent::Query(text) if text.starts_with("BEGIN"));
     let ends = |sent: &Sent| matches!(sent, Sent::Query(text) if text.ends_with("COMMIT"));
@@ -138,7 +139,7 @@ async fn a_flush_takes_a_round_trip_for_each_statement_and_two_for_its_transacti
     assert_eq!(flush.iter().filter(|sent| sent.is_round_trip()).count(), texts.len(), "{flush:?}");
 }
 
-/// Waits until the daemon has made more calls, and asserts at its end that none of them is lost.
+/// Waits until the daemon has made more calls, and asserts at its end that none was lost.
 async fn goes_on(mut rig: Rig) {
     let calls = rig.count("receiptd.api_calls").await;
     rig.until(&format!("(SELECT count(*) FROM receiptd.api_calls) > {calls} + 3")).await;

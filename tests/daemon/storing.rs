@@ -1,4 +1,4 @@
-//! What stands in the way of storing: rows that the tables refuse, locks of others, connections that break.
+//! Obstacles to storing: refused rows, locks of other sessions, broken connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
 
-/// Waits until every message of a group has been polled once more.
+/// Waits until every message of a group has been polled again.
 async fn polled_again(rig: &mut Rig, group: &str) {
     let now: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
     let now = now.to_rfc3339();
@@ -94,8 +94,9 @@ async fn what_a_trigger_of_the_owner_refuses_about_a_whole_poll_is_set_aside_and
     rig.stop().await;
 }
 
-/// Somebody's open transaction has run `sql` on the group `held` of a daemon that polls another one beside it. By now the
-/// first has had a new answer, and the second has been stored once more. Also gives where that answer will be found.
+/// Another session's open transaction has run `sql` on the group `held` of a daemon that also polls another group. By
+/// now the first has a new answer, and the second has been stored again. Also returns where that answer will be
+/// stored.
 async fn while_somebody_holds(sql: &'static str) -> (Rig, Transaction<'static, Postgres>, String) {
     let mut rig = Rig::new().await;
     rig.watch("held", 1..=3).await;
@@ -194,7 +195,7 @@ async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_a
     rig.stop().await;
 }
 
-/// The slots of a group, and how many of its messages have one.
+/// The slots of a group, and the number of its messages with one.
 const SLOTS_OF_HELD: &str =
     "SELECT (SELECT count(*) FROM receiptd.poll_slots WHERE group_key = g.group_key) || ' slots, '
     || (SELECT count(slot_id) FROM receiptd.watched_messages WHERE group_key = g.group_key) || ' messages'
@@ -226,7 +227,7 @@ async fn new_messages_that_somebody_holds_get_a_slot_afterwards_and_others_at_on
         "SELECT FROM receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",
     ] {
         let mut rig = Rig::stopped(simulator_config()).await;
-        // More than get their slots in one transaction.
+        // More than are assigned to slots in one transaction.
         rig.watch("held", 1..=20_100).await;
         let mut open = rig.pool.begin().await.unwrap();
         sqlx::query(hold).execute(&mut *open).await.unwrap();
@@ -352,7 +353,7 @@ async fn connections_that_fall_silent_are_given_up_and_the_rest_goes_on() {
     rig.start().await;
     rig.watch("g", 1..=3).await;
     rig.until(ALL_POLLED).await;
-    // As after a failover: what is open leads nowhere and says nothing, and new connections work.
+    // As after a failover: open connections lead nowhere silently, and new ones work.
     proxy.silence_open_connections();
     polled_again(&mut rig, "g").await;
     rig.stop().await;

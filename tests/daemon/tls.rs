@@ -1,4 +1,4 @@
-//! TLS on the way to a real PostgreSQL, with a certificate authority of the test's own.
+//! TLS with a real PostgreSQL and the test's own certificate authority.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
@@ -13,7 +13,7 @@ use crate::{
     rig::app,
 };
 
-/// Makes a CA `ca`, another one, and a key with a certificate for `address`.
+/// Creates a CA `ca`, another one, and a key with a certificate for `address`.
 fn make_certificates(place: &Path, address: &str) {
     let script = r#"set -e; cd "$1"
         for ca in ca other; do
@@ -26,7 +26,7 @@ fn make_certificates(place: &Path, address: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A server that has TLS at both addresses, with a certificate for the first.
+/// A server with TLS at both addresses, and a certificate for the first.
 fn start(place: &Path, addresses: [&str; 2]) -> EmbeddedPostgres {
     make_certificates(place, addresses[0]);
     let data_dir = place.join("postgres");
@@ -52,7 +52,7 @@ fn start(place: &Path, addresses: [&str; 2]) -> EmbeddedPostgres {
     EmbeddedPostgres::start(&options).unwrap()
 }
 
-/// What comes of connecting: nothing, or what helps.
+/// The result of connecting: nothing, or the remedy.
 async fn advice(url: &str) -> Result<(), String> {
     let store = Store::new(&url.into(), 1, app()).unwrap();
     store.server_version().await.map(drop).map_err(|error| {
@@ -71,12 +71,12 @@ async fn a_certificate_is_verified_and_what_is_wrong_with_it_is_told_with_what_h
     for (host, parameters, expected) in [
         (&address, format!("sslmode=verify-full&sslrootcert={}", ca("ca.pem")), None),
         (&address, format!("sslrootcert={}", ca("ca.pem")), None),
-        (&address, "sslmode=verify-full".to_owned(), Some("CA that is not known here")),
-        (&address, "sslrootcert=system".to_owned(), Some("CA that is not known here")),
-        (&address, format!("sslrootcert={}", ca("other.pem")), Some("CA that is not known here")),
+        (&address, "sslmode=verify-full".to_owned(), Some("from an unknown CA")),
+        (&address, "sslrootcert=system".to_owned(), Some("from an unknown CA")),
+        (&address, format!("sslrootcert={}", ca("other.pem")), Some("from an unknown CA")),
         (&other, format!("sslmode=verify-full&sslrootcert={}", ca("ca.pem")), Some("for another name")),
         (&other, format!("sslmode=verify-ca&sslrootcert={}", ca("ca.pem")), None),
-        (&other, format!("sslmode=require&sslrootcert={}", ca("other.pem")), Some("CA that is not known here")),
+        (&other, format!("sslmode=require&sslrootcert={}", ca("other.pem")), Some("from an unknown CA")),
         (&other, "sslmode=require".to_owned(), None),
     ] {
         match (advice(&url(host, &parameters)).await, expected) {
@@ -102,6 +102,6 @@ async fn whoever_has_no_tls_gets_no_password() {
         rest
     });
     let found = advice(&format!("postgres://me:canary@{address}/app?sslmode=verify-full")).await.unwrap_err();
-    assert!(found.contains("the server must have TLS"), "{found}");
-    assert_eq!(heard.await.unwrap(), b"", "nothing is said without TLS");
+    assert!(found.contains("the server must support TLS"), "{found}");
+    assert_eq!(heard.await.unwrap(), b"", "nothing is sent without TLS");
 }

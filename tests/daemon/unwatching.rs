@@ -1,10 +1,11 @@
-//! Unwatching messages in the very moment in which they get a slot or move to another: they leave that too, with what is known.
+//! Unwatching messages at the very moment when they are assigned to a slot or move to another: they leave that too,
+//! with their state.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::rig::{Rig, simulator_config};
 
-/// Slots of the group, as the daemon makes them: each with its id, and its messages with their counts of readers.
+/// Slots of the group, as the daemon creates them: each with its id, and its messages with their read counts.
 async fn make_slots(connection: &mut PgConnection, slots: &[(i64, &[(i64, i32)])]) {
     let make = "
         INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, known_until, read_num, unread_num, changed_at, msg_seqs,
@@ -26,7 +27,8 @@ async fn drop_slots(connection: &mut PgConnection, slots: &[i64]) {
     sqlx::query(drop).bind(slots).execute(connection).await.unwrap();
 }
 
-/// The messages of a group, where they are, and what is known of them; a message in a slot that its row does not name stands twice.
+/// The messages of a group, their places and their states; a message in a slot that its row does not name appears
+/// twice.
 async fn messages(rig: &Rig) -> String {
     rig.value(
         "SELECT string_agg(concat_ws(' ', msg_seq, state, l.read_num, slot_id), ', ' ORDER BY msg_seq, state)
@@ -47,7 +49,8 @@ async fn meanwhile(rig: &Rig, open: sqlx::Transaction<'static, sqlx::Postgres>, 
     told.await.unwrap()
 }
 
-/// Where three messages of a group are, with what is known: before, and after what the daemon commits while they are unwatched.
+/// Where three messages of a group are, with their states: before, and after the daemon's commit while they are
+/// unwatched.
 type Move = (&'static str, &'static [(i64, &'static [(i64, i32)])], &'static [(i64, &'static [(i64, i32)])]);
 
 const MOVES: [Move; 5] = [

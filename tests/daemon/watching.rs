@@ -1,4 +1,4 @@
-//! Watching from SQL: idempotent, set-based, refused where there are no receipts, and never in a deadlock.
+//! Watching from SQL: idempotent, set-based, refused for groups without receipts, and without deadlocks.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose
     let mut rig = Rig::new().await;
     let pool = sqlx::postgres::PgPoolOptions::new()
         .max_connections(40)
-        // They queue for their turn, on a slow machine for long.
+        // They queue for their turn, for long on a slow machine.
         .acquire_timeout(Duration::from_secs(300))
         .connect(&rig.database.url())
         .await
@@ -81,7 +81,7 @@ async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose
     let calls = (0..1_000_i64).map(|call| {
         let pool = &pool;
         async move {
-            // Overlapping stretches in both directions, over a few groups, some watched and some removed again.
+            // Overlapping ranges in both directions, over a few groups, some watched and some removed again.
             let mut seqs: Vec<i64> = (call % 50 + 1..call % 50 + 41).collect();
             if call % 2 == 0 {
                 seqs.reverse();
@@ -104,13 +104,14 @@ async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose
     )
     .await;
     let strays = "receiptd.slot_messages e LEFT JOIN receiptd.watched_messages m USING (group_key, slot_id, msg_seq) WHERE m.state IS NULL";
-    assert_eq!(rig.count(strays).await, 0, "a slot holds what its messages' rows say");
+    assert_eq!(rig.count(strays).await, 0, "a slot contains what its messages' rows say");
     let deadlocks: i64 = rig.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await;
     assert_eq!(deadlocks, 0);
     rig.stop().await;
 }
 
-/// Watches a message again while `holder` has it, and gives how many messages that opened once `end` ended the transaction.
+/// Watches a message again while `holder` has locked it, and returns how many messages that opened once `end` ended
+/// the transaction.
 async fn watched_again_while(rig: &Rig, holder: &'static str, end: &'static str) -> i64 {
     let mut open = rig.pool.acquire().await.unwrap();
     sqlx::raw_sql("BEGIN").execute(&mut *open).await.unwrap();

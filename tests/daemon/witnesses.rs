@@ -1,4 +1,4 @@
-//! Who is to blame for a refusal: the app, or the one group that was asked for.
+//! What is at fault for a refusal: the app, or the one group that was asked for.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ fn calls(rig: &Rig, id: &str) -> u64 {
     rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0)
 }
 
-/// One group is answered with a code of the app: it is quarantined, and the others are polled as if nothing was.
+/// One group is answered with a code of the app: it is quarantined, and the others are polled normally.
 async fn one_group_is_refused(code: i32, calls_at_most: u64) {
     let mut rig = Rig::new().await;
     for number in 1..=5 {
@@ -153,7 +153,7 @@ async fn groups_that_were_refused_together_are_probed_when_one_of_them_is_answer
     .execute(&rig.pool)
     .await
     .unwrap();
-    // One of them is refused still, and put off again.
+    // One of them is still refused, and postponed again.
     refuse(&rig, 10007, of_group("g2"));
     rig.start().await;
     rig.until(

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven over its DevTools protocol: what a person would see, without one.
+//! A headless Chromium, driven over its DevTools protocol: what a person would see.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use std::{
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-/// How long a test waits for the browser before it fails: far longer than anything takes.
+/// Timeout for the browser, far longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Browser {
     chromium: Child,
     socket: WebSocket<TcpStream>,
     last_id: i64,
-    /// What the page complained of: things that it may not load or run, among others.
+    /// The page's errors, for example about things that it may not load or run.
     pub complaints: Vec<Value>,
 }
 
@@ -74,7 +74,7 @@ impl Browser {
         self.until(|message| message["method"] == "Page.loadEventFired");
     }
 
-    /// What an expression is on the page.
+    /// The value of an expression on the page.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let answer = self.command("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }));
         assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
@@ -94,7 +94,7 @@ impl Browser {
     }
 }
 
-/// The port that Chromium has chosen, which it writes down once it listens.
+/// The port that Chromium has chosen, which it writes to a file once it listens.
 fn port(directory: &Path) -> u16 {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -107,7 +107,7 @@ fn port(directory: &Path) -> u16 {
     }
 }
 
-/// The address of the DevTools of its page.
+/// The DevTools address of its page.
 fn page_of(port: u16) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -122,7 +122,7 @@ fn page_of(port: u16) -> String {
     }
 }
 
-/// What Chromium answers; it does not close the connection by itself.
+/// Chromium's response; it does not close the connection by itself.
 fn targets(port: u16) -> Value {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

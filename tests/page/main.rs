@@ -1,4 +1,4 @@
-//! The page at `/` as a person sees it: the real binary behind it, a headless Chromium before it.
+//! The page at `/` as a person sees it: the real binary and a headless Chromium.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod browser;
@@ -25,7 +25,7 @@ const APP: u32 = 1_400_000_000;
 const SECRET_KEY: &str = "canary-page-secret-key";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A daemon that serves its page, and ends with this value.
+/// A daemon that serves its page, and is killed when this value is dropped.
 struct Served {
     daemon: Child,
     listen: SocketAddr,
@@ -73,7 +73,7 @@ impl Served {
         format!("http://{}/", self.listen)
     }
 
-    /// Some groups with messages that are read, and one that is refused.
+    /// Some groups with messages being read, and a refused one.
     async fn fill(&self) {
         let gone = When::Group { group_id: "gone".parse().unwrap() };
         self.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 10010 }, when: gone, times: None });
@@ -105,7 +105,7 @@ async fn the_page_tells_without_javascript_what_the_daemon_does_and_fits_a_phone
     let text = browser.evaluate("document.body.innerText");
     let text = text.as_str().unwrap();
     for part in
-        ["polling", "calls a second", "behind", "success", "Due next", "team #3", "% read", "sales & <b>support</b>"]
+        ["polling", "calls per second", "behind", "success", "Due next", "team #3", "% read", "sales & <b>support</b>"]
     {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -127,7 +127,7 @@ async fn the_page_tells_without_javascript_what_the_daemon_does_and_fits_a_phone
     keep_picture(&mut browser);
 }
 
-/// A picture of the page is kept where `RECEIPTD_SCREENSHOTS` says, to be looked at.
+/// A screenshot of the page is kept in `RECEIPTD_SCREENSHOTS`, for inspection.
 fn keep_picture(browser: &mut Browser) {
     let Some(directory) = std::env::var_os("RECEIPTD_SCREENSHOTS").map(std::path::PathBuf::from) else { return };
     for (name, width, scheme) in [
@@ -194,9 +194,9 @@ async fn a_database_that_can_not_be_asked_is_said_on_the_page_and_the_rest_is_sh
     _ = rustls::crypto::ring::default_provider().install_default();
     let page = reqwest::get(served.url()).await.unwrap().text().await.unwrap();
     assert!(
-        page.contains("The database can't be asked")
+        page.contains("The database can't be reached")
             && page.contains("poll_slots")
-            && page.contains("Calls of the last hour"),
+            && page.contains("Calls in the last hour"),
         "{page}"
     );
 }

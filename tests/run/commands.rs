@@ -1,4 +1,4 @@
-//! Commands beside a daemon.
+//! Commands next to a daemon.
 
 use std::{fs, process::Command};
 

@@ -1,4 +1,4 @@
-//! Its database is away, newer, or its own.
+//! Its database is unavailable, newer, or private.
 
 use std::net::TcpListener;
 
@@ -74,7 +74,7 @@ async fn an_address_that_somebody_has_ends_it_at_once_though_its_database_is_awa
     place.config += &format!("[database]\nurl = \"{AWAY}\"\n");
     let (code, said) = end(place.spawn(None));
     assert_eq!(code, Some(69), "{said}");
-    assert!(said.contains("is another process there?"), "{said}");
+    assert!(said.contains("is another process using it?"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! Its HTTP side before clients that send half a request, too much, nothing, or far too often.
+//! Its HTTP side with clients that send half a request, too much, nothing, or far too often.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -16,7 +16,7 @@ use crate::{
 
 const TOKEN: &str = "canary-http-token";
 
-/// A daemon that serves HTTP, with what `[http]` says besides.
+/// A daemon that serves HTTP, with these additional settings in `[http]`.
 async fn serving(name: &str, http: &str) -> (Place, TestDatabase, Child, SocketAddr) {
     let (mut place, database) = (Place::new(name, 200).await, TestDatabase::new().await);
     let listen = place.listens();
@@ -40,12 +40,12 @@ fn connect(listen: SocketAddr) -> TcpStream {
 
 fn begin(listen: SocketAddr, text: &[u8]) -> TcpStream {
     let mut stream = connect(listen);
-    // Where the other end has closed already, that is the answer.
+    // If the other end has closed already, that is the answer.
     _ = stream.write_all(text);
     stream
 }
 
-/// All that comes until the other end closes the connection.
+/// Everything received until the other end closes the connection.
 fn rest(mut stream: TcpStream) -> String {
     let mut bytes = vec![];
     match stream.read_to_end(&mut bytes) {
@@ -177,8 +177,8 @@ async fn a_client_with_the_token_keeps_its_connection_among_any_number_without()
     assert_eq!(answered(""), "HTTP/1.1 200");
     let _strangers: Vec<TcpStream> = (0..200).map(|_| begin(listen, b"GET /metrics HTTP/1.1\r\n")).collect();
     assert!(ask(listen, "GET /metrics HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 401"));
-    assert_eq!(get(listen, "/healthz").await.0, 200, "for whoever keeps the process alive");
-    // Another token holds at once, also on connections that have shown the old one.
+    assert_eq!(get(listen, "/healthz").await.0, 200, "for liveness probes");
+    // Another token takes effect immediately, also on connections that have shown the old one.
     place.config = place.config.replace(TOKEN, "canary-another-token");
     place.reload(&daemon);
     let mut kept = rest_after(kept, &format!("{trusted}Connection: close\r\n\r\n"));
@@ -187,7 +187,7 @@ async fn a_client_with_the_token_keeps_its_connection_among_any_number_without()
     stops(daemon);
 }
 
-/// The lines that come after one more request.
+/// The lines received after one more request.
 fn rest_after(mut stream: TcpStream, request: &str) -> Vec<String> {
     stream.write_all(request.as_bytes()).unwrap();
     rest(stream).lines().map(str::to_owned).collect()
@@ -202,7 +202,7 @@ async fn any_number_who_ask_for_readiness_share_one_connection_to_the_database()
     place.hears("READY=1");
     let pool = PgPool::connect(&database.url()).await.unwrap();
     watch(&pool, 1, 1).await;
-    // The database answers nobody who asks for the version of the schema.
+    // The database does not answer queries for the version of the schema.
     let mut lock = pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE receiptd.schema_migrations").execute(&mut *lock).await.unwrap();
     let request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -238,11 +238,11 @@ async fn without_a_free_descriptor_it_goes_on_and_accepts_again_when_there_is_on
     };
     limit("--nofile=8:1024");
     let waiting: Vec<TcpStream> = (0..20).map(|_| begin(listen, b"GET /healthz HTTP/1.0\r\n\r\n")).collect();
-    // Calls go over a connection that is there already, once a second.
+    // Calls use an existing connection, once a second.
     place.simulator.wait_for_ended_calls(place.simulator.ledger().ended_calls() + 2).await;
     limit("--nofile=1024:1024");
     assert!(waiting.into_iter().map(rest).all(|answer| answer.starts_with("HTTP/1.0 200")));
     signal(&daemon, "-TERM");
     let (code, said) = end(daemon);
-    assert_eq!((code, said.matches("could not be accepted").count()), (Some(0), 1), "{said}");
+    assert_eq!((code, said.matches("accepting a connection to http.listen failed").count()), (Some(0), 1), "{said}");
 }

@@ -1,4 +1,4 @@
-//! What it tells over HTTP, and whom it alerts.
+//! The HTTP endpoints, and their alerts.
 
 use std::{
     fs,
@@ -72,7 +72,7 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     assert!(!metrics.contains("canary") && !body.contains("canary"));
     let status = ["status", "--json", "--config", place.write_config().to_str().unwrap()].map(str::to_owned);
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
-    // A proxy of the environment is not asked for what is on this machine.
+    // A proxy in the environment is not used for this machine.
     command.args(status).env("DATABASE_URL", database.url()).env("http_proxy", "http://127.0.0.1:1");
     let status: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
     assert!(status["database"]["holder"].as_str().unwrap().contains(&daemon.id().to_string()), "{status}");
@@ -81,7 +81,7 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     assert_eq!(promtool_check(&metrics), "", "{metrics}");
     database.psql("UPDATE receiptd.schema_migrations SET version = 9999 WHERE version = 1");
     let (mut status, mut body) = get("/readyz").await;
-    // The database is looked at once a second, however often it is asked for.
+    // The database is queried once a second, however often it is asked for.
     while status == 503 && !body.contains("it is at migration 9999") {
         (status, body) = get("/readyz").await;
     }
@@ -90,7 +90,7 @@ async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
     assert_eq!(end(daemon).0, Some(0));
 }
 
-/// What Prometheus finds to say about an exposition.
+/// promtool's findings about an exposition.
 fn promtool_check(metrics: &str) -> String {
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

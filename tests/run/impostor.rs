@@ -1,4 +1,4 @@
-//! Whoever holds the daemon's port, and text from elsewhere on a terminal.
+//! Other programs on the daemon's port, and text from outside on a terminal.
 
 use std::{
     io::{Read, Write},
@@ -17,10 +17,10 @@ use crate::{
 
 const TOKEN: &str = "canary-http-token";
 
-/// What acts on a terminal.
+/// Characters that act on a terminal.
 const ESCAPES: [char; 4] = ['\u{1b}', '\u{9b}', '\u{202e}', '\u{2028}'];
 
-/// Answers at an address of its own with `answer`, and tells what was asked.
+/// Answers on its own address with `answer`, and reports the requests.
 fn answering(answer: impl Fn(&mut dyn Write) + Send + 'static) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -36,7 +36,7 @@ fn answering(answer: impl Fn(&mut dyn Write) + Send + 'static) -> (SocketAddr, R
     (address, asked)
 }
 
-/// What a command that asks the daemon at `listen` prints.
+/// The output of a command that asks the daemon at `listen`.
 fn printed(place: &mut Place, database: &TestDatabase, listen: SocketAddr, arguments: &[&str]) -> String {
     let head = place.config.split("[http]").next().unwrap().to_owned();
     place.config = format!("{head}[http]\nlisten = \"{listen}\"\ntoken = \"{TOKEN}\"\n");
@@ -110,12 +110,12 @@ async fn a_program_of_another_account_is_not_asked_and_gets_no_token() {
     assert!(status["daemon"].is_null() && status["daemon_unheard"].as_str().unwrap().contains(&not_asked), "{status}");
 }
 
-/// A program of another account, which is killed when this value is dropped: also when the test fails.
+/// A program of another account, which is killed when this value is dropped, also if the test fails.
 struct Stranger(Child);
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        // One that has ended already needs no more.
+        // One that has exited needs nothing.
         _ = self.0.kill();
         _ = self.0.wait();
     }

@@ -1,6 +1,6 @@
-//! `receiptd run` as systemd and the kernel treat it: started, told to stop, killed, started again.
+//! `receiptd run` under systemd and the kernel: started, told to stop, killed, started again.
 //!
-//! The runtimes have threads of their own: the tests block while they wait for the daemon, the simulated Chat must not.
+//! The runtimes have their own threads: the tests block while they wait for the daemon, the simulated Chat must not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod commands;
@@ -73,7 +73,7 @@ async fn after_kill_9_nothing_committed_is_lost_and_every_message_is_polled_on_w
     let mut daemon = place.spawn(Some(&database));
     place.hears("READY=1");
     let pool = PgPool::connect(&database.url()).await.unwrap();
-    // More than the limit can carry, so that it calls all the time.
+    // More than the limit allows, so that it calls all the time.
     watch(&pool, 60, 70).await;
     for round in 1..=3 {
         place.simulator.wait_for_calls(round * 60).await;

@@ -1,4 +1,4 @@
-//! A place for one daemon at a time, with all that it meets.
+//! The environment of one daemon at a time.
 
 use std::{
     fs,
@@ -19,11 +19,11 @@ use crate::common::{ScratchDirectory, TestDatabase, own_address};
 
 pub const APP: i64 = 1_400_000_000;
 pub const SECRET_KEY: &str = "canary-4c1f-secret-key";
-/// Where no database is.
+/// An address without a database.
 pub const AWAY: &str = "postgres://receiptd@127.0.0.1:1/receiptd";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A place for one daemon at a time, with a simulated Chat and a socket that hears what systemd would.
+/// The environment of one daemon at a time, with a simulated Chat and a socket in place of systemd's.
 pub struct Place {
     pub directory: ScratchDirectory,
     pub simulator: Simulator,
@@ -71,12 +71,12 @@ impl Place {
         command.spawn().unwrap()
     }
 
-    /// Waits until the daemon has told systemd this.
+    /// Waits until the daemon has sent systemd this.
     pub fn hears(&self, state: &str) {
         self.hears_of(|line| line == state);
     }
 
-    /// Waits until the daemon has told systemd something of the kind, and tells what.
+    /// Waits until the daemon has sent systemd a message of this kind, and returns it.
     pub fn hears_of(&self, is_it: impl Fn(&str) -> bool) -> String {
         let mut message = [0; 1_024];
         loop {
@@ -93,14 +93,14 @@ impl Place {
         config
     }
 
-    /// Has the next daemon serve HTTP, and tells where.
+    /// Makes the next daemon serve HTTP, and returns the address.
     pub fn listens(&mut self) -> SocketAddr {
         let listen = own_address();
         self.config = self.config.replace("listen = \"off\"", &format!("listen = \"{listen}\""));
         listen
     }
 
-    /// Has the daemon read its settings again, as they are now.
+    /// Makes the daemon reload its settings.
     pub fn reload(&self, daemon: &Child) {
         self.write_config();
         signal(daemon, "-HUP");
@@ -109,7 +109,7 @@ impl Place {
     }
 }
 
-/// What the daemon answers there.
+/// The daemon's response there.
 pub async fn get(listen: SocketAddr, path: &str) -> (u16, String) {
     _ = rustls::crypto::ring::default_provider().install_default();
     let answer = reqwest::get(format!("http://{listen}{path}")).await.unwrap();
@@ -120,7 +120,7 @@ pub fn signal(daemon: &Child, signal: &str) {
     assert!(Command::new("kill").arg(signal).arg(daemon.id().to_string()).status().unwrap().success());
 }
 
-/// What the daemon said and how it ended; it must not have told its secret.
+/// The daemon's output and exit code; it must not have revealed its secret.
 pub fn end(daemon: Child) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = daemon.wait_with_output().unwrap();
     let said = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
@@ -128,7 +128,7 @@ pub fn end(daemon: Child) -> (Option<i32>, String) {
     (status.code(), said)
 }
 
-/// Makes the schema, without a daemon.
+/// Creates the schema, without a daemon.
 pub fn migrate(database: &TestDatabase) {
     let mut migrate = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     migrate.args(["migrate", "--set", "chat.sdk_app_id=1400000000"]).env("DATABASE_URL", database.url());

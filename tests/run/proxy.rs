@@ -1,4 +1,4 @@
-//! Proxies that the environment names, and `check`, which says which one is used.
+//! Proxies in the environment, and `check`, which shows them.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +13,7 @@ use crate::{
     place::{Place, SECRET_KEY, end},
 };
 
-/// A proxy that answers each connection with `answers`, one for each time that something comes, and tells what came.
+/// A proxy that answers each connection with `answers`, one each time data arrives, and records the data.
 struct Proxy {
     address: SocketAddr,
     heard: Receiver<Vec<u8>>,
@@ -38,13 +38,13 @@ impl Proxy {
         Self { address, heard }
     }
 
-    /// All that came so far, as text.
+    /// The data received so far, as text.
     fn heard(&self) -> String {
         self.heard.try_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
     }
 }
 
-/// What `check` says, and how it ends.
+/// The output of `check`, and its exit code.
 fn check(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let config = place.write_config();
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
@@ -92,7 +92,7 @@ async fn https_goes_through_a_proxy_that_sees_no_signature() {
 async fn https_goes_through_a_socks_proxy() {
     let (mut place, database) = (Place::new("socks", 200).await, TestDatabase::new().await);
     place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
-    // No authentication; then: the host can't be reached.
+    // No authentication; then: the host is unreachable.
     let proxy = Proxy::start(&[&[5, 0], &[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]]);
     let (code, said) = check(&place, &database, &[("ALL_PROXY", &format!("socks5h://{}", proxy.address))]);
     assert_eq!(code, Some(69), "{said}");

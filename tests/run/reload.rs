@@ -1,4 +1,4 @@
-//! SIGHUP: settings are taken over without a restart, or named and not.
+//! SIGHUP: settings take effect without a restart, or are reported if they don't.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -58,12 +58,15 @@ async fn settings_that_cannot_be_taken_are_named_and_the_old_ones_stay() {
     signal(&daemon, "-TERM");
     let (code, said) = end(daemon);
     assert_eq!(code, Some(0), "{said}");
-    for named in
-        ["often", "chat.sdk_app_id can't change", "htpt", "http.listen has changed, which holds from the next start"]
-    {
+    for named in [
+        "often",
+        "chat.sdk_app_id can't be changed",
+        "htpt",
+        "http.listen has changed and takes effect after a restart",
+    ] {
         assert!(said.contains(named), "{named} is not in\n{said}");
     }
-    assert_eq!(said.matches("the settings stay as they were").count(), 3, "{said}");
+    assert_eq!(said.matches("keeping the old settings").count(), 3, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,11 @@
-//! What goes wrong again and again is said once.
+//! Repeated failures are logged once.
 
 use crate::{
     common::TestDatabase,
     place::{Place, end, signal},
 };
 
-/// Has three polls of the group be refused in part, after `trouble`, and gives the lines that the daemon says with `words`.
+/// Has three polls of the group partly refused, after `trouble`, and returns the daemon's log lines with `words`.
 async fn said_of_three_refused_polls(name: &str, trouble: &str, words: &str) -> Vec<String> {
     let (place, database) = (Place::new(name, 200).await, TestDatabase::new().await);
     let daemon = place.spawn(Some(&database));
@@ -37,6 +37,6 @@ async fn a_partition_that_can_not_be_made_is_said_once() {
     let lose = "DO $$ BEGIN EXECUTE 'DROP TABLE receiptd_partitions.receipt_snapshots_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'); END $$;
         CREATE OR REPLACE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean LANGUAGE plpgsql AS $$
         BEGIN RAISE EXCEPTION 'no partitions today'; END $$";
-    let lines = said_of_three_refused_polls("unmade", lose, "could not be made").await;
+    let lines = said_of_three_refused_polls("unmade", lose, "could not be created").await;
     assert!(lines.len() == 1 && lines[0].contains("no partitions today"), "{lines:#?}");
 }

@@ -1,4 +1,4 @@
-//! What systemd and journald hear.
+//! What systemd and journald receive.
 
 use std::{fs, fs::File, os::unix::fs::MetadataExt, process::Command};
 
@@ -41,13 +41,13 @@ async fn a_systemd_that_is_not_there_is_said_once_in_words() {
     let (place, database) = (Place::new("nobody", 200).await, TestDatabase::new().await);
     migrate(&database);
     watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
-    // Ready, alive ten times a second and stopping: all of that can't be told.
+    // Ready, alive ten times a second and stopping: all of that can't be sent.
     let variables = [("NOTIFY_SOCKET", "/nowhere/notify"), ("WATCHDOG_USEC", "400000")];
     let daemon = place.spawn_with(Some(&database), &variables);
     place.simulator.wait_for_ended_calls(4).await;
     signal(&daemon, "-TERM");
     let (code, said) = end(daemon);
-    let lines: Vec<&str> = said.lines().filter(|line| line.contains("systemd can't be told")).collect();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("systemd can't be notified")).collect();
     assert_eq!((code, lines.len()), (Some(0), 1), "{said}");
     assert!(lines[0].contains("NOTIFY_SOCKET") && lines[0].contains("No such file"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! The database: does it answer, is it one that receiptd works with, may it do what it has to, and who polls.
+//! Checks the database: whether it answers and suits receiptd, the role's rights, and the lease holder.
 
 use chrono::TimeDelta;
 use receiptd::{
@@ -18,22 +18,22 @@ use super::{
     finding::Finding,
 };
 
-/// The clocks of the two machines may differ by so much without anybody noticing.
+/// Maximum difference between the clocks of the two machines without a warning.
 const CLOCKS: TimeDelta = TimeDelta::seconds(5);
 
-/// Beside the clock of the service.
+/// Name of the check; the service's clock has its own.
 const DATABASE_CLOCK: &str = "database_clock";
 
-/// So many days of partitions at least; a day without one would have to wait for its rows.
+/// Minimum number of days with partitions. Results of a day without one would have to wait.
 const RUNWAY: usize = 3;
 
-/// The daemon that polls this app, and its last call.
+/// The lease holder of this app, and its last call.
 pub struct Polled {
     pub holder: String,
     pub call: ExplainedCall,
 }
 
-/// Looks at the database that commands would ask, and at who polls.
+/// Checks the database that other commands would use. Also returns the lease holder.
 pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>, Option<Polled>)> {
     let url = match &config.database.url {
         Some(url) => url.clone(),
@@ -44,9 +44,11 @@ pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>,
                 return Ok((vec![Finding::ok("database", found)], None));
             }
             Private::Missing(place) => {
-                let remedy =
-                    format!("`receiptd run` makes one; if systemd hands the URL over, check by `{BY_SYSTEMD}`");
-                return Ok((vec![Finding::mind("database", no_database(&place), remedy)], None));
+                let remedy = format!(
+                    "`receiptd run` starts it; if systemd passes the URL as a credential, check with \
+                        `{BY_SYSTEMD}`"
+                );
+                return Ok((vec![Finding::warning("database", no_database(&place), remedy)], None));
             }
         },
     };
@@ -68,7 +70,7 @@ pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>,
 async fn writable(store: &Store) -> Finding {
     match store.read_only().await {
         Err(error) => asked("database_writes", &error),
-        Ok(None) => Finding::ok("database_writes", "it can be written"),
+        Ok(None) => Finding::ok("database_writes", "writable"),
         Ok(Some(why)) => {
             let (found, remedy) = why.split_once(": ").unwrap_or((why, "see the server's settings"));
             Finding::failed("database_writes", found, remedy)
@@ -76,19 +78,19 @@ async fn writable(store: &Store) -> Finding {
     }
 }
 
-/// How the way to the database is protected.
+/// How the connection to the database is protected.
 fn way(url: &SecretString) -> Finding {
     match PostgresUrl::from_environment(url.expose_secret()).map(|url| url.exposure()) {
-        Ok(None) => Finding::ok("database_tls", "nobody on the way can read or change what is said"),
+        Ok(None) => Finding::ok("database_tls", "nobody can read or change data on the way"),
         Ok(Some(exposure)) => {
-            let remedy = "give sslmode=verify-full in database.url, and sslrootcert if the server has a CA of its own";
-            Finding::mind("database_tls", exposure, remedy)
+            let remedy = "set sslmode=verify-full in database.url, and sslrootcert if the server has its own CA";
+            Finding::warning("database_tls", exposure, remedy)
         }
         Err(fault) => Finding::wrong("database_tls", format!("database.url {fault}"), "correct database.url"),
     }
 }
 
-/// What stands in the way of looking has been found before.
+/// Errors are ignored: the earlier checks report them.
 async fn polled(store: &Store) -> Option<Polled> {
     let (holder, call) = (store.holder().await.ok()??, store.last_call().await.ok()??);
     Some(Polled { holder, call })
@@ -108,7 +110,7 @@ async fn version(store: &Store, config: &Config) -> Result<Finding, Finding> {
     Ok(Finding::ok("database", format!("{place}: PostgreSQL {version}")))
 }
 
-/// The error without its remedy, which stands apart.
+/// The error without its remedy, which is a separate field.
 fn said(error: &StoreError) -> String {
     let cause = error.cause().map_or_else(String::new, |cause| format!(": {cause}"));
     format!("{error}{cause}")
@@ -126,17 +128,17 @@ async fn clocks(store: &Store) -> Finding {
     }
 }
 
-/// `ahead` is how far this machine's clock is ahead of the database's.
+/// `ahead` is the time by which this machine's clock is ahead of the database's.
 fn judge_clocks(ahead: TimeDelta) -> Finding {
     if ahead.abs() <= CLOCKS {
-        return Finding::ok(DATABASE_CLOCK, "the database's and this machine's agree");
+        return Finding::ok(DATABASE_CLOCK, "agrees with this machine's clock");
     }
     let found = Doubt::Apart(ahead).difference();
     if ahead.abs() <= APART {
-        let remedy = "set both by NTP: messages count as sent by the database's clock";
-        return Finding::mind(DATABASE_CLOCK, found, remedy);
+        let remedy = "set both clocks by NTP: sent_at defaults to the database's time";
+        return Finding::warning(DATABASE_CLOCK, found, remedy);
     }
-    let remedy = "set both by NTP: until they agree nothing expires or is removed, and /readyz is 503";
+    let remedy = "set both clocks by NTP: until they agree nothing expires or is removed, and /readyz returns 503";
     Finding::failed(DATABASE_CLOCK, found, remedy)
 }
 
@@ -157,7 +159,7 @@ fn judge_rights(Rights { role, unmade, closed }: &Rights) -> Finding {
         format!("{}, as a superuser", names.iter().map(statement).collect::<Vec<_>>().join("; "))
     };
     if !unmade.is_empty() {
-        let found = format!("the role {role} may not make the schema {}", unmade.join(" and "));
+        let found = format!("the role {role} may not create the schema {}", unmade.join(" and "));
         return Finding::failed(
             "rights",
             found,
@@ -165,14 +167,14 @@ fn judge_rights(Rights { role, unmade, closed }: &Rights) -> Finding {
         );
     }
     if !closed.is_empty() {
-        let found = format!("the role {role} may not make tables in the schema {}", closed.join(" and "));
+        let found = format!("the role {role} may not create tables in the schema {}", closed.join(" and "));
         return Finding::failed(
             "rights",
             found,
             each(closed, &|name| format!("GRANT CREATE ON SCHEMA {name} TO {role}")),
         );
     }
-    Finding::ok("rights", format!("the role {role} may do what receiptd has to"))
+    Finding::ok("rights", format!("the role {role} has the necessary rights"))
 }
 
 async fn schema(store: &Store) -> Vec<Finding> {
@@ -180,14 +182,20 @@ async fn schema(store: &Store) -> Vec<Finding> {
     match store.schema_version().await {
         Err(error) => vec![asked("schema", &error)],
         Ok(None) => {
-            vec![Finding::ok("schema", format!("not there yet: `receiptd run` makes it, up to migration {known}"))]
+            vec![Finding::ok(
+                "schema",
+                format!(
+                    "does not exist yet: `receiptd run` creates it, up to migration \
+                {known}"
+                ),
+            )]
         }
         Ok(Some(version)) if version > known => {
-            let found = format!("is at migration {version}, which only a newer receiptd knows (this one: {known})");
+            let found = format!("is at migration {version}, from a newer receiptd (this one knows {known})");
             vec![Finding::wrong("schema", found, "install that version, or point database.url elsewhere")]
         }
         Ok(Some(version)) if version < known => {
-            vec![Finding::ok("schema", format!("is at migration {version}: `receiptd run` brings it to {known}"))]
+            vec![Finding::ok("schema", format!("is at migration {version}: `receiptd run` upgrades it to {known}"))]
         }
         Ok(Some(version)) => {
             let found = format!("is at migration {version}");
@@ -203,7 +211,7 @@ async fn watched(store: &Store) -> Finding {
         Err(error) => asked("watched", &error),
         Ok(Watched { quarantined, .. }) if quarantined > 0 => {
             let found = format!("Tencent Chat refuses {}", counted(quarantined.unsigned_abs(), "group"));
-            Finding::mind("watched", found, "`receiptd watch list --state quarantined` says which and why")
+            Finding::warning("watched", found, "`receiptd watch list --state quarantined` shows them with the reasons")
         }
         Ok(Watched { groups, messages, .. }) => {
             let (messages, groups) = (messages.unsigned_abs(), groups.unsigned_abs());
@@ -216,21 +224,21 @@ async fn partitions(store: &Store) -> Finding {
     match store.partitions().await.map(|partitions| retention::runway(&partitions, clock::now().date_naive())) {
         Err(error) => asked("partitions", &error),
         Ok(days) if days < RUNWAY => {
-            let found = format!("made for only {}, including today", counted(days as u64, "day"));
-            Finding::mind("partitions", found, "a running receiptd makes them every hour: its log says why it can't")
+            let found = format!("only exist for {}, including today", counted(days as u64, "day"));
+            Finding::warning("partitions", found, "a running receiptd creates them every hour: see its log")
         }
-        Ok(days) => Finding::ok("partitions", format!("made for {}, including today", counted(days as u64, "day"))),
+        Ok(days) => Finding::ok("partitions", format!("exist for {}, including today", counted(days as u64, "day"))),
     }
 }
 
-/// What the service takes in a call, if polls have found that it takes fewer messages than were asked for.
+/// The known batch limit, if the service accepts fewer messages per call than configured.
 async fn batch_limit(store: &Store) -> Option<Finding> {
     match store.batch_limit().await {
         Err(error) => Some(asked("batch size", &error)),
         Ok(known) => known.map(|KnownLimit { takes, refuses }| {
             Finding::ok(
                 "batch size",
-                format!("Tencent Chat takes {takes} messages in a call and has refused {refuses}"),
+                format!("Tencent Chat accepts {} per call and has refused {refuses}", counted(takes as u64, "message")),
             )
         }),
     }
@@ -240,7 +248,7 @@ async fn lease(store: &Store) -> Finding {
     match store.holder().await {
         Err(error) => asked("lease", &error),
         Ok(Some(holder)) => Finding::ok("lease", format!("held by {}", Holder::in_words(&holder))),
-        Ok(None) => Finding::ok("lease", "free: no receiptd polls this app"),
+        Ok(None) => Finding::ok("lease", "no holder: no receiptd polls this app"),
     }
 }
 
@@ -252,8 +260,8 @@ mod tests {
     fn clocks_that_differ_are_told_with_what_helps_and_fail_from_a_minute_on() {
         for (ahead, verdict, said) in [
             (5, Verdict::Ok, "agree"),
-            (-6, Verdict::Mind, "6s behind the database's"),
-            (60, Verdict::Mind, "ahead of the database's"),
+            (-6, Verdict::Warning, "6s behind the database's"),
+            (60, Verdict::Warning, "ahead of the database's"),
             (61, Verdict::Failed, "ahead of the database's"),
             (-100 * 86_400, Verdict::Failed, "100d behind the database's"),
         ] {

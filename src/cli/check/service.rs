@@ -1,7 +1,7 @@
-//! Tencent Chat, step by step: is its name found, is it reached, is the clock right, does it accept the signature.
+//! Checks Tencent Chat step by step: DNS, connection, clock, signature.
 //!
-//! The last is tried with a call only where no daemon calls: a call beside it would hold no permit, and one too many in a
-//! second halves the daemon's rate. What its own last call came to tells as much.
+//! Only makes a call if no daemon polls: the call would have no permit, and one too many in a second halves the
+//! daemon's rate. The result of the daemon's last call is used instead.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -24,13 +24,14 @@ use super::{
     finding::{Finding, Verdict},
 };
 
-/// No group has this id, hopefully: the service answers that it is gone, and has accepted the signature by then.
+/// Presumably, no group has this id: the service accepts the signature, and then answers that the group doesn't
+/// exist.
 const NO_GROUP: &str = "receiptd-check";
 
-/// A clock that is further off makes signatures that are not valid yet, or sees them expire too late.
+/// Maximum error of the clock. Beyond it, signatures are not valid yet, or expire too late.
 const CLOCK: TimeDelta = TimeDelta::seconds(60);
 
-/// Looks at the service: at each of its domains, and then by a call, unless a daemon calls.
+/// Checks the service: connects to each of its domains, then makes a call, unless a daemon polls.
 pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut clock = None;
@@ -42,16 +43,18 @@ pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>)
                 break;
             }
         };
-        findings.extend(proxy.as_ref().map(|proxy| {
-            Finding::ok("proxy", format!("{url} is reached through {proxy}, which the environment names"))
-        }));
+        findings.extend(
+            proxy
+                .as_ref()
+                .map(|proxy| Finding::ok("proxy", format!("{url} is reached through {proxy}, from the environment"))),
+        );
         match reach(url, proxy, request_timeout).await {
             Ok((reached, date)) => {
                 findings.extend(reached);
                 clock = clock.or(date.map(|date| clock_of(url, date, clock::now())));
             }
-            // Calls go to the first one while it is reached.
-            Err(failed) if number > 0 => findings.push(Finding { verdict: Verdict::Mind, ..failed }),
+            // Calls use the first domain as long as it is reachable.
+            Err(failed) if number > 0 => findings.push(Finding { verdict: Verdict::Warning, ..failed }),
             Err(failed) => findings.push(failed),
         }
     }
@@ -63,14 +66,14 @@ pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>)
     findings
 }
 
-/// The proxy that calls go through.
+/// The proxy that calls use.
 fn proxy_of(url: &str) -> Result<Option<String>, Finding> {
     let Ok(url) = Url::parse(url) else { return Ok(None) };
-    // What helps is said with it.
+    // The message contains the remedy.
     proxy_for(&url).map_err(|error| Finding { remedy: None, ..Finding::wrong("proxy", error.to_string(), "") })
 }
 
-/// What was found on the way there, and the time by the server's clock, if it tells.
+/// The results on the way there, and the server's time if it sends one.
 async fn reach(
     url: &str,
     proxy: Option<String>,
@@ -80,39 +83,34 @@ async fn reach(
         Url::parse(url).map_err(|error| Finding::failed("dns", format!("{url}: {error}"), "correct chat.endpoint"))?;
     let (host, port) = (parsed.host_str().unwrap_or_default(), parsed.port_or_known_default().unwrap_or(443));
     let mut findings = Vec::new();
-    // A proxy finds the name by itself.
+    // The proxy resolves the name.
     if proxy.is_none() && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err() {
         let addresses = tokio::net::lookup_host((host, port)).await.map(Iterator::count).unwrap_or_default();
         if addresses == 0 {
-            return Err(Finding::failed(
-                "dns",
-                format!("{host} is not found"),
-                "see /etc/resolv.conf: does this machine resolve names of the Internet?",
-            ));
+            return Err(Finding::failed("dns", format!("{host} does not resolve"), "check DNS (/etc/resolv.conf)"));
         }
-        findings.push(Finding::ok("dns", format!("{host} has {addresses} addresses")));
+        findings.push(Finding::ok("dns", format!("{host} resolves (addresses: {addresses})")));
     }
     let (check, encrypted) = match parsed.scheme() {
         "https" => (
             "tls",
-            ", are CA certificates installed (Debian: ca-certificates), is the clock right, does something in between \
-             read along",
+            ", are CA certificates installed (Debian: ca-certificates), is the clock right, does a proxy intercept TLS",
         ),
         _ => ("connection", ""),
     };
     let through = proxy.map_or_else(String::new, |proxy| format!(" from {proxy}"));
     let date = connect(parsed.clone(), request_timeout).await.map_err(|found| {
-        Finding::failed(check, format!("{url}: {found}"), format!("is port {port} open to there{through}{encrypted}?"))
+        Finding::failed(check, format!("{url}: {found}"), format!("is port {port} reachable{through}{encrypted}?"))
     })?;
-    findings.push(Finding::ok(check, format!("{url} is reached")));
+    findings.push(Finding::ok(check, format!("{url} is reachable")));
     Ok((findings, date))
 }
 
-/// Connects without a signature. The time by the server's clock, if it tells.
+/// Connects without a signature. Returns the server's time if it sends one.
 async fn connect(url: Url, request_timeout: Duration) -> Result<Option<Timestamp>, String> {
-    // Another part of the process may have been first: any provider will do.
+    // Another part of the process may have installed one first: any provider will do.
     _ = rustls::crypto::ring::default_provider().install_default();
-    // Nobody is believed who says that the service is elsewhere.
+    // A redirect is not followed: an answer that claims the service is elsewhere isn't trusted.
     let client = reqwest::Client::builder().timeout(request_timeout).http1_only().redirect(Policy::none());
     let client = by_proxy_for(&url, client).map_err(|error| error.to_string())?.build();
     let client = client.map_err(|error| error.without_url().to_string())?;
@@ -121,7 +119,7 @@ async fn connect(url: Url, request_timeout: Duration) -> Result<Option<Timestamp
     Ok(date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()).map(|date| date.to_utc()))
 }
 
-/// The error with what caused it: the last of them says what is wrong.
+/// The error with its causes; the last one says what is wrong.
 fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -130,10 +128,10 @@ fn causes(error: &dyn std::error::Error) -> String {
 fn clock_of(url: &str, theirs: Timestamp, ours: Timestamp) -> Finding {
     let off = ours - theirs;
     if off.abs() > CLOCK {
-        let found = format!("this machine's is {} s off that of {url}", off.num_seconds());
-        return Finding::failed("clock", found, "set it by NTP: signatures carry the time");
+        let found = format!("this machine's clock differs by {} s from that of {url}", off.num_seconds());
+        return Finding::failed("clock", found, "set it by NTP: signatures contain the time");
     }
-    Finding::ok("clock", format!("this machine's agrees with that of {url}"))
+    Finding::ok("clock", format!("this machine's clock agrees with that of {url}"))
 }
 
 /// One signed call.
@@ -157,33 +155,33 @@ async fn call(chat: Chat, request_timeout: Duration) -> Finding {
         Ok(attempt) => {
             judge(&destination, attempt.outcome.as_ref().err(), &format!("in {} ms", attempt.latency.as_millis()))
         }
-        Err(error) => Finding::failed("service", error, "see the section [chat] of the configuration"),
+        Err(error) => Finding::failed("service", error, "check the section [chat] of the configuration"),
     }
 }
 
-/// The daemon's own last call in place of one.
+/// Judges by the daemon's last call.
 fn judge_daemon(destination: &str, polled: &Polled, now: Timestamp) -> Finding {
     let call = &polled.call;
     let (holder, ago) = (Holder::in_words(&polled.holder), since(call.called_at, now));
-    let how = format!("in the last call of {holder}, {ago} ago; none is made beside it");
+    let how = format!("in the last call of {holder}, {ago} ago (check makes no call of its own while one polls)");
     judge(destination, call.failure().as_ref(), &how)
 }
 
-/// Whatever is said of the group or the rate, the app and its signature were accepted.
+/// Whatever the answer says about the group or the rate, it accepted the app and its signature.
 fn judge(destination: &str, failure: Option<&Failure>, how: &str) -> Finding {
     let ok = |found: &str| Finding::ok("service", format!("{destination} {found}, {how}"));
     let Some(Failure { class, code, info }) = failure else { return ok("accepts the signature") };
     match (class, code) {
         (Class::GroupFault | Class::Split | Class::Message, _) => ok("accepts the signature"),
-        (Class::SlowDown, _) => ok("accepts the signature and is busy"),
+        (Class::SlowDown, _) => ok("accepts the signature, but is busy"),
         (_, Some(code)) => {
-            let remedy = error_class::remedy(*code).unwrap_or("docs/operators.md has a list of all codes");
+            let remedy = error_class::remedy(*code).unwrap_or("see the error codes in docs/operators.md");
             let found = format!("{destination} refuses the call with code {code} ({info}), {how}");
             Finding::failed("service", found, remedy)
         }
         (_, None) => {
-            let found = format!("{destination} gives no answer that is Tencent Chat's ({info}), {how}");
-            Finding::failed("service", found, "is the way there free, and does nothing in between answer instead?")
+            let found = format!("{destination} does not answer like Tencent Chat ({info}), {how}");
+            Finding::failed("service", found, "is it reachable, and does something in between answer instead?")
         }
     }
 }
@@ -210,7 +208,7 @@ mod tests {
     fn a_call_that_reaches_the_app_is_accepted_also_where_the_group_is_none_or_the_service_is_busy() {
         for (class, found) in [
             (Class::GroupFault, "chat accepts the signature, in 5 ms"),
-            (Class::SlowDown, "chat accepts the signature and is busy, in 5 ms"),
+            (Class::SlowDown, "chat accepts the signature, but is busy, in 5 ms"),
         ] {
             assert_eq!(judge("chat", Some(&failure(class, Some(60011))), "in 5 ms"), Finding::ok("service", found));
         }
@@ -220,8 +218,8 @@ mod tests {
     fn a_call_that_broke_on_its_way_was_refused_by_nobody() {
         let finding = judge("chat", Some(&failure(Class::Retry, None)), "in 5 ms");
         assert_eq!(finding.verdict, Verdict::Failed);
-        assert_eq!(finding.found, "chat gives no answer that is Tencent Chat's (it says so), in 5 ms");
-        assert!(!finding.line().contains("list of all codes"), "{}", finding.line());
-        assert!(judge("chat", Some(&failure(Class::Unknown, Some(5))), "").line().contains("list of all codes"));
+        assert_eq!(finding.found, "chat does not answer like Tencent Chat (it says so), in 5 ms");
+        assert!(!finding.line().contains("see the error codes"), "{}", finding.line());
+        assert!(judge("chat", Some(&failure(Class::Unknown, Some(5))), "").line().contains("see the error codes"));
     }
 }

@@ -1,30 +1,30 @@
-//! The figures of the picture and of the summary, by SQL on the tables that everybody can query.
+//! The figures of the picture and the summary, from SQL on the public tables.
 
 use anyhow::Context;
 use sqlx::PgPool;
 
 use super::stage::Stage;
 
-/// So many messages are shown with their curves.
+/// Number of messages shown with their curves.
 const CURVES: i64 = 6;
 
-/// What the picture shows.
+/// The figures of the picture.
 pub struct Figures {
-    /// Calls in the last whole second that is stored.
+    /// Calls in the last complete second that is stored.
     pub calls: i64,
-    /// Messages that a call asked for, on average, in that second.
+    /// Average number of messages per call in that second.
     pub messages_per_call: f64,
-    /// The most calls that the service saw in any second.
+    /// Maximum number of calls in any second, as seen by the service.
     pub highest_second: usize,
-    /// Rows in the time series.
+    /// Rows in `receipt_snapshots`.
     pub snapshots: i64,
-    /// Messages that are polled, and those that all have read.
+    /// Active messages, and messages that all members have read.
     pub active: i64,
     pub all_read: i64,
     pub curves: Vec<Curve>,
 }
 
-/// How a message was read: the share of its readers at each change, and the seconds since the first.
+/// The read curve of a message: the fraction of its readers at each change, and the seconds since the first one.
 #[derive(sqlx::FromRow)]
 pub struct Curve {
     pub name: String,
@@ -36,7 +36,7 @@ pub struct Curve {
 
 impl Figures {
     pub async fn read(stage: &Stage) -> anyhow::Result<Self> {
-        const DOING: &str = "reading the figures of the demo failed";
+        const DOING: &str = "reading the demo's figures failed";
         let (calls, messages_per_call): (i64, f64) = sqlx::query_as(
             "SELECT count(*), coalesce(avg(messages_asked), 0)::float8 FROM receiptd.api_calls
              WHERE called_at > now() - interval '1.5 seconds' AND called_at <= now() - interval '0.5 seconds'",

@@ -1,4 +1,4 @@
-//! The picture on a terminal, redrawn in place; plain lines anywhere else.
+//! The picture: redrawn in place on a terminal, otherwise plain lines.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -10,13 +10,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::figures::{Curve, Figures};
 use crate::cli::stdout;
 
-/// The limit of the service, in calls a second.
+/// The service's limit, in calls per second.
 const LIMIT: u64 = 200;
 
-/// How many characters a curve has.
+/// Width of a curve, in characters.
 const WIDTH: usize = 32;
 
-/// Plain lines come every so many seconds.
+/// Time between plain lines, in seconds.
 const PLAIN_EVERY: u64 = 2;
 
 /// Draws the figures.
@@ -44,7 +44,7 @@ impl Picture {
         Ok(())
     }
 
-    /// Takes the picture away, for the summary.
+    /// Removes the picture to make room for the summary.
     pub fn clear(&self) {
         if let Some(bars) = &self.bars {
             _ = bars.all.clear();
@@ -67,14 +67,14 @@ impl Bars {
         self.budget.set_message(format!("{calls}/s, {} % of the budget", calls * 100 / LIMIT));
         let mut lines = vec![
             format!("seen     at most {} calls in any second by the service", figures.highest_second),
-            format!("asked    {:.1} messages a call", figures.messages_per_call),
+            format!("asked    {:.1} messages per call", figures.messages_per_call),
             format!(
                 "stored   {} snapshots of {} messages; {} read by all",
                 figures.snapshots,
                 figures.active + figures.all_read,
                 figures.all_read
             ),
-            format!("time     {} s, Ctrl-C ends", elapsed.as_secs()),
+            format!("time     {} s; stop with Ctrl-C", elapsed.as_secs()),
             String::new(),
         ];
         lines.extend(figures.curves.iter().map(curve_line));
@@ -91,7 +91,8 @@ impl Bars {
 
 fn plain(figures: &Figures, elapsed: Duration) -> String {
     format!(
-        "{:>3} s  {:>3} calls/s ({:>3} % of {LIMIT}, at most {} in any second)  {:.1} messages a call  {} snapshots  {} read by all",
+        "{:>3} s  {:>3} calls/s ({:>3} % of {LIMIT}, at most {} in any second)  {:.1} messages per call  {} \
+         snapshots  {} read by all",
         elapsed.as_secs(),
         figures.calls,
         figures.calls * 100 / i64::try_from(LIMIT).unwrap_or(1),
@@ -112,14 +113,14 @@ fn curve_line(curve: &Curve) -> String {
     )
 }
 
-/// A curve of shares over time, from the first to the last, each carried forward to the next.
+/// A curve of fractions over time, from the first to the last, each carried forward to the next.
 fn sparkline(seconds: &[f64], shares: &[f64]) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let span = seconds.last().copied().unwrap_or_default();
     let level = |column: usize| {
         let time = span * column as f64 / (WIDTH - 1) as f64;
         let share = seconds.iter().zip(shares).take_while(|(seconds, _)| **seconds <= time).last();
-        // Only what is really all reaches the top.
+        // Only 100 % reaches the top.
         LEVELS[share.map_or(0, |(_, share)| (share * 7.0).floor().clamp(0.0, 7.0) as usize)]
     };
     (0..WIDTH).map(level).collect()
@@ -156,7 +157,8 @@ mod tests {
         let line = plain(&figures, Duration::from_secs(4));
         assert_eq!(
             line,
-            "  4 s  150 calls/s ( 75 % of 200, at most 199 in any second)  20.2 messages a call  7 snapshots  1 read by all"
+            "  4 s  150 calls/s ( 75 % of 200, at most 199 in any second)  20.2 messages per call  7 snapshots  1 \
+             read by all"
         );
     }
 }

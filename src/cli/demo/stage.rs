@@ -1,4 +1,4 @@
-//! What the demo needs: started in order, stopped in order.
+//! The parts of the demo, started and stopped in order.
 
 use std::time::Duration;
 
@@ -21,25 +21,25 @@ use crate::cli::{run::daemon_settings, tell};
 
 const APP: i64 = 1_400_000_000;
 const DATABASE: &str = "receiptd_demo";
-/// So many groups polled once a second take most of the budget.
+/// Number of groups. Polled once a second, they use most of the budget.
 const GROUPS: i64 = 180;
 
 /// Everything that runs during a demo.
 pub struct Stage {
     pub pool: PgPool,
     pub simulator: Simulator,
-    /// How many messages have been sent to the groups.
+    /// Number of messages sent so far.
     sent: i64,
     daemon: Daemon,
     postgres: EmbeddedPostgres,
-    /// The simulated Chat has a thread of its own, as a service elsewhere would.
+    /// The simulated Chat has its own thread, like a remote service.
     elsewhere: Runtime,
 }
 
 impl Stage {
-    /// Starts it all. `None` if it was stopped meanwhile.
+    /// Starts everything. `None` if it was stopped during the start.
     pub async fn set_up(stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
-        // Made anew in each demo; nobody else knows it.
+        // Generated for each demo and not shared.
         let secret_key: String = std::iter::repeat_with(fastrand::alphanumeric).take(64).collect();
         tell("Starting a private PostgreSQL ...");
         let postgres = spawn_blocking(start_postgres).await??;
@@ -61,7 +61,7 @@ impl Stage {
         Ok(Some(stage))
     }
 
-    /// What one can do while it runs.
+    /// How to look into the database while the demo runs.
     pub fn invitation(&self) -> String {
         let psql = self.postgres.psql_command(DATABASE);
         format!(
@@ -76,7 +76,7 @@ impl Stage {
         )
     }
 
-    /// Watches what has been sent before the demo begins: 5 to 40 messages in each group.
+    /// Watches messages sent before the demo: 5 to 40 in each group.
     async fn watch_groups(&mut self) -> anyhow::Result<()> {
         sqlx::query(
             "SELECT receiptd.watch_messages($1, 'group ' || g, array(SELECT generate_series(1::bigint, 5 + g * 7 % 36)))
@@ -86,11 +86,11 @@ impl Stage {
         .bind(GROUPS)
         .execute(&self.pool)
         .await
-        .context("watching the groups of the demo failed")?;
+        .context("watching the demo's groups failed")?;
         Ok(())
     }
 
-    /// Some groups get a new message, which is watched at once, as an application would do it.
+    /// Some groups get a new message, which is watched immediately, as an application would.
     pub async fn send_messages(&mut self) -> anyhow::Result<()> {
         for _ in 0..3 {
             let group = 1 + self.sent * 7 % GROUPS;
@@ -112,7 +112,7 @@ impl Stage {
         self.daemon.ended().await;
     }
 
-    /// Stops it all, the daemon first, and tells what it has done. True if all that was answered is stored.
+    /// Stops everything, the daemon first, and prints the summary. True if every answer was stored.
     pub async fn tear_down(self) -> anyhow::Result<bool> {
         let lost = self.daemon.stop().await;
         let told = super::summary::summary(&self.pool, &self.simulator).await;
@@ -124,7 +124,7 @@ impl Stage {
     }
 }
 
-/// A server of its own beside that of `receiptd run`, kept between demos; its database is made anew.
+/// A separate server from that of `receiptd run`, kept between demos; its database is created again.
 fn start_postgres() -> anyhow::Result<EmbeddedPostgres> {
     let data_dir = embedded::default_data_dir()?.with_file_name("demo");
     let server = EmbeddedPostgres::start(&embedded::Options::new(data_dir))?;
@@ -137,13 +137,13 @@ fn simulator_config(secret_key: &str) -> anyhow::Result<SimulatorConfig> {
     let secret_key = SecretString::from(secret_key);
     let mut config = SimulatorConfig::new(SdkAppId::try_from(APP)?, "administrator", secret_key);
     config.world.members = 10..=120;
-    // Fast readers: their curves rise while one looks.
+    // Fast readers, so that curves rise visibly.
     config.world.median_reading_time = Duration::from_secs(6);
     config.world.no_receipt_share = 0.01;
     Ok(config)
 }
 
-/// The settings of the demo, read as those of a server are.
+/// The demo's settings, parsed like those of a server.
 fn config(secret_key: &str, url: &str, endpoint: &str) -> anyhow::Result<Config> {
     let settings = [
         ("CHAT__SDK_APP_ID", APP.to_string().as_str()),

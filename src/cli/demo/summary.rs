@@ -1,4 +1,4 @@
-//! What the demo has done, in words, after its end.
+//! The summary after the demo.
 
 use std::io::Write;
 
@@ -7,10 +7,10 @@ use sqlx::PgPool;
 
 use crate::cli::stdout;
 
-/// Tells what the demo has done. True if what the service answered is what is stored.
+/// Prints the summary. True if every answer was stored.
 ///
 /// # Errors
-/// If no call succeeded, or the figures can't be had.
+/// If no call succeeded, or the figures can't be read.
 pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<bool> {
     let (calls, seconds, per_call, failed): (i64, f64, f64, i64) = sqlx::query_as(
         "SELECT count(*), coalesce(extract(epoch FROM max(called_at) - min(called_at)), 0)::float8,
@@ -32,7 +32,8 @@ pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<boo
     let mut out = stdout();
     writeln!(
         out,
-        "In {seconds:.0} s receiptd made {calls} calls, {failed} of which failed: {rate:.0} a second, {:.0} % of 200.",
+        "In {seconds:.0} s receiptd made {calls} calls, {failed} of which failed: {rate:.0} per second, {:.0} % of \
+         200.",
         rate / 2.0
     )?;
     writeln!(
@@ -40,18 +41,18 @@ pub async fn summary(pool: &PgPool, simulator: &Simulator) -> anyhow::Result<boo
         "The service saw at most {} calls in any second; its limit is 200.",
         ledger.highest_sliding_second()
     )?;
-    writeln!(out, "A call asked for {per_call:.1} messages. {all_read} messages were read by everybody and are done.")?;
+    writeln!(out, "{per_call:.1} messages per call. {all_read} messages were read by everybody and are done.")?;
     let stored = match is_complete {
-        true => format!("and {snapshots} snapshots are stored: all of them"),
-        false => format!("but {snapshots} snapshots are stored"),
+        true => format!("all {snapshots} were stored"),
+        false => format!("but {snapshots} snapshots were stored"),
     };
-    writeln!(out, "The service answered {answered} different counts, {stored}.")?;
+    writeln!(out, "The service returned {answered} different counts; {stored}.")?;
     if calls > 0 && failed == calls {
         let last = "SELECT concat_ws(' ', class, code) || coalesce(': ' || error, '') FROM receiptd.api_calls
             ORDER BY called_at DESC LIMIT 1";
         let last: String = sqlx::query_scalar(last).fetch_one(pool).await?;
         anyhow::bail!("no call to the simulated Chat succeeded; the last one failed with {}", printable(&last));
     }
-    writeln!(out, "To keep a history of your own: see README.md and config/receiptd.toml.")?;
+    writeln!(out, "To record your own history, see README.md and config/receiptd.toml.")?;
     Ok(is_complete)
 }

@@ -1,4 +1,5 @@
-//! Where an export goes: standard output, or a file that gets its name only when it is whole. It never overwrites one.
+//! The output of an export: standard output, or a file that gets its name only when it is complete. Never overwrites
+//! a file.
 
 use std::{
     fs::{self, File, Permissions, TryLockError},
@@ -15,8 +16,8 @@ pub enum Output {
     File(Unfinished),
 }
 
-/// A file that is being written, beside the place where it will be. It goes with this value unless it has been completed;
-/// after a kill it stays, and the next export to this place begins it anew.
+/// A file being written, next to its final place. It is removed with this value unless it was completed; after a kill
+/// it stays, and the next export to this place starts it again.
 pub struct Unfinished {
     file: File,
     part: PathBuf,
@@ -33,8 +34,8 @@ impl Output {
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
-        // Not emptied before it is known that nobody else writes it.
-        // Whoever may write in the same directory can put a link there, which would lead what is written elsewhere.
+        // Not truncated before it is known that no other export writes it. Anybody who may write to the directory can
+        // put a link there, which would redirect the output.
         let open = File::options()
             .write(true)
             .create(true)
@@ -43,11 +44,11 @@ impl Output {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&part);
         let file = open.with_context(|| format!("opening {} failed", part.display()))?;
-        let metadata = file.metadata().with_context(|| format!("looking at {} failed", part.display()))?;
+        let metadata = file.metadata().with_context(|| format!("checking {} failed", part.display()))?;
         if !metadata.is_file() || metadata.nlink() > 1 {
-            bail!("{} is no file of its own, but a link or a device: remove it", part.display());
+            bail!("{} is a link or a device, not a regular file: remove it", part.display());
         }
-        // One that was left may be open to all.
+        // A leftover file may be readable by all.
         let mode = metadata.permissions().mode() & 0o640;
         file.set_permissions(Permissions::from_mode(mode))
             .with_context(|| format!("closing {} failed", part.display()))?;
@@ -57,7 +58,7 @@ impl Output {
             Err(TryLockError::WouldBlock) => bail!("another export is writing {}", part.display()),
         }
         let output = Self::File(Unfinished { file, part, path: path.to_owned(), is_complete: false });
-        // Another export may have finished since: then this is its file by now.
+        // Another export may have finished in the meantime and now own this file.
         refuse_existing(path)?;
         output.emptied()
     }
@@ -69,7 +70,7 @@ impl Output {
         Ok(self)
     }
 
-    /// What writes to it.
+    /// A writer for it.
     pub fn writer(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Standard => Box::new(io::stdout()),
@@ -81,7 +82,7 @@ impl Output {
         matches!(self, Self::Standard) && io::stdout().is_terminal()
     }
 
-    /// What to say when writing fails.
+    /// Context for write errors.
     pub fn failure(&self) -> String {
         match self {
             Self::Standard => "writing to standard output failed".to_owned(),
@@ -89,7 +90,7 @@ impl Output {
         }
     }
 
-    /// Gives the file its name, once everything is on the disk.
+    /// Gives the file its name once everything is on disk.
     pub fn complete(self) -> anyhow::Result<()> {
         let failure = self.failure();
         let Self::File(mut unfinished) = self else { return Ok(()) };
@@ -104,7 +105,7 @@ impl Output {
 
 fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     if path.symlink_metadata().is_ok() {
-        bail!("{} is there by now, and is not overwritten", path.display());
+        bail!("{} was created in the meantime and is not overwritten", path.display());
     }
     Ok(())
 }
@@ -112,7 +113,7 @@ fn refuse_existing(path: &Path) -> anyhow::Result<()> {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.is_complete {
-            // If even this fails, its name still says what it is.
+            // If even this fails, its name still shows that it is incomplete.
             _ = fs::remove_file(&self.part);
         }
     }

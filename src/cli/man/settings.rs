@@ -1,4 +1,4 @@
-//! receiptd.toml(5), from the reference file: its comments are the text, its lines the terms.
+//! receiptd.toml(5), generated from the reference file: comments become text, lines become terms.
 
 use clap_mangen::roff::{Roff, bold, roman};
 
@@ -18,7 +18,7 @@ pub fn page() -> String {
         } else if line.is_empty() || line == "#" {
             paragraph(&mut roff, &mut comment);
         } else if let Some(section) = section(line) {
-            // What stands above a section is about it.
+            // The comment above a section describes it.
             roff.control("SH", [section]);
             paragraph(&mut roff, &mut comment);
         } else {
@@ -34,12 +34,12 @@ pub fn page() -> String {
     roff.to_roff()
 }
 
-/// The heading of a section, also of one that is an example.
+/// The heading of a section, including commented-out examples.
 fn section(line: &str) -> Option<&str> {
     line.trim_start_matches('#').strip_prefix('[').map(|_| line.trim_start_matches('#'))
 }
 
-/// Whether a setting goes on over several lines.
+/// Whether a setting continues on the next line.
 fn is_open(line: &str) -> bool {
     line.ends_with('[')
 }
@@ -49,7 +49,7 @@ fn paragraph(roff: &mut Roff, comment: &mut Vec<&str>) {
         return;
     }
     roff.control("PP", []);
-    // Points of a list begin with a dash, and stay on lines of their own.
+    // List items start with a dash and keep their own lines.
     for words in comment.drain(..) {
         if words.trim_start().starts_with("- ") {
             roff.control("br", []);
@@ -58,7 +58,7 @@ fn paragraph(roff: &mut Roff, comment: &mut Vec<&str>) {
     }
 }
 
-/// A setting with its default, and what is said of it.
+/// A setting with its default and description.
 fn term(roff: &mut Roff, setting: &[&str], is_set: bool, comment: &mut Vec<&str>) {
     roff.control("TP", []).text([bold(setting.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "))]);
     let said = comment.drain(..).map(str::trim).collect::<Vec<_>>().join(" ");

@@ -1,4 +1,4 @@
-//! SIGHUP: the settings are read again. What is wrong with them is said, and the old ones stay.
+//! SIGHUP: reloads the settings. If they are invalid, logs the problems and keeps the old ones.
 
 use anyhow::bail;
 use receiptd::{
@@ -10,7 +10,7 @@ use tokio::signal::unix::Signal;
 
 use super::{super::database::Database, Global, daemon_settings, warn_of};
 
-/// Reads the settings again at each SIGHUP, also while the database is waited for. It never ends.
+/// Reloads the settings on each SIGHUP, also while waiting for the database. Never returns.
 pub async fn on_hangup(
     mut hangups: Signal,
     mut config: Config,
@@ -23,18 +23,18 @@ pub async fn on_hangup(
         if hangups.recv().await.is_none() {
             return std::future::pending().await;
         }
-        // Before it is ready systemd must not hear that it is again.
+        // systemd must not be told "ready" before the first time.
         let is_ready = daemon.is_ready();
         if is_ready {
             lifecycle::notify_reloading();
         }
         match reload(&config, global, daemon, database, log_level) {
             Ok(new) => {
-                tracing::info!("the settings have been read again");
+                tracing::info!("settings reloaded");
                 config = new;
             }
             Err(error) => {
-                tracing::error!("the settings stay as they were, since the new ones can't be taken: {error:#}")
+                tracing::error!("keeping the old settings: the new ones are invalid: {error:#}")
             }
         }
         if is_ready {
@@ -43,7 +43,7 @@ pub async fn on_hangup(
     }
 }
 
-/// Takes over the settings as they are now. Nothing is taken over where anything is wrong.
+/// Applies the current settings, or none of them if one is invalid.
 fn reload(
     old: &Config,
     global: &Global,
@@ -54,13 +54,13 @@ fn reload(
     let mut new = global.load_config()?;
     let chat = new.chat()?;
     if chat.sdk_app_id != old.chat()?.sdk_app_id {
-        bail!("chat.sdk_app_id can't change while receiptd runs: restart it");
+        bail!("chat.sdk_app_id can't be changed by a reload: restart receiptd");
     }
     for key in wait_for_restart(old, &new) {
-        tracing::warn!("{key} has changed, which holds from the next start on");
+        tracing::warn!("{key} has changed and takes effect after a restart");
     }
     warn_of(&new, &chat);
-    // What waits for the next start counts as unchanged until then.
+    // Settings that need a restart count as unchanged until then.
     if old.database.to_string() != new.database.to_string() {
         new.database.url = old.database.url.clone();
     }
@@ -73,10 +73,10 @@ fn reload(
     Ok(new)
 }
 
-/// The keys whose values have changed and yet stay what they were until the next start.
+/// The keys that have changed and need a restart.
 fn wait_for_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
-        // Its password and parameters, which are not shown, are taken over.
+        // Its password and parameters, which are not shown, take effect.
         ("database.url", old.database.to_string() != new.database.to_string()),
         ("database.max_connections", old.database.max_connections != new.database.max_connections),
         ("database.prepared_statements", old.database.prepared_statements != new.database.prepared_statements),

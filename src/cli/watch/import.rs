@@ -1,4 +1,4 @@
-//! `receiptd watch import`: a watch list in CSV, streamed into the database in batches.
+//! `receiptd watch import`: streams a watch list in CSV into the database, in batches.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use receiptd::{
 
 use super::{BATCH, Exit, Refused, stdout, tell};
 
-/// So many bad lines are told one by one; the rest is counted.
+/// Number of bad lines reported individually; the rest is counted.
 const TOLD: u64 = 100;
 
 /// Watch the messages listed in a CSV file: group_id,msg_seq,sent_at
@@ -33,7 +33,7 @@ pub struct Arguments {
     file: PathBuf,
 }
 
-/// What has been done so far.
+/// Counts so far.
 #[derive(Default)]
 struct Tally {
     lines: u64,
@@ -49,7 +49,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     }
     let bar = progress(size);
     let mut tally = Tally::default();
-    // One moment for all that do not say when they were sent.
+    // One time for all lines without a time of sending.
     let now = store.clock().now();
     let done = import(Lines::new(input, now), now, store, &bar, &mut tally).await;
     bar.finish_and_clear();
@@ -57,10 +57,8 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         done?;
     } else {
         done.with_context(|| {
-        let stored = tally.stored_up_to;
-        format!(
-            "importing stopped: all good lines up to line {stored} are stored, and importing them again does no harm"
-        )
+            let stored = tally.stored_up_to;
+            format!("import stopped: all valid lines up to line {stored} are stored; importing them again does no harm")
         })?;
     }
     let Tally { lines, new, bad, .. } = tally;
@@ -138,7 +136,7 @@ async fn import(
         }
     }
     if tally.bad > TOLD {
-        tell(format_args!("and {} more bad lines", tally.bad - TOLD));
+        tell(format_args!("and {}", counted(tally.bad - TOLD, "more bad line")));
     }
     Ok(())
 }

@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use super::{Refused, not_watched, stdout, tell};
 
-/// The states of a group.
+/// States of a group.
 const GROUP_STATES: [&str; 4] = ["active", "paused", "quarantined", "removed"];
 
-/// The states of a message.
+/// States of a message.
 const MESSAGE_STATES: [&str; 6] = ["active", "all_read", "no_receipt", "expired", "rejected", "removed"];
 
 /// List watched groups, or the messages of one group
@@ -34,7 +34,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Refuses a state that nothing on the list can be in.
+/// Refuses a state that doesn't exist.
 pub fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     let Some(state) = &arguments.state else { return Ok(()) };
     let (what, known) = match arguments.group {
@@ -44,7 +44,7 @@ pub fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     if known.contains(&state.as_str()) {
         return Ok(());
     }
-    Err(Refused::usage(format!("no {what} is in a state {state:?}: give one of {}", known.join(", "))))
+    Err(Refused::usage(format!("{state:?} is not a state of {what}: use one of {}", known.join(", "))))
 }
 
 pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
@@ -52,7 +52,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     let mut out = stdout();
     let now = store.clock().now();
     if !store.look_at_lease().await?.is_some_and(|lease| lease.holder.is_some() && lease.expires_at > now) {
-        tell("Warning: no receiptd polls this app: start one, or see why it waits with `receiptd check`.");
+        tell("Warning: no receiptd polls this app: start one, or run `receiptd check` to see why it waits.");
     }
     let Some(group) = group else {
         heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "WHY"))?;

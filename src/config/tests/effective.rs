@@ -1,4 +1,4 @@
-//! What `receiptd config` shows.
+//! The output of `receiptd config`.
 
 use super::*;
 

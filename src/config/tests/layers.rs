@@ -1,4 +1,4 @@
-//! Which layer holds over which.
+//! Precedence of the sources.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn the_alternative_of_a_higher_layer_takes_the_place_of_the_other() {
 fn both_alternatives_in_the_variables_are_an_error_too() {
     let variables = [("RECEIPTD_DATABASE__URL", "postgres://a@b/c"), ("RECEIPTD_DATABASE__URL_FILE", "/f")];
     let error = load("", &variables, &[]).unwrap_err().to_string();
-    assert!(error.contains("beside database.url_file, and they exclude each other"), "{error}");
+    assert!(error.contains("conflicts with database.url_file: keep one"), "{error}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! `config/receiptd.toml` is the reference: complete, correct, and the same as what is built in.
+//! `config/receiptd.toml` is the reference: complete, correct, and equal to the built-in defaults.
 
 use super::*;
 use crate::config::{fields::fields_of, sections::SECTIONS};
 
 const REFERENCE: &str = include_str!("../../../config/receiptd.toml");
 
-/// Every setting of the reference set at once, those that are not set as well.
+/// Sets every setting of the reference, including commented-out ones.
 fn everything_set() -> String {
     let uncomment = |line: &str| match line.strip_prefix('#') {
         Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
@@ -31,7 +31,7 @@ fn every_key_of_the_reference_file_is_known_and_its_example_valid() {
     let ConfigError::Invalid(problems) = load_file(&everything_set()).unwrap_err() else { panic!() };
     for problem in &problems {
         let text = problem.to_string();
-        let is_expected = ["exclude each other", "can't be read: No such file", "is the example of the reference file"];
+        let is_expected = ["conflicts with", "can't be read: No such file", "is the example from the reference file"];
         assert!(is_expected.iter().any(|expected| text.contains(expected)), "{text}");
     }
     for key in ["chat.region", "http.token"] {

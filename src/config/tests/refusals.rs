@@ -1,8 +1,8 @@
-//! What is refused, and with which words: key, value and remedy.
+//! Refused settings and their errors: key, value and remedy.
 
 use super::*;
 
-/// Each text is refused with one problem, whose words hold all of these.
+/// Each text is refused with one problem that contains all of these parts.
 fn refused(cases: &[(&str, &[&str])]) {
     for (text, words) in cases {
         let message = load_file(text).map(|_| ()).expect_err(text).to_string();
@@ -54,13 +54,13 @@ fn values_that_cannot_be_are_refused_with_those_that_can() {
         ("[polling]\ntransit_allowance = \"2s\"", &["polling.transit_allowance", "\"2s\"", "0s to 1s"]),
         ("[polling]\nrequest_timeout = \"3s\"", &["polling.request_timeout", "\"3s\"", "over 3s"]),
         ("[polling]\nrequest_timeout = \"61s\"", &["\"61s\"", "up to 60s"]),
-        ("[polling]\nrequest_timeout = 8", &["\"8\"", "as in \"8s\""]),
+        ("[polling]\nrequest_timeout = 8", &["\"8\"", "such as \"8s\""]),
         ("[database]\nmax_connections = 2", &["database.max_connections", "\"2\"", "3 to 100"]),
         ("[database]\nprepared_statements = true", &["database.prepared_statements", "\"true\"", "\"auto\" or false"]),
-        ("[database]\nurl = \"host=db user=me\"", &["database.url", "no PostgreSQL URL", "postgres://USER"]),
-        ("[database]\nurl = \"postgres://db/x\"", &["database.url", "names no user"]),
-        ("[database]\nurl = \"postgres://me:a/b@db/x\"", &["database.url", "can't be read", "%2F"]),
-        ("[database]\ndata_dir = \"\"", &["database.data_dir", "give a directory"]),
+        ("[database]\nurl = \"host=db user=me\"", &["database.url", "not a PostgreSQL URL", "postgres://USER"]),
+        ("[database]\nurl = \"postgres://db/x\"", &["database.url", "has no user"]),
+        ("[database]\nurl = \"postgres://me:a/b@db/x\"", &["database.url", "is invalid", "%2F"]),
+        ("[database]\ndata_dir = \"\"", &["database.data_dir", "set a directory"]),
         ("[snapshots]\nrecord = \"all\"", &["snapshots.record", "\"all\"", "every_poll"]),
         ("[http]\nlisten = \"9464\"", &["http.listen", "\"9464\"", "\"off\""]),
         ("[log]\nlevel = \"inof\"", &["log.level", "\"inof\"", "receiptd=debug"]),
@@ -85,14 +85,14 @@ fn cadences_that_cannot_be_followed_are_refused_by_name() {
         ),
         (
             "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }]\nexpire_after = \"1d\"",
-            &["cadence.slow.expire_after", "\"1d\"", "cron only"],
+            &["cadence.slow.expire_after", "\"1d\"", "applies to cron"],
         ),
         (
             "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }, { until = \"2h\" }]",
             &["cadence.slow.tiers[1].every", "is missing", "10m"],
         ),
         ("[cadence.slow]\ncron = \"* * *\"", &["cadence.slow.cron", "3 fields", "five"]),
-        ("[cadence.slow]\ncron = \"0 0 30 2 *\"", &["cadence.slow.cron", "never comes"]),
+        ("[cadence.slow]\ncron = \"0 0 30 2 *\"", &["cadence.slow.cron", "never matches"]),
         (
             "[cadence.default]\ncron = \"0 0 * * *\"\nexpire_after = \"x\"",
             &["cadence.default.expire_after", "\"x\"", "30d"],
@@ -107,17 +107,17 @@ fn pairs_that_contradict_each_other_are_refused() {
     refused(&[
         (
             "[chat]\nregion = \"sg\"\nendpoint = \"https://x\"",
-            &["chat.region", "\"sg\"", "chat.endpoint", "exclude each other", "keep one"],
+            &["chat.region", "\"sg\"", "chat.endpoint", "conflicts with", "keep one"],
         ),
         (
             "[database]\nurl = \"postgres://a@b/c\"\ndata_dir = \"/d\"",
-            &["database.url", "database.data_dir", "exclude each other"],
+            &["database.url", "database.data_dir", "conflicts with"],
         ),
         (
             "[cadence.x]\ntiers = [{ until = \"1h\", every = \"1m\" }]\ncron = \"0 0 * * *\"",
-            &["cadence.x.tiers", "cadence.x.cron", "exclude each other"],
+            &["cadence.x.tiers", "cadence.x.cron", "conflicts with"],
         ),
-        ("[chat]\nsecret_key = \"a\"\nuser_sig = \"b\"", &["chat.secret_key", "chat.user_sig", "exclude each other"]),
+        ("[chat]\nsecret_key = \"a\"\nuser_sig = \"b\"", &["chat.secret_key", "chat.user_sig", "conflicts with"]),
     ]);
 }
 

@@ -1,4 +1,4 @@
-//! Secrets come from where they are kept, and go nowhere else.
+//! Secrets are read from their sources and appear nowhere else.
 
 use secrecy::ExposeSecret;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const CANARY: &str = "canary-5f1d";
 
-/// All that a failure or a configuration can show of itself.
+/// Everything that an error or a configuration can show of itself.
 fn shown(loaded: Result<Config, ConfigError>) -> String {
     match loaded {
         Ok(config) => format!("{config:?} {:?} {}", config.chat(), config.database),

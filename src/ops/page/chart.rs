@@ -1,21 +1,22 @@
-//! The pictures of the page, as SVG: calls by minute, and how a message was read. Pure.
+//! The charts of the page, as SVG: calls by minute, and read curves. Pure.
 
 use maud::{Markup, html};
 
 use crate::{
     activity::{MINUTES, Minute},
     chat::Class,
+    counted::counted,
     domain::Timestamp,
     store::ReadCurve,
 };
 
-/// The height of the picture of calls; a minute is ten wide.
+/// Height of the chart of calls; a minute is ten wide.
 const HEIGHT: f64 = 110.0;
 
-/// The size of a curve.
+/// Width and height of a curve.
 const CURVE: (f64, f64) = (200.0, 48.0);
 
-/// The colour of a class, by its name: answered, tried again, or refused.
+/// The colour of a class, by its name: answered, retried, or refused.
 pub(super) fn kind(class: &str) -> &'static str {
     Class::ALL.into_iter().find(|each| each.name() == class).map_or("again", kind_of)
 }
@@ -31,12 +32,13 @@ fn kind_of(class: Class) -> &'static str {
 /// The colours, from the bottom of a bar.
 const KINDS: [&str; 3] = ["good", "again", "bad"];
 
-/// Calls by minute, the latest at the right, each bar as high as the busiest minute allows.
+/// Calls by minute, the latest on the right; the busiest minute has the full height.
 pub(super) fn calls(minutes: &[Minute]) -> Markup {
     let highest = minutes.iter().map(Minute::attempts).max().unwrap_or(0).max(1) as f64;
     let first = MINUTES.saturating_sub(minutes.len());
     html! {
-        svg .calls viewBox=(format!("0 0 {} {HEIGHT}", MINUTES * 10)) preserveAspectRatio="none" role="img" aria-label="Calls by minute over the last hour" {
+        svg .calls viewBox=(format!("0 0 {} {HEIGHT}", MINUTES * 10)) preserveAspectRatio="none" role="img" aria-label="Calls \
+            in the last hour, by minute" {
             rect .frame x="0" y=(HEIGHT - 1.0) width=(MINUTES * 10) height="1" {}
             @for (number, minute) in minutes.iter().enumerate() {
                 g {
@@ -51,10 +53,11 @@ pub(super) fn calls(minutes: &[Minute]) -> Markup {
 }
 
 fn title(minute: &Minute, ago: usize) -> String {
-    format!("{ago} min ago: {} calls, {} messages, {} changes", minute.attempts(), minute.messages, minute.changes)
+    let (calls, messages) = (counted(minute.attempts(), "call"), counted(minute.messages, "message"));
+    format!("{ago} min ago: {calls}, {messages}, {}", counted(minute.changes, "change"))
 }
 
-/// The parts of a bar from below: kind, upper edge and height.
+/// The parts of a bar from the bottom: kind, upper edge and height.
 fn stacked(minute: &Minute, highest: f64) -> Vec<(&'static str, f64, f64)> {
     let mut top = HEIGHT - 1.0;
     let part = |kind| {
@@ -67,7 +70,7 @@ fn stacked(minute: &Minute, highest: f64) -> Vec<(&'static str, f64, f64)> {
     KINDS.into_iter().filter_map(part).collect()
 }
 
-/// What part of the members had read a message, from its sending to now.
+/// The fraction of members who had read a message, from its sending to now.
 pub(super) fn curve(curve: &ReadCurve, now: Timestamp) -> Markup {
     let last = curve.percent.last().copied().unwrap_or_default();
     html! {
@@ -78,7 +81,7 @@ pub(super) fn curve(curve: &ReadCurve, now: Timestamp) -> Markup {
     }
 }
 
-/// A line that begins where the message was first seen, and goes up or down where a change was.
+/// A line from the first observation, with a step at each change.
 fn path(curve: &ReadCurve, now: Timestamp) -> String {
     let seconds = |time: Timestamp| (time - curve.sent_at).num_milliseconds().max(0) as f64 / 1e3;
     let whole = seconds(now).max(1.0);
