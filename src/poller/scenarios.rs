@@ -1,11 +1,11 @@
-//! Thousands of short lives of one to three daemons, between a model of Tencent Chat and a model of the database, under
+//! Thousands of short lives of one to three daemons, with models of Tencent Chat and the database, under random
 //! faults drawn from a seed.
 //!
-//! The decisions are the real ones: pacer, schedule, gate, brake, retries and halving, lease, packing, cadence, recording, the
-//! database's clock. What the async shell around them does is mirrored in [`daemon`], [`polling`], [`contents`], [`calling`] and
-//! [`writing`], event by event over a virtual clock: nothing here waits, sends or reads a clock, and one seed is always the same
-//! life. A life that breaks a promise of [`promises`] fails the test with its seed and the last events; see CONTRIBUTING.md for
-//! how to live it again.
+//! The decisions are the real ones: pacer, schedule, gate, brake, retries and halving, lease, packing, cadence,
+//! recording, the database's clock. The asynchronous shell around them is copied in [`daemon`], [`polling`],
+//! [`contents`], [`calling`] and [`writing`], event by event over a virtual clock: nothing here waits, sends or reads
+//! a clock, and a seed always gives the same life. A life that breaks a promise of [`promises`] fails the test with
+//! its seed and the last events; see CONTRIBUTING.md for how to repeat it.
 
 mod calling;
 mod contents;
@@ -24,10 +24,10 @@ mod writing;
 
 use self::{plan::Plan, world::World};
 
-/// So many lives unless `RECEIPTD_SCENARIOS` says otherwise.
+/// Default number of lives, unless `RECEIPTD_SCENARIOS` is set.
 const LIVES: u64 = 2_000;
 
-/// And so many in which something stays wrong: these last for minutes.
+/// Default number of lives with a permanent flaw: these last for minutes.
 const FLAWED_LIVES: u64 = 100;
 
 /// Lives with flaws that once broke a promise.
@@ -38,13 +38,13 @@ fn from_environment(name: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a whole number")))
 }
 
-/// Lives one life. The error tells which promise was broken, and how it came to that.
+/// Runs one life. The error tells which promise was broken, and the events before.
 fn live(plan: &Plan) -> Result<world::Tally, String> {
     let world = World::of(plan.clone(), false).run();
     if world.promises.broken.is_none() {
         return Ok(world.tally);
     }
-    // The same life once more, with a log.
+    // The same life again, with a log.
     let world = World::of(plan.clone(), true).run();
     let broken = world.promises.broken.unwrap_or_else(|| "nothing: the life was another one this time".into());
     let log = world.log.into_iter().collect::<Vec<_>>().join("\n");
@@ -52,14 +52,14 @@ fn live(plan: &Plan) -> Result<world::Tally, String> {
     Err(format!("{broken}\n{plan:#?}\n{log}\n{broken}\nreplay: RECEIPTD_SCENARIO_SEED={seed} ./test scenarios"))
 }
 
-/// Lives many lives, or the one or as many fresh ones as the environment asks for.
+/// Runs the default lives, or those that the environment asks for.
 fn live_many(plan_of: fn(u64) -> Plan, lives: u64) {
     if let Some(seed) = from_environment("RECEIPTD_SCENARIO_SEED") {
         let outcome = live(&plan_of(seed));
         assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
         return;
     }
-    // A plain run is the same each time, so that it tells what a change has broken. More lives are fresh ones.
+    // A plain run is the same each time, so that a failure comes from a change. Additional lives are new ones.
     let (lives, first) = match from_environment("RECEIPTD_SCENARIOS") {
         Some(lives) => (lives, fastrand::u64(1..1 << 40)),
         None => (lives, 1),

@@ -1,6 +1,6 @@
-//! The calls of a poll. Mirrors the waiting of `src/poller/call.rs` and `src/pacing.rs`; whether and when an attempt may be
-//! made and what its outcome calls for is decided by the real [`Pacer`](crate::pacing::Pacer),
-//! [`Gate`](crate::poller::gate::Gate) and [`Asking`](crate::poller::asking::Asking).
+//! The calls of a poll. Mirrors the waiting of `src/poller/call.rs` and `src/pacing.rs`; the real
+//! [`Pacer`](crate::pacing::Pacer), [`Gate`](crate::poller::gate::Gate) and [`Asking`](crate::poller::asking::Asking)
+//! decide whether and when an attempt may be made, and the reaction to its outcome.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Mirrors `Pacing::permit` and what `Caller` looks at before it sends.
+    /// Mirrors `Pacing::permit` and the checks of `Caller` before sending.
     pub fn takes_turns(&mut self, daemon: usize) {
         let (now, instant) = (self.now, self.instant());
         if self.polling(daemon).turn_at.take_if(|at| *at <= now).is_none() {
@@ -130,7 +130,7 @@ impl World {
         }
         poll.sent = instant;
         poll.grant = Some(grant);
-        // Connecting may take its time, and the process may be stopped just then.
+        // Connecting may take time, and the process may be stopped just then.
         let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap() / 2;
         let longest = if self.random.u8(0..5) == 0 { longest } else { 300 };
         let wait = Duration::from_micros(self.random.u64(0..longest));
@@ -155,7 +155,7 @@ impl World {
         let polling = self.polling(daemon);
         let attempt = polling.next_id();
         let Some(poll) = polling.polls.get_mut(&id) else { return };
-        // Mirrors `GuardedBody`: when the request is written, the lease is looked at once more.
+        // Mirrors `GuardedBody`: when the request is written, the lease is checked again.
         if !is_trusted {
             poll.asking.stop();
             let grant = poll.grant.take().expect("an attempt holds a permit");
@@ -200,7 +200,7 @@ impl World {
         polling.outcomes.note(poll.slot.key.slot_id, attempt.class(), instant);
         let turn = poll.turn.take();
         let held_up = polling.gate.holds_up(instant);
-        // When more may be called than before.
+        // When more calls may be made than before.
         let mut wakes = polling.brake.is_on() && attempt.outcome.is_ok();
         if attempt.class().is_answer() {
             polling.gate.answered(poll.slot.key, poll.sent, instant);

@@ -1,4 +1,4 @@
-//! What slots hold just now, split and merged. Mirrors `src/poller/contents.rs`.
+//! The present contents of slots, split and merged. Mirrors `src/poller/contents.rs`.
 
 use super::world::World;
 use crate::{
@@ -14,7 +14,7 @@ impl World {
         term.map_or(self.plan.batch_size, |term| term.polling.limit.slot_size(instant))
     }
 
-    /// Mirrors how `poller::contents` splits slots. `None` if the database fails meanwhile.
+    /// Mirrors the splitting of slots in `poller::contents`. `None` if the database fails meanwhile.
     pub fn splits(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Option<Vec<Slot>> {
         let (clocks, size) = (self.clocks(daemon), self.slot_size(daemon));
         let (split, later) = too_large(&slots, size);
@@ -37,7 +37,7 @@ impl World {
         Some(slots)
     }
 
-    /// Mirrors how `poller::contents` merges slots. `None` if the database fails meanwhile.
+    /// Mirrors the merging of slots in `poller::contents`. `None` if the database fails meanwhile.
     pub fn merges(&mut self, daemon: usize, mut slots: Vec<Slot>, claimed: &mut Vec<SlotKey>) -> Option<Vec<Slot>> {
         let (batch_size, clocks) = (self.slot_size(daemon), self.clocks(daemon));
         let is_thin =

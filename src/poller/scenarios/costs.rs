@@ -1,4 +1,4 @@
-//! What one bad thing may cost the others: nothing beyond the time that it takes to find out what is to blame.
+//! The cost of one flaw for everything else: nothing beyond the time needed to find out what is at fault.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,19 +8,19 @@ use super::{
 };
 use crate::{domain::MsgSeq, slot::GroupKey};
 
-/// Beyond its cadence, nothing is held up for longer by the fault of another.
+/// Maximum additional delay, beyond its cadence, that a flaw may cause for others.
 const HELD_UP_AT_MOST: Micros = 10 * SECOND;
 
-/// So long it may take to find out which message of a slot is to blame, or how many messages a call may ask for.
+/// Maximum time to find out which message of a slot is at fault, or how many messages a call may ask for.
 const LEARNING: Micros = 180 * SECOND;
 
-/// So long a life goes on when everything has been found out.
+/// Duration of a life after everything has been found out.
 const LOOKED_AT_FOR: Micros = 60 * SECOND;
 
-/// Calls that fail are counted over this time.
+/// Time over which failed calls are counted.
 const WINDOW: Micros = 60 * SECOND;
 
-/// So many calls more than a tenth may come together.
+/// Maximum number of calls above a tenth that may come together.
 const POLLS_AT_ONCE: u64 = 16;
 
 type Key = (GroupKey, MsgSeq);
@@ -30,9 +30,9 @@ pub(super) struct Costs {
     flaws: Vec<(Micros, Flaw)>,
     is_busy: bool,
     limit: u32,
-    /// Cadence and what comes on top.
+    /// The cadence plus extra time.
     patience: Micros,
-    /// From when on everything but the flaws works.
+    /// From when on everything except the flaws works.
     works_from: Option<Micros>,
     told: BTreeMap<Key, Micros>,
     failed: VecDeque<Micros>,
@@ -45,20 +45,20 @@ impl Costs {
         Self { flaws, is_busy, limit, patience, works_from: None, told: BTreeMap::new(), failed: VecDeque::new() }
     }
 
-    /// Everything but the flaws works from now on. Returns when the life is over.
+    /// Everything except the flaws works from now on. Returns the end of the life.
     pub fn works_from(&mut self, now: Micros) -> Micros {
         self.works_from = Some(now);
         let known_from = self.flaws.iter().map(|(from, _)| from + LEARNING).max();
         known_from.map_or(now + self.patience, |known_from| known_from.max(now) + self.patience + LOOKED_AT_FOR)
     }
 
-    /// Something was told of a message. An error says that it came too late.
+    /// A receipt of a message. The error says that it was too late.
     pub fn told(&mut self, key: Key, now: Micros) -> Result<(), String> {
         let before = self.told.insert(key, now);
         self.look(key, before, now)
     }
 
-    /// A message that is watched was told of at `before`, and not again until `now`.
+    /// A watched message had a receipt at `before`, and none until `now`.
     fn look(&self, key: Key, before: Option<Micros>, now: Micros) -> Result<(), String> {
         let Some(due_from) = self.due_from(key) else { return Ok(()) };
         let since = before.unwrap_or(0).max(due_from);
@@ -92,11 +92,11 @@ impl Costs {
     }
 
     fn tenth_of_limit(&self, span: Micros) -> u64 {
-        // A poll that looks for the messages to blame makes some calls at once.
+        // A poll that searches for the messages at fault makes some calls at once.
         Micros::from(self.limit) * span / SECOND / 10 + POLLS_AT_ONCE
     }
 
-    /// A call failed for a flaw. While other slots are due, such calls take a tenth of the limit at most.
+    /// A call failed because of a flaw. While other slots are due, such calls take at most a tenth of the limit.
     pub fn failed(&mut self, now: Micros) -> Result<(), String> {
         let known_from = self.flaws.iter().map(|(from, _)| from + LEARNING).max().unwrap_or(0);
         let Some(known_from) = self.works_from.map(|from| from.max(known_from)).filter(|from| now > *from) else {

@@ -1,5 +1,5 @@
-//! One daemon: its process, its lease and its terms. Mirrors `Terms` in `src/term.rs`, which can't be driven without a
-//! runtime; whether it may take the lease, and for how long it trusts it, is decided by the real [`Contender`].
+//! A daemon: its process, its lease and its terms. Mirrors `Terms` in `src/term.rs`, which needs a runtime; the real
+//! [`Contender`] decides whether it may take the lease, and for how long it trusts it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
     lease::{Contender, LOOK_EVERY, RENEW_EVERY, Verdict},
 };
 
-/// As `term::ASK_AGAIN`, `term::GRACE_FOR_POLLS` and `term::GRACE_FOR_FLUSH` have it.
+/// As `term::ASK_AGAIN`, `term::GRACE_FOR_POLLS` and `term::GRACE_FOR_FLUSH`.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(10);
 
-/// systemd starts a daemon again that ended by itself.
+/// systemd restarts a daemon that ended by itself.
 const STARTED_AGAIN_AFTER: Micros = SECOND;
 
-/// One process after the other in one place.
+/// Consecutive processes in one place.
 pub(super) struct Daemon {
     index: usize,
     pub life: u32,
@@ -31,17 +31,17 @@ pub(super) struct Daemon {
     pub is_stopping: bool,
     pub starts_again_at: Micros,
     pub paused_until: Micros,
-    /// It is to stand still for so long from its next permit on.
+    /// It stands still for this long from its next permit on.
     pub pauses_at_permit: Option<Micros>,
     pub wall_offset: i64,
-    /// What it knows of the database's clock.
+    /// Its knowledge of the database's clock.
     pub clock: DatabaseClock,
     pub contender: Contender,
     pub term_number: u32,
     pub term: Option<Term>,
 }
 
-/// What lives only as long as the lease is held.
+/// State that lives as long as the lease is held.
 pub(super) struct Term {
     epoch: i64,
     pub is_loaded: bool,
@@ -89,7 +89,7 @@ impl World {
             return;
         }
         let Daemon { life, wall_offset, paused_until, .. } = self.daemons[daemon];
-        // A process that is started is not the one that was stopped.
+        // A started process is not the one that was stopped.
         let paused_until = if paused_until > self.now { self.now } else { paused_until };
         let (life, is_alive) = (life + 1, true);
         self.daemons[daemon] = Daemon { life, is_alive, wall_offset, paused_until, ..Daemon::new(daemon) };
@@ -246,7 +246,7 @@ impl World {
         }
     }
 
-    /// No attempt starts any more; those under way end, and then what they brought back is written.
+    /// No attempt starts any more; those in flight end, and then their results are written.
     pub fn ends_term(&mut self, daemon: usize) {
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
         term.is_over = true;
@@ -266,7 +266,7 @@ impl World {
         self.polls_have_ended(daemon);
     }
 
-    /// If so, what is left to be written has some time.
+    /// If so, the remaining results have some time to be written.
     pub fn polls_have_ended(&mut self, daemon: usize) {
         let Some(term) = self.daemons[daemon].term.as_mut() else { return };
         if !term.is_over || !term.polling.polls.is_empty() || !term.is_loaded {
@@ -280,7 +280,7 @@ impl World {
         }
     }
 
-    /// A renewal under way is waited for: whoever gives the lease back must not take it for his own again.
+    /// A renewal in progress is waited for: a process that releases the lease must not take it for its own again.
     fn term_has_ended(&mut self, daemon: usize) {
         let Some(term) = self.daemons[daemon].term.as_mut() else { return };
         term.has_ended = true;

@@ -1,4 +1,4 @@
-//! A model of the database: the rows that matter, each operation as one step, as its transaction has it in `src/store`.
+//! A model of the database: the important rows, and each operation as one step, like its transaction in `src/store`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,17 +12,17 @@ use crate::{
     slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
 };
 
-/// As `store::upkeep` has it: a probe of which nothing was heard is repeated after this time.
+/// As in `store::upkeep`: a probe without an outcome is repeated after this time.
 const PROBE_CLAIM: TimeDelta = TimeDelta::minutes(30);
 
-/// Few, so that polls come between the pages of a small schedule.
+/// Small, so that polls come between the pages of a small schedule.
 const PAGE: usize = 2;
 
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub is_active: bool,
     pub slot_id: Option<SlotKey>,
-    /// What is known of it while it is in no slot.
+    /// Its state while it has no slot.
     pub known: SlotMessage,
     pub closed: Option<Closed>,
 }
@@ -54,20 +54,20 @@ impl SlotRow {
     }
 }
 
-/// A group that is refused.
+/// A refused group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Quarantine {
     pub probe_at: Option<Timestamp>,
 }
 
-/// Who writes: the holder of the lease, and its epoch.
+/// The writer: the lease holder and its epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fence {
     pub holder: String,
     pub epoch: i64,
 }
 
-/// A poll that is to be stored, and the number by which this suite knows it.
+/// A poll to be stored, and its number in this suite.
 #[derive(Debug, Clone)]
 pub(super) struct Numbered {
     pub id: u64,
@@ -81,16 +81,16 @@ pub(super) struct Database {
     pub messages: BTreeMap<(GroupKey, MsgSeq), Message>,
     pub slots: BTreeMap<SlotKey, SlotRow>,
     pub quarantined: BTreeMap<GroupKey, Quarantine>,
-    /// Groups whose slots are to be scheduled anew, since they left quarantine.
+    /// Groups whose slots have to be rescheduled, since they left quarantine.
     pub changed: BTreeSet<GroupKey>,
     pub last_slot: SlotId,
-    /// How often each recording was written.
+    /// Number of writes of each recording.
     pub stored: BTreeMap<u64, u32>,
     /// The latest snapshot of each message.
     pub latest: HashMap<(GroupKey, MsgSeq), (Timestamp, Receipt)>,
-    /// Whether no clock of a daemon is ever set: then every interval holds what it is about.
+    /// Whether no clock of a daemon is ever set: then every interval contains its change.
     pub clocks_are_right: bool,
-    /// What can't be right about what was written.
+    /// Something impossible that was written.
     pub odd: Option<String>,
 }
 
@@ -156,7 +156,7 @@ impl Database {
         self.lease.iter_mut().filter(|_| is_held).for_each(|row| (row.holder, row.expires_at) = (None, now));
     }
 
-    /// A page of the schedule, and after which slot the next one begins.
+    /// A page of the schedule, and the slot after which the next one begins.
     pub fn load(&self, after: SlotKey) -> (Vec<(SlotKey, StoredDue)>, Option<SlotKey>) {
         let stored = |slot: &SlotRow| StoredDue {
             next_poll_at: slot.next_poll_at,
@@ -213,7 +213,7 @@ impl Database {
         others.find(|(_, row)| row.messages.len() + slot.messages.len() <= batch_size).map(|(id, _)| *id)
     }
 
-    /// Gives new messages a slot, by the wall clock of whoever asks for it.
+    /// Assigns new messages to slots, by the wall clock of the caller.
     pub fn slot_new_messages(
         &mut self,
         batch: usize,
@@ -232,7 +232,7 @@ impl Database {
             let messages = row.messages.len();
             (id.group_key, OpenSlot { slot_id: id.slot_id, messages, last_polled_at: row.last_polled_at })
         };
-        // The newest of each group; those that fail count only where there is no other.
+        // The newest of each group; failing ones only if there is no other.
         let (failing, well): (Vec<_>, Vec<_>) = self.slots.iter().partition(|(_, row)| row.failures > 0);
         let open: HashMap<GroupKey, OpenSlot> = failing.into_iter().chain(well).map(open).collect();
         let mut slots = Vec::new();
@@ -260,8 +260,7 @@ impl Database {
         slots
     }
 
-    /// As `store::slotting` has it: splits a slot that is larger than `size`. Returns the slots that were made, and when they are
-    /// due.
+    /// As in `store::slotting`: splits a slot larger than `size`. Returns the created slots with their due times.
     pub fn split(&mut self, slot: SlotKey, size: usize) -> Vec<(SlotKey, Timestamp)> {
         let Some(row) = self.slots.get_mut(&slot) else { return vec![] };
         row.version += 1;
@@ -280,8 +279,8 @@ impl Database {
         made
     }
 
-    /// As `store::upkeep` has it: the slots of groups that have changed, which are due at once, and a slot of each group whose
-    /// time for a probe has come.
+    /// As in `store::upkeep`: the slots of changed groups, which are due at once, and a slot of each group whose time
+    /// for a probe has come.
     pub fn changed_and_to_probe(&mut self, now: Timestamp) -> (Vec<(SlotKey, Timestamp)>, Vec<SlotKey>) {
         let changed = std::mem::take(&mut self.changed);
         let due = self.slots.iter().filter(|(id, _)| changed.contains(&id.group_key)).map(|(id, _)| (*id, now));

@@ -1,5 +1,5 @@
-//! What is wrong with one thing alone, and stays wrong: a group, a message, a batch that is too large. All else works, and must
-//! not suffer.
+//! Permanent flaws of one thing: a group, a message, a batch that is too large. Everything else works, and must not
+//! suffer.
 
 use super::plan::{Micros, SECOND};
 use crate::{domain::MsgSeq, slot::GroupKey};
@@ -17,21 +17,21 @@ pub(super) enum Symptom {
     Hang,
 }
 
-/// What is wrong from some time on, to the end of the life.
+/// A flaw from some time on, until the end of the life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flaw {
     /// Every call for the group fails.
     Group(GroupKey, Symptom),
     /// Every call that asks for the message fails, whatever else it asks for.
     Message(GroupKey, MsgSeq, Symptom),
-    /// Calls for more messages than so many are refused with this code.
+    /// Calls for more than this number of messages are refused with this code.
     LargeBatch(usize, i64),
-    /// The tables refuse what is to be stored of the group's slots.
+    /// The tables refuse the rows of the group's slots.
     Unstorable(GroupKey),
 }
 
 impl Flaw {
-    /// How a call fails for it, if it does.
+    /// How a call fails because of it, if it does.
     pub fn strikes(self, group: GroupKey, batch: &[MsgSeq]) -> Option<Symptom> {
         match self {
             Self::Group(bad, symptom) if bad == group => Some(symptom),
@@ -50,7 +50,7 @@ impl Flaw {
         }
     }
 
-    /// Whether the message may be in calls that fail until it is known what is to blame.
+    /// Whether the message may be in failing calls until it is known what is at fault.
     pub fn is_near(self, group: GroupKey) -> bool {
         match self {
             Self::Group(..) | Self::Unstorable(_) => false,
@@ -60,13 +60,13 @@ impl Flaw {
     }
 }
 
-/// Draws what is wrong in a life with groups of so many messages.
+/// Draws the flaws of a life with groups of this many messages.
 pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usize) -> Vec<(Micros, Flaw)> {
     let count = random.usize(1..=3);
     let mut flaws = Vec::new();
     for _ in 0..count {
         let from = random.u64(0..30 * SECOND);
-        // Half of the groups are well at least: where most fail alike, it is the app.
+        // At least half of the groups are good: if most fail alike, it is the app.
         let most_bad = (groups.len() / 2).max(1);
         let group = random.usize(0..most_bad);
         let key = GroupKey::try_from(group + 1).unwrap();
@@ -88,7 +88,8 @@ pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usi
             }
         }
     }
-    // Refused signatures are punished, so few probes are made: a second group with such a code would be taken for the app.
+    // Refused signatures are punished, so few probes are made: a second group with such a code would count as the
+    // app.
     let of_signature = flaws.iter_mut().filter_map(|(_, flaw)| match flaw {
         Flaw::Group(_, symptom @ Symptom::Code(70_003 | 70_050)) => Some(symptom),
         _ => None,

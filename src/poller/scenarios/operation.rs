@@ -1,4 +1,4 @@
-//! The way to the database and back: slow, without effect or without an answer, as the faults of the moment have it.
+//! Operations on the database: slow, without effect or without an answer, according to the present faults.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::{
     store::Committed,
 };
 
-/// One operation on the database.
+/// An operation on the database.
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     Look,
@@ -39,7 +39,7 @@ pub(super) struct Slotted {
     pub joined: Vec<(SlotKey, Timestamp)>,
 }
 
-/// What the database says to it.
+/// The database's answer.
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Row(Option<LeaseRow>, Timestamp),
@@ -49,14 +49,14 @@ pub(super) enum Reply {
     Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
     Slotted(Slotted),
     Slots(Vec<Slot>),
-    /// What became of the slots, and the polls of which nothing was written.
+    /// The results for the slots, and the polls of which nothing was written.
     Committed(Vec<Committed>, BTreeSet<u64>),
     LeaseLost,
     Failed,
 }
 
 impl World {
-    /// Asks the database for something; the answer comes as [`Doing::Told`].
+    /// Sends a request to the database; the answer comes as [`Doing::Told`].
     pub fn request(&mut self, daemon: usize, request: Request) {
         let (from, fence) = (self.address(daemon), self.daemons[daemon].fence());
         let patience = match request {
@@ -131,9 +131,10 @@ impl World {
         self.plan.flaws.iter().any(|(from, flaw)| *from <= self.now && *flaw == Flaw::Unstorable(group))
     }
 
-    /// Mirrors `Recorder::attempt` for a slot whose row is refused: it waits as after failed polls, as far as the daemon knows.
+    /// Mirrors `Recorder::attempt` for a slot whose row is refused: it waits as after failed polls, as far as the
+    /// daemon knows.
     fn sets_aside(&mut self, daemon: usize, poll: &Numbered) -> Vec<Committed> {
-        // What it sets aside is looked for as what it stores is, so it is there once however often it is tried.
+        // Refused rows are looked up like stored ones, so each exists once however often it is tried.
         self.database.stored.insert(poll.id, 1);
         let (now, recording) = (self.clocks(daemon).time, &poll.kept.recording);
         let Some(term) = &mut self.daemons[daemon].term else { return vec![] };
@@ -143,7 +144,7 @@ impl World {
         poll.kept.slots().map(|slot| Committed::PutOff(slot, due)).collect()
     }
 
-    /// Whether the database fails, or has until just now: what was asked meanwhile still waits in vain.
+    /// Whether the database fails, or did until just now: earlier requests still wait in vain.
     pub fn database_is_unsteady(&self) -> bool {
         let is_on = |(at, fault, span): &(Micros, Fault, Micros)| {
             fault.is_of_database() && (*at..at + span + LEASE_PATIENCE + 2 * SECOND).contains(&self.now)

@@ -1,4 +1,4 @@
-//! What happens in one life, drawn from its seed: how much there is to poll, and what goes wrong when.
+//! The events of a life, drawn from its seed: how much there is to poll, and what goes wrong when.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ pub(super) type Micros = u64;
 pub(super) const MILLISECOND: Micros = 1_000;
 pub(super) const SECOND: Micros = 1_000_000;
 
-/// The longest that an attempt may take.
+/// Timeout of an attempt.
 pub(super) const REQUEST_TIMEOUT: Micros = 4 * SECOND;
 
-/// The longest that an operation on the database may take, as `store::transaction::SHORT` has it.
+/// Timeout of an operation on the database, as in `store::transaction::SHORT`.
 pub(super) const PATIENCE: Micros = 10 * SECOND;
 
-/// The same for the lease, as `store::transaction::RENEWAL` has it.
+/// The same for the lease, as in `store::transaction::RENEWAL`.
 pub(super) const LEASE_PATIENCE: Micros = 3 * SECOND;
 
-/// One fault that lasts.
+/// A fault with a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Every call is answered with this `ErrorCode`.
     Code(i64),
-    /// A part of the calls is answered with this `ErrorCode`.
+    /// Some calls are answered with this `ErrorCode`.
     SomeCode(i64),
-    /// The service asks to slow down from this many calls in a second on.
+    /// The service asks to slow down from this number of calls per second on.
     BelowPromise(u32),
     /// Every call is answered with this HTTP status.
     Status(u16),
@@ -39,31 +39,31 @@ pub(super) enum Fault {
     Unreachable,
     /// Answers take seconds.
     Slow,
-    /// Nothing gets to the service, and at the end everything does at once.
+    /// Nothing reaches the service, and at the end everything does at once.
     RequestsHeld,
-    /// Nothing comes back from the service, and at the end everything does at once.
+    /// Nothing returns from the service, and at the end everything does at once.
     AnswersHeld,
     /// The database refuses connections.
     DatabaseDown,
-    /// Operations are not done, and there is no answer.
+    /// Operations have no effect, and there is no answer.
     DatabaseHangs,
-    /// Operations are done, and some of the answers are lost.
+    /// Operations take effect, and some of the answers are lost.
     Unanswered,
     /// Operations take up to a second.
     DatabaseSlow,
-    /// The clock of the database is moved by so many milliseconds.
+    /// The database's clock moves by this number of milliseconds.
     DatabaseClock(i64),
-    /// The wall clock of a daemon is moved by so many milliseconds.
+    /// A daemon's wall clock moves by this number of milliseconds.
     Clock(usize, i64),
     /// A daemon stands still.
     Pause(usize),
-    /// A daemon is killed, and started again at the end.
+    /// A daemon is killed, and restarted at the end.
     Kill(usize),
-    /// A daemon is stopped, and started again at the end.
+    /// A daemon is stopped, and restarted at the end.
     Stop(usize),
-    /// So many messages of a group are watched from now on.
+    /// This number of messages of a group are watched from now on.
     Watch(i32, usize),
-    /// The messages of a group are not watched any more.
+    /// The messages of a group are unwatched.
     Unwatch(i32),
 }
 
@@ -92,7 +92,7 @@ impl Fault {
     }
 }
 
-/// One life.
+/// A life.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub seed: u64,
@@ -101,28 +101,29 @@ pub(super) struct Plan {
     pub batch_size: usize,
     pub cadence: Duration,
     pub daemons: usize,
-    /// Maximum number of polls at a time.
+    /// Maximum number of polls in flight.
     pub max_in_flight: usize,
-    /// Whether more is due than the limit carries.
+    /// Whether more is due than the limit allows.
     pub is_busy: bool,
     /// Whether the daemons run on one machine, so that one can see that another has ended.
     pub one_machine: bool,
-    /// How many messages each group has at first.
+    /// Initial number of messages of each group.
     pub groups: Vec<usize>,
-    /// What goes wrong: when, what, and for how long.
+    /// The faults: time, kind and duration.
     pub faults: Vec<(Micros, Fault, Micros)>,
-    /// What is wrong with one thing alone, and from when on.
+    /// The flaws, and from when on.
     pub flaws: Vec<(Micros, Flaw)>,
 }
 
 impl Plan {
-    /// A life in which something is wrong with single things besides.
+    /// A life with additional flaws of single things.
     pub fn with_flaws(seed: u64) -> Self {
         let mut plan = Self::of(seed);
         let mut random = fastrand::Rng::with_seed(seed ^ 0xf1a3);
-        // What others are answered tells who is to blame, so there are some.
+        // Answers for others show what is at fault, so there are some.
         plan.groups.resize(plan.groups.len().max(4), 1);
-        // Some groups have several slots: a bad one has neighbours. All of them together take half of the limit at most.
+        // Some groups have several slots: a bad one has neighbours. All of them together take at most half of the
+        // limit.
         let in_time = plan.limit as usize * usize::try_from(plan.cadence.as_secs()).unwrap();
         let mut room = if plan.is_busy { in_time } else { (in_time / 2).saturating_sub(plan.groups.len()) };
         for messages in &mut plan.groups {
@@ -148,7 +149,7 @@ impl Plan {
         plan
     }
 
-    /// A start at which many groups that fail are due together, before all others.
+    /// A start at which many failing groups are due together, before all others.
     pub fn of_cold_start(seed: u64) -> Self {
         let symptoms =
             [Symptom::Code(10002), Symptom::Code(99999), Symptom::Status(502), Symptom::Garbage, Symptom::Hang];
@@ -199,7 +200,7 @@ impl Plan {
         };
         let batch_size = random.usize(1..=12);
         let daemons = random.usize(1..=3);
-        // Twice what the limit carries, or well below.
+        // Twice what the limit allows, or well below.
         let in_time = u64::from(limit) * cadence;
         let groups = if is_busy { in_time * 2 } else { (in_time / 6).clamp(1, 12) };
         let groups: Vec<usize> = (0..groups).map(|_| random.usize(1..=batch_size)).collect();
@@ -207,8 +208,8 @@ impl Plan {
         for _ in 0..random.usize(0..=6) {
             faults.push(fault(&mut random, limit, daemons, groups.len(), batch_size));
         }
-        // What is due some time after a poll that told nothing, or was never polled, is due later by as much as the database's clock
-        // was set back since, if it is read again.
+        // A slot due some time after a poll without receipts, or never polled, is due later by as much as the
+        // database's clock was set back since, if it is read again.
         let reads_back =
             |fault: Fault| fault.is_of_database() || matches!(fault, Fault::Kill(_) | Fault::Stop(_) | Fault::Pause(_));
         if faults.iter().any(|(_, fault, _)| reads_back(*fault)) {
@@ -242,11 +243,11 @@ impl Plan {
         self.faults.iter().any(|(_, fault, _)| fault.refuses_app())
     }
 
-    /// When the last fault is over, with all that was begun under it.
+    /// When the last fault is over, with everything that was started during it.
     pub fn calm_from(&self) -> Micros {
         let aftermath = |fault: Fault| match fault {
             Fault::DatabaseHangs | Fault::Unanswered => PATIENCE + 5 * SECOND,
-            // What was tried in vain for long is tried again after five seconds at most.
+            // What was tried in vain for long is retried after at most five seconds.
             Fault::DatabaseDown | Fault::DatabaseSlow => 6 * SECOND,
             fault if fault.is_of_service() => REQUEST_TIMEOUT + 8 * SECOND,
             _ => 0,

@@ -1,5 +1,5 @@
-//! The poller of a term. Mirrors the loop in `src/poller.rs`, the slotter and the claims; what is due and whether polls may
-//! start is decided by the real [`Schedule`] and [`Gate`].
+//! The poller of a term. Mirrors the loop in `src/poller.rs`, the slotter and the claims; the real [`Schedule`] and
+//! [`Gate`] decide what is due and whether polls may start.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -42,17 +42,17 @@ pub(super) struct Polling {
     pub brake: Brake,
     pub outcomes: Outcomes,
     pub failing: FailingCalls,
-    /// Polls of slots that fail that wait for their turn, in order.
+    /// Polls of failing slots waiting for their turn, in order.
     pub awaiting_turn: VecDeque<u64>,
     pub limit: BatchLimit,
     pub schedule: Schedule,
-    /// Slots with which quarantined groups may be tried, and those of them that are read just now.
+    /// Slots for probes of quarantined groups, and those of them being read.
     probes: BTreeSet<SlotKey>,
     claimed_probes: Vec<SlotKey>,
     pub polls: BTreeMap<u64, Polled>,
-    /// Polls that wait for a permit, in order.
+    /// Polls waiting for a permit, in order.
     pub waiting: VecDeque<u64>,
-    /// The poll of each attempt under way, and when that was sent.
+    /// The poll of each attempt in flight, and when that was sent.
     pub under_way: BTreeMap<u64, (u64, Micros)>,
     last_id: u64,
     is_reading: bool,
@@ -60,19 +60,19 @@ pub(super) struct Polling {
     /// When the reading began.
     reads_since: Instant,
     unsure_after: Option<SlotKey>,
-    /// A page of the schedule was read in this turn.
+    /// A page of the schedule was read in this round.
     has_paged: bool,
     wakes_at: Option<Micros>,
     put_off: HashMap<GroupKey, HashSet<SlotKey>>,
     /// Mirrors `Recorder::refusals`.
     pub refusals: HashMap<SlotKey, i32>,
     looks_ahead: bool,
-    /// What is read is for the first call of the term.
+    /// The read is for the first call of the term.
     is_first: bool,
     pub turn_at: Option<Micros>,
 }
 
-/// One poll.
+/// A poll.
 pub(super) struct Polled {
     pub slot: Slot,
     pub asking: Asking,
@@ -85,9 +85,9 @@ pub(super) struct Polled {
     pub has_started: bool,
     /// Whether it was started while the brake was on.
     pub is_let_through: bool,
-    /// Its turn of slots that fail, if it has one for its next call or the one under way.
+    /// Its turn among failing slots, if it has one for its next call or the one in flight.
     pub turn: Option<Turn>,
-    /// Whether its next call tries a new signature, for which the other polls wait.
+    /// Whether its next call tries a new signature, which the other polls wait for.
     pub tries_signature: bool,
 }
 
@@ -183,7 +183,7 @@ impl Polling {
 }
 
 impl Polled {
-    /// Whether its calls count as those of a slot that fails.
+    /// Whether its calls count as those of a failing slot.
     pub fn is_limited(&self) -> bool {
         self.slot.failures > 0 && self.pass == Pass::None && !self.is_let_through
     }

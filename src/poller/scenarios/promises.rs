@@ -1,4 +1,4 @@
-//! What is promised, checked after every event of a life and at its end.
+//! The promises, checked after every event of a life and at its end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,20 +16,20 @@ use crate::{
     slot::Slot,
 };
 
-/// A closed gate is probed this often, and a moment for the probe.
+/// How often a closed gate is probed, plus the time for the probe.
 const UNTIL_PROBED: Micros = 185 * SECOND;
 
-/// Somebody takes over so long after nobody renews the lease any more, at most.
+/// Maximum time until a takeover after the last renewal of the lease.
 const UNTIL_TAKEN_OVER: Micros = 12 * SECOND;
 
-/// Somebody takes over so long after the lease was given back, at most.
+/// Maximum time until a takeover after the lease was released.
 const UNTIL_FOLLOWED: Micros = 2 * SECOND;
 
 #[derive(Debug)]
 pub(super) struct Promises {
     pub broken: Option<String>,
     limit: u32,
-    /// When the way to the service is free again after a standstill, and how many processes were killed in it that had called.
+    /// When the network is free again after a standstill, and the number of processes killed in it that had called.
     killed: BTreeMap<Micros, usize>,
     calm_from: Micros,
     end: Option<Micros>,
@@ -40,9 +40,9 @@ pub(super) struct Promises {
     open: BTreeMap<u64, Micros>,
     lost: BTreeSet<u64>,
     costs: Costs,
-    /// When it was last looked for messages that are late.
+    /// When late messages were last searched for.
     looked_at: Micros,
-    /// Since when somebody who could take the lease has seen a healthy database without a holder.
+    /// Since when a process that could take the lease has seen a healthy database without a holder.
     leaderless_since: Option<Micros>,
     released_since: Option<Micros>,
 }
@@ -90,14 +90,15 @@ impl Promises {
         }
     }
 
-    /// What processes that were killed in the standstill that has just ended may have left behind beyond the limit. Nobody can see
-    /// that, and for one of them the limit is not used up; so each further one adds what the next makes until one is answered.
+    /// What processes killed in the standstill that has just ended may have left behind beyond the limit. It is not
+    /// visible, and with one of them the limit is not used up; so each further one adds what the next makes until one
+    /// is answered.
     fn left_behind(&self, now: Micros) -> usize {
         let ended = self.killed.range(now.saturating_sub(SECOND - 1)..=now);
         ended.map(|(_, killed)| (killed - 1) * reserve_of(self.limit) as usize).sum()
     }
 
-    /// A process was killed that had called, while nothing gets through before `free_at`.
+    /// A process that had called was killed while nothing gets through before `free_at`.
     pub fn killed_in_standstill(&mut self, free_at: Micros) {
         *self.killed.entry(free_at).or_default() += 1;
     }
@@ -106,15 +107,15 @@ impl Promises {
         self.arrivals.len()
     }
 
-    /// 5. A database that is away is not hammered.
+    /// 5. An unavailable database is not hammered.
     pub fn asked_in_vain(&mut self, daemon: usize, now: Micros) {
         let asked = self.asked_in_vain.entry(daemon).or_default();
         asked.push_back(now);
         while asked.front().is_some_and(|first| now - first >= SECOND) {
             asked.pop_front();
         }
-        // The parts of a daemon have their own waits, the shortest doubled from 50 ms on; and each poll that ends looks once
-        // for what is due.
+        // The parts of a daemon have their own delays, the shortest doubled from 50 ms on; and each poll that ends
+        // checks once for due slots.
         let (count, most) = (asked.len(), 12 + self.limit as usize);
         if count > most {
             self.breaks(|| format!("daemon {daemon} asked a database that is away {count} times in a second"));
@@ -140,7 +141,7 @@ impl Promises {
         }
     }
 
-    /// 7. What fails for a flaw of its own is not asked again and again.
+    /// 7. A permanent flaw is not polled again and again.
     pub fn failed(&mut self, now: Micros) {
         let many = self.costs.failed(now).err();
         many.into_iter().for_each(|many| self.breaks(|| many));
@@ -156,7 +157,7 @@ impl Promises {
         recordings.iter().for_each(|id| _ = self.open.remove(id));
     }
 
-    /// 2. Nothing is lost but where the lease has passed, or the time for stopping is over.
+    /// 2. Nothing is lost unless the lease has passed, or the shutdown deadline is over.
     pub fn lost(&mut self, recordings: Vec<u64>, is_excused: bool) {
         if !is_excused && !recordings.is_empty() {
             self.breaks(|| format!("{} recordings were lost without a reason", recordings.len()));
@@ -190,7 +191,7 @@ impl Promises {
     }
 }
 
-/// What the promises about the lease look at.
+/// What the promises about the lease depend on.
 struct Seen {
     now: Micros,
     trusting: usize,
@@ -206,7 +207,7 @@ impl World {
         let seen = Seen {
             now,
             trusting: alive().filter(|daemon| daemon.contender.is_trusted(instant)).count(),
-            // Whoever can take the lease must do so; one that is in a term of its own has to end that first.
+            // A process that can take the lease must do so; one in its own term has to end that first.
             can_follow: alive().any(|daemon| daemon.term.is_none() && !daemon.is_stopping && daemon.paused_until < now)
                 && alive().all(|daemon| daemon.paused_until < now),
             is_released: self.database.lease.as_ref().is_some_and(|row| row.holder.is_none()),
@@ -214,7 +215,7 @@ impl World {
         };
         let terms = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
         let unwritten = terms.map(|term| term.writing.unwritten().len()).max().unwrap_or(0);
-        // 6. What a flush can hold up: ten seconds of polls, and those under way.
+        // 6. What a flush can delay: ten seconds of polls, and those in flight.
         let most = self.plan.max_in_flight + 12 * self.plan.limit as usize;
         if unwritten > most {
             self.promises.breaks(|| format!("{unwritten} recordings wait to be written"));
@@ -258,7 +259,7 @@ impl World {
         self.look_for_late_messages(end);
     }
 
-    /// 3. No message that is watched is forgotten, where the limit carries them all.
+    /// 3. No watched message is forgotten, if the limit allows them all.
     fn look_for_late_messages(&mut self, now: Micros) {
         for (key, message) in &self.database.messages {
             if message.closed == Some(Closed::Rejected) && !self.promises.costs.is_bad(*key) {

@@ -1,4 +1,4 @@
-//! A model of Tencent Chat: receipts that grow, and what goes wrong on the way and there.
+//! A model of Tencent Chat: receipts that grow, and faults on the way and there.
 
 use super::{
     flaw::Symptom,
@@ -11,10 +11,10 @@ use crate::{
     slot::GroupKey,
 };
 
-/// So many members has every group.
+/// Number of members in every group.
 const MEMBERS: i64 = 4;
 
-/// How an attempt ended, as its caller sees it.
+/// How an attempt ended, from its caller's view.
 #[derive(Debug, Clone)]
 pub(super) struct Heard {
     pub http_status: Option<u16>,
@@ -33,14 +33,14 @@ impl World {
             let heard = Heard { http_status: None, outcome: failed(Class::Retry, None) };
             return self.at(now + 5 * MILLISECOND, Event::At(from, Doing::Ended(attempt, heard)));
         }
-        // Connecting took the other half at most.
+        // Connecting took at most the other half.
         let longest = u64::try_from(self.plan.allowance.as_micros()).unwrap() / 2;
         let way =
             if self.random.u8(0..10) == 0 { self.random.u64(0..=longest) } else { self.random.u64(1_000..20_000) };
         self.tally.calls += 1;
         let arrives_at = self.gets_through(now + way.min(longest), Fault::RequestsHeld);
         self.at(arrives_at, Event::AtService(from, attempt, group, batch, now));
-        // Whatever becomes of it, it ends by then.
+        // Whatever happens to it, it ends by then.
         let outcome = failed(Class::Retry, None);
         let timeout = Heard { http_status: None, outcome };
         self.at(now + REQUEST_TIMEOUT, Event::At(from, Doing::Ended(attempt, timeout)));
@@ -63,7 +63,7 @@ impl World {
         self.at(ends_at, Event::At(from, Doing::Ended(attempt, heard)));
     }
 
-    /// When something gets through that would at `at`, unless the way is held up then.
+    /// When something due to get through at `at` does, unless the network is blocked then.
     pub fn gets_through(&self, at: Micros, held: Fault) -> Micros {
         let holds =
             |(from, fault, span): &&(Micros, Fault, Micros)| *fault == held && (*from..from + span).contains(&at);
@@ -112,7 +112,7 @@ impl World {
         Some((200, Ok(Answer { receipts, bad_entries: 0 })))
     }
 
-    /// How the call fails for what is wrong with it alone, if it does.
+    /// How the call fails because of its own flaw, if it does.
     fn flaw_of(&mut self, group: GroupKey, batch: &[MsgSeq]) -> Option<Symptom> {
         let mut flaws = self.plan.flaws.iter().filter(|(from, _)| *from <= self.now);
         let symptom = flaws.find_map(|(_, flaw)| flaw.strikes(group, batch))?;
@@ -131,7 +131,7 @@ fn mix(group: GroupKey, seq: MsgSeq) -> u64 {
     u64::from(seq.get()) * 7 + u64::from(group.unsigned_abs()) * 13
 }
 
-/// Somebody reads a message every few seconds or minutes: the n-th after n times this long.
+/// A member reads a message every few seconds or minutes: the n-th after n times this long.
 pub(super) fn read_every(group: GroupKey, seq: MsgSeq) -> Micros {
     (3 + mix(group, seq) % 40) * SECOND
 }

@@ -1,4 +1,4 @@
-//! How the model of the database stores polls, as `store::flush` does in its transaction.
+//! How the model of the database stores polls, like `store::flush` in its transaction.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Database {
-    /// Writes polls, as `store::flush` does, and tells what became of their slots, and of which polls nothing was written since
-    /// somebody has changed their slots.
+    /// Writes polls, like `store::flush`, and returns the results for their slots, and the polls of which nothing was
+    /// written since their slots were changed.
     pub fn flush(&mut self, polls: &[Numbered]) -> (Vec<Committed>, BTreeSet<u64>) {
         let (mut committed, mut changed) = (vec![], BTreeSet::new());
         for Numbered { id, kept } in polls {
@@ -76,7 +76,7 @@ impl Database {
         let row = (snapshot.polled_at, snapshot.receipt);
         let key = (group, snapshot.seq);
         let before = self.latest.insert(key, row);
-        // Times that are further ahead are healed.
+        // Times further ahead are corrected.
         let before_now = before.filter(|before| before.0 <= row.0 + APART);
         if before_now.is_some_and(|before| before.0 >= row.0 || before.1 == row.1) {
             self.odd = Some(format!("a snapshot of {key:?} says {row:?} after {before:?}"));
@@ -132,7 +132,7 @@ impl Database {
     }
 }
 
-/// Whether everybody who has read a message since the row before has done so within the interval of this one.
+/// Whether all members who have read a message since the previous row did so within the interval of this one.
 fn holds_the_truth((group, seq): (GroupKey, MsgSeq), snapshot: &Snapshot) -> bool {
     let Some(after) = snapshot.prior_polled_at else { return true };
     let read_at = |count: u32| wall(u64::from(count) * read_every(group, seq), 0);

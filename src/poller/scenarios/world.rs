@@ -1,4 +1,4 @@
-//! The virtual clock and what goes over it: events in order of time, the network between the parts, and the faults.
+//! The virtual clock and its events in order of time, the network between the parts, and the faults.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,13 +21,13 @@ use crate::{
     slot::GroupKey,
 };
 
-/// So many of the last events are told when a promise was broken.
+/// Number of last events printed when a promise was broken.
 const TAIL: usize = 400;
 
-/// Messages live on unless everybody has read them.
+/// Messages stay active unless everybody has read them.
 const LIFE: Duration = Duration::from_secs(30 * 86_400);
 
-/// What a daemon does next, or hears.
+/// An event of a daemon.
 #[derive(Debug, Clone)]
 pub(super) enum Doing {
     Look,
@@ -49,13 +49,13 @@ pub(super) enum Doing {
 }
 
 impl Doing {
-    /// Whether a standby looks at the lease: these are too many for the log.
+    /// Whether a standby checks the lease: these are too many for the log.
     fn is_look(&self) -> bool {
         matches!(self, Self::Look | Self::Told(Request::Look, ..))
     }
 }
 
-/// Which process, and which of its terms.
+/// A process and its term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {
     pub daemon: usize,
@@ -67,13 +67,13 @@ pub(super) struct Address {
 pub(super) enum Event {
     At(Address, Doing),
     AtDatabase(Address, Request, Option<Fence>, Micros, bool),
-    /// The last is when it was sent.
+    /// The last field is when it was sent.
     AtService(Address, u64, GroupKey, Vec<MsgSeq>, Micros),
     Begins(Fault, Micros),
     Starts(usize),
 }
 
-/// What happened over a life, or many.
+/// Counts over a life, or many.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tally {
     pub events: u64,
@@ -144,7 +144,7 @@ impl World {
         world
     }
 
-    /// Lives until everything that must have been polled again has been, or a promise is broken.
+    /// Runs until everything that must have been polled again has been, or a promise is broken.
     pub fn run(mut self) -> Self {
         while let Some(((at, _), event)) = self.queue.pop_first() {
             self.now = at;
@@ -166,7 +166,7 @@ impl World {
         match event {
             Event::At(address, doing) => {
                 let Some(to) = self.reached(address) else { return };
-                // A process that stands still finds everything when it goes on, in order.
+                // A process that stood still finds everything in order when it continues.
                 if to.paused_until > self.now {
                     let until = to.paused_until;
                     return self.at(until, Event::At(address, doing));
@@ -187,7 +187,7 @@ impl World {
                 }
             }
             Event::AtService(from, attempt, group, batch, sent_at) => {
-                // By then its connection was closed, and the kernel has dropped what it could not send.
+                // By then its connection was closed, and the kernel has dropped unsent data.
                 if self.now < sent_at + REQUEST_TIMEOUT {
                     self.at_service(from, attempt, group, &batch);
                 }
@@ -205,7 +205,7 @@ impl World {
             Fault::DatabaseClock(step) => self.database.clock_offset += step * 1_000,
             Fault::Pause(daemon) => {
                 if self.plan.is_busy {
-                    // The worst moment is between a permit and its attempt.
+                    // The worst time is between a permit and its attempt.
                     self.daemons[daemon].pauses_at_permit = Some(until - self.now);
                 } else {
                     self.daemons[daemon].paused_until = until.max(self.daemons[daemon].paused_until);
@@ -239,7 +239,7 @@ impl World {
         Address { daemon, life, term }
     }
 
-    /// Has a daemon do something after a while, unless it has ended by then.
+    /// Schedules an event of a daemon after a delay, unless it has ended by then.
     pub fn after(&mut self, daemon: usize, wait: Duration, doing: Doing) {
         let at = self.now + u64::try_from(wait.as_micros()).unwrap();
         self.at(at, Event::At(self.address(daemon), doing));
@@ -250,13 +250,13 @@ impl World {
         self.queue.insert((at.max(self.now), self.order), event);
     }
 
-    /// The faults of this moment.
+    /// The present faults.
     pub fn faults(&self) -> impl Iterator<Item = Fault> + '_ {
         let is_on = |(at, _, span): &&(Micros, Fault, Micros)| (*at..at + span).contains(&self.now);
         self.plan.faults.iter().filter(is_on).map(|(_, fault, _)| *fault)
     }
 
-    /// The database's clock and the one that nobody sets, as a daemon reads them.
+    /// The database's clock and the monotonic clock, as a daemon reads them.
     pub fn clocks(&self, daemon: usize) -> Now {
         let (monotonic, daemon) = (self.instant(), &self.daemons[daemon]);
         let time = daemon.clock.at(monotonic).unwrap_or_else(|| wall(self.now, daemon.wall_offset));

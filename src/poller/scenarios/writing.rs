@@ -1,5 +1,5 @@
-//! The recorder of a term. Mirrors `src/store/recorder.rs`, as far as nothing is refused and nobody else holds a lock: a
-//! flush that failed is tried again until it succeeds, time is up, or the lease has passed.
+//! The recorder of a term. Mirrors `src/store/recorder.rs`, as long as nothing is refused and no row is locked: a
+//! failed flush is retried until it succeeds, time is up, or the lease has passed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     store::{BatchSize, Committed},
 };
 
-/// As the constants in `store::recorder` have it.
+/// As in `store::recorder`.
 const GATHER: Duration = Duration::from_millis(200);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -33,19 +33,19 @@ enum State {
 pub(super) struct Writing {
     queue: Vec<Numbered>,
     batch: Vec<Numbered>,
-    /// What is to be written after the batch.
+    /// Recordings to write after the batch.
     rest: Vec<Numbered>,
     size: BatchSize,
     state: State,
     wait: Duration,
-    /// The batch is first to be decided anew.
+    /// The batch has to be decided again first.
     is_anew: bool,
     must_give_up: bool,
     pub is_stuck: bool,
 }
 
 impl Writing {
-    /// Whether nothing is left to be written.
+    /// Whether everything is written.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Idle | State::Ended)
     }
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// Goes on with what is left of the batch, the next batch, or what has come meanwhile.
+    /// Continues with the rest of the batch, the next batch, or new recordings.
     fn writes_on(&mut self, daemon: usize) {
         let writing = self.writing(daemon);
         writing.state = State::Idle;
@@ -186,7 +186,7 @@ impl World {
         self.writes_on(daemon);
     }
 
-    /// The time for stopping is over. A flush that is under way still has its own time.
+    /// The shutdown deadline is over. A flush in progress still has its own time.
     pub fn gives_up(&mut self, daemon: usize) {
         let writing = self.writing(daemon);
         writing.must_give_up = true;
