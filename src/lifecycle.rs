@@ -7,9 +7,9 @@
 //! |---|---|---|---|
 //! | `stop` | a signal | everything below | the term ends |
 //! | `leader_known` | standing by, once it has seen the lease | the start | the service is ready |
-//! | `term_over` | `stop`; the renewal or the recorder, if the lease is lost | the session, the recorder | no call is made |
-//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, jobs | calls under way end |
-//! | `flush_deadline` | 10 s after `term_over`, or after a part failed | the recorder | what is left to write is lost, and counted |
+//! | `term_over` | `stop`; the renewal or the recorder, if the lease is lost | the session, the recorder | no calls are made |
+//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, jobs | calls in flight end |
+//! | `flush_deadline` | 10 s after `term_over`, or after a part failed | the recorder | remaining results are lost, and counted |
 //! | `term_ended` | the end of the last session | the renewal | the lease is given back |
 //! | `tasks_ended` | the end of all terms | the command | the process ends |
 //! | `http_stop` | the end of all else | the HTTP server | the connections close |

@@ -86,7 +86,8 @@ pub struct Slot {
     pub last_called_at: Option<Timestamp>,
     /// Its active messages, by rising seq, each once.
     pub messages: Vec<SlotMessage>,
-    /// Whether its row holds more, which is no message or one twice: somebody has edited it. All of it is to be written.
+    /// Whether its row holds more, which is no message or one twice: somebody has edited it. All of it is to be
+    /// written.
     pub is_wrong: bool,
     /// A slot that is polled along, and whose messages move here if the poll succeeds.
     pub absorbs: Option<Absorbed>,

@@ -1,13 +1,13 @@
 //! Exit codes of sysexits(3), by which units and scripts recognize the reason.
 //!
-//! | code | means | what helps |
+//! | code | meaning | remedy |
 //! |---|---|---|
 //! | 0 | done | |
 //! | 64 | the command line is wrong | `receiptd --help` |
-//! | 65 | the input is wrong: an import's file or a line of it, or a group that is not watched | what is said on standard error |
+//! | 65 | the input is wrong: an import file or a line in it, or a group that is not watched | see standard error |
 //! | 69 | the database, the service or the address of `http.listen` is not available | retrying may help |
 //! | 70 | something else failed, such as writing a file | the message |
-//! | 78 | the configuration is wrong or incomplete, there is no database, it or its schema is not for this program, or a private PostgreSQL can't run here | retrying doesn't help |
+//! | 78 | the configuration is wrong or incomplete, there is no database, it or its schema does not suit this program, or a private PostgreSQL can't run here | retrying doesn't help |
 
 use std::process::ExitCode;
 

@@ -25,8 +25,8 @@ use super::{Global, database::Opened, exit::Refused, moment::Moment, tell};
 
 /// Export data of the configured app as CSV or Parquet
 ///
-/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d. The export goes day by day, so it needs little memory for
-/// any number of rows. The file is named FILE.part until it is complete.
+/// Times are RFC 3339, dates (midnight in UTC) or ages such as 30d. The export goes day by day, so it needs little
+/// memory for any number of rows. The file is named FILE.part until it is complete.
 #[derive(Args)]
 pub struct Arguments {
     /// Data to export

@@ -21,9 +21,9 @@ const WIDTH: f64 = 40.0;
 
 /// Forecast the calls of each hour, and when the limit is used up
 ///
-/// The forecast is for the messages watched now and the configured cadences. It assumes no new messages unless --more-messages
-/// is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until = "1d", every = "5m" }]' or
-/// --set polling.max_calls_per_second=100.
+/// The forecast is for the messages watched now and the configured cadences. It assumes no new messages unless
+/// --more-messages is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until =
+/// "1d", every = "5m" }]' or --set polling.max_calls_per_second=100.
 #[derive(Args)]
 pub struct Arguments {
     /// Number of hours to forecast, at most 750

@@ -15,8 +15,8 @@ use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
 
 /// Roll up new data, or a time span again
 ///
-/// The daemon does this by itself, see [jobs] in the configuration. Repeating it is safe, also while the daemon runs. Hours
-/// whose snapshots or calls have been removed keep their rows.
+/// The daemon does this by itself, see [jobs] in the configuration. Repeating it is safe, also while the daemon runs.
+/// Hours whose snapshots or calls have been removed keep their rows.
 #[derive(Args)]
 pub struct Arguments {
     /// Repeat from this hour on: UTC date, RFC 3339, seconds since 1970, or an age such as 2d

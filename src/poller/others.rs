@@ -61,7 +61,8 @@ impl Outcomes {
         }
     }
 
-    /// What failed already when another slot was answered fails for a reason of its own: it says nothing of the service.
+    /// What failed already when another slot was answered fails for a reason of its own: it says nothing of the
+    /// service.
     fn failed(&mut self, slot: SlotId, now: Instant) {
         if self.failing_since.len() >= MAX_FAILING {
             self.failing_since.clear();

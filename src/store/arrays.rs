@@ -12,8 +12,8 @@ use crate::domain::Timestamp;
 /// The epoch of PostgreSQL, 2000-01-01, in microseconds since the Unix epoch.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The elements of an array of one dimension, of which each takes `N` bytes and is what `of` makes of these. There are none if it
-/// is another array, which only a person may have made.
+/// The elements of an array of one dimension, of which each takes `N` bytes and is what `of` makes of these. There
+/// are none if it is another array, which only a person may have made.
 ///
 /// # Errors
 /// If the column does not exist.

@@ -1,5 +1,5 @@
-//! Forgetting a group: everything of it is deleted, in chunks of some rows. Which tables have something of it is known to the functions
-//! in SQL.
+//! Forgetting a group: everything of it is deleted, in chunks of some rows. Which tables have something of it is
+//! known to the functions in SQL.
 
 use super::{
     Store, StoreError,
@@ -19,7 +19,8 @@ impl Store {
         self.run("counting what there is of a group", ROLLUP, async |database| rows.fetch_all(database).await).await
     }
 
-    /// Deletes a chunk of everything of a group, which is unwatched first. Returns how many rows that were: 0 if nothing was left.
+    /// Deletes a chunk of everything of a group, which is unwatched first. Returns how many rows that were: 0 if
+    /// nothing was left.
     ///
     /// # Errors
     /// If the database fails; what was deleted before stays deleted.

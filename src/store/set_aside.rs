@@ -32,8 +32,8 @@ pub(crate) struct Aside {
     pub waits: bool,
 }
 
-/// Writes what can be written of a poll that could not be written as a whole, and sets the rest aside. A slot whose row or
-/// group is refused is not due before `not_before`.
+/// Writes what can be written of a poll that could not be written as a whole, and sets the rest aside. A slot whose
+/// row or group is refused is not due before `not_before`.
 pub(crate) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestamp) -> Result<Brief<Aside>, StoreError> {
     let wrote = oldest(slice::from_ref(kept));
     store

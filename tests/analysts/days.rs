@@ -1,4 +1,5 @@
-//! Days of messages: what they came to, kept when their snapshots are dropped, and what is told of moments in such days.
+//! Days of messages: what they came to, kept when their snapshots are dropped, and what is told of moments in such
+//! days.
 
 use chrono::TimeDelta;
 use receiptd::{jobs::enforce, retention::Retention};
@@ -9,7 +10,8 @@ const DAYS: &str =
     "SELECT msg_seq, to_char(day, 'DD'), reads_gained, reads_lost, reads_found, read_num, unread_num, members, code,
     to_char(first_seen_at, 'HH24:MI'), to_char(last_seen_at, 'HH24:MI') FROM receiptd.message_days ORDER BY 1, 2";
 
-/// Three messages: one that changes on two days, one whose receipt ends on the second, and one that changes on the first only.
+/// Three messages: one that changes on two days, one whose receipt ends on the second, and one that changes on the
+/// first only.
 async fn history() -> History {
     let history = History::new().await;
     for number in 1..=3 {

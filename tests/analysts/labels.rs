@@ -128,7 +128,8 @@ async fn polling_leaves_the_indexes_of_labelled_messages_alone() {
     history.slot_of(seq(1)).await;
     history.polls(1, &[("09:01", 0, 10), ("09:10", 1, 9), ("09:20", 5, 5), ("09:30", 9, 1)]).await;
     let updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'watched_messages'";
-    // A connection tells its counts some time later. It was labelled, it joined a slot, and it reached milestones three times.
+    // A connection tells its counts some time later. It was labelled, it joined a slot, and it reached milestones
+    // three times.
     let mut counted = history.psql(updates);
     while !counted.starts_with("5|") {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

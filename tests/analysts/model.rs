@@ -167,7 +167,8 @@ impl Polled {
         Some(format!("{}|{}|{}|{}", self.seq, both(self.known(|at| at <= moment)), seen.code(), shown(Some(seen.at))))
     }
 
-    /// The same when the snapshots of that day are gone: what the day before ended with, where the day's changes are not over.
+    /// The same when the snapshots of that day are gone: what the day before ended with, where the day's changes are
+    /// not over.
     fn at_without_snapshots(&self, moment: Timestamp) -> Option<String> {
         self.seen.first().filter(|seen| seen.at <= moment)?;
         let midnight = moment.duration_trunc(TimeDelta::days(1)).unwrap();

@@ -1,4 +1,5 @@
-//! A standby of PostgreSQL: analysts read there, a daemon that is led there says what to do, and polls when it is promoted.
+//! A standby of PostgreSQL: analysts read there, a daemon that is led there says what to do, and polls when it is
+//! promoted.
 
 use receiptd::clock;
 use sqlx::{AssertSqlSafe, PgPool};

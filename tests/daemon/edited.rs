@@ -1,4 +1,5 @@
-//! Somebody edits what only the daemon writes: what makes no sense goes, no message is lost, and no other slot has to wait.
+//! Somebody edits what only the daemon writes: what makes no sense goes, no message is lost, and no other slot has to
+//! wait.
 
 use sqlx::AssertSqlSafe;
 

@@ -24,8 +24,9 @@ const TOLD: u64 = 100;
 
 /// Watch the messages listed in a CSV file: group_id,msg_seq,sent_at
 ///
-/// sent_at is optional and defaults to now. A first line with the names of the columns sets their order; a column label.NAME
-/// holds a label of each message, which an empty field leaves as it is. Bad lines are reported with their numbers and skipped; the exit code is 65 then. Importing the same lines again is safe.
+/// sent_at is optional and defaults to now. A first line with the names of the columns sets their order; a column
+/// label.NAME holds a label of each message, which an empty field leaves as it is. Bad lines are reported with their
+/// numbers and skipped; the exit code is 65 then. Importing the same lines again is safe.
 #[derive(Args)]
 pub struct Arguments {
     /// CSV file; - reads standard input

@@ -36,8 +36,8 @@ pub(super) struct SignatureState {
 }
 
 impl SignatureState {
-    /// Whether polls may start, as far as the signature is concerned. Nobody knows whether the first one of a term is accepted,
-    /// so there is one call with it, and the others wait for its outcome.
+    /// Whether polls may start, as far as the signature is concerned. Nobody knows whether the first one of a term is
+    /// accepted, so there is one call with it, and the others wait for its outcome.
     pub(super) fn admit(&mut self, now: Instant) -> Admission {
         if self.is_tried(now) {
             return Admission::Closed(now + QUICK);
