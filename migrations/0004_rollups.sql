@@ -19,6 +19,7 @@ CREATE TABLE receiptd.group_receipts_hourly (
     calls                integer NOT NULL DEFAULT 0,
     coverage             double precision NOT NULL DEFAULT 1,
     reads_carried        bigint NOT NULL DEFAULT 0,
+    updated_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (group_key, hour),
     CONSTRAINT an_hour_has_four_quarters CHECK (cardinality(gained_by_quarter) = 4),
     CONSTRAINT hours_are_whole CHECK (hour = date_trunc('hour', hour, 'UTC')),
@@ -44,6 +45,14 @@ COMMENT ON COLUMN receiptd.group_receipts_hourly.coverage IS 'Share of the hour 
 
 COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_carried IS 'How many of reads_gained may have come in before this hour: the first polls after a gap told them.';
 
+COMMENT ON COLUMN receiptd.group_receipts_hourly.updated_at IS 'When the roll-up last changed the row.';
+
+CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.group_receipts_hourly FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION receiptd.note_update();
+
+-- Rows come in the order of their writing, and few are changed later.
+CREATE INDEX group_receipts_hourly_by_update ON receiptd.group_receipts_hourly USING brin (updated_at)
+    WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX group_receipts_hourly_by_hour ON receiptd.group_receipts_hourly (hour);
 
 -- What is left of a message's snapshots when they are dropped. A day of which nothing was stored has no row: it ends as the last row

@@ -148,6 +148,43 @@ COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group,
 COMMENT ON COLUMN receiptd.receipt_history.labels IS 'What its owner notes about the message; null if nothing.';
 COMMENT ON COLUMN receiptd.receipt_history.group_labels IS 'What its owner notes about the group; null if nothing.';
 
+-- Of days whose snapshots are gone, what is kept of each message and day.
+CREATE VIEW receiptd.age_at_read AS
+SELECT * FROM (
+    SELECT g.sdk_app_id, g.group_id, h.msg_seq, m.sent_at,
+        greatest(h.prior_polled_at - m.sent_at, '0') AS age_at_least, greatest(h.polled_at - m.sent_at, '0') AS age_at_most,
+        h.read_num - coalesce(h.prior_read_num, 0) AS reads, h.polled_at AS seen_at, h.group_key, m.labels,
+        g.labels AS group_labels
+    FROM receiptd.receipt_snapshots h
+    JOIN receiptd.watched_groups g USING (group_key)
+    JOIN receiptd.watched_messages m ON m.group_key = h.group_key AND m.msg_seq = h.msg_seq
+    WHERE h.read_num > coalesce(h.prior_read_num, 0)
+    UNION ALL
+    SELECT g.sdk_app_id, g.group_id, d.msg_seq, m.sent_at,
+        greatest(d.day::timestamp AT TIME ZONE 'UTC' - m.sent_at, '0'), greatest(d.last_seen_at - m.sent_at, '0'),
+        d.reads_gained + d.reads_found, d.last_seen_at, d.group_key, m.labels, g.labels
+    FROM receiptd.message_receipts_daily d
+    JOIN receiptd.watched_groups g USING (group_key)
+    JOIN receiptd.watched_messages m ON m.group_key = d.group_key AND m.msg_seq = d.msg_seq
+    WHERE d.reads_gained + d.reads_found > 0 AND d.day < coalesce((
+        SELECT min(to_date(right(c.relname, 8), 'YYYYMMDD')) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'receiptd.receipt_snapshots'::regclass
+    ), 'infinity')
+) branches;
+
+COMMENT ON VIEW receiptd.age_at_read IS 'How old messages were when they were read: one row for each rise of a read count that polls saw. Of days whose snapshots were dropped, one row per message and day. Name a span of seen_at, or a group. Example: SELECT width_bucket(age_at_most, ARRAY[''15 minutes'', ''1 hour'', ''1 day'']::interval[]), sum(reads) FROM receiptd.age_at_read WHERE group_id = ''@TGS#2TTV7VSII'' GROUP BY 1.';
+COMMENT ON COLUMN receiptd.age_at_read.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.age_at_read.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.age_at_read.msg_seq IS 'Number of the message within its group.';
+COMMENT ON COLUMN receiptd.age_at_read.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.age_at_read.age_at_least IS 'How old it was at least when these members read it; 0 if they had when it was first polled.';
+COMMENT ON COLUMN receiptd.age_at_read.age_at_most IS 'How old it was at most.';
+COMMENT ON COLUMN receiptd.age_at_read.reads IS 'How many members read it then. Members who read it while others who had left the group are not seen.';
+COMMENT ON COLUMN receiptd.age_at_read.seen_at IS 'When the answer arrived that showed it; of a whole day, the last one.';
+COMMENT ON COLUMN receiptd.age_at_read.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.age_at_read.labels IS 'What its owner notes about the message; null if nothing.';
+COMMENT ON COLUMN receiptd.age_at_read.group_labels IS 'What its owner notes about the group; null if nothing.';
+
 -- It joins the groups for their rows alone: a reader sees those of its apps.
 CREATE VIEW receiptd.message_milestones AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
@@ -262,27 +299,27 @@ COMMENT ON COLUMN receiptd.messages.last_changed_at IS 'When the answer arrived 
 COMMENT ON COLUMN receiptd.messages.known_until IS 'When the attempt was sent that last saw the same: a change that nobody has seen yet happened after that.';
 COMMENT ON COLUMN receiptd.messages.known_for IS 'For how long after its sending its counts are known: a milestone that is censored was not reached in this time. Null without counts.';
 COMMENT ON COLUMN receiptd.messages.known_for_s IS 'The same in seconds.';
-COMMENT ON COLUMN receiptd.messages.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to. 0 if the first poll saw it already.';
 COMMENT ON COLUMN receiptd.messages.first_read_at_most IS 'The longest time until somebody had read it; null if nobody was seen to.';
 COMMENT ON COLUMN receiptd.messages.first_read_at_least_s IS 'The shortest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.first_read_at_most_s IS 'The longest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.first_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to. 0 if the first poll saw it already.';
 COMMENT ON COLUMN receiptd.messages.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
 COMMENT ON COLUMN receiptd.messages.half_read_at_least_s IS 'The shortest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.half_read_at_most_s IS 'The longest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.half_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.p80_read_at_least IS 'The shortest time until 80 % had read it; null if they were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_least IS 'The shortest time until 80 % had read it; null if they were not seen to. 0 if the first poll saw it already.';
 COMMENT ON COLUMN receiptd.messages.p80_read_at_most IS 'The longest time until 80 % had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.messages.p80_read_at_least_s IS 'The shortest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.p80_read_at_most_s IS 'The longest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.p80_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to. 0 if the first poll saw it already.';
 COMMENT ON COLUMN receiptd.messages.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.messages.p90_read_at_least_s IS 'The shortest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.p90_read_at_most_s IS 'The longest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.p90_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to, or if the first poll saw it already.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to. 0 if the first poll saw it already.';
 COMMENT ON COLUMN receiptd.messages.all_read_at_most IS 'The longest time until all had read it; null if they were not seen to.';
 COMMENT ON COLUMN receiptd.messages.all_read_at_least_s IS 'The shortest time in seconds.';
 COMMENT ON COLUMN receiptd.messages.all_read_at_most_s IS 'The longest time in seconds.';
@@ -455,16 +492,17 @@ SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained,
                 WHERE p.group_key = branches.group_key AND p.gap_until > hour AND p.gap_from < o.gap_from
             ) ended), '0')) / 3600
         ELSE coverage END::double precision AS coverage,
-    group_key, group_labels, reads_carried
+    group_key, group_labels, reads_carried, updated_at
 FROM (
     SELECT g.sdk_app_id, g.group_id, h.hour, h.messages_sent, h.messages_active, h.reads_gained, h.reads_lost,
         h.reads_found, h.messages_aged_24h, h.median_read_rate_24h, h.p90_read_rate_24h, h.unread_backlog, h.polls, h.calls,
-        h.coverage, h.group_key, g.labels AS group_labels, h.reads_carried
+        h.coverage, h.group_key, g.labels AS group_labels, h.reads_carried, h.updated_at
     FROM receiptd.group_receipts_hourly h
     JOIN receiptd.watched_groups g USING (group_key)
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, hours.hour, 0, last.messages_active, 0::bigint, 0::bigint, 0::bigint, 0, NULL::double precision,
-        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key, g.labels, 0::bigint
+        NULL::double precision, last.unread_backlog, 0, 0, 1::double precision, g.group_key, g.labels, 0::bigint,
+        greatest(last.updated_at, hours.hour + interval '1 hour')
     FROM generate_series(
         (SELECT min(hour) FROM receiptd.group_receipts_hourly), (SELECT max(rolled_up_until) FROM receiptd.poller_leases),
         interval '1 hour'
@@ -472,7 +510,7 @@ FROM (
     JOIN receiptd.poller_leases l ON hours.hour < date_trunc('hour', l.rolled_up_until, 'UTC')
     JOIN receiptd.watched_groups g USING (sdk_app_id)
     CROSS JOIN LATERAL (
-        SELECT h.hour, h.messages_active, h.unread_backlog
+        SELECT h.hour, h.messages_active, h.unread_backlog, h.updated_at
         FROM receiptd.group_receipts_hourly h
         WHERE h.group_key = g.group_key AND h.hour <= hours.hour
         ORDER BY h.hour DESC LIMIT 1
@@ -502,6 +540,7 @@ COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour that l
 COMMENT ON COLUMN receiptd.hourly_receipts.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.hourly_receipts.group_labels IS 'What its owner notes about the group; null if nothing.';
 COMMENT ON COLUMN receiptd.hourly_receipts.reads_carried IS 'How many of reads_gained may have come in before this hour: the first polls after a gap told them.';
+COMMENT ON COLUMN receiptd.hourly_receipts.updated_at IS 'When the row last changed; of an hour in which nothing happened, when it ended or the row before it changed.';
 
 -- The estimate of Kaplan and Meier. A message that was not seen to get there counts among those that may still, for as long as it is
 -- known; so young messages neither shorten the time, as they would if they were left out, nor lengthen it, as they would if they

@@ -84,7 +84,7 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     SELECT format('GRANT SELECT ON receiptd.%I TO receiptd_reader', c.relname)
     FROM pg_class c CROSS JOIN pg_roles r
     WHERE c.relnamespace = 'receiptd'::regnamespace AND r.rolname = 'receiptd_reader'
-        AND c.relname IN ('messages', 'groups', 'latest_receipts', 'receipt_history', 'read_speed', 'never_read', 'unread_backlog',
+        AND c.relname IN ('messages', 'groups', 'age_at_read', 'latest_receipts', 'receipt_history', 'read_speed', 'never_read', 'unread_backlog',
             'hourly_receipts', 'group_engagement', 'poll_coverage', 'data_freshness', 'receipt_snapshots', 'api_calls',
             'message_milestones', 'message_days', 'group_receipts_hourly', 'message_receipts_daily', 'poll_gaps')
         AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')

@@ -156,6 +156,8 @@ const MILESTONES: &[Column] = &[
     nullable("first_read_by", Kind::Time),
     nullable("half_read_after", Kind::Time),
     nullable("half_read_by", Kind::Time),
+    nullable("p80_read_after", Kind::Time),
+    nullable("p80_read_by", Kind::Time),
     nullable("p90_read_after", Kind::Time),
     nullable("p90_read_by", Kind::Time),
     nullable("all_read_after", Kind::Time),
@@ -164,6 +166,9 @@ const MILESTONES: &[Column] = &[
     nullable("read_rate_1h", Kind::Double),
     nullable("read_rate_24h", Kind::Double),
     nullable("read_rate_7d", Kind::Double),
+    nullable("labels", Kind::Text),
+    nullable("group_labels", Kind::Text),
+    required("updated_at", Kind::Time),
 ];
 
 const HOURLY: &[Column] = &[
@@ -182,6 +187,8 @@ const HOURLY: &[Column] = &[
     required("polls", Kind::Integer),
     required("calls", Kind::Integer),
     required("coverage", Kind::Double),
+    required("reads_carried", Kind::Bigint),
+    required("updated_at", Kind::Time),
 ];
 
 #[cfg(test)]

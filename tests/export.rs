@@ -44,11 +44,14 @@ const ROWS: &str = r#"
         '2026-11-01 10:08+00', '2026-11-01 10:09+00', 0, 3, 1, 2, 3, 0, 1, 9 FROM receiptd.watched_groups;
     INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at)
     SELECT group_key, 8, '2026-11-02 10:00+00' FROM receiptd.watched_groups;
-    INSERT INTO receiptd.group_receipts_hourly
+    INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_sent, messages_active, reads_gained, reads_lost,
+        reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage)
     SELECT group_key, '2026-11-01 10:00+00', 1, 2, 3000000000, 4, 5, 6, 0.5, 0.9, 7, 8, 9, 0.25
     FROM receiptd.watched_groups;
     INSERT INTO receiptd.group_receipts_hourly (group_key, hour)
     SELECT group_key, '2026-11-02 23:00+00' FROM receiptd.watched_groups;
+    UPDATE receiptd.watched_messages SET labels = '{"text": "a \"b\""}' WHERE msg_seq = 7;
+    UPDATE receiptd.watched_groups SET labels = '{"branch": "north"}' WHERE group_id = 'b';
 "#;
 
 /// The same rows as the database shows them, to compare with the export.
@@ -63,15 +66,16 @@ const SHOWN: [(&str, &str); 3] = [
         "milestones",
         r#"SELECT sdk_app_id, group_id, m.msg_seq, m.sent_at, m.state, closed_at, read_num, unread_num, receipt_code,
             first_polled_at, last_changed_at, known_until, first_read_after, first_read_by, half_read_after, half_read_by,
-            p90_read_after, p90_read_by, all_read_after, all_read_by, read_rate_15m, read_rate_1h, read_rate_24h,
-            read_rate_7d
+            p80_read_after, p80_read_by, p90_read_after, p90_read_by, all_read_after, all_read_by, read_rate_15m,
+            read_rate_1h, read_rate_24h, read_rate_7d, m.labels::text, m.group_labels::text, m.updated_at
         FROM receiptd.message_milestones m JOIN receiptd.watched_groups g USING (group_key)
         WHERE sdk_app_id = 1400000000 ORDER BY sent_at::date, group_id COLLATE "C", msg_seq"#,
     ),
     (
         "hourly",
         r#"SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained, reads_lost, reads_found,
-            messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage
+            messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage,
+            reads_carried, updated_at
         FROM receiptd.hourly_receipts WHERE sdk_app_id = 1400000000 ORDER BY hour::date, group_id COLLATE "C""#,
     ),
 ];
@@ -176,6 +180,32 @@ async fn the_first_moment_is_in_and_the_last_is_not() {
     assert_eq!(rows("hourly", "2026-11-01T11:00:00Z", "2026-11-02T23:00:00Z"), 0);
     assert_eq!(rows("hourly", "2026-11-01T18:00:00+08:00", "2026-11-02T23:00:01Z"), 2);
     assert_eq!(rows("hourly", "1h", "0s"), 0, "nothing is that young");
+}
+
+#[tokio::test]
+async fn only_what_has_changed_since_is_exported_if_that_is_asked_for() {
+    let database = seeded().await;
+    database.psql(
+        "UPDATE receiptd.watched_messages SET updated_at = coalesce(closed_at, '2026-11-03 12:00+00');
+         ALTER TABLE receiptd.group_receipts_hourly DISABLE TRIGGER note_update;
+         UPDATE receiptd.group_receipts_hourly SET updated_at = hour + interval '3 hours'",
+    );
+    let rows = |arguments: &[&str]| {
+        let output = export(&database, arguments);
+        let (code, out, err) = ended(&output);
+        assert_eq!(code, 0, "{err}");
+        out.lines().filter(|line| line.contains(",b,")).count()
+    };
+    let since = |dataset: &str, time: &str| rows(&[dataset, "--changed-since", time]);
+    assert_eq!(since("snapshots", "2026-11-01T23:59:59.999999Z"), 3);
+    assert_eq!(since("snapshots", "2026-11-04"), 0);
+    // One was sent long before it last changed.
+    assert_eq!(since("milestones", "2026-11-03T12:00:00Z"), 2);
+    assert_eq!(since("milestones", "2026-11-09T12:00:00Z"), 1);
+    assert_eq!(since("milestones", "2026-11-09T12:00:01Z"), 0);
+    assert_eq!(rows(&["milestones", "--changed-since", "2026-11-03", "--from", "2026-11-02"]), 1);
+    assert_eq!(since("hourly", "2026-11-01T13:00:00Z"), 2);
+    assert_eq!(since("hourly", "2026-11-01T13:00:01Z"), 1);
 }
 
 /// The rows of a Parquet file, as in the CSV of the same data.
@@ -379,7 +409,7 @@ async fn for_spreadsheets_no_text_is_a_formula() {
     assert_eq!(lines(&["milestones"]), ["=1+1", "@TGS#1", "plain"]);
     assert_eq!(lines(&["milestones", "--spreadsheet"]), ["'=1+1", "'@TGS#1", "plain"]);
     let output = export(&database, &["milestones"]);
-    assert!(ended(&output).1.lines().skip(1).all(|line| line.ends_with(",,1.0,,")), "{}", ended(&output).1);
+    assert!(ended(&output).1.lines().skip(1).all(|line| line.contains(",,1.0,,,,,")), "{}", ended(&output).1);
     let output = export(&database, &["milestones", "--spreadsheet", "--format", "parquet"]);
     assert_eq!(ended(&output).0, 64);
 }

@@ -37,6 +37,9 @@ pub struct Arguments {
     /// End, exclusive [default: now]
     #[arg(long, value_name = "TIME")]
     to: Option<Moment>,
+    /// Only rows that have changed since this time, to bring a copy up to date
+    #[arg(long, value_name = "TIME")]
+    changed_since: Option<Moment>,
     /// Output format
     #[arg(long, default_value = "csv")]
     format: How,
@@ -70,8 +73,10 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     // Checked before the database is asked for its time: impossible by any clock.
     span(arguments, clock::now())?;
     let opened = Opened::open_to_read(global).await?;
-    let (from, until) = span(arguments, opened.store.clock().now())?;
-    let done = export(arguments, &opened.store, from, until).await;
+    let now = opened.store.clock().now();
+    let (from, until) = span(arguments, now)?;
+    let since = arguments.changed_since.map(|moment| moment.at(now));
+    let done = export(arguments, &opened.store, (from, until), since).await;
     tell(format_args!("Exported {}.", counted(opened.close(done).await?, "row")));
     Ok(ExitCode::SUCCESS)
 }
@@ -103,7 +108,12 @@ fn refusal(arguments: &Arguments, from: Timestamp, until: Timestamp) -> Option<S
 }
 
 /// Returns the number of rows.
-async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Timestamp) -> anyhow::Result<u64> {
+async fn export(
+    arguments: &Arguments,
+    store: &Store,
+    (from, until): (Timestamp, Timestamp),
+    since: Option<Timestamp>,
+) -> anyhow::Result<u64> {
     let dataset = Dataset::from(arguments.dataset);
     let span = store.export_span(dataset, from, until).await?;
     let (from, until) = span.unwrap_or((from, from));
@@ -114,8 +124,13 @@ async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Ti
     };
     let begin = |out| format.begin(dataset.columns(), out);
     let writer = output.writer().and_then(begin).with_context(|| output.failure())?;
-    let mut copy = Copy { dataset, writer, bar: progress(days(from, until).count(), &output), rows: 0 };
-    let copied = copy.days(store, from, until, &output).await;
+    // Messages that have changed are found at once, whenever they were sent.
+    let spans: Vec<(Timestamp, Timestamp)> = match (dataset, since) {
+        (Dataset::Milestones, Some(_)) => vec![(from, until)],
+        _ => days(from, until).collect(),
+    };
+    let mut copy = Copy { dataset, since, writer, bar: progress(spans.len(), &output), rows: 0 };
+    let copied = copy.spans(store, &spans, &output).await;
     copy.bar.finish_and_clear();
     copied?;
     copy.writer.finish().with_context(|| output.failure())?;
@@ -126,15 +141,16 @@ async fn export(arguments: &Arguments, store: &Store, from: Timestamp, until: Ti
 /// Rows on the way from the database to the output.
 struct Copy {
     dataset: Dataset,
+    since: Option<Timestamp>,
     writer: Box<dyn Writer>,
     bar: ProgressBar,
     rows: u64,
 }
 
 impl Copy {
-    async fn days(&mut self, store: &Store, from: Timestamp, until: Timestamp, output: &Output) -> anyhow::Result<()> {
-        for (start, end) in days(from, until) {
-            let taken = store.export(self.dataset, start, end, |batch| self.take(batch)).await?;
+    async fn spans(&mut self, store: &Store, spans: &[(Timestamp, Timestamp)], output: &Output) -> anyhow::Result<()> {
+        for (start, end) in spans {
+            let taken = store.export(self.dataset, *start, *end, self.since, |batch| self.take(batch)).await?;
             taken.with_context(|| output.failure())?;
             self.bar.inc(1);
         }

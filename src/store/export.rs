@@ -23,19 +23,33 @@ const SNAPSHOTS: &str = r#"SELECT sdk_app_id, group_id, msg_seq, polled_at, read
      WHERE sdk_app_id = $1 AND polled_at >= $2 AND polled_at < $3
      ORDER BY group_id COLLATE "C", msg_seq, polled_at"#;
 
-const MILESTONES: &str = r#"SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num,
-        m.unread_num, m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until, m.first_read_after,
-        m.first_read_by, m.half_read_after, m.half_read_by, m.p90_read_after, m.p90_read_by, m.all_read_after,
-        m.all_read_by, m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d
-     FROM receiptd.message_milestones m
-     JOIN receiptd.watched_groups g USING (group_key)
-     WHERE g.sdk_app_id = $1 AND m.sent_at >= $2 AND m.sent_at < $3
-     ORDER BY g.group_id COLLATE "C", m.msg_seq"#;
+macro_rules! milestones {
+    ($changed:literal) => {
+        concat!(
+            "SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num,
+                m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by,
+                m.half_read_after, m.half_read_by, m.p80_read_after, m.p80_read_by, m.p90_read_after, m.p90_read_by,
+                m.all_read_after, m.all_read_by, m.read_rate_15m, m.read_rate_1h, m.read_rate_24h, m.read_rate_7d,
+                m.labels::text, m.group_labels::text, m.updated_at
+             FROM receiptd.message_milestones m
+             JOIN receiptd.watched_groups g USING (group_key) ",
+            $changed,
+            r#" WHERE g.sdk_app_id = $1 AND m.sent_at >= $2 AND m.sent_at < $3
+             ORDER BY g.group_id COLLATE "C", m.msg_seq"#
+        )
+    };
+}
+
+const MILESTONES: &str = milestones!("");
+
+const MILESTONES_SINCE: &str =
+    milestones!("JOIN receiptd.messages_since($4) c ON c.group_key = m.group_key AND c.msg_seq = m.msg_seq");
 
 const HOURLY: &str = r#"SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained, reads_lost,
-        reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage
+        reads_found, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls, coverage,
+        reads_carried, updated_at
      FROM receiptd.hourly_receipts
-     WHERE sdk_app_id = $1 AND hour >= $2 AND hour < $3
+     WHERE sdk_app_id = $1 AND hour >= $2 AND hour < $3 AND ($4::timestamptz IS NULL OR updated_at >= $4)
      ORDER BY group_id COLLATE "C", hour"#;
 
 /// Snapshots have no index by time: the days come from their partitions, which is cheap.
@@ -93,8 +107,8 @@ impl Store {
         Ok(span.map(|(first, last)| (first.max(from), last.min(until))).filter(|(first, last)| first < last))
     }
 
-    /// Passes this app's rows in a time span to `take`, in batches, sorted by group, message and time. As slow as
-    /// `take`, and ends with its first error.
+    /// Passes this app's rows in a time span to `take`, in batches, sorted by group, message and time: all, or those that
+    /// have changed since a time. As slow as `take`, and ends with its first error.
     ///
     /// # Errors
     /// If the database fails, or takes very long. The error of `take` is inside.
@@ -103,15 +117,18 @@ impl Store {
         dataset: Dataset,
         from: Timestamp,
         until: Timestamp,
+        changed_since: Option<Timestamp>,
         take: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
         let mut transaction = self.connections.begin_reading("reading rows to export", STREAM).await?;
-        let rows = query(match dataset {
-            Dataset::Snapshots => SNAPSHOTS,
-            Dataset::Milestones => MILESTONES,
-            Dataset::Hourly => HOURLY,
-        });
-        let rows = rows.bind(self.app()).bind(from).bind(until);
+        let of = |sql| query(sql).bind(self.app());
+        let rows = match (dataset, changed_since) {
+            // A row is there from the poll on that saw the change, and never changes.
+            (Dataset::Snapshots, since) => of(SNAPSHOTS).bind(since.map_or(from, |since| since.max(from))).bind(until),
+            (Dataset::Milestones, None) => of(MILESTONES).bind(from).bind(until),
+            (Dataset::Milestones, Some(since)) => of(MILESTONES_SINCE).bind(from).bind(until).bind(since),
+            (Dataset::Hourly, since) => of(HOURLY).bind(from).bind(until).bind(since),
+        };
         let deadline = transaction.deadline;
         match timeout_at(deadline, stream(transaction.session(), dataset, rows, take)).await {
             // The remaining rows are not read: the connection is closed with the transaction.

@@ -4,6 +4,7 @@
 //! was changed since it was read is not returned, and nothing else of its poll is written. Then come rows that are
 //! only inserted: snapshots and calls.
 
+mod late;
 mod milestones;
 mod rows;
 mod unwatched;
@@ -12,6 +13,7 @@ use std::collections::HashSet;
 
 use self::rows::{close_messages, drop_slots, mend_slots, merge_slots, part_slots};
 pub(super) use self::{
+    late::write_late,
     milestones::write_milestones,
     rows::{write_calls, write_groups, write_snapshots},
     unwatched::write_unwatched,
@@ -100,7 +102,7 @@ pub(crate) async fn flush(store: &Store, polls: &[Kept]) -> Result<Brief<Flushed
 }
 
 async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Brief<Flushed>, StoreError> {
-    let wrote = oldest(polls);
+    let (wrote, now) = (oldest(polls), store.clock().now());
     store
         .run_briefly(DOING, SHORT, wrote, async |database, rows| {
             let items: Vec<Item<'_>> = polls.iter().map(|kept| Item::of(kept, &[])).collect();
@@ -111,6 +113,7 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             let (unwatched, dropped) = write_unwatched(database, &kept).await?;
             let recordings: Vec<&Recording> = kept.iter().map(|kept| &kept.recording).chain(&unwatched).collect();
             write_milestones(database, &recordings).await?;
+            write_late(database, &recordings, now).await?;
             write_groups(database, &recordings).await?;
             rows.are_ours(database).await?;
             write_snapshots(database, &recordings, replaces).await?;

@@ -28,6 +28,7 @@ const SENT_EARLIER: &str = include_str!("rollup/sent_earlier.sql");
 const HEAL_MARKS: &str = include_str!("rollup/heal_marks.sql");
 const HEAL_CLOSED: &str = include_str!("rollup/heal_closed.sql");
 const COVERAGE: &str = include_str!("rollup/coverage.sql");
+const AGES_IN_GAPS: &str = include_str!("rollup/ages_in_gaps.sql");
 
 impl Store {
     /// Marks everything older than `until` as about to be rolled up: from now on, flushes note what they write before
@@ -232,7 +233,8 @@ impl Statements<'_> {
     async fn find_gaps(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
         let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
         self.run(OLD_GAPS, so_far).await?;
-        self.run(GAPS, so_far).await
+        self.run(GAPS, so_far).await?;
+        self.run(AGES_IN_GAPS, so_far).await
     }
 
     async fn run(&mut self, sql: &'static str, span: Stretch) -> Result<(), sqlx::Error> {

@@ -9,8 +9,8 @@ use super::{
     Store, StoreError,
     brief::{Brief, changed},
     flush::{
-        Committed, Flushed, Item, committed, oldest, write_calls, write_groups, write_milestones, write_rows,
-        write_slots, write_snapshots, write_unwatched,
+        Committed, Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones,
+        write_rows, write_slots, write_snapshots, write_unwatched,
     },
     session::Session,
     sqlstate::{Remedy, remedy_of, sqlstate},
@@ -35,20 +35,25 @@ pub(crate) struct Aside {
 /// Writes what can be written of a poll that could not be written as a whole, and sets the rest aside. A slot whose
 /// row or group is refused is not due before `not_before`.
 pub(crate) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestamp) -> Result<Brief<Aside>, StoreError> {
-    let wrote = oldest(slice::from_ref(kept));
+    let (wrote, now) = (oldest(slice::from_ref(kept)), store.clock().now());
     store
         .run_briefly("setting aside refused rows", SHORT, wrote, async |database, _| {
-            apart(database, kept, not_before).await
+            apart(database, kept, not_before, now).await
         })
         .await
 }
 
-async fn apart(connection: &mut Session, kept: &Kept, not_before: Timestamp) -> Result<Aside, sqlx::Error> {
+async fn apart(
+    connection: &mut Session,
+    kept: &Kept,
+    not_before: Timestamp,
+    now: Timestamp,
+) -> Result<Aside, sqlx::Error> {
     let (frame, parts) = kept.recording.apart();
     // The messages first: refused ones are not written to the slot.
     let mut refused = Vec::new();
     for (seq, part) in &parts {
-        refused.extend(write_message(connection, part).await?.is_none().then_some(*seq));
+        refused.extend(write_message(connection, part, now).await?.is_none().then_some(*seq));
     }
     let (dropped, is_refused) = match &kept.of_unwatched {
         None => (0, false),
@@ -107,10 +112,11 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
 }
 
 /// Writes a poll's results for one message, except the slot's contents.
-async fn write_message(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+async fn write_message(connection: &mut Session, part: &Recording, now: Timestamp) -> Result<Option<()>, sqlx::Error> {
     let write = async |database: &mut Session| {
         write_snapshots(database, &[part], true).await?;
-        write_milestones(database, &[part]).await
+        write_milestones(database, &[part]).await?;
+        write_late(database, &[part], now).await
     };
     attempt(connection, part, write).await
 }

@@ -26,3 +26,4 @@ mod retention;
 mod rig;
 mod roles;
 mod rollup;
+mod updates;

@@ -9,6 +9,7 @@ use receiptd::{
     cadence::{Cadences, Phase},
     clock,
     domain::{Counts, Receipt, Timestamp},
+    milestones::AGES,
     recording::{Closed, NO_RECEIPT_POLLS},
     slot::SlotKey,
 };
@@ -200,6 +201,13 @@ impl Polled {
         ))
     }
 
+    /// Whether its counts have changed since, or those at an age have become known.
+    fn has_changed_since(&self, moment: Timestamp) -> bool {
+        let last = self.seen.last().map_or(self.sent_at, |seen| seen.at);
+        let ages = AGES.map(|age| self.sent_at + age).into_iter().filter(|then| *then > last && self.is_known(*then));
+        ages.chain([last, self.sent_at]).any(|time| time >= moment)
+    }
+
     /// The rows of the message in `receipt_curve`.
     fn curve(&self, step: TimeDelta) -> String {
         let steps = (0..).map(|number| self.sent_at + step * number).take_while(|at| *at <= self.known_until);
@@ -217,8 +225,7 @@ impl Polled {
             self.milestone(|read, unread| read + unread > 0 && read * 10 >= (read + unread) * 9),
             self.milestone(|read, unread| read + unread > 0 && unread == 0),
         ];
-        let ages = [TimeDelta::minutes(15), TimeDelta::hours(1), TimeDelta::hours(24), TimeDelta::days(7)];
-        let rates = ages.map(|age| self.rate(age));
+        let rates = AGES.map(|age| self.rate(age));
         let known_until = shown(Some(self.known_until));
         format!("{}|{counts}|{known_until}|{}|{}", self.seq, milestones.join("|"), rates.join("|"))
     }
@@ -380,6 +387,14 @@ fn ask_at_moments(history: &History, messages: &[Polled], random: &mut Rng, seed
              FROM receiptd.receipts_at('{moment}') ORDER BY msg_seq"
         );
         assert_eq!(history.psql(&asked), known.join("\n"), "seed {seed} at {moment}");
+        let changed = messages.iter().filter(|message| message.has_changed_since(moment));
+        let changed: Vec<String> = changed.map(|message| message.seq.to_string()).collect();
+        // Of late: all was stored long after its time.
+        history.psql("UPDATE receiptd.watched_messages SET updated_at = sent_at");
+        for rows in [format!("messages_since('{moment}')"), format!("messages WHERE updated_at >= '{moment}'")] {
+            let asked = format!("SELECT msg_seq FROM receiptd.{rows} ORDER BY 1");
+            assert_eq!(history.psql(&asked), changed.join("\n"), "seed {seed}: {asked}");
+        }
         let message = &messages[random.usize(0..messages.len())];
         let asked = format!(
             "SELECT to_char(at, 'DD HH24:MI:SS'), read_num, unread_num

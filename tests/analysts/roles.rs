@@ -91,7 +91,8 @@ fn functions(database: &TestDatabase) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
-const READ: [&str; 18] = [
+const READ: [&str; 19] = [
+    "age_at_read",
     "api_calls",
     "data_freshness",
     "group_engagement",
@@ -196,7 +197,7 @@ const TWO_APPS: &str = "
     UPDATE receiptd.watched_messages SET read_num = 0, unread_num = 2, receipt_code = 0, first_polled_at = now(),
         last_changed_at = now(), known_until = now();
     INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
-        SELECT group_key, 1, now(), 0, 2, 0 FROM receiptd.watched_groups;
+        SELECT group_key, 1, now(), 1, 2, 0 FROM receiptd.watched_groups;
     INSERT INTO receiptd.api_calls (called_at, due_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
             class, code, http_status, latency_ms)
         SELECT now(), now(), group_key, 1, 1, 1, 0, 'success', 0, 200, 1 FROM receiptd.watched_groups;
@@ -211,7 +212,9 @@ const TWO_APPS: &str = "
 #[tokio::test]
 async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
     let member = Member::of_two_apps("receiptd_reader").await;
-    let functions = ["receipts_at(now())", "read_at_age('0')", "receipt_curve('g', 1, '1 hour')"].map(str::to_owned);
+    let functions =
+        ["receipts_at(now())", "read_at_age('0')", "receipt_curve('g', 1, '1 hour')", "messages_since('-infinity')"]
+            .map(str::to_owned);
     let relations = || READ.iter().map(|name| (*name).to_owned()).chain(functions.clone());
     let give = |sql: &str| member.database.psql(&sql.replace("$role", &member.login));
     for (change, rows) in [
@@ -251,7 +254,7 @@ async fn no_function_of_a_readers_own_sees_a_row_of_another_app() {
         CREATE FUNCTION pg_temp.leak(bigint) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
             $$ BEGIN INSERT INTO pg_temp.seen VALUES ($1); RETURN true; END $$";
     sqlx::raw_sql(leak).execute(&mut connection).await.unwrap();
-    for relation in READ.into_iter().chain(["watched_groups", "receipts_at(now())"]) {
+    for relation in READ.into_iter().chain(["watched_groups", "receipts_at(now())", "messages_since('-infinity')"]) {
         let column = if relation == "data_freshness" { "sdk_app_id" } else { "group_key" };
         let select = format!("SELECT 1 FROM receiptd.{relation} WHERE pg_temp.leak({column})");
         sqlx::raw_sql(AssertSqlSafe(select)).execute(&mut connection).await.unwrap();

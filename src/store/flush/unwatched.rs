@@ -14,7 +14,8 @@ use crate::{
 
 const WRITE: &str = "
     UPDATE receiptd.watched_messages m SET read_num = u.read_num, unread_num = u.unread_num, receipt_code = u.code,
-        first_polled_at = u.first_polled_at, last_changed_at = u.changed_at, known_until = u.known_until
+        first_polled_at = u.first_polled_at, last_changed_at = u.changed_at, known_until = u.known_until,
+        updated_at = clock_timestamp()
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[], $6::integer[],
         $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
         AS u (group_key, msg_seq, was_known_until, read_num, unread_num, code, first_polled_at, changed_at, known_until)
