@@ -28,7 +28,7 @@ use receiptd::{
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
-use self::questions::QUESTIONS;
+use self::questions::{MORE, QUESTIONS};
 
 /// Timeout of a query.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -145,6 +145,12 @@ async fn ask(pool: &PgPool) {
             theirs.map_or_else(String::new, |theirs| format!("{:.0} x", theirs.as_secs_f64() / ours.as_secs_f64()));
         let theirs = theirs.map_or_else(|| format!("over {PATIENCE:.0?}"), |theirs| format!("{theirs:.1?}"));
         println!("| {} | {ours:.1?} | {theirs} | {ratio} |", question.asks);
+    }
+    for (asks, receiptd) in MORE {
+        match time(pool, receiptd, TIMES).await {
+            Some(ours) => println!("| {asks} | {ours:.1?} | | |"),
+            None => println!("| {asks} | over {PATIENCE:.0?} | | |"),
+        }
     }
 }
 
