@@ -172,7 +172,7 @@ fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
 fn what_can_not_be_meant_is_refused_before_anything_is_asked() {
     for (arguments, reason) in [
         (&["explain", "team", "0"][..], "message seq"),
-        (&["plan", "--more-messages", "5", "--in-groups", "10"], "give --in-groups 5 or fewer"),
+        (&["plan", "--more-messages", "5", "--in-groups", "10"], "set --in-groups to 5 or fewer"),
         (&["rollup", "--from", "2h", "--to", "3h"], "is later than --to"),
         (&["rollup", "--from", "2199-01-01"], "is later than --to"),
         (&["watch", "add", "team", "1-99999999"], "use `receiptd watch import`"),

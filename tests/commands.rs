@@ -90,7 +90,7 @@ fn migrate_makes_a_private_database_and_others_open_it() {
     let place = ScratchDirectory::new("private");
     let run = |arguments: &[&str]| run(receiptd(arguments).env("STATE_DIRECTORY", place.path()));
     let (code, out, err) = run(&["migrate"]);
-    assert!(code == 0 && out.contains("was made"), "{out}{err}");
+    assert!(code == 0 && out.contains("was created"), "{out}{err}");
     assert_eq!(run(&["seed", "--groups", "2", "--messages", "10", "--days", "1"]).0, 0);
     let (code, out, err) = run(&["watch", "list"]);
     assert!(code == 0 && out.lines().count() >= 2, "{out}{err}");
@@ -118,7 +118,7 @@ fn a_database_that_is_away_is_named_once_with_what_helps_and_without_its_passwor
         assert_eq!((code, out.as_str()), (69, ""), "{err}");
         assert_eq!(
             err,
-            "receiptd: connecting to postgres://me:***@127.0.0.1:1/history: reading the version of the schema receiptd \
+            "receiptd: connecting to postgres://me:***@127.0.0.1:1/history: reading the schema version of receiptd \
              failed: error communicating with database: Connection refused (os error 111): is it running, and can this \
              machine reach it?\n"
         );
@@ -217,10 +217,10 @@ async fn check_makes_no_call_beside_a_daemon_and_tells_what_its_last_one_came_to
     let (code, out, _) = check();
     assert_eq!(code, 69);
     assert!(
-        out.contains("Failed: connection: http://127.0.0.1:1") && out.contains(": is port 1 open to there?\n"),
+        out.contains("Failed: connection: http://127.0.0.1:1") && out.contains(": is port 1 reachable?\n"),
         "{out}"
     );
-    assert!(out.contains("Failed: service: http://127.0.0.1:1 gives no answer that is Tencent Chat's"), "{out}");
+    assert!(out.contains("Failed: service: http://127.0.0.1:1 does not answer like Tencent Chat"), "{out}");
     assert!(!out.contains("see the error codes"), "there was no refusal: {out}");
     polled(&database, "success", 0, "");
     let (_, out, _) = check();
@@ -245,10 +245,7 @@ async fn check_names_the_role_that_owns_the_schema() {
     let answer: Value = serde_json::from_str(&out).unwrap();
     let findings = answer["findings"].as_array().unwrap();
     let rights = findings.iter().find(|finding| finding["check"] == "rights").unwrap();
-    assert_eq!(
-        rights["remedy"], "Connect as postgres, which is to be the user in database.url, or make stranger the owner",
-        "{out}"
-    );
+    assert_eq!(rights["remedy"], "Connect as postgres (the user in database.url), or make stranger the owner", "{out}");
 }
 
 #[tokio::test]
@@ -282,7 +279,7 @@ async fn plan_says_that_it_assumes_no_new_messages_and_what_the_last_day_brought
     let (_, out, _) = run_on(&database, &["plan"]);
     assert!(
         out.contains(
-            "No new messages are assumed. The last 24 hours brought 105 new messages an hour in 2 groups: to plan \
+            "No new messages are assumed. In the last 24 hours there were 105 new messages per hour in 2 groups: to plan \
                       with as many, add --more-messages 105 --in-groups 2.\n"
         ),
         "{out}"

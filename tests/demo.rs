@@ -88,7 +88,7 @@ fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
     let (code, _, err) = rest(demo);
     assert_eq!(code, Some(70), "{told}{err}");
     assert!(
-        err.contains("no call to the simulated Chat succeeded; the last one failed with retry: connecting failed"),
+        err.contains("no call to the simulated Chat succeeded; the last one failed with retry: connection failed"),
         "{err}"
     );
     assert!(no_server_is_left(&directory));
@@ -135,7 +135,7 @@ async fn a_simulated_chat_is_served_until_it_is_told_to_stop() {
     out.read_to_string(&mut told).unwrap();
     let (code, _, err) = rest(simulate);
     assert_eq!(code, Some(0), "{told}{err}");
-    assert!(told.contains("0 calls came") && !told.contains("canary"), "{told}");
+    assert!(told.contains("0 calls arrived") && !told.contains("canary"), "{told}");
 }
 
 #[test]

@@ -131,9 +131,9 @@ fn due(database: &Overview, now: Timestamp) -> String {
     let late = database
         .overdue_since
         .map(|first| format!("{}, overdue for up to {}", number(database.overdue_calls, "call"), since(first, now)));
-    let wait_for = if database.holder.is_some() { "to be scheduled" } else { "a poller" };
-    let new = (database.unslotted > 0)
-        .then(|| format!("{} waiting for {wait_for}", number(database.unslotted, "new message")));
+    let wait_for = if database.holder.is_some() { "to be scheduled" } else { "for a poller" };
+    let new =
+        (database.unslotted > 0).then(|| format!("{} waiting {wait_for}", number(database.unslotted, "new message")));
     let due: Vec<String> = late.into_iter().chain(new).collect();
     if due.is_empty() { "nothing: all polls are on time".to_owned() } else { due.join("; ") }
 }

@@ -196,7 +196,7 @@ async fn for_each(
     for group in groups {
         let became = match (done(group).await?, store.group_state(group).await?) {
             (Some(now), _) => format!("is {now}"),
-            (None, Some(state)) => format!("unchanged: {state}"),
+            (None, Some(state)) => format!("is unchanged: {state}"),
             (None, None) => {
                 tell(not_watched(group));
                 exit = Exit::Data.into();

@@ -65,7 +65,7 @@ async fn status_and_list_warn_of_apps_that_nobody_polls_and_of_cadences_that_are
     ));
     let (_, out, _) = receiptd(&database, &["status", "--set", "http.listen=off"]);
     for part in [
-        "app 1400000999 has 1 group, and no receiptd polls it",
+        "app 1400000999 has 1 group, but no receiptd polls it",
         "cadence \"weekly\" is not configured: 1 group with it",
     ] {
         assert!(out.contains(part), "{part} is not in\n{out}");

@@ -57,7 +57,7 @@ async fn a_standby_answers_analysts_and_is_polled_for_from_its_promotion_on() {
     assert!(refused.is_err(), "a standby only reads");
 
     let misled = scene.start_another(vec![], url);
-    readiness(&misled, "the server is a standby, which only reads: point database.url at the primary").await;
+    readiness(&misled, "the server is a standby, which is read-only: point database.url at the primary").await;
     let said = misled.said();
     assert!(said.contains("can't take over: the server is a standby"), "{said}");
     scene.after_calls(u64::from(LIMIT)).await;

@@ -110,7 +110,7 @@ async fn the_page_tells_without_javascript_what_the_daemon_does_and_fits_a_phone
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     let refused = browser.evaluate("document.querySelector('#quarantined').innerText");
-    assert!(refused.as_str().unwrap().contains("10010: the group does not exist any more"), "{refused}");
+    assert!(refused.as_str().unwrap().contains("10010: the group doesn't exist any more"), "{refused}");
     assert_eq!(browser.evaluate("document.querySelectorAll('svg rect.good').length > 0"), true);
     assert_eq!(browser.evaluate("document.querySelectorAll('svg path.curve').length"), 2);
     let too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth";

@@ -27,11 +27,11 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
     assert_eq!(code, Some(0), "{said}");
     for part in [
         "Ok: database: postgres://",
-        "Ok: database_clock: the database's",
+        "Ok: database_clock: agrees with",
         "Ok: rights: ",
-        "Ok: schema: not there yet",
+        "Ok: schema: does not exist yet",
         "Ok: connection: http://127.0.0.1:",
-        "Ok: clock: this machine's agrees with",
+        "Ok: clock: this machine's clock agrees with",
         "accepts the signature",
     ] {
         assert!(said.contains(part), "{part} is not in\n{said}");
@@ -44,7 +44,7 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
     place.config = right.replace(&place.simulator.endpoint(), "https://chat.invalid");
     let (code, said) = check(&place);
     assert!(
-        code == Some(69) && said.contains("Failed: dns: chat.invalid is not found: see /etc/resolv.conf"),
+        code == Some(69) && said.contains("Failed: dns: chat.invalid does not resolve: check DNS (/etc/resolv.conf)"),
         "{said}"
     );
     place.config = right;
@@ -81,7 +81,7 @@ async fn status_and_explain_tell_what_the_daemon_says_of_a_refused_app_and_what_
     };
     let remedy = "add it in the console";
     let explained = ask(&["explain", "g1", "1"]);
-    assert!(explained.starts_with("No message of this app is polled: Tencent Chat refuses"), "{explained}");
+    assert!(explained.starts_with("No message of this app is being polled: Tencent Chat refuses"), "{explained}");
     assert!(explained.lines().next().unwrap().contains(remedy), "{explained}");
     let status = ask(&["status"]);
     let told = status.lines().filter(|line| line.contains("code 60021") && line.contains(remedy));

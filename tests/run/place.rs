@@ -133,7 +133,10 @@ pub fn migrate(database: &TestDatabase) {
     let mut migrate = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     migrate.args(["migrate", "--set", "chat.sdk_app_id=1400000000"]).env("DATABASE_URL", database.url());
     let migrate = migrate.output().unwrap();
-    assert!(migrate.status.success() && String::from_utf8_lossy(&migrate.stdout).contains("was made"), "{migrate:?}");
+    assert!(
+        migrate.status.success() && String::from_utf8_lossy(&migrate.stdout).contains("was created"),
+        "{migrate:?}"
+    );
 }
 
 pub async fn watch(pool: &PgPool, groups: i32, messages: i64) {

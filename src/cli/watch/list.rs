@@ -44,7 +44,7 @@ pub fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     if known.contains(&state.as_str()) {
         return Ok(());
     }
-    Err(Refused::usage(format!("{state:?} is not a state of {what}: use one of {}", known.join(", "))))
+    Err(Refused::usage(format!("{state:?} is not a state of a {what}: use one of {}", known.join(", "))))
 }
 
 pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<ExitCode> {
