@@ -116,6 +116,14 @@ async fn what_is_of_groups_can_be_spread_by_group() {
     assert_eq!(rig.database.psql(&without), "", "a unique or foreign key that does not begin with group_key");
 }
 
+#[tokio::test]
+async fn the_elements_of_slots_are_not_counted_when_the_table_is_analyzed() {
+    let rig = Rig::stopped(simulator_config()).await;
+    let counted = "SELECT string_agg(attname, ', ') FROM pg_attribute WHERE attrelid = 'receiptd.poll_slots'::regclass
+        AND attnum > 0 AND atttypid IN (SELECT typarray FROM pg_type) AND attstattarget IS DISTINCT FROM 0";
+    assert_eq!(rig.database.psql(counted), "", "SET STATISTICS 0");
+}
+
 #[test]
 fn migrations_are_ascii() {
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
