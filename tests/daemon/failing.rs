@@ -9,7 +9,7 @@ use receiptd::{
 
 use crate::rig::{Rig, group, simulator_config};
 
-const OF_FAILING: &str = "receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id LIKE 'bad%'";
+const OF_FAILING: &str = "receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id LIKE 'bad%'";
 
 /// All retried failures of a group's calls.
 fn ways() -> [Fault; 5] {
@@ -59,7 +59,7 @@ async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_
         .value(&format!(
             "SELECT max(extract(epoch FROM called_at - before))::float8 FROM (
                 SELECT called_at, lag(called_at) OVER (PARTITION BY group_key ORDER BY called_at) AS before
-                FROM receiptd.api_calls NATURAL JOIN receiptd.watched_groups
+                FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
                 WHERE group_id LIKE 'well%' AND called_at > '{since}') AS gaps",
         ))
         .await;

@@ -234,7 +234,7 @@ async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
 async fn a_slot_that_is_to_be_split_and_that_somebody_holds_is_split_afterwards_and_holds_up_no_other() {
     let of_held = |what: &str, which: &str| {
         format!(
-            "SELECT FROM receiptd.{what} NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' {which}
+            "SELECT FROM receiptd.{what} JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held' {which}
                 FOR UPDATE OF {what}"
         )
     };

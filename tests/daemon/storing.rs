@@ -109,7 +109,9 @@ async fn while_somebody_holds(sql: &'static str) -> (Rig, Transaction<'static, P
         set_read(&rig, "held", 1, read);
         let calls = rig.simulator.ledger().calls_by_group()[&group("held")];
         // A call that is not stored by now may never be, and no other is made before: then once more.
-        let stored = rig.count("receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held'").await;
+        let stored = rig
+            .count("receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held'")
+            .await;
         if u64::try_from(stored).unwrap() == calls {
             break (open, calls);
         }
@@ -187,7 +189,7 @@ async fn what_is_known_of_a_message_that_was_unwatched_and_watched_again_while_i
 #[tokio::test]
 async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_at_once() {
     let (mut rig, open, answer) = while_somebody_holds(
-        "SELECT FROM receiptd.watched_messages NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",
+        "SELECT FROM receiptd.watched_messages JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held' FOR UPDATE",
     )
     .await;
     open.rollback().await.unwrap();
@@ -256,7 +258,7 @@ async fn a_changed_cadence_moves_the_slots_that_nobody_holds_at_once_and_the_oth
     rig.until(ALL_POLLED).await;
     let mut open = rig.pool.begin().await.unwrap();
     let hold = "SELECT FROM receiptd.poll_slots WHERE slot_id = (SELECT slot_id FROM receiptd.watched_messages
-        NATURAL JOIN receiptd.watched_groups WHERE group_id = 'held' AND msg_seq = 100) FOR UPDATE";
+        JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held' AND msg_seq = 100) FOR UPDATE";
     sqlx::query(hold).execute(&mut *open).await.unwrap();
     run(&rig, "UPDATE receiptd.watched_groups SET cadence = 'often'").await;
     polled_again(&mut rig, "free").await;
@@ -374,10 +376,10 @@ async fn a_quarantine_that_the_tables_refuse_is_tried_in_growing_pauses_and_set_
     rig.watch("gone", 1..=3).await;
     rig.watch("free", 1..=3).await;
     rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
-    let calls = "receiptd.api_calls NATURAL JOIN receiptd.watched_groups WHERE group_id = 'gone'";
+    let calls = "receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'gone'";
     assert_eq!(rig.count(calls).await, 2, "the calls are stored, though the quarantine is not");
     let later = "(SELECT bool_and(next_poll_at > clock_timestamp() + interval '5 seconds') FROM receiptd.poll_slots
-        NATURAL JOIN receiptd.watched_groups WHERE group_id = 'gone')";
+        JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'gone')";
     assert!(rig.value::<bool>(&format!("SELECT {later}")).await, "the pause is stored");
     for _ in 0..3 {
         polled_again(&mut rig, "free").await;
@@ -431,7 +433,7 @@ async fn the_schedule_is_read_in_pages_that_leave_nothing_out() {
         pages.push(read.len() - before);
     }
     let expected: Vec<SlotKey> = sqlx::query_as(
-        "SELECT group_key, slot_id FROM receiptd.poll_slots NATURAL JOIN receiptd.watched_groups
+        "SELECT group_key, slot_id FROM receiptd.poll_slots JOIN receiptd.watched_groups USING (group_key)
          WHERE sdk_app_id = 1400000000 ORDER BY group_key, slot_id",
     )
     .fetch_all(&rig.pool)
