@@ -1,4 +1,4 @@
-//! Reads watch lists in CSV: `group_id,msg_seq,sent_at`, a line each, and a column `label.NAME` for each label.
+//! Parses watch lists in CSV: `group_id,msg_seq,sent_at` on each line, and a column `label.NAME` for each label.
 //!
 //! In: bytes. Out: messages to watch or bad lines, one at a time. A bad line never stops the rest, and no input takes
 //! more memory than a line. A file of another kind is refused at its first line, before any of it is misread. A
@@ -33,7 +33,7 @@ pub struct WatchLine {
     pub seq: MsgSeq,
     /// Time of sending; `None` if the line has none.
     pub sent_at: Option<Timestamp>,
-    /// What its owner notes about it.
+    /// Its labels.
     pub labels: Labels,
 }
 

@@ -18,7 +18,7 @@ pub struct Retention {
     pub calls: Option<TimeDelta>,
     /// Hourly rows and gaps by their time, and messages by the time of closing.
     pub rollups: Option<TimeDelta>,
-    /// Days of messages, by the day.
+    /// Message days, by their day.
     pub message_days: Option<TimeDelta>,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Retention {
             None => "never".to_owned(),
         };
         let [snapshots, calls, rollups, days] = [self.snapshots, self.calls, self.rollups, self.message_days].map(when);
-        write!(f, "snapshots {snapshots}, calls {calls}, roll-ups {rollups}, days of messages {days}")
+        write!(f, "snapshots {snapshots}, calls {calls}, roll-ups {rollups}, message days {days}")
     }
 }
 

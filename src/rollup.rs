@@ -33,7 +33,7 @@ impl Stretch {
         (hour_of(self.until) == self.until).then(|| Self { from: self.until - TimeDelta::hours(1), until: self.until })
     }
 
-    /// The UTC day that the stretch completes, if it does.
+    /// The UTC day that the stretch completes, if any.
     pub fn completes_day(&self) -> Option<Self> {
         let is_midnight = self.until.time() == NaiveTime::MIN;
         is_midnight.then(|| Self { from: self.until - TimeDelta::days(1), until: self.until })

@@ -84,10 +84,10 @@ pub struct Slot {
     pub version: i64,
     /// When the first attempt of the last stored poll was sent.
     pub last_called_at: Option<Timestamp>,
-    /// Its active messages, by rising seq, each once.
+    /// Its active messages, in rising order, each once.
     pub messages: Vec<SlotMessage>,
-    /// Whether its row holds more, which is no message or one twice: somebody has edited it. All of it is to be
-    /// written.
+    /// Whether its row contains anything that is not a message, or a duplicate, because somebody has edited it. Then
+    /// the whole row has to be written.
     pub is_wrong: bool,
     /// A slot that is polled along, and whose messages move here if the poll succeeds.
     pub absorbs: Option<Absorbed>,

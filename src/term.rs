@@ -102,7 +102,7 @@ impl Terms {
             return Ok(());
         }
         tracing::info!(holder, "standing by: another receiptd polls this app");
-        // Nobody else would say so before this one is to take over.
+        // Nobody else would report it before this process has to take over.
         if let Some(why) = self.store.read_only().await? {
             tracing::error!("this receiptd can't take over: {why}");
         }

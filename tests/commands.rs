@@ -14,7 +14,7 @@ use serde_json::Value;
 
 const APP: &str = "1400000000";
 
-/// Commands that ask the database and would find nothing in a new one.
+/// Commands that query the database and would find nothing in a new one.
 const ASKING: [&[&str]; 10] = [
     &["status"],
     &["explain", "team"],

@@ -86,7 +86,7 @@ async fn labels_come_from_the_command_line_and_from_columns_of_a_file() {
 3|{"arm": "C"}|{"branch": "north"}"#
     );
     for (arguments, why) in [
-        (&["add", "g", "1", "--label", "arm"][..], "give NAME=VALUE"),
+        (&["add", "g", "1", "--label", "arm"][..], "use NAME=VALUE"),
         (&["add", "g", "--label", "arm=A"], "use --group-label"),
     ] {
         let (code, _, err) = run(arguments, "");

@@ -33,7 +33,7 @@ impl Attempt {
         }
     }
 
-    /// Whether it failed in a way that may pass.
+    /// Whether the failure may be transient.
     pub(crate) fn has_failed_for_now(&self) -> bool {
         self.outcome.as_ref().is_err_and(Failure::is_passing)
     }

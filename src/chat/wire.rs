@@ -11,10 +11,10 @@ use serde_json::value::RawValue;
 
 use crate::domain::{GroupId, MsgSeq};
 
-/// Nearly all lists have no more entries: `polling.batch_size` is 50 if nobody sets it.
+/// Nearly all lists are shorter: the default of `polling.batch_size` is 50.
 const MOST_ENTRIES: usize = 50;
 
-/// The size of a request, about: its frame, and each message.
+/// Approximate size of a request, in bytes: its frame, and each message.
 const REQUEST_BYTES: (usize, usize) = (128, 24);
 
 /// The body of `get_group_msg_receipt`.

@@ -1,4 +1,4 @@
-//! `receiptd forget`: deletes everything of a group.
+//! `receiptd forget`: deletes everything about a group.
 
 use std::{io::Write, process::ExitCode};
 
@@ -9,7 +9,7 @@ use super::{Global, database::Opened, exit::Refused, stdout};
 
 /// Delete everything of a group for good: its messages, its history and its roll-ups
 ///
-/// The group is unwatched first. Polling of others goes on. What was interrupted is continued by the same command.
+/// The group is unwatched first. Polling of other groups continues. If it is interrupted, run it again.
 #[derive(Args)]
 pub struct Arguments {
     /// Group id
@@ -54,5 +54,5 @@ async fn forget(store: &Store, group: &GroupId) -> anyhow::Result<()> {
 }
 
 fn unknown(group: &GroupId) -> Refused {
-    Refused::usage(format!("there is nothing of a group {group} in this app"))
+    Refused::usage(format!("this app has no data of group {group}"))
 }

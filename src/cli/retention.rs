@@ -79,7 +79,7 @@ async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
     }
     if let Some(kept) = config.retention.message_days {
         let rows = store.count_message_days(now - kept).await?;
-        writeln!(out, "Would delete {} of messages.", counted(rows.unsigned_abs(), "day"))?;
+        writeln!(out, "Would delete {}.", counted(rows.unsigned_abs(), "message day"))?;
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ fn calls_made(database: &Overview, now: Timestamp) -> String {
     format!("{} in 10 minutes ({}), the last one {} ago", number(calls, "call"), classes.join(", "), since(last, now))
 }
 
-/// What is configured otherwise than it is watched.
+/// Configured cadences and apps that don't match the watched groups.
 fn warnings(database: &Overview) -> impl Iterator<Item = (&'static str, String)> {
     let unpolled = |(app, groups): &(i64, i64)| {
         let groups = number(*groups, "group");

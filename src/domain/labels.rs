@@ -1,6 +1,6 @@
-//! What an owner notes about a group or a message, to filter and group by: names with values.
+//! An owner's notes about a group or a message, to filter and group by: names with values.
 //!
-//! Made once at the edge. The database adds them to those that there are; they never leave it for the service.
+//! Parsed once at the edge. The database adds them to existing ones; they are never sent to the service.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -12,28 +12,28 @@ const MAX_NAME: usize = 63;
 /// Maximum size of all labels, in bytes of JSON.
 const MAX_SIZE: usize = 2_000;
 
-/// Labels by name. One without a value removes that which there is.
+/// Labels by name. One without a value removes an existing one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels(BTreeMap<String, Option<String>>);
 
-/// Why something is no label.
+/// Why a label is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLabel {
-    /// It has no name.
-    #[error("label {0:?} has no value: give NAME=VALUE")]
+    /// It has no value.
+    #[error("label {0:?} has no value: use NAME=VALUE")]
     NoValue(String),
     /// The name is empty or too long.
-    #[error("the name of the label {0:?} has {len} characters: from 1 to {MAX_NAME} are allowed", len = .0.chars().count())]
+    #[error("the name of the label {0:?} has {len} characters: use 1 to {MAX_NAME}", len = .0.chars().count())]
     Name(String),
-    /// A name or value that no line of text can hold.
+    /// A name or value with control characters.
     #[error("label {0:?} has control characters")]
     Control(String),
-    /// They come to too much.
-    #[error("the labels come to {0} bytes of JSON, and may have {MAX_SIZE}")]
+    /// They are too large.
+    #[error("the labels have {0} bytes of JSON, but at most {MAX_SIZE} are allowed")]
     Size(usize),
 }
 
-/// A label as it is given on the command line: `NAME=VALUE`, and `NAME=` to remove it.
+/// Parses a label on the command line: `NAME=VALUE`, or `NAME=` to remove it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
     name: String,
@@ -41,10 +41,10 @@ pub struct Label {
 }
 
 impl Label {
-    /// A label of this name.
+    /// A label with this name.
     ///
     /// # Errors
-    /// If the name is none.
+    /// If the name is invalid.
     pub fn new(name: &str, value: &str) -> Result<Self, BadLabel> {
         check_name(name)?;
         if value.chars().any(char::is_control) {
@@ -63,10 +63,10 @@ impl FromStr for Label {
     }
 }
 
-/// Whether labels can have this name.
+/// Checks the name of a label.
 ///
 /// # Errors
-/// If they can't.
+/// If it is invalid.
 pub fn check_name(name: &str) -> Result<(), BadLabel> {
     if !(1..=MAX_NAME).contains(&name.chars().count()) {
         return Err(BadLabel::Name(name.to_owned()));
@@ -75,18 +75,18 @@ pub fn check_name(name: &str) -> Result<(), BadLabel> {
 }
 
 impl Labels {
-    /// These labels; of two with one name the last counts.
+    /// These labels; of several with the same name the last one counts.
     ///
     /// # Errors
-    /// If they come to too much.
+    /// If they are too large.
     pub fn of(labels: impl IntoIterator<Item = Label>) -> Result<Self, BadLabel> {
         let labels = Self(labels.into_iter().map(|label| (label.name, label.value)).collect());
-        // The database writes a blank after each colon and comma.
+        // The database writes a space after each colon and comma.
         let size = labels.json().map_or(0, |json| json.len() + 2 * labels.0.len() - 1);
         if size > MAX_SIZE { Err(BadLabel::Size(size)) } else { Ok(labels) }
     }
 
-    /// The object that the database takes; `None` if there are none.
+    /// The JSON object for the database; `None` if there are no labels.
     pub fn json(&self) -> Option<String> {
         let object = || self.0.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect();
         (!self.0.is_empty()).then(|| Value::Object(object()).to_string())

@@ -12,7 +12,7 @@ pub(super) struct Columns {
     group: usize,
     seq: usize,
     sent_at: Option<usize>,
-    /// The columns of labels, with the names of these.
+    /// The columns of labels, with the labels' names.
     labels: Vec<(usize, String)>,
     count: Option<usize>,
 }
@@ -20,7 +20,7 @@ pub(super) struct Columns {
 /// The columns of a file without a header.
 pub(super) const USUAL: Columns = Columns { group: 0, seq: 1, sent_at: Some(2), labels: Vec::new(), count: None };
 
-/// How the name of a column begins that has labels.
+/// Prefix of the names of label columns.
 const LABEL: &str = "label.";
 
 impl Columns {
@@ -68,7 +68,7 @@ impl Columns {
         })
     }
 
-    /// The labels of a line: an empty field is none.
+    /// The labels of a line; an empty field is no label.
     fn labels(&self, fields: &[String]) -> Result<Labels, BadLabel> {
         let given = self.labels.iter().map(|(at, name)| (name, fields[*at].trim()));
         let labels = given.filter(|(_, value)| !value.is_empty()).map(|(name, value)| Label::new(name, value));
@@ -76,7 +76,7 @@ impl Columns {
     }
 }
 
-/// The columns among `names` that have labels.
+/// The label columns among `names`.
 fn label_columns(names: &[String]) -> Result<Vec<(usize, String)>, String> {
     let mut labels: Vec<(usize, String)> = vec![];
     for (at, name) in names.iter().enumerate() {

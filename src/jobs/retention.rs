@@ -17,7 +17,7 @@ pub struct Removed {
     pub bytes: i64,
     /// Expired partitions that wait to be rolled up or for readers.
     pub waiting: u64,
-    /// Hourly rows, gaps, messages and days of messages.
+    /// Number of hourly rows, gaps, messages and message days.
     pub rows: u64,
 }
 

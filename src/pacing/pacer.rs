@@ -36,7 +36,7 @@ const DOUBTFUL_AFTER: Duration = Duration::from_millis(500);
 /// the network is open again, and for a process that takes over.
 const RESERVE_PART: u32 = 20;
 
-/// How much of a rate is kept back while the way may be held up.
+/// Number of permits kept back at this rate while the network may be blocked.
 pub(crate) fn reserve_of(rate: u32) -> u32 {
     (rate / RESERVE_PART).max(1)
 }

@@ -126,7 +126,7 @@ impl Asking {
         self.end(PollEnd::GivenUp);
     }
 
-    /// Makes no further call, since another slot is to be asked: what is left waits for the next poll.
+    /// Makes no further call, since another slot has to be asked: the rest waits for the next poll.
     pub(super) fn gives_way(&mut self) {
         if !self.batches.is_empty() {
             self.has_enough();

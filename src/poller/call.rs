@@ -233,7 +233,7 @@ impl Caller {
         let (tries_signature, has_failed) = (&mut polling.tries_signature, attempt.has_failed_for_now());
         let next = polling.asking.heard(attempt, || self.may_sign_again(sent, tries_signature));
         if has_failed && next == Next::GoOn && self.brake().is_on() {
-            // The next call goes to another slot: this one may fail for a reason of its own.
+            // The next call is for another slot: this one may have a fault of its own.
             polling.asking.gives_way();
         }
         Some(next)

@@ -56,7 +56,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) enum Admission {
     /// All.
     Open,
-    /// One, and the others when it is known that its signature is accepted.
+    /// One; the others only when its signature is known to be accepted.
     First,
     /// One, as a probe.
     Probe,
@@ -128,7 +128,7 @@ impl Gate {
         }
     }
 
-    /// There was nothing to ask for the first call.
+    /// There was nothing to ask for with the first call.
     pub(super) fn has_not_called(&mut self) {
         self.signature.has_not_called();
     }
@@ -260,7 +260,7 @@ impl Gate {
         self.doubt.as_ref().map(|doubt| &doubt.failure)
     }
 
-    /// Whether calls wait for what becomes of another.
+    /// Whether calls wait for the outcome of another.
     pub(super) fn holds_up(&self, now: Instant) -> bool {
         self.doubt.is_some() || self.signature.holds_up(now)
     }

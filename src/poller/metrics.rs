@@ -1,6 +1,6 @@
 //! Counts attempts, and measures how late polls are.
 //!
-//! What every call counts has a handle, which is looked up once: that takes longer than to count.
+//! Metrics of every call have a handle that is looked up once, since the lookup takes longer than counting.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,17 +23,17 @@ const UNKNOWN_CODES: usize = 1_000;
 /// The metrics of attempts and polls.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    /// Calls that told of all messages.
+    /// Calls with receipts for all messages.
     succeeded: Counter,
     asked: Counter,
     seconds: Histogram,
     messages: Histogram,
-    /// How late polls are, by cadence and tier.
+    /// Lateness of polls, by cadence and tier.
     lag: Mutex<BTreeMap<String, BTreeMap<Arc<str>, Gauge>>>,
 }
 
 impl Metrics {
-    /// The handles of the recorder that is installed by now.
+    /// Handles of the currently installed recorder.
     pub(super) fn new() -> Self {
         Self {
             succeeded: calls(Class::Success, "0".to_owned()),
@@ -59,7 +59,7 @@ impl Metrics {
         self.seconds.record(attempt.latency);
         self.messages.record(attempt.asked as f64);
         if attempt.outcome.is_ok() {
-            // Looked up each time, since it must not be there before the first success.
+            // Looked up each time, since it must not exist before the first success.
             gauge!("receiptd_last_success_timestamp_seconds").set(attempt.ended_at.timestamp_millis() as f64 / 1e3);
         }
     }

@@ -17,7 +17,7 @@ const JUST_NOW: Duration = Duration::from_secs(10);
 /// Time after which an outcome is forgotten.
 const STALE: Duration = Duration::from_secs(300);
 
-/// Maximum number of slots that are remembered as failing. If more fail, it is most likely the service.
+/// Maximum number of slots remembered as failing. If more fail, it is most likely the service.
 const MAX_FAILING: usize = 10_000;
 
 /// When calls were last answered, and when they last failed.
@@ -25,7 +25,7 @@ const MAX_FAILING: usize = 10_000;
 pub(super) struct Outcomes {
     answered: Latest,
     failed: Latest,
-    /// Since when slots have failed, without an answer in between.
+    /// Since when slots have failed without an answer in between.
     failing_since: HashMap<SlotId, Instant>,
 }
 
@@ -61,7 +61,7 @@ impl Outcomes {
         }
     }
 
-    /// What failed already when another slot was answered fails for a reason of its own: it says nothing of the
+    /// A slot that was already failing when another was answered has a fault of its own: it says nothing about the
     /// service.
     fn failed(&mut self, slot: SlotId, now: Instant) {
         if self.failing_since.len() >= MAX_FAILING {
@@ -114,10 +114,10 @@ mod tests {
             (vec![(2, Class::Split, 0)], 60, Others::Failing),
             (vec![(2, Class::Split, 0), (2, good, 1)], 60, Others::Answered),
             (vec![(2, Class::SlowDown, 0)], 0, Others::Unknown),
-            // Two slots that fail, and one that is answered once a minute.
+            // Two failing slots, and one that is answered once a minute.
             (vec![(2, bad, 0), (1, bad, 1), (3, good, 2), (2, bad, 60), (1, bad, 61)], 62, Others::Answered),
             (vec![(2, bad, 0), (3, good, 2), (2, bad, 60), (2, bad, 400)], 400, Others::Unknown),
-            // Then the service is away.
+            // Then the service is down.
             (vec![(2, bad, 0), (3, good, 2), (2, bad, 60), (3, bad, 62)], 63, Others::Failing),
             (vec![(2, bad, 0), (3, good, 2), (2, good, 60), (2, bad, 120)], 121, Others::Failing),
         ] {

@@ -91,8 +91,8 @@ impl Poller {
         }
     }
 
-    /// Starts polls of slots that are due, in a turn that began at `since`. Returns how many will call, and after how
-    /// long to look again.
+    /// Starts polls of due slots, in a round that began at `since`. Returns the number of polls that will call, and
+    /// the delay before the next look.
     async fn start_due(&mut self, room: usize, now: Now, since: Instant) -> (usize, Duration) {
         let (claimed, probes) = self.claim(room, now);
         if claimed.is_empty() {

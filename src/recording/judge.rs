@@ -73,7 +73,7 @@ impl<'a> Judge<'a> {
         }
         judge.told.sort_unstable_by_key(|told| told.seq);
         for message in &slot.messages {
-            // One that is dated into the future by a clock that was wrong has no say.
+            // A message dated in the future by a wrong clock doesn't count.
             let changed_at = message.changed_at.filter(|changed_at| is_doubted || *changed_at <= now + APART);
             let seen = slot.last_polled_at.max(message.known_until).max(changed_at);
             let seen = seen.map(|seen| seen + TimeDelta::microseconds(1));

@@ -102,7 +102,7 @@ impl Kept {
         self.slot.version
     }
 
-    /// Whether its slot was found wrong, so that messages may name it which it does not hold.
+    /// Whether its slot was found damaged, so that messages may name it without being in it.
     pub fn is_slot_wrong(&self) -> bool {
         self.slot.is_wrong
     }

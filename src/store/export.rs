@@ -123,7 +123,7 @@ impl Store {
         let mut transaction = self.connections.begin_reading("reading rows to export", STREAM).await?;
         let of = |sql| query(sql).bind(self.app());
         let rows = match (dataset, changed_since) {
-            // A row is there from the poll on that saw the change, and never changes.
+            // A row exists from the poll that saw the change on, and never changes.
             (Dataset::Snapshots, since) => of(SNAPSHOTS).bind(since.map_or(from, |since| since.max(from))).bind(until),
             (Dataset::Milestones, None) => of(MILESTONES).bind(from).bind(until),
             (Dataset::Milestones, Some(since)) => of(MILESTONES_SINCE).bind(from).bind(until).bind(since),

@@ -128,8 +128,8 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
         .await
 }
 
-/// Leaves out polls of groups that are forgotten: their slots are gone, and nothing of them is to be written. Until
-/// the end of the transaction no other of these groups is forgotten.
+/// Leaves out polls of forgotten groups: their slots are gone, and nothing about them must be written. Until the end
+/// of the transaction no other of these groups is forgotten.
 async fn without_forgotten<'k>(
     connection: &mut Session,
     mut polls: Vec<&'k Kept>,

@@ -1,5 +1,5 @@
-//! Forgetting a group: everything of it is deleted, in chunks of some rows. Which tables have something of it is
-//! known to the functions in SQL.
+//! Forgetting a group: everything about it is deleted in chunks of rows. The SQL functions know which tables have
+//! rows of it.
 
 use super::{
     Store, StoreError,
@@ -9,18 +9,18 @@ use super::{
 use crate::domain::GroupId;
 
 impl Store {
-    /// How many rows each table has of a group.
+    /// The number of rows of a group in each table.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn count_group(&self, group: &GroupId) -> Result<Vec<(String, i64)>, StoreError> {
         let rows = query_as("SELECT table_name, rows FROM receiptd.count_group($1, $2) WHERE rows > 0");
         let rows = rows.bind(self.app()).bind(group.to_string());
-        self.run("counting what there is of a group", ROLLUP, async |database| rows.fetch_all(database).await).await
+        self.run("counting rows of a group", ROLLUP, async |database| rows.fetch_all(database).await).await
     }
 
-    /// Deletes a chunk of everything of a group, which is unwatched first. Returns how many rows that were: 0 if
-    /// nothing was left.
+    /// Deletes a chunk of everything about a group, after unwatching it. Returns the number of rows: 0 if nothing was
+    /// left.
     ///
     /// # Errors
     /// If the database fails; what was deleted before stays deleted.

@@ -218,7 +218,7 @@ impl Store {
     /// If the database fails.
     pub async fn count_message_days(&self, kept_from: Timestamp) -> Result<i64, StoreError> {
         let rows = query_scalar(concat!("SELECT count(*) ", old_days!())).bind(kept_from);
-        self.run("counting old days of messages", ROLLUP, async |database| rows.fetch_one(database).await).await
+        self.run("counting old message days", ROLLUP, async |database| rows.fetch_one(database).await).await
     }
 
     /// Deletes the days of messages older than `kept_from`, except the last one of each message. Returns their
@@ -229,7 +229,7 @@ impl Store {
     pub async fn delete_message_days(&self, kept_from: Timestamp) -> Result<u64, StoreError> {
         let delete = query(concat!("DELETE ", old_days!())).bind(kept_from);
         let deleted =
-            self.run_fenced("deleting old days of messages", ROLLUP, async |database| delete.execute(database).await);
+            self.run_fenced("deleting old message days", ROLLUP, async |database| delete.execute(database).await);
         deleted.await.map(|deleted| deleted.rows_affected())
     }
 

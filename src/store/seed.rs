@@ -21,7 +21,7 @@ pub struct Seed {
     pub messages: i64,
     /// Number of days over which they were sent.
     pub days: i64,
-    /// How many members a group has on average; a message has about 0.7 times as many snapshots.
+    /// Average number of members of a group; a message has about 0.7 times as many snapshots.
     pub members: i64,
     /// End of the history.
     pub until: Timestamp,

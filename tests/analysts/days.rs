@@ -1,5 +1,4 @@
-//! Days of messages: what they came to, kept when their snapshots are dropped, and what is told of moments in such
-//! days.
+//! Message days: their contents, kept when the snapshots are dropped, and the counts at times in such days.
 
 use chrono::TimeDelta;
 use receiptd::{jobs::enforce, retention::Retention};
@@ -10,8 +9,8 @@ const DAYS: &str =
     "SELECT msg_seq, to_char(day, 'DD'), reads_gained, reads_lost, reads_found, read_num, unread_num, members, code,
     to_char(first_seen_at, 'HH24:MI'), to_char(last_seen_at, 'HH24:MI') FROM receiptd.message_days ORDER BY 1, 2";
 
-/// Three messages: one that changes on two days, one whose receipt ends on the second, and one that changes on the
-/// first only.
+/// Three messages: one that changes on two days, one whose receipt ends on the second, and one that only changes on
+/// the first.
 async fn history() -> History {
     let history = History::new().await;
     for number in 1..=3 {
@@ -24,7 +23,7 @@ async fn history() -> History {
         history.poll_at(number, at("00:00") + TimeDelta::minutes(minutes), Some((read, unread))).await;
     }
     history.poll_at(2, at("00:00") + TimeDelta::minutes(1_600), None).await;
-    // Else nothing is between them and now.
+    // Otherwise nothing is between them and now.
     history.poll_at(1, at("00:00") + TimeDelta::minutes(3_000), Some((9, 0))).await;
     history.poll_at(2, at("00:00") + TimeDelta::minutes(3_000), Some((3, 0))).await;
     history.poll_at(3, at("00:00") + TimeDelta::minutes(3_000), Some((2, 0))).await;
@@ -64,7 +63,7 @@ async fn roll_up_both_days(history: &History) {
 async fn what_is_stored_late_has_its_day_done_again() {
     let history = history().await;
     roll_up_both_days(&history).await;
-    // Marked as the daemon does it, so that the flush notes it.
+    // Marked like the daemon does, so that the flush notes it.
     history.store.mark_rolling_up(at("00:00") + TimeDelta::hours(49)).await.unwrap();
     history.message(4, "07:00");
     history.polls(4, &[("23:30", 3, 4)]).await;
@@ -96,7 +95,7 @@ async fn a_write_of_long_ago_has_its_day_done_again_too() {
     assert_eq!(history.psql(noted), "20 04, 20 23");
 }
 
-/// Message, counts, since when, and whether that is exact.
+/// Message, counts, since when, and whether they are exact.
 fn known_at(history: &History, moment: &str) -> String {
     history.psql(&format!(
         "SELECT msg_seq, read_num, unread_num, code, to_char(observed_at, 'DD HH24:MI'), is_exact
@@ -113,7 +112,7 @@ async fn moments_in_days_without_snapshots_lose_no_message() {
         "2026-11-20 13:00Z",    // after them
         "2026-11-21 00:30Z",    // before those of the second day
         "2026-11-21 03:00Z",    // within them
-        "2026-11-22 12:00Z",    // of a day of which nothing was dropped
+        "2026-11-22 12:00Z",    // of a day without dropped snapshots
     ];
     let before = moments.map(|moment| known_at(&history, moment));
     assert!(before.iter().all(|known| !known.contains("|f")), "{before:?}");
@@ -153,7 +152,7 @@ async fn days_go_when_they_are_told_to_and_leave_the_last_one_before_the_cut() {
         ),
         "1 21, 2 21, 3 20"
     );
-    // Where its message is gone, nobody asks for it.
+    // If its message is gone, it is not needed.
     history.psql("DELETE FROM receiptd.watched_messages WHERE msg_seq = 3");
     assert_eq!(history.store.delete_message_days(cut).await.unwrap(), 1);
 }

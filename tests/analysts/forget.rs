@@ -1,4 +1,4 @@
-//! Forgetting a group leaves nothing of it, in no table, and touches no other.
+//! Forgetting a group leaves nothing of it in any table, and touches no other group.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     rig::{Rig, app, group},
 };
 
-/// A text that stands for the group in whatever has text.
+/// A text that identifies the group in text columns.
 const NAME: &str = "to-be-forgotten";
 
 /// Rows of the group in all tables of both schemas, by its key or its name.
@@ -90,7 +90,7 @@ async fn a_group_is_forgotten_while_it_and_others_are_polled() {
     rig.watch("other", 1..=3).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 123").await;
     let key: i32 = rig.value(&format!("SELECT group_key FROM receiptd.watched_groups WHERE group_id = '{NAME}'")).await;
-    // Answers that come when all is forgotten.
+    // Answers that arrive when everything is forgotten.
     rig.simulator.set_latency((Duration::from_millis(300)..=Duration::from_millis(300)).into());
     let store = Store::new(&rig.settings.database_url, 2, app()).unwrap();
     while store.forget_group(&group(NAME)).await.unwrap() > 0 {}

@@ -67,7 +67,7 @@ async fn a_gap_that_goes_on_is_told_while_it_does_from_when_the_first_poll_was_d
     assert_eq!(history.psql("SELECT groups_in_gap FROM receiptd.data_freshness"), "1");
     history.psql("SELECT receiptd.resume_group(1400000000, 'g')");
     assert_eq!(open(due), "g|t|t|t|1|waiting");
-    // A failed poll is tried again soon: it was due before.
+    // A failed poll is retried soon: the due time was earlier.
     slot("next_poll_at = now() + interval '5 minutes', failures = 3");
     assert_eq!(open("SELECT last_polled_at FROM receiptd.poll_slots"), "g|t|t|t|1|failing");
     history.psql(

@@ -66,7 +66,7 @@ impl History {
         }
     }
 
-    /// A poll at any time; without counts it said that there is no receipt.
+    /// A poll at any time; without counts it found no receipt.
     pub async fn poll_at(&self, number: i64, time: Timestamp, counts: Option<(i64, i64)>) {
         let code = if counts.is_some() { 0 } else { 10062 };
         let counts = counts.and_then(|(read, unread)| Counts::new(read, unread));
@@ -143,7 +143,7 @@ impl History {
         ));
     }
 
-    /// What is polled is not due yet, as if the daemon still ran.
+    /// Active messages are not due yet, as if the daemon were still running.
     pub fn polling_goes_on(&self) {
         self.database.psql("UPDATE receiptd.poll_slots SET next_poll_at = now() + interval '1 day'");
     }

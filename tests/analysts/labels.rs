@@ -1,4 +1,4 @@
-//! Labels of groups and messages: what is taken, what is refused, and where it is shown.
+//! Labels of groups and messages: accepted ones, refused ones, and where they are shown.
 
 use receiptd::{
     clock,
@@ -11,7 +11,7 @@ use crate::{
     rig::{APP, seq},
 };
 
-/// The error of a statement that is refused.
+/// The error of a refused statement.
 async fn refused(history: &History, sql: &str) -> String {
     let mut connection = PgConnection::connect(&history.database.url()).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect_err(sql).to_string()
@@ -73,7 +73,7 @@ async fn what_is_no_label_is_refused_with_the_reason() {
             assert!(error.contains(why), "{sql}: {error}");
         }
     }
-    // Each is small, and all are too large together.
+    // Each is small, but all together are too large.
     let half = "x".repeat(1100);
     let watch =
         |name| format!("SELECT receiptd.watch_messages({APP}, 'g', ARRAY[1], labels => '{{\"{name}\": \"{half}\"}}')");
@@ -82,7 +82,7 @@ async fn what_is_no_label_is_refused_with_the_reason() {
     history.psql(&watch("a"));
 }
 
-/// Views and functions with a row a message, and those with a row a group.
+/// Views and functions with one row per message, and those with one row per group.
 const OF_MESSAGES: [&str; 8] = [
     "messages",
     "latest_receipts",
@@ -138,7 +138,7 @@ async fn polling_leaves_the_indexes_of_labelled_messages_alone() {
         history.record(vec![recording(slot, clock::now(), receipt)]).await;
     }
     let updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'watched_messages'";
-    // A connection tells its counts some time later. It joined a slot, and it reached milestones three times.
+    // A connection reports its counts some time later. The message joined a slot, and reached milestones three times.
     let mut counted = history.psql(updates);
     while !counted.starts_with("4|") {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

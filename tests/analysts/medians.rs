@@ -1,10 +1,10 @@
-//! `time_until`: times until messages got there, those counted that have not.
+//! `time_until`: times until messages reached something, including those that have not.
 
 use fastrand::Rng;
 
 use crate::history::History;
 
-/// A message: after how many seconds it got there, or for how long it is known not to have.
+/// A message: seconds until it got there, or for which it is known not to have.
 type Message = (Option<i64>, Option<i64>);
 
 fn asked(messages: &[Message], share: &str) -> String {
@@ -29,14 +29,14 @@ async fn the_median_is_null_unless_half_of_all_got_there() {
     assert_eq!(median(&[(Some(10), None), (Some(20), None), (Some(30), None)]), "20");
     assert_eq!(median(&[]), "");
     assert_eq!(median(&[(None, None)]), "", "nothing is known of it");
-    // Of the young one nothing is known but its first five seconds.
+    // Only the first five seconds of the young one are known.
     assert_eq!(median(&[(Some(10), Some(900)), (None, Some(5)), never]), "10");
     let ninth = |messages: &[Message]| history.psql(&asked(messages, ", 0.9"));
     let ten: Vec<Message> = (1..=10).map(|number| (Some(number), Some(900))).collect();
     assert_eq!(ninth(&ten), "9");
 }
 
-/// The plain reckoning: each message that got there takes its share of those that were still known before.
+/// The plain calculation: each message that got there takes its share of those still known before.
 fn reckoned(messages: &[Message], share: f64) -> Option<i64> {
     let mut times: Vec<i64> = messages.iter().filter_map(|message| message.0).collect();
     times.sort_unstable();

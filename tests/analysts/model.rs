@@ -168,8 +168,8 @@ impl Polled {
         Some(format!("{}|{}|{}|{}", self.seq, both(self.known(|at| at <= moment)), seen.code(), shown(Some(seen.at))))
     }
 
-    /// The same when the snapshots of that day are gone: what the day before ended with, where the day's changes are
-    /// not over.
+    /// The same if the snapshots of that day are gone: the counts at the end of the day before, if the day's changes
+    /// are not over.
     fn at_without_snapshots(&self, moment: Timestamp) -> Option<String> {
         self.seen.first().filter(|seen| seen.at <= moment)?;
         let midnight = moment.duration_trunc(TimeDelta::days(1)).unwrap();
@@ -201,7 +201,7 @@ impl Polled {
         ))
     }
 
-    /// Whether its counts have changed since, or those at an age have become known.
+    /// Whether its counts have changed since, or those at an age were settled.
     fn has_changed_since(&self, moment: Timestamp) -> bool {
         let last = self.seen.last().map_or(self.sent_at, |seen| seen.at);
         let ages = AGES.map(|age| self.sent_at + age).into_iter().filter(|then| *then > last && self.is_known(*then));
@@ -389,7 +389,7 @@ fn ask_at_moments(history: &History, messages: &[Polled], random: &mut Rng, seed
         assert_eq!(history.psql(&asked), known.join("\n"), "seed {seed} at {moment}");
         let changed = messages.iter().filter(|message| message.has_changed_since(moment));
         let changed: Vec<String> = changed.map(|message| message.seq.to_string()).collect();
-        // Of late: all was stored long after its time.
+        // Late: everything was stored long after its time.
         history.psql("UPDATE receiptd.watched_messages SET updated_at = sent_at");
         for rows in [format!("messages_since('{moment}')"), format!("messages WHERE updated_at >= '{moment}'")] {
             let asked = format!("SELECT msg_seq FROM receiptd.{rows} ORDER BY 1");

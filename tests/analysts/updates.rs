@@ -1,4 +1,4 @@
-//! When messages, groups and hours say that they have changed: whoever copies what has changed since misses nothing.
+//! The times of change of messages, groups and hours: a client that copies changes misses nothing.
 
 use chrono::TimeDelta;
 use receiptd::{
@@ -24,7 +24,7 @@ fn rest(history: &History) {
     );
 }
 
-/// The messages that have changed within the last hour, and then we let it rest.
+/// The messages that have changed within the last hour, after which everything rests.
 fn changed(history: &History) -> String {
     let since = "now() - interval '1 hour'";
     let by_function = history.psql(&format!(
@@ -90,7 +90,7 @@ async fn a_rate_that_becomes_known_with_an_age_or_after_a_gap_is_a_change() {
     let history = History::new().await;
     history.message(1, "09:00");
     poll(&history, 1, at("09:05"), 2).await;
-    // An hour old five minutes ago, and polled on.
+    // An hour old five minutes ago, and still polled.
     history.psql(
         "UPDATE receiptd.watched_messages SET sent_at = now() - interval '65 minutes';
          UPDATE receiptd.poll_slots SET known_until = now(), changed_at = ARRAY[now() - interval '61 minutes'],
@@ -100,7 +100,7 @@ async fn a_rate_that_becomes_known_with_an_age_or_after_a_gap_is_a_change() {
     assert_eq!(history.psql("SELECT read_1h, updated_at = sent_at + interval '1 hour' FROM receiptd.messages"), "2|t");
     assert_eq!(changed(&history), "1");
 
-    // Its ages lie in a gap: the poll after that proves them, and the roll-up that finds the gap says so.
+    // Its ages are in a gap: the poll after it proves them, and the roll-up that finds the gap notes the change.
     let history = History::new().await;
     history.message(1, "09:00");
     poll(&history, 1, at("09:05"), 2).await;

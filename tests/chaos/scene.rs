@@ -155,7 +155,7 @@ impl Scene {
         Daemon::start(Launch { prefix, config, database_url, http, ..self.daemon.launch.clone() })
     }
 
-    /// Where all is that the scenario's processes write.
+    /// The directory of everything that the scenario's processes write.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }

@@ -115,7 +115,7 @@ pub fn url_at(socket_dir: &Path, database: &str) -> String {
     format!("postgres://postgres:{PASSWORD}@localhost:5432/{database}?host={directory}&sslmode=disable")
 }
 
-/// Name and number of the account that root's server runs as, which the library chooses: `postgres`, or else `nobody`.
+/// Name and uid of the account that root's server runs as, selected by the library: `postgres`, or else `nobody`.
 pub fn account() -> (String, u32) {
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
     let find = |name: &str| {

@@ -1,4 +1,4 @@
-//! A standby of PostgreSQL: analysts read there, a daemon that is led there says what to do, and polls when it is
+//! A standby of PostgreSQL: analysts read there; a daemon that is led there reports the remedy, and polls when it is
 //! promoted.
 
 use receiptd::clock;
@@ -11,7 +11,7 @@ use crate::{
     server::url_at,
 };
 
-/// What analysts ask, as docs/analysts.md has it: views, functions and roll-ups.
+/// Analysts' queries as in docs/analysts.md: views, functions and roll-ups.
 const QUESTIONS: [&str; 6] = [
     "SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL",
     "SELECT count(*) FROM receiptd.receipt_history",
@@ -25,7 +25,7 @@ async fn number(pool: &PgPool, query: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(pool).await.unwrap()
 }
 
-/// What `/readyz` says, once it is this.
+/// The response of `/readyz`, once it contains this.
 async fn readiness(daemon: &Daemon, part: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -73,6 +73,6 @@ async fn a_standby_answers_analysts_and_is_polled_for_from_its_promotion_on() {
     assert_eq!(misled.until_ready(PATIENCE).await, Ok(()));
     let highest = scene.simulator.ledger().highest_sliding_second();
     assert!(highest <= LIMIT as usize, "{highest} calls in a second");
-    // The daemon of the server that is gone keeps what it has.
+    // The daemon of the lost server keeps its results.
     scene.daemon.signal("KILL");
 }

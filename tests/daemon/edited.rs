@@ -1,5 +1,5 @@
-//! Somebody edits what only the daemon writes: what makes no sense goes, no message is lost, and no other slot has to
-//! wait.
+//! Somebody edits rows that only the daemon writes: invalid values are removed, no message is lost, and no other slot
+//! has to wait.
 
 use sqlx::AssertSqlSafe;
 
@@ -19,7 +19,7 @@ const ARRAYS: [&str; 11] = [
     "refused_since",
 ];
 
-/// Sets every array of a slot to something, in which `@` stands for it.
+/// Sets every array of a slot to an expression, in which `@` stands for it.
 fn every_array(value: &str) -> String {
     let set = ARRAYS.map(|array| format!("{array} = {}", value.replace('@', array)));
     set.join(", ")

@@ -68,7 +68,7 @@ struct Shared {
     swallowed: watch::Sender<u32>,
     /// Connections older than this generation are silent.
     generation: watch::Sender<u32>,
-    /// How many connections there were.
+    /// Number of connections.
     connections: AtomicUsize,
     /// With the number of its connection, in order.
     sent: Mutex<Vec<(usize, Sent)>>,
@@ -132,7 +132,7 @@ impl Proxy {
         by_connection
     }
 
-    /// The same in order, whichever connection it came through.
+    /// The same in order, over all connections.
     pub fn take_sent_in_order(&self) -> Vec<Sent> {
         let sent = std::mem::take(&mut *self.shared.sent.lock().unwrap());
         sent.into_iter().map(|(_, sent)| sent).collect()

@@ -1,4 +1,4 @@
-//! The schedule is loaded again if a write was not answered, and only then: in pages, between which polls go on.
+//! The schedule is loaded again only if a write was not answered: in pages, while polls continue.
 
 use crate::{
     proxy::{Proxy, Sent},
@@ -10,17 +10,17 @@ const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receipt
 const G_IS_POLLED: &str =
     "(SELECT count(*) = 3 AND bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts WHERE group_id = 'g')";
 
-/// A part of the statement by which slotting notes where new messages are.
+/// A part of the statement by which slotting writes the slots of new messages.
 const SLOTTING: &str = "m SET slot_id = u.slot_id, read_num = NULL";
 
-/// A part of the statement that makes slots.
+/// A part of the statement that creates slots.
 const MAKING: &str = "INSERT INTO receiptd.poll_slots";
 
-/// A part of the statement that reads a page of the schedule, and of the one that reads slots that are to be polled.
+/// Parts of the statements that read a page of the schedule, and slots to be polled.
 const PAGE: &str = "ORDER BY group_key, slot_id LIMIT";
 const SLOTS: &str = "s.quiet_polls, s.failures, g.group_id";
 
-/// A daemon behind a proxy, with so many groups of one message that are polled once a second.
+/// A daemon behind a proxy, with this many groups of one message each, polled once a second.
 async fn rig(groups: i64) -> (Rig, Proxy) {
     let mut rig = Rig::stopped(simulator_config()).await;
     let proxy = Proxy::start(&rig.database.url()).await;
@@ -74,7 +74,7 @@ async fn slots_that_were_split_by_a_commit_without_an_answer_are_polled() {
 #[tokio::test]
 async fn polls_go_on_between_the_pages_of_a_schedule_that_is_loaded_again() {
     let (mut rig, proxy) = rig(100).await;
-    // What another app has is read over.
+    // Slots of another app are skipped.
     sqlx::raw_sql(
         "SELECT receiptd.watch_group(77, 'theirs');
          INSERT INTO receiptd.poll_slots (group_key, next_poll_at)

@@ -307,7 +307,7 @@ async fn rights_by_app_may_be_given_and_taken_while_one_daemon_hands_over_to_ano
     let give = |app: i64| format!("INSERT INTO receiptd.role_apps VALUES ('{reader}', {app})");
     let switch = async {
         for sql in [give(77), "DELETE FROM receiptd.role_apps".to_owned()].iter().cycle().take(9) {
-            // It waits for no flush for long, and gives up.
+            // It does not wait long for a flush, and gives up.
             while sqlx::query(AssertSqlSafe(sql.as_str())).execute(&pool).await.is_err() {}
         }
     };

@@ -37,7 +37,7 @@ async fn messages(rig: &Rig) -> String {
     .await
 }
 
-/// Calls a function while `open` is about to commit. Returns what it tells.
+/// Calls a function while `open` is about to commit. Returns its result.
 async fn meanwhile(rig: &Rig, open: sqlx::Transaction<'static, sqlx::Postgres>, call: &str) -> i64 {
     let (pool, call) = (rig.pool.clone(), format!("SELECT receiptd.{call}"));
     let told = tokio::spawn(async move { sqlx::query_scalar(AssertSqlSafe(call)).fetch_one(&pool).await.unwrap() });

@@ -193,8 +193,8 @@ async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_
     rig.start().await;
     is_at_fault(&rig).await;
     let again = refused(&rig) - before;
-    // The first call of the term, the same with a new signature, and two probes; on a machine that is very busy, some
-    // first calls more.
+    // The first call of the term, the same with a new signature, and two probes; on a very busy machine, some more
+    // first calls.
     assert!((1..=8).contains(&again), "{again} refused calls after the restart");
     rig.simulator.clear_faults();
     let mended: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;

@@ -19,15 +19,15 @@ pub(in crate::poller) enum Signature {
     IsHopeless,
 }
 
-/// While the first call of a term isn't answered, another one is made after this time.
+/// Time without an answer to the first call of a term after which another one is made.
 const NEXT_FIRST: Duration = Duration::from_secs(1);
 
 /// The state of the signature in use.
 #[derive(Debug, Default)]
 pub(super) struct SignatureState {
-    /// Whether the service has told anything of a signature since the term began.
+    /// Whether the service has judged a signature since the term began.
     is_known: bool,
-    /// When the first and the latest call were made with the first signature of a term.
+    /// Times of the first and the latest call with the first signature of a term.
     first: Option<(Instant, Instant)>,
     /// Since when there is a signature that no call has succeeded with yet.
     untried_since: Option<Instant>,
@@ -36,8 +36,8 @@ pub(super) struct SignatureState {
 }
 
 impl SignatureState {
-    /// Whether polls may start, as far as the signature is concerned. Nobody knows whether the first one of a term is
-    /// accepted, so there is one call with it, and the others wait for its outcome.
+    /// Whether polls may start, as far as the signature is concerned. The first signature of a term may be refused,
+    /// so there is one call with it, and the others wait for its outcome.
     pub(super) fn admit(&mut self, now: Instant) -> Admission {
         if self.is_tried(now) {
             return Admission::Closed(now + QUICK);
@@ -54,7 +54,7 @@ impl SignatureState {
         }
     }
 
-    /// There was nothing to ask for the first call.
+    /// There was nothing to ask for with the first call.
     pub(super) fn has_not_called(&mut self) {
         self.first = None;
     }
@@ -80,7 +80,7 @@ impl SignatureState {
         self.untried_since.is_some_and(|since| now < since + PATIENCE) && !self.is_refused
     }
 
-    /// Whether calls wait for what becomes of another.
+    /// Whether calls wait for the outcome of another.
     pub(super) fn holds_up(&self, now: Instant) -> bool {
         self.is_tried(now) || (!self.is_known && self.first.is_some())
     }

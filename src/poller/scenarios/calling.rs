@@ -187,7 +187,7 @@ impl World {
         // Mirrors `Clock::interval`.
         let sent = clock.bounds(instant - latency).map(|(earliest, _)| earliest);
         let ended = clock.bounds(instant).map(|(_, latest)| latest);
-        let (called_at, ended_at) = sent.zip(ended).expect("who polls has looked at the lease");
+        let (called_at, ended_at) = sent.zip(ended).expect("a daemon that polls has checked the lease");
         let attempt = Attempt { called_at, ended_at, latency, http_status, asked, outcome };
         let grant = poll.grant.take().expect("an attempt holds a permit");
         if attempt.class() == Class::SlowDown {

@@ -66,9 +66,7 @@ impl Costs {
             return Ok(());
         }
         let flaws = &self.flaws;
-        Err(format!(
-            "nothing is known of {key:?} from {since} to {now} µs, though nothing is wrong with it but {flaws:?}"
-        ))
+        Err(format!("{key:?} was not observed from {since} to {now} µs, though nothing is wrong with it but {flaws:?}"))
     }
 
     /// The same at the end of the life.
@@ -108,7 +106,7 @@ impl Costs {
         if count <= if self.is_busy { most } else { most.max(paused) } {
             return Ok(());
         }
-        Err(format!("{count} calls within a minute failed, {most} are promised at most, from {known_from} µs on"))
+        Err(format!("{count} calls within a minute failed, the promised maximum is {most}, from {known_from} µs on"))
     }
 }
 

@@ -118,7 +118,7 @@ impl Promises {
         // checks once for due slots.
         let (count, most) = (asked.len(), 12 + self.limit as usize);
         if count > most {
-            self.breaks(|| format!("daemon {daemon} asked a database that is away {count} times in a second"));
+            self.breaks(|| format!("daemon {daemon} queried an unavailable database {count} times in a second"));
         }
     }
 
@@ -186,7 +186,7 @@ impl Promises {
             self.breaks(|| format!("nobody took over within {TTL:?} and 2 s"));
         }
         if over(self.released_since, UNTIL_FOLLOWED) {
-            self.breaks(|| "nobody took the lease within 2 s after it was given back".into());
+            self.breaks(|| "nobody took the lease within 2 s after it was released".into());
         }
     }
 }

@@ -1,6 +1,8 @@
-//! Changes that are stored long after they were seen, since the database was away: their messages say when they were stored.
+//! Changes that are stored long after they were seen, because the database was unavailable: their messages note when
+//! they were stored.
 //!
-//! Whoever copies what has changed asks from shortly before the last change on. A change that is dated earlier would be missed.
+//! A client that copies changes asks for those since shortly before its last one. A change with an earlier time would
+//! be missed.
 
 use chrono::TimeDelta;
 
@@ -11,7 +13,7 @@ use crate::{
     store::{session::Session, statement::query},
 };
 
-/// What is stored within this time after it was seen is dated by that. docs/analysts.md has the same.
+/// A change stored within this time after it was seen is dated by the latter. docs/analysts.md has the same value.
 const LATE_AFTER: TimeDelta = TimeDelta::minutes(1);
 
 const WRITE: &str = "
@@ -19,7 +21,7 @@ const WRITE: &str = "
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, msg_seq)
     WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq";
 
-/// Notes which messages have snapshots that were seen long before `now`.
+/// Notes the messages with snapshots that were seen long before `now`.
 pub(in crate::store) async fn write_late(
     connection: &mut Session,
     recordings: &[&Recording],

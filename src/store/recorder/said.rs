@@ -50,8 +50,8 @@ impl Said {
     pub fn mended(&mut self, slot: SlotKey) {
         if let Some(count) = self.mended.happened(clock::uptime()) {
             let SlotKey { group_key, slot_id } = slot;
-            let what = "a row of receiptd.poll_slots was edited and held what is no message, or one twice: that is removed, and \
-                 messages that it did not hold get another slot";
+            let what = "a row of receiptd.poll_slots was edited and contained an invalid or duplicate message: it is \
+                removed, and messages missing from it get another slot";
             tracing::warn!(count, group_key, slot_id, "{what}");
         }
     }
