@@ -133,11 +133,19 @@ impl Asking {
         }
     }
 
+    /// Notes how the calls of other slots end at present.
+    pub(super) fn others_are(&mut self, others: Others) {
+        self.poll.others = self.poll.others.until(others);
+    }
+
     /// Adds the outcome of an attempt for the batch. `renew_signature` replaces the signature, and returns false if
     /// it can't.
     pub(super) fn heard(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Next {
         let failure = match &attempt.outcome {
             Ok(answer) => {
+                if self.poll.others == Others::Failing && !is_answered(&self.poll) {
+                    self.asks_again();
+                }
                 let told = answer.receipts.iter().map(|(seq, receipt)| Told::by(&attempt, *seq, *receipt));
                 self.poll.receipts.extend(told);
                 None
@@ -157,6 +165,12 @@ impl Asking {
             return Next::GoOn;
         }
         self.failed(failure)
+    }
+
+    /// The service answers after an outage: messages that failed alone before may have failed for that reason.
+    fn asks_again(&mut self) {
+        let rejected = self.poll.rejected.drain(..).map(|told| told.seq);
+        self.batches.extend(rejected.chain(self.culprits.drain(..)).map(|seq| vec![seq]));
     }
 
     /// The outcome.

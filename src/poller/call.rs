@@ -134,9 +134,9 @@ impl Caller {
                 Next::Wait(wait) => self.wait(&mut polling.asking, wait).await,
                 Next::StopApp(failure) => refusal = Some(failure),
             }
+            polling.asking.others_are(self.outcomes().of_others(slot.key.slot_id, Instant::now()));
         }
         let (sent, mut poll) = (polling.sent, polling.asking.into_poll());
-        poll.others = poll.others.until(self.outcomes().of_others(slot.key.slot_id, Instant::now()));
         let mut limit = self.limit();
         if limit.learn(&poll, clock::uptime()) {
             self.trouble.takes_only(limit.known());

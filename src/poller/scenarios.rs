@@ -31,7 +31,7 @@ const LIVES: u64 = 2_000;
 const FLAWED_LIVES: u64 = 100;
 
 /// Lives with flaws that once broke a promise.
-const ONCE_BROKEN: [u64; 4] = [1_000_135, 864_430_126_214, 497_571_606_379, 348_337_586_051];
+const ONCE_BROKEN: [u64; 5] = [1_000_135, 864_430_126_214, 497_571_606_379, 348_337_586_051, 256_761_947_095];
 
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;

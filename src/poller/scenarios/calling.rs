@@ -20,14 +20,16 @@ impl World {
     /// A poll waits for its next permit, or has ended.
     pub fn queues(&mut self, daemon: usize, id: u64) {
         let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
-        let Some(poll) = self.polling(daemon).polls.get_mut(&id) else { return };
+        let (instant, polling) = (self.instant(), self.polling(daemon));
+        let Some(poll) = polling.polls.get_mut(&id) else { return };
+        poll.asking.others_are(polling.outcomes.of_others(poll.slot.key.slot_id, instant));
         if is_over && !poll.slot.messages.is_empty() {
             poll.asking.stop();
         }
         if poll.asking.batch().is_none() {
             return self.poll_has_ended(daemon, id);
         }
-        let (instant, polling) = (self.instant(), self.polling(daemon));
+        let polling = self.polling(daemon);
         let Some(poll) = polling.polls.get_mut(&id) else { return };
         if poll.is_let_through && poll.has_started {
             if let Err(again_at) = polling.brake.next_call(instant) {

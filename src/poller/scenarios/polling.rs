@@ -437,7 +437,6 @@ impl World {
             polling.brake.ended();
         }
         let mut poll = asking.into_poll();
-        poll.others = poll.others.until(polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic));
         polling.limit.learn(&poll, clocks.monotonic);
         judge(&mut polling.gate, &slot, &mut poll, refusal, pass, (sent, clocks.monotonic));
         let mut back: Vec<SlotKey> = slot.absorbs.iter().map(|other| other.key).collect();

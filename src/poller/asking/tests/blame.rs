@@ -131,6 +131,23 @@ fn a_search_that_gives_way_to_other_slots_blames_no_message_that_it_has_not_aske
 }
 
 #[test]
+fn a_poll_that_outlasts_an_outage_asks_again_for_what_failed_in_it() {
+    for code in [10002, 10004] {
+        let mut asking = Asking::new(&Slot { failures: 3, ..slot(2) }, ALL, Others::Answered);
+        let (mut codes, mut asked) = (vec![code, 0, 0].into_iter(), vec![]);
+        while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
+            asking.heard(attempt(&batch, codes.next().unwrap()), || true);
+            asking.others_are(if asked.is_empty() { Others::Failing } else { Others::Answered });
+            asked.push(batch[0].get());
+        }
+        let poll = asking.into_poll();
+        assert_eq!((asked[0], asked.len()), (asked[2], 3), "{code}");
+        let told = (poll.end, poll.receipts.len(), poll.rejected.len(), poll.failed.len());
+        assert_eq!(told, (PollEnd::Complete, 2, 0, 0), "{code}");
+    }
+}
+
+#[test]
 fn after_an_outage_a_slot_is_asked_for_as_a_whole_and_a_message_that_fails_is_put_off_for_seconds() {
     for code in [10002, 10004] {
         let mut slot = slot(50);
