@@ -24,6 +24,10 @@ pub(super) enum Flaw {
     Group(GroupKey, Symptom),
     /// Every call that asks for the message fails, whatever else it asks for.
     Message(GroupKey, MsgSeq, Symptom),
+    /// Each call for the group fails with a chance of one half.
+    Flaky(GroupKey, Symptom),
+    /// Answers for the group take nearly as long as the timeout.
+    Slow(GroupKey),
     /// Calls for more than this number of messages are refused with this code.
     LargeBatch(usize, i64),
     /// The tables refuse the rows of the group's slots.
@@ -34,7 +38,7 @@ impl Flaw {
     /// How a call fails because of it, if it does.
     pub fn strikes(self, group: GroupKey, batch: &[MsgSeq]) -> Option<Symptom> {
         match self {
-            Self::Group(bad, symptom) if bad == group => Some(symptom),
+            Self::Group(bad, symptom) | Self::Flaky(bad, symptom) if bad == group => Some(symptom),
             Self::Message(bad, seq, symptom) if bad == group && batch.contains(&seq) => Some(symptom),
             Self::LargeBatch(most, code) if batch.len() > most => Some(Symptom::Code(code)),
             _ => None,
@@ -44,7 +48,7 @@ impl Flaw {
     /// Whether the message itself can't be observed.
     pub fn is_of(self, (group, seq): (GroupKey, MsgSeq)) -> bool {
         match self {
-            Self::Group(bad, _) | Self::Unstorable(bad) => bad == group,
+            Self::Group(bad, _) | Self::Flaky(bad, _) | Self::Slow(bad) | Self::Unstorable(bad) => bad == group,
             Self::Message(bad, bad_seq, _) => (bad, bad_seq) == (group, seq),
             Self::LargeBatch(..) => false,
         }
@@ -53,7 +57,7 @@ impl Flaw {
     /// Whether the message may be in failing calls until it is known what is at fault.
     pub fn is_near(self, group: GroupKey) -> bool {
         match self {
-            Self::Group(..) | Self::Unstorable(_) => false,
+            Self::Group(..) | Self::Flaky(..) | Self::Slow(_) | Self::Unstorable(_) => false,
             Self::Message(bad, ..) => bad == group,
             Self::LargeBatch(..) => true,
         }
@@ -96,6 +100,17 @@ pub(super) fn draw(random: &mut fastrand::Rng, groups: &[usize], batch_size: usi
     });
     of_signature.skip(1).for_each(|symptom| *symptom = Symptom::Code(60_003));
     flaws
+}
+
+/// Draws another group, whose faults are not permanent.
+pub(super) fn draw_now_and_then(random: &mut fastrand::Rng, groups: usize) -> Option<(Micros, Flaw)> {
+    let key = GroupKey::try_from(random.usize(1..=groups)).unwrap();
+    let flaw = match random.u8(0..6) {
+        0 => Flaw::Flaky(key, of_message(random)),
+        1 => Flaw::Slow(key),
+        _ => return None,
+    };
+    Some((random.u64(0..30 * SECOND), flaw))
 }
 
 fn of_group(random: &mut fastrand::Rng) -> Symptom {

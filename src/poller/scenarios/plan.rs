@@ -135,6 +135,8 @@ impl Plan {
         }
         plan.faults.retain(|(_, fault, _)| !fault.refuses_app());
         plan.flaws = flaw::draw(&mut random, &plan.groups, plan.batch_size);
+        let mut now_and_then = fastrand::Rng::with_seed(seed ^ 0xf1a4);
+        plan.flaws.extend(flaw::draw_now_and_then(&mut now_and_then, plan.groups.len()));
         // A minute in which nothing works at all.
         if random.u8(0..4) == 0 {
             let all = [10002, 10004, 10010].map(Fault::Code).into_iter().chain([

@@ -1,7 +1,7 @@
 //! A model of Tencent Chat: receipts that grow, and faults on the way and there.
 
 use super::{
-    flaw::Symptom,
+    flaw::{Flaw, Symptom},
     plan::{Fault, MILLISECOND, Micros, REQUEST_TIMEOUT, SECOND},
     world::{Address, Doing, Event, World},
 };
@@ -54,7 +54,9 @@ impl World {
         }
         let faults: Vec<Fault> = self.faults().filter(|fault| fault.is_of_service()).collect();
         let Some((http_status, outcome)) = self.answer(group, batch, &faults) else { return };
+        let is_slow = self.plan.flaws.iter().any(|(from, flaw)| *from <= self.now && *flaw == Flaw::Slow(group));
         let latency = match faults.contains(&Fault::Slow) {
+            _ if is_slow => REQUEST_TIMEOUT * 3 / 4,
             true => self.random.u64(SECOND / 2..3 * SECOND),
             false => self.random.u64(5_000..60_000),
         };
@@ -115,7 +117,10 @@ impl World {
     /// How the call fails because of its own flaw, if it does.
     fn flaw_of(&mut self, group: GroupKey, batch: &[MsgSeq]) -> Option<Symptom> {
         let mut flaws = self.plan.flaws.iter().filter(|(from, _)| *from <= self.now);
-        let symptom = flaws.find_map(|(_, flaw)| flaw.strikes(group, batch))?;
+        let (flaw, symptom) = flaws.find_map(|(_, flaw)| Some((*flaw, flaw.strikes(group, batch)?)))?;
+        if matches!(flaw, Flaw::Flaky(..)) && self.random.bool() {
+            return None;
+        }
         self.promises.failed(self.now);
         Some(symptom)
     }
