@@ -1,10 +1,13 @@
 //! What is at fault for a refusal: the app, or the one group that was asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use receiptd::simulator::{Fault, FaultRule, When};
+use receiptd::{
+    cadence::{Cadence, Cadences, Tier},
+    simulator::{Fault, FaultRule, When},
+};
 
-use crate::rig::{Rig, group};
+use crate::rig::{Rig, every_second, group, simulator_config};
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
 
@@ -183,7 +186,7 @@ async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_
     let is_at_fault = async |rig: &Rig| {
         let status = rig.daemon.as_ref().unwrap().status();
         while status.poller().is_none_or(|poller| poller.fault().is_none()) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     is_at_fault(&rig).await;
@@ -201,4 +204,31 @@ async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_
     rig.until(&format!("(SELECT bool_and(known_until > '{}') FROM receiptd.latest_receipts)", mended.to_rfc3339()))
         .await;
     assert_eq!(rig.count("receiptd.watched_groups WHERE state <> 'active'").await, 0);
+}
+
+#[tokio::test]
+async fn a_bad_group_that_alone_is_due_is_told_from_the_app_by_groups_that_are_asked_before_their_time() {
+    let mut rig = Rig::stopped(simulator_config()).await;
+    let hour = Duration::from_secs(3_600);
+    let hourly = Cadence::by_age(vec![Tier { until: 24 * hour, every: hour }], true).unwrap();
+    let cadences = [("default".to_owned(), hourly), ("often".to_owned(), every_second())];
+    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from(cadences)));
+    rig.start().await;
+    for number in 1..=3 {
+        rig.watch(&format!("good {number}"), 1..=3).await;
+    }
+    rig.value::<i32>("SELECT receiptd.watch_group(1400000000, 'bad', cadence => 'often')").await;
+    rig.watch("bad", 1..=3).await;
+    rig.until(ALL_POLLED).await;
+    refuse(&rig, 60021, of_group("bad"));
+    let quarantined = "(SELECT state = 'quarantined' FROM receiptd.watched_groups WHERE group_id = 'bad')";
+    rig.until(quarantined).await;
+    // A daemon that knows of no group that was answered.
+    rig.stop().await;
+    rig.value::<bool>("SELECT receiptd.resume_group(1400000000, 'bad')").await;
+    rig.start().await;
+    rig.until(quarantined).await;
+    assert_eq!(rig.daemon.as_ref().unwrap().status().poller().unwrap().fault(), None);
+    let good: u64 = (1..=3).map(|number| calls(&rig, &format!("good {number}"))).sum();
+    assert!((5..=8).contains(&good), "{good} calls for groups that were due once");
 }
