@@ -9,7 +9,7 @@ use receiptd::{clock, domain::Timestamp};
 use crate::{
     daemon::PATIENCE,
     intervals,
-    scene::{LIMIT, MESSAGES, Scene},
+    scene::Scene,
     secrets,
     stored::{self, Stored, Tables},
 };
@@ -89,7 +89,7 @@ impl Breakage {
         broken.extend(log_is_brief(&scene.daemon.said()[self.said_before..], ended - self.began, &promises));
         broken.extend(ends_cleanly(&mut scene).await);
         let ledger = scene.simulator.ledger();
-        broken.extend(keeps_the_limit(ledger.highest_sliding_second()));
+        broken.extend(keeps_the_limit(ledger.highest_sliding_second(), scene.limit as usize));
         broken.extend(stored::differences(&scene.pool, &ledger, promises.stored, promises.tables).await);
         if promises.dates_rightly {
             broken.extend(intervals::wrong(&scene).await);
@@ -107,8 +107,10 @@ async fn polled_again(scene: &Scene, ended: Timestamp, promises: &Promises) -> O
          WHERE (state <> 'active' OR known_until IS NULL OR known_until <= '{}') AND NOT ({but})",
         ended.to_rfc3339()
     );
-    let all =
-        format!("SELECT (SELECT count(*) FROM receiptd.latest_receipts) = {MESSAGES} AND NOT EXISTS (SELECT {late})");
+    let all = format!(
+        "SELECT (SELECT count(*) FROM receiptd.latest_receipts) = {} AND NOT EXISTS (SELECT {late})",
+        scene.messages()
+    );
     if !scene.until(&all, PATIENCE + grace).await {
         let left: i64 = stored::scalar(&scene.pool, &format!("SELECT count(*) {late}")).await;
         return Some(format!("{left} messages were not polled again"));
@@ -148,13 +150,10 @@ pub fn is_small(scene: &Scene) -> Option<String> {
     (megabytes > MEMORY_MEGABYTES).then(|| format!("it took {megabytes} MB of memory"))
 }
 
-fn keeps_the_limit(highest: usize) -> Option<String> {
+fn keeps_the_limit(highest: usize, limit: usize) -> Option<String> {
     println!("at most {highest} calls in a second");
-    assert!(
-        highest * 5 >= LIMIT as usize * 4,
-        "the load is too low for the limit to be tested: {highest} calls a second"
-    );
-    (highest > LIMIT as usize).then(|| format!("{highest} calls in a second, {LIMIT} are promised"))
+    assert!(highest * 5 >= limit * 4, "the load is too low for the limit to be tested: {highest} calls a second");
+    (highest > limit).then(|| format!("{highest} calls in a second, {limit} are promised"))
 }
 
 fn log_is_brief(said: &str, lasted: chrono::TimeDelta, promises: &Promises) -> Vec<String> {

@@ -26,7 +26,6 @@ pub const SECRET_KEY: &str = "canary-4c1f-secret-key";
 pub const LIMIT: u32 = 50;
 pub const GROUPS: i64 = 60;
 pub const MESSAGES_A_GROUP: i64 = 3;
-pub const MESSAGES: i64 = GROUPS * MESSAGES_A_GROUP;
 
 /// The database of the daemon.
 pub const DATABASE: &str = "receiptd";
@@ -60,6 +59,8 @@ pub struct Setup<'a> {
     pub prefix: Vec<OsString>,
     /// The daemon reaches the server through a PgBouncer.
     pub pgbouncer: Option<Parameters>,
+    /// Calls per second, if not [`LIMIT`]. The number of groups grows with it.
+    pub limit: Option<u32>,
     /// The daemon reaches the simulated Chat through a proxy that can hold back data, see [`Scene::way`].
     pub has_way: bool,
 }
@@ -75,6 +76,7 @@ pub struct Scene {
     pub server: Server,
     way: Option<Way>,
     pub simulator: Simulator,
+    pub limit: u32,
     directory: ScratchDirectory,
 }
 
@@ -93,7 +95,8 @@ impl Scene {
 
     /// Everything runs, and nothing is watched yet.
     pub async fn idle(directory: ScratchDirectory, setup: Setup<'_>) -> Self {
-        let simulator = simulator().await;
+        let limit = setup.limit.unwrap_or(LIMIT);
+        let simulator = simulator(limit).await;
         let server = setup.server.unwrap_or_else(|| Server::start(directory.path()));
         let (admin, pool) = (server.pool("postgres"), server.pool(DATABASE));
         create_database(&admin, setup.tablespace).await;
@@ -117,9 +120,10 @@ impl Scene {
             true => endpoint,
             false => endpoint.replace("127.0.0.1", "localhost"),
         };
-        write_config(&launch.config, &endpoint, launch.http);
+        write_config(&launch.config, &endpoint, launch.http, limit);
         let daemon = Daemon::start(launch);
-        let scene = Self { daemon, pool, admin, pgbouncer, pgbouncer_address, server, way, simulator, directory };
+        let scene =
+            Self { daemon, pool, admin, pgbouncer, pgbouncer_address, server, way, simulator, limit, directory };
         scene.is_ready().await;
         scene
     }
@@ -151,7 +155,7 @@ impl Scene {
     pub fn start_another(&self, prefix: Vec<OsString>, database_url: String) -> Daemon {
         let http = own_address();
         let config = self.directory.path().join(format!("receiptd-{}.toml", http.ip()));
-        write_config(&config, &self.simulator.endpoint(), http);
+        write_config(&config, &self.simulator.endpoint(), http, self.limit);
         Daemon::start(Launch { prefix, config, database_url, http, ..self.daemon.launch.clone() })
     }
 
@@ -168,15 +172,24 @@ impl Scene {
     pub async fn watch_all(&self) {
         let sql = "SELECT receiptd.watch_messages($1, 'group ' || g, array(SELECT generate_series(1, $2)))
             FROM generate_series(1, $3) g";
-        sqlx::query(sql).bind(APP).bind(MESSAGES_A_GROUP).bind(GROUPS).execute(&self.pool).await.unwrap();
+        sqlx::query(sql).bind(APP).bind(MESSAGES_A_GROUP).bind(self.groups()).execute(&self.pool).await.unwrap();
     }
 
     /// Waits until every message has been polled and the second after it is over.
     pub async fn at_full_load(&self) {
         let known = "SELECT count(*) = $1 FROM receiptd.latest_receipts WHERE known_until IS NOT NULL";
-        let known = known.replace("$1", &MESSAGES.to_string());
+        let known = known.replace("$1", &self.messages().to_string());
         assert!(self.until(&known, PATIENCE).await, "not every message was polled\n{}", self.daemon.said());
-        self.after_calls(u64::from(LIMIT)).await;
+        self.after_calls(u64::from(self.limit)).await;
+    }
+
+    fn groups(&self) -> i64 {
+        GROUPS * i64::from(self.limit) / i64::from(LIMIT)
+    }
+
+    /// How many messages are watched at full load.
+    pub fn messages(&self) -> i64 {
+        self.groups() * MESSAGES_A_GROUP
     }
 
     pub async fn after_calls(&self, calls: u64) {
@@ -225,10 +238,10 @@ impl Scene {
     }
 }
 
-async fn simulator() -> Simulator {
+async fn simulator(limit: u32) -> Simulator {
     let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());
     config.latency = (Duration::ZERO..=Duration::from_millis(30)).into();
-    config.calls_per_second = LIMIT;
+    config.calls_per_second = limit;
     // Counts that change throughout a scenario, so that lost or duplicate results show.
     config.world.members = 100..=200;
     config.world.median_reading_time = Duration::from_secs(if is_long() { 120 } else { 20 });
@@ -245,18 +258,18 @@ async fn create_database(admin: &PgPool, tablespace: Option<&Path>) {
     sqlx::raw_sql(AssertSqlSafe(create)).execute(admin).await.unwrap();
 }
 
-fn write_config(path: &Path, endpoint: &str, http: SocketAddr) {
-    fs::write(path, config(endpoint, http)).unwrap();
+fn write_config(path: &Path, endpoint: &str, http: SocketAddr, limit: u32) {
+    fs::write(path, config(endpoint, http, limit)).unwrap();
     // It contains a secret, and the daemon would warn about its permissions.
     fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
-fn config(endpoint: &str, http: SocketAddr) -> String {
+fn config(endpoint: &str, http: SocketAddr, limit: u32) -> String {
     // A hanging call ends soon enough for a retry within the promised time after the fault. And calls take longer to
     // the service than they seem to: it shares a few processors with all other scenarios.
     format!(
         "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{endpoint}\"\n\
-         [http]\nlisten = \"{http}\"\n[polling]\nmax_calls_per_second = {LIMIT}\nrequest_timeout = \"4s\"\n\
+         [http]\nlisten = \"{http}\"\n[polling]\nmax_calls_per_second = {limit}\nrequest_timeout = \"4s\"\n\
          transit_allowance = \"250ms\"\n\
          [cadence.default]\ntiers = [{{ until = \"1h\", every = \"1s\" }}]\nstop_when_all_read = false\n"
     )

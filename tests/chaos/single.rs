@@ -60,6 +60,10 @@ impl Mark {
 
 /// One group fails from some time on, alone among good ones.
 async fn one_bad_group(name: &str, fault: Fault) {
+    one_group_among_good_ones(name, fault, Promises::default()).await;
+}
+
+async fn one_group_among_good_ones(name: &str, fault: Fault, promises: Promises) {
     let mut scene = Scene::new(name).await;
     let breakage = Breakage::begins(&scene);
     let mark = Mark::now(&scene);
@@ -68,7 +72,7 @@ async fn one_bad_group(name: &str, fault: Fault) {
     let costs = mark.costs(&scene);
     assert!(costs.is_empty(), "{costs:#?}\n{}", scene.daemon.said());
     let but = "group_id = 'group 1'".into();
-    breakage.ends(scene, Promises { but, ..Promises::default() }).await;
+    breakage.ends(scene, Promises { but, ..promises }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +103,18 @@ async fn one_group_that_hangs_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_group_that_is_answered_with_502_holds_up_no_other() {
     one_bad_group("group-502", Fault::HttpStatus { status: 502 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_group_whose_body_is_cut_holds_up_no_other() {
+    one_bad_group("group-cut", Fault::CutMidBody).await;
+}
+
+/// Its calls are answered shortly before they time out.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_group_whose_answers_take_seconds_holds_up_no_other() {
+    let slow = Fault::ExtraDelay { duration: Duration::from_secs(3) };
+    one_group_among_good_ones("group-slow", slow, Promises::silently()).await;
 }
 
 /// Some groups each have one message that makes every call for it fail, from the first one on.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     daemon::{Daemon, PATIENCE},
-    scene::{DATABASE, LIMIT, MESSAGES, Scene},
+    scene::{DATABASE, LIMIT, Scene},
     server::url_at,
 };
 
@@ -52,7 +52,7 @@ async fn a_standby_answers_analysts_and_is_polled_for_from_its_promotion_on() {
     for question in QUESTIONS {
         println!("{}: {question}", number(&replica, question).await);
     }
-    assert_eq!(number(&replica, QUESTIONS[0]).await, MESSAGES);
+    assert_eq!(number(&replica, QUESTIONS[0]).await, scene.messages());
     let refused = sqlx::query("SELECT receiptd.watch_messages(1, 'g', '{1}')").execute(&replica).await;
     assert!(refused.is_err(), "a standby only reads");
 
@@ -67,7 +67,7 @@ async fn a_standby_answers_analysts_and_is_polled_for_from_its_promotion_on() {
     sqlx::query("SELECT pg_promote()").execute(&replica).await.unwrap();
     let again =
         format!("SELECT count(*) FROM receiptd.latest_receipts WHERE known_until > '{}'", promoted.to_rfc3339());
-    while number(&replica, &again).await < MESSAGES {
+    while number(&replica, &again).await < scene.messages() {
         assert!(Instant::now() < deadline + PATIENCE, "polling does not go on:\n{}", misled.said());
     }
     assert_eq!(misled.until_ready(PATIENCE).await, Ok(()));
