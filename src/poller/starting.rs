@@ -360,7 +360,9 @@ mod tests {
 
     fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<i64>, due: std::ops::RangeInclusive<i64>) {
         probes.for_each(|slot| poller.hear(ScheduleNews::Probe(key(slot))));
-        due.for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), poller.now().time)));
+        // One after the other: the clocks may differ by some microseconds from one reading to the next.
+        let first = poller.now().time - TimeDelta::seconds(1);
+        due.for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), first + TimeDelta::milliseconds(slot))));
     }
 
     #[tokio::test]
