@@ -1,14 +1,17 @@
 //! The figures of docs/measurements.md: the real binary, a private PostgreSQL and the simulated Chat, in separate
 //! processes if their cost matters.
 //!
-//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `--
-//! price` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a run.
+//! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- far`,
+//! `-- price` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
 mod baseline;
 mod cost;
 mod price;
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../../tests/daemon/proxy.rs"]
+mod proxy;
 mod setup;
 
 use std::time::{Duration, Instant};
@@ -25,7 +28,7 @@ fn main() {
     let wanted = |name: &str| {
         let names: Vec<_> = arguments
             .iter()
-            .filter(|name| ["limit", "full_calls", "single", "mixed", "price"].contains(&name.as_str()))
+            .filter(|name| ["limit", "full_calls", "single", "mixed", "far", "price"].contains(&name.as_str()))
             .collect();
         names.is_empty() || names.iter().any(|wanted| *wanted == name)
     };
@@ -47,6 +50,11 @@ fn main() {
         }
         if wanted("mixed") {
             mixed(span).await;
+        }
+        if wanted("far") {
+            for millis in [0, 30, 100] {
+                far(Duration::from_millis(millis), span).await;
+            }
         }
         if wanted("price") {
             for changing in [Changing::All, Changing::OneInTwenty, Changing::None] {
@@ -113,6 +121,25 @@ async fn mixed(span: Duration) {
         println!("  highest sliding second {}, {} refused", ledger.highest_sliding_second(), refused(&ledger));
         daemon.stop();
     }
+}
+
+/// Polls at the full rate with a distant database.
+async fn far(round_trip: Duration, span: Duration) {
+    let mut setup = Setup::new(200).await;
+    let watch = Watch { groups: 1_000, messages: 50, every: "5s", members: 200 };
+    setup.watch(watch).await;
+    let setup = setup.far_away(round_trip).await;
+    let daemon = setup.start_daemon(watch.every);
+    // Until it knows what a read takes.
+    setup.simulator.wait_for_calls(2_000).await;
+    let (before, start) = (setup.simulator.ledger().calls(), Instant::now());
+    tokio::time::sleep(span).await;
+    let (ledger, took) = (setup.simulator.ledger(), start.elapsed().as_secs_f64());
+    let rate = (ledger.calls() - before) as f64 / took;
+    println!("\nA round trip of {round_trip:.0?} to the database, 50 messages a call, {took:.0} s");
+    println!("  calls                  {rate:.1} /s, {:.1} % of 200", rate / 2.0);
+    println!("  highest sliding second {}, {} refused", ledger.highest_sliding_second(), refused(&ledger));
+    daemon.stop();
 }
 
 fn refused(ledger: &receiptd::simulator::Ledger) -> u64 {

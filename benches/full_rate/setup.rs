@@ -15,7 +15,7 @@ use receiptd::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::cost;
+use crate::{cost, proxy::Proxy};
 
 pub const APP: i64 = 1_400_000_000;
 pub const ADMINISTRATOR: &str = "administrator";
@@ -34,6 +34,7 @@ pub struct Watch {
 pub struct Setup {
     pub simulator: Simulator,
     pub pool: PgPool,
+    /// URL by which the daemon reaches the database.
     url: String,
     postmaster: u32,
     // Dropped in this order: a server whose files are removed while it runs would remove those of the next one too.
@@ -66,6 +67,12 @@ impl Setup {
     /// Latency of answers, see [`receiptd::simulator::Latency`].
     pub async fn with_latency(members: u16, latency: &str) -> Self {
         Self::in_directory("bench", members, latency).await
+    }
+
+    /// The same with this round trip between the daemon and the database.
+    pub async fn far_away(self, round_trip: Duration) -> Self {
+        // The proxy ends with the bench.
+        Self { url: Proxy::far_away(&self.url, round_trip).await.url(), ..self }
     }
 
     async fn in_directory(name: &str, members: u16, latency: &str) -> Self {

@@ -12,6 +12,9 @@
 #[path = "../full_rate/cost.rs"]
 mod cost;
 #[allow(dead_code, reason = "the other bench uses more of it")]
+#[path = "../../tests/daemon/proxy.rs"]
+mod proxy;
+#[allow(dead_code, reason = "the other bench uses more of it")]
 #[path = "../full_rate/setup.rs"]
 mod setup;
 
