@@ -1,7 +1,6 @@
--- What the roll-up makes of snapshots and calls, and what is kept when they are dropped: hours, days of messages, and gaps.
+-- Aggregates of snapshots and calls, kept when those are dropped: hourly rows, message days, and gaps.
 
--- Hours in which nothing happened in a group have no row. The view hourly_receipts carries on what the last row before them
--- says.
+-- Idle hours of a group have no row. The view hourly_receipts repeats the last row before them.
 CREATE TABLE receiptd.group_receipts_hourly (
     group_key            integer NOT NULL,
     hour                 timestamptz NOT NULL,
@@ -26,37 +25,37 @@ CREATE TABLE receiptd.group_receipts_hourly (
     CONSTRAINT coverage_is_a_share CHECK (coverage BETWEEN 0 AND 1)
 );
 
-COMMENT ON TABLE receiptd.group_receipts_hourly IS 'One row per group and complete UTC hour in which something happened: a call, a message that was sent, observed or became 24 hours old, a gap, or another number of messages or unread counts at the end. Hours without a row are like the end of the one before, see the view hourly_receipts. Written by the roll-up, some minutes after the end of the hour.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.group_key IS 'The group, see watched_groups.';
+COMMENT ON TABLE receiptd.group_receipts_hourly IS 'One row per group and complete UTC hour in which something happened: a call, a message that was sent, observed or became 24 hours old, a gap, or a different number of messages or unread counts at the end. Hours without a row equal the end of the hour before; see the view hourly_receipts. Written by the roll-up, some minutes after the end of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.group_key IS 'Key of the group; see watched_groups.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.hour IS 'Beginning of the hour.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_sent IS 'Messages that were sent in this hour, as far as a poll has told of them.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_active IS 'Messages that were being polled at the end of the hour.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_gained IS 'By how much read counts were seen to rise between two polls. A message first polled with reads counts in reads_found.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.gained_by_quarter IS 'reads_gained of each quarter of the hour, four elements; null where reads_gained is 0. See hourly_reads, which makes hours of any time zone of it.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_lost IS 'By how much read counts were seen to fall: members who had read and left the group.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_found IS 'Reads that the first count of a message had. gained - lost + found, added up over all hours, is the sum of the latest read counts.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_aged_24h IS 'Messages that became 24 hours old in this hour and have a read rate at that age.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_sent IS 'Number of messages sent in this hour that were observed by a poll.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_active IS 'Number of active messages at the end of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_gained IS 'Increase of read counts between polls. The reads in the first count of a message are in reads_found.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.gained_by_quarter IS 'reads_gained per quarter of the hour, four elements; null if reads_gained is 0. hourly_reads uses it for the hours of any time zone.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_lost IS 'Decrease of read counts between polls: members who had read and left the group.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_found IS 'Reads in the first counts of messages. gained - lost + found, summed over all hours, is the sum of the latest read counts.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_aged_24h IS 'Number of messages that became 24 hours old in this hour and have a read rate at that age.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.median_read_rate_24h IS 'Median of the read rates of the messages that became 24 hours old in this hour.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.p90_read_rate_24h IS '90th percentile of the same.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.unread_backlog IS 'Sum of the unread counts of the messages that were being polled at the end of the hour.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.polls IS 'Calls that were answered.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.calls IS 'Attempts to call, answered or not.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.coverage IS 'Share of the hour that lies in no gap, see poll_coverage: 1 where every poll came when its cadence wanted it.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.unread_backlog IS 'Total unread count of the active messages at the end of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.polls IS 'Number of answered calls.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.calls IS 'Number of attempts, answered or not.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.coverage IS 'Fraction of the hour outside of gaps, see poll_coverage: 1 if every poll was on time.';
 
-COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_carried IS 'How many of reads_gained may have come in before this hour: the first polls after a gap told them.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_carried IS 'Part of reads_gained that may have happened before this hour: found by the first polls after a gap.';
 
 COMMENT ON COLUMN receiptd.group_receipts_hourly.updated_at IS 'When the roll-up last changed the row.';
 
 CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.group_receipts_hourly FOR EACH ROW
     WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION receiptd.note_update();
 
--- Rows come in the order of their writing, and few are changed later.
+-- Rows are in order of writing, and few are changed later.
 CREATE INDEX group_receipts_hourly_by_update ON receiptd.group_receipts_hourly USING brin (updated_at)
     WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX group_receipts_hourly_by_hour ON receiptd.group_receipts_hourly (hour);
 
--- What is left of a message's snapshots when they are dropped. A day of which nothing was stored has no row: it ends as the last row
--- before it says.
+-- The summary of a message's snapshots, kept when those are dropped. A day without snapshots has no row: it ends like the last row
+-- before it.
 CREATE TABLE receiptd.message_receipts_daily (
     group_key     integer NOT NULL,
     day           date NOT NULL,
@@ -74,20 +73,20 @@ CREATE TABLE receiptd.message_receipts_daily (
     CONSTRAINT the_first_is_not_after_the_last CHECK (first_seen_at <= last_seen_at)
 );
 
-COMMENT ON TABLE receiptd.message_receipts_daily IS 'One row per message and UTC day of which snapshots of it were stored, kept when they are dropped. Written by the roll-up when the day is over. Analysts read the view message_days instead.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.group_key IS 'Group of the message, see watched_groups.';
+COMMENT ON TABLE receiptd.message_receipts_daily IS 'One row per message and UTC day with snapshots, kept when those are dropped. Written by the roll-up when the day is over. Analysts read the view message_days instead.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.group_key IS 'Group of the message; see watched_groups.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.day IS 'UTC day.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.msg_seq IS 'Number of the message within its group.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.first_seen_at IS 'polled_at of the first snapshot of the day.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.last_seen_at IS 'polled_at of the last snapshot of the day.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.reads_gained IS 'By how much the read count was seen to rise between two polls.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.reads_lost IS 'By how much it was seen to fall: members who had read and left the group.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.reads_found IS 'Reads of the first count of the message, if that is of this day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.reads_gained IS 'Increase of the read count between polls.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.reads_lost IS 'Decrease of the read count between polls: members who had read and left the group.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.reads_found IS 'Reads in the first count of the message, if that was on this day.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.read_num IS 'Members who had read it, as known at the end of the day; null if no count was ever known.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.unread_num IS 'Members who had not read it, as known at the end of the day.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.code IS 'Per-message code of the last snapshot of the day: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.code IS 'Code of the last snapshot of the day: 0 is success, 10062 no receipt.';
 
--- Trends ask for days of all messages. Rows come day by day, so that a summary of each stretch of pages finds them.
+-- Trends read days of all messages. Rows are inserted day by day, so a BRIN index finds them.
 CREATE INDEX message_receipts_daily_by_day ON receiptd.message_receipts_daily USING brin (day)
     WITH (pages_per_range = 32, autosummarize = on);
 
@@ -102,31 +101,31 @@ CREATE TABLE receiptd.poll_gaps (
     CONSTRAINT gaps_last CHECK (gap_from < gap_until)
 );
 
-COMMENT ON TABLE receiptd.poll_gaps IS 'Spans in which messages of a group were due and nothing was observed of them in time, once they have ended. Late polls that follow each other within 15 minutes, without one in time between them, are one gap; it has a row for each hour in which such polls were made. See the view poll_coverage.';
-COMMENT ON COLUMN receiptd.poll_gaps.group_key IS 'The group, see watched_groups.';
-COMMENT ON COLUMN receiptd.poll_gaps.gap_from IS 'When the first of its polls was due, or when the row of the hour before ends, if it goes on from there.';
-COMMENT ON COLUMN receiptd.poll_gaps.gap_until IS 'When the last of them was made.';
-COMMENT ON COLUMN receiptd.poll_gaps.messages IS 'How many messages it concerns: the most that were late at a time.';
-COMMENT ON COLUMN receiptd.poll_gaps.reason IS 'Class of the last failed call of the group in it, as in api_calls; not_polling: no call of the app was answered; waiting: others were polled, for the group was paused or more was due than the limit carries.';
+COMMENT ON TABLE receiptd.poll_gaps IS 'Ended time spans in which messages of a group were due but not observed in time. Late polls within 15 minutes of each other, without one in time between them, form one gap, with a row for each hour of such polls. See the view poll_coverage.';
+COMMENT ON COLUMN receiptd.poll_gaps.group_key IS 'Key of the group; see watched_groups.';
+COMMENT ON COLUMN receiptd.poll_gaps.gap_from IS 'Time when the first of its polls was due, or the end of the previous hour''s row if it continues that.';
+COMMENT ON COLUMN receiptd.poll_gaps.gap_until IS 'Time of the last of these polls.';
+COMMENT ON COLUMN receiptd.poll_gaps.messages IS 'Maximum number of messages that were late at the same time.';
+COMMENT ON COLUMN receiptd.poll_gaps.reason IS 'Class of the group''s last failed call in the gap, as in api_calls; not_polling: no call of the app was answered; waiting: other groups were polled, because the group was paused or more was due than the rate limit allows.';
 COMMENT ON COLUMN receiptd.poll_gaps.code IS 'Error code of that failed call.';
 
 -- The roll-up reads the gaps that ended in the last minutes.
 CREATE INDEX poll_gaps_by_end ON receiptd.poll_gaps (gap_until);
 
--- Appended to by flushes. The key is a number of its own, so that nobody waits for anybody here: with (sdk_app_id, hour) a flush
--- would wait for a roll-up that has deleted the same hour.
+-- Flushes append to it. The key is a separate number, so that there are no waits: with (sdk_app_id, hour) a flush would wait
+-- for a roll-up that has deleted the same hour.
 CREATE TABLE receiptd.rollup_redo (
     redo_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sdk_app_id bigint NOT NULL,
     hour       timestamptz NOT NULL
 );
 
-COMMENT ON TABLE receiptd.rollup_redo IS 'Internal: hours in which something was stored after they had been rolled up. The next roll-up does them again.';
+COMMENT ON TABLE receiptd.rollup_redo IS 'Internal: rolled-up hours with data stored later. The next roll-up repeats them.';
 COMMENT ON COLUMN receiptd.rollup_redo.redo_id IS 'Key of the row.';
-COMMENT ON COLUMN receiptd.rollup_redo.sdk_app_id IS 'The app.';
+COMMENT ON COLUMN receiptd.rollup_redo.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.rollup_redo.hour IS 'Beginning of the hour.';
 
--- Groups that the roll-up passed over, so that one of them does not stop all others.
+-- Groups skipped by the roll-up, so that one of them does not stop all others.
 CREATE TABLE receiptd.rollup_passed_over (
     group_key integer NOT NULL,
     hour      timestamptz NOT NULL,
@@ -138,16 +137,16 @@ CREATE TABLE receiptd.rollup_passed_over (
     PRIMARY KEY (group_key, hour)
 );
 
-COMMENT ON TABLE receiptd.rollup_passed_over IS 'Groups and hours that the database refused to roll up, with the reason: gaps and hourly rows may lack something of them. They are tried again every hour. It should stay empty.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.group_key IS 'The group, see watched_groups.';
+COMMENT ON TABLE receiptd.rollup_passed_over IS 'Groups and hours that the database refused to roll up, with the reason: their gaps and hourly rows may be incomplete. They are retried every hour. It should stay empty.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.group_key IS 'Key of the group; see watched_groups.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.hour IS 'Beginning of the hour.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.sqlstate IS 'Error code of the database.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.reason IS 'What the database said the last time.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.times IS 'How often it was refused.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.first_at IS 'When it was first refused.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.last_at IS 'When it was last refused.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.sqlstate IS 'SQLSTATE of the refusal.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.reason IS 'Error message of the latest refusal.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.times IS 'Number of refusals.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.first_at IS 'Time of the first refusal.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.last_at IS 'Time of the latest refusal.';
 
--- All tables with something of a group, in which order they are emptied. Those of a later migration are among them.
+-- All tables with rows of a group, in the order of deletion, including those of later migrations.
 CREATE FUNCTION receiptd.tables_of_groups() RETURNS TABLE (name regclass, parent regclass)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(i.inhrelid, c.oid)::regclass, c.oid::regclass
@@ -160,7 +159,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ORDER BY c.relname <> 'poll_slots', c.relname = 'watched_messages', c.relname = 'api_calls', c.relname, i.inhrelid
 $$;
 
-COMMENT ON FUNCTION receiptd.tables_of_groups() IS 'Internal: the tables and partitions that hold something of groups, but watched_groups, each with the table that it is part of.';
+COMMENT ON FUNCTION receiptd.tables_of_groups() IS 'Internal: the tables and partitions with rows of groups, except watched_groups, each with its parent table.';
 
 CREATE FUNCTION receiptd.count_group(sdk_app_id bigint, group_id text) RETURNS TABLE (table_name text, rows bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -179,9 +178,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.count_group(bigint, text) IS 'How many rows each table has of a group: what forget_group would delete. Example: SELECT * FROM receiptd.count_group(1400000000, ''@TGS#2TTV7VSII'') WHERE rows > 0.';
+COMMENT ON FUNCTION receiptd.count_group(bigint, text) IS 'Number of rows of a group in each table, which forget_group would delete. Example: SELECT * FROM receiptd.count_group(1400000000, ''@TGS#2TTV7VSII'') WHERE rows > 0.';
 
--- A call deletes a bounded number of rows, so that none holds locks for long or makes much log at once.
+-- A call deletes a bounded number of rows, so that it doesn't hold locks for long or write much WAL at once.
 CREATE FUNCTION receiptd.forget_group(sdk_app_id bigint, group_id text, at_most integer DEFAULT 10000) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -220,4 +219,4 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.forget_group(bigint, text, integer) IS 'Deletes everything of a group for good, some rows a call: call it until it returns 0. The group is unwatched first. Returns how many rows were deleted. Only the owner of the schema may call it. `receiptd forget` does all of it. Example: SELECT receiptd.forget_group(1400000000, ''@TGS#2TTV7VSII'').';
+COMMENT ON FUNCTION receiptd.forget_group(bigint, text, integer) IS 'Deletes everything about a group for good, a limited number of rows per call: call it until it returns 0. The group is unwatched first. Returns the number of deleted rows. Only the owner of the schema may call it. `receiptd forget` calls it until everything is deleted. Example: SELECT receiptd.forget_group(1400000000, ''@TGS#2TTV7VSII'').';

@@ -1,11 +1,11 @@
--- How an application watches: idempotent functions, usable from any language. receiptd_writer watches by them alone, so they run
+-- Watching from applications: idempotent functions, usable from any language. receiptd_writer has no other rights, so they run
 -- with the rights of their owner.
 --
 -- Locks: messages first, in the order of their seqs, and then their slots, in the order of their ids. So two calls never deadlock.
--- The daemon, which starts from slots, locks in the other order, and waits for nobody. watch_messages touches no active message
--- but to give it other labels.
+-- The daemon, which starts from slots, locks in the other order, and doesn't wait. watch_messages touches active messages only
+-- to change their labels.
 
--- Rights by app, which are off until this table has a row.
+-- Rights by app, which are off while this table is empty.
 CREATE TABLE receiptd.role_apps (
     role       regrole NOT NULL,
     sdk_app_id bigint NOT NULL,
@@ -14,11 +14,11 @@ CREATE TABLE receiptd.role_apps (
 );
 
 COMMENT ON TABLE receiptd.role_apps IS 'Which apps a role may use: its own rows and those of the roles it is a member of. Empty: every role may use all apps that its other rights allow. The owner of the schema may use all. Example: INSERT INTO receiptd.role_apps VALUES (''shop'', 1400000000).';
-COMMENT ON COLUMN receiptd.role_apps.role IS 'The role.';
+COMMENT ON COLUMN receiptd.role_apps.role IS 'Name of the role.';
 COMMENT ON COLUMN receiptd.role_apps.sdk_app_id IS 'SDKAppID of the Tencent Chat app that it may use.';
 
--- The role that asks is the one of SET ROLE, if there is one, else the one that logged in. Both hold within functions that run
--- as their owner, and SET ROLE only ever takes rights away.
+-- The calling role is that of SET ROLE, if any, else the one that logged in. Both are visible within functions that run as their
+-- owner, and SET ROLE can only take rights away.
 CREATE FUNCTION receiptd.apps_of_caller() RETURNS bigint[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -56,9 +56,9 @@ $$;
 
 COMMENT ON FUNCTION receiptd.require_app(bigint, integer) IS 'Internal: raises an error if the current role may not use the app, or names more messages in one call than the daemon allows.';
 
--- What is watched is the daemon's last count and what calls have added since, so that it costs little however much that is. The
--- bound on messages is exact but for calls that are open at the same time: they do not see, and so do not wait for, each other.
--- `messages` are those that the call has added.
+-- The number of watched messages is the daemon's last count plus those added since, which is cheap for any number. The limit on
+-- messages is exact except for concurrent calls, which do not see, and so do not wait for, each other. `messages` is the number
+-- that the call has added.
 CREATE FUNCTION receiptd.refuse_full_app(sdk_app_id bigint, messages integer DEFAULT 0) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -85,7 +85,7 @@ BEGIN
             INSERT INTO receiptd.watch_totals (sdk_app_id, messages)
                 VALUES (refuse_full_app.sdk_app_id, refuse_full_app.messages);
         END IF;
-        -- One statement, so that both are of one moment.
+        -- One statement, so that both have the same snapshot.
         SELECT a.active_messages - a.watched_at_count + (
             SELECT sum(t.messages) FROM receiptd.watch_totals t WHERE t.sdk_app_id = a.sdk_app_id
         ) INTO watched FROM receiptd.apps a WHERE a.sdk_app_id = refuse_full_app.sdk_app_id;
@@ -99,9 +99,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.refuse_full_app(bigint, integer) IS 'Internal: raises an error if the app watches more groups or, where messages were added, more messages than the daemon allows.';
+COMMENT ON FUNCTION receiptd.refuse_full_app(bigint, integer) IS 'Internal: raises an error if the app watches more groups or, after adding messages, more messages than the daemon allows.';
 
--- Labels are added to those that there are. A label that is given again replaces the old value, and null removes it.
+-- Labels are added to the existing ones. A new value replaces the old one, and null removes the label.
 CREATE FUNCTION receiptd.merged_labels(old jsonb, given jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -136,11 +136,11 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.merged_labels(jsonb, jsonb) IS 'Internal: labels with those that are given added. Raises an error if these are not an object of texts, numbers and truth values, or if they come to too much.';
+COMMENT ON FUNCTION receiptd.merged_labels(jsonb, jsonb) IS 'Internal: labels with the given ones added. Raises an error if these are not an object of strings, numbers and booleans, or if the result is too large.';
 
--- A session keeps the plans that it makes at its first calls, and those of tables that are empty then read them whole: without
--- enable_seqscan = off, here and below, ten thousand groups watched in one transaction took four times as long as they should,
--- and a hundred thousand nearly for ever.
+-- A session keeps the plans of its first calls, and a plan for an empty table scans it completely: without enable_seqscan = off,
+-- here and below, ten thousand groups watched in one transaction took four times as long as they should, and a hundred thousand
+-- nearly forever.
 CREATE FUNCTION receiptd.watch_group(
     sdk_app_id bigint,
     group_id text,
@@ -194,9 +194,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence that is given replaces the old one, null leaves it. Labels, such as {"branch": "north"}, are added to those that the group has; the value null removes one. A paused group stays paused.';
+COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence replaces the old one, null leaves it unchanged. Labels, such as {"branch": "north"}, are added to those of the group; the value null removes one. A paused group stays paused.';
 
--- Only rows whose labels change are written, and waited for.
+-- Only rows with changed labels are written, and waited for.
 CREATE FUNCTION receiptd.label_keys(group_keys integer[], msg_seqs bigint[], labels jsonb[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -215,7 +215,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.label_keys(integer[], bigint[], jsonb[]) IS 'Internal: adds labels to messages that are there, given by their keys; see watch_messages. The arrays are of one length.';
+COMMENT ON FUNCTION receiptd.label_keys(integer[], bigint[], jsonb[]) IS 'Internal: adds labels to existing messages, given by their keys; see watch_messages. The arrays have the same length.';
 
 CREATE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[], labels jsonb[])
 RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -226,10 +226,9 @@ DECLARE
 BEGIN
     IF latest > now() + interval '1 day' THEN
         RAISE EXCEPTION 'sent_at % is more than a day ahead', latest USING ERRCODE = 'datetime_field_overflow',
-            HINT = 'Leave it out for messages that were sent just now.';
+            HINT = 'Omit it for messages that were just sent.';
     END IF;
-    -- Messages that are watched are left alone, and so not waited for. The order keeps two calls for the same messages from
-    -- waiting for each other.
+    -- Active messages are not touched, and so not waited for. The order prevents deadlocks of two calls for the same messages.
     INSERT INTO receiptd.watched_messages AS w (group_key, msg_seq, sent_at, labels)
         SELECT DISTINCT ON (u.group_key, u.msg_seq) u.group_key, u.msg_seq, u.sent_at,
             CASE WHEN u.labels IS NOT NULL THEN receiptd.merged_labels(k.labels, u.labels) ELSE k.labels END
@@ -242,7 +241,7 @@ BEGIN
             SET state = 'active', labels = EXCLUDED.labels, closed_at = NULL, no_receipt_polls = 0, added_at = now(),
                 sent_at = least(w.sent_at, EXCLUDED.sent_at),
                 aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END,
-                -- Counts at an age are those at another time by now if it was sent earlier.
+                -- Counts at an age belong to another time if it was sent earlier.
                 read_15m = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_15m END,
                 unread_15m = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_15m END,
                 read_1h = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_1h END,
@@ -260,7 +259,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[]) IS 'Internal: watches messages of groups that are watched, given by their keys; see watch_messages. The arrays are of one length, but that of the labels may be null.';
+COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[]) IS 'Internal: watches messages of watched groups, given by their keys; see watch_messages. The arrays have the same length, but the labels may be null.';
 
 CREATE FUNCTION receiptd.watch_messages(
     sdk_app_id bigint,
@@ -281,7 +280,7 @@ BEGIN
         CASE WHEN watch_messages.labels IS NOT NULL THEN array_fill(watch_messages.labels, ARRAY[n]) END);
     IF added > 0 THEN
         PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, added::integer);
-        -- Somebody may have unwatched the group since it was looked at.
+        -- The group may have been unwatched in the meantime.
         UPDATE receiptd.watched_groups g SET state = 'active' WHERE g.group_key = key AND g.state = 'removed';
     END IF;
     RETURN added;
@@ -290,7 +289,7 @@ $$;
 
 COMMENT ON FUNCTION receiptd.watch_messages(bigint, text, bigint[], timestamptz, jsonb) IS 'Watches messages of a group, and the group with them. Returns how many were not being watched before. Idempotent: active messages are left as they are, but for their labels; closed ones are active again, polled as if they had been sent at the time given, while their sent_at stays the earliest that was given. Labels, such as {"campaign": "spring"}, are added to those that each message has; the value null removes one.';
 
--- Planned anew for each call: it names one message or a million.
+-- Planned for each call, since it may name one message or a million.
 CREATE FUNCTION receiptd.unwatch_messages(
     sdk_app_id bigint,
     group_id text,
@@ -307,7 +306,7 @@ DECLARE
     removed bigint;
 BEGIN
     PERFORM receiptd.require_app(unwatch_messages.sdk_app_id, coalesce(cardinality(unwatch_messages.msg_seqs), 0));
-    -- The messages first: nobody else gives one a slot or moves it while it is locked. So these are the slots that hold them.
+    -- The messages first: while they are locked, nobody else can assign or move them. So these are their slots.
     WITH locked AS (
         SELECT m.msg_seq, m.slot_id FROM receiptd.watched_messages m
         WHERE m.group_key = key AND m.state = 'active'
@@ -363,7 +362,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.unwatch_messages(bigint, text, bigint[]) IS 'Stops watching messages of a group, or all of them; their history stays. Returns how many were being watched.';
+COMMENT ON FUNCTION receiptd.unwatch_messages(bigint, text, bigint[]) IS 'Stops watching messages of a group, or all of them; their history stays. Returns how many were active.';
 
 CREATE FUNCTION receiptd.unwatch_group(sdk_app_id bigint, group_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -371,7 +370,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     removed bigint := receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
 BEGIN
-    -- Who has added messages meanwhile and is not done holds the group: these are then seen, and nobody adds any more.
+    -- An open transaction that adds messages has locked the group: after it they are visible, and no more can be added.
     PERFORM FROM receiptd.watched_groups g
         WHERE g.sdk_app_id = unwatch_group.sdk_app_id AND g.group_id = unwatch_group.group_id FOR UPDATE;
     removed := removed + receiptd.unwatch_messages(unwatch_group.sdk_app_id, unwatch_group.group_id);
@@ -381,7 +380,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.unwatch_group(bigint, text) IS 'Stops watching a group and all its messages; their history stays. Returns how many messages were being watched.';
+COMMENT ON FUNCTION receiptd.unwatch_group(bigint, text) IS 'Stops watching a group and all its messages; their history stays. Returns how many messages were active.';
 
 CREATE FUNCTION receiptd.pause_group(sdk_app_id bigint, group_id text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -395,7 +394,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.pause_group(bigint, text) IS 'Stops polling a group until it is resumed. True if it was being polled or quarantined.';
+COMMENT ON FUNCTION receiptd.pause_group(bigint, text) IS 'Stops polling a group until it is resumed. True if it was active or quarantined.';
 
 CREATE FUNCTION receiptd.resume_group(sdk_app_id bigint, group_id text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
