@@ -1,15 +1,15 @@
--- The watch list and the schedule: which messages of which groups are polled, by which call, and how many there may be.
+-- The watch list, the schedule, and the limits on what is watched.
 
 COMMENT ON SCHEMA receiptd IS 'Read receipts of Tencent Chat group messages and their history, kept by receiptd.';
 
--- receiptd has made this table before it applies the first migration.
+-- receiptd creates this table before it applies the first migration.
 COMMENT ON TABLE receiptd.schema_migrations IS 'Internal: the migrations that receiptd has applied to this schema.';
 COMMENT ON COLUMN receiptd.schema_migrations.version IS 'Number of the migration.';
-COMMENT ON COLUMN receiptd.schema_migrations.description IS 'What the migration is about.';
-COMMENT ON COLUMN receiptd.schema_migrations.installed_on IS 'When it was applied.';
-COMMENT ON COLUMN receiptd.schema_migrations.success IS 'Whether it was applied to the end.';
+COMMENT ON COLUMN receiptd.schema_migrations.description IS 'Subject of the migration.';
+COMMENT ON COLUMN receiptd.schema_migrations.installed_on IS 'Time when it was applied.';
+COMMENT ON COLUMN receiptd.schema_migrations.success IS 'Whether it was applied completely.';
 COMMENT ON COLUMN receiptd.schema_migrations.checksum IS 'Checksum of its text: an applied migration is never edited.';
-COMMENT ON COLUMN receiptd.schema_migrations.execution_time IS 'Nanoseconds it took.';
+COMMENT ON COLUMN receiptd.schema_migrations.execution_time IS 'Duration in nanoseconds.';
 
 CREATE TABLE receiptd.watched_groups (
     group_key    integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -40,21 +40,21 @@ CREATE TABLE receiptd.watched_groups (
     CONSTRAINT probe_at_is_finite CHECK (isfinite(probe_at))
 );
 
-COMMENT ON TABLE receiptd.watched_groups IS 'The groups whose messages are watched, one row per app and group.';
+COMMENT ON TABLE receiptd.watched_groups IS 'Watched groups, one row per app and group.';
 COMMENT ON COLUMN receiptd.watched_groups.group_key IS 'Short key of the group, used by all other tables.';
 COMMENT ON COLUMN receiptd.watched_groups.sdk_app_id IS 'SDKAppID of the Tencent Chat app that the group belongs to.';
-COMMENT ON COLUMN receiptd.watched_groups.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.watched_groups.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.watched_groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown. Others have no read receipts.';
-COMMENT ON COLUMN receiptd.watched_groups.cadence IS 'Name of the cadence in the config that says how often messages are polled; null for the default.';
-COMMENT ON COLUMN receiptd.watched_groups.labels IS 'What its owner notes about the group, as an object of texts, numbers and truth values: {"branch": "north"}. Null if nothing. It is never sent anywhere.';
+COMMENT ON COLUMN receiptd.watched_groups.cadence IS 'Name of the configured cadence, which sets how often messages are polled; null for the default.';
+COMMENT ON COLUMN receiptd.watched_groups.labels IS 'Labels of the group from its owner, an object of strings, numbers and booleans such as {"branch": "north"}; null if there are none. Never sent anywhere.';
 COMMENT ON COLUMN receiptd.watched_groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
-COMMENT ON COLUMN receiptd.watched_groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
-COMMENT ON COLUMN receiptd.watched_groups.state_reason IS 'Why the group is in its state, in words.';
-COMMENT ON COLUMN receiptd.watched_groups.refused_at IS 'When a quarantined group was last refused; null while it is not quarantined. When one is answered again, those that were refused with the same code within a minute of it are probed at once.';
-COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'When a quarantined group is tried again; null while it is not quarantined.';
-COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'When the group was first watched.';
-COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'When its type, cadence, labels or state last changed, or when it was added.';
-COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: the state or cadence changed and the schedule has not followed yet.';
+COMMENT ON COLUMN receiptd.watched_groups.state_code IS 'Tencent Chat''s error code that caused the quarantine.';
+COMMENT ON COLUMN receiptd.watched_groups.state_reason IS 'Reason for the state.';
+COMMENT ON COLUMN receiptd.watched_groups.refused_at IS 'Time when a quarantined group was last refused; null if it is not quarantined. When one is answered again, groups refused with the same code within a minute of it are probed immediately.';
+COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'Time when a quarantined group is probed; null if it is not quarantined.';
+COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'Time when the group was first watched.';
+COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'Time when its type, cadence, labels or state last changed, or when it was added.';
+COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: whether the state or cadence has changed and the schedule has not been updated yet.';
 
 -- Analysts name the group, and often not the app.
 CREATE INDEX watched_groups_by_id ON receiptd.watched_groups (group_id);
@@ -74,7 +74,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.note_reschedule() IS 'Internal: notes that the schedule has to follow a changed state or cadence, and clears what only quarantine has.';
+COMMENT ON FUNCTION receiptd.note_reschedule() IS 'Internal: marks a group with a changed state or cadence for rescheduling, and clears the columns of quarantine.';
 
 CREATE TRIGGER note_reschedule BEFORE UPDATE OF state, cadence ON receiptd.watched_groups FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.cadence IS DISTINCT FROM NEW.cadence)
@@ -87,7 +87,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.note_update() IS 'Internal: notes when a group or a message changed. By the clock and not by the beginning of the transaction, so that it is close to the commit.';
+COMMENT ON FUNCTION receiptd.note_update() IS 'Internal: sets updated_at of a changed group or message, by the clock and not the beginning of the transaction, so that it is close to the commit.';
 
 -- After note_reschedule, by its name.
 CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.watched_groups FOR EACH ROW
@@ -95,10 +95,10 @@ CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.watched_groups FOR EACH ROW
         IS DISTINCT FROM (NEW.group_type, NEW.cadence, NEW.labels, NEW.state, NEW.state_code, NEW.state_reason))
     EXECUTE FUNCTION receiptd.note_update();
 
--- A slot holds what is known of its messages, one element of each array a message: so a poll writes one row. What changes with
--- most polls comes first, so that the log has little of a row that changes little. The due time carries no index, and neither does
--- anything else that a poll updates: so its updates stay heap-only, and an analyst's long query, which keeps dead rows alive, can't
--- slow the schedule. A slot of 50 messages has 2.7 kB, stays in its page and is never toasted.
+-- A slot has the states of its messages, in arrays with one element per message, so that a poll writes one row. Columns that change
+-- with most polls come first, so that small changes write little WAL. No column that a poll updates has an index, including the due
+-- time: so updates stay heap-only, and an analyst's long query, which keeps dead rows alive, can't slow the schedule. A slot of 50
+-- messages has 2.7 kB, stays in its page and is never toasted.
 CREATE TABLE receiptd.poll_slots (
     group_key        integer NOT NULL,
     slot_id          bigint NOT NULL GENERATED BY DEFAULT AS IDENTITY,
@@ -133,7 +133,7 @@ CREATE TABLE receiptd.poll_slots (
         AND cardinality(no_receipt_polls) = cardinality(msg_seqs) AND cardinality(refused_since) = cardinality(msg_seqs))
 ) WITH (fillfactor = 50, toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0.05);
 
--- No plan asks how often a count stands in them. To count that took ten times as long as the rest of an ANALYZE, which comes each
+-- No plan uses statistics of array elements. Computing them took ten times as long as the rest of an ANALYZE, which runs every
 -- minute: with a million messages as much as all polls together.
 ALTER TABLE receiptd.poll_slots
     ALTER read_num SET STATISTICS 0,
@@ -148,31 +148,31 @@ ALTER TABLE receiptd.poll_slots
     ALTER no_receipt_polls SET STATISTICS 0,
     ALTER refused_since SET STATISTICS 0;
 
-COMMENT ON TABLE receiptd.poll_slots IS 'Internal: the schedule. One row is one call to be: messages of one group that are always polled together, with what is known of them.';
+COMMENT ON TABLE receiptd.poll_slots IS 'Internal: the schedule. One row is one future call: messages of one group that are always polled together, with their states.';
 COMMENT ON COLUMN receiptd.poll_slots.group_key IS 'Group of the slot.';
-COMMENT ON COLUMN receiptd.poll_slots.slot_id IS 'Key of the slot.';
-COMMENT ON COLUMN receiptd.poll_slots.version IS 'Counts up with every change, whatever makes it: what was decided on another version is decided anew.';
-COMMENT ON COLUMN receiptd.poll_slots.next_poll_at IS 'When the slot is due.';
-COMMENT ON COLUMN receiptd.poll_slots.last_polled_at IS 'When the last answer arrived for the slot; null if none did.';
-COMMENT ON COLUMN receiptd.poll_slots.known_until IS 'When the first answered attempt of that poll was sent: until then its messages are known, unless they say otherwise.';
-COMMENT ON COLUMN receiptd.poll_slots.last_called_at IS 'When the first attempt of the last poll was sent that is stored: by that a poll knows whether it is.';
-COMMENT ON COLUMN receiptd.poll_slots.quiet_polls IS 'How many polls in a row saw no change.';
-COMMENT ON COLUMN receiptd.poll_slots.failures IS 'How many polls in a row failed.';
+COMMENT ON COLUMN receiptd.poll_slots.slot_id IS 'Id of the slot.';
+COMMENT ON COLUMN receiptd.poll_slots.version IS 'Increases with every change. A decision on another version is made again.';
+COMMENT ON COLUMN receiptd.poll_slots.next_poll_at IS 'Time when the slot is due.';
+COMMENT ON COLUMN receiptd.poll_slots.last_polled_at IS 'Time when the last answer for the slot arrived; null if there was none.';
+COMMENT ON COLUMN receiptd.poll_slots.known_until IS 'Time when the first answered attempt of that poll was sent: its messages are known until then, unless they have their own time.';
+COMMENT ON COLUMN receiptd.poll_slots.last_called_at IS 'Time when the first attempt of the last stored poll was sent, by which a poll can tell whether it was stored.';
+COMMENT ON COLUMN receiptd.poll_slots.quiet_polls IS 'Number of polls in a row without a change.';
+COMMENT ON COLUMN receiptd.poll_slots.failures IS 'Number of failed polls in a row.';
 COMMENT ON COLUMN receiptd.poll_slots.read_num IS 'Latest known count of members who have read each message; null if none was ever known.';
 COMMENT ON COLUMN receiptd.poll_slots.unread_num IS 'Latest known count of members who have not read it.';
-COMMENT ON COLUMN receiptd.poll_slots.changed_at IS 'Poll at which these counts and this code were first seen.';
-COMMENT ON COLUMN receiptd.poll_slots.msg_seqs IS 'The messages: their numbers within the group. Each has one element in every other array.';
-COMMENT ON COLUMN receiptd.poll_slots.sent_at IS 'When it was sent, as in watched_messages.';
-COMMENT ON COLUMN receiptd.poll_slots.aged_from IS 'From when its age counts instead, as in watched_messages.';
-COMMENT ON COLUMN receiptd.poll_slots.first_polled_at IS 'First poll that told something of it.';
-COMMENT ON COLUMN receiptd.poll_slots.code IS 'Latest per-message code; null before the first poll.';
-COMMENT ON COLUMN receiptd.poll_slots.known_apart IS 'Until when it is known, where that is not known_until of the slot.';
-COMMENT ON COLUMN receiptd.poll_slots.no_receipt_polls IS 'How many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
-COMMENT ON COLUMN receiptd.poll_slots.refused_since IS 'Since when each poll that asked for this message alone was refused; null if the last one was not.';
+COMMENT ON COLUMN receiptd.poll_slots.changed_at IS 'Time of the poll that first saw these counts and this code.';
+COMMENT ON COLUMN receiptd.poll_slots.msg_seqs IS 'Numbers of the messages within the group. Each has one element in every other array.';
+COMMENT ON COLUMN receiptd.poll_slots.sent_at IS 'Time of sending, as in watched_messages.';
+COMMENT ON COLUMN receiptd.poll_slots.aged_from IS 'Start of its age instead, as in watched_messages.';
+COMMENT ON COLUMN receiptd.poll_slots.first_polled_at IS 'Time of the first poll with a receipt of it.';
+COMMENT ON COLUMN receiptd.poll_slots.code IS 'Latest code of the message; null before the first poll.';
+COMMENT ON COLUMN receiptd.poll_slots.known_apart IS 'Time until which it is known, if it differs from known_until of the slot.';
+COMMENT ON COLUMN receiptd.poll_slots.no_receipt_polls IS 'Number of polls in a row that found no receipt or, if refused_since is set, refused the message.';
+COMMENT ON COLUMN receiptd.poll_slots.refused_since IS 'Time since when each poll that asked for this message alone was refused; null if the last one was not.';
 
--- Only the seqs become rows, and an element of another array is read if its column is asked for: arrays that become rows together
--- took three times as long. Each element stands in a coalesce(), so that on the right of a LEFT JOIN PostgreSQL computes it before the
--- join. Without, it takes the arrays of a slot along with each message, through hash tables and sorts. So join it by LEFT JOIN.
+-- Only the seqs are unnested, and an element of another array is read if its column is selected: unnesting all arrays took three
+-- times as long. Each element is in a coalesce(), so that on the right of a LEFT JOIN PostgreSQL computes it before the join.
+-- Otherwise it carries the slot's arrays with each message through hash tables and sorts. So use a LEFT JOIN.
 CREATE VIEW receiptd.slot_messages AS
 SELECT s.group_key, s.slot_id, e.msg_seq, coalesce(s.sent_at[e.n]) AS sent_at, coalesce(s.read_num[e.n]) AS read_num,
     coalesce(s.unread_num[e.n]) AS unread_num, coalesce(s.code[e.n]) AS code,
@@ -184,25 +184,25 @@ SELECT s.group_key, s.slot_id, e.msg_seq, coalesce(s.sent_at[e.n]) AS sent_at, c
 FROM receiptd.poll_slots s
 CROSS JOIN LATERAL unnest(s.msg_seqs) WITH ORDINALITY AS e (msg_seq, n);
 
-COMMENT ON VIEW receiptd.slot_messages IS 'Internal: what the slots hold, one row a message.';
+COMMENT ON VIEW receiptd.slot_messages IS 'Internal: the contents of the slots, one row per message.';
 COMMENT ON COLUMN receiptd.slot_messages.group_key IS 'Group of the message.';
-COMMENT ON COLUMN receiptd.slot_messages.slot_id IS 'Slot that it is polled in.';
+COMMENT ON COLUMN receiptd.slot_messages.slot_id IS 'Slot of the message.';
 COMMENT ON COLUMN receiptd.slot_messages.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.slot_messages.sent_at IS 'When it was sent, as in watched_messages.';
+COMMENT ON COLUMN receiptd.slot_messages.sent_at IS 'Time of sending, as in watched_messages.';
 COMMENT ON COLUMN receiptd.slot_messages.read_num IS 'Latest known count of members who have read it.';
 COMMENT ON COLUMN receiptd.slot_messages.unread_num IS 'Latest known count of members who have not read it.';
-COMMENT ON COLUMN receiptd.slot_messages.code IS 'Latest per-message code; null before the first poll.';
-COMMENT ON COLUMN receiptd.slot_messages.first_polled_at IS 'First poll that told something of it.';
-COMMENT ON COLUMN receiptd.slot_messages.changed_at IS 'Poll at which these counts and this code were first seen.';
-COMMENT ON COLUMN receiptd.slot_messages.known_until IS 'Until when they are known to hold.';
-COMMENT ON COLUMN receiptd.slot_messages.known_apart IS 'The same, where it is not known_until of the slot.';
-COMMENT ON COLUMN receiptd.slot_messages.no_receipt_polls IS 'How many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
-COMMENT ON COLUMN receiptd.slot_messages.refused_since IS 'Since when each poll that asked for this message alone was refused.';
-COMMENT ON COLUMN receiptd.slot_messages.due_at IS 'When the next poll of it is due; null if its slot fails, or its last poll did not tell of it.';
+COMMENT ON COLUMN receiptd.slot_messages.code IS 'Latest code of the message; null before the first poll.';
+COMMENT ON COLUMN receiptd.slot_messages.first_polled_at IS 'Time of the first poll with a receipt of it.';
+COMMENT ON COLUMN receiptd.slot_messages.changed_at IS 'Time of the poll that first saw these counts and this code.';
+COMMENT ON COLUMN receiptd.slot_messages.known_until IS 'Time until which they are known to hold.';
+COMMENT ON COLUMN receiptd.slot_messages.known_apart IS 'The same, if it differs from known_until of the slot.';
+COMMENT ON COLUMN receiptd.slot_messages.no_receipt_polls IS 'Number of polls in a row that found no receipt or, if refused_since is set, refused the message.';
+COMMENT ON COLUMN receiptd.slot_messages.refused_since IS 'Time since when each poll that asked for this message alone was refused.';
+COMMENT ON COLUMN receiptd.slot_messages.due_at IS 'Time when its next poll is due; null if its slot fails, or if its last poll had no receipt of it.';
 
--- A message's one row for its whole life, from its watching until retention removes what is closed; then it is among the roll-ups.
--- A message that is watched again keeps its row: what is known of it, its milestones, and the time of its sending, by which analysts reckon. The time that is given then is the
--- one from which its age counts for its cadence: so it is polled as if it were as young as that.
+-- A message has one row for life, until retention removes it together with the roll-ups.
+-- A message that is watched again keeps its row: its state, its milestones, and its time of sending, which analytics depend on. The
+-- newly given time is the start of its age for the cadence, so it is polled as if it were that young.
 CREATE TABLE receiptd.watched_messages (
     group_key        integer NOT NULL,
     msg_seq          bigint NOT NULL,
@@ -265,45 +265,45 @@ CREATE TABLE receiptd.watched_messages (
         AND (read_7d IS NULL) = (unread_7d IS NULL))
 ) WITH (fillfactor = 85);
 
-COMMENT ON TABLE receiptd.watched_messages IS 'Every message that is or was watched, one row each, kept when its snapshots are dropped: its latest counts, how fast it was read, and how its watching ended. Analysts read latest_receipts, message_milestones and read_speed instead.';
+COMMENT ON TABLE receiptd.watched_messages IS 'All messages that are or were watched, one row each, kept when their snapshots are dropped: latest counts, milestones, and how watching ended. Analysts read latest_receipts, message_milestones and read_speed instead.';
 COMMENT ON COLUMN receiptd.watched_messages.group_key IS 'Group of the message.';
 COMMENT ON COLUMN receiptd.watched_messages.msg_seq IS 'Number of the message within its group, from 1.';
-COMMENT ON COLUMN receiptd.watched_messages.sent_at IS 'When the message was sent, as given to watch_messages, the earliest time if it was watched again; its age decides how often it is polled.';
-COMMENT ON COLUMN receiptd.watched_messages.aged_from IS 'Internal: from when its age counts instead, where it was watched again and said to be younger.';
-COMMENT ON COLUMN receiptd.watched_messages.added_at IS 'When the message was last put on the watch list.';
-COMMENT ON COLUMN receiptd.watched_messages.state IS 'active: polled. all_read: everybody has read it. no_receipt: it has no receipt. expired: older than its cadence. rejected: refused by Tencent Chat with receipt_code in several polls. removed: no longer watched.';
-COMMENT ON COLUMN receiptd.watched_messages.closed_at IS 'When polling of the message ended; null while it is active.';
-COMMENT ON COLUMN receiptd.watched_messages.slot_id IS 'Internal: the slot it is polled in, which holds what is known of it; null until it has one and when it is closed.';
-COMMENT ON COLUMN receiptd.watched_messages.read_num IS 'Latest known count of members who have read it; null if none was ever known. Where receipt_code is not 0, the count before.';
-COMMENT ON COLUMN receiptd.watched_messages.unread_num IS 'Latest known count of members who have not read it; null if none was ever known. Where receipt_code is not 0, the count before.';
-COMMENT ON COLUMN receiptd.watched_messages.receipt_code IS 'Latest per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.watched_messages.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.watched_messages.last_changed_at IS 'When the answer arrived that first showed the latest counts or code.';
-COMMENT ON COLUMN receiptd.watched_messages.known_until IS 'Internal: until when these counts are known to hold; null in a slot. See latest_receipts.known_until.';
-COMMENT ON COLUMN receiptd.watched_messages.no_receipt_polls IS 'Internal: how many polls in a row said that there is no receipt or, where refused_since is set, refused the message.';
-COMMENT ON COLUMN receiptd.watched_messages.refused_since IS 'Internal: since when each poll that asked for this message alone was refused; null if the last one was not.';
-COMMENT ON COLUMN receiptd.watched_messages.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
-COMMENT ON COLUMN receiptd.watched_messages.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
-COMMENT ON COLUMN receiptd.watched_messages.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.watched_messages.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.watched_messages.p80_read_after IS 'When the last attempt was sent that saw it read by fewer than 80 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.watched_messages.p80_read_by IS 'When the first answer arrived that saw it read by 80 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.watched_messages.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.watched_messages.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.watched_messages.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
-COMMENT ON COLUMN receiptd.watched_messages.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
-COMMENT ON COLUMN receiptd.watched_messages.read_15m IS 'Internal: read_num as it was known 15 minutes after sent_at, if it has changed since; else null, and read_num tells. See message_state.';
-COMMENT ON COLUMN receiptd.watched_messages.unread_15m IS 'Internal: the same of unread_num.';
-COMMENT ON COLUMN receiptd.watched_messages.read_1h IS 'Internal: the same of read_num, an hour after sent_at.';
-COMMENT ON COLUMN receiptd.watched_messages.unread_1h IS 'Internal: the same of unread_num.';
-COMMENT ON COLUMN receiptd.watched_messages.read_24h IS 'Internal: the same of read_num, a day after sent_at.';
-COMMENT ON COLUMN receiptd.watched_messages.unread_24h IS 'Internal: the same of unread_num.';
-COMMENT ON COLUMN receiptd.watched_messages.read_7d IS 'Internal: the same of read_num, seven days after sent_at.';
-COMMENT ON COLUMN receiptd.watched_messages.unread_7d IS 'Internal: the same of unread_num.';
-COMMENT ON COLUMN receiptd.watched_messages.labels IS 'What its owner notes about the message, as an object of texts, numbers and truth values: {"campaign": "spring", "arm": "B"}. Null if nothing. It is never sent anywhere.';
-COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: when its state, labels or time of sending last changed, or when it was added. Counts and milestones that a poll finds leave it: see messages.updated_at.';
+COMMENT ON COLUMN receiptd.watched_messages.sent_at IS 'Time of sending, as given to watch_messages; the earliest one if it was watched again. The age of the message decides how often it is polled.';
+COMMENT ON COLUMN receiptd.watched_messages.aged_from IS 'Internal: start of its age instead, if it was watched again with a later time of sending.';
+COMMENT ON COLUMN receiptd.watched_messages.added_at IS 'Time when the message was last added to the watch list.';
+COMMENT ON COLUMN receiptd.watched_messages.state IS 'active: polled. all_read: all members have read it. no_receipt: it has no receipt. expired: older than the end of its cadence. rejected: refused by Tencent Chat with receipt_code in several polls. removed: no longer watched.';
+COMMENT ON COLUMN receiptd.watched_messages.closed_at IS 'Time when polling of the message ended; null if it is active.';
+COMMENT ON COLUMN receiptd.watched_messages.slot_id IS 'Internal: the slot of the message, which has its state; null before it has one and after it is closed.';
+COMMENT ON COLUMN receiptd.watched_messages.read_num IS 'Latest known count of members who have read it; null if none was ever known. If receipt_code is not 0, the last count before.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_num IS 'Latest known count of members who have not read it; null if none was ever known. If receipt_code is not 0, the last count before.';
+COMMENT ON COLUMN receiptd.watched_messages.receipt_code IS 'Latest code of the message: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.watched_messages.first_polled_at IS 'Time when the first answer with a receipt of the message arrived.';
+COMMENT ON COLUMN receiptd.watched_messages.last_changed_at IS 'Time when the answer that first showed the latest counts or code arrived.';
+COMMENT ON COLUMN receiptd.watched_messages.known_until IS 'Internal: time until which these counts are known to hold; null in a slot. See latest_receipts.known_until.';
+COMMENT ON COLUMN receiptd.watched_messages.no_receipt_polls IS 'Internal: number of polls in a row that found no receipt or, if refused_since is set, refused the message.';
+COMMENT ON COLUMN receiptd.watched_messages.refused_since IS 'Internal: time since when each poll that asked for this message alone was refused; null if the last one was not.';
+COMMENT ON COLUMN receiptd.watched_messages.first_read_after IS 'Time when the last attempt that saw no reads was sent; null if the first one saw reads already.';
+COMMENT ON COLUMN receiptd.watched_messages.first_read_by IS 'Time when the first answer with reads arrived; null if there was none.';
+COMMENT ON COLUMN receiptd.watched_messages.half_read_after IS 'Time when the last attempt that saw it read by fewer than half was sent; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.watched_messages.half_read_by IS 'Time when the first answer that saw it read by half of read_num + unread_num arrived; null if there was none.';
+COMMENT ON COLUMN receiptd.watched_messages.p80_read_after IS 'Time when the last attempt that saw it read by fewer than 80 % was sent; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.watched_messages.p80_read_by IS 'Time when the first answer that saw it read by 80 % of read_num + unread_num arrived; null if there was none.';
+COMMENT ON COLUMN receiptd.watched_messages.p90_read_after IS 'Time when the last attempt that saw it read by fewer than 90 % was sent; null if the first one saw more already.';
+COMMENT ON COLUMN receiptd.watched_messages.p90_read_by IS 'Time when the first answer that saw it read by 90 % of read_num + unread_num arrived; null if there was none.';
+COMMENT ON COLUMN receiptd.watched_messages.all_read_after IS 'Time when the last attempt that did not see it read by all was sent; null if the first one did.';
+COMMENT ON COLUMN receiptd.watched_messages.all_read_by IS 'Time when the first answer that saw it read by all arrived; null if there was none.';
+COMMENT ON COLUMN receiptd.watched_messages.read_15m IS 'Internal: read_num as known 15 minutes after sent_at, if it has changed since; null if read_num still applies. See message_state.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_15m IS 'Internal: the same for unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.read_1h IS 'Internal: the same for read_num, an hour after sent_at.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_1h IS 'Internal: the same for unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.read_24h IS 'Internal: the same for read_num, a day after sent_at.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_24h IS 'Internal: the same for unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.read_7d IS 'Internal: the same for read_num, seven days after sent_at.';
+COMMENT ON COLUMN receiptd.watched_messages.unread_7d IS 'Internal: the same for unread_num.';
+COMMENT ON COLUMN receiptd.watched_messages.labels IS 'Labels of the message from its owner, an object of strings, numbers and booleans such as {"campaign": "spring", "arm": "B"}; null if there are none. Never sent anywhere.';
+COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: time when its state, labels or time of sending last changed, or when it was added. Polls don''t change it: see messages.updated_at.';
 
--- What is polled is a small part of what was, so that polling, slotting and counting go by indexes without closed messages.
+-- Active messages are few compared with closed ones, so polling, slotting and counting use indexes without the latter.
 CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
 CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
     WHERE slot_id IS NULL AND state = 'active';
@@ -314,15 +314,15 @@ CREATE INDEX watched_messages_by_time ON receiptd.watched_messages (sent_at);
 CREATE INDEX watched_messages_by_label ON receiptd.watched_messages USING gin (labels jsonb_path_ops)
     WHERE labels IS NOT NULL;
 
--- Polling writes none of these columns: an index on what it writes would make each of its updates write all indexes.
+-- Polling writes none of these columns: an index on a column that it writes would make each of its updates write all indexes.
 CREATE INDEX watched_messages_by_update ON receiptd.watched_messages (updated_at);
 
 CREATE TRIGGER note_update BEFORE UPDATE OF state, labels, sent_at ON receiptd.watched_messages FOR EACH ROW
     WHEN ((OLD.state, OLD.labels, OLD.sent_at) IS DISTINCT FROM (NEW.state, NEW.labels, NEW.sent_at))
     EXECUTE FUNCTION receiptd.note_update();
 
--- A row per app with a daemon: what the functions that applications call can't read in the daemon's configuration. A roll-up
--- locks the row of its app, so that there is one at a time.
+-- A row per app with a daemon: configured values for the functions that applications call. A roll-up locks the row of its app, so
+-- that there is one at a time.
 CREATE TABLE receiptd.apps (
     sdk_app_id          bigint PRIMARY KEY,
     max_messages_a_call integer,
@@ -336,19 +336,19 @@ CREATE TABLE receiptd.apps (
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
 );
 
-COMMENT ON TABLE receiptd.apps IS 'Internal: the apps that a daemon polls, with the bounds of its configuration and its last count. Written by the daemon.';
+COMMENT ON TABLE receiptd.apps IS 'Internal: the apps that a daemon polls, with its configured limits and its last counts. Written by the daemon.';
 COMMENT ON COLUMN receiptd.apps.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.apps.max_messages_a_call IS 'Maximum number of messages in one call of watch_messages or unwatch_messages.';
-COMMENT ON COLUMN receiptd.apps.max_active_messages IS 'Maximum number of messages that are polled at a time.';
+COMMENT ON COLUMN receiptd.apps.max_active_messages IS 'Maximum number of active messages.';
 COMMENT ON COLUMN receiptd.apps.max_groups IS 'Maximum number of watched groups.';
-COMMENT ON COLUMN receiptd.apps.active_messages IS 'Number of watched messages at the last count.';
-COMMENT ON COLUMN receiptd.apps.watched_at_count IS 'Sum of watch_totals.messages at the last count: what is more was watched since.';
-COMMENT ON COLUMN receiptd.apps.groups IS 'Number of watched groups at the last count, those that were removed left out.';
+COMMENT ON COLUMN receiptd.apps.active_messages IS 'Number of active messages at the last count.';
+COMMENT ON COLUMN receiptd.apps.watched_at_count IS 'Sum of watch_totals.messages at the last count: the difference was watched since.';
+COMMENT ON COLUMN receiptd.apps.groups IS 'Number of watched groups at the last count, without removed ones.';
 COMMENT ON COLUMN receiptd.apps.last_group_key IS 'Highest group_key at the last count.';
 COMMENT ON COLUMN receiptd.apps.counted_at IS 'Time of the last count that differed from the one before.';
 
--- How many messages were watched in all, in as many rows of an app as calls were open at a time: each adds to one that no
--- other has locked.
+-- Total number of watched messages, in as many rows per app as there were concurrent calls: each adds to one that no other has
+-- locked.
 CREATE TABLE receiptd.watch_totals (
     sdk_app_id bigint NOT NULL,
     total_id   bigint GENERATED ALWAYS AS IDENTITY,
@@ -357,7 +357,7 @@ CREATE TABLE receiptd.watch_totals (
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
 );
 
-COMMENT ON TABLE receiptd.watch_totals IS 'Internal: how many messages calls have added to the watch list since the daemon first noted the bounds of the app. The sum over the rows of an app counts.';
+COMMENT ON TABLE receiptd.watch_totals IS 'Internal: number of messages added to the watch list since the daemon first stored the app''s limits, as the sum over the app''s rows.';
 COMMENT ON COLUMN receiptd.watch_totals.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.watch_totals.total_id IS 'Key of the row.';
-COMMENT ON COLUMN receiptd.watch_totals.messages IS 'Number of messages that calls have added by this row.';
+COMMENT ON COLUMN receiptd.watch_totals.messages IS 'Number of messages counted in this row.';
