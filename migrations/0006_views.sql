@@ -127,7 +127,7 @@ COMMENT ON COLUMN receiptd.latest_receipts.group_labels IS 'What its owner notes
 
 CREATE VIEW receiptd.receipt_history AS
 SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
-    h.prior_read_num, h.source, h.group_key, m.labels, g.labels AS group_labels
+    h.prior_read_num, CASE WHEN h.is_webhook THEN 'webhook' ELSE 'poll' END AS source, h.group_key, m.labels, g.labels AS group_labels
 FROM receiptd.receipt_snapshots h
 JOIN receiptd.watched_groups g USING (group_key)
 -- For the labels alone.

@@ -96,6 +96,8 @@ pub struct Partition {
     pub stage: Stage,
     /// Whether retention has begun its removal, or was about to; otherwise an operator is detaching it to keep it.
     pub is_marked: bool,
+    /// Whether it was rewritten in the order of its key, or is empty.
+    pub is_in_order: bool,
     /// Size on disk including indexes, in bytes.
     pub bytes: i64,
     /// Number of rows, by the database's estimate; `None` if there is none.
@@ -122,6 +124,18 @@ pub enum Verdict {
     KeepUntilRolledUp,
     /// Drop it.
     Drop,
+}
+
+/// How long a day is left alone after its end before it is rewritten: what is stored late comes mostly within that.
+const SETTLED_AFTER: TimeDelta = TimeDelta::days(1);
+
+impl Partition {
+    /// Whether it is time to rewrite it in the order of its key.
+    pub fn is_to_rewrite(&self, rolled_up_until: Option<Timestamp>, now: Timestamp) -> bool {
+        (self.table, self.stage, self.is_in_order) == (Table::Snapshots, Stage::Attached, false)
+            && self.end() + SETTLED_AFTER <= now
+            && rolled_up_until.is_some_and(|until| self.end() <= until)
+    }
 }
 
 impl Retention {
@@ -160,7 +174,7 @@ mod tests {
     }
 
     fn partition(table: Table, number: u32, stage: Stage) -> Partition {
-        Partition { table, day: day(number), stage, is_marked: true, bytes: 1, rows: None }
+        Partition { table, day: day(number), stage, is_marked: true, is_in_order: false, bytes: 1, rows: None }
     }
 
     fn at(text: &str) -> Timestamp {
@@ -192,6 +206,19 @@ mod tests {
                 Verdict::Keep,
                 "what others detach is theirs"
             );
+        }
+    }
+
+    #[test]
+    fn a_day_of_snapshots_is_rewritten_once_when_it_is_over_and_rolled_up() {
+        let (noon, rolled_up) = (at("2026-11-12T00:00:00Z"), Some(at("2026-11-11T00:00:00Z")));
+        let whole = partition(Table::Snapshots, 10, Stage::Attached);
+        assert!(whole.is_to_rewrite(rolled_up, noon));
+        assert!(!whole.is_to_rewrite(rolled_up, noon - TimeDelta::seconds(1)), "late rows still come");
+        assert!(!whole.is_to_rewrite(Some(at("2026-11-10T23:00:00Z")), noon) && !whole.is_to_rewrite(None, noon));
+        assert!(!Partition { is_in_order: true, ..whole.clone() }.is_to_rewrite(rolled_up, noon));
+        for other in [partition(Table::Calls, 10, Stage::Attached), partition(Table::Snapshots, 10, Stage::Detaching)] {
+            assert!(!other.is_to_rewrite(rolled_up, noon));
         }
     }
 

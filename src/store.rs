@@ -18,6 +18,7 @@ mod partitions;
 mod planning;
 mod recorder;
 mod retention;
+mod rewrite;
 mod rollup;
 mod schema;
 mod seed;
@@ -63,6 +64,7 @@ pub use self::{
     overview::Overview,
     planning::LastDay,
     recorder::{Recorder, RecorderSettings},
+    rewrite::Rewritten,
     schema::SchemaError,
     seed::Seed,
     slotting::{FIRST, MessageKey, Slotted},

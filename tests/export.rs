@@ -27,12 +27,12 @@ const ROWS: &str = r#"
     INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
     VALUES (1400000000, 'b'), (1400000000, 'a "quoted", one'), (1400000001, 'other');
     INSERT INTO receiptd.receipt_snapshots
-        (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num, source)
+        (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num, is_webhook)
     SELECT g.group_key, r.* FROM receiptd.watched_groups g, (VALUES
-        (7, timestamptz '2026-11-01 00:00:00+00', 0, 3, 0, NULL::timestamptz, NULL::integer, 'poll'),
-        (7, '2026-11-01 23:59:59.999999+00', 1, 2, 0, '2026-11-01 23:58:59.5+00', 0, 'poll'),
-        (7, '2026-11-02 00:00:00+00', 3, 0, 0, '2026-11-01 23:59:59.999999+00', 1, 'webhook'),
-        (4294967295, '2026-11-03 12:00:00+00', NULL, NULL, 10062, NULL, NULL, 'poll')
+        (7, timestamptz '2026-11-01 00:00:00+00', 0, 3, 0, NULL::timestamptz, NULL::integer, false),
+        (7, '2026-11-01 23:59:59.999999+00', 1, 2, 0, '2026-11-01 23:58:59.5+00', 0, false),
+        (7, '2026-11-02 00:00:00+00', 3, 0, 0, '2026-11-01 23:59:59.999999+00', 1, true),
+        (4294967295, '2026-11-03 12:00:00+00', NULL, NULL, 10062, NULL, NULL, false)
     ) AS r;
     INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num, receipt_code,
         first_polled_at, last_changed_at, known_until, first_read_after, first_read_by, half_read_after, half_read_by,
@@ -295,7 +295,7 @@ async fn an_export_that_fails_leaves_no_file_and_one_that_was_killed_is_begun_an
     database.psql(
         "CREATE OR REPLACE VIEW receiptd.receipt_history AS
          SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
-            (1 / (h.msg_seq - 4294967295))::integer AS prior_read_num, h.source, h.group_key,
+            (1 / (h.msg_seq - 4294967295))::integer AS prior_read_num, 'poll'::text AS source, h.group_key,
             NULL::jsonb AS labels, NULL::jsonb AS group_labels
          FROM receiptd.receipt_snapshots h JOIN receiptd.watched_groups g USING (group_key)",
     );

@@ -38,10 +38,14 @@ async fn remove(config: &Config, store: &Store) -> anyhow::Result<()> {
     if let Some(doubt) = store.clock().doubt() {
         bail!("nothing was removed: {doubt}");
     }
-    let Removed { partitions, bytes, waiting, rows } = enforce(store, &config.retention, store.clock().now()).await?;
+    let Removed { partitions, bytes, waiting, rewritten, rows } =
+        enforce(store, &config.retention, store.clock().now()).await?;
     let mut out = stdout();
     let (partitions, rows) = (counted(partitions, "partition"), counted(rows, "row"));
     writeln!(out, "Dropped {partitions} ({}) and deleted {rows} of roll-ups.", size(bytes))?;
+    if rewritten > 0 {
+        writeln!(out, "Rewrote {} of snapshots in the order of messages.", counted(rewritten, "day"))?;
+    }
     if waiting > 0 {
         writeln!(
             out,

@@ -4,8 +4,8 @@
 use super::rollup::catch_up;
 use crate::{
     domain::Timestamp,
-    retention::{Retention, Verdict},
-    store::{Store, StoreError},
+    retention::{Partition, Retention, Verdict},
+    store::{Rewritten, Store, StoreError},
 };
 
 /// The result of one run.
@@ -17,6 +17,8 @@ pub struct Removed {
     pub bytes: i64,
     /// Expired partitions that wait to be rolled up or for readers.
     pub waiting: u64,
+    /// Number of days of snapshots that were rewritten in the order of their key.
+    pub rewritten: u64,
     /// Number of hourly rows, gaps, messages and message days.
     pub rows: u64,
 }
@@ -40,7 +42,12 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
     let mut removed = Removed::default();
     for partition in store.partitions().await? {
         match retention.verdict(&partition, rolled_up_until, now) {
-            Verdict::Keep => store.keep_partition(&partition).await?,
+            Verdict::Keep => {
+                store.keep_partition(&partition).await?;
+                if partition.is_to_rewrite(rolled_up_until, now) {
+                    removed.rewritten += u64::from(rewrite(store, &partition).await);
+                }
+            }
             Verdict::KeepUntilRolledUp => removed.waiting += 1,
             Verdict::Drop if store.drop_partition(&partition).await? => {
                 tracing::info!(partition = partition.name(), bytes = partition.bytes, "dropped an old partition");
@@ -50,6 +57,7 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
             Verdict::Drop => removed.waiting += 1,
         }
     }
+    store.analyze_tables().await?;
     if let Some(kept) = retention.rollups {
         removed.rows = store.delete_rollups(now - kept).await?;
     }
@@ -57,4 +65,39 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
         removed.rows += store.delete_message_days(now - kept).await?;
     }
     Ok(removed)
+}
+
+/// Rewrites a day in the order of its key. If that fails, the next run tries again; until then the day is larger and slower
+/// to read.
+async fn rewrite(store: &Store, partition: &Partition) -> bool {
+    let partition_name = partition.name();
+    match store.rewrite_day(partition.day).await {
+        Ok(Rewritten::Done { rows }) => {
+            tracing::info!(
+                partition = partition_name,
+                rows,
+                bytes = partition.bytes,
+                "rewrote a day in the order of its messages"
+            );
+            return true;
+        }
+        Ok(Rewritten::Spoiled) => {
+            tracing::info!(
+                partition = partition_name,
+                "a day was written into while it was being rewritten: it waits for the next night"
+            );
+        }
+        Ok(Rewritten::Held) => {
+            tracing::info!(
+                partition = partition_name,
+                "a day is locked or read for long, and waits for the next night to be rewritten"
+            );
+        }
+        Err(error) => {
+            metrics::counter!("receiptd_job_failures_total").increment(1);
+            let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+            tracing::error!(error = cause, partition = partition_name, advice, "a day can't be rewritten");
+        }
+    }
+    false
 }

@@ -91,8 +91,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
-        let partitions = query_as::<(bool, NaiveDate, Option<bool>, bool, i64, i64)>(
+        let partitions = query_as::<(bool, NaiveDate, Option<bool>, bool, bool, i64, i64)>(
             "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending, is_marked,
+                coalesce(obj_description(c.oid, 'pg_class') LIKE '%, in the order of messages.', false)
+                    OR pg_relation_size(c.oid) = 0,
                 pg_total_relation_size(c.oid), c.reltuples::bigint
              FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
              JOIN pg_class p ON p.oid = to_regclass('receiptd.' || left(c.relname, -9)) AND p.relowner = c.relowner
@@ -104,7 +106,7 @@ impl Store {
         )
         .bind(MARK)
         .bind(SCHEMA);
-        let partition = |(is_snapshots, day, is_detaching, is_marked, bytes, rows)| Partition {
+        let partition = |(is_snapshots, day, is_detaching, is_marked, is_in_order, bytes, rows)| Partition {
             table: if is_snapshots { Table::Snapshots } else { Table::Calls },
             day,
             stage: match is_detaching {
@@ -113,6 +115,7 @@ impl Store {
                 None => Stage::Detached,
             },
             is_marked,
+            is_in_order,
             bytes,
             rows: Some(rows).filter(|rows| *rows >= 0),
         };

@@ -21,6 +21,7 @@ mod operators;
 mod partitions;
 mod prometheus;
 mod retention;
+mod rewriting;
 #[path = "../daemon/rig.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rig;
