@@ -1,6 +1,6 @@
 -- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: gaps that ended in the span and reach into earlier
--- hours count there. By now it is known which of the messages that became a day old in them had read rates then: those in which the
--- next poll saw the same.
+-- hours are subtracted there. It is now also known which of the messages that became a day old in those hours had read rates:
+-- those for which the next poll saw the same counts.
 INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog, coverage, messages_aged_24h,
     median_read_rate_24h, p90_read_rate_24h)
 SELECT covered.group_key, covered.hour, last.messages_active, last.unread_backlog, covered.coverage, aged.messages, aged.median,
@@ -22,7 +22,7 @@ FROM (
     ) gaps
     GROUP BY hours.group_key, hours.hour
 ) covered
--- Hours without a row get one, if the group had messages in them.
+-- Hours without a row get one if the group had messages in them.
 CROSS JOIN LATERAL (
     SELECT h.hour, h.messages_active, h.unread_backlog FROM receiptd.group_receipts_hourly h
     WHERE h.group_key = covered.group_key AND h.hour <= covered.hour ORDER BY h.hour DESC LIMIT 1

@@ -1,5 +1,5 @@
--- $1 app, $2 UTC midnight, $3 the next one, $4 unused, groups from $5 to $6 without $7: one row for each message of which snapshots were
--- stored in the day. What one had stays: snapshots only come.
+-- $1 app, $2 UTC midnight, $3 the next one, $4 unused, groups from $5 to $6 without $7: one row for each message with snapshots in
+-- the day. Existing rows stay, since snapshots are only added.
 INSERT INTO receiptd.message_receipts_daily AS d (group_key, day, msg_seq, first_seen_at, last_seen_at, reads_gained, reads_lost,
     reads_found, read_num, unread_num, code)
 SELECT group_key, ($2::timestamptz AT TIME ZONE 'UTC')::date, msg_seq, s.first_seen_at, s.last_seen_at, s.gained, s.lost, s.found,
@@ -16,7 +16,7 @@ FROM (
     GROUP BY group_key, msg_seq
 ) s
 JOIN receiptd.receipt_snapshots last USING (group_key, msg_seq)
--- Where the receipt had ended, the counts that were known last.
+-- If the receipt had ended, the last known counts.
 LEFT JOIN LATERAL (
     SELECT c.read_num, c.unread_num FROM receiptd.receipt_snapshots c
     WHERE last.read_num IS NULL AND c.group_key = last.group_key AND c.msg_seq = last.msg_seq AND c.read_num IS NOT NULL
@@ -34,5 +34,5 @@ ORDER BY group_key, msg_seq
 ON CONFLICT (group_key, msg_seq, day) DO UPDATE SET first_seen_at = EXCLUDED.first_seen_at, last_seen_at = EXCLUDED.last_seen_at,
     reads_gained = EXCLUDED.reads_gained, reads_lost = EXCLUDED.reads_lost, reads_found = EXCLUDED.reads_found,
     read_num = EXCLUDED.read_num, unread_num = EXCLUDED.unread_num, code = EXCLUDED.code
--- A day done again for one message writes that one alone.
+-- Repeating a day for one message only writes that one.
 WHERE d.* IS DISTINCT FROM EXCLUDED.*

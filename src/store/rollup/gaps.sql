@@ -1,7 +1,7 @@
--- $1 app, $2 hour, $3 until, groups from $5 to $6 without $7: the gaps that ended in the hour: polls that were made more than a
--- minute after they were due. Within a group they are one where they overlap, or where at most 15 minutes and no poll in time
--- lie between them. One that goes on from the hour before begins where that one ended, so that the view poll_coverage joins
--- them: it does not matter where an hour was cut.
+-- $1 app, $2 hour, $3 until, groups from $5 to $6 without $7: the gaps that ended in the hour: polls made more than a minute
+-- after they were due. Within a group they form one gap if they overlap, or if at most 15 minutes and no poll in time are between
+-- them. A gap that continues one of the hour before begins where that ended, so that the view poll_coverage joins them: it does
+-- not matter where an hour was cut.
 WITH late AS (
     SELECT c.group_key, c.due_at, c.called_at, c.messages_answered
     FROM receiptd.api_calls c
@@ -27,7 +27,7 @@ WITH late AS (
     WHERE c.called_at >= $2 - interval '15 minutes' AND c.called_at < $3 AND c.messages_answered > 0
         AND c.group_key IN (SELECT group_key FROM late)
 ), placed AS (
-    -- Between two of them only polls in time can lie: those that came late make them up.
+    -- Only polls in time can be between two of them, since the late ones form the gaps.
     SELECT group_key, gap_from, gap_until, messages, prior_until, coalesce(gap_from <= prior_until + interval '15 minutes'
         AND (polled_at <= prior_until OR polled_at IS NULL), false) AS goes_on
     FROM (
@@ -42,12 +42,12 @@ WITH late AS (
     FROM placed
 ), gaps AS (
     SELECT group_key, min(gap_from) AS gap_from, max(gap_until) AS gap_until, least(max(messages), 2147483647) AS messages,
-        -- Not its last quarter, in which others may have been called after a stop, before this group's turn came.
+        -- Without its last quarter, in which others may have been called after a stop, before this group's turn.
         max(gap_until) - (max(gap_until) - min(gap_from)) / 4 AS told_until
     FROM joined GROUP BY group_key, number
 ), answered AS (
-    -- When others were polled meanwhile: for the last hours to some seconds, for earlier ones to the hour. All calls of a long
-    -- gap would be too many to read.
+    -- When others were polled meanwhile: exact to seconds for the last hours, and to the hour for earlier ones. All calls of a
+    -- long gap would be too many to read.
     SELECT DISTINCT date_bin('15 seconds', c.called_at, '2000-01-01Z') AS began,
         date_bin('15 seconds', c.called_at, '2000-01-01Z') + interval '15 seconds' AS ended
     FROM receiptd.api_calls c

@@ -1,5 +1,5 @@
--- $1 app, $2 the latest time that is not in the future, $3 now: what was seen of messages that are not polled any more at times in
--- the future was seen by now. Others get their true times by the next poll that tells.
+-- $1 app, $2 the latest time that is not in the future, $3 now: observations of closed messages in the future are
+-- dated by now. Active messages get their true times from the next poll with a receipt.
 UPDATE receiptd.watched_messages m SET
     first_polled_at = least(m.first_polled_at, $3), last_changed_at = least(m.last_changed_at, $3),
     known_until = least(m.known_until, $3),

@@ -1,5 +1,5 @@
--- $1 app, $2 the latest time that is not in the future, $3 until when the roll-up may be done. Gaps that end in the future say
--- that nothing was polled since they began: from there on it is done again, and what was noted to be done again is included.
+-- $1 app, $2 the latest time that is not in the future, $3 the latest end of the roll-up. Gaps that end in the future mean
+-- that nothing was polled since they began: the roll-up continues from there, including the hours noted for repetition.
 WITH future_gaps AS (
     DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
     WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until > $2

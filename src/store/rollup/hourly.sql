@@ -1,5 +1,5 @@
--- $1 app, $2 hour, $3 its end, $4 rolled up until, groups from $5 to $6 without $7: one row for each group in which something
--- happened in the hour, or that ends it with other messages or unread counts than its last row says.
+-- $1 app, $2 hour, $3 its end, $4 rolled up until, groups from $5 to $6 without $7: one row for each group with activity in the
+-- hour, or with other messages or unread counts at its end than in the group's last row.
 WITH reckoned AS MATERIALIZED (
     SELECT g.group_key, coalesce(sent.messages, 0) AS messages_sent, coalesce(alive.messages, 0) AS messages_active,
         coalesce(reads.gained, 0) AS reads_gained, reads.by_quarter, coalesce(reads.lost, 0) AS reads_lost, coalesce(reads.found, 0) AS reads_found,
@@ -80,7 +80,7 @@ WITH reckoned AS MATERIALIZED (
             OR (coalesce(alive.messages, 0), coalesce(alive.unread, 0))
                 <> (coalesce(last.messages_active, 0), coalesce(last.unread_backlog, 0)))
 ), kept AS (
-    -- Where an hour is done again, a later one without a row keeps what it was told by the row before it.
+    -- If an hour is repeated, a later one without a row keeps the values that it took from the row before it.
     INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog)
     SELECT group_key, $3, last_active, last_unread FROM reckoned
     WHERE $3 < date_trunc('hour', $4::timestamptz, 'UTC') AND (messages_active, unread_backlog) <> (last_active, last_unread)

@@ -12,7 +12,7 @@ FROM (
 JOIN receiptd.message_state m ON m.group_key = late.group_key AND m.sent_at >= late.hour
     AND m.sent_at < late.hour + interval '1 hour'
 LEFT JOIN LATERAL (
-    -- A row that is new here says of the end of its hour what was said of it without a row.
+    -- A new row has the values at the end of its hour that applied without a row.
     SELECT l.messages_active, l.unread_backlog FROM receiptd.group_receipts_hourly l
     WHERE l.group_key = late.group_key AND l.hour < late.hour ORDER BY l.hour DESC LIMIT 1
 ) last ON true

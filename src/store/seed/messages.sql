@@ -1,7 +1,7 @@
 -- $1 app, $2 groups, $3 messages in all, $4 days, $5 members of a group on average, $6 until when, $7 and $8 the first and
 -- the last of the messages, counted from 0: the messages and their snapshots, as a daemon would have left them.
 --
--- Chance is a hash of the message's number: the same arguments give the same history, on every machine.
+-- Random numbers are hashes of the message's number: the same arguments give the same history on every machine.
 WITH parts AS (
     SELECT n, n % $2 + 1 AS g, n / $2 + 1 AS msg_seq, n * $4 / $3 AS day, n * $4 % $3 / $3::double precision AS of_day,
         ('x' || substr(md5(n::text), 1, 8))::bit(32)::bigint / 4294967296.0 AS luck,
@@ -18,7 +18,7 @@ WITH parts AS (
     FROM parts p
     JOIN receiptd.watched_groups w ON w.sdk_app_id = $1 AND w.group_id = 'class-' || p.g
 ), messages AS (
-    -- Some are never read, some by all; every fifth group grows quiet.
+    -- Some are never read, some by all; every fifth group goes quiet.
     SELECT s.*, CASE WHEN s.luck < 0.02 THEN 0 ELSE least(s.members, (s.members * (0.35 + 0.5 * s.zeal + 0.3 * s.luck)
             * CASE WHEN s.g % 5 = 3 THEN 1 - 0.6 * s.day / $4 ELSE 1 END)::integer) END AS readers,
         s.sent_at + (5 + 50 * s.haste) * interval '1 second' AS first_poll,
@@ -43,11 +43,11 @@ WITH parts AS (
 ), stored AS (
     INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at,
         prior_read_num)
-    -- In the order of time, about, as they would have come.
+    -- Approximately in order of time, as they would have arrived.
     SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num FROM snapshots ORDER BY polled_at
     RETURNING 1
 ), latest AS (
-    -- Counts only rise here, so the greatest are the last ones.
+    -- Counts only rise here, so the largest are the last ones.
     SELECT group_key, msg_seq, min(polled_at) AS first_polled_at, max(polled_at) AS last_changed_at,
         max(read_num) AS read_num, min(unread_num) AS unread_num,
         nullif(min(since) FILTER (WHERE read_num > 0), '-infinity') AS first_after,
