@@ -13,7 +13,6 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock,
     counted::counted,
     domain::Bounds,
     log_throttle::LogThrottle,
@@ -70,7 +69,8 @@ pub(super) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: 
         metrics::gauge!("receiptd_clock_offset_seconds").set(clock.ahead().as_seconds_f64());
         metrics::gauge!("receiptd_clock_is_doubted").set(f64::from(u8::from(doubt.is_some())));
         match doubt {
-            Some(doubt) if trouble.happened(clock::uptime()).is_some() => {
+            // The clock of the sleep below, which tests can advance.
+            Some(doubt) if trouble.happened(tokio::time::Instant::now().into_std()).is_some() => {
                 tracing::error!(offset_seconds = clock.ahead().as_seconds_f64(), "{doubt}");
             }
             None if trouble.is_over() => {
