@@ -158,7 +158,7 @@ async fn class_group_fault_10010_quarantines_the_group_and_it_can_be_resumed() {
     .await
     .unwrap();
     assert_eq!((code, is_probed), (10010, true), "once a day");
-    assert!(reason.contains("does not exist"), "{reason}");
+    assert!(reason.contains("doesn't exist"), "{reason}");
     rig.until("(SELECT count(*) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'other') >= 3").await;
     assert!(
         rig.count("receiptd.api_calls WHERE class = 'group_fault'").await <= 4,
@@ -372,7 +372,7 @@ async fn class_incomplete_is_an_answer_that_tells_of_nothing_and_is_polled_by_th
     rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 3").await;
     assert_eq!(first_calls(&rig, 3).await, "incomplete 0, incomplete 0, incomplete 0");
     let error: String = rig.value("SELECT DISTINCT error FROM receiptd.api_calls").await;
-    assert!(error.contains("told of 0 of 1 messages"), "{error}");
+    assert!(error.contains("covered 0 of 1 messages"), "{error}");
     assert_eq!(rig.count("receiptd.api_calls WHERE attempt > 1").await, 0, "one call a poll");
     assert_eq!(rig.count("receiptd.poll_slots WHERE failures > 0").await, 0);
     rig.simulator.clear_faults();
@@ -385,7 +385,7 @@ async fn class_incomplete_is_an_answer_without_a_list() {
         let rig = polled_in_spite_of(Fault::NoList { list }, 1).await;
         assert_eq!(first_calls(&rig, 2).await, "incomplete 0, success 0", "{list:?}");
         let error: String = rig.value("SELECT error FROM receiptd.api_calls ORDER BY called_at LIMIT 1").await;
-        assert!(error.contains("told of 0 of 3 messages"), "{error}");
+        assert!(error.contains("covered 0 of 3 messages"), "{error}");
     }
 }
 
