@@ -78,7 +78,7 @@ fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
     }
     // As an unreachable service would leave it.
     let fail = "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN NEW.class := 'retry'; NEW.code := NULL; NEW.error := 'connecting failed'; RETURN NEW; END $$;
+            BEGIN NEW.class := 'retry'; NEW.code := NULL; NEW.error := 'connection failed'; RETURN NEW; END $$;
         CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON receiptd.api_calls FOR EACH ROW EXECUTE FUNCTION public.fail();
         UPDATE receiptd.api_calls SET class = class";
     let script = format!("{} -X -q -v ON_ERROR_STOP=1 -c \"$1\"", line.trim());
