@@ -1,12 +1,14 @@
-//! When a message is due again: a pure function of its age, its slot's phase and the named policy.
+//! When is a slot due again: a pure function of what is known of its messages, its phase and the named policy.
 //!
-//! A cadence is a list of tiers by age, or a cron expression in UTC. Nothing here reads a clock: `now` is an
-//! argument. Longer intervals after quiet polls or under overload belong in the function `interval`, the only place
-//! that decides the length of a step.
+//! A cadence is a list of tiers by age, with or without a pace at which it follows what is unread, or a cron expression in UTC.
+//! Nothing here reads a clock: `now` comes in as an argument.
 
 mod cron_expression;
 mod display;
+mod due;
+mod forecast;
 mod named;
+mod pace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +16,10 @@ use chrono::TimeDelta;
 
 pub use self::{
     cron_expression::{Cron, InvalidCron},
+    due::{Following, Known},
+    forecast::Held,
     named::{Cadences, DEFAULT},
+    pace::Pace,
 };
 use crate::{domain::Timestamp, span};
 
@@ -39,8 +44,14 @@ pub enum InvalidCadence {
     /// More than one poll per second.
     #[error("polls every {}: the shortest interval is 1s", span::exactly(*.0))]
     TooOften(Duration),
-    /// A duration is longer than the database's dates can express.
-    #[error("has a duration of {}: the longest is 3650d", span::exactly(*.0))]
+    /// A cron expression says when to poll, and nothing else does.
+    #[error("follows a cron expression: a pace goes with tiers only")]
+    PaceOfCron,
+    /// Without bound, a message could be forgotten.
+    #[error("has a patience of {0}: give 1 to 1000 intervals of a tier")]
+    Patience(u32),
+    /// A span is longer than the dates of the database can hold.
+    #[error("has a span of {}: the longest is 3650d", span::exactly(*.0))]
     TooLong(Duration),
     /// The cron expression is invalid or never fires.
     #[error(transparent)]
@@ -49,7 +60,7 @@ pub enum InvalidCadence {
 
 #[derive(Debug, Clone)]
 enum Rule {
-    Tiers(Vec<Tier>),
+    Tiers { tiers: Vec<Tier>, pace: Option<Pace> },
     Cron { cron: Cron, expire_after: Duration },
 }
 
@@ -62,7 +73,10 @@ pub struct Cadence {
     tier_names: Vec<Arc<str>>,
 }
 
-/// Maximum duration in a cadence: far beyond any message's life, and well within the range of dates.
+/// The shortest time between two polls.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The longest span a cadence may name: far beyond any message's life, far within what dates can hold.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl Cadence {
@@ -79,13 +93,31 @@ impl Cadence {
             if tier.until <= end {
                 return Err(InvalidCadence::TiersNotRising(tier.until));
             }
-            if tier.every < Duration::from_secs(1) {
+            if tier.every < SHORTEST {
                 return Err(InvalidCadence::TooOften(tier.every));
             }
             check_span(tier.every.max(tier.until))?;
             end = tier.until;
         }
-        Ok(Self::of(Rule::Tiers(tiers), stop_when_all_read))
+        Ok(Self::of(Rule::Tiers { tiers, pace: None }, stop_when_all_read))
+    }
+
+    /// The same, with a pace at which it follows what is unread. Its tiers say what `patience` counts, and when a message is
+    /// expired.
+    ///
+    /// # Errors
+    /// If this is a cadence by cron expression, or the pace is out of range.
+    pub fn at_pace(mut self, new: Pace) -> Result<Self, InvalidCadence> {
+        let Rule::Tiers { pace, .. } = &mut self.rule else { return Err(InvalidCadence::PaceOfCron) };
+        if new.fastest < SHORTEST || new.pace < SHORTEST {
+            return Err(InvalidCadence::TooOften(new.fastest.min(new.pace)));
+        }
+        check_span(new.pace.max(new.fastest))?;
+        if !Pace::PATIENCE.contains(&new.patience) {
+            return Err(InvalidCadence::Patience(new.patience));
+        }
+        *pace = Some(new);
+        Ok(self)
     }
 
     /// A cadence by a cron expression of five fields, or six with seconds first, evaluated in UTC. Messages older
@@ -105,13 +137,25 @@ impl Cadence {
 
     fn of(rule: Rule, stop_when_all_read: bool) -> Self {
         let tier_names = match &rule {
-            Rule::Tiers(tiers) => tiers.iter().map(|tier| span::exactly(tier.until).replace(' ', "").into()).collect(),
+            Rule::Tiers { tiers, .. } => {
+                tiers.iter().map(|tier| span::exactly(tier.until).replace(' ', "").into()).collect()
+            }
             Rule::Cron { .. } => vec!["cron".into()],
         };
         Self { rule, stop_when_all_read, tier_names }
     }
 
-    /// Whether to stop polling a message that all members have read.
+    /// The time between two polls of the youngest messages by their tier; by a cron expression, the shortest there is.
+    pub fn first_step(&self) -> Duration {
+        if let Rule::Tiers { tiers, .. } = &self.rule { tiers[0].every } else { SHORTEST }
+    }
+
+    /// The pace at which it follows what is unread, if it does.
+    pub fn pace(&self) -> Option<&Pace> {
+        if let Rule::Tiers { pace, .. } = &self.rule { pace.as_ref() } else { None }
+    }
+
+    /// Whether a message that all have read is done.
     pub fn stop_when_all_read(&self) -> bool {
         self.stop_when_all_read
     }
@@ -119,7 +163,7 @@ impl Cadence {
     /// The age at which a message expires.
     pub fn expires_after(&self) -> Duration {
         match &self.rule {
-            Rule::Tiers(tiers) => tiers.last().map_or(Duration::ZERO, |tier| tier.until),
+            Rule::Tiers { tiers, .. } => tiers.last().map_or(Duration::ZERO, |tier| tier.until),
             Rule::Cron { expire_after, .. } => *expire_after,
         }
     }
@@ -129,100 +173,21 @@ impl Cadence {
         age(sent_at, now) >= self.expires_after()
     }
 
-    /// When a message polled at `now` is due again; `None` if it has expired.
-    ///
-    /// Steps by age end on a grid of the interval, shifted by the slot's own `phase`. So the steps of many slots
-    /// spread over the interval, however they started, and the lateness of polls does not accumulate.
-    pub fn next_poll(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        if self.is_expired(sent_at, now) {
-            return None;
-        }
-        Some(self.after(phase, sent_at, now))
-    }
-
-    /// When a message last known at `known_until` (`None`: never) is due, in a slot last polled at `slot_polled_at`:
-    /// for a slot whose group has a new cadence, or is polled again after a pause.
-    pub fn due_again(
-        &self,
-        phase: Phase,
-        sent_at: Timestamp,
-        known_until: Option<Timestamp>,
-        slot_polled_at: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Timestamp {
-        match known_until {
-            None => self.first_poll(slot_polled_at, sent_at, now),
-            Some(known_until) => self.after(phase, sent_at, known_until.min(now)).max(now),
-        }
-    }
-
-    /// When a message that was never polled is due, in a slot last polled at `slot_polled_at`.
-    ///
-    /// Immediately in a new slot; in a slot that is being polled, no sooner than the interval allows, so that a group
-    /// whose messages trickle in is not polled for each of them. A cron expression is followed exactly.
-    pub fn first_poll(&self, slot_polled_at: Option<Timestamp>, sent_at: Timestamp, now: Timestamp) -> Timestamp {
-        match (&self.rule, slot_polled_at) {
-            (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
-            (Rule::Tiers(_), None) => now,
-            (Rule::Tiers(tiers), Some(polled_at)) => {
-                now.max(polled_at.min(now) + delta(interval(tiers, age(sent_at, now))))
-            }
-        }
-    }
-
-    /// Average number of polls of a message sent at `sent_at` between two times, by its cadence alone.
-    pub fn polls_between(&self, sent_at: Timestamp, from: Timestamp, until: Timestamp) -> f64 {
-        let from = from.max(sent_at);
+    /// The time between two polls of a message by its tier alone; by a cron expression, the whole life of a message.
+    pub fn every(&self, sent_at: Timestamp, now: Timestamp) -> Duration {
         match &self.rule {
-            Rule::Tiers(tiers) => {
-                let (youngest, oldest) = (age(sent_at, from), age(sent_at, until));
-                let begins = std::iter::once(Duration::ZERO).chain(tiers.iter().map(|tier| tier.until));
-                let within = |(begin, tier): (Duration, &Tier)| {
-                    let time = oldest.min(tier.until).saturating_sub(youngest.max(begin));
-                    time.as_secs_f64() / tier.every.as_secs_f64()
-                };
-                begins.zip(tiers).map(within).sum()
-            }
-            Rule::Cron { cron, expire_after } => {
-                let until = until.min(sent_at + delta(*expire_after));
-                let fires = std::iter::successors(cron.next_after(from), |last| cron.next_after(*last));
-                fires.take_while(|fires_at| *fires_at <= until).count() as f64
-            }
-        }
-    }
-
-    /// Average number of polls, between two times, of a slot that a new message joins after every `gap`: its youngest
-    /// message is never older.
-    pub fn polls_while_joined(&self, gap: Duration, from: Timestamp, until: Timestamp) -> f64 {
-        match &self.rule {
-            Rule::Tiers(_) => {
-                let span = (until - from).to_std().unwrap_or_default();
-                self.polls_between(from, from, from + delta(gap)) * span.as_secs_f64() / gap.as_secs_f64()
-            }
-            Rule::Cron { expire_after, .. } => {
-                let alive = (expire_after.as_secs_f64() / gap.as_secs_f64()).min(1.0);
-                self.polls_between(from, from, until) * alive
-            }
+            Rule::Tiers { tiers, .. } => interval(tiers, age(sent_at, now)),
+            Rule::Cron { expire_after, .. } => *expire_after,
         }
     }
 
     /// The name of the message's tier: the age at which it ends, such as `1h`; `cron` without tiers.
     pub fn tier_name(&self, sent_at: Timestamp, now: Timestamp) -> &Arc<str> {
         let place = match &self.rule {
-            Rule::Tiers(tiers) => tier(tiers, age(sent_at, now)),
+            Rule::Tiers { tiers, .. } => tier(tiers, age(sent_at, now)),
             Rule::Cron { .. } => 0,
         };
         &self.tier_names[place]
-    }
-
-    fn after(&self, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Timestamp {
-        match &self.rule {
-            Rule::Tiers(tiers) => phase.next_after(now, interval(tiers, age(sent_at, now))),
-            Rule::Cron { cron, expire_after } => {
-                // After the last date of an expression, only the end of the message's life remains.
-                cron.next_after(now).unwrap_or(now + delta(*expire_after))
-            }
-        }
     }
 }
 
@@ -231,7 +196,7 @@ fn tier(tiers: &[Tier], age: Duration) -> usize {
     tiers.iter().position(|tier| age < tier.until).unwrap_or(tiers.len() - 1)
 }
 
-/// Time between two polls at this age: the tier's own interval. Factors that lengthen a step multiply here.
+/// The time between two polls at this age: the tier's own interval.
 fn interval(tiers: &[Tier], age: Duration) -> Duration {
     tiers[tier(tiers, age)].every
 }
@@ -249,7 +214,12 @@ fn delta(span: Duration) -> TimeDelta {
     TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX)
 }
 
-/// A slot's offset within each interval: a fixed, evenly distributed property.
+fn seconds(seconds: f64) -> TimeDelta {
+    // An infinite number becomes the longest span that a date can be moved by.
+    TimeDelta::microseconds((seconds.min(LONGEST.as_secs_f64()) * 1e6) as i64)
+}
+
+/// Where in each interval a slot is polled: a fixed, evenly spread property of the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Phase(u64);
 
@@ -263,7 +233,12 @@ impl Phase {
         Self(bits ^ (bits >> 31))
     }
 
-    /// The next point of this phase's grid after `now`, at most one interval away.
+    /// The same as a number from 0 to 1.
+    fn share(self) -> f64 {
+        self.0 as f64 / u64::MAX as f64
+    }
+
+    /// The first point of this phase's grid that is later than `now`, at most one interval away.
     fn next_after(self, now: Timestamp, interval: Duration) -> Timestamp {
         let step = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
         let offset = (self.0 % step.cast_unsigned()).cast_signed();

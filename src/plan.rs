@@ -1,8 +1,8 @@
 //! The load forecast, hour by hour, from the calls on the schedule and the cadences. Pure.
 //!
-//! A call is made as often as its youngest message requires, until that expires. Future messages are a steady stream:
-//! each joins its group's newest slot while that has room, so that a group has one slot that stays young, and full
-//! ones that age. A cron cadence fires as its expression says.
+//! A call is made as often as its messages ask for, which are taken to stay unread, until they are expired. Messages that are yet to be sent come
+//! into it as a steady stream: each joins its group's newest slot while that has room, so that a group has one slot that
+//! stays young, and full ones that age. A cadence by cron expression fires as its expression says.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use chrono::TimeDelta;
 use serde::Serialize;
 
 use crate::{
-    cadence::{Cadence, Cadences},
+    cadence::{Cadence, Cadences, Held},
     domain::Timestamp,
 };
 
-/// Similar calls on the schedule: the same cadence, and youngest messages sent within the same minutes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Calls on the schedule that are alike: of one cadence, with youngest messages sent within the same minutes.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Cohort {
     /// The cadence named by their groups.
     pub cadence: Option<String>,
-    /// Time of sending of each call's youngest message.
-    pub sent_at: Timestamp,
-    /// Number of calls.
+    /// What each holds.
+    pub held: Held,
+    /// How many calls they are.
     pub calls: u32,
 }
 
@@ -60,7 +60,7 @@ pub fn plan(
         let from = now + TimeDelta::hours(number.into());
         let calls_of = |cohort: &Cohort| {
             let cadence = cadences.of(cohort.cadence.as_deref());
-            f64::from(cohort.calls) * cadence.polls_between(cohort.sent_at, from, from + TimeDelta::hours(1))
+            f64::from(cohort.calls) * cadence.polls_between(&cohort.held, from, from + TimeDelta::hours(1))
         };
         let known: f64 = cohorts.iter().map(calls_of).sum();
         let new = stream.map_or(0.0, |stream| stream.calls(number, cadences.of(None), now));
@@ -76,13 +76,15 @@ impl Stream {
     fn calls(&self, number: u32, cadence: &Cadence, now: Timestamp) -> f64 {
         let from = now + TimeDelta::hours(number.into());
         let until = from + TimeDelta::hours(1);
-        let filling = f64::from(self.groups) * cadence.polls_while_joined(self.gap(), from, until);
+        let filling = f64::from(self.groups) * cadence.polls_while_joined(self.gap(), self.batch_size, from, until);
         let full = (0..=number).map(|earlier| {
             let Some((slots, filled_at)) = self.filled_in(earlier, cadence) else { return 0.0 };
             let filled_at = now + seconds(filled_at);
-            // The next message has just arrived, in its own slot: the youngest one here is as old as the gap.
-            let sent_at = filled_at - TimeDelta::from_std(self.gap()).unwrap_or(TimeDelta::MAX);
-            slots * cadence.polls_between(sent_at, from.max(filled_at), until)
+            // The next message has just come, into a slot of its own: the youngest one here is as old as the gap.
+            let youngest = filled_at - TimeDelta::from_std(self.gap()).unwrap_or(TimeDelta::MAX);
+            let oldest = filled_at - seconds(self.gap().as_secs_f64() * f64::from(self.batch_size));
+            let held = Held { youngest, oldest, unread: self.batch_size.into() };
+            slots * cadence.polls_between(&held, from.max(filled_at), until)
         });
         filling + full.sum::<f64>()
     }
@@ -118,23 +120,25 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::cadence::Pace;
 
     fn now() -> Timestamp {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
     fn sent(minutes_ago: i64, calls: u32) -> Cohort {
-        Cohort { cadence: None, sent_at: now() - TimeDelta::minutes(minutes_ago), calls }
+        let sent_at = now() - TimeDelta::minutes(minutes_ago);
+        Cohort { cadence: None, held: Held { youngest: sent_at, oldest: sent_at, unread: 1.0 }, calls }
     }
 
     fn shares(cohorts: &[Cohort], hours: u32) -> Vec<f64> {
-        plan(cohorts, None, &Cadences::default(), 200, hours, now()).iter().map(|hour| hour.share).collect()
+        plan(cohorts, None, &Cadences::of_tiers(), 200, hours, now()).iter().map(|hour| hour.share).collect()
     }
 
     /// The calls of each hour, for messages sent to this many groups.
     fn stream(messages_per_hour: u32, groups: u32, hours: u32) -> Vec<f64> {
         let stream = Stream { messages_per_hour, groups, batch_size: 50 };
-        let hours = plan(&[], Some(stream), &Cadences::default(), 200, hours, now());
+        let hours = plan(&[], Some(stream), &Cadences::of_tiers(), 200, hours, now());
         hours.iter().map(|hour| hour.calls_per_second * 3_600.0).collect()
     }
 
@@ -190,10 +194,26 @@ mod tests {
     #[test]
     fn the_limit_is_used_up_from_the_first_hour_that_reaches_it() {
         let stream = Stream { messages_per_hour: 300_000, groups: 100, batch_size: 50 };
-        let hours = plan(&[], Some(stream), &Cadences::default(), 200, 100, now());
+        let hours = plan(&[], Some(stream), &Cadences::of_tiers(), 200, 100, now());
         let at = saturates_at(&hours).unwrap();
         assert!(hours.iter().all(|hour| (hour.share >= 1.0) == (hour.from >= at)));
-        assert_eq!(saturates_at(&plan(&[], None, &Cadences::default(), 200, 100, now())), None);
+        assert_eq!(saturates_at(&plan(&[], None, &Cadences::of_tiers(), 200, 100, now())), None);
+    }
+
+    #[test]
+    fn at_twice_the_pace_it_comes_to_half_the_calls_and_unread_messages_cost_more_together() {
+        let calls = |cadences: &Cadences, unread| {
+            let mut cohort = sent(120, 100);
+            cohort.held.unread = unread;
+            plan(&[cohort], None, cadences, 200, 10, now()).iter().map(|hour| hour.calls_per_second).sum::<f64>() * 36.0
+        };
+        let one = calls(&Cadences::default(), 1.0);
+        // Between 2 and 12 hours old a lone message is asked for after 19 minutes to 73.
+        assert!((600.0 / 73.0..600.0 / 19.0).contains(&one), "{one}");
+        assert!(close(calls(&Cadences::default(), 4.0), 2.0 * one), "a slot of four is worth twice the calls");
+        let slower = Pace { pace: 2 * Pace::DEFAULT_PACE, patience: 1_000, fastest: Duration::from_secs(60) };
+        let slower = Cadence::built_in(true).at_pace(slower).unwrap();
+        assert!(close(calls(&Cadences::new(BTreeMap::from([("default".to_owned(), slower)])), 1.0), one / 2.0));
     }
 
     #[test]

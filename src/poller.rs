@@ -16,6 +16,7 @@ mod failing_share;
 mod gate;
 mod metrics;
 mod others;
+pub mod replay;
 mod retry;
 #[cfg(test)]
 mod scenarios;

@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 
 pub(crate) use self::due::{RETRY_AT_MOST, pause};
 use self::{
-    due::{due, due_by_cadence, failures},
+    due::{carried_until, due, due_by_cadence, failures},
     judge::Judge,
     parts::Parts,
 };
@@ -23,7 +23,7 @@ pub use self::{
     poll::{KnownLimit, Others, Poll, PollEnd, Told},
 };
 use crate::{
-    cadence::{Cadence, Phase},
+    cadence::{Following, Known, Phase},
     chat::{
         Attempt,
         error_class::{Code, remedy},
@@ -151,6 +151,13 @@ pub struct MessageChange {
     pub closed: Option<Closed>,
 }
 
+impl MessageChange {
+    /// Whether all members have read it.
+    fn is_read(&self) -> bool {
+        self.receipt.is_some_and(Receipt::all_read)
+    }
+}
+
 /// A row of `receipt_snapshots`: the change happened after `prior_polled_at` and by `polled_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
@@ -202,8 +209,15 @@ impl Recording {
     ///
     /// While the clock is in doubt, it closes nothing. Otherwise, times in the future were stored by a wrong clock:
     /// the first poll with a receipt for such a message keeps a snapshot with its true time, changed or not.
-    pub fn of(mut slot: Slot, poll: Poll, cadence: &Cadence, keep: KeepSnapshots, now: impl Into<Moment>) -> Self {
-        let moment @ Moment { time: now, is_doubted } = now.into();
+    pub fn of<'a>(
+        mut slot: Slot,
+        poll: Poll,
+        cadence: impl Into<Following<'a>>,
+        keep: KeepSnapshots,
+        now: impl Into<Moment>,
+    ) -> Self {
+        let (following, moment @ Moment { time: now, is_doubted }) = (cadence.into(), now.into());
+        let cadence = following.cadence;
         let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
         let dated_ahead = if is_doubted { vec![] } else { slot.forget_future(now) };
         let judge = Judge::of(&slot, &poll, cadence, moment);
@@ -218,11 +232,13 @@ impl Recording {
         let mut parts = Parts::of(&slot, &poll, now);
         let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
         let phase = Phase::of_slot(slot.key.slot_id);
+        let due_at = due_by_cadence(&slot, cadence, phase);
+        let mut held = Vec::with_capacity(slot.messages.len());
         for message in &slot.messages {
             if message.has_joined {
                 is_empty = false;
                 let last_polled_at = polled_at.or(was_polled_at).map(|polled_at| polled_at.min(now));
-                let due = cadence.first_poll(last_polled_at, message.sent_at, now);
+                let due = following.first_poll(last_polled_at, message.sent_at, now);
                 // Messages that join a failing slot wait with it.
                 next_poll_at = next_poll_at.into_iter().chain((failures == 0).then_some(due)).min();
                 continue;
@@ -240,7 +256,7 @@ impl Recording {
             });
             if change.differs || is_dated_ahead {
                 milestones.extend(snapshot.and_then(|snapshot| {
-                    let due = message.known_until.and_then(|known| cadence.next_poll(phase, message.sent_at, known));
+                    let due = carried_until(message, cadence, phase, due_at);
                     made_known(message, snapshot, due, is_dated_ahead)
                 }));
             }
@@ -248,12 +264,16 @@ impl Recording {
             let leaves = change.closed.is_none() && parts.take(message, &mut change);
             if change.closed.is_none() && !leaves {
                 is_empty = false;
-                let due = cadence.next_poll(phase, message.sent_at, now).or_else(|| match is_doubted {
+                let due = match cadence.is_expired(message.sent_at, now) {
+                    false => {
+                        held.push(Known { until: change.known_until, is_read: change.is_read(), ..message.known() });
+                        None
+                    }
                     // It seems to be past its end.
-                    true => Some(cadence.due_again(phase, message.sent_at, Some(now), None, now)),
+                    true if is_doubted => Some(following.after(phase, message.sent_at, now)),
                     // A message past its end is polled for the last time.
-                    false => judge.complete.then_some(now),
-                });
+                    true => judge.complete.then_some(now),
+                };
                 next_poll_at = next_poll_at.into_iter().chain(due).min();
             }
             let is_healed = is_dated_ahead && change.polled_at.is_some();
@@ -262,7 +282,7 @@ impl Recording {
             }
         }
         let quiet = !messages.iter().any(|change| change.differs);
-        let due_at = due_by_cadence(&slot, cadence, phase);
+        let next_poll_at = next_poll_at.into_iter().chain(following.due(phase, now, held)).min();
         let last_polled_at = polled_at.or(was_polled_at);
         let next_poll_at = due(&poll, next_poll_at, failures, slot.next_poll_at, now);
         Self {

@@ -31,6 +31,7 @@ use secrecy::SecretString;
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 
 pub use self::{
+    curve::ReadingCurve,
     fault::{BadNumber, Fault, FaultRule, NoList, NumberForm, Numbers, When},
     latency::Latency,
     ledger::{Ledger, Outcome},

@@ -7,6 +7,7 @@ mod packing;
 
 pub use self::packing::{Fill, Fresh, OpenSlot, pack};
 use crate::{
+    cadence::Known,
     clock::APART,
     domain::{GroupId, MsgSeq, Receipt, Timestamp},
 };
@@ -195,7 +196,13 @@ pub struct SlotMessage {
 }
 
 impl SlotMessage {
-    /// Its own `known_until`, if it has one.
+    /// What its cadence goes by.
+    pub fn known(&self) -> Known {
+        let is_read = self.receipt.is_some_and(Receipt::all_read);
+        Known { sent_at: self.sent_at, until: self.known_until, is_read }
+    }
+
+    /// Until when it is known, if it has to say that itself.
     pub fn says_until(&self) -> Option<Timestamp> {
         self.known_until.filter(|_| self.known_apart)
     }

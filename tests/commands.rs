@@ -252,11 +252,12 @@ async fn check_names_the_role_that_owns_the_schema() {
 async fn plan_counts_messages_that_have_no_slot_yet_by_the_calls_that_they_will_fill() {
     let database = migrated().await;
     let plan = || {
-        let plan = json(&database, &["plan", "--hours", "1"]);
+        let tiers = "cadence.default.tiers=[{ until = \"30d\", every = \"10m\" }]";
+        let plan = json(&database, &["plan", "--hours", "1", "--set", tiers]);
         plan["hours"][0]["calls_per_second"].as_f64().unwrap() * 3_600.0
     };
     assert_eq!(plan(), 0.0);
-    // 51 messages and 1 message in two groups, 50 per call: three calls, one per ten minutes at this age.
+    // 51 and 1 messages of two groups, 50 in a call: three calls, one in ten minutes.
     let watch = "array(SELECT generate_series(1, 51)::bigint), sent_at => now() - interval '5 hours'";
     database.psql(&format!("SELECT receiptd.watch_messages({APP}, 'team', {watch})"));
     database.psql(&format!(

@@ -2,13 +2,20 @@
 
 use std::fmt;
 
-use super::{Cadence, Rule};
+use super::{Cadence, Pace, Rule};
 use crate::span;
 
 impl fmt::Display for Cadence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.rule {
-            Rule::Tiers(tiers) => {
+            Rule::Tiers { tiers, pace } => {
+                if let Some(Pace { pace, patience, fastest }) = pace {
+                    let (pace, fastest) = (span::exactly(*pace), span::exactly(*fastest));
+                    write!(
+                        f,
+                        "what is unread at a pace of {pace}, at most every {fastest} and at least every {patience} times its tier: "
+                    )?;
+                }
                 for tier in tiers {
                     write!(f, "every {} until {} old, ", span::exactly(tier.every), span::exactly(tier.until))?;
                 }
@@ -41,6 +48,12 @@ mod tests {
             "every 1m until 1h old, every 10m until 1d old, or until all members have \
             read it"
         );
+    }
+
+    #[test]
+    fn a_cadence_with_a_pace_tells_that_first() {
+        let said = Cadence::built_in(true).to_string();
+        assert!(said.starts_with("what is unread at a pace of 12m, at most every 1m and at least every 8 times its tier: every 1m until 1h old, "), "{said}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Cadence, Rule, Tier};
+use super::{Cadence, Pace, Rule, Tier};
 
 /// Name of the cadence for groups without one.
 pub const DEFAULT: &str = "default";
@@ -21,7 +21,17 @@ impl Cadences {
         Self { default, named }
     }
 
-    /// The cadence named by a group; the default if it names none, or one that is not configured.
+    /// The tiers of the built-in default, and no pace.
+    #[cfg(test)]
+    pub(crate) fn of_tiers() -> Self {
+        let mut default = Cadence::built_in(true);
+        if let Rule::Tiers { pace, .. } = &mut default.rule {
+            *pace = None;
+        }
+        Self { default, named: BTreeMap::new() }
+    }
+
+    /// The cadence that a group names; the default if it names none, or one that the config lacks.
     pub fn of(&self, name: Option<&str>) -> &Cadence {
         self.named(name).1
     }
@@ -51,15 +61,17 @@ impl Default for Cadences {
 }
 
 impl Cadence {
-    /// The built-in default: under an hour every minute, a day every 10 minutes, a week every hour, 30 days every 6
-    /// hours.
+    /// The built-in default: at a pace of 12 minutes, with tiers of a minute in the first hour, 10 minutes for a day, an hour for a
+    /// week and 6 hours for 30 days.
     pub fn built_in(stop_when_all_read: bool) -> Self {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
         const DAY: u64 = 24 * HOUR;
         let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
         let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
-        Self::of(Rule::Tiers(tiers.map(tier).to_vec()), stop_when_all_read)
+        let pace =
+            Pace { pace: Pace::DEFAULT_PACE, patience: Pace::DEFAULT_PATIENCE, fastest: Duration::from_secs(MINUTE) };
+        Self::of(Rule::Tiers { tiers: tiers.map(tier).to_vec(), pace: Some(pace) }, stop_when_all_read)
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::problem::Problems;
 use crate::{
-    cadence::{Cadence, Cadences, DEFAULT, InvalidCadence, Tier},
+    cadence::{Cadence, Cadences, DEFAULT, InvalidCadence, Pace, Tier},
     domain::Timestamp,
 };
 
@@ -19,6 +19,12 @@ const EXPIRE_AFTER: Duration = Duration::from_secs(30 * 86_400);
 pub(super) struct Keys {
     /// Intervals by age of the message, in rising order of `until`.
     tiers: Option<Vec<TierKeys>>,
+    /// The time between two polls of a lone unread message that is an hour old.
+    pace: Option<String>,
+    /// With `pace`: how many intervals of its tier a message waits at the most.
+    patience: Option<String>,
+    /// With `pace`: the shortest time between two polls.
+    fastest: Option<String>,
     /// A cron expression in UTC, instead of tiers.
     cron: Option<String>,
     /// Age at which a message expires, with `cron`.
@@ -68,32 +74,60 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 impl Keys {
-    fn validate(self, name: &str, now: Timestamp, problems: &mut Problems) -> Option<Cadence> {
+    fn validate(mut self, name: &str, now: Timestamp, problems: &mut Problems) -> Option<Cadence> {
         let key = |key: &str| format!("cadence.{name}.{key}");
+        let stop = self.stop_when_all_read.take();
         let stop =
-            problems.parsed(&key("stop_when_all_read"), self.stop_when_all_read, true, "use true or false", |text| {
-                text.parse().ok()
-            });
-        if let Some(expression) = self.cron {
-            let remedy = "use a duration such as \"30d\"";
+            problems.parsed(&key("stop_when_all_read"), stop, true, "give true or false", |text| text.parse().ok());
+        let is_built_in = name == DEFAULT && self.tiers.is_none() && self.cron.is_none();
+        if self.pace.is_none() && !is_built_in {
+            let remedy = match self.cron {
+                Some(_) => "goes with tiers and a pace, and not with cron",
+                None => "goes with a pace only: give pace = \"12m\" too",
+            };
+            for (part, text) in [("patience", self.patience.take()), ("fastest", self.fastest.take())] {
+                text.into_iter().for_each(|text| problems.refuse(&key(part), &text, remedy));
+            }
+        }
+        if let Some(expression) = self.cron.take() {
+            if let Some(pace) = self.pace.take() {
+                problems.refuse(&key("pace"), &pace, "goes with tiers only: a cron expression says when to poll");
+            }
+            let remedy = "give a span as in \"30d\"";
             let expire_after = problems.span(&key("expire_after"), self.expire_after, EXPIRE_AFTER, remedy, |_| true);
             return accept(&key("cron"), Cadence::by_cron(&expression, expire_after, stop, now), problems);
         }
-        if let Some(span) = self.expire_after {
-            let remedy = "only applies to cron: with tiers, messages expire at the `until` of the last tier";
+        if let Some(span) = self.expire_after.take() {
+            let remedy = "goes with cron only: with tiers, messages are expired at the `until` of the last one";
             problems.refuse(&key("expire_after"), &span, remedy);
         }
-        let Some(tiers) = self.tiers else {
-            if name == DEFAULT {
-                return Some(Cadence::built_in(stop));
+        let cadence = match self.tiers.take() {
+            Some(tiers) => {
+                let tiers = tiers.into_iter().enumerate().map(|(at, tier)| tier.read(&key("tiers"), at, problems));
+                let tiers: Vec<_> = tiers.collect();
+                accept(&key("tiers"), Cadence::by_age(tiers.into_iter().collect::<Option<_>>()?, stop), problems)?
             }
-            let remedy = "has no schedule: set tiers = [{ until = \"1h\", every = \"1m\" }] or cron = \"…\"";
-            problems.refuse_silently(&format!("cadence.{name}"), remedy);
-            return None;
+            None if name == DEFAULT => Cadence::built_in(stop),
+            None => {
+                let remedy =
+                    "does not say how often: give tiers = [{ until = \"1h\", every = \"1m\" }], or cron = \"…\"";
+                problems.refuse_silently(&format!("cadence.{name}"), remedy);
+                return None;
+            }
         };
-        let tiers = tiers.into_iter().enumerate().map(|(at, tier)| tier.read(&key("tiers"), at, problems));
-        let tiers: Vec<_> = tiers.collect();
-        accept(&key("tiers"), Cadence::by_age(tiers.into_iter().collect::<Option<_>>()?, stop), problems)
+        self.at_pace(cadence, &key, problems)
+    }
+
+    /// The cadence with the pace that is given, or the one that it has.
+    fn at_pace(self, cadence: Cadence, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Option<Cadence> {
+        let remedy = "give a span as in \"12m\"";
+        if self.pace.is_none() && cadence.pace().is_none() {
+            return Some(cadence);
+        }
+        let pace = problems.span(&key("pace"), self.pace, Pace::DEFAULT_PACE, remedy, |_| true);
+        let patience = problems.number(&key("patience"), self.patience, Pace::DEFAULT_PATIENCE, Pace::PATIENCE);
+        let fastest = problems.span(&key("fastest"), self.fastest, cadence.first_step(), remedy, |_| true);
+        accept(&key("pace"), cadence.at_pace(Pace { pace, patience, fastest }), problems)
     }
 }
 

@@ -46,8 +46,8 @@ fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {
     if let Some(value) = layers.value(key).filter(has_value) {
         return Setting { key: key.to_owned(), value: Some(shown(key, value)), origin: layers.origin(key) };
     }
-    let is_replaced = layers.value(key).is_some();
-    // Custom cadences only have this default of the built-in one.
+    let is_replaced = layers.value(key).is_some() || is_passed_over(key, layers);
+    // A cadence of one's own has this default of the built-in one, and no other.
     let default_key = if key.ends_with(".stop_when_all_read") { "cadence.default.stop_when_all_read" } else { key };
     let default = layers::lookup(defaults, default_key).filter(|_| !is_replaced && !EXAMPLES.contains(&key));
     Setting {
@@ -55,6 +55,18 @@ fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {
         value: default.map(|value| shown(key, value)),
         origin: default.map(|_| "default".to_owned()),
     }
+}
+
+/// Whether the default of a key of the default cadence is none, since that says in another way how often to poll.
+fn is_passed_over(key: &str, layers: &Layers) -> bool {
+    let others: &[&str] = match key.strip_prefix("cadence.default.") {
+        Some("pace" | "patience" | "fastest") => &["tiers", "cron"],
+        Some("tiers") => &["cron"],
+        _ => &[],
+    };
+    let gives = |field: &&str| layers.value(&format!("cadence.default.{field}")).is_some();
+    let has_pace = layers.value("cadence.default.pace").is_some();
+    others.iter().any(|field| gives(field) && !(has_pace && *field == "tiers"))
 }
 
 fn shown(key: &str, value: &Value) -> String {

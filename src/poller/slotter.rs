@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PollerStatus, ScheduleNews};
 use crate::{
-    cadence::{Cadences, Phase},
+    cadence::{Cadences, Following, Phase},
     domain::Timestamp,
     log_throttle::LogThrottle,
     recording::KnownLimit,
-    slot::{Fresh, GroupKey, OpenSlot, Slot, pack},
+    slot::{Fresh, GroupKey, OpenSlot, Slot, SlotMessage, pack},
     store::{FIRST, LeftBehind, Store, StoreError},
 };
 
@@ -102,12 +102,9 @@ impl Slotter {
 
     /// When a slot of a group with a new cadence or state is due. An empty one has to be deleted: it is due now.
     fn due(&self, slot: &Slot, now: Timestamp) -> Timestamp {
-        let cadence = self.cadences.of(slot.cadence.as_deref());
-        let phase = Phase::of_slot(slot.key.slot_id);
-        let due = |message: &crate::slot::SlotMessage| {
-            cadence.due_again(phase, message.sent_at, message.known_until, slot.last_polled_at, now)
-        };
-        slot.messages.iter().map(due).min().unwrap_or(now)
+        let (following, phase) =
+            (Following::from(self.cadences.of(slot.cadence.as_deref())), Phase::of_slot(slot.key.slot_id));
+        following.due_again(phase, slot.last_polled_at, slot.messages.iter().map(SlotMessage::known), now)
     }
 
     fn tell(&self, news: ScheduleNews) {

@@ -278,7 +278,7 @@ impl Poller {
                 return;
             }
             let group_id = slot.group_id.clone();
-            let kept = Kept::of(slot, poll, cadences, keep, clock.moment());
+            let kept = Kept::of(slot, poll, cadences, 1.0, keep, clock.moment());
             let alone = kept.recording.parts.iter().filter_map(Part::alone);
             alone.for_each(|seq| caller.trouble.set_apart(&group_id, seq));
             let Ok(permit) = recorder.reserve().await else {

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 
 use super::{Others, Poll, PollEnd};
 use crate::{
-    cadence::{Cadence, Phase},
+    cadence::{Cadence, Following, Phase},
     domain::Timestamp,
     slot::{Slot, SlotMessage},
 };
@@ -29,10 +29,22 @@ pub(super) fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Ti
         message.known_until.is_some() && (!message.known_apart || message.known_until >= slot.known_until)
     };
     let due = |last| {
-        let there = slot.messages.iter().filter(was_there);
-        there.filter_map(|message| cadence.next_poll(phase, message.sent_at, last)).min()
+        let there = slot.messages.iter().filter(was_there).map(SlotMessage::known);
+        Following::from(cadence).due(phase, last, there)
     };
     slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
+}
+
+/// Until when the known counts of a message hold: until its next poll was due, in a slot that was due at `due_at`.
+pub(super) fn carried_until(
+    message: &SlotMessage,
+    cadence: &Cadence,
+    phase: Phase,
+    due_at: Timestamp,
+) -> Option<Timestamp> {
+    let alone = Following::from(cadence).due(phase, message.known_until?, [message.known()])?;
+    // With tiers alone each message is due by itself; at a pace the slot is due as a whole.
+    Some(if cadence.pace().is_some() { alone.min(due_at) } else { alone })
 }
 
 /// Number of failed polls in a row. If others fail too, a failed poll counts as the first, which is enough for the

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Closed, KeepSnapshots, MessageChange, Poll, Recording};
 use crate::{
-    cadence::Cadences,
+    cadence::{Cadences, Following},
     clock::Moment,
     domain::{MsgSeq, Timestamp},
     slot::{Slot, SlotKey, SlotMessage},
@@ -27,6 +27,7 @@ pub struct Kept {
     slot: Slot,
     poll: Poll,
     cadences: Arc<Cadences>,
+    stretch: f64,
     keep: KeepSnapshots,
     moment: Moment,
 }
@@ -74,11 +75,18 @@ pub enum Anew {
 }
 
 impl Kept {
-    /// Decides about a poll of `slot` that ended at `moment`.
-    pub fn of(slot: Slot, poll: Poll, cadences: Arc<Cadences>, keep: KeepSnapshots, moment: impl Into<Moment>) -> Self {
+    /// Decides about a poll of `slot` that ended at `moment`, with all intervals longer by the factor `stretch`.
+    pub fn of(
+        slot: Slot,
+        poll: Poll,
+        cadences: Arc<Cadences>,
+        stretch: f64,
+        keep: KeepSnapshots,
+        moment: impl Into<Moment>,
+    ) -> Self {
         let moment = moment.into();
-        let cadence = cadences.of(slot.cadence.as_deref());
-        let recording = Recording::of(slot.clone(), poll.clone(), cadence, keep, moment);
+        let following = Following { cadence: cadences.of(slot.cadence.as_deref()), stretch };
+        let recording = Recording::of(slot.clone(), poll.clone(), following, keep, moment);
         Self {
             recording,
             is_slot_gone: false,
@@ -87,6 +95,7 @@ impl Kept {
             slot,
             poll,
             cadences,
+            stretch,
             keep,
             moment,
         }
@@ -161,14 +170,15 @@ impl Kept {
 
     fn decided(mut self) -> Anew {
         let cadence = self.cadences.of(self.slot.cadence.as_deref());
-        self.recording = Recording::of(self.slot.clone(), self.poll.clone(), cadence, self.keep, self.moment);
+        let following = Following { cadence, stretch: self.stretch };
+        self.recording = Recording::of(self.slot.clone(), self.poll.clone(), following, self.keep, self.moment);
         // No slot has their time, so each poll with their receipts changes it.
         let apart =
             |message: &SlotMessage| SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() };
         let messages: Vec<SlotMessage> = self.unwatched.iter().map(apart).collect();
         self.of_unwatched = (!messages.is_empty()).then(|| {
             let slot = Slot { messages, absorbs: None, ..self.slot.clone() };
-            Recording::of(slot, self.poll.clone(), cadence, self.keep, self.moment).told().into()
+            Recording::of(slot, self.poll.clone(), following, self.keep, self.moment).told().into()
         });
         Anew::Decided(Box::new(self))
     }

@@ -12,7 +12,7 @@ const SHAPE: f64 = 1.5;
 
 /// The reading curve of one message.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct ReadingCurve {
+pub struct ReadingCurve {
     seed: u64,
     audience: u32,
     readers: u32,

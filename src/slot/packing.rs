@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::{GroupKey, SlotId};
 use crate::{
-    cadence::Cadences,
+    cadence::{Cadences, Following},
     domain::{MsgSeq, Timestamp},
 };
 
@@ -73,7 +73,7 @@ pub fn pack(
         let open = open.get(&group_key).filter(|slot| slot.messages < batch_size);
         let room = open.map_or(0, |slot| batch_size - slot.messages).min(group.len());
         let (joining, rest) = group.split_at(room);
-        let cadence = cadences.of(group[0].cadence.as_deref());
+        let cadence = Following::from(cadences.of(group[0].cadence.as_deref()));
         let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[Fresh]| {
             // A new slot is due from the time its messages are watched: time without a poller is a gap.
             let since = |message: &Fresh| if slot_id.is_none() { now.min(message.added_at) } else { now };
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_newest_slot_is_filled_first_and_new_ones_hold_the_rest() {
-        let fills = pack(&fresh(1, 1..=120), &open(30, None), 50, &Cadences::default(), now());
+        let fills = pack(&fresh(1, 1..=120), &open(30, None), 50, &Cadences::of_tiers(), now());
         assert_eq!(sizes(&fills), [(Some(77), 20), (None, 50), (None, 50)]);
         assert_eq!(fills[1].seqs[0].get(), 21, "seqs are taken in order");
     }
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn a_full_slot_or_one_that_is_too_large_takes_nothing() {
         for messages in [50, 80] {
-            let fills = pack(&fresh(1, 1..=3), &open(messages, None), 50, &Cadences::default(), now());
+            let fills = pack(&fresh(1, 1..=3), &open(messages, None), 50, &Cadences::of_tiers(), now());
             assert_eq!(sizes(&fills), [(None, 3)]);
         }
     }
@@ -135,14 +135,14 @@ mod tests {
     #[test]
     fn groups_never_share_a_slot() {
         let messages = [fresh(1, 1..=2), fresh(2, 1..=2)].concat();
-        let fills = pack(&messages, &open(10, None), 50, &Cadences::default(), now());
+        let fills = pack(&messages, &open(10, None), 50, &Cadences::of_tiers(), now());
         assert_eq!(sizes(&fills), [(Some(77), 2), (None, 2)]);
         assert_eq!(fills[1].group_key, 2);
     }
 
     #[test]
     fn a_new_slot_is_due_at_once_and_a_polled_one_after_its_interval() {
-        let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::default(), now());
+        let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::of_tiers(), now());
         assert_eq!(fills[0].due, now() + TimeDelta::minutes(1));
         assert_eq!(fills[1].due, now());
     }
@@ -150,12 +150,12 @@ mod tests {
     #[test]
     fn messages_that_join_a_slot_in_a_poll_do_not_make_it_due_again_at_once() {
         let (polled_at, was_due) = (now() - TimeDelta::seconds(61), now() - TimeDelta::seconds(1));
-        let joining = pack(&fresh(1, 1..=1), &open(3, Some(polled_at)), 50, &Cadences::default(), now()).remove(0);
+        let joining = pack(&fresh(1, 1..=1), &open(3, Some(polled_at)), 50, &Cadences::of_tiers(), now()).remove(0);
         assert!(!joining.is_news(was_due), "the poll under way puts them off by an interval");
-        let waiting = pack(&fresh(1, 1..=1), &open(3, Some(now())), 50, &Cadences::default(), now()).remove(0);
+        let waiting = pack(&fresh(1, 1..=1), &open(3, Some(now())), 50, &Cadences::of_tiers(), now()).remove(0);
         assert!(waiting.is_news(waiting.due), "a slot that was due much later is brought forward");
         assert!(!waiting.is_news(now() + TimeDelta::seconds(5)), "one that is due sooner stays as it is");
-        let new = pack(&fresh(1, 1..=1), &HashMap::new(), 50, &Cadences::default(), now()).remove(0);
+        let new = pack(&fresh(1, 1..=1), &HashMap::new(), 50, &Cadences::of_tiers(), now()).remove(0);
         assert!(new.is_news(was_due), "nobody knows of it");
     }
 
@@ -163,7 +163,7 @@ mod tests {
     fn a_new_slot_is_due_since_its_messages_are_watched() {
         let watched = |added_at| Fresh { added_at, ..fresh(1, 1..=1).remove(0) };
         let due = |messages: &[Fresh], open: &HashMap<GroupKey, OpenSlot>| {
-            pack(messages, open, 50, &Cadences::default(), now())[0].due
+            pack(messages, open, 50, &Cadences::of_tiers(), now())[0].due
         };
         let (days_ago, later) = (now() - TimeDelta::days(2), now() + TimeDelta::hours(1));
         assert_eq!(due(&[watched(now()), watched(days_ago)], &HashMap::new()), days_ago);
@@ -180,7 +180,7 @@ mod tests {
         ) {
             let groups = (1_i32..).zip(&counts);
             let messages: Vec<Fresh> = groups.flat_map(|(group, count)| fresh(group, 1..=*count)).collect();
-            let fills = pack(&messages, &open(held, None), batch_size, &Cadences::default(), now());
+            let fills = pack(&messages, &open(held, None), batch_size, &Cadences::of_tiers(), now());
             for fill in &fills {
                 let held = if fill.slot_id.is_some() { held } else { 0 };
                 prop_assert!(!fill.seqs.is_empty() && fill.seqs.len() + held <= batch_size);

@@ -1,9 +1,10 @@
 //! The load on the schedule and new messages, for `receiptd plan`.
 
+use chrono::TimeDelta;
 use serde::Serialize;
 
 use super::{Store, StoreError, statement::query_as, transaction::LONG};
-use crate::{domain::Timestamp, plan::Cohort};
+use crate::{cadence::Held, domain::Timestamp, plan::Cohort};
 
 /// Messages sent within the last 24 hours that are or were watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,14 +22,17 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn cohorts(&self, batch_size: u32) -> Result<Vec<Cohort>, StoreError> {
-        let cohorts = query_as::<(Option<String>, Timestamp, i64)>(
-            "SELECT g.cadence, date_bin('10 minutes', youngest, '2000-01-01Z') + interval '5 minutes', count(*)
+        let cohorts = query_as::<(Option<String>, Timestamp, f64, f64, i64)>(
+            "SELECT g.cadence, date_bin('10 minutes', youngest, '2000-01-01Z') + interval '5 minutes',
+                avg(extract(epoch FROM youngest - oldest))::float8, avg(unread)::float8, count(*)
              FROM (
-                SELECT group_key, (
-                    SELECT max(coalesce(m.aged_from, m.sent_at)) FROM unnest(s.aged_from, s.sent_at) AS m (aged_from, sent_at)
-                ) AS youngest FROM receiptd.poll_slots s WHERE msg_seqs <> '{}'
+                SELECT group_key, held.* FROM receiptd.poll_slots s CROSS JOIN LATERAL (
+                    SELECT max(coalesce(m.aged_from, m.sent_at)) AS youngest, min(coalesce(m.aged_from, m.sent_at)) AS oldest,
+                        count(*) FILTER (WHERE (m.read_num > 0 AND m.unread_num = 0) IS NOT TRUE) AS unread
+                    FROM unnest(s.aged_from, s.sent_at, s.read_num, s.unread_num) AS m (aged_from, sent_at, read_num, unread_num)
+                ) held WHERE msg_seqs <> '{}'
                 UNION ALL
-                SELECT group_key, max(aged_from) FROM (
+                SELECT group_key, max(aged_from), min(aged_from), count(*) FROM (
                     SELECT group_key, coalesce(aged_from, sent_at) AS aged_from,
                         (row_number() OVER (PARTITION BY group_key ORDER BY msg_seq) - 1) / $2 AS number
                     FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active'
@@ -40,8 +44,11 @@ impl Store {
         .bind(i64::from(batch_size));
         let cohorts =
             self.run("reading the schedule's load", LONG, async |database| cohorts.fetch_all(database).await).await?;
-        let cohort =
-            |(cadence, sent_at, calls)| Cohort { cadence, sent_at, calls: u32::try_from(calls).unwrap_or(u32::MAX) };
+        let cohort = |(cadence, youngest, spread, unread, calls): (_, Timestamp, f64, _, i64)| {
+            let oldest = youngest - TimeDelta::milliseconds((spread * 1e3) as i64);
+            let held = Held { youngest, oldest, unread };
+            Cohort { cadence, held, calls: u32::try_from(calls).unwrap_or(u32::MAX) }
+        };
         Ok(cohorts.into_iter().map(cohort).collect())
     }
 

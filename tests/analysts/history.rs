@@ -1,12 +1,15 @@
 //! A hand-written history: messages, polls and calls at given times of a day, recorded like the daemon does, and
 //! their roll-up.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use chrono::TimeDelta;
 use receiptd::{
     activity::Activity,
-    cadence::Cadences,
+    cadence::{Cadence, Cadences, Tier},
     chat::{Answer, Attempt},
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     jobs::catch_up,
@@ -158,8 +161,18 @@ impl History {
     }
 }
 
-/// The recording of a poll of the only message of a slot. Its attempt is left out, so that tests only have their own
-/// calls.
+/// The tiers of the default cadence, without its pace: then it is plain when a message is due.
+pub fn tiers() -> Cadences {
+    let tiers = [(1, 1), (24, 10), (7 * 24, 60), (30 * 24, 360)].map(|(hours, minutes)| Tier {
+        until: std::time::Duration::from_secs(hours * 3_600),
+        every: std::time::Duration::from_secs(minutes * 60),
+    });
+    let cadence = Cadence::by_age(tiers.to_vec(), true).unwrap();
+    Cadences::new(BTreeMap::from([("default".to_owned(), cadence)]))
+}
+
+/// What the daemon makes of a poll of the only message of a slot. Its attempt is left out, so that tests have the calls that they
+/// make.
 pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Kept {
     let attempt = Attempt {
         called_at: polled_at,
@@ -171,7 +184,7 @@ pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Kept {
     };
     let receipts = slot.messages.iter().map(|message| Told::by(&attempt, message.seq, receipt)).collect();
     let poll = Poll { attempts: vec![attempt], receipts, ..Poll::ended(PollEnd::Complete) };
-    let mut kept = Kept::of(slot, poll, Arc::new(Cadences::default()), KeepSnapshots::Changes, polled_at);
+    let mut kept = Kept::of(slot, poll, Arc::new(tiers()), 1.0, KeepSnapshots::Changes, polled_at);
     kept.recording.attempts.clear();
     kept
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::{DurationRound, TimeDelta};
 use fastrand::Rng;
 use receiptd::{
-    cadence::{Cadences, Phase},
+    cadence::{Following, Known, Phase},
     clock,
     domain::{Counts, Receipt, Timestamp},
     milestones::AGES,
@@ -15,7 +15,7 @@ use receiptd::{
 };
 
 use crate::{
-    history::{History, at, recording},
+    history::{History, at, recording, tiers},
     rig::seq,
 };
 
@@ -97,9 +97,14 @@ impl Message {
     /// The polls until `time`; `None` if there was none.
     fn until(&self, time: Timestamp) -> Option<Polled> {
         let (mut seen, mut prior_at, mut known): (Vec<Seen>, _, _) = (vec![], None, None);
-        let due = |at| Cadences::default().of(None).next_poll(self.phase, self.sent_at, at).unwrap();
+        let cadences = tiers();
+        let due = |at, told: Told| {
+            let is_read = told.is_some_and(|(read, unread)| read > 0 && unread == 0);
+            let known = Known { sent_at: self.sent_at, until: Some(at), is_read };
+            Following::from(cadences.of(None)).due(self.phase, at, [known]).unwrap()
+        };
         let until = self.polls.iter().take_while(|poll| poll.0 <= time);
-        let polls: Vec<_> = until.map(|(at, counts)| (*at, *counts, due(*at))).collect();
+        let polls: Vec<_> = until.map(|(at, counts)| (*at, *counts, due(*at, *counts))).collect();
         for (at, counts, _) in polls.iter().copied() {
             if seen.last().is_none_or(|last| last.counts != counts) {
                 seen.push(Seen { at, counts, prior_at, prior_read: known });

@@ -108,7 +108,8 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
     let database = TestDatabase::new().await;
     assert_eq!(receiptd(&database, &["migrate"]).0, 0);
     schedule(&database, "team", 3);
-    let plan = json(&database, &["plan", "--hours", "3"]);
+    let tiers = "cadence.default.tiers=[{ until = \"1h\", every = \"1m\" }, { until = \"1d\", every = \"10m\" }]";
+    let plan = json(&database, &["plan", "--hours", "3", "--set", tiers]);
     let hours = plan["hours"].as_array().unwrap();
     let rate = |hour: usize| hours[hour]["calls_per_second"].as_f64().unwrap();
     // One call per minute for an hour, then one per ten minutes; rounded to ten minutes, by which calls are grouped.
@@ -120,9 +121,17 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
         out.lines().count() == 27 && out.contains("No new messages are assumed") && out.contains("is reached from"),
         "{out}"
     );
-    let more = json(&database, &["plan", "--hours", "2", "--more-messages", "6000", "--in-groups", "100"]);
-    // 100 groups with 60 messages per hour each, 50 per call: a young slot in each group, once a minute, and after 50
-    // minutes 20 more that are full, for five minutes on average.
+    let at_a_pace = json(&database, &["plan", "--hours", "3"]);
+    let calls = |plan: &Value| plan["hours"].as_array().unwrap()[0]["calls_per_second"].as_f64().unwrap();
+    assert!(
+        (0.1..0.9).contains(&(calls(&at_a_pace) / calls(&plan))),
+        "three unread messages don't need a call a minute"
+    );
+    let more =
+        [&["plan", "--hours", "2", "--set", tiers][..], &["--more-messages", "6000", "--in-groups", "100"]].concat();
+    let more = json(&database, &more);
+    // 100 groups with 60 messages an hour each, 50 in a call: a young slot in each group, once a minute, and after 50 minutes
+    // 20 more that are full, for five minutes on average.
     let added = more["hours"][0]["calls_per_second"].as_f64().unwrap() - rate(0);
     assert!((added * 3_600.0 - (100.0 * 60.0 + 20.0 * 5.0)).abs() < 10.0, "{more}");
     let (code, _, err) = receiptd(&database, &["plan", "--more-messages", "5", "--in-groups", "9"]);

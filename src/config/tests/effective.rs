@@ -30,6 +30,22 @@ fn every_setting_is_shown_with_its_value_and_where_it_came_from() {
 }
 
 #[test]
+fn a_default_cadence_of_ones_own_has_no_pace_unless_it_gives_one() {
+    let tiers = "[cadence.default]\ntiers = [{ until = \"1h\", every = \"5m\" }]\n";
+    let config = load_file(tiers).unwrap();
+    assert_eq!(shown(&config, "cadence.default.pace"), (None, None));
+    assert!(config.cadences.of(None).pace().is_none());
+    let config = load_file(&format!("{tiers}pace = \"24m\"\n")).unwrap();
+    assert_eq!(shown(&config, "cadence.default.pace").0.unwrap(), "\"24m\"");
+    let pace = config.cadences.of(None).pace().copied().unwrap();
+    assert_eq!((pace.pace.as_secs(), pace.patience, pace.fastest.as_secs()), (1_440, 8, 300));
+    let config = load_file("[cadence.default]\npace = \"6m\"\n").unwrap();
+    assert_eq!(config.cadences.of(None).pace().unwrap().pace.as_secs(), 360, "with the tiers that are built in");
+    let config = load_file("[cadence.default]\ncron = \"0 8 * * *\"\n").unwrap();
+    assert_eq!(shown(&config, "cadence.default.tiers"), (None, None));
+}
+
+#[test]
 fn secrets_are_shown_as_stars_and_an_alternative_that_lost_is_not_shown() {
     let text = "[chat]\nsecret_key = \"canary\"\nregion = \"sg\"\n[database]\nurl_file = \"/nowhere\"\n";
     let over = [("DATABASE_URL", "postgres://a:canary@b/c"), ("RECEIPTD_CHAT__ENDPOINT", "http://127.0.0.1:1")];

@@ -91,6 +91,15 @@ fn cadences_that_cannot_be_followed_are_refused_by_name() {
             "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }, { until = \"2h\" }]",
             &["cadence.slow.tiers[1].every", "is missing", "10m"],
         ),
+        (
+            "[cadence.slow]\ntiers = [{ until = \"1h\", every = \"1m\" }]\npatience = 4",
+            &["cadence.slow.patience", "\"4\"", "pace = \"12m\""],
+        ),
+        ("[cadence.slow]\ncron = \"0 0 * * *\"\npace = \"5m\"", &["cadence.slow.pace", "\"5m\"", "tiers only"]),
+        ("[cadence.slow]\ncron = \"0 0 * * *\"\nfastest = \"5m\"", &["cadence.slow.fastest", "not with cron"]),
+        ("[cadence.default]\npace = \"soon\"", &["cadence.default.pace", "\"soon\"", "12m"]),
+        ("[cadence.default]\npace = \"0s\"", &["cadence.default.pace", "shortest interval"]),
+        ("[cadence.default]\npatience = 0", &["cadence.default.patience", "\"0\"", "1 to 1000"]),
         ("[cadence.slow]\ncron = \"* * *\"", &["cadence.slow.cron", "3 fields", "five"]),
         ("[cadence.slow]\ncron = \"0 0 30 2 *\"", &["cadence.slow.cron", "never matches"]),
         (

@@ -447,7 +447,7 @@ impl World {
             let wall = wall(self.now, self.daemons[daemon].wall_offset);
             let is_doubted = self.daemons[daemon].clock.doubt(wall, clocks.monotonic).is_some();
             let now = Moment { time: clocks.time, is_doubted };
-            let kept = Kept::of(slot, poll, self.cadences.clone(), KeepSnapshots::Changes, now);
+            let kept = Kept::of(slot, poll, self.cadences.clone(), 1.0, KeepSnapshots::Changes, now);
             let recording = &kept.recording;
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {

@@ -6,7 +6,7 @@ use super::*;
 
 /// A poll of the slot that ended at noon.
 fn kept(slot: Slot, poll: Poll) -> Kept {
-    Kept::of(slot, poll, Arc::new(Cadences::default()), KeepSnapshots::Changes, noon())
+    Kept::of(slot, poll, Arc::new(Cadences::of_tiers()), 1.0, KeepSnapshots::Changes, noon())
 }
 
 fn decided(kept: Kept, now: Slot, absorbed: Option<Slot>) -> Kept {

@@ -1,14 +1,14 @@
 //! Which messages are closed.
 
 use super::*;
-use crate::cadence::Tier;
+use crate::cadence::{Cadence, Tier};
 
 #[test]
 fn nothing_expires_while_the_clock_is_in_doubt() {
     let old = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..message(1) };
     let record = |is_doubted| {
         let (poll, now) = (answered(vec![(seq(1), counted(1, 2))]), Moment { time: noon(), is_doubted });
-        Recording::of(slot(vec![old.clone()]), poll, Cadences::default().of(None), KeepSnapshots::Changes, now)
+        Recording::of(slot(vec![old.clone()]), poll, Cadences::of_tiers().of(None), KeepSnapshots::Changes, now)
     };
     assert_eq!(record(false).messages[0].closed, Some(Closed::Expired));
     let recording = record(true);

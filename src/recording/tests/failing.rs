@@ -21,7 +21,9 @@ fn retries_grow_apart_but_never_beyond_the_cadence() {
     for (failures, expected) in [(0, 10), (1, 20), (2, 40), (4, 160), (5, 300), (30, 300)] {
         let poll = Poll::ended(PollEnd::GivenUp);
         let slot = Slot { failures, ..slot(vec![old.clone()]) };
-        let by_cadence = Cadences::default().of(None).next_poll(Phase::of_slot(5), old.sent_at, noon()).unwrap();
+        let cadences = Cadences::of_tiers();
+        let following = Following::from(cadences.of(None));
+        let by_cadence = following.due(Phase::of_slot(5), noon(), [old.known()]).unwrap();
         let due = record(slot, poll).next_poll_at;
         assert_eq!(due, by_cadence.min(noon() + TimeDelta::seconds(expected)), "after {failures} failures");
     }

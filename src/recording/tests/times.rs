@@ -84,7 +84,7 @@ fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells
 
     let doubted = Moment { time: noon(), is_doubted: true };
     let of =
-        |now| Recording::of(held(), answered(same.clone()), Cadences::default().of(None), KeepSnapshots::Changes, now);
+        |now| Recording::of(held(), answered(same.clone()), Cadences::of_tiers().of(None), KeepSnapshots::Changes, now);
     assert_eq!(
         of(doubted).last_polled_at,
         Some(ahead + TimeDelta::microseconds(1)),
@@ -195,4 +195,42 @@ proptest! {
             }
         }
     }
+}
+
+/// A poll of the slot by the default cadence, with its pace.
+fn at_pace(slot: Slot, poll: Poll, stretch: f64) -> Recording {
+    let cadences = Cadences::default();
+    Recording::of(slot, poll, Following { cadence: cadences.of(None), stretch }, KeepSnapshots::Changes, noon())
+}
+
+#[test]
+fn at_a_pace_a_slot_is_due_the_sooner_the_more_is_unread_and_later_once_all_is_read() {
+    let hour = |number| SlotMessage { sent_at: noon() - minutes(61), ..message(number) };
+    let wait = |recording: &Recording| (recording.next_poll_at - noon()).as_seconds_f64();
+    let told = |read, unread| answered((1..=4).map(|number| (seq(number), counted(read, unread))).collect());
+    let four = || slot((1..=4).map(hour).collect());
+    let unread = at_pace(four(), told(1, 2), 1.0);
+    assert!((360.0..=420.0).contains(&wait(&unread)), "{}", wait(&unread));
+    let one = at_pace(slot(vec![hour(1)]), answered(vec![(seq(1), counted(1, 2))]), 1.0);
+    assert!((wait(&one) / wait(&unread) - 2.0).abs() < 0.01, "one of them is worth half the calls of four");
+    let stretched = at_pace(four(), told(1, 2), 3.0);
+    assert!((wait(&stretched) / wait(&unread) - 3.0).abs() < 0.01);
+    // Two more have been read by all: they are confirmed along with the others.
+    let mut receipts: Vec<_> = (1..=2).map(|number| (seq(number), counted(1, 2))).collect();
+    receipts.extend((3..=4).map(|number| (seq(number), counted(3, 0))));
+    let some = at_pace(four(), answered(receipts), 1.0);
+    assert!(wait(&some) > 1.4 * wait(&unread) && some.messages.iter().all(|change| change.closed.is_none()));
+    let all = at_pace(four(), told(3, 0), 1.0);
+    assert!((4_790.0..=4_800.0).contains(&wait(&all)), "8 intervals of 10 minutes: {}", wait(&all));
+}
+
+#[test]
+fn a_poll_was_due_by_what_was_unread_then_and_not_by_the_stretch() {
+    let old = SlotMessage { sent_at: noon() - minutes(120), known_until: Some(noon() - minutes(9)), ..message(1) };
+    let held =
+        Slot { last_polled_at: Some(noon() - minutes(9)), known_until: Some(noon() - minutes(9)), ..slot(vec![old]) };
+    let of = |stretch| at_pace(held.clone(), answered(vec![(seq(1), counted(1, 2))]), stretch).due_at;
+    assert_eq!(of(1.0), of(5.0), "what comes later is a gap, whoever is to blame");
+    let after = (of(1.0) - (noon() - minutes(9))).as_seconds_f64();
+    assert!((1_100.0..1_260.0).contains(&after), "a lone message of nearly two hours: {after}");
 }

@@ -1,0 +1,46 @@
+//! The judge of cadences: how truly they tell when messages were read, at equal numbers of calls.
+//!
+//! `cargo bench --bench truth` polls the messages of four synthetic worlds, whose reads are known, by a fixed interval, by tiers
+//! and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule, and prints the
+//! errors. `-- main`, `-- sparse`, …: one world only. `--seeds N`: so many worlds of each kind (3 by default). There are no
+//! receipts of real people in this: the figures rank cadences, and predict nobody's minutes.
+#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
+
+mod policies;
+mod readers;
+mod report;
+mod worlds;
+
+use self::{policies::Policy, report::Report, worlds::WORLDS};
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (mut seeds, mut worlds) = (3, vec![]);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--bench" => {}
+            "--seeds" => seeds = arguments.next().unwrap().parse().unwrap(),
+            name => worlds.push(WORLDS.iter().find(|world| world.name == name).expect("the name of a world")),
+        }
+    }
+    if worlds.is_empty() {
+        worlds = WORLDS.iter().collect();
+    }
+    let mut report = Report::default();
+    for world in worlds {
+        let messages: Vec<_> = (1..=seeds).map(|seed| world.messages(seed)).collect();
+        let tiers: Vec<_> = messages.iter().map(|sent| Policy::Tiers.of(sent, 1.0)).collect();
+        report.world(world, &messages);
+        for (part, share) in [("as many calls as tiers", 1.0), ("half as many", 0.5)] {
+            report.part(part);
+            for policy in Policy::ALL {
+                let found =
+                    messages.iter().zip(&tiers).map(|(sent, tiers)| policy.at_calls(sent, tiers.calls as f64 * share));
+                report.row(policy, &found.collect::<Vec<_>>());
+            }
+        }
+    }
+    report.end();
+    println!("\nWhen a slot of 50 messages is due is decided in {:.2} µs.", policies::cost_of_due());
+}

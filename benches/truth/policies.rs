@@ -1,0 +1,105 @@
+//! The ways of polling that are compared.
+
+use std::{
+    collections::BTreeMap,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::TimeDelta;
+use receiptd::{
+    cadence::{Cadence, Cadences, Following, Known, Pace, Phase, Tier},
+    domain::Timestamp,
+    poller::replay::{Findings, Sent, Way, replay},
+};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// A way of polling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The same interval for all ages.
+    Fixed,
+    /// The tiers of the default cadence, and nothing else.
+    Tiers,
+    /// The default cadence.
+    Pace,
+}
+
+impl Policy {
+    pub const ALL: [Self; 3] = [Self::Fixed, Self::Tiers, Self::Pace];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed interval",
+            Self::Tiers => "tiers",
+            Self::Pace => "pace",
+        }
+    }
+
+    fn cadence(self, stretch: f64) -> Cadence {
+        let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
+        let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)].map(tier);
+        match self {
+            Self::Fixed => {
+                let every = (Duration::from_secs(6 * HOUR)).mul_f64(stretch);
+                Cadence::by_age(vec![Tier { until: Duration::from_secs(30 * DAY), every }], true).unwrap()
+            }
+            Self::Tiers => Cadence::by_age(tiers.to_vec(), true).unwrap(),
+            Self::Pace => {
+                let pace = Pace {
+                    pace: Pace::DEFAULT_PACE.mul_f64(stretch),
+                    patience: Pace::DEFAULT_PATIENCE,
+                    fastest: Duration::from_secs(MINUTE),
+                };
+                Cadence::by_age(tiers.to_vec(), true).unwrap().at_pace(pace).unwrap()
+            }
+        }
+    }
+
+    /// Polls the messages with intervals that are longer by this factor.
+    pub fn of(self, messages: &[Sent], stretch: f64) -> Findings {
+        let cadence = self.cadence(stretch);
+        let way = Way {
+            cadences: Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)]))),
+            stretch: if self == Self::Tiers { stretch } else { 1.0 },
+            batch_size: 50,
+            limit: None,
+        };
+        replay(messages, &way)
+    }
+
+    /// Polls the messages with so many calls, to two of a hundred.
+    pub fn at_calls(self, messages: &[Sent], calls: f64) -> Findings {
+        let mut stretch = 1.0;
+        loop {
+            let found = self.of(messages, stretch);
+            let ratio = found.calls as f64 / calls;
+            if (ratio - 1.0).abs() < 0.02 {
+                return found;
+            }
+            stretch *= ratio;
+        }
+    }
+}
+
+/// How long it takes to decide when a slot of 50 messages is due, in microseconds.
+pub fn cost_of_due() -> f64 {
+    const TIMES: u32 = 100_000;
+    let cadence = Policy::Pace.cadence(1.0);
+    let now = Timestamp::from_timestamp(1_795_996_800, 0).unwrap();
+    let known = |number: i64| {
+        let sent_at = now - TimeDelta::minutes(7 * number);
+        Known { sent_at, until: Some(now), is_read: number % 5 == 0 }
+    };
+    let messages: Vec<Known> = (0..50).map(known).collect();
+    let start = Instant::now();
+    for slot in 0..TIMES {
+        let due = Following::from(&cadence).due(Phase::of_slot(slot.into()), now, black_box(&messages).iter().copied());
+        black_box(due);
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(TIMES)
+}

@@ -1,0 +1,90 @@
+//! How often slots are polled on average: what plans are made of. It decides nothing.
+
+use std::time::Duration;
+
+use super::{Cadence, Pace, Rule, Tier, age, delta, pace::Unread};
+use crate::domain::Timestamp;
+
+/// In the sum over the messages of a slot, so many stand for all.
+const SAMPLES: u32 = 5;
+
+/// What a slot holds, as far as a plan goes by it: messages evenly between two times.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Held {
+    /// When the youngest message was sent.
+    pub youngest: Timestamp,
+    /// When the oldest message was sent.
+    pub oldest: Timestamp,
+    /// How many messages somebody may still read.
+    pub unread: f64,
+}
+
+impl Cadence {
+    /// How often a slot is polled between two times, on average: it is polled by its cadence and nothing else, and its messages
+    /// stay unread.
+    pub fn polls_between(&self, held: &Held, from: Timestamp, until: Timestamp) -> f64 {
+        let from = from.max(held.youngest);
+        match &self.rule {
+            Rule::Tiers { tiers, pace } => {
+                let (youngest, oldest) = (age(held.youngest, from), age(held.youngest, until));
+                let begins = std::iter::once(Duration::ZERO).chain(tiers.iter().map(|tier| tier.until));
+                let within = |(begin, tier): (Duration, &Tier)| {
+                    let (begin, end) = (begin.max(youngest), tier.until.min(oldest));
+                    match pace {
+                        _ if begin >= end => 0.0,
+                        None => (end - begin).as_secs_f64() / tier.every.as_secs_f64(),
+                        Some(pace) => self.polls_at_pace(pace, tier, held, begin, end),
+                    }
+                };
+                begins.zip(tiers).map(within).sum()
+            }
+            Rule::Cron { cron, expire_after } => {
+                let until = until.min(held.youngest + delta(*expire_after));
+                let fires = std::iter::successors(cron.next_after(from), |last| cron.next_after(*last));
+                fires.take_while(|fires_at| *fires_at <= until).count() as f64
+            }
+        }
+    }
+
+    /// How often a slot is polled between two times, on average, that a new message joins after every `gap` until it holds so
+    /// many `messages`: its youngest message is never older.
+    pub fn polls_while_joined(&self, gap: Duration, messages: u32, from: Timestamp, until: Timestamp) -> f64 {
+        match &self.rule {
+            Rule::Tiers { .. } => {
+                let span = (until - from).to_std().unwrap_or_default();
+                // It holds half of them on average, if they live for so long.
+                let lives = self.expires_after().as_secs_f64() / gap.as_secs_f64();
+                let unread = (f64::from(messages) / 2.0).min(lives).max(1.0);
+                let held = Held { youngest: from, oldest: from - delta(gap.mul_f64(unread - 1.0)), unread };
+                self.polls_between(&held, from, from + delta(gap)) * span.as_secs_f64() / gap.as_secs_f64()
+            }
+            Rule::Cron { expire_after, .. } => {
+                let alive = (expire_after.as_secs_f64() / gap.as_secs_f64()).min(1.0);
+                let held = Held { youngest: from, oldest: from, unread: 1.0 };
+                self.polls_between(&held, from, until) * alive
+            }
+        }
+    }
+
+    /// The same within a tier, from one age of the youngest message to another. Steps are short while it is young.
+    fn polls_at_pace(&self, pace: &Pace, tier: &Tier, held: &Held, begin: Duration, end: Duration) -> f64 {
+        let (mut at, end, mut polls) = (begin.as_secs_f64(), end.as_secs_f64(), 0.0);
+        let latest = f64::from(pace.patience) * tier.every.as_secs_f64();
+        while at < end {
+            let step = (at / 10.0).max(30.0).min(end - at);
+            polls += step / pace.interval(self.unread(held, at + step / 2.0)).min(latest);
+            at += step;
+        }
+        polls
+    }
+
+    /// How much there is to learn of a slot whose youngest message is of this age.
+    fn unread(&self, held: &Held, age_of_youngest: f64) -> Unread {
+        let spread = (held.youngest - held.oldest).as_seconds_f64().max(0.0);
+        let end = self.expires_after().as_secs_f64();
+        let ages = (0..SAMPLES).map(|sample| age_of_youngest + spread * f64::from(sample) / f64::from(SAMPLES - 1));
+        let mut unread = Unread::default();
+        ages.filter(|age| *age < end).for_each(|age| unread += Unread::of_age(age));
+        unread * (held.unread / f64::from(SAMPLES))
+    }
+}

@@ -1,0 +1,142 @@
+//! The cadence that follows what is unread.
+
+use super::*;
+
+fn now() -> Timestamp {
+    at("2026-11-23T12:00:00Z")
+}
+
+fn cadence() -> Cadence {
+    Cadence::built_in(true)
+}
+
+/// A message of this age in seconds, that is known until now.
+fn aged(age: u64) -> Known {
+    unread(now() - delta(secs(age)), now())
+}
+
+/// The seconds from a poll until the slot is due again.
+fn wait(stretch: f64, messages: impl IntoIterator<Item = Known>) -> f64 {
+    let cadence = cadence();
+    let due = Following { cadence: &cadence, stretch }.due(Phase::default(), now(), messages).unwrap();
+    (due - now()).as_seconds_f64()
+}
+
+fn is_close(one: f64, other: f64) -> bool {
+    (one - other).abs() < 1e-3 * other
+}
+
+#[test]
+fn a_lone_message_of_an_hour_waits_for_the_pace_and_four_of_them_for_half_of_it() {
+    assert!(is_close(wait(1.0, [aged(HOUR)]), 720.0));
+    assert!(is_close(wait(1.0, [aged(HOUR); 4]), 360.0));
+    assert!(is_close(wait(2.5, [aged(HOUR)]), 1_800.0), "all intervals are longer by the stretch");
+}
+
+#[test]
+fn young_messages_are_asked_for_more_often_than_old_ones_and_never_more_often_than_the_fastest() {
+    let waits: Vec<f64> = [0, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, DAY].map(|age| wait(1.0, [aged(age)])).to_vec();
+    assert!(waits.is_sorted() && (60.0..120.0).contains(&waits[0]), "{waits:?}");
+    assert!(is_close(wait(1.0, [aged(0); 50]), 60.0));
+}
+
+#[test]
+fn what_all_have_read_hurries_nobody_and_waits_for_as_long_as_patience_allows() {
+    let read = Known { is_read: true, ..aged(0) };
+    assert!(is_close(wait(1.0, [aged(HOUR), read]), 480.0), "8 times its minute");
+    assert!(is_close(wait(1.0, [read]), 480.0));
+    let day = Known { is_read: true, ..aged(2 * DAY) };
+    assert!(is_close(wait(1.0, [aged(HOUR), day]), 720.0));
+    assert!(is_close(wait(1.0, [day]), 8.0 * 3_600.0));
+}
+
+#[test]
+fn a_message_that_was_known_long_ago_is_due_after_an_interval_of_its_tier_and_not_at_once() {
+    let left_out = Known { until: Some(now() - TimeDelta::hours(20)), ..aged(DAY) };
+    assert!(is_close(wait(1.0, [left_out]), 3_600.0));
+    assert!(is_close(wait(1.0, [Known { until: None, ..left_out }]), wait(1.0, [aged(DAY)])));
+}
+
+#[test]
+fn the_patience_goes_by_the_tier_of_the_age_when_the_message_was_last_known() {
+    // It was in the first tier then, of which 8 intervals are over before one of the next.
+    let before = Known { until: Some(now() - TimeDelta::minutes(2)), is_read: true, ..aged(HOUR + 60) };
+    assert!(is_close(wait(1.0, [before]), 600.0));
+    let just_now = Known { until: Some(now() - TimeDelta::seconds(30)), is_read: true, ..aged(HOUR) };
+    assert!(is_close(wait(4.0, [just_now]), 4.0 * 600.0));
+}
+
+#[test]
+fn messages_are_polled_for_the_last_time_soon_after_the_end_of_their_life() {
+    let old = Known { is_read: true, ..aged(30 * DAY - HOUR) };
+    assert!(is_close(wait(1.0, [old]), 7.0 * 3_600.0));
+    let expired = Following::from(&cadence()).due(Phase::default(), now(), [aged(30 * DAY)]);
+    assert_eq!(expired, None);
+}
+
+#[test]
+fn a_message_that_joins_a_polled_slot_waits_for_its_own_interval() {
+    let cadence = cadence();
+    let first = |polled_at| Following::from(&cadence).first_poll(polled_at, now(), now());
+    assert_eq!(first(None), now());
+    let wait = (first(Some(now())) - now()).as_seconds_f64();
+    assert!((60.0..120.0).contains(&wait), "{wait}");
+    assert_eq!(first(Some(now() - TimeDelta::hours(1))), now());
+}
+
+#[test]
+fn a_group_that_is_resumed_is_due_where_its_slot_would_have_been_polled_next() {
+    let cadence = cadence();
+    let due = |polled_at| Following::from(&cadence).due_again(Phase::default(), polled_at, [aged(HOUR)], now());
+    assert_eq!(due(None), now());
+    assert_eq!(due(Some(now() - TimeDelta::hours(3))), now(), "it is overdue");
+    assert!(due(Some(now())) > now() + TimeDelta::minutes(11));
+    assert_eq!(due(Some(now() + TimeDelta::hours(1))), due(Some(now())), "the clock has stepped back");
+}
+
+#[test]
+fn slots_that_are_alike_do_not_stay_together() {
+    let cadence = cadence();
+    let due = |slot| Following::from(&cadence).due(Phase::of_slot(slot), now(), [aged(HOUR)]).unwrap();
+    let dues: std::collections::BTreeSet<Timestamp> = (1..=100).map(due).collect();
+    assert!(dues.len() == 100 && *dues.last().unwrap() <= now() + TimeDelta::seconds(720 * 9 / 8 + 1), "{dues:?}");
+}
+
+#[test]
+fn a_pace_that_cannot_be_followed_is_refused() {
+    let pace = Pace { pace: secs(720), patience: 8, fastest: secs(60) };
+    let refused = |pace| tiers_alone().at_pace(pace).unwrap_err();
+    assert_eq!(refused(Pace { patience: 0, ..pace }), InvalidCadence::Patience(0));
+    assert_eq!(refused(Pace { fastest: Duration::ZERO, ..pace }), InvalidCadence::TooOften(Duration::ZERO));
+    assert_eq!(refused(Pace { pace: secs(u64::MAX), ..pace }), InvalidCadence::TooLong(secs(u64::MAX)));
+    let cron = Cadence::by_cron("0 8 * * *", secs(DAY), true, now()).unwrap();
+    assert_eq!(cron.at_pace(pace).unwrap_err(), InvalidCadence::PaceOfCron);
+}
+
+proptest! {
+    #[test]
+    fn no_message_is_forgotten_and_no_slot_is_due_at_once(
+        messages in proptest::collection::vec((0_u64..40 * DAY, proptest::option::of(0_i64..100_000), any::<bool>()), 1..50),
+        slot in any::<i64>(),
+        stretch in 1.0_f64..30.0,
+    ) {
+        let (cadence, patience) = (cadence(), 8.0);
+        let known = |(age, ago, is_read): &(u64, Option<i64>, bool)| {
+            let until = ago.map(|ago| now() - TimeDelta::seconds(ago));
+            Known { until, is_read: *is_read, ..aged(*age) }
+        };
+        let messages: Vec<Known> = messages.iter().map(known).collect();
+        let due = Following { cadence: &cadence, stretch }.due(Phase::of_slot(slot), now(), messages.clone());
+        let alive = messages.iter().filter(|message| !cadence.is_expired(message.sent_at, now()));
+        prop_assert_eq!(due.is_some(), alive.clone().count() > 0);
+        for message in alive {
+            let due = due.unwrap();
+            let every = |at| stretch * cadence.every(message.sent_at, at).as_secs_f64();
+            let known_until = message.until.unwrap_or(now());
+            let latest = (known_until - now()).as_seconds_f64() + patience * every(known_until);
+            let wait = (due - now()).as_seconds_f64();
+            prop_assert!(wait <= latest.max(every(now())) + 1e-3, "{} and {}", wait, latest);
+            prop_assert!(wait >= 59.9 * stretch, "{}", wait);
+        }
+    }
+}
