@@ -248,7 +248,7 @@ async fn lease(store: &Store) -> Finding {
     match store.holder().await {
         Err(error) => asked("lease", &error),
         Ok(Some(holder)) => Finding::ok("lease", format!("held by {}", Holder::in_words(&holder))),
-        Ok(None) => Finding::ok("lease", "no holder: no receiptd polls this app"),
+        Ok(None) => Finding::ok("lease", "free: no receiptd polls this app"),
     }
 }
 
