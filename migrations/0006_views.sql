@@ -150,7 +150,9 @@ COMMENT ON COLUMN receiptd.receipt_history.group_labels IS 'What its owner notes
 
 -- Of days whose snapshots are gone, what is kept of each message and day.
 CREATE VIEW receiptd.age_at_read AS
-SELECT * FROM (
+SELECT branches.*, extract(epoch FROM age_at_least)::double precision AS age_at_least_s,
+    extract(epoch FROM age_at_most)::double precision AS age_at_most_s
+FROM (
     SELECT g.sdk_app_id, g.group_id, h.msg_seq, m.sent_at,
         greatest(h.prior_polled_at - m.sent_at, '0') AS age_at_least, greatest(h.polled_at - m.sent_at, '0') AS age_at_most,
         h.read_num - coalesce(h.prior_read_num, 0) AS reads, h.polled_at AS seen_at, h.group_key, m.labels,
@@ -184,6 +186,8 @@ COMMENT ON COLUMN receiptd.age_at_read.seen_at IS 'When the answer arrived that 
 COMMENT ON COLUMN receiptd.age_at_read.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.age_at_read.labels IS 'What its owner notes about the message; null if nothing.';
 COMMENT ON COLUMN receiptd.age_at_read.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.age_at_read.age_at_least_s IS 'age_at_least in seconds.';
+COMMENT ON COLUMN receiptd.age_at_read.age_at_most_s IS 'age_at_most in seconds.';
 
 -- It joins the groups for their rows alone: a reader sees those of its apps.
 CREATE VIEW receiptd.message_milestones AS
@@ -341,7 +345,9 @@ COMMENT ON COLUMN receiptd.messages.group_key IS 'Short key of the group, for jo
 CREATE VIEW receiptd.read_speed AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, first_read_at_least, first_read_at_most, half_read_at_least,
     half_read_at_most, p80_read_at_least, p80_read_at_most, p90_read_at_least, p90_read_at_most, all_read_at_least,
-    all_read_at_most, read_rate_15m, read_rate_1h, read_rate_24h, read_rate_7d, group_key, labels, group_labels, known_for
+    all_read_at_most, read_rate_15m, read_rate_1h, read_rate_24h, read_rate_7d, group_key, labels, group_labels, known_for,
+    first_read_at_least_s, first_read_at_most_s, half_read_at_least_s, half_read_at_most_s, p80_read_at_least_s,
+    p80_read_at_most_s, p90_read_at_least_s, p90_read_at_most_s, all_read_at_least_s, all_read_at_most_s, known_for_s
 FROM receiptd.messages;
 
 COMMENT ON VIEW receiptd.read_speed IS 'How fast each message was read, as the shortest and the longest time that polling allows. Example: SELECT msg_seq, half_read_at_least, half_read_at_most FROM receiptd.read_speed WHERE group_id = ''@TGS#2TTV7VSII''.';
@@ -368,6 +374,17 @@ COMMENT ON COLUMN receiptd.read_speed.group_key IS 'Short key of the group, for 
 COMMENT ON COLUMN receiptd.read_speed.labels IS 'What its owner notes about the message; null if nothing.';
 COMMENT ON COLUMN receiptd.read_speed.group_labels IS 'What its owner notes about the group; null if nothing.';
 COMMENT ON COLUMN receiptd.read_speed.known_for IS 'For how long after its sending its counts are known: a milestone that is null was not reached in this time.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_least_s IS 'first_read_at_least in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_most_s IS 'first_read_at_most in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_least_s IS 'half_read_at_least in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_most_s IS 'half_read_at_most in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.p80_read_at_least_s IS 'p80_read_at_least in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.p80_read_at_most_s IS 'p80_read_at_most in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least_s IS 'p90_read_at_least in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_most_s IS 'p90_read_at_most in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_least_s IS 'all_read_at_least in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_most_s IS 'all_read_at_most in seconds.';
+COMMENT ON COLUMN receiptd.read_speed.known_for_s IS 'known_for in seconds.';
 
 -- The dimension of the groups. What is counted is counted only for a query that asks for it.
 CREATE VIEW receiptd.groups AS
@@ -401,7 +418,8 @@ COMMENT ON COLUMN receiptd.groups.group_key IS 'Short key of the group, for join
 
 CREATE VIEW receiptd.never_read AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, unread_num, first_polled_at, known_until,
-    known_until - sent_at AS unread_for, group_key, labels, group_labels
+    known_until - sent_at AS unread_for, group_key, labels, group_labels,
+    extract(epoch FROM known_until - sent_at)::double precision AS unread_for_s
 FROM receiptd.latest_receipts
 WHERE read_num = 0 AND unread_num > 0;
 
@@ -418,6 +436,7 @@ COMMENT ON COLUMN receiptd.never_read.unread_for IS 'For how long after its send
 COMMENT ON COLUMN receiptd.never_read.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.never_read.labels IS 'What its owner notes about the message; null if nothing.';
 COMMENT ON COLUMN receiptd.never_read.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.never_read.unread_for_s IS 'unread_for in seconds.';
 
 -- Summed up with the names of the groups, so that a filter by group is one before.
 CREATE VIEW receiptd.unread_backlog AS
@@ -582,7 +601,7 @@ SELECT sdk_app_id, group_id, l.rolled_up_until AS as_of,
     coalesce(h.messages_sent_7d, 0) AS messages_sent_7d, coalesce(h.reads_7d, 0) AS reads_7d,
     coalesce(m.messages_aged_7d, 0) AS messages_aged_7d, m.read_rate_7d, m.read_rate_before,
     m.read_rate_7d - m.read_rate_before AS trend, m.half_read_7d, newest.sent_at AS last_sent_at, group_key,
-    g.labels AS group_labels
+    g.labels AS group_labels, extract(epoch FROM m.half_read_7d)::double precision AS half_read_7d_s
 FROM receiptd.watched_groups g
 JOIN receiptd.poller_leases l USING (sdk_app_id)
 -- Seqs count up with time.
@@ -628,10 +647,11 @@ COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Time after which ha
 COMMENT ON COLUMN receiptd.group_engagement.last_sent_at IS 'When the newest message was sent, however long ago.';
 COMMENT ON COLUMN receiptd.group_engagement.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.group_engagement.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.group_engagement.half_read_7d_s IS 'half_read_7d in seconds.';
 
 -- Polls that come late again and again are one gap, and messages that nobody has begun to poll are one, too.
 CREATE VIEW receiptd.poll_coverage AS
-SELECT branches.*, g.labels AS group_labels
+SELECT branches.*, g.labels AS group_labels, extract(epoch FROM branches.duration)::double precision AS duration_s
 FROM (
     SELECT sdk_app_id, group_id, min(gap_from) AS gap_from, max(gap_until) AS gap_until,
         max(gap_until) - min(gap_from) AS duration, least(max(messages), 2147483647)::integer AS messages,
@@ -676,6 +696,7 @@ COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the last failed cal
 COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if that was why.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.poll_coverage.duration_s IS 'duration in seconds.';
 
 CREATE VIEW receiptd.message_days AS
 SELECT g.sdk_app_id, g.group_id, d.msg_seq, d.day, d.reads_gained, d.reads_lost, d.reads_found, d.read_num, d.unread_num,
@@ -840,7 +861,8 @@ $$;
 COMMENT ON FUNCTION receiptd.messages_since(timestamptz) IS 'The messages of which something has changed since that time: the rows of messages with such an updated_at, found without looking at all others. Changes are stored some time after updated_at, so begin some minutes before the latest one that you have, and take rows that you have already as the same message. Example: SELECT * FROM receiptd.messages_since(now() - interval ''1 day'').';
 
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
-RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision, is_exact boolean)
+RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision, is_exact boolean,
+    age_s double precision)
 LANGUAGE sql STABLE AS $$
     WITH message AS (
         -- The answer that first showed the last counts arrived after its attempt was sent. Not from latest_receipts, which would
@@ -884,7 +906,8 @@ LANGUAGE sql STABLE AS $$
         FROM spans s WINDOW span AS (PARTITION BY s.group_key, s.span ORDER BY s.at, s.is_step)
     )
     SELECT c.at, c.at - c.sent_at, c.read_num, c.unread_num,
-        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::double precision, c.is_exact
+        c.read_num OPERATOR(pg_catalog./) nullif(c.read_num::bigint + c.unread_num, 0)::double precision, c.is_exact,
+        extract(epoch FROM c.at - c.sent_at)::double precision
     FROM carried c WHERE c.is_step ORDER BY c.group_key, c.at
 $$;
 

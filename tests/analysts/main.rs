@@ -27,4 +27,5 @@ mod rewriting;
 mod rig;
 mod roles;
 mod rollup;
+mod tools;
 mod updates;
