@@ -106,17 +106,20 @@ pub(super) async fn count_watched(
     loop {
         let start = Instant::now();
         let bounds = *limits.borrow();
-        if let Some(Err(error)) = stop.run_until_cancelled(store.note_bounds(bounds)).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the app's limits could not be stored");
-        }
-        if let Some(Ok(watched)) = stop.run_until_cancelled(store.count_watched()).await {
-            metrics::gauge!("receiptd_quarantined_groups").set(watched.quarantined as f64);
-            metrics::gauge!("receiptd_watched_groups").set(watched.groups as f64);
-            metrics::gauge!("receiptd_watched_messages").set(watched.messages as f64);
-            if mem::take(&mut is_first) {
-                tell_watched(watched);
+        match stop.run_until_cancelled(store.note_bounds(bounds)).await {
+            Some(Ok(watched)) => {
+                metrics::gauge!("receiptd_quarantined_groups").set(watched.quarantined as f64);
+                metrics::gauge!("receiptd_watched_groups").set(watched.groups as f64);
+                metrics::gauge!("receiptd_watched_messages").set(watched.messages as f64);
+                if mem::take(&mut is_first) {
+                    tell_watched(watched);
+                }
+                status.counted(watched);
             }
-            status.counted(watched);
+            Some(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the app's limits could not be stored");
+            }
+            None => return,
         }
         let pause = COUNT_EVERY.max(start.elapsed() * 100);
         if stop.run_until_cancelled(sleep(pause)).await.is_none() {
