@@ -120,7 +120,7 @@ async fn how_long_partitions_last_is_told_also_where_none_can_be_made() {
     let listen = place.listens();
     migrate(&database);
     database.psql(
-        "DO $$ BEGIN EXECUTE 'DROP TABLE receiptd.api_calls_' || to_char(now() AT TIME ZONE 'UTC' + interval '1 day', 'YYYYMMDD'); END $$;
+        "DO $$ BEGIN EXECUTE 'DROP TABLE receiptd_partitions.api_calls_' || to_char(now() AT TIME ZONE 'UTC' + interval '1 day', 'YYYYMMDD'); END $$;
          CREATE OR REPLACE FUNCTION receiptd.ensure_partition(parent text, day date) RETURNS boolean LANGUAGE plpgsql AS $$
          BEGIN RAISE EXCEPTION 'no partitions today'; END $$",
     );
