@@ -44,7 +44,7 @@ async fn a_seed_goes_into_an_app_without_groups_only() {
 #[tokio::test]
 async fn hours_are_rolled_up_again_on_demand() {
     let database = seeded().await;
-    let hours = "SELECT * FROM receiptd.group_receipts_hourly ORDER BY hour, group_key";
+    let hours = "SELECT to_jsonb(h) - 'updated_at' FROM receiptd.group_receipts_hourly h ORDER BY hour, group_key";
     let before = database.psql(hours);
     database.psql("DELETE FROM receiptd.group_receipts_hourly WHERE hour >= '2026-11-19Z'");
     let (code, out, _) = receiptd(&database, &["rollup", "--from", "2026-11-19", "--to", "2026-11-25"]);
