@@ -135,7 +135,7 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
     let added = more["hours"][0]["calls_per_second"].as_f64().unwrap() - rate(0);
     assert!((added * 3_600.0 - (100.0 * 60.0 + 20.0 * 5.0)).abs() < 10.0, "{more}");
     let (code, _, err) = receiptd(&database, &["plan", "--more-messages", "5", "--in-groups", "9"]);
-    assert!(code != 0 && err.contains("--in-groups 5 or fewer"), "{err}");
+    assert!(code != 0 && err.contains("--in-groups to 5 or fewer"), "{err}");
 }
 
 #[tokio::test]
