@@ -195,7 +195,7 @@ const TWO_APPS: &str = "
     SELECT receiptd.ensure_partition(t, current_date) FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) AS t;
     SELECT receiptd.watch_messages(app, 'g', ARRAY[1]) FROM unnest(ARRAY[1400000000, 77]) AS app;
     UPDATE receiptd.watched_messages SET read_num = 0, unread_num = 2, receipt_code = 0, first_polled_at = now(),
-        last_changed_at = now(), known_until = now();
+        last_changed_at = now(), known_until = now(), added_at = now() + interval '1 day';
     INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
         SELECT group_key, 1, now(), 1, 2, 0 FROM receiptd.watched_groups;
     INSERT INTO receiptd.api_calls (called_at, due_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
