@@ -1,7 +1,7 @@
-//! When is a slot due again: a pure function of what is known of its messages, its phase and the named policy.
+//! When a slot is due again: a pure function of what is known of its messages, its phase and the named policy.
 //!
 //! A cadence is a list of tiers by age, with or without a pace at which it follows what is unread, or a cron expression in UTC.
-//! Nothing here reads a clock: `now` comes in as an argument.
+//! Nothing here reads a clock: `now` is an argument.
 
 mod cron_expression;
 mod display;
@@ -50,8 +50,8 @@ pub enum InvalidCadence {
     /// Without bound, a message could be forgotten.
     #[error("has a patience of {0}: give 1 to 1000 intervals of a tier")]
     Patience(u32),
-    /// A span is longer than the dates of the database can hold.
-    #[error("has a span of {}: the longest is 3650d", span::exactly(*.0))]
+    /// A duration is longer than the database's dates can express.
+    #[error("has a duration of {}: the longest is 3650d", span::exactly(*.0))]
     TooLong(Duration),
     /// The cron expression is invalid or never fires.
     #[error(transparent)]
@@ -76,7 +76,7 @@ pub struct Cadence {
 /// The shortest time between two polls.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The longest span a cadence may name: far beyond any message's life, far within what dates can hold.
+/// Maximum duration in a cadence: far beyond any message's life, and well within the range of dates.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl Cadence {
@@ -155,7 +155,7 @@ impl Cadence {
         if let Rule::Tiers { pace, .. } = &self.rule { pace.as_ref() } else { None }
     }
 
-    /// Whether a message that all have read is done.
+    /// Whether to stop polling a message that all members have read.
     pub fn stop_when_all_read(&self) -> bool {
         self.stop_when_all_read
     }
@@ -219,7 +219,7 @@ fn seconds(seconds: f64) -> TimeDelta {
     TimeDelta::microseconds((seconds.min(LONGEST.as_secs_f64()) * 1e6) as i64)
 }
 
-/// Where in each interval a slot is polled: a fixed, evenly spread property of the slot.
+/// A slot's offset within each interval: a fixed, evenly distributed property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Phase(u64);
 
@@ -238,7 +238,7 @@ impl Phase {
         self.0 as f64 / u64::MAX as f64
     }
 
-    /// The first point of this phase's grid that is later than `now`, at most one interval away.
+    /// The next point of this phase's grid after `now`, at most one interval away.
     fn next_after(self, now: Timestamp, interval: Duration) -> Timestamp {
         let step = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
         let offset = (self.0 % step.cast_unsigned()).cast_signed();

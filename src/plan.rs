@@ -1,8 +1,8 @@
 //! The load forecast, hour by hour, from the calls on the schedule and the cadences. Pure.
 //!
-//! A call is made as often as its messages ask for, which are taken to stay unread, until they are expired. Messages that are yet to be sent come
-//! into it as a steady stream: each joins its group's newest slot while that has room, so that a group has one slot that
-//! stays young, and full ones that age. A cadence by cron expression fires as its expression says.
+//! A call is made as often as its messages require, which are assumed to stay unread, until they expire. Future
+//! messages are a steady stream: each joins its group's newest slot while that has room, so that a group has one slot
+//! that stays young, and full ones that age. A cron cadence fires as its expression says.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::{
     domain::Timestamp,
 };
 
-/// Calls on the schedule that are alike: of one cadence, with youngest messages sent within the same minutes.
+/// Similar calls on the schedule: the same cadence, and youngest messages sent within the same minutes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cohort {
     /// The cadence named by their groups.
     pub cadence: Option<String>,
-    /// What each holds.
+    /// The messages of each call.
     pub held: Held,
-    /// How many calls they are.
+    /// Number of calls.
     pub calls: u32,
 }
 

@@ -196,13 +196,13 @@ pub struct SlotMessage {
 }
 
 impl SlotMessage {
-    /// What its cadence goes by.
+    /// What its cadence depends on.
     pub fn known(&self) -> Known {
         let is_read = self.receipt.is_some_and(Receipt::all_read);
         Known { sent_at: self.sent_at, until: self.known_until, is_read }
     }
 
-    /// Until when it is known, if it has to say that itself.
+    /// Its own `known_until`, if it has one.
     pub fn says_until(&self) -> Option<Timestamp> {
         self.known_until.filter(|_| self.known_apart)
     }

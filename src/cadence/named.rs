@@ -31,7 +31,7 @@ impl Cadences {
         Self { default, named: BTreeMap::new() }
     }
 
-    /// The cadence that a group names; the default if it names none, or one that the config lacks.
+    /// The cadence named by a group; the default if it names none, or one that is not configured.
     pub fn of(&self, name: Option<&str>) -> &Cadence {
         self.named(name).1
     }

@@ -78,12 +78,12 @@ impl Keys {
         let key = |key: &str| format!("cadence.{name}.{key}");
         let stop = self.stop_when_all_read.take();
         let stop =
-            problems.parsed(&key("stop_when_all_read"), stop, true, "give true or false", |text| text.parse().ok());
+            problems.parsed(&key("stop_when_all_read"), stop, true, "use true or false", |text| text.parse().ok());
         let is_built_in = name == DEFAULT && self.tiers.is_none() && self.cron.is_none();
         if self.pace.is_none() && !is_built_in {
             let remedy = match self.cron {
-                Some(_) => "goes with tiers and a pace, and not with cron",
-                None => "goes with a pace only: give pace = \"12m\" too",
+                Some(_) => "applies to a pace, and not with cron",
+                None => "only applies to a pace: set pace = \"12m\" too",
             };
             for (part, text) in [("patience", self.patience.take()), ("fastest", self.fastest.take())] {
                 text.into_iter().for_each(|text| problems.refuse(&key(part), &text, remedy));
@@ -91,14 +91,14 @@ impl Keys {
         }
         if let Some(expression) = self.cron.take() {
             if let Some(pace) = self.pace.take() {
-                problems.refuse(&key("pace"), &pace, "goes with tiers only: a cron expression says when to poll");
+                problems.refuse(&key("pace"), &pace, "applies to tiers only: a cron expression sets the times");
             }
-            let remedy = "give a span as in \"30d\"";
+            let remedy = "use a duration such as \"30d\"";
             let expire_after = problems.span(&key("expire_after"), self.expire_after, EXPIRE_AFTER, remedy, |_| true);
             return accept(&key("cron"), Cadence::by_cron(&expression, expire_after, stop, now), problems);
         }
         if let Some(span) = self.expire_after.take() {
-            let remedy = "goes with cron only: with tiers, messages are expired at the `until` of the last one";
+            let remedy = "only applies to cron: with tiers, messages expire at the `until` of the last tier";
             problems.refuse(&key("expire_after"), &span, remedy);
         }
         let cadence = match self.tiers.take() {
@@ -109,8 +109,7 @@ impl Keys {
             }
             None if name == DEFAULT => Cadence::built_in(stop),
             None => {
-                let remedy =
-                    "does not say how often: give tiers = [{ until = \"1h\", every = \"1m\" }], or cron = \"…\"";
+                let remedy = "has no schedule: set tiers = [{ until = \"1h\", every = \"1m\" }] or cron = \"…\"";
                 problems.refuse_silently(&format!("cadence.{name}"), remedy);
                 return None;
             }
@@ -120,7 +119,7 @@ impl Keys {
 
     /// The cadence with the pace that is given, or the one that it has.
     fn at_pace(self, cadence: Cadence, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Option<Cadence> {
-        let remedy = "give a span as in \"12m\"";
+        let remedy = "use a duration such as \"12m\"";
         if self.pace.is_none() && cadence.pace().is_none() {
             return Some(cadence);
         }

@@ -47,7 +47,7 @@ fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {
         return Setting { key: key.to_owned(), value: Some(shown(key, value)), origin: layers.origin(key) };
     }
     let is_replaced = layers.value(key).is_some() || is_passed_over(key, layers);
-    // A cadence of one's own has this default of the built-in one, and no other.
+    // Custom cadences only have this default of the built-in one.
     let default_key = if key.ends_with(".stop_when_all_read") { "cadence.default.stop_when_all_read" } else { key };
     let default = layers::lookup(defaults, default_key).filter(|_| !is_replaced && !EXAMPLES.contains(&key));
     Setting {
