@@ -78,9 +78,9 @@ impl Poller {
         };
         let admission = self.caller.gate().admit(now.monotonic);
         match admission {
-            Admission::Open => self.start_due(room, now, since).await.1,
+            Admission::Open => self.start_due(room, usize::MAX, now, since).await.1,
             Admission::First => {
-                let (calling, wait) = self.start_due(1, now, since).await;
+                let (calling, wait) = self.start_due(room, 1, now, since).await;
                 if calling == 0 {
                     self.caller.gate().has_not_called();
                 }
@@ -91,14 +91,14 @@ impl Poller {
         }
     }
 
-    /// Starts polls of due slots, in a round that began at `since`. Returns the number of polls that will call, and
-    /// the delay before the next look.
-    async fn start_due(&mut self, room: usize, now: Now, since: Instant) -> (usize, Duration) {
+    /// Starts polls of due slots, in a round that began at `since`, at most `most` that call. Returns the number of
+    /// polls that will call, and the delay before the next look.
+    async fn start_due(&mut self, room: usize, most: usize, now: Now, since: Instant) -> (usize, Duration) {
         let (claimed, probes) = self.claim(room, now);
         if claimed.is_empty() {
             return (0, self.until_next_due(now));
         }
-        let turn = Turn { most: usize::MAX, pass: Pass::None };
+        let turn = Turn { most, pass: Pass::None };
         let started = self.start_claimed(claimed, &probes, turn, now).await;
         self.ahead.took(clock::uptime().saturating_duration_since(since));
         started
@@ -210,9 +210,12 @@ impl Poller {
     ) -> usize {
         let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
-        if turn.pass == Pass::Trial {
-            // A recently refused group is a worse witness than others.
-            slots.sort_by_key(|slot| self.caller.gate().holds(slot.key.group_key));
+        if turn.most == 1 {
+            // A refused group is a worse witness than others.
+            let is_refused = |slot: &Slot| {
+                slot.group_state == GroupState::Quarantined || self.caller.gate().holds(slot.key.group_key)
+            };
+            slots.sort_by_key(is_refused);
         }
         for slot in slots {
             missing.remove(&slot.key);
@@ -224,7 +227,8 @@ impl Poller {
                 GroupState::Active => Some(self.caller.gate().place(slot.key.group_key, now.monotonic)),
                 GroupState::Quarantined => {
                     self.caller.gate().is_quarantined(slot.key.group_key);
-                    probes.contains(&slot.key).then_some(Place::Free)
+                    let place = if calling < turn.most { Place::Free } else { Place::Until(now.monotonic) };
+                    probes.contains(&slot.key).then_some(place)
                 }
                 GroupState::Stopped => None,
             };
@@ -307,102 +311,4 @@ impl Poller {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
-
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::{
-        cadence::Cadences,
-        chat::{ChatClient, ChatSettings, Credential, Destination},
-        domain::SdkAppId,
-        poller::{PollerParts, PollerSettings, ScheduleNews},
-        recording::KeepSnapshots,
-        store::Store,
-    };
-
-    /// A poller that reaches nobody.
-    fn poller() -> Poller {
-        let sdk_app_id = SdkAppId::try_from(1).unwrap();
-        let client = ChatClient::new(ChatSettings {
-            sdk_app_id,
-            identifier: "administrator".into(),
-            credential: Credential::SecretKey("key".into()),
-            destination: Destination::Endpoint("http://127.0.0.1:9".into()),
-            request_timeout: Duration::from_secs(8),
-            max_connections: 1,
-        });
-        let parts = PollerParts {
-            store: Store::new(&"postgres://nobody@127.0.0.1:9/none".into(), 1, sdk_app_id).unwrap(),
-            client: Arc::new(client.unwrap()),
-            lease: Arc::default(),
-            cadences: Arc::new(Cadences::new(BTreeMap::new())),
-            recorder: mpsc::channel(1).0,
-            committed: mpsc::unbounded_channel().1,
-            is_stuck: Arc::default(),
-            progress: Arc::default(),
-            activity: Arc::default(),
-        };
-        let settings = PollerSettings {
-            max_calls_per_second: 200,
-            transit_allowance: Duration::ZERO,
-            batch_size: 50,
-            max_in_flight: 400,
-            keep: KeepSnapshots::Changes,
-        };
-        Poller::new(parts, settings, tokio_util::sync::CancellationToken::new())
-    }
-
-    fn key(slot_id: i64) -> SlotKey {
-        SlotKey { group_key: 1, slot_id }
-    }
-
-    fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<i64>, due: std::ops::RangeInclusive<i64>) {
-        probes.for_each(|slot| poller.hear(ScheduleNews::Probe(key(slot))));
-        // One after the other: the clocks may differ by some microseconds from one reading to the next.
-        let first = poller.now().time - TimeDelta::seconds(1);
-        due.for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), first + TimeDelta::milliseconds(slot))));
-    }
-
-    #[tokio::test]
-    async fn probes_of_groups_take_half_of_the_room_and_the_others_wait_once_each() {
-        let claim = |room, poller: &mut Poller| {
-            let (claimed, probes) = poller.claim(room, poller.now());
-            let ids = |slots: Vec<SlotKey>| slots.into_iter().map(|slot| slot.slot_id).collect::<Vec<_>>();
-            (ids(claimed), ids(probes))
-        };
-        let mut poller = poller();
-        offer(&mut poller, 1..=6, 301..=400);
-        offer(&mut poller, 1..=6, 301..=400);
-        assert_eq!(claim(4, &mut poller), (vec![1, 2, 301, 302], vec![1, 2]));
-        assert_eq!(claim(4, &mut poller), (vec![3, 4, 303, 304], vec![3, 4]));
-        assert_eq!(claim(8, &mut poller), (vec![5, 6, 305, 306, 307, 308, 309, 310], vec![5, 6]));
-    }
-
-    #[tokio::test]
-    async fn a_probe_whose_slot_is_in_another_poll_is_made_after_that() {
-        let mut poller = poller();
-        offer(&mut poller, 301..=301, 301..=301);
-        let now = poller.now();
-        assert_eq!(poller.schedule.claim_due(1, 0, now).len(), 1);
-        assert_eq!(poller.claim(4, now), (vec![], vec![]));
-        poller.hear(ScheduleNews::Returned(key(301)));
-        assert_eq!(poller.claim(4, now), (vec![key(301)], vec![key(301)]));
-    }
-
-    #[tokio::test]
-    async fn a_read_that_changed_nothing_gives_its_slots_back_and_does_not_reload_the_schedule() {
-        let mut poller = poller();
-        poller.unsure_after = None;
-        (301..=303).for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), poller.now().time)));
-        let now = poller.now();
-        let (claimed, _) = poller.claim(40, now);
-        assert_eq!(claimed.len(), 3);
-        let turn = Turn { most: usize::MAX, pass: Pass::None };
-        // Nobody listens there.
-        assert_eq!(poller.start_claimed(claimed.clone(), &[], turn, now).await, (0, READ_AGAIN));
-        assert_eq!(poller.unsure_after, None);
-        assert_eq!(poller.claim(40, poller.now()).0, claimed);
-    }
-}
+mod tests;

@@ -292,10 +292,9 @@ impl World {
             }
         };
         let admission = polling.gate.admit(clocks.monotonic);
-        let (is_probe, room) = match admission {
-            Admission::Open => (false, room),
-            Admission::First => (false, 1),
-            Admission::Probe => (true, room),
+        let is_probe = match admission {
+            Admission::Open | Admission::First => false,
+            Admission::Probe => true,
             Admission::Closed(until) => {
                 return self.wake_in(daemon, until.saturating_duration_since(clocks.monotonic).min(COME_ROUND));
             }
@@ -356,9 +355,12 @@ impl World {
         };
         let mut missing: HashSet<SlotKey> = claimed.into_iter().collect();
         let mut calling = 0;
-        if is_probe {
+        let is_one = is_probe || self.polling(daemon).is_first;
+        if is_one {
             let gate = &self.polling(daemon).gate;
-            slots.sort_by_key(|slot| gate.holds(slot.key.group_key));
+            let is_refused =
+                |slot: &Slot| slot.group_state == GroupState::Quarantined || gate.holds(slot.key.group_key);
+            slots.sort_by_key(is_refused);
         }
         for slot in slots {
             missing.remove(&slot.key);
@@ -374,7 +376,7 @@ impl World {
                 polling.schedule.forget(slot.key);
                 continue;
             }
-            let place = match is_probe && calling > 0 {
+            let place = match is_one && calling > 0 {
                 _ if is_empty => Place::Free,
                 true => Place::Until(clocks.monotonic),
                 false if is_tried => Place::Free,
