@@ -108,8 +108,8 @@ async fn todays_partitions_are_made_anew_when_they_are_missing() {
     // Now they hold rows, which the oracle counts where they are put.
     for table in ["receipt_snapshots", "api_calls"] {
         let put_aside = format!(
-            "ALTER TABLE receiptd.{table} DETACH PARTITION receiptd.{table}_{today};
-             ALTER TABLE receiptd.{table}_{today} SET SCHEMA public; ALTER TABLE public.{table}_{today} RENAME TO aside_{table}"
+            "ALTER TABLE receiptd.{table} DETACH PARTITION receiptd_partitions.{table}_{today};
+             ALTER TABLE receiptd_partitions.{table}_{today} SET SCHEMA public; ALTER TABLE public.{table}_{today} RENAME TO aside_{table}"
         );
         scene.sql(&put_aside).await;
     }
