@@ -67,7 +67,7 @@ impl Code {
         Self { passes: true, ..self }
     }
 
-    const fn is_final(self) -> Self {
+    const fn final_for_groups(self) -> Self {
         Self { is_final: true, ..self }
     }
 
@@ -153,8 +153,8 @@ pub const CODES: &[Code] = &[
         "groups of this type have no read receipts, or the app may not read \
         them",
     ),
-    Code::new(10010, Class::GroupFault).remedy("the group doesn't exist any more").is_final(),
-    Code::new(10015, Class::GroupFault).remedy("the group id is wrong").is_final(),
+    Code::new(10010, Class::GroupFault).remedy("the group doesn't exist any more").final_for_groups(),
+    Code::new(10015, Class::GroupFault).remedy("the group id is wrong").final_for_groups(),
     Code::new(10060, Class::GroupFault).remedy("the group has more members than read receipts allow (200)"),
     Code::new(10004, Class::Split),
     Code::new(10018, Class::Split),
