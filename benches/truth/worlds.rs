@@ -76,7 +76,8 @@ impl World {
         let a_day = self.conversations * log_normal(rng, self.spread);
         let mut sent = vec![];
         let mut at = 0.0;
-        while a_day > 0.0 {
+        // A group without messages has infinite gaps.
+        loop {
             at += exponential(rng, DAY / a_day / 2.0);
             if at > self.days * DAY {
                 break;
