@@ -6,8 +6,6 @@
 //! - [`uptime`] measures durations. It continues while the machine is suspended.
 //! - [`now`] is this machine's clock, for the outside world: signatures, certificates, the log.
 
-mod database;
-
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -19,8 +17,11 @@ use std::{
 use chrono::{SubsecRound, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-pub use self::database::{APART, DatabaseClock, Doubt, Moment, Reading};
-use crate::{domain::Timestamp, log_throttle::LogThrottle};
+use crate::{
+    domain::Timestamp,
+    logging::log_throttle::LogThrottle,
+    rules::database_clock::{DatabaseClock, Doubt, Moment, Reading},
+};
 
 /// The time on this machine's clock, in microseconds like PostgreSQL's.
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban points to")]

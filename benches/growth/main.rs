@@ -20,10 +20,10 @@ use std::{
 };
 
 use receiptd::{
+    daemon::jobs::catch_up,
     domain::SdkAppId,
     embedded::{EmbeddedPostgres, Options},
-    jobs::catch_up,
-    rollup::SETTLED_AFTER,
+    rules::rollup::SETTLED_AFTER,
     store::{Seed, Store},
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};

@@ -9,9 +9,9 @@ use std::{
 
 use chrono::TimeDelta;
 use receiptd::{
-    cadence::{Cadence, Cadences, Following, Known, Pace, Phase, Tier},
+    daemon::poller::replay::{Findings, Sent, Way, replay},
     domain::Timestamp,
-    poller::replay::{Findings, Sent, Way, replay},
+    rules::cadence::{Cadence, Cadences, Following, Known, Pace, Phase, Tier},
 };
 
 const MINUTE: u64 = 60;

@@ -1,6 +1,6 @@
 //! The tables.
 
-use receiptd::poller::replay::{Findings, Sent};
+use receiptd::daemon::poller::replay::{Findings, Sent};
 
 use super::{policies::Policy, worlds::World};
 

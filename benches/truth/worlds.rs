@@ -1,7 +1,7 @@
 //! The worlds: how many groups of which sizes there are, and when messages are sent to them.
 
 use fastrand::Rng;
-use receiptd::{domain::Timestamp, poller::replay::Sent};
+use receiptd::{daemon::poller::replay::Sent, domain::Timestamp};
 
 use super::readers::{Readers, daytime, exponential, log_normal};
 

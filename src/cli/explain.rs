@@ -7,15 +7,11 @@ use std::{
 
 use clap::Args;
 use receiptd::{
-    cadence::Cadences,
-    chat::error_class,
-    counted::counted,
     domain::{GroupId, MsgSeq, Timestamp},
-    ops::Unheard,
-    printable::printable,
-    recording::KnownLimit,
-    shell,
+    http::Unheard,
+    rules::{cadence::Cadences, protocol::error_class, recording::KnownLimit},
     store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
+    text::{counted::counted, printable::printable, shell},
 };
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::Args;
-use receiptd::{counted::counted, domain::GroupId, store::Store};
+use receiptd::{domain::GroupId, store::Store, text::counted::counted};
 
 use super::{Global, database::Opened, exit::Refused, stdout};
 

@@ -7,10 +7,10 @@ use std::{
 
 use clap::Args;
 use receiptd::{
-    counted::counted,
     domain::Timestamp,
-    plan::{Cohort, Hour, Stream, plan, saturates_at},
+    rules::forecast::{Cohort, Hour, Stream, plan, saturates_at},
     store::{LastDay, StoreError},
+    text::counted::counted,
 };
 use serde::Serialize;
 

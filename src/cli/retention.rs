@@ -7,10 +7,10 @@ use clap::Args;
 use indicatif::HumanBytes;
 use receiptd::{
     config::Config,
-    counted::counted,
-    jobs::{Removed, enforce},
-    retention::{Partition, Verdict},
+    daemon::jobs::{Removed, enforce},
+    rules::retention::{Partition, Verdict},
     store::Store,
+    text::counted::counted,
 };
 
 use super::{Global, database::Opened, stdout};

@@ -9,7 +9,9 @@ use anyhow::bail;
 use chrono::TimeDelta;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use receiptd::{clock, counted::counted, domain::Timestamp, jobs::catch_up, rollup::hour_of, store::Store};
+use receiptd::{
+    clock, daemon::jobs::catch_up, domain::Timestamp, rules::rollup::hour_of, store::Store, text::counted::counted,
+};
 
 use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
 

@@ -9,10 +9,10 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
-    counted::counted,
-    jobs::catch_up,
-    rollup,
+    daemon::jobs::catch_up,
+    rules::rollup,
     store::{Seed, Store},
+    text::counted::counted,
 };
 
 use super::{Global, database::Opened, moment::Moment, stdout};

@@ -6,9 +6,9 @@ use anyhow::bail;
 use clap::Args;
 use receiptd::{
     chat::Credential,
-    counted::counted,
     lifecycle, logging,
     simulator::{Latency, Simulator, SimulatorConfig},
+    text::counted::counted,
 };
 
 use super::{Global, stdout};

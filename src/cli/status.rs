@@ -6,12 +6,10 @@ use clap::Args;
 use indicatif::HumanCount;
 use receiptd::{
     config::Http,
-    counted::counted,
     domain::Timestamp,
-    lease::Holder,
-    printable::printable,
-    span,
+    host::Holder,
     store::{Overview, Store, StoreError, Watched},
+    text::{counted::counted, duration, printable::printable},
 };
 use serde::Serialize;
 
@@ -144,7 +142,7 @@ fn number(number: i64, thing: &str) -> String {
 
 /// The time between then and now, as text.
 pub fn since(then: Timestamp, now: Timestamp) -> String {
-    span::roughly((now - then).to_std().unwrap_or_default())
+    duration::roughly((now - then).to_std().unwrap_or_default())
 }
 
 #[cfg(test)]

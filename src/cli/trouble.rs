@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use receiptd::{
     config::Http,
-    counted::counted,
-    ops::{self, Unheard},
-    span,
+    http::{self, Unheard},
     store::ExplainedCall,
+    text::{counted::counted, duration},
 };
 use serde_json::Value;
 
 /// The report of the daemon on this machine.
 pub async fn ask(http: &Http) -> Result<Value, Unheard> {
-    ops::ask(http.listen.ok_or(Unheard::Silent)?, http.token.as_ref()).await
+    http::ask(http.listen.ok_or(Unheard::Silent)?, http.token.as_ref()).await
 }
 
 /// Why the app is not being polled, with the remedy if there is one. From `daemon` if it is the lease holder, else
@@ -36,7 +35,7 @@ pub fn of_group(daemon: &Value, group_key: i64) -> Vec<String> {
         let info = held["info"].as_str().unwrap_or_default();
         let again = match held["again_in_seconds"].as_u64().unwrap_or_default() {
             0 => "immediately".to_owned(),
-            seconds => format!("in {}", span::roughly(Duration::from_secs(seconds))),
+            seconds => format!("in {}", duration::roughly(Duration::from_secs(seconds))),
         };
         format!("Tencent Chat refused the group{code} ({info}); it is retried {again} at the earliest.")
     });
@@ -54,7 +53,7 @@ fn refusal(call: &ExplainedCall) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use receiptd::chat::Class;
+    use receiptd::rules::protocol::Class;
     use serde_json::json;
 
     use super::*;

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::problem::Problems;
 use crate::{
-    cadence::{Cadence, Cadences, DEFAULT, InvalidCadence, Pace, Tier},
     domain::Timestamp,
+    rules::cadence::{Cadence, Cadences, DEFAULT, InvalidCadence, Pace, Tier},
 };
 
 /// Default of `expire_after`.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::problem::Problems;
-use crate::{cadence::Cron, domain::Timestamp};
+use crate::{domain::Timestamp, rules::cadence::Cron};
 
 /// When the jobs run: cron expressions in UTC.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use serde::Deserialize;
 
 use super::problem::Problems;
-use crate::retention::Retention;
+use crate::rules::retention::Retention;
 
 /// Partitions cover a day, and late results must find theirs.
 const SHORTEST: Duration = Duration::from_secs(86_400);

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::problem::Problems;
-use crate::recording::KeepSnapshots;
+use crate::rules::recording::KeepSnapshots;
 
 /// Which polls add a row to the time series.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

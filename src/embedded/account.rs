@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{EmbeddedError, error::file};
-use crate::account::Account;
+use crate::host::account::Account;
 
 /// The account that root uses for the server in `data_dir`. If the directory or one on its path belongs to another
 /// account than root, it is that one: so the service can use what root has created in its directory, and can't
@@ -117,7 +117,7 @@ fn may_enter(account: &Account, owner: u32, group: u32, mode: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::parse;
+    use crate::host::account::parse;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
         nobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n\

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::EmbeddedError;
-use crate::account::Account;
+use crate::host::account::Account;
 
 /// The programs that an installation must have.
 pub(super) const NEEDED: [&str; 4] = ["initdb", "pg_ctl", "postgres", "psql"];

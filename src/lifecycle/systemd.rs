@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{report::Report, term::TermStatus};
+use crate::daemon::{report::Report, status::TermStatus};
 
 /// How often the status line is updated.
 const STATUS_EVERY: Duration = Duration::from_secs(5);

@@ -12,8 +12,8 @@ use std::{
 use sqlx::Executor;
 use tokio::time::timeout_at;
 
-use super::{Store, StoreError, session::Session, sqlstate::sqlstate};
-use crate::domain::Timestamp;
+use super::{Store, StoreError, sqlstate::sqlstate};
+use crate::{domain::Timestamp, store::connection::Session};
 
 /// Maximum time to wait for a row. Less than `deadlock_timeout`, which is a second by default.
 const BRIEFLY: &str = "100ms";

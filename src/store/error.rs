@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{clock, log_throttle::LogThrottle, postgres_url::UrlFault};
+use crate::{clock, logging::log_throttle::LogThrottle, postgres_url::UrlFault};
 
 /// A failed database operation, with the reason.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,11 @@ use sqlx::FromRow;
 
 use super::{Store, StoreError, statement::query_as, transaction::SHORT};
 use crate::{
-    chat::{Class, Failure},
     domain::{GroupId, MsgSeq, Timestamp},
-    slot::{GroupKey, SlotId},
+    rules::{
+        protocol::{Class, Failure},
+        slot::{GroupKey, SlotId},
+    },
 };
 
 /// The latest calls within two days.

@@ -7,13 +7,13 @@ use tokio::time::timeout_at;
 
 use super::{
     Store, StoreError,
-    session::Session,
     statement::{query, query_as},
     transaction::STREAM,
 };
 use crate::{
     domain::Timestamp,
     export::{BATCH, Batch, Dataset, Values, push_text},
+    store::connection::Session,
 };
 
 /// Groups are ordered by bytes: the same on every server, whatever its language.

@@ -6,10 +6,10 @@
 
 use super::{
     SchemaError, Store, StoreError,
-    session::Session,
     statement::{query_as, query_scalar},
     transaction::SHORT,
 };
+use crate::store::connection::Session;
 
 /// Objects of the schema with their owners. Superusers have an owner's rights anyway: their objects are only refused
 /// if they would prevent the daemon's work.

@@ -2,8 +2,8 @@
 
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
 
-use super::{Store, StoreError, session::Session, statement::query_scalar, transaction::ROLLUP};
-use crate::domain::Timestamp;
+use super::{Store, StoreError, statement::query_scalar, transaction::ROLLUP};
+use crate::{domain::Timestamp, store::connection::Session};
 
 impl Store {
     /// Time of the first snapshot or call of this app, if there is one.

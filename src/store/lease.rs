@@ -1,4 +1,4 @@
-//! The lease of an app: a row of `poller_leases`. [`crate::lease`] decides who may take it and when.
+//! The lease of an app: a row of `poller_leases`. [`crate::rules::lease`] decides who may take it and when.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     clock,
-    lease::{Holder, LeaseRow, TTL},
-    recording::KnownLimit,
+    host::Holder,
+    rules::{
+        lease::{LeaseRow, TTL},
+        recording::KnownLimit,
+    },
 };
 
 impl Store {

@@ -7,7 +7,7 @@ use super::{
     statement::{query_as, query_scalar},
     transaction::{LONG, SHORT},
 };
-use crate::{domain::Timestamp, retention};
+use crate::{domain::Timestamp, rules::retention};
 
 /// The state.
 #[derive(Debug, Clone, Serialize)]

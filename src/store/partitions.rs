@@ -3,7 +3,7 @@
 use chrono::{Days, NaiveDate};
 
 use super::{Store, StoreError, statement::query_scalar, transaction::SHORT};
-use crate::retention::Table;
+use crate::rules::retention::Table;
 
 /// Number of days in advance with partitions, besides today and yesterday.
 pub(super) const DAYS_AHEAD: u64 = 7;

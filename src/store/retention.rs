@@ -1,5 +1,5 @@
 //! Removes old data without blocking readers or writers: a partition is detached concurrently and then dropped, in
-//! separate steps. [`crate::retention`] decides what to remove.
+//! separate steps. [`crate::rules::retention`] decides what to remove.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{SdkAppId, Timestamp},
-    retention::{Partition, SCHEMA, Stage, Table},
+    rules::retention::{Partition, SCHEMA, Stage, Table},
 };
 
 /// Lock timeout; after it, the next run tries again. Sessions queued behind it wait as long.

@@ -1,5 +1,5 @@
 //! Rewrites a finished day of snapshots in the order of its key: a copy replaces it, without blocking readers or writers.
-//! Rows that are written to the day during the copying must never be lost: then the copy is dropped. [`crate::retention`]
+//! Rows that are written to the day during the copying must never be lost: then the copy is dropped. [`crate::rules::retention`]
 //! decides which days are rewritten.
 
 use std::{fmt::Display, time::Duration};

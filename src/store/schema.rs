@@ -11,11 +11,11 @@ use tokio::time::timeout;
 
 use super::{
     Store, StoreError,
-    session::Session,
     sqlstate::{self, Remedy},
     statement::{query, query_as, query_scalar},
     transaction::{RENEWAL, SHORT},
 };
+use crate::store::connection::Session;
 
 /// The schema can't be upgraded to the version that this receiptd knows.
 #[derive(Debug, thiserror::Error)]

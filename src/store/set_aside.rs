@@ -12,14 +12,14 @@ use super::{
         Committed, Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones,
         write_rows, write_slots, write_snapshots, write_unwatched,
     },
-    session::Session,
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
 };
 use crate::{
     domain::Timestamp,
-    recording::{GroupChange, Kept, Recording},
+    rules::recording::{GroupChange, Kept, Recording},
+    store::connection::Session,
 };
 
 /// The written part of a refused poll.
@@ -184,7 +184,7 @@ fn content(part: &Recording) -> Value {
     let messages = part.messages.iter().map(|change| {
         json!({
             "polled_at": change.polled_at, "known_until": change.known_until, "receipt": change.receipt.map(receipt),
-            "state": change.closed.map(crate::recording::Closed::state), "no_receipt_polls": change.no_receipt_polls,
+            "state": change.closed.map(crate::rules::recording::Closed::state), "no_receipt_polls": change.no_receipt_polls,
         })
     });
     let calls = part.attempts.iter().map(|call| json!({ "called_at": call.called_at, "class": call.class().name() }));

@@ -9,14 +9,16 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
 use super::{
-    session::Session,
     slots::keyed,
     statement::{query, query_as, query_scalar},
 };
 use crate::{
     domain::{Counts, Timestamp},
-    recording::Contents,
-    slot::{GroupKey, Slot, SlotId, SlotKey, SlotMessage},
+    rules::{
+        recording::Contents,
+        slot::{GroupKey, Slot, SlotId, SlotKey, SlotMessage},
+    },
+    store::connection::Session,
 };
 
 /// A row of `poll_slots` to be written.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    slot::{GroupKey, GroupState, Made, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
+    rules::slot::{GroupKey, GroupState, Made, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
 /// One row per slot, with the states of its messages. The server spends most of the time on sending elements, one by one. So it

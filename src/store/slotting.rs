@@ -12,7 +12,6 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     Store, StoreError,
     brief::{Brief, Halves, changed},
-    session::Session,
     slot_rows::{SlotRow, append_to_slots, insert_slots, move_messages, new_slot_ids, update_slots},
     slots::receipt,
     statement::{query, query_as},
@@ -20,8 +19,11 @@ use super::{
 };
 use crate::{
     domain::{MsgSeq, Timestamp},
-    recording::Contents,
-    slot::{Fill, Fresh, GroupKey, OpenSlot, Slot, SlotId, SlotKey, SlotMessage},
+    rules::{
+        recording::Contents,
+        slot::{Fill, Fresh, GroupKey, OpenSlot, Slot, SlotId, SlotKey, SlotMessage},
+    },
+    store::connection::Session,
 };
 
 /// Number of messages assigned in one transaction: a million at once must not keep one open for long.

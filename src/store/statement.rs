@@ -1,4 +1,4 @@
-//! Statements. Their text is fixed, so that a session with names prepares each once; [`super::session`] decides which
+//! Statements. Their text is fixed, so that a session with names prepares each once; [`crate::store::connection`] decides which
 //! sessions do. Statements composed of parts have no name and use `sqlx::raw_sql`.
 
 use sqlx::{

@@ -20,10 +20,12 @@ use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 use super::{
     StoreError,
-    session::{Connector, Session},
     sqlstate::{self, Remedy},
 };
-use crate::domain::{SdkAppId, Timestamp};
+use crate::{
+    domain::{SdkAppId, Timestamp},
+    store::connection::{Connector, Session},
+};
 
 /// Most operations take milliseconds.
 pub(super) const SHORT: Duration = Duration::from_secs(10);

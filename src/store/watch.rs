@@ -4,14 +4,14 @@ use sqlx::{postgres::PgArguments, query::QueryScalar};
 
 use super::{
     Store, StoreError,
-    session::Session,
     statement::{query, query_as, query_scalar},
     transaction::{LONG, SHORT},
 };
 use crate::{
     domain::{GroupId, GroupType, Labels, MsgSeq, Timestamp},
     import::WatchLine,
-    slot::GroupKey,
+    rules::slot::GroupKey,
+    store::connection::Session,
 };
 
 /// Number of rows per page, so that a slow reader blocks nothing.

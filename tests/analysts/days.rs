@@ -1,7 +1,7 @@
 //! Message days: their contents, kept when the snapshots are dropped, and the counts at times in such days.
 
 use chrono::TimeDelta;
-use receiptd::{jobs::enforce, retention::Retention};
+use receiptd::{daemon::jobs::enforce, rules::retention::Retention};
 
 use crate::history::{History, at};
 

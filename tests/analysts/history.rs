@@ -8,15 +8,20 @@ use std::{
 
 use chrono::TimeDelta;
 use receiptd::{
-    activity::Activity,
-    cadence::{Cadence, Cadences, Tier},
-    chat::{Answer, Attempt},
+    daemon::{
+        activity::Activity,
+        jobs::catch_up,
+        recorder::{Recorder, RecorderSettings},
+    },
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    jobs::catch_up,
-    recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
-    rollup::SETTLED_AFTER,
-    slot::{Fill, Slot, SlotKey},
-    store::{FIRST, Recorder, RecorderSettings, Store},
+    rules::{
+        cadence::{Cadence, Cadences, Tier},
+        protocol::{Answer, Attempt},
+        recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
+        rollup::SETTLED_AFTER,
+        slot::{Fill, Slot, SlotKey},
+    },
+    store::{FIRST, Store},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +96,7 @@ impl History {
 
     /// The slot of a message, created if necessary: each has its own.
     pub async fn slot_of(&self, message: MsgSeq) -> Slot {
-        let pack = |fresh: &[receiptd::slot::Fresh], _: &std::collections::HashMap<_, _>| {
+        let pack = |fresh: &[receiptd::rules::slot::Fresh], _: &std::collections::HashMap<_, _>| {
             let mine = fresh.iter().filter(|fresh| fresh.seq == message);
             mine.map(|fresh| Fill {
                 slot_id: None,

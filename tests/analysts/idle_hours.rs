@@ -1,7 +1,7 @@
 //! Idle hours: they have no row in `group_receipts_hourly`, but the view `hourly_receipts` has them.
 
 use chrono::TimeDelta;
-use receiptd::{jobs::enforce, retention::Retention};
+use receiptd::{daemon::jobs::enforce, rules::retention::Retention};
 
 use crate::history::{History, at};
 

@@ -1,7 +1,7 @@
 //! Late data is rolled up too: the flush that stores it notes it.
 
 use chrono::TimeDelta;
-use receiptd::{clock, jobs::catch_up, store::Store};
+use receiptd::{clock, daemon::jobs::catch_up, store::Store};
 use sqlx::AssertSqlSafe;
 
 use crate::rig::{Rig, app, simulator_config};

@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use chrono::{DurationRound, TimeDelta};
 use fastrand::Rng;
 use receiptd::{
-    cadence::{Following, Known, Phase},
     clock,
     domain::{Counts, Receipt, Timestamp},
-    milestones::AGES,
-    recording::{Closed, NO_RECEIPT_POLLS},
-    slot::SlotKey,
+    rules::{
+        cadence::{Following, Known, Phase},
+        milestones::AGES,
+        recording::{Closed, NO_RECEIPT_POLLS},
+        slot::SlotKey,
+    },
 };
 
 use crate::{

@@ -3,8 +3,8 @@
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
-    jobs::enforce,
-    retention::{Retention, runway},
+    daemon::jobs::enforce,
+    rules::retention::{Retention, runway},
 };
 
 use crate::history::History;

@@ -3,9 +3,9 @@
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
     clock,
+    daemon::jobs::{Removed, enforce},
     domain::Timestamp,
-    jobs::{Removed, enforce},
-    retention::Retention,
+    rules::retention::Retention,
     store::Store,
 };
 use sqlx::{Connection, PgConnection};
@@ -239,5 +239,5 @@ async fn the_runway_is_told_from_the_partitions() {
     let partitions = history.store.partitions().await.unwrap();
     assert_eq!(partitions.len(), 26);
     let today = NaiveDate::from_ymd_opt(2026, 11, 24).unwrap();
-    assert_eq!(receiptd::retention::runway(&partitions, today), 7);
+    assert_eq!(receiptd::rules::retention::runway(&partitions, today), 7);
 }

@@ -2,8 +2,8 @@
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
-    jobs::enforce,
-    retention::Retention,
+    daemon::jobs::enforce,
+    rules::retention::Retention,
     store::{Rewritten, Store},
 };
 use sqlx::{Connection, PgConnection};

@@ -2,9 +2,9 @@
 
 use chrono::TimeDelta;
 use receiptd::{
+    daemon::jobs::catch_up,
     domain::Timestamp,
-    jobs::catch_up,
-    rollup::SETTLED_AFTER,
+    rules::rollup::SETTLED_AFTER,
     store::{Seed, Store},
 };
 

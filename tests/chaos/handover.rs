@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use receiptd::lease::TTL;
+use receiptd::rules::lease::TTL;
 
 use crate::{
     common::ScratchDirectory,

@@ -4,8 +4,9 @@ use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
 use receiptd::{
-    chat::{Attempt, ChatClient, ChatSettings, Class, Credential, Destination},
+    chat::{ChatClient, ChatSettings, Credential, Destination},
     domain::MsgSeq,
+    rules::protocol::{Attempt, Class},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

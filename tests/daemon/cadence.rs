@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use receiptd::{
-    cadence::{Cadence, Cadences, Tier},
     clock,
+    rules::cadence::{Cadence, Cadences, Tier},
 };
 
 use crate::rig::{Rig, every_second, group, simulator_config};

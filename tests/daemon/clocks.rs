@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::TimeDelta;
-use receiptd::{cadence::Cron, clock, domain::Counts};
+use receiptd::{clock, domain::Counts, rules::cadence::Cron};
 use sqlx::AssertSqlSafe;
 
 use crate::rig::{Rig, group, seq, simulator_config};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use receiptd::{
+    daemon::status::Role,
     lifecycle::Daemon,
     simulator::{Fault, When},
-    term::Role,
 };
 use tokio_util::sync::CancellationToken;
 

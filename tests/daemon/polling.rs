@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use receiptd::{
-    cadence::{Cadence, Cadences, Tier},
     domain::Counts,
+    rules::cadence::{Cadence, Cadences, Tier},
     simulator::{Fault, FaultRule, When},
 };
 use sqlx::AssertSqlSafe;

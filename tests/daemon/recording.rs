@@ -2,7 +2,7 @@
 
 use receiptd::{
     domain::Counts,
-    recording::KeepSnapshots,
+    rules::recording::KeepSnapshots,
     simulator::{Fault, FaultRule, When},
 };
 use sqlx::AssertSqlSafe;

@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use receiptd::{
-    cadence::{Cadence, Cadences, Cron, Tier},
     chat::{ChatSettings, Credential, Destination},
     clock,
+    daemon::{jobs::JobSettings, poller::PollerSettings},
     domain::{GroupId, MsgSeq, SdkAppId},
-    jobs::JobSettings,
     lifecycle::{Daemon, DaemonSettings},
-    poller::PollerSettings,
-    recording::KeepSnapshots,
-    retention::Retention,
+    rules::{
+        cadence::{Cadence, Cadences, Cron, Tier},
+        recording::KeepSnapshots,
+        retention::Retention,
+    },
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};

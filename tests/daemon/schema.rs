@@ -2,10 +2,9 @@
 
 use chrono::TimeDelta;
 use receiptd::{
+    daemon::jobs::{catch_up, enforce},
     domain::{Counts, Timestamp},
-    jobs::{catch_up, enforce},
-    retention::Retention,
-    rollup::SETTLED_AFTER,
+    rules::{retention::Retention, rollup::SETTLED_AFTER},
     store::{SchemaError, Seed, Store},
 };
 use sqlx::AssertSqlSafe;

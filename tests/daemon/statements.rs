@@ -1,6 +1,6 @@
 //! Statements that are prepared once per connection, and what happens when they are no longer valid.
 
-use receiptd::{lease::Holder, slot::SlotKey, store::Store};
+use receiptd::{host::Holder, rules::slot::SlotKey, store::Store};
 
 use crate::{
     proxy::{Proxy, Sent},

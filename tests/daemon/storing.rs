@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use receiptd::{
-    cadence::{Cadence, Cadences, Tier},
     domain::Counts,
-    slot::SlotKey,
+    rules::{
+        cadence::{Cadence, Cadences, Tier},
+        slot::SlotKey,
+    },
     store::Store,
 };
 use sqlx::{AssertSqlSafe, Postgres, Transaction};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use receiptd::{
-    cadence::{Cadence, Cadences, Tier},
+    rules::cadence::{Cadence, Cadences, Tier},
     simulator::{Fault, FaultRule, When},
 };
 

@@ -2,14 +2,17 @@
 
 use chrono::TimeDelta;
 use receiptd::{
-    clock::{self, APART, Doubt},
+    clock,
     config::{Chat, Config},
-    counted::counted,
-    lease::Holder,
+    host::Holder,
     postgres_url::PostgresUrl,
-    recording::KnownLimit,
-    retention,
+    rules::{
+        database_clock::{APART, Doubt},
+        recording::KnownLimit,
+        retention,
+    },
     store::{ExplainedCall, Rights, Store, StoreError, Watched},
+    text::counted::counted,
 };
 use secrecy::{ExposeSecret, SecretString};
 

@@ -8,13 +8,14 @@ use std::{net::IpAddr, time::Duration};
 use chrono::{DateTime, TimeDelta};
 use receiptd::{
     chat::{
-        Attempt, ChatClient, ChatSettings, Class, Failure, error_class,
+        ChatClient, ChatSettings,
         proxy::{by_proxy_for, proxy_for},
     },
     clock,
     config::Chat,
     domain::{GroupId, MsgSeq, Timestamp},
-    lease::Holder,
+    host::Holder,
+    rules::protocol::{Attempt, Class, Failure, error_class},
 };
 use reqwest::{Url, header::DATE, redirect::Policy};
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use receiptd::{printable::printable, simulator::Simulator};
+use receiptd::{simulator::Simulator, text::printable::printable};
 use sqlx::PgPool;
 
 use crate::cli::stdout;

@@ -11,10 +11,10 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use receiptd::{
-    counted::counted,
     domain::Timestamp,
     import::{Lines, ReadError, WatchLine},
     store::Store,
+    text::counted::counted,
 };
 
 use super::{BATCH, Exit, Refused, stdout, tell};

@@ -8,8 +8,8 @@ use std::{
 use clap::Args;
 use receiptd::{
     domain::GroupId,
-    printable::printable,
     store::{Store, WatchedGroup, WatchedMessage},
+    text::printable::printable,
 };
 use serde::Serialize;
 

@@ -8,9 +8,8 @@ use chrono::TimeDelta;
 
 use crate::{
     domain::Timestamp,
-    recording::Recording,
-    slot::GroupKey,
-    store::{session::Session, statement::query},
+    rules::{recording::Recording, slot::GroupKey},
+    store::{connection::Session, statement::query},
 };
 
 /// A change stored within this time after it was seen is dated by the latter. docs/analysts.md has the same value.

@@ -5,10 +5,12 @@
 
 use crate::{
     domain::{Counts, MsgSeq},
-    milestones::{AGES, Milestone, Milestones},
-    recording::Recording,
-    slot::GroupKey,
-    store::{session::Session, statement::query},
+    rules::{
+        milestones::{AGES, Milestone, Milestones},
+        recording::Recording,
+        slot::GroupKey,
+    },
+    store::{connection::Session, statement::query},
 };
 
 const WRITE: &str = "

@@ -3,18 +3,22 @@
 use super::{
     super::{
         brief::changed,
-        session::Session,
         slot_rows::{SlotRow, count_of, insert_slots, move_messages, new_slot_ids},
-        upkeep::PROBE_CLAIM,
     },
     Item,
 };
 use crate::{
-    chat::Attempt,
     domain::{Counts, Receipt},
-    recording::{Contents, GroupChange, Recording, Snapshot},
-    slot::{GroupKey, Made, SlotId, SlotKey},
-    store::statement::{query, query_as},
+    rules::{
+        protocol::Attempt,
+        recording::{Contents, GroupChange, Recording, Snapshot},
+        slot::{GroupKey, Made, SlotId, SlotKey},
+    },
+    store::{
+        changed_groups::PROBE_CLAIM,
+        connection::Session,
+        statement::{query, query_as},
+    },
 };
 
 /// Moves the messages of absorbed slots to the absorbing ones, and deletes the former. If one was changed, everything

@@ -7,9 +7,11 @@ use std::collections::HashSet;
 
 use crate::{
     domain::{Counts, MsgSeq, Timestamp},
-    recording::{Kept, Recording},
-    slot::{GroupKey, SlotMessage},
-    store::{session::Session, slot_rows::count_of, statement::query_as},
+    rules::{
+        recording::{Kept, Recording},
+        slot::{GroupKey, SlotMessage},
+    },
+    store::{connection::Session, slot_rows::count_of, statement::query_as},
 };
 
 const WRITE: &str = "

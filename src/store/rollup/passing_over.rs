@@ -6,11 +6,10 @@ use sqlx::Executor;
 use super::{again, next};
 use crate::{
     domain::Timestamp,
-    rollup::Stretch,
-    slot::GroupKey,
+    rules::{rollup::Stretch, slot::GroupKey},
     store::{
         Store, StoreError,
-        session::Session,
+        connection::Session,
         sqlstate::Remedy,
         statement::{query, query_as},
         transaction::{ROLLUP, SHORT},

@@ -1,0 +1,276 @@
+//! The command line: one file per command. To add a command, add its file with `Arguments` and `execute`, its `mod`
+//! line here, and its lines in [`Command`] and [`Command::execute`].
+//!
+//! Results go to standard output, errors and logs to standard error. Secrets are never arguments.
+
+mod check;
+mod completions;
+mod config;
+mod database;
+mod demo;
+mod exit;
+mod explain;
+mod export;
+mod forget;
+mod man;
+mod migrate;
+mod moment;
+mod plan;
+mod retention;
+mod rollup;
+mod run;
+mod seed;
+mod simulate;
+mod status;
+mod trouble;
+mod usersig;
+mod watch;
+
+use std::{
+    borrow::Cow,
+    env,
+    fmt::Display,
+    io::{self, StdoutLock, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use receiptd::{
+    config::Config,
+    logging,
+    text::printable::{printable_json, printable_lines},
+};
+use serde::Serialize;
+use sqlx::error::DatabaseError;
+
+use self::exit::Exit;
+
+/// The configuration file that is read if none is named and this one exists.
+const USUAL_CONFIG: &str = "/etc/receiptd/receiptd.toml";
+
+/// The variable that names another configuration file.
+const CONFIG_VARIABLE: &str = "RECEIPTD_CONFIG";
+
+/// Poll Tencent Chat for group message read receipts and keep their history in PostgreSQL
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The options of all commands.
+#[derive(Args)]
+struct Global {
+    /// Configuration file [default: /etc/receiptd/receiptd.toml if it exists]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true, global = true)]
+    config: Option<PathBuf>,
+    /// Override a setting, for example polling.batch_size=20; repeatable, not for secrets
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
+    overrides: Vec<(String, String)>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Migrate(migrate::Arguments),
+    Check(check::Arguments),
+    Status(status::Arguments),
+    Explain(explain::Arguments),
+    Plan(plan::Arguments),
+    Config(config::Arguments),
+    Rollup(rollup::Arguments),
+    Retention(retention::Arguments),
+    Forget(forget::Arguments),
+    Demo(demo::Arguments),
+    Simulate(simulate::Arguments),
+    Seed(seed::Arguments),
+    Usersig(usersig::Arguments),
+    Watch(watch::Arguments),
+    Export(export::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+impl Command {
+    async fn execute(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Run(arguments) => run::execute(&arguments, global).await,
+            Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
+            Self::Check(arguments) => check::execute(&arguments, global).await,
+            Self::Status(arguments) => status::execute(&arguments, global).await,
+            Self::Explain(arguments) => explain::execute(arguments, global).await,
+            Self::Plan(arguments) => plan::execute(&arguments, global).await,
+            Self::Config(arguments) => config::execute(&arguments, global),
+            Self::Rollup(arguments) => rollup::execute(&arguments, global).await,
+            Self::Retention(arguments) => retention::execute(&arguments, global).await,
+            Self::Forget(arguments) => forget::execute(&arguments, global).await,
+            Self::Demo(arguments) => demo::execute(&arguments).await,
+            Self::Simulate(arguments) => simulate::execute(arguments, global).await,
+            Self::Seed(arguments) => seed::execute(&arguments, global).await,
+            Self::Usersig(arguments) => usersig::execute(&arguments, global),
+            Self::Watch(arguments) => watch::execute(arguments, global).await,
+            Self::Export(arguments) => export::execute(&arguments, global).await,
+            Self::Completions(arguments) => completions::execute(&arguments),
+            Self::Man(arguments) => man::execute(&arguments),
+        }
+    }
+}
+
+/// Runs the command and returns its exit code.
+pub async fn main() -> ExitCode {
+    let cli = match command_line() {
+        Ok(cli) => cli,
+        Err(message) => {
+            if message.use_stderr() && logging::is_journal() {
+                logging::print_fatal(&message.to_string());
+            } else {
+                // A closed standard output is not a failure: nobody wants the rest of the result.
+                let _ = message.print();
+            }
+            return if message.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    cli.command.execute(&cli.global).await.unwrap_or_else(|error| {
+        if is_unread(&error) {
+            return ExitCode::SUCCESS;
+        }
+        logging::print_fatal(&printable_lines(&format!("receiptd: {}", said(&error))));
+        Exit::of(&error).into()
+    })
+}
+
+/// The command line, plus options from environment variables.
+fn command_line() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    // Compose files and shells use empty variables for unset ones.
+    if env::var_os(CONFIG_VARIABLE).is_some_and(|path| path.is_empty()) {
+        command = command.mut_arg("config", |argument| argument.env(None::<&str>));
+    }
+    Cli::from_arg_matches(&command.try_get_matches()?)
+}
+
+/// Standard output, for results. Its errors say that writing to it failed.
+struct Stdout(StdoutLock<'static>);
+
+fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+/// Only text goes through it, and no terminal control characters, whatever the source. Exports are data and bypass
+/// it.
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match str::from_utf8(bytes).map(printable_lines) {
+            Ok(Cow::Owned(text)) => self.0.write_all(text.as_bytes()).map(|()| bytes.len()),
+            _ => self.0.write(bytes),
+        }
+        .map_err(of_stdout)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(of_stdout)
+    }
+}
+
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("writing to standard output failed: {error}"))
+}
+
+/// Writes a message to standard error. If that is closed or full, the message is dropped.
+fn tell(text: impl Display) {
+    _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
+}
+
+/// A value as JSON on one line, with invisible characters escaped.
+fn as_json(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(|text| printable_json(&text).into_owned())
+}
+
+/// An error with its causes on one line. A cause that repeats its predecessor's text is left out; a database failure
+/// ends with its remedy.
+fn said(error: &anyhow::Error) -> String {
+    let server = error.chain().find_map(|cause| cause.downcast_ref::<Box<dyn DatabaseError>>());
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = match server {
+            // Errors from the server end with a line in PostgreSQL's source.
+            Some(server) => cause.to_string().replace(&server.to_string(), server.message()),
+            None => cause.to_string(),
+        };
+        if !said.last().is_some_and(|before| before.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said.extend(error.chain().find_map(exit::failure).and_then(database::advice).map(str::to_owned));
+    said.join(": ")
+}
+
+/// Whether the reader of standard output is gone, as with `head`: nobody is left to answer. A broken connection has
+/// its own error around this one.
+fn is_unread(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+impl Global {
+    /// The configuration file, named or usual, if there is one.
+    fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref().or_else(|| existing(Path::new(USUAL_CONFIG)))
+    }
+
+    /// The settings of the file, the environment and `--set`.
+    fn load_config(&self) -> anyhow::Result<Config> {
+        let environment =
+            env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Config::load(self.config_file(), environment, &self.overrides, receiptd::clock::now())?)
+    }
+}
+
+/// The file, unless it is known to be missing. If this account may not search its directory, the command fails
+/// instead of silently using other settings than the daemon.
+fn existing(path: &Path) -> Option<&Path> {
+    path.try_exists().unwrap_or(true).then_some(path)
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, as in polling.batch_size=20")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+    use receiptd::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn a_usual_file_that_can_not_be_looked_for_is_not_passed_over() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(existing(file.path()), Some(file.path()));
+        assert_eq!(existing(&file.path().with_extension("missing")), None);
+        // Simulates a directory that this account may not search.
+        assert!(existing(&file.path().join("receiptd.toml")).is_some());
+    }
+
+    #[test]
+    fn each_cause_is_said_once_and_a_failure_of_the_database_with_what_helps() {
+        let refused = || std::io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
+        let doing = "reading the schema version of receiptd";
+        let failed = Err::<(), _>(StoreError::Failed { doing, source: sqlx::Error::Io(refused()) });
+        assert_eq!(
+            said(&failed.context("connecting to postgres://me@db:5432/history").unwrap_err()),
+            "connecting to postgres://me@db:5432/history: reading the schema version of receiptd failed: error \
+             communicating with database: Connection refused (os error 111): is it running, and can this machine \
+             reach it?"
+        );
+        let twice = anyhow!(sqlx::Error::Io(refused())).context("migrating failed");
+        assert_eq!(
+            said(&twice),
+            "migrating failed: error communicating with database: Connection refused (os error 111)"
+        );
+    }
+}

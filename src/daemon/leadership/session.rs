@@ -1,0 +1,181 @@
+//! A shift: polling with one set of settings. When the settings change, a shift ends like a term, with all results
+//! stored, and the next one begins under the same lease.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{ASK_AGAIN, spawn_noted};
+use crate::{
+    chat::ChatClient,
+    daemon::{
+        jobs::{self, JobSettings},
+        poller::{Poller, PollerParts, PollerSettings, Slotter},
+        recorder::{Recorder, RecorderSettings},
+        status::TermStatus,
+    },
+    logging::log_throttle::LogThrottle,
+    rules::cadence::Cadences,
+    store::{Store, StoreError},
+    text::counted::counted,
+};
+
+/// Maximum time for polls in flight to end.
+const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
+
+/// Maximum time for the recorder to write their results afterwards, if the term is over too. Between two shifts there
+/// is no limit.
+const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
+
+/// The settings of a shift.
+#[derive(Debug)]
+pub struct Work {
+    /// The client for Tencent Chat, with its credential.
+    pub client: Arc<ChatClient>,
+    /// Rate, batch size and timeouts of polls.
+    pub poller: PollerSettings,
+    /// How often messages are polled.
+    pub cadences: Arc<Cadences>,
+    /// When new data is rolled up and old data removed.
+    pub jobs: JobSettings,
+}
+
+/// How a shift or a term ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Number of polls that could not be stored.
+    pub lost: usize,
+    /// A part ended that never should.
+    pub has_failed: bool,
+}
+
+/// One shift.
+#[derive(Debug)]
+pub(crate) struct Shift<'a> {
+    pub work: Arc<Work>,
+    /// The store under the lease of the term.
+    pub store: &'a Store,
+    pub status: &'a TermStatus,
+    /// The term, which is over if the lease is lost.
+    pub term_over: &'a CancellationToken,
+    /// Cancelled when no more polls may start.
+    pub session_over: CancellationToken,
+}
+
+impl Shift<'_> {
+    /// Polls until the shift is over or a part fails.
+    pub async fn run(&self) -> Ended {
+        match self.load().await {
+            Some((poller, recorder, flush_deadline)) => self.poll(poller, recorder, flush_deadline).await,
+            None => Ended::default(),
+        }
+    }
+
+    /// Sets up the poller with its schedule, and the recorder. `None` if the shift ends before the schedule is
+    /// loaded.
+    async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
+        let (committed_sender, committed) = mpsc::unbounded_channel();
+        let (flush_deadline, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
+        let settings = RecorderSettings {
+            committed: committed_sender,
+            term_over: self.term_over.clone(),
+            flush_deadline: flush_deadline.clone(),
+            is_stuck: is_stuck.clone(),
+            activity: self.status.activity.clone(),
+        };
+        let (recorder, recordings) = Recorder::new(self.store.clone(), settings);
+        let parts = PollerParts {
+            store: self.store.clone(),
+            client: self.work.client.clone(),
+            lease: self.status.lease.clone(),
+            cadences: self.work.cadences.clone(),
+            recorder: recordings,
+            committed,
+            is_stuck,
+            progress: self.status.progress.clone(),
+            activity: self.status.activity.clone(),
+        };
+        let mut poller = Poller::new(parts, self.work.poller.clone(), self.session_over.clone());
+        let mut trouble = LogThrottle::default();
+        loop {
+            self.status.progress.beat();
+            match self.session_over.run_until_cancelled(self.prepare(&mut poller)).await? {
+                Ok((slots, is_partial)) => {
+                    let more = if is_partial { ", while more are loading" } else { "" };
+                    tracing::info!(slots, "polling, with {} on the schedule{more}", counted(slots as u64, "call"));
+                    return Some((poller, recorder, flush_deadline));
+                }
+                Err(error) => error.log(&mut trouble, "loading the schedule failed: polling waits"),
+            }
+            self.session_over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
+        }
+    }
+
+    /// Updates the schedule to the cadences, and loads its beginning. Returns the number of loaded slots, and whether
+    /// there are more.
+    async fn prepare(&self, poller: &mut Poller) -> Result<(usize, bool), StoreError> {
+        let words = |(name, cadence): (&str, &crate::rules::cadence::Cadence)| (name.to_owned(), cadence.to_string());
+        let cadences: BTreeMap<String, String> = self.work.cadences.iter().map(words).collect();
+        let groups = self.store.follow_cadences(cadences).await?;
+        if groups > 0 {
+            tracing::info!(groups, "cadences have changed: rescheduling the messages of the groups affected");
+        }
+        poller.recall_batch_limit().await?;
+        poller.load().await
+    }
+
+    /// Polls until the shift is over, then waits for polls in flight to end and their results to be stored.
+    async fn poll(&self, poller: Poller, recorder: Recorder, flush_deadline: CancellationToken) -> Ended {
+        self.status.set_poller(Some(poller.status()));
+        let session_over = &self.session_over;
+        let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
+        let slotter = Slotter { store, cadences, poller: poller.status(), news: poller.news() };
+        let failed = CancellationToken::new();
+        let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
+        let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
+        let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), session_over.clone()));
+        let recorder = spawn_noted(&failed, recorder.run());
+        tokio::select! { () = session_over.cancelled() => {} () = failed.cancelled() => {} }
+        let has_failed = !session_over.is_cancelled();
+        session_over.cancel();
+        for part in [poller.await, slotter.await, jobs.await] {
+            if let Err(error) = part {
+                tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon failed");
+            }
+        }
+        let lost = self.write_the_rest(recorder, flush_deadline, has_failed).await;
+        Ended { lost, has_failed }
+    }
+
+    /// Waits until results are stored, without a time limit unless the term is over or a part has failed. Returns the
+    /// number of results that could not be stored.
+    async fn write_the_rest(
+        &self,
+        recorder: JoinHandle<usize>,
+        flush_deadline: CancellationToken,
+        has_failed: bool,
+    ) -> usize {
+        let term_over = self.term_over.clone();
+        let deadline = tokio::spawn(async move {
+            if !has_failed {
+                term_over.cancelled().await;
+            }
+            sleep(GRACE_FOR_FLUSH).await;
+            flush_deadline.cancel();
+        });
+        let lost = self.status.progress.while_waiting(recorder).await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the recorder failed");
+            0
+        });
+        deadline.abort();
+        self.status.set_poller(None);
+        // The rest is lost by now: nothing waits any more.
+        self.status.is_stuck.store(false, Ordering::Relaxed);
+        lost
+    }
+}

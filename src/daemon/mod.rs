@@ -1,0 +1,11 @@
+//! The work of the daemon: who polls, polling, storing what it told, and jobs. It wraps what [`crate::rules`] decides in waiting
+//! and I/O, and knows neither SQL nor HTTP.
+
+pub mod activity;
+pub mod jobs;
+pub mod leadership;
+pub mod pacing;
+pub mod poller;
+pub mod recorder;
+pub mod report;
+pub mod status;

@@ -1,0 +1,132 @@
+//! How truly polls told when messages were read: what was found beside the truth.
+
+use super::Sent;
+use crate::{
+    domain::{Counts, Timestamp},
+    rules::{
+        cadence::Cadence,
+        milestones::{AGES, Milestone, Milestones},
+    },
+};
+
+/// Errors or times in seconds, or shares.
+#[derive(Debug, Clone, Default)]
+pub struct Measure(Vec<f64>);
+
+impl Measure {
+    /// The mean; 0 of nothing.
+    pub fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / (self.0.len().max(1)) as f64
+    }
+
+    /// So many of a hundred are no larger; 0 of nothing.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+
+    /// The largest; 0 of nothing.
+    pub fn most(&self) -> f64 {
+        self.0.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+/// What a cadence cost, and how truly it told.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// How many messages there were.
+    pub messages: usize,
+    /// How many calls were made.
+    pub calls: usize,
+    /// How far the middle of the interval of each milestone was from the truth, in the order of [`Milestone::ALL`].
+    pub milestones: [Measure; 4],
+    /// How long after a read a poll saw it.
+    pub seen_after: Measure,
+    /// By what share of the members the read rate at each of [`AGES`] was wrong.
+    pub rates: [Measure; 4],
+    /// How long a message was not known, in intervals of the tier that it had when it was last known.
+    pub waits: Measure,
+}
+
+impl Findings {
+    /// The mean error of the milestones, each of the four counting alike.
+    pub fn milestone_error(&self) -> f64 {
+        self.milestones.iter().map(Measure::mean).sum::<f64>() / 4.0
+    }
+}
+
+/// What has been found of the messages so far.
+pub(super) struct Watching<'a> {
+    pub messages: &'a [Sent],
+    pub calls: usize,
+    seen: Vec<Seen>,
+    found: Findings,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// How many had read it at the last poll.
+    read: u32,
+    polled_at: Option<Timestamp>,
+    /// How many of [`AGES`] it had passed then.
+    ages: usize,
+    has_reached: [bool; 4],
+}
+
+impl<'a> Watching<'a> {
+    pub fn of(messages: &'a [Sent]) -> Self {
+        let found = Findings { messages: messages.len(), ..Findings::default() };
+        Self { messages, calls: 0, seen: vec![Seen::default(); messages.len()], found }
+    }
+
+    /// A poll sees a message. Returns how many have read it, and how many may.
+    pub fn polled(&mut self, index: usize, at: Timestamp, cadence: &Cadence) -> (u32, u32) {
+        let (message, seen) = (&self.messages[index], &mut self.seen[index]);
+        let read = message.reads[seen.read as usize..].iter().take_while(|read_at| **read_at <= at).count() as u32;
+        let new = &message.reads[seen.read as usize..(seen.read + read) as usize];
+        self.found.seen_after.0.extend(new.iter().map(|read_at| (at - *read_at).as_seconds_f64()));
+        while let Some(age) = AGES.get(seen.ages).filter(|age| message.sent_at + **age < at) {
+            let then = message.sent_at + *age;
+            let missed = new.iter().filter(|read_at| **read_at <= then).count();
+            self.found.rates[seen.ages].0.push(missed as f64 / f64::from(message.members.max(1)));
+            seen.ages += 1;
+        }
+        if let Some(polled_at) = seen.polled_at {
+            let every = cadence.every(message.sent_at, polled_at).as_secs_f64();
+            self.found.waits.0.push((at - polled_at).as_seconds_f64() / every);
+        }
+        seen.polled_at = Some(at);
+        seen.read += read;
+        (seen.read, message.members)
+    }
+
+    /// A poll told when milestones were reached.
+    pub fn made_known(&mut self, index: usize, made: &Milestones) {
+        let message = &self.messages[index];
+        for (at, milestone) in Milestone::ALL.into_iter().enumerate() {
+            let Some(reached) = made.reached[at].filter(|_| !self.seen[index].has_reached[at]) else { continue };
+            let Some(truth) = message.reached_at(milestone) else { continue };
+            self.seen[index].has_reached[at] = true;
+            let after = reached.after.unwrap_or(message.sent_at);
+            let middle = after + (reached.by - after) / 2;
+            self.found.milestones[at].0.push((middle - truth).as_seconds_f64().abs());
+        }
+    }
+
+    pub fn findings(self) -> Findings {
+        Findings { calls: self.calls, ..self.found }
+    }
+}
+
+impl Sent {
+    /// When it truly reached a milestone.
+    fn reached_at(&self, milestone: Milestone) -> Option<Timestamp> {
+        let is_reached = |read: usize| {
+            let counts = Counts::new(read as i64, i64::from(self.members) - read as i64);
+            counts.is_some_and(|counts| milestone.is_reached(counts))
+        };
+        let first = (1..=self.reads.len()).find(|read| is_reached(*read))?;
+        Some(self.reads[first - 1])
+    }
+}

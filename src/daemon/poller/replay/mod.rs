@@ -1,0 +1,294 @@
+//! Polls messages whose reads are known beforehand, in no time and without I/O: what a cadence costs, and how truly it tells when
+//! messages were read.
+//!
+//! The slots are packed and merged, the polls are recorded and the schedule is kept by the same code as in earnest. It must never
+//! decide anything by itself that the poller decides.
+
+mod findings;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::TimeDelta;
+
+use self::findings::Watching;
+pub use self::findings::{Findings, Measure};
+use crate::{
+    domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
+    rules::{
+        cadence::Cadences,
+        polling::schedule::{Now, Schedule},
+        protocol::{Answer, Attempt},
+        recording::{Contents, KeepSnapshots, Kept, Poll, PollEnd, Told},
+        slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, pack},
+    },
+};
+
+/// A message and when it was read.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The group that it was sent to.
+    pub group_key: GroupKey,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// How many members may read it.
+    pub members: u32,
+    /// When members read it, rising.
+    pub reads: Vec<Timestamp>,
+}
+
+/// How messages are polled.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// The default is followed.
+    pub cadences: Arc<Cadences>,
+    /// All intervals are longer by this factor.
+    pub stretch: f64,
+    /// Maximum number of messages in a call.
+    pub batch_size: usize,
+    /// Maximum number of calls a second, if there is one.
+    pub limit: Option<f64>,
+}
+
+/// Polls all messages until the last one is closed.
+pub fn replay(messages: &[Sent], way: &Way) -> Findings {
+    let mut replay = Replay::new(messages, way);
+    while replay.step() {}
+    replay.watching.findings()
+}
+
+/// Where a replay stands.
+struct Replay<'a> {
+    way: &'a Way,
+    watching: Watching<'a>,
+    /// The messages in the order in which they are sent, by their places among all.
+    order: Vec<usize>,
+    sent: usize,
+    /// The messages of each group in that order: their seqs begin with 1.
+    of_group: HashMap<GroupKey, Vec<usize>>,
+    slots: BTreeMap<SlotKey, Slot>,
+    last_slot: SlotId,
+    schedule: Schedule,
+    start: (Timestamp, Instant),
+    now: Timestamp,
+    /// When the limit allows the next call.
+    free_at: Timestamp,
+    group_id: GroupId,
+}
+
+impl<'a> Replay<'a> {
+    fn new(messages: &'a [Sent], way: &'a Way) -> Self {
+        let mut order: Vec<usize> = (0..messages.len()).collect();
+        order.sort_by_key(|at| messages[*at].sent_at);
+        let start = order.first().map_or(Timestamp::UNIX_EPOCH, |at| messages[*at].sent_at);
+        let monotonic = Instant::now();
+        Self {
+            way,
+            watching: Watching::of(messages),
+            order,
+            sent: 0,
+            of_group: HashMap::new(),
+            slots: BTreeMap::new(),
+            last_slot: 0,
+            schedule: Schedule::new(monotonic),
+            start: (start, monotonic),
+            now: start,
+            free_at: start,
+            group_id: "replay".parse().expect("a group id of plain letters"),
+        }
+    }
+
+    fn clocks(&self) -> Now {
+        let since = (self.now - self.start.0).to_std().unwrap_or_default();
+        Now { time: self.now, monotonic: self.start.1 + since }
+    }
+
+    /// Does what comes next. False if nothing does.
+    fn step(&mut self) -> bool {
+        let until_due = self.schedule.until_next(true, self.clocks());
+        let due = until_due.map(|until| (self.now + TimeDelta::microseconds(until.max(0))).max(self.free_at));
+        let joins = self.order.get(self.sent).map(|at| next_second(self.watching.messages[*at].sent_at));
+        match (joins, due) {
+            (None, None) => return false,
+            (Some(joins), due) if due.is_none_or(|due| joins <= due) => {
+                self.now = joins;
+                self.give_slots();
+            }
+            (_, due) => {
+                self.now = due.unwrap_or(self.now);
+                for slot in self.schedule.claim_due(1, 1, self.clocks()) {
+                    self.poll(slot);
+                }
+            }
+        }
+        true
+    }
+
+    /// Gives slots to the messages that were sent until now, as the slotter does once a second.
+    fn give_slots(&mut self) {
+        let mut fresh = vec![];
+        while let Some(at) = self.order.get(self.sent).copied() {
+            let Sent { group_key, sent_at, .. } = self.watching.messages[at];
+            if sent_at > self.now {
+                break;
+            }
+            self.sent += 1;
+            let of_group = self.of_group.entry(group_key).or_default();
+            of_group.push(at);
+            let Ok(seq) = MsgSeq::try_from(of_group.len() as i64) else { continue };
+            fresh.push(Fresh { group_key, cadence: None, seq, sent_at, added_at: sent_at });
+        }
+        fresh.sort_by_key(|fresh| (fresh.group_key, fresh.seq));
+        let newest = |fresh: &Fresh| self.of(fresh.group_key).next_back();
+        let open = fresh.iter().filter_map(newest).map(|(key, slot)| {
+            let (messages, last_polled_at) = (slot.messages.len(), slot.last_polled_at);
+            (key.group_key, OpenSlot { slot_id: key.slot_id, messages, last_polled_at })
+        });
+        let open: HashMap<GroupKey, OpenSlot> = open.collect();
+        let mut fresh_of = fresh.iter();
+        for fill in pack(&fresh, &open, self.way.batch_size, &self.way.cadences, self.now) {
+            let messages = fresh_of.by_ref().take(fill.seqs.len()).map(message);
+            let messages: Vec<SlotMessage> = messages.collect();
+            let slot_id = fill.slot_id.unwrap_or_else(|| {
+                self.last_slot += 1;
+                self.last_slot
+            });
+            let key = SlotKey { group_key: fill.group_key, slot_id };
+            let slot = self.slots.entry(key).or_insert_with(|| empty_slot(key, self.group_id.clone(), fill.due));
+            slot.messages.extend(messages);
+            let is_news = fill.is_news(slot.next_poll_at);
+            slot.next_poll_at = slot.next_poll_at.min(fill.due);
+            if is_news {
+                let now = self.clocks();
+                self.schedule.bring_forward(key, fill.due, now);
+            }
+        }
+    }
+
+    /// The slots of a group, by rising id.
+    fn of(&self, group_key: GroupKey) -> impl DoubleEndedIterator<Item = (&SlotKey, &Slot)> {
+        let key = |slot_id| SlotKey { group_key, slot_id };
+        self.slots.range(key(SlotId::MIN)..=key(SlotId::MAX))
+    }
+
+    /// Polls a slot, with a neighbour where it has thinned out.
+    fn poll(&mut self, key: SlotKey) {
+        let Some(mut slot) = self.slots.get(&key).cloned() else { return self.schedule.forget(key) };
+        if slot.messages.len() <= self.way.batch_size / 2
+            && let Some(other) = self.neighbour(&slot)
+            && self.schedule.claim(other)
+        {
+            slot.absorb(self.slots[&other].clone());
+        }
+        if let Some(limit) = self.way.limit {
+            self.free_at = self.now.max(self.free_at) + TimeDelta::microseconds((1e6 / limit) as i64);
+        }
+        let poll = self.answered(&slot);
+        let kept = Kept::of(slot, poll, self.way.cadences.clone(), self.way.stretch, KeepSnapshots::Changes, self.now);
+        self.store(kept);
+    }
+
+    /// The neighbour that a thin slot takes in: the one before it or the one after, as `Store::merge_candidates` has it.
+    fn neighbour(&self, slot: &Slot) -> Option<SlotKey> {
+        let (key, batch_size) = (slot.key, self.way.batch_size);
+        let before = self.of(key.group_key).rev().find(|(other, _)| **other < key);
+        let after = self.of(key.group_key).find(|(other, _)| **other > key);
+        let fits = |(_, other): &(&SlotKey, &Slot)| slot.may_absorb(other, batch_size);
+        before.into_iter().chain(after).find(fits).map(|(other, _)| *other)
+    }
+
+    /// What the service answers.
+    fn answered(&mut self, slot: &Slot) -> Poll {
+        let at = self.now;
+        let mut poll = Poll::ended(PollEnd::Complete);
+        for message in &slot.messages {
+            let index = self.of_group[&slot.key.group_key][message.seq.get() as usize - 1];
+            let (read, members) = self.watching.polled(index, at, self.way.cadences.of(None));
+            let counts = Counts::new(read.into(), (members - read).into());
+            let receipt = Receipt { code: 0, counts };
+            poll.receipts.push(Told { seq: message.seq, receipt, sent_at: at, answered_at: at });
+        }
+        poll.attempts.push(Attempt {
+            called_at: at,
+            ended_at: at,
+            latency: Duration::ZERO,
+            http_status: Some(200),
+            asked: slot.messages.len(),
+            outcome: Ok(Answer::default()),
+        });
+        self.watching.calls += 1;
+        poll
+    }
+
+    /// Does what the recorder and the flush do.
+    fn store(&mut self, kept: Kept) {
+        let (recording, outcome, now) = (&kept.recording, kept.outcome(&[]), self.clocks());
+        for (seq, made) in &recording.milestones {
+            let index = self.of_group[&recording.slot.group_key][seq.get() as usize - 1];
+            self.watching.made_known(index, made);
+        }
+        if let Some((other, _)) = recording.absorbs {
+            self.slots.remove(&other);
+            self.schedule.forget(other);
+        }
+        if recording.is_empty {
+            self.slots.remove(&recording.slot);
+            return self.schedule.forget(recording.slot);
+        }
+        let Some(slot) = self.slots.get_mut(&recording.slot) else { return };
+        match outcome.contents {
+            Contents::Same => {}
+            Contents::Counted(messages) | Contents::Other(messages) => slot.messages = messages,
+        }
+        (slot.last_polled_at, slot.known_until) = (recording.last_polled_at, recording.known_until);
+        slot.next_poll_at = recording.next_poll_at;
+        for message in &mut slot.messages {
+            message.known_until = if message.known_apart { message.known_until } else { recording.known_until };
+        }
+        self.schedule.release(recording.slot, recording.next_poll_at, now);
+    }
+}
+
+/// The slotter comes round once a second.
+fn next_second(at: Timestamp) -> Timestamp {
+    let into_second = at.timestamp_micros().rem_euclid(1_000_000);
+    at + TimeDelta::microseconds((1_000_000 - into_second) % 1_000_000)
+}
+
+fn message(fresh: &Fresh) -> SlotMessage {
+    SlotMessage {
+        seq: fresh.seq,
+        sent_at: fresh.sent_at,
+        first_sent_at: fresh.sent_at,
+        first_polled_at: None,
+        receipt: None,
+        changed_at: None,
+        known_until: None,
+        known_apart: false,
+        no_receipt_polls: 0,
+        refused_since: None,
+        has_joined: false,
+    }
+}
+
+fn empty_slot(key: SlotKey, group_id: GroupId, next_poll_at: Timestamp) -> Slot {
+    Slot {
+        key,
+        group_id,
+        group_state: GroupState::Active,
+        cadence: None,
+        next_poll_at,
+        last_polled_at: None,
+        known_until: None,
+        quiet_polls: 0,
+        failures: 0,
+        version: 0,
+        last_called_at: None,
+        messages: vec![],
+        is_wrong: false,
+        absorbs: None,
+    }
+}

@@ -1,0 +1,156 @@
+//! Operations on the database: slow, without effect or without an answer, according to the present faults.
+
+use std::collections::BTreeSet;
+
+use super::{
+    daemon::Daemon,
+    database::{Fence, Numbered, wall},
+    flaw::Flaw,
+    plan::{Fault, LEASE_PATIENCE, MILLISECOND, Micros, PATIENCE, SECOND},
+    world::{Address, Doing, Event, World},
+};
+use crate::{
+    domain::Timestamp,
+    rules::{
+        lease::LeaseRow,
+        recording::pause,
+        slot::{GroupKey, Slot, SlotKey, StoredDue},
+    },
+    store::Committed,
+};
+
+/// An operation on the database.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    Look,
+    Take(Option<LeaseRow>),
+    Renew,
+    Release,
+    Load(SlotKey),
+    Read(Vec<SlotKey>, bool),
+    Slot,
+    Flush(Vec<Numbered>),
+    ReadAgain(Vec<SlotKey>),
+}
+
+/// What the slotter has found.
+#[derive(Debug, Clone)]
+pub(super) struct Slotted {
+    pub changed: Vec<(SlotKey, Timestamp)>,
+    pub probes: Vec<SlotKey>,
+    pub joined: Vec<(SlotKey, Timestamp)>,
+}
+
+/// The database's answer.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    Row(Option<LeaseRow>, Timestamp),
+    Taken(Option<i64>),
+    IsHeld(bool, Timestamp),
+    Released,
+    Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
+    Slotted(Slotted),
+    Slots(Vec<Slot>),
+    /// The results for the slots, and the polls of which nothing was written.
+    Committed(Vec<Committed>, BTreeSet<u64>),
+    LeaseLost,
+    Failed,
+}
+
+impl World {
+    /// Sends a request to the database; the answer comes as [`Doing::Told`].
+    pub fn request(&mut self, daemon: usize, request: Request) {
+        let (from, fence) = (self.address(daemon), self.daemons[daemon].fence());
+        let patience = match request {
+            Request::Look | Request::Take(_) | Request::Renew | Request::Release => LEASE_PATIENCE,
+            _ => PATIENCE,
+        };
+        let (now, asked_at) = (self.now, self.now);
+        let fails = Doing::Told(request.clone(), Reply::Failed, asked_at);
+        let way = self.database_way();
+        match self.database_fault() {
+            Some(Fault::DatabaseDown) => {
+                self.promises.asked_in_vain(daemon, now);
+                self.at(now + way, Event::At(from, fails));
+            }
+            Some(Fault::DatabaseHangs) => self.at(now + patience, Event::At(from, fails)),
+            Some(Fault::Unanswered) if self.random.bool() => {
+                self.at(now + way, Event::AtDatabase(from, request, fence, asked_at, false));
+                let fails_at = if self.random.bool() { now + patience } else { now + 2 * way };
+                self.at(fails_at, Event::At(from, fails));
+            }
+            _ => self.at(now + way, Event::AtDatabase(from, request, fence, asked_at, true)),
+        }
+    }
+
+    pub fn database_fault(&self) -> Option<Fault> {
+        self.faults().find(|fault| fault.is_of_database())
+    }
+
+    pub fn database_way(&mut self) -> Micros {
+        let longest = if self.database_fault() == Some(Fault::DatabaseSlow) { 500 * MILLISECOND } else { 3_000 };
+        self.random.u64(200..longest)
+    }
+
+    pub fn at_database(&mut self, from: Address, request: &Request, fence: Option<&Fence>) -> Reply {
+        let now = wall(self.now, self.database.clock_offset);
+        let database = &mut self.database;
+        let is_held = fence.is_some_and(|fence| database.holds(fence));
+        match request {
+            Request::Look => Reply::Row(database.look(), now),
+            Request::Take(seen) => {
+                Reply::Taken(database.take(&Daemon::name(from.daemon, from.life), seen.as_ref(), now))
+            }
+            Request::Renew => Reply::IsHeld(fence.is_some_and(|fence| database.renew(fence, now)), now),
+            Request::Release => {
+                fence.into_iter().for_each(|fence| database.release(fence, now));
+                Reply::Released
+            }
+            Request::Load(after) => {
+                let (slots, next) = database.load(*after);
+                Reply::Schedule(slots, next)
+            }
+            Request::Read(slots, _) => Reply::Slots(database.read(slots)),
+            Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
+            Request::Slot => {
+                let (changed, probes) = database.changed_and_to_probe(now);
+                let (now, size) = (self.clocks(from.daemon).time, self.slot_size(from.daemon));
+                let joined = self.database.slot_new_messages(size, &self.cadences, now);
+                Reply::Slotted(Slotted { changed, probes, joined })
+            }
+            Request::ReadAgain(slots) => Reply::Slots(database.read(slots)),
+            Request::Flush(polls) => {
+                let (refused, taken): (Vec<Numbered>, Vec<Numbered>) =
+                    polls.iter().cloned().partition(|poll| self.is_unstorable(poll.kept.recording.slot.group_key));
+                let (mut committed, changed) = self.database.flush(&taken);
+                refused.iter().for_each(|poll| committed.extend(self.sets_aside(from.daemon, poll)));
+                Reply::Committed(committed, changed)
+            }
+        }
+    }
+
+    pub fn is_unstorable(&self, group: GroupKey) -> bool {
+        self.plan.flaws.iter().any(|(from, flaw)| *from <= self.now && *flaw == Flaw::Unstorable(group))
+    }
+
+    /// Mirrors `Recorder::attempt` for a slot whose row is refused: it waits as after failed polls, as far as the
+    /// daemon knows.
+    fn sets_aside(&mut self, daemon: usize, poll: &Numbered) -> Vec<Committed> {
+        // Refused rows are looked up like stored ones, so each exists once however often it is tried.
+        self.database.stored.insert(poll.id, 1);
+        let (now, recording) = (self.clocks(daemon).time, &poll.kept.recording);
+        let Some(term) = &mut self.daemons[daemon].term else { return vec![] };
+        let refusals = term.polling.refusals.entry(recording.slot).or_default();
+        *refusals += 1;
+        let due = recording.next_poll_at.max(now + pause(*refusals));
+        poll.kept.slots().map(|slot| Committed::PutOff(slot, due)).collect()
+    }
+
+    /// Whether the database fails, or did until just now: earlier requests still wait in vain.
+    pub fn database_is_unsteady(&self) -> bool {
+        let is_on = |(at, fault, span): &(Micros, Fault, Micros)| {
+            fault.is_of_database() && (*at..at + span + LEASE_PATIENCE + 2 * SECOND).contains(&self.now)
+        };
+        self.plan.faults.iter().any(is_on)
+    }
+}

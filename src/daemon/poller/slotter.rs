@@ -1,0 +1,116 @@
+//! Once a second: assigns new messages to slots, reschedules groups that their owners changed, and hands out probes
+//! of quarantined groups.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::{PollerStatus, ScheduleNews};
+use crate::{
+    domain::Timestamp,
+    logging::log_throttle::LogThrottle,
+    rules::{
+        cadence::{Cadences, Following, Phase},
+        recording::KnownLimit,
+        slot::{Fresh, GroupKey, OpenSlot, Slot, SlotMessage, pack},
+    },
+    store::{FIRST, LeftBehind, Store, StoreError},
+};
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// State kept from one look to the next.
+#[derive(Debug)]
+struct Seen {
+    left: LeftBehind,
+    /// The stored limit.
+    limit: Option<KnownLimit>,
+    /// Whether it has looked for slots that are due far ahead. That reads all slots, so polling doesn't wait for it.
+    far_ahead: bool,
+}
+
+/// Finds changes in the watch list and tells the poller.
+#[derive(Debug)]
+pub struct Slotter {
+    /// The database.
+    pub store: Store,
+    /// The cadences of the config.
+    pub cadences: Arc<Cadences>,
+    /// The batch limit found by the poller.
+    pub poller: Arc<PollerStatus>,
+    /// The poller's queue for news.
+    pub news: mpsc::UnboundedSender<ScheduleNews>,
+}
+
+impl Slotter {
+    /// Looks once a second until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut trouble = LogThrottle::default();
+        let mut seen = Seen { left: LeftBehind::default(), limit: self.poller.known_limit(), far_ahead: false };
+        loop {
+            tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
+            let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut seen, &stop)).await else {
+                if trouble.is_over() {
+                    tracing::info!("watch list readable again");
+                }
+                continue;
+            };
+            // An unanswered operation may have been done. Any other error has changed nothing.
+            if error.is_unanswered() {
+                self.tell(ScheduleNews::Unsure);
+            }
+            // The task that renews the lease notices and logs that it is lost.
+            if !matches!(error, StoreError::LeaseLost { .. }) {
+                error.log(&mut trouble, "reading the watch list failed: new messages wait");
+            }
+        }
+    }
+
+    async fn look(&self, seen: &mut Seen, stop: &CancellationToken) -> Result<(), StoreError> {
+        let known = self.poller.known_limit();
+        if known != seen.limit {
+            self.store.store_batch_limit(known).await?;
+            seen.limit = known;
+        }
+        if !seen.far_ahead {
+            let groups = self.store.reschedule_what_is_far_ahead().await?;
+            if groups > 0 {
+                tracing::info!(groups, "rescheduling groups that were due too far ahead");
+            }
+            seen.far_ahead = true;
+        }
+        let due = |slot: &Slot| self.due(slot, self.store.clock().now());
+        let changed = self.store.reschedule_changed_groups(&mut seen.left, due).await?;
+        changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
+        let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
+        probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
+        let mut after = Some(FIRST);
+        while let Some(place) = after.filter(|_| !stop.is_cancelled()) {
+            let slotted = self.store.slot_new_messages(place, |fresh, open| self.pack(fresh, open)).await?;
+            slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Joined(*slot, *due)));
+            metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
+            after = slotted.next;
+        }
+        Ok(())
+    }
+
+    fn pack(&self, fresh: &[Fresh], open: &HashMap<GroupKey, OpenSlot>) -> Vec<crate::rules::slot::Fill> {
+        pack(fresh, open, self.poller.slot_size(), &self.cadences, self.store.clock().now())
+    }
+
+    /// When a slot of a group with a new cadence or state is due. An empty one has to be deleted: it is due now.
+    fn due(&self, slot: &Slot, now: Timestamp) -> Timestamp {
+        let (following, phase) =
+            (Following::from(self.cadences.of(slot.cadence.as_deref())), Phase::of_slot(slot.key.slot_id));
+        following.due_again(phase, slot.last_polled_at, slot.messages.iter().map(SlotMessage::known), now)
+    }
+
+    fn tell(&self, news: ScheduleNews) {
+        // Without a poller, the next one finds the slots in the database.
+        _ = self.news.send(news);
+    }
+}

@@ -1,0 +1,198 @@
+//! All metrics and their descriptions. Gauges are set when they are scraped.
+//!
+//! docs/operators.md has a line for each. Names follow Prometheus: base units, `_total` for counters. All have the
+//! app as the label `sdk_app_id`; no other label has external values, except error codes and SQLSTATEs.
+
+use std::time::Instant;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::{
+    daemon::{
+        report::Report,
+        status::{Role, TermStatus},
+    },
+    domain::SdkAppId,
+    rules::protocol::{Class, error_class},
+    store::ERROR_CLASSES,
+};
+
+const COUNTERS: [(&str, &str); 16] = [
+    ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
+    ("receiptd_messages_asked_total", "Messages asked for by attempts."),
+    ("receiptd_changes_total", "Receipts that differed from the previous ones."),
+    ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
+    ("receiptd_messages_slotted_total", "New messages added to the schedule."),
+    ("receiptd_messages_set_apart_total", "Messages isolated in a call of their own, since only calls for them fail."),
+    ("receiptd_flushes_total", "Transactions that stored polls."),
+    ("receiptd_flush_failures_total", "Failed attempts to store polls, by SQLSTATE; each is retried."),
+    ("receiptd_database_errors_total", "Failed database operations, by class."),
+    ("receiptd_recordings_lost_total", "Polls whose results were lost, by reason."),
+    ("receiptd_set_aside_total", "Rows refused by the tables and kept in receiptd.set_aside."),
+    (
+        "receiptd_receipts_dropped_total",
+        "Receipts not stored, since their messages were unwatched and then watched again or deleted during the poll.",
+    ),
+    ("receiptd_partitions_dropped_total", "Old partitions dropped."),
+    (
+        "receiptd_rollup_passed_over_total",
+        "Groups skipped by the roll-up because of an error: see receiptd.rollup_passed_over.",
+    ),
+    ("receiptd_job_failures_total", "Failed roll-ups and removals of old data."),
+    ("receiptd_http_connections_displaced_total", "Connections to http.listen closed to make room for newer ones."),
+];
+
+const GAUGES: [(&str, &str); 24] = [
+    ("receiptd_build_info", "Always 1; the version is a label."),
+    ("receiptd_is_polling", "1 if this receiptd holds the lease of its app, 0 if it stands by."),
+    ("receiptd_lease_epoch", "Epoch of the lease, which increases with each holder; 0 on a standby."),
+    ("receiptd_calls_per_second", "Calls per second, over the last ten seconds."),
+    ("receiptd_calls_per_second_allowed", "Calls per second allowed at the moment: lower after slow-downs."),
+    (
+        "receiptd_batch_size",
+        "Maximum number of messages per call: less than polling.batch_size if the service accepts fewer.",
+    ),
+    ("receiptd_budget_used_ratio", "Fraction of polling.max_calls_per_second in use."),
+    ("receiptd_calls_highest_second", "Maximum number of calls within any second of the last hour, as sent."),
+    ("receiptd_behind_seconds", "Age of the most overdue poll that has not started."),
+    ("receiptd_due_lag_seconds", "Lateness of the latest poll, by cadence and tier."),
+    ("receiptd_scheduled_calls", "Calls on the schedule: messages of a group that are polled together."),
+    ("receiptd_polls_in_flight", "Polls in flight."),
+    (
+        "receiptd_held_groups",
+        "Groups that were refused and are not polled until it is known whether the app or the \
+        group is at fault.",
+    ),
+    ("receiptd_is_answered", "1 if Tencent Chat answers calls, 0 during an outage, when few calls are made."),
+    ("receiptd_recordings_waiting", "Polls whose results are waiting to be stored."),
+    (
+        "receiptd_last_success_timestamp_seconds",
+        "Time of the last answered call, in seconds since 1970; 0 if there was none.",
+    ),
+    ("receiptd_watched_groups", "Groups being polled, as last counted."),
+    ("receiptd_watched_messages", "Messages being polled, as last counted."),
+    ("receiptd_quarantined_groups", "Groups refused by the service, as last counted."),
+    (
+        "receiptd_partitions_until_timestamp_seconds",
+        "Time up to which daily partitions exist without a gap from today, in seconds since 1970.",
+    ),
+    (
+        "receiptd_rolled_up_until_timestamp_seconds",
+        "Time up to which snapshots and calls are rolled up, in seconds since 1970.",
+    ),
+    (
+        "receiptd_clock_offset_seconds",
+        "Seconds by which this machine's clock is ahead of the database's; negative if it is behind.",
+    ),
+    (
+        "receiptd_clock_is_doubted",
+        "1 while nothing expires or is removed because a clock is wrong or was just set, else 0.",
+    ),
+    ("receiptd_is_storing", "1 if results can be stored, 0 if not."),
+];
+
+const HISTOGRAMS: [(&str, &str, &[f64]); 5] = [
+    ("receiptd_call_seconds", "Time from sending an attempt to its outcome.", &SECONDS),
+    ("receiptd_call_messages", "Messages per attempt.", &SIZES),
+    ("receiptd_flush_seconds", "Duration of transactions that store polls.", &SECONDS),
+    ("receiptd_flush_rows", "Rows per transaction that stores polls.", &SIZES),
+    ("receiptd_rollup_seconds", "Duration of roll-ups.", &SECONDS),
+];
+
+const SECONDS: [f64; 12] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+const SIZES: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0];
+
+/// The most frequent errors of flushes: no answer, a constraint, a read-only server, conflicts, a right, disk,
+/// memory, connections, locks, a timeout, a shutdown. Others appear with their first failure.
+const SQLSTATES: [&str; 12] =
+    ["none", "23514", "25006", "40001", "40P01", "42501", "53100", "53200", "53300", "55P03", "57014", "57P01"];
+
+/// Installs the metrics recorder of the process, for the app that it polls.
+///
+/// # Errors
+/// If another recorder is installed already.
+pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
+    let with_buckets = |builder: PrometheusBuilder, (name, _, buckets): &(&str, &str, &[f64])| {
+        builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)
+    };
+    // Several apps may be scraped as one job: a problem of one must not be hidden by another.
+    let builder = PrometheusBuilder::new().add_global_label("sdk_app_id", app.to_string());
+    let handle = HISTOGRAMS.iter().try_fold(builder, with_buckets)?.install_recorder()?;
+    COUNTERS.iter().for_each(|(name, what)| describe_counter!(*name, *what));
+    GAUGES.iter().for_each(|(name, what)| describe_gauge!(*name, *what));
+    HISTOGRAMS.iter().for_each(|(name, what, _)| describe_histogram!(*name, *what));
+    begin_at_zero();
+    Ok(handle)
+}
+
+/// A counter that only appears with its first event can't be used in alerts on increases.
+fn begin_at_zero() {
+    const LABELLED: [&str; 4] = [
+        "receiptd_calls_total",
+        "receiptd_flush_failures_total",
+        "receiptd_database_errors_total",
+        "receiptd_recordings_lost_total",
+    ];
+    for (name, _) in COUNTERS.iter().filter(|(name, _)| !LABELLED.contains(name)) {
+        counter!(*name).absolute(0);
+    }
+    for known in error_class::CODES {
+        counter!("receiptd_calls_total", "class" => known.class.name(), "code" => known.code.to_string()).absolute(0);
+    }
+    // A call that broke on the way, or was answered by something in between.
+    for class in [Class::Retry, Class::Unknown] {
+        counter!("receiptd_calls_total", "class" => class.name(), "code" => "none").absolute(0);
+    }
+    for sqlstate in SQLSTATES {
+        counter!("receiptd_flush_failures_total", "sqlstate" => sqlstate).absolute(0);
+    }
+    for class in ERROR_CLASSES {
+        counter!("receiptd_database_errors_total", "class" => class).absolute(0);
+    }
+    for reason in ["stopped", "lease_lost", "too_late"] {
+        counter!("receiptd_recordings_lost_total", "reason" => reason).absolute(0);
+    }
+    gauge!("receiptd_last_success_timestamp_seconds").set(0.0);
+    gauge!("receiptd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Sets the gauges to the present state.
+pub(crate) fn tell(term: &TermStatus) {
+    let report = Report::of(term, Instant::now());
+    let poller = term.poller();
+    let limit = poller.as_ref().map_or(0, |poller| poller.limit());
+    let used = if limit == 0 { 0.0 } else { report.calls_per_second / f64::from(limit) };
+    let as_number = |is_so: bool| f64::from(u8::from(is_so));
+    for (name, value) in [
+        ("receiptd_is_polling", as_number(report.role == Role::Polling)),
+        ("receiptd_is_storing", as_number(!term.is_stuck())),
+        ("receiptd_lease_epoch", report.epoch.unwrap_or_default() as f64),
+        ("receiptd_calls_per_second", report.calls_per_second),
+        ("receiptd_calls_per_second_allowed", f64::from(report.calls_per_second_allowed)),
+        ("receiptd_batch_size", report.batch_size as f64),
+        ("receiptd_budget_used_ratio", used),
+        ("receiptd_calls_highest_second", report.last_hour.highest_second as f64),
+        ("receiptd_behind_seconds", report.behind_seconds),
+        ("receiptd_scheduled_calls", report.scheduled_calls as f64),
+        ("receiptd_polls_in_flight", report.polls_in_flight as f64),
+        ("receiptd_held_groups", report.held_groups as f64),
+        ("receiptd_is_answered", as_number(poller.as_ref().is_none_or(|poller| poller.outage().is_none()))),
+        ("receiptd_recordings_waiting", poller.as_ref().map_or(0, |poller| poller.waiting_to_be_stored()) as f64),
+    ] {
+        gauge!(name).set(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_line_in_the_docs() {
+        let docs = include_str!("../../docs/operators.md");
+        let names = COUNTERS.iter().chain(&GAUGES).map(|(name, _)| *name).chain(HISTOGRAMS.map(|(name, ..)| name));
+        let missing: Vec<&str> = names.filter(|name| !docs.contains(&format!("| `{name}"))).collect();
+        assert!(missing.is_empty(), "docs/operators.md says nothing of {missing:?}");
+    }
+}

@@ -1,0 +1,114 @@
+//! The HTTP side of the daemon: a page for people, liveness, readiness and metrics. Read-only.
+//!
+//! It has its own thread and database connection: no number of clients delays polling.
+
+mod auth;
+mod health;
+mod lanes;
+mod look;
+mod metrics;
+mod page;
+mod peer;
+mod server;
+mod status;
+
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderName, header::CONTENT_TYPE},
+    middleware::{from_fn, from_fn_with_state},
+    routing::get,
+};
+pub use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::look::Look;
+pub use self::{
+    auth::Token,
+    metrics::install_metrics,
+    status::{Unheard, ask},
+};
+use crate::{daemon::status::TermStatus, store::Store};
+
+/// The HTTP listener can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("listening on http.listen = {listen:?} failed: is another process using it? Set another address, or \"off\"")]
+pub struct ListenError {
+    listen: SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// The state of the HTTP side.
+#[derive(Clone)]
+pub struct Ops {
+    /// The store of the page and `/readyz`, with its own connection.
+    pub store: Store,
+    /// The status of the terms.
+    pub term: Arc<TermStatus>,
+    /// The required token.
+    pub token: Token,
+    /// The metrics of this process.
+    pub metrics: PrometheusHandle,
+    /// Results of the latest database queries.
+    pub looks: Arc<Looks>,
+}
+
+/// Maximum age of expensive responses, which are shared by all requests within this time.
+const RENDER_EVERY: Duration = Duration::from_millis(100);
+
+/// The latest shared results: the metrics and the page as sent, the page's data from the database, and for `/readyz`
+/// the checks of the database and its schema.
+#[derive(Debug)]
+pub struct Looks {
+    metrics: Look<Bytes>,
+    document: Look<Bytes>,
+    page: Look<page::Found>,
+    readiness: Look<(health::Check, health::Check)>,
+}
+
+impl Default for Looks {
+    fn default() -> Self {
+        let rendered = || Look::new(RENDER_EVERY);
+        Self {
+            metrics: rendered(),
+            document: rendered(),
+            page: Look::new(page::ASK_EVERY),
+            readiness: Look::new(health::ASK_EVERY),
+        }
+    }
+}
+
+/// Opens the listener and serves until `stop` is cancelled, on a thread that then ends.
+///
+/// # Errors
+/// If the address can't be listened on.
+pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Result<JoinHandle<()>, ListenError> {
+    let failed = |source| ListenError { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let app = Router::new()
+        .route("/", get(page::page))
+        .route("/readyz", get(health::ready))
+        .route("/status.json", get(status::status))
+        .route("/metrics", get(render_metrics))
+        .layer(from_fn_with_state(ops.token.clone(), auth::admit))
+        // Liveness probes need no secret.
+        .route("/healthz", get(health::alive))
+        .layer(from_fn(server::guard))
+        .with_state(ops);
+    server::spawn(listener, app, stop).map_err(failed)
+}
+
+async fn render_metrics(State(ops): State<Ops>) -> ([(HeaderName, &'static str); 1], Bytes) {
+    let (term, metrics) = (ops.term.clone(), ops.metrics.clone());
+    let render = async move {
+        metrics::tell(&term);
+        metrics.run_upkeep();
+        metrics.render().into()
+    };
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.looks.metrics.get(render).await)
+}

@@ -1,0 +1,327 @@
+//! The life of the daemon: its start and stop, in order.
+//!
+//! Start: HTTP, which shows the state from then on; schema and partitions, as soon as the database is available; then
+//! one term of polling after the other. Stop: the term ends, then HTTP, then the connections are closed.
+//!
+//! | token | cancelled by | heard by | then |
+//! |---|---|---|---|
+//! | `stop` | a signal | everything below | the term ends |
+//! | `leader_known` | standing by, once it has seen the lease | the start | the service is ready |
+//! | `term_over` | `stop`; the renewal or the recorder, if the lease is lost | the session, the recorder | no calls are made |
+//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, jobs | calls in flight end |
+//! | `flush_deadline` | 10 s after `term_over`, or after a part failed | the recorder | remaining results are lost, and counted |
+//! | `term_ended` | the end of the last session | the renewal | the lease is given back |
+//! | `tasks_ended` | the end of all terms | the command | the process ends |
+//! | `http_stop` | the end of all else | the HTTP server | the connections close |
+
+mod housekeeping;
+mod signals;
+mod systemd;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    signals::{reload_signal, stop_on_signal},
+    systemd::{notify_ready, notify_reloading, notify_stopping},
+};
+
+use crate::{
+    chat::{ChatClient, ChatSettings, ClientError},
+    clock::{self, Clock},
+    daemon::{
+        jobs::JobSettings,
+        leadership::{Terms, Work, spawn_noted},
+        poller::PollerSettings,
+        status::TermStatus,
+    },
+    domain::{Bounds, Timestamp},
+    host::Holder,
+    http::{self, ListenError, Looks, Ops, Token},
+    logging::log_throttle::LogThrottle,
+    rules::cadence::Cadences,
+    store::{ConnectError, SchemaError, Store},
+};
+
+/// Settings of the daemon.
+#[derive(Debug, Clone)]
+pub struct DaemonSettings {
+    /// The app, its credential and the destination of its calls.
+    pub chat: ChatSettings,
+    /// The database.
+    pub database_url: SecretString,
+    /// Maximum number of connections.
+    pub max_connections: u32,
+    /// Whether statements are prepared once per connection (unless a proxy is detected, behind which that would
+    /// fail).
+    pub prepared_statements: bool,
+    /// Rate, batch size and timeouts of polls.
+    pub poller: PollerSettings,
+    /// How often messages are polled.
+    pub cadences: Arc<Cadences>,
+    /// When new data is rolled up and old data removed.
+    pub jobs: JobSettings,
+    /// How much applications may watch.
+    pub limits: Bounds,
+    /// Reads this machine's clock: [`crate::clock::now`], except in tests.
+    pub wall: fn() -> Timestamp,
+    /// The HTTP address, and the metrics to serve there.
+    pub http: Option<(SocketAddr, PrometheusHandle)>,
+    /// The token that HTTP requires.
+    pub http_token: Option<SecretString>,
+}
+
+/// The daemon can't start. Transient problems, such as an unavailable database, are waited for instead.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database URL is invalid.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The schema does not suit this program.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The HTTP client can't be set up.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The HTTP listener can't be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// It was told to stop during the start.
+    #[error("stopped before the database answered")]
+    Stopped,
+}
+
+/// The new settings can't be applied, and the old ones stay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The database URL is invalid.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The HTTP client can't be set up.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Other machines could look without a token.
+    #[error(
+        "http.token can't be removed while receiptd listens at {0}, which can be reached from other machines: keep \
+         it until the restart that applies the new http.listen"
+    )]
+    Open(SocketAddr),
+}
+
+/// A daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    stop: CancellationToken,
+    /// Cancelled when everything else has ended, so that HTTP serves until then.
+    http_stop: CancellationToken,
+    /// Cancelled once the lease holder is known.
+    leader_known: CancellationToken,
+    tasks_ended: CancellationToken,
+    status: Arc<TermStatus>,
+    store: Store,
+    http: Option<Http>,
+    work: watch::Sender<Arc<Work>>,
+    limits: watch::Sender<Bounds>,
+    terms: OnceLock<JoinHandle<usize>>,
+}
+
+/// The HTTP side, which keeps the address of the start.
+#[derive(Debug)]
+struct Http {
+    listen: SocketAddr,
+    token: Token,
+    /// Its own connection: clients wait for each other, and polling waits for none of them.
+    store: Store,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Starts everything, and returns when the app's lease holder is known. `stop` ends the wait for an unavailable
+    /// database.
+    ///
+    /// # Errors
+    /// If the settings can't work, however long one waits.
+    pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
+        let daemon = Self::open(settings, stop).await?;
+        if let Err(error) = daemon.begin().await {
+            daemon.stop().await;
+            return Err(error);
+        }
+        Ok(daemon)
+    }
+
+    /// Serves HTTP until everything else has ended. Does nothing else before [`Self::begin`].
+    ///
+    /// # Errors
+    /// If the settings can't work, or the HTTP address is not available.
+    pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
+        let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
+        let store = store.beside(settings.wall).with_prepared_statements(settings.prepared_statements);
+        let work = watch::Sender::new(Arc::new(work(settings.clone(), store.clock())?));
+        let (status, http_stop) = (Arc::new(TermStatus::default()), CancellationToken::new());
+        let http = match settings.http.clone() {
+            Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &http_stop).await?),
+            None => None,
+        };
+        let (leader_known, tasks_ended) = (CancellationToken::new(), CancellationToken::new());
+        let limits = watch::Sender::new(settings.limits);
+        Ok(Self {
+            stop,
+            http_stop,
+            leader_known,
+            tasks_ended,
+            status,
+            store,
+            http,
+            work,
+            limits,
+            terms: OnceLock::new(),
+        })
+    }
+
+    /// Begins to work as soon as the database answers, and returns when the lease holder is known.
+    ///
+    /// # Errors
+    /// If the schema does not suit this program, or it was told to stop before the database answered.
+    pub async fn begin(&self) -> Result<(), StartError> {
+        let prepared = self.status.progress().while_waiting(self.prepare());
+        self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;
+        let (store, status, stop) = (&self.store, &self.status, &self.stop);
+        tokio::spawn(housekeeping::look_after_partitions(store.clone(), stop.clone()));
+        tokio::spawn(housekeeping::compare_clocks(store.clone(), status.clone(), stop.clone()));
+        tokio::spawn(housekeeping::count_watched(store.clone(), status.clone(), self.limits.subscribe(), stop.clone()));
+        tokio::spawn(housekeeping::sum_up(status.clone(), stop.clone()));
+        let terms = Terms {
+            store: store.clone(),
+            work: self.work.subscribe(),
+            status: status.clone(),
+            leader_known: self.leader_known.clone(),
+            holder: Holder::new(),
+        };
+        self.terms.get_or_init(|| spawn_noted(&self.tasks_ended, terms.run(stop.clone())));
+        tokio::select! { () = self.leader_known.cancelled() => {} () = self.tasks_ended.cancelled() => {} }
+        tokio::spawn(systemd::tell_status(status.clone(), stop.clone()));
+        tokio::spawn(systemd::feed_watchdog(status.clone(), stop.clone()));
+        Ok(())
+    }
+
+    /// Upgrades the schema and creates partitions in advance. Waits for an unavailable database, logging that once,
+    /// then once a minute.
+    async fn prepare(&self) -> Result<(), SchemaError> {
+        let mut trouble = LogThrottle::default();
+        self.status.waits_for(Some("starting: upgrading the schema".to_owned()));
+        loop {
+            let error = match prepare(&self.store).await {
+                Ok(()) => break,
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            let waits = format!("waiting for the database: {}", error.explain());
+            if let Some(count) = trouble.happened(clock::uptime()) {
+                let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
+                tracing::error!(error = cause, count, advice, "the database is not usable yet: retrying");
+                systemd::notify_status(&waits);
+            }
+            self.status.waits_for(Some(waits));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.status.waits_for(None);
+        Ok(())
+    }
+
+    /// Whether the lease holder is known.
+    pub fn is_ready(&self) -> bool {
+        self.leader_known.is_cancelled()
+    }
+
+    /// Applies new settings: calls in flight end, and their results are stored, before the first call with the new
+    /// ones. The app, the database (except its password) and the HTTP address stay those of the start.
+    ///
+    /// # Errors
+    /// If the settings can't work; the old ones stay.
+    pub fn reload(&self, settings: DaemonSettings) -> Result<(), ReloadError> {
+        let limits = settings.limits;
+        if let (Some(Http { listen, .. }), None) = (&self.http, &settings.http_token)
+            && !listen.ip().is_loopback()
+        {
+            return Err(ReloadError::Open(*listen));
+        }
+        let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
+        let work = Arc::new(work(settings, self.store.clock())?);
+        self.store.change_url(&url)?;
+        if let Some(http) = &self.http {
+            http.store.change_url(&url)?;
+            http.token.change(token);
+        }
+        self.limits.send_replace(limits);
+        self.work.send_replace(work);
+        Ok(())
+    }
+
+    /// Its public status.
+    pub fn status(&self) -> &TermStatus {
+        &self.status
+    }
+
+    /// Stops cleanly. Returns the number of polls that could not be stored.
+    pub async fn stop(self) -> usize {
+        self.stop.cancel();
+        let lost = match self.terms.into_inner() {
+            Some(terms) => terms.await.unwrap_or_else(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "the daemon had failed");
+                0
+            }),
+            None => 0,
+        };
+        self.http_stop.cancel();
+        if let Some(http) = self.http {
+            http.store.close();
+            // It ends immediately, whatever its clients do.
+            _ = tokio::task::spawn_blocking(|| http.thread.join()).await;
+        }
+        self.store.close();
+        lost
+    }
+
+    /// Returns when the daemon has ended, which it never should by itself.
+    pub async fn ended(&self) {
+        self.tasks_ended.cancelled().await;
+    }
+}
+
+/// Begins to serve HTTP, until `http_stop`.
+async fn serve(
+    settings: &DaemonSettings,
+    listen: SocketAddr,
+    metrics: PrometheusHandle,
+    (store, status): (&Store, &Arc<TermStatus>),
+    http_stop: &CancellationToken,
+) -> Result<Http, StartError> {
+    let (store, token) = (store.apart(&settings.database_url, 1)?, Token::default());
+    token.change(settings.http_token.clone());
+    let (term, looks) = (status.clone(), Arc::<Looks>::default());
+    let ops = Ops { store: store.clone(), term, token: token.clone(), metrics: metrics.clone(), looks };
+    let thread = http::serve(ops, listen, http_stop.clone()).await?;
+    tokio::spawn(housekeeping::keep_metrics_small(metrics, http_stop.clone()));
+    Ok(Http { listen, token, store, thread })
+}
+
+fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<Work, ClientError> {
+    let DaemonSettings { chat, poller, cadences, jobs, .. } = settings;
+    let client = Arc::new(ChatClient::new(chat)?.dated_by(clock.clone()));
+    Ok(Work { client, poller, cadences, jobs })
+}
+
+async fn prepare(store: &Store) -> Result<(), SchemaError> {
+    store.migrate().await?;
+    Ok(housekeeping::prepare_days(store).await?)
+}

@@ -1,0 +1,11 @@
+//! What the poller decides: which polls start, what an attempt's outcome calls for, and when calls have to wait.
+
+pub mod ahead;
+pub mod batch_limit;
+pub mod brake;
+pub mod failing;
+pub mod gate;
+pub mod others;
+pub mod poll_progress;
+pub mod retry;
+pub mod schedule;

@@ -1,0 +1,9 @@
+//! What Tencent Chat is asked and answers: the words of a call, its outcome, and what each error code calls for.
+
+pub mod answer;
+pub mod attempt;
+pub mod error_class;
+pub mod failure;
+pub mod wire;
+
+pub use self::{answer::Answer, attempt::Attempt, error_class::Class, failure::Failure};

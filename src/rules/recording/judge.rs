@@ -1,0 +1,165 @@
+//! Judges the messages of a poll: the state of each, and which are closed.
+
+use chrono::TimeDelta;
+
+use super::{
+    Closed, MessageChange, NO_RECEIPT_POLLS, Others, Poll, PollEnd, Told,
+    due::{TO_BLAME_FROM, failures},
+};
+use crate::{
+    domain::{MsgSeq, Receipt, Timestamp},
+    rules::{
+        cadence::Cadence,
+        database_clock::{APART, Moment},
+        slot::{Slot, SlotMessage},
+    },
+};
+
+/// Minimum time over which a message must be refused alone by [`NO_RECEIPT_POLLS`] polls before it is closed: a short
+/// fault closes nothing.
+const REFUSED_FOR: TimeDelta = TimeDelta::minutes(5);
+
+/// The same (about five minutes) for giving up messages that were never answered, if others are not answered either.
+const GIVEN_UP_FROM: i32 = 6;
+
+/// Time after the end of its cadence at which a message whose polls fail expires.
+const EXPIRED_UNSEEN_AFTER: TimeDelta = TimeDelta::days(1);
+
+/// Judges the messages of a poll.
+pub(super) struct Judge<'a> {
+    cadence: &'a Cadence,
+    now: Timestamp,
+    /// Whether nothing is closed by the time.
+    is_doubted: bool,
+    /// The receipts of the poll, in rising order of seq, each later than all earlier times of its message. A refusal
+    /// that closes its message counts as a receipt with its code.
+    pub(super) told: Vec<Told>,
+    /// The messages whose refusals can't be blamed on others, with the time since when and the number of polls.
+    refused: Vec<(MsgSeq, Timestamp, i16)>,
+    /// The messages closed for that.
+    rejected: Vec<MsgSeq>,
+    /// The messages whose calls failed.
+    failed: Vec<MsgSeq>,
+    pub(super) complete: bool,
+    /// The slot has failed often enough to give up messages that were never answered.
+    gives_up: bool,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Moment) -> Self {
+        let Moment { time: now, is_doubted } = now;
+        let complete = poll.end == PollEnd::Complete;
+        // If all messages of a slot are refused, it is the group that is refused, or the app.
+        let counts = complete || slot.messages.iter().filter(|message| !message.has_joined).count() == 1;
+        let mut judge = Self {
+            cadence,
+            now,
+            is_doubted,
+            told: poll.receipts.clone(),
+            refused: vec![],
+            rejected: vec![],
+            failed: poll.failed.iter().flatten().copied().collect(),
+            complete,
+            gives_up: failures(slot, poll)
+                >= if poll.others == Others::Answered { TO_BLAME_FROM } else { GIVEN_UP_FROM },
+        };
+        for told in poll.rejected.iter().filter(|_| counts) {
+            let Some(message) = slot.messages.iter().find(|message| message.seq == told.seq) else { continue };
+            let since = message.refused_since.unwrap_or(now).min(now);
+            let polls = message.refused_since.map_or(0, |_| message.no_receipt_polls).saturating_add(1);
+            judge.refused.push((told.seq, since, polls));
+            if polls >= NO_RECEIPT_POLLS && now - since >= REFUSED_FOR && !is_doubted {
+                judge.rejected.push(told.seq);
+                judge.told.push(*told);
+            }
+        }
+        judge.told.sort_unstable_by_key(|told| told.seq);
+        for message in &slot.messages {
+            // A message dated in the future by a wrong clock doesn't count.
+            let changed_at = message.changed_at.filter(|changed_at| is_doubted || *changed_at <= now + APART);
+            let seen = slot.last_polled_at.max(message.known_until).max(changed_at);
+            let seen = seen.map(|seen| seen + TimeDelta::microseconds(1));
+            let told = judge.told.binary_search_by_key(&message.seq, |told| told.seq);
+            if let Some((told, seen)) = told.ok().map(|at| &mut judge.told[at]).zip(seen) {
+                told.answered_at = told.answered_at.max(seen);
+            }
+        }
+        judge
+    }
+
+    pub(super) fn told_of(&self, seq: MsgSeq) -> Option<Told> {
+        self.told.binary_search_by_key(&seq, |told| told.seq).ok().map(|at| self.told[at])
+    }
+
+    /// The change of a message, in a slot that is now known until `slot_known_until`.
+    pub(super) fn change(
+        &self,
+        message: &SlotMessage,
+        told: Option<Told>,
+        slot_known_until: Option<Timestamp>,
+    ) -> MessageChange {
+        let receipt = told.map(|told| told.receipt.after(message.receipt));
+        let differs = receipt.is_some() && receipt != message.receipt;
+        let refused = self.refused.iter().find(|(seq, ..)| *seq == message.seq);
+        let (no_receipt_polls, mut refused_since) = match (refused, receipt) {
+            (Some((_, since, polls)), _) => (*polls, Some(*since)),
+            (None, Some(Receipt { code: 10061 | 10062, .. })) => {
+                (message.refused_since.map_or(message.no_receipt_polls, |_| 0).saturating_add(1), None)
+            }
+            (None, Some(_)) => (0, None),
+            (None, None) => (message.no_receipt_polls, message.refused_since),
+        };
+        let closed = if self.rejected.contains(&message.seq) {
+            Some(Closed::Rejected)
+        } else if refused.is_none() && no_receipt_polls >= NO_RECEIPT_POLLS && receipt.is_some() {
+            Some(Closed::NoReceipt)
+        } else if receipt.is_some_and(Receipt::all_read) && !differs && self.cadence.stop_when_all_read() {
+            Some(Closed::AllRead)
+        } else if self.expires(message) {
+            Some(Closed::Expired)
+        } else {
+            None
+        };
+        if closed.is_some() {
+            refused_since = None;
+        }
+        let known_until = told.map(|told| told.sent_at).or(message.known_until);
+        MessageChange {
+            seq: message.seq,
+            receipt: receipt.or(message.receipt),
+            polled_at: told.map(|told| told.answered_at),
+            differs,
+            known_until,
+            known_apart: known_until.is_some() && (closed.is_some() || known_until != slot_known_until),
+            no_receipt_polls,
+            refused_since,
+            closed,
+        }
+    }
+
+    /// A message past the end of its cadence is polled once more. If that fails, it is given a day; if it was never
+    /// answered, some more tries.
+    fn expires(&self, message: &SlotMessage) -> bool {
+        if self.is_doubted {
+            return false;
+        }
+        let has_failed = !self.complete
+            || self.failed.contains(&message.seq)
+            || self.refused.iter().any(|(seq, ..)| *seq == message.seq);
+        if !has_failed {
+            return self.cadence.is_expired(message.sent_at, self.now);
+        }
+        let is_known = message.known_until.is_some();
+        (is_known || self.gives_up) && self.cadence.is_expired(message.sent_at, self.now - EXPIRED_UNSEEN_AFTER)
+    }
+
+    /// Whether the message's row has to be written: most polls don't change most messages.
+    pub(super) fn is_news(&self, change: &MessageChange, message: &SlotMessage) -> bool {
+        let says = |until: Option<Timestamp>, apart: bool| until.filter(|_| apart);
+        let known_otherwise = !self.told.is_empty()
+            && says(change.known_until, change.known_apart) != says(message.known_until, message.known_apart);
+        let counts_polls =
+            change.no_receipt_polls != message.no_receipt_polls || change.refused_since != message.refused_since;
+        change.differs || change.closed.is_some() || known_otherwise || counts_polls
+    }
+}

@@ -1,0 +1,253 @@
+//! A poll from its end until it is stored: the decision about it, and everything needed to decide again.
+//!
+//! A decision holds for the version of the slot that it is based on. If another session has changed the slot in the
+//! meantime, the poll is decided again on the present slot, by the same rules and for the same time. Pure.
+
+use std::sync::Arc;
+
+use super::{Closed, KeepSnapshots, MessageChange, Poll, Recording};
+use crate::{
+    domain::{MsgSeq, Timestamp},
+    rules::{
+        cadence::{Cadences, Following},
+        database_clock::Moment,
+        slot::{Slot, SlotKey, SlotMessage},
+    },
+};
+
+/// A poll to be stored.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The decision.
+    pub recording: Recording,
+    /// Whether its slot no longer exists: then only its calls and the change of its group are stored.
+    pub is_slot_gone: bool,
+    /// The decision about messages that were asked for and have left since, because their owner unwatched them.
+    pub of_unwatched: Option<Box<Recording>>,
+    /// These messages, as they were known when they were asked for.
+    unwatched: Vec<SlotMessage>,
+    slot: Slot,
+    poll: Poll,
+    cadences: Arc<Cadences>,
+    stretch: f64,
+    keep: KeepSnapshots,
+    moment: Moment,
+}
+
+/// The slot's messages after a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The contents of the slot.
+    pub contents: Contents,
+    /// The closed messages.
+    pub closed: Vec<(SlotMessage, Closed)>,
+    /// The messages that move to their own slots, by part of the recording.
+    pub parts: Vec<Vec<SlotMessage>>,
+}
+
+/// The contents of a slot after a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// The same as before.
+    Same,
+    /// The same messages; only counts have changed.
+    Counted(Vec<SlotMessage>),
+    /// Anything else.
+    Other(Vec<SlotMessage>),
+}
+
+impl Contents {
+    /// The messages, if they have to be written.
+    pub fn messages(&self) -> &[SlotMessage] {
+        match self {
+            Self::Same => &[],
+            Self::Counted(messages) | Self::Other(messages) => messages,
+        }
+    }
+}
+
+/// What happened to a poll that could not be stored as it was decided.
+#[derive(Debug)]
+pub enum Anew {
+    /// The poll was stored already by a commit without an answer. Its slot, and the absorbed one if it exists, are
+    /// due then.
+    Stored(Vec<(SlotKey, Timestamp)>),
+    /// It has been decided again.
+    Decided(Box<Kept>),
+}
+
+impl Kept {
+    /// Decides about a poll of `slot` that ended at `moment`, with all intervals longer by the factor `stretch`.
+    pub fn of(
+        slot: Slot,
+        poll: Poll,
+        cadences: Arc<Cadences>,
+        stretch: f64,
+        keep: KeepSnapshots,
+        moment: impl Into<Moment>,
+    ) -> Self {
+        let moment = moment.into();
+        let following = Following { cadence: cadences.of(slot.cadence.as_deref()), stretch };
+        let recording = Recording::of(slot.clone(), poll.clone(), following, keep, moment);
+        Self {
+            recording,
+            is_slot_gone: false,
+            of_unwatched: None,
+            unwatched: vec![],
+            slot,
+            poll,
+            cadences,
+            stretch,
+            keep,
+            moment,
+        }
+    }
+
+    /// When its first attempt was sent, by which its slot shows whether it was stored. `None` if it made none.
+    pub fn called_at(&self) -> Option<Timestamp> {
+        self.poll.attempts.first().map(|attempt| attempt.called_at)
+    }
+
+    /// The version of its slot that the decision is based on.
+    pub fn version(&self) -> i64 {
+        self.slot.version
+    }
+
+    /// Whether its slot was found damaged, so that messages may name it without being in it.
+    pub fn is_slot_wrong(&self) -> bool {
+        self.slot.is_wrong
+    }
+
+    /// Whether only the deletion of the slot has to be written: it was empty.
+    pub fn drops_slot(&self) -> bool {
+        self.poll.attempts.is_empty() && self.recording.is_empty && !self.slot.is_wrong
+    }
+
+    /// Its slot and the absorbed one.
+    pub fn slots(&self) -> impl Iterator<Item = SlotKey> + use<> {
+        std::iter::once(self.recording.slot).chain(self.recording.absorbs.map(|(slot, _)| slot))
+    }
+
+    /// Applies what has to be written of it: its slot, and messages that have left it.
+    pub fn recordings(&self) -> impl Iterator<Item = &Recording> {
+        std::iter::once(&self.recording).chain(self.of_unwatched.as_deref())
+    }
+
+    /// Messages that have left since they were asked for and have a receipt: until when they were known before, and
+    /// their state now.
+    pub fn unwatched(&self) -> impl Iterator<Item = (Option<Timestamp>, SlotMessage)> {
+        let changes = self.of_unwatched.iter().flat_map(|recording| &recording.messages);
+        changes.filter_map(|change| {
+            let before = self.unwatched.iter().find(|message| message.seq == change.seq)?;
+            Some((before.known_until, before.after(change)))
+        })
+    }
+
+    /// Decides again on the present slots. A message that joined in the meantime was not asked for. The receipt of
+    /// one that left is decided on its state when it was asked for.
+    pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {
+        let Some(mut slot) = now else {
+            self.unwatched.extend(self.slot.messages.drain(..).filter(|message| !message.has_joined));
+            self.slot.absorbs = None;
+            self.is_slot_gone = true;
+            return self.decided();
+        };
+        if slot.last_called_at.is_some() && slot.last_called_at == self.called_at() {
+            return Anew::Stored(
+                [Some(slot), absorbed].into_iter().flatten().map(|slot| (slot.key, slot.next_poll_at)).collect(),
+            );
+        }
+        absorbed.into_iter().for_each(|absorbed| slot.absorb(absorbed));
+        let was_asked = |seq: MsgSeq| {
+            let asked = self.slot.messages.iter().find(|message| message.seq == seq);
+            asked.is_some_and(|message| !message.has_joined)
+        };
+        slot.messages.iter_mut().for_each(|message| message.has_joined = !was_asked(message.seq));
+        let stays = |seq: MsgSeq| slot.messages.iter().any(|message| message.seq == seq);
+        let left = self.slot.messages.drain(..).filter(|message| !message.has_joined && !stays(message.seq));
+        self.unwatched.extend(left);
+        self.slot = slot;
+        self.decided()
+    }
+
+    fn decided(mut self) -> Anew {
+        let cadence = self.cadences.of(self.slot.cadence.as_deref());
+        let following = Following { cadence, stretch: self.stretch };
+        self.recording = Recording::of(self.slot.clone(), self.poll.clone(), following, self.keep, self.moment);
+        // No slot has their time, so each poll with their receipts changes it.
+        let apart =
+            |message: &SlotMessage| SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() };
+        let messages: Vec<SlotMessage> = self.unwatched.iter().map(apart).collect();
+        self.of_unwatched = (!messages.is_empty()).then(|| {
+            let slot = Slot { messages, absorbs: None, ..self.slot.clone() };
+            Recording::of(slot, self.poll.clone(), following, self.keep, self.moment).told().into()
+        });
+        Anew::Decided(Box::new(self))
+    }
+
+    /// The state of the slot's messages. Those in `refused` are unchanged, and known until the earlier time.
+    pub fn outcome(&self, refused: &[MsgSeq]) -> Outcome {
+        let recording = &self.recording;
+        let merges = recording.absorbs.is_some();
+        let (mut held, mut closed) = (Vec::with_capacity(self.slot.messages.len()), vec![]);
+        let mut parts = vec![vec![]; recording.parts.len()];
+        let (mut is_other, mut is_counted) = (merges || self.slot.is_wrong, false);
+        let mut changes = recording.messages.iter().peekable();
+        for message in &self.slot.messages {
+            let change = changes.next_if(|change| change.seq == message.seq);
+            if refused.contains(&message.seq) {
+                is_other = true;
+                held.push(SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() });
+                continue;
+            }
+            if !merges && self.slot.is_absorbed(message.seq) {
+                continue;
+            }
+            let after = change.map(|change| message.after(change));
+            let part = recording.parts.iter().position(|part| part.seqs.contains(&message.seq));
+            is_other |= part.is_some() || after.as_ref().is_some_and(|after| !after.differs_in_counts_only(message));
+            is_counted |= change.is_some();
+            let after = after.unwrap_or_else(|| message.clone());
+            match (change.and_then(|change| change.closed), part) {
+                (Some(why), _) => closed.push((after, why)),
+                (None, Some(part)) => parts[part].push(after),
+                (None, None) => held.push(after),
+            }
+        }
+        is_other |= !closed.is_empty();
+        let contents = match (is_other, is_counted) {
+            (true, _) => Contents::Other(held),
+            (false, true) => Contents::Counted(held),
+            (false, false) => Contents::Same,
+        };
+        Outcome { contents, closed, parts }
+    }
+}
+
+impl SlotMessage {
+    /// Its state after a poll.
+    fn after(&self, change: &MessageChange) -> Self {
+        let told_at = change.polled_at;
+        let changed_at = if change.differs { told_at } else { told_at.into_iter().chain(self.changed_at).min() };
+        Self {
+            seq: change.seq,
+            sent_at: self.sent_at,
+            first_sent_at: self.first_sent_at,
+            // Not later than this poll: the time may come from another clock.
+            first_polled_at: told_at.into_iter().chain(self.first_polled_at).min(),
+            receipt: change.receipt,
+            changed_at,
+            known_until: change.known_until,
+            known_apart: change.known_apart,
+            no_receipt_polls: change.no_receipt_polls,
+            refused_since: change.refused_since,
+            has_joined: false,
+        }
+    }
+
+    fn differs_in_counts_only(&self, before: &Self) -> bool {
+        let code = |message: &Self| message.receipt.map(|receipt| receipt.code);
+        let rest = |message: &Self| (message.first_polled_at, message.no_receipt_polls, message.refused_since);
+        code(self) == code(before) && rest(self) == rest(before) && self.says_until() == before.says_until()
+    }
+}

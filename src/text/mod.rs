@@ -1,0 +1,6 @@
+//! Words for people: spans, plurals, text that is safe to print, commands that can be pasted.
+
+pub mod counted;
+pub mod duration;
+pub mod printable;
+pub mod shell;
