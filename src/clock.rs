@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uptime_never_goes_back_and_counts_what_the_kernel_counts_of_a_suspension() {
+    fn uptime_never_goes_back_and_includes_suspension() {
         let mut last = uptime();
         for _ in 0..10_000 {
             let next = uptime();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_reading_the_time_is_that_of_this_machine_and_afterwards_that_of_the_database() {
+    fn the_first_database_reading_replaces_the_local_clock() {
         let clock = Clock::new(|| now() + TimeDelta::days(100));
         assert!((clock.now() - now() - TimeDelta::days(100)).abs() < TimeDelta::minutes(1));
         assert_eq!(clock.doubt(), None, "nothing to compare with");

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn over_a_network_the_certificate_is_looked_at_unless_less_is_written_out() {
+    fn network_urls_verify_the_certificate_unless_told_otherwise() {
         for (url, expected) in [
             ("postgres://me@db.example/app", "VerifyFull"),
             ("postgres://me@10.0.0.1/app", "VerifyFull"),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn less_than_a_looked_at_certificate_is_told_where_it_leaves_the_machine() {
+    fn remote_urls_below_verify_full_report_their_exposure() {
         for (query, is_exposed) in [
             ("", false),
             ("?sslmode=verify-full", false),

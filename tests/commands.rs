@@ -111,7 +111,7 @@ fn check_minds_a_private_database_that_is_not_there() {
 }
 
 #[test]
-fn a_database_that_is_away_is_named_once_with_what_helps_and_without_its_password() {
+fn an_unreachable_database_is_named_once_without_its_password() {
     for arguments in ASKING.into_iter().chain([&["migrate"][..]]) {
         let mut command = receiptd(arguments);
         let (code, out, err) = run(command.env("DATABASE_URL", "postgres://me:canary@127.0.0.1:1/history"));
@@ -126,7 +126,7 @@ fn a_database_that_is_away_is_named_once_with_what_helps_and_without_its_passwor
 }
 
 #[tokio::test]
-async fn what_a_role_may_not_do_is_said_in_the_words_of_the_server_alone() {
+async fn missing_privileges_are_reported_in_the_words_of_the_server() {
     let database = migrated().await;
     database.psql("CREATE ROLE bystander LOGIN");
     let (code, _, err) =
@@ -146,7 +146,7 @@ async fn what_a_role_may_not_do_is_said_in_the_words_of_the_server_alone() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_missing_old_or_newer_ends_every_command_as_a_fault_of_the_configuration() {
+async fn every_command_rejects_a_missing_old_or_newer_schema() {
     let database = TestDatabase::new().await;
     for arguments in ASKING {
         let (code, _, err) = run_on(&database, arguments);
@@ -167,7 +167,7 @@ async fn a_schema_that_is_missing_old_or_newer_ends_every_command_as_a_fault_of_
 }
 
 #[tokio::test]
-async fn whoever_may_read_the_rows_but_not_the_version_of_the_schema_can_export() {
+async fn a_reader_exports_without_access_to_the_schema_version() {
     let database = migrated().await;
     database.psql("CREATE ROLE receiptd_reader NOLOGIN; CREATE ROLE analyst LOGIN; GRANT receiptd_reader TO analyst");
     assert_eq!(run_on(&database, &["migrate"]).0, 0);
@@ -188,7 +188,7 @@ async fn status_counts_new_messages_that_nobody_polls() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_refused_is_told_before_anything_else_with_what_helps() {
+async fn commands_report_a_refused_app_first_with_its_remedy() {
     let database = migrated().await;
     polled(&database, "app_fault", 70009, "the signature is wrong");
     let said = "Tencent Chat refuses the app's calls with code 70009: the signature is wrong: the signature is wrong: check \
@@ -206,7 +206,7 @@ async fn an_app_that_is_refused_is_told_before_anything_else_with_what_helps() {
 }
 
 #[tokio::test]
-async fn check_makes_no_call_beside_a_daemon_and_tells_what_its_last_one_came_to() {
+async fn check_beside_a_daemon_makes_no_call_and_shows_its_last_one() {
     let database = migrated().await;
     let check = || {
         let mut command = receiptd(&["check"]);
@@ -249,7 +249,7 @@ async fn check_names_the_role_that_owns_the_schema() {
 }
 
 #[tokio::test]
-async fn plan_counts_messages_that_have_no_slot_yet_by_the_calls_that_they_will_fill() {
+async fn plan_counts_messages_without_a_slot_by_their_future_calls() {
     let database = migrated().await;
     let plan = || {
         let tiers = "cadence.default.tiers=[{ until = \"30d\", every = \"10m\" }]";
@@ -267,7 +267,7 @@ async fn plan_counts_messages_that_have_no_slot_yet_by_the_calls_that_they_will_
 }
 
 #[tokio::test]
-async fn plan_says_that_it_assumes_no_new_messages_and_what_the_last_day_brought() {
+async fn plan_assumes_no_new_messages_and_shows_the_last_day() {
     let database = migrated().await;
     let watch = |group: &str, count: u32, age: &str| {
         let seqs = format!("array(SELECT generate_series(1, {count})::bigint)");

@@ -95,7 +95,7 @@ fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
 }
 
 #[test]
-fn the_demo_ends_cleanly_when_it_is_interrupted_and_another_one_meanwhile_is_refused() {
+fn an_interrupted_demo_ends_cleanly_and_refuses_a_second_one() {
     let directory = ScratchDirectory::new("demo");
     let mut demo = start(&directory, &["demo"]);
     let mut out = BufReader::new(demo.stdout.take().unwrap());

@@ -46,7 +46,7 @@ fn all_in(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn root_leaves_nothing_that_the_owner_of_the_directory_can_not_use() {
+fn root_leaves_every_file_to_the_owner_of_the_directory() {
     let scratch = ScratchDirectory::new("owner");
     if !hand_over(scratch.path()) {
         return;
@@ -125,7 +125,7 @@ fn a_dropped_server_has_ended_and_left_no_socket() {
 }
 
 #[test]
-fn a_second_server_on_the_same_data_is_refused_and_the_first_goes_on() {
+fn a_second_server_on_the_same_data_is_refused() {
     let scratch = ScratchDirectory::new("second");
     let data_dir = scratch.path().join("postgres");
     let first = start(&data_dir);
@@ -259,13 +259,13 @@ async fn connection_to_server_of_killed_owner(test: &str, data_dir: &Path, path:
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kept() {
+async fn a_server_ends_with_its_killed_owner_and_keeps_its_data() {
     if let Some(data_dir) = env::var_os(OWNED) {
         return own_a_server(data_dir.as_ref());
     }
     let scratch = ScratchDirectory::new("killed");
     let data_dir = scratch.path().join("postgres");
-    let test = "a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kept";
+    let test = "a_server_ends_with_its_killed_owner_and_keeps_its_data";
     let path = env::var_os("PATH").unwrap();
     let mut connection = connection_to_server_of_killed_owner(test, &data_dir, &path).await;
     // A surviving server would let the query sleep to its end.
@@ -277,13 +277,13 @@ async fn a_server_ends_with_its_owner_even_if_that_is_killed_and_its_data_is_kep
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn where_a_server_outlives_its_killed_owner_the_next_start_stops_it() {
+async fn the_next_start_stops_a_server_that_outlived_its_owner() {
     if let Some(data_dir) = env::var_os(OWNED) {
         return own_a_server(data_dir.as_ref());
     }
     let scratch = ScratchDirectory::new("orphan");
     let data_dir = scratch.path().join("postgres");
-    let test = "where_a_server_outlives_its_killed_owner_the_next_start_stops_it";
+    let test = "the_next_start_stops_a_server_that_outlived_its_owner";
     // A setpriv that can't bind a process to its parent, as on Alpine.
     let setpriv = scratch.path().join("setpriv");
     fs::write(&setpriv, "#!/bin/sh\nexit 1\n").unwrap();
@@ -323,8 +323,8 @@ fn an_ordinary_user_runs_a_server_as_itself() {
 }
 
 #[tokio::test]
-async fn the_server_gets_no_variable_of_ours_and_lets_nobody_in_over_the_network() {
-    const TEST: &str = "the_server_gets_no_variable_of_ours_and_lets_nobody_in_over_the_network";
+async fn a_server_sees_none_of_our_variables_and_no_network_client() {
+    const TEST: &str = "a_server_sees_none_of_our_variables_and_no_network_client";
     let Some(data_dir) = env::var_os("RECEIPTD_TEST_ENVIRONMENT") else {
         let scratch = ScratchDirectory::new("environment");
         let data_dir = scratch.path().join("postgres");

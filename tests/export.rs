@@ -286,7 +286,7 @@ async fn what_can_not_be_meant_is_refused() {
 }
 
 #[tokio::test]
-async fn an_export_that_fails_leaves_no_file_and_one_that_was_killed_is_begun_anew() {
+async fn a_failed_export_leaves_no_file_and_a_killed_one_restarts() {
     let database = seeded().await;
     let directory = ScratchDirectory::new("export");
     let path = directory.path().join("snapshots.csv");
@@ -329,7 +329,7 @@ async fn a_database_without_the_schema_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn very_many_rows_take_little_memory_and_whoever_has_read_enough_may_go() {
+async fn a_large_export_takes_little_memory_and_readers_may_stop() {
     let database = seeded().await;
     add_snapshots(&database, 300_000);
     let directory = ScratchDirectory::new("export");

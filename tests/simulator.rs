@@ -157,7 +157,7 @@ async fn a_bad_group_and_too_long_a_batch_are_refused() {
 }
 
 #[tokio::test]
-async fn calls_above_the_limit_are_told_to_slow_down_and_counted_as_arrivals() {
+async fn excess_calls_are_told_to_slow_down_and_count_as_arrivals() {
     let caller = Caller::start(SimulatorConfig { calls_per_second: 0, ..config() }).await;
     caller.simulator.add_fault(always(Fault::HttpStatus { status: 502 }));
     assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60011, "no fault hides the limit");
@@ -224,7 +224,7 @@ async fn a_connection_cut_before_the_answer_gives_no_byte() {
 }
 
 #[tokio::test]
-async fn a_connection_cut_in_the_body_gives_head_and_half_and_nothing_counts_as_answered() {
+async fn a_cut_body_sends_head_and_half_and_counts_as_unanswered() {
     let caller = Caller::start(config()).await;
     caller.simulator.add_fault(always(Fault::CutMidBody));
     let mut response = caller.send(1, "g", &[1]).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_delayed_answer_is_a_good_one() {
 }
 
 #[tokio::test]
-async fn counts_are_those_of_the_moment_when_the_call_arrived_unless_it_was_held_up() {
+async fn counts_date_from_the_arrival_of_a_call_unless_it_is_held() {
     let caller = Caller::start(config()).await;
     let set = |read| caller.simulator.world().set_receipt(&group("g"), seq(1), Counts::new(read, 9 - read).unwrap());
     for (fault, read) in [
@@ -283,7 +283,7 @@ async fn counts_are_those_of_the_moment_when_the_call_arrived_unless_it_was_held
 }
 
 #[tokio::test]
-async fn one_bad_message_fails_every_call_that_asks_for_it_and_no_other() {
+async fn a_bad_message_fails_every_call_for_it_and_no_other() {
     let caller = Caller::start(config()).await;
     let when = When::Message { group_id: group("g"), msg_seq: seq(3) };
     caller.simulator.add_fault(FaultRule { when, ..always(Fault::ErrorCode { code: 10002 }) });
@@ -354,7 +354,7 @@ async fn counts_rise_along_a_curve_and_the_ledger_has_every_step() {
 }
 
 #[tokio::test]
-async fn many_calls_at_once_are_all_accounted_for_and_never_admitted_above_the_limit() {
+async fn concurrent_calls_are_all_accounted_for_within_the_limit() {
     let caller = Caller::start(SimulatorConfig { calls_per_second: 20, ..config() }).await;
     let calls = (0..100).map(|_| caller.call("g", &[1, 2, 3]));
     let codes: Vec<i64> =

@@ -95,7 +95,7 @@ async fn labels_come_from_the_command_line_and_from_columns_of_a_file() {
 }
 
 #[tokio::test]
-async fn groups_without_receipts_and_groups_that_are_not_watched_are_refused() {
+async fn groups_without_receipts_or_not_watched_are_refused() {
     let database = migrated().await;
     let run = |arguments: &[&str]| receiptd(&database, &[&["watch"], arguments].concat(), "");
     for (arguments, reason) in [
@@ -123,7 +123,7 @@ async fn a_database_without_the_schema_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
+async fn an_import_adds_good_lines_reports_bad_ones_and_exits_with_65() {
     let database = migrated().await;
     let csv = "group_id,msg_seq,sent_at\na,1,2026-11-01T00:00:00Z\na,2,\n@TGS#_x,1,\nb,zero,\na,1,2026-11-01T00:00:00Z\n\"b, c\",3,1763884800\n";
     let (code, out, err) = receiptd(&database, &["watch", "import"], csv);
@@ -140,7 +140,7 @@ async fn an_import_takes_the_good_lines_tells_the_bad_ones_and_exits_with_65() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_watch_list_is_refused_whole_and_so_is_a_time_far_ahead() {
+async fn a_foreign_file_or_a_far_future_time_is_refused_whole() {
     let database = migrated().await;
     for (csv, why) in
         [("group_id;msg_seq\na;1\n", "separated by semicolons"), ("group,seq\na,1\n", "neither a message")]
@@ -169,7 +169,7 @@ async fn what_was_closed_or_removed_is_active_again_after_an_import() {
 }
 
 #[tokio::test]
-async fn a_file_of_many_groups_is_imported_in_batches_by_several_at_once_without_harm() {
+async fn concurrent_imports_of_many_groups_add_each_message_once() {
     let database = migrated().await;
     let directory = ScratchDirectory::new("import");
     let lines: Vec<String> = (0..30_000).map(|line| format!("group {},{}\n", line % 700, line / 700 + 1)).collect();
@@ -199,7 +199,7 @@ async fn a_file_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn groups_are_paused_also_when_nobody_reads_to_the_end_what_became_of_them() {
+async fn groups_are_paused_even_if_the_output_has_no_reader() {
     let database = migrated().await;
     receiptd(&database, &["watch", "import"], "a,1\nb,1\nc,1\n");
     let (reader, writer) = std::io::pipe().unwrap();

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn five_unanswered_attempts_in_a_row_turn_to_the_backup_and_five_more_back() {
+    fn five_unanswered_attempts_in_a_row_switch_the_domain() {
         let now = Instant::now();
         let mut domains = singapore();
         let (first, _) = domains.base(now);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn late_failures_of_the_domain_that_was_left_do_not_count_for_the_other() {
+    fn late_results_of_the_old_domain_do_not_count_for_the_new() {
         let now = Instant::now();
         let mut domains = singapore();
         let (first, _) = domains.base(now);

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_can_not_be_used_is_refused_by_the_name_of_its_variable() {
+    fn an_unusable_proxy_is_refused_by_the_name_of_its_variable() {
         for (variable, value) in
             [("HTTPS_PROXY", "ftp://me:canary@proxy.example"), ("all_proxy", "socks6://x"), ("ALL_PROXY", "http://")]
         {

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_region_is_found_by_its_name_and_has_two_domains_of_its_own() {
+    fn every_region_parses_by_name_and_has_two_unique_domains() {
         let mut domains = std::collections::HashSet::new();
         for region in Region::ALL {
             assert_eq!(region.name().parse(), Ok(region));

@@ -15,7 +15,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, as_json, database::Opened, status::since, stdout, tell as say, trouble, watch::not_watched};
+use super::{Global, as_json, database::Opened, diagnosis, status::since, stdout, tell as say, watch::not_watched};
 
 /// So many messages of a slot are shown.
 const MATES: usize = 12;
@@ -89,16 +89,16 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
     let Opened { store, config, .. } = opened;
     let (facts, holder, last_call) =
         (store.explain(group, seq).await?, store.holder().await?, store.last_call().await?);
-    let heard = trouble::ask(&config.http).await;
+    let heard = diagnosis::ask(&config.http).await;
     if let Err(unheard) = &heard
         && *unheard != Unheard::Silent
     {
         say(format_args!("Warning: the daemon {unheard}"));
     }
     let daemon = heard.ok();
-    let trouble = trouble::of_app(daemon.as_ref(), last_call.as_ref());
+    let trouble = diagnosis::of_app(daemon.as_ref(), last_call.as_ref());
     let active = facts.as_ref().filter(|facts| is_active(facts)).map(|facts| facts.group.group_key);
-    let held = daemon.zip(active).map(|(daemon, key)| trouble::of_group(&daemon, key.into())).unwrap_or_default();
+    let held = daemon.zip(active).map(|(daemon, key)| diagnosis::of_group(&daemon, key.into())).unwrap_or_default();
     Ok(Known { facts, holder, trouble, held, limit: store.batch_limit().await? })
 }
 
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_waits_says_when_by_which_cadence_and_what_is_wrong() {
+    fn a_waiting_slot_explains_its_due_time_cadence_and_trouble() {
         let said = reasons(&facts("active"), None);
         for part in [
             "It is due in 30s, by the cadence default",

@@ -8,13 +8,13 @@ mod completions;
 mod config;
 mod database;
 mod demo;
+mod diagnosis;
 mod exit;
 mod explain;
 mod export;
 mod forget;
 mod man;
 mod migrate;
-mod moment;
 mod plan;
 mod retention;
 mod rollup;
@@ -22,7 +22,7 @@ mod run;
 mod seed;
 mod simulate;
 mod status;
-mod trouble;
+mod time_argument;
 mod usersig;
 mod watch;
 
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_is_said_once_and_a_failure_of_the_database_with_what_helps() {
+    fn an_error_prints_each_cause_once_and_a_database_remedy() {
         let refused = || std::io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
         let doing = "reading the schema version of receiptd";
         let failed = Err::<(), _>(StoreError::Failed { doing, source: sqlx::Error::Io(refused()) });

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_draws_nothing_for_zero_percent_and_no_more_than_the_limit() {
+    fn a_bar_is_empty_at_zero_and_ends_at_the_limit() {
         assert_eq!((bar(0.0), bar(0.0004)), (String::new(), String::new()));
         assert_eq!(bar(0.0005), "#");
         assert_eq!((bar(1.0).len(), bar(7.0).len()), (WIDTH as usize, WIDTH as usize));

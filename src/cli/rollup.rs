@@ -13,7 +13,7 @@ use receiptd::{
     clock, daemon::jobs::catch_up, domain::Timestamp, rules::rollup::hour_of, store::Store, text::counted::counted,
 };
 
-use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
+use super::{Global, database::Opened, exit::Refused, stdout, time_argument::TimeArgument};
 
 /// Roll up new data, or a time span again
 ///
@@ -23,10 +23,10 @@ use super::{Global, database::Opened, exit::Refused, moment::Moment, stdout};
 pub struct Arguments {
     /// Repeat from this hour on: UTC date, RFC 3339, seconds since 1970, or an age such as 2d
     #[arg(long, value_name = "TIME")]
-    from: Option<Moment>,
+    from: Option<TimeArgument>,
     /// Repeat up to this time [default: end of the roll-up]
     #[arg(long, value_name = "TIME", requires = "from")]
-    to: Option<Moment>,
+    to: Option<TimeArgument>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

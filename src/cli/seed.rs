@@ -15,7 +15,7 @@ use receiptd::{
     text::counted::counted,
 };
 
-use super::{Global, database::Opened, moment::Moment, stdout};
+use super::{Global, database::Opened, stdout, time_argument::TimeArgument};
 
 /// Fill an app without groups with a made-up history, and roll it up
 ///
@@ -36,7 +36,7 @@ pub struct Arguments {
     members: i64,
     /// End of the history: UTC date, RFC 3339, seconds since 1970, or an age such as 2d [default: now]
     #[arg(long, value_name = "TIME")]
-    until: Option<Moment>,
+    until: Option<TimeArgument>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {

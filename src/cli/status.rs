@@ -13,7 +13,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Global, as_json, database::Opened, stdout, trouble};
+use super::{Global, as_json, database::Opened, diagnosis, stdout};
 
 /// Show status: lease holder, overdue polls, recent calls, roll-up progress
 #[derive(Args)]
@@ -56,10 +56,10 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
 
 async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let database = store.overview().await?;
-    let heard = trouble::ask(http).await;
+    let heard = diagnosis::ask(http).await;
     let daemon_unheard = heard.as_ref().err().map(ToString::to_string);
     let daemon = heard.ok();
-    let trouble = trouble::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
+    let trouble = diagnosis::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
     let clock = store.clock().doubt().map(|doubt| doubt.to_string());
     Ok(Status { database, trouble, clock, daemon, daemon_unheard })
 }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_counts_new_messages_too_and_says_what_they_wait_for() {
+    fn due_work_includes_new_messages_with_their_reason_to_wait() {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let late = Some((1_200, now - TimeDelta::seconds(90)));
         for (database, said) in [

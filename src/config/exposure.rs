@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_exposed_if_others_may_use_it_and_every_directory_above() {
+    fn a_file_is_exposed_if_others_can_reach_and_use_it() {
         let directory = tempfile::tempdir().unwrap();
         with_mode(directory.path(), 0o755);
         let path = directory.path().join("key");

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_the_sum_of_its_minutes_and_older_ones_are_forgotten() {
+    fn the_hour_sums_its_minutes_and_forgets_older_ones() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let activity = activity(start);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_on_its_way_is_waited_for_and_its_answer_frees_its_permit_a_second_later() {
+    async fn an_answer_frees_the_permit_of_its_attempt_a_second_later() {
         let pacing = Pacing::new(1, Duration::from_millis(50));
         call(&pacing).await;
         let permit = pacing.permit().await;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_one_attempt_a_second_is_made_a_permit_that_made_no_call_leaves_the_second_to_the_next() {
+    async fn an_unused_permit_leaves_its_second_to_the_next_attempt() {
         let pacing = Pacing::new(50, Duration::from_millis(50));
         let start = Instant::now();
         let no_calls = (0..13).map(|_| async { drop(pacing.permit().await) });

@@ -14,7 +14,7 @@ use crate::{
     daemon::{
         activity::Minute,
         poller::HeldGroup,
-        status::{Role, TermStatus},
+        status::{DaemonStatus, Role},
     },
     host::Holder,
     rules::protocol::Class,
@@ -90,7 +90,7 @@ impl From<Minute> for Hour {
 
 impl Report {
     /// The state of the daemon with this `status`.
-    pub fn of(status: &TermStatus, now: Instant) -> Self {
+    pub fn of(status: &DaemonStatus, now: Instant) -> Self {
         let poller = status.poller();
         let of_poller = |tell: fn(&crate::daemon::poller::PollerStatus) -> usize| poller.as_deref().map_or(0, tell);
         let (held_groups, held) = poller.as_deref().map(crate::daemon::poller::PollerStatus::held).unwrap_or_default();

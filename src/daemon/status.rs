@@ -21,7 +21,7 @@ use crate::{
 /// Counts the rounds of the daemon's main loops: standing by, loading the schedule, polling. Everything that such a
 /// loop waits for has a deadline of at most two minutes, so a daemon whose count stands still for longer hangs.
 #[derive(Debug)]
-pub struct Progress {
+pub struct Heartbeat {
     beats: AtomicU64,
     beaten_at: Mutex<Instant>,
 }
@@ -32,13 +32,13 @@ const HANGS_AFTER: Duration = Duration::from_secs(150);
 /// Longer waits count a round this often.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-impl Default for Progress {
+impl Default for Heartbeat {
     fn default() -> Self {
         Self { beats: AtomicU64::new(0), beaten_at: Instant::now().into() }
     }
 }
 
-impl Progress {
+impl Heartbeat {
     /// Counts a round.
     pub(crate) fn beat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
@@ -70,10 +70,10 @@ impl Progress {
 
 /// The public status of the terms.
 #[derive(Debug, Default)]
-pub struct TermStatus {
+pub struct DaemonStatus {
     pub(crate) lease: Arc<Lease>,
-    pub(crate) is_stuck: Arc<AtomicBool>,
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) storing_blocked: Arc<AtomicBool>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) activity: Arc<Activity>,
     /// What the start is waiting for, if it is not over.
     wait: Mutex<Option<String>>,
@@ -95,7 +95,7 @@ pub enum Role {
     StandingBy(Option<String>),
 }
 
-impl TermStatus {
+impl DaemonStatus {
     /// Who polls.
     pub fn role(&self) -> Role {
         let contender = self.lease.contender();
@@ -112,8 +112,8 @@ impl TermStatus {
     }
 
     /// Whether the main loop runs.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// Recent activity.
@@ -122,8 +122,8 @@ impl TermStatus {
     }
 
     /// Whether results can't be stored.
-    pub fn is_stuck(&self) -> bool {
-        self.is_stuck.load(Ordering::Relaxed)
+    pub fn storing_blocked(&self) -> bool {
+        self.storing_blocked.load(Ordering::Relaxed)
     }
 
     /// Why this process is not polling although it should, if so.
@@ -135,7 +135,7 @@ impl TermStatus {
         if role == Role::LeaseNotRenewed {
             return Some("the lease could not be renewed: no calls are made".to_owned());
         }
-        if role == Role::Polling && self.is_stuck() {
+        if role == Role::Polling && self.storing_blocked() {
             return Some("results can't be stored: polling waits".to_owned());
         }
         self.poller().and_then(|poller| poller.fault().or_else(|| poller.outage()))
@@ -187,18 +187,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_hangs_that_has_not_come_round_for_longer_than_any_deadline() {
-        let progress = Progress::default();
-        progress.beat();
-        assert_eq!((progress.beats(), progress.hangs_for(Instant::now())), (1, None));
+    fn a_loop_hangs_after_a_pause_longer_than_any_deadline() {
+        let heartbeat = Heartbeat::default();
+        heartbeat.beat();
+        assert_eq!((heartbeat.beats(), heartbeat.hangs_for(Instant::now())), (1, None));
         let later = Instant::now() + HANGS_AFTER + Duration::from_secs(1);
-        assert!(progress.hangs_for(later).is_some_and(|still| still > HANGS_AFTER));
+        assert!(heartbeat.hangs_for(later).is_some_and(|still| still > HANGS_AFTER));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_waits_for_something_long_does_not_hang() {
-        let progress = Progress::default();
-        progress.while_waiting(tokio::time::sleep(HANGS_AFTER * 2)).await;
-        assert!(progress.beats() >= 300, "{}", progress.beats());
+        let heartbeat = Heartbeat::default();
+        heartbeat.while_waiting(tokio::time::sleep(HANGS_AFTER * 2)).await;
+        assert!(heartbeat.beats() >= 300, "{}", heartbeat.beats());
     }
 }

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn group_types_go_by_both_their_names_and_those_without_receipts_are_refused() {
+    fn group_type_names_parse_and_types_without_receipts_fail() {
         for (name, group_type) in
             [("Work", GroupType::Private), ("private", GroupType::Private), ("Public", GroupType::Public)]
         {

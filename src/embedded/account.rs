@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_bit_that_counts_is_the_owners_then_the_groups_then_the_others() {
+    fn search_permission_depends_on_owner_then_group_then_others() {
         let account = Account { name: "postgres".into(), uid: 101, gid: 104 };
         let table = [
             (0, 0, 0o755, true),

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_in_use_is_refused_with_the_process_that_uses_it_until_that_one_is_done() {
+    fn a_directory_in_use_is_refused_until_its_process_is_done() {
         let place = tempfile::tempdir().unwrap();
         let first = DataDirectory::open(place.path()).unwrap();
         let refusal = DataDirectory::open(place.path()).unwrap_err().to_string();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_in_the_data_directory_unless_its_path_would_not_do() {
+    fn the_socket_lies_in_the_data_directory_if_its_path_fits() {
         assert_eq!(socket_dir(Path::new("/srv/my postgres")), Path::new("/srv/my postgres/socket"));
         let longest = PathBuf::from(format!("/{}", "d".repeat(LONGEST_SOCKET_DIR - "//socket".len())));
         assert_eq!(socket_dir(&longest), longest.join("socket"));

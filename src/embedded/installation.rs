@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn new_data_gets_the_newest_version_and_the_first_place_that_has_it() {
+    fn new_data_gets_the_newest_version_from_its_first_place() {
         let installed = [(9, "/9"), (15, "/15"), (17, "/17"), (17, "/path"), (16, "/16")];
         assert_eq!(chosen(&installed, None).as_deref(), Ok("/17"));
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn data_of_a_version_that_is_gone_is_refused_with_what_to_install() {
+    fn data_of_a_missing_version_is_refused_with_a_remedy() {
         let error = chosen(&[(17, "/17"), (16, "/16"), (17, "/path")], Some(15)).unwrap_err();
         assert_eq!(
             error,
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_a_server_is_told_in_one_line_what_to_install() {
+    fn a_machine_without_a_server_gets_a_one_line_remedy() {
         for data in [None, Some(15)] {
             let error = chosen(&[], data).unwrap_err();
             assert!(error.contains("apt-get install postgresql"), "{error}");

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_directory_is_the_units_then_the_systems_then_the_users() {
+    fn the_unit_chooses_the_data_directory_before_system_and_user() {
         let chosen = |state: Option<&str>, systems, user: Option<&str>| {
             choose_data_dir(state.map(Into::into), systems, user.map(Into::into)).map(|path| path.display().to_string())
         };

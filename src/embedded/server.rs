@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_shows_the_end_of_a_long_log_and_the_whole_of_a_short_one() {
+    fn an_error_shows_the_last_lines_of_the_server_log() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("server.log");
         let lines: Vec<String> = (1..=25).map(|line| format!("line {line}")).collect();

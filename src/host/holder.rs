@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_has_ended_is_dead_also_if_another_has_its_id_by_now() {
+    fn an_ended_process_is_dead_even_if_its_id_is_reused() {
         let holder = Holder::new();
         let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
         let of_child = Holder { process: Process::of(child.id()), ..holder.clone() }.to_string();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_dead_only_if_the_kernel_says_that_it_is_gone_or_has_started_another() {
+    fn only_an_ended_or_replaced_process_is_dead() {
         let (holder, other) = (Holder::new(), Holder::new().to_string());
         let started = holder.process.as_ref().unwrap().started;
         for (seen, is_dead) in [
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_told_the_machine_and_the_process_and_any_other_text_as_it_is() {
+    fn a_holder_prints_as_machine_and_process_or_as_given() {
         for (holder, said) in [
             ("vm part 1 process 21425 started 88123 in pid:[4026531836] boot 2f0e", "vm (process 21425)"),
             ("vm part 2 process 7", "vm (process 7)"),

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_is_taken_as_bearer_and_as_a_password_and_nothing_else_is() {
+    fn the_token_is_accepted_only_as_bearer_token_or_password() {
         let token = Token::default();
         let admits = |header: &str| {
             let mut headers = HeaderMap::new();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_this_machine_is_asked_for_by_address_or_as_localhost() {
+    fn without_a_token_only_addresses_and_localhost_are_served() {
         let judge = |token: &Token, host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, host.parse().unwrap());

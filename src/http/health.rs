@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Ops;
 use crate::{
-    daemon::status::{Role, TermStatus},
+    daemon::status::{DaemonStatus, Role},
     store::Store,
 };
 
@@ -50,7 +50,7 @@ impl Check {
 
 /// `/healthz`: 200 while the main loop runs, whatever the database and the service do.
 pub(super) async fn alive(State(ops): State<Ops>) -> (StatusCode, Json<Check>) {
-    let still = ops.term.progress().hangs_for(Instant::now());
+    let still = ops.term.heartbeat().hangs_for(Instant::now());
     let check = Check::unless(still.map(|still| format!("the main loop has not run for {} s", still.as_secs())));
     (status(check.ok), Json(check))
 }
@@ -65,7 +65,7 @@ pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness
         lease: lease(&ops.term),
         credentials: Check::unless(ops.term.poller().and_then(|poller| poller.fault())),
         service: Check::unless(ops.term.poller().and_then(|poller| poller.outage())),
-        storing: Check::unless(ops.term.is_stuck().then(|| "results can't be stored".to_owned())),
+        storing: Check::unless(ops.term.storing_blocked().then(|| "results can't be stored".to_owned())),
         clock: Check::unless(ops.term.doubt().map(|doubt| doubt.to_string())),
     };
     let Readiness { database, schema, lease, credentials, service, storing, clock } = &readiness;
@@ -90,7 +90,7 @@ async fn database(store: &Store) -> (Check, Check) {
     }
 }
 
-fn lease(term: &TermStatus) -> Check {
+fn lease(term: &DaemonStatus) -> Check {
     match term.role() {
         Role::Polling => Check { ok: true, reason: None },
         Role::LeaseNotRenewed => Check::unless(Some("the lease could not be renewed: no calls are made".to_owned())),

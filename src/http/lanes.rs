@@ -13,7 +13,7 @@ use std::sync::{
 use tokio_util::sync::CancellationToken;
 
 /// Maximum number of connections in each room.
-pub(crate) const ROOM: usize = 32;
+pub(crate) const LANE: usize = 32;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) enum Client {
 
 /// All connections.
 #[derive(Debug, Default)]
-pub(crate) struct Rooms {
+pub(crate) struct Lanes {
     /// In the order of entering their room.
     seats: Mutex<Vec<Taken>>,
     next: AtomicU64,
@@ -44,12 +44,12 @@ struct Taken {
 /// The place of a connection, which is freed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    rooms: Arc<Rooms>,
+    rooms: Arc<Lanes>,
     number: u64,
     displaced: CancellationToken,
 }
 
-impl Rooms {
+impl Lanes {
     /// A seat for a new connection. If the room is full, its oldest connection loses its seat.
     pub fn enter(self: &Arc<Self>, client: Client) -> Seat {
         let displaced = CancellationToken::new();
@@ -65,7 +65,7 @@ impl Rooms {
 
 fn take(seats: &mut Vec<Taken>, seat: Taken) {
     let in_room = |taken: &Taken| taken.client == seat.client;
-    if seats.iter().filter(|taken| in_room(taken)).count() >= ROOM
+    if seats.iter().filter(|taken| in_room(taken)).count() >= LANE
         && let Some(oldest) = seats.iter().position(in_room)
     {
         seats.remove(oldest).displaced.cancel();
@@ -107,9 +107,9 @@ mod tests {
 
     #[test]
     fn a_full_room_closes_its_oldest_connection_and_no_other() {
-        let rooms = Arc::new(Rooms::default());
+        let rooms = Arc::new(Lanes::default());
         let local = rooms.enter(Client::Local);
-        let remote: Vec<Seat> = (0..ROOM).map(|_| rooms.enter(Client::Remote)).collect();
+        let remote: Vec<Seat> = (0..LANE).map(|_| rooms.enter(Client::Remote)).collect();
         assert!(!remote.iter().any(is_displaced));
         let newest = rooms.enter(Client::Remote);
         let displaced: Vec<bool> = remote.iter().map(is_displaced).collect();
@@ -119,31 +119,31 @@ mod tests {
 
     #[test]
     fn a_connection_that_ended_leaves_its_place() {
-        let rooms = Arc::new(Rooms::default());
+        let rooms = Arc::new(Lanes::default());
         let first = rooms.enter(Client::Remote);
-        (0..10 * ROOM).for_each(|_| drop(rooms.enter(Client::Remote)));
+        (0..10 * LANE).for_each(|_| drop(rooms.enter(Client::Remote)));
         assert!(!is_displaced(&first));
     }
 
     #[test]
     fn a_client_with_the_token_is_displaced_by_none_without() {
-        let rooms = Arc::new(Rooms::default());
+        let rooms = Arc::new(Lanes::default());
         let trusted = rooms.enter(Client::Remote);
         trusted.trust();
-        let others: Vec<Seat> = (0..3 * ROOM).map(|_| rooms.enter(Client::Remote)).collect();
+        let others: Vec<Seat> = (0..3 * LANE).map(|_| rooms.enter(Client::Remote)).collect();
         assert!(!is_displaced(&trusted));
-        assert_eq!(others.iter().filter(|seat| !is_displaced(seat)).count(), ROOM);
-        others.iter().rev().take(ROOM).for_each(Seat::trust);
+        assert_eq!(others.iter().filter(|seat| !is_displaced(seat)).count(), LANE);
+        others.iter().rev().take(LANE).for_each(Seat::trust);
         assert!(is_displaced(&trusted), "others have shown it too, later");
     }
 
     #[test]
     fn a_displaced_connection_that_shows_the_token_comes_too_late() {
-        let rooms = Arc::new(Rooms::default());
+        let rooms = Arc::new(Lanes::default());
         let first = rooms.enter(Client::Remote);
-        let _others: Vec<Seat> = (0..ROOM).map(|_| rooms.enter(Client::Remote)).collect();
+        let _others: Vec<Seat> = (0..LANE).map(|_| rooms.enter(Client::Remote)).collect();
         first.trust();
         assert!(is_displaced(&first));
-        assert_eq!(rooms.seats().len(), ROOM);
+        assert_eq!(rooms.seats().len(), LANE);
     }
 }

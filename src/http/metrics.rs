@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use crate::{
     daemon::{
         report::Report,
-        status::{Role, TermStatus},
+        status::{DaemonStatus, Role},
     },
     domain::SdkAppId,
     rules::protocol::{Class, error_class},
@@ -158,7 +158,7 @@ fn begin_at_zero() {
 }
 
 /// Sets the gauges to the present state.
-pub(crate) fn tell(term: &TermStatus) {
+pub(crate) fn tell(term: &DaemonStatus) {
     let report = Report::of(term, Instant::now());
     let poller = term.poller();
     let limit = poller.as_ref().map_or(0, |poller| poller.limit());
@@ -166,7 +166,7 @@ pub(crate) fn tell(term: &TermStatus) {
     let as_number = |is_so: bool| f64::from(u8::from(is_so));
     for (name, value) in [
         ("receiptd_is_polling", as_number(report.role == Role::Polling)),
-        ("receiptd_is_storing", as_number(!term.is_stuck())),
+        ("receiptd_is_storing", as_number(!term.storing_blocked())),
         ("receiptd_lease_epoch", report.epoch.unwrap_or_default() as f64),
         ("receiptd_calls_per_second", report.calls_per_second),
         ("receiptd_calls_per_second_allowed", f64::from(report.calls_per_second_allowed)),

@@ -32,7 +32,7 @@ pub use self::{
     metrics::install_metrics,
     status::{Unheard, ask},
 };
-use crate::{daemon::status::TermStatus, store::Store};
+use crate::{daemon::status::DaemonStatus, store::Store};
 
 /// The HTTP listener can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub struct Ops {
     /// The store of the page and `/readyz`, with its own connection.
     pub store: Store,
     /// The status of the terms.
-    pub term: Arc<TermStatus>,
+    pub term: Arc<DaemonStatus>,
     /// The required token.
     pub token: Token,
     /// The metrics of this process.

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    http::lanes::{Client, Rooms, Seat},
+    http::lanes::{Client, Lanes, Seat},
     logging::log_throttle::LogThrottle,
 };
 
@@ -95,7 +95,7 @@ pub(super) fn spawn(
 }
 
 async fn accept(listener: TcpListener, app: Router) {
-    let rooms = Arc::new(Rooms::default());
+    let rooms = Arc::new(Lanes::default());
     let mut trouble = LogThrottle::default();
     loop {
         match listener.accept().await {

@@ -75,7 +75,7 @@ fn columns_of_labels_are_read_by_their_names() {
 }
 
 #[test]
-fn a_bad_line_is_told_with_its_number_and_its_reason_and_the_rest_is_read() {
+fn a_bad_line_is_reported_with_number_and_reason_and_skipped() {
     let long = format!("{},1", "g".repeat(10_000));
     let cases: [(&[u8], &str); 12] = [
         (b" \"g\",1", "blank before a quote"),
@@ -127,7 +127,7 @@ fn a_blank_before_a_quote_is_bad_only_outside_of_quotes() {
 }
 
 #[test]
-fn names_of_columns_are_known_with_blanks_in_any_case_and_after_empty_lines() {
+fn column_names_ignore_case_blanks_and_leading_empty_lines() {
     let expected = [line("10086", 101, None)];
     for names in [
         "msg_seq, group_id",
@@ -168,7 +168,7 @@ fn what_is_no_watch_list_is_refused_at_its_first_line() {
 }
 
 #[test]
-fn a_group_id_may_hold_another_separator_if_columns_are_named_or_it_is_in_quotes() {
+fn column_names_or_quotes_allow_separators_in_a_group_id() {
     let expected = [line("a;1", 2, None)];
     assert_eq!(good("group_id,msg_seq\na;1,2\n"), expected);
     assert_eq!(good("\"a;1\",2\n"), expected);
@@ -176,7 +176,7 @@ fn a_group_id_may_hold_another_separator_if_columns_are_named_or_it_is_in_quotes
 }
 
 #[test]
-fn a_first_line_that_is_a_bad_message_is_told_and_the_rest_is_read() {
+fn a_bad_first_line_is_reported_and_the_rest_is_read() {
     let read = read(b"@TGS#_c,1\ng,2\n");
     assert!(read[0].1.as_ref().unwrap_err().contains("a Community"));
     assert_eq!(read[1], (2, Ok(line("g", 2, None))));

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     daemon::{
         report::Report,
-        status::{Role, TermStatus},
+        status::{DaemonStatus, Role},
     },
     domain::Bounds,
     logging::log_throttle::LogThrottle,
@@ -64,7 +64,7 @@ pub(crate) async fn look_after_partitions(store: Store, stop: CancellationToken)
 }
 
 /// Compares this machine's clock with the database's, and logs doubts about them.
-pub(crate) async fn compare_clocks(store: Store, status: Arc<TermStatus>, stop: CancellationToken) {
+pub(crate) async fn compare_clocks(store: Store, status: Arc<DaemonStatus>, stop: CancellationToken) {
     let mut trouble = LogThrottle::default();
     loop {
         let (clock, doubt) = (store.clock(), store.clock().doubt());
@@ -100,7 +100,7 @@ pub(crate) async fn keep_metrics_small(metrics: PrometheusHandle, stop: Cancella
 /// Stores `limits` for the functions of the schema, which apply them.
 pub(crate) async fn count_watched(
     store: Store,
-    status: Arc<TermStatus>,
+    status: Arc<DaemonStatus>,
     limits: watch::Receiver<Bounds>,
     stop: CancellationToken,
 ) {
@@ -145,7 +145,7 @@ fn tell_watched(watched: Watched) {
 }
 
 /// Logs a summary of each hour, unless on standby.
-pub(crate) async fn sum_up(status: Arc<TermStatus>, stop: CancellationToken) {
+pub(crate) async fn sum_up(status: Arc<DaemonStatus>, stop: CancellationToken) {
     while stop.run_until_cancelled(sleep(Duration::from_secs(3_600))).await.is_some() {
         if status.role() == Role::Polling {
             let report = Report::of(&status, Instant::now());
@@ -187,7 +187,7 @@ mod tests {
         let store = Store::new(&"postgres://nobody@127.0.0.1:9/none".into(), 1, app).unwrap();
         let (at, database) = (clock::uptime(), clock::now() + chrono::TimeDelta::days(100));
         store.clock().learn(Reading { asked_at: at, answered_at: at, database });
-        let (status, stop) = (Arc::new(TermStatus::default()), CancellationToken::new());
+        let (status, stop) = (Arc::new(DaemonStatus::default()), CancellationToken::new());
         let comparing = compare_clocks(store, status.clone(), stop.clone());
         let stops = async {
             sleep(Duration::from_secs(150)).await;

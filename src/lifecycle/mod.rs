@@ -40,9 +40,9 @@ use crate::{
     clock::{self, Clock},
     daemon::{
         jobs::JobSettings,
-        leadership::{Terms, Work, spawn_noted},
+        leadership::{Leadership, SessionSettings, spawn_noted},
         poller::PollerSettings,
-        status::TermStatus,
+        status::DaemonStatus,
     },
     domain::{Bounds, Timestamp},
     host::Holder,
@@ -126,10 +126,10 @@ pub struct Daemon {
     /// Cancelled once the lease holder is known.
     leader_known: CancellationToken,
     tasks_ended: CancellationToken,
-    status: Arc<TermStatus>,
+    status: Arc<DaemonStatus>,
     store: Store,
     http: Option<Http>,
-    work: watch::Sender<Arc<Work>>,
+    work: watch::Sender<Arc<SessionSettings>>,
     limits: watch::Sender<Bounds>,
     terms: OnceLock<JoinHandle<usize>>,
 }
@@ -167,7 +167,7 @@ impl Daemon {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let store = store.beside(settings.wall).with_prepared_statements(settings.prepared_statements);
         let work = watch::Sender::new(Arc::new(work(settings.clone(), store.clock())?));
-        let (status, http_stop) = (Arc::new(TermStatus::default()), CancellationToken::new());
+        let (status, http_stop) = (Arc::new(DaemonStatus::default()), CancellationToken::new());
         let http = match settings.http.clone() {
             Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &http_stop).await?),
             None => None,
@@ -193,14 +193,14 @@ impl Daemon {
     /// # Errors
     /// If the schema does not suit this program, or it was told to stop before the database answered.
     pub async fn begin(&self) -> Result<(), StartError> {
-        let prepared = self.status.progress().while_waiting(self.prepare());
+        let prepared = self.status.heartbeat().while_waiting(self.prepare());
         self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;
         let (store, status, stop) = (&self.store, &self.status, &self.stop);
         tokio::spawn(housekeeping::look_after_partitions(store.clone(), stop.clone()));
         tokio::spawn(housekeeping::compare_clocks(store.clone(), status.clone(), stop.clone()));
         tokio::spawn(housekeeping::count_watched(store.clone(), status.clone(), self.limits.subscribe(), stop.clone()));
         tokio::spawn(housekeeping::sum_up(status.clone(), stop.clone()));
-        let terms = Terms {
+        let terms = Leadership {
             store: store.clone(),
             work: self.work.subscribe(),
             status: status.clone(),
@@ -268,7 +268,7 @@ impl Daemon {
     }
 
     /// Its public status.
-    pub fn status(&self) -> &TermStatus {
+    pub fn status(&self) -> &DaemonStatus {
         &self.status
     }
 
@@ -303,7 +303,7 @@ async fn serve(
     settings: &DaemonSettings,
     listen: SocketAddr,
     metrics: PrometheusHandle,
-    (store, status): (&Store, &Arc<TermStatus>),
+    (store, status): (&Store, &Arc<DaemonStatus>),
     http_stop: &CancellationToken,
 ) -> Result<Http, StartError> {
     let (store, token) = (store.apart(&settings.database_url, 1)?, Token::default());
@@ -315,10 +315,10 @@ async fn serve(
     Ok(Http { listen, token, store, thread })
 }
 
-fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<Work, ClientError> {
+fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<SessionSettings, ClientError> {
     let DaemonSettings { chat, poller, cadences, jobs, .. } = settings;
     let client = Arc::new(ChatClient::new(chat)?.dated_by(clock.clone()));
-    Ok(Work { client, poller, cadences, jobs })
+    Ok(SessionSettings { client, poller, cadences, jobs })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {

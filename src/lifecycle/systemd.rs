@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::{report::Report, status::TermStatus};
+use crate::daemon::{report::Report, status::DaemonStatus};
 
 /// How often the status line is updated.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ pub(super) fn notify_status(status: &str) {
 }
 
 /// Keeps the status line up to date.
-pub(super) async fn tell_status(status: Arc<TermStatus>, stop: CancellationToken) {
+pub(super) async fn tell_status(status: Arc<DaemonStatus>, stop: CancellationToken) {
     let mut said = String::new();
     loop {
         let line = Report::of(&status, Instant::now()).to_string();
@@ -77,11 +77,11 @@ pub(super) async fn tell_status(status: Arc<TermStatus>, stop: CancellationToken
 }
 
 /// Feeds the watchdog as long as the main loop runs, whether the database or the service answer or not.
-pub(super) async fn feed_watchdog(status: Arc<TermStatus>, stop: CancellationToken) {
+pub(super) async fn feed_watchdog(status: Arc<DaemonStatus>, stop: CancellationToken) {
     let Some(allowed) = sd_notify::watchdog_enabled() else { return };
     let mut fed_at = None;
     loop {
-        let beats = status.progress().beats();
+        let beats = status.heartbeat().beats();
         if fed_at != Some(beats) {
             notify(Message::Watchdog);
             fed_at = Some(beats);

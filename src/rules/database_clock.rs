@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_along_with_this_machines_is_followed_and_believed_again_after_an_hour() {
+    fn a_step_of_both_clocks_is_trusted_after_an_hour() {
         for (step, said) in [(TimeDelta::days(100), "set forward by 100d"), (-TimeDelta::days(100), "set back by 100d")]
         {
             let (start, mut clock) = (Instant::now(), DatabaseClock::default());
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_to_what_this_machines_has_shown_all_the_time_is_believed_at_once() {
+    fn a_step_to_the_local_time_is_trusted_at_once() {
         for wrong in [TimeDelta::days(20), -TimeDelta::days(20)] {
             let (start, mut clock) = (Instant::now(), DatabaseClock::default());
             clock.learn(reading(start, 0, 2, noon() + wrong), wall(0));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_alone_is_set_again_and_again_is_not_followed_and_believed_as_soon_as_it_is_back() {
+    fn steps_of_the_database_clock_alone_are_not_followed() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
         clock.learn(reading(start, 0, 2, noon()), wall(0));
         for (seconds, days) in [(2, 100), (4, -100), (6, -100), (8, 20)] {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_went_astray_is_followed_when_this_machines_shows_the_same() {
+    fn an_astray_clock_is_followed_once_the_local_one_agrees() {
         let (start, mut clock, step) = (Instant::now(), DatabaseClock::default(), TimeDelta::days(-3));
         clock.learn(reading(start, 0, 2, noon()), wall(0));
         clock.learn(reading(start, 2_000, 2, wall(2) + step), wall(2));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_are_more_than_a_minute_apart_are_in_doubt_as_long_as_they_are() {
+    fn clocks_over_a_minute_apart_are_doubted() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
         assert_eq!(clock.doubt(noon(), start), None, "nothing was read yet");
         learn(&mut clock, reading(start, 0, 0, noon()));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_that_comes_after_a_later_one_is_not_taken_for_a_step() {
+    fn a_late_reading_is_not_taken_for_a_step() {
         let (start, mut clock) = (Instant::now(), DatabaseClock::default());
         learn(&mut clock, reading(start, 5_000, 2, noon()));
         assert_eq!(learn(&mut clock, reading(start, 1_000, 2, noon() - millis(4_000))), None);
@@ -360,7 +360,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_time_is_never_off_by_more_than_half_of_the_last_round_trip_and_no_reading_is_a_step(
+        fn the_time_errs_by_at_most_half_of_the_last_round_trip(
             readings in proptest::collection::vec((0_u64..5_000, 0_u64..3_000, 0.0..=1.0), 1..50),
             ppm in -400_i64..=400,
         ) {

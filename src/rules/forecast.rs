@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_made_as_often_as_their_tier_says_until_they_are_expired() {
+    fn the_plan_follows_the_tiers_until_messages_expire() {
         let hours = shares(&[sent(0, 12_000)], 30 * 24 + 2);
         assert!(close(hours[0], 1.0), "12,000 calls a minute are 200 a second: {}", hours[0]);
         assert!(close(hours[1], 0.1) && close(hours[24], 12_000.0 / 3_600.0 / 200.0), "{} {}", hours[1], hours[24]);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_with_a_message_an_hour_has_one_young_slot_and_full_ones_that_age() {
+    fn hourly_messages_fill_one_young_slot_and_slots_that_age() {
         // The young slot is polled every minute for 720 hours. From hour 50 on, 1 slot is filled in 50 hours, with a
         // youngest message that is an hour old; such a slot has 374 polls left, of which those within the 30 days are
         // made, 194,756 / 50 in all: 43,200 + 3,895 polls in 720 hours.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn where_messages_come_seldom_their_slot_ages_between_them_and_is_never_full() {
+    fn a_slot_of_rare_messages_ages_between_them_and_never_fills() {
         // One in two hours: an hour with a poll per minute, and one with a poll per ten minutes.
         assert!(stream(10, 20, 50).iter().all(|calls| close(*calls, 20.0 * 33.0)));
         // One in 20 hours: after 30 days the slot has 36 messages, and they begin to expire.
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_stream_by_a_cron_expression_is_polled_when_that_fires() {
+    fn the_plan_polls_a_steady_stream_when_its_cron_fires() {
         let nightly = Cadence::by_cron("*/15 8-11 * * *", Duration::from_secs(86_400), true, now()).unwrap();
         let cadences = Cadences::new(BTreeMap::from([("default".to_owned(), nightly)]));
         let stream = Stream { messages_per_hour: 6, groups: 6, batch_size: 50 };

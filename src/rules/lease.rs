@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lease_of_a_process_that_is_known_to_have_ended_is_taken_at_once() {
+    fn a_contender_takes_the_lease_of_a_dead_process_at_once() {
         let is_dead = |holder: &str| holder == "somebody";
         assert_eq!(Contender::default().saw(Some(&row(1, 10)), is_dead, Instant::now()), Verdict::Take);
     }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_suspended_has_not_watched_and_lets_the_holder_renew_first() {
+    fn a_resumed_contender_lets_the_holder_renew_first() {
         let (start, mut contender) = (Instant::now(), Contender::default());
         contender.saw(Some(&row(1, 10)), ALIVE, start);
         let awake = start + seconds(3_600.0);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_trusted_until_a_margin_before_its_end_counted_from_when_it_was_asked_for() {
+    fn a_holder_trusts_its_lease_until_a_margin_before_its_end() {
         let (start, mut contender) = (Instant::now(), Contender::default());
         assert!(!contender.is_trusted(start));
         contender.holds(3, start);

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_answers_in_a_row_are_kept_once_and_a_return_is_a_change() {
+    fn the_ledger_merges_equal_answers_only_if_consecutive() {
         let mut ledger = Ledger::default();
         let (few, more) = (receipt(1, 9), receipt(2, 8));
         for answer in [few, few, more, more, few] {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_leave_in_another_order_are_in_the_order_in_which_they_were_read() {
+    fn the_ledger_orders_answers_by_the_time_of_reading() {
         let mut ledger = Ledger::default();
         for (answer, read_at) in [(receipt(3, 7), 30), (receipt(1, 9), 10), (receipt(2, 8), 20), (receipt(1, 9), 5)] {
             ledger.record_answers(&group("a"), &[(seq(1), answer)], (1, read_at));

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_limit_holds_from_the_next_call_on_and_counts_those_before() {
+    fn a_new_limit_applies_at_once_and_counts_earlier_calls() {
         let mut window = RateWindow::new(2);
         assert!(window.admit(0) && window.admit(10));
         window.set_limit(1);

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_of_both_public_implementations_hold_from_their_time_to_their_expiry() {
+    fn signatures_of_both_public_implementations_hold_until_expiry() {
         let vectors = vectors();
         assert_eq!(vectors.len(), 6);
         for vector in vectors {

@@ -13,7 +13,7 @@ use sqlx::Executor;
 use tokio::time::timeout_at;
 
 use super::{Store, StoreError, sqlstate::sqlstate};
-use crate::{domain::Timestamp, store::connection::Session};
+use crate::{domain::Timestamp, store::connection::StoreConnection};
 
 /// Maximum time to wait for a row. Less than `deadlock_timeout`, which is a second by default.
 const BRIEFLY: &str = "100ms";
@@ -38,7 +38,7 @@ pub(super) struct Rows(AtomicBool);
 
 impl Rows {
     /// From here on rows are only inserted.
-    pub async fn are_ours(&self, connection: &mut Session) -> Result<(), sqlx::Error> {
+    pub async fn are_ours(&self, connection: &mut StoreConnection) -> Result<(), sqlx::Error> {
         self.0.store(true, Ordering::Relaxed);
         connection.execute(PATIENTLY).await.map(drop)
     }
@@ -56,7 +56,7 @@ impl Store {
         doing: &'static str,
         patience: Duration,
         wrote: Option<Timestamp>,
-        work: impl AsyncFnOnce(&mut Session, &Rows) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut StoreConnection, &Rows) -> Result<T, sqlx::Error>,
     ) -> Result<Brief<T>, StoreError> {
         let rows = Rows::default();
         let mut transaction = self.connections.begin_briefly(doing, patience, BRIEFLY).await?;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     rules::slot::{GroupKey, Slot, SlotId, SlotKey},
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// Number of slots of a changed group read and moved at a time.
@@ -172,7 +172,7 @@ impl Store {
 /// The marked groups, each with its version, and the slots of active ones; for the others the empty slots, which have
 /// to be deleted.
 async fn changed_groups(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     app: i64,
 ) -> Result<(HashMap<GroupKey, i64>, Vec<SlotKey>), sqlx::Error> {
     let changed: Vec<(GroupKey, i64)> = query_as(

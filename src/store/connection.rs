@@ -32,7 +32,7 @@ const TOKEN: &str = "receiptd.session";
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct StoreConnection {
     connection: PgConnection,
     /// Whether all transactions use the same server process.
     is_own: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Session {
     names: bool,
 }
 
-impl Session {
+impl StoreConnection {
     fn shared(connection: PgConnection) -> Self {
         Self { connection, is_own: false, names: false }
     }
@@ -56,7 +56,7 @@ impl Session {
     }
 }
 
-impl<'c> Executor<'c> for &'c mut Session {
+impl<'c> Executor<'c> for &'c mut StoreConnection {
     type Database = Postgres;
 
     fn fetch_many<'e, 'q, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>
@@ -200,25 +200,25 @@ fn is_about_parameters(error: &Error) -> bool {
 }
 
 impl Manager for Connector {
-    type Type = Session;
+    type Type = StoreConnection;
     type Error = Error;
 
-    async fn create(&self) -> Result<Session, Error> {
+    async fn create(&self) -> Result<StoreConnection, Error> {
         if !self.tries.load(Ordering::Relaxed) {
-            return Ok(Session::shared(self.connect().await?));
+            return Ok(StoreConnection::shared(self.connect().await?));
         }
         let connection = match self.connect_with_token().await? {
-            Some((connection, true)) => return Ok(Session { connection, is_own: true, names: false }),
+            Some((connection, true)) => return Ok(StoreConnection { connection, is_own: true, names: false }),
             Some((connection, false)) => connection,
             None => self.connect().await?,
         };
         if self.tries.swap(false, Ordering::Relaxed) {
             tracing::info!("a proxy is on the way to the database: statements are prepared each time they are used");
         }
-        Ok(Session::shared(connection))
+        Ok(StoreConnection::shared(connection))
     }
 
-    async fn recycle(&self, _: &mut Session, metrics: &Metrics) -> RecycleResult<Error> {
+    async fn recycle(&self, _: &mut StoreConnection, metrics: &Metrics) -> RecycleResult<Error> {
         let distrusted = *self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
         let is_good = metrics.created > distrusted && metrics.age() < MAX_AGE;
         if is_good { Ok(()) } else { Err(RecycleError::message("too old")) }

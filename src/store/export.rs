@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     export::{BATCH, Batch, Dataset, Values, push_text},
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// Groups are ordered by bytes: the same on every server, whatever its language.
@@ -139,7 +139,7 @@ impl Store {
 }
 
 async fn stream<E>(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     dataset: Dataset,
     rows: Query<'static, Postgres, PgArguments>,
     mut take: impl FnMut(Batch) -> Result<(), E>,

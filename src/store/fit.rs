@@ -9,7 +9,7 @@ use super::{
     statement::{query_as, query_scalar},
     transaction::SHORT,
 };
-use crate::store::connection::Session;
+use crate::store::connection::StoreConnection;
 
 /// Objects of the schema with their owners. Superusers have an owner's rights anyway: their objects are only refused
 /// if they would prevent the daemon's work.
@@ -69,7 +69,7 @@ impl Store {
     }
 }
 
-async fn unfit(connection: &mut Session) -> Result<Option<String>, sqlx::Error> {
+async fn unfit(connection: &mut StoreConnection) -> Result<Option<String>, sqlx::Error> {
     let encoding: String =
         query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut *connection).await?;
     if encoding != "UTF8" {

@@ -3,7 +3,7 @@
 use chrono::{NaiveDate, NaiveTime, TimeDelta};
 
 use super::{Store, StoreError, statement::query_scalar, transaction::ROLLUP};
-use crate::{domain::Timestamp, store::connection::Session};
+use crate::{domain::Timestamp, store::connection::StoreConnection};
 
 impl Store {
     /// Time of the first snapshot or call of this app, if there is one.
@@ -17,7 +17,7 @@ impl Store {
 }
 
 /// Time of the first snapshot or call of the app, if there is one.
-pub(super) async fn begin_of(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+pub(super) async fn begin_of(connection: &mut StoreConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     let days: Vec<NaiveDate> = query_scalar(
         "SELECT DISTINCT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
          WHERE i.inhparent IN ('receiptd.receipt_snapshots'::regclass, 'receiptd.api_calls'::regclass)
@@ -34,7 +34,11 @@ pub(super) async fn begin_of(connection: &mut Session, app: i64) -> Result<Optio
     Ok(None)
 }
 
-async fn first_on(connection: &mut Session, app: i64, day: NaiveDate) -> Result<Option<Timestamp>, sqlx::Error> {
+async fn first_on(
+    connection: &mut StoreConnection,
+    app: i64,
+    day: NaiveDate,
+) -> Result<Option<Timestamp>, sqlx::Error> {
     let midnight = day.and_time(NaiveTime::MIN).and_utc();
     let first = query_scalar(
         "SELECT least(

@@ -59,7 +59,7 @@ pub use self::{
     flush::Committed,
     forecast::LastDay,
     overview::Overview,
-    page::{DueCall, Glance, QuarantinedGroup, ReadCurve},
+    page::{DueCall, PageData, QuarantinedGroup, ReadCurve},
     rewrite::Rewritten,
     rights::Rights,
     schema::SchemaError,
@@ -77,7 +77,7 @@ use crate::{
     domain::{SdkAppId, Timestamp},
     postgres_url::PostgresUrl,
     rules::database_clock::Reading,
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// How much of an app is watched.
@@ -219,7 +219,7 @@ impl Store {
         &self,
         doing: &'static str,
         patience: Duration,
-        work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut StoreConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;
         let outcome = timeout_at(transaction.deadline, work(transaction.session())).await;
@@ -231,7 +231,7 @@ impl Store {
         &self,
         doing: &'static str,
         patience: Duration,
-        work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut StoreConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         self.run_recording(doing, patience, None, work).await
     }
@@ -242,7 +242,7 @@ impl Store {
         doing: &'static str,
         patience: Duration,
         wrote: Option<Timestamp>,
-        work: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut StoreConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         let mut transaction = self.begin(doing, patience).await?;
         let outcome = timeout_at(transaction.deadline, work(transaction.session())).await;

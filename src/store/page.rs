@@ -7,7 +7,7 @@ use crate::domain::Timestamp;
 
 /// The page's data.
 #[derive(Debug, Clone, Default)]
-pub struct Glance {
+pub struct PageData {
     /// The next due calls.
     pub due: Vec<DueCall>,
     /// Read curves of the newest messages in the groups polled last.
@@ -94,12 +94,12 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn glance(&self) -> Result<Glance, StoreError> {
+    pub async fn glance(&self) -> Result<PageData, StoreError> {
         self.run("reading the page's data", SHORT, async |database| {
             let due = query_as(DUE).bind(self.app()).fetch_all(&mut *database).await?;
             let curves = query_as(CURVES).bind(self.app()).fetch_all(&mut *database).await?;
             let quarantined = query_as(QUARANTINED).bind(self.app()).fetch_all(database).await?;
-            Ok(Glance { due, curves, quarantined })
+            Ok(PageData { due, curves, quarantined })
         })
         .await
     }

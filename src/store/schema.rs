@@ -15,7 +15,7 @@ use super::{
     statement::{query, query_as, query_scalar},
     transaction::{RENEWAL, SHORT},
 };
-use crate::store::connection::Session;
+use crate::store::connection::StoreConnection;
 
 /// The schema can't be upgraded to the version that this receiptd knows.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +183,7 @@ impl Store {
     }
 }
 
-async fn version(connection: &mut Session) -> Result<Option<i64>, sqlx::Error> {
+async fn version(connection: &mut StoreConnection) -> Result<Option<i64>, sqlx::Error> {
     let exists: bool = query_scalar("SELECT to_regclass('receiptd.schema_migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     rules::recording::{GroupChange, Kept, Recording},
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// The written part of a refused poll.
@@ -44,7 +44,7 @@ pub(crate) async fn write_apart(store: &Store, kept: &Kept, not_before: Timestam
 }
 
 async fn apart(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     kept: &Kept,
     not_before: Timestamp,
     now: Timestamp,
@@ -88,13 +88,13 @@ async fn apart(
 }
 
 /// Writes a slot with the rest of its poll. If the slot was changed, the whole poll has to be decided again.
-async fn write_slot(connection: &mut Session, item: &Item<'_>) -> Result<Vec<Committed>, sqlx::Error> {
+async fn write_slot(connection: &mut StoreConnection, item: &Item<'_>) -> Result<Vec<Committed>, sqlx::Error> {
     let (here, _) = write_slots(connection, slice::from_ref(item)).await?;
     if here.is_empty() {
         return Err(changed());
     }
     let made = write_rows(connection, &here).await?;
-    Ok(committed(item).chain(made.into_iter().map(Committed::Made)).collect())
+    Ok(committed(item).chain(made.into_iter().map(Committed::NewSlot)).collect())
 }
 
 fn put_off(committed: &mut Committed) {
@@ -112,8 +112,12 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
 }
 
 /// Writes a poll's results for one message, except the slot's contents.
-async fn write_message(connection: &mut Session, part: &Recording, now: Timestamp) -> Result<Option<()>, sqlx::Error> {
-    let write = async |database: &mut Session| {
+async fn write_message(
+    connection: &mut StoreConnection,
+    part: &Recording,
+    now: Timestamp,
+) -> Result<Option<()>, sqlx::Error> {
+    let write = async |database: &mut StoreConnection| {
         write_snapshots(database, &[part], true).await?;
         write_milestones(database, &[part]).await?;
         write_late(database, &[part], now).await
@@ -122,7 +126,7 @@ async fn write_message(connection: &mut Session, part: &Recording, now: Timestam
 }
 
 /// Writes a poll's results for messages that were unwatched meanwhile. Returns how many could not be stored.
-async fn write_of_unwatched(connection: &mut Session, kept: &Kept) -> Result<usize, sqlx::Error> {
+async fn write_of_unwatched(connection: &mut StoreConnection, kept: &Kept) -> Result<usize, sqlx::Error> {
     let (unwatched, dropped) = write_unwatched(connection, &[kept]).await?;
     let unwatched: Vec<&Recording> = unwatched.iter().collect();
     write_snapshots(connection, &unwatched, true).await?;
@@ -130,15 +134,15 @@ async fn write_of_unwatched(connection: &mut Session, kept: &Kept) -> Result<usi
     Ok(dropped)
 }
 
-async fn write_calls_of(connection: &mut Session, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+async fn write_calls_of(connection: &mut StoreConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
     attempt(connection, part, async |database| write_calls(database, &[part]).await).await
 }
 
 /// Writes a part under a savepoint, or sets it aside: `None` if it is refused.
 async fn attempt<T>(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     part: &Recording,
-    write: impl AsyncFnOnce(&mut Session) -> Result<T, sqlx::Error>,
+    write: impl AsyncFnOnce(&mut StoreConnection) -> Result<T, sqlx::Error>,
 ) -> Result<Option<T>, sqlx::Error> {
     connection.execute("SAVEPOINT part").await?;
     match write(&mut *connection).await {
@@ -148,7 +152,7 @@ async fn attempt<T>(
 }
 
 /// Rolls back to the savepoint and stores the refused row. An error that is not a refusal ends everything.
-async fn set_aside(connection: &mut Session, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
+async fn set_aside(connection: &mut StoreConnection, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
     if !matches!(remedy_of(&error), Remedy::SetAside | Remedy::Partition) {
         return Err(error);
     }

@@ -18,7 +18,7 @@ use crate::{
         recording::Contents,
         slot::{GroupKey, Slot, SlotId, SlotKey, SlotMessage},
     },
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// A row of `poll_slots` to be written.
@@ -126,19 +126,19 @@ const APPEND: &str = "
 
 /// Writes slots that are unchanged since they were read. Returns them.
 pub(super) async fn update_slots(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     rows: &[SlotRow<'_>],
 ) -> Result<HashSet<SlotKey>, sqlx::Error> {
     write(connection, UPDATE, rows).await
 }
 
 /// Creates slots.
-pub(super) async fn insert_slots(connection: &mut Session, rows: &[SlotRow<'_>]) -> Result<(), sqlx::Error> {
+pub(super) async fn insert_slots(connection: &mut StoreConnection, rows: &[SlotRow<'_>]) -> Result<(), sqlx::Error> {
     write(connection, INSERT, rows).await.map(drop)
 }
 
 async fn write(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     sql: &'static str,
     rows: &[SlotRow<'_>],
 ) -> Result<HashSet<SlotKey>, sqlx::Error> {
@@ -180,7 +180,7 @@ async fn write(
 /// Adds messages to slots that are unchanged since they were read, and makes them due earlier. Returns them with
 /// their due times.
 pub(super) async fn append_to_slots(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     rows: &[SlotRow<'_>],
 ) -> Result<HashMap<SlotKey, Timestamp>, sqlx::Error> {
     if rows.is_empty() {
@@ -284,7 +284,7 @@ pub(super) fn count_of(message: &SlotMessage, count: fn(Counts) -> u32) -> Optio
 
 /// Moves messages from one slot of their group to another.
 pub(super) async fn move_messages(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     from: SlotKey,
     moves: &[(SlotId, &[SlotMessage])],
 ) -> Result<(), sqlx::Error> {
@@ -308,7 +308,7 @@ pub(super) async fn move_messages(
 }
 
 /// Ids for new slots.
-pub(super) async fn new_slot_ids(connection: &mut Session, count: usize) -> Result<Vec<SlotId>, sqlx::Error> {
+pub(super) async fn new_slot_ids(connection: &mut StoreConnection, count: usize) -> Result<Vec<SlotId>, sqlx::Error> {
     if count == 0 {
         return Ok(vec![]);
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
-    rules::slot::{GroupKey, GroupState, Made, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
+    rules::slot::{GroupKey, GroupState, NewSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
 /// One row per slot, with the states of its messages. The server spends most of the time on sending elements, one by one. So it
@@ -104,7 +104,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) async fn slots_of_group(&self, group_key: GroupKey) -> Result<Vec<Made>, StoreError> {
+    pub(crate) async fn slots_of_group(&self, group_key: GroupKey) -> Result<Vec<NewSlot>, StoreError> {
         let slots = query_as(
             "SELECT group_key, slot_id, next_poll_at, failures > 0 AS fails FROM receiptd.poll_slots WHERE group_key = $1",
         );
@@ -226,7 +226,7 @@ impl FromRow<'_, PgRow> for SlotKey {
     }
 }
 
-impl FromRow<'_, PgRow> for Made {
+impl FromRow<'_, PgRow> for NewSlot {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let (next_poll_at, fails) = (row.try_get("next_poll_at")?, row.try_get("fails")?);
         Ok(Self { slot: SlotKey::from_row(row)?, next_poll_at, fails })

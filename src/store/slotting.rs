@@ -21,9 +21,9 @@ use crate::{
     domain::{MsgSeq, Timestamp},
     rules::{
         recording::Contents,
-        slot::{Fill, Fresh, GroupKey, OpenSlot, Slot, SlotId, SlotKey, SlotMessage},
+        slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotAssignment, SlotId, SlotKey, SlotMessage},
     },
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// Number of messages assigned in one transaction: a million at once must not keep one open for long.
@@ -49,7 +49,7 @@ pub const FIRST: MessageKey = (GroupKey::MIN, i64::MIN);
 /// The new messages of a group and their slots.
 #[derive(Debug)]
 struct Filled {
-    fill: Fill,
+    fill: SlotAssignment,
     /// The version of the slot that they join, if any.
     version: Option<i64>,
     contents: Contents,
@@ -88,7 +88,7 @@ impl Store {
     pub async fn slot_new_messages(
         &self,
         after: MessageKey,
-        pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill> + Send,
+        pack: impl FnOnce(&[NewMessage], &HashMap<GroupKey, OpenSlot>) -> Vec<SlotAssignment> + Send,
     ) -> Result<Slotted, StoreError> {
         const DOING: &str = "assigning new messages to slots";
         let app = self.app();
@@ -139,11 +139,11 @@ impl Store {
 
 /// Decides where new messages go, by group.
 fn filled(
-    fresh: Vec<(Fresh, SlotMessage)>,
+    fresh: Vec<(NewMessage, SlotMessage)>,
     open: &HashMap<GroupKey, Open>,
-    pack: impl FnOnce(&[Fresh], &HashMap<GroupKey, OpenSlot>) -> Vec<Fill>,
+    pack: impl FnOnce(&[NewMessage], &HashMap<GroupKey, OpenSlot>) -> Vec<SlotAssignment>,
 ) -> Vec<Vec<Filled>> {
-    let (news, messages): (Vec<Fresh>, Vec<SlotMessage>) = fresh.into_iter().unzip();
+    let (news, messages): (Vec<NewMessage>, Vec<SlotMessage>) = fresh.into_iter().unzip();
     let slots = open.iter().map(|(group_key, open)| (*group_key, open.slot)).collect();
     // Fills keep the messages in order of arrival.
     let (mut messages, mut groups) = (messages.into_iter(), Vec::<Vec<Filled>>::new());
@@ -162,10 +162,10 @@ fn filled(
 /// The next messages without a slot. They start after those of the last call: an index still has these while another
 /// session's query may see them without a slot.
 async fn new_messages(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     app: i64,
     after: MessageKey,
-) -> Result<Vec<(Fresh, SlotMessage)>, sqlx::Error> {
+) -> Result<Vec<(NewMessage, SlotMessage)>, sqlx::Error> {
     let rows = query(
         "SELECT m.group_key, g.cadence, m.msg_seq, m.sent_at, coalesce(m.aged_from, m.sent_at) AS aged_from, m.added_at,
             m.read_num, m.unread_num, m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until,
@@ -181,7 +181,7 @@ async fn new_messages(
     rows.fetch(connection).and_then(async |row| fresh(&row)).try_collect().await
 }
 
-fn fresh(row: &PgRow) -> Result<(Fresh, SlotMessage), sqlx::Error> {
+fn fresh(row: &PgRow) -> Result<(NewMessage, SlotMessage), sqlx::Error> {
     let seq: i64 = row.try_get("msg_seq")?;
     let seq = MsgSeq::try_from(seq).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let (group_key, cadence, added_at) = (row.try_get("group_key")?, row.try_get("cadence")?, row.try_get("added_at")?);
@@ -200,13 +200,13 @@ fn fresh(row: &PgRow) -> Result<(Fresh, SlotMessage), sqlx::Error> {
         refused_since: row.try_get("refused_since")?,
         has_joined: false,
     };
-    Ok((Fresh { group_key, cadence, seq, sent_at, added_at }, message))
+    Ok((NewMessage { group_key, cadence, seq, sent_at, added_at }, message))
 }
 
 /// The newest slot of each group. Failing slots come last: messages that join would wait with them.
 async fn newest_slots(
-    connection: &mut Session,
-    fresh: &[(Fresh, SlotMessage)],
+    connection: &mut StoreConnection,
+    fresh: &[(NewMessage, SlotMessage)],
 ) -> Result<HashMap<GroupKey, Open>, sqlx::Error> {
     let mut groups: Vec<GroupKey> = fresh.iter().map(|(fresh, _)| fresh.group_key).collect();
     groups.dedup();
@@ -240,7 +240,7 @@ struct Placed {
 }
 
 /// Creates new slots, extends those that messages join, and writes the slot into the messages' rows.
-async fn place(connection: &mut Session, fills: &[&Filled]) -> Result<Placed, sqlx::Error> {
+async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Placed, sqlx::Error> {
     let (joining, making): (Vec<&Filled>, Vec<&Filled>) = fills.iter().partition(|filled| filled.version.is_some());
     let ids = new_slot_ids(connection, making.len()).await?;
     let made = making.iter().zip(ids).map(|(filled, slot_id)| filled.row(slot_id));
@@ -261,7 +261,7 @@ async fn place(connection: &mut Session, fills: &[&Filled]) -> Result<Placed, sq
 }
 
 /// Writes the slot into messages' rows: their states are there from now on. Returns the number of rows.
-async fn place_messages(connection: &mut Session, slots: &[&SlotRow<'_>]) -> Result<usize, sqlx::Error> {
+async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]) -> Result<usize, sqlx::Error> {
     let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
     for slot in slots {
         for message in slot.contents.messages() {
@@ -286,7 +286,7 @@ async fn place_messages(connection: &mut Session, slots: &[&SlotRow<'_>]) -> Res
 }
 
 async fn split(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     slot: &Slot,
     first: &Contents,
     later: &[Contents],

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_is_tried_again_what_is_bad_is_set_aside_and_the_rest_waits_for_somebody() {
+    fn each_sqlstate_has_its_remedy() {
         for (sqlstate, expected) in [
             ("40001", Remedy::Retry),     // serialization_failure
             ("40P01", Remedy::Retry),     // deadlock_detected

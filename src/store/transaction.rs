@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::{SdkAppId, Timestamp},
-    store::connection::{Connector, Session},
+    store::connection::{Connector, StoreConnection},
 };
 
 /// Most operations take milliseconds.
@@ -98,14 +98,15 @@ impl Connections {
         patience: Duration,
         wait: &str,
     ) -> Result<Transaction, StoreError> {
-        let begin = |session: &Session| format!("{}; SET LOCAL lock_timeout = '{wait}'", begin(session, patience));
+        let begin =
+            |session: &StoreConnection| format!("{}; SET LOCAL lock_timeout = '{wait}'", begin(session, patience));
         self.begin_with(begin, doing, patience).await
     }
 
     /// The same for a read-only one. It may be idle, since it holds no lock that polling waits for, and the reader of
     /// its rows may be slower than the server, which is done once the last rows are sent.
     pub async fn begin_reading(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
-        let begin = |session: &Session| {
+        let begin = |session: &StoreConnection| {
             format!(
                 "{}; SET LOCAL transaction_read_only = on; SET LOCAL idle_in_transaction_session_timeout = {}",
                 begin(session, patience),
@@ -117,7 +118,7 @@ impl Connections {
 
     async fn begin_with(
         &self,
-        begin: impl Fn(&Session) -> String,
+        begin: impl Fn(&StoreConnection) -> String,
         doing: &'static str,
         patience: Duration,
     ) -> Result<Transaction, StoreError> {
@@ -249,7 +250,7 @@ fn settings(patience: Duration) -> Vec<(&'static str, String)> {
 }
 
 /// The beginning of a transaction. An own session was started with the settings of short ones.
-fn begin(session: &Session, patience: Duration) -> String {
+fn begin(session: &StoreConnection, patience: Duration) -> String {
     if session.is_own() && patience == SHORT {
         return BEGIN.to_owned();
     }
@@ -293,7 +294,7 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    pub fn session(&mut self) -> &mut Session {
+    pub fn session(&mut self) -> &mut StoreConnection {
         self.session.as_deref_mut().unwrap_or_else(|| unreachable!("it is there until the transaction ends"))
     }
 

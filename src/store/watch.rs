@@ -11,7 +11,7 @@ use crate::{
     domain::{GroupId, GroupType, Labels, MsgSeq, Timestamp},
     import::WatchLine,
     rules::slot::GroupKey,
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 /// Number of rows per page, so that a slow reader blocks nothing.
@@ -91,7 +91,7 @@ impl Store {
 
     async fn watch_lines_in(
         &self,
-        connection: &mut Session,
+        connection: &mut StoreConnection,
         lines: &[WatchLine],
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
@@ -120,7 +120,7 @@ impl Store {
         Ok(watched.unsigned_abs())
     }
 
-    async fn watch_groups_of(&self, connection: &mut Session, groups: &[&str]) -> Result<(), sqlx::Error> {
+    async fn watch_groups_of(&self, connection: &mut StoreConnection, groups: &[&str]) -> Result<(), sqlx::Error> {
         query(
             "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id)
              SELECT DISTINCT $1, u.group_id FROM unnest($2::text[]) AS u (group_id)

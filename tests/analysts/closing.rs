@@ -6,8 +6,8 @@ use receiptd::{
 };
 
 use crate::{
+    harness::seq,
     history::{History, at},
-    rig::seq,
 };
 
 const LATEST: &str =
@@ -43,7 +43,7 @@ async fn one_that_was_never_polled_is_told_too() {
 }
 
 #[tokio::test]
-async fn what_is_asked_of_the_messages_that_are_polled_reads_no_closed_ones() {
+async fn queries_on_polled_messages_read_no_closed_ones() {
     let history = History::new().await;
     history.psql(
         "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, state, closed_at)
@@ -84,7 +84,7 @@ async fn watched_again_it_is_active_once_with_what_is_known_of_it() {
 }
 
 #[tokio::test]
-async fn watched_again_it_keeps_its_sending_and_is_polled_as_young_as_is_said() {
+async fn a_message_watched_again_keeps_sent_at_and_gets_a_new_age() {
     let watch = "SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2026-11-20 10:00Z')";
     let times = "SELECT to_char(sent_at, 'HH24:MI'), to_char(aged_from, 'HH24:MI') FROM receiptd.watched_messages";
     let (history, _) = closed().await;
@@ -117,7 +117,7 @@ async fn an_import_brings_it_back_too() {
 }
 
 #[tokio::test]
-async fn watching_reads_no_table_whole_though_its_plans_were_made_when_they_were_empty() {
+async fn watching_reads_no_whole_table_despite_plans_for_empty_ones() {
     let history = History::new().await;
     let read = history.psql(
         "SELECT count(receiptd.watch_messages(1400000000, 'group ' || number, ARRAY[1, 2])) FROM generate_series(1, 2000) number;

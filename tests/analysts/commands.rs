@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{common::TestDatabase, rig::APP};
+use crate::{common::TestDatabase, harness::APP};
 
 const UNTIL: &str = "2026-11-20T00:00:00Z";
 

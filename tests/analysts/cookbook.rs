@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{common::TestDatabase, rig::APP};
+use crate::{common::TestDatabase, harness::APP};
 
 const COOKBOOK: &str = include_str!("../../docs/analysts.md");
 

@@ -72,7 +72,7 @@ async fn every_query_of_the_analysts_dashboard_gives_a_reader_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_expression_of_the_operators_dashboard_gives_prometheus_a_value() {
+async fn every_operators_dashboard_expression_has_a_value() {
     let scraped = Scraped::new().await;
     let mut open: BTreeSet<String> = questions(&dashboard("operators"), "expr")
         .iter()

@@ -6,8 +6,8 @@ use chrono::TimeDelta;
 use receiptd::{domain::GroupId, store::Store};
 
 use crate::{
+    harness::{Harness, app, group},
     history::{History, at},
-    rig::{Rig, app, group},
 };
 
 /// A text that identifies the group in text columns.
@@ -85,7 +85,7 @@ async fn a_roll_up_of_a_forgotten_group_makes_nothing_of_it_anew() {
 
 #[tokio::test]
 async fn a_group_is_forgotten_while_it_and_others_are_polled() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch(NAME, 1..=120).await;
     rig.watch("other", 1..=3).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 123").await;

@@ -104,7 +104,7 @@ async fn reads_that_a_gap_carried_into_a_later_hour_are_told_apart() {
     history.polls(1, &[("08:31", 0, 9)]).await;
     history.polls(2, &[("08:31", 0, 9), ("11:20", 2, 7)]).await;
     // Polled at 11:10 again, after it was last known at 08:31.
-    let slot = history.slot_of(crate::rig::seq(1)).await;
+    let slot = history.slot_of(crate::harness::seq(1)).await;
     let counts = receiptd::domain::Counts::new(4, 5);
     let receipt = receiptd::domain::Receipt { code: 0, counts };
     history.record(vec![crate::history::recording(slot, crate::history::at("11:10"), receipt)]).await;
@@ -124,7 +124,7 @@ async fn rates_that_only_the_poll_after_a_gap_made_known_count_in_their_hour() {
             "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (1, {number}, '2026-11-19 09:30Z')"
         ));
         let poll = async |time, (read, unread)| {
-            let slot = history.slot_of(crate::rig::seq(number)).await;
+            let slot = history.slot_of(crate::harness::seq(number)).await;
             let receipt = receiptd::domain::Receipt { code: 0, counts: receiptd::domain::Counts::new(read, unread) };
             history.record(vec![crate::history::recording(slot, crate::history::at(time), receipt)]).await;
         };

@@ -19,7 +19,7 @@ use receiptd::{
         protocol::{Answer, Attempt},
         recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
         rollup::SETTLED_AFTER,
-        slot::{Fill, Slot, SlotKey},
+        slot::{Slot, SlotAssignment, SlotKey},
     },
     store::{FIRST, Store},
 };
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     common::TestDatabase,
-    rig::{APP, app, seq},
+    harness::{APP, app, seq},
 };
 
 pub struct History {
@@ -96,9 +96,9 @@ impl History {
 
     /// The slot of a message, created if necessary: each has its own.
     pub async fn slot_of(&self, message: MsgSeq) -> Slot {
-        let pack = |fresh: &[receiptd::rules::slot::Fresh], _: &std::collections::HashMap<_, _>| {
+        let pack = |fresh: &[receiptd::rules::slot::NewMessage], _: &std::collections::HashMap<_, _>| {
             let mine = fresh.iter().filter(|fresh| fresh.seq == message);
-            mine.map(|fresh| Fill {
+            mine.map(|fresh| SlotAssignment {
                 slot_id: None,
                 group_key: fresh.group_key,
                 due: fresh.sent_at,
@@ -119,7 +119,7 @@ impl History {
             committed,
             term_over: CancellationToken::new(),
             flush_deadline: CancellationToken::new(),
-            is_stuck: Arc::new(AtomicBool::new(false)),
+            storing_blocked: Arc::new(AtomicBool::new(false)),
             activity: Arc::new(Activity::default()),
         };
         let (recorder, queue) = Recorder::new(self.store.clone(), settings);

@@ -7,8 +7,8 @@ use receiptd::{
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{
+    harness::{APP, seq},
     history::{History, recording},
-    rig::{APP, seq},
 };
 
 /// The error of a refused statement.

@@ -4,11 +4,11 @@ use chrono::TimeDelta;
 use receiptd::{clock, daemon::jobs::catch_up, store::Store};
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, app, simulator_config};
+use crate::harness::{Harness, app, simulator_config};
 
 #[tokio::test]
-async fn a_flush_that_writes_what_was_rolled_up_has_its_hour_done_again() {
-    let mut rig = Rig::new().await;
+async fn a_late_flush_causes_a_new_roll_up_of_its_hour() {
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 3").await;
     assert_eq!(rig.count("receiptd.rollup_redo").await, 0, "what is written in time is not late");
@@ -30,7 +30,7 @@ async fn a_flush_that_writes_what_was_rolled_up_has_its_hour_done_again() {
 
 #[tokio::test]
 async fn the_daemon_rolls_up_at_its_start_what_was_left() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.watch("g", [1]).await;
     let hours_ago = clock::now() - TimeDelta::hours(5);
     sqlx::raw_sql(AssertSqlSafe(format!(

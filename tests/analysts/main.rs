@@ -10,6 +10,9 @@ mod dashboards;
 mod days;
 mod forget;
 mod gaps;
+#[path = "../daemon/harness.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod harness;
 mod history;
 mod idle_hours;
 mod labels;
@@ -22,9 +25,6 @@ mod partitions;
 mod prometheus;
 mod retention;
 mod rewriting;
-#[path = "../daemon/rig.rs"]
-#[allow(dead_code, reason = "each test binary uses a part of it")]
-mod rig;
 mod roles;
 mod rollup;
 mod tools;

@@ -4,8 +4,8 @@ use chrono::TimeDelta;
 use receiptd::domain::{Counts, Receipt};
 
 use crate::{
+    harness::{APP, seq},
     history::{History, at, recording},
-    rig::{APP, seq},
 };
 
 async fn milestones(history: &History, seq: i64) -> String {
@@ -29,7 +29,7 @@ fn rates(history: &History, seq: i64) -> String {
 }
 
 #[tokio::test]
-async fn each_milestone_is_the_interval_between_the_poll_before_and_the_first_that_saw_it() {
+async fn a_milestone_lies_between_the_polls_before_and_after_it() {
     let history = History::new().await;
     history.message(1, "09:00");
     history
@@ -103,7 +103,7 @@ async fn after_a_gap(read: i64) -> History {
 }
 
 #[tokio::test]
-async fn nobody_knows_the_rate_at_an_age_in_a_gap_unless_nothing_has_changed_in_it() {
+async fn the_rate_in_a_gap_is_unknown_unless_nothing_changed() {
     let (changed, unchanged) = tokio::join!(after_a_gap(10), after_a_gap(0));
     assert_eq!(rates(&changed, 1), "0||");
     assert_eq!(rates(&unchanged, 1), "0|0|0");
@@ -155,7 +155,7 @@ async fn a_share_is_what_arithmetic_says() {
 }
 
 #[tokio::test]
-async fn the_rates_of_a_message_that_all_have_read_are_known_without_a_poll_as_they_come() {
+async fn rates_of_a_fully_read_message_are_known_without_a_poll() {
     let history = History::new().await;
     history.message(1, "09:00");
     history.polls(1, &[("09:05", 0, 9), ("09:20", 9, 0)]).await;
@@ -181,7 +181,7 @@ async fn the_read_speed_is_told_as_the_shortest_and_the_longest_time() {
 }
 
 #[tokio::test]
-async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_left() {
+async fn an_ended_receipt_keeps_its_counts_and_loses_no_reads() {
     let history = History::new().await;
     history.message(1, "09:00");
     history.polls(1, &[("09:01", 0, 10), ("09:10", 4, 6)]).await;
@@ -207,7 +207,7 @@ async fn a_receipt_that_ends_keeps_its_last_counts_and_nobody_is_taken_to_have_l
 }
 
 #[tokio::test]
-async fn a_poll_that_found_no_receipt_is_no_observation_of_nobody_having_read() {
+async fn a_poll_without_a_receipt_is_no_observation_of_zero_reads() {
     let history = History::new().await;
     history.message(1, "09:00");
     history.no_receipt(1, "09:01").await;

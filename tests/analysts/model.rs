@@ -17,8 +17,8 @@ use receiptd::{
 };
 
 use crate::{
+    harness::seq,
     history::{History, at, recording, tiers},
-    rig::seq,
 };
 
 /// Read and unread; `None` if a poll found no receipt.

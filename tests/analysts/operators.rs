@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     commands::{receiptd, seeded},
     common::TestDatabase,
-    rig::APP,
+    harness::APP,
 };
 
 /// A command's output as JSON.
@@ -57,7 +57,7 @@ async fn status_tells_how_things_stand_by_the_database_alone() {
 }
 
 #[tokio::test]
-async fn status_and_list_warn_of_apps_that_nobody_polls_and_of_cadences_that_are_not_configured() {
+async fn status_and_list_warn_of_unpolled_apps_and_unknown_cadences() {
     let database = seeded().await;
     database.psql(&format!(
         "SELECT receiptd.watch_group(1400000999, 'elsewhere'), receiptd.watch_group({APP}, 'weekly group', cadence => 'weekly');
@@ -83,7 +83,7 @@ async fn status_and_list_warn_of_apps_that_nobody_polls_and_of_cadences_that_are
 }
 
 #[tokio::test]
-async fn explain_tells_why_a_message_is_not_polled_and_with_which_others_it_would_be() {
+async fn explain_gives_the_reason_and_the_slot_of_an_unpolled_message() {
     let database = seeded().await;
     schedule(&database, "team", 3);
     let (code, out, _) = receiptd(&database, &["explain", "team", "2"]);

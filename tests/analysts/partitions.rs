@@ -23,7 +23,7 @@ const UNTOUCHED: &str = "SELECT string_agg(format('%s %s %s', c.relname, c.relro
     FROM pg_class c WHERE c.relname IN ('saved', 'receipt_snapshots_20250101', 'api_calls_20250101')";
 
 #[tokio::test]
-async fn retention_and_roles_touch_nothing_of_somebody_else_in_the_schema_of_the_partitions() {
+async fn retention_and_roles_leave_foreign_objects_untouched() {
     let history = History::new().await;
     history.psql(&FOREIGN.replace("$database", history.database.name()));
     let before = history.psql(UNTOUCHED);

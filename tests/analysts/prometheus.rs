@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     common::{ScratchDirectory, TestDatabase},
-    rig::{APP, SECRET_KEY, simulator_config},
+    harness::{APP, SECRET_KEY, simulator_config},
 };
 
 /// Timeout of a test, far longer than any takes.

@@ -11,8 +11,8 @@ use receiptd::{
 use sqlx::{Connection, PgConnection};
 
 use crate::{
+    harness::{Harness, app},
     history::History,
-    rig::{Rig, app},
 };
 
 const KEEP: Retention = Retention {
@@ -44,7 +44,7 @@ fn days(history: &History) -> String {
 }
 
 #[tokio::test]
-async fn old_partitions_go_once_they_are_rolled_up_and_milestones_stay() {
+async fn retention_drops_rolled_up_partitions_and_keeps_milestones() {
     let history = history().await;
     assert_eq!(days(&history), "26|18");
     let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
@@ -125,8 +125,8 @@ const HELD_UP: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = cur
     AND clock_timestamp() - query_start > interval '100 milliseconds'";
 
 #[tokio::test]
-async fn the_recorder_stores_on_while_a_partition_waits_for_a_long_read() {
-    let mut rig = Rig::new().await;
+async fn the_recorder_stores_on_while_a_partition_waits_for_a_reader() {
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until("EXISTS (SELECT FROM receiptd.receipt_snapshots)").await;
     sqlx::raw_sql("SELECT receiptd.ensure_partition('receipt_snapshots', '2026-01-01')")
@@ -176,7 +176,7 @@ async fn two_at_the_same_time_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_partition_that_somebody_has_detached_to_keep_it_is_left_alone() {
+async fn retention_leaves_a_detached_partition_alone() {
     let history = history().await;
     history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
@@ -184,7 +184,7 @@ async fn a_partition_that_somebody_has_detached_to_keep_it_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_partition_that_somebody_is_detaching_to_keep_it_is_left_alone_too() {
+async fn retention_leaves_a_partition_being_detached_alone() {
     let history = history().await;
     history.psql(
         "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20261118'::regclass",
@@ -196,7 +196,7 @@ async fn a_partition_that_somebody_is_detaching_to_keep_it_is_left_alone_too() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_detached_is_not_taken_for_detached_by_retention_later() {
+async fn a_failed_detachment_is_not_taken_for_a_success_later() {
     let history = history().await;
     // A reader blocks the short lock that is necessary with a DEFAULT partition.
     history.psql("CREATE TABLE receiptd.rest PARTITION OF receiptd.api_calls DEFAULT");

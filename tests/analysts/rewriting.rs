@@ -9,8 +9,8 @@ use receiptd::{
 use sqlx::{Connection, PgConnection};
 
 use crate::{
+    harness::app,
     history::{History, at},
-    rig::app,
 };
 
 const DAY: &str = "receiptd_partitions.receipt_snapshots_20261120";

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::{
     common::TestDatabase,
-    rig::{APP, app},
+    harness::{APP, app},
 };
 
 /// A database with a login role that is a member of `role`, as the README says to make it.
@@ -114,7 +114,7 @@ const READ: [&str; 19] = [
 ];
 
 #[tokio::test]
-async fn a_reader_reads_what_analysts_need_and_nothing_else_and_writes_nothing() {
+async fn a_reader_reads_only_data_for_analysts_and_writes_nothing() {
     let member = Member::of("receiptd_reader").await;
     for relation in relations(&member.database, TABLES_AND_VIEWS) {
         let select = format!("SELECT * FROM receiptd.{relation}");
@@ -181,7 +181,7 @@ async fn nobody_else_may_call_anything() {
 }
 
 #[tokio::test]
-async fn roles_that_are_made_after_the_schema_get_their_rights_at_the_next_start() {
+async fn roles_made_after_the_schema_get_rights_at_the_next_start() {
     let member = Member::of("receiptd_reader").await;
     member.database.psql("REVOKE ALL ON receiptd.latest_receipts FROM receiptd_reader");
     member.may_not("SELECT * FROM receiptd.latest_receipts").await;
@@ -210,7 +210,7 @@ const TWO_APPS: &str = "
         SELECT app, 1, now(), now(), now() FROM unnest(ARRAY[1400000000, 77]) AS app;";
 
 #[tokio::test]
-async fn a_reader_sees_the_apps_of_its_role_and_all_where_no_role_has_any() {
+async fn a_reader_sees_its_own_apps_or_all_if_no_role_has_any() {
     let member = Member::of_two_apps("receiptd_reader").await;
     let functions =
         ["receipts_at(now())", "read_at_age('0')", "receipt_curve('g', 1, '1 hour')", "messages_since('-infinity')"]
@@ -269,7 +269,7 @@ async fn no_function_of_a_readers_own_sees_a_row_of_another_app() {
 }
 
 #[tokio::test]
-async fn a_view_or_table_that_a_migration_replaces_or_adds_is_limited_at_the_next_start() {
+async fn the_next_start_limits_views_and_tables_from_a_migration() {
     let member = Member::of_two_apps("receiptd_reader").await;
     member.database.psql(&format!("INSERT INTO receiptd.role_apps VALUES ('{}', {APP})", member.login));
     let unlimited = "SELECT count(*) FROM pg_class c WHERE relnamespace = 'receiptd'::regnamespace AND (
@@ -317,7 +317,7 @@ const PLANTED: &str = "
     CREATE OPERATOR public.= (LEFTARG = public.trap, RIGHTARG = public.trap, FUNCTION = public.same);";
 
 #[tokio::test]
-async fn functions_for_analysts_call_nothing_that_another_role_has_planted() {
+async fn functions_for_analysts_call_no_planted_function() {
     let member = Member::of_two_apps("receiptd_reader").await;
     let stranger = format!("stranger_in_{}", member.database.name());
     member.database.psql(&format!("CREATE ROLE {stranger}; GRANT ALL ON SCHEMA public TO {stranger}"));

@@ -10,8 +10,8 @@ use receiptd::{
 
 use crate::{
     common::TestDatabase,
+    harness::app,
     history::{History, at},
-    rig::app,
 };
 
 /// A generated history that is not rolled up.
@@ -32,7 +32,7 @@ const ROLLED_UP: &str = "
     SELECT * FROM receiptd.poll_gaps ORDER BY group_key, gap_until";
 
 #[tokio::test]
-async fn it_comes_to_the_same_in_one_go_as_in_uneven_steps_and_when_it_is_done_again() {
+async fn the_roll_up_is_the_same_at_once_in_steps_and_when_repeated() {
     let ((at_once, store, seed), (in_steps, other, _)) = tokio::join!(seeded(), seeded());
     let end = seed.until + SETTLED_AFTER;
     catch_up(&store, end, |_| {}).await.unwrap();
@@ -85,7 +85,7 @@ async fn an_hour_adds_up_what_was_gained_lost_and_found() {
 }
 
 #[tokio::test]
-async fn a_message_first_seen_hours_after_its_sending_counts_in_the_hour_of_its_sending() {
+async fn a_message_seen_late_counts_in_the_hour_of_its_sending() {
     let history = History::new().await;
     history.message(1, "08:30");
     history.polls(1, &[("08:31", 0, 9)]).await;
@@ -98,7 +98,7 @@ async fn a_message_first_seen_hours_after_its_sending_counts_in_the_hour_of_its_
 }
 
 #[tokio::test]
-async fn the_hour_has_the_median_and_90th_percentile_of_messages_that_became_a_day_old_in_it() {
+async fn the_hour_has_median_and_p90_of_messages_turning_a_day_old() {
     let history = History::new().await;
     for (seq, read) in [(1, 1), (2, 5), (3, 10)] {
         history.message(seq, "09:30");
@@ -114,7 +114,7 @@ async fn the_hour_has_the_median_and_90th_percentile_of_messages_that_became_a_d
 }
 
 #[tokio::test]
-async fn done_again_hours_of_which_something_is_gone_stay_as_they_were() {
+async fn a_repeated_roll_up_keeps_hours_whose_data_is_gone() {
     let history = History::new().await;
     history.message(1, "08:30");
     history.polls(1, &[("08:31", 2, 8), ("09:10", 5, 5)]).await;
@@ -145,7 +145,7 @@ async fn a_group_that_has_been_silent_for_weeks_is_among_the_groups() {
 }
 
 #[tokio::test]
-async fn counts_near_the_top_of_the_integers_are_reckoned_like_all_others() {
+async fn counts_near_the_integer_maximum_cause_no_overflow() {
     let history = History::new().await;
     history.message(1, "08:30");
     history.polls(1, &[("08:31", 0, 2_147_483_647), ("08:40", 2_147_483_647, 1), ("09:40", 2_147_483_647, 1)]).await;
@@ -163,7 +163,7 @@ async fn counts_near_the_top_of_the_integers_are_reckoned_like_all_others() {
 }
 
 #[tokio::test]
-async fn a_group_that_can_not_be_rolled_up_is_passed_over_and_stops_no_other_nor_retention() {
+async fn a_group_that_fails_to_roll_up_stops_no_other_nor_retention() {
     let history = History::new().await;
     history.psql("SELECT receiptd.watch_group(1400000000, id) FROM unnest(ARRAY['bad', 'c', 'd', 'e']) AS id");
     history.psql("ALTER TABLE receiptd.poll_gaps ADD CONSTRAINT not_two CHECK (group_key <> 2)");

@@ -7,8 +7,8 @@ use receiptd::{
 
 use crate::{
     common::{ScratchDirectory, psql},
+    harness::app,
     history::History,
-    rig::app,
 };
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use receiptd::{
 };
 
 use crate::{
+    harness::{APP, seq},
     history::{History, at, recording},
-    rig::{APP, seq},
 };
 
 /// As if nothing had changed for a day.

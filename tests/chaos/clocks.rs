@@ -8,8 +8,8 @@ use secrecy::ExposeSecret;
 use crate::{
     common::ScratchDirectory,
     daemon::{Daemon, PATIENCE},
+    harness::{APP, Harness, LIMIT, SECRET_KEY, Setup, seconds},
     oracle::{Breakage, Promises},
-    scene::{APP, LIMIT, SECRET_KEY, Scene, Setup, seconds},
     server::Server,
     stored::{Stored, scalar},
     wall::Wall,
@@ -87,7 +87,7 @@ async fn readiness(daemon: &Daemon, says: &str) -> u16 {
 }
 
 /// Checks while a clock is known to be off by `offset`: all is polled, and nothing closed, dropped or dated by it.
-async fn nothing_is_decided(scene: &mut Scene, offset: &str) {
+async fn nothing_is_decided(scene: &mut Harness, offset: &str) {
     scene.sql(&with_time(MAKE_OLD)).await;
     let unpolled = with_time(UNPOLLED);
     scene.lasts(seconds(5)).await;
@@ -99,18 +99,18 @@ async fn nothing_is_decided(scene: &mut Scene, offset: &str) {
 }
 
 /// Waits until everything is as before.
-async fn heals(scene: &Scene, offset: &str) {
+async fn heals(scene: &Harness, offset: &str) {
     scene.is_ready().await;
     let gone = with_time(HAS_OLD).replace("NOT NULL", "NULL");
     assert!(scene.until(&gone, PATIENCE).await, "{offset}: retention does not go on\n{}", scene.daemon.said());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_100_days_off_either_way_dates_expires_and_drops_nothing_while_all_jobs_run() {
+async fn a_wrong_daemon_clock_dates_expires_and_drops_nothing() {
     let directory = ScratchDirectory::new("clocks");
     let wall = Wall::new(directory.path());
     let setup = Setup { prefix: all_jobs_by(&wall), ..Setup::default() };
-    let mut scene = Scene::with(directory, setup).await;
+    let mut scene = Harness::with(directory, setup).await;
     let standby = scene.another_daemon().await;
     let fault = Breakage::begins(&scene);
     for (offset, says) in [("+100d", "100d ahead of the database's"), ("-100d", "100d behind the database's")] {
@@ -132,11 +132,11 @@ async fn a_clock_that_is_set_100_days_off_either_way_dates_expires_and_drops_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_databases_clock_that_is_set_off_and_steps_dates_expires_and_drops_nothing_while_all_jobs_run() {
+async fn a_wrong_database_clock_dates_expires_and_drops_nothing() {
     let directory = ScratchDirectory::new("database-clock");
     let wall = Wall::new(directory.path());
     let server = Some(Server::by_clock(directory.path(), &wall));
-    let mut scene = Scene::with(directory, Setup { prefix: all_jobs(), server, ..Setup::default() }).await;
+    let mut scene = Harness::with(directory, Setup { prefix: all_jobs(), server, ..Setup::default() }).await;
     let fault = Breakage::begins(&scene);
     for (offset, says) in [("+100d", "100d behind the database's"), ("-100d", "100d ahead of the database's")] {
         wall.set(offset);

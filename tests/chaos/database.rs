@@ -3,8 +3,8 @@
 use crate::{
     common::ScratchDirectory,
     daemon::PATIENCE,
+    harness::{DATABASE, Harness, Setup, seconds},
     oracle::{Breakage, Promises},
-    scene::{DATABASE, Scene, Setup, seconds},
     signals,
     stored::{Tables, scalar, today},
 };
@@ -13,8 +13,8 @@ use crate::{
 const BACKENDS: &str = "FROM pg_stat_activity WHERE application_name = 'receiptd'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_stopped_and_started_again_costs_no_receipt() {
-    let mut scene = Scene::new("stop").await;
+async fn a_database_that_stops_and_starts_again_costs_no_receipt() {
+    let mut scene = Harness::new("stop").await;
     let fault = Breakage::begins(&scene);
     scene.server.stop();
     scene.lasts(seconds(8)).await;
@@ -23,8 +23,8 @@ async fn a_database_that_is_stopped_and_started_again_costs_no_receipt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_refuses_connections_for_a_while_costs_no_receipt() {
-    let mut scene = Scene::new("refuse").await;
+async fn a_database_that_refuses_connections_costs_no_receipt() {
+    let mut scene = Harness::new("refuse").await;
     let fault = Breakage::begins(&scene);
     scene.admin(&format!("ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS false")).await;
     scene.admin(&format!("SELECT pg_terminate_backend(pid) {BACKENDS}")).await;
@@ -34,8 +34,8 @@ async fn a_database_that_refuses_connections_for_a_while_costs_no_receipt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_hangs_with_its_connections_open_costs_no_receipt() {
-    let mut scene = Scene::new("hang").await;
+async fn a_hanging_database_costs_no_receipt() {
+    let mut scene = Harness::new("hang").await;
     let fault = Breakage::begins(&scene);
     let frozen = scene.server.freeze();
     scene.lasts(seconds(12)).await;
@@ -45,7 +45,7 @@ async fn a_database_that_hangs_with_its_connections_open_costs_no_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_read_only_for_a_while_costs_no_receipt() {
-    let mut scene = Scene::new("read-only").await;
+    let mut scene = Harness::new("read-only").await;
     let fault = Breakage::begins(&scene);
     scene.admin("ALTER SYSTEM SET default_transaction_read_only = on").await;
     scene.admin("SELECT pg_reload_conf()").await;
@@ -57,7 +57,7 @@ async fn a_database_that_is_read_only_for_a_while_costs_no_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_ended_again_and_again_cost_no_receipt() {
-    let mut scene = Scene::new("terminate").await;
+    let mut scene = Harness::new("terminate").await;
     let fault = Breakage::begins(&scene);
     for _ in 0..5 {
         scene.admin(&format!("SELECT pg_terminate_backend(pid) {BACKENDS}")).await;
@@ -67,8 +67,8 @@ async fn connections_that_are_ended_again_and_again_cost_no_receipt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backend_that_is_killed_and_takes_all_others_along_costs_no_receipt() {
-    let mut scene = Scene::new("crash").await;
+async fn a_killed_backend_that_ends_all_others_costs_no_receipt() {
+    let mut scene = Harness::new("crash").await;
     let fault = Breakage::begins(&scene);
     for _ in 0..2 {
         let backends: Vec<i32> = scalar(&scene.admin, &format!("SELECT array_agg(pid) {BACKENDS}")).await;
@@ -83,7 +83,7 @@ async fn a_backend_that_is_killed_and_takes_all_others_along_costs_no_receipt() 
 /// A commit waits for a standby server that does not exist. Its answer is not waited for, and it is made in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_hang_and_are_made_in_the_end_are_stored_once() {
-    let mut scene = Scene::new("standby").await;
+    let mut scene = Harness::new("standby").await;
     let fault = Breakage::begins(&scene);
     scene.admin("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
     scene.admin("SELECT pg_reload_conf()").await;
@@ -95,7 +95,7 @@ async fn commits_that_hang_and_are_made_in_the_end_are_stored_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn todays_partitions_are_made_anew_when_they_are_missing() {
-    let scene = Scene::idle(ScratchDirectory::new("partition"), Setup::default()).await;
+    let scene = Harness::idle(ScratchDirectory::new("partition"), Setup::default()).await;
     let today = today(&scene).await;
     let before_the_first = Breakage::begins(&scene);
     scene

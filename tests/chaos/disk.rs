@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     common::ScratchDirectory,
+    harness::{Harness, Setup, seconds},
     oracle::{Breakage, Promises},
-    scene::{Scene, Setup, seconds},
     server::account,
 };
 
@@ -59,7 +59,7 @@ async fn fill_and_free(disk: &Path) {
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         chown(&tablespace, Some(account().1), None).unwrap();
     }
-    let mut scene = Scene::with(directory, Setup { tablespace: Some(&tablespace), ..Setup::default() }).await;
+    let mut scene = Harness::with(directory, Setup { tablespace: Some(&tablespace), ..Setup::default() }).await;
     let fault = Breakage::begins(&scene);
     let filler = disk.join("filler");
     fill(&filler);

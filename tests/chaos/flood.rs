@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     common::ScratchDirectory,
+    harness::{Harness, LIMIT, Setup, is_long, seconds},
     oracle::{Breakage, Promises},
-    scene::{LIMIT, Scene, Setup, is_long, seconds},
 };
 
 /// The rate in the long version: that of a whole app. A machine that runs all other tests too has no time for both.
@@ -85,7 +85,7 @@ fn client(at: SocketAddr, request: &[u8], reads: bool, over: &AtomicBool) {
 }
 
 /// Calls per second over this duration.
-async fn rate(scene: &Scene, duration: Duration) -> f64 {
+async fn rate(scene: &Harness, duration: Duration) -> f64 {
     let (calls, start) = (scene.simulator.ledger().ended_calls(), Instant::now());
     sleep(duration).await;
     (scene.simulator.ledger().ended_calls() - calls) as f64 / start.elapsed().as_secs_f64()
@@ -95,7 +95,7 @@ async fn rate(scene: &Scene, duration: Duration) -> f64 {
 async fn a_flood_of_clients_delays_no_poll_and_no_look_at_health() {
     let prefix = ["sh", "-c", DESCRIPTORS, "sh"].map(Into::into).into();
     let setup = Setup { prefix, limit: is_long().then_some(FULL_RATE), ..Setup::default() };
-    let scene = Scene::with(ScratchDirectory::new("flood"), setup).await;
+    let scene = Harness::with(ScratchDirectory::new("flood"), setup).await;
     let before = rate(&scene, Duration::from_secs(4)).await;
     let breakage = Breakage::begins(&scene);
     let flood = Flood::begins(scene.daemon.launch.http);
@@ -121,8 +121,8 @@ async fn a_flood_of_clients_delays_no_poll_and_no_look_at_health() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_reads_its_settings_again_and_stops_in_time_in_a_flood_of_clients() {
-    let mut scene = Scene::new("flood-stop").await;
+async fn a_daemon_reloads_and_stops_in_time_in_a_flood_of_clients() {
+    let mut scene = Harness::new("flood-stop").await;
     let flood = Flood::begins(scene.daemon.launch.http);
     scene.after_calls(u64::from(LIMIT)).await;
     scene.daemon.signal("HUP");

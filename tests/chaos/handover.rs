@@ -15,9 +15,9 @@ use receiptd::rules::lease::TTL;
 use crate::{
     common::ScratchDirectory,
     daemon::{Daemon, PATIENCE},
+    harness::{Harness, LIMIT, Setup, is_long},
     oracle::{Breakage, Promises},
     pgbouncer::Parameters,
-    scene::{LIMIT, Scene, Setup, is_long},
     stored::Stored,
 };
 
@@ -42,7 +42,7 @@ enum Fate {
 }
 
 /// The lease holder meets its fate, and the standby becomes the scene's daemon. Returns the old one.
-async fn succeed(scene: &mut Scene, successor: Daemon, fate: Fate, within: Duration) -> Daemon {
+async fn succeed(scene: &mut Harness, successor: Daemon, fate: Fate, within: Duration) -> Daemon {
     let arrived = scene.simulator.ledger().arrivals().len();
     let start = Instant::now();
     scene.daemon.signal(match fate {
@@ -63,7 +63,7 @@ async fn succeed(scene: &mut Scene, successor: Daemon, fate: Fate, within: Durat
     old
 }
 
-async fn of_several_one_polls(mut scene: Scene) {
+async fn of_several_one_polls(mut scene: Harness) {
     let mut fault = Breakage::begins(&scene);
     let mut lost_calls = 0;
     for fate in [Fate::Stops, Fate::Dies, Fate::Stalls].into_iter().cycle().take(if is_long() { 9 } else { 3 }) {
@@ -85,7 +85,7 @@ async fn of_several_one_polls(mut scene: Scene) {
 }
 
 /// A daemon that lost its lease while it stood still continues.
-async fn stands_by_from_now_on(scene: &Scene, mut zombie: Daemon) {
+async fn stands_by_from_now_on(scene: &Harness, mut zombie: Daemon) {
     zombie.signal("CONT");
     let stands_by = async { while !zombie.get("/readyz", PATIENCE).await.unwrap().1.contains("standing by") {} };
     assert!(tokio::time::timeout(PATIENCE, stands_by).await.is_ok(), "it does not stand by\n{}", scene.daemon.said());
@@ -103,14 +103,14 @@ async fn stands_by_from_now_on(scene: &Scene, mut zombie: Daemon) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_daemons_one_polls_and_is_succeeded() {
-    of_several_one_polls(Scene::new("handover").await).await;
+    of_several_one_polls(Harness::new("handover").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_daemons_behind_pgbouncer_one_polls_and_is_succeeded() {
+async fn several_daemons_behind_pgbouncer_poll_one_after_another() {
     let directory = ScratchDirectory::new("pgbouncer");
     let setup = Setup { pgbouncer: Some(Parameters::Dropped), ..Setup::default() };
-    of_several_one_polls(Scene::with(directory, setup).await).await;
+    of_several_one_polls(Harness::with(directory, setup).await).await;
 }
 
 /// Its death is not visible, as if it were on another machine: its processes have their own pid namespace.
@@ -121,7 +121,7 @@ async fn who_dies_on_another_machine_is_succeeded_when_its_lease_has_ended() {
         prefix.extend(["--user".into(), "--map-root-user".into()]);
     }
     let setup = Setup { prefix, ..Setup::default() };
-    let mut scene = Scene::with(ScratchDirectory::new("elsewhere"), setup).await;
+    let mut scene = Harness::with(ScratchDirectory::new("elsewhere"), setup).await;
     let fault = Breakage::begins(&scene);
     let successor = scene.another_daemon().await;
     succeed(&mut scene, successor, Fate::Dies, AFTER_A_DEATH).await;
@@ -144,9 +144,9 @@ fn hidden(right: &str) -> Vec<OsString> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemons_that_are_hidden_from_each_other_leave_the_lease_to_who_has_it() {
+async fn daemons_hidden_from_each_other_leave_the_lease_to_its_holder() {
     let setup = Setup { prefix: hidden("chown"), ..Setup::default() };
-    let mut scene = Scene::with(ScratchDirectory::new("hidden"), setup).await;
+    let mut scene = Harness::with(ScratchDirectory::new("hidden"), setup).await;
     let fault = Breakage::begins(&scene);
     let other = scene.another_daemon_in(hidden("fowner")).await;
     for _ in 0..3 {

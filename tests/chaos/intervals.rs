@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use receiptd::{domain::Timestamp, simulator::Simulator};
 
 use crate::{
-    scene::{Scene, message},
+    harness::{Harness, message},
     stored,
 };
 
@@ -15,7 +15,7 @@ const DRIFT: TimeDelta = TimeDelta::milliseconds(10);
 type Change = (String, i64, i32, i32, Timestamp, Timestamp);
 
 /// Returns the changes that did not happen within their intervals.
-pub async fn wrong(scene: &Scene) -> Vec<String> {
+pub async fn wrong(scene: &Harness) -> Vec<String> {
     let changes: Vec<Change> = sqlx::query_as(
         "SELECT group_id, msg_seq, prior_read_num, read_num, prior_polled_at, polled_at
          FROM receiptd.receipt_history WHERE read_num > prior_read_num AND prior_polled_at IS NOT NULL",
@@ -45,7 +45,7 @@ fn read_at(simulator: &Simulator, group_id: &str, msg_seq: i64, count: i32) -> T
 }
 
 /// The time by which the database's clock is ahead of the world's, as bounds.
-async fn ahead(scene: &Scene) -> (TimeDelta, TimeDelta) {
+async fn ahead(scene: &Harness) -> (TimeDelta, TimeDelta) {
     let before = scene.simulator.now();
     let database: Timestamp = stored::scalar(&scene.pool, "SELECT clock_timestamp()").await;
     (database - scene.simulator.now(), database - before)

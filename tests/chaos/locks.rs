@@ -7,14 +7,14 @@ use tokio::time::sleep;
 
 use crate::{
     daemon::PATIENCE,
+    harness::{Harness, seconds},
     oracle::{Breakage, Promises},
-    scene::{Scene, seconds},
     stored::today,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlocks_and_serialization_failures_are_tried_again() {
-    let scene = Scene::new("sqlstate").await;
+    let scene = Harness::new("sqlstate").await;
     let fault = Breakage::begins(&scene);
     let trouble = "
         CREATE SEQUENCE public.trouble;
@@ -34,7 +34,7 @@ async fn deadlocks_and_serialization_failures_are_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_deadlock_that_the_daemon_loses_is_tried_again() {
-    let scene = Scene::new("deadlock").await;
+    let scene = Harness::new("deadlock").await;
     let today = today(&scene).await;
     let fault = Breakage::begins(&scene);
     // The daemon checks for deadlocks once, a second after it began to wait: a transaction that is later than that is
@@ -64,7 +64,7 @@ async fn lock_snapshots(transaction: &mut PgConnection, day: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
-    let mut scene = Scene::new("lock").await;
+    let mut scene = Harness::new("lock").await;
     let today = today(&scene).await;
     let fault = Breakage::begins(&scene);
     let mut other = scene.pool.acquire().await.unwrap().detach();
@@ -76,8 +76,8 @@ async fn an_exclusive_lock_on_todays_snapshots_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_are_read_again_while_a_table_is_locked_wait_and_nothing_is_lost() {
-    let mut scene = Scene::new("reload").await;
+async fn a_reload_during_a_table_lock_waits_and_loses_nothing() {
+    let mut scene = Harness::new("reload").await;
     let today = today(&scene).await;
     let fault = Breakage::begins(&scene);
     let mut other = scene.pool.acquire().await.unwrap().detach();
@@ -93,14 +93,14 @@ async fn settings_that_are_read_again_while_a_table_is_locked_wait_and_nothing_i
     let (status, body) = scene.daemon.get("/readyz", PATIENCE).await.unwrap();
     assert!(status == 503 && body.contains("can't be stored"), "{body}");
     transaction.rollback().await.unwrap();
-    // The next shift begins with a quiet second.
+    // The next session begins with a quiet second.
     let grace = Duration::from_secs(3);
     fault.ends(scene, Promises { grace, ..Promises::saying("another session holds a lock") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_analyst_who_keeps_a_transaction_open_on_all_tables_disturbs_nothing() {
-    let mut scene = Scene::new("analyst").await;
+async fn an_open_analyst_transaction_on_all_tables_disturbs_nothing() {
+    let mut scene = Harness::new("analyst").await;
     let fault = Breakage::begins(&scene);
     let mut analyst = scene.pool.acquire().await.unwrap().detach();
     let mut transaction = analyst.begin().await.unwrap();

@@ -8,9 +8,8 @@ use receiptd::{clock, domain::Timestamp};
 
 use crate::{
     daemon::PATIENCE,
-    intervals,
-    scene::Scene,
-    secrets,
+    harness::Harness,
+    intervals, secrets,
     stored::{self, Stored, Tables},
 };
 
@@ -71,17 +70,17 @@ pub struct Breakage {
 }
 
 impl Breakage {
-    pub fn begins(scene: &Scene) -> Self {
+    pub fn begins(scene: &Harness) -> Self {
         Self { began: clock::now(), said_before: scene.daemon.said().len(), pid: scene.daemon.pid() }
     }
 
     /// The same fault after the scenario itself has restarted the daemon.
-    pub fn of_another_process(self, scene: &Scene) -> Self {
+    pub fn of_another_process(self, scene: &Harness) -> Self {
         Self { pid: scene.daemon.pid(), ..self }
     }
 
     /// The fault is over. Checks every promise, which ends the daemon.
-    pub async fn ends(self, mut scene: Scene, promises: Promises) {
+    pub async fn ends(self, mut scene: Harness, promises: Promises) {
         let ended = clock::now();
         let mut broken = vec![];
         broken.extend(polled_again(&scene, ended, &promises).await);
@@ -100,7 +99,7 @@ impl Breakage {
 }
 
 /// No message is forgotten: each is polled again within its cadence and 10 s.
-async fn polled_again(scene: &Scene, ended: Timestamp, promises: &Promises) -> Option<String> {
+async fn polled_again(scene: &Harness, ended: Timestamp, promises: &Promises) -> Option<String> {
     let (grace, but) = (promises.grace, &promises.but);
     let late = format!(
         "FROM receiptd.latest_receipts
@@ -123,7 +122,7 @@ async fn polled_again(scene: &Scene, ended: Timestamp, promises: &Promises) -> O
 }
 
 /// The process is the same, ready, small, and has lost nothing.
-async fn is_up(scene: &mut Scene, fault: &Breakage, promises: &Promises) -> Vec<String> {
+async fn is_up(scene: &mut Harness, fault: &Breakage, promises: &Promises) -> Vec<String> {
     if let Some(status) = scene.daemon.has_exited() {
         return vec![format!("the daemon has ended: {status}")];
     }
@@ -144,7 +143,7 @@ async fn is_up(scene: &mut Scene, fault: &Breakage, promises: &Promises) -> Vec<
 }
 
 /// Also for a process that a scenario is about to end.
-pub fn is_small(scene: &Scene) -> Option<String> {
+pub fn is_small(scene: &Harness) -> Option<String> {
     let megabytes = scene.daemon.memory_peak();
     println!("at most {megabytes} MB of memory");
     (megabytes > MEMORY_MEGABYTES).then(|| format!("it took {megabytes} MB of memory"))
@@ -172,13 +171,13 @@ fn log_is_brief(said: &str, lasted: chrono::TimeDelta, promises: &Promises) -> V
     broken
 }
 
-async fn ends_cleanly(scene: &mut Scene) -> Option<String> {
+async fn ends_cleanly(scene: &mut Harness) -> Option<String> {
     scene.daemon.signal("TERM");
     let status = scene.daemon.end().await;
     (status.code() != Some(0)).then(|| format!("at its end: {status}"))
 }
 
-fn no_secret(scene: &Scene) -> Option<String> {
+fn no_secret(scene: &Harness) -> Option<String> {
     fs::write(scene.directory().join("shown"), scene.daemon.shown()).unwrap();
     secrets::told_in(scene.directory()).map(|secret| format!("a secret is told: {secret}"))
 }

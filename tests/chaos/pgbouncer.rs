@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     common::ScratchDirectory,
+    harness::{DATABASE, Harness, LIMIT, Setup, seconds},
     oracle::{Breakage, Promises},
-    scene::{DATABASE, LIMIT, Scene, Setup, seconds},
     server::{PASSWORD, Server, account},
     signals,
 };
@@ -76,7 +76,7 @@ impl Drop for PgBouncer {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pgbouncer_that_is_gone_for_a_while_costs_no_receipt() {
     let setup = Setup { pgbouncer: Some(Parameters::Dropped), ..Setup::default() };
-    let mut scene = Scene::with(ScratchDirectory::new("bouncer"), setup).await;
+    let mut scene = Harness::with(ScratchDirectory::new("bouncer"), setup).await;
     let fault = Breakage::begins(&scene);
     drop(scene.pgbouncer.take());
     scene.lasts(seconds(6)).await;
@@ -89,7 +89,7 @@ async fn a_pgbouncer_that_is_gone_for_a_while_costs_no_receipt() {
 async fn statements_have_no_names_behind_a_pgbouncer_whatever_it_does_with_startup_parameters() {
     for parameters in [Parameters::Dropped, Parameters::Refused] {
         let setup = Setup { pgbouncer: Some(parameters), ..Setup::default() };
-        let scene = Scene::with(ScratchDirectory::new("nameless"), setup).await;
+        let scene = Harness::with(ScratchDirectory::new("nameless"), setup).await;
         let said = scene.daemon.said();
         assert!(said.contains("a proxy is on the way to the database"), "{said}");
         let fault = Breakage::begins(&scene);

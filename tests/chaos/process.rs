@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
+    harness::{Harness, LIMIT, is_long, seconds},
     oracle::{self, Breakage, Promises},
-    scene::{LIMIT, Scene, is_long, seconds},
     stored::Stored,
 };
 
@@ -16,7 +16,7 @@ const LEASE: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_stopped_and_goes_on_makes_no_burst() {
-    let mut scene = Scene::new("sigstop").await;
+    let mut scene = Harness::new("sigstop").await;
     let fault = Breakage::begins(&scene);
     for _ in 0..3 {
         scene.daemon.signal("STOP");
@@ -36,8 +36,8 @@ async fn a_process_that_is_stopped_and_goes_on_makes_no_burst() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_killed_and_started_again_keeps_the_limit_and_what_it_stored() {
-    let mut scene = Scene::new("sigkill").await;
+async fn a_process_keeps_the_limit_and_its_results_after_a_kill() {
+    let mut scene = Harness::new("sigkill").await;
     let mut fault = Breakage::begins(&scene);
     let times = if is_long() { 12 } else { 3 };
     for _ in 0..times {
@@ -54,8 +54,8 @@ async fn a_process_that_is_killed_and_started_again_keeps_the_limit_and_what_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_told_to_stop_and_started_again_loses_nothing() {
-    let mut scene = Scene::new("sigterm").await;
+async fn a_process_loses_nothing_when_it_is_stopped_and_restarted() {
+    let mut scene = Harness::new("sigterm").await;
     let mut fault = Breakage::begins(&scene);
     for _ in 0..if is_long() { 12 } else { 3 } {
         assert_eq!(oracle::is_small(&scene), None);

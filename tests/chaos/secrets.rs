@@ -11,7 +11,7 @@ use receiptd::{chat::user_sig, clock};
 
 use crate::{
     common::ScratchDirectory,
-    scene::{APP, SECRET_KEY, Scene, Setup},
+    harness::{APP, Harness, SECRET_KEY, Setup},
 };
 
 /// Files that are meant to contain the secrets.
@@ -55,7 +55,7 @@ fn a_secret_that_got_out_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_crashes_leaves_no_core() {
     let prefix = ["sh", "-c", r#"ulimit -c unlimited; exec "$@""#, "sh"].map(Into::into).into();
-    let mut scene = Scene::with(ScratchDirectory::new("core"), Setup { prefix, ..Setup::default() }).await;
+    let mut scene = Harness::with(ScratchDirectory::new("core"), Setup { prefix, ..Setup::default() }).await;
     scene.daemon.signal("ABRT");
     let status = scene.daemon.end().await;
     assert!(status.signal().is_some() && !status.core_dumped(), "{status}");

@@ -7,13 +7,13 @@ use receiptd::simulator::{BadNumber, Fault, When};
 use crate::{
     common::ScratchDirectory,
     daemon::PATIENCE,
+    harness::{Harness, LIMIT, Setup, is_long, seconds},
     oracle::{Breakage, Promises},
-    scene::{LIMIT, Scene, Setup, is_long, seconds},
 };
 
 /// A fault of every call for a while.
 async fn every_call_meets(name: &str, fault: Fault, promises: Promises) {
-    let mut scene = Scene::new(name).await;
+    let mut scene = Harness::new(name).await;
     let breakage = Breakage::begins(&scene);
     scene.calls_fail(fault, When::All);
     scene.lasts(seconds(10)).await;
@@ -28,7 +28,7 @@ async fn a_service_that_hangs_is_polled_again_when_it_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_resets_connections_is_polled_again_when_it_answers() {
+async fn a_resetting_service_is_polled_again_when_it_answers() {
     every_call_meets("resets", Fault::CutBeforeAnswer, Promises::default()).await;
 }
 
@@ -38,14 +38,14 @@ async fn a_proxy_that_answers_502_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_service_gets_no_more_calls_in_a_second_than_a_fast_one() {
+async fn a_slow_service_gets_no_more_calls_a_second_than_a_fast_one() {
     let fault = Fault::ExtraDelay { duration: Duration::from_millis(350) };
     every_call_meets("slow", fault, Promises { lines: 0..=0, ..Promises::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbled_answers_tell_nothing_and_the_good_parts_of_others_are_kept() {
-    let mut scene = Scene::new("garbled").await;
+async fn garbled_answers_are_dropped_and_good_parts_are_kept() {
+    let mut scene = Harness::new("garbled").await;
     let breakage = Breakage::begins(&scene);
     let garbled = [
         Fault::NotJson,
@@ -69,8 +69,8 @@ async fn garbled_answers_tell_nothing_and_the_good_parts_of_others_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_takes_fewer_calls_than_promised_is_called_less() {
-    let mut scene = Scene::new("fewer").await;
+async fn a_service_below_its_promised_rate_gets_fewer_calls() {
+    let mut scene = Harness::new("fewer").await;
     let breakage = Breakage::begins(&scene);
     scene.simulator.set_calls_per_second(20);
     scene.lasts(seconds(6)).await;
@@ -85,7 +85,7 @@ async fn a_service_that_takes_fewer_calls_than_promised_is_called_less() {
 /// The gate lets a probe through only every three minutes: in the short version, a restart opens it instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_signature_ends_nearly_all_calls_until_it_is_accepted() {
-    let mut scene = Scene::new("signature").await;
+    let mut scene = Harness::new("signature").await;
     let breakage = Breakage::begins(&scene);
     scene.calls_fail(Fault::ErrorCode { code: 70_003 }, When::All);
     let calls = scene.simulator.ledger().calls();
@@ -115,7 +115,7 @@ async fn a_name_that_is_not_found_for_a_while_is_looked_up_again() {
     let hosts = directory.path().join("hosts");
     fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
     let prefix = with_names_from(&hosts);
-    let mut scene = Scene::with(directory, Setup { prefix, ..Setup::default() }).await;
+    let mut scene = Harness::with(directory, Setup { prefix, ..Setup::default() }).await;
     let breakage = Breakage::begins(&scene);
     fs::write(&hosts, "").unwrap();
     scene.calls_fail(Fault::CutBeforeAnswer, When::All);

@@ -8,8 +8,8 @@ use receiptd::simulator::{Fault, When};
 use crate::{
     common::ScratchDirectory,
     daemon::PATIENCE,
+    harness::{GROUPS, Harness, LIMIT, MESSAGES_A_GROUP, Setup, group, is_long, message},
     oracle::{Breakage, Promises},
-    scene::{GROUPS, LIMIT, MESSAGES_A_GROUP, Scene, Setup, group, is_long, message},
 };
 
 /// No group is delayed by another's fault for longer than its cadence and 10 s.
@@ -26,14 +26,14 @@ struct Mark {
 }
 
 impl Mark {
-    fn now(scene: &Scene) -> Self {
+    fn now(scene: &Harness) -> Self {
         let ledger = scene.simulator.ledger();
         let calls_for_bad = ledger.calls_by_group().get(&group(1)).copied().unwrap_or_default();
         Self { at: scene.simulator.now_micros(), calls_for_bad }
     }
 
     /// What group 1 has cost the others since then.
-    fn costs(&self, scene: &Scene) -> Vec<String> {
+    fn costs(&self, scene: &Harness) -> Vec<String> {
         let ledger = scene.simulator.ledger();
         let (from, until) = (self.at, scene.simulator.now_micros());
         let mut broken = vec![];
@@ -64,7 +64,7 @@ async fn one_bad_group(name: &str, fault: Fault) {
 }
 
 async fn one_group_among_good_ones(name: &str, fault: Fault, promises: Promises) {
-    let mut scene = Scene::new(name).await;
+    let mut scene = Harness::new(name).await;
     let breakage = Breakage::begins(&scene);
     let mark = Mark::now(&scene);
     scene.calls_fail(fault, When::Group { group_id: group(1) });
@@ -91,7 +91,7 @@ async fn one_group_for_which_the_app_is_to_wait_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_group_for_which_the_app_is_to_slow_down_holds_up_no_other() {
+async fn one_group_with_a_slow_down_code_holds_up_no_other() {
     one_bad_group("group-60007", Fault::ErrorCode { code: 60_007 }).await;
 }
 
@@ -120,7 +120,7 @@ async fn one_group_whose_answers_take_seconds_holds_up_no_other() {
 /// Some groups each have one message that makes every call for it fail, from the first one on.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_make_their_calls_fail_keep_no_other_from_being_observed() {
-    let mut scene = Scene::idle(ScratchDirectory::new("messages"), Setup::default()).await;
+    let mut scene = Harness::idle(ScratchDirectory::new("messages"), Setup::default()).await;
     let breakage = Breakage::begins(&scene);
     let bad = [
         Fault::ErrorCode { code: 10_002 },

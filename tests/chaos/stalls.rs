@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     common::ScratchDirectory,
+    harness::{Harness, LIMIT, Setup, is_long},
     oracle::{Breakage, Promises},
-    scene::{LIMIT, Scene, Setup, is_long},
     stored::Stored,
     way::Held,
 };
@@ -17,12 +17,12 @@ fn times() -> u32 {
     if is_long() { 20 } else { 3 }
 }
 
-async fn scene(name: &str) -> Scene {
-    Scene::with(ScratchDirectory::new(name), Setup { has_way: true, ..Setup::default() }).await
+async fn scene(name: &str) -> Harness {
+    Harness::with(ScratchDirectory::new(name), Setup { has_way: true, ..Setup::default() }).await
 }
 
 /// Waits for the calls of three seconds at the full rate, so that every second after the fault is counted.
-async fn recovers(scene: &Scene) {
+async fn recovers(scene: &Harness) {
     let start = Instant::now();
     scene.after_calls(3 * u64::from(LIMIT)).await;
     println!("{} calls within {:?} of the end", 3 * LIMIT, start.elapsed());
@@ -45,17 +45,17 @@ async fn stands_still(name: &str, held: Held, lengths: &[u64]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_held_back_and_let_go_together_stay_within_the_limit() {
+async fn held_requests_stay_within_the_limit_on_release() {
     stands_still("requests-held", Held::Requests, &[700, 1_500, 3_000]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_are_held_back_and_let_go_together_let_no_burst_follow() {
+async fn held_answers_cause_no_burst_on_release() {
     stands_still("answers-held", Held::Answers, &[700, 1_500, 3_000]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_way_that_stands_still_both_ways_and_lets_go_stays_within_the_limit() {
+async fn a_standstill_both_ways_stays_within_the_limit_on_release() {
     stands_still("both-held", Held::Both, &[700, 1_500, 3_000]).await;
 }
 
@@ -73,7 +73,7 @@ async fn requests_that_are_let_go_after_their_calls_timed_out_stay_within_the_li
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_lost_and_slow_to_set_up_again_let_no_burst_through() {
+async fn lost_connections_with_slow_handshakes_cause_no_burst() {
     let scene = scene("lost-connections").await;
     let breakage = Breakage::begins(&scene);
     for _ in 0..2 * times() {

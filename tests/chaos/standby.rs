@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     daemon::{Daemon, PATIENCE},
-    scene::{DATABASE, LIMIT, Scene},
+    harness::{DATABASE, Harness, LIMIT},
     server::url_at,
 };
 
@@ -40,7 +40,7 @@ async fn readiness(daemon: &Daemon, part: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_answers_analysts_and_is_polled_for_from_its_promotion_on() {
-    let mut scene = Scene::new("hot-standby").await;
+    let mut scene = Harness::new("hot-standby").await;
     let standby = scene.server.standby(scene.directory());
     let url = url_at(standby.socket_dir(), DATABASE);
     let replica = PgPool::connect(&url).await.unwrap();

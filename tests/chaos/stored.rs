@@ -8,7 +8,7 @@ use receiptd::{
 };
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::scene::{MESSAGES_A_GROUP, Scene};
+use crate::harness::{Harness, MESSAGES_A_GROUP};
 
 /// The receipts of each message in order.
 type Sequences = BTreeMap<(String, i64), Vec<Receipt>>;
@@ -115,7 +115,7 @@ where
 }
 
 /// The suffix of the partitions being written.
-pub async fn today(scene: &Scene) -> String {
+pub async fn today(scene: &Harness) -> String {
     scalar(&scene.pool, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await
 }
 

@@ -13,7 +13,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::rig::{APP, SECRET_KEY, app, group, seq};
+use crate::harness::{APP, SECRET_KEY, app, group, seq};
 
 /// Answers one call with what `answer` makes of its head, and returns the attempt.
 async fn called(seqs: &[MsgSeq], credential: Credential, answer: impl FnOnce(&str) -> Vec<u8>) -> Attempt {
@@ -61,7 +61,7 @@ fn gzip(body: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_larger_than_what_was_asked_for_calls_for_is_not_read() {
+async fn an_answer_too_large_for_its_question_is_not_read() {
     let million = format!(r#"{{"ErrorCode":0,"GroupMsgReceiptList":[{}{{}}]}}"#, "{},".repeat(1_000_000));
     let few: Vec<MsgSeq> = (1..=50).map(seq).collect();
     assert!(gzip(&million).len() < 5_000);
@@ -78,7 +78,7 @@ async fn an_answer_that_is_larger_than_what_was_asked_for_calls_for_is_not_read(
 }
 
 #[tokio::test]
-async fn a_text_that_repeats_a_part_of_the_signature_or_the_key_is_not_kept() {
+async fn an_error_text_with_part_of_a_secret_is_dropped() {
     let info = |text: &str| json(&format!(r#"{{"ActionStatus":"FAIL","ErrorCode":70003,"ErrorInfo":"{text}"}}"#));
     let signature = |head: &str| head.split_once("usersig=").unwrap().1.split_once('&').unwrap().0.to_owned();
     let whole = |head: &str| info(&signature(head));

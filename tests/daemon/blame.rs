@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use receiptd::simulator::{Fault, FaultRule, When};
 
-use crate::rig::{Rig, simulator_config};
+use crate::harness::{Harness, simulator_config};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -15,8 +15,8 @@ const WELL: &str = "SELECT count(*) FROM receiptd.slot_messages m JOIN receiptd.
     WHERE g.group_id = 'g' AND m.read_num IS NOT NULL AND failures = 0";
 
 /// A daemon with a group of good messages, so that others are answered.
-async fn rig() -> Rig {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn rig() -> Harness {
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.chat.request_timeout = Duration::from_millis(1_500);
     rig.start().await;
     rig.watch("other", 1..=3).await;
@@ -24,7 +24,7 @@ async fn rig() -> Rig {
 }
 
 /// Watches messages of which some make their calls fail, and waits until all others have counts and are polled on.
-async fn others_go_on(fault: Fault, messages: i64, bad: &[i64]) -> Rig {
+async fn others_go_on(fault: Fault, messages: i64, bad: &[i64]) -> Harness {
     let mut rig = rig().await;
     bad.iter().for_each(|seq| rig.fail("g", *seq, fault.clone(), None));
     rig.watch("g", 1..=messages).await;
@@ -47,19 +47,19 @@ fn code(code: i32) -> Fault {
 }
 
 #[tokio::test]
-async fn one_message_that_makes_its_call_fail_with_10002_does_not_hold_up_the_others() {
+async fn one_message_failing_with_10002_does_not_hold_up_the_others() {
     let rig = others_go_on(code(10002), 16, &[7]).await;
     assert_eq!(rig.count("receiptd.watched_messages WHERE state <> 'active'").await, 0);
     assert_eq!(rig.count("receiptd.api_calls WHERE messages_asked = 1 AND attempt = 1 AND class = 'retry'").await, 0);
 }
 
 #[tokio::test]
-async fn one_message_that_makes_its_call_fail_with_502_does_not_hold_up_the_others() {
+async fn one_message_failing_with_502_does_not_hold_up_the_others() {
     others_go_on(Fault::HttpStatus { status: 502 }, 16, &[1]).await;
 }
 
 #[tokio::test]
-async fn one_message_that_makes_its_call_hang_does_not_hold_up_the_others() {
+async fn one_message_whose_call_hangs_does_not_hold_up_the_others() {
     others_go_on(Fault::Hang { duration: HOUR }, 16, &[16]).await;
 }
 
@@ -69,18 +69,18 @@ async fn one_message_whose_body_is_cut_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn one_message_that_makes_its_call_fail_with_an_unknown_code_does_not_hold_up_the_others() {
+async fn one_message_with_an_unknown_code_does_not_hold_up_the_others() {
     others_go_on(code(12345), 16, &[9]).await;
 }
 
 #[tokio::test]
-async fn two_messages_that_make_their_calls_fail_are_each_put_off_alone() {
+async fn two_bad_messages_are_each_deferred_alone() {
     others_go_on(code(10002), 50, &[1, 50]).await;
 }
 
 #[tokio::test]
-async fn a_message_that_makes_its_call_fail_is_found_where_there_is_no_other_group() {
-    let mut rig = Rig::new().await;
+async fn a_bad_message_is_found_without_another_group() {
+    let mut rig = Harness::new().await;
     rig.fail("g", 3, code(10002), None);
     rig.watch("g", 1..=5).await;
     rig.until(&format!("({WELL}) = 4")).await;
@@ -115,7 +115,7 @@ async fn new_messages_do_not_join_a_slot_that_fails() {
 }
 
 #[tokio::test]
-async fn a_group_that_fails_as_a_whole_is_asked_for_less_and_less_often_while_others_are_answered() {
+async fn a_failing_group_is_asked_less_often_while_others_answer() {
     let mut rig = rig().await;
     (1..=5).for_each(|seq| rig.fail("g", seq, code(10002), None));
     rig.watch("g", 1..=5).await;
@@ -136,7 +136,7 @@ async fn failing_messages_that_are_long_past_their_end_are_expired() {
     let mut rig = rig().await;
     (1..=3).for_each(|seq| rig.fail("g", seq, code(10002), None));
     sqlx::query("SELECT receiptd.watch_messages($1, 'g', ARRAY[1, 2, 3], now() - interval '40 days')")
-        .bind(crate::rig::APP)
+        .bind(crate::harness::APP)
         .execute(&rig.pool)
         .await
         .unwrap();
@@ -171,10 +171,10 @@ async fn a_minute_in_which_everything_is_refused_closes_no_message() {
 }
 
 /// A daemon whose service accepts 20 messages per call, with a group of 60.
-async fn limited() -> Rig {
+async fn limited() -> Harness {
     let mut config = simulator_config();
     config.max_batch = Some(20);
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     rig.start().await;
     rig.watch("g", 1..=60).await;
     rig.until(&format!("({WELL}) = 60")).await;
@@ -184,7 +184,7 @@ async fn limited() -> Rig {
 const LIMIT_IS_KNOWN: &str = "(SELECT batch_taken = 20 AND batch_refused = 21 FROM receiptd.poller_leases)";
 
 #[tokio::test]
-async fn what_a_batch_is_found_to_take_is_remembered_and_slots_are_split_to_it() {
+async fn a_known_batch_limit_is_remembered_and_splits_slots() {
     let mut rig = limited().await;
     rig.until(LIMIT_IS_KNOWN).await;
     rig.until("(SELECT max(messages) <= 20 FROM (SELECT count(*) AS messages FROM receiptd.watched_messages GROUP BY slot_id) s)")

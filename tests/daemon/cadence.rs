@@ -7,14 +7,14 @@ use receiptd::{
     rules::cadence::{Cadence, Cadences, Tier},
 };
 
-use crate::rig::{Rig, every_second, group, simulator_config};
+use crate::harness::{Harness, every_second, group, simulator_config};
 
 fn rare() -> Cadence {
     Cadence::by_age(vec![Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(3_600) }], true).unwrap()
 }
 
-async fn rig_with(cadences: impl IntoIterator<Item = (&'static str, Cadence)>) -> Rig {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn rig_with(cadences: impl IntoIterator<Item = (&'static str, Cadence)>) -> Harness {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let cadences: BTreeMap<String, Cadence> =
         cadences.into_iter().map(|(name, cadence)| (name.into(), cadence)).collect();
     rig.settings.cadences = Arc::new(Cadences::new(cadences));
@@ -22,12 +22,12 @@ async fn rig_with(cadences: impl IntoIterator<Item = (&'static str, Cadence)>) -
     rig
 }
 
-fn calls(rig: &Rig, id: &str) -> u64 {
+fn calls(rig: &Harness, id: &str) -> u64 {
     rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0)
 }
 
 #[tokio::test]
-async fn groups_choose_their_cadence_and_a_name_that_the_config_lacks_is_the_default() {
+async fn a_group_uses_its_cadence_or_the_default_if_it_is_unknown() {
     let mut rig = rig_with([("default", every_second()), ("rare", rare())]).await;
     for (id, cadence) in [("often", "default"), ("rare", "rare"), ("lost", "no-such-cadence")] {
         sqlx::query("SELECT receiptd.watch_group(1400000000, $1, cadence => $2)")
@@ -97,7 +97,7 @@ async fn a_cron_cadence_is_polled_on_its_dates_only() {
 }
 
 #[tokio::test]
-async fn a_cadence_that_has_changed_holds_at_once_after_a_restart_for_the_groups_that_have_it() {
+async fn a_changed_cadence_applies_to_its_groups_after_a_restart() {
     let mut rig = rig_with([("default", rare()), ("kept", rare())]).await;
     rig.watch("changed", [1, 2]).await;
     sqlx::query("SELECT receiptd.watch_group(1400000000, 'kept', cadence => 'kept')").execute(&rig.pool).await.unwrap();

@@ -8,11 +8,11 @@ use std::sync::{
 use receiptd::chat::{ChatClient, Destination, NotSent};
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
-use crate::rig::{Rig, group, seq, simulator_config};
+use crate::harness::{Harness, group, seq, simulator_config};
 
 #[tokio::test]
-async fn whether_a_call_may_be_made_is_asked_when_the_connection_is_there_and_it_is_not_made_without() {
-    let rig = Rig::stopped(simulator_config()).await;
+async fn a_call_is_permitted_after_its_handshake_or_not_made() {
+    let rig = Harness::stopped(simulator_config()).await;
     // A service whose connections take long to set up.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = rig.settings.chat.clone();

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use receiptd::{clock, domain::Counts, rules::cadence::Cron};
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, group, seq, simulator_config};
+use crate::harness::{Harness, group, seq, simulator_config};
 
 /// Every second.
 fn all_the_time() -> Cron {
@@ -25,11 +25,11 @@ const FUTURE: &str = "SELECT count(*) FROM (
      ) stored WHERE abs(extract(epoch FROM time - now())) > 1800";
 
 #[tokio::test]
-async fn a_daemon_whose_clock_is_100_days_off_dates_by_the_database_and_closes_and_drops_nothing() {
+async fn a_daemon_with_a_wrong_clock_dates_by_the_database() {
     static DAYS: AtomicI64 = AtomicI64::new(0);
     for days in [100, -100] {
         DAYS.store(days, Ordering::Relaxed);
-        let mut rig = Rig::stopped(simulator_config()).await;
+        let mut rig = Harness::stopped(simulator_config()).await;
         rig.settings.wall = || clock::now() + TimeDelta::days(DAYS.load(Ordering::Relaxed));
         (rig.settings.jobs.rollup, rig.settings.jobs.retention) = (all_the_time(), all_the_time());
         for age in [10, 95] {
@@ -81,9 +81,9 @@ const STORED_20_DAYS_AHEAD: &str = "
     UPDATE receiptd.poller_leases SET rolled_up_until = now() + interval '20 days', rolling_up_until = now() + interval '20 days';";
 
 #[tokio::test]
-async fn times_in_the_future_that_an_earlier_version_has_stored_heal_by_themselves() {
-    let mut rig = Rig::stopped(simulator_config()).await;
-    let counts = |rig: &Rig, read, unread| {
+async fn stored_times_in_the_future_heal_by_themselves() {
+    let mut rig = Harness::stopped(simulator_config()).await;
+    let counts = |rig: &Harness, read, unread| {
         rig.simulator.world().set_receipt(&group("g"), seq(1), Counts::new(read, unread).unwrap());
     };
     counts(&rig, 1, 2);

@@ -3,7 +3,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, simulator_config};
+use crate::harness::{Harness, simulator_config};
 
 const ARRAYS: [&str; 11] = [
     "msg_seqs",
@@ -32,7 +32,7 @@ const IS_RIGHT: &str =
 
 #[tokio::test]
 async fn a_slot_that_somebody_edited_is_put_right_and_all_messages_are_polled_on() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.start().await;
     rig.watch("edited", 1..=3).await;
     rig.watch("other", 1..=3).await;
@@ -61,7 +61,7 @@ async fn a_slot_that_somebody_edited_is_put_right_and_all_messages_are_polled_on
 
 #[tokio::test]
 async fn a_message_whose_row_somebody_deleted_is_watched_anew_and_once() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;
     rig.value::<i64>(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use receiptd::simulator::{BadNumber, Fault, FaultRule, NoList, NumberForm, Numbers, When};
 
-use crate::rig::{Rig, group, seq};
+use crate::harness::{Harness, group, seq};
 
 fn code(code: i32) -> Fault {
     Fault::ErrorCode { code }
@@ -14,15 +14,15 @@ fn code(code: i32) -> Fault {
 const CLASSES: &str = "SELECT string_agg(class || ' ' || coalesce(code::text, '-'), ', ' ORDER BY called_at)
     FROM (SELECT * FROM receiptd.api_calls ORDER BY called_at LIMIT $1) c";
 
-async fn first_calls(rig: &Rig, count: i64) -> String {
+async fn first_calls(rig: &Harness, count: i64) -> String {
     sqlx::query_scalar(CLASSES).bind(count).fetch_one(&rig.pool).await.unwrap()
 }
 
 const POLLED: &str = "EXISTS (SELECT FROM receiptd.receipt_history WHERE group_id = 'g' AND msg_seq = 1 AND code = 0)";
 
 /// Fails the first `times` calls with `fault` and waits until the message is polled nevertheless.
-async fn polled_in_spite_of(fault: Fault, times: u64) -> Rig {
-    let mut rig = Rig::new().await;
+async fn polled_in_spite_of(fault: Fault, times: u64) -> Harness {
+    let mut rig = Harness::new().await;
     rig.fail("g", 1, fault, Some(times));
     rig.watch("g", 1..=3).await;
     rig.until(POLLED).await;
@@ -50,8 +50,8 @@ async fn class_retry_10002_is_tried_again_until_it_is_answered() {
 }
 
 #[tokio::test]
-async fn class_retry_gives_up_after_five_attempts_and_the_call_goes_back_to_the_schedule() {
-    let mut rig = Rig::new().await;
+async fn class_retry_returns_to_the_schedule_after_five_attempts() {
+    let mut rig = Harness::new().await;
     rig.fail("g", 1, code(60008), Some(5));
     rig.watch("g", 1..=3).await;
     rig.until(POLLED).await;
@@ -76,7 +76,7 @@ async fn class_slow_down_lowers_the_rate_of_the_app_at_once() {
 
 /// Refuses every call with this code, waits until the daemon considers it a fault of the app, and checks that it has
 /// stopped calling: new messages get a slot and no call except a probe.
-async fn stops_calling(rig: &mut Rig, refusal: i32) -> String {
+async fn stops_calling(rig: &mut Harness, refusal: i32) -> String {
     rig.simulator.add_fault(FaultRule { fault: code(refusal), when: When::All, times: None });
     for number in 1..=8 {
         rig.watch(&format!("g{number}"), 1..=3).await;
@@ -104,7 +104,7 @@ async fn stops_calling(rig: &mut Rig, refusal: i32) -> String {
 
 #[tokio::test]
 async fn class_wait_70050_stops_the_app_for_a_minute() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     let fault = stops_calling(&mut rig, 70050).await;
     assert!(fault.contains("70050"), "{fault}");
 }
@@ -117,14 +117,14 @@ async fn class_sign_again_70001_makes_a_new_signature_once() {
 
 #[tokio::test]
 async fn class_sign_again_a_second_failure_is_a_credential_fault() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     let fault = stops_calling(&mut rig, 70003).await;
     assert!(fault.contains("70003"), "{fault}");
 }
 
 #[tokio::test]
 async fn class_app_fault_60021_stops_the_whole_app_and_says_why() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     let fault = stops_calling(&mut rig, 60021).await;
     assert!(fault.contains("60021"), "{fault}");
     assert_eq!(rig.count("receiptd.poll_slots WHERE failures > 0").await, 0, "no slot is to blame");
@@ -132,9 +132,9 @@ async fn class_app_fault_60021_stops_the_whole_app_and_says_why() {
 
 #[tokio::test]
 async fn the_loop_comes_round_while_no_calls_may_be_made() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     stops_calling(&mut rig, 60021).await;
-    let beats = || rig.daemon.as_ref().unwrap().status().progress().beats();
+    let beats = || rig.daemon.as_ref().unwrap().status().heartbeat().beats();
     let before = beats();
     let comes_round = async {
         while beats() < before + 3 {
@@ -145,8 +145,8 @@ async fn the_loop_comes_round_while_no_calls_may_be_made() {
 }
 
 #[tokio::test]
-async fn class_group_fault_10010_quarantines_the_group_and_it_can_be_resumed() {
-    let mut rig = Rig::new().await;
+async fn class_group_fault_10010_quarantines_the_group_until_resumed() {
+    let mut rig = Harness::new().await;
     rig.simulator.world().set_group_code(&group("g"), 10010);
     rig.watch("g", 1..=60).await;
     rig.watch("other", [1]).await;
@@ -177,8 +177,8 @@ async fn class_group_fault_10010_quarantines_the_group_and_it_can_be_resumed() {
 }
 
 #[tokio::test]
-async fn class_group_fault_10007_is_probed_and_released_when_the_probe_succeeds() {
-    let mut rig = Rig::new().await;
+async fn class_group_fault_10007_is_released_by_a_good_probe() {
+    let mut rig = Harness::new().await;
     rig.simulator.world().set_group_code(&group("g"), 10007);
     rig.watch("g", 1..=60).await;
     rig.until("(SELECT state = 'quarantined' AND probe_at > now() + interval '1 hour' FROM receiptd.watched_groups)")
@@ -199,8 +199,8 @@ async fn class_group_fault_10007_is_probed_and_released_when_the_probe_succeeds(
 }
 
 #[tokio::test]
-async fn however_many_quarantined_groups_are_due_for_a_probe_each_is_tried() {
-    let mut rig = Rig::new().await;
+async fn every_quarantined_group_due_for_a_probe_is_tried() {
+    let mut rig = Harness::new().await;
     for number in 1..=120 {
         rig.watch(&format!("g{number}"), [1]).await;
     }
@@ -214,8 +214,8 @@ async fn however_many_quarantined_groups_are_due_for_a_probe_each_is_tried() {
 }
 
 #[tokio::test]
-async fn a_probe_that_a_wrong_clock_has_put_off_for_more_than_two_days_is_made_at_once() {
-    let mut rig = Rig::new().await;
+async fn a_probe_deferred_by_more_than_two_days_is_made_at_once() {
+    let mut rig = Harness::new().await;
     for group in ["soon", "far"] {
         rig.watch(group, [1]).await;
     }
@@ -233,7 +233,7 @@ async fn a_probe_that_a_wrong_clock_has_put_off_for_more_than_two_days_is_made_a
 
 #[tokio::test]
 async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.fail("g", 37, code(10004), None);
     rig.watch("g", 1..=50).await;
     rig.until("(SELECT refused_since IS NOT NULL FROM receiptd.slot_messages WHERE msg_seq = 37)").await;
@@ -262,9 +262,9 @@ async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
 
 #[tokio::test]
 async fn class_split_10018_halves_a_batch_that_is_too_large() {
-    let mut config = crate::rig::simulator_config();
+    let mut config = crate::harness::simulator_config();
     config.max_batch = Some(10);
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     rig.start().await;
     rig.watch("g", 1..=40).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE receipt_code = 0) = 40").await;
@@ -273,7 +273,7 @@ async fn class_split_10018_halves_a_batch_that_is_too_large() {
 
 #[tokio::test]
 async fn class_message_10062_is_seen_a_few_times_and_then_closed() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.simulator.world().set_message_code(&group("g"), seq(2), 10062);
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT state = 'no_receipt' FROM receiptd.watched_messages WHERE msg_seq = 2)").await;
@@ -284,7 +284,7 @@ async fn class_message_10062_is_seen_a_few_times_and_then_closed() {
 
 #[tokio::test]
 async fn class_message_10062_that_was_only_early_is_polled_on() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.simulator.world().set_message_code(&group("g"), seq(1), 10061);
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT no_receipt_polls >= 1 FROM receiptd.slot_messages WHERE msg_seq = 1)").await;
@@ -320,7 +320,7 @@ async fn answers_that_are_none_are_tried_again() {
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_ends_with_the_timeout() {
-    let mut rig = Rig::stopped(crate::rig::simulator_config()).await;
+    let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
     rig.settings.chat.request_timeout = Duration::from_millis(300);
     rig.start().await;
     rig.fail("g", 1, Fault::Hang { duration: Duration::from_secs(3_600) }, Some(1));
@@ -332,7 +332,7 @@ async fn an_answer_that_does_not_come_ends_with_the_timeout() {
 }
 
 #[tokio::test]
-async fn entries_that_are_missing_or_bad_tell_nothing_of_their_message_and_all_of_the_others() {
+async fn missing_or_bad_entries_cost_only_their_own_message() {
     for fault in [
         Fault::MissingEntries,
         Fault::RepeatedEntries { conflicting: true },
@@ -346,7 +346,7 @@ async fn entries_that_are_missing_or_bad_tell_nothing_of_their_message_and_all_o
     ] {
         let kind = format!("{fault:?}");
         let is_bad = fault != Fault::MissingEntries;
-        let mut rig = Rig::new().await;
+        let mut rig = Harness::new().await;
         rig.fail("g", 2, fault, Some(1));
         rig.watch("g", 1..=3).await;
         rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE read_num IS NOT NULL) = 3").await;
@@ -365,8 +365,8 @@ async fn entries_that_are_missing_or_bad_tell_nothing_of_their_message_and_all_o
 }
 
 #[tokio::test]
-async fn class_incomplete_is_an_answer_that_tells_of_nothing_and_is_polled_by_the_cadence() {
-    let mut rig = Rig::new().await;
+async fn class_incomplete_tells_nothing_and_keeps_to_its_cadence() {
+    let mut rig = Harness::new().await;
     rig.fail("g", 1, Fault::MissingEntries, None);
     rig.watch("g", [1]).await;
     rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 3").await;
@@ -401,7 +401,7 @@ async fn whole_numbers_are_read_however_they_are_written() {
 }
 
 #[tokio::test]
-async fn entries_that_are_repeated_unasked_for_or_in_another_order_change_nothing() {
+async fn repeated_unasked_or_reordered_entries_change_nothing() {
     for fault in [
         Fault::RepeatedEntries { conflicting: false },
         Fault::UnaskedEntries,
@@ -409,7 +409,7 @@ async fn entries_that_are_repeated_unasked_for_or_in_another_order_change_nothin
         Fault::ExtraFields,
     ] {
         let kind = fault.kind();
-        let mut rig = Rig::new().await;
+        let mut rig = Harness::new().await;
         rig.simulator.add_fault(FaultRule { fault, when: When::All, times: Some(1) });
         rig.watch("g", 1..=3).await;
         rig.until(POLLED).await;

@@ -7,7 +7,7 @@ use receiptd::{
     simulator::{Fault, FaultRule, When},
 };
 
-use crate::rig::{Rig, group, simulator_config};
+use crate::harness::{Harness, group, simulator_config};
 
 const OF_FAILING: &str = "receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id LIKE 'bad%'";
 
@@ -23,8 +23,8 @@ fn ways() -> [Fault; 5] {
 }
 
 #[tokio::test]
-async fn three_hundred_groups_that_fail_get_a_tenth_of_the_calls_and_the_others_are_polled_by_their_cadence() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn failing_groups_get_a_tenth_of_calls_and_delay_no_others() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(10) };
     let cadence = Cadence::by_age(vec![tier], true).unwrap();
     rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
+    harness::{APP, Harness, simulator_config},
     proxy::Proxy,
-    rig::{APP, Rig, simulator_config},
 };
 
 /// Half of the usual limit, for a busy machine: 60 ms are to it what 30 ms are to the full limit.
@@ -16,7 +16,7 @@ const MEASURED: usize = 500;
 
 /// The rate of a daemon with more due than the limit allows, if the database is this many milliseconds away.
 async fn calls_per_second(round_trip: u64, prepared_statements: bool) -> f64 {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     let proxy = Proxy::far_away(&rig.database.url(), Duration::from_millis(round_trip)).await;
     (rig.settings.database_url, rig.settings.prepared_statements) = (proxy.url().into(), prepared_statements);
     rig.settings.poller.max_calls_per_second = LIMIT;
@@ -30,7 +30,7 @@ async fn calls_per_second(round_trip: u64, prepared_statements: bool) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_are_made_at_the_full_rate_however_far_away_the_database_is() {
+async fn a_distant_database_does_not_lower_the_call_rate() {
     for (round_trip, prepared_statements) in [(60, true), (200, true), (120, false)] {
         // Next to another one, on an equally busy machine.
         let (far, near) = tokio::join!(calls_per_second(round_trip, prepared_statements), calls_per_second(0, true));

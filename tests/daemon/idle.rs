@@ -6,7 +6,7 @@ use sqlx::PgPool;
 
 use crate::{
     common::ScratchDirectory,
-    rig::{Rig, simulator_config},
+    harness::{Harness, simulator_config},
 };
 
 const RENEWALS: i64 = 5;
@@ -28,7 +28,7 @@ async fn an_idle_daemon_writes_nothing_but_its_lease() {
     // Its own server: ids are counted for all databases of a server.
     let server = EmbeddedPostgres::start(&options).unwrap();
     server.create_database("idle").unwrap();
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.database_url = server.url("idle").into();
     rig.start().await;
     let pool = PgPool::connect(&server.url("idle")).await.unwrap();

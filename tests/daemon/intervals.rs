@@ -8,7 +8,7 @@ use receiptd::{
     simulator::{Fault, FaultRule, When},
 };
 
-use crate::rig::{Rig, group, seq, simulator_config};
+use crate::harness::{Harness, group, seq, simulator_config};
 
 /// Time from the service's reading of the counts to its answer.
 const LATENCY: Duration = Duration::from_secs(2);
@@ -18,15 +18,15 @@ const MESSAGES: i64 = 12;
 /// Time between changes: together they last several times as long as an answer takes.
 const PAUSE: Duration = Duration::from_millis(400);
 
-fn set(rig: &Rig, msg_seq: i64, read: i64) {
+fn set(rig: &Harness, msg_seq: i64, read: i64) {
     rig.simulator.world().set_receipt(&group("g"), seq(msg_seq), Counts::new(read, 4 - read).unwrap());
 }
 
 /// A daemon that knows all messages, unread.
-async fn rig() -> Rig {
+async fn rig() -> Harness {
     let mut config = simulator_config();
     config.latency = (LATENCY..=LATENCY).into();
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     (1..=MESSAGES).for_each(|number| set(&rig, number, 0));
     rig.start().await;
     rig.watch("g", 1..=MESSAGES).await;
@@ -35,7 +35,7 @@ async fn rig() -> Rig {
 }
 
 /// Has half of the members read one message after the other, waits until everything is stored, and compares.
-async fn all_changes_lie_within_their_intervals(rig: &mut Rig) {
+async fn all_changes_lie_within_their_intervals(rig: &mut Harness) {
     let mut truth: BTreeMap<i64, (Timestamp, Timestamp)> = BTreeMap::new();
     // Neighbours are in the same half of a split poll.
     for number in (1..=MESSAGES).map(|number| number * 5 % (MESSAGES + 1)) {
@@ -59,7 +59,7 @@ async fn all_changes_lie_within_their_intervals(rig: &mut Rig) {
 }
 
 #[tokio::test]
-async fn the_moment_of_a_read_lies_within_its_interval_though_the_service_takes_seconds() {
+async fn a_read_lies_within_its_interval_despite_a_slow_service() {
     let mut rig = rig().await;
     all_changes_lie_within_their_intervals(&mut rig).await;
     rig.stop().await;

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 
 use crate::{
     common::{ScratchDirectory, own_address},
-    rig::{Rig, simulator_config},
+    harness::{Harness, simulator_config},
 };
 
 /// The port of the connection on which the daemon counts watched messages, an operation that may take minutes, while
@@ -28,7 +28,7 @@ fn next_probe(server: SocketAddr, port: i32) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn the_server_probes_the_connection_of_an_operation_that_may_take_minutes() {
+async fn the_server_probes_the_connection_of_a_long_operation() {
     let scratch = ScratchDirectory::new("keepalive");
     let address = SocketAddr::new(own_address().ip(), 5_432);
     let hba = scratch.path().join("hba");
@@ -39,7 +39,7 @@ async fn the_server_probes_the_connection_of_an_operation_that_may_take_minutes(
     options.settings = settings.map(|(name, value)| (name.into(), value.into())).into();
     let server = EmbeddedPostgres::start(&options).unwrap();
     server.create_database("tcp").unwrap();
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.database_url = format!("postgres://postgres@{address}/tcp?sslmode=disable").into();
     rig.start().await;
     let pool = PgPool::connect(&server.url("tcp")).await.unwrap();

@@ -9,7 +9,7 @@ use receiptd::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{APP, Rig, simulator_config};
+use crate::harness::{APP, Harness, simulator_config};
 
 /// Waits until a daemon has this role.
 async fn until_role(daemon: &Daemon, wanted: impl Fn(&Role) -> bool) {
@@ -27,16 +27,16 @@ fn stands_by(role: &Role) -> bool {
 }
 
 /// As if another receiptd had taken the lease, which is impossible while this one renews it.
-async fn take_the_lease_away(rig: &Rig) {
+async fn take_the_lease_away(rig: &Harness) {
     let sql = "UPDATE receiptd.poller_leases SET epoch = epoch + 1, holder = 'another', expires_at = now() + '1 h'";
     sqlx::query(sql).execute(&rig.pool).await.unwrap();
 }
 
 #[tokio::test]
-async fn of_several_daemons_one_polls_and_after_its_clean_stop_another_does_within_two_seconds() {
+async fn a_clean_stop_hands_polling_over_within_two_seconds() {
     let mut config = simulator_config();
     config.calls_per_second = 40;
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     rig.settings.poller.max_calls_per_second = 40;
     rig.start().await;
     for number in 1..=60 {
@@ -67,8 +67,8 @@ async fn of_several_daemons_one_polls_and_after_its_clean_stop_another_does_with
 }
 
 #[tokio::test]
-async fn who_has_lost_the_lease_writes_nothing_and_counts_it_and_stands_by() {
-    let mut rig = Rig::new().await;
+async fn a_daemon_that_lost_its_lease_writes_nothing_and_stands_by() {
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 3").await;
     rig.simulator.add_fault(receiptd::simulator::FaultRule {
@@ -92,8 +92,8 @@ async fn who_has_lost_the_lease_writes_nothing_and_counts_it_and_stands_by() {
 }
 
 #[tokio::test]
-async fn a_flush_that_finds_the_lease_lost_makes_the_daemon_stand_by_and_not_end() {
-    let mut rig = Rig::new().await;
+async fn a_flush_without_the_lease_makes_the_daemon_stand_by() {
+    let mut rig = Harness::new().await;
     // Polled every second each: some flush comes before the next renewal.
     for number in 1..=10 {
         rig.watch(&format!("g{number}"), [1]).await;
@@ -109,27 +109,27 @@ async fn a_flush_that_finds_the_lease_lost_makes_the_daemon_stand_by_and_not_end
 }
 
 #[tokio::test]
-async fn who_has_lost_the_lease_while_nothing_could_be_stored_has_nothing_to_store_any_more() {
-    let mut rig = Rig::new().await;
+async fn a_lost_lease_discards_results_that_could_not_be_stored() {
+    let mut rig = Harness::new().await;
     let trouble = "CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '40001'; END $$;
         CREATE TRIGGER trouble BEFORE INSERT ON receiptd.receipt_snapshots EXECUTE FUNCTION public.trouble()";
     sqlx::raw_sql(trouble).execute(&rig.pool).await.unwrap();
     rig.watch("g", 1..=3).await;
     let daemon = rig.daemon.take().unwrap();
-    while !daemon.status().is_stuck() {
+    while !daemon.status().storing_blocked() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     take_the_lease_away(&rig).await;
     sqlx::raw_sql("DROP TRIGGER trouble ON receiptd.receipt_snapshots").execute(&rig.pool).await.unwrap();
     until_role(&daemon, stands_by).await;
-    assert!(!daemon.status().is_stuck(), "it stands by, and would be ready");
+    assert!(!daemon.status().storing_blocked(), "it stands by, and would be ready");
     assert!(daemon.stop().await > 0, "what could not be stored is counted");
 }
 
 #[tokio::test]
 async fn a_lease_that_stands_still_is_taken_over() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     let lease =
         "INSERT INTO receiptd.poller_leases VALUES ($1, 'a machine that has burnt down', 7, now(), now() + '1 s')";
     sqlx::query(lease).bind(APP).execute(&rig.pool).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_lease_that_stands_still_is_taken_over() {
 
 #[tokio::test]
 async fn apps_that_share_a_database_are_polled_by_a_daemon_each() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     let mut settings = rig.settings.clone();
     settings.chat.sdk_app_id = 77.try_into().unwrap();
     let other = Daemon::start(settings, CancellationToken::new()).await.unwrap();

@@ -7,13 +7,13 @@ use receiptd::{
     simulator::{Fault, FaultRule, Simulator, When},
 };
 
-use crate::rig::{APP, Rig, simulator_config};
+use crate::harness::{APP, Harness, simulator_config};
 
 const GROUPS: i64 = 3_000;
 
 /// A daemon with thousands of slots, none ever answered, while every call fails.
-async fn out(fault: Fault) -> Rig {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn out(fault: Fault) -> Harness {
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.chat.request_timeout = Duration::from_millis(1_500);
     rig.simulator.add_fault(FaultRule { fault, when: When::All, times: None });
     watch_thousands(&rig).await;
@@ -22,7 +22,7 @@ async fn out(fault: Fault) -> Rig {
     rig
 }
 
-async fn watch_thousands(rig: &Rig) {
+async fn watch_thousands(rig: &Harness) {
     sqlx::query("SELECT receiptd.watch_messages($1, 'g' || n, ARRAY[1]) FROM generate_series(1, $2) n")
         .bind(APP)
         .bind(GROUPS)
@@ -31,7 +31,7 @@ async fn watch_thousands(rig: &Rig) {
         .unwrap();
 }
 
-async fn is_out(rig: &Rig) {
+async fn is_out(rig: &Harness) {
     let status = rig.daemon.as_ref().unwrap().status();
     while status.poller().is_none_or(|poller| poller.outage().is_none()) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -40,14 +40,14 @@ async fn is_out(rig: &Rig) {
 }
 
 /// Waits for this number of additional calls. Returns the calls per second.
-async fn rate_of(rig: &Rig, calls: u64) -> f64 {
+async fn rate_of(rig: &Harness, calls: u64) -> f64 {
     let (first, start) = (rig.simulator.ledger().calls(), Instant::now());
     rig.simulator.wait_until(|ledger| ledger.calls() >= first + calls).await;
     calls as f64 / start.elapsed().as_secs_f64()
 }
 
 /// The service answers again: all groups are polled, and the outage is over.
-async fn answers_again(mut rig: Rig) {
+async fn answers_again(mut rig: Harness) {
     let poller = rig.daemon.as_ref().unwrap().status().poller().unwrap();
     rig.simulator.clear_faults();
     rig.until(&format!("(SELECT count(known_until) = {GROUPS} FROM receiptd.latest_receipts)")).await;
@@ -73,12 +73,12 @@ async fn costs_few_calls(fault: Fault) {
 }
 
 #[tokio::test]
-async fn thousands_of_slots_cost_few_calls_while_all_are_answered_with_502() {
+async fn thousands_of_slots_cost_few_calls_while_all_get_a_502() {
     costs_few_calls(Fault::HttpStatus { status: 502 }).await;
 }
 
 #[tokio::test]
-async fn thousands_of_slots_cost_few_calls_while_all_are_answered_with_10002() {
+async fn thousands_of_slots_cost_few_calls_while_all_get_10002() {
     costs_few_calls(Fault::ErrorCode { code: 10002 }).await;
 }
 
@@ -88,8 +88,8 @@ async fn thousands_of_slots_cost_few_calls_while_all_calls_hang() {
 }
 
 #[tokio::test]
-async fn thousands_of_slots_are_polled_soon_after_connections_were_refused() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn thousands_of_slots_resume_soon_after_refused_connections() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);

@@ -9,14 +9,14 @@ use receiptd::{
 };
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, group, seq, simulator_config};
+use crate::harness::{Harness, group, seq, simulator_config};
 
 const ALL_SLOTTED: &str =
     "(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active') = 0";
 const ALL_POLLED: &str =
     "(SELECT count(*) FROM receiptd.message_state WHERE first_polled_at IS NULL AND state = 'active') = 0";
 
-async fn slot_sizes(rig: &Rig) -> Vec<i64> {
+async fn slot_sizes(rig: &Harness) -> Vec<i64> {
     sqlx::query_scalar("SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NOT NULL GROUP BY group_key, slot_id ORDER BY 1")
         .fetch_all(&rig.pool)
         .await
@@ -25,7 +25,7 @@ async fn slot_sizes(rig: &Rig) -> Vec<i64> {
 
 #[tokio::test]
 async fn calls_are_full_where_groups_have_enough_messages() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     for number in 1..=40 {
         rig.watch(&format!("g{number}"), 1..=50).await;
     }
@@ -41,7 +41,7 @@ async fn calls_are_full_where_groups_have_enough_messages() {
 
 #[tokio::test]
 async fn a_group_with_one_message_takes_one_call() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     for number in 1..=30 {
         rig.watch(&format!("g{number}"), [7]).await;
     }
@@ -54,11 +54,11 @@ async fn a_group_with_one_message_takes_one_call() {
 }
 
 #[tokio::test]
-async fn a_group_whose_messages_trickle_in_while_it_is_polled_is_polled_by_its_cadence() {
+async fn a_group_keeps_its_cadence_while_messages_trickle_in() {
     let mut config = simulator_config();
     let slow = Duration::from_millis(700);
     config.latency = (slow..=slow).into();
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(3) };
     let cadence = Cadence::by_age(vec![tier], true).unwrap();
     rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
@@ -81,7 +81,7 @@ async fn a_group_whose_messages_trickle_in_while_it_is_polled_is_polled_by_its_c
 
 #[tokio::test]
 async fn one_poll_at_a_time_is_enough_to_poll_all() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.poller.max_in_flight = 1;
     rig.start().await;
     for number in 1..=10 {
@@ -93,7 +93,7 @@ async fn one_poll_at_a_time_is_enough_to_poll_all() {
 
 #[tokio::test]
 async fn new_messages_join_the_newest_slot_of_their_group() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=60).await;
     rig.until(ALL_SLOTTED).await;
     assert_eq!(slot_sizes(&rig).await, [10, 50]);
@@ -105,7 +105,7 @@ async fn new_messages_join_the_newest_slot_of_their_group() {
 
 #[tokio::test]
 async fn slots_that_have_thinned_out_are_merged_in_a_common_poll() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=100).await;
     rig.until(ALL_POLLED).await;
     let everybody = Counts::new(9, 0).unwrap();
@@ -124,9 +124,9 @@ async fn slots_that_have_thinned_out_are_merged_in_a_common_poll() {
 }
 
 #[tokio::test]
-async fn a_slot_that_its_owner_empties_during_a_common_poll_takes_nobody_along() {
+async fn a_slot_emptied_in_a_common_poll_leaves_the_other_intact() {
     for (leaving, staying) in [("46,47,48,49,50", 96..=100), ("96,97,98,99,100", 46..=50)] {
-        let mut rig = Rig::new().await;
+        let mut rig = Harness::new().await;
         rig.watch("g", 1..=100).await;
         rig.until(ALL_POLLED).await;
         // The next poll is a common one, and takes long.
@@ -157,8 +157,8 @@ async fn a_slot_that_its_owner_empties_during_a_common_poll_takes_nobody_along()
 }
 
 #[tokio::test]
-async fn slots_that_were_to_be_merged_when_the_database_failed_are_polled_when_it_works_again() {
-    let mut rig = Rig::new().await;
+async fn slots_due_for_a_merge_are_polled_after_a_database_failure() {
+    let mut rig = Harness::new().await;
     for number in 1..=10 {
         rig.watch(&format!("g{number}"), 1..=100).await;
     }
@@ -208,7 +208,7 @@ async fn slots_that_were_to_be_merged_when_the_database_failed_are_polled_when_i
 
 #[tokio::test]
 async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=50).await;
     rig.until(ALL_POLLED).await;
     rig.stop().await;
@@ -231,7 +231,7 @@ async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
 }
 
 #[tokio::test]
-async fn a_slot_that_is_to_be_split_and_that_somebody_holds_is_split_afterwards_and_holds_up_no_other() {
+async fn a_locked_slot_is_split_later_and_holds_up_no_other() {
     let of_held = |what: &str, which: &str| {
         format!(
             "SELECT FROM receiptd.{what} JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held' {which}
@@ -241,7 +241,7 @@ async fn a_slot_that_is_to_be_split_and_that_somebody_holds_is_split_afterwards_
     for hold in
         [of_held("poll_slots", ""), of_held("watched_messages", "AND msg_seq = 50"), of_held("watched_messages", "")]
     {
-        let mut rig = Rig::new().await;
+        let mut rig = Harness::new().await;
         rig.watch("held", 1..=50).await;
         rig.watch("free", 1..=50).await;
         rig.until(ALL_POLLED).await;
@@ -270,7 +270,7 @@ async fn a_slot_that_is_to_be_split_and_that_somebody_holds_is_split_afterwards_
 
 #[tokio::test]
 async fn a_paused_group_is_not_polled_until_it_is_resumed() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.watch("other", 1..=3).await;
     rig.until(ALL_POLLED).await;
@@ -279,7 +279,7 @@ async fn a_paused_group_is_not_polled_until_it_is_resumed() {
     let paused_at: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
     let polled_since = format!("(SELECT max(last_polled_at) FROM receiptd.poll_slots) > '{}'", paused_at.to_rfc3339());
     rig.until(&polled_since).await;
-    let calls = |rig: &Rig, id: &str| rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0);
+    let calls = |rig: &Harness, id: &str| rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0);
     let (paused, other) = (calls(&rig, "g"), calls(&rig, "other"));
     rig.simulator.wait_until(|ledger| ledger.calls_by_group()[&group("other")] >= other + 3).await;
     assert!(calls(&rig, "g") <= paused + 1, "{} calls after the pause", calls(&rig, "g") - paused);
@@ -290,7 +290,7 @@ async fn a_paused_group_is_not_polled_until_it_is_resumed() {
 
 #[tokio::test]
 async fn removed_messages_are_polled_no_more_and_their_history_stays() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until(ALL_POLLED).await;
     assert_eq!(rig.value::<i64>("SELECT receiptd.unwatch_messages(1400000000, 'g', '{2,3,99}')").await, 2);
@@ -311,7 +311,7 @@ async fn removed_messages_are_polled_no_more_and_their_history_stays() {
 
 #[tokio::test]
 async fn a_slot_that_its_owner_emptied_goes() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until(ALL_POLLED).await;
     rig.value::<i64>("SELECT receiptd.unwatch_messages(1400000000, 'g')").await;
@@ -321,8 +321,8 @@ async fn a_slot_that_its_owner_emptied_goes() {
 }
 
 #[tokio::test]
-async fn a_slot_that_its_owner_emptied_goes_though_its_group_is_not_polled() {
-    let mut rig = Rig::new().await;
+async fn an_emptied_slot_goes_even_if_its_group_is_not_polled() {
+    let mut rig = Harness::new().await;
     for stop in [
         "SELECT receiptd.pause_group(1400000000, 'g')",
         "UPDATE receiptd.watched_groups SET state = 'quarantined', probe_at = now() + interval '1 day' WHERE group_id = 'g' RETURNING true",
@@ -345,7 +345,7 @@ async fn a_slot_that_its_owner_emptied_goes_though_its_group_is_not_polled() {
 
 #[tokio::test]
 async fn groups_of_another_app_are_left_alone() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.value::<i64>("SELECT receiptd.watch_messages(77, 'g', '{1,2,3}')").await;
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until > first_polled_at) = 3").await;
@@ -354,7 +354,7 @@ async fn groups_of_another_app_are_left_alone() {
 
 #[tokio::test]
 async fn a_restart_polls_on_and_forgets_nothing() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     for number in 1..=10 {
         rig.watch(&format!("g{number}"), 1..=70).await;
     }
@@ -370,11 +370,11 @@ async fn a_restart_polls_on_and_forgets_nothing() {
 }
 
 #[tokio::test]
-async fn at_full_load_the_service_never_sees_more_than_the_limit_in_a_second() {
+async fn no_second_of_full_load_exceeds_the_limit() {
     let mut config = simulator_config();
     config.calls_per_second = 40;
     config.latency = (Duration::from_millis(1)..=Duration::from_millis(40)).into();
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     rig.settings.poller.max_calls_per_second = 40;
     rig.start().await;
     for number in 1..=200 {

@@ -7,14 +7,14 @@ use receiptd::{
 };
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, group, seq};
+use crate::harness::{Harness, group, seq};
 
-fn set(rig: &Rig, msg_seq: i64, read: i64, unread: i64) {
+fn set(rig: &Harness, msg_seq: i64, read: i64, unread: i64) {
     rig.simulator.world().set_receipt(&group("g"), seq(msg_seq), Counts::new(read, unread).unwrap());
 }
 
 /// The stored history of a message, oldest first, as `read/unread` or the code.
-async fn stored(rig: &Rig, group_id: &str, msg_seq: i64) -> Vec<String> {
+async fn stored(rig: &Harness, group_id: &str, msg_seq: i64) -> Vec<String> {
     let query = format!(
         "SELECT coalesce(read_num || '/' || unread_num, code::text) FROM receiptd.receipt_history
          WHERE group_id = '{group_id}' AND msg_seq = {msg_seq} ORDER BY polled_at"
@@ -23,8 +23,8 @@ async fn stored(rig: &Rig, group_id: &str, msg_seq: i64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_change_is_stored_once_with_the_interval_in_which_it_happened() {
-    let mut rig = Rig::stopped(crate::rig::simulator_config()).await;
+async fn every_change_is_stored_once_with_its_interval() {
+    let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
     set(&rig, 1, 0, 3);
     rig.start().await;
     rig.watch("g", [1, 2]).await;
@@ -66,11 +66,11 @@ async fn every_change_is_stored_once_with_the_interval_in_which_it_happened() {
 }
 
 #[tokio::test]
-async fn what_the_service_answered_is_what_is_stored_no_more_and_no_less() {
-    let mut config = crate::rig::simulator_config();
+async fn the_history_holds_exactly_the_answers_of_the_service() {
+    let mut config = crate::harness::simulator_config();
     config.world.median_reading_time = std::time::Duration::from_secs(3);
     config.world.no_receipt_share = 0.05;
-    let mut rig = Rig::stopped(config).await;
+    let mut rig = Harness::stopped(config).await;
     // Answers with only some messages, and failed attempts, are part of the truth.
     for (fault, n) in
         [(Fault::MissingEntries, 7), (Fault::ErrorCode { code: 10002 }, 11), (Fault::HttpStatus { status: 502 }, 13)]
@@ -111,7 +111,7 @@ async fn what_the_service_answered_is_what_is_stored_no_more_and_no_less() {
 
 #[tokio::test]
 async fn a_message_that_an_answer_leaves_out_is_not_known_by_it() {
-    let mut rig = Rig::stopped(crate::rig::simulator_config()).await;
+    let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
     set(&rig, 1, 0, 3);
     rig.start().await;
     rig.watch("g", [1, 2]).await;
@@ -136,7 +136,7 @@ async fn a_message_that_an_answer_leaves_out_is_not_known_by_it() {
 
 #[tokio::test]
 async fn a_message_that_joins_a_polled_slot_has_no_prior_poll() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     rig.watch("g", [1]).await;
     rig.until("(SELECT known_until > first_polled_at FROM receiptd.latest_receipts WHERE msg_seq = 1)").await;
     rig.watch("g", [2]).await;
@@ -147,7 +147,7 @@ async fn a_message_that_joins_a_polled_slot_has_no_prior_poll() {
 
 #[tokio::test]
 async fn every_poll_is_kept_where_the_config_says_so() {
-    let mut rig = Rig::stopped(crate::rig::simulator_config()).await;
+    let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
     rig.settings.poller.keep = KeepSnapshots::EveryPoll;
     set(&rig, 1, 1, 2);
     rig.start().await;
@@ -160,8 +160,8 @@ async fn every_poll_is_kept_where_the_config_says_so() {
 }
 
 #[tokio::test]
-async fn a_message_that_all_have_read_is_closed_after_a_confirming_poll_and_can_be_watched_again() {
-    let mut rig = Rig::stopped(crate::rig::simulator_config()).await;
+async fn a_fully_read_message_closes_after_a_confirming_poll() {
+    let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
     set(&rig, 1, 3, 0);
     rig.start().await;
     rig.watch("g", [1]).await;
@@ -181,8 +181,8 @@ async fn a_message_that_all_have_read_is_closed_after_a_confirming_poll_and_can_
 }
 
 #[tokio::test]
-async fn polled_at_rises_though_the_clock_was_ahead_when_it_was_last_polled() {
-    let mut rig = Rig::new().await;
+async fn polled_at_rises_even_after_the_clock_was_ahead() {
+    let mut rig = Harness::new().await;
     rig.watch("g", [1]).await;
     rig.until("(SELECT read_num IS NOT NULL FROM receiptd.latest_receipts)").await;
     rig.stop().await;
@@ -205,7 +205,7 @@ async fn polled_at_rises_though_the_clock_was_ahead_when_it_was_last_polled() {
 
 #[tokio::test]
 async fn a_partition_that_is_missing_is_made_on_demand() {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     for table in ["receipt_snapshots", "api_calls"] {
         let drop = "SELECT format('DROP TABLE %s', inhrelid::regclass) FROM pg_inherits WHERE inhparent = ('receiptd.' || $1)::regclass";
         let drops: Vec<String> = sqlx::query_scalar(drop).bind(table).fetch_all(&rig.pool).await.unwrap();
@@ -220,8 +220,8 @@ async fn a_partition_that_is_missing_is_made_on_demand() {
 }
 
 #[tokio::test]
-async fn what_polls_brought_back_while_the_table_was_locked_is_stored_afterwards() {
-    let mut rig = Rig::new().await;
+async fn results_during_a_table_lock_are_stored_afterwards() {
+    let mut rig = Harness::new().await;
     let mut lock = rig.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE receiptd.receipt_snapshots IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     rig.watch("g", 1..=3).await;

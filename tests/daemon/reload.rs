@@ -1,8 +1,8 @@
 //! The schedule is loaded again only if a write was not answered: in pages, while polls continue.
 
 use crate::{
+    harness::{Harness, simulator_config},
     proxy::{Proxy, Sent},
-    rig::{Rig, simulator_config},
 };
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
@@ -21,8 +21,8 @@ const PAGE: &str = "ORDER BY group_key, slot_id LIMIT";
 const SLOTS: &str = "s.quiet_polls, s.failures, g.group_id";
 
 /// A daemon behind a proxy, with this many groups of one message each, polled once a second.
-async fn rig(groups: i64) -> (Rig, Proxy) {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn rig(groups: i64) -> (Harness, Proxy) {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let proxy = Proxy::start(&rig.database.url()).await;
     rig.settings.database_url = proxy.url().into();
     rig.value::<i64>(&format!(

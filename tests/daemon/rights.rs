@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     common::TestDatabase,
-    rig::{APP, Rig, app, group, simulator_config},
+    harness::{APP, Harness, app, group, simulator_config},
 };
 
 /// A database that only its owner may use, and a role that may only connect to it. Returns the role's URL.
@@ -22,7 +22,7 @@ async fn role_that_may_connect(database: &TestDatabase) -> String {
 
 /// Lets a daemon do everything that it does in a database: create the schema, slot, poll, store, close, quarantine.
 async fn everything_works(database: TestDatabase, url: &str, then: impl FnOnce(&TestDatabase)) {
-    let mut rig = Rig::in_database(database, url, simulator_config()).await;
+    let mut rig = Harness::in_database(database, url, simulator_config()).await;
     rig.start().await;
     rig.watch("g", 1..=3).await;
     rig.simulator.world().set_group_code(&group("gone"), 10_010);
@@ -109,7 +109,7 @@ const SHADOWS: &str = "
     GRANT SELECT ON public.pg_class, public.pg_inherits, public.pg_roles TO PUBLIC;";
 
 #[tokio::test]
-async fn nothing_in_the_search_path_stands_in_for_what_statements_mean() {
+async fn no_object_in_the_search_path_hijacks_a_statement() {
     for path in ["\"$user\", public", "public, pg_catalog"] {
         let database = TestDatabase::new().await;
         let url = role_that_may_connect(&database).await;
@@ -129,7 +129,7 @@ async fn nothing_in_the_search_path_stands_in_for_what_statements_mean() {
 }
 
 #[tokio::test]
-async fn a_schema_that_another_could_change_is_refused_with_what_helps() {
+async fn a_schema_that_others_may_change_is_refused_with_a_remedy() {
     for (given, remedy) in [
         ("CREATE SCHEMA receiptd AUTHORIZATION stranger", "schema receiptd is owned by the role stranger"),
         (
@@ -227,7 +227,7 @@ async fn a_role_that_may_only_connect_holds_up_nothing_by_its_locks() {
 
 #[tokio::test]
 async fn a_start_with_nothing_to_do_waits_for_no_lock() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     let mut held = rig.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE receiptd.schema_migrations IN EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
     let store = Store::new(&rig.settings.database_url, 2, app()).unwrap();
@@ -235,7 +235,7 @@ async fn a_start_with_nothing_to_do_waits_for_no_lock() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_utf_8_is_refused_before_anything_is_made() {
+async fn a_database_that_is_not_utf_8_is_refused_untouched() {
     let database = TestDatabase::new().await;
     for encoding in ["LATIN1", "WIN1252", "SQL_ASCII"] {
         let name = format!("{}_{}", database.name(), encoding.to_lowercase());
@@ -269,7 +269,7 @@ async fn a_database_that_only_reads_is_told_with_what_helps() {
 }
 
 #[tokio::test]
-async fn a_pooled_connection_that_the_server_has_ended_is_replaced_without_a_failure() {
+async fn an_ended_pooled_connection_is_replaced_without_a_failure() {
     let database = TestDatabase::new().await;
     let store = Store::new(&database.url().into(), 1, app()).unwrap();
     store.server_version().await.unwrap();
@@ -295,7 +295,7 @@ async fn rights_by_app_may_be_given_and_taken_while_one_daemon_hands_over_to_ano
     let url = role_that_may_connect(&database).await;
     let reader = format!("reader_of_{}", database.name());
     database.psql(&format!("GRANT CREATE ON DATABASE {0} TO owner_of_{0}; CREATE ROLE {reader}", database.name()));
-    let mut rig = Rig::in_database(database, &url, simulator_config()).await;
+    let mut rig = Harness::in_database(database, &url, simulator_config()).await;
     rig.database.psql(&format!(
         "GRANT USAGE ON SCHEMA receiptd TO {reader}; GRANT SELECT ON receiptd.latest_receipts TO {reader}"
     ));

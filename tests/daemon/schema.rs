@@ -11,7 +11,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     common::TestDatabase,
-    rig::{Rig, app, group, seq, simulator_config},
+    harness::{Harness, app, group, seq, simulator_config},
 };
 
 /// Objects in the schema without a COMMENT.
@@ -29,7 +29,7 @@ const UNDOCUMENTED: &str = "
 
 #[tokio::test]
 async fn every_table_column_view_and_function_carries_a_comment() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.start().await;
     let bare: Vec<String> = sqlx::query_scalar(UNDOCUMENTED).fetch_all(&rig.pool).await.unwrap();
     assert!(bare.is_empty(), "{bare:?}");
@@ -43,8 +43,8 @@ async fn every_table_column_view_and_function_carries_a_comment() {
 }
 
 #[tokio::test]
-async fn migrations_are_applied_once_and_again_without_harm_by_many_at_a_time() {
-    let rig = Rig::stopped(simulator_config()).await;
+async fn concurrent_and_repeated_migrations_do_no_harm() {
+    let rig = Harness::stopped(simulator_config()).await;
     sqlx::raw_sql("DROP SCHEMA receiptd CASCADE").execute(&rig.pool).await.unwrap();
     let store = Store::new(&rig.settings.database_url, 5, app()).unwrap();
     let results = futures::future::join_all((0..4).map(|_| store.migrate())).await;
@@ -55,7 +55,7 @@ async fn migrations_are_applied_once_and_again_without_harm_by_many_at_a_time() 
 
 #[tokio::test]
 async fn a_schema_newer_than_this_program_is_refused() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     let insert = "INSERT INTO receiptd.schema_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'from the future', true, '', 0)";
     sqlx::query(insert).execute(&rig.pool).await.unwrap();
     let store = Store::new(&rig.settings.database_url, 2, app()).unwrap();
@@ -66,7 +66,7 @@ async fn a_schema_newer_than_this_program_is_refused() {
 
 #[tokio::test]
 async fn the_schema_refuses_what_cannot_be() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     rig.watch("g", [1]).await;
     for (sql, constraint) in [
         ("UPDATE receiptd.watched_messages SET state = 'removed'", "closed_at_says_since_when"),
@@ -92,7 +92,7 @@ const SPREADING: &str = include_str!("../../docs/operators.md");
 
 #[tokio::test]
 async fn what_is_of_groups_can_be_spread_by_group() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     let of_groups = "WITH of_groups AS (
         SELECT c.oid, a.attnum FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'group_key'
         WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
@@ -117,7 +117,7 @@ async fn what_is_of_groups_can_be_spread_by_group() {
 
 #[tokio::test]
 async fn the_elements_of_slots_are_not_counted_when_the_table_is_analyzed() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     let counted = "SELECT string_agg(attname, ', ') FROM pg_attribute WHERE attrelid = 'receiptd.poll_slots'::regclass
         AND attnum > 0 AND atttypid IN (SELECT typarray FROM pg_type) AND attstattarget IS DISTINCT FROM 0";
     assert_eq!(rig.database.psql(counted), "", "SET STATISTICS 0");
@@ -137,7 +137,7 @@ const PUBLISH: &str = "CREATE PUBLICATION everything FOR ALL TABLES";
 
 #[tokio::test]
 async fn a_publication_of_all_tables_stops_nothing() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     sqlx::raw_sql(PUBLISH).execute(&rig.pool).await.unwrap();
     rig.start().await;
     rig.watch("g", 1..=60).await;
@@ -179,8 +179,8 @@ async fn roll_up_and_retention_run_under_a_publication_of_all_tables() {
 }
 
 #[tokio::test]
-async fn every_table_has_a_primary_key_but_the_log_of_calls_which_only_grows() {
-    let rig = Rig::stopped(simulator_config()).await;
+async fn every_table_but_the_log_of_calls_has_a_primary_key() {
+    let rig = Harness::stopped(simulator_config()).await;
     let without = "SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class c
         WHERE c.relnamespace = 'receiptd'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
             AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)";

@@ -3,13 +3,13 @@
 use receiptd::{host::Holder, rules::slot::SlotKey, store::Store};
 
 use crate::{
+    harness::{Harness, app, simulator_config},
     proxy::{Proxy, Sent},
-    rig::{Rig, app, simulator_config},
 };
 
 /// A rig whose daemon reaches its database through a proxy.
-async fn rig_with_proxy() -> (Rig, Proxy) {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn rig_with_proxy() -> (Harness, Proxy) {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let proxy = Proxy::start(&rig.database.url()).await;
     rig.settings.database_url = proxy.url().into();
     (rig, proxy)
@@ -29,7 +29,7 @@ fn round_trips(sent: &[Vec<Sent>]) -> usize {
 }
 
 #[tokio::test]
-async fn a_statement_is_prepared_once_a_connection_and_read_in_one_round_trip() {
+async fn a_connection_prepares_once_and_reads_in_one_round_trip() {
     let (_rig, proxy) = rig_with_proxy().await;
     let store = Store::new(&proxy.url().into(), 1, app()).unwrap();
     store.read_slots(&slots([1, 2])).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_statement_is_prepared_once_a_connection_and_read_in_one_round_trip() 
 
 #[tokio::test]
 async fn a_plan_that_was_made_when_a_table_was_empty_does_not_read_it_whole_later() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     let store = Store::new(&rig.settings.database_url, 1, app()).unwrap();
     // The server makes one plan for all values after five executions.
     for _ in 0..8 {
@@ -76,7 +76,7 @@ async fn what_takes_long_is_planned_anew_each_time() {
 }
 
 #[tokio::test]
-async fn where_names_are_not_wanted_each_read_is_a_transaction_that_prepares_anew() {
+async fn without_names_each_read_prepares_anew_in_a_transaction() {
     let (_rig, proxy) = rig_with_proxy().await;
     let store = Store::new(&proxy.url().into(), 1, app()).unwrap().with_prepared_statements(false);
     let other = store.apart(&proxy.url().into(), 1).unwrap();
@@ -90,7 +90,7 @@ async fn where_names_are_not_wanted_each_read_is_a_transaction_that_prepares_ane
 }
 
 #[tokio::test]
-async fn the_lease_is_renewed_in_one_round_trip_by_whoever_has_it_and_nobody_else() {
+async fn only_the_holder_renews_the_lease_in_one_round_trip() {
     let (_rig, proxy) = rig_with_proxy().await;
     for may_prepare in [true, false] {
         let store = Store::new(&proxy.url().into(), 1, app()).unwrap().with_prepared_statements(may_prepare);
@@ -124,7 +124,7 @@ fn transaction<'s>(sent: &'s [Vec<Sent>], statement: &str) -> Option<&'s [Sent]>
 }
 
 #[tokio::test]
-async fn a_flush_takes_a_round_trip_for_each_statement_and_two_for_its_transaction() {
+async fn a_flush_takes_one_round_trip_for_each_statement() {
     let (mut rig, proxy) = rig_with_proxy().await;
     rig.start().await;
     rig.watch("g", 1..=3).await;
@@ -140,7 +140,7 @@ async fn a_flush_takes_a_round_trip_for_each_statement_and_two_for_its_transacti
 }
 
 /// Waits until the daemon has made more calls, and asserts at its end that none was lost.
-async fn goes_on(mut rig: Rig) {
+async fn goes_on(mut rig: Harness) {
     let calls = rig.count("receiptd.api_calls").await;
     rig.until(&format!("(SELECT count(*) FROM receiptd.api_calls) > {calls} + 3")).await;
     rig.stop().await;
@@ -149,7 +149,7 @@ async fn goes_on(mut rig: Rig) {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_changed_under_a_prepared_statement_costs_no_poll() {
+async fn a_schema_change_under_a_prepared_statement_costs_no_poll() {
     let (mut rig, proxy) = rig_with_proxy().await;
     rig.start().await;
     rig.watch("g", 1..=3).await;
@@ -163,7 +163,7 @@ async fn a_schema_that_is_changed_under_a_prepared_statement_costs_no_poll() {
 }
 
 #[tokio::test]
-async fn prepared_statements_that_are_lost_cost_no_poll_and_are_named_no_more() {
+async fn lost_prepared_statements_cost_no_poll_and_lose_their_names() {
     let (mut rig, proxy) = rig_with_proxy().await;
     rig.start().await;
     rig.watch("g", 1..=3).await;

@@ -14,31 +14,31 @@ use receiptd::{
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::{
+    harness::{Harness, app, every_second, group, seq, simulator_config},
     proxy::Proxy,
-    rig::{Rig, app, every_second, group, seq, simulator_config},
 };
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
 
 /// Waits until every message of a group has been polled again.
-async fn polled_again(rig: &mut Rig, group: &str) {
+async fn polled_again(rig: &mut Harness, group: &str) {
     let now: chrono::DateTime<chrono::Utc> = rig.value("SELECT clock_timestamp()").await;
     let now = now.to_rfc3339();
     rig.until(&format!("(SELECT min(known_until) FROM receiptd.latest_receipts WHERE group_id = '{group}') > '{now}'"))
         .await;
 }
 
-fn set_read(rig: &Rig, group_id: &str, msg_seq: i64, read: i64) {
+fn set_read(rig: &Harness, group_id: &str, msg_seq: i64, read: i64) {
     rig.simulator.world().set_receipt(&group(group_id), seq(msg_seq), Counts::new(read, 500 - read).unwrap());
 }
 
-async fn run(rig: &Rig, sql: &str) {
+async fn run(rig: &Harness, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&rig.pool).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_snapshot_that_the_table_refuses_is_set_aside_with_its_reason_and_the_rest_is_stored() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn a_refused_snapshot_is_set_aside_and_the_rest_is_stored() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.watch("bad", 1..=20).await;
     rig.watch("good", 1..=20).await;
     let bad: i32 = rig.value("SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'bad'").await;
@@ -69,8 +69,8 @@ async fn a_snapshot_that_the_table_refuses_is_set_aside_with_its_reason_and_the_
 }
 
 #[tokio::test]
-async fn what_a_trigger_of_the_owner_refuses_about_a_whole_poll_is_set_aside_and_the_slot_is_polled_on() {
-    let mut rig = Rig::new().await;
+async fn a_refused_poll_is_set_aside_and_its_slot_is_polled_on() {
+    let mut rig = Harness::new().await;
     run(
         &rig,
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -99,8 +99,8 @@ async fn what_a_trigger_of_the_owner_refuses_about_a_whole_poll_is_set_aside_and
 /// Another session's open transaction has run `sql` on the group `held` of a daemon that also polls another group. By
 /// now the first has a new answer, and the second has been stored again. Also returns where that answer will be
 /// stored.
-async fn while_somebody_holds(sql: &'static str) -> (Rig, Transaction<'static, Postgres>, String) {
-    let mut rig = Rig::new().await;
+async fn while_somebody_holds(sql: &'static str) -> (Harness, Transaction<'static, Postgres>, String) {
+    let mut rig = Harness::new().await;
     rig.watch("held", 1..=3).await;
     rig.watch("free", 1..=3).await;
     rig.until(ALL_POLLED).await;
@@ -140,7 +140,7 @@ async fn an_owners_open_transaction_holds_up_only_what_it_touches() {
 }
 
 #[tokio::test]
-async fn what_was_told_of_a_message_that_its_owner_unwatched_meanwhile_is_stored() {
+async fn the_answer_for_a_message_unwatched_meanwhile_is_stored() {
     for unwatch in [
         "SELECT receiptd.unwatch_messages(1400000000, 'held', '{1}')",
         "SELECT receiptd.unwatch_messages(1400000000, 'held')",
@@ -174,7 +174,7 @@ async fn what_was_told_of_messages_that_are_forgotten_meanwhile_is_counted() {
 }
 
 #[tokio::test]
-async fn what_is_known_of_a_message_that_was_unwatched_and_watched_again_while_it_was_polled_is_in_one_place() {
+async fn a_message_watched_again_in_its_poll_is_known_in_one_place() {
     let (mut rig, mut open, answer) =
         while_somebody_holds("SELECT receiptd.unwatch_messages(1400000000, 'held')").await;
     sqlx::query("SELECT receiptd.watch_messages(1400000000, 'held', '{1}')").execute(&mut *open).await.unwrap();
@@ -189,7 +189,7 @@ async fn what_is_known_of_a_message_that_was_unwatched_and_watched_again_while_i
 }
 
 #[tokio::test]
-async fn a_message_that_somebody_holds_is_written_when_it_is_free_and_the_rest_at_once() {
+async fn a_locked_message_is_written_later_and_the_rest_at_once() {
     let (mut rig, open, answer) = while_somebody_holds(
         "SELECT FROM receiptd.watched_messages JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held' FOR UPDATE",
     )
@@ -206,8 +206,8 @@ const SLOTS_OF_HELD: &str =
     FROM receiptd.watched_groups g WHERE group_id = 'held'";
 
 #[tokio::test]
-async fn new_messages_of_a_group_whose_slot_somebody_holds_join_it_afterwards_and_those_of_others_at_once() {
-    let mut rig = Rig::new().await;
+async fn new_messages_join_a_locked_slot_later_and_others_at_once() {
+    let mut rig = Harness::new().await;
     rig.watch("held", 1..=3).await;
     rig.until(ALL_POLLED).await;
     let mut open = rig.pool.begin().await.unwrap();
@@ -225,12 +225,12 @@ async fn new_messages_of_a_group_whose_slot_somebody_holds_join_it_afterwards_an
 }
 
 #[tokio::test]
-async fn new_messages_that_somebody_holds_get_a_slot_afterwards_and_others_at_once_however_many_there_are() {
+async fn locked_new_messages_get_a_slot_later_and_others_at_once() {
     for hold in [
         "SELECT receiptd.unwatch_messages(1400000000, 'held')",
         "SELECT FROM receiptd.watched_groups WHERE group_id = 'held' FOR UPDATE",
     ] {
-        let mut rig = Rig::stopped(simulator_config()).await;
+        let mut rig = Harness::stopped(simulator_config()).await;
         // More than are assigned to slots in one transaction.
         rig.watch("held", 1..=20_100).await;
         let mut open = rig.pool.begin().await.unwrap();
@@ -249,8 +249,8 @@ async fn new_messages_that_somebody_holds_get_a_slot_afterwards_and_others_at_on
 }
 
 #[tokio::test]
-async fn a_changed_cadence_moves_the_slots_that_nobody_holds_at_once_and_the_others_afterwards() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn a_changed_cadence_moves_free_slots_before_locked_ones() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let hourly = Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(3_600) };
     let cadences = [("default", Cadence::by_age(vec![hourly], true).unwrap()), ("often", every_second())];
     rig.settings.cadences = Arc::new(Cadences::new(cadences.map(|(name, cadence)| (name.to_owned(), cadence)).into()));
@@ -275,8 +275,8 @@ async fn a_changed_cadence_moves_the_slots_that_nobody_holds_at_once_and_the_oth
 }
 
 #[tokio::test]
-async fn a_group_that_somebody_holds_is_rescheduled_and_nothing_else_waits_for_it() {
-    let mut rig = Rig::new().await;
+async fn a_locked_group_is_rescheduled_later_and_delays_no_other() {
+    let mut rig = Harness::new().await;
     rig.watch("held", 1..=3).await;
     rig.until(ALL_POLLED).await;
     rig.stop().await;
@@ -294,8 +294,8 @@ async fn a_group_that_somebody_holds_is_rescheduled_and_nothing_else_waits_for_i
 }
 
 #[tokio::test]
-async fn a_merge_of_slots_does_not_wait_for_a_message_that_somebody_holds() {
-    let mut rig = Rig::new().await;
+async fn a_merge_of_slots_does_not_wait_for_a_locked_message() {
+    let mut rig = Harness::new().await;
     rig.watch("g", 1..=100).await;
     rig.watch("free", [1]).await;
     rig.until(ALL_POLLED).await;
@@ -331,7 +331,7 @@ async fn a_merge_of_slots_does_not_wait_for_a_message_that_somebody_holds() {
 
 #[tokio::test]
 async fn a_flush_whose_commit_was_not_answered_is_stored_once() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     let proxy = Proxy::start(&rig.database.url()).await;
     rig.settings.database_url = proxy.url().into();
     rig.start().await;
@@ -350,8 +350,8 @@ async fn a_flush_whose_commit_was_not_answered_is_stored_once() {
 }
 
 #[tokio::test]
-async fn connections_that_fall_silent_are_given_up_and_the_rest_goes_on() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn silent_connections_are_abandoned_and_polling_goes_on() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     let proxy = Proxy::start(&rig.database.url()).await;
     rig.settings.database_url = proxy.url().into();
     rig.start().await;
@@ -364,8 +364,8 @@ async fn connections_that_fall_silent_are_given_up_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_quarantine_that_the_tables_refuse_is_tried_in_growing_pauses_and_set_aside_in_one_row() {
-    let mut rig = Rig::new().await;
+async fn a_refused_quarantine_backs_off_and_is_set_aside_in_one_row() {
+    let mut rig = Harness::new().await;
     run(
         &rig,
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -395,8 +395,8 @@ async fn a_quarantine_that_the_tables_refuse_is_tried_in_growing_pauses_and_set_
 }
 
 #[tokio::test]
-async fn what_is_too_much_for_one_transaction_is_stored_in_smaller_ones() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn results_too_large_for_one_transaction_are_stored_in_parts() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     // All at once take 14 s, and a transaction has 9.
     run(
         &rig,
@@ -419,7 +419,7 @@ async fn what_is_too_much_for_one_transaction_is_stored_in_smaller_ones() {
 
 #[tokio::test]
 async fn the_schedule_is_read_in_pages_that_leave_nothing_out() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     run(
         &rig,
         "SELECT receiptd.watch_group(app, 'g') FROM unnest(ARRAY[1400000000, 77]) AS app;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     common::{ScratchDirectory, own_address},
-    rig::app,
+    harness::app,
 };
 
 /// Creates a CA `ca`, another one, and a key with a certificate for `address`.
@@ -61,7 +61,7 @@ async fn advice(url: &str) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn a_certificate_is_verified_and_what_is_wrong_with_it_is_told_with_what_helps() {
+async fn certificates_are_verified_and_failures_name_the_reason() {
     let scratch = ScratchDirectory::new("tls");
     let (address, other) = (own_address().ip().to_string(), own_address().ip().to_string());
     let (place, addresses) = (scratch.path().to_owned(), [address.clone(), other.clone()]);

@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::rig::{Rig, simulator_config};
+use crate::harness::{Harness, simulator_config};
 
 /// Slots of the group, as the daemon creates them: each with its id, and its messages with their read counts.
 async fn make_slots(connection: &mut PgConnection, slots: &[(i64, &[(i64, i32)])]) {
@@ -29,7 +29,7 @@ async fn drop_slots(connection: &mut PgConnection, slots: &[i64]) {
 
 /// The messages of a group, their places and their states; a message in a slot that its row does not name appears
 /// twice.
-async fn messages(rig: &Rig) -> String {
+async fn messages(rig: &Harness) -> String {
     rig.value(
         "SELECT string_agg(concat_ws(' ', msg_seq, state, l.read_num, slot_id), ', ' ORDER BY msg_seq, state)
          FROM receiptd.latest_receipts l LEFT JOIN receiptd.watched_messages m USING (group_key, msg_seq, state)",
@@ -38,7 +38,7 @@ async fn messages(rig: &Rig) -> String {
 }
 
 /// Calls a function while `open` is about to commit. Returns its result.
-async fn meanwhile(rig: &Rig, open: sqlx::Transaction<'static, sqlx::Postgres>, call: &str) -> i64 {
+async fn meanwhile(rig: &Harness, open: sqlx::Transaction<'static, sqlx::Postgres>, call: &str) -> i64 {
     let (pool, call) = (rig.pool.clone(), format!("SELECT receiptd.{call}"));
     let told = tokio::spawn(async move { sqlx::query_scalar(AssertSqlSafe(call)).fetch_one(&pool).await.unwrap() });
     let waits = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -62,14 +62,14 @@ const MOVES: [Move; 5] = [
 ];
 
 #[tokio::test]
-async fn a_message_that_moves_while_it_is_unwatched_leaves_its_new_slot() {
+async fn a_message_moved_during_unwatching_leaves_its_new_slot() {
     for (what, before, after) in MOVES {
         for (unwatch, removed) in [
             ("unwatch_messages(1400000000, 'g', '{2,1}')", 2),
             ("unwatch_messages(1400000000, 'g')", 3),
             ("unwatch_group(1400000000, 'g')", 3),
         ] {
-            let rig = Rig::stopped(simulator_config()).await;
+            let rig = Harness::stopped(simulator_config()).await;
             rig.watch("g", [1, 2, 3]).await;
             make_slots(&mut rig.pool.acquire().await.unwrap(), before).await;
             let mut open = rig.pool.begin().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_message_that_is_watched_while_its_group_is_unwatched_is_removed_or_th
         (watch, unwatch, "group removed: 1 removed, 2 removed, 4 removed"),
         (unwatch, watch, "group active: 1 removed, 2 removed, 4 active"),
     ] {
-        let rig = Rig::stopped(simulator_config()).await;
+        let rig = Harness::stopped(simulator_config()).await;
         rig.watch("g", [1, 2]).await;
         let mut open = rig.pool.begin().await.unwrap();
         sqlx::query(AssertSqlSafe(format!("SELECT receiptd.{first}"))).execute(&mut *open).await.unwrap();

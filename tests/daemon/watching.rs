@@ -5,21 +5,21 @@ use std::time::Duration;
 use futures::future::join_all;
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Rig, simulator_config};
+use crate::harness::{Harness, simulator_config};
 
-async fn refusal(rig: &Rig, sql: &str) -> String {
+async fn refusal(rig: &Harness, sql: &str) -> String {
     sqlx::query(AssertSqlSafe(sql)).execute(&rig.pool).await.unwrap_err().to_string()
 }
 
 #[tokio::test]
 async fn watching_is_idempotent_and_tells_what_is_new() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     for (seqs, new) in [("{1,2,3}", 3), ("{1,2,3}", 0), ("{3,4,4,4}", 1), ("{}", 0)] {
         assert_eq!(rig.value::<i64>(&format!("SELECT receiptd.watch_messages(1, 'g', '{seqs}')")).await, new, "{seqs}");
     }
     assert_eq!(rig.count("receiptd.watched_groups").await, 1, "watching a message watches its group");
     let keys: (i32, i32) =
-        sqlx::query_as("SELECT receiptd.watch_group(1, 'g'), receiptd.watch_group(1, 'g', 'Work', 'fast')")
+        sqlx::query_as("SELECT receiptd.watch_group(1, 'g'), receiptd.watch_group(1, 'g', 'SessionSettings', 'fast')")
             .fetch_one(&rig.pool)
             .await
             .unwrap();
@@ -31,8 +31,8 @@ async fn watching_is_idempotent_and_tells_what_is_new() {
 }
 
 #[tokio::test]
-async fn a_group_that_was_paused_stays_so_and_one_that_was_removed_comes_back() {
-    let rig = Rig::stopped(simulator_config()).await;
+async fn a_paused_group_stays_paused_and_a_removed_one_returns() {
+    let rig = Harness::stopped(simulator_config()).await;
     rig.watch("g", [1]).await;
     rig.value::<bool>("SELECT receiptd.pause_group(1400000000, 'g')").await;
     rig.watch("g", [2]).await;
@@ -46,7 +46,7 @@ async fn a_group_that_was_paused_stays_so_and_one_that_was_removed_comes_back() 
 
 #[tokio::test]
 async fn groups_without_receipts_are_refused_with_the_reason() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     for (sql, reason) in [
         ("SELECT receiptd.watch_group(1, 'x', 'AVChatRoom')", "no read receipts for an AVChatRoom"),
         ("SELECT receiptd.watch_group(1, 'x', 'Community')", "no read receipts for a Community"),
@@ -69,8 +69,8 @@ async fn groups_without_receipts_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose_any() {
-    let mut rig = Rig::new().await;
+async fn a_thousand_concurrent_calls_neither_deadlock_nor_lose_any() {
+    let mut rig = Harness::new().await;
     let pool = sqlx::postgres::PgPoolOptions::new()
         .max_connections(40)
         // They queue for their turn, for long on a slow machine.
@@ -112,7 +112,7 @@ async fn a_thousand_calls_at_once_on_the_same_messages_neither_deadlock_nor_lose
 
 /// Watches a message again while `holder` has locked it, and returns how many messages that opened once `end` ended
 /// the transaction.
-async fn watched_again_while(rig: &Rig, holder: &'static str, end: &'static str) -> i64 {
+async fn watched_again_while(rig: &Harness, holder: &'static str, end: &'static str) -> i64 {
     let mut open = rig.pool.acquire().await.unwrap();
     sqlx::raw_sql("BEGIN").execute(&mut *open).await.unwrap();
     sqlx::raw_sql(holder).execute(&mut *open).await.unwrap();
@@ -133,7 +133,7 @@ async fn watched_again_while(rig: &Rig, holder: &'static str, end: &'static str)
 
 #[tokio::test]
 async fn a_message_that_somebody_holds_is_watched_again_all_the_same() {
-    let rig = Rig::stopped(simulator_config()).await;
+    let rig = Harness::stopped(simulator_config()).await;
     let hold = "SELECT FROM receiptd.watched_messages FOR NO KEY UPDATE";
     for end in ["COMMIT", "ROLLBACK"] {
         rig.watch("g", [1]).await;
@@ -144,8 +144,8 @@ async fn a_message_that_somebody_holds_is_watched_again_all_the_same() {
 }
 
 #[tokio::test]
-async fn new_messages_get_a_slot_though_another_app_has_many_that_nobody_polls() {
-    let mut rig = Rig::new().await;
+async fn new_messages_get_a_slot_despite_a_crowded_unpolled_app() {
+    let mut rig = Harness::new().await;
     rig.value::<i64>("SELECT receiptd.watch_messages(77, 'crowd', array(SELECT generate_series(1::bigint, 50000)))")
         .await;
     rig.watch("g", [1]).await;
@@ -154,7 +154,7 @@ async fn new_messages_get_a_slot_though_another_app_has_many_that_nobody_polls()
 
 #[tokio::test]
 async fn what_applications_may_have_watched_is_bounded() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.limits = receiptd::domain::Bounds { messages_per_call: 5, messages: 7, groups: 2 };
     rig.start().await;
     rig.watch("a", 1..=5).await;
@@ -181,8 +181,8 @@ async fn what_applications_may_have_watched_is_bounded() {
 }
 
 #[tokio::test]
-async fn the_bound_on_messages_counts_what_was_watched_since_the_last_count_and_none_twice() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+async fn the_message_bound_counts_recent_messages_and_none_twice() {
+    let mut rig = Harness::stopped(simulator_config()).await;
     rig.settings.limits = receiptd::domain::Bounds { messages_per_call: 9, messages: 7, groups: 2 };
     rig.start().await;
     rig.watch("a", 1..=5).await;

@@ -7,11 +7,11 @@ use receiptd::{
     simulator::{Fault, FaultRule, When},
 };
 
-use crate::rig::{Rig, every_second, group, simulator_config};
+use crate::harness::{Harness, every_second, group, simulator_config};
 
 const ALL_POLLED: &str = "(SELECT bool_and(known_until IS NOT NULL) FROM receiptd.latest_receipts)";
 
-fn refuse(rig: &Rig, code: i32, when: When) {
+fn refuse(rig: &Harness, code: i32, when: When) {
     rig.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code }, when, times: None });
 }
 
@@ -19,13 +19,13 @@ fn of_group(id: &str) -> When {
     When::Group { group_id: group(id) }
 }
 
-fn calls(rig: &Rig, id: &str) -> u64 {
+fn calls(rig: &Harness, id: &str) -> u64 {
     rig.simulator.ledger().calls_by_group().get(&group(id)).copied().unwrap_or(0)
 }
 
 /// One group is answered with a code of the app: it is quarantined, and the others are polled normally.
 async fn one_group_is_refused(code: i32, calls_at_most: u64) {
-    let mut rig = Rig::new().await;
+    let mut rig = Harness::new().await;
     for number in 1..=5 {
         rig.watch(&format!("good {number}"), 1..=3).await;
     }
@@ -64,7 +64,7 @@ async fn one_group_with_60003_is_quarantined_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn one_group_with_70003_for_ever_is_quarantined_and_holds_up_no_other() {
+async fn one_group_with_70003_is_quarantined_and_holds_up_no_other() {
     // Each time a new signature is tried once.
     one_group_is_refused(70003, 4).await;
 }
@@ -75,8 +75,8 @@ async fn one_group_with_70050_is_quarantined_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_group_whose_messages_are_all_refused_one_by_one_is_to_blame_and_not_they() {
-    let mut rig = Rig::new().await;
+async fn a_group_is_to_blame_if_each_of_its_messages_is_refused() {
+    let mut rig = Harness::new().await;
     rig.watch("good", 1..=3).await;
     rig.until(ALL_POLLED).await;
     refuse(&rig, 10004, of_group("bad"));
@@ -89,8 +89,8 @@ async fn a_group_whose_messages_are_all_refused_one_by_one_is_to_blame_and_not_t
 }
 
 #[tokio::test]
-async fn a_code_of_the_group_for_every_group_is_the_apps_fault_and_quarantines_none() {
-    let mut rig = Rig::new().await;
+async fn a_group_code_for_every_group_is_the_fault_of_the_app() {
+    let mut rig = Harness::new().await;
     for number in 1..=30 {
         rig.watch(&format!("g{number}"), [1]).await;
     }
@@ -112,8 +112,8 @@ async fn a_code_of_the_group_for_every_group_is_the_apps_fault_and_quarantines_n
 }
 
 #[tokio::test]
-async fn a_group_whose_quarantine_the_schema_refuses_is_not_asked_again_and_again() {
-    let mut rig = Rig::new().await;
+async fn a_group_with_a_refused_quarantine_is_not_asked_repeatedly() {
+    let mut rig = Harness::new().await;
     rig.watch("good", 1..=3).await;
     rig.until(ALL_POLLED).await;
     sqlx::raw_sql(
@@ -136,8 +136,8 @@ async fn a_group_whose_quarantine_the_schema_refuses_is_not_asked_again_and_agai
 }
 
 #[tokio::test]
-async fn groups_that_were_refused_together_are_probed_when_one_of_them_is_answered_again() {
-    let mut rig = Rig::new().await;
+async fn groups_refused_together_are_probed_when_one_is_answered() {
+    let mut rig = Harness::new().await;
     rig.watch("good", 1..=3).await;
     rig.until(ALL_POLLED).await;
     for number in 1..=6 {
@@ -176,14 +176,14 @@ async fn groups_that_were_refused_together_are_probed_when_one_of_them_is_answer
 }
 
 #[tokio::test]
-async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_way_back() {
-    let mut rig = Rig::new().await;
+async fn a_restart_with_a_refused_signature_recovers_in_few_calls() {
+    let mut rig = Harness::new().await;
     for number in 1..=12 {
         rig.watch(&format!("g{number}"), [1]).await;
     }
     rig.until(ALL_POLLED).await;
     refuse(&rig, 70003, When::All);
-    let is_at_fault = async |rig: &Rig| {
+    let is_at_fault = async |rig: &Harness| {
         let status = rig.daemon.as_ref().unwrap().status();
         while status.poller().is_none_or(|poller| poller.fault().is_none()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -191,7 +191,7 @@ async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_
     };
     is_at_fault(&rig).await;
     rig.stop().await;
-    let refused = |rig: &Rig| rig.simulator.ledger().errors_by_code()[&70003];
+    let refused = |rig: &Harness| rig.simulator.ledger().errors_by_code()[&70003];
     let before = refused(&rig);
     rig.start().await;
     is_at_fault(&rig).await;
@@ -208,7 +208,7 @@ async fn a_restart_while_the_signature_is_refused_costs_few_calls_and_finds_the_
 
 #[tokio::test]
 async fn a_bad_group_that_alone_is_due_is_told_from_the_app_by_groups_that_are_asked_before_their_time() {
-    let mut rig = Rig::stopped(simulator_config()).await;
+    let mut rig = Harness::stopped(simulator_config()).await;
     let hour = Duration::from_secs(3_600);
     let hourly = Cadence::by_age(vec![Tier { until: 24 * hour, every: hour }], true).unwrap();
     let cadences = [("default".to_owned(), hourly), ("often".to_owned(), every_second())];

@@ -94,7 +94,7 @@ impl Served {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_tells_without_javascript_what_the_daemon_does_and_fits_a_phone_in_light_and_dark() {
+async fn the_page_fits_a_phone_in_both_schemes_without_javascript() {
     let served = Served::new("page", "").await;
     served.fill().await;
     let mut browser = Browser::start(served.directory.path());
@@ -148,7 +148,7 @@ fn keep_picture(browser: &mut Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_a_token_is_set_nobody_sees_anything_without_it_but_that_the_daemon_lives() {
+async fn without_the_token_only_the_health_check_answers() {
     let served = Served::new("token", "token = \"canary-http-token\"").await;
     _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::new();
@@ -171,7 +171,7 @@ async fn where_a_token_is_set_nobody_sees_anything_without_it_but_that_the_daemo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_token_nobody_sees_anything_by_another_name_than_localhost() {
+async fn without_a_token_only_localhost_names_are_served() {
     let served = Served::new("rebound", "").await;
     _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::new();
@@ -187,7 +187,7 @@ async fn without_a_token_nobody_sees_anything_by_another_name_than_localhost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_can_not_be_asked_is_said_on_the_page_and_the_rest_is_shown() {
+async fn the_page_reports_an_unreadable_database_and_shows_the_rest() {
     let served = Served::new("away", "").await;
     served.fill().await;
     served.database.psql("ALTER TABLE receiptd.poll_slots RENAME TO poll_slots_elsewhere");

@@ -7,13 +7,13 @@ use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    place::{APP, Place, SECRET_KEY, end, signal, watch},
+    harness::{APP, Harness, SECRET_KEY, end, signal, watch},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_asks_the_database_and_the_service_and_names_what_fails() {
-    let (mut place, database) = (Place::new("check", 200).await, TestDatabase::new().await);
-    let check = |place: &Place| {
+    let (mut place, database) = (Harness::new("check", 200).await, TestDatabase::new().await);
+    let check = |place: &Harness| {
         let config = place.path("receiptd.toml");
         fs::write(&config, &place.config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
@@ -66,8 +66,8 @@ async fn check_asks_the_database_and_the_service_and_names_what_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn status_and_explain_tell_what_the_daemon_says_of_a_refused_app_and_what_helps() {
-    let (mut place, database) = (Place::new("refused", 200).await, TestDatabase::new().await);
+async fn status_and_explain_report_a_refused_app_with_its_remedy() {
+    let (mut place, database) = (Harness::new("refused", 200).await, TestDatabase::new().await);
     let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     place.config = place.config.replace("listen = \"off\"", &format!("listen = \"{listen}\""));
     place.simulator.add_fault(FaultRule { fault: Fault::ErrorCode { code: 60021 }, when: When::All, times: None });
@@ -93,7 +93,7 @@ async fn status_and_explain_tell_what_the_daemon_says_of_a_refused_app_and_what_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_that_usersig_prints_is_accepted_by_the_service() {
-    let place = Place::new("usersig", 200).await;
+    let place = Harness::new("usersig", 200).await;
     let config = place.path("receiptd.toml");
     fs::write(&config, &place.config).unwrap();
     let output =

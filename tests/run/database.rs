@@ -6,12 +6,12 @@ use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    place::{AWAY, Place, count, end, get, migrate, signal, watch},
+    harness::{AWAY, Harness, count, end, get, migrate, signal, watch},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_database_url_it_has_a_private_one_and_takes_it_along_when_it_ends() {
-    let place = Place::new("private", 200).await;
+async fn without_a_url_the_daemon_runs_and_ends_its_own_database() {
+    let place = Harness::new("private", 200).await;
     for round in 1..=2 {
         let daemon = place.spawn(None);
         place.hears("READY=1");
@@ -35,8 +35,8 @@ async fn without_a_database_url_it_has_a_private_one_and_takes_it_along_when_it_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_that_is_newer_ends_it_as_a_fault_of_the_configuration() {
-    let (place, database) = (Place::new("newer", 200).await, TestDatabase::new().await);
+async fn a_newer_schema_ends_the_daemon_as_a_configuration_fault() {
+    let (place, database) = (Harness::new("newer", 200).await, TestDatabase::new().await);
     migrate(&database);
     database.psql("INSERT INTO receiptd.schema_migrations VALUES (9999, 'from the future', now(), true, '', 0)");
     let (code, said) = end(place.spawn(Some(&database)));
@@ -45,8 +45,8 @@ async fn a_schema_that_is_newer_ends_it_as_a_fault_of_the_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_its_database_is_away_it_lives_says_so_and_can_be_stopped() {
-    let mut place = Place::new("away", 200).await;
+async fn a_daemon_without_its_database_reports_it_and_can_stop() {
+    let mut place = Harness::new("away", 200).await;
     let listen = place.listens();
     place.config += &format!("[database]\nurl = \"{AWAY}\"\n");
     let daemon = place.spawn(None);
@@ -67,8 +67,8 @@ async fn while_its_database_is_away_it_lives_says_so_and_can_be_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_somebody_has_ends_it_at_once_though_its_database_is_away() {
-    let mut place = Place::new("taken", 200).await;
+async fn a_taken_address_ends_the_daemon_even_without_a_database() {
+    let mut place = Harness::new("taken", 200).await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     place.config = place.config.replace("\"off\"", &format!("\"{}\"", taken.local_addr().unwrap()));
     place.config += &format!("[database]\nurl = \"{AWAY}\"\n");
@@ -79,7 +79,7 @@ async fn an_address_that_somebody_has_ends_it_at_once_though_its_database_is_awa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_takes_over_what_the_database_was_waited_for() {
-    let (mut place, database) = (Place::new("waiting", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("waiting", 200).await, TestDatabase::new().await);
     let good = place.config.clone() + &format!("[database]\nurl = \"{}\"\n", database.url());
     let read_only = "&options=-cdefault_transaction_read_only=on\"\n";
     place.config = good.trim_end_matches("\"\n").to_owned() + read_only;
@@ -96,7 +96,7 @@ async fn sighup_takes_over_what_the_database_was_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_says_that_the_database_only_reads() {
-    let (mut place, database) = (Place::new("reads", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("reads", 200).await, TestDatabase::new().await);
     let listen = place.listens();
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");

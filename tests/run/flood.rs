@@ -11,14 +11,14 @@ use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    place::{PATIENCE, Place, end, get, signal, watch},
+    harness::{Harness, PATIENCE, end, get, signal, watch},
 };
 
 const TOKEN: &str = "canary-http-token";
 
 /// A daemon that serves HTTP, with these additional settings in `[http]`.
-async fn serving(name: &str, http: &str) -> (Place, TestDatabase, Child, SocketAddr) {
-    let (mut place, database) = (Place::new(name, 200).await, TestDatabase::new().await);
+async fn serving(name: &str, http: &str) -> (Harness, TestDatabase, Child, SocketAddr) {
+    let (mut place, database) = (Harness::new(name, 200).await, TestDatabase::new().await);
     let listen = place.listens();
     place.config = place.config.replace("[http]\n", &format!("[http]\n{http}\n"));
     let daemon = place.spawn(Some(&database));
@@ -91,7 +91,7 @@ async fn a_connection_that_says_nothing_more_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_and_bodies_that_are_too_large_are_refused_and_take_no_memory() {
+async fn oversized_requests_are_refused_and_take_no_memory() {
     let (_place, _database, daemon, listen) = serving("large", "").await;
     let before = memory_peak(&daemon);
     let ten_megabytes = "a".repeat(10 << 20);
@@ -122,7 +122,7 @@ async fn heads_and_bodies_that_are_too_large_are_refused_and_take_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_all_forms_are_answered_with_headers_that_keep_others_off() {
+async fn requests_of_every_form_get_the_security_headers() {
     let (_place, _database, daemon, listen) = serving("forms", "").await;
     let local = "Host: 127.0.0.1\r\nConnection: close\r\n\r\n";
     for (request, status) in [
@@ -164,7 +164,7 @@ async fn requests_of_all_forms_are_answered_with_headers_that_keep_others_off() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_with_the_token_keeps_its_connection_among_any_number_without() {
+async fn a_client_with_the_token_keeps_its_connection_in_a_flood() {
     let (mut place, _database, daemon, listen) = serving("room", &format!("token = \"{TOKEN}\"")).await;
     let trusted = format!("GET /metrics HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\n");
     let mut kept = connect(listen);
@@ -194,8 +194,8 @@ fn rest_after(mut stream: TcpStream, request: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_number_who_ask_for_readiness_share_one_connection_to_the_database() {
-    let (mut place, database) = (Place::new("readiness", 200).await, TestDatabase::new().await);
+async fn readiness_requests_share_one_database_connection() {
+    let (mut place, database) = (Harness::new("readiness", 200).await, TestDatabase::new().await);
     let listen = place.listens();
     place.config += "[database]\nmax_connections = 3\n";
     let daemon = place.spawn(Some(&database));
@@ -228,7 +228,7 @@ async fn it_stops_in_time_though_clients_hold_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_free_descriptor_it_goes_on_and_accepts_again_when_there_is_one() {
+async fn a_daemon_without_descriptors_recovers_when_one_is_free() {
     let (place, database, daemon, listen) = serving("descriptors", "").await;
     watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
     place.simulator.wait_for_ended_calls(1).await;

@@ -12,12 +12,12 @@ use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    place::{Place, end, get, migrate, signal, watch},
+    harness::{Harness, end, get, migrate, signal, watch},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_it_stops_it_can_be_asked_how_that_goes() {
-    let (mut place, database) = (Place::new("stopping", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("stopping", 200).await, TestDatabase::new().await);
     let listen = place.listens();
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
@@ -34,7 +34,7 @@ async fn while_it_stops_it_can_be_asked_how_that_goes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_readiness_and_metrics_tell_what_is_so_and_no_secret() {
-    let (mut place, database) = (Place::new("ops", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("ops", 200).await, TestDatabase::new().await);
     let listen = place.listens();
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
@@ -116,7 +116,7 @@ fn every_alert_fires_where_it_should_and_none_while_all_is_well() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_long_partitions_last_is_told_also_where_none_can_be_made() {
-    let (mut place, database) = (Place::new("runway", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("runway", 200).await, TestDatabase::new().await);
     let listen = place.listens();
     migrate(&database);
     database.psql(

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     common::TestDatabase,
-    place::{Place, migrate},
+    harness::{Harness, migrate},
 };
 
 const TOKEN: &str = "canary-http-token";
@@ -37,7 +37,7 @@ fn answering(answer: impl Fn(&mut dyn Write) + Send + 'static) -> (SocketAddr, R
 }
 
 /// The output of a command that asks the daemon at `listen`.
-fn printed(place: &mut Place, database: &TestDatabase, listen: SocketAddr, arguments: &[&str]) -> String {
+fn printed(place: &mut Harness, database: &TestDatabase, listen: SocketAddr, arguments: &[&str]) -> String {
     let head = place.config.split("[http]").next().unwrap().to_owned();
     place.config = format!("{head}[http]\nlisten = \"{listen}\"\ntoken = \"{TOKEN}\"\n");
     let config = place.write_config();
@@ -50,8 +50,8 @@ fn printed(place: &mut Place, database: &TestDatabase, listen: SocketAddr, argum
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_answers_in_the_daemons_place_is_bounded_and_moves_no_cursor() {
-    let (mut place, database) = (Place::new("impostor", 200).await, TestDatabase::new().await);
+async fn an_impostor_of_the_daemon_is_bounded_and_moves_no_cursor() {
+    let (mut place, database) = (Harness::new("impostor", 200).await, TestDatabase::new().await);
     migrate(&database);
     let line = "\\u001b[2J\\u009b31m\\u202eall is well\\u2028\\nOk: really";
     let body = format!(r#"{{"role":"polling","trouble":"{line}","line":"{line}"}}"#);
@@ -90,7 +90,7 @@ async fn a_program_of_another_account_is_not_asked_and_gets_no_token() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let (mut place, database) = (Place::new("stranger", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("stranger", 200).await, TestDatabase::new().await);
     migrate(&database);
     database.psql("SELECT receiptd.watch_messages(1400000000, 'g', '{1}')");
     let listen = crate::common::own_address();
@@ -123,7 +123,7 @@ impl Drop for Stranger {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_that_others_wrote_to_the_database_moves_no_cursor() {
-    let (mut place, database) = (Place::new("escapes", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("escapes", 200).await, TestDatabase::new().await);
     migrate(&database);
     database.psql("SELECT receiptd.watch_messages(1400000000, 'g', '{1}')");
     let text = r"U&'\001b[2J\009b31m\202ewell\2028\000aOk: really', state = 'paused'";

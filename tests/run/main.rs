@@ -8,9 +8,9 @@ mod commands;
 mod common;
 mod database;
 mod flood;
+mod harness;
 mod http;
 mod impostor;
-mod place;
 mod proxy;
 mod reload;
 mod said;
@@ -20,15 +20,15 @@ use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    place::{Place, count, end, signal, watch},
+    harness::{Harness, count, end, signal, watch},
 };
 
 const SNAPSHOTS: &str = "SELECT count(*) FROM receiptd.receipt_snapshots";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm_and_sigint_end_it_cleanly_with_all_that_was_answered_stored() {
+async fn sigterm_and_sigint_stop_cleanly_with_every_answer_stored() {
     for name in ["-TERM", "-INT"] {
-        let (place, database) = (Place::new("signal", 200).await, TestDatabase::new().await);
+        let (place, database) = (Harness::new("signal", 200).await, TestDatabase::new().await);
         let daemon = place.spawn(Some(&database));
         place.hears("READY=1");
         let pool = PgPool::connect(&database.url()).await.unwrap();
@@ -48,7 +48,7 @@ async fn sigterm_and_sigint_end_it_cleanly_with_all_that_was_answered_stored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_starts_after_sigterm_though_many_are_due() {
-    let (place, database) = (Place::new("stop", 5).await, TestDatabase::new().await);
+    let (place, database) = (Harness::new("stop", 5).await, TestDatabase::new().await);
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
     let pool = PgPool::connect(&database.url()).await.unwrap();
@@ -68,8 +68,8 @@ async fn no_call_starts_after_sigterm_though_many_are_due() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_kill_9_nothing_committed_is_lost_and_every_message_is_polled_on_within_the_limit() {
-    let (place, database) = (Place::new("kill", 40).await, TestDatabase::new().await);
+async fn sigkill_loses_no_commit_and_polling_resumes_in_the_limit() {
+    let (place, database) = (Harness::new("kill", 40).await, TestDatabase::new().await);
     let mut daemon = place.spawn(Some(&database));
     place.hears("READY=1");
     let pool = PgPool::connect(&database.url()).await.unwrap();

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     common::TestDatabase,
-    place::{Place, SECRET_KEY, end},
+    harness::{Harness, SECRET_KEY, end},
 };
 
 /// A proxy that answers each connection with `answers`, one each time data arrives, and records the data.
@@ -45,7 +45,7 @@ impl Proxy {
 }
 
 /// The output of `check`, and its exit code.
-fn check(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+fn check(place: &Harness, database: &TestDatabase, variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let config = place.write_config();
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     command.args(["check", "--config"]).arg(config).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
@@ -58,7 +58,7 @@ fn check(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_on_this_machine_is_called_past_any_proxy() {
-    let (mut place, database) = (Place::new("past", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("past", 200).await, TestDatabase::new().await);
     let proxy = Proxy::start(&[b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]);
     let url = format!("http://me:{SECRET_KEY}@{}", proxy.address);
     let variables = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, url.as_str()));
@@ -72,7 +72,7 @@ async fn what_is_on_this_machine_is_called_past_any_proxy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_goes_through_a_proxy_that_sees_no_signature() {
-    let (mut place, database) = (Place::new("through", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("through", 200).await, TestDatabase::new().await);
     place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
     let proxy = Proxy::start(&[b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"]);
     let url = format!("http://me:{SECRET_KEY}@{}", proxy.address);
@@ -90,7 +90,7 @@ async fn https_goes_through_a_proxy_that_sees_no_signature() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_goes_through_a_socks_proxy() {
-    let (mut place, database) = (Place::new("socks", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("socks", 200).await, TestDatabase::new().await);
     place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
     // No authentication; then: the host is unreachable.
     let proxy = Proxy::start(&[&[5, 0], &[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]]);
@@ -102,7 +102,7 @@ async fn https_goes_through_a_socks_proxy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_can_not_be_used_is_named_instead_of_passed_over() {
-    let (mut place, database) = (Place::new("unusable", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("unusable", 200).await, TestDatabase::new().await);
     place.config = place.config.replace(&place.simulator.endpoint(), "https://chat.invalid");
     let variables = [("ALL_PROXY", "ftp://me:canary@proxy.example")];
     let (code, said) = check(&place, &database, &variables);

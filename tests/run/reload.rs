@@ -6,12 +6,12 @@ use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    place::{Place, SECRET_KEY, end, get, signal, watch},
+    harness::{Harness, SECRET_KEY, end, get, signal, watch},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_takes_over_the_key_and_the_cadences_without_a_restart() {
-    let (mut place, database) = (Place::new("reload", 200).await, TestDatabase::new().await);
+    let (mut place, database) = (Harness::new("reload", 200).await, TestDatabase::new().await);
     place.config = place
         .config
         .replace("every = \"1s\"", "every = \"1h\"")
@@ -41,8 +41,8 @@ async fn sighup_takes_over_the_key_and_the_cadences_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settings_that_cannot_be_taken_are_named_and_the_old_ones_stay() {
-    let (mut place, database) = (Place::new("refused", 200).await, TestDatabase::new().await);
+async fn unusable_settings_are_named_and_the_old_ones_stay() {
+    let (mut place, database) = (Harness::new("refused", 200).await, TestDatabase::new().await);
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
     let good = place.config.clone();
@@ -73,8 +73,8 @@ async fn settings_that_cannot_be_taken_are_named_and_the_old_ones_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_stays_as_long_as_other_machines_reach_the_address_that_is_listened_at() {
-    let (mut place, database) = (Place::new("open", 200).await, TestDatabase::new().await);
+async fn a_token_stays_while_other_machines_reach_the_listener() {
+    let (mut place, database) = (Harness::new("open", 200).await, TestDatabase::new().await);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let off = place.config.clone();
     place.config = off.replace("\"off\"", &format!("\"0.0.0.0:{port}\"\ntoken = \"canary-http-token\""));
@@ -90,8 +90,8 @@ async fn a_token_stays_as_long_as_other_machines_reach_the_address_that_is_liste
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cadence_that_the_config_lacks_is_warned_of_with_the_group_and_the_name() {
-    let (place, database) = (Place::new("cadence", 200).await, TestDatabase::new().await);
+async fn an_unknown_cadence_is_warned_of_with_its_group_and_name() {
+    let (place, database) = (Harness::new("cadence", 200).await, TestDatabase::new().await);
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
     database.psql("SELECT receiptd.watch_group(1400000000, 'team room', cadence => 'evenings'), receiptd.watch_messages(1400000000, 'team room', '{1}')");

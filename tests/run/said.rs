@@ -2,12 +2,12 @@
 
 use crate::{
     common::TestDatabase,
-    place::{Place, end, signal},
+    harness::{Harness, end, signal},
 };
 
 /// Has three polls of the group partly refused, after `trouble`, and returns the daemon's log lines with `words`.
 async fn said_of_three_refused_polls(name: &str, trouble: &str, words: &str) -> Vec<String> {
-    let (place, database) = (Place::new(name, 200).await, TestDatabase::new().await);
+    let (place, database) = (Harness::new(name, 200).await, TestDatabase::new().await);
     let daemon = place.spawn(Some(&database));
     place.hears("READY=1");
     database.psql(trouble);
@@ -23,7 +23,7 @@ async fn said_of_three_refused_polls(name: &str, trouble: &str, words: &str) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_tables_refuse_is_said_once_with_the_group_and_the_reason() {
+async fn a_refused_row_is_logged_once_with_its_group_and_reason() {
     let refuse = "ALTER TABLE receiptd.receipt_snapshots ADD CONSTRAINT no_seven CHECK (msg_seq <> 7)";
     let lines = said_of_three_refused_polls("aside", refuse, "kept in receiptd.set_aside").await;
     assert!(lines.len() == 1, "{lines:#?}");

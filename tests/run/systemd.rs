@@ -6,12 +6,12 @@ use sqlx::PgPool;
 
 use crate::{
     common::{ScratchDirectory, TestDatabase},
-    place::{Place, end, migrate, signal, watch},
+    harness::{Harness, end, migrate, signal, watch},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn systemd_hears_what_is_polled_and_that_the_loop_turns() {
-    let (place, database) = (Place::new("status", 200).await, TestDatabase::new().await);
+    let (place, database) = (Harness::new("status", 200).await, TestDatabase::new().await);
     migrate(&database);
     watch(&PgPool::connect(&database.url()).await.unwrap(), 3, 3).await;
     let daemon = place.spawn(Some(&database));
@@ -26,7 +26,7 @@ async fn systemd_hears_what_is_polled_and_that_the_loop_turns() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_systemd_that_does_not_listen_holds_up_nothing() {
-    let (place, database) = (Place::new("deaf", 200).await, TestDatabase::new().await);
+    let (place, database) = (Harness::new("deaf", 200).await, TestDatabase::new().await);
     let daemon = place.spawn_with(Some(&database), &[("WATCHDOG_USEC", "4000")]);
     place.hears("READY=1");
     watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
@@ -38,7 +38,7 @@ async fn a_systemd_that_does_not_listen_holds_up_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_systemd_that_is_not_there_is_said_once_in_words() {
-    let (place, database) = (Place::new("nobody", 200).await, TestDatabase::new().await);
+    let (place, database) = (Harness::new("nobody", 200).await, TestDatabase::new().await);
     migrate(&database);
     watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
     // Ready, alive ten times a second and stopping: all of that can't be sent.

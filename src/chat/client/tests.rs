@@ -6,7 +6,7 @@ async fn service(app: SdkAppId) -> Simulator {
 }
 
 #[tokio::test]
-async fn an_attempt_is_sent_when_its_request_is_written_and_not_when_it_begins() {
+async fn an_attempt_is_dated_by_the_writing_of_its_request() {
     let sdk_app_id = SdkAppId::try_from(1_400_000_000).unwrap();
     let service = service(sdk_app_id).await;
     let client = ChatClient::new(ChatSettings {

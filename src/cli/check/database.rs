@@ -260,7 +260,7 @@ mod tests {
     use super::{super::finding::Verdict, *};
 
     #[test]
-    fn clocks_that_differ_are_told_with_what_helps_and_fail_from_a_minute_on() {
+    fn differing_clocks_get_a_remedy_and_fail_over_a_minute() {
         for (ahead, verdict, said) in [
             (5, Verdict::Ok, "agree"),
             (-6, Verdict::Warning, "6s behind the database's"),

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_reaches_the_app_is_accepted_also_where_the_group_is_none_or_the_service_is_busy() {
+    fn the_check_passes_on_a_group_fault_or_a_busy_service() {
         for (class, found) in [
             (Class::GroupFault, "chat accepts the signature, in 5 ms"),
             (Class::SlowDown, "chat accepts the signature, but is busy, in 5 ms"),

@@ -21,7 +21,7 @@ use receiptd::{
 };
 
 use self::output::Output;
-use super::{Global, database::Opened, exit::Refused, moment::Moment, tell};
+use super::{Global, database::Opened, exit::Refused, tell, time_argument::TimeArgument};
 
 /// Export data of the configured app as CSV or Parquet
 ///
@@ -33,13 +33,13 @@ pub struct Arguments {
     dataset: What,
     /// Start, inclusive [default: time of the earliest row]
     #[arg(long, value_name = "TIME")]
-    from: Option<Moment>,
+    from: Option<TimeArgument>,
     /// End, exclusive [default: now]
     #[arg(long, value_name = "TIME")]
-    to: Option<Moment>,
+    to: Option<TimeArgument>,
     /// Only rows that have changed since this time, to bring a copy up to date
     #[arg(long, value_name = "TIME")]
-    changed_since: Option<Moment>,
+    changed_since: Option<TimeArgument>,
     /// Output format
     #[arg(long, default_value = "csv")]
     format: How,

@@ -20,8 +20,8 @@ use super::{
     Global, as_json,
     database::Opened,
     exit::{Exit, Refused},
-    moment::Moment,
     stdout, tell,
+    time_argument::TimeArgument,
 };
 
 /// Edit the watch list: add, import, list, pause, resume or remove
@@ -48,7 +48,7 @@ enum Action {
         cadence: Option<String>,
         /// Time of sending: RFC 3339, seconds since 1970, or an age such as 2h [default: now]
         #[arg(long, value_name = "TIME")]
-        sent_at: Option<Moment>,
+        sent_at: Option<TimeArgument>,
         /// Label of the messages, for analysts to filter by; an empty value removes it. Repeat for more
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<Label>,
@@ -151,7 +151,7 @@ async fn add(
     store: &Store,
     group: &GroupId,
     seqs: &[Seqs],
-    sent_at: Option<Moment>,
+    sent_at: Option<TimeArgument>,
     labels: &Labels,
 ) -> anyhow::Result<ExitCode> {
     let now = store.clock().now();
@@ -209,7 +209,7 @@ async fn for_each(
     Ok(exit)
 }
 
-fn refuse_future(sent_at: Option<Moment>) -> Result<(), Refused> {
+fn refuse_future(sent_at: Option<TimeArgument>) -> Result<(), Refused> {
     let now = clock::now();
     match sent_at.map(|moment| moment.at(now)).filter(|sent_at| *sent_at > now + AHEAD) {
         Some(sent_at) => {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_ranges_name_each_message_once_and_far_too_many_are_refused() {
+    fn overlapping_ranges_merge_and_oversized_ones_are_refused() {
         let numbers = |seqs: &[Seqs]| expand(seqs).map(|seqs| seqs.into_iter().map(MsgSeq::get).collect::<Vec<_>>());
         assert_eq!(numbers(&[Seqs { first: 2, last: 4 }, Seqs { first: 1, last: 3 }]).unwrap(), [1, 2, 3, 4]);
         let error = refuse_too_many(&[Seqs { first: 1, last: u32::MAX }]).unwrap_err().to_string();

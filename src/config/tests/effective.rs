@@ -46,7 +46,7 @@ fn a_default_cadence_of_ones_own_has_no_pace_unless_it_gives_one() {
 }
 
 #[test]
-fn secrets_are_shown_as_stars_and_an_alternative_that_lost_is_not_shown() {
+fn secrets_print_as_stars_and_losing_alternatives_not_at_all() {
     let text = "[chat]\nsecret_key = \"canary\"\nregion = \"sg\"\n[database]\nurl_file = \"/nowhere\"\n";
     let over = [("DATABASE_URL", "postgres://a:canary@b/c"), ("RECEIPTD_CHAT__ENDPOINT", "http://127.0.0.1:1")];
     let config = load(text, &over, &[]).unwrap();

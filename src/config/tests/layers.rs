@@ -11,7 +11,7 @@ fn url(config: &Config) -> &str {
 }
 
 #[test]
-fn flags_hold_over_variables_and_those_over_the_file_and_that_over_the_defaults() {
+fn flags_override_variables_which_override_file_and_defaults() {
     let text = "[polling]\nbatch_size = 10\nmax_in_flight = 11\nrequest_timeout = \"5s\"\n";
     let variables = [("RECEIPTD_POLLING__BATCH_SIZE", "20"), ("RECEIPTD_POLLING__MAX_IN_FLIGHT", "21")];
     let polling = load(text, &variables, &[("polling.batch_size", "30")]).unwrap().polling;
@@ -21,7 +21,7 @@ fn flags_hold_over_variables_and_those_over_the_file_and_that_over_the_defaults(
 }
 
 #[test]
-fn database_url_holds_over_the_file_and_receiptds_own_variable_over_both() {
+fn database_url_overrides_the_file_but_not_our_own_variable() {
     let file = "[database]\nurl = \"postgres://a@file/x\"\n";
     let common = ("DATABASE_URL", "postgres://a@common/x");
     let own = ("RECEIPTD_DATABASE__URL", "postgres://a@own/x");
@@ -32,7 +32,7 @@ fn database_url_holds_over_the_file_and_receiptds_own_variable_over_both() {
 }
 
 #[test]
-fn the_alternative_of_a_higher_layer_takes_the_place_of_the_other() {
+fn a_higher_layer_replaces_the_alternatives_of_a_lower_one() {
     let file = "[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key_file = \"/nowhere/key\"\n\
                 [database]\nurl_file = \"/nowhere/url\"\n[cadence.x]\ntiers = [{ until = \"1h\", every = \"1m\" }]\n";
     let variables = [
@@ -78,7 +78,7 @@ fn tiers_can_be_given_outside_the_file_as_the_file_writes_them() {
 }
 
 #[test]
-fn variables_of_others_are_left_alone_and_those_that_are_nearly_ours_are_not() {
+fn foreign_variables_are_ignored_and_misspelled_ones_refused() {
     let others = [
         ("RECEIPTD_CONFIG", "/x"),
         ("RECEIPTD_TEST_POSTGRES", "1"),
@@ -114,7 +114,7 @@ fn cadences_keep_their_names_and_the_default_is_always_there() {
 }
 
 #[test]
-fn plain_http_is_for_loopback_addresses_and_nothing_listens_when_off() {
+fn plain_http_needs_loopback_and_off_disables_listening() {
     for endpoint in ["http://localhost:9000/", "http://127.0.0.2:1", "http://[::1]:9000", "https://chat.example"] {
         let config = load("[chat]\nsdk_app_id = 1\nuser_sig = \"s\"\n", &[], &[("chat.endpoint", endpoint)]).unwrap();
         let origin = endpoint.trim_end_matches('/').to_owned();
@@ -125,7 +125,7 @@ fn plain_http_is_for_loopback_addresses_and_nothing_listens_when_off() {
 }
 
 #[test]
-fn credentials_of_systemd_hold_over_the_file_and_not_over_variables() {
+fn systemd_credentials_override_the_file_but_not_variables() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("chat.secret_key"), "canary of systemd\n").unwrap();
     std::fs::write(directory.path().join("database.url"), "postgres://a@credential/x\n").unwrap();

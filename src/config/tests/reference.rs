@@ -15,7 +15,7 @@ fn everything_set() -> String {
 }
 
 #[test]
-fn the_reference_file_loads_and_is_the_same_as_the_built_in_defaults() {
+fn the_reference_file_equals_the_built_in_defaults() {
     let shipped = load_file(REFERENCE).unwrap();
     let built_in = Config::load(None, std::iter::empty(), &[], now()).unwrap();
     let example = shipped.chat().unwrap();
@@ -27,7 +27,7 @@ fn the_reference_file_loads_and_is_the_same_as_the_built_in_defaults() {
 }
 
 #[test]
-fn every_key_of_the_reference_file_is_known_and_its_example_valid() {
+fn every_reference_key_is_known_and_every_example_is_valid() {
     let ConfigError::Invalid(problems) = load_file(&everything_set()).unwrap_err() else { panic!() };
     for problem in &problems {
         let text = problem.to_string();

@@ -131,7 +131,7 @@ fn pairs_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_and_where_their_values_come_from() {
+fn all_problems_are_reported_at_once_with_their_sources() {
     let text = "[chat]\nsdk_app_id = \"x\"\n[polling]\nbatch_size = 0\ntypo = 1\n[other]\n";
     let error = load(text, &[("RECEIPTD_HTTP__LISTEN", "here")], &[("log.format", "xml")]).unwrap_err().to_string();
     assert!(error.starts_with("the configuration has 6 problems:\n  - chat.sdk_app_id"), "{error}");

@@ -15,7 +15,7 @@ fn shown(loaded: Result<Config, ConfigError>) -> String {
 }
 
 #[test]
-fn what_editors_and_shells_add_around_a_secret_is_no_part_of_it_in_a_file_as_in_a_variable() {
+fn a_secret_loses_surrounding_whitespace_and_byte_order_marks() {
     for written in
         ["key = with spaces", " key = with spaces \r\n", "\u{feff}key = with spaces\n\n", "\tkey = with spaces\r"]
     {
@@ -44,7 +44,7 @@ fn a_secret_in_quotes_or_of_several_lines_is_refused() {
 }
 
 #[test]
-fn a_secret_file_that_cannot_be_used_is_told_with_its_key_and_path() {
+fn an_unusable_secret_file_is_reported_with_its_key_and_path() {
     let missing = load_file("[chat]\nsecret_key_file = \"/nowhere/key\"").unwrap_err().to_string();
     for words in ["chat.secret_key_file", "\"/nowhere/key\"", "No such file"] {
         assert!(missing.contains(words), "{missing}");
@@ -101,7 +101,7 @@ fn no_refusal_shows_a_secret() {
 }
 
 #[test]
-fn a_secret_on_the_command_line_is_refused_unseen_with_a_way_out() {
+fn a_command_line_secret_is_refused_unprinted_with_a_remedy() {
     for key in ["chat.secret_key", "chat.user_sig", "database.url"] {
         let error = load("", &[], &[(key, CANARY)]).unwrap_err();
         let text = format!("{error} {error:?}");

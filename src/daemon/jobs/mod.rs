@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_rings_once_for_times_slept_through_and_goes_on_after_a_clock_set_back() {
+    fn an_alarm_rings_once_after_a_sleep_and_survives_a_step_back() {
         let noon = at("2026-11-23T12:00:00Z");
         let mut alarm = Alarm { cron: Cron::parse("*/5 * * * *", noon).unwrap(), heard_at: noon };
         assert!(!alarm.rings(noon + TimeDelta::seconds(299)));

@@ -11,12 +11,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-pub use self::session::Work;
+pub use self::session::SessionSettings;
 use crate::{
     clock,
     daemon::{
-        leadership::session::{Ended, Shift},
-        status::TermStatus,
+        leadership::session::{Ended, PollingSession},
+        status::DaemonStatus,
     },
     host::Holder,
     logging::log_throttle::LogThrottle,
@@ -29,17 +29,17 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The common state of all terms of a daemon.
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct Leadership {
     pub store: Store,
-    /// The current settings; a change starts a new shift.
-    pub work: watch::Receiver<Arc<Work>>,
-    pub status: Arc<TermStatus>,
+    /// The current settings; a change starts a new session.
+    pub work: watch::Receiver<Arc<SessionSettings>>,
+    pub status: Arc<DaemonStatus>,
     /// Cancelled once the lease holder is known.
     pub leader_known: CancellationToken,
     pub holder: Holder,
 }
 
-impl Terms {
+impl Leadership {
     /// Runs until `stop`, or until a part fails. Returns the number of polls that could not be stored.
     pub async fn run(self, stop: CancellationToken) -> usize {
         let mut lost = 0;
@@ -57,7 +57,7 @@ impl Terms {
     async fn stand_by(&self, stop: &CancellationToken) -> Option<Store> {
         let mut trouble = LogThrottle::default();
         loop {
-            self.status.progress.beat();
+            self.status.heartbeat.beat();
             let wait = match stop.run_until_cancelled(self.try_to_take()).await? {
                 Ok(Some(epoch)) => {
                     self.status.sees(None);
@@ -109,7 +109,7 @@ impl Terms {
         Ok(())
     }
 
-    /// Polls under the lease of `store`, shift after shift, until `stop`, or until the lease is lost or a part fails.
+    /// Polls under the lease of `store`, session after session, until `stop`, or until the lease is lost or a part fails.
     async fn serve(&self, store: Store, stop: &CancellationToken) -> Ended {
         let term_over = stop.child_token();
         let term_ended = CancellationToken::new();
@@ -117,8 +117,8 @@ impl Terms {
             tokio::spawn(renew(store.clone(), self.status.lease.clone(), term_over.clone(), term_ended.clone()));
         let mut sum = Ended::default();
         while !term_over.is_cancelled() && !sum.has_failed {
-            let shift = self.shift(&store, &term_over).await;
-            sum = Ended { lost: sum.lost + shift.lost, has_failed: shift.has_failed };
+            let session = self.session(&store, &term_over).await;
+            sum = Ended { lost: sum.lost + session.lost, has_failed: session.has_failed };
         }
         term_ended.cancel();
         let is_held = renewing.await.unwrap_or(false);
@@ -131,11 +131,12 @@ impl Terms {
     }
 
     /// Polls until the term is over, a part fails or the settings change.
-    async fn shift(&self, store: &Store, term_over: &CancellationToken) -> Ended {
+    async fn session(&self, store: &Store, term_over: &CancellationToken) -> Ended {
         let mut changes = self.work.clone();
         let work = changes.borrow_and_update().clone();
         let session_over = term_over.child_token();
-        let shift = Shift { work, store, status: &self.status, term_over, session_over: session_over.clone() };
+        let session =
+            PollingSession { work, store, status: &self.status, term_over, session_over: session_over.clone() };
         let change = tokio::spawn(async move {
             tokio::select! {
                 () = session_over.cancelled() => {}
@@ -146,7 +147,7 @@ impl Terms {
                 }
             }
         });
-        let ended = shift.run().await;
+        let ended = session.run().await;
         change.abort();
         ended
     }

@@ -1,4 +1,4 @@
-//! A shift: polling with one set of settings. When the settings change, a shift ends like a term, with all results
+//! A session: polling with one set of settings. When the settings change, a session ends like a term, with all results
 //! stored, and the next one begins under the same lease.
 
 use std::{
@@ -17,7 +17,7 @@ use crate::{
         jobs::{self, JobSettings},
         poller::{Poller, PollerParts, PollerSettings, Slotter},
         recorder::{Recorder, RecorderSettings},
-        status::TermStatus,
+        status::DaemonStatus,
     },
     logging::log_throttle::LogThrottle,
     rules::cadence::Cadences,
@@ -28,13 +28,13 @@ use crate::{
 /// Maximum time for polls in flight to end.
 const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
 
-/// Maximum time for the recorder to write their results afterwards, if the term is over too. Between two shifts there
+/// Maximum time for the recorder to write their results afterwards, if the term is over too. Between two sessions there
 /// is no limit.
 const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
 
-/// The settings of a shift.
+/// The settings of a session.
 #[derive(Debug)]
-pub struct Work {
+pub struct SessionSettings {
     /// The client for Tencent Chat, with its credential.
     pub client: Arc<ChatClient>,
     /// Rate, batch size and timeouts of polls.
@@ -45,7 +45,7 @@ pub struct Work {
     pub jobs: JobSettings,
 }
 
-/// How a shift or a term ended.
+/// How a session or a term ended.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
     /// Number of polls that could not be stored.
@@ -54,21 +54,21 @@ pub(crate) struct Ended {
     pub has_failed: bool,
 }
 
-/// One shift.
+/// One session.
 #[derive(Debug)]
-pub(crate) struct Shift<'a> {
-    pub work: Arc<Work>,
+pub(crate) struct PollingSession<'a> {
+    pub work: Arc<SessionSettings>,
     /// The store under the lease of the term.
     pub store: &'a Store,
-    pub status: &'a TermStatus,
+    pub status: &'a DaemonStatus,
     /// The term, which is over if the lease is lost.
     pub term_over: &'a CancellationToken,
     /// Cancelled when no more polls may start.
     pub session_over: CancellationToken,
 }
 
-impl Shift<'_> {
-    /// Polls until the shift is over or a part fails.
+impl PollingSession<'_> {
+    /// Polls until the session is over or a part fails.
     pub async fn run(&self) -> Ended {
         match self.load().await {
             Some((poller, recorder, flush_deadline)) => self.poll(poller, recorder, flush_deadline).await,
@@ -76,16 +76,16 @@ impl Shift<'_> {
         }
     }
 
-    /// Sets up the poller with its schedule, and the recorder. `None` if the shift ends before the schedule is
+    /// Sets up the poller with its schedule, and the recorder. `None` if the session ends before the schedule is
     /// loaded.
     async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
         let (committed_sender, committed) = mpsc::unbounded_channel();
-        let (flush_deadline, is_stuck) = (CancellationToken::new(), self.status.is_stuck.clone());
+        let (flush_deadline, storing_blocked) = (CancellationToken::new(), self.status.storing_blocked.clone());
         let settings = RecorderSettings {
             committed: committed_sender,
             term_over: self.term_over.clone(),
             flush_deadline: flush_deadline.clone(),
-            is_stuck: is_stuck.clone(),
+            storing_blocked: storing_blocked.clone(),
             activity: self.status.activity.clone(),
         };
         let (recorder, recordings) = Recorder::new(self.store.clone(), settings);
@@ -96,14 +96,14 @@ impl Shift<'_> {
             cadences: self.work.cadences.clone(),
             recorder: recordings,
             committed,
-            is_stuck,
-            progress: self.status.progress.clone(),
+            storing_blocked,
+            heartbeat: self.status.heartbeat.clone(),
             activity: self.status.activity.clone(),
         };
         let mut poller = Poller::new(parts, self.work.poller.clone(), self.session_over.clone());
         let mut trouble = LogThrottle::default();
         loop {
-            self.status.progress.beat();
+            self.status.heartbeat.beat();
             match self.session_over.run_until_cancelled(self.prepare(&mut poller)).await? {
                 Ok((slots, is_partial)) => {
                     let more = if is_partial { ", while more are loading" } else { "" };
@@ -129,7 +129,7 @@ impl Shift<'_> {
         poller.load().await
     }
 
-    /// Polls until the shift is over, then waits for polls in flight to end and their results to be stored.
+    /// Polls until the session is over, then waits for polls in flight to end and their results to be stored.
     async fn poll(&self, poller: Poller, recorder: Recorder, flush_deadline: CancellationToken) -> Ended {
         self.status.set_poller(Some(poller.status()));
         let session_over = &self.session_over;
@@ -168,14 +168,14 @@ impl Shift<'_> {
             sleep(GRACE_FOR_FLUSH).await;
             flush_deadline.cancel();
         });
-        let lost = self.status.progress.while_waiting(recorder).await.unwrap_or_else(|error| {
+        let lost = self.status.heartbeat.while_waiting(recorder).await.unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the recorder failed");
             0
         });
         deadline.abort();
         self.status.set_poller(None);
         // The rest is lost by now: nothing waits any more.
-        self.status.is_stuck.store(false, Ordering::Relaxed);
+        self.status.storing_blocked.store(false, Ordering::Relaxed);
         lost
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     chat::ChatClient,
     clock::{self, Clock},
-    daemon::{activity::Activity, pacing::Pacing, poller::failure_log::Trouble},
+    daemon::{activity::Activity, pacing::Pacing, poller::failure_log::FailureLog},
     domain::MsgSeq,
     rules::{
         lease::Lease,
@@ -26,7 +26,7 @@ use crate::{
             brake::{Brake, News},
             gate::{Blame, Gate, Signature},
             others::Outcomes,
-            poll_progress::{Asking, Next},
+            poll_progress::{PollProgress, Step},
         },
         protocol::{Attempt, Class, Failure},
         recording::{Others, Poll, PollEnd},
@@ -49,7 +49,7 @@ struct Polling<'a, F> {
     pass: Pass,
     /// Whether it was started while the brake was on.
     is_let_through: bool,
-    asking: Asking,
+    asking: PollProgress,
     /// Called when the first attempt goes out.
     started: Option<F>,
     /// When the last attempt was sent.
@@ -70,7 +70,7 @@ pub(super) struct Caller {
     pub outcomes: Mutex<Outcomes>,
     pub failing: FailingShare,
     pub limit: Mutex<BatchLimit>,
-    pub trouble: Trouble,
+    pub trouble: FailureLog,
     pub activity: Arc<Activity>,
     pub metrics: Metrics,
     /// Wakes the poller when more calls may be made than before.
@@ -122,7 +122,7 @@ impl Caller {
     /// Polls a slot. `started` is called when the first attempt goes out.
     pub(super) async fn poll(&self, slot: &Slot, pass: Pass, is_let_through: bool, started: impl FnOnce()) -> Poll {
         let sizes = self.limit().sizes(slot.messages.len(), clock::uptime());
-        let asking = Asking::new(slot, sizes, self.outcomes().of_others(slot.key.slot_id, Instant::now()));
+        let asking = PollProgress::new(slot, sizes, self.outcomes().of_others(slot.key.slot_id, Instant::now()));
         let (started, sent) = (Some(started), clock::uptime());
         let mut polling = Polling { slot, pass, is_let_through, asking, started, sent, tries_signature: false };
         let mut refusal = None;
@@ -133,9 +133,9 @@ impl Caller {
                 break;
             };
             match next {
-                Next::GoOn => {}
-                Next::Wait(wait) => self.wait(&mut polling.asking, wait).await,
-                Next::StopApp(failure) => refusal = Some(failure),
+                Step::Continue => {}
+                Step::Wait(wait) => self.wait(&mut polling.asking, wait).await,
+                Step::StopApp(failure) => refusal = Some(failure),
             }
             polling.asking.others_are(self.outcomes().of_others(slot.key.slot_id, Instant::now()));
         }
@@ -159,7 +159,7 @@ impl Caller {
     }
 
     /// Waits before an attempt is repeated. During an outage none is: the poll makes room for others.
-    async fn wait(&self, asking: &mut Asking, wait: Duration) {
+    async fn wait(&self, asking: &mut PollProgress, wait: Duration) {
         if !self.brake().is_on() {
             // When the daemon stops meanwhile, no permit is waited for either.
             _ = self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -185,7 +185,7 @@ impl Caller {
     }
 
     /// Makes one attempt for `batch`. `None` if no more may be made.
-    async fn attempt(&self, polling: &mut Polling<'_, impl FnOnce()>, batch: Vec<MsgSeq>) -> Option<Next> {
+    async fn attempt(&self, polling: &mut Polling<'_, impl FnOnce()>, batch: Vec<MsgSeq>) -> Option<Step> {
         let slot = polling.slot;
         if polling.is_let_through && polling.started.is_none() {
             self.stop.run_until_cancelled(self.let_through()).await?;
@@ -234,8 +234,8 @@ impl Caller {
             drop(permit);
         }
         let (tries_signature, has_failed) = (&mut polling.tries_signature, attempt.has_failed_for_now());
-        let next = polling.asking.heard(attempt, || self.may_sign_again(sent, tries_signature));
-        if has_failed && next == Next::GoOn && self.brake().is_on() {
+        let next = polling.asking.record(attempt, || self.may_sign_again(sent, tries_signature));
+        if has_failed && next == Step::Continue && self.brake().is_on() {
             // The next call is for another slot: this one may have a fault of its own.
             polling.asking.gives_way();
         }

@@ -32,7 +32,7 @@ impl Poller {
         let batch_size = self.status.slot_size();
         let mut slots = self.store.read_slots(claimed).await?;
         // Each of these has its own deadline; together they may take longer than a watchdog waits.
-        self.progress.beat();
+        self.heartbeat.beat();
         let (split, later) = too_large(&slots, batch_size);
         slots.retain(|slot| !later.contains(&slot.key));
         claimed.retain(|slot| !later.contains(slot));
@@ -41,7 +41,7 @@ impl Poller {
             for (slot, due) in self.store.split_slot(slot, batch_size).await? {
                 self.schedule.set(slot, due, self.now());
             }
-            self.progress.beat();
+            self.heartbeat.beat();
         }
         if !split.is_empty() {
             slots.retain(|slot| !split.contains(&slot.key));
@@ -55,7 +55,7 @@ impl Poller {
                 }
             }
         }
-        self.progress.beat();
+        self.heartbeat.beat();
         self.merge(&mut slots, claimed).await?;
         Ok(slots)
     }
@@ -79,7 +79,7 @@ impl Poller {
                 slots.iter().position(|slot| slot.key == other).map(|index| slots.remove(index))
             } else if self.schedule.claim(other) {
                 claimed.push(other);
-                self.progress.beat();
+                self.heartbeat.beat();
                 self.store.read_slots(&[other]).await?.pop()
             } else {
                 None
@@ -103,7 +103,7 @@ mod tests {
     use crate::rules::polling::poll_progress::tests::slot;
 
     #[test]
-    fn few_slots_are_split_in_a_turn_and_the_others_wait_for_the_next() {
+    fn a_turn_splits_few_slots_and_leaves_the_others_to_the_next() {
         let of = |messages: i64, slot_id| Slot { key: SlotKey { group_key: 1, slot_id }, ..slot(messages) };
         let mut slots: Vec<Slot> = (1..=9).map(|id| of(if id % 3 == 0 { 10 } else { 11 }, id)).collect();
         let keys = |slots: &[SlotKey]| slots.iter().map(|slot| slot.slot_id).collect::<Vec<_>>();

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn polls_that_wait_for_a_turn_get_it_one_after_the_other_whatever_becomes_of_the_calls() {
+    async fn every_waiting_poll_gets_its_turn_whatever_the_others_do() {
         let share = FailingShare::new(1_000, Duration::ZERO);
         let poll = |fails: bool, is_sent: bool| {
             let share = &share;

@@ -31,7 +31,7 @@ enum Kind {
 
 /// The throttles for failures of calls.
 #[derive(Debug, Default)]
-pub(crate) struct Trouble {
+pub(crate) struct FailureLog {
     said: Mutex<HashMap<Kind, LogThrottle>>,
     limited: Mutex<LogThrottle>,
     set_apart: Mutex<LogThrottle>,
@@ -39,7 +39,7 @@ pub(crate) struct Trouble {
     outages: Mutex<LogThrottle>,
 }
 
-impl Trouble {
+impl FailureLog {
     /// Notes a failure and logs it if it is time.
     pub(crate) fn note(&self, group: &GroupId, failure: &Failure) {
         let (class, code, info) = (failure.class.name(), failure.code, failure.info.as_str());
@@ -135,8 +135,8 @@ mod tests {
     use crate::logging::log_throttle::EVERY;
 
     #[test]
-    fn a_repeated_failure_is_said_once_and_then_once_a_minute_with_its_count() {
-        let trouble = Trouble::default();
+    fn a_repeated_failure_is_logged_once_a_minute_with_its_count() {
+        let trouble = FailureLog::default();
         let failure = |code| Failure { class: Class::Retry, code: Some(code), info: String::new() };
         let now = Instant::now();
         let due = |code, now| trouble.due(&failure(code), now).map(|(_, count)| count);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn ever_new_codes_make_a_bounded_number_of_lines_a_minute() {
-        let trouble = Trouble::default();
+        let trouble = FailureLog::default();
         let start = Instant::now();
         let lines = |from: Instant| {
             let failures = (0..12_000_u32).map(|call| {

@@ -37,7 +37,7 @@ pub use self::{
 use crate::{
     chat::ChatClient,
     clock,
-    daemon::{activity::Activity, pacing::Pacing, poller::failure_log::Trouble, status::Progress},
+    daemon::{activity::Activity, pacing::Pacing, poller::failure_log::FailureLog, status::Heartbeat},
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
@@ -112,9 +112,9 @@ pub struct PollerParts {
     /// Due times of slots, after commits.
     pub committed: mpsc::UnboundedReceiver<Committed>,
     /// Whether results can't be stored.
-    pub is_stuck: Arc<AtomicBool>,
+    pub storing_blocked: Arc<AtomicBool>,
     /// Counts the rounds of the loop.
-    pub progress: Arc<Progress>,
+    pub heartbeat: Arc<Heartbeat>,
     /// Records the calls.
     pub activity: Arc<Activity>,
 }
@@ -128,8 +128,8 @@ pub struct Poller {
     caller: Arc<Caller>,
     status: Arc<PollerStatus>,
     recorder: mpsc::Sender<Kept>,
-    is_stuck: Arc<AtomicBool>,
-    progress: Arc<Progress>,
+    storing_blocked: Arc<AtomicBool>,
+    heartbeat: Arc<Heartbeat>,
     trouble: LogThrottle,
     ahead: Ahead,
     schedule: Schedule,
@@ -150,9 +150,10 @@ pub struct Poller {
 impl Poller {
     /// A poller that starts no attempt after `stop`.
     pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
-        let PollerParts { store, client, lease, cadences, recorder, committed, is_stuck, progress, activity } = parts;
+        let PollerParts { store, client, lease, cadences, recorder, committed, storing_blocked, heartbeat, activity } =
+            parts;
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
-        let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), Trouble::default());
+        let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), FailureLog::default());
         let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
         let brake = Brake::new(settings.max_calls_per_second).into();
         let room = Arc::new(Notify::new());
@@ -184,8 +185,8 @@ impl Poller {
             caller,
             status,
             recorder,
-            is_stuck,
-            progress,
+            storing_blocked,
+            heartbeat,
             trouble: LogThrottle::default(),
             ahead: Ahead::default(),
             schedule: Schedule::new(clock::uptime()),
@@ -268,7 +269,7 @@ impl Poller {
     }
 
     fn tell_progress(&self) {
-        self.progress.beat();
+        self.heartbeat.beat();
         let ahead = self.schedule.until_next(true, self.now()).unwrap_or_default();
         self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
         self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
@@ -306,7 +307,7 @@ impl Poller {
             Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
-            Committed::Made(made) => self.schedule.learn_made(made, self.now()),
+            Committed::NewSlot(made) => self.schedule.learn_made(made, self.now()),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     rules::{
         cadence::{Cadences, Following, Phase},
         recording::KnownLimit,
-        slot::{Fresh, GroupKey, OpenSlot, Slot, SlotMessage, pack},
+        slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotMessage, pack},
     },
     store::{FIRST, LeftBehind, Store, StoreError},
 };
@@ -98,7 +98,11 @@ impl Slotter {
         Ok(())
     }
 
-    fn pack(&self, fresh: &[Fresh], open: &HashMap<GroupKey, OpenSlot>) -> Vec<crate::rules::slot::Fill> {
+    fn pack(
+        &self,
+        fresh: &[NewMessage],
+        open: &HashMap<GroupKey, OpenSlot>,
+    ) -> Vec<crate::rules::slot::SlotAssignment> {
         pack(fresh, open, self.poller.slot_size(), &self.cadences, self.store.clock().now())
     }
 

@@ -39,7 +39,7 @@ impl Recorder {
         }
         for kept in stored.iter().filter(|kept| !kept.recording.parts.is_empty()) {
             let made = self.store.slots_of_group(kept.recording.slot.group_key).await?;
-            made.into_iter().for_each(|made| self.tell(Committed::Made(made)));
+            made.into_iter().for_each(|made| self.tell(Committed::NewSlot(made)));
         }
         self.count(&stored);
         Ok(decided)

@@ -44,7 +44,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_items_are_taken_in_order_and_only_a_single_item_may_have_too_many_rows(
+        fn batches_keep_the_order_and_only_lone_items_exceed_the_size(
             rows in prop::collection::vec(1..3_000_usize, 0..200), timeouts in 0..14,
         ) {
             let mut size = BatchSize::default();

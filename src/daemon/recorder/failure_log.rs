@@ -9,7 +9,7 @@ use crate::{
 
 /// The throttles by kind.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
+pub(crate) struct FailureLog {
     failed: LogThrottle,
     held: LogThrottle,
     refused: LogThrottle,
@@ -17,7 +17,7 @@ pub(crate) struct Said {
     mended: LogThrottle,
 }
 
-impl Said {
+impl FailureLog {
     /// A flush of this number of polls failed.
     pub fn failed(&mut self, error: &StoreError, polls: usize) {
         if let Some(count) = self.failed.happened(clock::uptime()) {

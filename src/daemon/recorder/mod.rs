@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::batch::BatchSize;
 use self::{batch::MAX_ROWS, stored::rows};
 use crate::{
-    daemon::{activity::Activity, recorder::failure_log::Said},
+    daemon::{activity::Activity, recorder::failure_log::FailureLog},
     rules::{recording::Kept, slot::SlotKey},
     store::{Committed, Store, StoreError},
 };
@@ -56,7 +56,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How a batch has to be written.
-enum How {
+enum WriteMode {
     Whole,
     /// After being decided again, since the slots were changed.
     Anew,
@@ -74,7 +74,7 @@ pub struct RecorderSettings {
     /// Ends the attempts to write when the shutdown deadline is over.
     pub flush_deadline: CancellationToken,
     /// Set while results can't be stored: then no poll may start.
-    pub is_stuck: Arc<AtomicBool>,
+    pub storing_blocked: Arc<AtomicBool>,
     /// Records what was stored.
     pub activity: Arc<Activity>,
 }
@@ -88,7 +88,7 @@ pub struct Recorder {
     /// Polls with a locked row.
     left: Vec<Kept>,
     try_left_at: Instant,
-    said: Said,
+    said: FailureLog,
     /// Number of times in a row that the tables refused the row of a slot, or of its group.
     refusals: HashMap<SlotKey, i32>,
     /// The batch size.
@@ -124,7 +124,7 @@ impl Recorder {
     /// A recorder and its queue. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Kept>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (left, try_left_at, said) = (vec![], Instant::now(), Said::default());
+        let (left, try_left_at, said) = (vec![], Instant::now(), FailureLog::default());
         let (refusals, size) = (HashMap::new(), BatchSize::default());
         (Self { store, settings, queue, left, try_left_at, said, refusals, size }, sender)
     }
@@ -173,9 +173,9 @@ impl Recorder {
     }
 
     /// Notes whether polling has to wait.
-    fn set_stuck(&self, is_stuck: bool) {
-        let was_stuck = self.settings.is_stuck.swap(is_stuck, Ordering::Relaxed);
-        if was_stuck && !is_stuck {
+    fn set_stuck(&self, storing_blocked: bool) {
+        let was_stuck = self.settings.storing_blocked.swap(storing_blocked, Ordering::Relaxed);
+        if was_stuck && !storing_blocked {
             tracing::info!("storing results again");
         }
     }

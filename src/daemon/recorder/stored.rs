@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{How, Recorder};
+use super::{Recorder, WriteMode};
 use crate::{
     rules::{
         recording::{Kept, Recording},
@@ -13,10 +13,16 @@ use crate::{
 
 impl Recorder {
     /// Reports the results for the slots. Returns the changed ones.
-    pub(super) fn committed(&mut self, part: &[Kept], flushed: Flushed, how: &How, took: Duration) -> HashSet<SlotKey> {
+    pub(super) fn committed(
+        &mut self,
+        part: &[Kept],
+        flushed: Flushed,
+        how: &WriteMode,
+        took: Duration,
+    ) -> HashSet<SlotKey> {
         let Flushed { committed, changed, dropped } = flushed;
         let stored: Vec<&Kept> = part.iter().filter(|kept| !changed.contains(&kept.recording.slot)).collect();
-        if matches!(how, How::Whole) {
+        if matches!(how, WriteMode::Whole) {
             stored.iter().for_each(|kept| _ = self.refusals.remove(&kept.recording.slot));
         }
         let wrong = stored.iter().filter(|kept| kept.is_slot_wrong());

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use chrono::NaiveDate;
 use tokio::time::{Instant, sleep};
 
-use super::{FIRST_WAIT, How, LONGEST_WAIT, Lost, Reason, Recorder, stored::rows};
+use super::{FIRST_WAIT, LONGEST_WAIT, Lost, Reason, Recorder, WriteMode, stored::rows};
 use crate::{
     rules::{
         recording::{Kept, pause},
@@ -34,7 +34,7 @@ impl Recorder {
     /// Writes polls in batches, however long it takes; polls not written by `until` are postponed. Locked and refused
     /// rows are found by halving.
     pub(super) async fn write(&mut self, polls: Vec<Kept>, until: Option<Instant>) -> Result<(), Lost> {
-        let mut parts = vec![(polls, How::Whole)];
+        let mut parts = vec![(polls, WriteMode::Whole)];
         while let Some((mut part, how)) = parts.pop() {
             if until.is_some_and(|until| Instant::now() >= until) {
                 let rest = parts.drain(..).rev().flat_map(|(part, _)| part);
@@ -46,7 +46,7 @@ impl Recorder {
                 continue;
             }
             if !part.is_empty() {
-                parts.push((part, if matches!(how, How::Anew) { How::Anew } else { How::Whole }));
+                parts.push((part, if matches!(how, WriteMode::Anew) { WriteMode::Anew } else { WriteMode::Whole }));
             }
             let written = self.write_part(&batch, &how).await.map_err(|reason| {
                 let others: usize = parts.iter().map(|(part, _)| part.len()).sum();
@@ -58,25 +58,25 @@ impl Recorder {
     }
 
     /// The part of a batch that remains to be written.
-    fn after(&mut self, mut batch: Vec<Kept>, how: How, written: Written) -> Vec<(Vec<Kept>, How)> {
+    fn after(&mut self, mut batch: Vec<Kept>, how: WriteMode, written: Written) -> Vec<(Vec<Kept>, WriteMode)> {
         let several = batch.len() > 1;
         match written {
             Written::Done(changed) => {
                 self.size.ended_in_time();
                 batch.retain(|kept| changed.contains(&kept.recording.slot));
-                vec![(batch, How::Anew)]
+                vec![(batch, WriteMode::Anew)]
             }
-            Written::Decided(decided) => vec![(decided, How::Whole)],
+            Written::Decided(decided) => vec![(decided, WriteMode::Whole)],
             Written::Held | Written::Changed | Written::Refused(_) if several => {
                 let second = batch.split_off(batch.len() / 2);
-                vec![(second, How::Whole), (batch, How::Whole)]
+                vec![(second, WriteMode::Whole), (batch, WriteMode::Whole)]
             }
             Written::Held => {
                 self.left.append(&mut batch);
                 vec![]
             }
-            Written::Changed => vec![(batch, How::Anew)],
-            Written::Refused(refusal) => vec![(batch, How::Apart(refusal))],
+            Written::Changed => vec![(batch, WriteMode::Anew)],
+            Written::Refused(refusal) => vec![(batch, WriteMode::Apart(refusal))],
             Written::TookTooLong => {
                 self.size.took_too_long(batch.iter().map(rows).sum());
                 vec![(batch, how)]
@@ -85,7 +85,7 @@ impl Recorder {
     }
 
     /// Writes one part until it is written, refused, or found to be too large. The error is the reason to give up.
-    async fn write_part(&mut self, part: &[Kept], how: &How) -> Result<Written, Reason> {
+    async fn write_part(&mut self, part: &[Kept], how: &WriteMode) -> Result<Written, Reason> {
         let mut wait = FIRST_WAIT;
         loop {
             let error = match self.attempt(part, how).await {
@@ -97,7 +97,7 @@ impl Recorder {
             metrics::counter!("receiptd_flush_failures_total", "sqlstate" => class).increment(1);
             match (error.remedy(), how) {
                 (Remedy::Partition, _) if self.made_missing_partitions(part).await => continue,
-                (Remedy::Partition | Remedy::SetAside, How::Whole) => return Ok(Written::Refused(error)),
+                (Remedy::Partition | Remedy::SetAside, WriteMode::Whole) => return Ok(Written::Refused(error)),
                 _ => {}
             }
             self.said.failed(&error, part.len());
@@ -112,11 +112,11 @@ impl Recorder {
         }
     }
 
-    async fn attempt(&mut self, part: &[Kept], how: &How) -> Result<Written, StoreError> {
+    async fn attempt(&mut self, part: &[Kept], how: &WriteMode) -> Result<Written, StoreError> {
         let start = Instant::now();
         let flushed = match (how, part) {
-            (How::Anew, _) => return self.decide_anew(part).await.map(Written::Decided),
-            (How::Apart(refusal), [kept]) => self.write_apart(kept, refusal).await?,
+            (WriteMode::Anew, _) => return self.decide_anew(part).await.map(Written::Decided),
+            (WriteMode::Apart(refusal), [kept]) => self.write_apart(kept, refusal).await?,
             _ => flush(&self.store, part).await?,
         };
         Ok(match flushed {

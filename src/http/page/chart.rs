@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_minute_is_at_the_right_and_the_busiest_is_the_highest() {
+    fn the_latest_minute_is_rightmost_and_the_busiest_is_tallest() {
         let mut minutes = vec![Minute::default(); 3];
         (minutes[1].calls[Class::Success as usize], minutes[2].calls[Class::Success as usize]) = (100, 50);
         minutes[2].calls[Class::Retry as usize] = 50;
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_begins_where_it_was_first_seen_and_goes_up_where_a_change_was() {
+    fn a_curve_starts_at_the_first_poll_and_rises_at_each_change() {
         let at = |minutes| "2026-11-23T12:00:00Z".parse::<Timestamp>().unwrap() + chrono::TimeDelta::minutes(minutes);
         let curve = ReadCurve {
             group_id: "team".to_owned(),

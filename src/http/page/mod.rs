@@ -18,7 +18,7 @@ use crate::{
     daemon::{activity::Minute, report::Report},
     domain::Timestamp,
     rules::protocol::error_class,
-    store::{DueCall, Glance, QuarantinedGroup, ReadCurve},
+    store::{DueCall, PageData, QuarantinedGroup, ReadCurve},
     text::counted::counted,
 };
 
@@ -28,7 +28,7 @@ const STYLE: &str = include_str!("style.css");
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
 
 /// The page's data from the database, or the error.
-pub(super) type Found = Result<Arc<Glance>, String>;
+pub(super) type Found = Result<Arc<PageData>, String>;
 
 /// `/`.
 pub(super) async fn page(State(ops): State<Ops>) -> Html<Bytes> {
@@ -121,7 +121,7 @@ fn classes(report: &Report, minutes: &[Minute]) -> Markup {
     }
 }
 
-fn of_database(glance: &Glance, now: Timestamp) -> Markup {
+fn of_database(glance: &PageData, now: Timestamp) -> Markup {
     html! {
         section {
             h2 { "Read curves of the newest messages in the groups polled last" }

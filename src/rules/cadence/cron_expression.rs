@@ -181,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_asked_for_before_the_next_time_is_the_one_of_the_schedule(
+        fn earlier_lookups_do_not_change_the_next_time(
             asked in proptest::collection::vec(0_i64..86_400 * 3, 1..60),
         ) {
             let cron = Cron::parse("*/17 6-9 * * *", monday()).unwrap();

@@ -75,7 +75,7 @@ fn a_change_reaches_what_the_counts_before_had_not() {
 }
 
 #[test]
-fn an_age_between_two_changes_is_settled_by_the_counts_before_it() {
+fn an_age_between_two_changes_takes_the_counts_before_it() {
     let before = Some(counts(2, 8));
     let late = Change { seen: Some(counts(3, 7)), ..known() };
     for (change, expected, why) in [

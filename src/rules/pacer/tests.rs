@@ -52,7 +52,7 @@ fn standstills(length: Micros, open: Micros, way: Way) -> Vec<Standstill> {
 }
 
 #[test]
-fn at_10_to_30_ms_the_whole_limit_but_3_percent_is_used_and_never_more() {
+fn a_fast_service_gets_at_least_97_percent_of_the_limit() {
     let seen = calls(&Network::new(FAST), 7);
     assert_eq!(seen.highest_second(), 200);
     assert!(seen.rate(5 * ONE_SECOND) >= 194.0, "{} calls a second", seen.rate(5 * ONE_SECOND));
@@ -77,7 +77,7 @@ fn where_latencies_are_mixed_95_percent_of_the_limit_are_used() {
 }
 
 #[test]
-fn a_service_that_takes_two_seconds_gets_nine_tenths_of_the_limit() {
+fn a_two_second_service_gets_nine_tenths_of_the_limit() {
     let seen = calls(&Network::new(SLOWER), 1);
     assert!(seen.highest_second() <= 200);
     let rate = seen.rate(15 * ONE_SECOND);
@@ -95,7 +95,7 @@ fn most_let_go(name: &str, length: u64) -> usize {
 }
 
 #[test]
-fn a_standstill_that_lets_go_lets_no_more_calls_through_than_the_docs_say() {
+fn a_standstill_releases_no_more_calls_than_documented() {
     for way in [Way::There, Way::Back, Way::Both] {
         for length in [60, 150, 300, 700, 1_500, 3_000, 10_000] {
             for (name, service) in SERVICES {
@@ -109,7 +109,7 @@ fn a_standstill_that_lets_go_lets_no_more_calls_through_than_the_docs_say() {
 }
 
 #[test]
-fn standstills_that_follow_each_other_are_not_mistaken_for_a_slow_service() {
+fn repeated_standstills_do_not_pass_for_a_slow_service() {
     for (length, open) in [(60, 500), (300, 500), (500, 1_000), (1_000, 1_000), (1_500, 1_000), (3_000, 1_500)] {
         for (name, service) in SERVICES {
             let standstills = standstills(length * MS, open * MS, Way::There);
@@ -131,7 +131,7 @@ fn after_a_standstill_the_full_rate_is_back_within_two_seconds() {
 }
 
 #[test]
-fn connections_that_are_lost_and_made_again_far_away_let_nothing_over_the_limit() {
+fn reconnecting_to_a_far_service_never_exceeds_the_limit() {
     for (name, service) in SERVICES {
         let network = Network {
             round_trip: 180 * MS,
@@ -179,7 +179,7 @@ fn a_hand_over_in_a_standstill_lets_nothing_over_the_limit() {
 }
 
 #[test]
-fn the_first_second_is_quiet_and_then_one_attempt_a_second_is_made_until_one_is_answered() {
+fn pacing_starts_quiet_then_tries_once_a_second_until_answered() {
     let start = Instant::now();
     let mut pacer = Pacer::new(200, ms(50), start);
     assert_eq!(pacer.take(start), Err(Some(start + ms(1_050))));
@@ -217,7 +217,7 @@ fn sent_in_a_standstill(pacer: &mut Pacer, from: Instant) -> Vec<Grant> {
 }
 
 #[test]
-fn who_takes_over_in_a_standstill_sends_no_more_than_was_kept_back_until_a_call_ends() {
+fn a_successor_in_a_standstill_sends_only_the_reserve() {
     for limit in [2, 4, 8, 19, 20, 60, 200] {
         let (mut first, now) = opened(limit, 50, Instant::now());
         let held = sent_in_a_standstill(&mut first, now).len();
@@ -243,7 +243,7 @@ fn attempts_are_spaced_evenly_with_a_small_catch_up() {
 }
 
 #[test]
-fn a_permit_is_held_without_bound_until_the_request_is_written_and_one_that_made_no_call_is_free_at_once() {
+fn a_pending_permit_stays_taken_and_an_unused_one_frees_at_once() {
     let (mut pacer, now) = opened(1, 50, Instant::now());
     let grant = pacer.take(now).unwrap();
     assert_eq!(pacer.take(now + ms(60_000)), Err(None));
@@ -269,7 +269,7 @@ fn a_call_that_hangs_alone_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn a_slow_down_halves_the_rate_at_once_and_it_grows_back_by_a_twentieth_every_second() {
+fn a_slow_down_halves_the_rate_which_grows_back_every_second() {
     let (mut pacer, now) = opened(200, 50, Instant::now());
     let grant = pacer.take(now).unwrap();
     pacer.slow_down(&grant, now + ms(20));
@@ -344,7 +344,7 @@ proptest! {
     }
 
     #[test]
-    fn no_sliding_second_at_the_service_holds_more_than_the_limit_whatever_the_way_takes_within_the_allowance(
+    fn no_sliding_second_exceeds_the_limit_within_the_allowance(
         seed in any::<u64>(),
         limit in 1_u32..250,
         allowance in 0_u64..500,

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn more_is_read_ahead_at_a_higher_rate_and_of_a_database_that_is_farther_away() {
+    fn read_ahead_grows_with_the_rate_and_the_database_latency() {
         for (rate, took, expected) in [
             (200, 0, 40),
             (200, 2, 41),

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::domain::{MsgSeq, Timestamp};
     use crate::rules::{
-        polling::poll_progress::{Asking, tests::slot},
+        polling::poll_progress::{PollProgress, tests::slot},
         protocol::{Answer, Attempt, Failure},
         recording::Others,
     };
@@ -138,7 +138,7 @@ mod tests {
     /// message `bad`.
     fn poll(known: &mut BatchLimit, messages: i64, limit: usize, bad: Option<u32>, now: Instant) -> Poll {
         let sizes = known.sizes(usize::try_from(messages).unwrap(), now);
-        let mut asking = Asking::new(&slot(messages), sizes, Others::Answered);
+        let mut asking = PollProgress::new(&slot(messages), sizes, Others::Answered);
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             let is_refused = batch.len() > limit || batch.iter().any(|seq| Some(seq.get()) == bad);
             let failure = Failure { class: Class::Split, code: Some(10004), info: String::new() };
@@ -146,7 +146,7 @@ mod tests {
             let answer = Answer { receipts: receipts.collect(), bad_entries: 0 };
             let (called_at, ended_at, latency) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, Duration::ZERO);
             let outcome = if is_refused { Err(failure) } else { Ok(answer) };
-            asking.heard(
+            asking.record(
                 Attempt { called_at, ended_at, latency, http_status: Some(200), asked: batch.len(), outcome },
                 || true,
             );
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_limit_of_the_service_is_found_in_a_few_polls_and_then_costs_nothing(
+        fn a_few_polls_find_the_batch_limit_and_later_polls_obey_it(
             limit in 1_usize..60,
             messages in 1_i64..=50,
         ) {

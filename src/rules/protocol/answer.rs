@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_entry_counts_once_and_contradictions_are_not_believed() {
+    fn a_repeated_entry_counts_once_and_a_contradiction_never() {
         assert_eq!(Answer::of(&seqs([1]), &[entry(1, 2, 1), entry(1, 2, 1)]), answer(vec![counted(1, 2, 1)], 1));
         assert_eq!(Answer::of(&seqs([1]), &[entry(1, 2, 1), entry(1, 3, 0)]), answer(vec![], 1));
         let thrice = [entry(1, 2, 1), entry(1, 3, 0), entry(1, 2, 1)];
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_none_is_a_bad_entry_and_a_null_text_leaves_the_code_readable() {
+    fn a_malformed_entry_is_bad_and_a_null_text_keeps_the_code() {
         let read = |body: &str| Answer::read(&seqs([1, 2]), 200, body.as_bytes());
         let found = read(
             r#"{"ActionStatus":"OK","ErrorCode":0,"GroupMsgReceiptList":[null,"no",
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_answer_as_documented_is_read_in_one_pass_and_to_the_same_end(
+        fn one_pass_and_lenient_reading_agree_on_documented_answers(
             asked in proptest::collection::btree_set(1_i64..20, 0..20),
             entries in proptest::collection::vec(
                 (-2_i64..25, 0_i32..3, proptest::option::of((any::<u32>(), 0_u32..300))), 0..40,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn any_status_with_any_body_has_a_class_and_tells_of_nothing_that_was_not_asked() {
+    fn any_response_has_a_class_and_tells_only_of_asked_messages() {
         let asked = seqs(1..4);
         let number = prop_oneof![
             Just("1".to_owned()),

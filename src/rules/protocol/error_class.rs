@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_that_may_be_the_clocks_fault_sends_the_operator_to_the_clock() {
+    fn codes_of_possible_clock_faults_advise_checking_the_clock() {
         let codes: Vec<&Code> = CODES.iter().filter(|known| known.may_be_the_clock).collect();
         assert!(
             codes.len() == 2 && codes.iter().all(|known| known.remedy.is_some_and(|remedy| remedy.contains("clock")))
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_of_an_app_or_a_group_that_names_a_cause_has_a_remedy() {
+    fn every_app_or_group_fault_with_a_known_cause_has_a_remedy() {
         for code in [
             60021, 60025, 60026, 60027, 60028, 70016, 70020, 80005, 10011, 10012, 10059, 10007, 10010, 10015, 10060,
             70001, 70009,

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_signature_is_told_with_what_is_known_of_this_machines_clock() {
+    fn a_refused_signature_reports_the_state_of_the_local_clock() {
         let behind = Some(Doubt::Apart(chrono::TimeDelta::days(-100)));
         let told = |code, doubt| Failure::new(Class::SignAgain, Some(code), "no").of_app(doubt);
         for code in [70001, 70003] {

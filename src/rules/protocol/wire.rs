@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_entries_the_first_are_kept_and_the_others_counted() {
+    fn a_huge_list_keeps_its_first_entries_and_counts_the_rest() {
         let list = "{},".repeat(100_000);
         let json = format!(r#"{{"ErrorCode":0,"GroupMsgReceiptList":[{{"MsgSeq":1}},{list}{{}}]}}"#);
         let response: Response = serde_json::from_str(&json).unwrap();

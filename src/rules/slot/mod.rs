@@ -5,7 +5,7 @@
 
 mod packing;
 
-pub use self::packing::{Fill, Fresh, OpenSlot, pack};
+pub use self::packing::{NewMessage, OpenSlot, SlotAssignment, pack};
 use crate::{
     domain::{GroupId, MsgSeq, Receipt, Timestamp},
     rules::{cadence::Known, database_clock::APART},
@@ -38,7 +38,7 @@ impl SlotKey {
 
 /// A slot created for messages that left another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Made {
+pub struct NewSlot {
     /// The slot.
     pub slot: SlotKey,
     /// When it is due.
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_slots_that_do_not_fail_and_fit_into_one_call_are_polled_together() {
+    fn only_healthy_slots_that_fit_into_one_call_share_a_poll() {
         let of = |slot_id, seqs: std::ops::RangeInclusive<i64>, failures| Slot {
             failures,
             ..slot(slot_id, &seqs.collect(), None)
@@ -284,7 +284,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_common_poll_asks_for_every_message_of_both_slots_once_and_forgets_nothing_of_them(
+        fn a_common_poll_holds_every_message_of_both_slots_once(
             of in proptest::collection::btree_map(1_i64..1_000, any::<bool>(), 2..60),
             polled in (proptest::option::of(0_i64..100), proptest::option::of(0_i64..100)),
         ) {

@@ -12,7 +12,7 @@ use crate::{
 
 /// A watched message without a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fresh {
+pub struct NewMessage {
     /// Its group.
     pub group_key: GroupKey,
     /// The name of the group's cadence.
@@ -38,7 +38,7 @@ pub struct OpenSlot {
 
 /// Messages that are assigned to one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fill {
+pub struct SlotAssignment {
     /// The slot they join; `None` for a new slot.
     pub slot_id: Option<SlotId>,
     /// Their group.
@@ -49,7 +49,7 @@ pub struct Fill {
     pub seqs: Vec<MsgSeq>,
 }
 
-impl Fill {
+impl SlotAssignment {
     /// Whether the schedule has to be told, if the slot is stored as due at `stored`: the slot is new, or due
     /// earlier. A slot that was due earlier anyway is in flight, or soon will be: its poll takes care that these
     /// messages are polled in time.
@@ -61,12 +61,12 @@ impl Fill {
 
 /// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`.
 pub fn pack(
-    fresh: &[Fresh],
+    fresh: &[NewMessage],
     open: &HashMap<GroupKey, OpenSlot>,
     batch_size: usize,
     cadences: &Cadences,
     now: Timestamp,
-) -> Vec<Fill> {
+) -> Vec<SlotAssignment> {
     let mut fills = Vec::new();
     for group in fresh.chunk_by(|left, right| left.group_key == right.group_key) {
         let group_key = group[0].group_key;
@@ -74,14 +74,14 @@ pub fn pack(
         let room = open.map_or(0, |slot| batch_size - slot.messages).min(group.len());
         let (joining, rest) = group.split_at(room);
         let cadence = Following::from(cadences.of(group[0].cadence.as_deref()));
-        let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[Fresh]| {
+        let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[NewMessage]| {
             // A new slot is due from the time its messages are watched: time without a poller is a gap.
-            let since = |message: &Fresh| if slot_id.is_none() { now.min(message.added_at) } else { now };
-            let due = |message: &Fresh| cadence.first_poll(last_polled_at, message.sent_at, since(message));
+            let since = |message: &NewMessage| if slot_id.is_none() { now.min(message.added_at) } else { now };
+            let due = |message: &NewMessage| cadence.first_poll(last_polled_at, message.sent_at, since(message));
             let first = messages.iter().map(due).min();
             if let Some(due) = first {
                 let seqs = messages.iter().map(|message| message.seq).collect();
-                fills.push(Fill { slot_id, group_key, due, seqs });
+                fills.push(SlotAssignment { slot_id, group_key, due, seqs });
             }
         };
         fill(open.map(|slot| slot.slot_id), open.and_then(|slot| slot.last_polled_at), joining);
@@ -103,13 +103,14 @@ mod tests {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
-    fn fresh(group_key: GroupKey, seqs: std::ops::RangeInclusive<i64>) -> Vec<Fresh> {
+    fn fresh(group_key: GroupKey, seqs: std::ops::RangeInclusive<i64>) -> Vec<NewMessage> {
         let (cadence, sent_at, added_at) = (None, now(), now());
         let seq = |seq| MsgSeq::try_from(seq).unwrap();
-        seqs.map(|number| Fresh { group_key, cadence: cadence.clone(), seq: seq(number), sent_at, added_at }).collect()
+        seqs.map(|number| NewMessage { group_key, cadence: cadence.clone(), seq: seq(number), sent_at, added_at })
+            .collect()
     }
 
-    fn sizes(fills: &[Fill]) -> Vec<(Option<SlotId>, usize)> {
+    fn sizes(fills: &[SlotAssignment]) -> Vec<(Option<SlotId>, usize)> {
         fills.iter().map(|fill| (fill.slot_id, fill.seqs.len())).collect()
     }
 
@@ -141,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_slot_is_due_at_once_and_a_polled_one_after_its_interval() {
+    fn a_new_slot_is_due_at_once_a_polled_one_after_its_interval() {
         let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::of_tiers(), now());
         assert_eq!(fills[0].due, now() + TimeDelta::minutes(1));
         assert_eq!(fills[1].due, now());
     }
 
     #[test]
-    fn messages_that_join_a_slot_in_a_poll_do_not_make_it_due_again_at_once() {
+    fn messages_joining_a_polled_slot_do_not_make_it_due_at_once() {
         let (polled_at, was_due) = (now() - TimeDelta::seconds(61), now() - TimeDelta::seconds(1));
         let joining = pack(&fresh(1, 1..=1), &open(3, Some(polled_at)), 50, &Cadences::of_tiers(), now()).remove(0);
         assert!(!joining.is_news(was_due), "the poll under way puts them off by an interval");
@@ -161,8 +162,8 @@ mod tests {
 
     #[test]
     fn a_new_slot_is_due_since_its_messages_are_watched() {
-        let watched = |added_at| Fresh { added_at, ..fresh(1, 1..=1).remove(0) };
-        let due = |messages: &[Fresh], open: &HashMap<GroupKey, OpenSlot>| {
+        let watched = |added_at| NewMessage { added_at, ..fresh(1, 1..=1).remove(0) };
+        let due = |messages: &[NewMessage], open: &HashMap<GroupKey, OpenSlot>| {
             pack(messages, open, 50, &Cadences::of_tiers(), now())[0].due
         };
         let (days_ago, later) = (now() - TimeDelta::days(2), now() + TimeDelta::hours(1));
@@ -179,7 +180,7 @@ mod tests {
             held in 0_usize..70,
         ) {
             let groups = (1_i32..).zip(&counts);
-            let messages: Vec<Fresh> = groups.flat_map(|(group, count)| fresh(group, 1..=*count)).collect();
+            let messages: Vec<NewMessage> = groups.flat_map(|(group, count)| fresh(group, 1..=*count)).collect();
             let fills = pack(&messages, &open(held, None), batch_size, &Cadences::of_tiers(), now());
             for fill in &fills {
                 let held = if fill.slot_id.is_some() { held } else { 0 };

@@ -91,7 +91,7 @@ fn unasked_entries_come_on_top_and_are_not_answered() {
 }
 
 #[test]
-fn numbers_out_of_range_are_not_answered_and_their_neighbours_are() {
+fn an_out_of_range_number_spoils_only_its_own_entry() {
     for (number, value) in [
         (BadNumber::Negative, json!(-1)),
         (BadNumber::TooLarge, json!(2_147_483_648_u64)),

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn probability_hits_its_share_and_the_same_calls_for_the_same_seed() {
+    fn probability_hits_its_share_and_repeats_with_its_seed() {
         let hits = |probability, seed| {
             let mut rules = rules([rule(When::Probability { probability, seed })]);
             (0..2000).map(|_| rules.strike(&request("a", &[1])).is_some()).collect::<Vec<_>>()
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_groups_is_hit_in_every_call_and_the_others_in_none() {
+    fn a_group_share_hits_the_same_groups_in_every_call() {
         let mut rules = rules([rule(When::GroupShare { share: 0.6, seed: 7 })]);
         let mut hits = |number: u32| rules.strike(&request(&format!("group {number}"), &[1])).is_some();
         let first: Vec<bool> = (0..1000).map(&mut hits).collect();

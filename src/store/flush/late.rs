@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use crate::{
     domain::Timestamp,
     rules::{recording::Recording, slot::GroupKey},
-    store::{connection::Session, statement::query},
+    store::{connection::StoreConnection, statement::query},
 };
 
 /// A change stored within this time after it was seen is dated by the latter. docs/analysts.md has the same value.
@@ -22,7 +22,7 @@ const WRITE: &str = "
 
 /// Notes the messages with snapshots that were seen long before `now`.
 pub(in crate::store) async fn write_late(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     recordings: &[&Recording],
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {

@@ -10,7 +10,7 @@ use crate::{
         recording::Recording,
         slot::GroupKey,
     },
-    store::{connection::Session, statement::query},
+    store::{connection::StoreConnection, statement::query},
 };
 
 const WRITE: &str = "
@@ -56,7 +56,7 @@ const TAKE_BACK: &str = "
 
 /// Writes what the recordings settle.
 pub(in crate::store) async fn write_milestones(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let rows: Vec<(GroupKey, MsgSeq, Milestones)> = recordings
@@ -84,7 +84,10 @@ pub(in crate::store) async fn write_milestones(
     write.execute(connection).await.map(drop)
 }
 
-async fn take_back(connection: &mut Session, rows: &[(GroupKey, MsgSeq, Milestones)]) -> Result<(), sqlx::Error> {
+async fn take_back(
+    connection: &mut StoreConnection,
+    rows: &[(GroupKey, MsgSeq, Milestones)],
+) -> Result<(), sqlx::Error> {
     let redated: Vec<_> = rows.iter().copied().filter(|row| row.2.none_after.is_some()).collect();
     if redated.is_empty() {
         return Ok(());

@@ -29,9 +29,9 @@ use crate::{
     domain::{MsgSeq, Timestamp},
     rules::{
         recording::{Kept, Outcome, Recording},
-        slot::{GroupKey, Made, SlotKey},
+        slot::{GroupKey, NewSlot, SlotKey},
     },
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 const DOING: &str = "storing results";
@@ -46,7 +46,7 @@ pub enum Committed {
     /// It no longer exists: its messages are closed or have moved.
     Gone(SlotKey),
     /// It was created.
-    Made(Made),
+    NewSlot(NewSlot),
 }
 
 /// The result of a flush.
@@ -120,7 +120,8 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             rows.are_ours(database).await?;
             write_snapshots(database, &recordings, replaces).await?;
             write_calls(database, &recordings).await?;
-            let committed = here.iter().flat_map(|item| committed(item)).chain(made.into_iter().map(Committed::Made));
+            let committed =
+                here.iter().flat_map(|item| committed(item)).chain(made.into_iter().map(Committed::NewSlot));
             Ok(Flushed {
                 committed: committed.collect(),
                 changed: changed.iter().map(|item| item.recording().slot).collect(),
@@ -133,7 +134,7 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
 /// Leaves out polls of forgotten groups: their slots are gone, and nothing about them must be written. Until the end
 /// of the transaction no other of these groups is forgotten.
 async fn without_forgotten<'k>(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     mut polls: Vec<&'k Kept>,
 ) -> Result<Vec<&'k Kept>, sqlx::Error> {
     let group = |kept: &Kept| kept.recording.slot.group_key;
@@ -159,7 +160,7 @@ pub(super) fn oldest(polls: &[Kept]) -> Option<Timestamp> {
 
 /// Writes the slots. Returns the polls with unchanged slots, and the others.
 pub(super) async fn write_slots<'i, 'k>(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     items: &'i [Item<'k>],
 ) -> Result<(Vec<&'i Item<'k>>, Vec<&'i Item<'k>>), sqlx::Error> {
     let is_written = |item: &&Item<'_>| !item.kept.is_slot_gone && !item.kept.drops_slot();
@@ -170,7 +171,10 @@ pub(super) async fn write_slots<'i, 'k>(
 }
 
 /// Writes what belongs to written slots. Returns the created ones.
-pub(super) async fn write_rows(connection: &mut Session, items: &[&Item<'_>]) -> Result<Vec<Made>, sqlx::Error> {
+pub(super) async fn write_rows(
+    connection: &mut StoreConnection,
+    items: &[&Item<'_>],
+) -> Result<Vec<NewSlot>, sqlx::Error> {
     merge_slots(connection, items).await?;
     close_messages(connection, items).await?;
     let made = part_slots(connection, items).await?;

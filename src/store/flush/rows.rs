@@ -12,18 +12,18 @@ use crate::{
     rules::{
         protocol::Attempt,
         recording::{Contents, GroupChange, Recording, Snapshot},
-        slot::{GroupKey, Made, SlotId, SlotKey},
+        slot::{GroupKey, NewSlot, SlotId, SlotKey},
     },
     store::{
         changed_groups::PROBE_CLAIM,
-        connection::Session,
+        connection::StoreConnection,
         statement::{query, query_as},
     },
 };
 
 /// Moves the messages of absorbed slots to the absorbing ones, and deletes the former. If one was changed, everything
 /// has to be rolled back, since its slot contains its messages by now.
-pub(super) async fn merge_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
+pub(super) async fn merge_slots(connection: &mut StoreConnection, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
     let merges: Vec<(SlotKey, SlotId, i64)> = items
         .iter()
         .filter_map(|item| {
@@ -61,7 +61,7 @@ pub(super) async fn merge_slots(connection: &mut Session, items: &[&Item<'_>]) -
 
 /// Takes messages out of slots that do not contain them although their rows say so: they get others. Somebody has
 /// edited the slots.
-async fn release_strays(connection: &mut Session, slots: &[(SlotKey, i64)]) -> Result<(), sqlx::Error> {
+async fn release_strays(connection: &mut StoreConnection, slots: &[(SlotKey, i64)]) -> Result<(), sqlx::Error> {
     query(
         "UPDATE receiptd.watched_messages m SET slot_id = NULL
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, slot_id, version)
@@ -77,14 +77,17 @@ async fn release_strays(connection: &mut Session, slots: &[(SlotKey, i64)]) -> R
 }
 
 /// Corrects slots that were found damaged, now that they only contain messages.
-pub(super) async fn mend_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
+pub(super) async fn mend_slots(connection: &mut StoreConnection, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
     let wrong = items.iter().filter(|item| item.kept.is_slot_wrong());
     let wrong: Vec<(SlotKey, i64)> = wrong.map(|item| (item.recording().slot, item.kept.version() + 1)).collect();
     if wrong.is_empty() { Ok(()) } else { release_strays(connection, &wrong).await }
 }
 
 /// Deletes slots that were found empty and still are. Returns them.
-pub(super) async fn drop_slots(connection: &mut Session, items: &[Item<'_>]) -> Result<Vec<SlotKey>, sqlx::Error> {
+pub(super) async fn drop_slots(
+    connection: &mut StoreConnection,
+    items: &[Item<'_>],
+) -> Result<Vec<SlotKey>, sqlx::Error> {
     let empty: Vec<&Item<'_>> = items.iter().filter(|item| item.kept.drops_slot()).collect();
     if empty.is_empty() {
         return Ok(vec![]);
@@ -105,7 +108,7 @@ pub(super) async fn drop_slots(connection: &mut Session, items: &[Item<'_>]) -> 
 }
 
 /// Writes closed messages with their states: from now on their rows have them.
-pub(super) async fn close_messages(connection: &mut Session, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
+pub(super) async fn close_messages(connection: &mut StoreConnection, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
     let closed = items
         .iter()
         .flat_map(|item| item.outcome.closed.iter().map(|(message, why)| (item.recording().slot, message, *why)));
@@ -140,7 +143,10 @@ pub(super) async fn close_messages(connection: &mut Session, items: &[&Item<'_>]
 }
 
 /// Creates slots for messages that leave theirs because their calls fail, and moves them there. Returns these slots.
-pub(super) async fn part_slots(connection: &mut Session, items: &[&Item<'_>]) -> Result<Vec<Made>, sqlx::Error> {
+pub(super) async fn part_slots(
+    connection: &mut StoreConnection,
+    items: &[&Item<'_>],
+) -> Result<Vec<NewSlot>, sqlx::Error> {
     let mut made = Vec::new();
     for item in items.iter().filter(|item| !item.outcome.parts.is_empty()) {
         let recording = item.recording();
@@ -165,7 +171,7 @@ pub(super) async fn part_slots(connection: &mut Session, items: &[&Item<'_>]) ->
         let moves: Vec<_> =
             item.outcome.parts.iter().zip(&ids).map(|(messages, id)| (*id, messages.as_slice())).collect();
         move_messages(connection, recording.slot, &moves).await?;
-        let of = |row: &SlotRow<'_>| Made { slot: row.key, next_poll_at: row.next_poll_at, fails: row.failures > 0 };
+        let of = |row: &SlotRow<'_>| NewSlot { slot: row.key, next_poll_at: row.next_poll_at, fails: row.failures > 0 };
         made.extend(rows.iter().map(of));
     }
     Ok(made)
@@ -192,7 +198,7 @@ const SNAPSHOTS_AGAIN: &str = concat!(
 
 /// Inserts snapshots. If it `replaces`, existing ones are overwritten.
 pub(in crate::store) async fn write_snapshots(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     recordings: &[&Recording],
     replaces: bool,
 ) -> Result<(), sqlx::Error> {
@@ -236,7 +242,7 @@ const RELEASE: &str = "
 
 /// Quarantines or releases groups, unless their owner has paused or removed them meanwhile.
 pub(in crate::store) async fn write_groups(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let mut changes: Vec<_> =
@@ -263,7 +269,7 @@ pub(in crate::store) async fn write_groups(
 }
 
 pub(in crate::store) async fn write_calls(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     recordings: &[&Recording],
 ) -> Result<(), sqlx::Error> {
     let calls: Vec<(&Recording, i16, &Attempt)> = recordings

@@ -11,7 +11,7 @@ use crate::{
         recording::{Kept, Recording},
         slot::{GroupKey, SlotMessage},
     },
-    store::{connection::Session, slot_rows::count_of, statement::query_as},
+    store::{connection::StoreConnection, slot_rows::count_of, statement::query_as},
 };
 
 const WRITE: &str = "
@@ -28,7 +28,7 @@ const WRITE: &str = "
 /// Writes the receipts of messages that were unwatched during the poll. Returns what else has to be written about
 /// them, and the number of those without, since their rows have another state by now.
 pub(in crate::store) async fn write_unwatched(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     polls: &[&Kept],
 ) -> Result<(Vec<Recording>, usize), sqlx::Error> {
     let of = |kept: &Kept| kept.recording.slot.group_key;

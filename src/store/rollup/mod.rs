@@ -16,7 +16,7 @@ use crate::{
         retention::{SCHEMA, Table},
         rollup::{SETTLED_AFTER, Stretch, hour_of},
     },
-    store::connection::Session,
+    store::connection::StoreConnection,
 };
 
 const GAPS: &str = include_str!("gaps.sql");
@@ -117,7 +117,7 @@ impl Store {
 }
 
 /// The app's mark, which nobody else moves until the transaction ends.
-async fn mark(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
+async fn mark(connection: &mut StoreConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
     // Compiling these statements takes longer than running them.
     query("SET LOCAL jit = off").execute(&mut *connection).await?;
     // A lock that only the owner can hold, unlike an advisory one.
@@ -133,7 +133,7 @@ async fn mark(connection: &mut Session, app: i64) -> Result<Option<Timestamp>, s
 }
 
 async fn next(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     app: i64,
     until: Timestamp,
     scope: &Scope,
@@ -172,7 +172,12 @@ async fn next(
     Ok(Some(stretch))
 }
 
-async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scope) -> Result<bool, sqlx::Error> {
+async fn again(
+    connection: &mut StoreConnection,
+    app: i64,
+    hour: Timestamp,
+    scope: &Scope,
+) -> Result<bool, sqlx::Error> {
     let done = mark(connection, app).await?.unwrap_or(hour);
     if scope.is_all() {
         query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
@@ -204,7 +209,7 @@ async fn again(connection: &mut Session, app: i64, hour: Timestamp, scope: &Scop
 }
 
 /// Whether the day of this hour is still part of the table.
-async fn has_day(connection: &mut Session, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
+async fn has_day(connection: &mut StoreConnection, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
     let partition = format!("{SCHEMA}.{}", table.partition(hour.date_naive()));
     let attached = query_scalar(
         "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1) AND NOT inhdetachpending)",
@@ -213,7 +218,7 @@ async fn has_day(connection: &mut Session, table: Table, hour: Timestamp) -> Res
 }
 
 /// Whether the hour has rows of the app already.
-async fn has_hour(connection: &mut Session, app: i64, hour: Stretch) -> Result<bool, sqlx::Error> {
+async fn has_hour(connection: &mut StoreConnection, app: i64, hour: Stretch) -> Result<bool, sqlx::Error> {
     let exists = query_scalar(
         "SELECT EXISTS (SELECT FROM receiptd.group_receipts_hourly JOIN receiptd.watched_groups USING (group_key)
             WHERE sdk_app_id = $1 AND hour = $2)",
@@ -223,7 +228,7 @@ async fn has_hour(connection: &mut Session, app: i64, hour: Stretch) -> Result<b
 
 /// The statements of a stretch.
 struct Statements<'a> {
-    connection: &'a mut Session,
+    connection: &'a mut StoreConnection,
     app: i64,
     /// The end of the app's roll-up after this stretch.
     done: Timestamp,

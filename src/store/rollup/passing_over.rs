@@ -9,7 +9,7 @@ use crate::{
     rules::{rollup::Stretch, slot::GroupKey},
     store::{
         Store, StoreError,
-        connection::Session,
+        connection::StoreConnection,
         sqlstate::Remedy,
         statement::{query, query_as},
         transaction::{ROLLUP, SHORT},
@@ -83,7 +83,7 @@ impl Job {
         }
     }
 
-    async fn run(self, connection: &mut Session, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
+    async fn run(self, connection: &mut StoreConnection, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
         match self {
             Self::Next { until } => next(connection, app, until, scope).await.map(Done::Stretch),
             Self::Again { hour } => again(connection, app, hour, scope).await.map(|is_whole| Done::Hour { is_whole }),
@@ -97,7 +97,7 @@ impl Store {
         let app = self.app();
         let mut scope = Scope::of_all(vec![]);
         loop {
-            let work = async |database: &mut Session| job.run(database, app, &scope).await;
+            let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
             let error = match self.run_fenced(job.doing(), ROLLUP, work).await {
                 Err(error) if is_refusal(&error) && scope.passed_over.len() < MOST => error,
                 ended => return ended,
@@ -175,14 +175,14 @@ impl Store {
     async fn roll_up_alone(&self, group_key: GroupKey, hour: Timestamp) -> Result<(), StoreError> {
         let (app, job) = (self.app(), Job::Again { hour });
         let scope = Scope { first: group_key, last: group_key, passed_over: vec![] };
-        let work = async |database: &mut Session| job.run(database, app, &scope).await;
+        let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
         let refusal = match self.run_fenced(job.doing(), ROLLUP, work).await {
             Err(error) if is_refusal(&error) => error,
             ended => return ended.map(drop),
         };
         let (sqlstate, reason) = (refusal.sqlstate().unwrap_or_default(), refusal.cause().unwrap_or_default());
         let scope = Scope::of_all(vec![PassedOver { group_key, sqlstate, reason }]);
-        let noting = async |database: &mut Session| note_passed_over(database, hour, &scope).await;
+        let noting = async |database: &mut StoreConnection| note_passed_over(database, hour, &scope).await;
         self.run_fenced("noting what the roll-up skipped", SHORT, noting).await
     }
 }
@@ -194,7 +194,7 @@ fn is_refusal(error: &StoreError) -> bool {
 
 /// Notes the groups skipped in this hour.
 pub(super) async fn note_passed_over(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     hour: Timestamp,
     scope: &Scope,
 ) -> Result<(), sqlx::Error> {
@@ -216,7 +216,7 @@ pub(super) async fn note_passed_over(
 
 /// Removes the notes of groups that are rolled up again.
 pub(super) async fn forget_passed_over(
-    connection: &mut Session,
+    connection: &mut StoreConnection,
     app: i64,
     hour: Timestamp,
     scope: &Scope,

@@ -23,7 +23,7 @@ use crate::{
         polling::schedule::{Now, Schedule},
         protocol::{Answer, Attempt},
         recording::{Contents, KeepSnapshots, Kept, Poll, PollEnd, Told},
-        slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, pack},
+        slot::{GroupKey, GroupState, NewMessage, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, pack},
     },
 };
 
@@ -139,10 +139,10 @@ impl<'a> Replay<'a> {
             let of_group = self.of_group.entry(group_key).or_default();
             of_group.push(at);
             let Ok(seq) = MsgSeq::try_from(of_group.len() as i64) else { continue };
-            fresh.push(Fresh { group_key, cadence: None, seq, sent_at, added_at: sent_at });
+            fresh.push(NewMessage { group_key, cadence: None, seq, sent_at, added_at: sent_at });
         }
         fresh.sort_by_key(|fresh| (fresh.group_key, fresh.seq));
-        let newest = |fresh: &Fresh| self.of(fresh.group_key).next_back();
+        let newest = |fresh: &NewMessage| self.of(fresh.group_key).next_back();
         let open = fresh.iter().filter_map(newest).map(|(key, slot)| {
             let (messages, last_polled_at) = (slot.messages.len(), slot.last_polled_at);
             (key.group_key, OpenSlot { slot_id: key.slot_id, messages, last_polled_at })
@@ -258,7 +258,7 @@ fn next_second(at: Timestamp) -> Timestamp {
     at + TimeDelta::microseconds((1_000_000 - into_second) % 1_000_000)
 }
 
-fn message(fresh: &Fresh) -> SlotMessage {
+fn message(fresh: &NewMessage) -> SlotMessage {
     SlotMessage {
         seq: fresh.seq,
         sent_at: fresh.sent_at,

@@ -1,5 +1,5 @@
 //! The calls of a poll. Mirrors the waiting of `src/daemon/poller/call.rs` and `src/daemon/pacing.rs`; the real
-//! [`Pacer`](crate::rules::pacer::Pacer), [`Gate`](crate::rules::polling::gate::Gate) and [`Asking`](crate::rules::polling::poll_progress::Asking)
+//! [`Pacer`](crate::rules::pacer::Pacer), [`Gate`](crate::rules::polling::gate::Gate) and [`PollProgress`](crate::rules::polling::poll_progress::Asking)
 //! decide whether and when an attempt may be made, and the reaction to its outcome.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::{
     daemon::poller::call::Pass,
     rules::{
         pacer::Grant,
-        polling::{gate::Signature, poll_progress::Next},
+        polling::{gate::Signature, poll_progress::Step},
         protocol::{Attempt, Class},
     },
 };
@@ -215,27 +215,27 @@ impl World {
         polling.brake.note(poll.slot.key.slot_id, &attempt, poll.sent, instant);
         let (gate, sent) = (&mut polling.gate, poll.sent);
         let (tries_signature, has_failed) = (&mut poll.tries_signature, attempt.has_failed_for_now());
-        let next = poll.asking.heard(attempt, || {
+        let next = poll.asking.record(attempt, || {
             let verdict = gate.signature_refused(sent, instant);
             *tries_signature = verdict == Signature::Renew;
             verdict != Signature::IsHopeless
         });
-        if has_failed && next == Next::GoOn && polling.brake.is_on() {
+        if has_failed && next == Step::Continue && polling.brake.is_on() {
             poll.asking.gives_way();
         }
         if polling.turn_at.is_none_or(|at| at > now + 1_000_000) {
             self.turn_at(daemon, now);
         }
         match next {
-            Next::GoOn => self.queues(daemon, id),
-            Next::Wait(wait) => {
+            Step::Continue => self.queues(daemon, id),
+            Step::Wait(wait) => {
                 let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
                 match is_over || self.polling(daemon).brake.is_on() {
                     true => self.repeats(daemon, id),
                     false => self.after(daemon, wait, Doing::Repeat(id)),
                 }
             }
-            Next::StopApp(failure) => {
+            Step::StopApp(failure) => {
                 self.polling(daemon)
                     .polls
                     .get_mut(&id)

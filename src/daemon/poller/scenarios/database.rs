@@ -10,7 +10,7 @@ use crate::{
         cadence::Cadences,
         lease::{LeaseRow, TTL},
         recording::{Closed, Kept},
-        slot::{Fresh, GroupKey, GroupState, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
+        slot::{GroupKey, GroupState, NewMessage, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
     },
 };
 
@@ -224,10 +224,10 @@ impl Database {
     ) -> Vec<(SlotKey, Timestamp)> {
         let is_fresh = |message: &Message| message.is_active && message.slot_id.is_none();
         let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
-        let fresh: Vec<Fresh> = fresh
+        let fresh: Vec<NewMessage> = fresh
             .map(|(key, message)| {
                 let (sent_at, added_at) = (message.known.sent_at, message.known.sent_at);
-                Fresh { group_key: key.0, cadence: None, seq: key.1, sent_at, added_at }
+                NewMessage { group_key: key.0, cadence: None, seq: key.1, sent_at, added_at }
             })
             .collect();
         let open = |(id, row): (&SlotKey, &SlotRow)| {

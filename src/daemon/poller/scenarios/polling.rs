@@ -29,7 +29,7 @@ use crate::{
             failing::{self, FailingCalls},
             gate::{Admission, Gate, Place},
             others::Outcomes,
-            poll_progress::Asking,
+            poll_progress::PollProgress,
             schedule::{Now, Schedule},
         },
         protocol::Failure,
@@ -79,7 +79,7 @@ pub(super) struct Polling {
 /// A poll.
 pub(super) struct Polled {
     pub slot: Slot,
-    pub asking: Asking,
+    pub asking: PollProgress,
     pub grant: Option<Grant>,
     pub pass: Pass,
     /// A refusal with a code of the app.
@@ -145,7 +145,7 @@ impl Polling {
             Committed::Due(slot, due) => self.schedule.release(slot, due, now),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, now),
             Committed::Gone(slot) => self.schedule.forget(slot),
-            Committed::Made(made) => self.schedule.learn_made(made, now),
+            Committed::NewSlot(made) => self.schedule.learn_made(made, now),
         }
     }
 
@@ -277,7 +277,7 @@ impl World {
         if room < ahead.div_ceil(2) {
             return self.wake_in(daemon, COME_ROUND);
         }
-        if term.writing.is_stuck || !is_trusted {
+        if term.writing.storing_blocked || !is_trusted {
             return self.wake_in(daemon, LOOK_AGAIN);
         }
         if polling.unsure_after.is_some() && !std::mem::take(&mut polling.has_paged) {
@@ -394,7 +394,7 @@ impl World {
             let pass = if is_probe || place == Place::OnTrial { Pass::Trial } else { Pass::None };
             let others = polling.outcomes.of_others(slot.key.slot_id, clocks.monotonic);
             let sizes = polling.limit.sizes(slot.messages.len(), clocks.monotonic);
-            let (id, asking) = (polling.next_id(), Asking::new(&slot, sizes, others));
+            let (id, asking) = (polling.next_id(), PollProgress::new(&slot, sizes, others));
             let is_let_through = !slot.messages.is_empty() && polling.brake.is_on();
             if is_let_through {
                 polling.brake.starts(clocks.monotonic);

@@ -11,7 +11,7 @@ use crate::{
     rules::{
         database_clock::APART,
         recording::{Contents, GroupChange, Kept, Outcome, Part, Snapshot},
-        slot::{GroupKey, Made, SlotKey, SlotMessage},
+        slot::{GroupKey, NewSlot, SlotKey, SlotMessage},
     },
     store::Committed,
 };
@@ -46,12 +46,12 @@ impl Database {
         };
         let made =
             if kept.recording.parts.is_empty() { vec![] } else { self.slots_of_group(kept.recording.slot.group_key) };
-        kept.slots().map(of).chain(made.into_iter().map(Committed::Made)).collect()
+        kept.slots().map(of).chain(made.into_iter().map(Committed::NewSlot)).collect()
     }
 
-    pub fn slots_of_group(&self, group: GroupKey) -> Vec<Made> {
+    pub fn slots_of_group(&self, group: GroupKey) -> Vec<NewSlot> {
         let of_group = self.slots.iter().filter(|(slot, _)| slot.group_key == group);
-        let made = |(slot, row): (&SlotKey, &SlotRow)| Made {
+        let made = |(slot, row): (&SlotKey, &SlotRow)| NewSlot {
             slot: *slot,
             next_poll_at: row.next_poll_at,
             fails: row.failures > 0,

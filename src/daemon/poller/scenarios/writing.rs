@@ -44,7 +44,7 @@ pub(super) struct Writing {
     /// The batch has to be decided again first.
     is_anew: bool,
     must_give_up: bool,
-    pub is_stuck: bool,
+    pub storing_blocked: bool,
 }
 
 impl Writing {
@@ -122,7 +122,7 @@ impl World {
             }
             Reply::LeaseLost => self.ends_writing(daemon, Reply::LeaseLost),
             reply => {
-                writing.is_stuck = true;
+                writing.storing_blocked = true;
                 writing.state = State::Waiting;
                 if writing.must_give_up {
                     return self.ends_writing(daemon, reply);
@@ -144,7 +144,7 @@ impl World {
         let writing = self.writing(daemon);
         writing.state = State::Idle;
         let is_any_left = !writing.batch.is_empty() || writing.takes_batch();
-        writing.is_stuck &= is_any_left;
+        writing.storing_blocked &= is_any_left;
         if is_any_left {
             self.flushes(daemon);
         } else if !self.writing(daemon).queue.is_empty() {
@@ -180,7 +180,7 @@ impl World {
                 Anew::Stored(due) => {
                     committed.extend(due.into_iter().map(|(slot, due)| Committed::Due(slot, due)));
                     let made = if has_parts { self.database.slots_of_group(group) } else { vec![] };
-                    committed.extend(made.into_iter().map(Committed::Made));
+                    committed.extend(made.into_iter().map(Committed::NewSlot));
                     self.tally.stored += 1;
                 }
             }

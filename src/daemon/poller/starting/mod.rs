@@ -65,7 +65,7 @@ impl Poller {
         if room < ahead.div_ceil(2) {
             return COME_ROUND;
         }
-        if self.is_stuck.load(Ordering::Relaxed) || !self.caller.lease.is_trusted(clock::uptime()) {
+        if self.storing_blocked.load(Ordering::Relaxed) || !self.caller.lease.is_trusted(clock::uptime()) {
             return LOOK_AGAIN;
         }
         // One page per round: polls continue meanwhile.
@@ -73,7 +73,7 @@ impl Poller {
             error.log(&mut self.trouble, "reading the schedule failed: polling waits");
             return READ_AGAIN;
         }
-        self.progress.beat();
+        self.heartbeat.beat();
         let now = self.now();
         self.bring_freed_forward(now);
         let room = match self.caller.brake().room(now.monotonic) {

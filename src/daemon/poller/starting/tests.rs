@@ -29,8 +29,8 @@ fn poller() -> Poller {
         cadences: Arc::new(Cadences::new(BTreeMap::new())),
         recorder: mpsc::channel(1).0,
         committed: mpsc::unbounded_channel().1,
-        is_stuck: Arc::default(),
-        progress: Arc::default(),
+        storing_blocked: Arc::default(),
+        heartbeat: Arc::default(),
         activity: Arc::default(),
     };
     let settings = PollerSettings {
@@ -55,7 +55,7 @@ fn offer(poller: &mut Poller, probes: std::ops::RangeInclusive<i64>, due: std::o
 }
 
 #[tokio::test]
-async fn probes_of_groups_take_half_of_the_room_and_the_others_wait_once_each() {
+async fn group_probes_take_half_of_the_room_and_queue_once_each() {
     let claim = |room, poller: &mut Poller| {
         let (claimed, probes) = poller.claim(room, poller.now());
         let ids = |slots: Vec<SlotKey>| slots.into_iter().map(|slot| slot.slot_id).collect::<Vec<_>>();
@@ -97,7 +97,7 @@ async fn a_probe_whose_slot_is_in_another_poll_is_made_after_that() {
 }
 
 #[tokio::test]
-async fn a_read_that_changed_nothing_gives_its_slots_back_and_does_not_reload_the_schedule() {
+async fn a_failed_read_releases_its_slots_and_keeps_the_schedule() {
     let mut poller = poller();
     poller.unsure_after = None;
     (301..=303).for_each(|slot| poller.hear(ScheduleNews::Due(key(slot), poller.now().time)));

@@ -77,7 +77,7 @@ fn a_message_from_the_future_counts_as_new() {
 }
 
 #[test]
-fn a_new_message_is_due_at_once_in_a_new_slot_and_within_the_interval_in_an_old_one() {
+fn a_new_message_is_due_at_once_or_within_its_slots_interval() {
     let cadence = tiers_alone();
     let now = at("2026-11-23T12:00:00Z");
     assert_eq!(Following::from(&cadence).first_poll(None, now, now), now);
@@ -93,7 +93,7 @@ fn a_new_message_is_due_at_once_in_a_new_slot_and_within_the_interval_in_an_old_
 }
 
 #[test]
-fn under_a_new_cadence_a_message_is_due_where_that_would_have_polled_it_next() {
+fn a_changed_cadence_applies_its_own_next_poll_time() {
     let cadence = tiers_alone();
     let now = at("2026-11-23T12:00:00Z");
     let due = |polled_at| {
@@ -107,7 +107,7 @@ fn under_a_new_cadence_a_message_is_due_where_that_would_have_polled_it_next() {
 }
 
 #[test]
-fn cron_fires_on_its_own_dates_whatever_the_age_and_then_expires() {
+fn a_cron_cadence_ignores_the_age_until_it_expires() {
     let friday = at("2026-11-27T11:50:00Z");
     let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", secs(7 * DAY), true, friday).unwrap();
     let monday = at("2026-11-30T08:00:00Z");

@@ -60,7 +60,7 @@ const ANSWERED: fn(SlotId) -> Option<i64> = |_| None;
 const UNANSWERED: fn(SlotId) -> Option<i64> = |_| Some(10002);
 
 #[test]
-fn a_service_that_answers_no_call_gets_about_one_a_second_and_then_the_full_rate_within_some_seconds() {
+fn an_outage_slows_to_one_call_a_second_and_ends_in_seconds() {
     let mut app = App::new();
     app.lives(10, FAST, ANSWERED);
     app.lives(60, FAST, UNANSWERED);
@@ -75,7 +75,7 @@ fn a_service_that_answers_no_call_gets_about_one_a_second_and_then_the_full_rate
 }
 
 #[test]
-fn a_service_that_hangs_has_few_calls_under_way_once_it_is_known() {
+fn a_hanging_service_gets_few_calls_but_frequent_trials() {
     let mut app = App::new();
     let hangs = Duration::from_secs(8);
     app.lives(60, hangs, UNANSWERED);
@@ -97,7 +97,7 @@ fn a_service_that_fails_again_soon_gets_few_calls_again() {
 }
 
 #[test]
-fn slots_that_fail_among_others_that_are_answered_do_not_hold_the_rate_down() {
+fn slots_that_fail_among_answered_ones_do_not_lower_the_rate() {
     let mut app = App::new();
     app.lives(10, FAST, UNANSWERED);
     app.lives(20, FAST, |slot| (slot % 10 < 4).then_some(10002));
@@ -106,7 +106,7 @@ fn slots_that_fail_among_others_that_are_answered_do_not_hold_the_rate_down() {
 }
 
 #[test]
-fn it_takes_ten_attempts_of_five_slots_in_a_row_or_of_all_slots_there_are() {
+fn the_brake_needs_ten_failed_attempts_of_five_or_all_slots() {
     let now = Instant::now();
     let begins = |slots: usize, attempts: &[(SlotId, Option<i64>)]| {
         let mut brake = Brake::new(LIMIT);
@@ -141,7 +141,7 @@ fn it_takes_ten_attempts_of_five_slots_in_a_row_or_of_all_slots_there_are() {
 }
 
 #[test]
-fn groups_that_fail_one_after_the_other_for_less_than_a_second_brake_nothing() {
+fn brief_failures_of_one_group_after_another_do_not_brake() {
     let mut app = App::new();
     app.lives(60, FAST, |slot| (slot % 200 < 150).then_some(10002));
     assert!(app.news.is_empty() && app.sent(10, 60) == 10_000, "{:?}, {} calls", app.news, app.sent(10, 60));

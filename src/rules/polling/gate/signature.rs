@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_refusal_condemns_a_signature_only_if_it_is_of_the_new_one() {
+    fn only_a_refusal_of_the_new_signature_condemns_it() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut state = SignatureState::default();

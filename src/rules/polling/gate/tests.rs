@@ -87,7 +87,7 @@ impl App {
 }
 
 #[test]
-fn a_probe_that_says_nothing_of_the_app_is_followed_by_one_of_another_group_within_seconds() {
+fn an_inconclusive_probe_leads_to_another_one_within_seconds() {
     for code in [70050, 70003, 10026] {
         let mut app = App::new(6, [(0, code)]);
         app.lives(secs(300.0));
@@ -108,7 +108,7 @@ fn a_probe_that_says_nothing_of_the_app_is_followed_by_one_of_another_group_with
 }
 
 #[test]
-fn one_group_with_a_code_of_the_app_is_quarantined_and_holds_up_no_other() {
+fn an_app_code_for_one_group_quarantines_only_that_group() {
     for code in [10026, 60003, 60021, 70003, 70009, 70050, 80005, 10010, 10004] {
         let mut app = App::new(10, [(3, code)]);
         app.lives(secs(30.0));
@@ -126,7 +126,7 @@ fn one_group_with_a_code_of_the_app_is_quarantined_and_holds_up_no_other() {
 }
 
 #[test]
-fn a_code_for_everything_is_the_fault_of_the_app_and_quarantines_no_group() {
+fn a_code_for_every_group_blames_the_app_and_quarantines_none() {
     for code in [10026, 60021, 70003, 70050, 10007, 10010, 10015, 10060] {
         for seconds in [7.0, 60.0] {
             let mut app = App::new(200, [(0, code)]);
@@ -167,7 +167,7 @@ fn while_one_call_tries_a_new_signature_the_others_wait() {
 }
 
 #[test]
-fn several_bad_groups_are_told_from_the_good_ones_within_seconds() {
+fn the_gate_tells_bad_groups_from_good_ones_within_seconds() {
     let mut app = App::new(40, (1..=10).map(|group| (group, 60003)));
     app.lives(secs(6.0));
     assert!(app.calls_since(app.now - secs(1.0)) > 5);
@@ -177,7 +177,7 @@ fn several_bad_groups_are_told_from_the_good_ones_within_seconds() {
 }
 
 #[test]
-fn the_only_group_of_an_app_is_the_app_for_a_code_of_the_app_and_the_group_for_its_own() {
+fn app_codes_blame_the_app_and_group_codes_its_only_group() {
     let mut app = App::new(1, [(1, 60021)]);
     app.lives(secs(600.0));
     assert_eq!((app.quarantined.len(), app.gate.fault().is_some()), (0, true));
@@ -191,7 +191,7 @@ fn the_only_group_of_an_app_is_the_app_for_a_code_of_the_app_and_the_group_for_i
 }
 
 #[test]
-fn a_group_that_is_refused_again_before_any_other_was_asked_is_not_to_blame_yet() {
+fn a_repeated_refusal_blames_no_group_before_others_are_asked() {
     let start = Instant::now();
     let at = |seconds| start + secs(seconds);
     let mut gate = Gate::default();
@@ -205,7 +205,7 @@ fn a_group_that_is_refused_again_before_any_other_was_asked_is_not_to_blame_yet(
 }
 
 #[test]
-fn a_signature_that_the_second_group_is_refused_for_is_not_refused_twice() {
+fn a_probe_refused_for_its_signature_delays_the_next_one() {
     let start = Instant::now();
     let at = |seconds| start + secs(seconds);
     for (code, again) in [(70050, 2.0), (70003, 2.0), (60021, 0.25)] {
@@ -219,7 +219,7 @@ fn a_signature_that_the_second_group_is_refused_for_is_not_refused_twice() {
 }
 
 #[test]
-fn a_group_whose_quarantine_cannot_be_stored_is_asked_less_and_less() {
+fn a_group_whose_quarantine_is_not_stored_is_asked_rarely() {
     let mut app = App::new(5, [(2, 60003)]);
     for _ in 0..720 {
         app.lives(secs(5.0));
@@ -230,7 +230,7 @@ fn a_group_whose_quarantine_cannot_be_stored_is_asked_less_and_less() {
 }
 
 #[test]
-fn a_group_that_answers_for_some_messages_is_not_to_blame_for_the_others() {
+fn a_group_that_answers_for_some_messages_is_not_blamed() {
     let start = Instant::now();
     let at = |seconds| start + secs(seconds);
     let mut gate = Gate::default();

@@ -42,7 +42,7 @@ const MAX_REFUSALS_OF_A_PROBE: usize = 8;
 
 /// A poll in flight.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct PollProgress {
     /// The remaining batches, the next one first.
     batches: VecDeque<Vec<MsgSeq>>,
     retry: Retry,
@@ -64,18 +64,18 @@ pub(crate) struct Asking {
     poll: Poll,
 }
 
-/// What to do before [`Asking::batch`] is called again.
+/// What to do before [`PollProgress::batch`] is called again.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum Step {
     /// Nothing.
-    GoOn,
+    Continue,
     /// Wait for this time.
     Wait(Duration),
     /// The service refuses the whole app: stop it.
     StopApp(Failure),
 }
 
-impl Asking {
+impl PollProgress {
     /// A poll of `slot` with these batch sizes, while the calls of other slots have the outcomes `others`.
     pub(crate) fn new(slot: &Slot, sizes: BatchSizes, others: Others) -> Self {
         let without_receipt = slot.messages.iter().filter(|message| message.refused_since.is_none());
@@ -142,7 +142,7 @@ impl Asking {
 
     /// Adds the outcome of an attempt for the batch. `renew_signature` replaces the signature, and returns false if
     /// it can't.
-    pub(crate) fn heard(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Next {
+    pub(crate) fn record(&mut self, attempt: Attempt, renew_signature: impl FnOnce() -> bool) -> Step {
         let failure = match &attempt.outcome {
             Ok(answer) => {
                 if self.poll.others == Others::Failing && !is_answered(&self.poll) {
@@ -160,11 +160,11 @@ impl Asking {
         self.poll.attempts.push(attempt);
         let Some(failure) = failure else {
             self.settle();
-            return Next::GoOn;
+            return Step::Continue;
         };
         if failure.class == Class::SignAgain && !self.signed_again && renew_signature() {
             self.signed_again = true;
-            return Next::GoOn;
+            return Step::Continue;
         }
         self.failed(failure)
     }
@@ -197,7 +197,7 @@ impl Asking {
         self.failures >= FAILURES_TO_BLAME && self.poll.others != Others::Failing
     }
 
-    fn failed(&mut self, failure: Failure) -> Next {
+    fn failed(&mut self, failure: Failure) -> Step {
         let code = failure.code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
         let asked = self.batch().unwrap_or_default().to_vec();
         if self.is_probe
@@ -207,7 +207,7 @@ impl Asking {
         {
             self.poll.rejected.clear();
             self.end(PollEnd::GroupFault(failure));
-            return Next::GoOn;
+            return Step::Continue;
         }
         match failure.class {
             Class::Retry | Class::Unknown if self.looks_for_culprits() => return self.part_failed(&asked),
@@ -217,7 +217,7 @@ impl Asking {
                 // slots.
                 let tries_again = self.failures == 0 || failure.class == Class::SlowDown;
                 match self.retry.next_wait() {
-                    Some(wait) if tries_again && self.in_vain < PATIENCE => return Next::Wait(wait),
+                    Some(wait) if tries_again && self.in_vain < PATIENCE => return Step::Wait(wait),
                     _ => self.end(PollEnd::GivenUp),
                 }
             }
@@ -251,7 +251,7 @@ impl Asking {
         if self.refusals >= most_in_vain && !is_answered(&self.poll) {
             self.end(PollEnd::GivenUp);
         }
-        Next::GoOn
+        Step::Continue
     }
 
     /// The receipts in the last attempt, from the code of the whole answer.
@@ -277,14 +277,14 @@ impl Asking {
         }
     }
 
-    fn stop_app(&mut self, failure: Failure) -> Next {
+    fn stop_app(&mut self, failure: Failure) -> Step {
         self.end(PollEnd::Stopped);
-        Next::StopApp(failure)
+        Step::StopApp(failure)
     }
 
     /// A call failed, possibly because of its messages: its halves are asked for after all other parts, since one
     /// answer proves that the service is up.
-    fn part_failed(&mut self, asked: &[MsgSeq]) -> Next {
+    fn part_failed(&mut self, asked: &[MsgSeq]) -> Step {
         self.settle();
         self.failed_parts += 1;
         if let [seq] = asked {
@@ -297,7 +297,7 @@ impl Asking {
         if self.failed_parts >= most || self.in_vain >= PATIENCE {
             self.has_enough();
         }
-        Next::GoOn
+        Step::Continue
     }
 
     /// The remaining batches are not asked for in this poll.

@@ -14,7 +14,7 @@ use crate::{
     domain::Timestamp,
     rules::{
         recording::RETRY_AT_MOST,
-        slot::{Made, SlotKey, StoredDue},
+        slot::{NewSlot, SlotKey, StoredDue},
     },
 };
 
@@ -91,7 +91,7 @@ impl Schedule {
     }
 
     /// Adds a newly created slot.
-    pub(crate) fn learn_made(&mut self, made: Made, now: Now) {
+    pub(crate) fn learn_made(&mut self, made: NewSlot, now: Now) {
         self.set_failing(made.slot, made.fails);
         if !self.claimed.contains_key(&made.slot) {
             self.bring_forward(made.slot, made.next_poll_at, now);

@@ -67,7 +67,7 @@ fn a_parked_slot_is_forgotten_unless_it_was_asked_for_meanwhile() {
 }
 
 #[test]
-fn what_the_database_says_adds_slots_and_brings_them_forward_and_does_nothing_else() {
+fn the_database_only_adds_slots_or_brings_them_forward() {
     let now = start();
     let mut schedule = Schedule::new(now.monotonic);
     for (slot, due) in [(1, 0), (2, 30), (3, 30)] {
@@ -84,7 +84,7 @@ fn what_the_database_says_adds_slots_and_brings_them_forward_and_does_nothing_el
 }
 
 #[test]
-fn slots_are_drawn_from_anywhere_among_those_that_are_due_and_do_not_fail() {
+fn a_draw_takes_any_due_slot_and_failing_ones_last() {
     let now = start();
     let mut schedule = Schedule::new(now.monotonic);
     (0..10).for_each(|slot| schedule.set(key(slot), now.time, now));
@@ -116,11 +116,11 @@ fn no_more_slots_that_fail_are_claimed_than_have_a_place() {
 }
 
 #[test]
-fn a_slot_that_was_made_for_a_message_to_blame_is_one_that_fails_and_waits_its_time() {
+fn a_slot_made_for_a_blamed_message_waits_among_failing_ones() {
     let now = start();
     let mut schedule = Schedule::new(now.monotonic);
     for (slot_id, fails) in [(1, true), (2, false)] {
-        schedule.learn_made(Made { slot: key(slot_id), next_poll_at: secs(now, 900), fails }, now);
+        schedule.learn_made(NewSlot { slot: key(slot_id), next_poll_at: secs(now, 900), fails }, now);
     }
     assert!(schedule.claim_due(9, 9, after(now, 899)).is_empty());
     assert_eq!(ids(schedule.claim_due(9, 0, after(now, 900))), [2], "the other has no place");
@@ -149,7 +149,7 @@ fn stored(now: Now, due: i64, last_polled_at: Option<i64>) -> StoredDue {
 }
 
 #[test]
-fn what_was_stored_before_the_wall_clock_was_set_back_is_read_by_the_clock_as_it_was() {
+fn due_times_stored_before_a_clock_step_back_stay_correct() {
     let now = start();
     let until_next = |stored: StoredDue| {
         let mut schedule = Schedule::new(now.monotonic);
@@ -164,7 +164,7 @@ fn what_was_stored_before_the_wall_clock_was_set_back_is_read_by_the_clock_as_it
 }
 
 #[test]
-fn messages_that_join_after_the_wall_clock_was_set_back_do_not_put_their_slot_off() {
+fn messages_that_join_after_a_step_back_do_not_delay_the_slot() {
     let now = start();
     let mut schedule = Schedule::new(now.monotonic);
     schedule.set(key(1), secs(now, 60), now);

@@ -21,7 +21,7 @@ fn seqs(messages: &[SlotMessage]) -> Vec<u32> {
 }
 
 #[test]
-fn a_poll_is_stored_if_the_last_call_of_its_slot_is_its_own_whatever_has_changed_since() {
+fn a_poll_is_stored_if_it_made_the_last_call_of_its_slot() {
     let kept = kept(slot(vec![message(1)]), answered(vec![(seq(1), counted(2, 1))]));
     let stands = Slot { version: 12, last_called_at: kept.called_at(), ..slot(vec![message(1), never_polled(2)]) };
     let stored = [(stands.key, stands.next_poll_at)];
@@ -32,7 +32,7 @@ fn a_poll_is_stored_if_the_last_call_of_its_slot_is_its_own_whatever_has_changed
 }
 
 #[test]
-fn a_message_that_joined_meanwhile_is_neither_known_nor_closed_by_the_poll_and_is_due_after_an_interval() {
+fn a_message_that_joined_during_a_poll_is_untouched_by_it() {
     let kept = kept(slot(vec![message(1)]), answered(vec![(seq(1), counted(2, 1))]));
     // Too old to be polled more than once.
     let joined = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..never_polled(2) };
@@ -48,7 +48,7 @@ fn a_message_that_joined_meanwhile_is_neither_known_nor_closed_by_the_poll_and_i
 }
 
 #[test]
-fn what_was_told_of_a_message_that_was_unwatched_meanwhile_is_kept_for_its_row() {
+fn the_answer_for_an_unwatched_message_is_kept_for_its_row() {
     let both = vec![(seq(1), counted(2, 1)), (seq(2), counted(1, 2))];
     let asked = kept(slot(vec![message(1), message(2)]), answered(both));
     let snapshots = |recording: &Recording| recording.snapshots.iter().map(|kept| kept.seq).collect::<Vec<_>>();
@@ -106,7 +106,7 @@ fn what_somebody_wrote_into_a_slot_goes_with_the_next_poll_also_if_that_fails() 
 }
 
 #[test]
-fn a_message_that_is_done_leaves_the_slot_with_what_is_known_of_it() {
+fn a_finished_message_leaves_its_slot_with_its_known_state() {
     let done = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
     let both = vec![(seq(1), counted(3, 0)), (seq(2), counted(1, 2))];
     let kept = kept(slot(vec![done, message(2)]), answered(both));
@@ -121,7 +121,7 @@ fn a_message_that_is_done_leaves_the_slot_with_what_is_known_of_it() {
 }
 
 #[test]
-fn a_common_poll_that_tells_nothing_says_nothing_of_the_slot_that_was_polled_along() {
+fn a_failed_common_poll_leaves_the_absorbed_slot_alone() {
     let mut common = slot(vec![message(1)]);
     let old = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..message(9) };
     common.absorb(Slot { key: SlotKey { group_key: 3, slot_id: 6 }, ..slot(vec![old]) });

@@ -41,7 +41,7 @@ fn a_cadence_may_go_on_after_all_have_read() {
 }
 
 #[test]
-fn a_message_without_receipt_is_closed_when_several_polls_have_said_so() {
+fn several_polls_without_a_receipt_close_a_message() {
     let mut held = never_polled(1);
     for round in 1..=NO_RECEIPT_POLLS {
         let recording = record(slot(vec![held.clone()]), answered(vec![(seq(1), NO_RECEIPT)]));
@@ -67,7 +67,7 @@ fn an_old_message_is_polled_once_more_and_then_expired() {
 }
 
 #[test]
-fn a_message_a_day_past_its_end_is_expired_by_a_poll_that_failed_and_one_never_seen_after_several() {
+fn a_failed_poll_expires_seen_messages_and_unseen_ones_later() {
     let sent = |days| SlotMessage { sent_at: noon() - TimeDelta::days(days), ..message(1) };
     let unseen = |days| SlotMessage { sent_at: noon() - TimeDelta::days(days), ..never_polled(1) };
     for (message, failures, others, is_expired) in [
@@ -90,7 +90,7 @@ fn a_message_a_day_past_its_end_is_expired_by_a_poll_that_failed_and_one_never_s
 }
 
 #[test]
-fn a_refused_message_leaves_for_a_slot_of_its_own_and_is_closed_when_it_is_refused_for_long() {
+fn a_refused_message_gets_its_own_slot_and_is_closed_later() {
     let mut poll = answered(vec![(seq(1), counted(1, 2))]);
     poll.rejected.push(refusal(2));
     let recording = record(slot(vec![message(1), message(2)]), poll.clone());
@@ -126,7 +126,7 @@ fn a_refused_message_leaves_for_a_slot_of_its_own_and_is_closed_when_it_is_refus
 }
 
 #[test]
-fn a_minute_in_which_every_message_is_refused_closes_none_and_counts_for_none() {
+fn a_poll_with_every_message_refused_closes_none() {
     let rejected: Vec<_> = (1..=3).map(refusal).collect();
     let held = (1..=3).map(|number| SlotMessage {
         no_receipt_polls: 9,
@@ -140,7 +140,7 @@ fn a_minute_in_which_every_message_is_refused_closes_none_and_counts_for_none() 
 }
 
 #[test]
-fn an_answer_ends_what_a_refusal_began_and_the_two_counts_are_not_mixed() {
+fn an_answer_resets_refusals_and_the_counts_stay_separate() {
     let refused = SlotMessage { no_receipt_polls: 2, refused_since: Some(noon() - minutes(60)), ..message(1) };
     let told = |receipt| {
         let change = record(slot(vec![refused.clone()]), answered(vec![(seq(1), receipt)])).messages.remove(0);

@@ -4,7 +4,7 @@ use super::*;
 use crate::rules::protocol::{Class, Failure};
 
 #[test]
-fn a_poll_that_told_nothing_moves_no_times_and_is_tried_again_sooner_than_the_cadence_says() {
+fn a_failed_poll_moves_no_times_and_retries_before_its_cadence() {
     let end = PollEnd::GivenUp;
     let poll = Poll { attempts: vec![attempt(noon())], ..Poll::ended(end) };
     let recording = record(slot(vec![message(1), never_polled(2)]), poll);
@@ -40,7 +40,7 @@ fn a_failing_slot_with_an_expired_message_waits_like_any_other() {
 }
 
 #[test]
-fn a_slot_that_fails_while_others_are_answered_waits_longer_each_time_whatever_its_cadence() {
+fn a_slot_failing_alone_backs_off_whatever_its_cadence() {
     for (failures, expected) in [(2, 10), (3, 20), (5, 80), (13, 20_480), (14, 21_600), (500, 21_600)] {
         let slot = Slot { failures, ..slot(vec![message(1)]) };
         let poll = Poll { others: Others::Answered, ..Poll::ended(PollEnd::GivenUp) };
@@ -51,7 +51,7 @@ fn a_slot_that_fails_while_others_are_answered_waits_longer_each_time_whatever_i
 }
 
 #[test]
-fn what_fails_while_others_fail_counts_once_whoever_was_to_blame_before() {
+fn repeated_failures_in_an_outage_count_once() {
     for (others, failures, expected) in [
         (Others::Failing, 0, 1),
         (Others::Failing, 1, 1),
@@ -93,7 +93,7 @@ fn messages_whose_calls_fail_leave_for_slots_of_their_own() {
 }
 
 #[test]
-fn a_message_that_is_known_otherwise_than_its_slot_says_so_when_it_leaves() {
+fn a_message_known_apart_keeps_its_own_time_when_it_leaves() {
     let known_until = Some(noon() - minutes(7));
     let apart = SlotMessage { known_until, known_apart: true, ..message(2) };
     let poll = Poll { failed: vec![vec![seq(2)]], ..answered(vec![(seq(1), counted(1, 2))]) };
@@ -115,7 +115,7 @@ fn group_fault(code: i64) -> Poll {
 }
 
 #[test]
-fn a_quarantined_group_is_probed_after_hours_and_one_that_is_gone_after_a_day() {
+fn a_gone_group_is_probed_later_than_another_quarantined_one() {
     for (code, probe_at) in [
         (10007, Some(noon() + PROBE_GROUP_AFTER)),
         (10060, Some(noon() + PROBE_GROUP_AFTER)),
@@ -141,7 +141,7 @@ fn a_probe_that_succeeds_ends_the_quarantine() {
 }
 
 #[test]
-fn a_probe_of_a_slot_that_is_empty_by_now_tells_nothing_of_its_group() {
+fn a_probe_of_an_empty_slot_tells_nothing_of_its_group() {
     let quarantined = Slot { group_state: GroupState::Quarantined, ..slot(vec![]) };
     let recording = record(quarantined, Poll { attempts: vec![], ..answered(vec![]) });
     assert_eq!(recording.group, None);

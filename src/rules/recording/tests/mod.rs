@@ -141,14 +141,14 @@ fn every_poll_is_kept_where_the_config_says_so() {
 }
 
 #[test]
-fn the_first_observation_has_no_prior_poll_even_in_a_slot_that_was_polled_before() {
+fn a_first_observation_has_no_prior_poll_in_a_polled_slot() {
     let recording = record(slot(vec![message(1), never_polled(2)]), answered(vec![(seq(2), counted(0, 3))]));
     let first = recording.snapshots.iter().find(|snapshot| snapshot.seq == seq(2)).unwrap();
     assert_eq!(first.prior_polled_at, None);
 }
 
 #[test]
-fn a_message_that_an_answer_leaves_out_stays_known_until_the_poll_before() {
+fn a_message_left_out_stays_known_until_the_poll_before() {
     let recording = record(slot(vec![message(1), message(2)]), answered(vec![(seq(1), counted(1, 2))]));
     let [change] = recording.messages.as_slice() else { panic!("{:?}", recording.messages) };
     assert_eq!((change.seq, change.polled_at, change.known_until), (seq(2), None, Some(noon() - minutes(1))));
@@ -158,7 +158,7 @@ fn a_message_that_an_answer_leaves_out_stays_known_until_the_poll_before() {
 }
 
 #[test]
-fn when_it_is_answered_again_its_prior_poll_is_the_one_that_last_told_of_it() {
+fn a_returning_message_has_its_last_observation_as_prior_poll() {
     let hour_ago = noon() - minutes(60);
     let apart = SlotMessage { known_until: Some(hour_ago), known_apart: true, ..message(2) };
     let recording = record(slot(vec![apart.clone()]), answered(vec![(seq(2), counted(3, 0))]));
@@ -187,7 +187,7 @@ fn a_receipt_that_ends_leaves_the_counts_that_were_known_last() {
 }
 
 #[test]
-fn a_milestone_that_was_reached_while_there_was_no_receipt_has_no_lower_bound() {
+fn a_milestone_reached_without_a_receipt_has_no_lower_bound() {
     let reached = |code| {
         let held = SlotMessage { receipt: Some(Receipt { code, ..counted(1, 9) }), ..message(1) };
         let recording = record(slot(vec![held]), answered(vec![(seq(1), counted(6, 4))]));

@@ -30,7 +30,7 @@ fn each_half_of_a_split_poll_has_its_own_interval() {
 }
 
 #[test]
-fn the_messages_of_a_split_poll_were_all_there_when_the_next_one_is_due() {
+fn every_message_of_a_split_poll_counts_for_the_next_due_time() {
     let young = SlotMessage {
         sent_at: noon() - minutes(2),
         known_until: Some(noon() - minutes(1) + TimeDelta::seconds(1)),
@@ -46,7 +46,7 @@ fn the_messages_of_a_split_poll_were_all_there_when_the_next_one_is_due() {
 }
 
 #[test]
-fn a_common_poll_that_told_nothing_leaves_each_known_until_its_own_last_poll() {
+fn a_failed_common_poll_keeps_the_known_times_of_both_slots() {
     let mut common = slot(vec![message(1)]);
     let other = SlotMessage { known_until: Some(noon() - TimeDelta::seconds(10)), ..message(9) };
     let times = Some(noon() - TimeDelta::seconds(10));
@@ -57,7 +57,7 @@ fn a_common_poll_that_told_nothing_leaves_each_known_until_its_own_last_poll() {
 }
 
 #[test]
-fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells() {
+fn the_next_answered_poll_corrects_times_in_the_future() {
     let ahead = noon() + TimeDelta::days(20);
     let dated_ahead = || SlotMessage { known_until: Some(ahead), ..message(1) };
     let (last_polled_at, known_until) = (Some(ahead), Some(ahead));
@@ -93,7 +93,7 @@ fn what_was_dated_into_the_future_gets_its_true_time_by_the_next_poll_that_tells
 }
 
 #[test]
-fn an_answer_that_was_dated_into_the_future_though_it_was_asked_for_by_a_right_clock_gets_its_true_time() {
+fn a_future_answer_time_after_a_right_call_time_is_corrected() {
     let ahead = Slot { last_polled_at: Some(noon() + TimeDelta::days(20)), ..slot(vec![message(1), never_polled(2)]) };
     let recording = record(ahead, answered(vec![(seq(1), counted(1, 2))]));
     let [snapshot] = recording.snapshots.as_slice() else { panic!("{:?}", recording.snapshots) };
@@ -103,7 +103,7 @@ fn an_answer_that_was_dated_into_the_future_though_it_was_asked_for_by_a_right_c
 }
 
 #[test]
-fn a_poll_was_due_by_its_cadence_whatever_has_moved_the_schedule_since() {
+fn a_poll_is_due_by_its_cadence_despite_schedule_changes() {
     let due_at = |slot: Slot| {
         let answers = slot.messages.iter().map(|message| (message.seq, counted(1, 2))).collect();
         record_at(slot, answered(answers), noon() + minutes(200)).due_at
@@ -129,7 +129,7 @@ fn a_clock_that_steps_back_moves_no_poll_back_and_delays_none() {
 }
 
 #[test]
-fn a_change_that_was_seen_after_a_clock_was_set_back_may_have_happened_at_any_time_since_the_message_was_sent() {
+fn a_change_after_a_clock_step_back_may_date_from_the_sending() {
     for (back, is_seen) in [(30, false), (59, true), (90, true)] {
         let answered_at = noon() - minutes(1) + answer_time() + TimeDelta::seconds(58 - back);
         let recording = record(slot(vec![message(1)]), answered_in(vec![(answered_at, vec![(seq(1), counted(2, 1))])]));
@@ -164,7 +164,7 @@ fn steps_back(stepped: Timestamp, is_doubted: bool) {
 
 proptest! {
     #[test]
-    fn polls_of_a_message_rise_strictly_whatever_the_clock_does_while_it_is_doubted(
+    fn poll_times_of_a_message_rise_strictly_under_a_doubted_clock(
         steps in proptest::collection::vec((-100_000_i64..100_000, 0_i64..3, any::<bool>()), 1..40),
     ) {
         let mut held = slot(vec![never_polled(1), never_polled(2)]);

@@ -19,7 +19,7 @@ pub(super) fn poll_until(
         let next = (0..slots.len()).min_by_key(|at| slots[*at].next_poll_at).unwrap();
         let slot = slots.swap_remove(next);
         now = now.max(slot.next_poll_at);
-        let mut asking = Asking::new(&slot, ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot, ALL, Others::Answered);
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             let fails = batch.iter().any(|seq| bad.contains(&seq.get()));
             let attempt = attempt(&batch, if fails { code } else { 0 });
@@ -27,7 +27,7 @@ pub(super) fn poll_until(
             now += latency;
             calls += usize::from(fails);
             let attempt = Attempt { latency, called_at: now, ended_at: now, ..attempt };
-            if let Next::Wait(wait) = asking.heard(attempt, || true) {
+            if let Step::Wait(wait) = asking.record(attempt, || true) {
                 now += wait;
             }
         }
@@ -54,7 +54,7 @@ pub(super) fn all_but(messages: i64, bad: &BTreeSet<u32>) -> BTreeSet<u32> {
 }
 
 #[test]
-fn one_bad_message_among_others_is_put_off_alone_whatever_its_calls_fail_with() {
+fn one_bad_message_is_deferred_alone_whatever_its_failure() {
     let quick = Duration::from_millis(20);
     for (messages, bad) in [(16, 1), (16, 9), (16, 16), (50, 37), (2, 1), (3, 3)] {
         for (code, latency) in [(10002, quick), (12345, quick), (10002, Duration::from_secs(5))] {
@@ -76,7 +76,7 @@ fn one_bad_message_among_others_is_put_off_alone_whatever_its_calls_fail_with() 
 }
 
 #[test]
-fn a_message_that_makes_its_call_fail_is_asked_for_less_and_less_often() {
+fn a_failing_message_is_asked_for_less_and_less_often() {
     let bad = BTreeSet::from([3]);
     let failing = |slots: &[Slot]| slots.iter().map(|slot| slot.failures).max().unwrap();
     let run = |until| {
@@ -91,12 +91,12 @@ fn a_message_that_makes_its_call_fail_is_asked_for_less_and_less_often() {
 }
 
 #[test]
-fn while_other_calls_fail_too_no_message_is_blamed_and_each_poll_makes_one_attempt() {
+fn a_poll_tries_once_and_blames_no_message_in_an_outage() {
     for failures in [1, 5] {
-        let mut asking = Asking::new(&Slot { failures, ..slot(16) }, ALL, Others::Failing);
+        let mut asking = PollProgress::new(&Slot { failures, ..slot(16) }, ALL, Others::Failing);
         let batch = asking.batch().unwrap().to_vec();
         assert_eq!(batch.len(), 16);
-        assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
+        assert_eq!(asking.record(attempt(&batch, 10002), || true), Step::Continue);
         assert!(asking.batch().is_none());
         let poll = asking.into_poll();
         assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
@@ -104,10 +104,10 @@ fn while_other_calls_fail_too_no_message_is_blamed_and_each_poll_makes_one_attem
 }
 
 #[test]
-fn a_slot_whose_last_poll_failed_gets_one_attempt_and_then_leaves_its_place_to_others() {
-    let mut asking = Asking::new(&Slot { failures: 1, ..slot(16) }, ALL, Others::Answered);
+fn a_slot_whose_last_poll_failed_gets_only_one_attempt() {
+    let mut asking = PollProgress::new(&Slot { failures: 1, ..slot(16) }, ALL, Others::Answered);
     let batch = asking.batch().unwrap().to_vec();
-    assert_eq!((batch.len(), asking.heard(attempt(&batch, 10002), || true)), (16, Next::GoOn));
+    assert_eq!((batch.len(), asking.record(attempt(&batch, 10002), || true)), (16, Step::Continue));
     assert_eq!(asking.batch(), None);
     assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
 }
@@ -116,10 +116,10 @@ fn a_slot_whose_last_poll_failed_gets_one_attempt_and_then_leaves_its_place_to_o
 fn a_search_that_gives_way_to_other_slots_blames_no_message_that_it_has_not_asked_for() {
     let slot = Slot { failures: 3, ..slot(16) };
     for answered in [0, 1] {
-        let mut asking = Asking::new(&slot, ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot, ALL, Others::Answered);
         for code in [0, 10002].into_iter().skip(1 - answered) {
             let batch = asking.batch().unwrap().to_vec();
-            asking.heard(attempt(&batch, code), || true);
+            asking.record(attempt(&batch, code), || true);
         }
         asking.gives_way();
         assert_eq!(asking.batch(), None);
@@ -133,10 +133,10 @@ fn a_search_that_gives_way_to_other_slots_blames_no_message_that_it_has_not_aske
 #[test]
 fn a_poll_that_outlasts_an_outage_asks_again_for_what_failed_in_it() {
     for code in [10002, 10004] {
-        let mut asking = Asking::new(&Slot { failures: 3, ..slot(2) }, ALL, Others::Answered);
+        let mut asking = PollProgress::new(&Slot { failures: 3, ..slot(2) }, ALL, Others::Answered);
         let (mut codes, mut asked) = (vec![code, 0, 0].into_iter(), vec![]);
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
-            asking.heard(attempt(&batch, codes.next().unwrap()), || true);
+            asking.record(attempt(&batch, codes.next().unwrap()), || true);
             asking.others_are(if asked.is_empty() { Others::Failing } else { Others::Answered });
             asked.push(batch[0].get());
         }
@@ -148,19 +148,19 @@ fn a_poll_that_outlasts_an_outage_asks_again_for_what_failed_in_it() {
 }
 
 #[test]
-fn after_an_outage_a_slot_is_asked_for_as_a_whole_and_a_message_that_fails_is_put_off_for_seconds() {
+fn an_outage_leaves_slots_whole_and_later_deferrals_short() {
     for code in [10002, 10004] {
         let mut slot = slot(50);
         for poll in 0..60 {
-            let mut asking = Asking::new(&slot, ALL, Others::Failing);
+            let mut asking = PollProgress::new(&slot, ALL, Others::Failing);
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
-                asking.heard(attempt(&batch, code), || true);
+                asking.record(attempt(&batch, code), || true);
             }
             let (cadences, keep) = (Cadences::default(), KeepSnapshots::Changes);
             slot.failures = Recording::of(slot.clone(), asking.into_poll(), cadences.of(None), keep, now()).failures;
             assert_eq!(slot.failures, 1, "after poll {poll} of an outage with {code}");
         }
-        let asking = Asking::new(&slot, ALL, Others::Answered);
+        let asking = PollProgress::new(&slot, ALL, Others::Answered);
         assert_eq!(asking.batch().map(<[MsgSeq]>::len), Some(50));
         let is_over = |slots: &[Slot], _: &BTreeSet<u32>| slots.iter().any(|slot| slot.messages.len() == 1);
         let bad = BTreeSet::from([7]);
@@ -172,13 +172,13 @@ fn after_an_outage_a_slot_is_asked_for_as_a_whole_and_a_message_that_fails_is_pu
 }
 
 #[test]
-fn where_no_part_is_answered_no_message_is_blamed_and_few_calls_are_made() {
+fn an_unanswered_poll_blames_no_message_and_makes_few_calls() {
     for failures in 2..20 {
-        let mut asking = Asking::new(&Slot { failures, ..slot(50) }, ALL, Others::Answered);
+        let mut asking = PollProgress::new(&Slot { failures, ..slot(50) }, ALL, Others::Answered);
         let mut calls = 0;
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             calls += 1;
-            assert_eq!(asking.heard(attempt(&batch, 10002), || true), Next::GoOn);
+            assert_eq!(asking.record(attempt(&batch, 10002), || true), Step::Continue);
         }
         let poll = asking.into_poll();
         assert_eq!((poll.end, poll.failed.len()), (PollEnd::GivenUp, 0));
@@ -187,17 +187,17 @@ fn where_no_part_is_answered_no_message_is_blamed_and_few_calls_are_made() {
 }
 
 #[test]
-fn messages_without_a_receipt_are_found_once_and_asked_for_alone_once_more_before_they_are_closed() {
+fn messages_without_receipt_are_rechecked_alone_before_closing() {
     let bad: BTreeSet<u32> = (1..=40).collect();
     for (messages, calls) in [(40, [79, 1, 41]), (50, [99, 3, 43])] {
         let (mut slot, cadences) = (slot(messages), Cadences::default());
         for (most, closes) in calls.into_iter().zip([0, 0, 40]) {
-            let mut asking = Asking::new(&slot, ALL, Others::Answered);
+            let mut asking = PollProgress::new(&slot, ALL, Others::Answered);
             let mut calls = 0;
             while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
                 calls += 1;
                 let is_refused = batch.iter().any(|seq| bad.contains(&seq.get()));
-                asking.heard(attempt(&batch, if is_refused { 10062 } else { 0 }), || true);
+                asking.record(attempt(&batch, if is_refused { 10062 } else { 0 }), || true);
             }
             assert!(calls <= most, "{calls} calls instead of {most} for {messages} messages");
             let poll = asking.into_poll();
@@ -215,24 +215,24 @@ fn messages_without_a_receipt_are_found_once_and_asked_for_alone_once_more_befor
 
 #[test]
 fn a_service_that_refuses_every_message_is_not_asked_for_each() {
-    let mut asking = Asking::new(&slot(200), ALL, Others::Answered);
+    let mut asking = PollProgress::new(&slot(200), ALL, Others::Answered);
     let mut calls = 0;
     while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
         calls += 1;
-        asking.heard(attempt(&batch, 10004), || true);
+        asking.record(attempt(&batch, 10004), || true);
     }
     assert!(calls <= MAX_REFUSALS_IN_VAIN, "{calls}");
     assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
 }
 
 #[test]
-fn a_slot_that_is_refused_again_and_again_makes_as_few_calls_as_one_that_fails_otherwise() {
+fn a_repeatedly_refused_slot_makes_few_calls() {
     for (messages, failures) in [(50, 1), (50, 2), (12, 1), (200, 9)] {
-        let mut asking = Asking::new(&Slot { failures, ..slot(messages) }, ALL, Others::Answered);
+        let mut asking = PollProgress::new(&Slot { failures, ..slot(messages) }, ALL, Others::Answered);
         let mut calls = 0;
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             calls += 1;
-            asking.heard(attempt(&batch, 10004), || true);
+            asking.record(attempt(&batch, 10004), || true);
         }
         assert!(calls <= MAX_FAILED_PARTS_IN_VAIN, "{calls} calls after {failures} failures");
         assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
@@ -243,10 +243,10 @@ fn a_slot_that_is_refused_again_and_again_makes_as_few_calls_as_one_that_fails_o
 fn after_an_outage_one_message_that_is_refused_is_found_at_once() {
     for (others, bad) in [Others::Failing, Others::Answered].into_iter().flat_map(|others| [(others, 1), (others, 200)])
     {
-        let mut asking = Asking::new(&Slot { failures: 1, ..slot(200) }, ALL, others);
+        let mut asking = PollProgress::new(&Slot { failures: 1, ..slot(200) }, ALL, others);
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             let is_refused = batch.iter().any(|seq| seq.get() == bad);
-            asking.heard(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
+            asking.record(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
         }
         let poll = asking.into_poll();
         assert_eq!((poll.end, poll.receipts.len(), poll.rejected.len()), (PollEnd::Complete, 199, 1), "{others:?}");
@@ -263,9 +263,9 @@ fn good_messages_among_many_that_are_refused_are_observed() {
 #[test]
 fn messages_that_are_all_refused_alone_are_not_to_blame() {
     for (messages, end) in [(1, PollEnd::GivenUp), (3, PollEnd::GivenUp)] {
-        let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot(messages), ALL, Others::Answered);
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
-            asking.heard(attempt(&batch, 10004), || true);
+            asking.record(attempt(&batch, 10004), || true);
         }
         let poll = asking.into_poll();
         assert_eq!((poll.end, poll.rejected.len()), (end, usize::try_from(messages).unwrap()));
@@ -273,7 +273,7 @@ fn messages_that_are_all_refused_alone_are_not_to_blame() {
 }
 
 #[test]
-fn each_part_of_a_slot_comes_first_in_one_of_the_polls_in_which_nothing_is_answered() {
+fn every_part_of_a_slot_comes_first_in_some_unanswered_poll() {
     for parts in 1..=200 {
         let first: BTreeSet<usize> = (0..parts).map(|poll| poll * stride(parts) % parts).collect();
         assert_eq!(first.len(), parts, "{parts} parts");

@@ -67,36 +67,36 @@ fn attempt(batch: &[MsgSeq], code: i64) -> Attempt {
 
 #[test]
 fn a_second_refusal_of_the_signature_stops_the_app() {
-    let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
+    let mut asking = PollProgress::new(&slot(2), ALL, Others::Answered);
     let batch = asking.batch().unwrap().to_vec();
-    assert_eq!(asking.heard(attempt(&batch, 70003), || true), Next::GoOn);
+    assert_eq!(asking.record(attempt(&batch, 70003), || true), Step::Continue);
     assert_eq!(asking.batch(), Some(batch.as_slice()), "once more, with a new signature");
-    assert!(matches!(asking.heard(attempt(&batch, 70003), || true), Next::StopApp(_)));
+    assert!(matches!(asking.record(attempt(&batch, 70003), || true), Step::StopApp(_)));
     assert!(asking.batch().is_none());
     assert_eq!(asking.into_poll().end, PollEnd::Stopped);
 }
 
 #[test]
-fn an_account_check_that_fails_is_retried_after_a_new_signature_was_tried() {
+fn a_failed_account_check_is_retried_after_a_new_signature() {
     for code in [60004, 60005] {
-        let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot(2), ALL, Others::Answered);
         let batch = asking.batch().unwrap().to_vec();
-        assert_eq!(asking.heard(attempt(&batch, code), || true), Next::GoOn, "a new signature");
+        assert_eq!(asking.record(attempt(&batch, code), || true), Step::Continue, "a new signature");
         for _ in 1..MAX_ATTEMPTS {
-            assert!(matches!(asking.heard(attempt(&batch, code), || false), Next::Wait(_)), "{code}");
+            assert!(matches!(asking.record(attempt(&batch, code), || false), Step::Wait(_)), "{code}");
         }
-        assert_eq!(asking.heard(attempt(&batch, code), || false), Next::GoOn);
+        assert_eq!(asking.record(attempt(&batch, code), || false), Step::Continue);
         assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
     }
 }
 
 #[test]
-fn a_probe_of_a_group_that_refuses_every_message_makes_few_calls() {
+fn a_probe_of_a_group_that_refuses_everything_makes_few_calls() {
     let group = Slot { group_state: GroupState::Quarantined, ..slot(50) };
-    let mut asking = Asking::new(&group, ALL, Others::Answered);
+    let mut asking = PollProgress::new(&group, ALL, Others::Answered);
     let mut calls = 0;
     while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
-        asking.heard(attempt(&batch, 10004), || false);
+        asking.record(attempt(&batch, 10004), || false);
         calls += 1;
     }
     let poll = asking.into_poll();
@@ -106,25 +106,25 @@ fn a_probe_of_a_group_that_refuses_every_message_makes_few_calls() {
 
 #[test]
 fn a_ready_signature_that_is_refused_stops_the_app_at_once() {
-    let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
+    let mut asking = PollProgress::new(&slot(2), ALL, Others::Answered);
     let batch = asking.batch().unwrap().to_vec();
-    assert!(matches!(asking.heard(attempt(&batch, 70003), || false), Next::StopApp(_)));
+    assert!(matches!(asking.record(attempt(&batch, 70003), || false), Step::StopApp(_)));
 }
 
 #[test]
-fn a_poll_that_is_not_answered_in_time_twice_gives_its_place_to_others() {
-    let mut asking = Asking::new(&slot(2), ALL, Others::Answered);
+fn a_poll_that_times_out_twice_gives_up_its_place() {
+    let mut asking = PollProgress::new(&slot(2), ALL, Others::Answered);
     let batch = asking.batch().unwrap().to_vec();
     let hanging = Attempt { latency: Duration::from_secs(8), ..attempt(&batch, 10002) };
-    assert!(matches!(asking.heard(hanging.clone(), || true), Next::Wait(_)));
-    assert_eq!(asking.heard(hanging, || true), Next::GoOn);
+    assert!(matches!(asking.record(hanging.clone(), || true), Step::Wait(_)));
+    assert_eq!(asking.record(hanging, || true), Step::Continue);
     assert!(asking.batch().is_none());
     assert_eq!(asking.into_poll().end, PollEnd::GivenUp);
 }
 
 proptest! {
     #[test]
-    fn however_many_messages_are_bad_the_others_are_observed_and_no_poll_takes_long(
+    fn bad_messages_do_not_keep_good_ones_from_being_observed(
         messages in 1_i64..60,
         bad in proptest::collection::btree_set(1_u32..60, 0..12),
         hangs in any::<bool>(),
@@ -138,18 +138,18 @@ proptest! {
     }
 
     #[test]
-    fn halving_rejects_the_bad_messages_alone_and_tells_of_each_message_once(
+    fn halving_rejects_only_bad_messages_and_reports_each_once(
         messages in 1_i64..130,
         bad in proptest::collection::btree_set(1_u32..130, 0..6),
         gone in proptest::collection::btree_set(1_u32..130, 0..6),
     ) {
-        let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot(messages), ALL, Others::Answered);
         let mut calls = 0;
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             calls += 1;
             let holds = |seqs: &BTreeSet<u32>| batch.iter().any(|seq| seqs.contains(&seq.get()));
             let code = if holds(&bad) { 10004 } else if holds(&gone) { 10062 } else { 0 };
-            prop_assert_eq!(asking.heard(attempt(&batch, code), || true), Next::GoOn);
+            prop_assert_eq!(asking.record(attempt(&batch, code), || true), Step::Continue);
         }
         let poll = asking.into_poll();
         let rejected: BTreeSet<u32> = poll.rejected.iter().map(|told| told.seq.get()).collect();
@@ -165,15 +165,15 @@ proptest! {
     }
 
     #[test]
-    fn a_service_that_takes_fewer_messages_than_are_asked_for_is_told_from_a_bad_message(
+    fn a_poll_tells_a_batch_limit_from_a_bad_message(
         messages in 1_i64..130,
         limit in 1_usize..130,
         bad in proptest::option::of(1_u32..130),
     ) {
-        let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot(messages), ALL, Others::Answered);
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             let is_refused = batch.len() > limit || batch.iter().any(|seq| Some(seq.get()) == bad);
-            asking.heard(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
+            asking.record(attempt(&batch, if is_refused { 10004 } else { 0 }), || true);
         }
         let asked = usize::try_from(messages).unwrap();
         let is_bad = bad.is_some_and(|bad| i64::from(bad) <= messages);
@@ -191,12 +191,12 @@ proptest! {
         ], 1..20),
         renews in any::<bool>(),
     ) {
-        let mut asking = Asking::new(&slot(messages), ALL, Others::Answered);
+        let mut asking = PollProgress::new(&slot(messages), ALL, Others::Answered);
         let mut codes = codes.into_iter().cycle();
         let mut calls = 0;
         while let Some(batch) = asking.batch().map(<[MsgSeq]>::to_vec) {
             calls += 1;
-            asking.heard(attempt(&batch, codes.next().unwrap()), || renews);
+            asking.record(attempt(&batch, codes.next().unwrap()), || renews);
         }
         prop_assert!(calls <= 2 * messages * (i64::from(MAX_ATTEMPTS) + 1), "{calls} calls");
         prop_assert_eq!(asking.into_poll().attempts.len(), usize::try_from(calls).unwrap());

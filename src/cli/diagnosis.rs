@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_group_is_named_with_its_code_and_when_it_is_asked_again() {
+    fn a_held_group_is_named_with_its_code_and_next_attempt() {
         let held = json!([{ "group_key": 7, "code": 10010, "info": "no such group", "again_in_seconds": 80 }]);
         let daemon = json!({ "doubt": null, "held_groups": 1, "held": held });
         let said = "Tencent Chat refused the group with code 10010 (no such group); it is retried in 1m 20s at the \

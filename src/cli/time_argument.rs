@@ -10,12 +10,12 @@ const OLDEST: Duration = Duration::from_secs(20 * 365 * 86_400);
 
 /// A point in time, absolute or relative to now.
 #[derive(Debug, Clone, Copy)]
-pub enum Moment {
+pub enum TimeArgument {
     At(Timestamp),
     Ago(Duration),
 }
 
-impl Moment {
+impl TimeArgument {
     pub fn at(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => time,
@@ -24,7 +24,7 @@ impl Moment {
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for TimeArgument {
     type Err = String;
 
     /// Parses an age such as 30d, a date such as 2026-11-23 (midnight in UTC), or the formats of [`time`].
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn a_moment_is_a_time_a_day_or_an_age() {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
-        let read = |text: &str| text.parse::<Moment>().map(|moment| moment.at(now).to_rfc3339());
+        let read = |text: &str| text.parse::<TimeArgument>().map(|moment| moment.at(now).to_rfc3339());
         for (text, expected) in [
             ("2026-11-20T08:00:00+08:00", "2026-11-20T00:00:00+00:00"),
             ("2026-11-20", "2026-11-20T00:00:00+00:00"),

@@ -66,7 +66,7 @@ pub struct Setup<'a> {
 }
 
 /// Dropped in this order: each before what it talks to.
-pub struct Scene {
+pub struct Harness {
     pub daemon: Daemon,
     /// The test's own connections to the daemon's database, and to another one on the same server.
     pub pool: PgPool,
@@ -80,7 +80,7 @@ pub struct Scene {
     directory: ScratchDirectory,
 }
 
-impl Scene {
+impl Harness {
     /// Everything runs, and all messages are polled as fast as the limit allows.
     pub async fn new(name: &str) -> Self {
         Self::with(ScratchDirectory::new(name), Setup::default()).await

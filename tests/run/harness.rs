@@ -24,14 +24,14 @@ pub const AWAY: &str = "postgres://receiptd@127.0.0.1:1/receiptd";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The environment of one daemon at a time, with a simulated Chat and a socket in place of systemd's.
-pub struct Place {
+pub struct Harness {
     pub directory: ScratchDirectory,
     pub simulator: Simulator,
     pub systemd: UnixDatagram,
     pub config: String,
 }
 
-impl Place {
+impl Harness {
     pub async fn new(name: &str, limit: u32) -> Self {
         let directory = ScratchDirectory::new(name);
         let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), "administrator", SECRET_KEY.into());

@@ -35,7 +35,7 @@ const NOTIFY: &str = "
 /// Timeout for an event a test waits for, far longer than any takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Rig {
+pub struct Harness {
     pub simulator: Simulator,
     pub pool: PgPool,
     pub settings: DaemonSettings,
@@ -69,7 +69,7 @@ pub fn simulator_config() -> SimulatorConfig {
     config
 }
 
-impl Rig {
+impl Harness {
     /// A running daemon that polls every message once a second.
     pub async fn new() -> Self {
         let mut rig = Self::stopped(simulator_config()).await;
