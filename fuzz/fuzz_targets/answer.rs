@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use receiptd::{
-    chat::{Answer, Class, error_class},
     domain::MsgSeq,
+    rules::protocol::{Answer, Class, error_class},
 };
 
 fuzz_target!(|input: &[u8]| {
