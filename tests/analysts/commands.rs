@@ -107,7 +107,7 @@ async fn a_group_is_counted_and_forgotten_on_demand() {
     assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "6");
     for again in [&["forget", "class-1"][..], &["forget", "class-1", "--dry-run"]] {
         let (code, _, err) = receiptd(&database, again);
-        assert!(code != 0 && err.contains("nothing of a group class-1"), "{err}");
+        assert!(code != 0 && err.contains("this app has no data of group class-1"), "{err}");
     }
 }
 
