@@ -16,6 +16,10 @@ use crate::{
     rules::pacer::{Grant, Pacer},
 };
 
+/// Additional delay of a permit whose time is known: usually an answer wakes the process meanwhile, and one wake-up serves
+/// both. Well within the catch-up of the pacer.
+const SLACK: Duration = Duration::from_millis(10);
+
 /// The pacing of an app, shared by all its attempts.
 #[derive(Debug)]
 pub struct Pacing {
@@ -41,7 +45,7 @@ impl Pacing {
                 Ok(grant) => return Permit { grant, pacing: self.clone(), is_answered: false },
                 Err(None) => ended.await,
                 Err(Some(ready_at)) => {
-                    let sleep = tokio::time::sleep(ready_at.saturating_duration_since(now()));
+                    let sleep = tokio::time::sleep(ready_at.saturating_duration_since(now()) + SLACK);
                     tokio::select! { () = sleep => {}, () = ended => {} }
                 }
             }

@@ -19,7 +19,7 @@ async fn watching_is_idempotent_and_tells_what_is_new() {
     }
     assert_eq!(rig.count("receiptd.watched_groups").await, 1, "watching a message watches its group");
     let keys: (i32, i32) =
-        sqlx::query_as("SELECT receiptd.watch_group(1, 'g'), receiptd.watch_group(1, 'g', 'SessionSettings', 'fast')")
+        sqlx::query_as("SELECT receiptd.watch_group(1, 'g'), receiptd.watch_group(1, 'g', 'Work', 'fast')")
             .fetch_one(&rig.pool)
             .await
             .unwrap();
