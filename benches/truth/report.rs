@@ -22,12 +22,25 @@ impl Report {
 
     pub fn part(&mut self, part: &str) {
         println!(
-            "\n  {part:<24} {:>9} | {:^67} | {:>7} | {:^31} | {:>6}",
+            "\n  {part:<24} {:>9} | {:^83} | {:>7} | {:^31} | {:>6}",
             "calls a", "errors in minutes, mean and 90 %", "seen", "error of read rates, points", "longest"
         );
         println!(
-            "  {:<24} {:>9} | {:>7} {:>15} {:>15} {:>15} {:>11} | {:>7} | {:>7} {:>7} {:>7} {:>7} | {:>6}",
-            "", "message", "mean", "first", "half", "90 %", "all", "after", "15 min", "1 h", "24 h", "7 d", "wait"
+            "  {:<24} {:>9} | {:>7} {:>15} {:>15} {:>15} {:>15} {:>11} | {:>7} | {:>7} {:>7} {:>7} {:>7} | {:>6}",
+            "",
+            "message",
+            "mean",
+            "first",
+            "half",
+            "80 %",
+            "90 %",
+            "all",
+            "after",
+            "15 min",
+            "1 h",
+            "24 h",
+            "7 d",
+            "wait"
         );
     }
 
@@ -41,7 +54,7 @@ impl Report {
         };
         let points = |at: usize| 100.0 * mean(&|f: &Findings| f.rates[at].mean());
         println!(
-            "  {:<24} {:>9.1} | {:>7.2} {:>15} {:>15} {:>15} {:>11} | {:>7.2} | {:>7.2} {:>7.2} {:>7.2} {:>7.2} | {:>6.1}",
+            "  {:<24} {:>9.1} | {:>7.2} {:>15} {:>15} {:>15} {:>15} {:>11} | {:>7.2} | {:>7.2} {:>7.2} {:>7.2} {:>7.2} | {:>6.1}",
             policy.name(),
             mean(&|f: &Findings| f.calls as f64 / f.messages as f64),
             error / 60.0,
@@ -49,6 +62,7 @@ impl Report {
             minutes(1),
             minutes(2),
             minutes(3),
+            minutes(4),
             mean(&|f: &Findings| f.seen_after.mean()) / 60.0,
             points(0),
             points(1),

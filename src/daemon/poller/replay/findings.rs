@@ -40,7 +40,7 @@ pub struct Findings {
     /// How many calls were made.
     pub calls: usize,
     /// How far the middle of the interval of each milestone was from the truth, in the order of [`Milestone::ALL`].
-    pub milestones: [Measure; 4],
+    pub milestones: [Measure; Milestone::ALL.len()],
     /// How long after a read a poll saw it.
     pub seen_after: Measure,
     /// By what share of the members the read rate at each of [`AGES`] was wrong.
@@ -50,9 +50,9 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// The mean error of the milestones, each of the four counting alike.
+    /// The mean error of the milestones, each of which counts alike.
     pub fn milestone_error(&self) -> f64 {
-        self.milestones.iter().map(Measure::mean).sum::<f64>() / 4.0
+        self.milestones.iter().map(Measure::mean).sum::<f64>() / Milestone::ALL.len() as f64
     }
 }
 
@@ -71,7 +71,7 @@ struct Seen {
     polled_at: Option<Timestamp>,
     /// How many of [`AGES`] it had passed then.
     ages: usize,
-    has_reached: [bool; 4],
+    has_reached: [bool; Milestone::ALL.len()],
 }
 
 impl<'a> Watching<'a> {
