@@ -1,4 +1,4 @@
-//! Days that are over are rewritten in the order of their key, and nobody waits for it: no row is lost, whoever writes meanwhile.
+//! Finished days are rewritten in the order of their key. Nobody waits for it, and no row that is written meanwhile is lost.
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{
@@ -171,7 +171,7 @@ async fn a_long_read_puts_it_off_and_is_never_waited_for_long() {
     let store = history.store.clone();
     let rewriting = tokio::spawn(async move { store.rewrite_day(day()).await.unwrap() });
     let mut other = PgConnection::connect(&history.database.url()).await.unwrap();
-    // Whoever waits for a lock for longer than this fails.
+    // A longer wait for a lock fails.
     sqlx::query("SET lock_timeout = '500ms'").execute(&mut other).await.unwrap();
     while !rewriting.is_finished() {
         sqlx::query("SELECT count(*) FROM receiptd.receipt_snapshots").execute(&mut other).await.unwrap();

@@ -10,7 +10,7 @@ use std::{ops::RangeInclusive, time::Duration};
 pub struct Pace {
     /// The time between two polls of a slot with a single unread message that is an hour old.
     pub pace: Duration,
-    /// A message waits for so many intervals of its tier at the most.
+    /// Maximum wait of a message, in intervals of its tier.
     pub patience: u32,
     /// The shortest time between two polls.
     pub fastest: Duration,

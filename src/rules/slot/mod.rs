@@ -195,6 +195,23 @@ pub struct SlotMessage {
 }
 
 impl SlotMessage {
+    /// A message sent at `sent_at` of which nothing is known yet.
+    pub fn new(seq: MsgSeq, sent_at: Timestamp) -> Self {
+        Self {
+            seq,
+            sent_at,
+            first_sent_at: sent_at,
+            first_polled_at: None,
+            receipt: None,
+            changed_at: None,
+            known_until: None,
+            known_apart: false,
+            no_receipt_polls: 0,
+            refused_since: None,
+            has_joined: false,
+        }
+    }
+
     /// What its cadence depends on.
     pub fn known(&self) -> Known {
         let is_read = self.receipt.is_some_and(Receipt::all_read);
@@ -205,9 +222,7 @@ impl SlotMessage {
     pub fn says_until(&self) -> Option<Timestamp> {
         self.known_until.filter(|_| self.known_apart)
     }
-}
 
-impl SlotMessage {
     /// Until when it was known before an attempt sent at `sent_at`. If that would be later, a clock has been set back
     /// since: then it was known at some time after the message was sent.
     pub fn known_before(&self, sent_at: Timestamp) -> Option<Timestamp> {

@@ -259,19 +259,7 @@ fn next_second(at: Timestamp) -> Timestamp {
 }
 
 fn message(fresh: &NewMessage) -> SlotMessage {
-    SlotMessage {
-        seq: fresh.seq,
-        sent_at: fresh.sent_at,
-        first_sent_at: fresh.sent_at,
-        first_polled_at: None,
-        receipt: None,
-        changed_at: None,
-        known_until: None,
-        known_apart: false,
-        no_receipt_polls: 0,
-        refused_since: None,
-        has_joined: false,
-    }
+    SlotMessage::new(fresh.seq, fresh.sent_at)
 }
 
 fn empty_slot(key: SlotKey, group_id: GroupId, next_poll_at: Timestamp) -> Slot {

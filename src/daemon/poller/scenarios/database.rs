@@ -101,19 +101,7 @@ impl Database {
         let last = self.messages.keys().filter(|key| key.0 == group).map(|key| i64::from(key.1.get())).max();
         for seq in (last.unwrap_or(0) + 1..).take(count) {
             let seq = MsgSeq::try_from(seq).unwrap();
-            let known = SlotMessage {
-                seq,
-                sent_at,
-                first_sent_at: sent_at,
-                first_polled_at: None,
-                receipt: None,
-                changed_at: None,
-                known_until: None,
-                known_apart: false,
-                no_receipt_polls: 0,
-                refused_since: None,
-                has_joined: false,
-            };
+            let known = SlotMessage::new(seq, sent_at);
             self.messages.insert((group, seq), Message { is_active: true, slot_id: None, known, closed: None });
         }
     }

@@ -230,7 +230,7 @@ fn a_poll_was_due_by_what_was_unread_then_and_not_by_the_stretch() {
     let held =
         Slot { last_polled_at: Some(noon() - minutes(9)), known_until: Some(noon() - minutes(9)), ..slot(vec![old]) };
     let of = |stretch| at_pace(held.clone(), answered(vec![(seq(1), counted(1, 2))]), stretch).due_at;
-    assert_eq!(of(1.0), of(5.0), "what comes later is a gap, whoever is to blame");
+    assert_eq!(of(1.0), of(5.0), "a later poll ends a gap, whatever its cause");
     let after = (of(1.0) - (noon() - minutes(9))).as_seconds_f64();
     assert!((1_100.0..1_260.0).contains(&after), "a lone message of nearly two hours: {after}");
 }

@@ -25,19 +25,7 @@ fn now() -> Timestamp {
 }
 
 pub fn slot(messages: i64) -> Slot {
-    let message = |seq| SlotMessage {
-        seq: MsgSeq::try_from(seq).unwrap(),
-        sent_at: now(),
-        first_sent_at: now(),
-        first_polled_at: None,
-        receipt: None,
-        changed_at: None,
-        known_until: None,
-        known_apart: false,
-        no_receipt_polls: 0,
-        refused_since: None,
-        has_joined: false,
-    };
+    let message = |seq| SlotMessage::new(MsgSeq::try_from(seq).unwrap(), now());
     Slot {
         key: SlotKey { group_key: 1, slot_id: 1 },
         group_id: "g".parse().unwrap(),
