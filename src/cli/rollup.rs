@@ -60,20 +60,21 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
     let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
     let until = to.min(done);
     let from = hour_of(store.history_begins().await?.map_or(from, |begin| from.max(begin)));
-    let hours = u64::try_from((until - from + TimeDelta::minutes(59)).num_hours()).unwrap_or(0);
-    if hours == 0 {
+    let hours = hours(from, until);
+    if hours.is_empty() {
         let why = format!("nothing to do: --from must be before {done}, the end of the roll-up");
         return Err(Refused::usage(why).into());
     }
-    let bar = progress(hours);
+    let number = hours.len() as u64;
+    let bar = progress(number);
     let mut left = 0;
-    for hour in (0..).map(|number| from + TimeDelta::hours(number)).take_while(|hour| *hour < until) {
+    for hour in hours {
         bar.set_message(hour.format("%Y-%m-%d %H:00").to_string());
         left += u64::from(!store.roll_up_again(hour).await?);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    writeln!(stdout(), "Rolled up {} again, from {from} until {until}.", counted(hours, "hour"))?;
+    writeln!(stdout(), "Rolled up {} again, from {from} until {until}.", counted(number, "hour"))?;
     if left > 0 {
         writeln!(
             stdout(),
@@ -81,6 +82,11 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
         )?;
     }
     Ok(())
+}
+
+/// The hours from `from`, which begins one, that have begun before `until`.
+fn hours(from: Timestamp, until: Timestamp) -> Vec<Timestamp> {
+    (0..).map(|number| from + TimeDelta::hours(number)).take_while(|hour| *hour < until).collect()
 }
 
 async fn bring_up_to_date(store: &Store, now: Timestamp) -> anyhow::Result<()> {
@@ -106,4 +112,24 @@ fn progress(hours: u64) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{bar:30} {pos} of {len} hours  {msg}  {elapsed} of about {duration}");
     ProgressBar::new(hours).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_that_began_a_moment_ago_is_one_to_repeat() {
+        let hour = Timestamp::from_timestamp(1_790_000_000, 0).map(hour_of).unwrap();
+        for (until, expected) in [
+            (TimeDelta::zero(), 0),
+            (TimeDelta::microseconds(1), 1),
+            (TimeDelta::seconds(30), 1),
+            (TimeDelta::hours(1), 1),
+            (TimeDelta::hours(1) + TimeDelta::microseconds(1), 2),
+            (TimeDelta::hours(-1), 0),
+        ] {
+            assert_eq!(hours(hour, hour + until).len(), expected, "{until}");
+        }
+    }
 }
