@@ -19,14 +19,13 @@ use super::{
 use crate::{
     clock::{self, Clock},
     domain::{GroupId, MsgSeq, SdkAppId},
-    rules::protocol::{answer::Answer, attempt::Attempt, error_class::Class, failure::Failure, wire::Request},
+    rules::protocol::{
+        attempt::{Attempt, Called},
+        call::{Api, Call, GetReceipts},
+        error_class::Class,
+        failure::Failure,
+    },
 };
-
-/// Maximum size of a decompressed body, in bytes, plus ...
-const BODY_BYTES: usize = 64 << 10;
-
-/// ... this for each message asked for. An entry takes about 80 bytes; the service's own limit is a megabyte (10018).
-const BODY_BYTES_A_MESSAGE: usize = 1 << 10;
 
 /// Maximum time to set up a connection, including TLS. During that, its call holds a permit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -67,8 +66,8 @@ pub enum ClientError {
     Proxy(#[from] UnusableProxy),
 }
 
-/// The URL of the call without `random`: it only changes with the domain and the signature. No `Debug`, since it is a
-/// secret.
+/// The URL of a call without its path and `random`: it only changes with the domain and the signature. No `Debug`, since
+/// it is a secret.
 struct SignedUrl {
     base: String,
     user_sig: SecretString,
@@ -77,8 +76,7 @@ struct SignedUrl {
 
 impl SignedUrl {
     fn new(base: &str, sdk_app_id: SdkAppId, identifier: &str, user_sig: SecretString) -> Result<Self, String> {
-        let call = format!("{base}/v4/group_open_http_svc/get_group_msg_receipt");
-        let mut url = Url::parse(&call).map_err(|error| format!("{call:?} is not a URL: {error}"))?;
+        let mut url = Url::parse(base).map_err(|error| format!("{base:?} is not a URL: {error}"))?;
         url.query_pairs_mut()
             .append_pair("sdkappid", &sdk_app_id.to_string())
             .append_pair("identifier", identifier)
@@ -169,6 +167,19 @@ impl ChatClient {
         seqs: &[MsgSeq],
         may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
     ) -> Result<Attempt, NotSent> {
+        let called = self.call(&GetReceipts { group, seqs }, may_send).await?;
+        Ok(Attempt::new(called, seqs.len()))
+    }
+
+    /// Makes a call once. `may_send` is asked at the last moment, when the connection exists.
+    ///
+    /// # Errors
+    /// Returns `NotSent` if that refused; the service was not called.
+    pub async fn call<C: Call>(
+        &self,
+        call: &C,
+        may_send: impl Fn() -> bool + Send + Sync + Unpin + 'static,
+    ) -> Result<Called<C::Answer>, NotSent> {
         let start = clock::uptime();
         let written = Arc::new(OnceLock::new());
         let may_send = {
@@ -183,11 +194,10 @@ impl ChatClient {
             }
         };
         let user_sig = self.signer.user_sig(clock::now()).map_err(|error| format!("making a UserSig failed: {error}"));
-        let prepared = user_sig.as_ref().map_err(Clone::clone).and_then(|user_sig| self.prepare(group, seqs, user_sig));
+        let prepared = user_sig.as_ref().map_err(Clone::clone).and_then(|user_sig| self.prepare(call, user_sig));
         let (domain, exchange) = match prepared {
             Ok((domain, url, content)) => {
-                let max_bytes = BODY_BYTES + BODY_BYTES_A_MESSAGE * seqs.len();
-                (Some(domain), self.exchange(url, GuardedBody::new(content, may_send), max_bytes).await)
+                (Some(domain), self.exchange(url, GuardedBody::new(content, may_send), call.most_bytes()).await)
             }
             Err(reason) => (None, Err(Unanswered::because(reason))),
         };
@@ -195,7 +205,7 @@ impl ChatClient {
             return Err(NotSent);
         }
         let (http_status, outcome) = match exchange {
-            Ok((status, body)) => (Some(status.as_u16()), Answer::read(seqs, status.as_u16(), &body)),
+            Ok((status, body)) => (Some(status.as_u16()), call.read(status.as_u16(), &body)),
             Err(error) => (error.status, Err(Failure::new(Class::Retry, None, &error.info))),
         };
         if let Some(domain) = domain {
@@ -207,7 +217,7 @@ impl ChatClient {
         let end = clock::uptime();
         let (called_at, ended_at) = self.clock.interval(written.get().copied().unwrap_or(start), end);
         let latency = end.saturating_duration_since(start);
-        Ok(Attempt { called_at, ended_at, latency, http_status, asked: seqs.len(), outcome })
+        Ok(Called { called_at, ended_at, latency, http_status, outcome })
     }
 
     /// Replaces the signature by a new one. False if the credential is a ready signature.
@@ -237,19 +247,13 @@ impl ChatClient {
     }
 
     /// The request of an attempt and its URL. The error says why it can't be made.
-    fn prepare(
-        &self,
-        group: &GroupId,
-        seqs: &[MsgSeq],
-        user_sig: &SecretString,
-    ) -> Result<(DomainIndex, Url, Vec<u8>), String> {
-        let content =
-            Request::new(group, seqs).written().map_err(|error| format!("writing the request failed: {error}"))?;
-        let (domain, url) = self.url(user_sig)?;
+    fn prepare<C: Call>(&self, call: &C, user_sig: &SecretString) -> Result<(DomainIndex, Url, Vec<u8>), String> {
+        let content = call.request().map_err(|error| format!("writing the request failed: {error}"))?;
+        let (domain, url) = self.url(C::API, user_sig)?;
         Ok((domain, url, content))
     }
 
-    fn url(&self, user_sig: &SecretString) -> Result<(DomainIndex, Url), String> {
+    fn url(&self, api: Api, user_sig: &SecretString) -> Result<(DomainIndex, Url), String> {
         let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut domains = self.domains();
         let (domain, base) = domains.base(Instant::now());
@@ -257,6 +261,7 @@ impl ChatClient {
             *signed = Some(SignedUrl::new(base, self.sdk_app_id, &self.identifier, user_sig.clone())?);
         }
         let mut url = signed.as_ref().map(|signed| signed.url.clone()).ok_or("no URL")?;
+        url.set_path(&format!("/v4/group_open_http_svc/{}", api.name()));
         url.query_pairs_mut().append_pair("random", &fastrand::u32(..).to_string());
         Ok((domain, url))
     }

@@ -41,24 +41,10 @@ impl Answer {
     }
 
     fn read_leniently(asked: &[MsgSeq], body: &[u8], most: usize) -> Result<Self, Failure> {
-        let unreadable = |error: serde_json::Error| {
-            let said = format!("the answer ({} bytes) is not the expected JSON: {error}", body.len());
-            Failure::new(Class::Retry, None, &said)
-        };
-        let response: Response = serde_json::from_slice(body).map_err(unreadable)?;
-        let code = response.error_code;
-        match Class::of_code(code) {
-            Class::Success if response.says_fail() => {
-                let said = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info());
-                Err(Failure::new(Class::Unknown, Some(code), &said))
-            }
-            Class::Success => {
-                let (entries, more) = response.entries(most).map_err(unreadable)?;
-                let answer = Self::of(asked, &entries);
-                Ok(Self { bad_entries: answer.bad_entries + more, ..answer })
-            }
-            class => Err(Failure::new(class, Some(code), &response.error_info())),
-        }
+        let response = Response::read(body)?;
+        let (entries, more) = response.entries(most).map_err(|error| Failure::unreadable(body, &error))?;
+        let answer = Self::of(asked, &entries);
+        Ok(Self { bad_entries: answer.bad_entries + more, ..answer })
     }
 
     /// Matches `entries` to the messages `asked`, in rising order.

@@ -5,7 +5,22 @@ use std::time::Duration;
 use super::{answer::Answer, error_class::Class, failure::Failure};
 use crate::domain::Timestamp;
 
-/// One attempt and its outcome.
+/// One attempt of any call and its outcome.
+#[derive(Debug, Clone)]
+pub struct Called<A> {
+    /// Time when the request was written to the connection, see [`Attempt::called_at`].
+    pub called_at: Timestamp,
+    /// Time when the outcome was known, see [`Attempt::ended_at`].
+    pub ended_at: Timestamp,
+    /// Duration from the beginning, including connecting, to the outcome, by a monotonic clock.
+    pub latency: Duration,
+    /// The HTTP status, if there was an answer.
+    pub http_status: Option<u16>,
+    /// What the answer tells, or why there is none.
+    pub outcome: Result<A, Failure>,
+}
+
+/// One attempt for receipts and its outcome.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// Time when the request was written to the connection, by the database's clock: the counts were read later. If
@@ -24,6 +39,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// An attempt that asked for this number of messages.
+    pub fn new(called: Called<Answer>, asked: usize) -> Self {
+        let Called { called_at, ended_at, latency, http_status, outcome } = called;
+        Self { called_at, ended_at, latency, http_status, asked, outcome }
+    }
+
     /// The class of the outcome.
     pub fn class(&self) -> Class {
         match &self.outcome {

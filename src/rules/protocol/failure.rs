@@ -30,6 +30,12 @@ impl Failure {
         Self { class, code, info: said.chars().map(plain).take(MAX_INFO_CHARS).collect() }
     }
 
+    /// An answer that is not the expected JSON: it may come from something in between.
+    pub(crate) fn unreadable(body: &[u8], error: &serde_json::Error) -> Self {
+        let said = format!("the answer ({} bytes) is not the expected JSON: {error}", body.len());
+        Self::new(Class::Retry, None, &said)
+    }
+
     /// Removes the error text if it repeats any part of the secret.
     pub(crate) fn without(self, secret: &SecretString) -> Self {
         let (info, secret) = (&self.info, secret.expose_secret());

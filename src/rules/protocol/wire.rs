@@ -9,6 +9,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::{error_class::Class, failure::Failure};
 use crate::domain::{GroupId, MsgSeq};
 
 /// Nearly all lists are shorter: the default of `polling.batch_size` is 50.
@@ -59,7 +60,24 @@ pub(crate) struct Response<'a> {
     group_msg_receipt_list: Option<&'a RawValue>,
 }
 
-impl Response<'_> {
+impl<'a> Response<'a> {
+    /// Parses the body of a successful answer.
+    ///
+    /// # Errors
+    /// If it reports a failure or is not the expected JSON.
+    pub fn read(body: &'a [u8]) -> Result<Self, Failure> {
+        let response: Self = serde_json::from_slice(body).map_err(|error| Failure::unreadable(body, &error))?;
+        let code = response.error_code;
+        match Class::of_code(code) {
+            Class::Success if response.says_fail() => {
+                let said = format!("ActionStatus FAIL with ErrorCode 0: {}", response.error_info());
+                Err(Failure::new(Class::Unknown, Some(code), &said))
+            }
+            Class::Success => Ok(response),
+            class => Err(Failure::new(class, Some(code), &response.error_info())),
+        }
+    }
+
     /// Whether the answer reports a failure.
     pub fn says_fail(&self) -> bool {
         text(self.action_status).eq_ignore_ascii_case("FAIL")
