@@ -38,6 +38,42 @@ pub struct Ledger {
     calls_by_batch_size: BTreeMap<usize, u64>,
     answered_arrivals: HashMap<GroupId, Vec<u64>>,
     answers: HashMap<GroupId, HashMap<MsgSeq, Answers>>,
+    apis: BTreeMap<&'static str, ApiLedger>,
+}
+
+/// Everything seen of an API other than that for receipts.
+#[derive(Debug, Clone, Default)]
+pub struct ApiLedger {
+    arrivals: Vec<u64>,
+    ends_by_code: BTreeMap<i32, u64>,
+    faulted: u64,
+}
+
+impl ApiLedger {
+    /// Attempts, including refused and faulted ones.
+    pub fn calls(&self) -> u64 {
+        self.arrivals.len() as u64
+    }
+
+    /// Maximum number of attempts within any half-open second, wherever it begins.
+    pub fn highest_sliding_second(&self) -> usize {
+        highest_sliding_second(&self.arrivals)
+    }
+
+    /// Number of answers with success.
+    pub fn answered(&self) -> u64 {
+        self.ends_by_code.get(&0).copied().unwrap_or_default()
+    }
+
+    /// Number of answers by `ErrorCode`, without success.
+    pub fn errors_by_code(&self) -> BTreeMap<i32, u64> {
+        self.ends_by_code.iter().filter(|(code, _)| **code != 0).map(|(code, count)| (*code, *count)).collect()
+    }
+
+    /// Number of calls that ended with nothing usable, because of a fault.
+    pub fn faulted(&self) -> u64 {
+        self.faulted
+    }
 }
 
 /// The receipts answered for a message, without repetitions, in the order of reading.
@@ -151,15 +187,39 @@ impl Ledger {
         })
     }
 
+    /// What was seen of an API other than that for receipts, by the last part of its path.
+    pub fn api(&self, name: &str) -> ApiLedger {
+        self.apis.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The same for all APIs that were called.
+    pub fn apis(&self) -> impl Iterator<Item = (&'static str, &ApiLedger)> {
+        self.apis.iter().map(|(name, api)| (*name, api))
+    }
+
     /// One line, for the error of a failed test.
     pub(super) fn summary(&self) -> String {
         format!(
-            "{} calls, ended as {:?}, with the codes {:?} and the faults {:?}",
+            "{} calls, ended as {:?}, with the codes {:?} and the faults {:?}; other calls: {:?}",
             self.calls(),
             self.outcomes,
             self.errors_by_code,
-            self.faults_by_kind
+            self.faults_by_kind,
+            self.apis.iter().map(|(name, api)| (*name, &api.ends_by_code)).collect::<Vec<_>>()
         )
+    }
+
+    pub(super) fn record_arrival_at(&mut self, api: &'static str, micros: u64) {
+        self.apis.entry(api).or_default().arrivals.push(micros);
+    }
+
+    /// Records the code of an answer, or that a fault spoilt it.
+    pub(super) fn record_end_at(&mut self, api: &'static str, code: Option<i32>) {
+        let api = self.apis.entry(api).or_default();
+        match code {
+            Some(code) => *api.ends_by_code.entry(code).or_default() += 1,
+            None => api.faulted += 1,
+        }
     }
 
     pub(super) fn record_arrival(&mut self, micros: u64) {

@@ -1,10 +1,12 @@
-//! A simulated Tencent Chat: the read-receipt call on a loopback port, strict about the protocol and the rate.
+//! A simulated Tencent Chat on a loopback port: the read-receipt call and those that discover groups and messages, strict
+//! about the protocol and the rate of each.
 //!
 //! Written from the documentation, independently of our client, so that a misreading in the client shows. It keeps a
 //! [`Ledger`] of what it saw and answered, for tests to compare with. It must never listen where another machine
 //! could reach it, nor contain anything but invented receipts.
 
 mod answer;
+mod apis;
 mod control;
 mod curve;
 mod fault;
@@ -34,8 +36,8 @@ pub use self::{
     curve::ReadingCurve,
     fault::{BadNumber, Fault, FaultRule, NoList, NumberForm, Numbers, When},
     latency::Latency,
-    ledger::{Ledger, Outcome},
-    world::{World, WorldConfig},
+    ledger::{ApiLedger, Ledger, Outcome},
+    world::{PostKind, World, WorldConfig},
 };
 use self::{
     server::{Service, lock},
@@ -174,6 +176,11 @@ impl Simulator {
         lock(&self.service.rate).set_limit(calls_per_second);
     }
 
+    /// The same for an API other than that for receipts, such as `get_group_info`.
+    pub fn set_api_limit(&self, api: &str, calls_per_second: u32) {
+        self.service.set_api_limit(api, calls_per_second);
+    }
+
     /// Changes the latency of answers, from the next call on.
     pub fn set_latency(&self, latency: Latency) {
         *lock(&self.service.latency) = latency;
@@ -237,6 +244,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
     let stop = service.stop.clone();
     let router = Router::new()
         .route(server::PATH, post(server::receipt_call))
+        .merge(apis::routes())
         .merge(control::routes())
         .fallback(server::misdirected)
         .method_not_allowed_fallback(server::misdirected)

@@ -6,6 +6,7 @@
 //! leaves.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -25,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SimulatorConfig, World,
     answer::{self, Answer, HTML},
-    fault::{Fault, FaultRule, FaultRules},
+    apis::APIS,
+    fault::{Asked, Fault, FaultRule, FaultRules},
     latency::Latency,
     ledger::{Ledger, Outcome},
     rate::RateWindow,
@@ -61,6 +63,8 @@ pub(super) struct Service {
     started: Instant,
     started_at: Timestamp,
     pub rate: Mutex<RateWindow>,
+    /// The limits of the other APIs, by name.
+    api_rates: HashMap<&'static str, Mutex<RateWindow>>,
     randoms: Mutex<RecentRandoms>,
     pub faults: Mutex<FaultRules>,
     pub world: World,
@@ -96,6 +100,7 @@ impl Service {
             started: Instant::now(),
             started_at: clock::now(),
             rate: Mutex::new(RateWindow::new(config.calls_per_second)),
+            api_rates: APIS.iter().map(|api| (api.name, Mutex::new(RateWindow::new(api.calls_per_second)))).collect(),
             randoms: Mutex::default(),
             faults: Mutex::default(),
             world: World::new(config.world),
@@ -135,10 +140,43 @@ impl Service {
         (CallInFlight { service: self.clone(), number, arrival: micros, ended: false }, rate.admit(micros))
     }
 
-    fn judge(&self, uri: &Uri, body: Result<Bytes, axum::Error>) -> Result<ReceiptRequest, Refusal> {
+    /// The same for a call of another API. Returns whether it is within the limit.
+    pub fn arrive_at(&self, api: &'static str) -> bool {
+        let Some(rate) = self.api_rates.get(api) else { return false };
+        let mut rate = lock(rate);
+        let micros = self.now_micros();
+        self.record(|ledger| ledger.record_arrival_at(api, micros));
+        rate.admit(micros)
+    }
+
+    /// Changes the limit of another API, from the next call on.
+    pub fn set_api_limit(&self, api: &str, calls_per_second: u32) {
+        if let Some(rate) = self.api_rates.get(api) {
+            lock(rate).set_limit(calls_per_second);
+        }
+    }
+
+    /// Records the end of a call of another API: with this code, or spoilt by a fault.
+    pub fn end_at(&self, api: &'static str, code: Option<i32>) {
+        self.record(|ledger| ledger.record_end_at(api, code));
+    }
+
+    /// The fault that applies to a call of another API.
+    pub fn strike_api(&self, api: &str) -> Option<Fault> {
+        let rule = lock(&self.faults).strike(&Asked::Api(api))?;
+        self.record(|ledger| ledger.record_fault(rule.fault.kind()));
+        Some(rule.fault)
+    }
+
+    /// Checks the URL of a call and returns `random`.
+    pub fn check_url(&self, uri: &Uri) -> Result<u32, Refusal> {
         let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| Refusal::UrlParameters("the query can't be read"))?;
-        let random = check_parameters(&parameters, &self.credentials, self.now())?;
+        check_parameters(&parameters, &self.credentials, self.now())
+    }
+
+    fn judge(&self, uri: &Uri, body: Result<Bytes, axum::Error>) -> Result<ReceiptRequest, Refusal> {
+        let random = self.check_url(uri)?;
         let body = body.map_err(|error| Refusal::Body(error.to_string()))?;
         let request = parse_body(&body, self.max_batch)?;
         let repeats = lock(&self.randoms).repeats(random, &request);
@@ -147,7 +185,7 @@ impl Service {
     }
 
     fn strike(&self, request: &ReceiptRequest) -> Option<FaultRule> {
-        let rule = lock(&self.faults).strike(request)?;
+        let rule = lock(&self.faults).strike(&Asked::Receipts(request))?;
         self.record(|ledger| ledger.record_fault(rule.fault.kind()));
         Some(rule)
     }
@@ -160,8 +198,13 @@ impl Service {
         })
     }
 
+    /// The latency of a call of another API.
+    pub fn latency(&self) -> Duration {
+        lock(&self.latency).draw(&mut Rng::new())
+    }
+
     /// Returns early when the service stops.
-    async fn wait(&self, duration: Duration) {
+    pub async fn wait(&self, duration: Duration) {
         tokio::select! {
             () = tokio::time::sleep(duration) => {}
             () = self.stop.cancelled() => {}
@@ -242,16 +285,9 @@ impl CallInFlight {
     fn answer(self, request: &ReceiptRequest, rule: Option<&FaultRule>, reading: Reading, wire: &Wire) -> Response {
         match rule.map(|rule| &rule.fault) {
             Some(Fault::ErrorCode { code }) => self.refuse(&Refusal::Ordered(*code)),
-            Some(Fault::HttpStatus { status }) => {
+            Some(fault @ (Fault::HttpStatus { .. } | Fault::CutBeforeAnswer | Fault::Hang { .. })) => {
                 self.end_faulted();
-                let status = StatusCode::from_u16(*status).ok().filter(|status| !status.is_informational());
-                let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
-                (status, Html(HTML)).into_response()
-            }
-            Some(Fault::CutBeforeAnswer | Fault::Hang { .. }) => {
-                self.end_faulted();
-                wire.cut();
-                StatusCode::NO_CONTENT.into_response()
+                spoilt(fault, Bytes::new(), wire)
             }
             _ => self.answer_with_receipts(request, rule, reading),
         }
@@ -276,7 +312,25 @@ impl CallInFlight {
     }
 }
 
-fn json(body: Bytes) -> Response {
+/// The answer to a call that a fault of the network or the whole body applies to.
+pub(super) fn spoilt(fault: &Fault, body: Bytes, wire: &Wire) -> Response {
+    match fault {
+        Fault::HttpStatus { status } => {
+            let status = StatusCode::from_u16(*status).ok().filter(|status| !status.is_informational());
+            (status.unwrap_or(StatusCode::BAD_GATEWAY), Html(HTML)).into_response()
+        }
+        Fault::CutBeforeAnswer | Fault::Hang { .. } => {
+            wire.cut();
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Fault::NotJson => json(HTML.into()),
+        Fault::TruncatedJson => json(body.slice(..body.len() / 2)),
+        Fault::CutMidBody => half(body),
+        _ => json(body),
+    }
+}
+
+pub(super) fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

@@ -4,7 +4,7 @@
 //! members, sending times, receipts and codes, also while the service runs.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,7 +14,7 @@ use fastrand::Rng;
 use sha2::{Digest, Sha256};
 
 use super::{curve::ReadingCurve, refusal::Refusal};
-use crate::domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp};
+use crate::domain::{Counts, GroupId, GroupType, MsgSeq, Receipt, Timestamp};
 
 /// Maximum number of members of a group with receipts.
 const MAX_MEMBERS: u16 = 200;
@@ -75,13 +75,66 @@ struct Group {
     seed: u64,
     members: u16,
     code: i32,
-    messages: HashMap<MsgSeq, Message>,
+    group_type: GroupType,
+    messages: BTreeMap<MsgSeq, Message>,
 }
 
 #[derive(Debug, Default)]
 struct Message {
     sent_at: Option<Timestamp>,
     fixed: Option<Receipt>,
+    kind: PostKind,
+}
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PostKind {
+    /// A message of a member.
+    #[default]
+    Ordinary,
+    /// A notice of the service.
+    System,
+    /// Recalled by its sender.
+    Recalled,
+    /// Deleted or expired.
+    Deleted,
+}
+
+/// A message as the service lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Post {
+    pub seq: u32,
+    /// Time of sending; `None` if it was never asked for.
+    pub sent_at: Option<Timestamp>,
+    pub kind: PostKind,
+}
+
+/// A page of messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Posts {
+    pub newest_first: Vec<Post>,
+    /// Whether there are older ones.
+    pub has_more: bool,
+}
+
+/// A group as the service describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GroupState {
+    pub group_type: GroupType,
+    pub members: u16,
+    /// The seq of its next message.
+    pub next_seq: u32,
+    /// Time of its latest message.
+    pub last_message_at: Option<Timestamp>,
+}
+
+impl Group {
+    /// Codes of groups that do not exist any more, and are not listed.
+    const GONE: [i32; 2] = [10010, 10015];
+
+    fn next_seq(&self) -> u32 {
+        self.messages.last_key_value().map_or(1, |(seq, _)| seq.get().saturating_add(1))
+    }
 }
 
 /// Groups and messages, shared between the service and tests.
@@ -110,6 +163,56 @@ impl World {
     /// Sets the time of sending. Otherwise, a message counts as sent when it is first asked for.
     pub fn send_message(&self, group: &GroupId, seq: MsgSeq, sent_at: Timestamp) {
         self.edit_message(group, seq, |message| message.sent_at = Some(sent_at));
+    }
+
+    /// Sets the type of a group, Public by default.
+    pub fn set_group_type(&self, group: &GroupId, group_type: GroupType) {
+        self.edit(group, |entry| entry.group_type = group_type);
+    }
+
+    /// Sends the group's next message. Returns its seq.
+    pub fn post(&self, group: &GroupId, sent_at: Timestamp, kind: PostKind) -> MsgSeq {
+        let mut groups = self.lock();
+        let entry = self.entry(&mut groups, group);
+        let seq = MsgSeq::try_from(i64::from(entry.next_seq())).unwrap_or_else(|_| unreachable!("seqs begin at 1"));
+        entry.messages.insert(seq, Message { sent_at: Some(sent_at), fixed: None, kind });
+        seq
+    }
+
+    /// Changes what a message is: it is recalled, for example.
+    pub fn set_kind(&self, group: &GroupId, seq: MsgSeq, kind: PostKind) {
+        self.edit_message(group, seq, |message| message.kind = kind);
+    }
+
+    /// The known groups of a type, or of all types, by id.
+    pub(super) fn groups(&self, group_type: Option<GroupType>) -> Vec<GroupId> {
+        let groups = self.lock();
+        let listed = groups.iter().filter(|(_, group)| {
+            group_type.is_none_or(|wanted| wanted == group.group_type) && !Group::GONE.contains(&group.code)
+        });
+        let mut ids: Vec<GroupId> = listed.map(|(id, _)| id.clone()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The state of a group.
+    pub(super) fn state(&self, group: &GroupId) -> Result<GroupState, Refusal> {
+        let mut groups = self.lock();
+        let entry = self.existing(&mut groups, group)?;
+        let last_message_at = entry.messages.values().next_back().and_then(|message| message.sent_at);
+        let Group { group_type, members, .. } = *entry;
+        Ok(GroupState { group_type, members, next_seq: entry.next_seq(), last_message_at })
+    }
+
+    /// At most `number` messages of a group, from this seq down, or from the newest.
+    pub(super) fn posts(&self, group: &GroupId, from: Option<u32>, number: usize) -> Result<Posts, Refusal> {
+        let mut groups = self.lock();
+        let entry = self.existing(&mut groups, group)?;
+        let mut older = entry.messages.iter().rev().filter(|(seq, _)| from.is_none_or(|from| seq.get() <= from));
+        let page = older.by_ref().take(number);
+        let newest_first =
+            page.map(|(seq, message)| Post { seq: seq.get(), sent_at: message.sent_at, kind: message.kind }).collect();
+        Ok(Posts { newest_first, has_more: older.next().is_some() })
     }
 
     /// Fixes a message's counts from now on.
@@ -141,13 +244,7 @@ impl World {
         now: Timestamp,
     ) -> Result<Vec<(MsgSeq, Receipt)>, Refusal> {
         let mut groups = self.lock();
-        if !self.config.open && !groups.contains_key(group) {
-            return Err(Refusal::GroupUnknown);
-        }
-        let entry = self.entry(&mut groups, group);
-        if entry.code != 0 {
-            return Err(Refusal::Ordered(entry.code));
-        }
+        let entry = self.existing(&mut groups, group)?;
         if entry.members > MAX_MEMBERS {
             return Err(Refusal::GroupTooLarge);
         }
@@ -186,6 +283,15 @@ impl World {
         self.edit(group, |entry| change(entry.messages.entry(seq).or_default()));
     }
 
+    /// The group, unless it does not exist or is refused by the code set for it.
+    fn existing<'g>(&self, groups: &'g mut HashMap<GroupId, Group>, group: &GroupId) -> Result<&'g mut Group, Refusal> {
+        if !self.config.open && !groups.contains_key(group) {
+            return Err(Refusal::GroupUnknown);
+        }
+        let entry = self.entry(groups, group);
+        if entry.code == 0 { Ok(entry) } else { Err(Refusal::Ordered(entry.code)) }
+    }
+
     fn entry<'g>(&self, groups: &'g mut HashMap<GroupId, Group>, group: &GroupId) -> &'g mut Group {
         groups.entry(group.clone()).or_insert_with(|| self.drawn_group(group))
     }
@@ -193,7 +299,7 @@ impl World {
     fn drawn_group(&self, group: &GroupId) -> Group {
         let seed = seed_of(self.config.seed, group);
         let members = Rng::with_seed(seed).u16(self.config.members.clone());
-        Group { seed, members, code: 0, messages: HashMap::new() }
+        Group { seed, members, code: 0, group_type: GroupType::Public, messages: BTreeMap::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<GroupId, Group>> {

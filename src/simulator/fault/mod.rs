@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::rule::FaultRules;
+pub(super) use self::rule::{Asked, FaultRules};
 pub use self::rule::{FaultRule, When};
 
 /// A fault of a call. Faults of single entries (missing, repeated, out of range, a code, without counts, written

@@ -12,13 +12,27 @@ use crate::{
     simulator::{request::ReceiptRequest, world::seed_of},
 };
 
-/// The well-formed calls that a rule applies to.
+/// A well-formed call, as rules see it.
+#[derive(Debug)]
+pub(in crate::simulator) enum Asked<'a> {
+    /// Of receipts.
+    Receipts(&'a ReceiptRequest),
+    /// Of another API, by name.
+    Api(&'a str),
+}
+
+/// The well-formed calls that a rule applies to: calls for receipts, unless it names another API.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum When {
     /// Every call.
     #[default]
     All,
+    /// Calls of another API; network faults and those of the whole body only.
+    Api {
+        /// Its name, such as `get_group_info`.
+        api: String,
+    },
     /// Calls for this group.
     Group {
         /// The group.
@@ -104,8 +118,8 @@ impl FaultRules {
     }
 
     /// The first rule that matches the call, which is counted as a hit. Later rules don't see the call.
-    pub fn strike(&mut self, request: &ReceiptRequest) -> Option<FaultRule> {
-        let index = self.0.iter_mut().position(|active| active.is_for(request))?;
+    pub fn strike(&mut self, asked: &Asked<'_>) -> Option<FaultRule> {
+        let index = self.0.iter_mut().position(|active| active.applies_to(asked))?;
         let rule = &mut self.0[index].rule;
         let struck = rule.clone();
         rule.times = rule.times.map(|left| left - 1);
@@ -117,11 +131,20 @@ impl FaultRules {
 }
 
 impl ActiveRule {
+    fn applies_to(&mut self, asked: &Asked<'_>) -> bool {
+        match (asked, &self.rule.when) {
+            (Asked::Api(called), When::Api { api }) => api == called && self.rule.times != Some(0),
+            (Asked::Api(_), _) => false,
+            (Asked::Receipts(request), _) => self.is_for(request),
+        }
+    }
+
     fn is_for(&mut self, request: &ReceiptRequest) -> bool {
         self.considered += 1;
         self.rule.times != Some(0)
             && match &self.rule.when {
                 When::All => true,
+                When::Api { .. } => false,
                 When::Group { group_id } => *group_id == request.group,
                 When::Message { group_id, msg_seq } => *group_id == request.group && request.seqs.contains(msg_seq),
                 When::MoreThan { messages } => request.seqs.len() > *messages,
@@ -178,7 +201,7 @@ mod tests {
             (When::MoreThan { messages: 2 }, "a", vec![1, 2, 3], true),
         ] {
             assert_eq!(
-                rules([rule(when.clone())]).strike(&request(id, &seqs)).is_some(),
+                rules([rule(when.clone())]).strike(&Asked::Receipts(&request(id, &seqs))).is_some(),
                 hit,
                 "{when:?} {id} {seqs:?}"
             );
@@ -189,38 +212,42 @@ mod tests {
     fn the_first_rule_that_is_for_the_call_wins() {
         let second = FaultRule { fault: Fault::CutMidBody, when: When::All, times: None };
         let mut rules = rules([rule(When::Group { group_id: group("a") }), second]);
-        assert_eq!(rules.strike(&request("a", &[1])).unwrap().fault, Fault::NotJson);
-        assert_eq!(rules.strike(&request("b", &[1])).unwrap().fault, Fault::CutMidBody);
+        assert_eq!(rules.strike(&Asked::Receipts(&request("a", &[1]))).unwrap().fault, Fault::NotJson);
+        assert_eq!(rules.strike(&Asked::Receipts(&request("b", &[1]))).unwrap().fault, Fault::CutMidBody);
         rules.clear();
-        assert_eq!(rules.strike(&request("a", &[1])), None);
+        assert_eq!(rules.strike(&Asked::Receipts(&request("a", &[1]))), None);
     }
 
     #[test]
     fn a_rule_is_used_up_after_its_times_and_misses_do_not_count() {
         let mut rules = rules([FaultRule { times: Some(2), ..rule(When::Group { group_id: group("a") }) }]);
-        let hits = ["a", "b", "b", "a", "a"].map(|id| rules.strike(&request(id, &[1])).is_some());
+        let hits = ["a", "b", "b", "a", "a"].map(|id| rules.strike(&Asked::Receipts(&request(id, &[1]))).is_some());
         assert_eq!(hits, [true, false, false, true, false]);
         assert!(rules.0.is_empty());
     }
 
     #[test]
     fn a_rule_of_no_times_never_hits() {
-        assert_eq!(rules([FaultRule { times: Some(0), ..rule(When::All) }]).strike(&request("a", &[1])), None);
+        assert_eq!(
+            rules([FaultRule { times: Some(0), ..rule(When::All) }]).strike(&Asked::Receipts(&request("a", &[1]))),
+            None
+        );
     }
 
     #[test]
     fn every_nth_call_is_counted_from_the_rule_on() {
         let mut every_third = rules([rule(When::EveryNth { n: 3 })]);
-        let hits: Vec<bool> = (0..7).map(|_| every_third.strike(&request("a", &[1])).is_some()).collect();
+        let hits: Vec<bool> =
+            (0..7).map(|_| every_third.strike(&Asked::Receipts(&request("a", &[1]))).is_some()).collect();
         assert_eq!(hits, [false, false, true, false, false, true, false]);
-        assert_eq!(rules([rule(When::EveryNth { n: 0 })]).strike(&request("a", &[1])), None);
+        assert_eq!(rules([rule(When::EveryNth { n: 0 })]).strike(&Asked::Receipts(&request("a", &[1]))), None);
     }
 
     #[test]
     fn probability_hits_its_share_and_repeats_with_its_seed() {
         let hits = |probability, seed| {
             let mut rules = rules([rule(When::Probability { probability, seed })]);
-            (0..2000).map(|_| rules.strike(&request("a", &[1])).is_some()).collect::<Vec<_>>()
+            (0..2000).map(|_| rules.strike(&Asked::Receipts(&request("a", &[1]))).is_some()).collect::<Vec<_>>()
         };
         let share = hits(0.25, 7).iter().filter(|hit| **hit).count();
         assert!((430..570).contains(&share), "{share}");
@@ -232,7 +259,8 @@ mod tests {
     #[test]
     fn a_group_share_hits_the_same_groups_in_every_call() {
         let mut rules = rules([rule(When::GroupShare { share: 0.6, seed: 7 })]);
-        let mut hits = |number: u32| rules.strike(&request(&format!("group {number}"), &[1])).is_some();
+        let mut hits =
+            |number: u32| rules.strike(&Asked::Receipts(&request(&format!("group {number}"), &[1]))).is_some();
         let first: Vec<bool> = (0..1000).map(&mut hits).collect();
         let share = first.iter().filter(|hit| **hit).count();
         assert!((540..660).contains(&share), "{share}");
