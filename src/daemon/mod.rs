@@ -4,6 +4,7 @@
 pub mod activity;
 pub mod jobs;
 pub mod leadership;
+pub mod other_calls;
 pub mod pacing;
 pub mod poller;
 pub mod recorder;

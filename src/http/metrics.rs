@@ -18,8 +18,12 @@ use crate::{
     store::ERROR_CLASSES,
 };
 
-const COUNTERS: [(&str, &str); 16] = [
+const COUNTERS: [(&str, &str); 17] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
+    (
+        "receiptd_other_calls_total",
+        "Attempts to call other APIs than that for receipts, each with its own limit, by API and class of the outcome.",
+    ),
     ("receiptd_messages_asked_total", "Messages asked for by attempts."),
     ("receiptd_changes_total", "Receipts that differed from the previous ones."),
     ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
@@ -128,8 +132,9 @@ pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
 
 /// A counter that only appears with its first event can't be used in alerts on increases.
 fn begin_at_zero() {
-    const LABELLED: [&str; 4] = [
+    const LABELLED: [&str; 5] = [
         "receiptd_calls_total",
+        "receiptd_other_calls_total",
         "receiptd_flush_failures_total",
         "receiptd_database_errors_total",
         "receiptd_recordings_lost_total",

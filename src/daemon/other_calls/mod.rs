@@ -1,0 +1,151 @@
+//! Calls of the APIs other than that for receipts. The service limits each API by itself, so each has a pacing of its
+//! own, and none takes anything from polling. All need the lease.
+//!
+//! A call is retried a few times and then given up: its purpose is found again by whoever made it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chat::ChatClient,
+    clock,
+    daemon::pacing::Pacing,
+    logging::log_throttle::LogThrottle,
+    rules::{
+        lease::Lease,
+        polling::retry::Retry,
+        protocol::{Api, Call, Called, Class, Failure},
+    },
+};
+
+/// Delay after a refusal of the app, in which no other call is made.
+const AFTER_REFUSAL: Duration = Duration::from_secs(180);
+
+/// The same after too many failed signatures.
+const AFTER_WRONG_SIGNATURES: Duration = Duration::from_secs(60);
+
+/// The other calls of a session.
+#[derive(Debug)]
+pub struct OtherCalls {
+    client: Arc<ChatClient>,
+    lease: Arc<Lease>,
+    pacings: HashMap<Api, Arc<Pacing>>,
+    /// Until when the app's refusal is taken for granted.
+    refused_until: Mutex<Option<Instant>>,
+    trouble: Mutex<LogThrottle>,
+    /// Cancelled when no more calls may be made.
+    session_over: CancellationToken,
+}
+
+impl OtherCalls {
+    /// Calls of the APIs with these maximum numbers of calls per second.
+    pub fn new(
+        client: Arc<ChatClient>,
+        lease: Arc<Lease>,
+        limits: impl IntoIterator<Item = (Api, u32)>,
+        transit_allowance: Duration,
+        session_over: CancellationToken,
+    ) -> Self {
+        let pacings = limits.into_iter().map(|(api, limit)| (api, Pacing::new(limit, transit_allowance))).collect();
+        let (refused_until, trouble) = (Mutex::default(), Mutex::default());
+        Self { client, lease, pacings, refused_until, trouble, session_over }
+    }
+
+    /// Makes a call, in as many attempts as it takes. `None` if the session is over, the lease is lost, or the API is
+    /// none of these.
+    pub async fn call<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
+        self.session_over.run_until_cancelled(self.attempts(call)).await?
+    }
+
+    async fn attempts<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
+        let (mut retry, mut has_new_signature) = (Retry::default(), false);
+        loop {
+            let failure = match self.attempt(call).await? {
+                Ok(answer) => return Some(Ok(answer)),
+                Err(failure) => failure,
+            };
+            let signs_again = failure.class == Class::SignAgain && !has_new_signature;
+            has_new_signature |= signs_again;
+            if signs_again && self.client.renew_signature() {
+                continue;
+            }
+            let may_pass = failure.class == Class::SlowDown || failure.is_passing();
+            match retry.next_wait().filter(|_| may_pass) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => {
+                    self.give_up(C::API, &failure);
+                    return Some(Err(failure));
+                }
+            }
+        }
+    }
+
+    async fn attempt<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
+        let pacing = self.pacings.get(&C::API)?;
+        let until = *self.refused_until();
+        if let Some(until) = until {
+            tokio::time::sleep(until.saturating_duration_since(clock::uptime())).await;
+        }
+        let permit = pacing.permit().await;
+        if !self.lease.is_trusted(clock::uptime()) {
+            return None;
+        }
+        let (lease, writing) = (self.lease.clone(), permit.writing());
+        let may_send = move || {
+            let may_send = lease.is_trusted(clock::uptime());
+            if may_send {
+                writing.begins();
+            }
+            may_send
+        };
+        // A call that was not made is not an attempt.
+        let Called { http_status, outcome, .. } = self.client.call(call, may_send).await.ok()?;
+        let class = outcome.as_ref().err().map_or(Class::Success, |failure| failure.class);
+        metrics::counter!("receiptd_other_calls_total", "api" => C::API.name(), "class" => class.name()).increment(1);
+        if class == Class::SlowDown {
+            pacing.slow_down(&permit);
+        }
+        if http_status.is_some() {
+            permit.answered();
+        }
+        if class == Class::Success && self.trouble().is_over() {
+            tracing::info!("Tencent Chat accepts other calls than those for receipts again");
+        }
+        Some(outcome)
+    }
+
+    /// Reports a failed call. If the app is refused, no other is made for a while.
+    fn give_up(&self, api: Api, failure: &Failure) {
+        let rest = match failure.class {
+            Class::Wait => Some(AFTER_WRONG_SIGNATURES),
+            Class::SignAgain | Class::AppFault => Some(AFTER_REFUSAL),
+            _ => None,
+        };
+        if let Some(rest) = rest {
+            // Whatever was wrong with the signature, the next call uses a new one.
+            self.client.renew_signature();
+            *self.refused_until() = Some(clock::uptime() + rest);
+        }
+        if let Some(count) = self.trouble().happened(clock::uptime()) {
+            let (api, code, info, class) = (api.name(), failure.code, failure.info.as_str(), failure.class.name());
+            let remedy = failure.code.and_then(crate::rules::protocol::error_class::remedy);
+            tracing::warn!(api, code, info, class, remedy, count, "a call of {api} failed: it is made again later");
+        }
+    }
+
+    fn refused_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.refused_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, LogThrottle> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
