@@ -18,6 +18,7 @@ CREATE TABLE receiptd.watched_groups (
     group_type   text,
     cadence      text,
     labels       jsonb,
+    readers      boolean NOT NULL DEFAULT false,
     state        text NOT NULL DEFAULT 'active',
     state_code   integer,
     state_reason text,
@@ -47,13 +48,14 @@ COMMENT ON COLUMN receiptd.watched_groups.group_id IS 'Group id in Tencent Chat.
 COMMENT ON COLUMN receiptd.watched_groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown. Others have no read receipts.';
 COMMENT ON COLUMN receiptd.watched_groups.cadence IS 'Name of the configured cadence, which sets how often messages are polled; null for the default.';
 COMMENT ON COLUMN receiptd.watched_groups.labels IS 'Labels of the group from its owner, an object of strings, numbers and booleans such as {"branch": "north"}; null if there are none. Never sent anywhere.';
+COMMENT ON COLUMN receiptd.watched_groups.readers IS 'Whether the members who have read its messages are stored; see member_reads. False by default: they are personal data.';
 COMMENT ON COLUMN receiptd.watched_groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
 COMMENT ON COLUMN receiptd.watched_groups.state_code IS 'Tencent Chat''s error code that caused the quarantine.';
 COMMENT ON COLUMN receiptd.watched_groups.state_reason IS 'Reason for the state.';
 COMMENT ON COLUMN receiptd.watched_groups.refused_at IS 'Time when a quarantined group was last refused; null if it is not quarantined. When one is answered again, groups refused with the same code within a minute of it are probed immediately.';
 COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'Time when a quarantined group is probed; null if it is not quarantined.';
 COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'Time when the group was first watched.';
-COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'Time when its type, cadence, labels or state last changed, or when it was added.';
+COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'Time when its type, cadence, labels, readers or state last changed, or when it was added.';
 COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: whether the state or cadence has changed and the schedule has not been updated yet.';
 
 -- Analysts name the group, and often not the app.
@@ -91,8 +93,8 @@ COMMENT ON FUNCTION receiptd.note_update() IS 'Internal: sets updated_at of a ch
 
 -- After note_reschedule, by its name.
 CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.watched_groups FOR EACH ROW
-    WHEN ((OLD.group_type, OLD.cadence, OLD.labels, OLD.state, OLD.state_code, OLD.state_reason)
-        IS DISTINCT FROM (NEW.group_type, NEW.cadence, NEW.labels, NEW.state, NEW.state_code, NEW.state_reason))
+    WHEN ((OLD.group_type, OLD.cadence, OLD.labels, OLD.readers, OLD.state, OLD.state_code, OLD.state_reason)
+        IS DISTINCT FROM (NEW.group_type, NEW.cadence, NEW.labels, NEW.readers, NEW.state, NEW.state_code, NEW.state_reason))
     EXECUTE FUNCTION receiptd.note_update();
 
 -- A slot has the states of its messages, in arrays with one element per message, so that a poll writes one row. Columns that change

@@ -146,7 +146,8 @@ CREATE FUNCTION receiptd.watch_group(
     group_id text,
     group_type text DEFAULT NULL,
     cadence text DEFAULT NULL,
-    labels jsonb DEFAULT NULL
+    labels jsonb DEFAULT NULL,
+    readers boolean DEFAULT NULL
 ) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -170,9 +171,9 @@ BEGIN
     SELECT g.group_key INTO key FROM receiptd.watched_groups g
         WHERE g.sdk_app_id = watch_group.sdk_app_id AND g.group_id = watch_group.group_id;
     IF key IS NULL THEN
-        INSERT INTO receiptd.watched_groups AS g (sdk_app_id, group_id, group_type, cadence, labels)
+        INSERT INTO receiptd.watched_groups AS g (sdk_app_id, group_id, group_type, cadence, labels, readers)
             VALUES (watch_group.sdk_app_id, watch_group.group_id, kind, watch_group.cadence,
-                receiptd.merged_labels(NULL, watch_group.labels))
+                receiptd.merged_labels(NULL, watch_group.labels), coalesce(watch_group.readers, false))
             ON CONFLICT (sdk_app_id, group_id) DO NOTHING RETURNING g.group_key INTO key;
         IF key IS NOT NULL THEN
             PERFORM receiptd.refuse_full_app(watch_group.sdk_app_id);
@@ -185,16 +186,18 @@ BEGIN
             group_type = coalesce(kind, g.group_type),
             cadence = coalesce(watch_group.cadence, g.cadence),
             labels = receiptd.merged_labels(g.labels, watch_group.labels),
+            readers = coalesce(watch_group.readers, g.readers),
             state = CASE g.state WHEN 'removed' THEN 'active' ELSE g.state END
         WHERE g.group_key = key
             AND (g.state = 'removed' OR kind <> coalesce(g.group_type, '')
                 OR watch_group.cadence <> coalesce(g.cadence, '')
+                OR watch_group.readers <> g.readers
                 OR receiptd.merged_labels(g.labels, watch_group.labels) IS DISTINCT FROM g.labels);
     RETURN key;
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence replaces the old one, null leaves it unchanged. Labels, such as {"branch": "north"}, are added to those of the group; the value null removes one. A paused group stays paused.';
+COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb, boolean) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence replaces the old one, null leaves it unchanged. With readers => true, who has read its messages is stored: personal data, off by default. Labels, such as {"branch": "north"}, are added to those of the group; the value null removes one. A paused group stays paused.';
 
 -- Only rows with changed labels are written, and waited for.
 CREATE FUNCTION receiptd.label_keys(group_keys integer[], msg_seqs bigint[], labels jsonb[]) RETURNS void

@@ -388,8 +388,8 @@ COMMENT ON COLUMN receiptd.read_speed.known_for_s IS 'known_for in seconds.';
 
 -- The dimension of the groups. What is counted is counted only for a query that asks for it.
 CREATE VIEW receiptd.groups AS
-SELECT g.sdk_app_id, g.group_id, g.group_type, g.labels, g.cadence, g.state, g.state_code, g.state_reason, g.added_at,
-    (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key) AS messages,
+SELECT g.sdk_app_id, g.group_id, g.group_type, g.labels, g.cadence, g.readers, g.state, g.state_code, g.state_reason,
+    g.added_at, (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key) AS messages,
     (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key AND m.state = 'active') AS messages_active,
     -- Seqs count up with time.
     (SELECT m.sent_at FROM receiptd.watched_messages m WHERE m.group_key = g.group_key ORDER BY m.msg_seq DESC LIMIT 1)
@@ -405,6 +405,7 @@ COMMENT ON COLUMN receiptd.groups.group_id IS 'Group id as Tencent Chat writes i
 COMMENT ON COLUMN receiptd.groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown.';
 COMMENT ON COLUMN receiptd.groups.labels IS 'What its owner notes about the group; null if nothing.';
 COMMENT ON COLUMN receiptd.groups.cadence IS 'Name of the cadence by which its messages are polled; null for the default.';
+COMMENT ON COLUMN receiptd.groups.readers IS 'Whether the members who have read its messages are stored; see member_reads.';
 COMMENT ON COLUMN receiptd.groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
 COMMENT ON COLUMN receiptd.groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
 COMMENT ON COLUMN receiptd.groups.state_reason IS 'Why the group is in its state, in words.';
@@ -413,7 +414,7 @@ COMMENT ON COLUMN receiptd.groups.messages IS 'Number of its messages that are o
 COMMENT ON COLUMN receiptd.groups.messages_active IS 'Number of those that are being polled.';
 COMMENT ON COLUMN receiptd.groups.last_sent_at IS 'When its newest message was sent.';
 COMMENT ON COLUMN receiptd.groups.members IS 'Members who count, by the newest message that has counts: all but its sender. Null if none has.';
-COMMENT ON COLUMN receiptd.groups.updated_at IS 'When its type, cadence, labels or state last changed, or when it was added. What its messages do leaves it.';
+COMMENT ON COLUMN receiptd.groups.updated_at IS 'When its type, cadence, labels, readers or state last changed, or when it was added. What its messages do leaves it.';
 COMMENT ON COLUMN receiptd.groups.group_key IS 'Short key of the group, for joins with the tables.';
 
 CREATE VIEW receiptd.never_read AS

@@ -1,4 +1,5 @@
--- Rights. receiptd_reader reads what analysts need; receiptd_writer watches messages, only through functions. Operators
+-- Rights. receiptd_reader reads what analysts need, receiptd_member_reader who has read what and nothing else; receiptd_writer
+-- watches messages, only through functions. Operators
 -- create the roles, since roles belong to the server and not to a schema.
 
 -- The first row of role_apps switches row-level security on and the deletion of the last one off, so that it costs nothing if
@@ -79,7 +80,7 @@ CREATE TRIGGER follow_role_apps AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON 
 CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('GRANT USAGE ON SCHEMA receiptd TO %I', r.rolname)
     FROM pg_roles r
-    WHERE r.rolname IN ('receiptd_reader', 'receiptd_writer') AND NOT has_schema_privilege(r.oid, 'receiptd', 'USAGE')
+    WHERE r.rolname IN ('receiptd_reader', 'receiptd_member_reader', 'receiptd_writer') AND NOT has_schema_privilege(r.oid, 'receiptd', 'USAGE')
     UNION ALL
     SELECT format('GRANT SELECT ON receiptd.%I TO receiptd_reader', c.relname)
     FROM pg_class c CROSS JOIN pg_roles r
@@ -89,26 +90,38 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
             'message_milestones', 'message_days', 'group_receipts_hourly', 'message_receipts_daily', 'poll_gaps')
         AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')
     UNION ALL
+    SELECT format('GRANT SELECT ON receiptd.%I TO receiptd_member_reader', c.relname)
+    FROM pg_class c CROSS JOIN pg_roles r
+    WHERE c.relnamespace = 'receiptd'::regnamespace AND r.rolname = 'receiptd_member_reader'
+        AND c.relname IN ('message_readers', 'member_reads', 'members_not_read', 'member_latency')
+        AND NOT has_table_privilege(r.oid, c.oid, 'SELECT')
+    UNION ALL
     SELECT format('GRANT SELECT (%s) ON receiptd.watched_groups TO receiptd_reader', string_agg(quote_ident(a.attname), ', '))
     FROM pg_attribute a CROSS JOIN pg_roles r
     WHERE a.attrelid = 'receiptd.watched_groups'::regclass AND r.rolname = 'receiptd_reader'
         AND a.attname IN ('group_key', 'sdk_app_id', 'group_id', 'group_type', 'cadence', 'state', 'state_code',
-            'state_reason', 'added_at', 'labels', 'updated_at')
+            'state_reason', 'added_at', 'labels', 'readers', 'updated_at')
         AND NOT has_column_privilege(r.oid, a.attrelid, a.attnum, 'SELECT')
     HAVING count(*) > 0
+    UNION ALL
+    -- The names of groups, by which row-level security finds those of the reader's apps.
+    SELECT 'GRANT SELECT (group_key, sdk_app_id, group_id) ON receiptd.watched_groups TO receiptd_member_reader'
+    FROM pg_roles r
+    WHERE r.rolname = 'receiptd_member_reader' AND NOT has_column_privilege(r.oid, 'receiptd.watched_groups', 'group_id', 'SELECT')
     UNION ALL
     SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, r.rolname)
     FROM pg_proc p
     JOIN pg_roles r ON r.rolname = CASE
         WHEN p.proname IN ('receipts_at', 'read_at_age', 'receipt_curve', 'messages_since', 'hourly_reads', 'time_until')
             THEN 'receiptd_reader'
+        WHEN p.proname IN ('readers_of', 'not_read_by', 'acknowledged_by') THEN 'receiptd_member_reader'
         WHEN p.proname IN ('watch_group', 'watch_messages', 'unwatch_messages', 'unwatch_group', 'pause_group',
             'resume_group') THEN 'receiptd_writer'
         END
     WHERE p.pronamespace = 'receiptd'::regnamespace AND NOT has_function_privilege(r.oid, p.oid, 'EXECUTE')
 $$;
 
-COMMENT ON FUNCTION receiptd.missing_grants() IS 'Internal: the GRANT statements for rights that receiptd_reader and receiptd_writer lack, if the roles exist.';
+COMMENT ON FUNCTION receiptd.missing_grants() IS 'Internal: the GRANT statements for rights that receiptd_reader, receiptd_member_reader and receiptd_writer lack, if the roles exist.';
 
 CREATE FUNCTION receiptd.grant_roles() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -128,7 +141,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.grant_roles() IS 'Grants the roles receiptd_reader and receiptd_writer their rights, if they exist and lack any. Called by the daemon at its start and by receiptd migrate.';
+COMMENT ON FUNCTION receiptd.grant_roles() IS 'Grants the roles receiptd_reader, receiptd_member_reader and receiptd_writer their rights, if they exist and lack any. Called by the daemon at its start and by receiptd migrate.';
 
 -- By default, PostgreSQL lets every role call a new function.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA receiptd FROM PUBLIC;

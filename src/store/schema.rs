@@ -164,7 +164,7 @@ impl Store {
     /// schema.
     async fn grant_roles(&self) -> Result<(), SchemaError> {
         let grant = query("SELECT receiptd.grant_roles()");
-        let doing = "granting rights to receiptd_reader and receiptd_writer";
+        let doing = "granting rights to the roles";
         self.run(doing, SHORT, async |database| grant.execute(database).await).await?;
         Ok(())
     }

@@ -23,6 +23,7 @@ mod model;
 mod operators;
 mod partitions;
 mod prometheus;
+mod readers;
 mod retention;
 mod rewriting;
 mod roles;

@@ -11,7 +11,7 @@ use crate::{
 /// A database with a login role that is a member of `role`, as the README says to make it.
 pub struct Member {
     pub database: TestDatabase,
-    login: String,
+    pub login: String,
 }
 
 impl Member {
@@ -22,7 +22,7 @@ impl Member {
     }
 
     /// The same with an ordinary role as the schema's owner, as it should be, and two apps.
-    async fn of_two_apps(role: &str) -> Self {
+    pub async fn of_two_apps(role: &str) -> Self {
         let database = TestDatabase::new().await;
         let owner = format!("owner_of_{}", database.name());
         database.psql(&format!("CREATE ROLE {owner} LOGIN; GRANT CREATE ON DATABASE {} TO {owner}", database.name()));
@@ -42,6 +42,11 @@ impl Member {
         let login = format!("{role}_of_{}", database.name());
         database.psql(&format!("CREATE ROLE {login} LOGIN IN ROLE {role}"));
         Self { database, login }
+    }
+
+    /// Every table and view of the schema, but the partitions.
+    pub fn relations(&self) -> Vec<String> {
+        relations(&self.database, TABLES_AND_VIEWS)
     }
 
     /// Runs a statement as the role: the error, if it is refused.
@@ -64,11 +69,11 @@ impl Member {
         PgConnection::connect(&url).await.unwrap()
     }
 
-    async fn may(&self, sql: &str) {
+    pub async fn may(&self, sql: &str) {
         assert_eq!(self.tries(sql).await, Ok(()), "{sql}");
     }
 
-    async fn may_not(&self, sql: &str) {
+    pub async fn may_not(&self, sql: &str) {
         let refused = self.tries(sql).await.expect_err(sql);
         assert!(refused.contains("permission denied"), "{sql}: {refused}");
     }
