@@ -5,6 +5,7 @@
 
 mod bounds;
 mod labels;
+mod member;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -13,6 +14,7 @@ use chrono::{DateTime, Utc};
 pub use self::{
     bounds::Bounds,
     labels::{BadLabel, Label, Labels, check_name},
+    member::Member,
 };
 
 /// A point in time, in UTC.

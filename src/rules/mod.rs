@@ -11,6 +11,7 @@ pub mod milestones;
 pub mod pacer;
 pub mod polling;
 pub mod protocol;
+pub mod readers;
 pub mod recording;
 pub mod retention;
 pub mod rollup;
