@@ -16,3 +16,4 @@ pub mod recording;
 pub mod retention;
 pub mod rollup;
 pub mod slot;
+pub mod writing;

@@ -56,7 +56,6 @@ pub use self::{
     changed_groups::LeftBehind,
     error::{ConnectError, StoreError},
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
-    flush::Committed,
     forecast::LastDay,
     overview::Overview,
     page::{DueCall, PageData, QuarantinedGroup, ReadCurve},

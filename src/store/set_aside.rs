@@ -9,8 +9,8 @@ use super::{
     Store, StoreError,
     brief::{Brief, changed},
     flush::{
-        Committed, Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones,
-        write_rows, write_slots, write_snapshots, write_unwatched,
+        Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones, write_rows,
+        write_slots, write_snapshots, write_unwatched,
     },
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     domain::Timestamp,
-    rules::recording::{GroupChange, Kept, Recording},
+    rules::{
+        recording::{GroupChange, Kept, Recording},
+        writing::Committed,
+    },
     store::connection::StoreConnection,
 };
 

@@ -53,8 +53,9 @@ use crate::{
         },
         recording::{KeepSnapshots, Kept},
         slot::{GroupKey, SlotKey},
+        writing::Committed,
     },
-    store::{Committed, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// Rate, batch size and timeouts of polls.

@@ -4,7 +4,7 @@ use crate::{
     clock,
     logging::log_throttle::LogThrottle,
     rules::{recording::Recording, slot::SlotKey},
-    store::{Aside, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// The throttles by kind.
@@ -36,12 +36,12 @@ impl FailureLog {
     }
 
     /// A part of a poll was set aside, since the tables had refused the whole with `refusal`.
-    pub async fn refused(&mut self, store: &Store, recording: &Recording, refusal: &StoreError, aside: &Aside) {
+    pub async fn refused(&mut self, store: &Store, recording: &Recording, refusal: &StoreError, rows: usize) {
         if let Some(count) = self.refused.happened(clock::uptime()) {
             let group = store.group_id(recording.slot.group_key).await.ok();
             let (cause, sqlstate) = (refusal as &dyn std::error::Error, refusal.sqlstate());
             let what = "the tables refused a result: it is kept in receiptd.set_aside, with the reason";
-            tracing::error!(error = cause, count, group, sqlstate, rows = aside.rows, "{what}");
+            tracing::error!(error = cause, count, group, sqlstate, rows, "{what}");
         }
     }
 

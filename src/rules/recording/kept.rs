@@ -143,6 +143,13 @@ impl Kept {
         })
     }
 
+    /// Maximum number of rows that it writes.
+    pub fn rows(&self) -> usize {
+        let of = |recording: &Recording| recording.snapshots.len() + recording.attempts.len();
+        let closed = self.recording.messages.iter().filter(|change| change.closed.is_some()).count();
+        1 + closed + self.unwatched().count() + self.recordings().map(of).sum::<usize>()
+    }
+
     /// Decides again on the present slots. A message that joined in the meantime was not asked for. The receipt of
     /// one that left is decided on its state when it was asked for.
     pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {

@@ -30,24 +30,12 @@ use crate::{
     rules::{
         recording::{Kept, Outcome, Recording},
         slot::{GroupKey, NewSlot, SlotKey},
+        writing::Committed,
     },
     store::connection::StoreConnection,
 };
 
 const DOING: &str = "storing results";
-
-/// The result for a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Committed {
-    /// It is due again at this time.
-    Due(SlotKey, Timestamp),
-    /// It is due again at this time and no sooner, whatever was requested before: the tables refuse it.
-    PutOff(SlotKey, Timestamp),
-    /// It no longer exists: its messages are closed or have moved.
-    Gone(SlotKey),
-    /// It was created.
-    NewSlot(NewSlot),
-}
 
 /// The result of a flush.
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use super::{
     operation::{Reply, Request},
     plan::{Fault, Micros, SECOND},
     polling::Polling,
+    recorder::Recorder,
     world::{Doing, Event, World},
-    writing::Writing,
 };
 use crate::rules::{
     database_clock::{DatabaseClock, Reading},
@@ -52,7 +52,7 @@ pub(super) struct Term {
     is_ending: bool,
     has_ended: bool,
     pub polling: Polling,
-    pub writing: Writing,
+    pub recorder: Recorder,
 }
 
 impl Daemon {
@@ -101,7 +101,7 @@ impl World {
         let killed = self.daemons[daemon].term.take();
         let free_at = self.gets_through(self.now, Fault::RequestsHeld);
         if let Some(term) = killed {
-            self.promises.killed_with(term.writing.unwritten());
+            self.promises.killed_with(term.recorder.unwritten());
             if free_at > self.now && !term.polling.under_way.is_empty() {
                 self.promises.killed_in_standstill(free_at);
             }
@@ -142,8 +142,7 @@ impl World {
             Doing::GiveTurns => self.gives_turns(daemon),
             Doing::Send(poll) => self.sends(daemon, poll),
             Doing::Ended(poll, heard) => self.hears(daemon, poll, heard),
-            Doing::Gathered => self.gathered(daemon),
-            Doing::FlushAgain => self.flushes(daemon),
+            Doing::Writes => self.writes(daemon),
             Doing::PollsMustHaveEnded => {
                 self.daemons[daemon].term.iter_mut().for_each(|term| term.polling.polls = BTreeMap::new());
                 self.polls_have_ended(daemon);
@@ -184,8 +183,7 @@ impl World {
             (Request::Load(_), _) => self.not_loaded(daemon),
             (Request::Read(claimed, is_probe), reply) => self.has_read(daemon, claimed, is_probe, reply),
             (Request::Slot, reply) => self.slotted(daemon, reply),
-            (Request::Flush(..), reply) => self.flushed(daemon, reply),
-            (Request::ReadAgain(_), reply) => self.read_again(daemon, reply),
+            (Request::Flush(_) | Request::SetAside(..) | Request::ReadAgain(..), reply) => self.wrote(daemon, reply),
         }
     }
 
@@ -196,7 +194,7 @@ impl World {
 
     fn begins_term(&mut self, daemon: usize, epoch: i64, asked_at: Micros) {
         let asked_at = self.instant() - Duration::from_micros(self.now - asked_at);
-        let (polling, writing) = (Polling::new(&self.plan, self.instant()), Writing::default());
+        let (polling, recorder) = (Polling::new(&self.plan, self.instant()), Recorder::new(self.instant()));
         self.tally.terms += 1;
         let held = &mut self.daemons[daemon];
         held.contender.holds(epoch, asked_at);
@@ -211,7 +209,7 @@ impl World {
             is_ending: false,
             has_ended: false,
             polling,
-            writing,
+            recorder,
         });
         self.after(daemon, RENEW_EVERY, Doing::Renew);
         self.loads(daemon);
@@ -272,11 +270,13 @@ impl World {
         if !term.is_over || !term.polling.polls.is_empty() || !term.is_loaded {
             return;
         }
-        if term.writing.is_done() {
+        if term.recorder.has_ended() {
             return self.term_has_ended(daemon);
         }
         if !std::mem::replace(&mut term.is_ending, true) {
+            term.recorder.closes();
             self.after(daemon, GRACE, Doing::FlushMustHaveEnded);
+            self.writes(daemon);
         }
     }
 

@@ -1,6 +1,9 @@
 //! A model of the database: the important rows, and each operation as one step, like its transaction in `src/store`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    borrow::{Borrow, BorrowMut},
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use chrono::TimeDelta;
 
@@ -74,6 +77,18 @@ pub(super) struct Fence {
 pub(super) struct Numbered {
     pub id: u64,
     pub kept: Kept,
+}
+
+impl Borrow<Kept> for Numbered {
+    fn borrow(&self) -> &Kept {
+        &self.kept
+    }
+}
+
+impl BorrowMut<Kept> for Numbered {
+    fn borrow_mut(&mut self) -> &mut Kept {
+        &mut self.kept
+    }
 }
 
 #[derive(Debug, Default)]

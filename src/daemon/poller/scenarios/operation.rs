@@ -1,6 +1,8 @@
 //! Operations on the database: slow, without effect or without an answer, according to the present faults.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+
+use chrono::TimeDelta;
 
 use super::{
     daemon::Daemon,
@@ -13,10 +15,9 @@ use crate::{
     domain::Timestamp,
     rules::{
         lease::LeaseRow,
-        recording::pause,
         slot::{GroupKey, Slot, SlotKey, StoredDue},
+        writing::{Committed, Present},
     },
-    store::Committed,
 };
 
 /// An operation on the database.
@@ -30,7 +31,8 @@ pub(super) enum Request {
     Read(Vec<SlotKey>, bool),
     Slot,
     Flush(Vec<Numbered>),
-    ReadAgain(Vec<SlotKey>),
+    SetAside(Box<Numbered>, TimeDelta),
+    ReadAgain(Vec<SlotKey>, BTreeSet<GroupKey>),
 }
 
 /// What the slotter has found.
@@ -51,9 +53,16 @@ pub(super) enum Reply {
     Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
     Slotted(Slotted),
     Slots(Vec<Slot>),
-    /// The results for the slots, and the polls of which nothing was written.
-    Committed(Vec<Committed>, BTreeSet<u64>),
+    /// The results for the slots, and the changed slots, of whose polls nothing was written.
+    Committed(Vec<Committed>, HashSet<SlotKey>),
+    SetAside(Vec<Committed>),
+    Present(Present),
+    /// Another session has locked one of the rows.
+    Locked,
+    /// The tables refuse one of the rows.
+    Refused,
     LeaseLost,
+    TimedOut,
     Failed,
 }
 
@@ -66,15 +75,16 @@ impl World {
             _ => PATIENCE,
         };
         let (now, asked_at) = (self.now, self.now);
-        let fails = Doing::Told(request.clone(), Reply::Failed, asked_at);
+        let fails = |why| Doing::Told(request.clone(), why, asked_at);
         let way = self.database_way();
         match self.database_fault() {
             Some(Fault::DatabaseDown) => {
                 self.promises.asked_in_vain(daemon, now);
-                self.at(now + way, Event::At(from, fails));
+                self.at(now + way, Event::At(from, fails(Reply::Failed)));
             }
-            Some(Fault::DatabaseHangs) => self.at(now + patience, Event::At(from, fails)),
+            Some(Fault::DatabaseHangs) => self.at(now + patience, Event::At(from, fails(Reply::TimedOut))),
             Some(Fault::Unanswered) if self.random.bool() => {
+                let fails = fails(Reply::Failed);
                 self.at(now + way, Event::AtDatabase(from, request, fence, asked_at, false));
                 let fails_at = if self.random.bool() { now + patience } else { now + 2 * way };
                 self.at(fails_at, Event::At(from, fails));
@@ -111,38 +121,48 @@ impl World {
                 Reply::Schedule(slots, next)
             }
             Request::Read(slots, _) => Reply::Slots(database.read(slots)),
-            Request::Slot | Request::Flush(..) if !is_held => Reply::LeaseLost,
+            Request::Slot | Request::Flush(_) | Request::SetAside(..) if !is_held => Reply::LeaseLost,
             Request::Slot => {
                 let (changed, probes) = database.changed_and_to_probe(now);
                 let (now, size) = (self.clocks(from.daemon).time, self.slot_size(from.daemon));
                 let joined = self.database.slot_new_messages(size, &self.cadences, now);
                 Reply::Slotted(Slotted { changed, probes, joined })
             }
-            Request::ReadAgain(slots) => Reply::Slots(database.read(slots)),
+            Request::ReadAgain(slots, groups) => Reply::Present(Present {
+                slots: database.read(slots),
+                of_groups: groups.iter().flat_map(|group| database.slots_of_group(*group)).collect(),
+            }),
             Request::Flush(polls) => {
-                let (refused, taken): (Vec<Numbered>, Vec<Numbered>) =
-                    polls.iter().cloned().partition(|poll| self.is_unstorable(poll.kept.recording.slot.group_key));
-                let (mut committed, changed) = self.database.flush(&taken);
-                refused.iter().for_each(|poll| committed.extend(self.sets_aside(from.daemon, poll)));
-                Reply::Committed(committed, changed)
+                let groups = || polls.iter().map(|poll| poll.kept.recording.slot.group_key);
+                if groups().any(|group| self.is_locked(group)) {
+                    Reply::Locked
+                } else if groups().any(|group| self.is_unstorable(group)) {
+                    Reply::Refused
+                } else {
+                    let (committed, changed) = self.database.flush(polls);
+                    Reply::Committed(committed, changed)
+                }
             }
+            Request::SetAside(poll, _) if self.is_locked(poll.kept.recording.slot.group_key) => Reply::Locked,
+            Request::SetAside(poll, pause) => Reply::SetAside(self.sets_aside(from.daemon, poll, *pause)),
         }
+    }
+
+    /// Whether the open transaction of another session holds rows of the group.
+    fn is_locked(&self, group: GroupKey) -> bool {
+        self.faults().any(|fault| fault == Fault::Locked(group))
     }
 
     pub fn is_unstorable(&self, group: GroupKey) -> bool {
         self.plan.flaws.iter().any(|(from, flaw)| *from <= self.now && *flaw == Flaw::Unstorable(group))
     }
 
-    /// Mirrors `Recorder::attempt` for a slot whose row is refused: it waits as after failed polls, as far as the
-    /// daemon knows.
-    fn sets_aside(&mut self, daemon: usize, poll: &Numbered) -> Vec<Committed> {
+    /// As in `store::set_aside`, for a slot whose row is refused: it waits as after failed polls, as far as the daemon
+    /// knows.
+    fn sets_aside(&mut self, daemon: usize, poll: &Numbered, pause: TimeDelta) -> Vec<Committed> {
         // Refused rows are looked up like stored ones, so each exists once however often it is tried.
         self.database.stored.insert(poll.id, 1);
-        let (now, recording) = (self.clocks(daemon).time, &poll.kept.recording);
-        let Some(term) = &mut self.daemons[daemon].term else { return vec![] };
-        let refusals = term.polling.refusals.entry(recording.slot).or_default();
-        *refusals += 1;
-        let due = recording.next_poll_at.max(now + pause(*refusals));
+        let due = poll.kept.recording.next_poll_at.max(self.clocks(daemon).time + pause);
         poll.kept.slots().map(|slot| Committed::PutOff(slot, due)).collect()
     }
 

@@ -51,6 +51,8 @@ pub(super) enum Fault {
     Unanswered,
     /// Operations take up to a second.
     DatabaseSlow,
+    /// The open transaction of another session holds the rows of a group.
+    Locked(i32),
     /// The database's clock moves by this number of milliseconds.
     DatabaseClock(i64),
     /// A daemon's wall clock moves by this number of milliseconds.
@@ -221,6 +223,12 @@ impl Plan {
                 }
             }
         }
+        let mut of_locks = fastrand::Rng::with_seed(seed ^ 0xf1a5);
+        if of_locks.u8(0..4) == 0 {
+            let group = of_locks.i32(1..=i32::try_from(groups.len()).unwrap());
+            let span = of_locks.u64(50 * MILLISECOND..=14 * SECOND);
+            faults.push((of_locks.u64(0..=30 * SECOND), Fault::Locked(group), span));
+        }
         let allowance = Duration::from_millis(random.u64(30..=200));
         let one_machine = random.bool();
         let cadence = Duration::from_secs(cadence);
@@ -251,6 +259,8 @@ impl Plan {
             Fault::DatabaseHangs | Fault::Unanswered => PATIENCE + 5 * SECOND,
             // What was tried in vain for long is retried after at most five seconds.
             Fault::DatabaseDown | Fault::DatabaseSlow => 6 * SECOND,
+            // Locked rows are tried once a second.
+            Fault::Locked(_) => 3 * SECOND,
             fault if fault.is_of_service() => REQUEST_TIMEOUT + 8 * SECOND,
             _ => 0,
         };

@@ -35,8 +35,8 @@ use crate::{
         protocol::Failure,
         recording::{KeepSnapshots, Kept, PollEnd},
         slot::{GroupKey, GroupState, Slot, SlotKey, StoredDue},
+        writing::Committed,
     },
-    store::Committed,
 };
 
 pub(super) struct Polling {
@@ -68,8 +68,6 @@ pub(super) struct Polling {
     has_paged: bool,
     wakes_at: Option<Micros>,
     put_off: HashMap<GroupKey, HashSet<SlotKey>>,
-    /// Mirrors `Recorder::refusals`.
-    pub refusals: HashMap<SlotKey, i32>,
     looks_ahead: bool,
     /// The read is for the first call of the term.
     is_first: bool,
@@ -127,7 +125,6 @@ impl Polling {
             has_paged: false,
             wakes_at: None,
             put_off: HashMap::new(),
-            refusals: HashMap::new(),
             looks_ahead: false,
             is_first: false,
             turn_at: None,
@@ -277,7 +274,7 @@ impl World {
         if room < ahead.div_ceil(2) {
             return self.wake_in(daemon, COME_ROUND);
         }
-        if term.writing.storing_blocked || !is_trusted {
+        if term.recorder.is_blocked() || !is_trusted {
             return self.wake_in(daemon, LOOK_AGAIN);
         }
         if polling.unsure_after.is_some() && !std::mem::take(&mut polling.has_paged) {

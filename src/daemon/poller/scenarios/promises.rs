@@ -214,7 +214,7 @@ impl World {
             is_database_faulty: self.database_is_unsteady(),
         };
         let terms = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
-        let unwritten = terms.map(|term| term.writing.unwritten().len()).max().unwrap_or(0);
+        let unwritten = terms.map(|term| term.recorder.unwritten().len()).max().unwrap_or(0);
         // 6. What a flush can delay: ten seconds of polls, and those in flight.
         let most = self.plan.max_in_flight + 12 * self.plan.limit as usize;
         if unwritten > most {

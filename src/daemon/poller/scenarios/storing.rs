@@ -1,6 +1,6 @@
 //! How the model of the database stores polls, like `store::flush` in its transaction.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use super::{
     database::{Database, Message, Numbered, Quarantine, SlotRow, wall},
@@ -12,22 +12,22 @@ use crate::{
         database_clock::APART,
         recording::{Contents, GroupChange, Kept, Outcome, Part, Snapshot},
         slot::{GroupKey, NewSlot, SlotKey, SlotMessage},
+        writing::Committed,
     },
-    store::Committed,
 };
 
 impl Database {
-    /// Writes polls, like `store::flush`, and returns the results for their slots, and the polls of which nothing was
-    /// written since their slots were changed.
-    pub fn flush(&mut self, polls: &[Numbered]) -> (Vec<Committed>, BTreeSet<u64>) {
-        let (mut committed, mut changed) = (vec![], BTreeSet::new());
+    /// Writes polls, like `store::flush`, and returns the results for their slots, and the slots of polls of which
+    /// nothing was written since they were changed.
+    pub fn flush(&mut self, polls: &[Numbered]) -> (Vec<Committed>, HashSet<SlotKey>) {
+        let (mut committed, mut changed) = (vec![], HashSet::new());
         for Numbered { id, kept } in polls {
             if self.is_as_read(kept) {
                 *self.stored.entry(*id).or_default() += 1;
                 self.write(kept);
                 committed.extend(self.became(kept));
             } else {
-                changed.insert(*id);
+                changed.insert(kept.recording.slot);
             }
         }
         (committed, changed)

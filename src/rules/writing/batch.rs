@@ -1,11 +1,11 @@
 //! The size of a transaction: smaller after a timeout, larger again after successes. Pure.
 
 /// Approximate maximum number of rows in a flush.
-pub(crate) const MAX_ROWS: usize = 4_000;
+pub(super) const MAX_ROWS: usize = 4_000;
 
 /// The current maximum number of rows in a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BatchSize(usize);
+pub(super) struct BatchSize(usize);
 
 impl Default for BatchSize {
     fn default() -> Self {
