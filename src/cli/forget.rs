@@ -3,7 +3,11 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::Args;
-use receiptd::{domain::GroupId, store::Store, text::counted::counted};
+use receiptd::{
+    domain::GroupId,
+    store::{Store, StoreError},
+    text::counted::counted,
+};
 
 use super::{Global, database::Opened, exit::Refused, stdout};
 
@@ -23,7 +27,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open(global).await?;
     let done = match arguments.dry_run {
         true => count(&opened.store, &arguments.group).await,
-        false => forget(&opened.store, &arguments.group).await,
+        false => delete(&opened.store, &arguments.group).await,
     };
     opened.close(done).await.map(|()| ExitCode::SUCCESS)
 }
@@ -40,17 +44,24 @@ async fn count(store: &Store, group: &GroupId) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn forget(store: &Store, group: &GroupId) -> anyhow::Result<()> {
+async fn delete(store: &Store, group: &GroupId) -> anyhow::Result<()> {
+    let rows = forget(store, group).await?;
+    if rows == 0 {
+        return Err(unknown(group).into());
+    }
+    writeln!(stdout(), "Deleted {} of group {group}.", counted(rows, "row"))?;
+    Ok(())
+}
+
+/// Deletes everything of a group, in parts. Returns the number of rows: 0 if there were none.
+pub async fn forget(store: &Store, group: &GroupId) -> Result<u64, StoreError> {
     let mut total = 0;
     loop {
         match store.forget_group(group).await? {
-            0 if total == 0 => return Err(unknown(group).into()),
-            0 => break,
+            0 => return Ok(total),
             rows => total += rows,
         }
     }
-    writeln!(stdout(), "Deleted {} of group {group}.", counted(total, "row"))?;
-    Ok(())
 }
 
 fn unknown(group: &GroupId) -> Refused {

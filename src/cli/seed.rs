@@ -5,7 +5,6 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
@@ -15,11 +14,12 @@ use receiptd::{
     text::counted::counted,
 };
 
-use super::{Global, database::Opened, stdout, time_argument::TimeArgument};
+use super::{Global, database::Opened, exit::Refused, forget::forget, stdout, tell, time_argument::TimeArgument};
 
 /// Fill an app without groups with a made-up history, and roll it up
 ///
 /// The same options make the same history. 200000 messages in groups of 130 members have about 18 million snapshots.
+/// The groups have the label generated. If it is interrupted, run it again: it starts from the beginning.
 #[derive(Args)]
 pub struct Arguments {
     /// Number of groups
@@ -37,6 +37,9 @@ pub struct Arguments {
     /// End of the history: UTC date, RFC 3339, seconds since 1970, or an age such as 2d [default: now]
     #[arg(long, value_name = "TIME")]
     until: Option<TimeArgument>,
+    /// Remove the made-up history of the app instead
+    #[arg(long, conflicts_with_all = ["groups", "messages", "days", "members", "until"])]
+    remove: bool,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -44,14 +47,16 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open(global).await?;
     let now = opened.store.clock().now();
     let until = arguments.until.map_or(now, |until| until.at(now));
-    let done = fill(&opened.store, &Seed { groups, messages, days, members, until }).await;
+    let done = match arguments.remove {
+        true => remove(&opened.store).await,
+        false => fill(&opened.store, &Seed { groups, messages, days, members, until }).await,
+    };
     opened.close(done).await.map(|()| ExitCode::SUCCESS)
 }
 
-async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
-    if store.has_groups().await? {
-        bail!("this app already has groups: use --set chat.sdk_app_id=… to keep generated data apart");
-    }
+/// Generates a history and rolls it up, with a progress bar.
+pub async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
+    make_room(store).await?;
     let bar = progress(seed.messages);
     bar.set_message("groups and calls");
     store.seed_groups(seed).await?;
@@ -74,6 +79,46 @@ async fn fill(store: &Store, seed: &Seed) -> anyhow::Result<()> {
         (counted(seed.messages.unsigned_abs(), "message"), counted(snapshots.unsigned_abs(), "snapshot"));
     writeln!(stdout(), "Stored {messages} with {snapshots}, until {}.", seed.until)?;
     Ok(())
+}
+
+/// Refuses an app that is in use. Removes a seed that was interrupted.
+async fn make_room(store: &Store) -> anyhow::Result<()> {
+    let before = store.before_seeding().await?;
+    let apart = "use --set chat.sdk_app_id=… to keep generated data apart";
+    let refuse = |why: &str| Err(Refused::data(format!("{why}: {apart}")).into());
+    if before.has_real_groups {
+        return refuse("this app already has groups");
+    }
+    if before.is_polled {
+        return refuse("a receiptd polls this app");
+    }
+    if before.has_seed && before.is_complete {
+        let why = "this app already has a generated history: remove it with `receiptd seed --remove`";
+        return Err(Refused::data(why).into());
+    }
+    if before.has_seed {
+        tell("Removing the history of an interrupted seed ...");
+        remove_groups(store).await?;
+    }
+    Ok(())
+}
+
+async fn remove(store: &Store) -> anyhow::Result<()> {
+    let rows = remove_groups(store).await?;
+    if rows == 0 {
+        return Err(Refused::data("this app has no generated history").into());
+    }
+    writeln!(stdout(), "Removed the generated history: {}.", counted(rows, "row"))?;
+    Ok(())
+}
+
+/// Removes everything of the generated groups. Returns the number of rows.
+async fn remove_groups(store: &Store) -> anyhow::Result<u64> {
+    let mut rows = 0;
+    for group in store.seeded_groups().await? {
+        rows += forget(store, &group).await?;
+    }
+    Ok(rows)
 }
 
 /// A progress bar on a terminal, otherwise nothing.

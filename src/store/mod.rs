@@ -62,7 +62,7 @@ pub use self::{
     rewrite::Rewritten,
     rights::Rights,
     schema::SchemaError,
-    seed::Seed,
+    seed::{Before, Seed},
     slotting::{FIRST, MessageKey, Slotted},
     sqlstate::ERROR_CLASSES,
     watch::{WatchedGroup, WatchedMessage},

@@ -1,16 +1,16 @@
 //! A generated history as a daemon would have left it, of any size, to try queries and dashboards on and to measure
 //! them.
 //!
-//! Only for an app without a history, so that it can't be mixed with real data.
+//! Only for an app without a history, so that it can't be mixed with real data, and can be removed again.
 
 use chrono::{Days, NaiveTime, TimeDelta};
 
 use super::{
     Store, StoreError,
-    statement::{query, query_scalar},
+    statement::{query, query_as, query_scalar},
     transaction::{LONG, ROLLUP},
 };
-use crate::domain::Timestamp;
+use crate::domain::{GroupId, Timestamp};
 
 /// What to generate.
 #[derive(Debug, Clone, Copy)]
@@ -37,15 +37,53 @@ impl Seed {
     }
 }
 
+/// What an app has before it is seeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Before {
+    /// Whether a receiptd polls the app.
+    pub is_polled: bool,
+    /// Whether it has groups that no seed has made.
+    pub has_real_groups: bool,
+    /// Whether it has groups of a seed.
+    pub has_seed: bool,
+    /// Whether that seed is complete: rolled up until its end.
+    pub is_complete: bool,
+}
+
+const BEFORE: &str = r#"SELECT coalesce(l.holder IS NOT NULL AND l.expires_at > clock_timestamp(), false) AS is_polled,
+        g.has_real_groups, g.has_seed, coalesce(l.rolled_up_until >= g.until, false) AS is_complete
+     FROM (
+        SELECT coalesce(bool_or(NOT is_generated), false) AS has_real_groups, coalesce(bool_or(is_generated), false) AS has_seed,
+            max(added_at) AS until
+        FROM (
+            SELECT coalesce(labels @> '{"generated": true}', false) AS is_generated, added_at
+            FROM receiptd.watched_groups WHERE sdk_app_id = $1
+        ) groups
+     ) g LEFT JOIN receiptd.poller_leases l ON l.sdk_app_id = $1"#;
+
 impl Store {
-    /// Whether this app has any group.
+    /// What this app has.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn has_groups(&self) -> Result<bool, StoreError> {
-        let exists = query_scalar("SELECT EXISTS (SELECT FROM receiptd.watched_groups WHERE sdk_app_id = $1)");
-        let exists = exists.bind(self.app());
-        self.run("checking whether the app has groups", LONG, async |database| exists.fetch_one(database).await).await
+    pub async fn before_seeding(&self) -> Result<Before, StoreError> {
+        let before = query_as(BEFORE).bind(self.app());
+        self.run("looking for groups of the app", LONG, async |database| before.fetch_one(database).await).await
+    }
+
+    /// The groups of a seed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn seeded_groups(&self) -> Result<Vec<GroupId>, StoreError> {
+        let groups = query_scalar(
+            r#"SELECT group_id FROM receiptd.watched_groups
+             WHERE sdk_app_id = $1 AND labels @> '{"generated": true}' ORDER BY group_key"#,
+        );
+        let groups = groups.bind(self.app());
+        let doing = "looking for generated groups";
+        let groups: Vec<String> = self.run(doing, LONG, async |database| groups.fetch_all(database).await).await?;
+        Ok(groups.iter().filter_map(|group| group.parse().ok()).collect())
     }
 
     /// Creates the partitions, groups and calls of a seed, and the lease row for its roll-up.
@@ -66,8 +104,9 @@ impl Store {
             self.run("generating calls", LONG, async |database| calls.execute(database).await).await?;
         }
         let lease = query(
+            // Without groups there was nothing to roll up.
             "INSERT INTO receiptd.poller_leases (sdk_app_id, epoch, acquired_at, expires_at) VALUES ($1, 0, $2, $2)
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT (sdk_app_id) DO UPDATE SET rolled_up_until = NULL, rolling_up_until = NULL",
         );
         let lease = lease.bind(self.app()).bind(seed.until);
         self.run("generating a lease", LONG, async |database| lease.execute(database).await).await.map(drop)

@@ -36,9 +36,54 @@ pub async fn seeded() -> TestDatabase {
 async fn a_seed_goes_into_an_app_without_groups_only() {
     let database = seeded().await;
     let (code, _, err) = receiptd(&database, &["seed"]);
-    assert_ne!(code, 0);
-    assert!(err.contains("already has groups") && err.contains("--set chat.sdk_app_id"), "{err}");
+    assert!(code == 65 && err.contains("already has a generated history"), "{code} {err}");
+    database.psql(&format!("SELECT receiptd.watch_group({APP}, 'real')"));
+    let (code, _, err) = receiptd(&database, &["seed"]);
+    assert!(code == 65 && err.contains("already has groups") && err.contains("--set chat.sdk_app_id"), "{code} {err}");
     assert_eq!(database.psql("SELECT count(*) FROM receiptd.latest_receipts"), "12");
+    let other = ["seed", "--set", "chat.sdk_app_id=5", "--messages", "3"];
+    database.psql(
+        "INSERT INTO receiptd.poller_leases (sdk_app_id, holder, epoch, acquired_at, expires_at)
+         VALUES (5, 'h', 1, now(), now() + interval '1 hour')",
+    );
+    let (code, _, err) = receiptd(&database, &other);
+    assert!(code == 65 && err.contains("a receiptd polls this app"), "{code} {err}");
+}
+
+#[tokio::test]
+async fn a_seed_is_removed_and_nothing_else_is() {
+    let database = seeded().await;
+    database.psql(&format!("SELECT receiptd.watch_messages({APP}, 'real', ARRAY[1, 2])"));
+    let (code, out, _) = receiptd(&database, &["seed", "--remove"]);
+    assert!(code == 0 && out.starts_with("Removed the generated history: ") && out.ends_with(" rows.\n"), "{out}");
+    let left = "SELECT (SELECT string_agg(group_id, ',') FROM receiptd.watched_groups),
+        (SELECT count(*) FROM receiptd.watched_messages), (SELECT count(*) FROM receiptd.receipt_snapshots),
+        (SELECT count(*) FROM receiptd.api_calls), (SELECT count(*) FROM receiptd.group_receipts_hourly)";
+    assert_eq!(database.psql(left), "real|2|0|0|0");
+    let (code, _, err) = receiptd(&database, &["seed", "--remove"]);
+    assert!(code == 65 && err.contains("no generated history"), "{code} {err}");
+    let (code, _, err) = receiptd(&database, &["seed", "--remove", "--groups", "3"]);
+    assert!(code == 64 && err.contains("cannot be used with"), "{code} {err}");
+}
+
+#[tokio::test]
+async fn a_seed_that_was_interrupted_begins_anew() {
+    let database = seeded().await;
+    let history = "SELECT count(*), sum(read_num), max(polled_at) FROM receiptd.receipt_history";
+    let hours = "SELECT count(*), sum(reads_gained), min(hour), max(hour) FROM receiptd.hourly_receipts";
+    let whole = [history, hours].map(|sql| database.psql(sql));
+    // As Ctrl-C leaves it: some messages are missing, and nothing or not all is rolled up.
+    for rolled_up in ["NULL", "'2026-11-19 12:00Z'"] {
+        database.psql(&format!(
+            "DELETE FROM receiptd.receipt_snapshots WHERE msg_seq > 3;
+             TRUNCATE receiptd.group_receipts_hourly;
+             UPDATE receiptd.poller_leases SET rolled_up_until = {rolled_up}"
+        ));
+        let seed = ["seed", "--groups", "2", "--messages", "12", "--days", "2", "--members", "9", "--until", UNTIL];
+        let (code, out, err) = receiptd(&database, &seed);
+        assert_eq!((code, err.as_str()), (0, "Removing the history of an interrupted seed ...\n"), "{out}");
+        assert_eq!([history, hours].map(|sql| database.psql(sql)), whole);
+    }
 }
 
 #[tokio::test]
