@@ -5,7 +5,7 @@ mod common;
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use common::ScratchDirectory;
@@ -45,7 +45,8 @@ fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
         assert_eq!(code, Some(0), "{out}{err}");
         for words in [
             "psql",
-            "SELECT * FROM receiptd.latest_receipts",
+            "Its status page is http://127.0.0.1:",
+            "FROM receiptd.latest_receipts",
             "calls/s",
             "calls in any second",
             "different counts; all ",
@@ -55,6 +56,72 @@ fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
         assert!(!out.contains('\u{1b}') && !err.contains('\u{1b}'), "no escape codes off a terminal");
         assert!(no_server_is_left(&directory));
     }
+}
+
+/// The demo, its output from then on, and the psql command that it has printed.
+fn invited(directory: &ScratchDirectory, arguments: &[&str]) -> (Child, BufReader<ChildStdout>, String) {
+    let mut demo = start(directory, arguments);
+    let mut out = BufReader::new(demo.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("psql ") {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "the demo ended before it printed how to open psql");
+    }
+    (demo, out, line.trim().to_owned())
+}
+
+/// Runs SQL with that command.
+fn query(psql: &str, sql: &str) -> String {
+    let script = format!("PGTZ=UTC {psql} -X -q -A -t -v ON_ERROR_STOP=1 -c \"$1\"");
+    let output = Command::new("sh").args(["-c", &script, "psql", sql]).output().unwrap();
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn the_queries_that_the_demo_prints_have_results() {
+    let directory = ScratchDirectory::new("demo");
+    let (demo, mut out, psql) = invited(&directory, &["demo"]);
+    let mut printed = String::new();
+    while !printed.contains("calls/s") {
+        assert!(out.read_line(&mut printed).unwrap() > 0, "the demo ended: {printed}");
+    }
+    let queries: String = printed.lines().filter(|line| line.starts_with("  ")).collect();
+    let queries: Vec<&str> = queries.split(';').filter(|query| query.contains("SELECT")).collect();
+    assert_eq!(queries.len(), 3, "{printed}");
+    // The first answers take a moment.
+    while query(&psql, "SELECT count(*) FROM receiptd.receipt_snapshots WHERE msg_seq = 1 AND code = 0") == "0" {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let first = query(&psql, queries[0]);
+    assert!(!first.is_empty() && first.lines().all(|line| !line.contains("||")), "{first}");
+    assert!(!query(&psql, queries[2]).is_empty());
+    interrupt(&demo, "-INT");
+    out.read_to_string(&mut printed).unwrap();
+    assert_eq!(rest(demo).0, Some(0), "{printed}");
+}
+
+#[test]
+fn a_seeded_demo_answers_the_cookbook_until_it_is_stopped() {
+    let directory = ScratchDirectory::new("demo");
+    let (demo, mut out, psql) = invited(&directory, &["demo", "--seed"]);
+    let mut printed = String::new();
+    while !printed.contains("Ctrl-C") {
+        assert!(out.read_line(&mut printed).unwrap() > 0, "the demo ended: {printed}");
+    }
+    let queries: String = printed.lines().filter(|line| line.starts_with("  SELECT")).collect();
+    for sql in queries.replace("\\gx", ";").split(';').filter(|query| query.contains("SELECT")) {
+        assert!(!query(&psql, sql).is_empty(), "{sql}");
+    }
+    // As in docs/analysts.md.
+    let states = query(&psql, "SELECT state, count(*) FROM receiptd.latest_receipts GROUP BY state ORDER BY state");
+    assert_eq!(states, "active|233\nall_read|7");
+    assert_eq!(query(&psql, "SELECT count(*) > 0 FROM receiptd.group_engagement WHERE read_rate_7d > 0"), "t");
+    interrupt(&demo, "-INT");
+    out.read_to_string(&mut printed).unwrap();
+    let (code, _, err) = rest(demo);
+    assert_eq!(code, Some(0), "{printed}{err}");
+    assert!(no_server_is_left(&directory));
 }
 
 #[test]
@@ -69,20 +136,13 @@ fn the_demo_calls_its_service_past_any_proxy_of_the_environment() {
 #[test]
 fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
     let directory = ScratchDirectory::new("demo");
-    let mut demo = start(&directory, &["demo", "--for", "6s"]);
-    let mut out = BufReader::new(demo.stdout.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("psql ") {
-        line.clear();
-        assert!(out.read_line(&mut line).unwrap() > 0, "the demo ended before it printed how to open psql");
-    }
+    let (demo, mut out, psql) = invited(&directory, &["demo", "--for", "6s"]);
     // As an unreachable service would leave it.
     let fail = "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN NEW.class := 'retry'; NEW.code := NULL; NEW.error := 'connection failed'; RETURN NEW; END $$;
         CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON receiptd.api_calls FOR EACH ROW EXECUTE FUNCTION public.fail();
         UPDATE receiptd.api_calls SET class = class";
-    let script = format!("{} -X -q -v ON_ERROR_STOP=1 -c \"$1\"", line.trim());
-    assert!(Command::new("sh").args(["-c", &script, "psql", fail]).status().unwrap().success());
+    query(&psql, fail);
     let mut told = String::new();
     out.read_to_string(&mut told).unwrap();
     let (code, _, err) = rest(demo);

@@ -83,13 +83,19 @@ impl Default for Looks {
     }
 }
 
-/// Opens the listener and serves until `stop` is cancelled, on a thread that then ends.
+/// Opens the listener and serves until `stop` is cancelled, on a thread that then ends. Returns the address, whose port
+/// is a free one if `listen` has port 0.
 ///
 /// # Errors
 /// If the address can't be listened on.
-pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Result<JoinHandle<()>, ListenError> {
+pub async fn serve(
+    ops: Ops,
+    listen: SocketAddr,
+    stop: CancellationToken,
+) -> Result<(SocketAddr, JoinHandle<()>), ListenError> {
     let failed = |source| ListenError { listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     let app = Router::new()
         .route("/", get(page::page))
         .route("/readyz", get(health::ready))
@@ -100,7 +106,7 @@ pub async fn serve(ops: Ops, listen: SocketAddr, stop: CancellationToken) -> Res
         .route("/healthz", get(health::alive))
         .layer(from_fn(server::guard))
         .with_state(ops);
-    server::spawn(listener, app, stop).map_err(failed)
+    Ok((address, server::spawn(listener, app, stop).map_err(failed)?))
 }
 
 async fn render_metrics(State(ops): State<Ops>) -> ([(HeaderName, &'static str); 1], Bytes) {

@@ -267,6 +267,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// The address of the page, if it is served.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|http| http.listen)
+    }
+
     /// Its public status.
     pub fn status(&self) -> &DaemonStatus {
         &self.status
@@ -310,7 +315,7 @@ async fn serve(
     token.change(settings.http_token.clone());
     let (term, looks) = (status.clone(), Arc::<Looks>::default());
     let ops = Ops { store: store.clone(), term, token: token.clone(), metrics: metrics.clone(), looks };
-    let thread = http::serve(ops, listen, http_stop.clone()).await?;
+    let (listen, thread) = http::serve(ops, listen, http_stop.clone()).await?;
     tokio::spawn(housekeeping::keep_metrics_small(metrics, http_stop.clone()));
     Ok(Http { listen, token, store, thread })
 }

@@ -4,3 +4,4 @@ pub mod counted;
 pub mod duration;
 pub mod printable;
 pub mod shell;
+pub mod sparkline;

@@ -1,7 +1,9 @@
 //! `receiptd demo`: everything on one machine without configuration: a private PostgreSQL, the simulated Chat, the
-//! real daemon, and a picture of it, drawn from the tables that analysts query.
+//! real daemon, and a picture of it, drawn from the tables that analysts query. Or, for those who only query: the same
+//! PostgreSQL with a generated history.
 
 mod figures;
+mod history;
 mod picture;
 mod stage;
 mod summary;
@@ -19,6 +21,9 @@ use super::{exit::Exit, stdout};
 /// Show receiptd at work with a simulated Tencent Chat
 #[derive(Args)]
 pub struct Arguments {
+    /// Poll nothing: keep the generated history of docs/analysts.md ready to be queried
+    #[arg(long)]
+    seed: bool,
     /// Stop after this time, for example 30s [default: at Ctrl-C]
     #[arg(long = "for", value_name = "SPAN")]
     span: Option<humantime::Duration>,
@@ -26,6 +31,9 @@ pub struct Arguments {
 
 pub async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let stop = lifecycle::stop_on_signal()?;
+    if arguments.seed {
+        return history::keep(arguments.span.map(Into::into), &stop).await.map(|()| ExitCode::SUCCESS);
+    }
     let Some(mut stage) = Stage::set_up(&stop).await? else { return Ok(ExitCode::SUCCESS) };
     let shown = show(&mut stage, arguments.span.map(Into::into), &stop).await;
     // Everything is stopped, whatever happened to the picture.

@@ -6,15 +6,13 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use receiptd::text::sparkline::sparkline;
 
 use super::figures::{Curve, Figures};
 use crate::cli::stdout;
 
 /// The service's limit, in calls per second.
 const LIMIT: u64 = 200;
-
-/// Width of a curve, in characters.
-const WIDTH: usize = 32;
 
 /// Time between plain lines, in seconds.
 const PLAIN_EVERY: u64 = 2;
@@ -113,35 +111,9 @@ fn curve_line(curve: &Curve) -> String {
     )
 }
 
-/// A curve of fractions over time, from the first to the last, each carried forward to the next.
-fn sparkline(seconds: &[f64], shares: &[f64]) -> String {
-    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let span = seconds.last().copied().unwrap_or_default();
-    let level = |column: usize| {
-        let time = span * column as f64 / (WIDTH - 1) as f64;
-        let share = seconds.iter().zip(shares).take_while(|(seconds, _)| **seconds <= time).last();
-        // Only 100 % reaches the top.
-        LEVELS[share.map_or(0, |(_, share)| (share * 7.0).floor().clamp(0.0, 7.0) as usize)]
-    };
-    (0..WIDTH).map(level).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_curve_rises_from_nobody_to_everybody() {
-        let line = sparkline(&[0.0, 10.0, 31.0], &[0.0, 0.5, 1.0]);
-        assert_eq!(line.chars().count(), WIDTH);
-        assert_eq!(line, format!("{}{}█", "▁".repeat(10), "▄".repeat(21)));
-    }
-
-    #[test]
-    fn a_curve_of_one_point_is_level_and_of_none_is_empty() {
-        assert_eq!(sparkline(&[0.0], &[0.9]), "▇".repeat(WIDTH));
-        assert_eq!(sparkline(&[], &[]), "▁".repeat(WIDTH));
-    }
 
     #[test]
     fn plain_lines_carry_the_same_figures() {

@@ -17,10 +17,13 @@ use sqlx::PgPool;
 use tokio::{runtime::Runtime, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{run::daemon_settings, tell};
+use crate::cli::{
+    run::{daemon_settings, http},
+    tell,
+};
 
-const APP: i64 = 1_400_000_000;
-const DATABASE: &str = "receiptd_demo";
+pub const APP: i64 = 1_400_000_000;
+pub const DATABASE: &str = "receiptd_demo";
 /// Number of groups. Polled once a second, they use most of the budget.
 const GROUPS: i64 = 180;
 
@@ -49,7 +52,8 @@ impl Stage {
         let simulator = elsewhere.spawn(Simulator::start(simulator_config(&secret_key)?)).await??;
         let config = config(&secret_key, &url, &simulator.endpoint())?;
         logging::init(&config.log)?;
-        let settings = daemon_settings(&config, config.chat()?, url.clone().into(), None);
+        let http = http(&config, SdkAppId::try_from(APP)?)?;
+        let settings = daemon_settings(&config, config.chat()?, url.clone().into(), http);
         let daemon = match Daemon::start(settings, stop.child_token()).await {
             Ok(daemon) => daemon,
             Err(StartError::Stopped) => return Ok(None),
@@ -64,11 +68,14 @@ impl Stage {
     /// How to look into the database while the demo runs.
     pub fn invitation(&self) -> String {
         let psql = self.postgres.psql_command(DATABASE);
+        let page = self.daemon.page().map(|page| format!("Its status page is http://{page}/\n")).unwrap_or_default();
         format!(
             "\nreceiptd polls {GROUPS} groups of a simulated Chat.\n\
+             {page}\
              While it runs, look into its database from another terminal:\n\n  \
              {psql}\n\n  \
-             SELECT * FROM receiptd.latest_receipts ORDER BY unread_num DESC LIMIT 10;\n  \
+             SELECT group_id, msg_seq, read_num, unread_num FROM receiptd.latest_receipts\n    \
+             WHERE receipt_code = 0 ORDER BY unread_num DESC LIMIT 10;\n  \
              SELECT polled_at, read_num, unread_num FROM receiptd.receipt_history\n    \
              WHERE group_id = 'group 1' AND msg_seq = 1 ORDER BY polled_at;\n  \
              SELECT date_trunc('second', called_at) AS second, count(*)\n    \
@@ -125,7 +132,7 @@ impl Stage {
 }
 
 /// A separate server from that of `receiptd run`, kept between demos; its database is created again.
-fn start_postgres() -> anyhow::Result<EmbeddedPostgres> {
+pub fn start_postgres() -> anyhow::Result<EmbeddedPostgres> {
     let data_dir = embedded::default_data_dir()?.with_file_name("demo");
     let server = EmbeddedPostgres::start(&embedded::Options::new(data_dir))?;
     server.drop_database(DATABASE)?;
@@ -151,7 +158,8 @@ fn config(secret_key: &str, url: &str, endpoint: &str) -> anyhow::Result<Config>
         ("CHAT__ENDPOINT", endpoint),
         ("DATABASE__URL", url),
         ("CADENCE__DEFAULT__TIERS", r#"[{ until = "1h", every = "1s" }]"#),
-        ("HTTP__LISTEN", "off"),
+        // Any free port.
+        ("HTTP__LISTEN", "127.0.0.1:0"),
         ("LOG__LEVEL", "error"),
     ]
     .map(|(key, value)| (format!("RECEIPTD_{key}"), value.to_owned()));

@@ -30,15 +30,15 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let (stop, hangups) = (lifecycle::stop_on_signal()?, lifecycle::reload_signal()?);
     warn_of(&config, &chat);
     let database = Database::open(&config.database).await?;
-    let (app, at, page) = (chat.sdk_app_id, chat.destination.to_string(), config.http.listen);
+    let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
     let settings = daemon_settings(&config, chat, database.url(), http(&config, app)?);
     let daemon = Daemon::open(settings, stop.clone()).await?;
     let work = async {
         daemon.begin().await?;
         lifecycle::notify_ready();
         tracing::info!(%app, at, "ready to poll app {app} at {at}");
-        if let Some(listen) = page {
-            tracing::info!("status page at http://{listen}/");
+        if let Some(page) = daemon.page() {
+            tracing::info!("status page at http://{page}/");
         }
         daemon.ended().await;
         Ok(())
@@ -71,7 +71,7 @@ fn warn_of(config: &Config, chat: &Chat) {
 }
 
 /// The HTTP side, with the metrics of this process.
-fn http(config: &Config, app: SdkAppId) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
+pub fn http(config: &Config, app: SdkAppId) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
     let serve = |listen| Ok((listen, http::install_metrics(app)?));
     config.http.listen.map(serve).transpose()
 }
