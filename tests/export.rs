@@ -55,12 +55,23 @@ const ROWS: &str = r#"
 "#;
 
 /// The same rows as the database shows them, to compare with the export.
-const SHOWN: [(&str, &str); 3] = [
+const SHOWN: [(&str, &str); 4] = [
     (
         "snapshots",
         r#"SELECT sdk_app_id, group_id, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num,
             source FROM receiptd.receipt_history WHERE sdk_app_id = 1400000000
         ORDER BY polled_at::date, group_id COLLATE "C", msg_seq, polled_at"#,
+    ),
+    (
+        "messages",
+        r#"SELECT m.sdk_app_id, m.group_id, m.msg_seq, m.labels::text, m.group_labels::text, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.members, m.read_rate, m.receipt_code,
+            m.first_polled_at, m.last_changed_at, m.known_until, m.known_for_s, m.first_read_at_least_s,
+            m.first_read_at_most_s, m.first_read_censored, m.half_read_at_least_s, m.half_read_at_most_s, m.half_read_censored,
+            m.p80_read_at_least_s, m.p80_read_at_most_s, m.p80_read_censored, m.p90_read_at_least_s, m.p90_read_at_most_s, m.p90_read_censored,
+            m.all_read_at_least_s, m.all_read_at_most_s, m.all_read_censored, m.read_15m, m.members_15m, m.read_rate_15m, m.read_1h,
+            m.members_1h, m.read_rate_1h, m.read_24h, m.members_24h, m.read_rate_24h, m.read_7d, m.members_7d, m.read_rate_7d,
+            m.updated_at
+        FROM receiptd.messages m WHERE sdk_app_id = 1400000000 ORDER BY sent_at::date, group_id COLLATE "C", msg_seq"#,
     ),
     (
         "milestones",
@@ -124,14 +135,19 @@ fn expected(database: &TestDatabase, sql: &str) -> String {
         }
         None => field.to_owned(),
     };
-    // Whole numbers in columns of type double are exported with a digit after the point, which the database omits.
+    // The database abbreviates t and f. Whole numbers in columns of type double are exported with a digit after the point, which the database omits.
     // From the end, since a group id may contain a comma.
     let names: Vec<&str> = copied.lines().next().unwrap().split(',').rev().collect();
-    let is_real = |place: usize| names.get(place).is_some_and(|name| name.contains("rate") || *name == "coverage");
+    let is_real = |place: usize| {
+        names.get(place).is_some_and(|name| name.contains("rate") || name.ends_with("_s") || *name == "coverage")
+    };
+    let is_boolean = |place: usize| names.get(place).is_some_and(|name| name.ends_with("_censored"));
     let line = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();
-        let shown = fields.iter().enumerate().map(|(index, text)| match is_real(fields.len() - 1 - index) {
-            true if text.parse::<u32>().is_ok() => format!("{text}.0"),
+        let shown = fields.iter().enumerate().map(|(index, text)| match fields.len() - 1 - index {
+            place if is_real(place) && text.parse::<u32>().is_ok() => format!("{text}.0"),
+            place if is_boolean(place) && *text == "t" => "true".to_owned(),
+            place if is_boolean(place) && *text == "f" => "false".to_owned(),
             _ => field(text),
         });
         shown.collect::<Vec<_>>().join(",") + "\n"
@@ -142,7 +158,7 @@ fn expected(database: &TestDatabase, sql: &str) -> String {
 #[tokio::test]
 async fn csv_says_what_the_database_says() {
     let database = seeded().await;
-    for ((dataset, sql), count) in SHOWN.into_iter().zip([8, 4, 4]) {
+    for ((dataset, sql), count) in SHOWN.into_iter().zip([8, 4, 4, 4]) {
         let output = export(&database, &[dataset]);
         let (code, out, err) = ended(&output);
         assert_eq!((code, err), (0, format!("Exported {count} rows.\n").as_str()));
@@ -176,6 +192,8 @@ async fn the_first_moment_is_in_and_the_last_is_not() {
     assert_eq!(rows("snapshots", "2000-01-01", "2199-01-01"), 4);
     assert_eq!(rows("milestones", "2026-11-01T10:00:00.25Z", "2026-11-02T10:00:00Z"), 1);
     assert_eq!(rows("milestones", "2026-11-01T10:00:00.250001Z", "2199-01-01"), 1);
+    assert_eq!(rows("messages", "2026-11-01T10:00:00.25Z", "2026-11-02T10:00:00Z"), 1);
+    assert_eq!(rows("messages", "2026-11-01T10:00:00.250001Z", "2199-01-01"), 1);
     assert_eq!(rows("hourly", "2026-11-01T10:00:00Z", "2026-11-01T10:00:00Z"), 0);
     assert_eq!(rows("hourly", "2026-11-01T11:00:00Z", "2026-11-02T23:00:00Z"), 0);
     assert_eq!(rows("hourly", "2026-11-01T18:00:00+08:00", "2026-11-02T23:00:01Z"), 2);
@@ -200,10 +218,12 @@ async fn only_what_has_changed_since_is_exported_if_that_is_asked_for() {
     assert_eq!(since("snapshots", "2026-11-01T23:59:59.999999Z"), 3);
     assert_eq!(since("snapshots", "2026-11-04"), 0);
     // One was sent long before it last changed.
-    assert_eq!(since("milestones", "2026-11-03T12:00:00Z"), 2);
-    assert_eq!(since("milestones", "2026-11-09T12:00:00Z"), 1);
-    assert_eq!(since("milestones", "2026-11-09T12:00:01Z"), 0);
-    assert_eq!(rows(&["milestones", "--changed-since", "2026-11-03", "--from", "2026-11-02"]), 1);
+    for dataset in ["messages", "milestones"] {
+        assert_eq!(since(dataset, "2026-11-03T12:00:00Z"), 2);
+        assert_eq!(since(dataset, "2026-11-09T12:00:00Z"), 1);
+        assert_eq!(since(dataset, "2026-11-09T12:00:01Z"), 0);
+        assert_eq!(rows(&[dataset, "--changed-since", "2026-11-03", "--from", "2026-11-02"]), 1);
+    }
     assert_eq!(since("hourly", "2026-11-01T13:00:00Z"), 2);
     assert_eq!(since("hourly", "2026-11-01T13:00:01Z"), 1);
 }
@@ -217,6 +237,7 @@ fn read_back(path: &Path) -> String {
         let row = row.unwrap();
         let fields = row.get_column_iter().map(|(_, field)| match field {
             Field::Null => String::new(),
+            Field::Bool(value) => value.to_string(),
             Field::Str(value) if value.contains('"') => format!("\"{}\"", value.replace('"', "\"\"")),
             Field::Str(value) => value.clone(),
             Field::Int(value) => value.to_string(),
@@ -246,7 +267,7 @@ async fn parquet_says_the_same_in_a_file_and_on_standard_output() {
         let output = export(&database, &[dataset, "--format", "parquet"]);
         assert!(output.stdout == fs::read(&path).unwrap());
     }
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "no parts are left");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), SHOWN.len(), "no parts are left");
 }
 
 #[tokio::test]
@@ -275,7 +296,7 @@ async fn what_can_not_be_meant_is_refused() {
         (&["hourly", "--from", "2199-01-01"], "is later than --to"),
         (&["hourly", "--from", "yesterday"], "an age such as 30d"),
         (&["hourly", "--output", file], "exists already and is not overwritten"),
-        (&["daily"], "snapshots, milestones, hourly"),
+        (&["daily"], "snapshots, messages, milestones, hourly"),
         (&["hourly", "--format", "xml"], "csv, parquet"),
     ] {
         let output = export(&database, arguments);

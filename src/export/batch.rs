@@ -18,6 +18,8 @@ pub struct Batch {
 /// The values of one column.
 #[derive(Debug)]
 pub enum Values {
+    /// Values of [`Kind::Boolean`].
+    Boolean(Vec<Option<bool>>),
     /// Values of [`Kind::Text`].
     Text(Vec<Option<Arc<str>>>),
     /// Values of [`Kind::Integer`].
@@ -69,6 +71,7 @@ impl Batch {
 impl Values {
     fn new(kind: Kind, rows: usize) -> Self {
         match kind {
+            Kind::Boolean => Self::Boolean(Vec::with_capacity(rows)),
             Kind::Text => Self::Text(Vec::with_capacity(rows)),
             Kind::Integer => Self::Integer(Vec::with_capacity(rows)),
             Kind::Bigint => Self::Bigint(Vec::with_capacity(rows)),
@@ -79,6 +82,7 @@ impl Values {
 
     fn len(&self) -> usize {
         match self {
+            Self::Boolean(values) => values.len(),
             Self::Text(values) => values.len(),
             Self::Integer(values) => values.len(),
             Self::Bigint(values) => values.len(),
@@ -89,6 +93,7 @@ impl Values {
 
     fn append(&mut self, more: Self) {
         match (self, more) {
+            (Self::Boolean(values), Self::Boolean(mut more)) => values.append(&mut more),
             (Self::Text(values), Self::Text(mut more)) => values.append(&mut more),
             (Self::Integer(values), Self::Integer(mut more)) => values.append(&mut more),
             (Self::Bigint(values), Self::Bigint(mut more)) => values.append(&mut more),
@@ -100,6 +105,7 @@ impl Values {
 
     fn clear(&mut self) {
         match self {
+            Self::Boolean(values) => values.clear(),
             Self::Text(values) => values.clear(),
             Self::Integer(values) => values.clear(),
             Self::Bigint(values) => values.clear(),

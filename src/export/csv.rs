@@ -66,6 +66,7 @@ const FORMULAS: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 /// The value in a row, or nothing if it is null.
 fn show(values: &Values, row: usize, field: &mut String) {
     let shown = match values {
+        Values::Boolean(values) => values[row].map(|is_true| write!(field, "{is_true}")),
         Values::Text(values) => values[row].as_ref().map(|text| field.write_str(text)),
         Values::Integer(values) => values[row].map(|number| write!(field, "{number}")),
         Values::Bigint(values) => values[row].map(|number| write!(field, "{number}")),

@@ -19,7 +19,9 @@ use crate::domain::Timestamp;
 pub enum Dataset {
     /// Every observed change of counts: the view `receipt_history`, by `polled_at`.
     Snapshots,
-    /// One row per message: the view `message_milestones`, by `sent_at`.
+    /// One row per message, with times since its sending: the view `messages`, by `sent_at`.
+    Messages,
+    /// One row per message, with points in time: the view `message_milestones`, by `sent_at`.
     Milestones,
     /// One row per group and hour: the view `hourly_receipts`, by `hour`.
     Hourly,
@@ -50,6 +52,8 @@ pub struct Column {
 /// The type of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// True or false.
+    Boolean,
     /// UTF-8.
     Text,
     /// 32-bit integers.
@@ -96,6 +100,7 @@ impl Dataset {
     pub fn columns(self) -> &'static [Column] {
         match self {
             Self::Snapshots => SNAPSHOTS,
+            Self::Messages => MESSAGES,
             Self::Milestones => MILESTONES,
             Self::Hourly => HOURLY,
         }
@@ -137,6 +142,55 @@ const SNAPSHOTS: &[Column] = &[
     nullable("prior_polled_at", Kind::Time),
     nullable("prior_read_num", Kind::Integer),
     required("source", Kind::Text),
+];
+
+/// Times since sending in seconds only: tools read intervals differently, or not at all.
+const MESSAGES: &[Column] = &[
+    required("sdk_app_id", Kind::Bigint),
+    required("group_id", Kind::Text),
+    required("msg_seq", Kind::Bigint),
+    nullable("labels", Kind::Text),
+    nullable("group_labels", Kind::Text),
+    required("sent_at", Kind::Time),
+    required("state", Kind::Text),
+    nullable("closed_at", Kind::Time),
+    nullable("read_num", Kind::Integer),
+    nullable("unread_num", Kind::Integer),
+    nullable("members", Kind::Bigint),
+    nullable("read_rate", Kind::Double),
+    nullable("receipt_code", Kind::Integer),
+    nullable("first_polled_at", Kind::Time),
+    nullable("last_changed_at", Kind::Time),
+    nullable("known_until", Kind::Time),
+    nullable("known_for_s", Kind::Double),
+    nullable("first_read_at_least_s", Kind::Double),
+    nullable("first_read_at_most_s", Kind::Double),
+    nullable("first_read_censored", Kind::Boolean),
+    nullable("half_read_at_least_s", Kind::Double),
+    nullable("half_read_at_most_s", Kind::Double),
+    nullable("half_read_censored", Kind::Boolean),
+    nullable("p80_read_at_least_s", Kind::Double),
+    nullable("p80_read_at_most_s", Kind::Double),
+    nullable("p80_read_censored", Kind::Boolean),
+    nullable("p90_read_at_least_s", Kind::Double),
+    nullable("p90_read_at_most_s", Kind::Double),
+    nullable("p90_read_censored", Kind::Boolean),
+    nullable("all_read_at_least_s", Kind::Double),
+    nullable("all_read_at_most_s", Kind::Double),
+    nullable("all_read_censored", Kind::Boolean),
+    nullable("read_15m", Kind::Integer),
+    nullable("members_15m", Kind::Bigint),
+    nullable("read_rate_15m", Kind::Double),
+    nullable("read_1h", Kind::Integer),
+    nullable("members_1h", Kind::Bigint),
+    nullable("read_rate_1h", Kind::Double),
+    nullable("read_24h", Kind::Integer),
+    nullable("members_24h", Kind::Bigint),
+    nullable("read_rate_24h", Kind::Double),
+    nullable("read_7d", Kind::Integer),
+    nullable("members_7d", Kind::Bigint),
+    nullable("read_rate_7d", Kind::Double),
+    required("updated_at", Kind::Time),
 ];
 
 const MILESTONES: &[Column] = &[

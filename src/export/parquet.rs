@@ -8,7 +8,7 @@ use std::{
 
 use parquet::{
     basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical},
-    data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type},
+    data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type},
     errors::ParquetError,
     file::{
         properties::{EnabledStatistics, WriterProperties},
@@ -77,6 +77,7 @@ impl Writer for ParquetWriter {
 fn schema(columns: &[Column]) -> Result<TypePtr, ParquetError> {
     let field = |column: &Column| {
         let (physical, logical) = match column.kind {
+            Kind::Boolean => (Physical::BOOLEAN, None),
             Kind::Text => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
             Kind::Integer => (Physical::INT32, None),
             Kind::Bigint => (Physical::INT64, None),
@@ -93,6 +94,7 @@ fn schema(columns: &[Column]) -> Result<TypePtr, ParquetError> {
 
 fn write_column(writer: &mut SerializedColumnWriter<'_>, column: &Column, values: &Values) -> Result<(), ParquetError> {
     match values {
+        Values::Boolean(values) => put::<BoolType, _>(writer, column, values, |is_true| *is_true),
         Values::Text(texts) => {
             put::<ByteArrayType, _>(writer, column, texts, |text| ByteArray::from(text.as_bytes().to_vec()))
         }

@@ -40,6 +40,30 @@ macro_rules! milestones {
     };
 }
 
+macro_rules! messages {
+    ($source:literal) => {
+        concat!(
+            "SELECT m.sdk_app_id, m.group_id, m.msg_seq, m.labels::text, m.group_labels::text, m.sent_at, m.state,
+                m.closed_at, m.read_num, m.unread_num, m.members, m.read_rate, m.receipt_code,
+                m.first_polled_at, m.last_changed_at, m.known_until, m.known_for_s, m.first_read_at_least_s,
+                m.first_read_at_most_s, m.first_read_censored, m.half_read_at_least_s, m.half_read_at_most_s,
+                m.half_read_censored, m.p80_read_at_least_s, m.p80_read_at_most_s, m.p80_read_censored,
+                m.p90_read_at_least_s, m.p90_read_at_most_s, m.p90_read_censored, m.all_read_at_least_s,
+                m.all_read_at_most_s, m.all_read_censored, m.read_15m, m.members_15m, m.read_rate_15m,
+                m.read_1h, m.members_1h, m.read_rate_1h, m.read_24h, m.members_24h, m.read_rate_24h, m.read_7d,
+                m.members_7d, m.read_rate_7d, m.updated_at
+             FROM ",
+            $source,
+            r#" m WHERE m.sdk_app_id = $1 AND m.sent_at >= $2 AND m.sent_at < $3
+             ORDER BY m.group_id COLLATE "C", m.msg_seq"#
+        )
+    };
+}
+
+const MESSAGES: &str = messages!("receiptd.messages");
+
+const MESSAGES_SINCE: &str = messages!("receiptd.messages_since($4)");
+
 const MILESTONES: &str = milestones!("");
 
 const MILESTONES_SINCE: &str =
@@ -61,7 +85,7 @@ const SPAN_OF_SNAPSHOTS: &str = "SELECT
      ) partition
      HAVING count(*) > 0";
 
-const SPAN_OF_MILESTONES: &str = "WITH mine AS NOT MATERIALIZED (
+const SPAN_OF_MESSAGES: &str = "WITH mine AS NOT MATERIALIZED (
         SELECT m.sent_at FROM receiptd.message_milestones m JOIN receiptd.watched_groups g USING (group_key)
         WHERE g.sdk_app_id = $1 AND m.sent_at >= $2 AND m.sent_at < $3
      )
@@ -98,7 +122,7 @@ impl Store {
         let mut transaction = self.connections.begin_reading("planning the export", STREAM).await?;
         let span = query_as(match dataset {
             Dataset::Snapshots => SPAN_OF_SNAPSHOTS,
-            Dataset::Milestones => SPAN_OF_MILESTONES,
+            Dataset::Messages | Dataset::Milestones => SPAN_OF_MESSAGES,
             Dataset::Hourly => SPAN_OF_HOURS,
         });
         let span = span.bind(self.app()).bind(from).bind(until);
@@ -125,6 +149,8 @@ impl Store {
         let rows = match (dataset, changed_since) {
             // A row exists from the poll that saw the change on, and never changes.
             (Dataset::Snapshots, since) => of(SNAPSHOTS).bind(since.map_or(from, |since| since.max(from))).bind(until),
+            (Dataset::Messages, None) => of(MESSAGES).bind(from).bind(until),
+            (Dataset::Messages, Some(since)) => of(MESSAGES_SINCE).bind(from).bind(until).bind(since),
             (Dataset::Milestones, None) => of(MILESTONES).bind(from).bind(until),
             (Dataset::Milestones, Some(since)) => of(MILESTONES_SINCE).bind(from).bind(until).bind(since),
             (Dataset::Hourly, since) => of(HOURLY).bind(from).bind(until).bind(since),
@@ -162,6 +188,7 @@ async fn stream<E>(
 
 fn read(row: &PgRow, index: usize, values: &mut Values) -> Result<(), sqlx::Error> {
     match values {
+        Values::Boolean(values) => values.push(row.try_get(index)?),
         Values::Text(values) => push_text(values, row.try_get(index)?),
         Values::Integer(values) => values.push(row.try_get(index)?),
         Values::Bigint(values) => values.push(row.try_get(index)?),

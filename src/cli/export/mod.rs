@@ -1,4 +1,4 @@
-//! `receiptd export`: snapshots, milestones or hourly rows as a file for analysts. It only reads. The output file has
+//! `receiptd export`: snapshots, messages, milestones or hourly rows as a file for analysts. It only reads. The output file has
 //! its final name only when it is complete.
 
 mod output;
@@ -55,7 +55,9 @@ pub struct Arguments {
 enum What {
     /// Every change of counts, by the time of the poll (receipt_history)
     Snapshots,
-    /// How fast each message was read, by its time of sending (message_milestones)
+    /// How far and how fast each message was read, by its time of sending (messages)
+    Messages,
+    /// When each message reached which share of its readers, by its time of sending (message_milestones)
     Milestones,
     /// Activity of each group in each hour (hourly_receipts)
     Hourly,
@@ -126,7 +128,7 @@ async fn export(
     let writer = output.writer().and_then(begin).with_context(|| output.failure())?;
     // Messages that have changed are found at once, whenever they were sent.
     let spans: Vec<(Timestamp, Timestamp)> = match (dataset, since) {
-        (Dataset::Milestones, Some(_)) => vec![(from, until)],
+        (Dataset::Messages | Dataset::Milestones, Some(_)) => vec![(from, until)],
         _ => days(from, until).collect(),
     };
     let mut copy = Copy { dataset, since, writer, bar: progress(spans.len(), &output), rows: 0 };
@@ -178,6 +180,7 @@ impl From<What> for Dataset {
     fn from(what: What) -> Self {
         match what {
             What::Snapshots => Self::Snapshots,
+            What::Messages => Self::Messages,
             What::Milestones => Self::Milestones,
             What::Hourly => Self::Hourly,
         }
