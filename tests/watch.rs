@@ -85,6 +85,12 @@ async fn labels_come_from_the_command_line_and_from_columns_of_a_file() {
 2|{"kind": "poll"}|{"branch": "north"}
 3|{"arm": "C"}|{"branch": "north"}"#
     );
+    let (_, listed, _) = run(&["list"], "");
+    assert!(listed.lines().nth(1).unwrap().ends_with("  branch=north"), "{listed}");
+    let (_, listed, _) = run(&["list", "g"], "");
+    assert!(listed.lines().nth(1).unwrap().ends_with("  arm=B, kind=poll"), "{listed}");
+    let (_, listed, _) = run(&["list", "g", "--json"], "");
+    assert!(listed.lines().next().unwrap().contains(r#""labels":{"arm":"B","kind":"poll"}"#), "{listed}");
     for (arguments, why) in [
         (&["add", "g", "1", "--label", "arm"][..], "use NAME=VALUE"),
         (&["add", "g", "--label", "arm=A"], "use --group-label"),

@@ -32,6 +32,8 @@ pub struct WatchedGroup {
     pub active: i64,
     /// Number of closed messages.
     pub closed: i64,
+    /// Its labels, an object; null if it has none.
+    pub labels: serde_json::Value,
 }
 
 /// A message of the watch list, as in `latest_receipts`.
@@ -51,6 +53,8 @@ pub struct WatchedMessage {
     pub sent_at: Timestamp,
     /// Until when its counts are known to hold.
     pub known_until: Option<Timestamp>,
+    /// Its labels, an object; null if it has none.
+    pub labels: serde_json::Value,
 }
 
 impl Store {
@@ -211,14 +215,14 @@ impl Store {
         let groups = query_as(
             "SELECT g.group_id, g.state, g.state_reason, g.cadence,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
-                count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed
+                count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed, coalesce(g.labels, 'null') AS labels
              FROM (
                 SELECT * FROM receiptd.watched_groups g
                 WHERE g.sdk_app_id = $1 AND CASE WHEN $2 IS NULL THEN g.state <> 'removed' ELSE g.state = $2 END
                     AND g.group_id > coalesce($3, '')
                 ORDER BY g.group_id LIMIT $4
              ) g LEFT JOIN receiptd.watched_messages m USING (group_key)
-             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence ORDER BY g.group_id",
+             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence, g.labels ORDER BY g.group_id",
         )
         .bind(self.app())
         .bind(state.map(str::to_owned))
@@ -238,7 +242,9 @@ impl Store {
         after: i64,
     ) -> Result<Vec<WatchedMessage>, StoreError> {
         let messages = query_as(
-            "SELECT msg_seq, state, read_num, unread_num, receipt_code, sent_at, known_until FROM receiptd.latest_receipts
+            "SELECT msg_seq, state, read_num, unread_num, receipt_code, sent_at, known_until,
+                coalesce(labels, 'null') AS labels
+             FROM receiptd.latest_receipts
              WHERE sdk_app_id = $1 AND group_id = $2 AND state = coalesce($3, state) AND msg_seq > $4
              ORDER BY msg_seq LIMIT $5",
         )

@@ -55,7 +55,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         tell("Warning: no receiptd polls this app: start one, or run `receiptd check` to see why it waits.");
     }
     let Some(group) = group else {
-        heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "WHY"))?;
+        heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "LABELS", "WHY"))?;
         let mut page = store.groups(state.as_deref(), None).await?;
         while let Some(last) = page.last().map(|group| group.group_id.clone()) {
             page.iter().try_for_each(|group| row(&mut out, json, group, group_row))?;
@@ -66,7 +66,11 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     if store.group_state(&group).await?.is_none() {
         return Err(not_watched(&group).into());
     }
-    heading(&mut out, json, &message_line("SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL"))?;
+    heading(
+        &mut out,
+        json,
+        &message_line(["SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL", "LABELS"]),
+    )?;
     let mut page = store.messages(&group, state.as_deref(), 0).await?;
     while let Some(last) = page.last().map(|message| message.msg_seq) {
         page.iter().try_for_each(|message| row(&mut out, json, message, message_row))?;
@@ -86,17 +90,25 @@ fn row<T: Serialize>(out: &mut impl Write, json: bool, row: &T, plain: impl Fn(&
 fn group_row(group: &WatchedGroup) -> String {
     let cadence = group.cadence.as_deref().unwrap_or("default");
     let (active, closed) = (group.active.to_string(), group.closed.to_string());
-    group_line(&group.group_id, &group.state, cadence, &active, &closed, group.state_reason.as_deref().unwrap_or(""))
+    let why = group.state_reason.as_deref().unwrap_or("");
+    group_line(&group.group_id, &group.state, cadence, &active, &closed, &in_words(&group.labels), why)
 }
 
-fn group_line(group: &str, state: &str, cadence: &str, active: &str, closed: &str, why: &str) -> String {
-    format!("{group:<32} {state:<12} {cadence:<12} {active:>9} {closed:>9}  {why}").trim_end().to_owned()
+fn group_line(group: &str, state: &str, cadence: &str, active: &str, closed: &str, labels: &str, why: &str) -> String {
+    format!("{group:<32} {state:<12} {cadence:<12} {active:>9} {closed:>9}  {labels:<24}  {why}").trim_end().to_owned()
+}
+
+/// Labels as on the command line: `branch=north, floor=2`.
+fn in_words(labels: &serde_json::Value) -> String {
+    let value = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let labels = labels.as_object().into_iter().flatten();
+    labels.map(|(name, label)| format!("{name}={}", value(label))).collect::<Vec<_>>().join(", ")
 }
 
 fn message_row(message: &WatchedMessage) -> String {
     let number = |number: Option<i32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let time = |time: receiptd::domain::Timestamp| time.format("%Y-%m-%d %H:%M:%S").to_string();
-    message_line(
+    message_line([
         &message.msg_seq.to_string(),
         &message.state,
         &number(message.read_num),
@@ -104,9 +116,12 @@ fn message_row(message: &WatchedMessage) -> String {
         &number(message.receipt_code),
         &time(message.sent_at),
         &message.known_until.map_or_else(|| "-".to_owned(), time),
-    )
+        &in_words(&message.labels),
+    ])
 }
 
-fn message_line(seq: &str, state: &str, read: &str, unread: &str, code: &str, sent: &str, known: &str) -> String {
-    format!("{seq:>10} {state:<10} {read:>6} {unread:>6} {code:>6}  {sent:<19}  {known}").trim_end().to_owned()
+fn message_line([seq, state, read, unread, code, sent, known, labels]: [&str; 8]) -> String {
+    format!("{seq:>10} {state:<10} {read:>6} {unread:>6} {code:>6}  {sent:<19}  {known:<19}  {labels}")
+        .trim_end()
+        .to_owned()
 }
