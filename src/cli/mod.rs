@@ -22,9 +22,11 @@ mod run;
 mod seed;
 mod simulate;
 mod status;
+mod tail;
 mod time_argument;
 mod usersig;
 mod watch;
+mod watching;
 
 use std::{
     borrow::Cow,
@@ -79,6 +81,7 @@ enum Command {
     Migrate(migrate::Arguments),
     Check(check::Arguments),
     Status(status::Arguments),
+    Tail(tail::Arguments),
     Explain(explain::Arguments),
     Plan(plan::Arguments),
     Config(config::Arguments),
@@ -102,6 +105,7 @@ impl Command {
             Self::Migrate(arguments) => migrate::execute(&arguments, global).await,
             Self::Check(arguments) => check::execute(&arguments, global).await,
             Self::Status(arguments) => status::execute(&arguments, global).await,
+            Self::Tail(arguments) => tail::execute(&arguments, global).await,
             Self::Explain(arguments) => explain::execute(arguments, global).await,
             Self::Plan(arguments) => plan::execute(&arguments, global).await,
             Self::Config(arguments) => config::execute(&arguments, global),

@@ -29,6 +29,7 @@ mod slots;
 mod slotting;
 mod sqlstate;
 mod statement;
+mod tail;
 mod transaction;
 mod watch;
 
@@ -65,6 +66,7 @@ pub use self::{
     seed::{Before, Seed},
     slotting::{FIRST, MessageKey, Slotted},
     sqlstate::ERROR_CLASSES,
+    tail::Change,
     watch::{WatchedGroup, WatchedMessage},
 };
 use self::{

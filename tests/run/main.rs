@@ -8,6 +8,7 @@ mod commands;
 mod common;
 mod database;
 mod flood;
+mod following;
 mod harness;
 mod http;
 mod impostor;

@@ -1,6 +1,8 @@
 //! `receiptd status`: the state according to the database, and according to the running daemon if it answers.
 
-use std::{io::Write, process::ExitCode};
+mod page;
+
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::Args;
 use indicatif::HumanCount;
@@ -8,12 +10,14 @@ use receiptd::{
     config::Http,
     domain::Timestamp,
     host::Holder,
+    lifecycle,
     store::{Overview, Store, StoreError, Watched},
     text::{counted::counted, duration, printable::printable},
 };
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
-use super::{Global, as_json, database::Opened, diagnosis, stdout};
+use super::{Global, as_json, database::Opened, diagnosis, stdout, watching::Watching};
 
 /// Show status: lease holder, overdue polls, recent calls, roll-up progress
 #[derive(Args)]
@@ -21,7 +25,13 @@ pub struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Show it again every two seconds, with read curves and the next polls, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
 }
+
+/// Time between two looks of --watch.
+const EVERY: Duration = Duration::from_secs(2);
 
 /// The command's output.
 #[derive(Serialize)]
@@ -38,20 +48,32 @@ struct Status {
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let stop = lifecycle::stop_on_signal()?;
     let opened = Opened::open_running(global).await?;
-    let status = look(&opened.store, &opened.config.http).await;
-    let place = opened.config.database.to_string();
-    let clock = opened.store.clock().clone();
-    let status = opened.close(status).await?;
-    let mut out = stdout();
+    let (store, http) = (&opened.store, &opened.config.http);
+    let done = match (arguments.watch, arguments.json) {
+        (true, false) => page::show(store, http, &opened.config.database.to_string(), &stop).await,
+        (true, true) => print_again(store, http, &stop).await,
+        (false, _) => print(arguments, &opened).await,
+    };
+    opened.close(done).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn print(arguments: &Arguments, opened: &Opened) -> anyhow::Result<()> {
+    let status = look(&opened.store, &opened.config.http).await?;
     if arguments.json {
-        writeln!(out, "{}", as_json(&status)?)?;
-    } else {
-        for (what, how) in lines(&status, &place, clock.now()) {
-            writeln!(out, "{what:<11} {}", printable(&how))?;
-        }
+        return Ok(writeln!(stdout(), "{}", as_json(&status)?)?);
     }
-    Ok(ExitCode::SUCCESS)
+    let lines = lines(&status, &opened.config.database.to_string(), opened.store.clock().now());
+    Ok(lines.iter().try_for_each(|line| writeln!(stdout(), "{line}"))?)
+}
+
+async fn print_again(store: &Store, http: &Http, stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut watching = Watching::new(EVERY);
+    while let Some(status) = watching.next(stop, || look(store, http)).await? {
+        writeln!(stdout(), "{}", as_json(&status)?)?;
+    }
+    Ok(())
 }
 
 async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
@@ -64,7 +86,12 @@ async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     Ok(Status { database, trouble, clock, daemon, daemon_unheard })
 }
 
-fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
+/// The status as lines, each with its name.
+fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<String> {
+    facts(status, place, now).iter().map(|(what, how)| format!("{what:<11} {}", printable(how))).collect()
+}
+
+fn facts(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
     let Status { database, trouble, clock, daemon, daemon_unheard } = status;
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
