@@ -65,6 +65,9 @@ impl Leadership {
                     return Some(self.store.under_lease(&self.holder, epoch));
                 }
                 Ok(None) => {
+                    if trouble.is_over() {
+                        tracing::info!("the lease can be read again");
+                    }
                     self.leader_known.cancel();
                     LOOK_EVERY
                 }
