@@ -154,7 +154,7 @@ fn endpoint_origin(endpoint: &str, problems: &mut Problems) -> Option<String> {
     Some(url.origin().ascii_serialization())
 }
 
-fn is_loopback(url: &reqwest::Url) -> bool {
+pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())

@@ -17,7 +17,7 @@ use super::{
 const SHORTEST_TOKEN: usize = 16;
 
 /// The token in `config/receiptd.toml`, which is public.
-const EXAMPLE_TOKEN: &str = "replace-with-random-characters";
+pub(super) const EXAMPLE_TOKEN: &str = "replace-with-random-characters";
 
 /// Where the page, health, readiness and metrics are served, and their token.
 #[derive(Debug, Clone)]

@@ -18,18 +18,29 @@ use super::{
 const PREFIX: &str = "RECEIPTD_";
 
 /// Sections and their mutually exclusive keys.
-const ALTERNATIVES: [(&str, &[&str]); 4] = [
+const ALTERNATIVES: [(&str, &[&str]); 7] = [
     ("chat", &["secret_key", "secret_key_file", "user_sig", "user_sig_file"]),
     ("chat", &["region", "endpoint"]),
     ("database", &["url", "url_file", "data_dir"]),
     ("http", &["token", "token_file"]),
+    ("webhooks", &["path", "path_file"]),
+    ("webhooks", &["token", "token_file"]),
+    ("webhooks", &["previous_token", "previous_token_file"]),
 ];
 
 /// The same within a cadence.
 const CADENCE_ALTERNATIVES: &[&str] = &["tiers", "cron"];
 
 /// Keys that `--set` refuses, since all users of the machine can read the arguments of a process.
-const SECRETS: [&str; 4] = ["chat.secret_key", "chat.user_sig", "database.url", "http.token"];
+const SECRETS: [&str; 7] = [
+    "chat.secret_key",
+    "chat.user_sig",
+    "database.url",
+    "http.token",
+    "webhooks.path",
+    "webhooks.token",
+    "webhooks.previous_token",
+];
 
 /// All sources combined.
 pub(super) struct Layers {

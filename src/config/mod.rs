@@ -21,6 +21,7 @@ mod retention;
 mod secret;
 mod sections;
 mod snapshots;
+mod webhooks;
 
 use std::path::Path;
 
@@ -34,6 +35,7 @@ pub use self::{
     polling::Polling,
     problem::{ConfigError, Problem},
     snapshots::Snapshots,
+    webhooks::{Listener, TlsFiles, Webhooks},
 };
 use self::{layers::Layers, problem::Problems, sections::Sections};
 use crate::{
@@ -62,6 +64,8 @@ pub struct Config {
     pub limits: Bounds,
     /// `[http]`
     pub http: Http,
+    /// `[webhooks]`
+    pub webhooks: Webhooks,
     /// `[log]`
     pub log: Log,
     /// All settings with their origins, secrets redacted.

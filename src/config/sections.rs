@@ -7,19 +7,19 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Config, cadence, chat, database, fields::fields_of, http, jobs, limits, log, polling, problem::Problems, retention,
-    snapshots,
+    snapshots, webhooks,
 };
 use crate::domain::Timestamp;
 
 /// The names of the sections.
-pub(super) const SECTIONS: [&str; 10] =
-    ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "limits", "http", "log"];
+pub(super) const SECTIONS: [&str; 11] =
+    ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "limits", "http", "webhooks", "log"];
 
 /// Returns the names of a section's keys.
 type Fields = fn() -> &'static [&'static str];
 
 /// The keys of all sections except cadences, whose names are free.
-pub(super) const KEYS: [(&str, Fields); 9] = [
+pub(super) const KEYS: [(&str, Fields); 10] = [
     ("chat", fields_of::<chat::Keys>),
     ("database", fields_of::<database::Keys>),
     ("polling", fields_of::<polling::Keys>),
@@ -28,6 +28,7 @@ pub(super) const KEYS: [(&str, Fields); 9] = [
     ("retention", fields_of::<retention::Keys>),
     ("limits", fields_of::<limits::Keys>),
     ("http", fields_of::<http::Keys>),
+    ("webhooks", fields_of::<webhooks::Keys>),
     ("log", fields_of::<log::Keys>),
 ];
 
@@ -42,6 +43,7 @@ pub(super) struct Sections {
     retention: Option<retention::Keys>,
     limits: Option<limits::Keys>,
     http: Option<http::Keys>,
+    webhooks: Option<webhooks::Keys>,
     log: Option<log::Keys>,
 }
 
@@ -59,6 +61,7 @@ impl Sections {
             retention: section("retention", &mut tables, problems),
             limits: section("limits", &mut tables, problems),
             http: section("http", &mut tables, problems),
+            webhooks: section("webhooks", &mut tables, problems),
             log: section("log", &mut tables, problems),
         }
     }
@@ -74,6 +77,8 @@ impl Sections {
         let retention = self.retention.map(|keys| keys.validate(problems));
         let limits = self.limits.map(|keys| keys.validate(problems));
         let http = self.http.map(|keys| keys.validate(problems));
+        let page = http.as_ref().and_then(|http| http.listen);
+        let webhooks = self.webhooks.map(|keys| keys.validate(page, problems));
         let log = self.log.map(|keys| keys.validate(problems));
         Some(Config {
             chat: chat?,
@@ -85,6 +90,7 @@ impl Sections {
             retention: retention?,
             limits: limits?,
             http: http?,
+            webhooks: webhooks?,
             log: log?,
             settings: vec![],
             exposed_files: vec![],

@@ -16,4 +16,5 @@ pub mod recording;
 pub mod retention;
 pub mod rollup;
 pub mod slot;
+pub mod webhooks;
 pub mod writing;

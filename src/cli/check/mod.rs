@@ -116,6 +116,11 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
             None => "nothing over HTTP".to_owned(),
         },
     ));
+    if let Some(listener) = &config.webhooks.listener {
+        let encryption = if listener.tls.is_some() { "with its own certificate" } else { "behind a TLS proxy" };
+        let forward = listener.forward.as_ref().map_or_else(String::new, |url| format!(", and pass them on to {url}"));
+        plan.push(("receive", format!("webhooks at {} {encryption}{forward}", listener.listen)));
+    }
     plan.push(("log", format!("{} {}", config.log.level, form(config.log.format))));
     plan
 }

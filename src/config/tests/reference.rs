@@ -47,7 +47,7 @@ fn every_key_that_exists_is_in_the_reference_file() {
         let end = text[start..].find("\n\n[").map_or(text.len(), |length| start + length);
         text[start..end].lines().any(|line| line.starts_with(&format!("{key} = ")))
     };
-    let sections: [(&str, &[&str]); 9] = [
+    let sections: [(&str, &[&str]); 10] = [
         ("chat", fields_of::<chat::Keys>()),
         ("database", fields_of::<database::Keys>()),
         ("polling", fields_of::<polling::Keys>()),
@@ -56,6 +56,7 @@ fn every_key_that_exists_is_in_the_reference_file() {
         ("retention", fields_of::<retention::Keys>()),
         ("limits", fields_of::<limits::Keys>()),
         ("http", fields_of::<http::Keys>()),
+        ("webhooks", fields_of::<webhooks::Keys>()),
         ("log", fields_of::<log::Keys>()),
     ];
     assert_eq!(sections.len() + 1, SECTIONS.len(), "each section is here, and the cadences below");

@@ -66,6 +66,7 @@ fn a_valid_configuration_shows_no_secret() {
         format!("[chat]\nsdk_app_id = 1\nregion = \"sg\"\nsecret_key_file = \"{path}\""),
         format!("[database]\nurl = \"postgres://me:{CANARY}@db.example:5433/history\""),
         format!("[database]\nurl = \"postgres://db.example/history?user=me&password={CANARY}\""),
+        format!("[webhooks]\nlisten = \"127.0.0.1:1\"\npath = \"/{CANARY}\"\ntoken = \"{CANARY}{CANARY}{CANARY}\""),
     ] {
         let loaded = load_file(&text);
         assert!(loaded.is_ok(), "{loaded:?}");
@@ -86,6 +87,10 @@ fn no_refusal_shows_a_secret() {
         format!("[chat]\nsecret_key = \"{CANARY}\" x"),
         format!("[chat]\nsecret_key = \"\"\"{CANARY}\n{CANARY}\n"),
         format!("[chat]\nendpoint = \"https://me:{CANARY}@chat.example\""),
+        format!("[webhooks]\npath = \"{CANARY}\""),
+        format!("[webhooks]\ntoken = \"{CANARY}\"\ntoken_file = \"/f\""),
+        format!("[webhooks]\nprevious_token = \"{CANARY}\""),
+        format!("[webhooks]\nforward = \"https://me:{CANARY}@x.example/\""),
         format!("[database]\nurl = \"mysql://me:{CANARY}@db/x\""),
         format!("[database]\nurl = \"postgres://me:{CANARY}@db:port/x\""),
         format!("[database]\nurl = \"postgres://me@db/x?sslmode={CANARY}\""),
@@ -102,7 +107,7 @@ fn no_refusal_shows_a_secret() {
 
 #[test]
 fn a_command_line_secret_is_refused_unprinted_with_a_remedy() {
-    for key in ["chat.secret_key", "chat.user_sig", "database.url"] {
+    for key in ["chat.secret_key", "chat.user_sig", "database.url", "webhooks.token", "webhooks.path"] {
         let error = load("", &[], &[(key, CANARY)]).unwrap_err();
         let text = format!("{error} {error:?}");
         let variable = format!("RECEIPTD_{}", key.replace('.', "__").to_uppercase());

@@ -1,11 +1,11 @@
 //! The JSON of the call, parsed leniently: unknown fields are ignored, entries may be missing, and an invalid value
 //! only affects its own entry, never the whole answer.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{Error, SeqAccess, Visitor},
+    de::{DeserializeOwned, Error, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -94,8 +94,7 @@ impl<'a> Response<'a> {
     /// # Errors
     /// If they are not a list.
     pub fn entries(&self, most: usize) -> Result<(Vec<Entry>, u32), serde_json::Error> {
-        let Some(list) = self.group_msg_receipt_list else { return Ok((vec![], 0)) };
-        serde_json::Deserializer::from_str(list.get()).deserialize_seq(FirstEntries { most })
+        self.group_msg_receipt_list.map_or(Ok((vec![], 0)), |list| first_entries(list, most))
     }
 }
 
@@ -156,16 +155,28 @@ pub(crate) fn documented(body: &[u8], most: usize) -> Option<Vec<Entry>> {
     Some(answer.group_msg_receipt_list).filter(|entries| is_success && entries.len() <= most)
 }
 
-/// Parses entries one by one, so that a long list takes no more memory than one of `most`.
-struct FirstEntries {
+/// The first `most` entries of a list, and the number of further ones. An entry that can't be parsed is the default.
+///
+/// # Errors
+/// If it is not a list.
+pub(crate) fn first_entries<T: Default + DeserializeOwned>(
+    list: &RawValue,
     most: usize,
+) -> Result<(Vec<T>, u32), serde_json::Error> {
+    serde_json::Deserializer::from_str(list.get()).deserialize_seq(FirstEntries { most, of: PhantomData })
 }
 
-impl<'de> Visitor<'de> for FirstEntries {
-    type Value = (Vec<Entry>, u32);
+/// Parses entries one by one, so that a long list takes no more memory than one of `most`.
+struct FirstEntries<T> {
+    most: usize,
+    of: PhantomData<T>,
+}
+
+impl<'de, T: Default + DeserializeOwned> Visitor<'de> for FirstEntries<T> {
+    type Value = (Vec<T>, u32);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of receipts")
+        f.write_str("a list of entries")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {

@@ -1,0 +1,18 @@
+//! Tencent Chat's webhooks: where a request comes from, what it tells, and how far its events are trusted.
+//!
+//! An event is a hint with a time: polls confirm what it tells. Whatever strangers may send is bounded here. Nothing
+//! of members is kept.
+
+mod event;
+mod order;
+mod replay;
+mod request;
+mod trust;
+
+pub use self::{
+    event::{BadEvent, Event, Group, ReceiptEntry, Receipts},
+    order::{Arrived, Order, WINDOW},
+    replay::Replays,
+    request::{Refusal, Request, Secrets, signature},
+    trust::{Tally, Trust},
+};

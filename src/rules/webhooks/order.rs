@@ -1,0 +1,104 @@
+//! Puts events in order: they are held for a moment, since webhooks overtake each other.
+//!
+//! Bounded: what doesn't fit is handed out at once.
+
+use std::time::{Duration, Instant};
+
+use super::Receipts;
+use crate::domain::Timestamp;
+
+/// How long an event is held.
+pub const WINDOW: Duration = Duration::from_millis(500);
+
+/// Maximum number of entries that are held.
+const MOST_ENTRIES: usize = 20_000;
+
+/// An event, and when it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// The event.
+    pub event: Receipts,
+    /// When it arrived, by the database's clock: it had happened by then.
+    pub at: Timestamp,
+    /// The same by the clock for durations.
+    pub uptime: Instant,
+}
+
+/// The events that are held, in the order of their arrival.
+#[derive(Debug, Default)]
+pub struct Order {
+    held: Vec<Arrived>,
+    entries: usize,
+}
+
+impl Order {
+    /// Holds an event.
+    pub fn add(&mut self, arrived: Arrived) {
+        self.entries += arrived.event.entries.len();
+        self.held.push(arrived);
+    }
+
+    /// When the next event is to be taken, if any is held.
+    pub fn next_at(&self) -> Option<Instant> {
+        let first = self.held.first()?.uptime;
+        Some(if self.entries > MOST_ENTRIES { first } else { first + WINDOW })
+    }
+
+    /// Takes the events that were held for long enough at `now`, in the order in which they happened.
+    pub fn take(&mut self, now: Instant) -> Vec<Arrived> {
+        let is_full = self.entries > MOST_ENTRIES;
+        let ripe = if is_full { self.held.len() } else { self.held.partition_point(|one| one.uptime + WINDOW <= now) };
+        let mut taken: Vec<Arrived> = self.held.drain(..ripe).collect();
+        self.entries = self.held.iter().map(|one| one.event.entries.len()).sum();
+        taken.sort_by_key(|one| one.event.event_at.unwrap_or(one.at).min(one.at));
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn arrived(start: Instant, happened: i64, arrived: u64) -> Arrived {
+        let time = |millis: i64| Timestamp::from_timestamp_millis(1_790_000_000_000 + millis).unwrap();
+        let event =
+            Receipts { group: "g".parse().unwrap(), event_at: Some(time(happened)), entries: vec![], bad_entries: 0 };
+        let at = time(0) + TimeDelta::milliseconds(i64::try_from(arrived).unwrap());
+        Arrived { event, at, uptime: start + Duration::from_millis(arrived) }
+    }
+
+    #[test]
+    fn events_that_overtake_each_other_are_put_in_order() {
+        let (mut order, start) = (Order::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!(order.next_at(), None);
+        for (happened, arrives) in [(30, 40), (10, 45), (20, 300), (50, 700)] {
+            order.add(arrived(start, happened, arrives));
+        }
+        assert_eq!((order.take(at(539)), order.next_at()), (vec![], Some(at(540))));
+        let happened = |taken: Vec<Arrived>| {
+            let millis = |one: &Arrived| one.event.event_at.unwrap().timestamp_millis() - 1_790_000_000_000;
+            taken.iter().map(millis).collect::<Vec<_>>()
+        };
+        assert_eq!(happened(order.take(at(800))), [10, 20, 30]);
+        assert_eq!(happened(order.take(at(1_200))), [50]);
+        assert_eq!(order.next_at(), None);
+    }
+
+    #[test]
+    fn more_than_can_be_held_is_handed_out_at_once() {
+        let (mut order, start) = (Order::default(), Instant::now());
+        let entry = super::super::ReceiptEntry {
+            seq: crate::domain::MsgSeq::try_from(1).unwrap(),
+            counts: crate::domain::Counts::new(1, 1).unwrap(),
+            members: 1,
+        };
+        let mut big = arrived(start, 0, 0);
+        big.event.entries = vec![entry; MOST_ENTRIES + 1];
+        order.add(big);
+        assert_eq!(order.next_at(), Some(start));
+        assert_eq!((order.take(start).len(), order.entries), (1, 0));
+    }
+}
