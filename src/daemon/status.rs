@@ -13,7 +13,11 @@ use tokio::time::timeout;
 
 use crate::{
     clock,
-    daemon::{activity::Activity, poller::PollerStatus},
+    daemon::{
+        activity::Activity,
+        events::{Health, Inbox},
+        poller::PollerStatus,
+    },
     rules::{database_clock::Doubt, lease::Lease},
     store::Watched,
 };
@@ -75,6 +79,11 @@ pub struct DaemonStatus {
     pub(crate) storing_blocked: Arc<AtomicBool>,
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) activity: Arc<Activity>,
+    /// What webhooks have brought.
+    pub(crate) events: Arc<Health>,
+    /// Events that wait to be recorded.
+    pub(crate) inbox: Arc<Inbox>,
+    listens: AtomicBool,
     /// What the start is waiting for, if it is not over.
     wait: Mutex<Option<String>>,
     poller: Mutex<Option<Arc<PollerStatus>>>,
@@ -139,6 +148,15 @@ impl DaemonStatus {
             return Some("results can't be stored: polling waits".to_owned());
         }
         self.poller().and_then(|poller| poller.fault().or_else(|| poller.outage()))
+    }
+
+    /// What webhooks have brought; `None` if this process doesn't listen for them.
+    pub fn webhooks(&self) -> Option<&Health> {
+        self.listens.load(Ordering::Relaxed).then_some(&self.events)
+    }
+
+    pub(crate) fn receives_webhooks(&self) {
+        self.listens.store(true, Ordering::Relaxed);
     }
 
     /// Notes what the start is waiting for.

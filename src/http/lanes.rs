@@ -3,7 +3,7 @@
 //! There are three rooms, so that one kind of client can't keep out another: remote clients without the token, local
 //! clients without it, and clients with it. When a room is full, a new connection displaces the oldest. So a client
 //! that sends its whole request at once is answered, even while others send half-finished requests as fast as they
-//! can. No room ever waits, and none holds more than [`ROOM`] connections.
+//! can. No room ever waits, and none holds more connections than its size.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +12,7 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Maximum number of connections in each room.
+/// Maximum number of connections in each room of the HTTP side.
 pub(crate) const LANE: usize = 32;
 
 /// The other end of a connection.
@@ -27,8 +27,12 @@ pub(crate) enum Client {
 }
 
 /// All connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lanes {
+    /// Maximum number of connections in each room.
+    size: usize,
+    /// The name of the metric that counts displaced connections.
+    metric: &'static str,
     /// In the order of entering their room.
     seats: Mutex<Vec<Taken>>,
     next: AtomicU64,
@@ -50,28 +54,33 @@ pub(crate) struct Seat {
 }
 
 impl Lanes {
+    /// Rooms for `size` connections each. `metric` counts displaced ones.
+    pub fn new(size: usize, metric: &'static str) -> Self {
+        Self { size, metric, seats: Mutex::default(), next: AtomicU64::default() }
+    }
+
     /// A seat for a new connection. If the room is full, its oldest connection loses its seat.
     pub fn enter(self: &Arc<Self>, client: Client) -> Seat {
         let displaced = CancellationToken::new();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        take(&mut self.seats(), Taken { number, client, displaced: displaced.clone() });
+        self.take(&mut self.seats(), Taken { number, client, displaced: displaced.clone() });
         Seat { rooms: self.clone(), number, displaced }
     }
 
     fn seats(&self) -> MutexGuard<'_, Vec<Taken>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn take(seats: &mut Vec<Taken>, seat: Taken) {
-    let in_room = |taken: &Taken| taken.client == seat.client;
-    if seats.iter().filter(|taken| in_room(taken)).count() >= LANE
-        && let Some(oldest) = seats.iter().position(in_room)
-    {
-        seats.remove(oldest).displaced.cancel();
-        metrics::counter!("receiptd_http_connections_displaced_total").increment(1);
+    fn take(&self, seats: &mut Vec<Taken>, seat: Taken) {
+        let in_room = |taken: &Taken| taken.client == seat.client;
+        if seats.iter().filter(|taken| in_room(taken)).count() >= self.size
+            && let Some(oldest) = seats.iter().position(in_room)
+        {
+            seats.remove(oldest).displaced.cancel();
+            metrics::counter!(self.metric).increment(1);
+        }
+        seats.push(seat);
     }
-    seats.push(seat);
 }
 
 impl Seat {
@@ -81,7 +90,7 @@ impl Seat {
         let Some(place) = seats.iter().position(|taken| taken.number == self.number) else { return };
         if seats[place].client != Client::Trusted {
             let seat = seats.remove(place);
-            take(&mut seats, Taken { client: Client::Trusted, ..seat });
+            self.rooms.take(&mut seats, Taken { client: Client::Trusted, ..seat });
         }
     }
 
@@ -107,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_full_room_closes_its_oldest_connection_and_no_other() {
-        let rooms = Arc::new(Lanes::default());
+        let rooms = Arc::new(Lanes::new(LANE, "displaced"));
         let local = rooms.enter(Client::Local);
         let remote: Vec<Seat> = (0..LANE).map(|_| rooms.enter(Client::Remote)).collect();
         assert!(!remote.iter().any(is_displaced));
@@ -119,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_ended_leaves_its_place() {
-        let rooms = Arc::new(Lanes::default());
+        let rooms = Arc::new(Lanes::new(LANE, "displaced"));
         let first = rooms.enter(Client::Remote);
         (0..10 * LANE).for_each(|_| drop(rooms.enter(Client::Remote)));
         assert!(!is_displaced(&first));
@@ -127,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_client_with_the_token_is_displaced_by_none_without() {
-        let rooms = Arc::new(Lanes::default());
+        let rooms = Arc::new(Lanes::new(LANE, "displaced"));
         let trusted = rooms.enter(Client::Remote);
         trusted.trust();
         let others: Vec<Seat> = (0..3 * LANE).map(|_| rooms.enter(Client::Remote)).collect();
@@ -139,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_displaced_connection_that_shows_the_token_comes_too_late() {
-        let rooms = Arc::new(Lanes::default());
+        let rooms = Arc::new(Lanes::new(LANE, "displaced"));
         let first = rooms.enter(Client::Remote);
         let _others: Vec<Seat> = (0..LANE).map(|_| rooms.enter(Client::Remote)).collect();
         first.trust();

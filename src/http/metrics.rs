@@ -10,15 +10,19 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::{
     daemon::{
+        events::Dropped,
         report::Report,
         status::{DaemonStatus, Role},
     },
     domain::SdkAppId,
-    rules::protocol::{Class, error_class},
+    rules::{
+        protocol::{Class, error_class},
+        webhooks::Refusal,
+    },
     store::ERROR_CLASSES,
 };
 
-const COUNTERS: [(&str, &str); 17] = [
+const COUNTERS: [(&str, &str); 24] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     (
         "receiptd_other_calls_total",
@@ -45,9 +49,19 @@ const COUNTERS: [(&str, &str); 17] = [
     ),
     ("receiptd_job_failures_total", "Failed roll-ups and removals of old data."),
     ("receiptd_http_connections_displaced_total", "Connections to http.listen closed to make room for newer ones."),
+    ("receiptd_read_changes_total", "Changes of read counts, by who found them first: a webhook or a poll."),
+    ("receiptd_webhooks_total", "Webhooks with a valid signature, by event."),
+    ("receiptd_webhooks_refused_total", "Requests to webhooks.listen without a valid signature, by reason."),
+    ("receiptd_webhooks_dropped_total", "Webhooks, or counts in them, that were not recorded, by reason."),
+    ("receiptd_webhook_counts_late_total", "Counts in webhooks that were known already."),
+    ("receiptd_webhooks_forwarded_total", "Webhooks passed on to webhooks.forward, by result."),
+    (
+        "receiptd_webhook_connections_displaced_total",
+        "Connections to webhooks.listen closed to make room for newer ones.",
+    ),
 ];
 
-const GAUGES: [(&str, &str); 24] = [
+const GAUGES: [(&str, &str); 29] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd holds the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "Epoch of the lease, which increases with each holder; 0 on a standby."),
@@ -94,17 +108,33 @@ const GAUGES: [(&str, &str); 24] = [
         "1 while nothing expires or is removed because a clock is wrong or was just set, else 0.",
     ),
     ("receiptd_is_storing", "1 if results can be stored, 0 if not."),
+    ("receiptd_receives_webhooks", "1 if this receiptd listens for webhooks, else 0."),
+    (
+        "receiptd_last_webhook_timestamp_seconds",
+        "Time of the last webhook with a valid signature, in seconds since 1970; 0 if there was none.",
+    ),
+    (
+        "receiptd_untold_ratio",
+        "Share of changes that only polls find, by which polls become rarer: 1 without webhooks.",
+    ),
+    (
+        "receiptd_calls_per_second_counted",
+        "Calls per second of this API as Tencent Chat last counted them; 0 if it has not.",
+    ),
+    ("receiptd_calls_per_second_limit", "Limit of this API as Tencent Chat last named it; 0 if it has not."),
 ];
 
-const HISTOGRAMS: [(&str, &str, &[f64]); 5] = [
+const HISTOGRAMS: [(&str, &str, &[f64]); 6] = [
     ("receiptd_call_seconds", "Time from sending an attempt to its outcome.", &SECONDS),
     ("receiptd_call_messages", "Messages per attempt.", &SIZES),
     ("receiptd_flush_seconds", "Duration of transactions that store polls.", &SECONDS),
     ("receiptd_flush_rows", "Rows per transaction that stores polls.", &SIZES),
     ("receiptd_rollup_seconds", "Duration of roll-ups.", &SECONDS),
+    ("receiptd_webhook_seconds", "Time from the head of a webhook to its answer.", &SHORT_SECONDS),
 ];
 
 const SECONDS: [f64; 12] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+const SHORT_SECONDS: [f64; 8] = [0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1, 2.0];
 const SIZES: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0];
 
 /// The most frequent errors of flushes: no answer, a constraint, a read-only server, conflicts, a right, disk,
@@ -132,7 +162,12 @@ pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
 
 /// A counter that only appears with its first event can't be used in alerts on increases.
 fn begin_at_zero() {
-    const LABELLED: [&str; 5] = [
+    const LABELLED: [&str; 10] = [
+        "receiptd_read_changes_total",
+        "receiptd_webhooks_total",
+        "receiptd_webhooks_refused_total",
+        "receiptd_webhooks_dropped_total",
+        "receiptd_webhooks_forwarded_total",
         "receiptd_calls_total",
         "receiptd_other_calls_total",
         "receiptd_flush_failures_total",
@@ -158,6 +193,19 @@ fn begin_at_zero() {
     for reason in ["stopped", "lease_lost", "too_late"] {
         counter!("receiptd_recordings_lost_total", "reason" => reason).absolute(0);
     }
+    for found_by in ["webhook", "poll"] {
+        counter!("receiptd_read_changes_total", "found_by" => found_by).absolute(0);
+    }
+    for refusal in Refusal::ALL {
+        counter!("receiptd_webhooks_refused_total", "reason" => refusal.name()).absolute(0);
+    }
+    for dropped in Dropped::ALL {
+        counter!("receiptd_webhooks_dropped_total", "reason" => dropped.name()).absolute(0);
+    }
+    for result in ["taken", "failed", "left_out"] {
+        counter!("receiptd_webhooks_forwarded_total", "result" => result).absolute(0);
+    }
+    gauge!("receiptd_last_webhook_timestamp_seconds").set(0.0);
     gauge!("receiptd_last_success_timestamp_seconds").set(0.0);
     gauge!("receiptd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
@@ -168,6 +216,7 @@ pub(crate) fn tell(term: &DaemonStatus) {
     let poller = term.poller();
     let limit = poller.as_ref().map_or(0, |poller| poller.limit());
     let used = if limit == 0 { 0.0 } else { report.calls_per_second / f64::from(limit) };
+    let over_limit = term.webhooks().and_then(|webhooks| webhooks.report().over_limit);
     let as_number = |is_so: bool| f64::from(u8::from(is_so));
     for (name, value) in [
         ("receiptd_is_polling", as_number(report.role == Role::Polling)),
@@ -183,6 +232,9 @@ pub(crate) fn tell(term: &DaemonStatus) {
         ("receiptd_polls_in_flight", report.polls_in_flight as f64),
         ("receiptd_held_groups", report.held_groups as f64),
         ("receiptd_is_answered", as_number(poller.as_ref().is_none_or(|poller| poller.outage().is_none()))),
+        ("receiptd_receives_webhooks", as_number(term.webhooks().is_some())),
+        ("receiptd_calls_per_second_counted", over_limit.map_or(0.0, |counted| f64::from(counted.calls))),
+        ("receiptd_calls_per_second_limit", over_limit.map_or(0.0, |counted| f64::from(counted.limit))),
         ("receiptd_recordings_waiting", poller.as_ref().map_or(0, |poller| poller.waiting_to_be_stored()) as f64),
     ] {
         gauge!(name).set(value);

@@ -4,12 +4,12 @@
 
 mod auth;
 mod health;
-mod lanes;
+pub(crate) mod lanes;
 mod look;
 mod metrics;
 mod page;
 mod peer;
-mod server;
+pub(crate) mod server;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
@@ -26,12 +26,12 @@ pub use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::look::Look;
 pub use self::{
     auth::Token,
     metrics::install_metrics,
     status::{Unheard, ask},
 };
+use self::{look::Look, server::Server};
 use crate::{daemon::status::DaemonStatus, store::Store};
 
 /// The HTTP listener can't be opened.
@@ -106,7 +106,7 @@ pub async fn serve(
         .route("/healthz", get(health::alive))
         .layer(from_fn(server::guard))
         .with_state(ops);
-    Ok((address, server::spawn(listener, app, stop).map_err(failed)?))
+    Ok((address, server::spawn(Server::of_page(), listener, app, stop).map_err(failed)?))
 }
 
 async fn render_metrics(State(ops): State<Ops>) -> ([(HeaderName, &'static str); 1], Bytes) {

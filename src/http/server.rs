@@ -3,7 +3,13 @@
 //!
 //! It doesn't know what is served, and never waits for a client without a deadline.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    thread,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -27,15 +33,18 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    http::lanes::{Client, Lanes, Seat},
+    http::lanes::{Client, LANE, Lanes, Seat},
     logging::log_throttle::LogThrottle,
 };
 
@@ -49,11 +58,42 @@ const HEAD_BYTES: usize = 16 << 10;
 /// Maximum number of its headers.
 const HEADERS: usize = 64;
 
-/// Time after which a connection accepts no further requests …
-const LIFETIME: Duration = Duration::from_secs(25);
-
-/// … and additional time after which it is closed, even if its client hasn't read the response.
+/// Additional time after a connection's lifetime after which it is closed, even if its client hasn't read the response.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
+
+/// A certificate with its key, which a reload may change.
+pub(crate) type Tls = Arc<RwLock<Arc<ServerConfig>>>;
+
+/// A server and its bounds.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    /// The name of its thread.
+    pub name: &'static str,
+    /// The setting of its address.
+    pub setting: &'static str,
+    /// Maximum number of connections of each kind of client.
+    pub connections: usize,
+    /// The metric that counts connections closed for newer ones.
+    pub displaced: &'static str,
+    /// Time after which a connection accepts no further requests.
+    pub lifetime: Duration,
+    /// Its certificate; `None` for plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+impl Server {
+    /// The server of the page.
+    pub fn of_page() -> Self {
+        Self {
+            name: "http",
+            setting: "http.listen",
+            connections: LANE,
+            displaced: "receiptd_http_connections_displaced_total",
+            lifetime: Duration::from_secs(25),
+            tls: None,
+        }
+    }
+}
 
 /// Delay after accepting a connection failed, for example because all file descriptors are in use.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -75,18 +115,19 @@ const HEADERS_OF_ALL: [(HeaderName, &str); 5] = [
 ///
 /// # Errors
 /// If the thread can't be started.
-pub(super) fn spawn(
+pub(crate) fn spawn(
+    server: Server,
     listener: TcpListener,
     app: Router,
     stop: CancellationToken,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     let listener = listener.into_std()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("http".to_owned()).spawn(move || {
+    thread::Builder::new().name(server.name.to_owned()).spawn(move || {
         runtime.block_on(async {
             match TcpListener::from_std(listener) {
-                Ok(listener) => _ = stop.run_until_cancelled(accept(listener, app)).await,
-                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "the HTTP server failed"),
+                Ok(listener) => _ = stop.run_until_cancelled(accept(server, listener, app)).await,
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "an HTTP server failed"),
             }
         });
         // Connections end with the runtime, whatever their clients do.
@@ -94,25 +135,22 @@ pub(super) fn spawn(
     })
 }
 
-async fn accept(listener: TcpListener, app: Router) {
-    let rooms = Arc::new(Lanes::default());
+async fn accept(server: Server, listener: TcpListener, app: Router) {
+    let rooms = Arc::new(Lanes::new(server.connections, server.displaced));
     let mut trouble = LogThrottle::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let seat = rooms.enter(client(peer));
-                tokio::spawn(serve(stream, Arc::new(seat), app.clone()));
+                tokio::spawn(connect(server.clone(), stream, Arc::new(seat), app.clone()));
                 // A displaced connection is closed before the next one is accepted.
                 tokio::task::yield_now().await;
             }
             Err(error) => {
                 if let Some(count) = trouble.happened(clock::uptime()) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(
-                        error,
-                        count,
-                        "accepting a connection to http.listen failed: are all file descriptors in use?"
-                    );
+                    let (error, setting) = (&error as &dyn std::error::Error, server.setting);
+                    let what = "are all file descriptors in use?";
+                    tracing::warn!(error, count, "accepting a connection to {setting} failed: {what}");
                 }
                 sleep(ACCEPT_AGAIN).await;
             }
@@ -124,10 +162,30 @@ fn client(peer: SocketAddr) -> Client {
     if peer.ip().to_canonical().is_loopback() { Client::Local } else { Client::Remote }
 }
 
-/// Serves a connection until it ends, reaches its maximum age, or is displaced.
-async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
+/// Serves a connection, after its TLS handshake if there is a certificate.
+async fn connect(server: Server, stream: TcpStream, seat: Arc<Seat>, app: Router) {
     // Failure only affects latency.
     _ = stream.set_nodelay(true);
+    let Some(tls) = &server.tls else { return serve(stream, seat, app, server.lifetime).await };
+    let acceptor = TlsAcceptor::from(tls.read().unwrap_or_else(PoisonError::into_inner).clone());
+    tokio::select! {
+        // Errors only concern the client.
+        handshake = timeout(HEAD_TIMEOUT, acceptor.accept(stream)) => {
+            if let Ok(Ok(stream)) = handshake {
+                serve(stream, seat, app, server.lifetime).await;
+            }
+        }
+        () = seat.displaced() => {}
+    }
+}
+
+/// Serves a connection until it ends, reaches its maximum age, or is displaced.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    seat: Arc<Seat>,
+    app: Router,
+    lifetime: Duration,
+) {
     let app = TowerToHyperService::new(app);
     let of_connection = seat.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -150,7 +208,7 @@ async fn serve(stream: TcpStream, seat: Arc<Seat>, app: Router) {
         // Errors only concern the client.
         _ = connection.as_mut() => return,
         () = seat.displaced() => return,
-        () = sleep(LIFETIME) => connection.as_mut().graceful_shutdown(),
+        () = sleep(lifetime) => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! { _ = connection => {} () = seat.displaced() => {} () = sleep(LAST_ANSWER) => {} }
 }

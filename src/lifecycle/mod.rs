@@ -1,6 +1,6 @@
 //! The life of the daemon: its start and stop, in order.
 //!
-//! Start: HTTP, which shows the state from then on; schema and partitions, as soon as the database is available; then
+//! Start: HTTP, which shows the state from then on, and the listener for webhooks; schema and partitions, as soon as the database is available; then
 //! one term of polling after the other. Stop: the term ends, then HTTP, then the connections are closed.
 //!
 //! | token | cancelled by | heard by | then |
@@ -38,6 +38,7 @@ pub use self::{
 use crate::{
     chat::{ChatClient, ChatSettings, ClientError},
     clock::{self, Clock},
+    config,
     daemon::{
         jobs::JobSettings,
         leadership::{Leadership, SessionSettings, spawn_noted},
@@ -50,6 +51,7 @@ use crate::{
     logging::log_throttle::LogThrottle,
     rules::cadence::Cadences,
     store::{ConnectError, SchemaError, Store},
+    webhooks::{TlsError, WebhookError, Webhooks},
 };
 
 /// Settings of the daemon.
@@ -78,6 +80,8 @@ pub struct DaemonSettings {
     pub http: Option<(SocketAddr, PrometheusHandle)>,
     /// The token that HTTP requires.
     pub http_token: Option<SecretString>,
+    /// Where webhooks arrive.
+    pub webhooks: Option<config::Listener>,
 }
 
 /// The daemon can't start. Transient problems, such as an unavailable database, are waited for instead.
@@ -95,6 +99,9 @@ pub enum StartError {
     /// The HTTP listener can't be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The listener for webhooks can't be opened.
+    #[error(transparent)]
+    Webhooks(#[from] WebhookError),
     /// It was told to stop during the start.
     #[error("stopped before the database answered")]
     Stopped,
@@ -109,6 +116,9 @@ pub enum ReloadError {
     /// The HTTP client can't be set up.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The certificate for webhooks can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Other machines could look without a token.
     #[error(
         "http.token can't be removed while receiptd listens at {0}, which can be reached from other machines: keep \
@@ -129,6 +139,7 @@ pub struct Daemon {
     status: Arc<DaemonStatus>,
     store: Store,
     http: Option<Http>,
+    webhooks: Option<Webhooks>,
     work: watch::Sender<Arc<SessionSettings>>,
     limits: watch::Sender<Bounds>,
     terms: OnceLock<JoinHandle<usize>>,
@@ -172,6 +183,14 @@ impl Daemon {
             Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &http_stop).await?),
             None => None,
         };
+        let webhooks = match &settings.webhooks {
+            Some(listener) => {
+                let parts = (store.clock().clone(), status.clone());
+                let app = settings.chat.sdk_app_id;
+                Some(Webhooks::serve(listener, app, parts, http_stop.clone()).await?)
+            }
+            None => None,
+        };
         let (leader_known, tasks_ended) = (CancellationToken::new(), CancellationToken::new());
         let limits = watch::Sender::new(settings.limits);
         Ok(Self {
@@ -182,6 +201,7 @@ impl Daemon {
             status,
             store,
             http,
+            webhooks,
             work,
             limits,
             terms: OnceLock::new(),
@@ -255,8 +275,12 @@ impl Daemon {
         {
             return Err(ReloadError::Open(*listen));
         }
+        let (webhooks, app) = (settings.webhooks.clone(), settings.chat.sdk_app_id);
         let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
         let work = Arc::new(work(settings, self.store.clock())?);
+        if let (Some(webhooks), Some(listener)) = (&self.webhooks, &webhooks) {
+            webhooks.change(listener, app)?;
+        }
         self.store.change_url(&url)?;
         if let Some(http) = &self.http {
             http.store.change_url(&url)?;
@@ -292,6 +316,9 @@ impl Daemon {
             http.store.close();
             // It ends immediately, whatever its clients do.
             _ = tokio::task::spawn_blocking(|| http.thread.join()).await;
+        }
+        if let Some(webhooks) = self.webhooks {
+            _ = tokio::task::spawn_blocking(|| webhooks.join()).await;
         }
         self.store.close();
         lost

@@ -178,5 +178,6 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         wall: clock::now,
         http: None,
         http_token: None,
+        webhooks: None,
     }
 }

@@ -31,6 +31,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     warn_of(&config, &chat);
     let database = Database::open(&config.database).await?;
     let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
+    let webhooks = config.webhooks.listener.as_ref().map(|listener| listener.listen);
     let settings = daemon_settings(&config, chat, database.url(), http(&config, app)?);
     let daemon = Daemon::open(settings, stop.clone()).await?;
     let work = async {
@@ -39,6 +40,9 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         tracing::info!(%app, at, "ready to poll app {app} at {at}");
         if let Some(page) = daemon.page() {
             tracing::info!("status page at http://{page}/");
+        }
+        if let Some(listen) = webhooks {
+            tracing::info!("receiving webhooks at {listen}");
         }
         daemon.ended().await;
         Ok(())
@@ -113,5 +117,6 @@ pub fn daemon_settings(
         wall: clock::now,
         http,
         http_token: config.http.token.clone(),
+        webhooks: config.webhooks.listener.clone(),
     }
 }

@@ -1,5 +1,7 @@
 //! SIGHUP: reloads the settings. If they are invalid, logs the problems and keeps the old ones.
 
+use std::net::SocketAddr;
+
 use anyhow::bail;
 use receiptd::{
     config::Config,
@@ -67,6 +69,9 @@ fn reload(
     new.database.max_connections = old.database.max_connections;
     new.database.prepared_statements = old.database.prepared_statements;
     (new.http.listen, new.log.format) = (old.http.listen, old.log.format);
+    if address(old) != address(&new) || has_certificate(old) != has_certificate(&new) {
+        new.webhooks = old.webhooks.clone();
+    }
     let url = new.database.url.clone().unwrap_or_else(|| database.url());
     daemon.reload(daemon_settings(&new, chat, url, None))?;
     log_level.change(&new.log.level)?;
@@ -81,7 +86,18 @@ fn wait_for_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("database.max_connections", old.database.max_connections != new.database.max_connections),
         ("database.prepared_statements", old.database.prepared_statements != new.database.prepared_statements),
         ("http.listen", old.http.listen != new.http.listen),
+        ("webhooks.listen", address(old) != address(new)),
+        ("webhooks.tls_certificate_file", address(old).is_some() && has_certificate(old) != has_certificate(new)),
         ("log.format", old.log.format != new.log.format),
     ];
     changed.into_iter().filter(|(_, has_changed)| *has_changed).map(|(key, _)| key).collect()
+}
+
+/// Where webhooks arrive.
+fn address(config: &Config) -> Option<SocketAddr> {
+    config.webhooks.listener.as_ref().map(|listener| listener.listen)
+}
+
+fn has_certificate(config: &Config) -> bool {
+    config.webhooks.listener.as_ref().is_some_and(|listener| listener.tls.is_some())
 }

@@ -1,0 +1,142 @@
+//! What webhooks have brought since the start, for people and metrics. Decides nothing.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use serde::Serialize;
+
+use crate::{
+    domain::Timestamp,
+    rules::webhooks::{Refusal, Tally},
+};
+
+/// Why an event was dropped. Polls find what it told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Its body is larger than 64 KB.
+    TooLarge,
+    /// Its body did not arrive in time.
+    TooSlow,
+    /// Its body is not a JSON object.
+    Unreadable,
+    /// Too many events were waiting.
+    NoRoom,
+    /// It is of a message or group that is not watched, or not yet scheduled.
+    Unwatched,
+}
+
+impl Dropped {
+    /// All reasons.
+    pub const ALL: [Self; 5] = [Self::TooLarge, Self::TooSlow, Self::Unreadable, Self::NoRoom, Self::Unwatched];
+
+    /// The value of the label `reason` of `receiptd_webhooks_dropped_total`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::Unreadable => "unreadable",
+            Self::NoRoom => "no_room",
+            Self::Unwatched => "unwatched",
+        }
+    }
+}
+
+/// Counts what webhooks bring.
+#[derive(Debug, Default)]
+pub struct Health {
+    received: AtomicU64,
+    refused: AtomicU64,
+    dropped: AtomicU64,
+    told: AtomicU64,
+    untold: AtomicU64,
+    late: AtomicU64,
+    last_at: Mutex<Option<Timestamp>>,
+    calls: Mutex<Option<OverLimit>>,
+}
+
+/// How often this app calls the API of read receipts, as Tencent Chat counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OverLimit {
+    /// Calls per second.
+    pub calls: u32,
+    /// Maximum number of calls per second.
+    pub limit: u32,
+}
+
+/// The state of webhooks, as in `/status.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WebhookReport {
+    /// Webhooks with a valid signature.
+    pub received: u64,
+    /// Requests without one.
+    pub refused: u64,
+    /// Webhooks, or parts of them, that were not recorded.
+    pub dropped: u64,
+    /// Read counts that changed and were told by events first.
+    pub told: u64,
+    /// Read counts that changed and were found by polls alone.
+    pub untold: u64,
+    /// Counts in events that were known already.
+    pub late: u64,
+    /// When the last webhook with a valid signature arrived.
+    pub last_at: Option<Timestamp>,
+    /// The last alert that the limit of calls is near.
+    pub over_limit: Option<OverLimit>,
+}
+
+impl Health {
+    /// A webhook with a valid signature arrived.
+    pub(crate) fn received(&self, at: Timestamp) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        *self.last_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        metrics::gauge!("receiptd_last_webhook_timestamp_seconds").set(at.timestamp_millis() as f64 / 1_000.0);
+    }
+
+    /// A request was refused.
+    pub(crate) fn refused(&self, why: Refusal) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("receiptd_webhooks_refused_total", "reason" => why.name()).increment(1);
+    }
+
+    /// So many webhooks, or entries of them, were not recorded.
+    pub(crate) fn dropped(&self, why: Dropped, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+        metrics::counter!("receiptd_webhooks_dropped_total", "reason" => why.name()).increment(count);
+    }
+
+    /// Changes were stored.
+    pub(crate) fn changed(&self, tally: Tally) {
+        for (sum, count, found_by) in [(&self.told, tally.told, "webhook"), (&self.untold, tally.untold, "poll")] {
+            sum.fetch_add(count.into(), Ordering::Relaxed);
+            metrics::counter!("receiptd_read_changes_total", "found_by" => found_by).increment(count.into());
+        }
+    }
+
+    /// Events told counts that were known already.
+    pub(crate) fn late(&self, count: u64) {
+        self.late.fetch_add(count, Ordering::Relaxed);
+        metrics::counter!("receiptd_webhook_counts_late_total").increment(count);
+    }
+
+    /// Tencent Chat says how many calls it counts.
+    pub(crate) fn over_limit(&self, calls: u32, limit: u32) {
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(OverLimit { calls, limit });
+    }
+
+    /// What was counted.
+    pub fn report(&self) -> WebhookReport {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        WebhookReport {
+            received: count(&self.received),
+            refused: count(&self.refused),
+            dropped: count(&self.dropped),
+            told: count(&self.told),
+            untold: count(&self.untold),
+            late: count(&self.late),
+            last_at: *self.last_at.lock().unwrap_or_else(PoisonError::into_inner),
+            over_limit: *self.calls.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What events of webhooks change in a slot.
+//!
+//! An event is a hint with a time. It adds counts to the history and settles milestones like a poll, but it closes
+//! nothing and puts nothing off. That its time is exact is proved by counting: if the count rose by the members that
+//! the event names, nobody else has read the message since it was last known. Otherwise events were lost, and the
+//! change happened at some time since then.
+
+use chrono::TimeDelta;
+
+use super::{
+    MessageChange, Recording, Snapshot,
+    due::{carried_until, due_by_cadence},
+    made_known,
+};
+use crate::{
+    domain::{Counts, MsgSeq, Receipt, Timestamp},
+    rules::{
+        cadence::{Cadence, Phase},
+        database_clock::Moment,
+        milestones::Milestones,
+        slot::{Slot, SlotMessage},
+    },
+};
+
+/// The precision of an event's time: an exact change happened within this time before it.
+const PRECISION: TimeDelta = TimeDelta::milliseconds(1);
+
+/// The counts of a message in an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The message.
+    pub seq: MsgSeq,
+    /// Its counts.
+    pub counts: Counts,
+    /// Number of members whom the event names: those who have just read it, or all so far.
+    pub members: u32,
+    /// When it happened, by the service's clock; `None` if that was not told.
+    pub happened_at: Option<Timestamp>,
+    /// When the event arrived, by the database's clock.
+    pub arrived_at: Timestamp,
+}
+
+impl Recording {
+    /// Decides what is written about events of messages of a slot, given in order of time. Nothing, if no message
+    /// changes.
+    pub fn of_events(slot: &Slot, heard: &[Heard], cadence: &Cadence, moment: Moment) -> Self {
+        let (mut messages, mut snapshots, mut milestones) = (vec![], vec![], vec![]);
+        for message in &slot.messages {
+            let mut state = message.clone();
+            let mut settled: Option<Milestones> = None;
+            for heard in heard.iter().filter(|heard| heard.seq == message.seq) {
+                let Some(news) = News::of(&state, *heard, moment) else { continue };
+                snapshots.push(news.snapshot(&state));
+                let made = news.settles(&state, slot, cadence);
+                settled = settled.into_iter().chain(made).reduce(Milestones::and_later);
+                state = news.after(state);
+            }
+            milestones.extend(settled.map(|settled| (message.seq, settled)));
+            if state != *message {
+                messages.push(change(&state));
+            }
+        }
+        let mut recording = Self::unchanged(slot);
+        let is_read = |message: &SlotMessage| {
+            let changed = messages.iter().find(|change: &&MessageChange| change.seq == message.seq);
+            changed.map_or_else(|| message.known().is_read, MessageChange::is_read)
+        };
+        if !messages.is_empty() && slot.failures == 0 && slot.messages.iter().all(is_read) {
+            // One poll confirms and closes them all.
+            recording.next_poll_at = slot.next_poll_at.min(moment.time);
+        }
+        Self { messages, snapshots, milestones, ..recording }
+    }
+
+    /// A recording that leaves the slot as it is.
+    fn unchanged(slot: &Slot) -> Self {
+        Self {
+            slot: slot.key,
+            due_at: slot.next_poll_at,
+            absorbs: None,
+            next_poll_at: slot.next_poll_at,
+            last_polled_at: slot.last_polled_at,
+            known_until: slot.known_until,
+            quiet_polls: slot.quiet_polls,
+            failures: slot.failures,
+            messages: vec![],
+            snapshots: vec![],
+            milestones: vec![],
+            attempts: vec![],
+            group: None,
+            parts: vec![],
+            is_empty: false,
+        }
+    }
+}
+
+fn change(state: &SlotMessage) -> MessageChange {
+    MessageChange {
+        seq: state.seq,
+        receipt: state.receipt,
+        polled_at: state.changed_at,
+        differs: true,
+        known_until: state.known_until,
+        known_apart: true,
+        no_receipt_polls: state.no_receipt_polls,
+        refused_since: state.refused_since,
+        closed: None,
+    }
+}
+
+/// Counts that were not known before.
+#[derive(Debug, Clone, Copy)]
+struct News {
+    counts: Counts,
+    /// When they were there: later than all earlier times of the message.
+    at: Timestamp,
+    /// Whether nobody else has read the message since it was last known.
+    is_exact: bool,
+}
+
+impl News {
+    /// `None` if the event tells nothing new, or if the known state is dated by a wrong clock.
+    fn of(known: &SlotMessage, heard: Heard, moment: Moment) -> Option<Self> {
+        let before = counts(known);
+        if before.is_some_and(|before| heard.counts.read() <= before.read()) {
+            return None;
+        }
+        let seen = known.changed_at.max(known.known_until);
+        if seen.is_some_and(|seen| seen >= heard.arrived_at) {
+            return None;
+        }
+        let happened_at = heard.happened_at.filter(|at| {
+            !moment.is_doubted && known.first_sent_at <= *at && seen.is_none_or(|seen| seen < *at)
+        });
+        // It can't have happened after it arrived, whatever the service's clock says.
+        let at = happened_at.unwrap_or(heard.arrived_at).min(heard.arrived_at);
+        let start = match known.receipt {
+            None => Counts::new(0, i64::from(heard.counts.read()) + i64::from(heard.counts.unread())),
+            Some(_) => before,
+        };
+        let is_exact = happened_at.is_some() && start.is_some_and(|start| proves(start, heard));
+        Some(Self { counts: heard.counts, at, is_exact })
+    }
+
+    /// After which time the change happened.
+    fn after_time(self, known: &SlotMessage) -> Option<Timestamp> {
+        let exactly = Some(self.at - PRECISION).filter(|_| self.is_exact);
+        known.known_until.max(exactly)
+    }
+
+    fn snapshot(self, known: &SlotMessage) -> Snapshot {
+        Snapshot {
+            seq: known.seq,
+            receipt: self.receipt(),
+            polled_at: self.at,
+            prior_polled_at: known.receipt.and(self.after_time(known)),
+            prior_read_num: counts(known).map(Counts::read),
+            is_webhook: true,
+        }
+    }
+
+    /// The milestones that the counts reach. Nobody had read a message when it was sent.
+    fn settles(self, known: &SlotMessage, slot: &Slot, cadence: &Cadence) -> Option<Milestones> {
+        let phase = Phase::of_slot(slot.key.slot_id);
+        let due = carried_until(known, cadence, phase, due_by_cadence(slot, cadence, phase));
+        let snapshot = Snapshot { prior_polled_at: self.after_time(known), ..self.snapshot(known) };
+        let mut known = known.clone();
+        if known.receipt.is_none() && self.is_exact {
+            let members = i64::from(self.counts.read()) + i64::from(self.counts.unread());
+            known.receipt = Some(Receipt { code: 0, counts: Counts::new(0, members) });
+            known.changed_at = Some(known.first_sent_at);
+        }
+        made_known(&known, snapshot, due, false).map(|(_, made)| made)
+    }
+
+    fn receipt(self) -> Receipt {
+        Receipt { code: 0, counts: Some(self.counts) }
+    }
+
+    fn after(self, known: SlotMessage) -> SlotMessage {
+        SlotMessage {
+            receipt: Some(self.receipt()),
+            changed_at: Some(self.at),
+            first_polled_at: known.first_polled_at.or(Some(self.at)),
+            known_until: Some(self.at),
+            known_apart: true,
+            // A message with readers has a receipt.
+            no_receipt_polls: if known.refused_since.is_some() { known.no_receipt_polls } else { 0 },
+            ..known
+        }
+    }
+}
+
+fn counts(message: &SlotMessage) -> Option<Counts> {
+    message.receipt.and_then(|receipt| receipt.counts)
+}
+
+/// Whether the members that the event names are all who have read the message since it had the counts `before`.
+///
+/// It isn't documented whether an event names those who have just read the message, or all so far. Both are told apart
+/// unless several members are the first readers.
+fn proves(before: Counts, heard: Heard) -> bool {
+    let members = |counts: Counts| u64::from(counts.read()) + u64::from(counts.unread());
+    let rise = heard.counts.read() - before.read();
+    let is_one = rise == 1 && (heard.members == 1 || heard.members == heard.counts.read());
+    let are_several = rise == heard.members && before.read() > 0;
+    // If members have joined or left, some readers may be among them.
+    members(before) == members(heard.counts) && (is_one || are_several)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Passes webhooks on to another handler, as they came, at most once.
+//!
+//! It is never in the way: what the handler doesn't take in time is left out.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, header::CONTENT_TYPE},
+};
+use reqwest::{Client, Url, redirect::Policy};
+use tokio::sync::Semaphore;
+
+/// Maximum time until the handler has answered.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Maximum number of webhooks on their way to the handler.
+const ON_THE_WAY: usize = 64;
+
+/// The other handler.
+#[derive(Debug, Clone)]
+pub(super) struct Forward {
+    url: Url,
+    client: Option<Client>,
+    places: Arc<Semaphore>,
+}
+
+impl Forward {
+    pub fn new(url: Url) -> Self {
+        // Another part of the process may have installed one first: any provider will do.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .timeout(PATIENCE)
+            .redirect(Policy::none())
+            .retry(reqwest::retry::never())
+            .build()
+            .inspect_err(|error| {
+                let error = error as &dyn std::error::Error;
+                tracing::error!(error, "webhooks can't be passed on to webhooks.forward");
+            });
+        Self { url, client: client.ok(), places: Arc::new(Semaphore::new(ON_THE_WAY)) }
+    }
+
+    /// Passes a webhook on, unless too many are on their way.
+    pub fn pass_on(&self, query: Option<&str>, headers: &HeaderMap, body: Bytes) {
+        let count = |result: &'static str| {
+            metrics::counter!("receiptd_webhooks_forwarded_total", "result" => result).increment(1);
+        };
+        let (Some(client), Ok(place)) = (&self.client, self.places.clone().try_acquire_owned()) else {
+            return count("left_out");
+        };
+        let mut url = self.url.clone();
+        url.set_query(query);
+        let mut request = client.post(url).body(body);
+        if let Some(content_type) = headers.get(CONTENT_TYPE) {
+            request = request.header(CONTENT_TYPE, content_type);
+        }
+        tokio::spawn(async move {
+            let _place = place;
+            let is_taken = request.send().await.is_ok_and(|answer| answer.status().is_success());
+            count(if is_taken { "taken" } else { "failed" });
+        });
+    }
+}
