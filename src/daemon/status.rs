@@ -155,6 +155,11 @@ impl DaemonStatus {
         self.listens.load(Ordering::Relaxed).then_some(&self.events)
     }
 
+    /// Share of changes that only polls find, by which polls become rarer: from 1 down.
+    pub fn untold_share(&self) -> f64 {
+        self.events.trust().untold()
+    }
+
     pub(crate) fn receives_webhooks(&self) {
         self.listens.store(true, Ordering::Relaxed);
     }

@@ -9,6 +9,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::{
+    clock,
     daemon::{
         events::Dropped,
         report::Report,
@@ -216,7 +217,7 @@ pub(crate) fn tell(term: &DaemonStatus) {
     let poller = term.poller();
     let limit = poller.as_ref().map_or(0, |poller| poller.limit());
     let used = if limit == 0 { 0.0 } else { report.calls_per_second / f64::from(limit) };
-    let over_limit = term.webhooks().and_then(|webhooks| webhooks.report().over_limit);
+    let over_limit = term.webhooks().and_then(|webhooks| webhooks.report(clock::uptime()).over_limit);
     let as_number = |is_so: bool| f64::from(u8::from(is_so));
     for (name, value) in [
         ("receiptd_is_polling", as_number(report.role == Role::Polling)),
@@ -232,6 +233,7 @@ pub(crate) fn tell(term: &DaemonStatus) {
         ("receiptd_polls_in_flight", report.polls_in_flight as f64),
         ("receiptd_held_groups", report.held_groups as f64),
         ("receiptd_is_answered", as_number(poller.as_ref().is_none_or(|poller| poller.outage().is_none()))),
+        ("receiptd_untold_ratio", term.untold_share()),
         ("receiptd_receives_webhooks", as_number(term.webhooks().is_some())),
         ("receiptd_calls_per_second_counted", over_limit.map_or(0.0, |counted| f64::from(counted.calls))),
         ("receiptd_calls_per_second_limit", over_limit.map_or(0.0, |counted| f64::from(counted.limit))),

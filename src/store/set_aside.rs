@@ -82,7 +82,8 @@ async fn apart(
     let mut committed = written.unwrap_or_else(|| {
         (rows, waits) = (rows + 1, true);
         // It is polled on, although its due time is not stored.
-        kept.slots().map(|slot| Committed::Due(slot, later)).collect()
+        let slots = kept.slots().filter(|_| !kept.is_of_events());
+        slots.map(|slot| Committed::Due(slot, later)).collect()
     });
     if waits {
         committed.iter_mut().for_each(put_off);

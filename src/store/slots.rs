@@ -10,7 +10,7 @@ use super::{
     transaction::SHORT,
 };
 use crate::{
-    domain::{Counts, MsgSeq, Receipt, Timestamp},
+    domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
     rules::slot::{GroupKey, GroupState, NewSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
@@ -46,6 +46,13 @@ const MERGE_CANDIDATES: &str = "
        WHERE cardinality(n.msg_seqs) + cardinality(s.msg_seqs) <= $3 AND n.msg_seqs <> '{}' LIMIT 1
     ) other
     WHERE s.failures = 0";
+
+const SLOTS_OF_MESSAGES: &str = "
+    SELECT u.place, m.group_key, m.slot_id
+    FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS u (group_id, msg_seq, place)
+    JOIN receiptd.watched_groups g ON g.sdk_app_id = $1 AND g.group_id = u.group_id
+    JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.msg_seq = u.msg_seq
+    WHERE m.state = 'active' AND m.slot_id IS NOT NULL AND g.state IN ('active', 'quarantined')";
 
 /// Number of slots read at a time: this takes some tens of milliseconds, during which no poll starts.
 const PAGE: i64 = 10_000;
@@ -98,6 +105,43 @@ impl Store {
         let order: std::collections::HashMap<SlotKey, usize> = slots.iter().copied().zip(0..).collect();
         read.sort_by_key(|slot| order.get(&slot.key).copied());
         Ok(read)
+    }
+
+    /// The slots of these active messages, as far as they have one and their groups are not stopped, by their place
+    /// among those asked for.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn slots_of_messages(
+        &self,
+        messages: &[(&GroupId, MsgSeq)],
+    ) -> Result<Vec<(usize, SlotKey)>, StoreError> {
+        const DOING: &str = "looking up the messages of webhooks";
+        let (groups, seqs): (Vec<&str>, Vec<i64>) =
+            messages.iter().map(|(group, seq)| (group.as_str(), i64::from(seq.get()))).unzip();
+        let rows = || query(SLOTS_OF_MESSAGES).bind(self.app()).bind(groups.clone()).bind(seqs.clone());
+        let of = |row: &PgRow| {
+            let (place, group_key, slot_id): (i64, GroupKey, SlotId) = FromRow::from_row(row)?;
+            Ok((usize::try_from(place - 1).unwrap_or(usize::MAX), SlotKey { group_key, slot_id }))
+        };
+        let found: Result<Vec<(usize, SlotKey)>, sqlx::Error> =
+            self.read(DOING, SHORT, rows).await?.iter().map(of).collect();
+        found.map_err(|source| StoreError::Failed { doing: DOING, source })
+    }
+
+    /// A slot of each of these groups that are polled.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn slots_of_groups(&self, groups: &[&GroupId]) -> Result<Vec<SlotKey>, StoreError> {
+        let groups: Vec<&str> = groups.iter().map(|group| group.as_str()).collect();
+        let slots = query_as(
+            "SELECT g.group_key, s.slot_id FROM receiptd.watched_groups g
+             CROSS JOIN LATERAL (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key LIMIT 1) s
+             WHERE g.sdk_app_id = $1 AND g.group_id = ANY ($2) AND g.state = 'active'",
+        );
+        let slots = slots.bind(self.app()).bind(groups);
+        self.run("looking up the groups of webhooks", SHORT, async |database| slots.fetch_all(database).await).await
     }
 
     /// All slots of a group, as if they had just been created: which ones were is unknown.

@@ -24,7 +24,7 @@ use super::Settings;
 use crate::{
     clock::{self, Clock},
     daemon::{
-        events::{Arrival, Dropped},
+        events::{Arrival, Dropped, OverLimit},
         status::{DaemonStatus, Role},
     },
     http::lanes::Seat,
@@ -72,7 +72,8 @@ impl Receiver {
         metrics::counter!("receiptd_webhooks_total", "event" => name).increment(1);
         if let Event::OverLimit { command, calls, limit } = &event {
             if command.ends_with("get_group_msg_receipt") {
-                self.status.events.over_limit(*calls, *limit);
+                let counted = OverLimit { calls: *calls, limit: *limit };
+                self.status.events.over_limit(counted, clock::uptime());
             }
             return;
         }

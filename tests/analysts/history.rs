@@ -121,6 +121,7 @@ impl History {
             flush_deadline: CancellationToken::new(),
             storing_blocked: Arc::new(AtomicBool::new(false)),
             activity: Arc::new(Activity::default()),
+            events: Arc::default(),
         };
         let (recorder, queue) = Recorder::new(self.store.clone(), settings);
         for kept in polls {

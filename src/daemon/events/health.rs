@@ -1,16 +1,22 @@
 //! What webhooks have brought since the start, for people and metrics. Decides nothing.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
 use crate::{
     domain::Timestamp,
-    rules::webhooks::{Refusal, Tally},
+    rules::webhooks::{Refusal, Tally, Trust},
 };
+
+/// How long an alert that the limit is near holds: Tencent Chat repeats it while that lasts.
+const OVER_LIMIT_FOR: Duration = Duration::from_secs(600);
 
 /// Why an event was dropped. Polls find what it told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +59,8 @@ pub struct Health {
     untold: AtomicU64,
     late: AtomicU64,
     last_at: Mutex<Option<Timestamp>>,
-    calls: Mutex<Option<OverLimit>>,
+    calls: Mutex<Option<(OverLimit, Instant)>>,
+    trust: Mutex<Trust>,
 }
 
 /// How often this app calls the API of read receipts, as Tencent Chat counts it.
@@ -66,7 +73,7 @@ pub struct OverLimit {
 }
 
 /// The state of webhooks, as in `/status.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WebhookReport {
     /// Webhooks with a valid signature.
     pub received: u64,
@@ -80,9 +87,11 @@ pub struct WebhookReport {
     pub untold: u64,
     /// Counts in events that were known already.
     pub late: u64,
+    /// Share of changes that only polls find, by which polls become rarer.
+    pub untold_share: f64,
     /// When the last webhook with a valid signature arrived.
     pub last_at: Option<Timestamp>,
-    /// The last alert that the limit of calls is near.
+    /// The calls as Tencent Chat counts them, if it has told within ten minutes.
     pub over_limit: Option<OverLimit>,
 }
 
@@ -108,10 +117,19 @@ impl Health {
 
     /// Changes were stored.
     pub(crate) fn changed(&self, tally: Tally) {
+        if tally == Tally::default() {
+            return;
+        }
+        self.trust().add(tally);
         for (sum, count, found_by) in [(&self.told, tally.told, "webhook"), (&self.untold, tally.untold, "poll")] {
             sum.fetch_add(count.into(), Ordering::Relaxed);
             metrics::counter!("receiptd_read_changes_total", "found_by" => found_by).increment(count.into());
         }
+    }
+
+    /// How far events are trusted.
+    pub(crate) fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Events told counts that were known already.
@@ -121,12 +139,13 @@ impl Health {
     }
 
     /// Tencent Chat says how many calls it counts.
-    pub(crate) fn over_limit(&self, calls: u32, limit: u32) {
-        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(OverLimit { calls, limit });
+    pub(crate) fn over_limit(&self, counted: OverLimit, now: Instant) {
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = Some((counted, now));
     }
 
-    /// What was counted.
-    pub fn report(&self) -> WebhookReport {
+    /// What was counted until `now`.
+    pub fn report(&self, now: Instant) -> WebhookReport {
+        let over_limit = *self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         WebhookReport {
             received: count(&self.received),
@@ -136,7 +155,8 @@ impl Health {
             untold: count(&self.untold),
             late: count(&self.late),
             last_at: *self.last_at.lock().unwrap_or_else(PoisonError::into_inner),
-            over_limit: *self.calls.lock().unwrap_or_else(PoisonError::into_inner),
+            untold_share: self.trust().untold(),
+            over_limit: over_limit.filter(|(_, at)| now < *at + OVER_LIMIT_FOR).map(|(counted, _)| counted),
         }
     }
 }

@@ -5,9 +5,10 @@
 
 mod health;
 mod inbox;
+mod recording;
 
-pub(crate) use self::inbox::Arrival;
 pub use self::{
     health::{Dropped, Health, OverLimit, WebhookReport},
     inbox::Inbox,
 };
+pub(crate) use self::{inbox::Arrival, recording::EventRecorder};

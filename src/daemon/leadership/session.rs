@@ -14,6 +14,7 @@ use super::{ASK_AGAIN, spawn_noted};
 use crate::{
     chat::ChatClient,
     daemon::{
+        events::EventRecorder,
         jobs::{self, JobSettings},
         poller::{Poller, PollerParts, PollerSettings, Slotter},
         recorder::{Recorder, RecorderSettings},
@@ -87,6 +88,7 @@ impl PollingSession<'_> {
             flush_deadline: flush_deadline.clone(),
             storing_blocked: storing_blocked.clone(),
             activity: self.status.activity.clone(),
+            events: self.status.events.clone(),
         };
         let (recorder, recordings) = Recorder::new(self.store.clone(), settings);
         let parts = PollerParts {
@@ -135,15 +137,19 @@ impl PollingSession<'_> {
         let session_over = &self.session_over;
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
         let slotter = Slotter { store, cadences, poller: poller.status(), news: poller.news() };
+        let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
+        let (inbox, health) = (self.status.inbox.clone(), self.status.events.clone());
+        let events = EventRecorder { store, cadences, inbox, health, recorder: poller.recorder(), news: poller.news() };
         let failed = CancellationToken::new();
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
+        let events = spawn_noted(&failed, events.run(session_over.clone()));
         let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), session_over.clone()));
         let recorder = spawn_noted(&failed, recorder.run());
         tokio::select! { () = session_over.cancelled() => {} () = failed.cancelled() => {} }
         let has_failed = !session_over.is_cancelled();
         session_over.cancel();
-        for part in [poller.await, slotter.await, jobs.await] {
+        for part in [poller.await, slotter.await, events.await, jobs.await] {
             if let Err(error) = part {
                 tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon failed");
             }

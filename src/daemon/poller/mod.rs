@@ -208,6 +208,11 @@ impl Poller {
         self.news_sender.clone()
     }
 
+    /// The queue for results.
+    pub fn recorder(&self) -> mpsc::Sender<Kept> {
+        self.recorder.clone()
+    }
+
     /// Its public status.
     pub fn status(&self) -> Arc<PollerStatus> {
         self.status.clone()
@@ -306,6 +311,7 @@ impl Poller {
     fn hear_committed(&mut self, committed: Committed) {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
+            Committed::Sooner(slot, due) => self.schedule.bring_forward(slot, due, self.now()),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
             Committed::NewSlot(made) => self.schedule.learn_made(made, self.now()),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::writer::Writer;
 use crate::{
-    daemon::activity::Activity,
+    daemon::{activity::Activity, events::Health},
     rules::{
         recording::Kept,
         writing::{Committed, Reason, Task, Writing},
@@ -43,6 +43,8 @@ pub struct RecorderSettings {
     pub storing_blocked: Arc<AtomicBool>,
     /// Records what was stored.
     pub activity: Arc<Activity>,
+    /// Counts which changes events told, and which only polls found.
+    pub events: Arc<Health>,
 }
 
 /// Writes recordings to the database.
@@ -69,9 +71,9 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
 impl Recorder {
     /// A recorder and its queue. It ends when all senders are gone and everything is written.
     pub fn new(store: Store, settings: RecorderSettings) -> (Self, mpsc::Sender<Kept>) {
-        let RecorderSettings { committed, term_over, flush_deadline, storing_blocked, activity } = settings;
+        let RecorderSettings { committed, term_over, flush_deadline, storing_blocked, activity, events } = settings;
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (writing, writer) = (Writing::new(now()), Writer::new(store, committed, activity));
+        let (writing, writer) = (Writing::new(now()), Writer::new(store, committed, activity, events));
         (Self { queue, writing, writer, term_over, flush_deadline, storing_blocked }, sender)
     }
 

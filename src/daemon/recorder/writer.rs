@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::failure_log::FailureLog;
 use crate::{
-    daemon::activity::Activity,
+    daemon::{activity::Activity, events::Health},
     rules::{
         recording::{Kept, Recording},
         slot::SlotKey,
@@ -27,6 +27,7 @@ pub(super) struct Writer {
     store: Store,
     committed: mpsc::UnboundedSender<Committed>,
     activity: Arc<Activity>,
+    events: Arc<Health>,
     pub said: FailureLog,
     /// Why the tables refused the latest poll.
     refusal: Option<StoreError>,
@@ -50,8 +51,13 @@ pub(super) enum Outcome {
 }
 
 impl Writer {
-    pub fn new(store: Store, committed: mpsc::UnboundedSender<Committed>, activity: Arc<Activity>) -> Self {
-        Self { store, committed, activity, said: FailureLog::default(), refusal: None }
+    pub fn new(
+        store: Store,
+        committed: mpsc::UnboundedSender<Committed>,
+        activity: Arc<Activity>,
+        events: Arc<Health>,
+    ) -> Self {
+        Self { store, committed, activity, events, said: FailureLog::default(), refusal: None }
     }
 
     /// Performs a task that needs the database.
@@ -182,6 +188,7 @@ impl Writer {
         self.activity.stored(snapshots as u64, changes as u64, Instant::now());
         metrics::counter!("receiptd_snapshots_total").increment(snapshots as u64);
         metrics::counter!("receiptd_changes_total").increment(changes as u64);
+        recordings().for_each(|recording| self.events.changed(recording.tally()));
     }
 
     fn tell(&self, slot: Committed) {

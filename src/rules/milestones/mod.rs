@@ -100,6 +100,15 @@ impl Milestones {
         let is_empty = made.reached.iter().all(Option::is_none) && made.counts.iter().all(Option::is_none);
         (!is_empty || change.is_redated).then_some(made)
     }
+
+    /// What this and a later change of the same message settle together.
+    pub fn and_later(self, later: Self) -> Self {
+        Self {
+            reached: std::array::from_fn(|index| self.reached[index].or(later.reached[index])),
+            counts: std::array::from_fn(|index| self.counts[index].or(later.counts[index])),
+            none_after: self.none_after.or(later.none_after),
+        }
+    }
 }
 
 impl Change {

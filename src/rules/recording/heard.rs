@@ -129,9 +129,9 @@ impl News {
         if seen.is_some_and(|seen| seen >= heard.arrived_at) {
             return None;
         }
-        let happened_at = heard.happened_at.filter(|at| {
-            !moment.is_doubted && known.first_sent_at <= *at && seen.is_none_or(|seen| seen < *at)
-        });
+        let happened_at = heard
+            .happened_at
+            .filter(|at| !moment.is_doubted && known.first_sent_at <= *at && seen.is_none_or(|seen| seen < *at));
         // It can't have happened after it arrived, whatever the service's clock says.
         let at = happened_at.unwrap_or(heard.arrived_at).min(heard.arrived_at);
         let start = match known.receipt {

@@ -7,7 +7,7 @@ use super::{
     due::{TO_BLAME_FROM, failures},
 };
 use crate::{
-    domain::{MsgSeq, Receipt, Timestamp},
+    domain::{Counts, MsgSeq, Receipt, Timestamp},
     rules::{
         cadence::Cadence,
         database_clock::{APART, Moment},
@@ -74,6 +74,9 @@ impl<'a> Judge<'a> {
             }
         }
         judge.told.sort_unstable_by_key(|told| told.seq);
+        if !is_doubted {
+            judge.set_beside_events(slot);
+        }
         for message in &slot.messages {
             // A message dated in the future by a wrong clock doesn't count.
             let changed_at = message.changed_at.filter(|changed_at| is_doubted || *changed_at <= now + APART);
@@ -85,6 +88,24 @@ impl<'a> Judge<'a> {
             }
         }
         judge
+    }
+
+    /// Leaves out receipts that were read before an event told of their messages: they are older than what is known.
+    /// Those read after it were read after its time.
+    fn set_beside_events(&mut self, slot: &Slot) {
+        for message in slot.messages.iter().filter(|message| message.known_apart) {
+            let Ok(place) = self.told.binary_search_by_key(&message.seq, |told| told.seq) else { continue };
+            let told = &mut self.told[place];
+            let Some(heard_at) = message.known_until.filter(|heard_at| *heard_at >= told.sent_at) else { continue };
+            let read = |receipt: Receipt| receipt.counts.map(Counts::read);
+            let known = message.receipt.and_then(read);
+            let is_older = read(told.receipt).zip(known).is_some_and(|(read, known)| read < known);
+            if is_older || heard_at >= told.answered_at && Some(told.receipt) == message.receipt {
+                self.told.remove(place);
+            } else if heard_at < told.answered_at {
+                told.sent_at = heard_at + TimeDelta::microseconds(1);
+            }
+        }
     }
 
     pub(super) fn told_of(&self, seq: MsgSeq) -> Option<Told> {

@@ -1,11 +1,11 @@
-//! A poll from its end until it is stored: the decision about it, and everything needed to decide again.
+//! A poll, or events, from the end until they are stored: the decision, and everything needed to decide again.
 //!
 //! A decision holds for the version of the slot that it is based on. If another session has changed the slot in the
-//! meantime, the poll is decided again on the present slot, by the same rules and for the same time. Pure.
+//! meantime, it is made again on the present slot, by the same rules and for the same time. Pure.
 
 use std::sync::Arc;
 
-use super::{Closed, KeepSnapshots, MessageChange, Poll, Recording};
+use super::{Closed, Heard, KeepSnapshots, MessageChange, Poll, Recording};
 use crate::{
     domain::{MsgSeq, Timestamp},
     rules::{
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// A poll to be stored.
+/// A poll to be stored, or events.
 #[derive(Debug, Clone)]
 pub struct Kept {
     /// The decision.
@@ -27,11 +27,21 @@ pub struct Kept {
     /// These messages, as they were known when they were asked for.
     unwatched: Vec<SlotMessage>,
     slot: Slot,
-    poll: Poll,
+    source: Source,
     cadences: Arc<Cadences>,
-    stretch: f64,
-    keep: KeepSnapshots,
     moment: Moment,
+}
+
+/// What the decision is about.
+#[derive(Debug, Clone)]
+enum Source {
+    Poll {
+        poll: Poll,
+        stretch: f64,
+        keep: KeepSnapshots,
+    },
+    /// Counts in events, in order of time.
+    Events(Vec<Heard>),
 }
 
 /// The slot's messages after a poll.
@@ -74,6 +84,8 @@ pub enum Anew {
     Stored(Vec<(SlotKey, Timestamp)>),
     /// It has been decided again.
     Decided(Box<Kept>),
+    /// Nothing is left to be stored: what the events told is known, or their slot no longer exists.
+    Nothing,
 }
 
 impl Kept {
@@ -95,17 +107,50 @@ impl Kept {
             of_unwatched: None,
             unwatched: vec![],
             slot,
-            poll,
+            source: Source::Poll { poll, stretch, keep },
             cadences,
-            stretch,
-            keep,
             moment,
         }
     }
 
+    /// Decides about events of messages of `slot`, given in order of time. `None` if they tell nothing new.
+    pub fn of_events(slot: Slot, heard: Vec<Heard>, cadences: Arc<Cadences>, moment: Moment) -> Option<Self> {
+        let recording = Recording::of_events(&slot, &heard, cadences.of(slot.cadence.as_deref()), moment);
+        let source = Source::Events(heard);
+        let kept = Self {
+            recording,
+            is_slot_gone: false,
+            of_unwatched: None,
+            unwatched: vec![],
+            slot,
+            source,
+            cadences,
+            moment,
+        };
+        (!kept.recording.messages.is_empty()).then_some(kept)
+    }
+
+    /// Whether this is about events and not about a poll: the slot may be in a poll meanwhile.
+    pub fn is_of_events(&self) -> bool {
+        matches!(self.source, Source::Events(_))
+    }
+
+    /// When the slot was due before.
+    pub fn was_due_at(&self) -> Timestamp {
+        self.slot.next_poll_at
+    }
+
     /// When its first attempt was sent, by which its slot shows whether it was stored. `None` if it made none.
-    pub fn called_at(&self) -> Option<Timestamp> {
-        self.poll.attempts.first().map(|attempt| attempt.called_at)
+    fn called_at(&self) -> Option<Timestamp> {
+        match &self.source {
+            Source::Poll { poll, .. } => poll.attempts.first().map(|attempt| attempt.called_at),
+            Source::Events(_) => None,
+        }
+    }
+
+    /// The same for the last poll of the slot, when this is stored.
+    pub fn last_called_at(&self) -> Option<Timestamp> {
+        if self.is_of_events() { self.slot.last_called_at } else { self.called_at() }
     }
 
     /// The version of its slot that the decision is based on.
@@ -120,7 +165,7 @@ impl Kept {
 
     /// Whether only the deletion of the slot has to be written: it was empty.
     pub fn drops_slot(&self) -> bool {
-        self.poll.attempts.is_empty() && self.recording.is_empty && !self.slot.is_wrong
+        self.recording.attempts.is_empty() && self.recording.is_empty && !self.slot.is_wrong
     }
 
     /// Its slot and the absorbed one.
@@ -153,6 +198,13 @@ impl Kept {
     /// Decides again on the present slots. A message that joined in the meantime was not asked for. The receipt of
     /// one that left is decided on its state when it was asked for.
     pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {
+        if self.is_of_events() {
+            let again = now.and_then(|slot| {
+                let Source::Events(heard) = self.source else { return None };
+                Self::of_events(slot, heard, self.cadences, self.moment)
+            });
+            return again.map_or(Anew::Nothing, |again| Anew::Decided(Box::new(again)));
+        }
         let Some(mut slot) = now else {
             self.unwatched.extend(self.slot.messages.drain(..).filter(|message| !message.has_joined));
             self.slot.absorbs = None;
@@ -178,16 +230,17 @@ impl Kept {
     }
 
     fn decided(mut self) -> Anew {
-        let cadence = self.cadences.of(self.slot.cadence.as_deref());
-        let following = Following { cadence, stretch: self.stretch };
-        self.recording = Recording::of(self.slot.clone(), self.poll.clone(), following, self.keep, self.moment);
+        let Source::Poll { poll, stretch, keep } = &self.source else { return Anew::Nothing };
+        let following = Following { cadence: self.cadences.of(self.slot.cadence.as_deref()), stretch: *stretch };
+        let of = |slot: Slot| Recording::of(slot, poll.clone(), following, *keep, self.moment);
+        self.recording = of(self.slot.clone());
         // No slot has their time, so each poll with their receipts changes it.
         let apart =
             |message: &SlotMessage| SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() };
         let messages: Vec<SlotMessage> = self.unwatched.iter().map(apart).collect();
         self.of_unwatched = (!messages.is_empty()).then(|| {
             let slot = Slot { messages, absorbs: None, ..self.slot.clone() };
-            Recording::of(slot, self.poll.clone(), following, self.keep, self.moment).told().into()
+            of(slot).told().into()
         });
         Anew::Decided(Box::new(self))
     }

@@ -5,6 +5,7 @@
 //! A message that an answer leaves out is not known from that answer.
 
 mod due;
+mod heard;
 mod judge;
 mod kept;
 mod parts;
@@ -19,6 +20,7 @@ use self::{
     parts::Parts,
 };
 pub use self::{
+    heard::Heard,
     kept::{Anew, Contents, Kept, Outcome},
     poll::{KnownLimit, Others, Poll, PollEnd, Told},
 };
@@ -33,6 +35,7 @@ use crate::{
             error_class::{Code, remedy},
         },
         slot::{GroupState, Slot, SlotKey, SlotMessage},
+        webhooks::Tally,
     },
 };
 
@@ -173,6 +176,8 @@ pub struct Snapshot {
     pub prior_polled_at: Option<Timestamp>,
     /// The previous read count.
     pub prior_read_num: Option<u32>,
+    /// Whether an event told it, and not a poll.
+    pub is_webhook: bool,
 }
 
 /// The change of a group.
@@ -205,6 +210,18 @@ impl Recording {
     /// Number of receipts that differ from the previous ones.
     pub fn changes(&self) -> usize {
         self.messages.iter().filter(|message| message.differs).count()
+    }
+
+    /// Number of read counts that have changed, by who found them.
+    pub fn tally(&self) -> Tally {
+        let is_change = |snapshot: &&Snapshot| {
+            let read = snapshot.receipt.counts.map(Counts::read);
+            snapshot.is_webhook || snapshot.prior_read_num.zip(read).is_some_and(|(prior, read)| prior != read)
+        };
+        let changes = self.snapshots.iter().filter(is_change);
+        let (told, untold): (Vec<&Snapshot>, Vec<&Snapshot>) = changes.partition(|snapshot| snapshot.is_webhook);
+        let count = |snapshots: Vec<&Snapshot>| u32::try_from(snapshots.len()).unwrap_or(u32::MAX);
+        Tally { told: count(told), untold: count(untold) }
     }
 
     /// Decides what is written about `poll`, which asked for `slot`, at `now`.
@@ -255,6 +272,7 @@ impl Recording {
                 polled_at: told.answered_at,
                 prior_polled_at: message.known_before(told.sent_at),
                 prior_read_num: message.receipt.and_then(|receipt| receipt.counts).map(Counts::read),
+                is_webhook: false,
             });
             if change.differs || is_dated_ahead {
                 milestones.extend(snapshot.and_then(|snapshot| {

@@ -48,7 +48,16 @@ impl Order {
     pub fn take(&mut self, now: Instant) -> Vec<Arrived> {
         let is_full = self.entries > MOST_ENTRIES;
         let ripe = if is_full { self.held.len() } else { self.held.partition_point(|one| one.uptime + WINDOW <= now) };
-        let mut taken: Vec<Arrived> = self.held.drain(..ripe).collect();
+        self.take_first(ripe)
+    }
+
+    /// Takes all events, in the order in which they happened.
+    pub fn take_all(&mut self) -> Vec<Arrived> {
+        self.take_first(self.held.len())
+    }
+
+    fn take_first(&mut self, count: usize) -> Vec<Arrived> {
+        let mut taken: Vec<Arrived> = self.held.drain(..count).collect();
         self.entries = self.held.iter().map(|one| one.event.entries.len()).sum();
         taken.sort_by_key(|one| one.event.event_at.unwrap_or(one.at).min(one.at));
         taken

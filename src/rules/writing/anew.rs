@@ -27,7 +27,7 @@ pub(crate) struct Decided<T> {
     pub polls: Vec<T>,
     /// They were stored already by a commit without an answer.
     pub stored: Vec<T>,
-    /// Nothing is left to be written: they would have deleted an empty slot that is gone.
+    /// Nothing is left to be written: they would have deleted an empty slot that is gone, or events told what is known.
     pub needless: Vec<T>,
     /// The results for the slots.
     pub committed: Vec<Committed>,
@@ -63,6 +63,7 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
                 decided.committed.push(Committed::Gone(own));
                 decided.needless.push(poll);
             }
+            Anew::Nothing => decided.needless.push(poll),
             Anew::Decided(kept) => {
                 *poll.borrow_mut() = *kept;
                 decided.polls.push(poll);

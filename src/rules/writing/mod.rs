@@ -54,8 +54,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// The result for a slot, after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    /// It is due again at this time.
+    /// Its poll is stored, and it is due again at this time.
     Due(SlotKey, Timestamp),
+    /// Events make it due at this time at the latest.
+    Sooner(SlotKey, Timestamp),
     /// It is due again at this time and no sooner, whatever was requested before: the tables refuse it.
     PutOff(SlotKey, Timestamp),
     /// It no longer exists: its messages are closed or have moved.

@@ -1,9 +1,9 @@
 //! Parts of what has to be written, each in one of three ways.
 
-use std::borrow::BorrowMut;
+use std::{borrow::BorrowMut, collections::HashSet};
 
 use super::batch::BatchSize;
-use crate::rules::recording::Kept;
+use crate::rules::{recording::Kept, slot::SlotKey};
 
 /// How polls have to be written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +55,10 @@ impl<T: BorrowMut<Kept>> Part<T> {
 /// Takes as much of the last part as fits into a transaction: nothing if there is no poll left.
 pub(super) fn take_batch<T: BorrowMut<Kept>>(parts: &mut Vec<Part<T>>, size: BatchSize) -> Part<T> {
     while let Some(Part { mut polls, mode }) = parts.pop() {
+        let repeated = repeated(&mut polls);
+        if !repeated.is_empty() {
+            parts.push(Part { polls: repeated, mode: Mode::Whole });
+        }
         let batch = size.take(&mut polls, |poll| poll.borrow().rows());
         if !polls.is_empty() {
             parts.push(Part { polls, mode });
@@ -64,4 +68,17 @@ pub(super) fn take_batch<T: BorrowMut<Kept>>(parts: &mut Vec<Part<T>>, size: Bat
         }
     }
     Part::default()
+}
+
+/// Takes out what is about a slot that something earlier is about: a transaction writes each slot once. It is decided
+/// again afterwards.
+fn repeated<T: BorrowMut<Kept>>(polls: &mut Vec<T>) -> Vec<T> {
+    let mut slots: HashSet<SlotKey> = HashSet::new();
+    let (first, repeated) = std::mem::take(polls).into_iter().partition(|poll: &T| {
+        let is_first = poll.borrow().slots().all(|slot| !slots.contains(&slot));
+        slots.extend(poll.borrow().slots());
+        is_first
+    });
+    *polls = first;
+    repeated
 }

@@ -72,7 +72,7 @@ impl<'k> Item<'k> {
             next_poll_at: recording.next_poll_at,
             last_polled_at: recording.last_polled_at,
             known_until: recording.known_until,
-            last_called_at: self.kept.called_at(),
+            last_called_at: self.kept.last_called_at(),
             quiet_polls: recording.quiet_polls,
             failures: recording.failures,
             contents: &self.outcome.contents,
@@ -170,12 +170,16 @@ pub(super) async fn write_rows(
     Ok(made)
 }
 
-/// The results for the slots of a written poll.
+/// The results for the slots of a written poll. Events only tell of a slot that they make due sooner, since it may be in
+/// a poll.
 pub(super) fn committed(item: &Item<'_>) -> impl Iterator<Item = Committed> + use<> {
     let recording = item.recording();
+    let sooner = Some(Committed::Sooner(recording.slot, recording.next_poll_at))
+        .filter(|_| recording.next_poll_at < item.kept.was_due_at());
     let own = match item.kept.is_slot_gone || item.kept.drops_slot() {
         true => Committed::Gone(recording.slot),
         false => Committed::Due(recording.slot, recording.next_poll_at),
     };
-    std::iter::once(own).chain(recording.absorbs.map(|(slot, _)| Committed::Gone(slot)))
+    let own = if item.kept.is_of_events() { sooner } else { Some(own) };
+    own.into_iter().chain(recording.absorbs.map(|(slot, _)| Committed::Gone(slot)))
 }

@@ -140,6 +140,7 @@ impl Polling {
     pub fn hears_committed(&mut self, committed: Committed, now: Now) {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, now),
+            Committed::Sooner(slot, due) => self.schedule.bring_forward(slot, due, now),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, now),
             Committed::Gone(slot) => self.schedule.forget(slot),
             Committed::NewSlot(made) => self.schedule.learn_made(made, now),

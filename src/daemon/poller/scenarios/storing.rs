@@ -106,7 +106,7 @@ impl Database {
         row.next_poll_at = recording.next_poll_at;
         (row.last_polled_at, row.known_until) = (recording.last_polled_at, recording.known_until);
         (row.quiet_polls, row.failures) = (recording.quiet_polls, recording.failures);
-        row.last_called_at = kept.called_at();
+        row.last_called_at = kept.last_called_at();
         match contents {
             Contents::Same => {}
             Contents::Counted(messages) | Contents::Other(messages) => row.messages = messages,

@@ -169,7 +169,8 @@ fn the_services_clock_is_not_believed_beyond_what_is_known() {
         let recording = Recording::of_events(&slot, &[event], &cadence(), moment);
         assert_eq!(history(&recording), [(4, at, Some(prior))], "{happened:?}");
     }
-    let ahead = Slot { messages: vec![SlotMessage { known_until: Some(time(90_000)), ..polled(1, counted(3, 4)) }], ..slot };
+    let ahead =
+        Slot { messages: vec![SlotMessage { known_until: Some(time(90_000)), ..polled(1, counted(3, 4)) }], ..slot };
     assert!(recorded(&ahead, &[heard(1, (4, 3), 1, 20_000)]).messages.is_empty(), "dated by a wrong clock");
 }
 

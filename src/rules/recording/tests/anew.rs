@@ -12,7 +12,7 @@ fn kept(slot: Slot, poll: Poll) -> Kept {
 fn decided(kept: Kept, now: Slot, absorbed: Option<Slot>) -> Kept {
     match kept.anew(Some(now), absorbed) {
         Anew::Decided(kept) => *kept,
-        Anew::Stored(_) => panic!("it is not stored"),
+        Anew::Stored(_) | Anew::Nothing => panic!("it is not stored"),
     }
 }
 
@@ -23,7 +23,7 @@ fn seqs(messages: &[SlotMessage]) -> Vec<u32> {
 #[test]
 fn a_poll_is_stored_if_it_made_the_last_call_of_its_slot() {
     let kept = kept(slot(vec![message(1)]), answered(vec![(seq(1), counted(2, 1))]));
-    let stands = Slot { version: 12, last_called_at: kept.called_at(), ..slot(vec![message(1), never_polled(2)]) };
+    let stands = Slot { version: 12, last_called_at: kept.last_called_at(), ..slot(vec![message(1), never_polled(2)]) };
     let stored = [(stands.key, stands.next_poll_at)];
     assert!(matches!(kept.clone().anew(Some(stands), None), Anew::Stored(due) if due == stored));
     let other_call = Some(noon() - minutes(1));

@@ -114,8 +114,14 @@ fn counts_that_differ_are_kept_with_the_poll_before() {
     let recording =
         record(slot(vec![message(1), message(2)]), answered(vec![(seq(1), counted(2, 1)), (seq(2), counted(1, 2))]));
     let prior_polled_at = Some(noon() - minutes(1));
-    let snapshot =
-        Snapshot { seq: seq(1), receipt: counted(2, 1), polled_at: noon(), prior_polled_at, prior_read_num: Some(1) };
+    let snapshot = Snapshot {
+        seq: seq(1),
+        receipt: counted(2, 1),
+        polled_at: noon(),
+        prior_polled_at,
+        prior_read_num: Some(1),
+        is_webhook: false,
+    };
     assert_eq!(recording.snapshots, [snapshot]);
     assert_eq!(recording.messages.len(), 1, "nothing is written about the other");
     assert_eq!(recording.messages[0].receipt, Some(counted(2, 1)));

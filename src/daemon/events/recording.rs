@@ -1,0 +1,181 @@
+//! Records events: puts them in order, looks up their slots, and hands what they change to the recorder.
+//!
+//! While the database is away, it waits, and the inbox fills. It makes no calls: what an event can't prove makes a slot
+//! due.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::TimeDelta;
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Arrival, Dropped, Health, Inbox};
+use crate::{
+    clock,
+    daemon::poller::ScheduleNews,
+    domain::{GroupId, MsgSeq},
+    logging::log_throttle::LogThrottle,
+    rules::{
+        cadence::Cadences,
+        recording::{Heard, Kept},
+        slot::{Slot, SlotKey},
+        webhooks::{Arrived, Event, Order},
+    },
+    store::{Store, StoreError},
+};
+
+/// Delay after the database failed.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Maximum number of messages that are looked up together.
+const CHUNK: usize = 2_000;
+
+/// Minimum time between a slot's last poll and one that an event asks for.
+const POLL_AGAIN: TimeDelta = TimeDelta::seconds(10);
+
+/// Records the events of a session.
+#[derive(Debug)]
+pub(crate) struct EventRecorder {
+    pub store: Store,
+    pub cadences: Arc<Cadences>,
+    pub inbox: Arc<Inbox>,
+    pub health: Arc<Health>,
+    /// The queue for results.
+    pub recorder: mpsc::Sender<Kept>,
+    /// The poller's queue for news.
+    pub news: mpsc::UnboundedSender<ScheduleNews>,
+}
+
+/// Messages or groups whose polls have to find out what has happened.
+#[derive(Debug, Default)]
+struct ToPoll {
+    messages: Vec<(GroupId, MsgSeq)>,
+    groups: HashSet<GroupId>,
+}
+
+impl EventRecorder {
+    /// Records events until `stop` is cancelled, and then those that were held.
+    pub async fn run(self, stop: CancellationToken) {
+        let (mut order, mut trouble) = (Order::default(), LogThrottle::default());
+        while !stop.is_cancelled() {
+            let mut to_poll = ToPoll::default();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                arrivals = self.inbox.take() => arrivals.into_iter().for_each(|one| sort(one, &mut order, &mut to_poll)),
+                () = until(&order) => {}
+            }
+            let ripe = if stop.is_cancelled() { order.take_all() } else { order.take(clock::uptime()) };
+            let work = async {
+                while let Err(error) = self.handle(&ripe, &to_poll).await {
+                    error.log(&mut trouble, "recording events of webhooks failed: they wait");
+                    sleep(TRY_AGAIN).await;
+                }
+            };
+            let deadline = async {
+                stop.cancelled().await;
+                sleep(TRY_AGAIN * 5).await;
+            };
+            tokio::select! {
+                () = work => {}
+                () = deadline => {
+                    let entries: usize = ripe.iter().map(|one| one.event.entries.len()).sum();
+                    self.health.dropped(Dropped::NoRoom, entries as u64);
+                }
+            }
+        }
+    }
+
+    async fn handle(&self, ripe: &[Arrived], to_poll: &ToPoll) -> Result<(), StoreError> {
+        let heard: Vec<(&GroupId, Heard)> = ripe.iter().flat_map(heard).collect();
+        for chunk in heard.chunks(CHUNK) {
+            self.record(chunk).await?;
+        }
+        self.make_due(to_poll).await
+    }
+
+    /// Records what was heard, in order of time.
+    async fn record(&self, heard: &[(&GroupId, Heard)]) -> Result<(), StoreError> {
+        let messages: Vec<(&GroupId, MsgSeq)> = heard.iter().map(|(group, heard)| (*group, heard.seq)).collect();
+        let mut of_slot: HashMap<SlotKey, Vec<usize>> = HashMap::new();
+        let found = self.store.slots_of_messages(&messages).await?;
+        let unwatched = heard.len().saturating_sub(found.len());
+        found.into_iter().for_each(|(place, slot)| of_slot.entry(slot).or_default().push(place));
+        let keys: Vec<SlotKey> = of_slot.keys().copied().collect();
+        let slots = self.store.read_slots(&keys).await?;
+        // Nothing fails from here on, so nothing is counted twice.
+        let mut told = 0;
+        for slot in slots {
+            let mut places = of_slot.remove(&slot.key).unwrap_or_default();
+            places.sort_unstable();
+            let heard: Vec<Heard> =
+                places.iter().filter_map(|place| heard.get(*place)).map(|(_, heard)| *heard).collect();
+            told += self.keep(slot, heard).await;
+        }
+        self.health.dropped(Dropped::Unwatched, unwatched as u64);
+        self.health.late((heard.len() - unwatched).saturating_sub(told) as u64);
+        Ok(())
+    }
+
+    /// Hands to the recorder what a slot's events change. Returns the number of counts that were news.
+    async fn keep(&self, slot: Slot, heard: Vec<Heard>) -> usize {
+        let kept = Kept::of_events(slot, heard, self.cadences.clone(), self.store.clock().moment());
+        let Some(kept) = kept else { return 0 };
+        let told = kept.recording.snapshots.len();
+        // Without a recorder, the term is over: polls of the next one find the changes.
+        _ = self.recorder.send(kept).await;
+        told
+    }
+
+    async fn make_due(&self, to_poll: &ToPoll) -> Result<(), StoreError> {
+        if to_poll.messages.is_empty() && to_poll.groups.is_empty() {
+            return Ok(());
+        }
+        let messages: Vec<(&GroupId, MsgSeq)> = to_poll.messages.iter().map(|(group, seq)| (group, *seq)).collect();
+        let mut slots: HashSet<SlotKey> = HashSet::new();
+        for chunk in messages.chunks(CHUNK) {
+            slots.extend(self.store.slots_of_messages(chunk).await?.into_iter().map(|(_, slot)| slot));
+        }
+        let groups: Vec<&GroupId> = to_poll.groups.iter().collect();
+        slots.extend(self.store.slots_of_groups(&groups).await?);
+        let slots: Vec<SlotKey> = slots.into_iter().collect();
+        for slot in self.store.read_slots(&slots).await? {
+            let soonest = slot.last_polled_at.map(|polled_at| polled_at + POLL_AGAIN);
+            let due = self.store.clock().now().max(soonest.unwrap_or_default());
+            if slot.failures == 0 {
+                _ = self.news.send(ScheduleNews::Joined(slot.key, due));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holds an event of receipts; other ones make slots due.
+fn sort(arrival: Arrival, order: &mut Order, to_poll: &mut ToPoll) {
+    let Arrival { event, at, uptime } = arrival;
+    match event {
+        Event::Receipts(event) => order.add(Arrived { event, at, uptime }),
+        Event::Recalled { group, seqs } => to_poll.messages.extend(seqs.into_iter().map(|seq| (group.clone(), seq))),
+        Event::Destroyed(group) => _ = to_poll.groups.insert(group),
+        _ => {}
+    }
+}
+
+/// Returns when an event has been held for long enough.
+async fn until(order: &Order) {
+    match order.next_at() {
+        Some(at) => sleep(at.saturating_duration_since(clock::uptime())).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn heard(arrived: &Arrived) -> impl Iterator<Item = (&GroupId, Heard)> {
+    let Arrived { event, at, .. } = arrived;
+    event.entries.iter().map(|entry| {
+        let (happened_at, arrived_at) = (event.event_at, *at);
+        (&event.group, Heard { seq: entry.seq, counts: entry.counts, members: entry.members, happened_at, arrived_at })
+    })
+}
