@@ -17,6 +17,7 @@ mod refusal;
 mod request;
 mod server;
 mod signature;
+mod webhooks;
 mod wire;
 mod world;
 
@@ -37,6 +38,7 @@ pub use self::{
     fault::{BadNumber, Fault, FaultRule, NoList, NumberForm, Numbers, When},
     latency::Latency,
     ledger::{ApiLedger, Ledger, Outcome},
+    webhooks::{Delivery, WebhookConfig, WebhookLedger},
     world::{PostKind, World, WorldConfig},
 };
 use self::{
@@ -179,6 +181,17 @@ impl Simulator {
     /// The same for an API other than that for receipts, such as `get_group_info`.
     pub fn set_api_limit(&self, api: &str, calls_per_second: u32) {
         self.service.set_api_limit(api, calls_per_second);
+    }
+
+    /// Sends webhooks from now on.
+    pub fn send_webhooks(&self, config: WebhookConfig) {
+        self.service.world.keep_fresh();
+        tokio::spawn(webhooks::send_all(self.service.clone(), config));
+    }
+
+    /// What has become of webhooks.
+    pub fn webhooks(&self) -> WebhookLedger {
+        *lock(&self.service.webhooks)
     }
 
     /// Changes the latency of answers, from the next call on.

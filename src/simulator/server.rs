@@ -34,6 +34,7 @@ use super::{
     refusal::Refusal,
     request::{ReceiptRequest, RecentRandoms, check_parameters, parse_body},
     signature::Credentials,
+    webhooks::WebhookLedger,
     wire::{Way, Wire},
 };
 use crate::{
@@ -68,6 +69,8 @@ pub(super) struct Service {
     randoms: Mutex<RecentRandoms>,
     pub faults: Mutex<FaultRules>,
     pub world: World,
+    /// What became of webhooks.
+    pub webhooks: Mutex<WebhookLedger>,
     pub ledger: watch::Sender<Ledger>,
     pub stop: CancellationToken,
 }
@@ -104,9 +107,15 @@ impl Service {
             randoms: Mutex::default(),
             faults: Mutex::default(),
             world: World::new(config.world),
+            webhooks: Mutex::default(),
             ledger: watch::Sender::new(Ledger::default()),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// The app that it serves.
+    pub fn app(&self) -> u32 {
+        self.credentials.sdk_app_id.get()
     }
 
     /// The clock's time at the start plus the time since: it never goes back, so no count falls.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{curve::ReadingCurve, refusal::Refusal};
@@ -142,11 +143,24 @@ impl Group {
 pub struct World {
     config: WorldConfig,
     groups: Mutex<HashMap<GroupId, Group>>,
+    /// What webhooks have to tell; `None` if none are sent.
+    fresh: Mutex<Option<Vec<Fresh>>>,
+}
+
+/// Something that webhooks have to tell.
+#[derive(Debug, Clone)]
+pub(super) enum Fresh {
+    /// A message is known, or its counts were set.
+    Message { group: GroupId, seq: MsgSeq },
+    /// A message was posted.
+    Posted { group: GroupId, seq: MsgSeq, sent_at: Timestamp },
+    /// Anything else, as the body of a webhook.
+    Event(Value),
 }
 
 impl World {
     pub(super) fn new(config: WorldConfig) -> Self {
-        Self { config, groups: Mutex::default() }
+        Self { config, groups: Mutex::default(), fresh: Mutex::default() }
     }
 
     /// Adds a group or changes its number of members. Above 200 its calls are refused with 10060.
@@ -176,6 +190,7 @@ impl World {
         let entry = self.entry(&mut groups, group);
         let seq = MsgSeq::try_from(i64::from(entry.next_seq())).unwrap_or_else(|_| unreachable!("seqs begin at 1"));
         entry.messages.insert(seq, Message { sent_at: Some(sent_at), fixed: None, kind });
+        self.note(|| Fresh::Posted { group: group.clone(), seq, sent_at });
         seq
     }
 
@@ -248,11 +263,46 @@ impl World {
         if entry.members > MAX_MEMBERS {
             return Err(Refusal::GroupTooLarge);
         }
-        Ok(seqs.iter().map(|seq| (*seq, self.receipt(entry, *seq, now))).collect())
+        Ok(seqs.iter().map(|seq| (*seq, self.receipt(group, entry, *seq, now))).collect())
     }
 
-    fn receipt(&self, group: &mut Group, seq: MsgSeq, now: Timestamp) -> Receipt {
+    /// The counts of a message at a time, if it has a receipt.
+    pub(super) fn counts(&self, group: &GroupId, seq: MsgSeq, now: Timestamp) -> Option<Counts> {
+        let receipts = self.receipts(group, &[seq], now).ok()?;
+        receipts.first()?.1.counts
+    }
+
+    /// From now on keeps what webhooks have to tell, beginning with all messages that are known.
+    pub(super) fn keep_fresh(&self) {
+        let groups = self.lock();
+        let known = groups.iter().flat_map(|(group, entry)| {
+            entry.messages.keys().map(|seq| Fresh::Message { group: group.clone(), seq: *seq })
+        });
+        *self.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.collect());
+    }
+
+    /// Takes what webhooks have to tell.
+    pub(super) fn take_fresh(&self) -> Vec<Fresh> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Sends a webhook with this body, if webhooks are sent.
+    pub fn announce(&self, body: Value) {
+        self.note(|| Fresh::Event(body));
+    }
+
+    fn note(&self, fresh: impl FnOnce() -> Fresh) {
+        if let Some(kept) = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            kept.push(fresh());
+        }
+    }
+
+    fn receipt(&self, id: &GroupId, group: &mut Group, seq: MsgSeq, now: Timestamp) -> Receipt {
         let message = group.messages.entry(seq).or_default();
+        if message.sent_at.is_none() {
+            self.note(|| Fresh::Message { group: id.clone(), seq });
+        }
         let sent_at = *message.sent_at.get_or_insert(now);
         if let Some(fixed) = message.fixed {
             return fixed;
@@ -281,6 +331,7 @@ impl World {
 
     fn edit_message(&self, group: &GroupId, seq: MsgSeq, change: impl FnOnce(&mut Message)) {
         self.edit(group, |entry| change(entry.messages.entry(seq).or_default()));
+        self.note(|| Fresh::Message { group: group.clone(), seq });
     }
 
     /// The group, unless it does not exist or is refused by the code set for it.

@@ -29,4 +29,5 @@ mod storing;
 mod tls;
 mod unwatching;
 mod watching;
+mod webhooks;
 mod witnesses;
