@@ -11,8 +11,10 @@ use indicatif::HumanCount;
 use serde::Serialize;
 
 use crate::{
+    clock,
     daemon::{
         activity::Minute,
+        events::WebhookReport,
         poller::HeldGroup,
         status::{DaemonStatus, Role},
     },
@@ -53,6 +55,10 @@ pub struct Report {
     pub batch_size: usize,
     /// Time for which the most overdue poll that has not started has been due, in seconds.
     pub behind_seconds: f64,
+    /// What webhooks have brought since the start; `None` if this process doesn't listen for them.
+    pub webhooks: Option<WebhookReport>,
+    /// The same in words.
+    pub webhooks_in_words: Option<String>,
     /// The last hour.
     pub last_hour: Hour,
 }
@@ -94,6 +100,7 @@ impl Report {
         let poller = status.poller();
         let of_poller = |tell: fn(&crate::daemon::poller::PollerStatus) -> usize| poller.as_deref().map_or(0, tell);
         let (held_groups, held) = poller.as_deref().map(crate::daemon::poller::PollerStatus::held).unwrap_or_default();
+        let webhooks = status.webhooks().map(|webhooks| webhooks.report(clock::uptime()));
         Self {
             role: status.role(),
             epoch: status.epoch(),
@@ -109,6 +116,8 @@ impl Report {
             calls_per_second_allowed: poller.as_ref().map_or(0, |poller| poller.rate()),
             batch_size: of_poller(crate::daemon::poller::PollerStatus::batch_size),
             behind_seconds: poller.as_ref().map_or(Duration::ZERO, |poller| poller.behind()).as_secs_f64(),
+            webhooks_in_words: webhooks.as_ref().map(ToString::to_string),
+            webhooks,
             last_hour: status.activity().hour(now).into(),
         }
     }
@@ -187,6 +196,8 @@ mod tests {
             calls_per_second_allowed: 200,
             batch_size: 50,
             behind_seconds: 0.42,
+            webhooks: None,
+            webhooks_in_words: None,
             last_hour: minute.into(),
         }
     }

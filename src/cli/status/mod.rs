@@ -119,6 +119,8 @@ fn facts(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
         ("passed over", format!("{} of groups skipped by the roll-up", number(database.passed_over, "hour"))),
         ("daemon", line.or(daemon_unheard.as_deref()).unwrap_or("no information").to_owned()),
     ];
+    let webhooks = daemon.as_ref().and_then(|daemon| daemon["webhooks_in_words"].as_str());
+    lines.extend(webhooks.map(|words| ("webhooks", words.to_owned())));
     lines.extend(warnings(database));
     let limit = |taken| ("batch", format!("Tencent Chat takes at most {} in a call", number(taken, "message")));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));

@@ -1,6 +1,7 @@
 //! What webhooks have brought since the start, for people and metrics. Decides nothing.
 
 use std::{
+    fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -8,11 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use indicatif::HumanCount;
 use serde::Serialize;
 
 use crate::{
     domain::Timestamp,
     rules::webhooks::{Refusal, Tally, Trust},
+    text::counted::counted,
 };
 
 /// How long an alert that the limit is near holds: Tencent Chat repeats it while that lasts.
@@ -91,6 +94,8 @@ pub struct WebhookReport {
     pub untold_share: f64,
     /// When the last webhook with a valid signature arrived.
     pub last_at: Option<Timestamp>,
+    /// Whether polls find changes and webhooks tell none.
+    pub is_silent: bool,
     /// The calls as Tencent Chat counts them, if it has told within ten minutes.
     pub over_limit: Option<OverLimit>,
 }
@@ -156,7 +161,54 @@ impl Health {
             late: count(&self.late),
             last_at: *self.last_at.lock().unwrap_or_else(PoisonError::into_inner),
             untold_share: self.trust().untold(),
+            is_silent: self.trust().is_silent(),
             over_limit: over_limit.filter(|(_, at)| now < *at + OVER_LIMIT_FOR).map(|(counted, _)| counted),
         }
+    }
+}
+
+/// One line, for people.
+impl fmt::Display for WebhookReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {} found by polls alone; {}, {}, {} without a valid signature",
+            counted(self.told, "change") + " told",
+            HumanCount(self.untold),
+            counted(self.received, "webhook"),
+            counted(self.dropped, "count") + " dropped",
+            counted(self.refused, "request"),
+        )?;
+        if self.is_silent {
+            f.write_str("; warning: webhooks are silent while polls find changes: check the URL, token and ticks in the Chat console")?;
+        }
+        self.over_limit.iter().try_for_each(|OverLimit { calls, limit }| {
+            write!(f, "; Tencent Chat counts {calls} calls/s of at most {limit}")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_webhooks_bring() {
+        let (health, now) = (Health::default(), Instant::now());
+        assert_eq!(
+            health.report(now).to_string(),
+            "0 changes told, 0 found by polls alone; 0 webhooks, 0 counts dropped, 0 requests without a valid signature"
+        );
+        health.changed(Tally { told: 1, untold: 2 });
+        health.received(Timestamp::UNIX_EPOCH);
+        health.over_limit(OverLimit { calls: 240, limit: 200 }, now);
+        assert_eq!(
+            health.report(now).to_string(),
+            "1 change told, 2 found by polls alone; 1 webhook, 0 counts dropped, 0 requests without a valid signature; \
+             Tencent Chat counts 240 calls/s of at most 200"
+        );
+        assert_eq!(health.report(now + OVER_LIMIT_FOR).over_limit, None, "it has not been repeated");
+        health.changed(Tally { told: 0, untold: 500 });
+        assert!(health.report(now).to_string().contains("webhooks are silent while polls find changes"));
     }
 }

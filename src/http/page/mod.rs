@@ -70,6 +70,9 @@ fn document(ops: &Ops, report: &Report, minutes: &[Minute], glance: &Found, now:
                     p .faint .ends { span { "an hour ago" } span { "now" } }
                     (classes(report, minutes))
                 }
+                @if let Some(words) = &report.webhooks_in_words {
+                    section #webhooks { h2 { "Webhooks since the start" } p { (words) } }
+                }
                 @match glance {
                     Ok(glance) => { (of_database(glance, now)) }
                     Err(why) => { section { h2 { "The database can't be reached" } p .trouble { (why) } } }

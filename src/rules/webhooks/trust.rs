@@ -13,6 +13,9 @@ const SHORT: f64 = 100.0;
 /// Number of changes, as if found untold, that are added to the long memory: so trust has to be earned.
 const DOUBT: f64 = 20.0;
 
+/// Number of changes found by polls alone from which webhooks count as silent.
+const SILENT_FROM: f64 = 20.0;
+
 /// Read counts that changed: how many of them events told, and how many polls found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
@@ -71,6 +74,11 @@ impl Trust {
         self.short.add(tally, SHORT);
     }
 
+    /// Whether polls find changes and events tell none.
+    pub fn is_silent(&self) -> bool {
+        self.short.untold > SILENT_FROM && self.short.told < 1.0
+    }
+
     /// The share of changes that only polls find, as far as it is known: from 1, without trust, to almost 0.
     pub fn untold(&self) -> f64 {
         self.long.untold_share(DOUBT).max(self.short.untold_share(0.0)).min(1.0)
@@ -110,6 +118,15 @@ mod tests {
         assert!(trust.untold() > 0.2, "{}", trust.untold());
         (0..70).for_each(|_| trust.add(Tally { told: 0, untold: 1 }));
         assert!(trust.untold() > 0.5, "{}", trust.untold());
+    }
+
+    #[test]
+    fn webhooks_are_silent_if_polls_find_everything() {
+        assert!(!Trust::default().is_silent() && !after(0, 1, 20).is_silent() && after(0, 1, 30).is_silent());
+        assert!(!after(1, 9, 20).is_silent() && !after(1, 0, 200).is_silent());
+        let mut trust = after(1, 0, 5_000);
+        trust.add(Tally { told: 0, untold: 1_000 });
+        assert!(trust.is_silent());
     }
 
     #[test]
