@@ -13,9 +13,11 @@ CREATE TABLE receiptd.poller_leases (
     cadences         jsonb,
     batch_taken      integer,
     batch_refused    integer,
+    stretch          double precision NOT NULL DEFAULT 1,
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
     CONSTRAINT a_batch_that_is_refused_is_larger_than_one_that_is_taken
-        CHECK ((batch_taken IS NULL) = (batch_refused IS NULL) AND batch_taken > 0 AND batch_taken < batch_refused)
+        CHECK ((batch_taken IS NULL) = (batch_refused IS NULL) AND batch_taken > 0 AND batch_taken < batch_refused),
+    CONSTRAINT intervals_are_never_shortened CHECK (stretch BETWEEN 1 AND 1e9)
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE receiptd.poller_leases IS 'Leases: one receiptd polls each app, and any number of others stand by.';
@@ -28,6 +30,7 @@ COMMENT ON COLUMN receiptd.poller_leases.rolling_up_until IS 'Internal: older da
 COMMENT ON COLUMN receiptd.poller_leases.rolled_up_until IS 'Time up to which the app''s roll-ups are complete.';
 COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences of the current schedule, by name, as text; null before the first poll.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Maximum number of messages per call that Tencent Chat has accepted, if it has refused more; null if it accepts polling.batch_size.';
+COMMENT ON COLUMN receiptd.poller_leases.stretch IS 'Factor by which all intervals are longer, since more is due than the rate limit allows; 1 while everything fits.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages per call that Tencent Chat has refused.';
 
 -- Sent together with the commit, so that the lease row isn't locked during a round trip.

@@ -51,6 +51,8 @@ pub struct Report {
     pub calls_per_second: f64,
     /// Current rate limit in calls per second, lower after a slow-down.
     pub calls_per_second_allowed: u32,
+    /// Factor by which all intervals are longer, since more is due than the limit allows; 1 while everything fits.
+    pub stretch: f64,
     /// Maximum number of messages per call, lower than configured if the service accepts fewer.
     pub batch_size: usize,
     /// Time for which the most overdue poll that has not started has been due, in seconds.
@@ -114,6 +116,7 @@ impl Report {
             polls_in_flight: of_poller(crate::daemon::poller::PollerStatus::in_flight),
             calls_per_second: status.activity().rate(now),
             calls_per_second_allowed: poller.as_ref().map_or(0, |poller| poller.rate()),
+            stretch: poller.as_ref().map_or(1.0, |poller| poller.stretch()),
             batch_size: of_poller(crate::daemon::poller::PollerStatus::batch_size),
             behind_seconds: poller.as_ref().map_or(Duration::ZERO, |poller| poller.behind()).as_secs_f64(),
             webhooks_in_words: webhooks.as_ref().map(ToString::to_string),
@@ -166,6 +169,9 @@ impl Report {
             None => write!(f, "polling {} on the schedule", counted(self.scheduled_calls as u64, "call"))?,
         }
         write!(f, ", {:.0} calls/s, {:.1} s behind", self.calls_per_second, self.behind_seconds)?;
+        if self.stretch > 1.0 {
+            write!(f, "; intervals are {:.1} times as long, since more is due than the limit allows", self.stretch)?;
+        }
         match self.held_groups {
             0 => Ok(()),
             1 => f.write_str("; 1 refused group is held back"),
@@ -194,6 +200,7 @@ mod tests {
             polls_in_flight: 4,
             calls_per_second: 187.2,
             calls_per_second_allowed: 200,
+            stretch: 1.0,
             batch_size: 50,
             behind_seconds: 0.42,
             webhooks: None,
@@ -207,6 +214,9 @@ mod tests {
         assert_eq!(report().to_string(), "polling 12,431 messages in 310 groups, 187 calls/s, 0.4 s behind");
         let held = Report { held_groups: 1_200, ..report() }.to_string();
         assert!(held.ends_with("0.4 s behind; 1,200 refused groups are held back"), "{held}");
+        let stretched = Report { stretch: 2.44, ..report() }.to_string();
+        let why = "0.4 s behind; intervals are 2.4 times as long, since more is due than the limit allows";
+        assert!(stretched.ends_with(why), "{stretched}");
         let one = Report { watched: Some(Watched { groups: 1, messages: 1, quarantined: 0 }), ..report() };
         assert_eq!(one.to_string(), "polling 1 message in 1 group, 187 calls/s, 0.4 s behind");
         let uncounted = Report { watched: None, ..report() };

@@ -62,7 +62,7 @@ const COUNTERS: [(&str, &str); 24] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 29] = [
+const GAUGES: [(&str, &str); 30] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd holds the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "Epoch of the lease, which increases with each holder; 0 on a standby."),
@@ -74,6 +74,10 @@ const GAUGES: [(&str, &str); 29] = [
     ),
     ("receiptd_budget_used_ratio", "Fraction of polling.max_calls_per_second in use."),
     ("receiptd_calls_highest_second", "Maximum number of calls within any second of the last hour, as sent."),
+    (
+        "receiptd_stretch_ratio",
+        "Factor by which all intervals are longer, since more is due than the limit allows; 1 while everything fits.",
+    ),
     ("receiptd_behind_seconds", "Age of the most overdue poll that has not started."),
     ("receiptd_due_lag_seconds", "Lateness of the latest poll, by cadence and tier."),
     ("receiptd_scheduled_calls", "Calls on the schedule: messages of a group that are polled together."),
@@ -228,6 +232,7 @@ pub(crate) fn tell(term: &DaemonStatus) {
         ("receiptd_batch_size", report.batch_size as f64),
         ("receiptd_budget_used_ratio", used),
         ("receiptd_calls_highest_second", report.last_hour.highest_second as f64),
+        ("receiptd_stretch_ratio", report.stretch),
         ("receiptd_behind_seconds", report.behind_seconds),
         ("receiptd_scheduled_calls", report.scheduled_calls as f64),
         ("receiptd_polls_in_flight", report.polls_in_flight as f64),

@@ -5,13 +5,15 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Store, StoreError,
     brief::{Brief, Halves},
-    slots::keyed,
     statement::{query, query_as},
     transaction::{LONG, SHORT},
 };
 use crate::{
     domain::Timestamp,
-    rules::slot::{GroupKey, Slot, SlotId, SlotKey},
+    rules::{
+        cadence::Next,
+        slot::{GroupKey, Slot, SlotId, SlotKey},
+    },
     store::connection::StoreConnection,
 };
 
@@ -29,7 +31,7 @@ pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotKey>)>;
 const PROBES: i64 = 50;
 
 impl Store {
-    /// Moves the slots of groups with a new state or cadence to the due times returned by `due`, and returns those to
+    /// Moves the slots of groups with a new state or cadence to the due times returned by `next`, and returns those to
     /// be polled. Locked ones are `left` for the next time, with the group's mark.
     ///
     /// # Errors
@@ -37,8 +39,8 @@ impl Store {
     pub async fn reschedule_changed_groups(
         &self,
         left: &mut LeftBehind,
-        due: impl Fn(&Slot) -> Timestamp + Send + Sync,
-    ) -> Result<Vec<(SlotKey, Timestamp)>, StoreError> {
+        next: impl Fn(&Slot) -> Next + Send + Sync,
+    ) -> Result<Vec<(SlotKey, Next)>, StoreError> {
         const DOING: &str = "rescheduling changed groups";
         let (changed, mut slots) =
             self.run(DOING, SHORT, async |database| changed_groups(database, self.app()).await).await?;
@@ -52,7 +54,7 @@ impl Store {
         let mut moved = Vec::new();
         for chunk in slots.chunks(CHUNK) {
             let slots = self.read_slots(chunk).await?;
-            let due: Vec<(&Slot, Timestamp)> = slots.iter().map(|slot| (slot, due(slot))).collect();
+            let due: Vec<(&Slot, Next)> = slots.iter().map(|slot| (slot, next(slot))).collect();
             let keys: Vec<SlotKey> = due.iter().map(|(slot, _)| slot.key).collect();
             let mut halves = Halves::of(due);
             let before = moved.len();
@@ -118,21 +120,24 @@ impl Store {
     }
 
     /// Moves slots that are unchanged since they were read. Returns them.
-    async fn move_slots(&self, slots: &[(&Slot, Timestamp)]) -> Result<Brief<Vec<(SlotKey, Timestamp)>>, StoreError> {
+    async fn move_slots(&self, slots: &[(&Slot, Next)]) -> Result<Brief<Vec<(SlotKey, Next)>>, StoreError> {
         let keys: Vec<SlotKey> = slots.iter().map(|(slot, _)| slot.key).collect();
         let (groups, ids) = SlotKey::columns(&keys);
-        let moved = query_as::<(GroupKey, SlotId, Timestamp)>(
+        let next: HashMap<SlotKey, Next> = slots.iter().map(|(slot, next)| (slot.key, *next)).collect();
+        let moved = query_as::<(GroupKey, SlotId)>(
             "UPDATE receiptd.poll_slots s SET version = s.version + 1, next_poll_at = u.due
              FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::timestamptz[]) AS u (group_key, slot_id, version, due)
              WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
-             RETURNING s.group_key, s.slot_id, s.next_poll_at",
+             RETURNING s.group_key, s.slot_id",
         )
         .bind(groups)
         .bind(ids)
         .bind(slots.iter().map(|(slot, _)| slot.version).collect::<Vec<_>>())
-        .bind(slots.iter().map(|(_, due)| *due).collect::<Vec<_>>());
+        .bind(slots.iter().map(|(_, next)| next.due).collect::<Vec<_>>());
         self.run_briefly("moving the slots of changed groups", SHORT, None, async |database, _| {
-            Ok(keyed(moved.fetch_all(database).await?))
+            let key = |(group_key, slot_id)| SlotKey { group_key, slot_id };
+            let moved = moved.fetch_all(database).await?.into_iter().map(key);
+            Ok(moved.filter_map(|key| Some((key, *next.get(&key)?))).collect())
         })
         .await
     }

@@ -151,6 +151,29 @@ impl Store {
         self.run_fenced(doing, SHORT, async |database| change.execute(database).await).await.map(drop)
     }
 
+    /// The factor by which a poller of this app stretched all intervals.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn stretch(&self) -> Result<f64, StoreError> {
+        let stretch = query_scalar::<f64>("SELECT stretch FROM receiptd.poller_leases WHERE sdk_app_id = $1");
+        let stretch = stretch.bind(self.app());
+        let doing = "looking up the stretch of intervals";
+        let stretch = self.run(doing, SHORT, async |database| stretch.fetch_optional(database).await).await?;
+        Ok(stretch.unwrap_or(1.0))
+    }
+
+    /// Stores it for later pollers, and for commands.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn store_stretch(&self, stretch: f64) -> Result<(), StoreError> {
+        let change = query("UPDATE receiptd.poller_leases SET stretch = $2 WHERE sdk_app_id = $1");
+        let change = change.bind(self.app()).bind(stretch);
+        let doing = "storing the stretch of intervals";
+        self.run_fenced(doing, SHORT, async |database| change.execute(database).await).await.map(drop)
+    }
+
     /// Changes the lease of this store. False if it has passed to another process.
     async fn change_lease(&self, doing: &'static str, change: &str) -> Result<bool, StoreError> {
         let Some(Fence { sdk_app_id, epoch, holder }) = &self.fence else { return Ok(false) };

@@ -30,6 +30,8 @@ pub struct Overview {
     pub calls: Vec<(String, i64)>,
     /// When the last of them was made.
     pub last_call_at: Option<Timestamp>,
+    /// Factor by which all intervals are longer, since more is due than the limit allows; 1 while everything fits.
+    pub stretch: f64,
     /// The service's batch limit, if it has refused more.
     pub batch_taken: Option<i32>,
     /// The end of the roll-up.
@@ -47,7 +49,7 @@ pub struct Overview {
     pub missing_cadences: Vec<(String, i64)>,
 }
 
-type Lease = (Option<String>, Timestamp, i64, bool, Option<i32>, Option<Timestamp>);
+type Lease = (Option<String>, Timestamp, i64, bool, f64, Option<i32>, Option<Timestamp>);
 
 impl Store {
     /// Reads the state.
@@ -57,7 +59,7 @@ impl Store {
     pub async fn overview(&self) -> Result<Overview, StoreError> {
         const DOING: &str = "reading the status";
         let lease = query_as::<Lease>(
-            "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), batch_taken, rolled_up_until
+            "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), stretch, batch_taken, rolled_up_until
              FROM receiptd.poller_leases WHERE sdk_app_id = $1",
         )
         .bind(self.app());
@@ -105,6 +107,7 @@ impl Store {
             overdue_since,
             last_call_at: calls.iter().map(|(_, _, last)| *last).max(),
             calls: calls.into_iter().map(|(class, count, _)| (class, count)).collect(),
+            stretch: lease.as_ref().map_or(1.0, |(.., stretch, _, _)| *stretch),
             batch_taken: lease.as_ref().and_then(|(.., taken, _)| *taken),
             rolled_up_until: lease.and_then(|(.., until)| until),
             partition_runway_days: retention::runway(&self.partitions().await?, self.now().await?.date_naive()),

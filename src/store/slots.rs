@@ -54,12 +54,15 @@ const SLOTS_OF_MESSAGES: &str = "
     JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.msg_seq = u.msg_seq
     WHERE m.state = 'active' AND m.slot_id IS NOT NULL AND g.state IN ('active', 'quarantined')";
 
+/// A row of the schedule, with the youngest message, which is the last one; and whether it is polled.
+type LoadedSlot = (GroupKey, SlotId, Timestamp, Option<Timestamp>, bool, Option<Timestamp>, Option<String>, bool);
+
 /// Number of slots read at a time: this takes some tens of milliseconds, during which no poll starts.
 const PAGE: i64 = 10_000;
 
 impl Store {
-    /// A page of the schedule: the slots of this app after `after` with active groups, with their due times, and
-    /// empty ones, which have to be deleted. Returns the last slot of the page, of any app; `None` if there are no
+    /// A page of the schedule: the slots of this app after `after` with active groups, with their due times and the names of their
+    /// cadences, and empty ones, which have to be deleted. Returns the last slot of the page, of any app; `None` if there are no
     /// more.
     ///
     /// # Errors
@@ -67,10 +70,12 @@ impl Store {
     pub async fn load_schedule(
         &self,
         after: SlotKey,
-        mut each: impl FnMut(SlotKey, StoredDue),
+        mut each: impl FnMut(SlotKey, StoredDue, Option<&str>),
     ) -> Result<Option<SlotKey>, StoreError> {
-        let query = query_as::<(GroupKey, SlotId, Timestamp, Option<Timestamp>, bool, bool)>(
-            "SELECT group_key, s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0, g.sdk_app_id = $1 AND (g.state = 'active' OR s.msg_seqs = '{}')
+        let query = query_as::<LoadedSlot>(
+            "SELECT group_key, s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0,
+                coalesce(s.aged_from[cardinality(s.sent_at)], s.sent_at[cardinality(s.sent_at)]), g.cadence,
+                g.sdk_app_id = $1 AND (g.state = 'active' OR s.msg_seqs = '{}')
              FROM (
                 SELECT * FROM receiptd.poll_slots WHERE (group_key, slot_id) > ($2, $3) ORDER BY group_key, slot_id LIMIT $4
              ) s JOIN receiptd.watched_groups g USING (group_key) ORDER BY group_key, s.slot_id",
@@ -78,13 +83,22 @@ impl Store {
         let query = query.bind(self.app()).bind(after.group_key).bind(after.slot_id).bind(PAGE);
         self.run("loading the schedule", SHORT, async |database| {
             let (mut rows, mut count, mut last) = (query.fetch(database), 0, None);
-            while let Some((group_key, slot_id, next_poll_at, last_polled_at, has_failed, is_polled)) =
-                rows.try_next().await?
-            {
+            while let Some(row) = rows.try_next().await? {
+                let (
+                    group_key,
+                    slot_id,
+                    next_poll_at,
+                    last_polled_at,
+                    has_failed,
+                    youngest_sent_at,
+                    cadence,
+                    is_polled,
+                ) = row;
                 let slot = SlotKey { group_key, slot_id };
                 (count, last) = (count + 1, Some(slot));
                 if is_polled {
-                    each(slot, StoredDue { next_poll_at, last_polled_at, has_failed });
+                    let stored = StoredDue { next_poll_at, last_polled_at, has_failed, youngest_sent_at };
+                    each(slot, stored, cadence.as_deref());
                 }
             }
             Ok(last.filter(|_| count == PAGE))

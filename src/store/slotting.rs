@@ -20,6 +20,7 @@ use super::{
 use crate::{
     domain::{MsgSeq, Timestamp},
     rules::{
+        cadence::Next,
         recording::Contents,
         slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotAssignment, SlotId, SlotKey, SlotMessage},
     },
@@ -34,8 +35,8 @@ const CHUNK: i64 = 20_000;
 pub struct Slotted {
     /// Number of messages assigned to a slot.
     pub messages: usize,
-    /// The slots that were created or made due earlier, with their due times.
-    pub slots: Vec<(SlotKey, Timestamp)>,
+    /// The slots that were created or made due earlier, and when they are due.
+    pub slots: Vec<(SlotKey, Next)>,
     /// Where to continue immediately, if there may be more: after this message.
     pub next: Option<MessageKey>,
 }
@@ -61,7 +62,7 @@ impl Filled {
         SlotRow {
             key,
             version: self.version.unwrap_or_default(),
-            next_poll_at: self.fill.due,
+            next_poll_at: self.fill.first.due,
             last_polled_at: None,
             known_until: None,
             last_called_at: None,
@@ -235,8 +236,8 @@ async fn newest_slots(
 #[derive(Debug)]
 struct Placed {
     messages: usize,
-    /// The slots to report to the schedule, with their due times.
-    news: Vec<(SlotKey, Timestamp)>,
+    /// The slots to report to the schedule, and when they are due.
+    news: Vec<(SlotKey, Next)>,
 }
 
 /// Creates new slots, extends those that messages join, and writes the slot into the messages' rows.
@@ -257,7 +258,8 @@ async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Pl
     let due_of = |row: &SlotRow<'_>| due.get(&row.key).copied().unwrap_or(row.next_poll_at);
     let order = making.iter().chain(&joining);
     let news = order.zip(&placed).filter(|(filled, row)| filled.fill.is_news(due_of(row)));
-    Ok(Placed { messages, news: news.map(|(_, row)| (row.key, due_of(row))).collect() })
+    let news = news.map(|(filled, row)| (row.key, Next { due: due_of(row), ..filled.fill.first }));
+    Ok(Placed { messages, news: news.collect() })
 }
 
 /// Writes the slot into messages' rows: their states are there from now on. Returns the number of rows.

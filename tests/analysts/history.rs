@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -15,7 +16,7 @@ use receiptd::{
     },
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     rules::{
-        cadence::{Cadence, Cadences, Tier},
+        cadence::{Cadence, Cadences, Next, Tier},
         protocol::{Answer, Attempt},
         recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
         rollup::SETTLED_AFTER,
@@ -101,7 +102,7 @@ impl History {
             mine.map(|fresh| SlotAssignment {
                 slot_id: None,
                 group_key: fresh.group_key,
-                due: fresh.sent_at,
+                first: Next { due: fresh.sent_at, every: Duration::from_secs(60) },
                 seqs: vec![message],
             })
             .collect()

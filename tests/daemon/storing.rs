@@ -431,7 +431,7 @@ async fn the_schedule_is_read_in_pages_that_leave_nothing_out() {
     let (mut read, mut pages, mut after) = (vec![], vec![], Some(SlotKey::MIN));
     while let Some(last) = after {
         let before = read.len();
-        after = store.load_schedule(last, |slot, _| read.push(slot)).await.unwrap();
+        after = store.load_schedule(last, |slot, _, _| read.push(slot)).await.unwrap();
         pages.push(read.len() - before);
     }
     let expected: Vec<SlotKey> = sqlx::query_as(

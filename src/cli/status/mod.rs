@@ -122,12 +122,19 @@ fn facts(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     let webhooks = daemon.as_ref().and_then(|daemon| daemon["webhooks_in_words"].as_str());
     lines.extend(webhooks.map(|words| ("webhooks", words.to_owned())));
     lines.extend(warnings(database));
+    let stretched = (database.stretch > 1.0).then(|| stretched(database.stretch));
+    lines.extend(stretched.map(|stretched| ("intervals", stretched)));
     let limit = |taken| ("batch", format!("Tencent Chat takes at most {} in a call", number(taken, "message")));
     lines.extend(database.batch_taken.map(|taken| limit(taken.into())));
     // The daemon's line contains it already if it is the lease holder.
     lines.extend(trouble.clone().filter(|trouble| Some(trouble.as_str()) != line).map(|trouble| ("trouble", trouble)));
     lines.extend(clock.clone().map(|clock| ("clock", clock)));
     lines
+}
+
+/// The stretch, in words.
+pub fn stretched(factor: f64) -> String {
+    format!("{factor:.1} times as long, since more is due than the limit allows")
 }
 
 /// The calls of the last ten minutes.
@@ -191,6 +198,7 @@ mod tests {
             overdue_since: overdue.map(|(_, since)| since),
             calls: vec![],
             last_call_at: None,
+            stretch: 1.0,
             batch_taken: None,
             rolled_up_until: None,
             partition_runway_days: 8,

@@ -146,7 +146,7 @@ impl EventRecorder {
             let soonest = slot.last_polled_at.map(|polled_at| polled_at + POLL_AGAIN);
             let due = self.store.clock().now().max(soonest.unwrap_or_default());
             if slot.failures == 0 {
-                _ = self.news.send(ScheduleNews::Joined(slot.key, due));
+                _ = self.news.send(ScheduleNews::Sooner(slot.key, due));
             }
         }
         Ok(())

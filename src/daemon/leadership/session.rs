@@ -127,7 +127,7 @@ impl PollingSession<'_> {
         if groups > 0 {
             tracing::info!(groups, "cadences have changed: rescheduling the messages of the groups affected");
         }
-        poller.recall_batch_limit().await?;
+        poller.recall().await?;
         poller.load().await
     }
 

@@ -52,8 +52,8 @@ impl Claim {
     /// would not be due for as long as the step.
     pub(super) fn hand_over(&mut self, recording: &Recording) {
         if !recording.is_empty {
-            let (slot, due, fails) = (recording.slot, recording.next_poll_at, recording.failures > 0);
-            _ = self.news.send(ScheduleNews::Polled { slot, due, fails });
+            let (slot, next, fails) = (recording.slot, recording.next(), recording.failures > 0);
+            _ = self.news.send(ScheduleNews::Polled { slot, next, fails });
         }
         let absorbed = recording.absorbs.map(|(slot, _)| slot);
         self.slots.retain(|slot| *slot != recording.slot && Some(*slot) != absorbed);

@@ -38,8 +38,8 @@ impl Poller {
         claimed.retain(|slot| !later.contains(slot));
         later.into_iter().for_each(|slot| self.schedule.give_back(slot, self.now()));
         for slot in slots.iter().filter(|slot| split.contains(&slot.key)) {
-            for (slot, due) in self.store.split_slot(slot, batch_size).await? {
-                self.schedule.set(slot, due, self.now());
+            for (made, due) in self.store.split_slot(slot, batch_size).await? {
+                self.schedule.learn_split(made, slot.key, due, self.now());
             }
             self.heartbeat.beat();
         }

@@ -41,7 +41,7 @@ use crate::{
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
-        cadence::Cadences,
+        cadence::{Cadences, Following, Next},
         lease::Lease,
         polling::{
             ahead::Ahead,
@@ -50,9 +50,10 @@ use crate::{
             gate::Gate,
             others::Outcomes,
             schedule::{Now, Schedule},
+            stretch::{Load, Stretch},
         },
         recording::{KeepSnapshots, Kept},
-        slot::{GroupKey, SlotKey},
+        slot::{GroupKey, SlotKey, StoredDue},
         writing::Committed,
     },
     store::{Store, StoreError},
@@ -76,19 +77,21 @@ pub struct PollerSettings {
 /// News for the schedule.
 #[derive(Debug, Clone, Copy)]
 pub enum ScheduleNews {
-    /// A slot is due at this time.
-    Due(SlotKey, Timestamp),
+    /// A slot is due then: its owner has changed it.
+    Due(SlotKey, Next),
+    /// A slot that was polled before is due at this time, unless it is due sooner anyway.
+    Sooner(SlotKey, Timestamp),
     /// A slot was polled, and is due again.
     Polled {
         /// The slot.
         slot: SlotKey,
         /// When it is due.
-        due: Timestamp,
+        next: Next,
         /// Whether the poll failed.
         fails: bool,
     },
-    /// Messages that joined a slot have to be polled: it is due no later than this time.
-    Joined(SlotKey, Timestamp),
+    /// Messages that joined a slot have to be polled: it is due no later than then.
+    Joined(SlotKey, Next),
     /// A poll of the slot ended with nothing to record: its due time is unchanged.
     Returned(SlotKey),
     /// A quarantined group may be probed with this slot.
@@ -134,6 +137,7 @@ pub struct Poller {
     trouble: LogThrottle,
     ahead: Ahead,
     schedule: Schedule,
+    stretch: Stretch,
     /// The database may have slots after this one that the schedule lacks.
     unsure_after: Option<SlotKey>,
     /// Slots for probes of quarantined groups.
@@ -191,6 +195,7 @@ impl Poller {
             trouble: LogThrottle::default(),
             ahead: Ahead::default(),
             schedule: Schedule::new(clock::uptime()),
+            stretch: Stretch::default(),
             unsure_after: Some(SlotKey::MIN),
             probes: BTreeSet::new(),
             put_off: HashMap::new(),
@@ -218,13 +223,15 @@ impl Poller {
         self.status.clone()
     }
 
-    /// Loads the batch limit found by an earlier poller.
+    /// Loads what an earlier poller has found: the batch limit, and by how much intervals are stretched.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn recall_batch_limit(&self) -> Result<(), StoreError> {
+    pub async fn recall(&mut self) -> Result<(), StoreError> {
         let known = self.store.batch_limit().await?;
         self.caller.limit().recall(known, clock::uptime());
+        self.stretch = Stretch::recalled(self.store.stretch().await?);
+        self.status.set_stretch(self.stretch.factor());
         Ok(())
     }
 
@@ -242,8 +249,12 @@ impl Poller {
     async fn load_page(&mut self) -> Result<bool, StoreError> {
         let Some(after) = self.unsure_after else { return Ok(false) };
         let now = self.now();
-        let schedule = &mut self.schedule;
-        let next = self.store.load_schedule(after, |slot, stored| schedule.learn(slot, stored, now)).await?;
+        let (schedule, cadences, stretch) = (&mut self.schedule, &self.cadences, self.stretch.factor());
+        let learn = |slot, stored: StoredDue, cadence: Option<&str>| {
+            let following = Following { cadence: cadences.of(cadence), stretch };
+            schedule.learn(slot, stored, stored.every(&following, now.time), now);
+        };
+        let next = self.store.load_schedule(after, learn).await?;
         self.unsure_after = next;
         Ok(next.is_some())
     }
@@ -274,10 +285,21 @@ impl Poller {
         }
     }
 
-    fn tell_progress(&self) {
+    fn tell_progress(&mut self) {
         self.heartbeat.beat();
-        let ahead = self.schedule.until_next(true, self.now()).unwrap_or_default();
+        let now = self.now();
+        let ahead = self.schedule.until_next(true, now).unwrap_or_default();
         self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
+        if self.stretch.is_due(now.monotonic) {
+            let load = Load {
+                demand: self.schedule.demand(),
+                made: self.caller.activity.rate(now.monotonic),
+                allowed: self.caller.pacing.rate(),
+                behind: self.status.behind(),
+            };
+            self.stretch.step(&load, now.monotonic);
+            self.status.set_stretch(self.stretch.factor());
+        }
         self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
         self.caller.brake().has_slots(self.schedule.len());
         let waiting = self.recorder.max_capacity() - self.recorder.capacity();
@@ -296,12 +318,10 @@ impl Poller {
     fn hear(&mut self, news: ScheduleNews) {
         let now = self.now();
         match news {
-            ScheduleNews::Due(slot, due) => self.schedule.set(slot, due, now),
-            ScheduleNews::Polled { slot, due, fails } => {
-                self.schedule.set_failing(slot, fails);
-                self.schedule.set(slot, due, now);
-            }
-            ScheduleNews::Joined(slot, due) => self.schedule.bring_forward(slot, due, now),
+            ScheduleNews::Due(slot, next) => self.schedule.set(slot, next, now),
+            ScheduleNews::Polled { slot, next, fails } => self.schedule.polled(slot, next, fails, now),
+            ScheduleNews::Joined(slot, next) => self.schedule.bring_forward(slot, next, now),
+            ScheduleNews::Sooner(slot, due) => self.schedule.sooner(slot, due, now),
             ScheduleNews::Returned(slot) => self.schedule.give_back(slot, now),
             ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
             ScheduleNews::Unsure => self.unsure_after = Some(SlotKey::MIN),
@@ -311,7 +331,7 @@ impl Poller {
     fn hear_committed(&mut self, committed: Committed) {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
-            Committed::Sooner(slot, due) => self.schedule.bring_forward(slot, due, self.now()),
+            Committed::Sooner(slot, due) => self.schedule.sooner(slot, due, self.now()),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, self.now()),
             Committed::Gone(slot) => self.schedule.forget(slot),
             Committed::NewSlot(made) => self.schedule.learn_made(made, self.now()),

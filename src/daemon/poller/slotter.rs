@@ -11,7 +11,7 @@ use crate::{
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
-        cadence::{Cadences, Following, Phase},
+        cadence::{Cadences, Following, Next, Phase},
         recording::KnownLimit,
         slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotMessage, pack},
     },
@@ -21,12 +21,17 @@ use crate::{
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Change of the stretch that is stored.
+const NOTEWORTHY: f64 = 0.01;
+
 /// State kept from one look to the next.
 #[derive(Debug)]
 struct Seen {
     left: LeftBehind,
     /// The stored limit.
     limit: Option<KnownLimit>,
+    /// The stored stretch.
+    stretch: f64,
     /// Whether it has looked for slots that are due far ahead. That reads all slots, so polling doesn't wait for it.
     far_ahead: bool,
 }
@@ -50,7 +55,12 @@ impl Slotter {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut trouble = LogThrottle::default();
-        let mut seen = Seen { left: LeftBehind::default(), limit: self.poller.known_limit(), far_ahead: false };
+        let mut seen = Seen {
+            left: LeftBehind::default(),
+            limit: self.poller.known_limit(),
+            stretch: self.poller.stretch(),
+            far_ahead: false,
+        };
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
             let Some(Err(error)) = stop.run_until_cancelled(self.look(&mut seen, &stop)).await else {
@@ -76,6 +86,11 @@ impl Slotter {
             self.store.store_batch_limit(known).await?;
             seen.limit = known;
         }
+        let stretch = self.poller.stretch();
+        if (stretch / seen.stretch - 1.0).abs() > NOTEWORTHY || (stretch <= 1.0 && seen.stretch > 1.0) {
+            self.store.store_stretch(stretch).await?;
+            seen.stretch = stretch;
+        }
         if !seen.far_ahead {
             let groups = self.store.reschedule_what_is_far_ahead().await?;
             if groups > 0 {
@@ -85,13 +100,13 @@ impl Slotter {
         }
         let due = |slot: &Slot| self.due(slot, self.store.clock().now());
         let changed = self.store.reschedule_changed_groups(&mut seen.left, due).await?;
-        changed.into_iter().for_each(|(slot, due)| self.tell(ScheduleNews::Due(slot, due)));
+        changed.into_iter().for_each(|(slot, next)| self.tell(ScheduleNews::Due(slot, next)));
         let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
         probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
         let mut after = Some(FIRST);
         while let Some(place) = after.filter(|_| !stop.is_cancelled()) {
             let slotted = self.store.slot_new_messages(place, |fresh, open| self.pack(fresh, open)).await?;
-            slotted.slots.iter().for_each(|(slot, due)| self.tell(ScheduleNews::Joined(*slot, *due)));
+            slotted.slots.iter().for_each(|(slot, next)| self.tell(ScheduleNews::Joined(*slot, *next)));
             metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
             after = slotted.next;
         }
@@ -103,13 +118,15 @@ impl Slotter {
         fresh: &[NewMessage],
         open: &HashMap<GroupKey, OpenSlot>,
     ) -> Vec<crate::rules::slot::SlotAssignment> {
-        pack(fresh, open, self.poller.slot_size(), &self.cadences, self.store.clock().now())
+        let (size, stretch) = (self.poller.slot_size(), self.poller.stretch());
+        pack(fresh, open, size, &self.cadences, stretch, self.store.clock().now())
     }
 
     /// When a slot of a group with a new cadence or state is due. An empty one has to be deleted: it is due now.
-    fn due(&self, slot: &Slot, now: Timestamp) -> Timestamp {
+    fn due(&self, slot: &Slot, now: Timestamp) -> Next {
+        let cadence = self.cadences.of(slot.cadence.as_deref());
         let (following, phase) =
-            (Following::from(self.cadences.of(slot.cadence.as_deref())), Phase::of_slot(slot.key.slot_id));
+            (Following { cadence, stretch: self.poller.stretch() }, Phase::of_slot(slot.key.slot_id));
         following.due_again(phase, slot.last_polled_at, slot.messages.iter().map(SlotMessage::known), now)
     }
 

@@ -46,6 +46,8 @@ pub struct PollerStatus {
     /// Number of polls in flight of failing slots.
     pub(super) failing: AtomicUsize,
     pub(super) slots: AtomicUsize,
+    /// The bits of the factor.
+    stretch: AtomicU64,
     pub(super) waiting_to_be_stored: AtomicUsize,
     /// In microseconds.
     pub(super) behind: AtomicU64,
@@ -62,6 +64,7 @@ impl PollerStatus {
             ahead: AtomicUsize::new(0),
             failing: AtomicUsize::new(0),
             slots: AtomicUsize::new(0),
+            stretch: AtomicU64::new(1.0_f64.to_bits()),
             waiting_to_be_stored: AtomicUsize::new(0),
             behind: AtomicU64::new(0),
         }
@@ -106,6 +109,15 @@ impl PollerStatus {
     /// Time for which the most overdue poll that has not started has been due.
     pub fn behind(&self) -> Duration {
         Duration::from_micros(self.behind.load(Ordering::Relaxed))
+    }
+
+    /// The factor by which all intervals are longer, since more is due than the limit carries; 1 while all fits.
+    pub fn stretch(&self) -> f64 {
+        f64::from_bits(self.stretch.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_stretch(&self, factor: f64) {
+        self.stretch.store(factor.to_bits(), Ordering::Relaxed);
     }
 
     /// The number of calls on the schedule.

@@ -94,6 +94,9 @@ fn tiles(report: &Report) -> Markup {
             (tile(format!("{:.0}", report.calls_per_second), "calls per second", format!("of {allowed} allowed; {} in \
                 the busiest second", hour.highest_second)))
             (tile(seconds(report.behind_seconds), "behind", format!("at most {} in the last hour", seconds(hour.latest_by_seconds))))
+            @if report.stretch > 1.0 {
+                (tile(format!("× {:.1}", report.stretch), "intervals", "longer, since more is due than the limit allows".to_owned()))
+            }
             (tile(HumanCount(hour.changes).to_string(), "changes", format!("in the last hour, in {} asked for", counted(hour.messages, "message"))))
             @if let Some(watched) = report.watched {
                 (tile(count(watched.messages), "messages watched", format!("in {}, on the schedule as {}", counted(watched.groups.unsigned_abs(), "group"), counted(report.scheduled_calls as u64, "call"))))

@@ -2,7 +2,9 @@
 //!
 //! It must never put a slot off without bound, nor let one be due again and again because of a message that no answer tells of.
 
-use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds};
+use std::time::Duration;
+
+use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds, span};
 use crate::domain::Timestamp;
 
 /// What a cadence goes by of a message.
@@ -31,6 +33,22 @@ impl<'a> From<&'a Cadence> for Following<'a> {
     }
 }
 
+/// When a slot is due again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// When.
+    pub due: Timestamp,
+    /// The time between two polls by which that was decided, without the stretch.
+    pub every: Duration,
+}
+
+impl Next {
+    /// By whichever of two messages of a slot asks for more.
+    pub fn sooner(self, other: Self) -> Self {
+        Self { due: self.due.min(other.due), every: self.every.min(other.every) }
+    }
+}
+
 impl Following<'_> {
     /// When a slot is due whose last poll was at `polled_at`, by those of its messages that are not expired then; `None` if
     /// there is none.
@@ -40,44 +58,69 @@ impl Following<'_> {
         polled_at: Timestamp,
         messages: impl IntoIterator<Item = Known>,
     ) -> Option<Timestamp> {
-        let messages = messages.into_iter().filter(|message| !self.cadence.is_expired(message.sent_at, polled_at));
-        match &self.cadence.rule {
-            Rule::Tiers { tiers, pace: Some(pace) } => self.due_at_pace(tiers, pace, phase, polled_at, messages),
-            _ => messages.map(|message| self.after(phase, message.sent_at, polled_at)).min(),
-        }
+        self.next(phase, polled_at, messages).map(|next| next.due)
     }
 
-    fn due_at_pace(
+    /// The same, with the time between two polls.
+    pub fn next(&self, phase: Phase, polled_at: Timestamp, messages: impl IntoIterator<Item = Known>) -> Option<Next> {
+        if let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule {
+            let wait = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?;
+            return Some(Next { due: polled_at + seconds(wait), every: span(wait / self.stretch) });
+        }
+        let messages = messages.into_iter().filter(|message| !self.cadence.is_expired(message.sent_at, polled_at));
+        let next = |message: Known| Next {
+            due: self.after(phase, message.sent_at, polled_at),
+            every: self.alone(message.sent_at, polled_at),
+        };
+        messages.map(next).reduce(|one, other| Next { due: one.due.min(other.due), every: one.every.min(other.every) })
+    }
+
+    /// How many seconds after its last poll a slot is due; `None` if all its messages are expired. This is decided for each poll,
+    /// so the times are numbers before anything is done with them.
+    fn wait_at_pace(
         &self,
         tiers: &[Tier],
         pace: &Pace,
         phase: Phase,
         polled_at: Timestamp,
-        messages: impl Iterator<Item = Known>,
-    ) -> Option<Timestamp> {
+        messages: impl IntoIterator<Item = Known>,
+    ) -> Option<f64> {
+        let polled_at = polled_at.timestamp_micros();
+        let before = |time: Timestamp| (polled_at - time.timestamp_micros()) as f64 / 1e6;
+        let (end, patience) = (self.cadence.expires_after().as_secs_f64(), f64::from(pace.patience));
+        let tiers: Vec<_> = tiers.iter().map(|tier| (tier.until.as_secs_f64(), tier.every.as_secs_f64())).collect();
+        let tier = |age: f64| tiers.iter().find(|(until, _)| age < *until).or(tiers.last());
+        let every = |age: f64| self.stretch * tier(age).map_or(end, |(_, every)| *every);
         let (mut unread, mut latest) = (Unread::default(), None);
         for message in messages {
-            if !message.is_read {
-                unread += Unread::of_age(age(message.sent_at, polled_at).as_secs_f64());
+            let age = before(message.sent_at);
+            if age >= end {
+                continue;
             }
-            let latest_of = self.latest(tiers, pace, polled_at, message);
-            latest = latest.into_iter().chain([latest_of]).min();
+            if !message.is_read {
+                unread += Unread::of_age(age.max(0.0));
+            }
+            // It is asked for at the latest after `patience` intervals of the tier that it had when it was last known, and an
+            // interval after the end of its life. What an answer leaves out waits for an interval at least.
+            let unknown_for = message.until.map_or(0.0, before).max(0.0);
+            let (next, by_patience) = (every(age), patience * every(age - unknown_for) - unknown_for);
+            let of_message = by_patience.min(end - age.max(0.0) + next).max(next);
+            latest = Some(latest.map_or(of_message, |latest: f64| latest.min(of_message)));
         }
         // Slots that are alike don't stay together.
         let spread = 1.0 + phase.share() / 8.0;
-        let due = polled_at + seconds(self.stretch * spread * pace.interval(unread));
-        latest.map(|latest| due.min(latest))
+        latest.map(|latest| latest.min(self.stretch * spread * pace.interval(unread)))
     }
 
-    /// When a message is asked for at the latest: after `patience` intervals of the tier that it had when it was last known, and
-    /// an interval after the end of its life. What an answer leaves out waits for an interval at least.
-    fn latest(&self, tiers: &[Tier], pace: &Pace, polled_at: Timestamp, message: Known) -> Timestamp {
-        let every = |at| self.stretch * interval(tiers, age(message.sent_at, at)).as_secs_f64();
-        let known_until = message.until.unwrap_or(polled_at).min(polled_at);
-        let by_patience = known_until + seconds(f64::from(pace.patience) * every(known_until));
-        let next = polled_at + seconds(every(polled_at));
-        let end = message.sent_at + delta(self.cadence.expires_after());
-        by_patience.min(end + seconds(every(polled_at))).max(next)
+    /// The time between two polls of a slot with a single message, which somebody may read, without the stretch.
+    pub fn alone(&self, sent_at: Timestamp, now: Timestamp) -> Duration {
+        match &self.cadence.rule {
+            Rule::Tiers { pace: Some(pace), .. } => {
+                span(pace.interval(Unread::of_age(age(sent_at, now).as_secs_f64())))
+            }
+            Rule::Tiers { tiers, .. } => interval(tiers, age(sent_at, now)),
+            Rule::Cron { .. } => (self.after(Phase::default(), sent_at, now) - now).to_std().unwrap_or_default(),
+        }
     }
 
     /// When a slot is due whose group has a new cadence, or is polled again after a pause.
@@ -87,26 +130,31 @@ impl Following<'_> {
         polled_at: Option<Timestamp>,
         messages: impl IntoIterator<Item = Known>,
         now: Timestamp,
-    ) -> Timestamp {
-        let Some(polled_at) = polled_at else {
-            let first = |message: Known| self.first_poll(None, message.sent_at, now);
-            return messages.into_iter().map(first).min().unwrap_or(now);
+    ) -> Next {
+        let next = match polled_at {
+            Some(polled_at) => self.next(phase, polled_at.min(now), messages),
+            None => {
+                let first = |message: Known| self.first_poll(None, message.sent_at, now);
+                messages.into_iter().map(first).reduce(Next::sooner)
+            }
         };
-        self.due(phase, polled_at.min(now), messages).unwrap_or(now).max(now)
+        // Without a message, it has to be deleted.
+        let next = next.unwrap_or(Next { due: now, every: self.cadence.first_step() });
+        Next { due: next.due.max(now), ..next }
     }
 
     /// When a message that was never polled is due in a slot whose last poll was at `slot_polled_at`.
     ///
     /// At once in a new slot; in a slot that is already being polled no sooner than the interval allows, so that a
     /// group whose messages trickle in is not polled for each of them. A cron expression is followed to the letter.
-    pub fn first_poll(&self, slot_polled_at: Option<Timestamp>, sent_at: Timestamp, now: Timestamp) -> Timestamp {
-        let step = match (&self.cadence.rule, slot_polled_at) {
-            (Rule::Cron { .. }, _) => return self.after(Phase::default(), sent_at, now),
-            (_, None) => return now,
-            (Rule::Tiers { pace: Some(pace), .. }, _) => pace.interval(Unread::of_age(age(sent_at, now).as_secs_f64())),
-            (Rule::Tiers { tiers, .. }, _) => interval(tiers, age(sent_at, now)).as_secs_f64(),
+    pub fn first_poll(&self, slot_polled_at: Option<Timestamp>, sent_at: Timestamp, now: Timestamp) -> Next {
+        let every = self.alone(sent_at, now);
+        let due = match (&self.cadence.rule, slot_polled_at) {
+            (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
+            (_, None) => now,
+            (_, Some(polled_at)) => now.max(polled_at.min(now) + seconds(self.stretch * every.as_secs_f64())),
         };
-        slot_polled_at.map_or(now, |polled_at| now.max(polled_at.min(now) + seconds(self.stretch * step)))
+        Next { due, every }
     }
 
     /// When a message is due by its own tier or the expression, after a poll at `polled_at`. Steps by age end on a grid of the

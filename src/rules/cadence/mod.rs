@@ -16,7 +16,7 @@ use chrono::TimeDelta;
 
 pub use self::{
     cron_expression::{Cron, InvalidCron},
-    due::{Following, Known},
+    due::{Following, Known, Next},
     forecast::Held,
     named::{Cadences, DEFAULT},
     pace::Pace,
@@ -214,9 +214,13 @@ fn delta(span: Duration) -> TimeDelta {
     TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX)
 }
 
+/// An infinite number becomes the longest span that a date can be moved by.
 fn seconds(seconds: f64) -> TimeDelta {
-    // An infinite number becomes the longest span that a date can be moved by.
-    TimeDelta::microseconds((seconds.min(LONGEST.as_secs_f64()) * 1e6) as i64)
+    delta(span(seconds))
+}
+
+fn span(seconds: f64) -> Duration {
+    Duration::from_micros((seconds.min(LONGEST.as_secs_f64()) * 1e6) as u64)
 }
 
 /// A slot's offset within each interval: a fixed, evenly distributed property.

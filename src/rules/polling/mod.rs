@@ -9,3 +9,4 @@ pub mod others;
 pub mod poll_progress;
 pub mod retry;
 pub mod schedule;
+pub mod stretch;

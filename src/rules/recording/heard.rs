@@ -79,6 +79,11 @@ impl Recording {
             due_at: slot.next_poll_at,
             absorbs: None,
             next_poll_at: slot.next_poll_at,
+            every: slot
+                .last_polled_at
+                .map_or(TimeDelta::zero(), |at| slot.next_poll_at - at)
+                .to_std()
+                .unwrap_or_default(),
             last_polled_at: slot.last_polled_at,
             known_until: slot.known_until,
             quiet_polls: slot.quiet_polls,

@@ -11,6 +11,8 @@ mod kept;
 mod parts;
 mod poll;
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 
 pub(crate) use self::due::{RETRY_AT_MOST, pause};
@@ -27,7 +29,7 @@ pub use self::{
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     rules::{
-        cadence::{Following, Known, Phase},
+        cadence::{Following, Known, Next, Phase},
         database_clock::Moment,
         milestones::{self, Milestones},
         protocol::{
@@ -87,6 +89,8 @@ pub struct Recording {
     pub absorbs: Option<(SlotKey, i64)>,
     /// When the slot is due again.
     pub next_poll_at: Timestamp,
+    /// The time between two polls by the cadence, without the stretch.
+    pub every: Duration,
     /// When the last answer with a receipt arrived, of this poll or an earlier one.
     pub last_polled_at: Option<Timestamp>,
     /// When the first attempt of that poll with a receipt was sent. Messages with other times have their own.
@@ -250,6 +254,7 @@ impl Recording {
         let (mut messages, mut snapshots, mut milestones) = (Vec::new(), Vec::new(), Vec::new());
         let mut parts = Parts::of(&slot, &poll, now);
         let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
+        let mut every = cadence.expires_after();
         let phase = Phase::of_slot(slot.key.slot_id);
         let due_at = due_by_cadence(&slot, cadence, phase);
         let mut held = Vec::with_capacity(slot.messages.len());
@@ -257,9 +262,10 @@ impl Recording {
             if message.has_joined {
                 is_empty = false;
                 let last_polled_at = polled_at.or(was_polled_at).map(|polled_at| polled_at.min(now));
-                let due = following.first_poll(last_polled_at, message.sent_at, now);
+                let first = following.first_poll(last_polled_at, message.sent_at, now);
                 // Messages that join a failing slot wait with it.
-                next_poll_at = next_poll_at.into_iter().chain((failures == 0).then_some(due)).min();
+                next_poll_at = next_poll_at.into_iter().chain((failures == 0).then_some(first.due)).min();
+                every = every.min(first.every);
                 continue;
             }
             let told = judge.told_of(message.seq);
@@ -302,11 +308,14 @@ impl Recording {
             }
         }
         let quiet = !messages.iter().any(|change| change.differs);
-        let next_poll_at = next_poll_at.into_iter().chain(following.due(phase, now, held)).min();
+        let next = following.next(phase, now, held);
+        let every = next.map_or(every, |next| every.min(next.every));
+        let next_poll_at = next_poll_at.into_iter().chain(next.map(|next| next.due)).min();
         let last_polled_at = polled_at.or(was_polled_at);
         let next_poll_at = due(&poll, next_poll_at, failures, slot.next_poll_at, now);
         Self {
             next_poll_at,
+            every,
             last_polled_at,
             known_until,
             quiet_polls: match polled_at {
@@ -349,6 +358,11 @@ impl Recording {
             attempts: vec![],
             ..self.clone()
         }
+    }
+
+    /// When the slot is due again, and why then.
+    pub fn next(&self) -> Next {
+        Next { due: self.next_poll_at, every: self.every }
     }
 
     /// Only the part about messages with a receipt in the poll.

@@ -5,10 +5,15 @@
 
 mod packing;
 
+use std::time::Duration;
+
 pub use self::packing::{NewMessage, OpenSlot, SlotAssignment, pack};
 use crate::{
     domain::{GroupId, MsgSeq, Receipt, Timestamp},
-    rules::{cadence::Known, database_clock::APART},
+    rules::{
+        cadence::{Following, Known},
+        database_clock::APART,
+    },
 };
 
 /// Id of a slot.
@@ -113,6 +118,22 @@ pub struct StoredDue {
     pub last_polled_at: Option<Timestamp>,
     /// Whether its last poll failed.
     pub has_failed: bool,
+    /// When its youngest message was sent; `None` if it is empty.
+    pub youngest_sent_at: Option<Timestamp>,
+}
+
+impl StoredDue {
+    /// The time between two polls by its cadence: as it was decided after its last poll. A pause or a failure since then doesn't
+    /// count, and before the first poll the youngest message decides.
+    pub fn every(&self, following: &Following<'_>, now: Timestamp) -> Duration {
+        let alone = |youngest| following.alone(youngest, now);
+        let alone = self.youngest_sent_at.map_or_else(|| following.cadence.first_step(), alone);
+        let decided = self.last_polled_at.and_then(|polled_at| (self.next_poll_at - polled_at).to_std().ok());
+        match decided.filter(|decided| !self.has_failed && !decided.is_zero()) {
+            Some(decided) => alone.min(decided.div_f64(following.stretch)),
+            None => alone,
+        }
+    }
 }
 
 impl Slot {

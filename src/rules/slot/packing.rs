@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::{GroupKey, SlotId};
 use crate::{
     domain::{MsgSeq, Timestamp},
-    rules::cadence::{Cadences, Following},
+    rules::cadence::{Cadences, Following, Next},
 };
 
 /// A watched message without a slot.
@@ -44,7 +44,7 @@ pub struct SlotAssignment {
     /// Their group.
     pub group_key: GroupKey,
     /// When the most demanding of them is due for its first poll.
-    pub due: Timestamp,
+    pub first: Next,
     /// The messages, in rising order.
     pub seqs: Vec<MsgSeq>,
 }
@@ -55,16 +55,18 @@ impl SlotAssignment {
     /// messages are polled in time.
     pub fn is_news(&self, stored: Timestamp) -> bool {
         // The database stores microseconds.
-        self.slot_id.is_none() || stored.timestamp_micros() >= self.due.timestamp_micros()
+        self.slot_id.is_none() || stored.timestamp_micros() >= self.first.due.timestamp_micros()
     }
 }
 
-/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`.
+/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`, with intervals that are longer by the
+/// factor `stretch`.
 pub fn pack(
     fresh: &[NewMessage],
     open: &HashMap<GroupKey, OpenSlot>,
     batch_size: usize,
     cadences: &Cadences,
+    stretch: f64,
     now: Timestamp,
 ) -> Vec<SlotAssignment> {
     let mut fills = Vec::new();
@@ -73,15 +75,14 @@ pub fn pack(
         let open = open.get(&group_key).filter(|slot| slot.messages < batch_size);
         let room = open.map_or(0, |slot| batch_size - slot.messages).min(group.len());
         let (joining, rest) = group.split_at(room);
-        let cadence = Following::from(cadences.of(group[0].cadence.as_deref()));
+        let following = Following { cadence: cadences.of(group[0].cadence.as_deref()), stretch };
         let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[NewMessage]| {
             // A new slot is due from the time its messages are watched: time without a poller is a gap.
             let since = |message: &NewMessage| if slot_id.is_none() { now.min(message.added_at) } else { now };
-            let due = |message: &NewMessage| cadence.first_poll(last_polled_at, message.sent_at, since(message));
-            let first = messages.iter().map(due).min();
-            if let Some(due) = first {
+            let first = |message: &NewMessage| following.first_poll(last_polled_at, message.sent_at, since(message));
+            if let Some(first) = messages.iter().map(first).reduce(Next::sooner) {
                 let seqs = messages.iter().map(|message| message.seq).collect();
-                fills.push(SlotAssignment { slot_id, group_key, due, seqs });
+                fills.push(SlotAssignment { slot_id, group_key, first, seqs });
             }
         };
         fill(open.map(|slot| slot.slot_id), open.and_then(|slot| slot.last_polled_at), joining);
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_newest_slot_is_filled_first_and_new_ones_hold_the_rest() {
-        let fills = pack(&fresh(1, 1..=120), &open(30, None), 50, &Cadences::of_tiers(), now());
+        let fills = pack(&fresh(1, 1..=120), &open(30, None), 50, &Cadences::of_tiers(), 1.0, now());
         assert_eq!(sizes(&fills), [(Some(77), 20), (None, 50), (None, 50)]);
         assert_eq!(fills[1].seqs[0].get(), 21, "seqs are taken in order");
     }
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn a_full_slot_or_one_that_is_too_large_takes_nothing() {
         for messages in [50, 80] {
-            let fills = pack(&fresh(1, 1..=3), &open(messages, None), 50, &Cadences::of_tiers(), now());
+            let fills = pack(&fresh(1, 1..=3), &open(messages, None), 50, &Cadences::of_tiers(), 1.0, now());
             assert_eq!(sizes(&fills), [(None, 3)]);
         }
     }
@@ -136,27 +137,28 @@ mod tests {
     #[test]
     fn groups_never_share_a_slot() {
         let messages = [fresh(1, 1..=2), fresh(2, 1..=2)].concat();
-        let fills = pack(&messages, &open(10, None), 50, &Cadences::of_tiers(), now());
+        let fills = pack(&messages, &open(10, None), 50, &Cadences::of_tiers(), 1.0, now());
         assert_eq!(sizes(&fills), [(Some(77), 2), (None, 2)]);
         assert_eq!(fills[1].group_key, 2);
     }
 
     #[test]
     fn a_new_slot_is_due_at_once_a_polled_one_after_its_interval() {
-        let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::of_tiers(), now());
-        assert_eq!(fills[0].due, now() + TimeDelta::minutes(1));
-        assert_eq!(fills[1].due, now());
+        let fills = pack(&fresh(1, 1..=60), &open(0, Some(now())), 50, &Cadences::of_tiers(), 1.0, now());
+        assert_eq!(fills[0].first.due, now() + TimeDelta::minutes(1));
+        assert_eq!(fills[1].first.due, now());
     }
 
     #[test]
     fn messages_joining_a_polled_slot_do_not_make_it_due_at_once() {
         let (polled_at, was_due) = (now() - TimeDelta::seconds(61), now() - TimeDelta::seconds(1));
-        let joining = pack(&fresh(1, 1..=1), &open(3, Some(polled_at)), 50, &Cadences::of_tiers(), now()).remove(0);
+        let joining =
+            pack(&fresh(1, 1..=1), &open(3, Some(polled_at)), 50, &Cadences::of_tiers(), 1.0, now()).remove(0);
         assert!(!joining.is_news(was_due), "the poll under way puts them off by an interval");
-        let waiting = pack(&fresh(1, 1..=1), &open(3, Some(now())), 50, &Cadences::of_tiers(), now()).remove(0);
-        assert!(waiting.is_news(waiting.due), "a slot that was due much later is brought forward");
+        let waiting = pack(&fresh(1, 1..=1), &open(3, Some(now())), 50, &Cadences::of_tiers(), 1.0, now()).remove(0);
+        assert!(waiting.is_news(waiting.first.due), "a slot that was due much later is brought forward");
         assert!(!waiting.is_news(now() + TimeDelta::seconds(5)), "one that is due sooner stays as it is");
-        let new = pack(&fresh(1, 1..=1), &HashMap::new(), 50, &Cadences::of_tiers(), now()).remove(0);
+        let new = pack(&fresh(1, 1..=1), &HashMap::new(), 50, &Cadences::of_tiers(), 1.0, now()).remove(0);
         assert!(new.is_news(was_due), "nobody knows of it");
     }
 
@@ -164,7 +166,7 @@ mod tests {
     fn a_new_slot_is_due_since_its_messages_are_watched() {
         let watched = |added_at| NewMessage { added_at, ..fresh(1, 1..=1).remove(0) };
         let due = |messages: &[NewMessage], open: &HashMap<GroupKey, OpenSlot>| {
-            pack(messages, open, 50, &Cadences::of_tiers(), now())[0].due
+            pack(messages, open, 50, &Cadences::of_tiers(), 1.0, now())[0].first.due
         };
         let (days_ago, later) = (now() - TimeDelta::days(2), now() + TimeDelta::hours(1));
         assert_eq!(due(&[watched(now()), watched(days_ago)], &HashMap::new()), days_ago);
@@ -181,7 +183,7 @@ mod tests {
         ) {
             let groups = (1_i32..).zip(&counts);
             let messages: Vec<NewMessage> = groups.flat_map(|(group, count)| fresh(group, 1..=*count)).collect();
-            let fills = pack(&messages, &open(held, None), batch_size, &Cadences::of_tiers(), now());
+            let fills = pack(&messages, &open(held, None), batch_size, &Cadences::of_tiers(), 1.0, now());
             for fill in &fills {
                 let held = if fill.slot_id.is_some() { held } else { 0 };
                 prop_assert!(!fill.seqs.is_empty() && fill.seqs.len() + held <= batch_size);

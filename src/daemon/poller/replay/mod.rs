@@ -149,7 +149,7 @@ impl<'a> Replay<'a> {
         });
         let open: HashMap<GroupKey, OpenSlot> = open.collect();
         let mut fresh_of = fresh.iter();
-        for fill in pack(&fresh, &open, self.way.batch_size, &self.way.cadences, self.now) {
+        for fill in pack(&fresh, &open, self.way.batch_size, &self.way.cadences, self.way.stretch, self.now) {
             let messages = fresh_of.by_ref().take(fill.seqs.len()).map(message);
             let messages: Vec<SlotMessage> = messages.collect();
             let slot_id = fill.slot_id.unwrap_or_else(|| {
@@ -157,13 +157,13 @@ impl<'a> Replay<'a> {
                 self.last_slot
             });
             let key = SlotKey { group_key: fill.group_key, slot_id };
-            let slot = self.slots.entry(key).or_insert_with(|| empty_slot(key, self.group_id.clone(), fill.due));
+            let slot = self.slots.entry(key).or_insert_with(|| empty_slot(key, self.group_id.clone(), fill.first.due));
             slot.messages.extend(messages);
             let is_news = fill.is_news(slot.next_poll_at);
-            slot.next_poll_at = slot.next_poll_at.min(fill.due);
+            slot.next_poll_at = slot.next_poll_at.min(fill.first.due);
             if is_news {
                 let now = self.clocks();
-                self.schedule.bring_forward(key, fill.due, now);
+                self.schedule.bring_forward(key, fill.first, now);
             }
         }
     }
@@ -248,6 +248,7 @@ impl<'a> Replay<'a> {
         for message in &mut slot.messages {
             message.known_until = if message.known_apart { message.known_until } else { recording.known_until };
         }
+        self.schedule.polled(recording.slot, recording.next(), false, now);
         self.schedule.release(recording.slot, recording.next_poll_at, now);
     }
 }

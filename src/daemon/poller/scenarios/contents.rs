@@ -29,7 +29,7 @@ impl World {
         }
         for slot in &split {
             for (made, due) in self.database.split(*slot, size) {
-                self.polling(daemon).schedule.set(made, due, clocks);
+                self.polling(daemon).schedule.learn_split(made, *slot, due, clocks);
             }
         }
         slots.retain(|slot| !split.contains(&slot.key) && !later.contains(&slot.key));

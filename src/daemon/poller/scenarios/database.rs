@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 use crate::{
     domain::{MsgSeq, Receipt, Timestamp},
     rules::{
-        cadence::Cadences,
+        cadence::{Cadences, Next},
         lease::{LeaseRow, TTL},
         recording::{Closed, Kept},
         slot::{GroupKey, GroupState, NewMessage, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue, pack},
@@ -167,6 +167,7 @@ impl Database {
             next_poll_at: slot.next_poll_at,
             last_polled_at: slot.last_polled_at,
             has_failed: slot.failures > 0,
+            youngest_sent_at: slot.messages.last().map(|message| message.sent_at),
         };
         let page: Vec<_> =
             self.slots.iter().filter(|(id, _)| **id > after).take(PAGE).map(|(id, slot)| (*id, stored(slot))).collect();
@@ -219,12 +220,7 @@ impl Database {
     }
 
     /// Assigns new messages to slots, by the wall clock of the caller.
-    pub fn slot_new_messages(
-        &mut self,
-        batch: usize,
-        cadences: &Cadences,
-        now: Timestamp,
-    ) -> Vec<(SlotKey, Timestamp)> {
+    pub fn slot_new_messages(&mut self, batch: usize, cadences: &Cadences, now: Timestamp) -> Vec<(SlotKey, Next)> {
         let is_fresh = |message: &Message| message.is_active && message.slot_id.is_none();
         let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
         let fresh: Vec<NewMessage> = fresh
@@ -241,20 +237,20 @@ impl Database {
         let (failing, well): (Vec<_>, Vec<_>) = self.slots.iter().partition(|(_, row)| row.failures > 0);
         let open: HashMap<GroupKey, OpenSlot> = failing.into_iter().chain(well).map(open).collect();
         let mut slots = Vec::new();
-        for fill in pack(&fresh, &open, batch, cadences, now) {
+        for fill in pack(&fresh, &open, batch, cadences, 1.0, now) {
             let slot_id = fill.slot_id.unwrap_or_else(|| {
                 self.last_slot += 1;
                 self.last_slot
             });
-            let (group_key, next_poll_at) = (fill.group_key, fill.due);
+            let (group_key, next_poll_at) = (fill.group_key, fill.first.due);
             let id = SlotKey { group_key, slot_id };
             let row = self.slots.entry(id).or_insert(SlotRow::holding(vec![], next_poll_at));
             row.version += 1;
             if row.failures == 0 {
-                row.next_poll_at = row.next_poll_at.min(fill.due);
+                row.next_poll_at = row.next_poll_at.min(fill.first.due);
             }
             if fill.is_news(row.next_poll_at) {
-                slots.push((id, row.next_poll_at));
+                slots.push((id, Next { due: row.next_poll_at, ..fill.first }));
             }
             for seq in fill.seqs {
                 let message = self.messages.get_mut(&(group_key, seq)).unwrap();
@@ -286,9 +282,14 @@ impl Database {
 
     /// As in `store::upkeep`: the slots of changed groups, which are due at once, and a slot of each group whose time
     /// for a probe has come.
-    pub fn changed_and_to_probe(&mut self, now: Timestamp) -> (Vec<(SlotKey, Timestamp)>, Vec<SlotKey>) {
+    pub fn changed_and_to_probe(
+        &mut self,
+        cadences: &Cadences,
+        now: Timestamp,
+    ) -> (Vec<(SlotKey, Next)>, Vec<SlotKey>) {
+        let next = Next { due: now, every: cadences.of(None).first_step() };
         let changed = std::mem::take(&mut self.changed);
-        let due = self.slots.iter().filter(|(id, _)| changed.contains(&id.group_key)).map(|(id, _)| (*id, now));
+        let due = self.slots.iter().filter(|(id, _)| changed.contains(&id.group_key)).map(|(id, _)| (*id, next));
         let mut probes = Vec::new();
         for (group, quarantine) in &mut self.quarantined {
             if quarantine.probe_at.is_some_and(|at| at <= now) {

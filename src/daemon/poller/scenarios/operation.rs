@@ -14,6 +14,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     rules::{
+        cadence::Next,
         lease::LeaseRow,
         slot::{GroupKey, Slot, SlotKey, StoredDue},
         writing::{Committed, Present},
@@ -38,9 +39,9 @@ pub(super) enum Request {
 /// What the slotter has found.
 #[derive(Debug, Clone)]
 pub(super) struct Slotted {
-    pub changed: Vec<(SlotKey, Timestamp)>,
+    pub changed: Vec<(SlotKey, Next)>,
     pub probes: Vec<SlotKey>,
-    pub joined: Vec<(SlotKey, Timestamp)>,
+    pub joined: Vec<(SlotKey, Next)>,
 }
 
 /// The database's answer.
@@ -123,7 +124,7 @@ impl World {
             Request::Read(slots, _) => Reply::Slots(database.read(slots)),
             Request::Slot | Request::Flush(_) | Request::SetAside(..) if !is_held => Reply::LeaseLost,
             Request::Slot => {
-                let (changed, probes) = database.changed_and_to_probe(now);
+                let (changed, probes) = database.changed_and_to_probe(&self.cadences, now);
                 let (now, size) = (self.clocks(from.daemon).time, self.slot_size(from.daemon));
                 let joined = self.database.slot_new_messages(size, &self.cadences, now);
                 Reply::Slotted(Slotted { changed, probes, joined })

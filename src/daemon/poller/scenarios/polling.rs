@@ -20,6 +20,7 @@ use crate::{
         starting::{COME_ROUND, LOOK_AGAIN, READ_AGAIN, TRIED, WITNESSES},
     },
     rules::{
+        cadence::Following,
         database_clock::Moment,
         pacer::{Grant, Pacer},
         polling::{
@@ -140,7 +141,7 @@ impl Polling {
     pub fn hears_committed(&mut self, committed: Committed, now: Now) {
         match committed {
             Committed::Due(slot, due) => self.schedule.release(slot, due, now),
-            Committed::Sooner(slot, due) => self.schedule.bring_forward(slot, due, now),
+            Committed::Sooner(slot, due) => self.schedule.sooner(slot, due, now),
             Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, now),
             Committed::Gone(slot) => self.schedule.forget(slot),
             Committed::NewSlot(made) => self.schedule.learn_made(made, now),
@@ -205,8 +206,10 @@ impl World {
     pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotKey, StoredDue)>, next: Option<SlotKey>) {
         let now = self.clocks(daemon);
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
-        let polling = &mut term.polling;
-        slots.into_iter().for_each(|(slot, stored)| polling.schedule.learn(slot, stored, now));
+        let (polling, following) = (&mut term.polling, Following::from(self.cadences.of(None)));
+        for (slot, stored) in slots {
+            polling.schedule.learn(slot, stored, stored.every(&following, now.time), now);
+        }
         (polling.unsure_after, polling.is_reading, polling.has_paged) = (next, false, true);
         if !term.is_loaded && next.is_some() {
             return self.loads(daemon);
@@ -240,9 +243,9 @@ impl World {
         if let Reply::Slotted(Slotted { changed, probes, joined }) = reply {
             let polling = self.polling(daemon);
             let is_news = !changed.is_empty() || !probes.is_empty() || !joined.is_empty();
-            changed.into_iter().for_each(|(slot, due)| polling.schedule.set(slot, due, now));
+            changed.into_iter().for_each(|(slot, next)| polling.schedule.set(slot, next, now));
             polling.probes.extend(probes);
-            joined.into_iter().for_each(|(slot, due)| polling.schedule.bring_forward(slot, due, now));
+            joined.into_iter().for_each(|(slot, next)| polling.schedule.bring_forward(slot, next, now));
             if is_news {
                 self.wake_in(daemon, Duration::ZERO);
             }
@@ -283,7 +286,7 @@ impl World {
             return self.loads(daemon);
         }
         for slot in polling.gate.take_freed().iter().filter_map(|group| polling.put_off.remove(group)).flatten() {
-            polling.schedule.bring_forward(slot, clocks.time, clocks);
+            polling.schedule.sooner(slot, clocks.time, clocks);
         }
         polling.brake.has_slots(polling.schedule.len());
         let room = match polling.brake.room(clocks.monotonic) {
@@ -455,9 +458,8 @@ impl World {
             let recording = &kept.recording;
             back.retain(|other| recording.absorbs.is_none_or(|(absorbed, _)| absorbed != *other));
             if !recording.is_empty {
-                let (slot, due, fails) = (recording.slot, recording.next_poll_at, recording.failures > 0);
-                self.polling(daemon).schedule.set_failing(slot, fails);
-                self.polling(daemon).schedule.set(slot, due, clocks);
+                let (slot, next, fails) = (recording.slot, recording.next(), recording.failures > 0);
+                self.polling(daemon).schedule.polled(slot, next, fails, clocks);
             }
             let id = self.promises.handed_over(self.now);
             self.records(daemon, Numbered { id, kept });

@@ -142,7 +142,7 @@ impl Poller {
     fn bring_freed_forward(&mut self, now: Now) {
         let freed = self.caller.gate().take_freed();
         for slot in freed.into_iter().filter_map(|group| self.put_off.remove(&group)).flatten() {
-            self.schedule.bring_forward(slot, now.time, now);
+            self.schedule.sooner(slot, now.time, now);
         }
     }
 
@@ -267,7 +267,7 @@ impl Poller {
     fn spawn(&self, slot: Slot, pass: Pass) {
         let claim = Claim::new(&slot, self.news_sender.clone(), self.status.clone(), self.room.clone());
         let (caller, recorder, cadences) = (self.caller.clone(), self.recorder.clone(), self.cadences.clone());
-        let (keep, clock) = (self.settings.keep, self.store.clock().clone());
+        let (keep, clock, stretch) = (self.settings.keep, self.store.clock().clone(), self.stretch.factor());
         let let_through = if slot.messages.is_empty() { None } else { LetThrough::new(&caller) };
         self.polls.spawn(async move {
             let mut claim = claim;
@@ -286,7 +286,7 @@ impl Poller {
                 return;
             }
             let group_id = slot.group_id.clone();
-            let kept = Kept::of(slot, poll, cadences, 1.0, keep, clock.moment());
+            let kept = Kept::of(slot, poll, cadences, stretch, keep, clock.moment());
             let alone = kept.recording.parts.iter().filter_map(Part::alone);
             alone.for_each(|seq| caller.trouble.set_apart(&group_id, seq));
             let Ok(permit) = recorder.reserve().await else {

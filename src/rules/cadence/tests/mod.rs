@@ -80,13 +80,13 @@ fn a_message_from_the_future_counts_as_new() {
 fn a_new_message_is_due_at_once_or_within_its_slots_interval() {
     let cadence = tiers_alone();
     let now = at("2026-11-23T12:00:00Z");
-    assert_eq!(Following::from(&cadence).first_poll(None, now, now), now);
+    assert_eq!(Following::from(&cadence).first_poll(None, now, now).due, now);
     let just_now = now - TimeDelta::seconds(10);
-    assert_eq!(Following::from(&cadence).first_poll(Some(just_now), now, now), just_now + TimeDelta::minutes(1));
-    assert_eq!(Following::from(&cadence).first_poll(Some(now - TimeDelta::hours(5)), now, now), now);
+    assert_eq!(Following::from(&cadence).first_poll(Some(just_now), now, now).due, just_now + TimeDelta::minutes(1));
+    assert_eq!(Following::from(&cadence).first_poll(Some(now - TimeDelta::hours(5)), now, now).due, now);
     let long_expired = now - TimeDelta::days(90);
     assert_eq!(
-        Following::from(&cadence).first_poll(None, long_expired, now),
+        Following::from(&cadence).first_poll(None, long_expired, now).due,
         now,
         "an old message is polled once before it expires"
     );
@@ -98,7 +98,7 @@ fn a_changed_cadence_applies_its_own_next_poll_time() {
     let now = at("2026-11-23T12:00:00Z");
     let due = |polled_at| {
         let message = Known { until: polled_at, ..unread(now, now) };
-        Following::from(&cadence).due_again(Phase::of_slot(5), polled_at, [message], now)
+        Following::from(&cadence).due_again(Phase::of_slot(5), polled_at, [message], now).due
     };
     assert_eq!(due(Some(now - TimeDelta::hours(2))), now, "it is overdue");
     assert_eq!(due(Some(now)), next_poll(&cadence, Phase::of_slot(5), now, now).unwrap());
@@ -112,7 +112,7 @@ fn a_cron_cadence_ignores_the_age_until_it_expires() {
     let cadence = Cadence::by_cron("*/15 8-11 * * MON-FRI", secs(7 * DAY), true, friday).unwrap();
     let monday = at("2026-11-30T08:00:00Z");
     assert_eq!(next_poll(&cadence, Phase::of_slot(3), friday, friday), Some(monday));
-    assert_eq!(Following::from(&cadence).first_poll(None, friday, friday), monday, "also before the first poll");
+    assert_eq!(Following::from(&cadence).first_poll(None, friday, friday).due, monday, "also before the first poll");
     assert_eq!(next_poll(&cadence, Phase::of_slot(3), friday, monday), Some(monday + TimeDelta::minutes(15)));
     assert_eq!(next_poll(&cadence, Phase::of_slot(3), friday, friday + TimeDelta::days(7)), None);
 }

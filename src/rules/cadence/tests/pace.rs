@@ -77,7 +77,7 @@ fn messages_are_polled_for_the_last_time_soon_after_the_end_of_their_life() {
 #[test]
 fn a_message_that_joins_a_polled_slot_waits_for_its_own_interval() {
     let cadence = cadence();
-    let first = |polled_at| Following::from(&cadence).first_poll(polled_at, now(), now());
+    let first = |polled_at| Following::from(&cadence).first_poll(polled_at, now(), now()).due;
     assert_eq!(first(None), now());
     let wait = (first(Some(now())) - now()).as_seconds_f64();
     assert!((60.0..120.0).contains(&wait), "{wait}");
@@ -87,7 +87,7 @@ fn a_message_that_joins_a_polled_slot_waits_for_its_own_interval() {
 #[test]
 fn a_group_that_is_resumed_is_due_where_its_slot_would_have_been_polled_next() {
     let cadence = cadence();
-    let due = |polled_at| Following::from(&cadence).due_again(Phase::default(), polled_at, [aged(HOUR)], now());
+    let due = |polled_at| Following::from(&cadence).due_again(Phase::default(), polled_at, [aged(HOUR)], now()).due;
     assert_eq!(due(None), now());
     assert_eq!(due(Some(now() - TimeDelta::hours(3))), now(), "it is overdue");
     assert!(due(Some(now())) > now() + TimeDelta::minutes(11));

@@ -2,19 +2,27 @@
 //!
 //! A slot either waits for its time or is claimed by a poll. Due times are places on a timeline of the monotonic
 //! clock, so that a step of the database's clock neither stops polling nor makes everything due at once. Pure.
+//!
+//! When more is due than can be polled, lateness is shared in proportion to the intervals, and slots that an owner has brought or
+//! brought back have a queue of their own, so that a million of them hold up none that was polled before.
+
+mod claims;
+mod lane;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    time::Instant,
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
 };
 
 use chrono::TimeDelta;
 
+use self::lane::Lane;
 use crate::{
     domain::Timestamp,
     rules::{
+        cadence::Next,
         recording::RETRY_AT_MOST,
-        slot::{NewSlot, SlotKey, StoredDue},
+        slot::{GroupKey, NewSlot, SlotKey, StoredDue},
     },
 };
 
@@ -25,54 +33,131 @@ pub(crate) struct Now {
     pub monotonic: Instant,
 }
 
-/// Maximum number of slots among which one is drawn.
-const DRAWN_FROM: usize = 10_000;
-
 /// A time on the schedule's timeline, in microseconds.
 type Place = i64;
 
-/// In a poll.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Claimed {
-    /// When it was due; `None` if the schedule did not know it.
-    was: Option<Place>,
-    /// It was requested meanwhile to be due again at this time.
-    pending: Option<Place>,
+/// The time between two polls of a slot, in seconds.
+type Seconds = f32;
+
+/// The interval of slots of which none is known.
+const USUAL: Seconds = 60.0;
+
+/// Of the slots that an owner brings to a group, each counts as due this much later than the one before: other groups' slots that
+/// come meanwhile go between them.
+const ONE_AFTER_ANOTHER: Place = 1_000_000;
+
+/// A slot that waits for its time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Waiting {
+    /// When it is due.
+    place: Place,
+    every: Seconds,
+    /// Its number among the slots that an owner has brought to its group; 0 if it is due after a poll.
+    brought: u32,
 }
 
-/// The due times of all slots of an app. A million waiting ones take about 100 MiB, so nothing else is kept of them.
+impl Waiting {
+    /// Its place in the order of its lane.
+    fn order(&self) -> Place {
+        self.place + ONE_AFTER_ANOTHER * Place::from(self.brought.saturating_sub(1))
+    }
+
+    /// Billionths of a call a second: whole numbers add up exactly.
+    fn demand(every: Seconds) -> u64 {
+        (1e9 / f64::from(every)) as u64
+    }
+}
+
+/// In a poll.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Claimed {
+    /// How it waited; `None` if the schedule did not know it.
+    was: Option<Waiting>,
+    /// It was requested meanwhile to be due again at this time.
+    pending: Option<Place>,
+    every: Seconds,
+}
+
+/// The due times of all slots of an app. A million waiting ones take about 100 MiB, so little else is kept of them.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     start: Instant,
-    due: BTreeSet<(Place, SlotKey)>,
+    /// Slots that are due after a poll.
+    due: Lane,
     /// The same for slots whose last poll failed.
-    due_failing: BTreeSet<(Place, SlotKey)>,
+    due_failing: Lane,
+    /// Slots that owners have brought or brought back, and that are due at once.
+    brought: Lane,
+    /// The number of those by group.
+    brought_to: HashMap<GroupKey, u32>,
+    /// Whether one of those was claimed last.
+    was_brought: bool,
     failing: HashSet<SlotKey>,
-    waiting: HashMap<SlotKey, Place>,
+    waiting: HashMap<SlotKey, Waiting>,
     claimed: HashMap<SlotKey, Claimed>,
+    /// See [`Waiting::demand`].
+    demand: u64,
 }
 
 impl Schedule {
     pub(crate) fn new(start: Instant) -> Self {
-        let (due, due_failing, failing) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
-        Self { start, due, due_failing, failing, waiting: HashMap::new(), claimed: HashMap::new() }
+        Self {
+            start,
+            due: Lane::default(),
+            due_failing: Lane::default(),
+            brought: Lane::default(),
+            brought_to: HashMap::new(),
+            was_brought: false,
+            failing: HashSet::new(),
+            waiting: HashMap::new(),
+            claimed: HashMap::new(),
+            demand: 0,
+        }
     }
 
-    /// Sets when a slot is due. While it is claimed, this adds to the result of its poll.
-    pub(crate) fn set(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
-        let place = self.place(due, now);
+    /// Sets when a slot is due that an owner has changed. While it is claimed, this adds to the result of its poll.
+    pub(crate) fn set(&mut self, slot: SlotKey, next: Next, now: Now) {
+        let (place, every, present) = (self.place(next.due, now), seconds(next.every), self.present(now));
         match self.claimed.get_mut(&slot) {
             Some(claimed) => claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place))),
-            None => self.wait(slot, place),
+            None if place > present => self.wait(slot, Waiting { place, every, brought: 0 }),
+            None => self.bring(slot, place, every),
         }
     }
 
     /// Sets when a slot is due at the latest: a waiting slot is never postponed. So a time that was stored before the
     /// wall clock was set back, and now seems far ahead, does no harm.
-    pub(crate) fn bring_forward(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
+    pub(crate) fn bring_forward(&mut self, slot: SlotKey, next: Next, now: Now) {
+        let place = self.place(next.due, now);
+        if self.waiting.get(&slot).is_none_or(|known| known.place > place) {
+            self.set(slot, next, now);
+        }
+    }
+
+    /// A slot that was polled before is due at this time, unless it is due sooner anyway.
+    pub(crate) fn sooner(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
-        if self.waiting.get(&slot).is_none_or(|known| *known > place) {
-            self.set(slot, due, now);
+        match (self.claimed.get_mut(&slot), self.waiting.get(&slot).copied()) {
+            (Some(claimed), _) => claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place))),
+            (None, Some(waiting)) if waiting.place <= place => {}
+            (None, waiting) => {
+                let every = waiting.map_or(USUAL, |waiting| waiting.every);
+                self.wait(slot, Waiting { place, every, brought: 0 });
+            }
+        }
+    }
+
+    /// Sets when a slot is due after a poll that will be stored, and whether the poll failed.
+    pub(crate) fn polled(&mut self, slot: SlotKey, next: Next, fails: bool, now: Now) {
+        self.set_failing(slot, fails);
+        let (place, every) = (self.place(next.due, now), seconds(next.every));
+        match self.claimed.get_mut(&slot) {
+            Some(claimed) => {
+                claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place)));
+                self.demand -= Waiting::demand(std::mem::replace(&mut claimed.every, every));
+                self.demand += Waiting::demand(every);
+            }
+            None => self.wait(slot, Waiting { place, every, brought: 0 }),
         }
     }
 
@@ -81,124 +166,52 @@ impl Schedule {
     ///
     /// If the last poll is in the future, the wall clock was set back since, and times written by it are late by as
     /// much; failed slots are retried in time, whatever the clock was then.
-    pub(crate) fn learn(&mut self, slot: SlotKey, stored: StoredDue, now: Now) {
+    pub(crate) fn learn(&mut self, slot: SlotKey, stored: StoredDue, every: Duration, now: Now) {
         let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
         self.set_failing(slot, stored.has_failed);
         let due = stored.next_poll_at - stored.last_polled_at.map_or(TimeDelta::zero(), ahead);
-        if !self.claimed.contains_key(&slot) {
-            self.bring_forward(slot, if stored.has_failed { due.min(now.time + RETRY_AT_MOST) } else { due }, now);
+        let due = if stored.has_failed { due.min(now.time + RETRY_AT_MOST) } else { due };
+        let (place, every) = (self.place(due, now), seconds(every));
+        let is_late = self.waiting.get(&slot).is_none_or(|known| known.place > place);
+        match stored.last_polled_at {
+            _ if self.claimed.contains_key(&slot) || !is_late => {}
+            None if !stored.has_failed => self.set(slot, Next { due, every: Duration::from_secs_f32(every) }, now),
+            _ => self.wait(slot, Waiting { place, every, brought: 0 }),
         }
     }
 
-    /// Adds a newly created slot.
+    /// Adds a newly created slot, for messages of one that was polled.
     pub(crate) fn learn_made(&mut self, made: NewSlot, now: Now) {
         self.set_failing(made.slot, made.fails);
-        if !self.claimed.contains_key(&made.slot) {
-            self.bring_forward(made.slot, made.next_poll_at, now);
+        let (place, every) = (self.place(made.next_poll_at, now), self.every(made.slot));
+        let is_late = self.waiting.get(&made.slot).is_none_or(|known| known.place > place);
+        if is_late && !self.claimed.contains_key(&made.slot) {
+            self.wait(made.slot, Waiting { place, every, brought: 0 });
         }
+    }
+
+    /// Adds a slot that was split from a claimed one.
+    pub(crate) fn learn_split(&mut self, made: SlotKey, from: SlotKey, due: Timestamp, now: Now) {
+        self.wait(made, Waiting { place: self.place(due, now), every: self.every(from), brought: 0 });
     }
 
     /// Notes whether the last poll of a slot failed.
     pub(crate) fn set_failing(&mut self, slot: SlotKey, fails: bool) {
-        let place = self.unlist(slot);
+        let waiting = self.unlist(slot);
         _ = if fails { self.failing.insert(slot) } else { self.failing.remove(&slot) };
-        if let Some(place) = place {
-            self.wait(slot, place);
-        }
-    }
-
-    /// Claims up to `count` due slots, the most overdue first, and among them up to `failing` whose last poll failed.
-    pub(crate) fn claim_due(&mut self, count: usize, mut failing: usize, now: Now) -> Vec<SlotKey> {
-        let present = self.present(now);
-        let mut claimed = Vec::with_capacity(count.min(64));
-        while claimed.len() < count {
-            let next = self.first(failing > 0).filter(|(place, _)| *place <= present);
-            let Some((_, slot)) = next.filter(|(_, slot)| self.claim(*slot)) else { break };
-            failing -= usize::from(self.failing.contains(&slot));
-            claimed.push(slot);
-        }
-        claimed
-    }
-
-    /// Claims up to `count` due slots, first those whose last poll did not fail. `draw` returns a fraction from 0 to
-    /// 1, at which a slot is taken from the order of due times: so failing slots that are due together can't block
-    /// all others.
-    pub(crate) fn claim_drawn(&mut self, count: usize, mut draw: impl FnMut() -> f64, now: Now) -> Vec<SlotKey> {
-        let present = self.present(now);
-        let mut claimed = Vec::with_capacity(count.min(64));
-        while claimed.len() < count {
-            let drawn = [&self.due, &self.due_failing].into_iter().find_map(|slots| {
-                let due = || slots.iter().take_while(|(place, _)| *place <= present).take(DRAWN_FROM);
-                let last = due().count().checked_sub(1)?;
-                due().nth(((draw() * (last + 1) as f64) as usize).min(last)).map(|(_, slot)| *slot)
-            });
-            let Some(slot) = drawn.filter(|slot| self.claim(*slot)) else { break };
-            claimed.push(slot);
-        }
-        claimed
-    }
-
-    /// Claims up to `count` slots before their time, those due first.
-    pub(crate) fn claim_soonest(&mut self, count: usize) -> Vec<SlotKey> {
-        let soonest: Vec<SlotKey> = self.due.iter().take(count).map(|(_, slot)| *slot).collect();
-        soonest.into_iter().filter(|slot| self.claim(*slot)).collect()
-    }
-
-    /// Claims one slot before its time, if it is waiting.
-    pub(crate) fn claim(&mut self, slot: SlotKey) -> bool {
-        let was = self.unlist(slot);
-        was.is_some() && self.claimed.insert(slot, Claimed { was, pending: None }).is_none()
-    }
-
-    /// Claims a slot whether it is known or not, unless a poll has it.
-    pub(crate) fn claim_unknown(&mut self, slot: SlotKey) -> bool {
-        if self.claimed.contains_key(&slot) {
-            return false;
-        }
-        let was = self.unlist(slot);
-        self.claimed.insert(slot, Claimed { was, pending: None }).is_none()
-    }
-
-    /// Ends a claim: the slot is due at this time, or sooner if that was requested meanwhile.
-    pub(crate) fn release(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
-        let place = self.place(due, now);
-        let pending = self.claimed.remove(&slot).and_then(|claimed| claimed.pending);
-        self.wait(slot, pending.map_or(place, |pending| pending.min(place)));
-    }
-
-    /// Ends a claim without a poll: the slot's due time is unchanged, on its original clock.
-    pub(crate) fn give_back(&mut self, slot: SlotKey, now: Now) {
-        if let Some(Claimed { was, pending }) = self.claimed.remove(&slot) {
-            let was = was.unwrap_or_else(|| self.present(now));
-            self.wait(slot, pending.map_or(was, |pending| pending.min(was)));
-        }
-    }
-
-    /// Ends a claim: the slot is due at this time and no sooner, also if that was requested meanwhile.
-    pub(crate) fn put_off(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
-        self.claimed.remove(&slot);
-        self.wait(slot, self.place(due, now));
-    }
-
-    /// Ends a claim of a slot that must not be polled for now: it is forgotten, unless it was requested meanwhile.
-    pub(crate) fn forget(&mut self, slot: SlotKey) {
-        match self.claimed.remove(&slot).and_then(|claimed| claimed.pending) {
-            Some(pending) => self.wait(slot, pending),
-            None => {
-                self.unlist(slot);
-                self.failing.remove(&slot);
-            }
+        if let Some(waiting) = waiting {
+            self.wait(slot, waiting);
         }
     }
 
     /// Microseconds until the next slot is due, with `with_failing` also of those whose last poll failed; zero or
     /// less if it is overdue.
     pub(crate) fn until_next(&self, with_failing: bool, now: Now) -> Option<i64> {
-        self.first(with_failing).map(|(place, _)| place - self.present(now))
-    }
-
-    fn first(&self, with_failing: bool) -> Option<(Place, SlotKey)> {
-        self.due.first().into_iter().chain(self.due_failing.first().filter(|_| with_failing)).min().copied()
+        let present = self.present(now);
+        let failing = self.due_failing.first().filter(|_| with_failing);
+        // Those that were brought are due, whatever their place in the order.
+        let brought = self.brought.first().map(|place| place.min(present));
+        self.due.first().into_iter().chain(failing).chain(brought).min().map(|place| place - present)
     }
 
     /// The number of slots.
@@ -206,21 +219,67 @@ impl Schedule {
         self.waiting.len() + self.claimed.len()
     }
 
-    fn wait(&mut self, slot: SlotKey, place: Place) {
+    /// How many calls a second the slots ask for, without a stretch.
+    pub(crate) fn demand(&self) -> f64 {
+        self.demand as f64 / 1e9
+    }
+
+    fn every(&self, slot: SlotKey) -> Seconds {
+        let claimed = self.claimed.get(&slot).map(|claimed| claimed.every);
+        claimed.or(self.waiting.get(&slot).map(|waiting| waiting.every)).unwrap_or(USUAL)
+    }
+
+    /// Adds a slot that an owner has brought: it is due after those that the group has got so already.
+    fn bring(&mut self, slot: SlotKey, place: Place, every: Seconds) {
         self.unlist(slot);
-        self.due_of(slot).insert((place, slot));
-        self.waiting.insert(slot, place);
+        let brought = self.brought_to.get(&slot.group_key).copied().unwrap_or_default().saturating_add(1);
+        self.wait(slot, Waiting { place, every, brought });
     }
 
-    /// Removes a waiting slot. Returns when it was due, if it waited.
-    fn unlist(&mut self, slot: SlotKey) -> Option<Place> {
-        let place = self.waiting.remove(&slot)?;
-        self.due_of(slot).remove(&(place, slot));
-        Some(place)
+    fn wait(&mut self, slot: SlotKey, waiting: Waiting) {
+        self.unlist(slot);
+        let waiting = if self.failing.contains(&slot) { Waiting { brought: 0, ..waiting } } else { waiting };
+        if waiting.brought > 0 {
+            *self.brought_to.entry(slot.group_key).or_default() += 1;
+        }
+        self.lane(slot, &waiting).insert(waiting.every, waiting.order(), slot);
+        self.demand += Waiting::demand(waiting.every);
+        self.waiting.insert(slot, waiting);
     }
 
-    fn due_of(&mut self, slot: SlotKey) -> &mut BTreeSet<(Place, SlotKey)> {
-        if self.failing.contains(&slot) { &mut self.due_failing } else { &mut self.due }
+    /// Removes a waiting slot. Returns how it waited, if it did.
+    fn unlist(&mut self, slot: SlotKey) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&slot)?;
+        self.lane(slot, &waiting).remove(waiting.every, waiting.order(), slot);
+        self.demand -= Waiting::demand(waiting.every);
+        if waiting.brought > 0
+            && let Some(count) = self.brought_to.get_mut(&slot.group_key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.brought_to.remove(&slot.group_key);
+            }
+        }
+        Some(waiting)
+    }
+
+    fn lane(&mut self, slot: SlotKey, waiting: &Waiting) -> &mut Lane {
+        match waiting.brought {
+            _ if self.failing.contains(&slot) => &mut self.due_failing,
+            0 => &mut self.due,
+            _ => &mut self.brought,
+        }
+    }
+
+    fn insert_claimed(&mut self, slot: SlotKey, claimed: Claimed) {
+        self.demand += Waiting::demand(claimed.every);
+        self.claimed.insert(slot, claimed);
+    }
+
+    fn remove_claimed(&mut self, slot: SlotKey) -> Option<Claimed> {
+        let claimed = self.claimed.remove(&slot)?;
+        self.demand -= Waiting::demand(claimed.every);
+        Some(claimed)
     }
 
     fn present(&self, now: Now) -> Place {
@@ -231,6 +290,10 @@ impl Schedule {
         let ahead = due.timestamp_micros().saturating_sub(now.time.timestamp_micros());
         self.present(now).saturating_add(ahead)
     }
+}
+
+fn seconds(every: Duration) -> Seconds {
+    every.as_secs_f32().max(1e-3)
 }
 
 #[cfg(test)]

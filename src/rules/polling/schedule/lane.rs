@@ -1,0 +1,63 @@
+//! Slots in the order in which they are polled when too much is due: how late each is, in intervals of its own.
+//!
+//! So lateness is shared in proportion: while a slot of a minute waits for two, one of an hour waits for two hours. Slots of
+//! similar intervals are kept together in the order of their places, and only the first ones of each kind are compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Place, Seconds};
+use crate::rules::slot::SlotKey;
+
+/// Waiting slots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Lane(BTreeMap<Kind, BTreeSet<(Place, SlotKey)>>);
+
+/// Intervals that differ by less than a factor of two: so many of them in seconds make a power of two.
+type Kind = i32;
+
+fn kind(every: Seconds) -> Kind {
+    every.max(1.0).log2() as Kind
+}
+
+impl Lane {
+    pub fn insert(&mut self, every: Seconds, place: Place, slot: SlotKey) {
+        self.0.entry(kind(every)).or_default().insert((place, slot));
+    }
+
+    pub fn remove(&mut self, every: Seconds, place: Place, slot: SlotKey) {
+        if let Some(slots) = self.0.get_mut(&kind(every)) {
+            slots.remove(&(place, slot));
+            if slots.is_empty() {
+                self.0.remove(&kind(every));
+            }
+        }
+    }
+
+    /// The slot that is the latest in intervals of its own, with their number; negative before its place.
+    pub fn latest(&self, present: Place) -> Option<(f64, SlotKey)> {
+        let late = |(kind, slots): (&Kind, &BTreeSet<(Place, SlotKey)>)| {
+            let (place, slot) = slots.first()?;
+            Some(((present - place) as f64 / 2_f64.powi(*kind), *slot))
+        };
+        self.0.iter().filter_map(late).max_by(|one, other| one.0.total_cmp(&other.0))
+    }
+
+    /// The first place.
+    pub fn first(&self) -> Option<Place> {
+        self.0.values().filter_map(|slots| Some(slots.first()?.0)).min()
+    }
+
+    /// Up to `count` slots of each kind, by rising places.
+    pub fn soonest(&self, count: usize) -> Vec<(Place, SlotKey)> {
+        let mut soonest: Vec<_> = self.0.values().flat_map(|slots| slots.iter().take(count)).copied().collect();
+        soonest.sort_unstable();
+        soonest.truncate(count);
+        soonest
+    }
+
+    /// All slots, by rising places.
+    #[cfg(test)]
+    pub fn all(&self) -> BTreeSet<(Place, SlotKey)> {
+        self.0.values().flatten().copied().collect()
+    }
+}
