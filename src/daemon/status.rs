@@ -107,7 +107,8 @@ pub enum Role {
 impl DaemonStatus {
     /// Who polls.
     pub fn role(&self) -> Role {
-        let contender = self.lease.contender();
+        let elector = self.lease.elector();
+        let contender = elector.contender();
         match contender.epoch() {
             Some(_) if contender.is_trusted(clock::uptime()) => Role::Polling,
             Some(_) => Role::LeaseNotRenewed,
@@ -117,7 +118,7 @@ impl DaemonStatus {
 
     /// The epoch of the lease, if this process holds it.
     pub fn epoch(&self) -> Option<i64> {
-        self.lease.contender().epoch()
+        self.lease.elector().contender().epoch()
     }
 
     /// Whether the main loop runs.

@@ -1,12 +1,14 @@
-//! One term after the other: stands by until it gets the app's lease, and polls under it until it is lost or the
-//! daemon stops.
+//! The app's lease: stands by until it gets it, and polls under it until it is lost or the daemon stops.
 //!
-//! Everything that polls or writes lives within a term and ends with it. Nothing here decides who may have the lease:
-//! see [`crate::rules::lease`].
+//! Everything that polls or writes lives within a term and ends with it. Nothing is decided here: [`Elector`] says what
+//! to do next.
 
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, MutexGuard},
+    time::Instant,
+};
 
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +22,9 @@ use crate::{
     },
     host::Holder,
     logging::log_throttle::LogThrottle,
-    rules::lease::{LOOK_EVERY, Lease, LeaseRow, RENEW_EVERY, Verdict},
+    rules::lease::{Elector, LeaseRow, Task},
     store::{Store, StoreError},
 };
-
-/// Delay before an unanswered database query is repeated.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The common state of all terms of a daemon.
 #[derive(Debug)]
@@ -42,61 +41,66 @@ pub(crate) struct Leadership {
 impl Leadership {
     /// Runs until `stop`, or until a part fails. Returns the number of polls that could not be stored.
     pub async fn run(self, stop: CancellationToken) -> usize {
-        let mut lost = 0;
-        while let Some(store) = self.stand_by(&stop).await {
-            let ended = self.serve(store, &stop).await;
-            lost += ended.lost;
-            if ended.has_failed {
-                break;
-            }
-        }
-        lost
-    }
-
-    /// Waits for the lease. `None` if it is time to stop.
-    async fn stand_by(&self, stop: &CancellationToken) -> Option<Store> {
-        let mut trouble = LogThrottle::default();
+        let (mut lost, mut trouble) = (0, LogThrottle::default());
         loop {
             self.status.heartbeat.beat();
-            let wait = match stop.run_until_cancelled(self.try_to_take()).await? {
-                Ok(Some(epoch)) => {
+            if stop.is_cancelled() {
+                self.elector().stop();
+            }
+            let task = self.elector().next(clock::uptime());
+            match task {
+                Task::End => return lost,
+                Task::Lead(epoch) => {
                     self.status.sees(None);
                     self.leader_known.cancel();
-                    return Some(self.store.under_lease(&self.holder, epoch));
+                    lost += self.lead(&self.store.under_lease(&self.holder, epoch), &stop).await;
                 }
-                Ok(None) => {
-                    if trouble.is_over() {
-                        tracing::info!("the lease can be read again");
-                    }
-                    self.leader_known.cancel();
-                    LOOK_EVERY
-                }
-                Err(error) => {
-                    self.status.lease.contender().lost_sight();
-                    error.log(&mut trouble, "the lease can't be read: standing by");
-                    ASK_AGAIN
-                }
-            };
-            stop.run_until_cancelled(sleep(wait)).await?;
+                task => _ = stop.run_until_cancelled(self.stand_by(task, &mut trouble)).await,
+            }
         }
     }
 
-    async fn try_to_take(&self) -> Result<Option<i64>, StoreError> {
+    fn elector(&self) -> MutexGuard<'_, Elector> {
+        self.status.lease.elector()
+    }
+
+    /// Does what has to be done without the lease.
+    async fn stand_by(&self, task: Task, trouble: &mut LogThrottle) {
+        let done = match task {
+            Task::Look => self.look().await,
+            Task::Take(row) => self.take(row).await,
+            Task::Wait(until) => return wait(until).await,
+            _ => return,
+        };
+        match done {
+            Ok(()) if trouble.is_over() => tracing::info!("the lease can be read again"),
+            Ok(()) => {}
+            Err(error) => {
+                self.elector().failed(clock::uptime());
+                error.log(trouble, "the lease can't be read: standing by");
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<(), StoreError> {
         let row = self.store.look_at_lease().await?;
         let own = self.holder.to_string();
         // A lease taken by an unanswered query turns out to be ours.
         let is_free = |holder: &str| holder == own || self.holder.is_dead(holder);
-        let verdict = self.status.lease.contender().saw(row.as_ref(), is_free, clock::uptime());
-        if verdict == Verdict::Wait {
+        let is_taken = self.elector().saw(row.as_ref(), is_free, clock::uptime());
+        if is_taken {
             self.tell_who_polls(row.as_ref()).await?;
-            return Ok(None);
+            self.leader_known.cancel();
         }
+        Ok(())
+    }
+
+    async fn take(&self, row: Option<LeaseRow>) -> Result<(), StoreError> {
         let asked_at = clock::uptime();
         let epoch = self.store.take_lease(&self.holder, row.as_ref()).await?;
-        if let Some(epoch) = epoch {
-            self.status.lease.contender().holds(epoch, asked_at);
-        }
-        Ok(epoch)
+        self.elector().took(epoch, asked_at, clock::uptime());
+        self.leader_known.cancel();
+        Ok(())
     }
 
     async fn tell_who_polls(&self, row: Option<&LeaseRow>) -> Result<(), StoreError> {
@@ -112,23 +116,69 @@ impl Leadership {
         Ok(())
     }
 
-    /// Polls under the lease of `store`, session after session, until `stop`, or until the lease is lost or a part fails.
-    async fn serve(&self, store: Store, stop: &CancellationToken) -> Ended {
-        let term_over = stop.child_token();
-        let term_ended = CancellationToken::new();
-        let renewing =
-            tokio::spawn(renew(store.clone(), self.status.lease.clone(), term_over.clone(), term_ended.clone()));
+    /// Polls under the lease of `store`, session after session, until `stop`, or until the lease is lost or a part
+    /// fails. Returns the number of polls that could not be stored.
+    async fn lead(&self, store: &Store, stop: &CancellationToken) -> usize {
+        let (term_over, polling_ended) = (stop.child_token(), CancellationToken::new());
+        let polling = async {
+            let ended = self.sessions(store, &term_over).await;
+            polling_ended.cancel();
+            ended
+        };
+        let (ended, ()) = tokio::join!(polling, self.keep(store, &term_over, &polling_ended));
+        self.elector().polling_ended(ended.has_failed);
+        let task = self.elector().next(clock::uptime());
+        if task == Task::Release {
+            if let Err(error) = store.release_lease().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the lease could not be released: another receiptd has to wait until it ends");
+            }
+            self.elector().released();
+        }
+        ended.lost
+    }
+
+    /// Renews the lease until polling has ended. If another process has it, the term is over.
+    async fn keep(&self, store: &Store, term_over: &CancellationToken, polling_ended: &CancellationToken) {
+        let mut trouble = LogThrottle::default();
+        while !polling_ended.is_cancelled() {
+            let task = self.elector().next(clock::uptime());
+            match task {
+                // Not cancelled: a process that releases the lease must not take it for its own again.
+                Task::Renew => self.renew(store, &mut trouble).await,
+                Task::Wait(until) => _ = polling_ended.run_until_cancelled(wait(until)).await,
+                _ => {
+                    term_over.cancel();
+                    polling_ended.cancelled().await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, store: &Store, trouble: &mut LogThrottle) {
+        let asked_at = clock::uptime();
+        match store.renew_lease().await {
+            Ok(is_held) => {
+                self.elector().renewed(is_held, asked_at, clock::uptime());
+                if !is_held {
+                    tracing::warn!("another receiptd has taken over: standing by");
+                } else if trouble.is_over() {
+                    tracing::info!("lease renewed again");
+                }
+            }
+            Err(error) => {
+                self.elector().failed(clock::uptime());
+                error.log(trouble, "the lease can't be renewed: polling stops before it ends");
+            }
+        }
+    }
+
+    /// Polls session after session, until the term is over or a part fails.
+    async fn sessions(&self, store: &Store, term_over: &CancellationToken) -> Ended {
         let mut sum = Ended::default();
         while !term_over.is_cancelled() && !sum.has_failed {
-            let session = self.session(&store, &term_over).await;
+            let session = self.session(store, term_over).await;
             sum = Ended { lost: sum.lost + session.lost, has_failed: session.has_failed };
-        }
-        term_ended.cancel();
-        let is_held = renewing.await.unwrap_or(false);
-        self.status.lease.contender().lost();
-        if is_held && let Err(error) = store.release_lease().await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the lease could not be released: another receiptd has to wait until it ends");
         }
         sum
     }
@@ -156,33 +206,9 @@ impl Leadership {
     }
 }
 
-/// Renews the lease until `term_ended`. Returns whether it is still held; if it is not, the term is over.
-async fn renew(store: Store, lease: Arc<Lease>, term_over: CancellationToken, term_ended: CancellationToken) -> bool {
-    let mut trouble = LogThrottle::default();
-    let mut wait = RENEW_EVERY;
-    while term_ended.run_until_cancelled(sleep(wait)).await.is_some() {
-        let (epoch, asked_at) = (lease.contender().epoch(), clock::uptime());
-        wait = match (store.renew_lease().await, epoch) {
-            (Ok(true), Some(epoch)) => {
-                lease.contender().holds(epoch, asked_at);
-                if trouble.is_over() {
-                    tracing::info!("lease renewed again");
-                }
-                RENEW_EVERY
-            }
-            (Ok(_), _) => {
-                tracing::warn!("another receiptd has taken over: standing by");
-                lease.contender().lost();
-                term_over.cancel();
-                return false;
-            }
-            (Err(error), _) => {
-                error.log(&mut trouble, "the lease can't be renewed: polling stops before it ends");
-                ASK_AGAIN
-            }
-        };
-    }
-    true
+/// Waits until then.
+async fn wait(until: Instant) {
+    sleep(until.saturating_duration_since(clock::uptime())).await;
 }
 
 /// Starts a part whose end, even by a panic, is noted.

@@ -4,13 +4,12 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{ASK_AGAIN, spawn_noted};
+use super::spawn_noted;
 use crate::{
     chat::ChatClient,
     daemon::{
@@ -21,17 +20,13 @@ use crate::{
         status::DaemonStatus,
     },
     logging::log_throttle::LogThrottle,
-    rules::cadence::Cadences,
+    rules::{
+        cadence::Cadences,
+        lease::{ASK_AGAIN, GRACE_FOR_FLUSH, GRACE_FOR_POLLS},
+    },
     store::{Store, StoreError},
     text::counted::counted,
 };
-
-/// Maximum time for polls in flight to end.
-const GRACE_FOR_POLLS: Duration = Duration::from_secs(10);
-
-/// Maximum time for the recorder to write their results afterwards, if the term is over too. Between two sessions there
-/// is no limit.
-const GRACE_FOR_FLUSH: Duration = Duration::from_secs(10);
 
 /// The settings of a session.
 #[derive(Debug)]

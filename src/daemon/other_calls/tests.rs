@@ -24,7 +24,7 @@ fn calls(service: &Simulator) -> OtherCalls {
         max_connections: 10,
     };
     let lease = Lease::default();
-    lease.contender().holds(1, clock::uptime());
+    lease.elector().took(Some(1), clock::uptime(), clock::uptime());
     let limits = [Api::GroupInfo, Api::GroupList, Api::History].map(|api| (api, api.calls_per_second()));
     let client = ChatClient::new(settings).unwrap();
     OtherCalls::new(client.into(), lease.into(), limits, Duration::from_millis(50), CancellationToken::new())
@@ -128,7 +128,7 @@ async fn a_refusal_of_the_app_stops_calls_for_a_while() {
 async fn without_the_lease_no_other_call_is_made() {
     let service = service().await;
     let calls = calls(&service);
-    calls.lease.contender().lost();
+    calls.lease.elector().polling_ended(false);
     assert!(calls.call(&page("0")).await.is_none());
     assert_eq!(service.ledger().apis().count(), 0);
 }

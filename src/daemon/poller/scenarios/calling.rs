@@ -113,7 +113,7 @@ impl World {
 
     fn may_send(&mut self, daemon: usize, id: u64, grant: Grant) {
         let instant = self.instant();
-        let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
+        let is_trusted = self.daemons[daemon].elector.contender().is_trusted(instant);
         let polling = self.polling(daemon);
         let Some(poll) = polling.polls.get_mut(&id) else { return polling.pacer.failed(&grant, instant) };
         poll.has_started = true;
@@ -155,7 +155,7 @@ impl World {
 
     pub fn sends(&mut self, daemon: usize, id: u64) {
         let (now, instant) = (self.now, self.instant());
-        let is_trusted = self.daemons[daemon].contender.is_trusted(instant);
+        let is_trusted = self.daemons[daemon].elector.contender().is_trusted(instant);
         let is_connected = !self.faults().any(|fault| fault == Fault::Unreachable);
         let polling = self.polling(daemon);
         let attempt = polling.next_id();

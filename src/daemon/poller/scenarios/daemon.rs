@@ -1,5 +1,5 @@
-//! A daemon: its process, its lease and its terms. Mirrors `Terms` in `src/daemon/leadership/mod.rs`, which needs a runtime; the real
-//! [`Contender`] decides whether it may take the lease, and for how long it trusts it.
+//! A daemon: its process, its lease and its terms. [`Elector`] decides what it does about the lease, and the model of
+//! the database answers.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,12 +13,8 @@ use super::{
 };
 use crate::rules::{
     database_clock::{DatabaseClock, Reading},
-    lease::{Contender, LOOK_EVERY, RENEW_EVERY, Verdict},
+    lease::{Elector, GRACE_FOR_FLUSH, GRACE_FOR_POLLS, Task},
 };
-
-/// As `term::ASK_AGAIN`, `term::GRACE_FOR_POLLS` and `term::GRACE_FOR_FLUSH`.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-const GRACE: Duration = Duration::from_secs(10);
 
 /// systemd restarts a daemon that ended by itself.
 const STARTED_AGAIN_AFTER: Micros = SECOND;
@@ -36,9 +32,23 @@ pub(super) struct Daemon {
     pub wall_offset: i64,
     /// Its knowledge of the database's clock.
     pub clock: DatabaseClock,
-    pub contender: Contender,
+    pub elector: Elector,
+    /// A request about the lease is on its way.
+    is_asking: bool,
+    leads_at: Option<Micros>,
     pub term_number: u32,
     pub term: Option<Term>,
+}
+
+/// How far a term is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Polling,
+    /// All polls have ended, and the remaining results are written.
+    Writing,
+    /// Everything has ended, and the elector does not know it yet.
+    Ended,
+    Over,
 }
 
 /// State that lives as long as the lease is held.
@@ -47,10 +57,7 @@ pub(super) struct Term {
     pub is_loaded: bool,
     pub is_over: bool,
     has_failed: bool,
-    is_held: bool,
-    is_renewing: bool,
-    is_ending: bool,
-    has_ended: bool,
+    phase: Phase,
     pub polling: Polling,
     pub recorder: Recorder,
 }
@@ -67,7 +74,9 @@ impl Daemon {
             pauses_at_permit: None,
             wall_offset: 0,
             clock: DatabaseClock::default(),
-            contender: Contender::default(),
+            elector: Elector::default(),
+            is_asking: false,
+            leads_at: None,
             term_number: 0,
             term: None,
         }
@@ -94,7 +103,7 @@ impl World {
         let (life, is_alive) = (life + 1, true);
         self.daemons[daemon] = Daemon { life, is_alive, wall_offset, paused_until, ..Daemon::new(daemon) };
         self.promises.stirred(self.now);
-        self.after(daemon, Duration::from_millis(50), Doing::Look);
+        self.after(daemon, Duration::from_millis(50), Doing::Lead);
     }
 
     pub fn dies(&mut self, daemon: usize) {
@@ -111,19 +120,22 @@ impl World {
 
     /// SIGTERM.
     pub fn stops(&mut self, daemon: usize) {
-        if !self.daemons[daemon].is_alive {
+        let stopped = &mut self.daemons[daemon];
+        if !stopped.is_alive {
             return;
         }
-        self.daemons[daemon].is_stopping = true;
-        if self.daemons[daemon].term.is_some() {
-            self.ends_term(daemon);
-        } else {
-            self.leaves(daemon);
+        stopped.is_stopping = true;
+        stopped.elector.stop();
+        if stopped.term.is_some() {
+            return self.ends_term(daemon);
         }
+        // No answer is waited for.
+        stopped.is_asking = false;
+        self.leads(daemon);
     }
 
     fn leaves(&mut self, daemon: usize) {
-        self.daemons[daemon].is_alive = false;
+        (self.daemons[daemon].is_alive, self.daemons[daemon].term) = (false, None);
         let Daemon { is_stopping, starts_again_at, .. } = self.daemons[daemon];
         let again = if is_stopping { starts_again_at } else { self.now + STARTED_AGAIN_AFTER };
         self.at(again, Event::Starts(daemon));
@@ -131,8 +143,7 @@ impl World {
 
     pub fn does(&mut self, daemon: usize, doing: Doing) {
         match doing {
-            Doing::Look => self.request(daemon, Request::Look),
-            Doing::Renew => self.renews(daemon),
+            Doing::Lead => self.leads(daemon),
             Doing::Load => self.loads(daemon),
             Doing::Tick => self.ticks(daemon),
             Doing::Wake => self.wakes(daemon),
@@ -159,26 +170,9 @@ impl World {
             self.daemons[daemon].clock.learn(Reading { asked_at, answered_at, database: *time }, wall);
         }
         match (request, reply) {
-            (Request::Look, Reply::Row(row, _)) => {
-                let now = self.instant();
-                let own = Daemon::name(daemon, self.daemons[daemon].life);
-                let mut contender = std::mem::take(&mut self.daemons[daemon].contender);
-                let is_free = |holder: &str| holder == own || self.is_seen_dead(holder);
-                let verdict = contender.saw(row.as_ref(), is_free, now);
-                self.daemons[daemon].contender = contender;
-                match verdict {
-                    Verdict::Take => self.request(daemon, Request::Take(row)),
-                    Verdict::Wait => self.after(daemon, LOOK_EVERY, Doing::Look),
-                }
+            (Request::Look | Request::Take(_) | Request::Renew | Request::Release, reply) => {
+                self.asked(daemon, reply, asked_at);
             }
-            (Request::Take(_), Reply::Taken(Some(epoch))) => self.begins_term(daemon, epoch, asked_at),
-            (Request::Take(_), Reply::Taken(None)) => self.after(daemon, LOOK_EVERY, Doing::Look),
-            (Request::Look | Request::Take(_), _) => {
-                self.daemons[daemon].contender.lost_sight();
-                self.after(daemon, ASK_AGAIN, Doing::Look);
-            }
-            (Request::Release, _) => self.has_released(daemon),
-            (Request::Renew, reply) => self.renewed(daemon, reply, asked_at),
             (Request::Load(_), Reply::Schedule(slots, next)) => self.loaded(daemon, slots, next),
             (Request::Load(_), _) => self.not_loaded(daemon),
             (Request::Read(claimed, is_probe), reply) => self.has_read(daemon, claimed, is_probe, reply),
@@ -187,61 +181,83 @@ impl World {
         }
     }
 
+    /// The database has answered a request about the lease.
+    fn asked(&mut self, daemon: usize, reply: Reply, asked_at: Micros) {
+        let (now, asked_at) = (self.instant(), self.instant() - Duration::from_micros(self.now - asked_at));
+        let own = Daemon::name(daemon, self.daemons[daemon].life);
+        let mut elector = std::mem::take(&mut self.daemons[daemon].elector);
+        match reply {
+            Reply::Row(row, _) => {
+                let is_free = |holder: &str| holder == own || self.is_seen_dead(holder);
+                elector.saw(row.as_ref(), is_free, now);
+            }
+            Reply::Taken(epoch) => elector.took(epoch, asked_at, now),
+            Reply::IsHeld(is_held, _) => elector.renewed(is_held, asked_at, now),
+            Reply::Released => elector.released(),
+            _ => elector.failed(now),
+        }
+        (self.daemons[daemon].elector, self.daemons[daemon].is_asking) = (elector, false);
+        self.leads(daemon);
+    }
+
+    /// Does what has to be done about the lease.
+    fn leads(&mut self, daemon: usize) {
+        let instant = self.instant();
+        let held = &mut self.daemons[daemon];
+        if held.is_asking {
+            return;
+        }
+        if let Some(term) = held.term.as_mut().filter(|term| term.phase == Phase::Ended) {
+            term.phase = Phase::Over;
+            held.elector.polling_ended(term.has_failed);
+        }
+        let request = match held.elector.next(instant) {
+            Task::Look => Request::Look,
+            Task::Take(row) => Request::Take(row),
+            Task::Renew => Request::Renew,
+            Task::Release => Request::Release,
+            Task::Wait(until) => return self.leads_at(daemon, self.micros(until)),
+            Task::StepDown => return self.ends_term(daemon),
+            Task::End => return self.leaves(daemon),
+            Task::Lead(epoch) => {
+                self.begins_term(daemon, epoch);
+                return self.leads(daemon);
+            }
+        };
+        if matches!(request, Request::Look | Request::Take(_)) && held.term.take().is_some() {
+            (held.term_number, held.leads_at) = (held.term_number + 1, None);
+        }
+        held.is_asking = true;
+        self.request(daemon, request);
+    }
+
+    fn leads_at(&mut self, daemon: usize, at: Micros) {
+        if self.daemons[daemon].leads_at != Some(at) {
+            self.daemons[daemon].leads_at = Some(at);
+            self.after(daemon, Duration::from_micros(at.saturating_sub(self.now)), Doing::Lead);
+        }
+    }
+
     fn is_seen_dead(&self, holder: &str) -> bool {
         let is_alive = |daemon: &Daemon| daemon.is_alive && Daemon::name(daemon.index, daemon.life) == holder;
         self.plan.one_machine && !self.daemons.iter().any(is_alive)
     }
 
-    fn begins_term(&mut self, daemon: usize, epoch: i64, asked_at: Micros) {
-        let asked_at = self.instant() - Duration::from_micros(self.now - asked_at);
+    fn begins_term(&mut self, daemon: usize, epoch: i64) {
         let (polling, recorder) = (Polling::new(&self.plan, self.instant()), Recorder::new(self.instant()));
         self.tally.terms += 1;
         let held = &mut self.daemons[daemon];
-        held.contender.holds(epoch, asked_at);
-        held.term_number += 1;
+        (held.term_number, held.leads_at) = (held.term_number + 1, None);
         held.term = Some(Term {
             epoch,
             is_loaded: false,
             is_over: false,
             has_failed: false,
-            is_held: true,
-            is_renewing: false,
-            is_ending: false,
-            has_ended: false,
+            phase: Phase::Polling,
             polling,
             recorder,
         });
-        self.after(daemon, RENEW_EVERY, Doing::Renew);
         self.loads(daemon);
-    }
-
-    fn renews(&mut self, daemon: usize) {
-        let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.has_ended) else { return };
-        term.is_renewing = true;
-        self.request(daemon, Request::Renew);
-    }
-
-    fn renewed(&mut self, daemon: usize, reply: Reply, asked_at: Micros) {
-        let asked_at = self.instant() - Duration::from_micros(self.now - asked_at);
-        let held = &mut self.daemons[daemon];
-        let Some(term) = &mut held.term else { return };
-        term.is_renewing = false;
-        let has_ended = term.has_ended;
-        match reply {
-            Reply::IsHeld(true, _) => {
-                held.contender.holds(term.epoch, asked_at);
-                self.after(daemon, RENEW_EVERY, Doing::Renew);
-            }
-            Reply::IsHeld(false, _) => {
-                term.is_held = false;
-                held.contender.lost();
-                self.ends_term(daemon);
-            }
-            _ => self.after(daemon, ASK_AGAIN, Doing::Renew),
-        }
-        if has_ended {
-            self.gives_back(daemon);
-        }
     }
 
     /// No attempt starts any more; those in flight end, and then their results are written.
@@ -251,7 +267,7 @@ impl World {
         if !term.is_loaded {
             return self.term_has_ended(daemon);
         }
-        self.after(daemon, GRACE, Doing::PollsMustHaveEnded);
+        self.after(daemon, GRACE_FOR_POLLS, Doing::PollsMustHaveEnded);
         self.stops_polls(daemon);
         self.polls_have_ended(daemon);
     }
@@ -273,36 +289,17 @@ impl World {
         if term.recorder.has_ended() {
             return self.term_has_ended(daemon);
         }
-        if !std::mem::replace(&mut term.is_ending, true) {
+        if term.phase == Phase::Polling {
+            term.phase = Phase::Writing;
             term.recorder.closes();
-            self.after(daemon, GRACE, Doing::FlushMustHaveEnded);
+            self.after(daemon, GRACE_FOR_FLUSH, Doing::FlushMustHaveEnded);
             self.writes(daemon);
         }
     }
 
-    /// A renewal in progress is waited for: a process that releases the lease must not take it for its own again.
     fn term_has_ended(&mut self, daemon: usize) {
-        let Some(term) = self.daemons[daemon].term.as_mut() else { return };
-        term.has_ended = true;
-        if !term.is_renewing {
-            self.gives_back(daemon);
-        }
-    }
-
-    fn gives_back(&mut self, daemon: usize) {
-        self.daemons[daemon].contender.lost();
-        let is_held = self.daemons[daemon].term.as_ref().is_some_and(|term| term.is_held);
-        if is_held { self.request(daemon, Request::Release) } else { self.has_released(daemon) }
-    }
-
-    fn has_released(&mut self, daemon: usize) {
-        let held = &mut self.daemons[daemon];
-        let has_failed = held.term.take().is_some_and(|term| term.has_failed);
-        held.term_number += 1;
-        if held.is_stopping || has_failed {
-            self.leaves(daemon);
-        } else {
-            self.after(daemon, Duration::ZERO, Doing::Look);
-        }
+        let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| term.phase != Phase::Over) else { return };
+        term.phase = Phase::Ended;
+        self.leads(daemon);
     }
 }

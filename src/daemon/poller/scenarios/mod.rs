@@ -2,7 +2,7 @@
 //! faults drawn from a seed.
 //!
 //! The decisions are the real ones: pacer, schedule, gate, brake, retries and halving, lease, packing, cadence,
-//! recording, writing, the database's clock. The asynchronous shell around them is copied in [`daemon`], [`polling`],
+//! recording, writing, the database's clock. The asynchronous shell around them is copied in [`polling`],
 //! [`contents`] and [`calling`], event by event over a virtual clock: nothing here waits, sends or reads a clock, and a
 //! seed always gives the same life. A life that breaks a promise of [`promises`] fails the test with
 //! its seed and the last events; see CONTRIBUTING.md for how to repeat it.

@@ -267,7 +267,7 @@ impl World {
     /// Mirrors `Poller::start_polls`.
     pub fn wakes(&mut self, daemon: usize) {
         let (now, clocks) = (self.now, self.clocks(daemon));
-        let is_trusted = self.daemons[daemon].contender.is_trusted(clocks.monotonic);
+        let is_trusted = self.daemons[daemon].elector.contender().is_trusted(clocks.monotonic);
         let Some(term) = &mut self.daemons[daemon].term else { return };
         let polling = &mut term.polling;
         if polling.wakes_at.take_if(|at| *at <= now).is_none() || term.is_over || polling.is_reading {

@@ -206,7 +206,7 @@ impl World {
         let alive = || self.daemons.iter().filter(|daemon| daemon.is_alive);
         let seen = Seen {
             now,
-            trusting: alive().filter(|daemon| daemon.contender.is_trusted(instant)).count(),
+            trusting: alive().filter(|daemon| daemon.elector.contender().is_trusted(instant)).count(),
             // A process that can take the lease must do so; one in its own term has to end that first.
             can_follow: alive().any(|daemon| daemon.term.is_none() && !daemon.is_stopping && daemon.paused_until < now)
                 && alive().all(|daemon| daemon.paused_until < now),

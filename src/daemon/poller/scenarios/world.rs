@@ -32,8 +32,7 @@ const LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// An event of a daemon.
 #[derive(Debug, Clone)]
 pub(super) enum Doing {
-    Look,
-    Renew,
+    Lead,
     Load,
     Wake,
     Tick,
@@ -50,9 +49,9 @@ pub(super) enum Doing {
 }
 
 impl Doing {
-    /// Whether a standby checks the lease: these are too many for the log.
+    /// Whether it is about a standby's checks of the lease: these are too many for the log.
     fn is_look(&self) -> bool {
-        matches!(self, Self::Look | Self::Told(Request::Look, ..))
+        matches!(self, Self::Lead | Self::Told(Request::Look, ..))
     }
 }
 
@@ -242,7 +241,7 @@ impl World {
 
     /// Schedules an event of a daemon after a delay, unless it has ended by then.
     pub fn after(&mut self, daemon: usize, wait: Duration, doing: Doing) {
-        let at = self.now + u64::try_from(wait.as_micros()).unwrap();
+        let at = self.now + u64::try_from(wait.as_nanos().div_ceil(1_000)).unwrap();
         self.at(at, Event::At(self.address(daemon), doing));
     }
 
@@ -268,8 +267,9 @@ impl World {
         self.start + Duration::from_micros(self.now)
     }
 
+    /// The first moment that is not before it.
     pub fn micros(&self, instant: Instant) -> Micros {
-        u64::try_from(instant.saturating_duration_since(self.start).as_micros()).unwrap()
+        u64::try_from(instant.saturating_duration_since(self.start).as_nanos().div_ceil(1_000)).unwrap()
     }
 
     pub fn tell(&mut self, what: impl FnOnce() -> String) {

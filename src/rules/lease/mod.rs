@@ -1,17 +1,20 @@
 //! The lease: which process may poll an app. One holds it, any number of others stand by.
 //!
-//! [`Contender`] is a process's view of its app's row in `poller_leases`, as pure code that is given `now`; the store
-//! reads and writes the row. A holder trusts its lease only by its own clock for durations, and a standby takes over
+//! [`Contender`] is a process's view of its app's row in `poller_leases`, and [`Elector`] what it does about it, as pure
+//! code that is given `now`; the store reads and writes the row. A holder trusts its lease only by its own clock for durations, and a standby takes over
 //! only if it has itself seen the lease unchanged. So no wall clock has to be right, not even the database's, and
 //! after an outage of the database the old holder, which still has unstored results, comes first. Both use a clock
 //! that continues while a machine is suspended: a holder that wakes up doesn't trust a lease that has ended
 //! meanwhile.
+
+mod elector;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+pub(crate) use self::elector::{ASK_AGAIN, Elector, GRACE_FOR_FLUSH, GRACE_FOR_POLLS, Task};
 use crate::domain::Timestamp;
 
 /// Time after which a lease that is not renewed is over.
@@ -19,13 +22,13 @@ pub const TTL: Duration = Duration::from_secs(10);
 
 /// Time before that at which the holder stops sending. More than a second, so that no second has calls of two
 /// holders.
-pub const MARGIN: Duration = Duration::from_secs(2);
+const MARGIN: Duration = Duration::from_secs(2);
 
-/// How often a lease is renewed, and the delay after a failed renewal.
-pub const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// How often a lease is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 /// How often a standby checks the lease.
-pub const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Maximum time between two checks of a standby. After a longer one it has not watched the lease: it was suspended or
 /// stopped, and the holder may have been too.
@@ -125,19 +128,19 @@ impl Contender {
     }
 }
 
-/// This process's view of the lease, shared by its parts.
+/// What this process does about the lease, shared by its parts.
 #[derive(Debug, Default)]
-pub struct Lease(Mutex<Contender>);
+pub struct Lease(Mutex<Elector>);
 
 impl Lease {
-    /// The view itself.
-    pub fn contender(&self) -> MutexGuard<'_, Contender> {
+    /// What it does.
+    pub(crate) fn elector(&self) -> MutexGuard<'_, Elector> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether calls may be made at `now`.
     pub fn is_trusted(&self, now: Instant) -> bool {
-        self.contender().is_trusted(now)
+        self.elector().contender().is_trusted(now)
     }
 }
 
