@@ -27,7 +27,7 @@ CREATE TABLE receiptd.group_receipts_hourly (
 
 COMMENT ON TABLE receiptd.group_receipts_hourly IS 'One row per group and complete UTC hour in which something happened: a call, a message that was sent, observed or became 24 hours old, a gap, or a different number of messages or unread counts at the end. Hours without a row equal the end of the hour before; see the view hourly_receipts. Written by the roll-up, some minutes after the end of the hour.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.group_key IS 'Key of the group; see watched_groups.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.hour IS 'Beginning of the hour.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.hour IS 'Start of the hour.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_sent IS 'Number of messages sent in this hour that were observed by a poll.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_active IS 'Number of active messages at the end of the hour.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_gained IS 'Increase of read counts between polls. The reads in the first count of a message are in reads_found.';
@@ -36,7 +36,7 @@ COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_lost IS 'Decrease of read
 COMMENT ON COLUMN receiptd.group_receipts_hourly.reads_found IS 'Reads in the first counts of messages. gained - lost + found, summed over all hours, is the sum of the latest read counts.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.messages_aged_24h IS 'Number of messages that became 24 hours old in this hour and have a read rate at that age.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.median_read_rate_24h IS 'Median of the read rates of the messages that became 24 hours old in this hour.';
-COMMENT ON COLUMN receiptd.group_receipts_hourly.p90_read_rate_24h IS '90th percentile of the same.';
+COMMENT ON COLUMN receiptd.group_receipts_hourly.p90_read_rate_24h IS '90th percentile of these read rates.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.unread_backlog IS 'Total unread count of the active messages at the end of the hour.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.polls IS 'Number of answered calls.';
 COMMENT ON COLUMN receiptd.group_receipts_hourly.calls IS 'Number of attempts, answered or not.';
@@ -82,8 +82,8 @@ COMMENT ON COLUMN receiptd.message_receipts_daily.last_seen_at IS 'polled_at of 
 COMMENT ON COLUMN receiptd.message_receipts_daily.reads_gained IS 'Increase of the read count between polls.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.reads_lost IS 'Decrease of the read count between polls: members who had read and left the group.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.reads_found IS 'Reads in the first count of the message, if that was on this day.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.read_num IS 'Members who had read it, as known at the end of the day; null if no count was ever known.';
-COMMENT ON COLUMN receiptd.message_receipts_daily.unread_num IS 'Members who had not read it, as known at the end of the day.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.read_num IS 'Number of members who had read it at the end of the day, as far as known; null if no count was known.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.unread_num IS 'Number of members who had not read it at the end of the day, as far as known.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.code IS 'Code of the last snapshot of the day: 0 is success, 10062 no receipt.';
 
 -- Trends read days of all messages. Rows are inserted day by day, so a BRIN index finds them.
@@ -123,7 +123,7 @@ CREATE TABLE receiptd.rollup_redo (
 COMMENT ON TABLE receiptd.rollup_redo IS 'Internal: rolled-up hours with data stored later. The next roll-up repeats them.';
 COMMENT ON COLUMN receiptd.rollup_redo.redo_id IS 'Key of the row.';
 COMMENT ON COLUMN receiptd.rollup_redo.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.rollup_redo.hour IS 'Beginning of the hour.';
+COMMENT ON COLUMN receiptd.rollup_redo.hour IS 'Start of the hour.';
 
 -- Groups skipped by the roll-up, so that one of them does not stop all others.
 CREATE TABLE receiptd.rollup_passed_over (
@@ -139,7 +139,7 @@ CREATE TABLE receiptd.rollup_passed_over (
 
 COMMENT ON TABLE receiptd.rollup_passed_over IS 'Groups and hours that the database refused to roll up, with the reason: their gaps and hourly rows may be incomplete. They are retried every hour. It should stay empty.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.group_key IS 'Key of the group; see watched_groups.';
-COMMENT ON COLUMN receiptd.rollup_passed_over.hour IS 'Beginning of the hour.';
+COMMENT ON COLUMN receiptd.rollup_passed_over.hour IS 'Start of the hour.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.sqlstate IS 'SQLSTATE of the refusal.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.reason IS 'Error message of the latest refusal.';
 COMMENT ON COLUMN receiptd.rollup_passed_over.times IS 'Number of refusals.';
@@ -155,7 +155,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE c.relnamespace = 'receiptd'::regnamespace AND (c.relkind = 'r' OR (c.relkind = 'p' AND i.inhrelid IS NOT NULL))
         AND c.relname <> 'watched_groups'
         AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'group_key' AND NOT a.attisdropped)
-    -- Slots first, so that no poll writes any more; messages last, since they are what the rest is of; calls have no index.
+    -- Slots first, so that no poll writes any more; messages last, since all other rows belong to them. Calls have no index.
     ORDER BY c.relname <> 'poll_slots', c.relname = 'watched_messages', c.relname = 'api_calls', c.relname, i.inhrelid
 $$;
 
@@ -205,8 +205,8 @@ BEGIN
             RETURN total;
         END IF;
     END LOOP;
-    -- The last call leaves nothing: a roll-up that may be writing a row is waited for, and so is a poll that was under way, which
-    -- locks the group before it writes its calls.
+    -- The last call leaves nothing: it waits for a roll-up that may be writing a row, and for a poll in flight, which locks the group
+    -- before it writes its calls.
     PERFORM FROM receiptd.apps a WHERE a.sdk_app_id = forget_group.sdk_app_id FOR UPDATE;
     PERFORM FROM receiptd.watched_groups g WHERE g.group_key = key FOR UPDATE;
     FOR part IN SELECT t.name FROM receiptd.tables_of_groups() t LOOP

@@ -44,10 +44,10 @@ DECLARE
 BEGIN
     IF NOT coalesce(require_app.sdk_app_id = ANY (receiptd.apps_of_caller()), true) THEN
         RAISE EXCEPTION 'permission denied for app % of Tencent Chat', require_app.sdk_app_id
-            USING ERRCODE = 'insufficient_privilege', HINT = 'The owner of the schema gives it by a row in receiptd.role_apps.';
+            USING ERRCODE = 'insufficient_privilege', HINT = 'The owner of the schema grants it with a row in receiptd.role_apps.';
     END IF;
     IF require_app.messages > most THEN
-        RAISE EXCEPTION 'a call may name % messages, and this one names %', most, require_app.messages
+        RAISE EXCEPTION 'the maximum is % messages per call, and this call has %', most, require_app.messages
             USING ERRCODE = 'program_limit_exceeded',
                 HINT = 'Split the call, or raise limits.messages_per_call in the configuration of the daemon.';
     END IF;
@@ -70,7 +70,7 @@ BEGIN
     SELECT count(*) INTO new_groups FROM receiptd.watched_groups g
         WHERE g.group_key > app.last_group_key AND g.sdk_app_id = refuse_full_app.sdk_app_id;
     IF app.groups + new_groups > app.max_groups THEN
-        RAISE EXCEPTION 'app % may watch % groups, and not more', refuse_full_app.sdk_app_id, app.max_groups
+        RAISE EXCEPTION 'app % may watch at most % groups', refuse_full_app.sdk_app_id, app.max_groups
             USING ERRCODE = 'program_limit_exceeded',
                 HINT = 'Unwatch groups, or raise limits.groups in the configuration of the daemon.';
     END IF;
@@ -90,7 +90,7 @@ BEGIN
             SELECT sum(t.messages) FROM receiptd.watch_totals t WHERE t.sdk_app_id = a.sdk_app_id
         ) INTO watched FROM receiptd.apps a WHERE a.sdk_app_id = refuse_full_app.sdk_app_id;
         IF watched > app.max_active_messages THEN
-            RAISE EXCEPTION 'app % may watch % messages at a time, and not more', refuse_full_app.sdk_app_id,
+            RAISE EXCEPTION 'app % may watch at most % messages at a time', refuse_full_app.sdk_app_id,
                     app.max_active_messages
                 USING ERRCODE = 'program_limit_exceeded',
                     HINT = 'Unwatch messages, or raise limits.messages in the configuration of the daemon.';
@@ -112,25 +112,25 @@ BEGIN
         RETURN old;
     END IF;
     IF jsonb_typeof(given) <> 'object' THEN
-        RAISE EXCEPTION 'labels are an object, and not %: %', jsonb_typeof(given), left(given::text, 100)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give names with values, for example {"campaign": "spring"}.';
+        RAISE EXCEPTION 'labels must be a JSON object, not of type %: %', jsonb_typeof(given), left(given::text, 100)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use names with values, for example {"campaign": "spring"}.';
     END IF;
     SELECT e.key INTO bad FROM jsonb_each(given) e WHERE jsonb_typeof(e.value) IN ('object', 'array') LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'the value of the label "%" is an %', left(bad, 100), jsonb_typeof(given -> bad)
+        RAISE EXCEPTION 'the value of label "%" is an %', left(bad, 100), jsonb_typeof(given -> bad)
             USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'Give a text, a number, true or false. Null removes the label.';
+                HINT = 'Use a string, a number, true or false. The value null removes the label.';
     END IF;
     SELECT e.key INTO bad FROM jsonb_each(given) e WHERE char_length(e.key) NOT BETWEEN 1 AND 63 LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'the name of the label "%" has % characters', left(bad, 100), char_length(bad)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Names of labels have from 1 to 63 characters.';
+        RAISE EXCEPTION 'the name of label "%" has % characters', left(bad, 100), char_length(bad)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Names of labels have 1 to 63 characters.';
     END IF;
     merged := nullif(jsonb_strip_nulls(coalesce(old, '{}') || given), '{}');
     IF octet_length(merged::text) > 2000 THEN
-        RAISE EXCEPTION 'the labels come to % bytes of JSON, and may have 2000', octet_length(merged::text)
+        RAISE EXCEPTION 'the labels have % bytes as JSON; the maximum is 2000', octet_length(merged::text)
             USING ERRCODE = 'program_limit_exceeded',
-                HINT = 'Labels are few short words to filter and group by. Null removes one.';
+                HINT = 'Use few short labels to filter and group by. The value null removes a label.';
     END IF;
     RETURN merged;
 END
@@ -162,7 +162,7 @@ BEGIN
     IF lower(kind) IN ('avchatroom', 'community') OR starts_with(watch_group.group_id, '@TGS#_')
         OR position('@TOPIC#' IN watch_group.group_id) > 0
     THEN
-        RAISE EXCEPTION 'group % can not be watched: Tencent Chat keeps no read receipts for %', watch_group.group_id,
+        RAISE EXCEPTION 'group % can''t be watched: Tencent Chat keeps no read receipts for %', watch_group.group_id,
                 CASE WHEN lower(kind) = 'avchatroom' THEN 'an AVChatRoom'
                     WHEN position('@TOPIC#' IN watch_group.group_id) > 0 THEN 'a topic of a Community'
                     ELSE 'a Community' END
@@ -228,7 +228,7 @@ DECLARE
     latest timestamptz := (SELECT max(u.at) FROM unnest(watch_keys.sent_at) AS u (at));
 BEGIN
     IF latest > now() + interval '1 day' THEN
-        RAISE EXCEPTION 'sent_at % is more than a day ahead', latest USING ERRCODE = 'datetime_field_overflow',
+        RAISE EXCEPTION 'sent_at % is more than a day in the future', latest USING ERRCODE = 'datetime_field_overflow',
             HINT = 'Omit it for messages that were just sent.';
     END IF;
     -- Active messages are not touched, and so not waited for. The order prevents deadlocks of two calls for the same messages.

@@ -1,13 +1,13 @@
--- What analysts ask: each question a view or a function, with the app and the group spelt out.
+-- Views and functions for analysts, with app and group id.
 
--- What is known of every message now, in slots or not, with its milestones: where that is kept is the affair of this view, of
--- slot_messages and of latest_receipts.
+-- The current state of every message, in a slot or not, with its milestones. Only this view, slot_messages and latest_receipts
+-- know where it is stored.
 CREATE VIEW receiptd.message_state AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
     m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
     m.p80_read_after, m.p80_read_by, m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by,
-    -- The first change after an age leaves the counts that were known until then; without one, the last counts are these, as long
-    -- as they are known to hold. A message that all have read needs no more polls.
+    -- The first change after an age stores the counts at that age. Without such a change, the latest counts are those at that age,
+    -- if they are known to have held. A message that all members have read needs no more polls.
     CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.read_15m
         WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.read_num END AS read_15m,
     CASE WHEN m.last_changed_at > m.sent_at + interval '15 minutes' THEN m.unread_15m
@@ -25,7 +25,7 @@ SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.un
     CASE WHEN m.last_changed_at > m.sent_at + interval '7 days' THEN m.unread_7d
         WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.unread_num END AS unread_7d,
     m.labels,
-    -- What a poll changed is in the slot, with its time. Counts at an age are known with the age, though nothing is written then.
+    -- Changes by polls are in the slot, with their time. Counts at an age become known when that age is reached, without a write.
     greatest(m.updated_at, m.last_changed_at,
         CASE WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.sent_at + interval '7 days'
             WHEN m.holds_until >= m.sent_at + interval '24 hours' THEN m.sent_at + interval '24 hours'
@@ -33,7 +33,7 @@ SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.un
             WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.sent_at + interval '15 minutes' END) AS updated_at
 FROM (
     SELECT m.*, CASE WHEN m.state = 'all_read' THEN now()
-        -- A poll that is not due yet misses nothing.
+        -- Before the next poll is due, nothing has been missed.
         WHEN m.due_at IS NOT NULL THEN greatest(m.known_until, least(m.due_at, now())) ELSE m.known_until END AS holds_until
     FROM (
         SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, coalesce(e.read_num, m.read_num) AS read_num,
@@ -45,50 +45,49 @@ FROM (
             m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h,
             m.read_24h, m.unread_24h, m.read_7d, m.unread_7d, m.labels, m.updated_at
         FROM receiptd.watched_messages m
-        -- In a slot the slot tells what is known of a message, and its row nothing.
+        -- The state of a message in a slot is in the slot only, not in its row.
         LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
     ) m
 ) m;
 
-COMMENT ON VIEW receiptd.message_state IS 'Internal: what is known of every message now. Analysts read messages.';
+COMMENT ON VIEW receiptd.message_state IS 'Internal: the current state of every message. Query messages instead.';
 COMMENT ON COLUMN receiptd.message_state.group_key IS 'Group of the message, see watched_groups.';
 COMMENT ON COLUMN receiptd.message_state.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.message_state.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.message_state.sent_at IS 'Time of sending: the earliest one given to watch_messages.';
 COMMENT ON COLUMN receiptd.message_state.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
-COMMENT ON COLUMN receiptd.message_state.closed_at IS 'When polling ended; null while the message is polled.';
-COMMENT ON COLUMN receiptd.message_state.read_num IS 'Last known count of members who have read it. Where the receipt has ended (receipt_code is not 0), the count before.';
-COMMENT ON COLUMN receiptd.message_state.unread_num IS 'Last known count of members who have not read it.';
-COMMENT ON COLUMN receiptd.message_state.receipt_code IS 'Last per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.message_state.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.message_state.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
-COMMENT ON COLUMN receiptd.message_state.known_until IS 'When the attempt was sent that last saw these counts.';
-COMMENT ON COLUMN receiptd.message_state.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
-COMMENT ON COLUMN receiptd.message_state.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
-COMMENT ON COLUMN receiptd.message_state.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_state.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_state.p80_read_after IS 'When the last attempt was sent that saw it read by fewer than 80 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_state.p80_read_by IS 'When the first answer arrived that saw it read by 80 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_state.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_state.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_state.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
-COMMENT ON COLUMN receiptd.message_state.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
-COMMENT ON COLUMN receiptd.message_state.read_15m IS 'Members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.message_state.unread_15m IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.read_1h IS 'Members who had read it an hour after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.message_state.unread_1h IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.read_24h IS 'Members who had read it a day after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Members who had not read it then.';
-COMMENT ON COLUMN receiptd.message_state.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.message_state.updated_at IS 'When any of this last changed, but for known_until, which moves with every poll.';
+COMMENT ON COLUMN receiptd.message_state.closed_at IS 'Time when polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.message_state.read_num IS 'Latest known number of members who have read it. If the receipt has ended (receipt_code is not 0), the number before.';
+COMMENT ON COLUMN receiptd.message_state.unread_num IS 'Latest known number of members who have not read it.';
+COMMENT ON COLUMN receiptd.message_state.receipt_code IS 'Latest code of the message: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_state.first_polled_at IS 'Time of the first answer with a receipt of the message.';
+COMMENT ON COLUMN receiptd.message_state.last_changed_at IS 'Time of the first answer with these counts and this code.';
+COMMENT ON COLUMN receiptd.message_state.known_until IS 'Time when the last attempt that saw these counts was sent.';
+COMMENT ON COLUMN receiptd.message_state.first_read_after IS 'Time when the last attempt was sent that saw it read by nobody; null if the first one found it read already.';
+COMMENT ON COLUMN receiptd.message_state.first_read_by IS 'Time of the first answer that showed it read by at least one member; null if none has.';
+COMMENT ON COLUMN receiptd.message_state.half_read_after IS 'Time when the last attempt was sent that saw it read by less than half of the members; null if the first one saw more.';
+COMMENT ON COLUMN receiptd.message_state.half_read_by IS 'Time of the first answer that showed it read by half of the members (read_num + unread_num); null if none has.';
+COMMENT ON COLUMN receiptd.message_state.p80_read_after IS 'Time when the last attempt was sent that saw it read by less than 80 % of the members; null if the first one saw more.';
+COMMENT ON COLUMN receiptd.message_state.p80_read_by IS 'Time of the first answer that showed it read by 80 % of the members (read_num + unread_num); null if none has.';
+COMMENT ON COLUMN receiptd.message_state.p90_read_after IS 'Time when the last attempt was sent that saw it read by less than 90 % of the members; null if the first one saw more.';
+COMMENT ON COLUMN receiptd.message_state.p90_read_by IS 'Time of the first answer that showed it read by 90 % of the members (read_num + unread_num); null if none has.';
+COMMENT ON COLUMN receiptd.message_state.all_read_after IS 'Time when the last attempt was sent that saw it not yet read by all; null if the first one found it read by all.';
+COMMENT ON COLUMN receiptd.message_state.all_read_by IS 'Time of the first answer that showed it read by all members; null if none has.';
+COMMENT ON COLUMN receiptd.message_state.read_15m IS 'Number of members who had read it 15 minutes after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.message_state.unread_15m IS 'Number of members who had not read it by then.';
+COMMENT ON COLUMN receiptd.message_state.read_1h IS 'Number of members who had read it an hour after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.message_state.unread_1h IS 'Number of members who had not read it by then.';
+COMMENT ON COLUMN receiptd.message_state.read_24h IS 'Number of members who had read it a day after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Number of members who had not read it by then.';
+COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Number of members who had read it seven days after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Number of members who had not read it by then.';
+COMMENT ON COLUMN receiptd.message_state.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.message_state.updated_at IS 'Time when the row last changed, not counting known_until, which moves with every poll.';
 
--- Read most, and so not from message_state: of a message in a slot all of this is in the slot, so that the row of a slot tells of
--- 50 messages, and none of their own is read. The price: to find one message all slots of its group are opened, 7 ms for a
--- thousand of them. message_state and message_milestones find it by its key. The LEFT JOIN of the slots is as slot_messages wants
--- it. Each branch is joined to the groups by itself, so that a filter by group reaches
--- either by its index. A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or
--- not: hence the SELECT around them.
+-- The view that is read most, and therefore not based on message_state: for messages in a slot, only the row of the slot is read,
+-- one for 50 messages. The price: finding a single message opens all slots of its group, 7 ms for a thousand slots. message_state
+-- and message_milestones find it by its key. slot_messages requires the LEFT JOIN. Each branch joins the groups separately, so that
+-- a filter by group uses an index in both. The outer SELECT is necessary: conditions are pushed into a plain UNION ALL even if the
+-- view is a security barrier.
 CREATE VIEW receiptd.latest_receipts AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
     known_until, closed_at, group_key, labels, group_labels
@@ -98,7 +97,7 @@ FROM (
         m.labels, g.labels AS group_labels
     FROM receiptd.watched_groups g
     LEFT JOIN receiptd.slot_messages e USING (group_key)
-    -- For the labels alone: a query that asks for none does without this join.
+    -- Only for labels: without them, the planner removes this join.
     LEFT JOIN receiptd.watched_messages m ON m.group_key = e.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = e.slot_id
     WHERE e.msg_seq IS NOT NULL
     UNION ALL
@@ -108,47 +107,47 @@ FROM (
     JOIN receiptd.watched_groups g USING (group_key) WHERE m.slot_id IS NULL
 ) branches;
 
-COMMENT ON VIEW receiptd.latest_receipts IS 'The latest counts of every watched message, and until when they are known to hold.';
+COMMENT ON VIEW receiptd.latest_receipts IS 'The latest counts of every watched message, and the time until which they are known to hold.';
 COMMENT ON COLUMN receiptd.latest_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.latest_receipts.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.latest_receipts.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.latest_receipts.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.latest_receipts.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.latest_receipts.sent_at IS 'Time of sending, as given to watch_messages.';
 COMMENT ON COLUMN receiptd.latest_receipts.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
-COMMENT ON COLUMN receiptd.latest_receipts.read_num IS 'Members who have read the message, as last known; null if nothing was ever known. A receipt that has ended (receipt_code is not 0) keeps its last counts.';
-COMMENT ON COLUMN receiptd.latest_receipts.unread_num IS 'Members who have not read the message, as last known; null if nothing was ever known.';
-COMMENT ON COLUMN receiptd.latest_receipts.receipt_code IS 'Per-message code: 0 is success, 10062 no receipt; null before the first poll.';
-COMMENT ON COLUMN receiptd.latest_receipts.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.latest_receipts.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
-COMMENT ON COLUMN receiptd.latest_receipts.known_until IS 'When the attempt was sent that last saw the same: a change that nobody has seen yet happened after that. Before last_changed_at as long as one answer only has shown it.';
-COMMENT ON COLUMN receiptd.latest_receipts.closed_at IS 'When polling of the message ended; null while it is active.';
+COMMENT ON COLUMN receiptd.latest_receipts.read_num IS 'Latest known number of members who have read the message; null if no count is known. If the receipt has ended (receipt_code is not 0), the last count.';
+COMMENT ON COLUMN receiptd.latest_receipts.unread_num IS 'Latest known number of members who have not read the message; null if no count is known.';
+COMMENT ON COLUMN receiptd.latest_receipts.receipt_code IS 'Code of the message: 0 is success, 10062 no receipt; null before the first poll.';
+COMMENT ON COLUMN receiptd.latest_receipts.first_polled_at IS 'Time of the first answer with a receipt of the message.';
+COMMENT ON COLUMN receiptd.latest_receipts.last_changed_at IS 'Time of the first answer with these counts and this code.';
+COMMENT ON COLUMN receiptd.latest_receipts.known_until IS 'Time when the last attempt that saw the same was sent. A change that has not been observed yet happened after that. Earlier than last_changed_at if only one answer has shown the counts.';
+COMMENT ON COLUMN receiptd.latest_receipts.closed_at IS 'Time when polling of the message ended; null while it is active.';
 COMMENT ON COLUMN receiptd.latest_receipts.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.latest_receipts.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.latest_receipts.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.latest_receipts.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.latest_receipts.group_labels IS 'Labels of the group; null if there are none.';
 
 CREATE VIEW receiptd.receipt_history AS
 SELECT g.sdk_app_id, g.group_id, h.msg_seq, h.polled_at, h.read_num, h.unread_num, h.code, h.prior_polled_at,
     h.prior_read_num, CASE WHEN h.is_webhook THEN 'webhook' ELSE 'poll' END AS source, h.group_key, m.labels, g.labels AS group_labels
 FROM receiptd.receipt_snapshots h
 JOIN receiptd.watched_groups g USING (group_key)
--- For the labels alone.
+-- Only for labels.
 LEFT JOIN receiptd.watched_messages m ON m.group_key = h.group_key AND m.msg_seq = h.msg_seq;
 
-COMMENT ON VIEW receiptd.receipt_history IS 'Every change of counts that was seen, of every message: receipt_snapshots with app and group spelt out.';
+COMMENT ON VIEW receiptd.receipt_history IS 'Every observed change of counts of every message: receipt_snapshots with app and group id.';
 COMMENT ON COLUMN receiptd.receipt_history.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.receipt_history.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.receipt_history.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.receipt_history.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.receipt_history.polled_at IS 'When the answer arrived that first showed these counts.';
-COMMENT ON COLUMN receiptd.receipt_history.read_num IS 'Members who had read the message.';
-COMMENT ON COLUMN receiptd.receipt_history.unread_num IS 'Members who had not read the message.';
-COMMENT ON COLUMN receiptd.receipt_history.code IS 'Per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'When the attempt was sent that last saw the counts of the row before: the change happened after that and by polled_at. Null for the first observation.';
-COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The read count that was known before: the difference is what was read in between. Null for the first count.';
+COMMENT ON COLUMN receiptd.receipt_history.polled_at IS 'Time of the first answer with these counts.';
+COMMENT ON COLUMN receiptd.receipt_history.read_num IS 'Number of members who had read the message.';
+COMMENT ON COLUMN receiptd.receipt_history.unread_num IS 'Number of members who had not read the message.';
+COMMENT ON COLUMN receiptd.receipt_history.code IS 'Code of the message: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.receipt_history.prior_polled_at IS 'Time when the last attempt that saw the previous counts was sent: the change happened after that and by polled_at. Null for the first observation.';
+COMMENT ON COLUMN receiptd.receipt_history.prior_read_num IS 'The previous read count: the difference is the number of reads in between. Null for the first count.';
 COMMENT ON COLUMN receiptd.receipt_history.source IS 'poll or webhook.';
 COMMENT ON COLUMN receiptd.receipt_history.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.receipt_history.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.receipt_history.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.receipt_history.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.receipt_history.group_labels IS 'Labels of the group; null if there are none.';
 
--- Of days whose snapshots are gone, what is kept of each message and day.
+-- For days whose snapshots have been removed, from the daily rows of messages.
 CREATE VIEW receiptd.age_at_read AS
 SELECT branches.*, extract(epoch FROM age_at_least)::double precision AS age_at_least_s,
     extract(epoch FROM age_at_most)::double precision AS age_at_most_s
@@ -174,22 +173,22 @@ FROM (
     ), 'infinity')
 ) branches;
 
-COMMENT ON VIEW receiptd.age_at_read IS 'How old messages were when they were read: one row for each rise of a read count that polls saw. Of days whose snapshots were dropped, one row per message and day. Name a span of seen_at, or a group. Example: SELECT width_bucket(age_at_most, ARRAY[''15 minutes'', ''1 hour'', ''1 day'']::interval[]), sum(reads) FROM receiptd.age_at_read WHERE group_id = ''@TGS#2TTV7VSII'' GROUP BY 1.';
+COMMENT ON VIEW receiptd.age_at_read IS 'Age of messages when they were read: one row for each observed rise of a read count; for days whose snapshots have been removed, one row per message and day. Filter by seen_at or by group. Example: SELECT width_bucket(age_at_most, ARRAY[''15 minutes'', ''1 hour'', ''1 day'']::interval[]), sum(reads) FROM receiptd.age_at_read WHERE group_id = ''@TGS#2TTV7VSII'' GROUP BY 1.';
 COMMENT ON COLUMN receiptd.age_at_read.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.age_at_read.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.age_at_read.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.age_at_read.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.age_at_read.sent_at IS 'When the message was sent, as given to watch_messages.';
-COMMENT ON COLUMN receiptd.age_at_read.age_at_least IS 'How old it was at least when these members read it; 0 if they had when it was first polled.';
-COMMENT ON COLUMN receiptd.age_at_read.age_at_most IS 'How old it was at most.';
-COMMENT ON COLUMN receiptd.age_at_read.reads IS 'How many members read it then. Members who read it while others who had left the group are not seen.';
-COMMENT ON COLUMN receiptd.age_at_read.seen_at IS 'When the answer arrived that showed it; of a whole day, the last one.';
+COMMENT ON COLUMN receiptd.age_at_read.sent_at IS 'Time of sending, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.age_at_read.age_at_least IS 'Minimum age of the message when these members read it; 0 if they had read it by the first poll.';
+COMMENT ON COLUMN receiptd.age_at_read.age_at_most IS 'Maximum age.';
+COMMENT ON COLUMN receiptd.age_at_read.reads IS 'Number of members who read it then. A read is not visible if another member who had read the message left the group at the same time.';
+COMMENT ON COLUMN receiptd.age_at_read.seen_at IS 'Time of the answer that showed it; for a whole day, of the last one.';
 COMMENT ON COLUMN receiptd.age_at_read.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.age_at_read.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.age_at_read.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.age_at_read.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.age_at_read.group_labels IS 'Labels of the group; null if there are none.';
 COMMENT ON COLUMN receiptd.age_at_read.age_at_least_s IS 'age_at_least in seconds.';
 COMMENT ON COLUMN receiptd.age_at_read.age_at_most_s IS 'age_at_most in seconds.';
 
--- It joins the groups for their rows alone: a reader sees those of its apps.
+-- It joins the groups only to restrict readers to the groups of their apps.
 CREATE VIEW receiptd.message_milestones AS
 SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.unread_num, m.receipt_code, m.first_polled_at,
     m.last_changed_at, m.known_until, m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by,
@@ -202,38 +201,38 @@ SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.un
 FROM receiptd.message_state m
 JOIN receiptd.watched_groups g USING (group_key);
 
-COMMENT ON VIEW receiptd.message_milestones IS 'One row per message, kept when its snapshots are dropped: how fast it was read, how far, and how its watching ended. Each milestone is the interval that polling can prove: it was reached after ..._after and by ..._by. Example: SELECT msg_seq, half_read_after, half_read_by FROM receiptd.message_milestones WHERE group_key = 7.';
+COMMENT ON VIEW receiptd.message_milestones IS 'One row per message, which outlives its snapshots: how fast and how far it was read, and why polling ended. Each milestone is an interval: it was reached after ..._after and by ..._by. Example: SELECT msg_seq, half_read_after, half_read_by FROM receiptd.message_milestones WHERE group_key = 7.';
 COMMENT ON COLUMN receiptd.message_milestones.group_key IS 'Group of the message, see watched_groups.';
 COMMENT ON COLUMN receiptd.message_milestones.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.message_milestones.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.message_milestones.sent_at IS 'Time of sending: the earliest one given to watch_messages.';
 COMMENT ON COLUMN receiptd.message_milestones.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
-COMMENT ON COLUMN receiptd.message_milestones.closed_at IS 'When polling ended; null while the message is polled.';
-COMMENT ON COLUMN receiptd.message_milestones.read_num IS 'Last known count of members who have read it. Where the receipt has ended (receipt_code is not 0), the count before.';
-COMMENT ON COLUMN receiptd.message_milestones.unread_num IS 'Last known count of members who have not read it.';
-COMMENT ON COLUMN receiptd.message_milestones.receipt_code IS 'Last per-message code: 0 is success, 10062 no receipt.';
-COMMENT ON COLUMN receiptd.message_milestones.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.message_milestones.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
-COMMENT ON COLUMN receiptd.message_milestones.known_until IS 'When the attempt was sent that last saw these counts.';
-COMMENT ON COLUMN receiptd.message_milestones.first_read_after IS 'When the last attempt was sent that saw it read by nobody; null if the first one saw it read already.';
-COMMENT ON COLUMN receiptd.message_milestones.first_read_by IS 'When the first answer arrived that saw it read by anybody; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.half_read_after IS 'When the last attempt was sent that saw it read by fewer than half; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_milestones.half_read_by IS 'When the first answer arrived that saw it read by half of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.p80_read_after IS 'When the last attempt was sent that saw it read by fewer than 80 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_milestones.p80_read_by IS 'When the first answer arrived that saw it read by 80 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'When the last attempt was sent that saw it read by fewer than 90 %; null if the first one saw more already.';
-COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'When the first answer arrived that saw it read by 90 % of read_num + unread_num; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'When the last attempt was sent that did not see it read by all; null if the first one saw that already.';
-COMMENT ON COLUMN receiptd.message_milestones.all_read_by IS 'When the first answer arrived that saw it read by all; null if none did.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after it was sent, by the last observation until then. Null if there was none, if the time has not come, or if nothing is known of it: polls were due before it, and the next one came late or not at all, and saw other counts.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same an hour after it was sent.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same a day after it was sent.';
-COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same seven days after it was sent.';
-COMMENT ON COLUMN receiptd.message_milestones.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.message_milestones.group_labels IS 'What its owner notes about the group; null if nothing.';
-COMMENT ON COLUMN receiptd.message_milestones.updated_at IS 'When any of this last changed, see messages.updated_at.';
+COMMENT ON COLUMN receiptd.message_milestones.closed_at IS 'Time when polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.message_milestones.read_num IS 'Latest known number of members who have read it. If the receipt has ended (receipt_code is not 0), the number before.';
+COMMENT ON COLUMN receiptd.message_milestones.unread_num IS 'Latest known number of members who have not read it.';
+COMMENT ON COLUMN receiptd.message_milestones.receipt_code IS 'Latest code of the message: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_milestones.first_polled_at IS 'Time of the first answer with a receipt of the message.';
+COMMENT ON COLUMN receiptd.message_milestones.last_changed_at IS 'Time of the first answer with these counts and this code.';
+COMMENT ON COLUMN receiptd.message_milestones.known_until IS 'Time when the last attempt that saw these counts was sent.';
+COMMENT ON COLUMN receiptd.message_milestones.first_read_after IS 'Time when the last attempt was sent that saw it read by nobody; null if the first one found it read already.';
+COMMENT ON COLUMN receiptd.message_milestones.first_read_by IS 'Time of the first answer that showed it read by at least one member; null if none has.';
+COMMENT ON COLUMN receiptd.message_milestones.half_read_after IS 'Time when the last attempt was sent that saw it read by less than half of the members; null if the first one saw more.';
+COMMENT ON COLUMN receiptd.message_milestones.half_read_by IS 'Time of the first answer that showed it read by half of the members (read_num + unread_num); null if none has.';
+COMMENT ON COLUMN receiptd.message_milestones.p80_read_after IS 'Time when the last attempt was sent that saw it read by less than 80 % of the members; null if the first one saw more.';
+COMMENT ON COLUMN receiptd.message_milestones.p80_read_by IS 'Time of the first answer that showed it read by 80 % of the members (read_num + unread_num); null if none has.';
+COMMENT ON COLUMN receiptd.message_milestones.p90_read_after IS 'Time when the last attempt was sent that saw it read by less than 90 % of the members; null if the first one saw more.';
+COMMENT ON COLUMN receiptd.message_milestones.p90_read_by IS 'Time of the first answer that showed it read by 90 % of the members (read_num + unread_num); null if none has.';
+COMMENT ON COLUMN receiptd.message_milestones.all_read_after IS 'Time when the last attempt was sent that saw it not yet read by all; null if the first one found it read by all.';
+COMMENT ON COLUMN receiptd.message_milestones.all_read_by IS 'Time of the first answer that showed it read by all members; null if none has.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_15m IS 'Share of members who had read it 15 minutes after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown: polls were due before that time but not made, and the next one saw other counts or there was none.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_1h IS 'The same, an hour after sending.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_24h IS 'The same, a day after sending.';
+COMMENT ON COLUMN receiptd.message_milestones.read_rate_7d IS 'The same, seven days after sending.';
+COMMENT ON COLUMN receiptd.message_milestones.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.message_milestones.group_labels IS 'Labels of the group; null if there are none.';
+COMMENT ON COLUMN receiptd.message_milestones.updated_at IS 'Time when the row last changed; see messages.updated_at.';
 
--- All that is asked of a message, one row each. Filters by group, message, label and time of sending reach an index. A column that
--- a query does not ask for costs nothing.
+-- Everything about a message in one row. Filters by group, message, label and time of sending use an index. Columns that are not
+-- selected cost nothing.
 CREATE VIEW receiptd.messages AS
 SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.labels, g.labels AS group_labels, m.sent_at, m.state, m.closed_at, m.read_num,
     m.unread_num, m.read_num::bigint + m.unread_num AS members,
@@ -284,63 +283,63 @@ CROSS JOIN LATERAL (SELECT CASE WHEN m.p90_read_by IS NOT NULL THEN greatest(m.p
 CROSS JOIN LATERAL (SELECT CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_after - m.sent_at, '0') END AS at_least,
     CASE WHEN m.all_read_by IS NOT NULL THEN greatest(m.all_read_by - m.sent_at, '0') END AS at_most) whole;
 
-COMMENT ON VIEW receiptd.messages IS 'One row per message, kept when its snapshots are dropped: how far and how fast it was read, and what its owner notes about it. Times after its sending are the shortest and the longest that polling allows, as intervals and in seconds (..._s). Example: SELECT msg_seq, half_read_at_most_s FROM receiptd.messages WHERE labels @> ''{"campaign": "spring"}''.';
+COMMENT ON VIEW receiptd.messages IS 'One row per message, which outlives its snapshots: how far and how fast it was read, and its labels. Times since sending are the shortest and the longest possible ones, as intervals and in seconds (..._s). Example: SELECT msg_seq, half_read_at_most_s FROM receiptd.messages WHERE labels @> ''{"campaign": "spring"}''.';
 COMMENT ON COLUMN receiptd.messages.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.messages.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.messages.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.messages.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.messages.labels IS 'What its owner notes about the message; null if nothing. A filter by labels @> reaches an index.';
-COMMENT ON COLUMN receiptd.messages.group_labels IS 'What its owner notes about the group; null if nothing. group_labels || labels has both where neither is null.';
-COMMENT ON COLUMN receiptd.messages.sent_at IS 'When the message was sent: the earliest time that was given to watch_messages.';
+COMMENT ON COLUMN receiptd.messages.labels IS 'Labels of the message; null if there are none. A filter with labels @> uses an index.';
+COMMENT ON COLUMN receiptd.messages.group_labels IS 'Labels of the group; null if there are none. group_labels || labels contains both if neither is null.';
+COMMENT ON COLUMN receiptd.messages.sent_at IS 'Time of sending: the earliest one given to watch_messages.';
 COMMENT ON COLUMN receiptd.messages.state IS 'active, or why polling ended: all_read, no_receipt, expired, rejected, removed.';
-COMMENT ON COLUMN receiptd.messages.closed_at IS 'When polling ended; null while the message is polled.';
-COMMENT ON COLUMN receiptd.messages.read_num IS 'Members who have read it, as last known; null if nothing was ever known. A receipt that has ended (receipt_code is not 0) keeps its last counts.';
-COMMENT ON COLUMN receiptd.messages.unread_num IS 'Members who have not read it, as last known.';
-COMMENT ON COLUMN receiptd.messages.members IS 'Members who count: the sum of the two.';
+COMMENT ON COLUMN receiptd.messages.closed_at IS 'Time when polling ended; null while the message is polled.';
+COMMENT ON COLUMN receiptd.messages.read_num IS 'Latest known number of members who have read it; null if no count is known. If the receipt has ended (receipt_code is not 0), the last count.';
+COMMENT ON COLUMN receiptd.messages.unread_num IS 'Latest known number of members who have not read it.';
+COMMENT ON COLUMN receiptd.messages.members IS 'Number of members without the sender: the sum of the two.';
 COMMENT ON COLUMN receiptd.messages.read_rate IS 'Share of them who have read it; null if there are none.';
-COMMENT ON COLUMN receiptd.messages.receipt_code IS 'Per-message code: 0 is success, 10062 no receipt; null before the first poll.';
-COMMENT ON COLUMN receiptd.messages.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.messages.last_changed_at IS 'When the answer arrived that first showed these counts and this code.';
-COMMENT ON COLUMN receiptd.messages.known_until IS 'When the attempt was sent that last saw the same: a change that nobody has seen yet happened after that.';
-COMMENT ON COLUMN receiptd.messages.known_for IS 'For how long after its sending its counts are known: a milestone that is censored was not reached in this time. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.receipt_code IS 'Code of the message: 0 is success, 10062 no receipt; null before the first poll.';
+COMMENT ON COLUMN receiptd.messages.first_polled_at IS 'Time of the first answer with a receipt of the message.';
+COMMENT ON COLUMN receiptd.messages.last_changed_at IS 'Time of the first answer with these counts and this code.';
+COMMENT ON COLUMN receiptd.messages.known_until IS 'Time when the last attempt that saw the same was sent. A change that has not been observed yet happened after that.';
+COMMENT ON COLUMN receiptd.messages.known_for IS 'Time after sending for which its counts are known. A censored milestone was not reached in this time. Null without counts.';
 COMMENT ON COLUMN receiptd.messages.known_for_s IS 'The same in seconds.';
-COMMENT ON COLUMN receiptd.messages.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to. 0 if the first poll saw it already.';
-COMMENT ON COLUMN receiptd.messages.first_read_at_most IS 'The longest time until somebody had read it; null if nobody was seen to.';
-COMMENT ON COLUMN receiptd.messages.first_read_at_least_s IS 'The shortest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.first_read_at_most_s IS 'The longest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.first_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to. 0 if the first poll saw it already.';
-COMMENT ON COLUMN receiptd.messages.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
-COMMENT ON COLUMN receiptd.messages.half_read_at_least_s IS 'The shortest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.half_read_at_most_s IS 'The longest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.half_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.p80_read_at_least IS 'The shortest time until 80 % had read it; null if they were not seen to. 0 if the first poll saw it already.';
-COMMENT ON COLUMN receiptd.messages.p80_read_at_most IS 'The longest time until 80 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.messages.p80_read_at_least_s IS 'The shortest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.p80_read_at_most_s IS 'The longest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.p80_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to. 0 if the first poll saw it already.';
-COMMENT ON COLUMN receiptd.messages.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.messages.p90_read_at_least_s IS 'The shortest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.p90_read_at_most_s IS 'The longest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.p90_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to. 0 if the first poll saw it already.';
-COMMENT ON COLUMN receiptd.messages.all_read_at_most IS 'The longest time until all had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.messages.all_read_at_least_s IS 'The shortest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.all_read_at_most_s IS 'The longest time in seconds.';
-COMMENT ON COLUMN receiptd.messages.all_read_censored IS 'True if this was not seen within known_for: it took longer, or never came. Null without counts.';
-COMMENT ON COLUMN receiptd.messages.read_15m IS 'Members who had read it 15 minutes after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.messages.members_15m IS 'Members who counted then.';
-COMMENT ON COLUMN receiptd.messages.read_rate_15m IS 'Share of them who had read it then.';
-COMMENT ON COLUMN receiptd.messages.read_1h IS 'Members who had read it an hour after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.messages.members_1h IS 'Members who counted then.';
-COMMENT ON COLUMN receiptd.messages.read_rate_1h IS 'Share of them who had read it then.';
-COMMENT ON COLUMN receiptd.messages.read_24h IS 'Members who had read it a day after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.messages.members_24h IS 'Members who counted then.';
-COMMENT ON COLUMN receiptd.messages.read_rate_24h IS 'Share of them who had read it then.';
-COMMENT ON COLUMN receiptd.messages.read_7d IS 'Members who had read it seven days after it was sent, by the last observation until then; null if there was none, if the time has not come, or if it lies in a gap.';
-COMMENT ON COLUMN receiptd.messages.members_7d IS 'Members who counted then.';
-COMMENT ON COLUMN receiptd.messages.read_rate_7d IS 'Share of them who had read it then.';
-COMMENT ON COLUMN receiptd.messages.updated_at IS 'When any of this last changed, but for known_until and known_for, which move with every poll. See messages_since.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_least IS 'Shortest possible time from sending until the first read; null if no read is known. 0 if the first poll found it so.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_most IS 'Longest possible time from sending until the first read; null if no read is known.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_least_s IS 'The shortest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.first_read_at_most_s IS 'The longest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.first_read_censored IS 'True if this was not observed within known_for: it took longer or has not happened. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_least IS 'Shortest possible time from sending until half of the members had read it; null if that is not known to have happened. 0 if the first poll found it so.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_most IS 'Longest possible time from sending until half of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_least_s IS 'The shortest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.half_read_at_most_s IS 'The longest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.half_read_censored IS 'True if this was not observed within known_for: it took longer or has not happened. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_least IS 'Shortest possible time from sending until 80 % of the members had read it; null if that is not known to have happened. 0 if the first poll found it so.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_most IS 'Longest possible time from sending until 80 % of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_least_s IS 'The shortest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p80_read_at_most_s IS 'The longest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p80_read_censored IS 'True if this was not observed within known_for: it took longer or has not happened. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_least IS 'Shortest possible time from sending until 90 % of the members had read it; null if that is not known to have happened. 0 if the first poll found it so.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_most IS 'Longest possible time from sending until 90 % of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_least_s IS 'The shortest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p90_read_at_most_s IS 'The longest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.p90_read_censored IS 'True if this was not observed within known_for: it took longer or has not happened. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_least IS 'Shortest possible time from sending until all members had read it; null if that is not known to have happened. 0 if the first poll found it so.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_most IS 'Longest possible time from sending until all members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_least_s IS 'The shortest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.all_read_at_most_s IS 'The longest possible time in seconds.';
+COMMENT ON COLUMN receiptd.messages.all_read_censored IS 'True if this was not observed within known_for: it took longer or has not happened. Null without counts.';
+COMMENT ON COLUMN receiptd.messages.read_15m IS 'Number of members who had read it 15 minutes after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.messages.members_15m IS 'Number of members at that time, without the sender.';
+COMMENT ON COLUMN receiptd.messages.read_rate_15m IS 'Share of these members who had read it.';
+COMMENT ON COLUMN receiptd.messages.read_1h IS 'Number of members who had read it an hour after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.messages.members_1h IS 'Number of members at that time, without the sender.';
+COMMENT ON COLUMN receiptd.messages.read_rate_1h IS 'Share of these members who had read it.';
+COMMENT ON COLUMN receiptd.messages.read_24h IS 'Number of members who had read it a day after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.messages.members_24h IS 'Number of members at that time, without the sender.';
+COMMENT ON COLUMN receiptd.messages.read_rate_24h IS 'Share of these members who had read it.';
+COMMENT ON COLUMN receiptd.messages.read_7d IS 'Number of members who had read it seven days after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
+COMMENT ON COLUMN receiptd.messages.members_7d IS 'Number of members at that time, without the sender.';
+COMMENT ON COLUMN receiptd.messages.read_rate_7d IS 'Share of these members who had read it.';
+COMMENT ON COLUMN receiptd.messages.updated_at IS 'Time when the row last changed, not counting known_until and known_for, which move with every poll. See messages_since.';
 COMMENT ON COLUMN receiptd.messages.group_key IS 'Short key of the group, for joins with the tables.';
 CREATE VIEW receiptd.read_speed AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, first_read_at_least, first_read_at_most, half_read_at_least,
@@ -350,30 +349,30 @@ SELECT sdk_app_id, group_id, msg_seq, sent_at, state, first_read_at_least, first
     p80_read_at_most_s, p90_read_at_least_s, p90_read_at_most_s, all_read_at_least_s, all_read_at_most_s, known_for_s
 FROM receiptd.messages;
 
-COMMENT ON VIEW receiptd.read_speed IS 'How fast each message was read, as the shortest and the longest time that polling allows. Example: SELECT msg_seq, half_read_at_least, half_read_at_most FROM receiptd.read_speed WHERE group_id = ''@TGS#2TTV7VSII''.';
+COMMENT ON VIEW receiptd.read_speed IS 'How fast each message was read, as the shortest and the longest possible time. Example: SELECT msg_seq, half_read_at_least, half_read_at_most FROM receiptd.read_speed WHERE group_id = ''@TGS#2TTV7VSII''.';
 COMMENT ON COLUMN receiptd.read_speed.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.read_speed.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.read_speed.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.read_speed.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.read_speed.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.read_speed.sent_at IS 'Time of sending, as given to watch_messages.';
 COMMENT ON COLUMN receiptd.read_speed.state IS 'active, or why polling ended.';
-COMMENT ON COLUMN receiptd.read_speed.first_read_at_least IS 'The shortest time until somebody had read it; null if nobody was seen to.';
-COMMENT ON COLUMN receiptd.read_speed.first_read_at_most IS 'By this time after sending somebody had read it; null if nobody was seen to.';
-COMMENT ON COLUMN receiptd.read_speed.half_read_at_least IS 'The shortest time until half had read it; null if half were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.half_read_at_most IS 'The longest time until half had read it; null if half were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.p80_read_at_least IS 'The shortest time until 80 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.p80_read_at_most IS 'The longest time until 80 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least IS 'The shortest time until 90 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.p90_read_at_most IS 'The longest time until 90 % had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.all_read_at_least IS 'The shortest time until all had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.all_read_at_most IS 'The longest time until all had read it; null if they were not seen to.';
-COMMENT ON COLUMN receiptd.read_speed.read_rate_15m IS 'Share of members who had read it after 15 minutes.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_least IS 'Shortest possible time from sending until the first read; null if no read is known.';
+COMMENT ON COLUMN receiptd.read_speed.first_read_at_most IS 'Longest possible time from sending to the first read; null if no read is known.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_least IS 'Shortest possible time from sending until half of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.half_read_at_most IS 'Longest possible time from sending until half of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.p80_read_at_least IS 'Shortest possible time from sending until 80 % of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.p80_read_at_most IS 'Longest possible time from sending until 80 % of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_least IS 'Shortest possible time from sending until 90 % of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.p90_read_at_most IS 'Longest possible time from sending until 90 % of the members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_least IS 'Shortest possible time from sending until all members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.all_read_at_most IS 'Longest possible time from sending until all members had read it; null if that is not known to have happened.';
+COMMENT ON COLUMN receiptd.read_speed.read_rate_15m IS 'Share of members who had read it 15 minutes after sending.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_1h IS 'The same after an hour.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_24h IS 'The same after a day.';
 COMMENT ON COLUMN receiptd.read_speed.read_rate_7d IS 'The same after seven days.';
 COMMENT ON COLUMN receiptd.read_speed.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.read_speed.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.read_speed.group_labels IS 'What its owner notes about the group; null if nothing.';
-COMMENT ON COLUMN receiptd.read_speed.known_for IS 'For how long after its sending its counts are known: a milestone that is null was not reached in this time.';
+COMMENT ON COLUMN receiptd.read_speed.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.read_speed.group_labels IS 'Labels of the group; null if there are none.';
+COMMENT ON COLUMN receiptd.read_speed.known_for IS 'Time after sending for which its counts are known. A milestone that is null was not reached in this time.';
 COMMENT ON COLUMN receiptd.read_speed.first_read_at_least_s IS 'first_read_at_least in seconds.';
 COMMENT ON COLUMN receiptd.read_speed.first_read_at_most_s IS 'first_read_at_most in seconds.';
 COMMENT ON COLUMN receiptd.read_speed.half_read_at_least_s IS 'half_read_at_least in seconds.';
@@ -386,12 +385,12 @@ COMMENT ON COLUMN receiptd.read_speed.all_read_at_least_s IS 'all_read_at_least 
 COMMENT ON COLUMN receiptd.read_speed.all_read_at_most_s IS 'all_read_at_most in seconds.';
 COMMENT ON COLUMN receiptd.read_speed.known_for_s IS 'known_for in seconds.';
 
--- The dimension of the groups. What is counted is counted only for a query that asks for it.
+-- One row per group. Counts are only computed if they are selected.
 CREATE VIEW receiptd.groups AS
 SELECT g.sdk_app_id, g.group_id, g.group_type, g.labels, g.cadence, g.readers, g.state, g.state_code, g.state_reason,
     g.added_at, (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key) AS messages,
     (SELECT count(*) FROM receiptd.watched_messages m WHERE m.group_key = g.group_key AND m.state = 'active') AS messages_active,
-    -- Seqs count up with time.
+    -- Seqs increase with time.
     (SELECT m.sent_at FROM receiptd.watched_messages m WHERE m.group_key = g.group_key ORDER BY m.msg_seq DESC LIMIT 1)
         AS last_sent_at,
     (SELECT m.read_num::bigint + m.unread_num FROM receiptd.message_state m
@@ -399,22 +398,22 @@ SELECT g.sdk_app_id, g.group_id, g.group_type, g.labels, g.cadence, g.readers, g
     g.updated_at, g.group_key
 FROM receiptd.watched_groups g;
 
-COMMENT ON VIEW receiptd.groups IS 'Every group that is or was watched, one row each. Example: SELECT group_id, messages, members FROM receiptd.groups WHERE labels @> ''{"branch": "north"}''.';
+COMMENT ON VIEW receiptd.groups IS 'One row per group that is or was watched. Example: SELECT group_id, messages, members FROM receiptd.groups WHERE labels @> ''{"branch": "north"}''.';
 COMMENT ON COLUMN receiptd.groups.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.groups.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.groups.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown.';
-COMMENT ON COLUMN receiptd.groups.labels IS 'What its owner notes about the group; null if nothing.';
-COMMENT ON COLUMN receiptd.groups.cadence IS 'Name of the cadence by which its messages are polled; null for the default.';
+COMMENT ON COLUMN receiptd.groups.labels IS 'Labels of the group; null if there are none.';
+COMMENT ON COLUMN receiptd.groups.cadence IS 'Name of its cadence, which sets how often messages are polled; null for the default.';
 COMMENT ON COLUMN receiptd.groups.readers IS 'Whether the members who have read its messages are stored; see member_reads.';
 COMMENT ON COLUMN receiptd.groups.state IS 'active: polled. paused: by its owner. quarantined: refused by Tencent Chat, see state_code. removed: no longer watched.';
-COMMENT ON COLUMN receiptd.groups.state_code IS 'Error code of Tencent Chat that put the group into quarantine.';
-COMMENT ON COLUMN receiptd.groups.state_reason IS 'Why the group is in its state, in words.';
-COMMENT ON COLUMN receiptd.groups.added_at IS 'When the group was first watched.';
-COMMENT ON COLUMN receiptd.groups.messages IS 'Number of its messages that are or were watched.';
+COMMENT ON COLUMN receiptd.groups.state_code IS 'Tencent Chat''s error code that caused the quarantine.';
+COMMENT ON COLUMN receiptd.groups.state_reason IS 'Reason for the state.';
+COMMENT ON COLUMN receiptd.groups.added_at IS 'Time when the group was first watched.';
+COMMENT ON COLUMN receiptd.groups.messages IS 'Number of its messages, including those no longer watched.';
 COMMENT ON COLUMN receiptd.groups.messages_active IS 'Number of those that are being polled.';
-COMMENT ON COLUMN receiptd.groups.last_sent_at IS 'When its newest message was sent.';
-COMMENT ON COLUMN receiptd.groups.members IS 'Members who count, by the newest message that has counts: all but its sender. Null if none has.';
-COMMENT ON COLUMN receiptd.groups.updated_at IS 'When its type, cadence, labels, readers or state last changed, or when it was added. What its messages do leaves it.';
+COMMENT ON COLUMN receiptd.groups.last_sent_at IS 'Time of sending of its newest message.';
+COMMENT ON COLUMN receiptd.groups.members IS 'Number of members without the sender, according to the newest message with counts. Null if there is none.';
+COMMENT ON COLUMN receiptd.groups.updated_at IS 'Time when its type, cadence, labels, readers or state last changed, or when it was added. Changes of its messages don''t count.';
 COMMENT ON COLUMN receiptd.groups.group_key IS 'Short key of the group, for joins with the tables.';
 
 CREATE VIEW receiptd.never_read AS
@@ -424,22 +423,22 @@ SELECT sdk_app_id, group_id, msg_seq, sent_at, state, unread_num, first_polled_a
 FROM receiptd.latest_receipts
 WHERE read_num = 0 AND unread_num > 0;
 
-COMMENT ON VIEW receiptd.never_read IS 'Messages that nobody has read, as far as polls have told. Example: SELECT group_id, msg_seq, unread_for FROM receiptd.never_read WHERE unread_for > ''1 day''.';
+COMMENT ON VIEW receiptd.never_read IS 'Messages that nobody has read, according to the latest polls. Example: SELECT group_id, msg_seq, unread_for FROM receiptd.never_read WHERE unread_for > ''1 day''.';
 COMMENT ON COLUMN receiptd.never_read.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.never_read.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.never_read.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.never_read.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.never_read.sent_at IS 'When the message was sent, as given to watch_messages.';
+COMMENT ON COLUMN receiptd.never_read.sent_at IS 'Time of sending, as given to watch_messages.';
 COMMENT ON COLUMN receiptd.never_read.state IS 'active, or why polling ended.';
-COMMENT ON COLUMN receiptd.never_read.unread_num IS 'Members who have not read it: all who count.';
-COMMENT ON COLUMN receiptd.never_read.first_polled_at IS 'When the first answer arrived that told something of the message.';
-COMMENT ON COLUMN receiptd.never_read.known_until IS 'When the attempt was sent that last saw it unread.';
-COMMENT ON COLUMN receiptd.never_read.unread_for IS 'For how long after its sending it was seen unread.';
+COMMENT ON COLUMN receiptd.never_read.unread_num IS 'Number of members who have not read it: all of them, without the sender.';
+COMMENT ON COLUMN receiptd.never_read.first_polled_at IS 'Time of the first answer with a receipt of the message.';
+COMMENT ON COLUMN receiptd.never_read.known_until IS 'Time when the last attempt that saw it unread was sent.';
+COMMENT ON COLUMN receiptd.never_read.unread_for IS 'Time after sending for which it is known to be unread.';
 COMMENT ON COLUMN receiptd.never_read.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.never_read.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.never_read.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.never_read.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.never_read.group_labels IS 'Labels of the group; null if there are none.';
 COMMENT ON COLUMN receiptd.never_read.unread_for_s IS 'unread_for in seconds.';
 
--- Summed up with the names of the groups, so that a filter by group is one before.
+-- Grouped by the names of the groups, so that a filter by group applies before the aggregation.
 CREATE VIEW receiptd.unread_backlog AS
 SELECT sdk_app_id, group_id, messages, read_num, unread_num,
     (read_num / nullif(read_num + unread_num, 0)::double precision) AS read_rate, never_read, oldest_unread, group_key,
@@ -454,20 +453,20 @@ FROM (
 ) of_groups
 LEFT JOIN (SELECT group_key, labels FROM receiptd.watched_groups) g USING (group_key);
 
-COMMENT ON VIEW receiptd.unread_backlog IS 'What is unread now in each group, over the messages that are being polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';
+COMMENT ON VIEW receiptd.unread_backlog IS 'What each group has not read yet, over the messages that are polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';
 COMMENT ON COLUMN receiptd.unread_backlog.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.unread_backlog.group_id IS 'Group id as Tencent Chat writes it.';
-COMMENT ON COLUMN receiptd.unread_backlog.messages IS 'Messages that are polled and have counts.';
+COMMENT ON COLUMN receiptd.unread_backlog.group_id IS 'Group id in Tencent Chat.';
+COMMENT ON COLUMN receiptd.unread_backlog.messages IS 'Number of messages that are polled and have counts.';
 COMMENT ON COLUMN receiptd.unread_backlog.read_num IS 'Sum of their read counts.';
 COMMENT ON COLUMN receiptd.unread_backlog.unread_num IS 'Sum of their unread counts.';
-COMMENT ON COLUMN receiptd.unread_backlog.read_rate IS 'Share of the two sums that is read.';
-COMMENT ON COLUMN receiptd.unread_backlog.never_read IS 'How many of the messages nobody has read.';
-COMMENT ON COLUMN receiptd.unread_backlog.oldest_unread IS 'When the oldest message was sent that not all have read.';
+COMMENT ON COLUMN receiptd.unread_backlog.read_rate IS 'Share of the members, over all these messages, who have read.';
+COMMENT ON COLUMN receiptd.unread_backlog.never_read IS 'Number of messages that nobody has read.';
+COMMENT ON COLUMN receiptd.unread_backlog.oldest_unread IS 'Time of sending of the oldest message that not all members have read.';
 COMMENT ON COLUMN receiptd.unread_backlog.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.unread_backlog.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.unread_backlog.group_labels IS 'Labels of the group; null if there are none.';
 
--- What waits for a poll now. A gap begins when the first poll was due, while it lasts as when it has ended: of slots that fail, the
--- first failed call tells when that was. A minute late is in time.
+-- Overdue polls. A gap begins when its first poll was due; for slots that fail, the first failed call has that time. A delay of up
+-- to a minute is no gap.
 CREATE VIEW receiptd.open_gaps AS
 SELECT group_key, min(since) AS gap_from, sum(messages) AS messages, max(failures) AS failures
 FROM (
@@ -490,20 +489,19 @@ FROM (
 WHERE since < now() - interval '1 minute'
 GROUP BY group_key;
 
-COMMENT ON VIEW receiptd.open_gaps IS 'Internal: the groups in which polls are due and not made, one row each. Analysts read poll_coverage.';
+COMMENT ON VIEW receiptd.open_gaps IS 'Internal: the groups with overdue polls, one row each. Query poll_coverage instead.';
 COMMENT ON COLUMN receiptd.open_gaps.group_key IS 'The group.';
-COMMENT ON COLUMN receiptd.open_gaps.gap_from IS 'When the first of these polls was due, or since when messages are watched that were never polled.';
-COMMENT ON COLUMN receiptd.open_gaps.messages IS 'Number of messages that wait.';
-COMMENT ON COLUMN receiptd.open_gaps.failures IS 'How many polls of a slot have failed in a row, at most.';
+COMMENT ON COLUMN receiptd.open_gaps.gap_from IS 'Time when the first of these polls was due; if messages were never polled, when they were first watched.';
+COMMENT ON COLUMN receiptd.open_gaps.messages IS 'Number of unread messages.';
+COMMENT ON COLUMN receiptd.open_gaps.failures IS 'Maximum number of failed polls in a row of a slot.';
 
--- A view that is a bare UNION ALL would let conditions of a query into its branches, security barrier or not: hence the SELECT
--- around them, here and below. Two parts, so that filters reach an index in each: by hour in the first, by group in both; the hours of the second are
--- few, and each looks up one row of a group. Where a query asks for hours in which something happened (reads_gained > 0), the
--- planner leaves out the second.
+-- The outer SELECT is necessary here and below: conditions are pushed into a plain UNION ALL even if the view is a security barrier.
+-- Filters use an index in both branches: by hour in the first, by group in both. The second has few hours, each with a lookup of one
+-- row of a group. If a query only asks for hours with activity (reads_gained > 0), the planner removes the second.
 CREATE VIEW receiptd.hourly_receipts AS
 SELECT sdk_app_id, group_id, hour, messages_sent, messages_active, reads_gained, reads_lost, reads_found, messages_aged_24h,
     median_read_rate_24h, p90_read_rate_24h, unread_backlog, polls, calls,
-    -- A gap that goes on is in no table yet. Of the hour in which it began, the part before it counts, without gaps that have ended.
+    -- A gap that still lasts is not in the table. In the hour in which it began, the time before it counts, minus earlier gaps.
     CASE WHEN o.gap_from <= hour THEN 0
         WHEN o.gap_from < hour + interval '1 hour' THEN extract(epoch FROM o.gap_from - hour - coalesce((
             SELECT sum(upper(gap) - lower(gap)) FROM (
@@ -536,36 +534,36 @@ FROM (
         ORDER BY h.hour DESC LIMIT 1
     ) last
     WHERE last.hour < hours.hour AND last.messages_active > 0
-        -- What happened in such an hour is not known yet.
+        -- The activity of such an hour is not known yet.
         AND NOT EXISTS (SELECT FROM receiptd.rollup_passed_over p WHERE p.group_key = g.group_key AND p.hour = hours.hour)
 ) branches
 LEFT JOIN receiptd.open_gaps o USING (group_key);
 
-COMMENT ON VIEW receiptd.hourly_receipts IS 'One row per group and complete UTC hour in which it had watched messages or calls: group_receipts_hourly with app and group spelt out, and with the hours in which nothing happened. Example: SELECT hour, reads_gained, coverage FROM receiptd.hourly_receipts WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY hour.';
+COMMENT ON VIEW receiptd.hourly_receipts IS 'One row per group and complete UTC hour with watched messages or calls: group_receipts_hourly with app and group id, including the hours in which nothing happened. Example: SELECT hour, reads_gained, coverage FROM receiptd.hourly_receipts WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY hour.';
 COMMENT ON COLUMN receiptd.hourly_receipts.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.hourly_receipts.group_id IS 'Group id as Tencent Chat writes it.';
-COMMENT ON COLUMN receiptd.hourly_receipts.hour IS 'Beginning of the hour.';
-COMMENT ON COLUMN receiptd.hourly_receipts.messages_sent IS 'Messages that were sent in this hour.';
-COMMENT ON COLUMN receiptd.hourly_receipts.messages_active IS 'Messages that were being polled at its end.';
-COMMENT ON COLUMN receiptd.hourly_receipts.reads_gained IS 'Reads seen to come in.';
-COMMENT ON COLUMN receiptd.hourly_receipts.reads_lost IS 'Reads seen to go: members who had read and left.';
-COMMENT ON COLUMN receiptd.hourly_receipts.reads_found IS 'Reads that the first counts of messages had.';
-COMMENT ON COLUMN receiptd.hourly_receipts.messages_aged_24h IS 'Messages that became 24 hours old in this hour.';
-COMMENT ON COLUMN receiptd.hourly_receipts.median_read_rate_24h IS 'Median of their read rates at that age.';
-COMMENT ON COLUMN receiptd.hourly_receipts.p90_read_rate_24h IS '90th percentile of the same.';
+COMMENT ON COLUMN receiptd.hourly_receipts.group_id IS 'Group id in Tencent Chat.';
+COMMENT ON COLUMN receiptd.hourly_receipts.hour IS 'Start of the hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.messages_sent IS 'Number of messages sent in this hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.messages_active IS 'Number of messages that were polled at its end.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_gained IS 'Number of reads gained.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_lost IS 'Number of reads lost: members who had read the message and left the group.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_found IS 'Reads already contained in the first counts of messages.';
+COMMENT ON COLUMN receiptd.hourly_receipts.messages_aged_24h IS 'Number of messages that became 24 hours old in this hour.';
+COMMENT ON COLUMN receiptd.hourly_receipts.median_read_rate_24h IS 'Median of their read rates at the age of a day.';
+COMMENT ON COLUMN receiptd.hourly_receipts.p90_read_rate_24h IS '90th percentile of these read rates.';
 COMMENT ON COLUMN receiptd.hourly_receipts.unread_backlog IS 'Sum of unread counts at the end of the hour.';
-COMMENT ON COLUMN receiptd.hourly_receipts.polls IS 'Calls that were answered.';
-COMMENT ON COLUMN receiptd.hourly_receipts.calls IS 'Attempts to call.';
-COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour that lies in no gap, also of one that goes on.';
+COMMENT ON COLUMN receiptd.hourly_receipts.polls IS 'Number of answered calls.';
+COMMENT ON COLUMN receiptd.hourly_receipts.calls IS 'Number of attempts.';
+COMMENT ON COLUMN receiptd.hourly_receipts.coverage IS 'Share of the hour without a gap, including gaps that still last.';
 COMMENT ON COLUMN receiptd.hourly_receipts.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.hourly_receipts.group_labels IS 'What its owner notes about the group; null if nothing.';
-COMMENT ON COLUMN receiptd.hourly_receipts.reads_carried IS 'How many of reads_gained may have come in before this hour: the first polls after a gap told them.';
-COMMENT ON COLUMN receiptd.hourly_receipts.updated_at IS 'When the row last changed; of an hour in which nothing happened, when it ended or the row before it changed.';
+COMMENT ON COLUMN receiptd.hourly_receipts.group_labels IS 'Labels of the group; null if there are none.';
+COMMENT ON COLUMN receiptd.hourly_receipts.reads_carried IS 'Part of reads_gained that may have happened before this hour, since the first polls after a gap found it.';
+COMMENT ON COLUMN receiptd.hourly_receipts.updated_at IS 'Time when the row last changed. For an hour in which nothing happened: when it ended, or when the previous row changed.';
 
--- The estimate of Kaplan and Meier. A message that was not seen to get there counts among those that may still, for as long as it is
--- known; so young messages neither shorten the time, as they would if they were left out, nor lengthen it, as they would if they
--- counted as never. Where all were known long enough, it is the plain rule: null unless the share of all got there. Sums of a
--- million factors are a little wrong, hence the last term.
+-- The Kaplan-Meier estimate. A message that has not reached the milestone is at risk for as long as it was observed. So young messages
+-- neither shorten the time, as they would if they were omitted, nor lengthen it, as they would if they counted as "never". If all
+-- messages were observed long enough, the result is null unless the share of all messages got there. The last term allows for the
+-- rounding errors of a million factors.
 CREATE FUNCTION receiptd.time_until(reached interval[], known_for interval[], share double precision DEFAULT 0.5) RETURNS interval
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -574,8 +572,8 @@ DECLARE
     step record;
 BEGIN
     IF (share > 0 AND share < 1) IS NOT TRUE THEN
-        RAISE EXCEPTION 'the share % is not between 0 and 1', share USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Give 0.5 for the median, 0.9 for nine messages in ten.';
+        RAISE EXCEPTION 'the share must be between 0 and 1, not %', share USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Use 0.5 for the median, 0.9 for nine messages in ten.';
     END IF;
     SELECT count(*) INTO at_risk FROM unnest(reached, known_for) AS u (reached, known_for)
         WHERE coalesce(u.reached, u.known_for) IS NOT NULL;
@@ -594,9 +592,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.time_until(interval[], interval[], double precision) IS 'Time until that share of messages had got there, those counted that have not: the median if no share is given. Null if too few have. Give the times after which each message got there, null if it did not, and for how long each is known. Example: SELECT group_id, receiptd.time_until(array_agg(half_read_at_most), array_agg(known_for)) FROM receiptd.messages GROUP BY group_id.';
+COMMENT ON FUNCTION receiptd.time_until(interval[], interval[], double precision) IS 'Time in which a share of messages reached a milestone, including those that have not reached it; the median if no share is given. Null if too few have. The arguments are the time that each message took, null if it has not got there, and the time for which each was observed. Example: SELECT group_id, receiptd.time_until(array_agg(half_read_at_most), array_agg(known_for)) FROM receiptd.messages GROUP BY group_id.';
 
--- A group without rows in the last seven days had no reads in them.
+-- A group without rows in the last seven days had no reads in that time.
 CREATE VIEW receiptd.group_engagement AS
 SELECT sdk_app_id, group_id, l.rolled_up_until AS as_of,
     coalesce(h.messages_sent_7d, 0) AS messages_sent_7d, coalesce(h.reads_7d, 0) AS reads_7d,
@@ -605,13 +603,13 @@ SELECT sdk_app_id, group_id, l.rolled_up_until AS as_of,
     g.labels AS group_labels, extract(epoch FROM m.half_read_7d)::double precision AS half_read_7d_s
 FROM receiptd.watched_groups g
 JOIN receiptd.poller_leases l USING (sdk_app_id)
--- Seqs count up with time.
+-- Seqs increase with time.
 CROSS JOIN LATERAL (
     SELECT n.sent_at FROM receiptd.message_state n WHERE n.group_key = g.group_key AND n.first_polled_at IS NOT NULL
     ORDER BY n.msg_seq DESC LIMIT 1
 ) newest
 LEFT JOIN (
-    -- Read rates are those of messages a day old: so the last seven days are those sent until a day ago.
+    -- Read rates are at the age of a day, so the last seven days end with messages sent a day ago.
     SELECT m.sdk_app_id, m.group_id, m.group_key,
         count(m.read_rate_24h) FILTER (WHERE is_recent) AS messages_aged_7d,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY m.read_rate_24h) FILTER (WHERE is_recent) AS read_rate_7d,
@@ -634,23 +632,23 @@ LEFT JOIN (
 ) h USING (sdk_app_id, group_id, group_key)
 WHERE g.state <> 'removed' OR m.group_key IS NOT NULL;
 
-COMMENT ON VIEW receiptd.group_engagement IS 'How each group reads: the last seven days and the seven before, by messages a day old. As of the last roll-up, not of now. Every watched group of which a message has been polled is here; read_rate_7d is null where none became a day old. Example: SELECT group_id, read_rate_7d, trend FROM receiptd.group_engagement ORDER BY trend NULLS LAST LIMIT 10.';
+COMMENT ON VIEW receiptd.group_engagement IS 'Engagement of each group in the last seven days and the seven before, by its messages at the age of a day. As of the last roll-up. Contains each watched group with a polled message; read_rate_7d is null if none became a day old. Example: SELECT group_id, read_rate_7d, trend FROM receiptd.group_engagement ORDER BY trend NULLS LAST LIMIT 10.';
 COMMENT ON COLUMN receiptd.group_engagement.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.group_engagement.group_id IS 'Group id as Tencent Chat writes it.';
-COMMENT ON COLUMN receiptd.group_engagement.as_of IS 'Until when data is rolled up: the days count back from here.';
-COMMENT ON COLUMN receiptd.group_engagement.messages_sent_7d IS 'Messages sent in the last seven days.';
-COMMENT ON COLUMN receiptd.group_engagement.reads_7d IS 'Reads that came in in the last seven days.';
-COMMENT ON COLUMN receiptd.group_engagement.messages_aged_7d IS 'Messages that became a day old in the last seven days and have a read rate at that age.';
-COMMENT ON COLUMN receiptd.group_engagement.read_rate_7d IS 'Median share of members who had read them when they were a day old.';
-COMMENT ON COLUMN receiptd.group_engagement.read_rate_before IS 'The same of the seven days before.';
-COMMENT ON COLUMN receiptd.group_engagement.trend IS 'Difference of the two: negative where a group grows quiet.';
-COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Time after which half of the messages had been read by half, at most; null if they were not. Messages that half have not read yet count as long as they are known, see time_until.';
-COMMENT ON COLUMN receiptd.group_engagement.last_sent_at IS 'When the newest message was sent, however long ago.';
+COMMENT ON COLUMN receiptd.group_engagement.group_id IS 'Group id in Tencent Chat.';
+COMMENT ON COLUMN receiptd.group_engagement.as_of IS 'End of the roll-up, from which the days are counted back.';
+COMMENT ON COLUMN receiptd.group_engagement.messages_sent_7d IS 'Number of messages sent in the last seven days.';
+COMMENT ON COLUMN receiptd.group_engagement.reads_7d IS 'Number of reads gained in the last seven days.';
+COMMENT ON COLUMN receiptd.group_engagement.messages_aged_7d IS 'Number of messages that became a day old in the last seven days and have a read rate at that age.';
+COMMENT ON COLUMN receiptd.group_engagement.read_rate_7d IS 'Median share of members who had read these messages at the age of a day.';
+COMMENT ON COLUMN receiptd.group_engagement.read_rate_before IS 'The same for the seven days before.';
+COMMENT ON COLUMN receiptd.group_engagement.trend IS 'Difference of the two; negative if the group is going quiet.';
+COMMENT ON COLUMN receiptd.group_engagement.half_read_7d IS 'Longest possible time in which half of the messages were read by half of the members; null if fewer were. Messages not read by half yet count for the time they were observed; see time_until.';
+COMMENT ON COLUMN receiptd.group_engagement.last_sent_at IS 'Time of sending of the newest message, however long ago.';
 COMMENT ON COLUMN receiptd.group_engagement.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.group_engagement.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.group_engagement.group_labels IS 'Labels of the group; null if there are none.';
 COMMENT ON COLUMN receiptd.group_engagement.half_read_7d_s IS 'half_read_7d in seconds.';
 
--- Polls that come late again and again are one gap, and messages that nobody has begun to poll are one, too.
+-- Consecutive late polls are one gap; so are messages that have never been polled.
 CREATE VIEW receiptd.poll_coverage AS
 SELECT branches.*, g.labels AS group_labels, extract(epoch FROM branches.duration)::double precision AS duration_s
 FROM (
@@ -659,10 +657,10 @@ FROM (
         (array_agg(reason ORDER BY gap_until - gap_from DESC, gap_until))[1] AS reason,
         (array_agg(code ORDER BY gap_until - gap_from DESC, gap_until))[1] AS code, group_key
     FROM (
-        -- Rows that overlap are other messages of the same gap, and rows that touch are its next hour.
+        -- Overlapping rows are other messages of the same gap; adjacent rows are its next hour.
         SELECT *, sum(row_messages) OVER (PARTITION BY group_key, sdk_app_id, group_id, number, hour) AS messages
         FROM (
-            -- Each that begins after all before it have ended begins another gap.
+            -- A row that begins after the end of all previous ones starts another gap.
             SELECT *, count(*) FILTER (WHERE (gap_from > prior_until) IS NOT FALSE) OVER gaps AS number,
                 count(*) FILTER (WHERE gap_from >= prior_until) OVER gaps AS hour
             FROM (
@@ -686,17 +684,17 @@ FROM (
 ) branches
 LEFT JOIN receiptd.watched_groups g ON g.group_key = branches.group_key;
 
-COMMENT ON VIEW receiptd.poll_coverage IS 'Gaps: where and for how long nothing was observed though it was due, and why. Complete is what has no row here; only a gap in which the messages were unwatched leaves none. Example: SELECT * FROM receiptd.poll_coverage WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY gap_from.';
+COMMENT ON VIEW receiptd.poll_coverage IS 'Gaps: groups and times without observation although polls were due, with the reason. Data without a row here is complete, except for times in which messages were unwatched. Example: SELECT * FROM receiptd.poll_coverage WHERE group_id = ''@TGS#2TTV7VSII'' ORDER BY gap_from.';
 COMMENT ON COLUMN receiptd.poll_coverage.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.poll_coverage.group_id IS 'Group id as Tencent Chat writes it.';
-COMMENT ON COLUMN receiptd.poll_coverage.gap_from IS 'When the first poll was due that was not made in time, or since when the messages are watched if none was made yet.';
-COMMENT ON COLUMN receiptd.poll_coverage.gap_until IS 'When the last late poll was made; null while the gap goes on.';
-COMMENT ON COLUMN receiptd.poll_coverage.duration IS 'How long it lasted, or has lasted.';
-COMMENT ON COLUMN receiptd.poll_coverage.messages IS 'How many messages it concerns.';
-COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the last failed call of the group, as in api_calls; not_polling: no call of the app was answered; waiting: others were polled; of a gap that goes on: paused, quarantined, removed, failing or waiting. Where several make one gap, that of the longest.';
-COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if that was why.';
+COMMENT ON COLUMN receiptd.poll_coverage.group_id IS 'Group id in Tencent Chat.';
+COMMENT ON COLUMN receiptd.poll_coverage.gap_from IS 'Time when the first missed poll was due; if there was no poll yet, when the messages were first watched.';
+COMMENT ON COLUMN receiptd.poll_coverage.gap_until IS 'Time of the last late poll; null while the gap lasts.';
+COMMENT ON COLUMN receiptd.poll_coverage.duration IS 'Duration, so far if it still lasts.';
+COMMENT ON COLUMN receiptd.poll_coverage.messages IS 'Number of messages affected.';
+COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the group''s last failed call, as in api_calls; not_polling: no call for the app was answered; waiting: other groups were polled. For a gap that still lasts: paused, quarantined, removed, failing or waiting. If a gap has several reasons, that of the longest part.';
+COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if that was the reason.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'Labels of the group; null if there are none.';
 COMMENT ON COLUMN receiptd.poll_coverage.duration_s IS 'duration in seconds.';
 
 CREATE VIEW receiptd.message_days AS
@@ -705,28 +703,28 @@ SELECT g.sdk_app_id, g.group_id, d.msg_seq, d.day, d.reads_gained, d.reads_lost,
     g.labels AS group_labels
 FROM receiptd.message_receipts_daily d
 JOIN receiptd.watched_groups g USING (group_key)
--- For the labels alone.
+-- Only for labels.
 LEFT JOIN receiptd.watched_messages m ON m.group_key = d.group_key AND m.msg_seq = d.msg_seq;
 
-COMMENT ON VIEW receiptd.message_days IS 'What each message came to on each UTC day in which it changed, kept when its snapshots are dropped. Complete until the last day that is rolled up, see data_freshness. Days without a row end as the last row before them says. Example: SELECT day, sum(reads_gained + reads_found) FROM receiptd.message_days WHERE day >= ''2026-11-01'' GROUP BY day.';
+COMMENT ON VIEW receiptd.message_days IS 'Counts and reads of each message on each UTC day on which it changed, which outlive its snapshots. Complete up to the last day rolled up; see data_freshness. On days without a row, the previous row still holds. Example: SELECT day, sum(reads_gained + reads_found) FROM receiptd.message_days WHERE day >= ''2026-11-01'' GROUP BY day.';
 COMMENT ON COLUMN receiptd.message_days.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.message_days.group_id IS 'Group id as Tencent Chat writes it.';
+COMMENT ON COLUMN receiptd.message_days.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.message_days.msg_seq IS 'Number of the message within its group.';
 COMMENT ON COLUMN receiptd.message_days.day IS 'UTC day.';
-COMMENT ON COLUMN receiptd.message_days.reads_gained IS 'By how much the read count was seen to rise between two polls. Reads that its first count had are in reads_found.';
-COMMENT ON COLUMN receiptd.message_days.reads_lost IS 'By how much it was seen to fall: members who had read and left the group.';
-COMMENT ON COLUMN receiptd.message_days.reads_found IS 'Reads of the first count of the message, if that is of this day.';
-COMMENT ON COLUMN receiptd.message_days.read_num IS 'Members who had read it, as known at the end of the day; null if no count was ever known.';
-COMMENT ON COLUMN receiptd.message_days.unread_num IS 'Members who had not read it, as known at the end of the day.';
-COMMENT ON COLUMN receiptd.message_days.members IS 'Both together.';
-COMMENT ON COLUMN receiptd.message_days.code IS 'Per-message code of the last snapshot of the day: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_days.reads_gained IS 'Sum of the rises of the read count between two polls. Reads in the first count are in reads_found.';
+COMMENT ON COLUMN receiptd.message_days.reads_lost IS 'Sum of its falls: members who had read the message and left the group.';
+COMMENT ON COLUMN receiptd.message_days.reads_found IS 'Reads in the first count of the message, if that was on this day.';
+COMMENT ON COLUMN receiptd.message_days.read_num IS 'Number of members who had read it at the end of the day, as far as known; null if no count was known.';
+COMMENT ON COLUMN receiptd.message_days.unread_num IS 'Number of members who had not read it at the end of the day, as far as known.';
+COMMENT ON COLUMN receiptd.message_days.members IS 'Sum of both.';
+COMMENT ON COLUMN receiptd.message_days.code IS 'Code of the message in the last snapshot of the day: 0 is success, 10062 no receipt.';
 COMMENT ON COLUMN receiptd.message_days.first_seen_at IS 'polled_at of the first snapshot of the day.';
 COMMENT ON COLUMN receiptd.message_days.last_seen_at IS 'polled_at of the last snapshot of the day.';
 COMMENT ON COLUMN receiptd.message_days.group_key IS 'Short key of the group, for joins with the tables.';
-COMMENT ON COLUMN receiptd.message_days.labels IS 'What its owner notes about the message; null if nothing.';
-COMMENT ON COLUMN receiptd.message_days.group_labels IS 'What its owner notes about the group; null if nothing.';
+COMMENT ON COLUMN receiptd.message_days.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.message_days.group_labels IS 'Labels of the group; null if there are none.';
 
--- The one view that has no group in it.
+-- The only view without groups.
 CREATE VIEW receiptd.data_freshness AS
 SELECT l.sdk_app_id, l.rolled_up_until, coalesce(o.groups, 0) AS groups_in_gap, o.gap_from
 FROM receiptd.poller_leases l
@@ -737,15 +735,15 @@ LEFT JOIN (
 ) o USING (sdk_app_id)
 WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
 
-COMMENT ON VIEW receiptd.data_freshness IS 'Until when roll-ups are complete, and in how many groups polls are due and not made. Example: SELECT now() - rolled_up_until, groups_in_gap FROM receiptd.data_freshness.';
+COMMENT ON VIEW receiptd.data_freshness IS 'End of the roll-up, and number of groups with overdue polls, by app. Example: SELECT now() - rolled_up_until, groups_in_gap FROM receiptd.data_freshness.';
 COMMENT ON COLUMN receiptd.data_freshness.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'Hourly rows and gaps are complete until then. All else is always up to date.';
-COMMENT ON COLUMN receiptd.data_freshness.groups_in_gap IS 'Number of groups with a gap that goes on, see poll_coverage.';
-COMMENT ON COLUMN receiptd.data_freshness.gap_from IS 'When the oldest of these gaps began; null if there is none.';
+COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'End of the roll-up: hourly rows and gaps are complete until then. Everything else is always up to date.';
+COMMENT ON COLUMN receiptd.data_freshness.groups_in_gap IS 'Number of groups with a gap that still lasts; see poll_coverage.';
+COMMENT ON COLUMN receiptd.data_freshness.gap_from IS 'Start of the oldest of these gaps; null if there is none.';
 
--- Functions for analysts run with the caller's search path, so that the planner can put them into the query around them: a filter
--- by group then reaches the index. So nothing in them may match a function or operator of somebody else's better than
--- PostgreSQL's own: PostgreSQL has no `/` for an integer and a double, and first_value is for any type.
+-- Functions for analysts use the caller's search path, so that the planner can inline them and a filter by group uses the index. So
+-- nothing in them may resolve to a function or operator of another schema that matches better than PostgreSQL's own: there is no
+-- built-in `/` for an integer and a double, and first_value is polymorphic.
 CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_num integer, unread_num integer,
     code integer, observed_at timestamptz, group_key integer, labels jsonb, group_labels jsonb, is_exact boolean
@@ -755,7 +753,7 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     FROM receiptd.latest_receipts l
     WHERE l.last_changed_at <= $1
     UNION ALL
-    -- By the days of the message. Snapshots are looked for only in a day that is not over and in one that it changed in.
+    -- From the daily rows of the message. Snapshots are only read for the current day and for days in which it changed.
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, counted.read_num, d.read_num),
         coalesce(h.unread_num, counted.unread_num, d.unread_num), coalesce(h.code, d.code), coalesce(h.polled_at, d.last_seen_at),
         l.group_key, l.labels, l.group_labels,
@@ -764,7 +762,7 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     FROM receiptd.latest_receipts l
     LEFT JOIN receiptd.data_freshness f ON f.sdk_app_id = l.sdk_app_id
     CROSS JOIN LATERAL (
-        -- Until then days are whole.
+        -- The end of the last day that is rolled up.
         SELECT pg_catalog.date_trunc('day'::text, coalesce(f.rolled_up_until, '-infinity'), 'UTC'::text) AS until
     ) days
     LEFT JOIN LATERAL (
@@ -791,7 +789,7 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
             AND h.polled_at BETWEEN snapshots.since AND $1
         ORDER BY h.polled_at DESC LIMIT 1
     ) h ON true
-    -- Where the receipt had ended, the counts that were known last.
+    -- If the receipt had ended: the last known counts.
     LEFT JOIN LATERAL (
         SELECT c.read_num, c.unread_num
         FROM receiptd.receipt_snapshots c
@@ -802,7 +800,7 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     WHERE l.first_polled_at <= $1 AND l.last_changed_at > $1
 $$;
 
-COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message that had been polled at that moment, as they were known then, and since when. is_exact is false where it changed during that day and the snapshots of the day are not kept any more: then the counts are those of the end of the day before, or null. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''.';
+COMMENT ON FUNCTION receiptd.receipts_at(timestamptz) IS 'The counts of every message that had been polled by that time, as known then, with the time of their first observation. is_exact is false if the message changed on that day and the day''s snapshots have been removed: then the counts are those at the end of the day before, or null. Example: SELECT sum(unread_num) FROM receiptd.receipts_at(''2026-11-20 18:00+00'') WHERE group_id = ''@TGS#2TTV7VSII''.';
 
 CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
     sdk_app_id bigint, group_id text, msg_seq bigint, sent_at timestamptz, read_at_least integer, read_at_most bigint,
@@ -838,10 +836,10 @@ CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
     WHERE l.last_changed_at > l.sent_at + $1 AND (h.read_num IS NOT NULL OR n.read_num IS NOT NULL)
 $$;
 
-COMMENT ON FUNCTION receiptd.read_at_age(interval) IS 'How many members had read each message at that age, at least and at most, as far as polls can prove and nobody who has read it leaves; and until when before that age the counts were known. Both are the same where nothing has changed in the interval between two polls. Messages that are not that old, and those of which nothing is known until then or later, are left out. Example: SELECT msg_seq, read_at_least, read_at_most, members FROM receiptd.read_at_age(''30 minutes'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
+COMMENT ON FUNCTION receiptd.read_at_age(interval) IS 'Minimum and maximum number of members who had read each message at an age, if none of them left the group, and the time before that age until which the counts were known. Both are equal if nothing changed between the polls before and after. Messages that are younger, or without counts, are omitted. Example: SELECT msg_seq, read_at_least, read_at_most, members FROM receiptd.read_at_age(''30 minutes'') WHERE group_id = ''@TGS#2TTV7VSII''. It needs the snapshots of messages that have changed since.';
 
--- With the rights of its owner, since it looks where readers may not. The view in it still gives each its own apps. A slot tells
--- when counts of its messages changed; a message without one was updated when it left it.
+-- Runs with the rights of its owner, since readers may not read slots. The view in it still restricts readers to their apps. Slots
+-- have the times when counts of their messages changed; the row of a message is updated when the message leaves its slot.
 CREATE FUNCTION receiptd.messages_since(since timestamptz) RETURNS SETOF receiptd.messages
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
     SELECT m.*
@@ -850,7 +848,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
         UNION
         SELECT e.group_key, e.msg_seq FROM receiptd.slot_messages e WHERE e.changed_at >= $1
         UNION
-        -- Counts at an age are known with the age, though nothing is written then.
+        -- Counts at an age become known when that age is reached, without a write.
         SELECT w.group_key, w.msg_seq
         FROM unnest(ARRAY[interval '15 minutes', '1 hour', '24 hours', '7 days']) AS age
         JOIN receiptd.watched_messages w ON w.sent_at >= $1 - age AND w.sent_at <= now() - age
@@ -859,21 +857,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
     WHERE m.updated_at >= $1
 $$;
 
-COMMENT ON FUNCTION receiptd.messages_since(timestamptz) IS 'The messages of which something has changed since that time: the rows of messages with such an updated_at, found without looking at all others. Changes are stored some time after updated_at, so begin some minutes before the latest one that you have, and take rows that you have already as the same message. Example: SELECT * FROM receiptd.messages_since(now() - interval ''1 day'').';
+COMMENT ON FUNCTION receiptd.messages_since(timestamptz) IS 'Messages that have changed since a time: the rows of messages with a later updated_at, found by indexes. Changes are stored shortly after their updated_at, so start some minutes before the latest one that you have, and replace rows that you already have. Example: SELECT * FROM receiptd.messages_since(now() - interval ''1 day'').';
 
 CREATE FUNCTION receiptd.receipt_curve(group_id text, msg_seq bigint, step interval, sdk_app_id bigint DEFAULT NULL)
 RETURNS TABLE (at timestamptz, age interval, read_num integer, unread_num integer, read_rate double precision, is_exact boolean,
     age_s double precision)
 LANGUAGE sql STABLE AS $$
     WITH message AS (
-        -- The answer that first showed the last counts arrived after its attempt was sent. Not from latest_receipts, which would
-        -- open all slots of the group for one message.
+        -- The answer with the last counts arrived after its attempt was sent. latest_receipts would open all slots of the group for
+        -- a single message.
         SELECT group_key, l.msg_seq, l.sent_at, l.first_polled_at, greatest(l.known_until, l.last_changed_at) AS known_until
         FROM receiptd.watched_groups g
         JOIN receiptd.message_milestones l USING (group_key)
         WHERE g.group_id = $1 AND l.msg_seq = $2 AND g.sdk_app_id = coalesce($4, g.sdk_app_id)
     ), days AS (
-        -- Days whose snapshots are not kept any more: between their first and their last change the last counts before are carried.
+        -- Days whose snapshots have been removed: between their first and last change, the counts before are carried forward.
         SELECT m.group_key, m.sent_at, d.first_seen_at, d.last_seen_at, d.read_num, d.unread_num,
             pg_catalog.lag(d.read_num) OVER days AS read_before, pg_catalog.lag(d.unread_num) OVER days AS unread_before
         FROM message m JOIN receiptd.message_receipts_daily d USING (group_key, msg_seq)
@@ -883,7 +881,7 @@ LANGUAGE sql STABLE AS $$
         )
         WINDOW days AS (PARTITION BY m.group_key ORDER BY d.day)
     ), points AS (
-        -- In UTC, where every day has 24 hours.
+        -- In UTC, since all its days have 24 hours.
         SELECT m.group_key, m.sent_at, s.at AT TIME ZONE 'UTC' AS at, NULL::integer AS read_num, NULL::integer AS unread_num,
             NULL::boolean AS is_exact, true AS is_step
         FROM message m
@@ -898,7 +896,7 @@ LANGUAGE sql STABLE AS $$
         SELECT group_key, sent_at, first_seen_at, read_before, unread_before, false, false
         FROM days WHERE first_seen_at < last_seen_at
     ), spans AS (
-        -- Each snapshot and the steps until the next one.
+        -- Each snapshot with the steps up to the next one.
         SELECT p.*, pg_catalog.count(*) FILTER (WHERE NOT is_step) OVER (PARTITION BY group_key ORDER BY p.at, is_step) AS span
         FROM points p
     ), carried AS (
@@ -912,9 +910,9 @@ LANGUAGE sql STABLE AS $$
     FROM carried c WHERE c.is_step ORDER BY c.group_key, c.at
 $$;
 
-COMMENT ON FUNCTION receiptd.receipt_curve(text, bigint, interval, bigint) IS 'How a message was read: its counts at even steps from its sending to its last poll, carried forward. is_exact is null before the first count, and false where snapshots are not kept any more: then the counts are those of the end of the last day before, or null. Example: SELECT * FROM receiptd.receipt_curve(''@TGS#2TTV7VSII'', 102, ''5 minutes''). The app is needed only where two have a group of this id.';
+COMMENT ON FUNCTION receiptd.receipt_curve(text, bigint, interval, bigint) IS 'The read curve of a message: its counts at regular steps from sending to the last poll, carried forward. is_exact is null before the first count, and false if the snapshots have been removed: then the counts are those at the end of the day before, or null. Example: SELECT * FROM receiptd.receipt_curve(''@TGS#2TTV7VSII'', 102, ''5 minutes''). The app is needed only where two have a group of this id.';
 
--- A quarter of an hour is the finest by which time zones differ.
+-- Offsets of time zones are multiples of a quarter of an hour.
 CREATE FUNCTION receiptd.hourly_reads(zone text, since timestamptz DEFAULT '-infinity', until timestamptz DEFAULT 'infinity')
 RETURNS TABLE (sdk_app_id bigint, group_id text, hour timestamptz, local_hour timestamp, reads_gained bigint, group_key integer)
 LANGUAGE sql STABLE AS $$
@@ -934,4 +932,4 @@ LANGUAGE sql STABLE AS $$
     GROUP BY q.sdk_app_id, q.group_id, q.group_key, q.hour
 $$;
 
-COMMENT ON FUNCTION receiptd.hourly_reads(text, timestamptz, timestamptz) IS 'Reads of each group in the hours of a time zone, also one that is off by half an hour, from since until before until; both count in whole quarters of an hour. Hours without reads have no row. Example: SELECT extract(hour FROM local_hour), sum(reads_gained) FROM receiptd.hourly_reads(''Asia/Kolkata'', ''2026-11-01'') GROUP BY 1.';
+COMMENT ON FUNCTION receiptd.hourly_reads(text, timestamptz, timestamptz) IS 'Reads of each group in the hours of a time zone, also with an offset of half an hour, from since (inclusive) to until (exclusive), both in whole quarters of an hour. Hours without reads have no row. Example: SELECT extract(hour FROM local_hour), sum(reads_gained) FROM receiptd.hourly_reads(''Asia/Kolkata'', ''2026-11-01'') GROUP BY 1.';

@@ -1,6 +1,5 @@
--- Rights. receiptd_reader reads what analysts need, receiptd_member_reader who has read what and nothing else; receiptd_writer
--- watches messages, only through functions. Operators
--- create the roles, since roles belong to the server and not to a schema.
+-- Rights. receiptd_reader reads what analysts need, receiptd_member_reader only who has read which message; receiptd_writer watches
+-- messages, only through functions. Operators create the roles, since roles belong to the server and not to a schema.
 
 -- The first row of role_apps switches row-level security on and the deletion of the last one off, so that it costs nothing if
 -- unused. Views join watched_groups as their owner, so there it is forced for the owner too, whose policy shows everything.

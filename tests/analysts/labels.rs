@@ -59,13 +59,13 @@ async fn what_is_no_label_is_refused_with_the_reason() {
     let long = "x".repeat(64);
     let large = "x".repeat(2000);
     for (labels, why) in [
-        (r#"["a"]"#, "labels are an object, and not array"),
-        (r#""a""#, "labels are an object, and not string"),
-        (r#"{"a": {"b": 1}}"#, "the value of the label \"a\" is an object"),
-        (r#"{"a": [1]}"#, "the value of the label \"a\" is an array"),
+        (r#"["a"]"#, "labels must be a JSON object, not of type array"),
+        (r#""a""#, "labels must be a JSON object, not of type string"),
+        (r#"{"a": {"b": 1}}"#, "the value of label \"a\" is an object"),
+        (r#"{"a": [1]}"#, "the value of label \"a\" is an array"),
         (r#"{"": 1}"#, "has 0 characters"),
         (&format!(r#"{{"{long}": 1}}"#), "has 64 characters"),
-        (&format!(r#"{{"a": "{large}"}}"#), "may have 2000"),
+        (&format!(r#"{{"a": "{large}"}}"#), "the maximum is 2000"),
     ] {
         for watch in ["watch_group({APP}, 'g'", "watch_messages({APP}, 'g', ARRAY[1]"] {
             let sql = format!("SELECT receiptd.{}, labels => '{labels}')", watch.replace("{APP}", &APP.to_string()));
@@ -78,7 +78,7 @@ async fn what_is_no_label_is_refused_with_the_reason() {
     let watch =
         |name| format!("SELECT receiptd.watch_messages({APP}, 'g', ARRAY[1], labels => '{{\"{name}\": \"{half}\"}}')");
     history.psql(&watch("a"));
-    assert!(refused(&history, &watch("b")).await.contains("may have 2000"));
+    assert!(refused(&history, &watch("b")).await.contains("the maximum is 2000"));
     history.psql(&watch("a"));
 }
 

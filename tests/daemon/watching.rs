@@ -160,11 +160,14 @@ async fn what_applications_may_have_watched_is_bounded() {
     rig.watch("a", 1..=5).await;
     rig.until("(SELECT active_messages = 5 AND groups = 1 FROM receiptd.apps)").await;
     for (call, refusal) in [
-        ("watch_messages(1400000000, 'a', '{11,12,13,14,15,16}')", "a call may name 5 messages, and this one names 6"),
-        ("unwatch_messages(1400000000, 'a', '{1,2,3,4,5,6}')", "a call may name 5 messages"),
-        ("watch_messages(1400000000, 'a', '{4,5,11,12,13}')", "app 1400000000 may watch 7 messages at a time"),
-        ("watch_messages(1400000000, 'a', '{11}', now() + interval '25 hours')", "more than a day ahead"),
-        ("watch_messages(1400000000, 'a', '{11}', 'infinity')", "more than a day ahead"),
+        (
+            "watch_messages(1400000000, 'a', '{11,12,13,14,15,16}')",
+            "the maximum is 5 messages per call, and this call has 6",
+        ),
+        ("unwatch_messages(1400000000, 'a', '{1,2,3,4,5,6}')", "the maximum is 5 messages per call"),
+        ("watch_messages(1400000000, 'a', '{4,5,11,12,13}')", "app 1400000000 may watch at most 7 messages at a time"),
+        ("watch_messages(1400000000, 'a', '{11}', now() + interval '25 hours')", "more than a day in the future"),
+        ("watch_messages(1400000000, 'a', '{11}', 'infinity')", "more than a day in the future"),
     ] {
         let error = sqlx::query(AssertSqlSafe(format!("SELECT receiptd.{call}"))).execute(&rig.pool).await.unwrap_err();
         assert!(error.to_string().contains(refusal), "{call}: {error}");
@@ -172,7 +175,7 @@ async fn what_applications_may_have_watched_is_bounded() {
     let group = "SELECT receiptd.watch_group(1400000000, $1)";
     sqlx::query(group).bind("b").execute(&rig.pool).await.unwrap();
     let error = sqlx::query(group).bind("c").execute(&rig.pool).await.unwrap_err().to_string();
-    assert!(error.contains("may watch 2 groups"), "{error}");
+    assert!(error.contains("may watch at most 2 groups"), "{error}");
     sqlx::query("SELECT receiptd.watch_messages(1400000000, 'a', '{11,12}', now() + interval '23 hours')")
         .execute(&rig.pool)
         .await
@@ -194,7 +197,7 @@ async fn the_message_bound_counts_recent_messages_and_none_twice() {
     rig.until("(SELECT bool_and(slot_id IS NOT NULL) FROM receiptd.watched_messages)").await;
     let error = sqlx::query("SELECT receiptd.watch_messages(1400000000, 'a', '{6,7,8}')").execute(&rig.pool).await;
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("may watch 7 messages at a time"), "{error}");
+    assert!(error.contains("may watch at most 7 messages at a time"), "{error}");
     rig.watch("a", 1..=7).await;
     rig.until("(SELECT count(*) = 7 AND bool_and(slot_id IS NOT NULL) FROM receiptd.watched_messages)").await;
     held.rollback().await.unwrap();
