@@ -3,6 +3,7 @@
 //! The runtimes have their own threads: the tests block while they wait for the daemon, the simulated Chat must not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod backup;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;

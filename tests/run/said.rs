@@ -1,8 +1,12 @@
-//! Repeated failures are logged once.
+//! The log: repeated failures are logged once, and docs/operators.md shows the lines as they are.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    harness::{Harness, end, signal},
+    harness::{Harness, end, migrate, signal, watch},
 };
 
 /// Has three polls of the group partly refused, after `trouble`, and returns the daemon's log lines with `words`.
@@ -39,4 +43,63 @@ async fn a_partition_that_can_not_be_made_is_said_once() {
         BEGIN RAISE EXCEPTION 'no partitions today'; END $$";
     let lines = said_of_three_refused_polls("unmade", lose, "could not be created").await;
     assert!(lines.len() == 1 && lines[0].contains("no partitions today"), "{lines:#?}");
+}
+
+const OPERATORS: &str = include_str!("../../docs/operators.md");
+
+/// A line of the log without what differs: numbers, addresses, fields, and the plural.
+fn shape(line: &str) -> String {
+    let message = line
+        .find("app=")
+        .or_else(|| line.find(" messages="))
+        .or_else(|| line.find(" slots="))
+        .map_or(line, |end| &line[..end]);
+    let word = |word: &str| match word {
+        word if word.starts_with("http") => "URL".to_owned(),
+        word => {
+            word.chars().filter(|letter| !letter.is_ascii_digit()).collect::<String>().trim_end_matches('s').to_owned()
+        }
+    };
+    message.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordinary_day_is_logged_as_the_docs_show() {
+    let (mut place, database) = (Harness::new("ordinary", 200).await, TestDatabase::new().await);
+    place.listens();
+    migrate(&database);
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 5).await;
+    let daemon = place.spawn(Some(&database));
+    place.hears("READY=1");
+    place.simulator.wait_for_ended_calls(2).await;
+    place.reload(&daemon);
+    signal(&daemon, "-TERM");
+    let (code, said) = end(daemon);
+    assert_eq!(code, Some(0), "{said}");
+    let text = |line: &str| line.split_once(": ").map_or_else(|| line.to_owned(), |(_, text)| text.to_owned());
+    // The settings of this test are readable by all, and it is warned of.
+    let lines = said.lines().filter(|line| !line.contains("contains a secret"));
+    let logged: BTreeSet<String> = lines.map(|line| shape(&text(line))).collect();
+    let shown = OPERATORS.split("An ordinary day").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
+    let shown = shown.trim().lines().filter(|line| !line.starts_with("the last hour"));
+    assert_eq!(logged, shown.map(shape).collect(), "{said}");
+}
+
+#[test]
+fn the_lines_of_bad_days_are_those_of_the_program() {
+    fn source(directory: &Path) -> String {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .map(|path| if path.is_dir() { source(&path) } else { fs::read_to_string(path).unwrap_or_default() })
+            .collect()
+    }
+    let source = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    // A string may go on in the next line.
+    let source = source.split("\\\n").map(str::trim_start).collect::<String>();
+    let table = OPERATORS.split("| line begins with |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let lines: Vec<&str> = table.split('`').skip(1).step_by(2).filter(|line| line.contains(' ')).collect();
+    assert!(lines.len() > 15, "{lines:?}");
+    for line in lines {
+        assert!(source.contains(line), "no line of the log begins with {line:?}");
+    }
 }
