@@ -46,10 +46,11 @@ async fn every_change_is_stored_once_with_its_interval() {
     .map(|intervals: Vec<Option<bool>>| intervals.into_iter().flatten().collect())
     .unwrap();
     assert_eq!(intervals, [true, true]);
-    let counts = "SELECT prior_read_num IS NOT DISTINCT FROM lag(read_num) OVER (ORDER BY polled_at)
-        FROM receiptd.receipt_history WHERE msg_seq = 1";
+    let counts = "SELECT (prior_read_num, prior_unread_num)
+            IS NOT DISTINCT FROM (lag(read_num) OVER polls, lag(unread_num) OVER polls)
+        FROM receiptd.receipt_snapshots WHERE msg_seq = 1 WINDOW polls AS (ORDER BY polled_at)";
     let follows: Vec<bool> = sqlx::query_scalar(counts).fetch_all(&rig.pool).await.unwrap();
-    assert_eq!(follows, [true, true, true], "each row knows the count before it");
+    assert_eq!(follows, [true, true, true], "each row knows the counts before it");
     assert_eq!(
         rig.count("receiptd.api_calls WHERE due_at IS NULL OR due_at > called_at + interval '1 second'").await,
         0

@@ -160,6 +160,7 @@ impl News {
             polled_at: self.at,
             prior_polled_at: known.receipt.and(self.after_time(known)),
             prior_read_num: counts(known).map(Counts::read),
+            prior_unread_num: counts(known).map(Counts::unread),
             is_webhook: true,
         }
     }

@@ -180,6 +180,8 @@ pub struct Snapshot {
     pub prior_polled_at: Option<Timestamp>,
     /// The previous read count.
     pub prior_read_num: Option<u32>,
+    /// The previous unread count.
+    pub prior_unread_num: Option<u32>,
     /// Whether an event told it, and not a poll.
     pub is_webhook: bool,
 }
@@ -272,12 +274,14 @@ impl Recording {
             let mut change = judge.change(message, told, known_until);
             let is_dated_ahead = dated_ahead.contains(&message.seq);
             let keeps = change.differs || is_dated_ahead || keep == KeepSnapshots::EveryPoll;
+            let prior_counts = message.receipt.and_then(|receipt| receipt.counts);
             let snapshot = told.filter(|_| keeps).map(|told| Snapshot {
                 seq: message.seq,
                 receipt: told.receipt,
                 polled_at: told.answered_at,
                 prior_polled_at: message.known_before(told.sent_at),
-                prior_read_num: message.receipt.and_then(|receipt| receipt.counts).map(Counts::read),
+                prior_read_num: prior_counts.map(Counts::read),
+                prior_unread_num: prior_counts.map(Counts::unread),
                 is_webhook: false,
             });
             if change.differs || is_dated_ahead {

@@ -180,9 +180,10 @@ pub(super) async fn part_slots(
 macro_rules! snapshots {
     () => {
         "INSERT INTO receiptd.receipt_snapshots AS s
-            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num, is_webhook)
+            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num, is_webhook,
+                prior_unread_num)
          SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[], $6::integer[],
-            $7::timestamptz[], $8::integer[], $9::boolean[])"
+            $7::timestamptz[], $8::integer[], $9::boolean[], $10::integer[])"
     };
 }
 
@@ -193,7 +194,8 @@ const SNAPSHOTS_AGAIN: &str = concat!(
     snapshots!(),
     " ON CONFLICT (group_key, msg_seq, polled_at) DO UPDATE SET read_num = EXCLUDED.read_num,
         unread_num = EXCLUDED.unread_num, code = EXCLUDED.code, prior_polled_at = EXCLUDED.prior_polled_at,
-        prior_read_num = EXCLUDED.prior_read_num, is_webhook = EXCLUDED.is_webhook"
+        prior_read_num = EXCLUDED.prior_read_num, is_webhook = EXCLUDED.is_webhook,
+        prior_unread_num = EXCLUDED.prior_unread_num"
 );
 
 /// Inserts snapshots. If it `replaces`, existing ones are overwritten.
@@ -221,6 +223,11 @@ pub(in crate::store) async fn write_snapshots(
         .bind(rows.iter().map(|row| row.1.prior_polled_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.1.prior_read_num.and_then(|read| i32::try_from(read).ok())).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.1.is_webhook).collect::<Vec<_>>())
+        .bind(
+            rows.iter()
+                .map(|row| row.1.prior_unread_num.and_then(|unread| i32::try_from(unread).ok()))
+                .collect::<Vec<_>>(),
+        )
         .execute(connection)
         .await
         .map(drop)

@@ -44,9 +44,10 @@ WITH parts AS MATERIALIZED (
     ) h
 ), stored AS (
     INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at,
-        prior_read_num)
+        prior_read_num, prior_unread_num)
     -- Approximately in order of time, as they would have arrived.
-    SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num FROM snapshots ORDER BY polled_at
+    SELECT group_key, msg_seq, polled_at, read_num, unread_num, 0, prior, prior_read_num, read_num + unread_num - prior_read_num
+    FROM snapshots ORDER BY polled_at
     RETURNING 1
 ), latest AS (
     -- Counts only rise here, so the largest are the last ones.

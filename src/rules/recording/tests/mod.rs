@@ -120,6 +120,7 @@ fn counts_that_differ_are_kept_with_the_poll_before() {
         polled_at: noon(),
         prior_polled_at,
         prior_read_num: Some(1),
+        prior_unread_num: Some(2),
         is_webhook: false,
     };
     assert_eq!(recording.snapshots, [snapshot]);

@@ -71,6 +71,7 @@ fn the_next_answered_poll_corrects_times_in_the_future() {
         polled_at: noon(),
         prior_polled_at: Some(message(1).sent_at),
         prior_read_num: Some(1),
+        prior_unread_num: Some(2),
         is_webhook: false,
     };
     assert_eq!(recording.snapshots[0], snapshot, "though nothing has changed");
