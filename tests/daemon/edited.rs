@@ -68,6 +68,7 @@ async fn a_message_whose_row_somebody_deleted_is_watched_anew_and_once() {
         "WITH gone AS (DELETE FROM receiptd.watched_messages WHERE msg_seq = 2 RETURNING 1) SELECT count(*) FROM gone",
     )
     .await;
+    assert_eq!(rig.count("receiptd.slot_messages").await, 2, "it has left its slot");
     rig.watch("g", [2]).await;
     rig.until(&IS_RIGHT.replace("= 6", "= 3")).await;
     rig.stop().await;
