@@ -125,3 +125,41 @@ async fn watching_reads_no_whole_table_despite_plans_for_empty_ones() {
     );
     assert_eq!(read, "2000\nt");
 }
+
+/// Messages that are closed in some hour. A poll that was under way told more of two of them in the next.
+async fn closed_in_several_hours() -> History {
+    let history = History::new().await;
+    for seq in 1..=3 {
+        history.message(seq, "08:30");
+        history.polls(seq, &[("08:31", 0, 9), ("09:20", 2, 7)]).await;
+    }
+    history.message(4, "09:58");
+    history.close(1, "removed", "09:59");
+    history.close(4, "removed", "09:59");
+    history.psql(
+        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, prior_polled_at, read_num, unread_num,
+            prior_read_num, prior_unread_num, code)
+         VALUES (1, 1, '2026-11-20 10:00:02Z', '2026-11-20 09:20Z', 4, 5, 2, 7, 0),
+            (1, 4, '2026-11-20 10:00:02Z', NULL, 1, 8, NULL, NULL, 0);
+         UPDATE receiptd.watched_messages m SET first_polled_at = coalesce(m.first_polled_at, s.polled_at),
+            last_changed_at = s.polled_at, known_until = s.polled_at, read_num = s.read_num, unread_num = s.unread_num
+         FROM receiptd.receipt_snapshots s WHERE m.msg_seq = s.msg_seq AND s.polled_at = '2026-11-20 10:00:02Z'",
+    );
+    history.close(2, "expired", "10:30");
+    history.polls(3, &[("11:10", 9, 0)]).await;
+    history
+}
+
+#[tokio::test]
+async fn closed_messages_leave_their_hours_also_while_catching_up() {
+    let (at_once, in_steps) = tokio::join!(closed_in_several_hours(), closed_in_several_hours());
+    at_once.roll_up("13:00").await;
+    for hour in ["09:00", "10:00", "11:00", "12:00", "13:00"] {
+        in_steps.roll_up(hour).await;
+    }
+    let hours =
+        "SELECT to_char(hour, 'HH24'), messages_active, unread_backlog FROM receiptd.hourly_receipts ORDER BY 1";
+    let expected = "08|3|27\n09|2|14\n10|1|7\n11|1|0\n12|1|0";
+    assert_eq!(in_steps.psql(hours), expected, "counted hour by hour");
+    assert_eq!(at_once.psql(hours), expected, "hours that follow from the one before");
+}

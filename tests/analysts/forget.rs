@@ -78,7 +78,7 @@ async fn a_roll_up_of_a_forgotten_group_makes_nothing_of_it_anew() {
     while history.store.roll_up_next(at("00:00") + TimeDelta::hours(30)).await.unwrap().is_some() {}
     while history.store.forget_group(&forgotten()).await.unwrap() > 0 {}
     for hour in 0..30 {
-        history.store.roll_up_again(at("00:00") + TimeDelta::hours(hour)).await.unwrap();
+        history.store.roll_up_again(at("00:00") + TimeDelta::hours(hour), false).await.unwrap();
     }
     assert_eq!(history.psql(LEFT), "0");
 }

@@ -32,7 +32,7 @@ async fn an_idle_group_adds_no_rows_and_keeps_its_hours() {
     let hours = "08|1|1|0|8|1|1\n09|0|1|3|5|1|1\n10|0|1|0|5|0|1\n11|0|1|0|5|0|1\n12|0|1|0|5|0|1\n13|0|1|0|5|0|1";
     assert_eq!(history.psql(VIEW), hours);
     for hour in ["12:00", "09:00", "10:00"] {
-        history.store.roll_up_again(at(hour)).await.unwrap();
+        history.store.roll_up_again(at(hour), false).await.unwrap();
     }
     assert_eq!((history.psql(ROWS), history.psql(VIEW)), ("08 09".to_owned(), hours.to_owned()));
     let week = "SELECT messages_sent_7d, reads_7d FROM receiptd.group_engagement";
@@ -63,10 +63,10 @@ async fn an_hour_that_is_done_again_changes_no_later_hour() {
     let history = observed().await;
     history.roll_up("14:00").await;
     history.polls(1, &[("11:30", 7, 3)]).await;
-    history.store.roll_up_again(at("11:00")).await.unwrap();
+    history.store.roll_up_again(at("11:00"), false).await.unwrap();
     let unread = "SELECT string_agg(unread_backlog::text, ' ' ORDER BY hour) FROM receiptd.hourly_receipts";
     assert_eq!(history.psql(unread), "8 5 5 3 5 5");
-    history.store.roll_up_again(at("12:00")).await.unwrap();
+    history.store.roll_up_again(at("12:00"), false).await.unwrap();
     assert_eq!(history.psql(unread), "8 5 5 3 3 5");
 }
 

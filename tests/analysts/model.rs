@@ -341,7 +341,7 @@ async fn compare(seed: u64) {
         }
         if random.u8(0..4) == 0 {
             let hour = (now - TimeDelta::hours(random.i64(0..5))).duration_trunc(TimeDelta::hours(1)).unwrap();
-            history.store.roll_up_again(hour).await.unwrap();
+            history.store.roll_up_again(hour, false).await.unwrap();
             ages.entry(hour).and_modify(|ages| *ages = aged(&polled, hour));
         }
     }

@@ -16,7 +16,7 @@ pub async fn catch_up(store: &Store, now: Timestamp, mut progress: impl FnMut(St
         return Ok(());
     }
     for hour in store.hours_to_redo().await? {
-        store.roll_up_again(hour).await?;
+        store.roll_up_again(hour, false).await?;
     }
     store.roll_up_passed_over().await?;
     while let Some(done) = store.roll_up_next(until).await? {

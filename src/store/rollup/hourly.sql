@@ -1,29 +1,40 @@
--- $1 app, $2 hour, $3 its end, $4 rolled up until, groups from $5 to $6 without $7: one row for each group with activity in the
--- hour, or with other messages or unread counts at its end than in the group's last row.
+-- $1 app, $2 hour, $3 its end, $4 rolled up until, groups from $5 to $6 without $7, $8 whether to count the active messages, $9 end
+-- of receipts for messages that were closed in the hour: one row for each group with activity in the hour, or with other messages or
+-- unread counts at its end than before it.
+--
+-- Counting the active messages opens all slots, and takes off what has changed since the hour. That costs as much for an hour of
+-- little activity as for a busy one. Otherwise the changes of the hour are added to the row before it.
 WITH reckoned AS MATERIALIZED (
-    SELECT g.group_key, coalesce(aged.sent, 0) AS messages_sent, coalesce(alive.messages, 0) AS messages_active,
-        coalesce(reads.gained, 0) AS reads_gained, reads.by_quarter, coalesce(reads.lost, 0) AS reads_lost, coalesce(reads.found, 0) AS reads_found,
-        coalesce(aged.messages, 0) AS messages_aged_24h, aged.median, aged.p90, coalesce(alive.unread, 0) AS unread_backlog,
-        coalesce(calls.polls, 0) AS polls, coalesce(calls.calls, 0) AS calls, coalesce(gaps.coverage, 1) AS coverage,
+    SELECT g.group_key, coalesce(sent.messages, 0) AS messages_sent, ended.messages AS messages_active,
+        coalesce(reads.gained, 0) AS reads_gained, reads.by_quarter, coalesce(reads.lost, 0) AS reads_lost,
+        coalesce(reads.found, 0) AS reads_found, coalesce(aged.messages, 0) AS messages_aged_24h, aged.median, aged.p90,
+        ended.unread AS unread_backlog, coalesce(calls.polls, 0) AS polls, coalesce(calls.calls, 0) AS calls,
+        coalesce(gaps.coverage, 1) AS coverage,
         CASE WHEN gaps.began_before THEN coalesce(reads.carried, 0) ELSE 0 END AS reads_carried,
-        coalesce(last.messages_active, 0) AS last_active, coalesce(last.unread_backlog, 0) AS last_unread
+        coalesce(same.messages_active, before.messages_active, 0) AS last_active,
+        coalesce(same.unread_backlog, before.unread_backlog, 0) AS last_unread
     FROM receiptd.watched_groups g
+    LEFT JOIN (
+        SELECT group_key, messages_active, unread_backlog FROM receiptd.group_receipts_hourly WHERE hour = $2
+    ) same USING (group_key)
     LEFT JOIN LATERAL (
-        SELECT h.hour, h.messages_active, h.unread_backlog FROM receiptd.group_receipts_hourly h
-        WHERE h.group_key = g.group_key AND h.hour <= $2 ORDER BY h.hour DESC LIMIT 1
-    ) last ON true
+        SELECT h.messages_active, h.unread_backlog FROM receiptd.group_receipts_hourly h
+        WHERE h.group_key = g.group_key AND h.hour < $2 ORDER BY h.hour DESC LIMIT 1
+    ) before ON true
     LEFT JOIN (
         SELECT group_key, sum(gained) AS gained, sum(lost) AS lost, sum(found) AS found, sum(carried) AS carried,
             CASE WHEN sum(gained) > 0 THEN ARRAY[
                 coalesce(sum(gained) FILTER (WHERE quarter = 0), 0), coalesce(sum(gained) FILTER (WHERE quarter = 1), 0),
                 coalesce(sum(gained) FILTER (WHERE quarter = 2), 0), coalesce(sum(gained) FILTER (WHERE quarter = 3), 0)
-            ]::bigint[] END AS by_quarter
+            ]::bigint[] END AS by_quarter, sum(first_seen) AS first_seen, sum(unread) AS unread
         FROM (
             SELECT group_key, width_bucket(polled_at, ARRAY[$2 + interval '15 minutes', $2 + interval '30 minutes',
                     $2 + interval '45 minutes']) AS quarter, sum(greatest(read_num - prior_read_num, 0)) AS gained,
                 sum(greatest(prior_read_num - read_num, 0)) AS lost,
                 sum(greatest(read_num - prior_read_num, 0)) FILTER (WHERE prior_polled_at < $2) AS carried,
-                sum(read_num) FILTER (WHERE prior_read_num IS NULL) AS found
+                sum(read_num) FILTER (WHERE prior_read_num IS NULL) AS found,
+                count(*) FILTER (WHERE prior_polled_at IS NULL) AS first_seen,
+                sum(unread_num - coalesce(prior_unread_num, 0)) AS unread
             FROM receiptd.receipt_snapshots WHERE polled_at >= $2 AND polled_at < $3
                 AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key, quarter
         ) of_quarters
@@ -34,18 +45,45 @@ WITH reckoned AS MATERIALIZED (
         FROM receiptd.api_calls WHERE called_at >= $2 AND called_at < $3 GROUP BY group_key
     ) calls USING (group_key)
     LEFT JOIN (
-        SELECT group_key, count(first_polled_at) FILTER (WHERE sent_at >= $2) AS sent, count(rate) AS messages,
-            percentile_cont(0.5) WITHIN GROUP (ORDER BY rate) AS median, percentile_cont(0.9) WITHIN GROUP (ORDER BY rate) AS p90
+        SELECT m.group_key, count(CASE WHEN m.slot_id IS NULL THEN m.first_polled_at ELSE (
+                SELECT s.first_polled_at[array_position(s.msg_seqs, m.msg_seq)] FROM receiptd.poll_slots s
+                WHERE s.group_key = m.group_key AND s.slot_id = m.slot_id
+            ) END) AS messages
+        FROM receiptd.watched_messages m
+        WHERE m.sent_at >= $2 AND m.sent_at < $3 AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7)
+        GROUP BY m.group_key
+    ) sent USING (group_key)
+    LEFT JOIN (
+        SELECT group_key, count(rate) AS messages, percentile_cont(0.5) WITHIN GROUP (ORDER BY rate) AS median,
+            percentile_cont(0.9) WITHIN GROUP (ORDER BY rate) AS p90
         FROM (
-            -- Both kinds of message at once, since the view opens all slots to find theirs.
-            SELECT group_key, sent_at, first_polled_at, CASE WHEN sent_at < $3 - interval '24 hours'
-                THEN read_24h / nullif(read_24h::bigint + unread_24h, 0)::double precision END AS rate
-            FROM receiptd.message_state
-            WHERE (sent_at >= $2 AND sent_at < $3
-                    OR sent_at >= $2 - interval '24 hours' AND sent_at < $3 - interval '24 hours')
-                AND group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7)
-        ) m GROUP BY group_key
+            SELECT m.group_key, s.read_24h / nullif(s.read_24h::bigint + s.unread_24h, 0)::double precision AS rate
+            FROM receiptd.watched_messages m
+            -- With OFFSET each message is looked up by itself. Otherwise all slots may be opened to find those of a few messages.
+            CROSS JOIN LATERAL (
+                SELECT s.read_24h, s.unread_24h FROM receiptd.message_state s
+                WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq OFFSET 0
+            ) s
+            WHERE m.sent_at >= $2 - interval '24 hours' AND m.sent_at < $3 - interval '24 hours'
+                AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7)
+        ) rates GROUP BY group_key
     ) aged USING (group_key)
+    LEFT JOIN (
+        -- Messages that were closed in the hour. Some were closed shortly before, during a poll that told more of them.
+        SELECT m.group_key, count(*) FILTER (WHERE m.first_polled_at < $3 AND (m.closed_at >= $2 OR m.first_polled_at >= $2))
+                AS messages, sum(CASE WHEN m.closed_at >= $2 THEN m.unread_num - late.after ELSE late.within END) AS unread,
+            count(*) FILTER (WHERE m.first_polled_at >= $3) AS messages_after, sum(late.after) AS unread_after
+        FROM receiptd.watched_messages m
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(r.unread_num - coalesce(r.prior_unread_num, 0)) FILTER (WHERE r.polled_at < $3), 0) AS within,
+                coalesce(sum(r.unread_num - coalesce(r.prior_unread_num, 0)) FILTER (WHERE r.polled_at >= $3), 0) AS after
+            FROM receiptd.receipt_snapshots r
+            WHERE m.last_changed_at >= CASE WHEN m.closed_at < $2 THEN $2 ELSE $3 END AND r.group_key = m.group_key
+                AND r.msg_seq = m.msg_seq AND r.polled_at >= $2 AND r.polled_at < $9
+        ) late
+        WHERE m.closed_at >= $2 - interval '1 hour' AND m.closed_at < $3 AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7)
+        GROUP BY m.group_key
+    ) closed USING (group_key)
     LEFT JOIN (
         SELECT group_key, sum(messages)::bigint AS messages, sum(unread)::bigint AS unread
         FROM (
@@ -53,31 +91,28 @@ WITH reckoned AS MATERIALIZED (
             SELECT s.group_key, e.messages, e.unread
             FROM receiptd.poll_slots s
             CROSS JOIN LATERAL (
-                SELECT count(*) AS messages, sum(CASE WHEN m.last_changed_at < $3 THEN m.unread_num ELSE (
-                    SELECT r.unread_num FROM receiptd.receipt_snapshots r
-                    WHERE r.group_key = s.group_key AND r.msg_seq = m.msg_seq AND r.polled_at >= m.first_polled_at
-                        AND r.polled_at < $3 AND r.unread_num IS NOT NULL
-                    ORDER BY r.polled_at DESC LIMIT 1
-                ) END) AS unread
-                FROM (
-                    SELECT unnest(s.msg_seqs) AS msg_seq, unnest(s.unread_num) AS unread_num,
-                        unnest(s.first_polled_at) AS first_polled_at, unnest(s.changed_at) AS last_changed_at
-                ) m
-                WHERE m.first_polled_at < $3
+                SELECT count(m.first_polled_at) AS messages, sum(m.unread_num) AS unread
+                FROM (SELECT unnest(s.first_polled_at) AS first_polled_at, unnest(s.unread_num) AS unread_num) m
             ) e
-            WHERE e.messages > 0
+            WHERE $8
             UNION ALL
-            SELECT m.group_key, 1, CASE WHEN m.last_changed_at < $3 THEN m.unread_num ELSE (
-                SELECT r.unread_num FROM receiptd.receipt_snapshots r
-                WHERE r.group_key = m.group_key AND r.msg_seq = m.msg_seq AND r.polled_at >= m.first_polled_at
-                    AND r.polled_at < $3 AND r.unread_num IS NOT NULL
-                ORDER BY r.polled_at DESC LIMIT 1
-            ) END
-            FROM receiptd.watched_messages m
-            WHERE m.slot_id IS NULL AND (m.state = 'active' OR m.closed_at >= $3) AND m.first_polled_at < $3
+            SELECT group_key, count(first_polled_at), sum(unread_num) FROM receiptd.watched_messages
+            WHERE $8 AND slot_id IS NULL AND (state = 'active' OR closed_at >= $3) GROUP BY group_key
+            UNION ALL
+            -- Rows in the future were dated by a wrong clock. Without $8 no partition is even opened for the plan.
+            SELECT group_key, -count(*) FILTER (WHERE prior_polled_at IS NULL), -sum(unread_num - coalesce(prior_unread_num, 0))
+            FROM receiptd.receipt_snapshots
+            WHERE polled_at >= CASE WHEN $8 THEN $3 ELSE 'infinity' END AND polled_at < now() + interval '1 minute'
+            GROUP BY group_key
         ) m
         WHERE group_key BETWEEN $5 AND $6 AND group_key <> ALL ($7) GROUP BY group_key
-    ) alive USING (group_key)
+    ) counted USING (group_key)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN $8 THEN coalesce(counted.messages, 0) + coalesce(closed.messages_after, 0)
+            ELSE coalesce(before.messages_active, 0) + coalesce(reads.first_seen, 0) - coalesce(closed.messages, 0) END AS messages,
+            CASE WHEN $8 THEN coalesce(counted.unread, 0) + coalesce(closed.unread_after, 0)
+            ELSE coalesce(before.unread_backlog, 0) + coalesce(reads.unread, 0) - coalesce(closed.unread, 0) END AS unread
+    ) ended
     LEFT JOIN (
         SELECT group_key, 1 - sum(extract(epoch FROM upper(gap) - lower(gap))) / 3600 AS coverage,
             bool_or(lower(gap) = $2) AS began_before
@@ -87,10 +122,9 @@ WITH reckoned AS MATERIALIZED (
         ) gap GROUP BY group_key
     ) gaps USING (group_key)
     WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)
-        AND (last.hour = $2 OR aged.messages > 0 OR (alive.messages > 0 AND gaps.coverage < 1)
-            OR coalesce(calls.calls, nullif(aged.sent, 0), reads.gained, reads.found) IS NOT NULL
-            OR (coalesce(alive.messages, 0), coalesce(alive.unread, 0))
-                <> (coalesce(last.messages_active, 0), coalesce(last.unread_backlog, 0)))
+        AND (same.group_key IS NOT NULL OR aged.messages > 0 OR (ended.messages > 0 AND gaps.coverage < 1)
+            OR coalesce(calls.calls, nullif(sent.messages, 0), reads.gained, reads.found) IS NOT NULL
+            OR (ended.messages, ended.unread) <> (coalesce(before.messages_active, 0), coalesce(before.unread_backlog, 0)))
 ), kept AS (
     -- If an hour is repeated, a later one without a row keeps the values that it took from the row before it.
     INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog)

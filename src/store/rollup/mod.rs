@@ -2,6 +2,8 @@
 
 mod passing_over;
 
+use chrono::TimeDelta;
+
 use self::passing_over::{Done, Job, Scope, forget_passed_over, note_passed_over};
 use super::{
     Store, StoreError,
@@ -19,11 +21,20 @@ use crate::{
     store::connection::StoreConnection,
 };
 
+/// Maximum time after a message is closed until a poll under way ends.
+const LATE_RECEIPTS: TimeDelta = TimeDelta::hours(1);
+
 const GAPS: &str = include_str!("gaps.sql");
 const OLD_GAPS: &str = "
     DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
     WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
         AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)";
+/// Whether a poll was late, as in `gaps.sql`.
+const HAS_LATE: &str = "
+    SELECT EXISTS (
+        SELECT FROM receiptd.api_calls c JOIN receiptd.watched_groups g USING (group_key)
+        WHERE g.sdk_app_id = $1 AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
+            AND c.due_at < c.called_at - interval '1 minute')";
 const HOURLY: &str = include_str!("hourly.sql");
 const DAYS: &str = include_str!("days.sql");
 const SENT_EARLIER: &str = include_str!("sent_earlier.sql");
@@ -109,10 +120,12 @@ impl Store {
     /// Rolls up an hour again, as far as it was: its gaps only if its calls still exist, and its hourly rows only if
     /// its snapshots do, too. True if all of it was done. Groups are skipped as in [`Self::roll_up_next`].
     ///
+    /// The active messages at its end follow from the hour before, unless `counts` is set.
+    ///
     /// # Errors
     /// If the database fails; then nothing has changed.
-    pub async fn roll_up_again(&self, hour: Timestamp) -> Result<bool, StoreError> {
-        Ok(matches!(self.roll_up(Job::Again { hour }).await?, Done::Hour { is_whole: true }))
+    pub async fn roll_up_again(&self, hour: Timestamp, counts: bool) -> Result<bool, StoreError> {
+        Ok(matches!(self.roll_up(Job::Again { hour, counts }).await?, Done::Hour { is_whole: true }))
     }
 }
 
@@ -150,10 +163,9 @@ async fn next(
         Some(hour) if has_calls && has_snapshots || !has_hour(connection, app, hour).await? => Some(hour),
         _ => None,
     };
-    let mut stretches = Statements { connection, app, done: stretch.until, scope };
-    if has_calls {
-        stretches.find_gaps(stretch).await?;
-    }
+    let counts = stretch.until == hour_of(until) || has_skipped(connection, app, stretch).await?;
+    let mut stretches = Statements { connection, app, done: stretch.until, scope, counts };
+    let has_gaps = !has_calls || stretches.find_gaps(stretch).await?;
     if let Some(hour) = hour {
         stretches.run(HOURLY, hour).await?;
     }
@@ -161,7 +173,9 @@ async fn next(
         stretches.run(DAYS, day).await?;
     }
     stretches.run(SENT_EARLIER, stretch).await?;
-    stretches.run(COVERAGE, stretch).await?;
+    if has_gaps {
+        stretches.run(COVERAGE, stretch).await?;
+    }
     note_passed_over(connection, hour_of(stretch.from), scope).await?;
     // Last, since flushes and the lease wait for this row.
     query("UPDATE receiptd.poller_leases SET rolled_up_until = $2 WHERE sdk_app_id = $1")
@@ -176,6 +190,7 @@ async fn again(
     connection: &mut StoreConnection,
     app: i64,
     hour: Timestamp,
+    counts: bool,
     scope: &Scope,
 ) -> Result<bool, sqlx::Error> {
     let done = mark(connection, app).await?.unwrap_or(hour);
@@ -191,10 +206,9 @@ async fn again(
     let has_calls = has_day(connection, Table::Calls, hour).await?;
     let has_snapshots = has_day(connection, Table::Snapshots, hour).await?;
     let is_whole = has_calls && has_snapshots;
-    let mut stretches = Statements { connection, app, done, scope };
-    if has_calls {
-        stretches.find_gaps(stretch).await?;
-    }
+    let counts = counts || stretch.until == hour_of(done) || has_skipped(connection, app, stretch).await?;
+    let mut stretches = Statements { connection, app, done, scope, counts };
+    let has_gaps = !has_calls || stretches.find_gaps(stretch).await?;
     if let Some(hour) = stretch.completes().filter(|_| is_whole) {
         stretches.run(HOURLY, hour).await?;
     }
@@ -203,7 +217,9 @@ async fn again(
         stretches.run(DAYS, day).await?;
     }
     stretches.run(SENT_EARLIER, stretch).await?;
-    stretches.run(COVERAGE, stretch).await?;
+    if has_gaps {
+        stretches.run(COVERAGE, stretch).await?;
+    }
     note_passed_over(connection, hour, scope).await?;
     Ok(is_whole)
 }
@@ -226,6 +242,15 @@ async fn has_hour(connection: &mut StoreConnection, app: i64, hour: Stretch) -> 
     exists.bind(app).bind(hour.from).fetch_one(connection).await
 }
 
+/// Whether a group was skipped in the hour before the stretch: its row before the hour lacks what changed then.
+async fn has_skipped(connection: &mut StoreConnection, app: i64, stretch: Stretch) -> Result<bool, sqlx::Error> {
+    let exists = query_scalar(
+        "SELECT EXISTS (SELECT FROM receiptd.rollup_passed_over JOIN receiptd.watched_groups USING (group_key)
+            WHERE sdk_app_id = $1 AND hour = $2 - interval '1 hour')",
+    );
+    exists.bind(app).bind(hour_of(stretch.from)).fetch_one(connection).await
+}
+
 /// The statements of a stretch.
 struct Statements<'a> {
     connection: &'a mut StoreConnection,
@@ -233,15 +258,23 @@ struct Statements<'a> {
     /// The end of the app's roll-up after this stretch.
     done: Timestamp,
     scope: &'a Scope,
+    /// Whether the active messages at the end of the hour are counted: otherwise they follow from the hour before.
+    counts: bool,
 }
 
 impl Statements<'_> {
-    /// From the beginning of the hour, so that a continuing gap is extended.
-    async fn find_gaps(&mut self, stretch: Stretch) -> Result<(), sqlx::Error> {
+    /// From the beginning of the hour, so that a continuing gap is extended. False if there are none.
+    async fn find_gaps(&mut self, stretch: Stretch) -> Result<bool, sqlx::Error> {
         let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
         self.run(OLD_GAPS, so_far).await?;
+        // Usually there are none, and planning the statements takes longer than finding that out.
+        let has_late = query_scalar(HAS_LATE).bind(self.app).bind(so_far.from).bind(so_far.until);
+        if !has_late.fetch_one(&mut *self.connection).await? {
+            return Ok(false);
+        }
         self.run(GAPS, so_far).await?;
-        self.run(AGES_IN_GAPS, so_far).await
+        self.run(AGES_IN_GAPS, so_far).await?;
+        Ok(true)
     }
 
     async fn run(&mut self, sql: &'static str, span: Stretch) -> Result<(), sqlx::Error> {
@@ -253,6 +286,8 @@ impl Statements<'_> {
             .bind(self.scope.first)
             .bind(self.scope.last)
             .bind(self.scope.left_out())
+            .bind(self.counts)
+            .bind(span.until + LATE_RECEIPTS)
             .execute(&mut *self.connection)
             .await
             .map(drop)

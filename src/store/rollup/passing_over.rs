@@ -31,8 +31,8 @@ const AT_ONCE: i64 = 100;
 pub(super) enum Job {
     /// The next stretch, up to this time.
     Next { until: Timestamp },
-    /// This hour again.
-    Again { hour: Timestamp },
+    /// This hour again, see [`Store::roll_up_again`].
+    Again { hour: Timestamp, counts: bool },
 }
 
 /// What was rolled up.
@@ -86,7 +86,9 @@ impl Job {
     async fn run(self, connection: &mut StoreConnection, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
         match self {
             Self::Next { until } => next(connection, app, until, scope).await.map(Done::Stretch),
-            Self::Again { hour } => again(connection, app, hour, scope).await.map(|is_whole| Done::Hour { is_whole }),
+            Self::Again { hour, counts } => {
+                again(connection, app, hour, counts, scope).await.map(|is_whole| Done::Hour { is_whole })
+            }
         }
     }
 }
@@ -173,7 +175,7 @@ impl Store {
 
     /// Rolls up an hour of one group again, or notes that it is still refused.
     async fn roll_up_alone(&self, group_key: GroupKey, hour: Timestamp) -> Result<(), StoreError> {
-        let (app, job) = (self.app(), Job::Again { hour });
+        let (app, job) = (self.app(), Job::Again { hour, counts: true });
         let scope = Scope { first: group_key, last: group_key, passed_over: vec![] };
         let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
         let refusal = match self.run_fenced(job.doing(), ROLLUP, work).await {
