@@ -151,6 +151,7 @@ impl Health {
     /// What was counted until `now`.
     pub fn report(&self, now: Instant) -> WebhookReport {
         let over_limit = *self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let trust = *self.trust();
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         WebhookReport {
             received: count(&self.received),
@@ -160,8 +161,8 @@ impl Health {
             untold: count(&self.untold),
             late: count(&self.late),
             last_at: *self.last_at.lock().unwrap_or_else(PoisonError::into_inner),
-            untold_share: self.trust().untold(),
-            is_silent: self.trust().is_silent(),
+            untold_share: trust.untold(),
+            is_silent: trust.is_silent(),
             over_limit: over_limit.filter(|(_, at)| now < *at + OVER_LIMIT_FOR).map(|(counted, _)| counted),
         }
     }

@@ -117,8 +117,10 @@ fn change(state: &SlotMessage) -> MessageChange {
 #[derive(Debug, Clone, Copy)]
 struct News {
     counts: Counts,
-    /// When they were there: later than all earlier times of the message.
+    /// By when they were there: later than all earlier times of the message.
     at: Timestamp,
+    /// When they were there, if the event tells that and it fits to what is known.
+    happened_at: Option<Timestamp>,
     /// Whether nobody else has read the message since it was last known.
     is_exact: bool,
 }
@@ -134,22 +136,24 @@ impl News {
         if seen.is_some_and(|seen| seen >= heard.arrived_at) {
             return None;
         }
-        let happened_at = heard
-            .happened_at
-            .filter(|at| !moment.is_doubted && known.first_sent_at <= *at && seen.is_none_or(|seen| seen < *at));
         // It can't have happened after it arrived, whatever the service's clock says.
-        let at = happened_at.unwrap_or(heard.arrived_at).min(heard.arrived_at);
+        let happened_at = heard.happened_at.map(|at| at.min(heard.arrived_at)).filter(|at| {
+            let fits = known.known_until.is_none_or(|until| until < *at + PRECISION);
+            !moment.is_doubted && known.first_sent_at <= *at && fits
+        });
+        let later = seen.map(|seen| seen + TimeDelta::microseconds(1));
+        let at = happened_at.unwrap_or(heard.arrived_at).max(later.unwrap_or_default());
         let start = match known.receipt {
             None => Counts::new(0, i64::from(heard.counts.read()) + i64::from(heard.counts.unread())),
             Some(_) => before,
         };
         let is_exact = happened_at.is_some() && start.is_some_and(|start| proves(start, heard));
-        Some(Self { counts: heard.counts, at, is_exact })
+        Some(Self { counts: heard.counts, at, happened_at, is_exact })
     }
 
     /// After which time the change happened.
     fn after_time(self, known: &SlotMessage) -> Option<Timestamp> {
-        let exactly = Some(self.at - PRECISION).filter(|_| self.is_exact);
+        let exactly = self.happened_at.filter(|_| self.is_exact).map(|at| at - PRECISION);
         known.known_until.max(exactly)
     }
 
@@ -188,7 +192,8 @@ impl News {
             receipt: Some(self.receipt()),
             changed_at: Some(self.at),
             first_polled_at: known.first_polled_at.or(Some(self.at)),
-            known_until: Some(self.at),
+            // When it arrived, others may have read the message already.
+            known_until: self.happened_at.max(known.known_until).or(Some(known.first_sent_at)),
             known_apart: true,
             // A message with readers has a receipt.
             no_receipt_polls: if known.refused_since.is_some() { known.no_receipt_polls } else { 0 },

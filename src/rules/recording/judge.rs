@@ -96,13 +96,15 @@ impl<'a> Judge<'a> {
         for message in slot.messages.iter().filter(|message| message.known_apart) {
             let Ok(place) = self.told.binary_search_by_key(&message.seq, |told| told.seq) else { continue };
             let told = &mut self.told[place];
-            let Some(heard_at) = message.known_until.filter(|heard_at| *heard_at >= told.sent_at) else { continue };
+            let heard_at = message.known_until.filter(|heard_at| *heard_at >= told.sent_at);
+            let is_heard = heard_at.is_some() || message.changed_at.is_some_and(|at| at >= told.sent_at);
             let read = |receipt: Receipt| receipt.counts.map(Counts::read);
             let known = message.receipt.and_then(read);
             let is_older = read(told.receipt).zip(known).is_some_and(|(read, known)| read < known);
-            if is_older || heard_at >= told.answered_at && Some(told.receipt) == message.receipt {
+            let is_same = Some(told.receipt) == message.receipt;
+            if is_heard && is_older || is_same && heard_at.is_some_and(|heard_at| heard_at >= told.answered_at) {
                 self.told.remove(place);
-            } else if heard_at < told.answered_at {
+            } else if let Some(heard_at) = heard_at.filter(|heard_at| *heard_at < told.answered_at) {
                 told.sent_at = heard_at + TimeDelta::microseconds(1);
             }
         }

@@ -139,7 +139,9 @@ impl Event {
     /// # Errors
     /// If it is not a JSON object. What is missing in one makes it [`Event::Other`].
     pub fn read(body: &[u8]) -> Result<Self, BadEvent> {
-        let body: Body = serde_json::from_slice(body).map_err(|_| BadEvent)?;
+        // A list would be read as the fields of an object.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let body: Body = serde_json::from_slice(if is_object { body } else { b"" }).map_err(|_| BadEvent)?;
         Ok(body.event().unwrap_or(Self::Other))
     }
 }
@@ -350,7 +352,7 @@ mod tests {
     #[test]
     fn what_is_no_object_is_refused_however_deep() {
         let deep = format!("{}{}", "[".repeat(60_000), "]".repeat(4_000));
-        for body in ["", "null", "7", "[1", "{", "\"x\"", "\u{feff}{}", deep.as_str()] {
+        for body in ["", "null", "7", "[]", "[null]", "[1", "{", "\"x\"", "\u{feff}{}", deep.as_str()] {
             assert_eq!(Event::read(body.as_bytes()), Err(BadEvent), "{body:.20}");
         }
         assert_eq!(Event::read(b"{\"CallbackCommand\":\"\xff\"}"), Err(BadEvent));

@@ -44,24 +44,35 @@ impl Order {
         Some(if self.entries > MOST_ENTRIES { first } else { first + WINDOW })
     }
 
-    /// Takes the events that were held for long enough at `now`, in the order in which they happened.
+    /// Takes the events that were held for long enough at `now`, and those that happened before one of them, in the order
+    /// in which they happened.
     pub fn take(&mut self, now: Instant) -> Vec<Arrived> {
         let is_full = self.entries > MOST_ENTRIES;
-        let ripe = if is_full { self.held.len() } else { self.held.partition_point(|one| one.uptime + WINDOW <= now) };
-        self.take_first(ripe)
+        let ripe = self.held.iter().filter(|one| is_full || one.uptime + WINDOW <= now);
+        let Some(until) = ripe.map(Arrived::happened_at).max() else { return vec![] };
+        let (taken, held) = self.held.drain(..).partition(|one| one.happened_at() <= until);
+        self.held = held;
+        self.entries = self.held.iter().map(|one| one.event.entries.len()).sum();
+        sorted(taken)
     }
 
     /// Takes all events, in the order in which they happened.
     pub fn take_all(&mut self) -> Vec<Arrived> {
-        self.take_first(self.held.len())
+        self.entries = 0;
+        sorted(std::mem::take(&mut self.held))
     }
+}
 
-    fn take_first(&mut self, count: usize) -> Vec<Arrived> {
-        let mut taken: Vec<Arrived> = self.held.drain(..count).collect();
-        self.entries = self.held.iter().map(|one| one.event.entries.len()).sum();
-        taken.sort_by_key(|one| one.event.event_at.unwrap_or(one.at).min(one.at));
-        taken
+impl Arrived {
+    /// When it happened: it can't have been after it arrived.
+    fn happened_at(&self) -> Timestamp {
+        self.event.event_at.unwrap_or(self.at).min(self.at)
     }
+}
+
+fn sorted(mut events: Vec<Arrived>) -> Vec<Arrived> {
+    events.sort_by_key(Arrived::happened_at);
+    events
 }
 
 #[cfg(test)]
@@ -91,9 +102,11 @@ mod tests {
             let millis = |one: &Arrived| one.event.event_at.unwrap().timestamp_millis() - 1_790_000_000_000;
             taken.iter().map(millis).collect::<Vec<_>>()
         };
-        assert_eq!(happened(order.take(at(800))), [10, 20, 30]);
+        assert_eq!(happened(order.take(at(540))), [10, 20, 30], "also what arrived later, and happened before");
         assert_eq!(happened(order.take(at(1_200))), [50]);
         assert_eq!(order.next_at(), None);
+        order.add(arrived(start, 60, 70));
+        assert_eq!(happened(order.take_all()), [60]);
     }
 
     #[test]

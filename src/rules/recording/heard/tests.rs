@@ -145,10 +145,10 @@ fn events_of_one_message_follow_each_other() {
     let events = [heard(1, (1, 6), 1, 20_000), heard(1, (2, 5), 1, 20_000), heard(1, (5, 2), 1, 25_000)];
     let recording = recorded(&slot, &events);
     assert_eq!(history(&recording)[0], (1, 20_000, Some(19_999)));
-    // Of two events in the same millisecond the second can't be dated by itself.
     let [_, second, third] = &recording.snapshots[..] else { panic!("{recording:?}") };
-    assert_eq!((second.prior_polled_at, second.polled_at), (Some(time(20_000)), time(20_040)));
-    assert_eq!((third.prior_polled_at, third.polled_at), (Some(time(20_040)), time(25_000)));
+    let just_after = time(20_000) + TimeDelta::microseconds(1);
+    assert_eq!((second.prior_polled_at, second.polled_at), (Some(time(20_000)), just_after));
+    assert_eq!((third.prior_polled_at, third.polled_at), (Some(time(20_000)), time(25_000)));
     assert_eq!(recording.messages.len(), 1);
 }
 
@@ -172,6 +172,18 @@ fn the_services_clock_is_not_believed_beyond_what_is_known() {
     let ahead =
         Slot { messages: vec![SlotMessage { known_until: Some(time(90_000)), ..polled(1, counted(3, 4)) }], ..slot };
     assert!(recorded(&ahead, &[heard(1, (4, 3), 1, 20_000)]).messages.is_empty(), "dated by a wrong clock");
+}
+
+#[test]
+fn an_event_without_a_usable_time_says_nothing_of_when_it_arrived() {
+    let slot = slot(vec![polled(1, counted(3, 4))]);
+    let late = Heard { happened_at: Some(time(9_000)), arrived_at: time(30_000), ..heard(1, (4, 3), 1, 0) };
+    let next = Heard { arrived_at: time(31_000), ..heard(1, (5, 2), 1, 20_000) };
+    let recording = recorded(&slot, &[late, next]);
+    // The next reader has read it before the first event arrived.
+    let just_after = time(30_000) + TimeDelta::microseconds(1);
+    assert_eq!(history(&recording), [(4, 30_000, Some(10_000)), (5, 30_000, Some(19_999))]);
+    assert_eq!(recording.snapshots[1].polled_at, just_after);
 }
 
 #[test]
