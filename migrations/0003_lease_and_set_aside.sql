@@ -14,6 +14,8 @@ CREATE TABLE receiptd.poller_leases (
     batch_taken      integer,
     batch_refused    integer,
     stretch          double precision NOT NULL DEFAULT 1,
+    changes_told     double precision NOT NULL DEFAULT 0,
+    changes_untold   double precision NOT NULL DEFAULT 0,
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
     CONSTRAINT a_batch_that_is_refused_is_larger_than_one_that_is_taken
         CHECK ((batch_taken IS NULL) = (batch_refused IS NULL) AND batch_taken > 0 AND batch_taken < batch_refused),
@@ -32,6 +34,8 @@ COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences of 
 COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Maximum number of messages per call that Tencent Chat has accepted, if it has refused more; null if it accepts polling.batch_size.';
 COMMENT ON COLUMN receiptd.poller_leases.stretch IS 'Factor by which all intervals are longer, since more is due than the rate limit allows; 1 while everything fits.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages per call that Tencent Chat has refused.';
+COMMENT ON COLUMN receiptd.poller_leases.changes_told IS 'Internal: number of recent changes that webhooks told; older ones count less.';
+COMMENT ON COLUMN receiptd.poller_leases.changes_untold IS 'Internal: the same of changes that only polls found. Their share decides how far polls give way to webhooks.';
 
 -- Sent together with the commit, so that the lease row isn't locked during a round trip.
 CREATE FUNCTION receiptd.end_under_lease(app bigint, held_epoch bigint, held_by text, wrote timestamptz) RETURNS void

@@ -121,6 +121,34 @@ impl Store {
         .await
     }
 
+    /// Numbers of recent changes that events told, and that only polls found.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn trust(&self) -> Result<(f64, f64), StoreError> {
+        let row = query_as::<(f64, f64)>(
+            "SELECT changes_told, changes_untold FROM receiptd.poller_leases WHERE sdk_app_id = $1",
+        )
+        .bind(self.app());
+        let doing = "looking up how far webhooks are trusted";
+        let row = self.run(doing, SHORT, async |database| row.fetch_optional(database).await).await?;
+        Ok(row.unwrap_or_default())
+    }
+
+    /// Stores them for later terms.
+    ///
+    /// # Errors
+    /// If the database fails, or another process has the lease.
+    pub async fn store_trust(&self, (told, untold): (f64, f64)) -> Result<(), StoreError> {
+        let change =
+            query("UPDATE receiptd.poller_leases SET changes_told = $2, changes_untold = $3 WHERE sdk_app_id = $1")
+                .bind(self.app())
+                .bind(told)
+                .bind(untold);
+        let doing = "storing how far webhooks are trusted";
+        self.run_fenced(doing, SHORT, async |database| change.execute(database).await).await.map(drop)
+    }
+
     /// The batch limit found by a poller of this app.
     ///
     /// # Errors

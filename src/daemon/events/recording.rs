@@ -23,7 +23,7 @@ use crate::{
         cadence::Cadences,
         recording::{Heard, Kept},
         slot::{Slot, SlotKey},
-        webhooks::{Arrived, Event, Order},
+        webhooks::{Arrived, Event, Order, Trust},
     },
     store::{Store, StoreError},
 };
@@ -36,6 +36,9 @@ const CHUNK: usize = 2_000;
 
 /// Minimum time between a slot's last poll and one that an event asks for.
 const POLL_AGAIN: TimeDelta = TimeDelta::seconds(10);
+
+/// How often it is stored how far events are trusted.
+const STORE_TRUST_EVERY: Duration = Duration::from_secs(60);
 
 /// Records the events of a session.
 #[derive(Debug)]
@@ -60,6 +63,38 @@ struct ToPoll {
 impl EventRecorder {
     /// Records events until `stop` is cancelled, and then those that were held.
     pub async fn run(self, stop: CancellationToken) {
+        tokio::join!(self.record_all(&stop), self.keep_trust(&stop));
+    }
+
+    /// Recalls how far events were trusted, and stores it every minute and at the end.
+    async fn keep_trust(&self, stop: &CancellationToken) {
+        let mut trouble = LogThrottle::default();
+        let mut stored = self.health.trust().remembered();
+        if stored == (0.0, 0.0) {
+            match stop.run_until_cancelled(self.store.trust()).await {
+                Some(Ok((told, untold))) => {
+                    *self.health.trust() = Trust::recall(told, untold);
+                    stored = (told, untold);
+                }
+                Some(Err(error)) => error.log(&mut trouble, "how far webhooks are trusted has to be learned again"),
+                None => {}
+            }
+        }
+        loop {
+            let is_over = stop.run_until_cancelled(sleep(STORE_TRUST_EVERY)).await.is_none();
+            let now = self.health.trust().remembered();
+            match if now == stored { Ok(()) } else { self.store.store_trust(now).await } {
+                Ok(()) => stored = now,
+                Err(StoreError::LeaseLost { .. }) => {}
+                Err(error) => error.log(&mut trouble, "storing how far webhooks are trusted failed"),
+            }
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    async fn record_all(&self, stop: &CancellationToken) {
         let (mut order, mut trouble) = (Order::default(), LogThrottle::default());
         while !stop.is_cancelled() {
             let mut to_poll = ToPoll::default();

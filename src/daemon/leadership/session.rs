@@ -96,6 +96,7 @@ impl PollingSession<'_> {
             storing_blocked,
             heartbeat: self.status.heartbeat.clone(),
             activity: self.status.activity.clone(),
+            events: self.status.events.clone(),
         };
         let mut poller = Poller::new(parts, self.work.poller.clone(), self.session_over.clone());
         let mut trouble = LogThrottle::default();

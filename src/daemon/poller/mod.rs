@@ -37,7 +37,7 @@ pub use self::{
 use crate::{
     chat::ChatClient,
     clock,
-    daemon::{activity::Activity, pacing::Pacing, poller::failure_log::FailureLog, status::Heartbeat},
+    daemon::{activity::Activity, events::Health, pacing::Pacing, poller::failure_log::FailureLog, status::Heartbeat},
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
@@ -58,6 +58,9 @@ use crate::{
     },
     store::{Store, StoreError},
 };
+
+/// Minimum change of the share of untold changes that cadences follow.
+const GIVES_WAY_BY: f64 = 0.02;
 
 /// Rate, batch size and timeouts of polls.
 #[derive(Debug, Clone)]
@@ -121,13 +124,20 @@ pub struct PollerParts {
     pub heartbeat: Arc<Heartbeat>,
     /// Records the calls.
     pub activity: Arc<Activity>,
+    /// How far polls give way to events.
+    pub events: Arc<Health>,
 }
 
 /// The poller of one app.
 #[derive(Debug)]
 pub struct Poller {
     store: Store,
+    configured: Arc<Cadences>,
+    /// The same, as far as they give way to events.
     cadences: Arc<Cadences>,
+    events: Arc<Health>,
+    /// The share of changes that only polls find, by which the cadences give way.
+    untold: f64,
     settings: PollerSettings,
     caller: Arc<Caller>,
     status: Arc<PollerStatus>,
@@ -155,8 +165,18 @@ pub struct Poller {
 impl Poller {
     /// A poller that starts no attempt after `stop`.
     pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
-        let PollerParts { store, client, lease, cadences, recorder, committed, storing_blocked, heartbeat, activity } =
-            parts;
+        let PollerParts {
+            store,
+            client,
+            lease,
+            cadences,
+            recorder,
+            committed,
+            storing_blocked,
+            heartbeat,
+            activity,
+            events,
+        } = parts;
         let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
         let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), FailureLog::default());
         let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
@@ -185,7 +205,10 @@ impl Poller {
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
             store,
+            configured: cadences.clone(),
             cadences,
+            events,
+            untold: 1.0,
             settings,
             caller,
             status,
@@ -264,6 +287,7 @@ impl Poller {
         let stop = self.caller.stop.clone();
         loop {
             self.hear_news();
+            self.give_way();
             let Some(wake_in) = stop.run_until_cancelled(self.start_polls()).await else { break };
             self.tell_progress();
             tokio::select! {
@@ -304,6 +328,15 @@ impl Poller {
         self.caller.brake().has_slots(self.schedule.len());
         let waiting = self.recorder.max_capacity() - self.recorder.capacity();
         self.status.waiting_to_be_stored.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Polls become rarer while events tell what they would find, and frequent again when they don't.
+    fn give_way(&mut self) {
+        let untold = self.events.trust().untold();
+        if (untold / self.untold - 1.0).abs() > GIVES_WAY_BY {
+            self.cadences = self.configured.giving_way(untold).into();
+            self.untold = untold;
+        }
     }
 
     fn hear_news(&mut self) {

@@ -109,7 +109,7 @@ impl Following<'_> {
         }
         // Slots that are alike don't stay together.
         let spread = 1.0 + phase.share() / 8.0;
-        latest.map(|latest| latest.min(self.stretch * spread * pace.interval(unread)))
+        latest.map(|latest| latest.min(self.stretch * spread * pace.interval(unread * self.cadence.untold)))
     }
 
     /// The time between two polls of a slot with a single message, which somebody may read, without the stretch.

@@ -69,9 +69,14 @@ enum Rule {
 pub struct Cadence {
     rule: Rule,
     stop_when_all_read: bool,
+    /// The share of changes that only polls find: what is unread counts for as much.
+    untold: f64,
     /// See [`Cadence::tier_name`]; shared, since each poll uses one.
     tier_names: Vec<Arc<str>>,
 }
+
+/// However much events tell, polls become at most 20 times rarer.
+const LEAST_UNTOLD: f64 = 1.0 / 400.0;
 
 /// The shortest time between two polls.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -120,6 +125,12 @@ impl Cadence {
         Ok(self)
     }
 
+    /// The same, while polls find only the share `untold` of all changes, and events tell the others: at a pace, what is
+    /// unread counts for as much less. Nothing else is put off.
+    pub fn giving_way(self, untold: f64) -> Self {
+        Self { untold: untold.clamp(LEAST_UNTOLD, 1.0), ..self }
+    }
+
     /// A cadence by a cron expression of five fields, or six with seconds first, evaluated in UTC. Messages older
     /// than `expire_after` expire.
     ///
@@ -142,7 +153,7 @@ impl Cadence {
             }
             Rule::Cron { .. } => vec!["cron".into()],
         };
-        Self { rule, stop_when_all_read, tier_names }
+        Self { rule, stop_when_all_read, untold: 1.0, tier_names }
     }
 
     /// The time between two polls of the youngest messages by their tier; by a cron expression, the shortest there is.

@@ -31,6 +31,12 @@ impl Cadences {
         Self { default, named: BTreeMap::new() }
     }
 
+    /// The same, while polls find only the share `untold` of all changes, and events tell the others.
+    pub fn giving_way(&self, untold: f64) -> Self {
+        let named = self.named.iter().map(|(name, cadence)| (name.clone(), cadence.clone().giving_way(untold)));
+        Self { default: self.default.clone().giving_way(untold), named: named.collect() }
+    }
+
     /// The cadence named by a group; the default if it names none, or one that is not configured.
     pub fn of(&self, name: Option<&str>) -> &Cadence {
         self.named(name).1

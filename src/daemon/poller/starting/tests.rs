@@ -38,6 +38,7 @@ fn poller() -> Poller {
         storing_blocked: Arc::default(),
         heartbeat: Arc::default(),
         activity: Arc::default(),
+        events: Arc::default(),
     };
     let settings = PollerSettings {
         max_calls_per_second: 200,

@@ -140,3 +140,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn polls_give_way_to_events_as_far_as_patience_allows() {
+    let wait = |untold: f64, ages: &[u64]| {
+        let cadence = cadence().giving_way(untold);
+        let messages = ages.iter().map(|age| aged(*age));
+        let due = Following::from(&cadence).due(Phase::default(), now(), messages).unwrap();
+        (due - now()).as_seconds_f64()
+    };
+    assert!(is_close(wait(1.0, &[HOUR]), 720.0) && is_close(wait(0.25, &[HOUR]), 1_440.0));
+    assert!(is_close(wait(0.25, &[0]), 180.0), "twice as long as without events");
+    assert!(is_close(wait(0.001, &[0]), 480.0), "8 times the minute of its tier");
+    assert!(is_close(wait(0.0, &[2 * DAY; 50]), wait(1.0 / 400.0, &[2 * DAY; 50])));
+    let cadence = cadence().giving_way(0.01);
+    let joined = Following::from(&cadence).first_poll(Some(now()), now(), now());
+    assert_eq!(joined, Following::from(&self::cadence()).first_poll(Some(now()), now(), now()), "first polls don't");
+}
