@@ -2,7 +2,8 @@
 //!
 //! A call is made as often as its messages require, which are assumed to stay unread, until they expire. Future
 //! messages are a steady stream: each joins its group's newest slot while that has room, so that a group has one slot
-//! that stays young, and full ones that age. A cron cadence fires as its expression says.
+//! that stays young, and full ones that age. A cron cadence fires as its expression says. In an hour in which more is due than the
+//! limit allows, all intervals are stretched so that everything fits.
 
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use serde::Serialize;
 
 use crate::{
     domain::Timestamp,
-    rules::cadence::{Cadence, Cadences, Held},
+    rules::{
+        cadence::{Cadence, Cadences, Held, Pace},
+        polling::stretch,
+    },
 };
 
 /// Similar calls on the schedule: the same cadence, and youngest messages sent within the same minutes.
@@ -45,6 +49,19 @@ pub struct Hour {
     pub calls_per_second: f64,
     /// The same as a fraction of the limit.
     pub share: f64,
+    /// Factor by which intervals are longer, since more is due than the limit allows; 1 if everything fits.
+    pub stretch: f64,
+}
+
+/// What another pace would cost and give, as factors.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OtherPace {
+    /// The pace, in seconds.
+    pub pace_seconds: f64,
+    /// Calls in the hours of the plan, without a stretch.
+    pub calls: f64,
+    /// Width of the intervals in which milestones are reached: the time between two polls.
+    pub widths: f64,
 }
 
 /// The hours from `now` on.
@@ -64,10 +81,35 @@ pub fn plan(
         };
         let known: f64 = cohorts.iter().map(calls_of).sum();
         let new = stream.map_or(0.0, |stream| stream.calls(number, cadences.of(None), now));
-        let calls_per_second = (known + new) / 3_600.0;
-        Hour { from, calls_per_second, share: calls_per_second / f64::from(limit.max(1)) }
+        let demand = (known + new) / 3_600.0;
+        let stretch = stretch::wanted(demand, limit);
+        let calls_per_second = demand / stretch;
+        Hour { from, calls_per_second, share: calls_per_second / f64::from(limit.max(1)), stretch }
     };
     (0..hours).map(hour).collect()
+}
+
+/// What half and twice the pace of the default cadence would cost and give in the hours from `now` on; nothing if it has none or
+/// there are no calls.
+pub fn other_paces(
+    cohorts: &[Cohort],
+    stream: Option<Stream>,
+    cadences: &Cadences,
+    hours: u32,
+    now: Timestamp,
+) -> Vec<OtherPace> {
+    let Some(pace) = cadences.of(None).pace().copied() else { return vec![] };
+    let calls = |cadences: &Cadences| -> f64 {
+        plan(cohorts, stream, cadences, u32::MAX, hours, now).iter().map(|hour| hour.calls_per_second).sum()
+    };
+    let present = calls(cadences);
+    let other = |factor: f64| {
+        let other = Pace { pace: pace.pace.mul_f64(factor), ..pace };
+        let calls = calls(&cadences.with_pace(other).ok()?) / present;
+        let other = OtherPace { pace_seconds: other.pace.as_secs_f64(), calls, widths: 1.0 / calls };
+        (present > 0.0 && calls > 0.0).then_some(other)
+    };
+    [0.5, 2.0].into_iter().filter_map(other).collect()
 }
 
 impl Stream {
@@ -110,9 +152,9 @@ fn seconds(seconds: f64) -> TimeDelta {
     TimeDelta::microseconds((seconds * 1e6) as i64)
 }
 
-/// The time when the limit is first reached, if it is.
+/// The time from which on more is due than the limit allows, if it is.
 pub fn saturates_at(hours: &[Hour]) -> Option<Timestamp> {
-    hours.iter().find(|hour| hour.share >= 1.0).map(|hour| hour.from)
+    hours.iter().find(|hour| hour.stretch > 1.0).map(|hour| hour.from)
 }
 
 #[cfg(test)]
@@ -120,7 +162,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::rules::cadence::Pace;
 
     fn now() -> Timestamp {
         "2026-11-23T12:00:00Z".parse().unwrap()
@@ -132,7 +173,10 @@ mod tests {
     }
 
     fn shares(cohorts: &[Cohort], hours: u32) -> Vec<f64> {
-        plan(cohorts, None, &Cadences::of_tiers(), 200, hours, now()).iter().map(|hour| hour.share).collect()
+        plan(cohorts, None, &Cadences::of_tiers(), 200, hours, now())
+            .iter()
+            .map(|hour| hour.share * hour.stretch)
+            .collect()
     }
 
     /// The calls of each hour, for messages sent to this many groups.
@@ -196,8 +240,27 @@ mod tests {
         let stream = Stream { messages_per_hour: 300_000, groups: 100, batch_size: 50 };
         let hours = plan(&[], Some(stream), &Cadences::of_tiers(), 200, 100, now());
         let at = saturates_at(&hours).unwrap();
-        assert!(hours.iter().all(|hour| (hour.share >= 1.0) == (hour.from >= at)));
+        assert!(hours.iter().all(|hour| (hour.stretch > 1.0) == (hour.from >= at)));
         assert_eq!(saturates_at(&plan(&[], None, &Cadences::of_tiers(), 200, 100, now())), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_stretched_until_it_does() {
+        // 12,000 calls a minute in the first hour, a tenth of that in the second.
+        let hours = plan(&[sent(0, 12_000)], None, &Cadences::of_tiers(), 50, 2, now());
+        assert!(close(hours[0].stretch, 4.0 / 0.95) && close(hours[0].calls_per_second, 47.5), "{hours:?}");
+        assert!(close(hours[0].share, 0.95) && close(hours[1].stretch, 1.0), "{hours:?}");
+    }
+
+    #[test]
+    fn another_pace_costs_and_gives_in_proportion() {
+        let mut cohort = sent(120, 100);
+        cohort.held.unread = 1.0;
+        let [half, twice] = other_paces(&[cohort], None, &Cadences::default(), 10, now())[..] else { panic!() };
+        assert!(close(half.pace_seconds, 360.0) && close(half.calls, 2.0) && close(half.widths, 0.5), "{half:?}");
+        assert!((0.5..0.6).contains(&twice.calls) && close(twice.widths * twice.calls, 1.0), "{twice:?}");
+        assert!(other_paces(&[sent(0, 1)], None, &Cadences::of_tiers(), 10, now()).is_empty());
+        assert!(other_paces(&[], None, &Cadences::default(), 10, now()).is_empty());
     }
 
     #[test]
@@ -230,7 +293,7 @@ mod tests {
     fn a_cron_expression_counts_as_often_as_it_fires() {
         let nightly = Cadence::by_cron("*/15 8-11 * * *", Duration::from_secs(86_400), true, now()).unwrap();
         let cadences = Cadences::new(BTreeMap::from([("default".to_owned(), nightly)]));
-        let hours = plan(&[sent(0, 900)], None, &cadences, 1, 24, now());
+        let hours = plan(&[sent(0, 900)], None, &cadences, 200, 24, now());
         let by_hour: Vec<f64> = hours.iter().map(|hour| hour.calls_per_second).collect();
         assert!(close(by_hour[0], 0.0) && close(by_hour[21], 1.0), "900 calls each quarter of an hour: {by_hour:?}");
     }

@@ -17,6 +17,7 @@ mod lease;
 mod overview;
 mod page;
 mod partitions;
+mod past;
 mod retention;
 mod rewrite;
 mod rights;
@@ -60,6 +61,7 @@ pub use self::{
     forecast::LastDay,
     overview::Overview,
     page::{DueCall, PageData, QuarantinedGroup, ReadCurve},
+    past::PastRead,
     rewrite::Rewritten,
     rights::Rights,
     schema::SchemaError,

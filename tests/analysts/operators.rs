@@ -118,7 +118,9 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
     let often = "cadence.default.tiers=[{ until = \"1d\", every = \"1s\" }]";
     let (_, out, _) = receiptd(&database, &["plan", "--set", often, "--set", "polling.max_calls_per_second=1"]);
     assert!(
-        out.lines().count() == 27 && out.contains("No new messages are assumed") && out.contains("is reached from"),
+        out.lines().count() == 27
+            && out.contains("No new messages are assumed")
+            && out.contains("more is due than the limit of 1 call per second"),
         "{out}"
     );
     let at_a_pace = json(&database, &["plan", "--hours", "3"]);
@@ -134,8 +136,27 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
     // 20 more that are full, for five minutes on average.
     let added = more["hours"][0]["calls_per_second"].as_f64().unwrap() - rate(0);
     assert!((added * 3_600.0 - (100.0 * 60.0 + 20.0 * 5.0)).abs() < 10.0, "{more}");
+    let (_, out, _) = receiptd(&database, &["plan"]);
+    assert!(out.contains("At a pace of 24m: ") && out.contains("At a pace of 6m: "), "{out}");
     let (code, _, err) = receiptd(&database, &["plan", "--more-messages", "5", "--in-groups", "9"]);
     assert!(code != 0 && err.contains("--in-groups to 5 or fewer"), "{err}");
+}
+
+#[tokio::test]
+async fn a_pace_is_tried_on_the_reads_that_are_stored() {
+    let database = TestDatabase::new().await;
+    assert_eq!(receiptd(&database, &["migrate"]).0, 0);
+    let seed = ["seed", "--groups", "2", "--messages", "40", "--days", "2", "--members", "9"];
+    assert_eq!(receiptd(&database, &seed).0, 0);
+    let plan = json(&database, &["plan", "--try", "pace=48m", "--try", "patience=32"]);
+    let (now, tried) = (&plan["tried"]["now"], &plan["tried"]["tried"]);
+    let calls = |found: &Value| found["calls"].as_u64().unwrap();
+    assert!(calls(tried) < calls(now) && calls(tried) > 0, "{plan}");
+    assert!(plan["tried"]["messages"].as_u64().unwrap() > 0, "{plan}");
+    let (_, out, _) = receiptd(&database, &["plan", "--try", "pace=48m"]);
+    assert!(out.contains("pace=48m: ") && out.contains(" % of the calls, milestones "), "{out}");
+    let (code, _, err) = receiptd(&database, &["plan", "--try", "tiers=1"]);
+    assert!(code == 64 && err.contains("the settings to try are pace, patience and fastest"), "{code} {err}");
 }
 
 #[tokio::test]

@@ -42,6 +42,30 @@ pub struct Next {
     pub every: Duration,
 }
 
+/// What decides when a slot is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// What is unread, at the pace.
+    Pace,
+    /// The shortest time between two polls.
+    Fastest,
+    /// The maximum wait of a message, or the end of its life.
+    Patience,
+    /// The tier of a message.
+    Tier,
+    /// A cron expression.
+    Cron,
+}
+
+/// How many seconds after its last poll a slot is due.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    /// By what is unread.
+    by_pace: f64,
+    /// At the latest.
+    latest: f64,
+}
+
 impl Next {
     /// By whichever of two messages of a slot asks for more.
     pub fn sooner(self, other: Self) -> Self {
@@ -64,7 +88,8 @@ impl Following<'_> {
     /// The same, with the time between two polls.
     pub fn next(&self, phase: Phase, polled_at: Timestamp, messages: impl IntoIterator<Item = Known>) -> Option<Next> {
         if let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule {
-            let wait = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?;
+            let Wait { by_pace, latest } = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?;
+            let wait = by_pace.min(latest);
             return Some(Next { due: polled_at + seconds(wait), every: span(wait / self.stretch) });
         }
         let messages = messages.into_iter().filter(|message| !self.cadence.is_expired(message.sent_at, polled_at));
@@ -75,7 +100,29 @@ impl Following<'_> {
         messages.map(next).reduce(|one, other| Next { due: one.due.min(other.due), every: one.every.min(other.every) })
     }
 
-    /// How many seconds after its last poll a slot is due; `None` if all its messages are expired. This is decided for each poll,
+    /// What decides when such a slot is due.
+    pub fn reason(
+        &self,
+        phase: Phase,
+        polled_at: Timestamp,
+        messages: impl IntoIterator<Item = Known>,
+    ) -> Option<Reason> {
+        match &self.cadence.rule {
+            Rule::Cron { .. } => Some(Reason::Cron),
+            Rule::Tiers { pace: None, .. } => Some(Reason::Tier),
+            Rule::Tiers { tiers, pace: Some(pace) } => {
+                let Wait { by_pace, latest } = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?;
+                let fastest = self.stretch * spread(phase) * pace.fastest.as_secs_f64();
+                Some(match by_pace {
+                    by_pace if by_pace > latest => Reason::Patience,
+                    by_pace if by_pace <= fastest => Reason::Fastest,
+                    _ => Reason::Pace,
+                })
+            }
+        }
+    }
+
+    /// The bounds of the wait after a poll; `None` if all messages are expired. This is decided for each poll,
     /// so the times are numbers before anything is done with them.
     fn wait_at_pace(
         &self,
@@ -84,7 +131,7 @@ impl Following<'_> {
         phase: Phase,
         polled_at: Timestamp,
         messages: impl IntoIterator<Item = Known>,
-    ) -> Option<f64> {
+    ) -> Option<Wait> {
         let polled_at = polled_at.timestamp_micros();
         let before = |time: Timestamp| (polled_at - time.timestamp_micros()) as f64 / 1e6;
         let (end, patience) = (self.cadence.expires_after().as_secs_f64(), f64::from(pace.patience));
@@ -107,9 +154,8 @@ impl Following<'_> {
             let of_message = by_patience.min(end - age.max(0.0) + next).max(next);
             latest = Some(latest.map_or(of_message, |latest: f64| latest.min(of_message)));
         }
-        // Slots that are alike don't stay together.
-        let spread = 1.0 + phase.share() / 8.0;
-        latest.map(|latest| latest.min(self.stretch * spread * pace.interval(unread * self.cadence.untold)))
+        let by_pace = self.stretch * spread(phase) * pace.interval(unread * self.cadence.untold);
+        latest.map(|latest| Wait { by_pace, latest })
     }
 
     /// The time between two polls of a slot with a single message, which somebody may read, without the stretch.
@@ -175,4 +221,9 @@ impl Following<'_> {
             }
         }
     }
+}
+
+/// Slots that are alike don't stay together: each interval is longer by up to an eighth.
+fn spread(phase: Phase) -> f64 {
+    1.0 + phase.share() / 8.0
 }

@@ -16,7 +16,7 @@ use chrono::TimeDelta;
 
 pub use self::{
     cron_expression::{Cron, InvalidCron},
-    due::{Following, Known, Next},
+    due::{Following, Known, Next, Reason},
     forecast::Held,
     named::{Cadences, DEFAULT},
     pace::Pace,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Cadence, Pace, Rule, Tier};
+use super::{Cadence, InvalidCadence, Pace, Rule, Tier};
 
 /// Name of the cadence for groups without one.
 pub const DEFAULT: &str = "default";
@@ -35,6 +35,14 @@ impl Cadences {
     pub fn giving_way(&self, untold: f64) -> Self {
         let named = self.named.iter().map(|(name, cadence)| (name.clone(), cadence.clone().giving_way(untold)));
         Self { default: self.default.clone().giving_way(untold), named: named.collect() }
+    }
+
+    /// The same with another pace of the default.
+    ///
+    /// # Errors
+    /// If the default follows a cron expression, or the pace is out of range.
+    pub fn with_pace(&self, pace: Pace) -> Result<Self, InvalidCadence> {
+        Ok(Self { default: self.default.clone().at_pace(pace)?, named: self.named.clone() })
     }
 
     /// The cadence named by a group; the default if it names none, or one that is not configured.

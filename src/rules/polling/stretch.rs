@@ -84,9 +84,13 @@ impl Stretch {
         }
         let correction = if means.planned > 0.0 { means.made / means.planned } else { 1.0 };
         let demand = means.demand * correction.clamp(1.0 / CORRECTION, CORRECTION);
-        let wanted = (demand / (PLANNED * f64::from(load.allowed.max(1)))).max(1.0).ln();
-        self.log += (wanted - self.log).clamp(-MOST, MOST);
+        self.log += (wanted(demand, load.allowed).ln() - self.log).clamp(-MOST, MOST);
     }
+}
+
+/// The stretch at which a demand fits, in calls a second, if so many are allowed.
+pub fn wanted(demand: f64, allowed: u32) -> f64 {
+    (demand / (PLANNED * f64::from(allowed.max(1)))).max(1.0)
 }
 
 /// How much of an average over so many seconds is replaced in a step.

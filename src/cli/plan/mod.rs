@@ -1,5 +1,7 @@
 //! `receiptd plan`: load forecast, hour by hour.
 
+mod trial;
+
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -8,12 +10,16 @@ use std::{
 use clap::Args;
 use receiptd::{
     domain::Timestamp,
-    rules::forecast::{Cohort, Hour, Stream, plan, saturates_at},
-    store::{LastDay, StoreError},
-    text::counted::counted,
+    rules::{
+        cadence::{Cadences, DEFAULT},
+        forecast::{Cohort, Hour, OtherPace, Stream, other_paces, plan, saturates_at},
+    },
+    store::{LastDay, PastRead, StoreError},
+    text::{counted::counted, duration},
 };
 use serde::Serialize;
 
+use self::trial::{Trial, Tried};
 use super::{Global, as_json, database::Opened, exit::Refused, stdout};
 
 /// Width of the bar of 100 %, in characters.
@@ -23,7 +29,8 @@ const WIDTH: f64 = 40.0;
 ///
 /// The forecast is for the messages watched now and the configured cadences. It assumes no new messages unless
 /// --more-messages is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until =
-/// "1d", every = "5m" }]' or --set polling.max_calls_per_second=100.
+/// "1d", every = "5m" }]' or --set polling.max_calls_per_second=100. With --try, messages of the last 14 days whose reads are
+/// stored are polled again in memory, by the configured cadence and by another one.
 #[derive(Args)]
 pub struct Arguments {
     /// Number of hours to forecast, at most 750
@@ -35,6 +42,9 @@ pub struct Arguments {
     /// Number of groups that the new messages are spread over; messages of a group share calls
     #[arg(long, value_name = "GROUPS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     in_groups: u32,
+    /// Setting of the default cadence to try on stored reads: pace, patience or fastest
+    #[arg(long = "try", value_name = "KEY=VALUE")]
+    trials: Vec<Trial>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -45,13 +55,17 @@ pub struct Arguments {
 struct Answer {
     /// The limit, in calls per second.
     limit: u32,
-    /// The time when it is first reached.
+    /// The time from which on more is due than it allows.
     saturates_at: Option<Timestamp>,
     /// The assumed new messages; null for none.
     assumed: Option<Stream>,
     /// Messages sent in the last 24 hours.
     last_day: LastDay,
     hours: Vec<Hour>,
+    /// What half and twice the pace of the default cadence would cost and give.
+    other_paces: Vec<OtherPace>,
+    /// What was found by `--try`; null without it, or if no reads are stored.
+    tried: Option<Tried>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -59,19 +73,27 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open(global).await?;
     let (limit, cadences) = (opened.config.polling.max_calls_per_second, opened.config.cadences.clone());
     let batch_size = u32::try_from(opened.config.polling.batch_size).unwrap_or(u32::MAX);
-    let found = look(&opened, batch_size).await;
+    let other = (!arguments.trials.is_empty()).then(|| trial::with(&cadences, &arguments.trials)).transpose();
+    let other = other.map_err(|error| Refused::usage(format!("the cadence to try {error}")))?;
+    let found = look(&opened, batch_size, other.is_some().then_some(&cadences)).await;
     let now = opened.store.clock().now();
-    let (cohorts, last_day) = opened.close(found).await?;
-    let Arguments { hours, more_messages, in_groups, json } = *arguments;
+    let (cohorts, last_day, reads) = opened.close(found).await?;
+    let Arguments { hours, more_messages, in_groups, json, .. } = *arguments;
     let assumed =
         (more_messages > 0).then_some(Stream { messages_per_hour: more_messages, groups: in_groups, batch_size });
+    let other_paces = other_paces(&cohorts, assumed, &cadences, hours, now);
+    let tried = other.as_ref().and_then(|other| trial::try_on(&reads, &cadences, other, batch_size as usize));
     let hours = plan(&cohorts, assumed, &cadences, limit, hours, now);
-    let answer = Answer { limit, saturates_at: saturates_at(&hours), assumed, last_day, hours };
+    let answer = Answer { limit, saturates_at: saturates_at(&hours), assumed, last_day, hours, other_paces, tried };
     let mut out = stdout();
     if json {
         writeln!(out, "{}", as_json(&answer)?)?;
     } else {
         tell(&mut out, &answer)?;
+        if other.is_some() {
+            let trials: Vec<String> = arguments.trials.iter().map(ToString::to_string).collect();
+            trial::tell(&mut out, answer.tried.as_ref(), &trials.join(" "))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -88,24 +110,44 @@ fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     Ok(())
 }
 
-async fn look(opened: &Opened, batch_size: u32) -> Result<(Vec<Cohort>, LastDay), StoreError> {
-    Ok((opened.store.cohorts(batch_size).await?, opened.store.last_day().await?))
+/// The load, the messages of the last day, and, if a cadence is tried, past reads in groups with the default.
+async fn look(
+    opened: &Opened,
+    batch_size: u32,
+    trial: Option<&Cadences>,
+) -> Result<(Vec<Cohort>, LastDay, Vec<PastRead>), StoreError> {
+    let reads = match trial {
+        Some(cadences) => {
+            let others: Vec<&str> = cadences.iter().map(|(name, _)| name).filter(|name| *name != DEFAULT).collect();
+            opened.store.past_reads(&others).await?
+        }
+        None => vec![],
+    };
+    Ok((opened.store.cohorts(batch_size).await?, opened.store.last_day().await?, reads))
 }
 
 fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
-    writeln!(out, "{:<16} {:>10} {:>7}", "FROM (UTC)", "CALLS/S", "SHARE")?;
+    writeln!(out, "{:<16} {:>10} {:>7} {:>8}", "FROM (UTC)", "CALLS/S", "SHARE", "STRETCH")?;
     for hour in &answer.hours {
         let (from, percent) = (hour.from.format("%Y-%m-%d %H:%M"), hour.share * 100.0);
         let bar = bar(hour.share);
-        writeln!(out, "{from:<16} {:>10.2} {percent:>6.1}% {bar}", hour.calls_per_second)?;
+        writeln!(out, "{from:<16} {:>10.2} {percent:>6.1}% {:>8.2} {bar}", hour.calls_per_second, hour.stretch)?;
     }
     writeln!(out, "{}", assumption(answer.assumed, answer.last_day))?;
+    for OtherPace { pace_seconds, calls, widths } in &answer.other_paces {
+        let (pace, percent) = (duration::exactly(std::time::Duration::from_secs_f64(*pace_seconds)), calls * 100.0);
+        writeln!(
+            out,
+            "At a pace of {pace}: {percent:.0} % of the calls, {widths:.1} times the time between two polls."
+        )?;
+    }
+    let longest = answer.hours.iter().map(|hour| hour.stretch).fold(1.0, f64::max);
     match answer.saturates_at {
         Some(at) => writeln!(
             out,
-            "The limit of {} calls per second is reached from {} on: polls will be late.",
-            answer.limit,
-            at.format("%Y-%m-%d %H:%M")
+            "From {} on, more is due than the limit of {} per second allows: intervals will be up to {longest:.1} times as long.",
+            at.format("%Y-%m-%d %H:%M"),
+            counted(answer.limit.into(), "call"),
         ),
         None => writeln!(out, "The limit of {} calls per second is not reached.", answer.limit),
     }

@@ -1,5 +1,7 @@
 //! `receiptd explain`: why a group or message is or isn't polled, and when it is due.
 
+mod cause;
+
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -9,7 +11,12 @@ use clap::Args;
 use receiptd::{
     domain::{GroupId, MsgSeq, Timestamp},
     http::Unheard,
-    rules::{cadence::Cadences, protocol::error_class, recording::KnownLimit},
+    rules::{
+        cadence::Cadences,
+        protocol::error_class,
+        recording::KnownLimit,
+        slot::{Slot, SlotKey},
+    },
     store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
     text::{counted::counted, printable::printable, shell},
 };
@@ -54,13 +61,15 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let (cadences, batch_size) = (opened.config.cadences.clone(), opened.config.polling.batch_size);
     let now = opened.store.clock().now();
     let known = look(&opened, &group, seq).await;
-    let Known { facts, holder, trouble, held, limit } = opened.close(known).await?;
+    let Known { facts, slot, stretch, holder, trouble, held, limit } = opened.close(known).await?;
     let facts = facts.ok_or_else(|| not_watched(&group))?;
     let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is being polled: {trouble}."));
     let idle = holder.is_none().then(|| "No receiptd polls this app: start one, or run `receiptd check`.".into());
     let of_group = why(&group, &facts, seq, &cadences, now);
     let limit = batch_limit(limit, batch_size);
-    let why = stopped.into_iter().chain(idle).chain(held).chain(of_group).chain(limit).collect();
+    let cadence = cadences.of(facts.group.cadence.as_deref());
+    let cause = slot.filter(|_| is_active(&facts)).and_then(|slot| cause::cause(&slot, cadence, stretch, now));
+    let why = stopped.into_iter().chain(idle).chain(held).chain(cause).chain(of_group).chain(limit).collect();
     let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
@@ -75,6 +84,10 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
 struct Known {
     /// The group.
     facts: Option<Explained>,
+    /// The call that is explained.
+    slot: Option<Slot>,
+    /// Factor by which intervals are longer.
+    stretch: f64,
     /// The lease holder of the app.
     holder: Option<String>,
     /// Why no message of the app is being polled.
@@ -99,7 +112,24 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
     let trouble = diagnosis::of_app(daemon.as_ref(), last_call.as_ref());
     let active = facts.as_ref().filter(|facts| is_active(facts)).map(|facts| facts.group.group_key);
     let held = daemon.zip(active).map(|(daemon, key)| diagnosis::of_group(&daemon, key.into())).unwrap_or_default();
-    Ok(Known { facts, holder, trouble, held, limit: store.batch_limit().await? })
+    let slot = facts.as_ref().and_then(|facts| Some((facts.group.group_key, slot_in_question(facts, seq)?.slot_id)));
+    let slot = match slot {
+        Some((group_key, slot_id)) => store.read_slots(&[SlotKey { group_key, slot_id }]).await?.pop(),
+        None => None,
+    };
+    let (stretch, limit) = (store.stretch().await?, store.batch_limit().await?);
+    Ok(Known { facts, slot, stretch, holder, trouble, held, limit })
+}
+
+/// The slot of the message, or else the one of the group that is due first.
+fn slot_in_question(facts: &Explained, seq: Option<MsgSeq>) -> Option<&ExplainedSlot> {
+    match seq {
+        Some(_) => {
+            let slot_id = facts.message.as_ref()?.slot_id?;
+            facts.slots.iter().find(|slot| slot.slot_id == slot_id)
+        }
+        None => facts.slots.first(),
+    }
 }
 
 /// The maximum number of messages per call, if the service accepts fewer than `configured`.
@@ -112,7 +142,7 @@ fn batch_limit(known: Option<KnownLimit>, configured: usize) -> Option<String> {
 /// The reasons as sentences, most important first.
 fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Cadences, now: Timestamp) -> Vec<String> {
     let mut why: Vec<String> = group_fault(group, facts, now).into_iter().collect();
-    let slot = match (seq, &facts.message) {
+    match (seq, &facts.message) {
         (Some(seq), None) => {
             why.push(format!(
                 "Message {seq} is not watched: `receiptd watch add {} {seq}`.",
@@ -122,17 +152,15 @@ fn why(group: &GroupId, facts: &Explained, seq: Option<MsgSeq>, cadences: &Caden
         }
         (Some(_), Some(message)) => {
             why.extend(message_fault(message, now));
-            facts.slots.iter().find(|slot| Some(slot.slot_id) == message.slot_id)
         }
         (None, _) => {
             if facts.group.unslotted > 0 {
                 let new = counted(facts.group.unslotted.unsigned_abs(), "new message");
                 why.push(format!("{new} to be scheduled within a second while receiptd polls."));
             }
-            facts.slots.first()
         }
-    };
-    match slot {
+    }
+    match slot_in_question(facts, seq) {
         // No slot of a stopped group is polled, whatever its due time.
         _ if !is_active(facts) => {}
         Some(slot) => why.extend(schedule(slot, facts, cadences, now)),
