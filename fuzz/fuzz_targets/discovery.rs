@@ -1,4 +1,4 @@
-//! Any answer to the calls that discover groups and messages: the first byte is the HTTP status, the second the number
+//! Any answer to the calls that discover groups and messages, or tell who has read one: the first byte is the HTTP status, the second the number
 //! of groups asked for or the newest message, the rest the body.
 #![no_main]
 
@@ -7,8 +7,9 @@ use receiptd::{
     domain::{GroupId, GroupType, MsgSeq},
     rules::protocol::{
         Call, Class, Failure,
-        others::{Cursor, GetGroupInfo, GetHistory, ListGroups},
+        others::{Cursor, GetGroupInfo, GetHistory, GetReaders, ListGroups},
     },
+    rules::readers::Side,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -41,6 +42,16 @@ fuzz_target!(|input: &[u8]| {
             assert!(!page.has_more || !page.messages.is_empty(), "paging goes on");
         }
         Err(failure) => check(&failure),
+    }
+    for side in [Side::Read, Side::Unread] {
+        match (GetReaders { group: &group, seq: from, side, place: "" }.read(http_status, body)) {
+            Ok(page) => {
+                assert!(page.members.len() <= 400, "twice of what was asked for");
+                assert!(page.members.iter().all(|member| (1..=256).contains(&member.as_str().len())));
+                assert!(page.next.is_none_or(|place| !place.is_empty()));
+            }
+            Err(failure) => check(&failure),
+        }
     }
 });
 

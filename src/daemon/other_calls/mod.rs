@@ -59,16 +59,19 @@ impl OtherCalls {
     /// Makes a call, in as many attempts as it takes. `None` if the session is over, the lease is lost, or the API is
     /// none of these.
     pub async fn call<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
+        self.call_timed(call).await.map(|called| called.outcome)
+    }
+
+    /// The same with the times of the last attempt.
+    pub async fn call_timed<C: Call>(&self, call: &C) -> Option<Called<C::Answer>> {
         self.session_over.run_until_cancelled(self.attempts(call)).await?
     }
 
-    async fn attempts<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
+    async fn attempts<C: Call>(&self, call: &C) -> Option<Called<C::Answer>> {
         let (mut retry, mut has_new_signature) = (Retry::default(), false);
         loop {
-            let failure = match self.attempt(call).await? {
-                Ok(answer) => return Some(Ok(answer)),
-                Err(failure) => failure,
-            };
+            let called = self.attempt(call).await?;
+            let Err(failure) = &called.outcome else { return Some(called) };
             let signs_again = failure.class == Class::SignAgain && !has_new_signature;
             has_new_signature |= signs_again;
             if signs_again && self.client.renew_signature() {
@@ -78,14 +81,14 @@ impl OtherCalls {
             match retry.next_wait().filter(|_| may_pass) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => {
-                    self.give_up(C::API, &failure);
-                    return Some(Err(failure));
+                    self.give_up(C::API, failure);
+                    return Some(called);
                 }
             }
         }
     }
 
-    async fn attempt<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
+    async fn attempt<C: Call>(&self, call: &C) -> Option<Called<C::Answer>> {
         let pacing = self.pacings.get(&C::API)?;
         let until = *self.refused_until();
         if let Some(until) = until {
@@ -104,19 +107,19 @@ impl OtherCalls {
             may_send
         };
         // A call that was not made is not an attempt.
-        let Called { http_status, outcome, .. } = self.client.call(call, may_send).await.ok()?;
-        let class = outcome.as_ref().err().map_or(Class::Success, |failure| failure.class);
+        let called = self.client.call(call, may_send).await.ok()?;
+        let class = called.outcome.as_ref().err().map_or(Class::Success, |failure| failure.class);
         metrics::counter!("receiptd_other_calls_total", "api" => C::API.name(), "class" => class.name()).increment(1);
         if class == Class::SlowDown {
             pacing.slow_down(&permit);
         }
-        if http_status.is_some() {
+        if called.http_status.is_some() {
             permit.answered();
         }
         if class == Class::Success && self.trouble().is_over() {
             tracing::info!("Tencent Chat accepts other calls than those for receipts again");
         }
-        Some(outcome)
+        Some(called)
     }
 
     /// Reports a failed call. If the app is refused, no other is made for a while.

@@ -22,6 +22,8 @@ pub enum Api {
     GroupList,
     /// The times and kinds of a group's messages: `group_msg_get_simple`.
     History,
+    /// Who has read a message: `get_group_msg_receipt_detail`.
+    Readers,
 }
 
 impl Api {
@@ -32,13 +34,14 @@ impl Api {
             Self::GroupInfo => "get_group_info",
             Self::GroupList => "get_appid_group_list",
             Self::History => "group_msg_get_simple",
+            Self::Readers => "get_group_msg_receipt_detail",
         }
     }
 
     /// The documented maximum number of calls of an app per second.
     pub fn calls_per_second(self) -> u32 {
         match self {
-            Self::Receipts | Self::GroupInfo | Self::History => 200,
+            Self::Receipts | Self::GroupInfo | Self::History | Self::Readers => 200,
             Self::GroupList => 1,
         }
     }

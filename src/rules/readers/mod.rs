@@ -3,6 +3,7 @@
 //! Pure. In: what is known of a message, its counts, and the pages of the answers. Out: the next page to ask for and, at
 //! the end, the new readers with the intervals in which they read. Nothing here may log or display a member.
 
+pub mod failing;
 pub mod pseudonym;
 
 use std::collections::BTreeSet;

@@ -4,10 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::request::Asked;
 use crate::{
-    domain::{GroupId, GroupType, Timestamp},
+    domain::{GroupId, GroupType, MsgSeq, Timestamp},
     simulator::{
         refusal::Refusal,
-        world::{Post, PostKind, World},
+        world::{Post, PostKind, Readership, World},
     },
 };
 
@@ -23,7 +23,26 @@ pub(super) fn answer(world: &World, asked: &Asked, now: Timestamp) -> Result<Val
             let posts = world.posts(group, from.map(|seq| seq.get()), *number)?;
             Ok(history(group, &posts.newest_first, posts.has_more, *with_recalled, now))
         }
+        Asked::Readers { group, seq, has_read, from, count } => {
+            let Readership { read, unread } = world.readership(group, *seq, now)?;
+            let page = page_of(if *has_read { &read } else { &unread }, *from, *count);
+            Ok(readers(*seq, *has_read, page))
+        }
     }
+}
+
+/// A part of a list, and the place of the next one.
+fn page_of(members: &[String], from: usize, count: usize) -> (&[String], Option<usize>) {
+    let from = from.min(members.len());
+    let end = members.len().min(from + count);
+    (&members[from..end], Some(end).filter(|end| *end < members.len()))
+}
+
+fn readers(seq: MsgSeq, has_read: bool, (page, next): (&[String], Option<usize>)) -> Value {
+    let (list, account) = if has_read { ("ReadList", "Read_Account") } else { ("UnreadList", "Unread_Account") };
+    let members: Vec<Value> = page.iter().map(|member| json!({ account: member })).collect();
+    let cursor = next.map_or_else(String::new, |next| next.to_string());
+    success(json!({"MsgSeq": seq.get(), "Cursor": cursor, "IsFinish": u8::from(next.is_none()), list: members}))
 }
 
 fn success(fields: Value) -> Value {

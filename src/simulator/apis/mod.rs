@@ -38,10 +38,11 @@ pub(super) struct Api {
 }
 
 /// The APIs with their documented limits.
-pub(super) const APIS: [Api; 3] = [
+pub(super) const APIS: [Api; 4] = [
     Api { name: "get_group_info", calls_per_second: 200, parse: request::group_info },
     Api { name: "get_appid_group_list", calls_per_second: 1, parse: request::group_list },
     Api { name: "group_msg_get_simple", calls_per_second: 200, parse: request::history },
+    Api { name: "get_group_msg_receipt_detail", calls_per_second: 200, parse: request::readers },
 ];
 
 pub(super) fn routes() -> Router<Arc<Service>> {

@@ -14,6 +14,8 @@ const MOST_GROUPS: usize = 50;
 const MOST_LISTED: usize = 10_000;
 /// Maximum number of messages in an answer of `group_msg_get_simple`.
 const MOST_MESSAGES: usize = 20;
+/// Maximum number of members in an answer of `get_group_msg_receipt_detail`.
+const MOST_READERS: usize = 200;
 /// The fields of a group that may be asked for.
 const GROUP_FIELDS: [&str; 16] = [
     "GroupId",
@@ -43,6 +45,8 @@ pub(super) enum Asked {
     GroupList { limit: usize, next: u64, group_type: Option<GroupType> },
     /// A page of messages.
     History { group: GroupId, number: usize, from: Option<MsgSeq>, with_recalled: bool },
+    /// A page of the members who have, or have not, read a message.
+    Readers { group: GroupId, seq: MsgSeq, has_read: bool, from: usize, count: usize },
 }
 
 #[derive(Deserialize)]
@@ -74,6 +78,16 @@ struct HistoryBody {
     req_msg_number: usize,
     req_msg_seq: Option<i64>,
     with_recalled_msg: Option<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct ReadersBody {
+    group_id: String,
+    msg_seq: i64,
+    filter: u8,
+    cursor: String,
+    count: usize,
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
@@ -115,15 +129,34 @@ pub(super) fn group_list(body: &[u8]) -> Result<Asked, Refusal> {
     Ok(Asked::GroupList { limit, next: next.unwrap_or_default(), group_type })
 }
 
+fn group_of(id: &str) -> Result<GroupId, Refusal> {
+    id.parse().map_err(|error| match error {
+        InvalidValue::NoReceiptsInGroup { .. } => Refusal::GroupTypeWithoutReceipts,
+        _ => Refusal::GroupIdMalformed,
+    })
+}
+
+pub(super) fn readers(body: &[u8]) -> Result<Asked, Refusal> {
+    let ReadersBody { group_id, msg_seq, filter, cursor, count } = parse(body)?;
+    let group = group_of(&group_id)?;
+    let seq = MsgSeq::try_from(msg_seq).map_err(|error| Refusal::Body(error.to_string()))?;
+    if filter > 1 {
+        return refuse("Filter must be 0 (read) or 1 (unread)");
+    }
+    if !(1..=MOST_READERS).contains(&count) {
+        return refuse("Count must be from 1 to 200");
+    }
+    let from = if cursor.is_empty() { Some(0) } else { cursor.parse().ok() };
+    let Some(from) = from else { return refuse("Cursor is not one that was answered") };
+    Ok(Asked::Readers { group, seq, has_read: filter == 0, from, count })
+}
+
 pub(super) fn history(body: &[u8]) -> Result<Asked, Refusal> {
     let HistoryBody { group_id, req_msg_number: number, req_msg_seq, with_recalled_msg } = parse(body)?;
     if !(1..=MOST_MESSAGES).contains(&number) {
         return refuse("ReqMsgNumber must be from 1 to 20");
     }
-    let group = group_id.parse().map_err(|error| match error {
-        InvalidValue::NoReceiptsInGroup { .. } => Refusal::GroupTypeWithoutReceipts,
-        _ => Refusal::GroupIdMalformed,
-    })?;
+    let group = group_of(&group_id)?;
     let from = req_msg_seq.map(MsgSeq::try_from).transpose().map_err(|error| Refusal::Body(error.to_string()))?;
     match with_recalled_msg.unwrap_or_default() {
         with @ 0..=1 => Ok(Asked::History { group, number, from, with_recalled: with == 1 }),
@@ -161,6 +194,11 @@ mod tests {
             (group_list, r#"{"Limit":10001,"Next":0}"#.to_owned()),
             (group_list, r#"{"Limit":1,"Next":-1}"#.to_owned()),
             (group_list, r#"{"Limit":1,"GroupType":"Work"}"#.to_owned()),
+            (readers, r#"{"GroupId":"a","MsgSeq":1,"Filter":2,"Cursor":"","Count":200}"#.to_owned()),
+            (readers, r#"{"GroupId":"a","MsgSeq":1,"Filter":0,"Cursor":"","Count":201}"#.to_owned()),
+            (readers, r#"{"GroupId":"a","MsgSeq":1,"Filter":0,"Cursor":"x","Count":200}"#.to_owned()),
+            (readers, r#"{"GroupId":"a","MsgSeq":0,"Filter":0,"Cursor":"","Count":200}"#.to_owned()),
+            (readers, r#"{"GroupId":"a","MsgSeq":1,"Filter":0,"Count":200}"#.to_owned()),
             (history, r#"{"GroupId":"a","ReqMsgNumber":21}"#.to_owned()),
             (history, r#"{"GroupId":"a","ReqMsgNumber":1,"ReqMsgSeq":0}"#.to_owned()),
             (history, r#"{"GroupId":"a","ReqMsgNumber":1,"WithRecalledMsg":2}"#.to_owned()),

@@ -1,9 +1,10 @@
-//! The calls that discover groups and messages. They are parsed as leniently as receipts: unknown fields are ignored,
+//! The calls that discover groups and messages, or tell who has read one. They are parsed as leniently as receipts: unknown fields are ignored,
 //! and an invalid entry only affects itself. Texts and names are never kept.
 
 mod group_info;
 mod group_list;
 mod history;
+mod readers;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ pub use self::{
     group_info::{GetGroupInfo, GroupInfo},
     group_list::{Cursor, GroupPage, ListGroups},
     history::{GetHistory, HistoryMessage, HistoryPage, MessageKind},
+    readers::GetReaders,
 };
 use super::wire::Number;
 use crate::domain::Timestamp;

@@ -3,8 +3,10 @@
 //! Everything follows from a seed: two worlds with the same seed give the same counts at the same ages. Tests may set
 //! members, sending times, receipts and codes, also while the service runs.
 
+mod members;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,6 +16,7 @@ use fastrand::Rng;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub(super) use self::members::Readership;
 use super::{curve::ReadingCurve, refusal::Refusal};
 use crate::domain::{Counts, GroupId, GroupType, MsgSeq, Receipt, Timestamp};
 
@@ -78,6 +81,8 @@ struct Group {
     code: i32,
     group_type: GroupType,
     messages: BTreeMap<MsgSeq, Message>,
+    /// The members who left, by number.
+    left: BTreeSet<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -259,10 +264,7 @@ impl World {
         now: Timestamp,
     ) -> Result<Vec<(MsgSeq, Receipt)>, Refusal> {
         let mut groups = self.lock();
-        let entry = self.existing(&mut groups, group)?;
-        if entry.members > MAX_MEMBERS {
-            return Err(Refusal::GroupTooLarge);
-        }
+        let entry = self.with_receipts(&mut groups, group)?;
         Ok(seqs.iter().map(|seq| (*seq, self.receipt(group, entry, *seq, now))).collect())
     }
 
@@ -299,6 +301,16 @@ impl World {
     }
 
     fn receipt(&self, id: &GroupId, group: &mut Group, seq: MsgSeq, now: Timestamp) -> Receipt {
+        let receipt = self.receipt_of_all(id, group, seq, now);
+        let counts = receipt.counts.and_then(|counts| {
+            let (read, unread) = members::left_of(group, seq, counts.read());
+            Counts::new(i64::from(counts.read()) - i64::from(read), i64::from(counts.unread()) - i64::from(unread))
+        });
+        Receipt { counts, ..receipt }
+    }
+
+    /// The receipt of a message, with the members who left.
+    fn receipt_of_all(&self, id: &GroupId, group: &mut Group, seq: MsgSeq, now: Timestamp) -> Receipt {
         let message = group.messages.entry(seq).or_default();
         if message.sent_at.is_none() {
             self.note(|| Fresh::Message { group: id.clone(), seq });
@@ -343,6 +355,16 @@ impl World {
         if entry.code == 0 { Ok(entry) } else { Err(Refusal::Ordered(entry.code)) }
     }
 
+    /// The same, if it has receipts.
+    fn with_receipts<'g>(
+        &self,
+        groups: &'g mut HashMap<GroupId, Group>,
+        group: &GroupId,
+    ) -> Result<&'g mut Group, Refusal> {
+        let entry = self.existing(groups, group)?;
+        if entry.members > MAX_MEMBERS { Err(Refusal::GroupTooLarge) } else { Ok(entry) }
+    }
+
     fn entry<'g>(&self, groups: &'g mut HashMap<GroupId, Group>, group: &GroupId) -> &'g mut Group {
         groups.entry(group.clone()).or_insert_with(|| self.drawn_group(group))
     }
@@ -350,7 +372,14 @@ impl World {
     fn drawn_group(&self, group: &GroupId) -> Group {
         let seed = seed_of(self.config.seed, group);
         let members = Rng::with_seed(seed).u16(self.config.members.clone());
-        Group { seed, members, code: 0, group_type: GroupType::Public, messages: BTreeMap::new() }
+        Group {
+            seed,
+            members,
+            code: 0,
+            group_type: GroupType::Public,
+            messages: BTreeMap::new(),
+            left: BTreeSet::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<GroupId, Group>> {

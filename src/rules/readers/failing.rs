@@ -1,0 +1,39 @@
+//! When readers that could not be asked for are asked for again.
+
+use chrono::TimeDelta;
+
+use crate::rules::protocol::{Class, Failure};
+
+/// After a first failure, doubled by each further one up to ...
+const FIRST: TimeDelta = TimeDelta::seconds(15);
+
+/// ... this.
+const LONGEST: TimeDelta = TimeDelta::hours(1);
+
+/// After a refusal of the group, which polls of it find out about, too.
+const GROUP: TimeDelta = TimeDelta::hours(1);
+
+/// The delay until readers are asked for again after `failures` earlier failures in a row. `None`: only when the counts
+/// change.
+pub fn retry_after(failure: &Failure, failures: i16) -> Option<TimeDelta> {
+    match failure.class {
+        Class::Message => None,
+        Class::GroupFault => Some(GROUP),
+        _ => Some((FIRST * 2_i32.pow(u32::from(failures.clamp(0, 10).unsigned_abs()))).min(LONGEST)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_repeated_more_and_more_rarely() {
+        let after = |class, failures| retry_after(&Failure::new(class, None, ""), failures);
+        assert_eq!(after(Class::Retry, 0), Some(TimeDelta::seconds(15)));
+        assert_eq!(after(Class::Unknown, 2), Some(TimeDelta::seconds(60)));
+        assert_eq!(after(Class::AppFault, i16::MAX), Some(LONGEST));
+        assert_eq!(after(Class::GroupFault, 0), Some(GROUP));
+        assert_eq!(after(Class::Message, 0), None);
+    }
+}
