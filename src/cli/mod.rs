@@ -14,6 +14,7 @@ mod explain;
 mod export;
 mod forget;
 mod man;
+mod member;
 mod migrate;
 mod plan;
 mod retention;
@@ -88,6 +89,8 @@ enum Command {
     Rollup(rollup::Arguments),
     Retention(retention::Arguments),
     Forget(forget::Arguments),
+    ExportMember(member::ExportArguments),
+    ForgetMember(member::ForgetArguments),
     Demo(demo::Arguments),
     Simulate(simulate::Arguments),
     Seed(seed::Arguments),
@@ -112,6 +115,8 @@ impl Command {
             Self::Rollup(arguments) => rollup::execute(&arguments, global).await,
             Self::Retention(arguments) => retention::execute(&arguments, global).await,
             Self::Forget(arguments) => forget::execute(&arguments, global).await,
+            Self::ExportMember(arguments) => member::export(&arguments, global).await,
+            Self::ForgetMember(arguments) => member::forget(&arguments, global).await,
             Self::Demo(arguments) => demo::execute(&arguments).await,
             Self::Simulate(arguments) => simulate::execute(arguments, global).await,
             Self::Seed(arguments) => seed::execute(&arguments, global).await,

@@ -85,6 +85,10 @@ async fn tell(config: &Config, store: &Store) -> anyhow::Result<()> {
         let rows = store.count_message_days(now - kept).await?;
         writeln!(out, "Would delete {}.", counted(rows.unsigned_abs(), "message day"))?;
     }
+    if let Some(kept) = config.retention.readers {
+        let lists = store.count_readers(now - kept).await?;
+        writeln!(out, "Would delete the readers of {}.", counted(lists.unsigned_abs(), "message"))?;
+    }
     Ok(())
 }
 

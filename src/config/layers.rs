@@ -18,7 +18,7 @@ use super::{
 const PREFIX: &str = "RECEIPTD_";
 
 /// Sections and their mutually exclusive keys.
-const ALTERNATIVES: [(&str, &[&str]); 7] = [
+const ALTERNATIVES: [(&str, &[&str]); 8] = [
     ("chat", &["secret_key", "secret_key_file", "user_sig", "user_sig_file"]),
     ("chat", &["region", "endpoint"]),
     ("database", &["url", "url_file", "data_dir"]),
@@ -26,13 +26,14 @@ const ALTERNATIVES: [(&str, &[&str]); 7] = [
     ("webhooks", &["path", "path_file"]),
     ("webhooks", &["token", "token_file"]),
     ("webhooks", &["previous_token", "previous_token_file"]),
+    ("readers", &["pseudonym_key", "pseudonym_key_file"]),
 ];
 
 /// The same within a cadence.
 const CADENCE_ALTERNATIVES: &[&str] = &["tiers", "cron"];
 
 /// Keys that `--set` refuses, since all users of the machine can read the arguments of a process.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     "chat.secret_key",
     "chat.user_sig",
     "database.url",
@@ -40,6 +41,7 @@ const SECRETS: [&str; 7] = [
     "webhooks.path",
     "webhooks.token",
     "webhooks.previous_token",
+    "readers.pseudonym_key",
 ];
 
 /// All sources combined.

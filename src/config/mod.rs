@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod polling;
 mod problem;
+mod readers;
 mod retention;
 mod secret;
 mod sections;
@@ -34,6 +35,7 @@ pub use self::{
     jobs::Jobs,
     polling::Polling,
     problem::{ConfigError, Problem},
+    readers::Readers,
     snapshots::Snapshots,
     webhooks::{Listener, TlsFiles, Webhooks},
 };
@@ -60,6 +62,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// `[retention]`
     pub retention: Retention,
+    /// `[readers]`
+    pub readers: Readers,
     /// `[limits]`
     pub limits: Bounds,
     /// `[http]`

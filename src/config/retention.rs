@@ -23,6 +23,8 @@ pub(super) struct Keys {
     rollups: Option<String>,
     /// Days, or `forever`.
     message_days: Option<String>,
+    /// Days, or `forever`.
+    readers: Option<String>,
 }
 
 impl Keys {
@@ -36,6 +38,7 @@ impl Keys {
             calls: span("retention.calls", self.calls, default.calls),
             rollups: span("retention.rollups", self.rollups, default.rollups),
             message_days: span("retention.message_days", self.message_days, default.message_days),
+            readers: span("retention.readers", self.readers, default.readers),
         };
         for (key, kept) in
             [("retention.rollups", retention.rollups), ("retention.message_days", retention.message_days)]

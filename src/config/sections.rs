@@ -6,24 +6,37 @@ use config::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Config, cadence, chat, database, fields::fields_of, http, jobs, limits, log, polling, problem::Problems, retention,
-    snapshots, webhooks,
+    Config, cadence, chat, database, fields::fields_of, http, jobs, limits, log, polling, problem::Problems, readers,
+    retention, snapshots, webhooks,
 };
 use crate::domain::Timestamp;
 
 /// The names of the sections.
-pub(super) const SECTIONS: [&str; 11] =
-    ["chat", "database", "polling", "cadence", "snapshots", "jobs", "retention", "limits", "http", "webhooks", "log"];
+pub(super) const SECTIONS: [&str; 12] = [
+    "chat",
+    "database",
+    "polling",
+    "cadence",
+    "snapshots",
+    "readers",
+    "jobs",
+    "retention",
+    "limits",
+    "http",
+    "webhooks",
+    "log",
+];
 
 /// Returns the names of a section's keys.
 type Fields = fn() -> &'static [&'static str];
 
 /// The keys of all sections except cadences, whose names are free.
-pub(super) const KEYS: [(&str, Fields); 10] = [
+pub(super) const KEYS: [(&str, Fields); 11] = [
     ("chat", fields_of::<chat::Keys>),
     ("database", fields_of::<database::Keys>),
     ("polling", fields_of::<polling::Keys>),
     ("snapshots", fields_of::<snapshots::Keys>),
+    ("readers", fields_of::<readers::Keys>),
     ("jobs", fields_of::<jobs::Keys>),
     ("retention", fields_of::<retention::Keys>),
     ("limits", fields_of::<limits::Keys>),
@@ -39,6 +52,7 @@ pub(super) struct Sections {
     polling: Option<polling::Keys>,
     cadences: Option<BTreeMap<String, cadence::Keys>>,
     snapshots: Option<snapshots::Keys>,
+    readers: Option<readers::Keys>,
     jobs: Option<jobs::Keys>,
     retention: Option<retention::Keys>,
     limits: Option<limits::Keys>,
@@ -57,6 +71,7 @@ impl Sections {
             polling: section("polling", &mut tables, problems),
             cadences: cadences(tables.remove("cadence"), problems),
             snapshots: section("snapshots", &mut tables, problems),
+            readers: section("readers", &mut tables, problems),
             jobs: section("jobs", &mut tables, problems),
             retention: section("retention", &mut tables, problems),
             limits: section("limits", &mut tables, problems),
@@ -73,6 +88,7 @@ impl Sections {
         let polling = self.polling.map(|keys| keys.validate(problems));
         let cadences = self.cadences.and_then(|sections| cadence::validate(sections, now, problems));
         let snapshots = self.snapshots.map(|keys| keys.validate(problems));
+        let readers = self.readers.map(|keys| keys.validate(problems));
         let jobs = self.jobs.and_then(|keys| keys.validate(now, problems));
         let retention = self.retention.map(|keys| keys.validate(problems));
         let limits = self.limits.map(|keys| keys.validate(problems));
@@ -86,6 +102,7 @@ impl Sections {
             polling: polling?,
             cadences: cadences?,
             snapshots: snapshots?,
+            readers: readers?,
             jobs: jobs?,
             retention: retention?,
             limits: limits?,

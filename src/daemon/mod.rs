@@ -8,6 +8,7 @@ pub mod leadership;
 pub mod other_calls;
 pub mod pacing;
 pub mod poller;
+pub mod readers;
 pub mod recorder;
 pub mod report;
 pub mod status;

@@ -23,7 +23,7 @@ use crate::{
     store::ERROR_CLASSES,
 };
 
-const COUNTERS: [(&str, &str); 24] = [
+const COUNTERS: [(&str, &str); 25] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     (
         "receiptd_other_calls_total",
@@ -32,6 +32,7 @@ const COUNTERS: [(&str, &str); 24] = [
     ("receiptd_messages_asked_total", "Messages asked for by attempts."),
     ("receiptd_changes_total", "Receipts that differed from the previous ones."),
     ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
+    ("receiptd_readers_total", "Reads stored with their members, of groups with readers on."),
     ("receiptd_messages_slotted_total", "New messages added to the schedule."),
     ("receiptd_messages_set_apart_total", "Messages isolated in a call of their own, since only calls for them fail."),
     ("receiptd_flushes_total", "Transactions that stored polls."),
@@ -62,7 +63,7 @@ const COUNTERS: [(&str, &str); 24] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 30] = [
+const GAUGES: [(&str, &str); 32] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd holds the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "Epoch of the lease, which increases with each holder; 0 on a standby."),
@@ -112,6 +113,8 @@ const GAUGES: [(&str, &str); 30] = [
         "receiptd_clock_is_doubted",
         "1 while nothing expires or is removed because a clock is wrong or was just set, else 0.",
     ),
+    ("receiptd_readers_behind", "Messages whose readers are due and have not been asked for."),
+    ("receiptd_readers_behind_seconds", "Time since the first of them is due."),
     ("receiptd_is_storing", "1 if results can be stored, 0 if not."),
     ("receiptd_receives_webhooks", "1 if this receiptd listens for webhooks, else 0."),
     (

@@ -43,6 +43,7 @@ use crate::{
         jobs::JobSettings,
         leadership::{Leadership, SessionSettings, spawn_noted},
         poller::PollerSettings,
+        readers::ReaderSettings,
         status::DaemonStatus,
     },
     domain::{Bounds, Timestamp},
@@ -70,6 +71,8 @@ pub struct DaemonSettings {
     pub poller: PollerSettings,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
+    /// How readers are asked for.
+    pub readers: ReaderSettings,
     /// When new data is rolled up and old data removed.
     pub jobs: JobSettings,
     /// How much applications may watch.
@@ -348,9 +351,10 @@ async fn serve(
 }
 
 fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<SessionSettings, ClientError> {
-    let DaemonSettings { chat, poller, cadences, jobs, .. } = settings;
+    let DaemonSettings { chat, poller, cadences, readers, jobs, .. } = settings;
+    let sdk_app_id = chat.sdk_app_id;
     let client = Arc::new(ChatClient::new(chat)?.dated_by(clock.clone()));
-    Ok(SessionSettings { client, poller, cadences, jobs })
+    Ok(SessionSettings { client, sdk_app_id, poller, cadences, readers, jobs })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {

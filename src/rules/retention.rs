@@ -20,6 +20,8 @@ pub struct Retention {
     pub rollups: Option<TimeDelta>,
     /// Message days, by their day.
     pub message_days: Option<TimeDelta>,
+    /// Who has read a message, by its time of sending.
+    pub readers: Option<TimeDelta>,
 }
 
 impl Default for Retention {
@@ -29,6 +31,7 @@ impl Default for Retention {
             calls: Some(TimeDelta::days(30)),
             rollups: None,
             message_days: None,
+            readers: Some(TimeDelta::days(30)),
         }
     }
 }
@@ -39,8 +42,9 @@ impl fmt::Display for Retention {
             Some(kept) => format!("after {}", duration::exactly(kept)),
             None => "never".to_owned(),
         };
-        let [snapshots, calls, rollups, days] = [self.snapshots, self.calls, self.rollups, self.message_days].map(when);
-        write!(f, "snapshots {snapshots}, calls {calls}, roll-ups {rollups}, message days {days}")
+        let kept = [self.snapshots, self.calls, self.rollups, self.message_days, self.readers];
+        let [snapshots, calls, rollups, days, readers] = kept.map(when);
+        write!(f, "snapshots {snapshots}, calls {calls}, roll-ups {rollups}, message days {days}, readers {readers}")
     }
 }
 

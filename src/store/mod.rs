@@ -18,6 +18,7 @@ mod overview;
 mod page;
 mod partitions;
 mod past;
+mod readers;
 mod retention;
 mod rewrite;
 mod rights;
@@ -62,6 +63,7 @@ pub use self::{
     overview::Overview,
     page::{DueCall, PageData, QuarantinedGroup, ReadCurve},
     past::PastRead,
+    readers::{Asked, AskingLimits, Behind, DueList, ListKey, MemberMessage, NewReaders, ToldReader, hash_of},
     rewrite::Rewritten,
     rights::Rights,
     schema::SchemaError,

@@ -236,6 +236,25 @@ impl Store {
         deleted.await.map(|deleted| deleted.rows_affected())
     }
 
+    /// The number of messages whose readers [`Self::delete_readers`] would delete.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn count_readers(&self, kept_from: Timestamp) -> Result<i64, StoreError> {
+        let lists = query_scalar("SELECT count(*) FROM receiptd.reader_lists WHERE sent_at < $1").bind(kept_from);
+        self.run("counting old readers", ROLLUP, async |database| lists.fetch_one(database).await).await
+    }
+
+    /// Deletes all that is stored of the members of messages sent before `kept_from`. Returns the number of messages.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn delete_readers(&self, kept_from: Timestamp) -> Result<u64, StoreError> {
+        let delete = query("DELETE FROM receiptd.reader_lists WHERE sent_at < $1").bind(kept_from);
+        let deleted = self.run_fenced("deleting old readers", ROLLUP, async |database| delete.execute(database).await);
+        deleted.await.map(|deleted| deleted.rows_affected())
+    }
+
     /// Deletes hourly rows, gaps and closed messages older than `kept_from`. Returns their number.
     ///
     /// # Errors

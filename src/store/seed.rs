@@ -131,7 +131,7 @@ impl Store {
         self.run("generating messages", ROLLUP, async |database| messages.fetch_one(database).await).await
     }
 
-    /// Assigns the active messages of a seed to slots.
+    /// Assigns the active messages of a seed to slots, and generates readers of the first group.
     /// Then it renews the planner's statistics: without them the roll-up that follows would take ten times as long.
     ///
     /// # Errors
@@ -139,6 +139,8 @@ impl Store {
     pub async fn seed_slots(&self, seed: &Seed) -> Result<(), StoreError> {
         let slots = query(include_str!("seed/slots.sql")).bind(self.app()).bind(seed.until);
         self.run("generating slots", ROLLUP, async |database| slots.execute(database).await).await?;
+        let readers = query(include_str!("seed/readers.sql")).bind(self.app());
+        self.run("generating readers", ROLLUP, async |database| readers.execute(database).await).await?;
         let tables = ["watched_groups", "watched_messages", "poll_slots", "receipt_snapshots", "api_calls"];
         self.analyze(&tables.map(|table| format!("receiptd.{table}"))).await
     }

@@ -12,6 +12,7 @@ use super::{
         Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones, write_rows,
         write_slots, write_snapshots, write_unwatched,
     },
+    readers::write_moves,
     sqlstate::{Remedy, remedy_of, sqlstate},
     statement::query,
     transaction::SHORT,
@@ -79,6 +80,8 @@ async fn apart(
     }
     let item = Item::of(&kept, &refused);
     let written = attempt(connection, &slot, async |database| write_slot(database, &item).await).await?;
+    let moved = attempt(connection, &slot, async |database| write_moves(database, &[&kept]).await).await?;
+    rows += usize::from(moved.is_none());
     let mut committed = written.unwrap_or_else(|| {
         (rows, waits) = (rows + 1, true);
         // It is polled on, although its due time is not stored.

@@ -18,7 +18,7 @@ use crate::{
 /// sends one element of an array in which all are the same.
 const READ_SLOTS: &str = "
     SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
-        s.quiet_polls, s.failures, g.group_id, g.state, g.cadence,
+        s.quiet_polls, s.failures, g.group_id, g.state, g.cadence, g.readers,
         s.msg_seqs, s.aged_from, s.read_num, s.unread_num, s.known_apart, s.refused_since,
         CASE WHEN s.sent_at[1] = ALL (s.sent_at) THEN s.sent_at[1:1] ELSE s.sent_at END AS sent_at,
         CASE WHEN s.first_polled_at[1] = ALL (s.first_polled_at) THEN s.first_polled_at[1:1] ELSE s.first_polled_at END AS first_polled_at,
@@ -213,6 +213,7 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
             _ => GroupState::Stopped,
         },
         cadence: row.try_get("cadence")?,
+        has_readers: row.try_get("readers")?,
         next_poll_at: row.try_get("next_poll_at")?,
         last_polled_at: row.try_get("last_polled_at")?,
         known_until,

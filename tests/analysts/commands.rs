@@ -127,7 +127,9 @@ async fn retention_tells_what_would_go_before_anything_does() {
     let (code, out, _) = receiptd(&database, &[&["retention", "--dry-run"], &keep[..]].concat());
     assert_eq!(code, 0);
     assert!(
-        out.starts_with("Retention: snapshots after 1d, calls after 1d, roll-ups never, message days never.\n"),
+        out.starts_with(
+            "Retention: snapshots after 1d, calls after 1d, roll-ups never, message days never, readers after 30d.\n"
+        ),
         "{out}"
     );
     assert!(out.contains("receipt_snapshots_20261119   goes: ") && out.contains(" KiB"), "{out}");

@@ -36,6 +36,8 @@ async fn history() -> History {
          INSERT INTO receiptd.set_aside (group_key, slot_id, sqlstate, reason, content) VALUES (2, 1, '22003', '{NAME}', '{{}}');
          INSERT INTO receiptd.group_receipts_hourly (group_key, hour) VALUES (2, '2026-11-20 08:00Z');
          INSERT INTO receiptd.message_receipts_daily VALUES (2, '2026-11-20', 7, now(), now(), 0, 0, 0, 0, 1, 0);
+         INSERT INTO receiptd.reader_lists (group_key, msg_seq, sent_at) VALUES (2, 7, now());
+         INSERT INTO receiptd.message_readers VALUES (2, 7, 'alice', NULL, now());
          INSERT INTO receiptd.poll_gaps SELECT 2, now() - interval '1 hour', now(), 1, 'waiting';
          INSERT INTO receiptd.rollup_passed_over (group_key, hour, sqlstate, reason) VALUES (2, now(), '22003', '{NAME}')"
     ));

@@ -90,7 +90,13 @@ async fn an_hour_of_a_group_that_was_passed_over_is_not_carried() {
 async fn retention_keeps_what_later_hours_carry_on() {
     let history = observed().await;
     history.roll_up("14:00").await;
-    let keep = Retention { snapshots: None, calls: None, rollups: Some(TimeDelta::minutes(210)), message_days: None };
+    let keep = Retention {
+        snapshots: None,
+        calls: None,
+        rollups: Some(TimeDelta::minutes(210)),
+        message_days: None,
+        readers: None,
+    };
     enforce(&history.store, &keep, at("15:00")).await.unwrap();
     assert_eq!(history.psql(ROWS), "12");
     assert_eq!(history.psql(VIEW), "12|0|1|0|5|0|1\n13|0|1|0|5|0|1");

@@ -1,6 +1,19 @@
 //! Who has read: the views and functions over it, what turning it off and forgetting a member erase, and who sees it.
 
-use crate::{common::TestDatabase, harness::APP, history::History, roles::Member};
+use chrono::TimeDelta;
+use receiptd::{
+    daemon::jobs::enforce,
+    domain,
+    rules::retention::Retention,
+    store::{ListKey, ToldReader},
+};
+
+use crate::{
+    common::TestDatabase,
+    harness::{APP, seq},
+    history::{History, at},
+    roles::Member,
+};
 
 /// Message 7 of group `g`, sent at 09:00: alice read it before 09:05, bob around the deadline, carol late; dave has not, and erin
 /// left.
@@ -64,6 +77,93 @@ async fn turning_readers_on_makes_known_messages_due() {
     let due =
         "SELECT msg_seq, moved_read, moved_unread, known_until FROM receiptd.reader_lists WHERE moved_at IS NOT NULL";
     assert_eq!(history.psql(due), "1|2|9|");
+}
+
+/// The list of message 1: the counts that make it due, and until when its readers are known.
+const LIST: &str = "SELECT moved_read, moved_unread, to_char(known_until AT TIME ZONE 'UTC', 'HH24:MI')
+    FROM receiptd.reader_lists WHERE moved_at IS NOT NULL";
+
+#[tokio::test]
+async fn a_poll_that_sees_other_counts_makes_readers_due() {
+    let history = History::new().await;
+    history.psql(&format!("SELECT receiptd.watch_group({APP}, 'g', readers => true)"));
+    history.message(1, "09:00");
+    let answered = |at: &str, read: i32, unread: i32| {
+        history.psql(&format!(
+            "UPDATE receiptd.reader_lists SET moved_at = NULL, asked_at = '2026-11-20 {at}Z',
+                known_until = '2026-11-20 {at}Z', read_num = {read}, unread_num = {unread}"
+        ))
+    };
+    history.polls(1, &[("09:01", 0, 9)]).await;
+    assert_eq!(history.psql(LIST), "0|9|09:01", "nobody has read it yet");
+    history.polls(1, &[("09:10", 2, 7)]).await;
+    assert_eq!(history.psql(LIST), "2|7|09:09", "nobody had read it then");
+    answered("09:11", 2, 7);
+    history.polls(1, &[("09:20", 3, 6)]).await;
+    assert_eq!(history.psql(LIST), "3|6|09:19", "the polls in between saw the counts of the answer");
+    history.polls(1, &[("09:30", 4, 5)]).await;
+    assert_eq!(history.psql(LIST), "4|5|09:19", "who read it between two changes is not known");
+    answered("09:31", 5, 4);
+    history.polls(1, &[("09:40", 5, 4)]).await;
+    assert_eq!(history.psql(LIST), "", "the answer had these counts already");
+    history.polls(1, &[("09:50", 5, 3)]).await;
+    assert_eq!(history.psql(LIST), "5|3|09:49", "somebody left");
+}
+
+#[tokio::test]
+async fn without_readers_a_poll_makes_nothing_due() {
+    let history = History::new().await;
+    history.message(1, "09:00");
+    history.polls(1, &[("09:01", 0, 9), ("09:10", 2, 7)]).await;
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.reader_lists"), "0");
+}
+
+#[tokio::test]
+async fn readers_are_erased_some_time_after_the_message_was_sent() {
+    let history = History::new().await;
+    lesson(&history.database);
+    let keep = Retention { readers: Some(TimeDelta::days(2)), ..Retention::default() };
+    for (now, left) in [("2026-11-22T08:00:00Z", "3"), ("2026-11-22T10:00:00Z", "0")] {
+        enforce(&history.store, &keep, now.parse().unwrap()).await.unwrap();
+        assert_eq!(history.psql("SELECT count(*) FROM receiptd.message_readers"), left, "{now}");
+    }
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.reader_lists"), "0");
+}
+
+#[tokio::test]
+async fn an_event_tells_the_moment_of_a_read_and_saves_a_call() {
+    let history = History::new().await;
+    lesson(&history.database);
+    history.psql(
+        "UPDATE receiptd.reader_lists SET moved_at = now(), moved_read = 4, moved_unread = 0;
+         SELECT receiptd.forget_member(1400000000, 'mallory')",
+    );
+    let told = |number: i64, name: &str, time: &str| ToldReader {
+        key: ListKey { group_key: 1, seq: seq(number) },
+        sent_at: at("09:00"),
+        member: domain::Member::new(name).unwrap(),
+        account: None,
+        at: at(time),
+    };
+    let all = [
+        told(7, "bob", "10:05"),
+        told(7, "carol", "10:45"),
+        told(7, "dave", "10:50"),
+        told(7, "mallory", "10:50"),
+        told(8, "alice", "09:30"),
+    ];
+    assert_eq!(history.store.write_told_readers(&all).await.unwrap(), 3, "bob, dave and alice");
+    let stored = "SELECT msg_seq, member, read_after = read_by, source FROM receiptd.member_reads ORDER BY 1, 2";
+    assert_eq!(
+        history.psql(stored),
+        "7|alice|t|webhook\n7|bob|t|webhook\n7|carol|f|poll\n7|dave|t|webhook\n8|alice|t|webhook",
+        "carol had read it before the event, and mallory is forgotten"
+    );
+    let list = "SELECT read_num, unread_num, not_read, moved_at FROM receiptd.reader_lists WHERE msg_seq = 7";
+    assert_eq!(history.psql(list), "4|0|{}|", "the counts are explained");
+    history.psql(&format!("SELECT receiptd.watch_group({APP}, 'g', readers => false)"));
+    assert_eq!(history.store.write_told_readers(&[told(9, "eve", "10:00")]).await.unwrap(), 0);
+    assert_eq!(named(&history.database, "eve"), "0 0 0");
 }
 
 /// All places that name a member, as text.

@@ -20,6 +20,7 @@ const KEEP: Retention = Retention {
     calls: Some(TimeDelta::days(3)),
     rollups: None,
     message_days: None,
+    readers: None,
 };
 
 /// Of the days from 18 to 30, those before 21 are older than three days and are removed.

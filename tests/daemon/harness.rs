@@ -2,18 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use receiptd::{
     chat::{ChatSettings, Credential, Destination},
     clock,
-    daemon::{jobs::JobSettings, poller::PollerSettings},
+    daemon::{jobs::JobSettings, poller::PollerSettings, readers::ReaderSettings},
     domain::{GroupId, MsgSeq, SdkAppId},
     lifecycle::{Daemon, DaemonSettings},
     rules::{
         cadence::{Cadence, Cadences, Cron, Tier},
+        readers::pseudonym::Naming,
         recording::KeepSnapshots,
         retention::Retention,
     },
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
+    store::AskingLimits,
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +33,7 @@ const NOTIFY: &str = "
     CREATE TRIGGER tell_test AFTER INSERT ON receiptd.api_calls EXECUTE FUNCTION public.tell_test();
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE OR DELETE ON receiptd.poll_slots EXECUTE FUNCTION public.tell_test();
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE ON receiptd.watched_messages EXECUTE FUNCTION public.tell_test();
+    CREATE TRIGGER tell_test AFTER INSERT OR UPDATE ON receiptd.reader_lists FOR EACH STATEMENT EXECUTE FUNCTION public.tell_test();
     CREATE TRIGGER tell_test AFTER UPDATE ON receiptd.watched_groups EXECUTE FUNCTION public.tell_test();";
 
 /// Timeout for an event a test waits for, far longer than any takes.
@@ -128,6 +132,11 @@ impl Harness {
         }
     }
 
+    /// Waits for the next write.
+    pub async fn changed(&mut self) {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("nothing was written").unwrap();
+    }
+
     pub async fn value<T>(&self, query: &str) -> T
     where
         T: Send + Unpin + for<'row> sqlx::Decode<'row, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -172,6 +181,11 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
             keep: KeepSnapshots::Changes,
         },
         cadences: Arc::new(Cadences::new(cadences)),
+        readers: ReaderSettings {
+            naming: Naming::Accounts,
+            limits: AskingLimits { every: TimeDelta::seconds(1), kept: None },
+            max_calls_per_second: 200,
+        },
         // Once at the start and hardly ever again: tests of the jobs call them.
         jobs: JobSettings { rollup: new_year(), retention: new_year(), keep: Retention::default() },
         limits: receiptd::domain::Bounds::default(),

@@ -20,6 +20,7 @@ mod lease;
 mod outage;
 mod polling;
 mod proxy;
+mod readers;
 mod recording;
 mod reload;
 mod rights;

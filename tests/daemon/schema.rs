@@ -172,7 +172,7 @@ async fn roll_up_and_retention_run_under_a_publication_of_all_tables() {
     catch_up(&store, until + SETTLED_AFTER, |_| {}).await.unwrap();
     catch_up(&store, until + SETTLED_AFTER + TimeDelta::minutes(5), |_| {}).await.unwrap();
     let days = Some(TimeDelta::days(1));
-    let keep = Retention { snapshots: days, calls: days, rollups: days, message_days: days };
+    let keep = Retention { snapshots: days, calls: days, rollups: days, message_days: days, readers: days };
     let removed = enforce(&store, &keep, until + TimeDelta::days(1)).await.unwrap();
     assert!(removed.partitions > 0 && removed.rows > 0, "{removed:?}");
     assert_eq!(database.psql("SELECT count(*) FROM receiptd.rollup_redo"), "0");

@@ -14,6 +14,7 @@ mod harness;
 mod http;
 mod impostor;
 mod proxy;
+mod readers;
 mod reload;
 mod said;
 mod systemd;

@@ -13,9 +13,9 @@ use std::{
 use clap::Args;
 use receiptd::{
     chat::Destination,
-    config::{Chat, Config, ExposedFile},
+    config::{Chat, Config, ExposedFile, Readers},
     logging::LogFormat,
-    rules::recording::KeepSnapshots,
+    rules::{readers::pseudonym::Naming, recording::KeepSnapshots},
     text::{counted::counted, duration, printable::printable},
 };
 use serde::Serialize;
@@ -103,6 +103,7 @@ fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
     ];
     plan.extend(config.cadences.iter().map(|(name, cadence)| ("cadence", format!("{name}: {cadence}"))));
     plan.push(("keep", recorded(config.snapshots.record).to_owned()));
+    plan.push(("readers", members(config)));
     plan.push(("roll up", format!("at \"{}\" (UTC)", config.jobs.rollup)));
     plan.push(("remove", format!("at \"{}\" (UTC), {}", config.jobs.retention, config.retention)));
     plan.push(("in", format!("{}, with at most {} connections", config.database, config.database.max_connections)));
@@ -130,6 +131,20 @@ fn recorded(record: KeepSnapshots) -> &'static str {
         KeepSnapshots::Changes => "a snapshot for each change of the counts",
         KeepSnapshots::EveryPoll => "a snapshot for each poll",
     }
+}
+
+/// How members are stored.
+fn members(config: &Config) -> String {
+    let Readers { naming, reader_cadence, max_calls_per_second } = &config.readers;
+    let named = match naming {
+        Naming::Accounts => "account",
+        Naming::Pseudonyms(_) => "pseudonym",
+    };
+    format!(
+        "of groups that have them on: by {named}, asked at most every {} per message, with at most {} in any second",
+        duration::exactly(reader_cadence.to_std().unwrap_or_default()),
+        counted((*max_calls_per_second).into(), "call")
+    )
 }
 
 fn form(format: LogFormat) -> &'static str {

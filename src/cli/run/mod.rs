@@ -9,11 +9,12 @@ use receiptd::{
     chat::ChatSettings,
     clock,
     config::{Chat, Config},
-    daemon::{jobs::JobSettings, poller::PollerSettings},
+    daemon::{jobs::JobSettings, poller::PollerSettings, readers::ReaderSettings},
     domain::SdkAppId,
     http::{self, PrometheusHandle},
     lifecycle::{self, Daemon, DaemonSettings, StartError},
     logging,
+    store::AskingLimits,
 };
 use secrecy::SecretString;
 
@@ -108,6 +109,11 @@ pub fn daemon_settings(
             keep: config.snapshots.record,
         },
         cadences: Arc::new(config.cadences.clone()),
+        readers: ReaderSettings {
+            naming: config.readers.naming.clone(),
+            limits: AskingLimits { every: config.readers.reader_cadence, kept: config.retention.readers },
+            max_calls_per_second: config.readers.max_calls_per_second,
+        },
         jobs: JobSettings {
             rollup: config.jobs.rollup.clone(),
             retention: config.jobs.retention.clone(),

@@ -2,6 +2,7 @@
 
 mod import;
 mod list;
+mod readers;
 
 use std::{io::Write, process::ExitCode};
 
@@ -24,7 +25,7 @@ use super::{
     time_argument::TimeArgument,
 };
 
-/// Edit the watch list: add, import, list, pause, resume or remove
+/// Edit the watch list: add, import, list, pause, resume or remove; turn readers on or off
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -70,6 +71,7 @@ enum Action {
         #[arg(required = true)]
         groups: Vec<GroupId>,
     },
+    Readers(readers::Arguments),
     /// Stop watching messages, or a group and all its messages; the history is kept
     Remove {
         /// Group id
@@ -112,6 +114,7 @@ fn refuse(action: &Action) -> Result<(), Refused> {
         }
         Action::Remove { seqs, .. } => refuse_too_many(seqs),
         Action::List(arguments) => list::refuse(arguments),
+        Action::Readers(arguments) => readers::refuse(arguments),
         Action::Import(_) | Action::Pause { .. } | Action::Resume { .. } => Ok(()),
     }
 }
@@ -131,6 +134,7 @@ async fn act(action: Action, config: &Config, store: &Store) -> anyhow::Result<E
         }
         Action::Import(arguments) => import::execute(arguments, store).await,
         Action::List(arguments) => list::execute(arguments, store).await,
+        Action::Readers(arguments) => readers::execute(&arguments, config, store).await,
         Action::Pause { groups } => {
             let done = async |group: &GroupId| Ok(store.pause_group(group).await?.then_some("paused"));
             for_each(store, &groups, done).await

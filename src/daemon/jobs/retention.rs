@@ -19,7 +19,7 @@ pub struct Removed {
     pub waiting: u64,
     /// Number of days of snapshots that were rewritten in the order of their key.
     pub rewritten: u64,
-    /// Number of hourly rows, gaps, messages and message days.
+    /// Number of hourly rows, gaps, messages, message days, and messages with readers.
     pub rows: u64,
 }
 
@@ -63,6 +63,9 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
     }
     if let Some(kept) = retention.message_days {
         removed.rows += store.delete_message_days(now - kept).await?;
+    }
+    if let Some(kept) = retention.readers {
+        removed.rows += store.delete_readers(now - kept).await?;
     }
     Ok(removed)
 }

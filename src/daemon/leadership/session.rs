@@ -15,14 +15,18 @@ use crate::{
     daemon::{
         events::EventRecorder,
         jobs::{self, JobSettings},
+        other_calls::OtherCalls,
         poller::{Poller, PollerParts, PollerSettings, Slotter},
+        readers::{ReaderAsking, ReaderSettings},
         recorder::{Recorder, RecorderSettings},
         status::DaemonStatus,
     },
+    domain::SdkAppId,
     logging::log_throttle::LogThrottle,
     rules::{
         cadence::Cadences,
         lease::{ASK_AGAIN, GRACE_FOR_FLUSH, GRACE_FOR_POLLS},
+        protocol::Api,
     },
     store::{Store, StoreError},
     text::counted::counted,
@@ -33,10 +37,14 @@ use crate::{
 pub struct SessionSettings {
     /// The client for Tencent Chat, with its credential.
     pub client: Arc<ChatClient>,
+    /// The app.
+    pub sdk_app_id: SdkAppId,
     /// Rate, batch size and timeouts of polls.
     pub poller: PollerSettings,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
+    /// How readers are asked for.
+    pub readers: ReaderSettings,
     /// When new data is rolled up and old data removed.
     pub jobs: JobSettings,
 }
@@ -141,17 +149,27 @@ impl PollingSession<'_> {
         let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
         let events = spawn_noted(&failed, events.run(session_over.clone()));
         let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), session_over.clone()));
+        let readers = spawn_noted(&failed, self.readers().run(session_over.clone()));
         let recorder = spawn_noted(&failed, recorder.run());
         tokio::select! { () = session_over.cancelled() => {} () = failed.cancelled() => {} }
         let has_failed = !session_over.is_cancelled();
         session_over.cancel();
-        for part in [poller.await, slotter.await, events.await, jobs.await] {
+        for part in [poller.await, slotter.await, events.await, jobs.await, readers.await] {
             if let Err(error) = part {
                 tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon failed");
             }
         }
         let lost = self.write_the_rest(recorder, flush_deadline, has_failed).await;
         Ended { lost, has_failed }
+    }
+
+    /// The part that asks for readers, within the limit of its own API.
+    fn readers(&self) -> ReaderAsking {
+        let SessionSettings { client, sdk_app_id, poller, readers, .. } = &*self.work;
+        let limits = [(Api::Readers, readers.max_calls_per_second)];
+        let (lease, over) = (self.status.lease.clone(), self.session_over.clone());
+        let calls = OtherCalls::new(client.clone(), lease, limits, poller.transit_allowance, over);
+        ReaderAsking::new(self.store.clone(), calls.into(), readers.clone(), *sdk_app_id)
     }
 
     /// Waits until results are stored, without a time limit unless the term is over or a part has failed. Returns the

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Closed, Heard, KeepSnapshots, MessageChange, Poll, Recording};
 use crate::{
-    domain::{MsgSeq, Timestamp},
+    domain::{Counts, MsgSeq, Timestamp},
     rules::{
         cadence::{Cadences, Following},
         database_clock::Moment,
@@ -30,6 +30,25 @@ pub struct Kept {
     source: Source,
     cadences: Arc<Cadences>,
     moment: Moment,
+}
+
+/// A change of a message's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CountsMoved {
+    /// The message.
+    pub seq: MsgSeq,
+    /// Its time of sending.
+    pub sent_at: Timestamp,
+    /// Its counts.
+    pub counts: Counts,
+    /// When the attempt that saw them was sent.
+    pub asked_at: Option<Timestamp>,
+    /// When its answer arrived.
+    pub polled_at: Timestamp,
+    /// The counts before, if any were known.
+    pub prior: Option<Counts>,
+    /// Until when those held.
+    pub prior_until: Option<Timestamp>,
 }
 
 /// What the decision is about.
@@ -176,6 +195,28 @@ impl Kept {
     /// Applies what has to be written of it: its slot, and messages that have left it.
     pub fn recordings(&self) -> impl Iterator<Item = &Recording> {
         std::iter::once(&self.recording).chain(self.of_unwatched.as_deref())
+    }
+
+    /// The changes of counts that the poll saw, or events told, if who has read the group's messages is stored. One for each
+    /// message, from the counts before to the last ones.
+    pub fn counts_moved(&self) -> impl Iterator<Item = CountsMoved> {
+        let messages = self.slot.messages.iter().filter(|_| self.slot.has_readers);
+        messages.filter_map(|message| {
+            let snapshots = || self.recording.snapshots.iter().filter(|snapshot| snapshot.seq == message.seq);
+            let (first, last) = (snapshots().next()?, snapshots().next_back()?);
+            let change = self.recording.messages.iter().find(|change| change.seq == message.seq);
+            let prior = message.receipt.and_then(|receipt| receipt.counts);
+            let counts = last.receipt.counts.filter(|counts| last.receipt.code == 0 && prior != Some(*counts))?;
+            Some(CountsMoved {
+                seq: message.seq,
+                sent_at: message.first_sent_at,
+                counts,
+                asked_at: change.and_then(|change| change.known_until),
+                polled_at: last.polled_at,
+                prior,
+                prior_until: first.prior_polled_at,
+            })
+        })
     }
 
     /// Messages that have left since they were asked for and have a receipt: until when they were known before, and

@@ -23,7 +23,7 @@ use self::{
 };
 pub use self::{
     heard::Heard,
-    kept::{Anew, Contents, Kept, Outcome},
+    kept::{Anew, Contents, CountsMoved, Kept, Outcome},
     poll::{KnownLimit, Others, Poll, PollEnd, Told},
 };
 use crate::{

@@ -74,6 +74,8 @@ pub struct Slot {
     pub group_state: GroupState,
     /// The name of the group's cadence; `None` for the default.
     pub cadence: Option<String>,
+    /// Whether who has read its messages is stored.
+    pub has_readers: bool,
     /// When it is due.
     pub next_poll_at: Timestamp,
     /// When the last answer of its last poll arrived.
@@ -277,6 +279,7 @@ mod tests {
             group_id: "g".parse().unwrap(),
             group_state: GroupState::Active,
             cadence: None,
+            has_readers: false,
             next_poll_at: time(0),
             last_polled_at: last_polled_at.map(time),
             known_until: last_polled_at.map(time),

@@ -21,6 +21,7 @@ pub(super) use self::{
 use super::{
     Store, StoreError,
     brief::Brief,
+    readers::write_moves,
     slot_rows::{SlotRow, update_slots},
     statement::query_scalar,
     transaction::SHORT,
@@ -107,6 +108,7 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             write_groups(database, &recordings).await?;
             rows.are_ours(database).await?;
             write_snapshots(database, &recordings, replaces).await?;
+            write_moves(database, &kept).await?;
             write_calls(database, &recordings).await?;
             let committed =
                 here.iter().flat_map(|item| committed(item)).chain(made.into_iter().map(Committed::NewSlot));

@@ -269,6 +269,7 @@ fn empty_slot(key: SlotKey, group_id: GroupId, next_poll_at: Timestamp) -> Slot 
         group_id,
         group_state: GroupState::Active,
         cadence: None,
+        has_readers: false,
         next_poll_at,
         last_polled_at: None,
         known_until: None,

@@ -192,6 +192,7 @@ impl Database {
                     false => GroupState::Active,
                 },
                 cadence: None,
+                has_readers: false,
                 next_poll_at: row.next_poll_at,
                 last_polled_at: row.last_polled_at,
                 known_until: row.known_until,

@@ -44,6 +44,7 @@ fn slot(messages: Vec<SlotMessage>) -> Slot {
         group_id: "g".parse().unwrap(),
         group_state: GroupState::Active,
         cadence: None,
+        has_readers: false,
         next_poll_at: time(70_000),
         last_polled_at: Some(time(10_100)),
         known_until: Some(time(10_000)),

@@ -58,6 +58,7 @@ fn slot(messages: Vec<SlotMessage>) -> Slot {
         group_id: "group".parse().unwrap(),
         group_state: GroupState::Active,
         cadence: None,
+        has_readers: false,
         next_poll_at: noon(),
         last_polled_at: Some(noon() - minutes(1) + answer_time()),
         known_until: Some(noon() - minutes(1)),

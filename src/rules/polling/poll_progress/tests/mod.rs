@@ -31,6 +31,7 @@ pub fn slot(messages: i64) -> Slot {
         group_id: "g".parse().unwrap(),
         group_state: GroupState::Active,
         cadence: None,
+        has_readers: false,
         next_poll_at: now(),
         last_polled_at: None,
         known_until: None,

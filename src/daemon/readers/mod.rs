@@ -1,0 +1,197 @@
+//! Asks who has read the messages whose counts have changed, of groups with readers on.
+//!
+//! What is due is in the database, so a restart loses nothing. Accounts are kept no longer than it takes to store them,
+//! and never logged.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    task::{Id, JoinSet},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    daemon::other_calls::OtherCalls,
+    domain::SdkAppId,
+    logging::log_throttle::LogThrottle,
+    rules::{
+        protocol::others::GetReaders,
+        readers::{Asking, Page, failing::retry_after, pseudonym::Naming},
+    },
+    store::{Asked, AskingLimits, DueList, ListKey, NewReaders, Store, StoreError, hash_of},
+};
+
+/// Maximum number of messages asked for at a time: more than the limit of calls needs at any usual latency.
+const IN_FLIGHT: usize = 100;
+
+/// How often answers are stored and what is due is looked up, while there is any.
+const STEP: Duration = Duration::from_millis(200);
+
+/// How often it is looked up otherwise.
+const IDLE_STEP: Duration = Duration::from_secs(1);
+
+/// How often what is behind is measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// Maximum time for answers in flight to arrive at the end of a session.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How members are asked for and named.
+#[derive(Debug, Clone)]
+pub struct ReaderSettings {
+    /// How members are named in the database.
+    pub naming: Naming,
+    /// Which messages are asked for, and how often.
+    pub limits: AskingLimits,
+    /// Maximum number of calls in any second.
+    pub max_calls_per_second: u32,
+}
+
+/// Asks for readers during a session.
+#[derive(Debug)]
+pub(crate) struct ReaderAsking {
+    store: Store,
+    calls: Arc<OtherCalls>,
+    settings: Arc<ReaderSettings>,
+    app: SdkAppId,
+    in_flight: JoinSet<Option<Asked>>,
+    busy: HashMap<Id, ListKey>,
+    /// Answers that are not stored yet.
+    unstored: Vec<Asked>,
+    trouble: LogThrottle,
+    measured_at: Option<Instant>,
+}
+
+impl ReaderAsking {
+    pub fn new(store: Store, calls: Arc<OtherCalls>, settings: ReaderSettings, app: SdkAppId) -> Self {
+        Self {
+            store,
+            calls,
+            settings: settings.into(),
+            app,
+            in_flight: JoinSet::new(),
+            busy: HashMap::new(),
+            unstored: vec![],
+            trouble: LogThrottle::default(),
+            measured_at: None,
+        }
+    }
+
+    /// Asks until the session is over, and then stores what has been answered.
+    pub async fn run(mut self, session_over: CancellationToken) {
+        while !session_over.is_cancelled() {
+            let wait = match self.step().await {
+                Ok(()) if self.busy.is_empty() => IDLE_STEP,
+                Ok(()) => STEP,
+                Err(error) => {
+                    error.log(&mut self.trouble, "readers can't be looked up or stored: trying again");
+                    IDLE_STEP
+                }
+            };
+            session_over.run_until_cancelled(sleep(wait)).await;
+        }
+        let rest = async {
+            while self.in_flight.join_next().await.map(|ended| self.unstored.extend(ended.ok().flatten())).is_some() {}
+        };
+        _ = tokio::time::timeout(GRACE, rest).await;
+        if let Err(error) = self.write().await {
+            error.log(&mut self.trouble, "readers could not be stored: they are asked for again");
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), StoreError> {
+        while let Some(ended) = self.in_flight.try_join_next_with_id() {
+            let (id, asked) = match ended {
+                Ok((id, asked)) => (id, asked),
+                Err(error) => (error.id(), None),
+            };
+            self.busy.remove(&id);
+            self.unstored.extend(asked);
+        }
+        // What is answered is stored before more is asked for.
+        self.write().await?;
+        let free = IN_FLIGHT - self.busy.len();
+        if free > 0 {
+            let busy: Vec<ListKey> = self.busy.values().copied().collect();
+            for due in self.store.due_readers(self.settings.limits, &busy, free).await? {
+                let key = due.key;
+                let asking = ask(self.store.clone(), self.calls.clone(), self.settings.clone(), self.app, due);
+                self.busy.insert(self.in_flight.spawn(asking).id(), key);
+            }
+        }
+        if self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
+            self.measure().await?;
+        }
+        if self.trouble.is_over() {
+            tracing::info!("readers are looked up and stored again");
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        if self.unstored.is_empty() {
+            return Ok(());
+        }
+        let new = self.store.write_readers(&self.unstored).await?;
+        metrics::counter!("receiptd_readers_total").increment(new);
+        self.unstored.clear();
+        Ok(())
+    }
+
+    async fn measure(&mut self) -> Result<(), StoreError> {
+        let behind = self.store.readers_behind(self.settings.limits).await?;
+        let late = behind.since.map_or(0.0, |since| (self.store.clock().now() - since).as_seconds_f64().max(0.0));
+        metrics::gauge!("receiptd_readers_behind").set(behind.lists as f64);
+        metrics::gauge!("receiptd_readers_behind_seconds").set(late);
+        self.measured_at = Some(Instant::now());
+        Ok(())
+    }
+}
+
+/// Asks for the readers of one message. `None` if the session is over first.
+async fn ask(
+    store: Store,
+    calls: Arc<OtherCalls>,
+    settings: Arc<ReaderSettings>,
+    app: SdkAppId,
+    due: DueList,
+) -> Option<Asked> {
+    let DueList { key, group_id, known, counts, failures } = due;
+    let (mut asking, mut accounts, mut asked_at) = (Asking::new(known, counts), BTreeMap::new(), None);
+    while let Some((side, place)) = asking.next() {
+        let call = GetReaders { group: &group_id, seq: key.seq, side, place };
+        let called = calls.call_timed(&call).await?;
+        let page = match called.outcome {
+            Ok(page) => page,
+            Err(failure) => {
+                let retry_at = retry_after(&failure, failures).map(|after| store.clock().now() + after);
+                return Some(Asked::Failed(key, retry_at));
+            }
+        };
+        asked_at.get_or_insert(called.called_at);
+        let page = named(page, &settings.naming, app, &mut accounts);
+        if !asking.answered(page, called.called_at, called.ended_at) {
+            break;
+        }
+    }
+    let Some((found, asked_at)) = asking.found().zip(asked_at) else {
+        return Some(Asked::Failed(key, Some(store.clock().now() + chrono::TimeDelta::hours(1))));
+    };
+    Some(Asked::Found(Box::new(NewReaders { key, because_of: counts, asked_at, found, accounts })))
+}
+
+/// A page with the members named as they are stored. Hashes of the accounts behind pseudonyms are noted.
+fn named(page: Page, naming: &Naming, app: SdkAppId, accounts: &mut BTreeMap<crate::domain::Member, [u8; 32]>) -> Page {
+    let Naming::Pseudonyms(_) = naming else { return page };
+    let members = page.members.iter().filter_map(|account| {
+        let member = naming.name(app, account.as_str())?;
+        accounts.insert(member.clone(), hash_of(account.as_str()));
+        Some(member)
+    });
+    Page { members: members.collect(), ..page }
+}
