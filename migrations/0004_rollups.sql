@@ -68,6 +68,7 @@ CREATE TABLE receiptd.message_receipts_daily (
     read_num      integer,
     unread_num    integer,
     code          integer NOT NULL,
+    updated_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (group_key, msg_seq, day),
     CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
     CONSTRAINT the_first_is_not_after_the_last CHECK (first_seen_at <= last_seen_at)
@@ -85,18 +86,25 @@ COMMENT ON COLUMN receiptd.message_receipts_daily.reads_found IS 'Reads in the f
 COMMENT ON COLUMN receiptd.message_receipts_daily.read_num IS 'Number of members who had read it at the end of the day, as far as known; null if no count was known.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.unread_num IS 'Number of members who had not read it at the end of the day, as far as known.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.code IS 'Code of the last snapshot of the day: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.updated_at IS 'Time when the roll-up last changed the row.';
+
+CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.message_receipts_daily FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION receiptd.note_update();
 
 -- Trends read days of all messages. Rows are inserted day by day, so a BRIN index finds them.
 CREATE INDEX message_receipts_daily_by_day ON receiptd.message_receipts_daily USING brin (day)
     WITH (pages_per_range = 32, autosummarize = on);
+CREATE INDEX message_receipts_daily_by_update ON receiptd.message_receipts_daily USING brin (updated_at)
+    WITH (pages_per_range = 32, autosummarize = on);
 
 CREATE TABLE receiptd.poll_gaps (
-    group_key integer NOT NULL,
-    gap_from  timestamptz NOT NULL,
-    gap_until timestamptz NOT NULL,
-    messages  integer NOT NULL,
-    reason    text NOT NULL,
-    code      bigint,
+    group_key  integer NOT NULL,
+    gap_from   timestamptz NOT NULL,
+    gap_until  timestamptz NOT NULL,
+    messages   integer NOT NULL,
+    reason     text NOT NULL,
+    code       bigint,
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (group_key, gap_until),
     CONSTRAINT gaps_last CHECK (gap_from < gap_until)
 );
@@ -108,9 +116,11 @@ COMMENT ON COLUMN receiptd.poll_gaps.gap_until IS 'Time of the last of these pol
 COMMENT ON COLUMN receiptd.poll_gaps.messages IS 'Maximum number of messages that were late at the same time.';
 COMMENT ON COLUMN receiptd.poll_gaps.reason IS 'Class of the group''s last failed call in the gap, as in api_calls; not_polling: no call of the app was answered; waiting: other groups were polled, because the group was paused or more was due than the rate limit allows.';
 COMMENT ON COLUMN receiptd.poll_gaps.code IS 'Error code of that failed call.';
+COMMENT ON COLUMN receiptd.poll_gaps.updated_at IS 'Time when the roll-up wrote the row. It writes the gaps of an hour again until the hour is over, and whenever it repeats the hour.';
 
 -- The roll-up reads the gaps that ended in the last minutes.
 CREATE INDEX poll_gaps_by_end ON receiptd.poll_gaps (gap_until);
+CREATE INDEX poll_gaps_by_update ON receiptd.poll_gaps USING brin (updated_at) WITH (pages_per_range = 32, autosummarize = on);
 
 -- Flushes append to it. The key is a separate number, so that there are no waits: with (sdk_app_id, hour) a flush would wait
 -- for a roll-up that has deleted the same hour.

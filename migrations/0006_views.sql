@@ -650,12 +650,13 @@ COMMENT ON COLUMN receiptd.group_engagement.half_read_7d_s IS 'half_read_7d in s
 
 -- Consecutive late polls are one gap; so are messages that have never been polled.
 CREATE VIEW receiptd.poll_coverage AS
-SELECT branches.*, g.labels AS group_labels, extract(epoch FROM branches.duration)::double precision AS duration_s
+SELECT branches.sdk_app_id, branches.group_id, gap_from, gap_until, duration, messages, reason, code, branches.group_key,
+    g.labels AS group_labels, extract(epoch FROM branches.duration)::double precision AS duration_s, branches.updated_at
 FROM (
     SELECT sdk_app_id, group_id, min(gap_from) AS gap_from, max(gap_until) AS gap_until,
         max(gap_until) - min(gap_from) AS duration, least(max(messages), 2147483647)::integer AS messages,
         (array_agg(reason ORDER BY gap_until - gap_from DESC, gap_until))[1] AS reason,
-        (array_agg(code ORDER BY gap_until - gap_from DESC, gap_until))[1] AS code, group_key
+        (array_agg(code ORDER BY gap_until - gap_from DESC, gap_until))[1] AS code, group_key, max(updated_at) AS updated_at
     FROM (
         -- Overlapping rows are other messages of the same gap; adjacent rows are its next hour.
         SELECT *, sum(row_messages) OVER (PARTITION BY group_key, sdk_app_id, group_id, number, hour) AS messages
@@ -665,7 +666,7 @@ FROM (
                 count(*) FILTER (WHERE gap_from >= prior_until) OVER gaps AS hour
             FROM (
                 SELECT g.sdk_app_id, g.group_id, p.group_key, p.gap_from, p.gap_until, p.messages AS row_messages,
-                    p.reason, p.code, max(p.gap_until) OVER (
+                    p.reason, p.code, p.updated_at, max(p.gap_until) OVER (
                         PARTITION BY p.group_key, g.sdk_app_id, g.group_id ORDER BY p.gap_from, p.gap_until
                         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                     ) AS prior_until
@@ -678,7 +679,8 @@ FROM (
     GROUP BY group_key, sdk_app_id, group_id, number
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, o.gap_from, NULL, now() - o.gap_from, least(o.messages, 2147483647)::integer,
-        CASE WHEN g.state <> 'active' THEN g.state WHEN o.failures > 0 THEN 'failing' ELSE 'waiting' END, g.state_code, g.group_key
+        CASE WHEN g.state <> 'active' THEN g.state WHEN o.failures > 0 THEN 'failing' ELSE 'waiting' END, g.state_code, g.group_key,
+        NULL
     FROM receiptd.open_gaps o
     JOIN receiptd.watched_groups g USING (group_key)
 ) branches
@@ -696,11 +698,12 @@ COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if
 COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'Labels of the group; null if there are none.';
 COMMENT ON COLUMN receiptd.poll_coverage.duration_s IS 'duration in seconds.';
+COMMENT ON COLUMN receiptd.poll_coverage.updated_at IS 'Time when it was last written, which is repeated while its last hour is rolled up; null during the gap.';
 
 CREATE VIEW receiptd.message_days AS
 SELECT g.sdk_app_id, g.group_id, d.msg_seq, d.day, d.reads_gained, d.reads_lost, d.reads_found, d.read_num, d.unread_num,
     d.read_num::bigint + d.unread_num AS members, d.code, d.first_seen_at, d.last_seen_at, d.group_key, m.labels,
-    g.labels AS group_labels
+    g.labels AS group_labels, d.updated_at
 FROM receiptd.message_receipts_daily d
 JOIN receiptd.watched_groups g USING (group_key)
 -- Only for labels.
@@ -723,6 +726,7 @@ COMMENT ON COLUMN receiptd.message_days.last_seen_at IS 'polled_at of the last s
 COMMENT ON COLUMN receiptd.message_days.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.message_days.labels IS 'Labels of the message; null if there are none.';
 COMMENT ON COLUMN receiptd.message_days.group_labels IS 'Labels of the group; null if there are none.';
+COMMENT ON COLUMN receiptd.message_days.updated_at IS 'Time when the row was written or last changed, after the end of the day.';
 
 -- The only view without groups.
 CREATE VIEW receiptd.data_freshness AS

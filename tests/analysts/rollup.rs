@@ -29,7 +29,7 @@ async fn seeded() -> (TestDatabase, Store, Seed) {
 
 const ROLLED_UP: &str = "
     SELECT to_jsonb(h) - 'updated_at' FROM receiptd.group_receipts_hourly h ORDER BY group_key, hour;
-    SELECT * FROM receiptd.poll_gaps ORDER BY group_key, gap_until";
+    SELECT to_jsonb(p) - 'updated_at' FROM receiptd.poll_gaps p ORDER BY group_key, gap_until";
 
 #[tokio::test]
 async fn the_roll_up_is_the_same_at_once_in_steps_and_when_repeated() {

@@ -137,6 +137,35 @@ async fn groups_and_hours_say_when_they_changed() {
 }
 
 #[tokio::test]
+async fn days_and_gaps_say_when_they_changed() {
+    let history = History::new().await;
+    for number in [1, 2] {
+        history.message(number, "08:30");
+        history.polls(number, &[("08:31", 0, 9), ("11:00", 2, 7)]).await;
+    }
+    history.call(1, "09:00", "11:00", "success");
+    let midnight = at("00:00") + TimeDelta::days(1);
+    while history.store.roll_up_next(midnight + TimeDelta::hours(1)).await.unwrap().is_some() {}
+    let changed = "SELECT count(*) FROM receiptd.poll_coverage WHERE updated_at >= now() - interval '1 hour';
+        SELECT string_agg(msg_seq::text, ' ' ORDER BY msg_seq) FROM receiptd.message_days
+            WHERE updated_at >= now() - interval '1 hour'";
+    assert_eq!(history.psql(changed), "1\n1 2", "they are new");
+    history.psql(
+        "ALTER TABLE receiptd.message_receipts_daily DISABLE TRIGGER note_update;
+         UPDATE receiptd.message_receipts_daily SET updated_at = now() - interval '1 day';
+         ALTER TABLE receiptd.message_receipts_daily ENABLE TRIGGER note_update;
+         UPDATE receiptd.poll_gaps SET updated_at = now() - interval '1 day'",
+    );
+    let last = midnight - TimeDelta::hours(1);
+    history.store.roll_up_again(last, false).await.unwrap();
+    assert_eq!(history.psql(changed), "0", "it came to the same");
+    history.polls(2, &[("12:00", 3, 6)]).await;
+    history.store.roll_up_again(last, false).await.unwrap();
+    history.store.roll_up_again(at("11:00"), false).await.unwrap();
+    assert_eq!(history.psql(changed), "1\n2");
+}
+
+#[tokio::test]
 async fn reads_are_told_with_the_age_of_their_message_also_when_snapshots_are_gone() {
     let history = History::new().await;
     history.message(1, "09:00");

@@ -35,4 +35,6 @@ ON CONFLICT (group_key, msg_seq, day) DO UPDATE SET first_seen_at = EXCLUDED.fir
     reads_gained = EXCLUDED.reads_gained, reads_lost = EXCLUDED.reads_lost, reads_found = EXCLUDED.reads_found,
     read_num = EXCLUDED.read_num, unread_num = EXCLUDED.unread_num, code = EXCLUDED.code
 -- Repeating a day for one message only writes that one.
-WHERE d.* IS DISTINCT FROM EXCLUDED.*
+WHERE (d.first_seen_at, d.last_seen_at, d.reads_gained, d.reads_lost, d.reads_found, d.read_num, d.unread_num, d.code)
+    IS DISTINCT FROM (EXCLUDED.first_seen_at, EXCLUDED.last_seen_at, EXCLUDED.reads_gained, EXCLUDED.reads_lost,
+        EXCLUDED.reads_found, EXCLUDED.read_num, EXCLUDED.unread_num, EXCLUDED.code)
