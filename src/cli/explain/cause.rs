@@ -70,6 +70,7 @@ mod tests {
             group_id: "team".parse().unwrap(),
             group_state: GroupState::Active,
             cadence: None,
+            has_readers: false,
             next_poll_at: now(),
             last_polled_at: Some(polled_at),
             known_until: Some(polled_at),
