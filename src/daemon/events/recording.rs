@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Arrival, Dropped, Health, Inbox};
 use crate::{
     clock,
-    daemon::poller::ScheduleNews,
     domain::{GroupId, MsgSeq},
     logging::log_throttle::LogThrottle,
     rules::{
         cadence::Cadences,
+        polling::dispatch::ScheduleNews,
         recording::{Heard, Kept},
         slot::{Slot, SlotKey},
         webhooks::{Arrived, Event, Order, Trust},

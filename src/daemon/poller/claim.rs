@@ -4,9 +4,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::{PollerStatus, ScheduleNews};
+use super::PollerStatus;
 use crate::rules::{
-    recording::Recording,
+    polling::dispatch::{self, ScheduleNews},
+    recording::Kept,
     slot::{Slot, SlotKey},
 };
 
@@ -33,8 +34,7 @@ impl Claim {
         status.in_flight.fetch_add(1, Ordering::Relaxed);
         let fails = slot.failures > 0;
         (if fails { &status.failing } else { &status.waiting }).fetch_add(1, Ordering::Relaxed);
-        let slots = std::iter::once(slot.key).chain(slot.absorbs.as_ref().map(|other| other.key)).collect();
-        Self { slots, news, status, room, is_waiting: !fails, fails }
+        Self { slots: dispatch::of(slot).collect(), news, status, room, is_waiting: !fails, fails }
     }
 
     /// The poll no longer waits for its first permit.
@@ -47,16 +47,9 @@ impl Claim {
     }
 
     /// From here on the recorder is responsible for all slots that it reports on.
-    ///
-    /// The due time is converted now: by the time of the commit the wall clock may have been set back, and the slot
-    /// would not be due for as long as the step.
-    pub(super) fn hand_over(&mut self, recording: &Recording) {
-        if !recording.is_empty {
-            let (slot, next, fails) = (recording.slot, recording.next(), recording.failures > 0);
-            _ = self.news.send(ScheduleNews::Polled { slot, next, fails });
-        }
-        let absorbed = recording.absorbs.map(|(slot, _)| slot);
-        self.slots.retain(|slot| *slot != recording.slot && Some(*slot) != absorbed);
+    pub(super) fn hand_over(&mut self, kept: &Kept) {
+        ScheduleNews::of(&kept.recording).into_iter().for_each(|news| _ = self.news.send(news));
+        self.slots.retain(|slot| !kept.slots().any(|kept| kept == *slot));
     }
 }
 

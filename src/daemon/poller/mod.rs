@@ -6,19 +6,19 @@
 
 mod call;
 mod claim;
-mod contents;
 mod failing_share;
 mod failure_log;
+mod life;
 mod metrics;
 pub mod replay;
+mod round;
 #[cfg(test)]
 mod scenarios;
 mod slotter;
-mod starting;
 mod status;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +29,7 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{call::Caller, failing_share::FailingShare, metrics::Metrics};
+use self::{call::Caller, failing_share::FailingShare, life::PollLife, metrics::Metrics};
 pub use self::{
     slotter::Slotter,
     status::{HeldGroup, PollerStatus},
@@ -38,22 +38,17 @@ use crate::{
     chat::ChatClient,
     clock,
     daemon::{activity::Activity, events::Health, pacing::Pacing, poller::failure_log::FailureLog, status::Heartbeat},
-    domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
-        cadence::{Cadences, Following, Next},
+        cadence::Cadences,
         lease::Lease,
         polling::{
-            ahead::Ahead,
-            batch_limit::BatchLimit,
-            brake::Brake,
-            gate::Gate,
-            others::Outcomes,
-            schedule::{Now, Schedule},
-            stretch::{Load, Stretch},
+            calls::Calls,
+            dispatch::{Dispatch, ScheduleNews},
+            schedule::Now,
         },
         recording::{KeepSnapshots, Kept},
-        slot::{GroupKey, SlotKey, StoredDue},
+        slot::{GroupKey, StoredDue},
         writing::Committed,
     },
     store::{Store, StoreError},
@@ -75,32 +70,6 @@ pub struct PollerSettings {
     pub max_in_flight: usize,
     /// Which polls add snapshots.
     pub keep: KeepSnapshots,
-}
-
-/// News for the schedule.
-#[derive(Debug, Clone, Copy)]
-pub enum ScheduleNews {
-    /// A slot is due then: its owner has changed it.
-    Due(SlotKey, Next),
-    /// A slot that was polled before is due at this time, unless it is due sooner anyway.
-    Sooner(SlotKey, Timestamp),
-    /// A slot was polled, and is due again.
-    Polled {
-        /// The slot.
-        slot: SlotKey,
-        /// When it is due.
-        next: Next,
-        /// Whether the poll failed.
-        fails: bool,
-    },
-    /// Messages that joined a slot have to be polled: it is due no later than then.
-    Joined(SlotKey, Next),
-    /// A poll of the slot ended with nothing to record: its due time is unchanged.
-    Returned(SlotKey),
-    /// A quarantined group may be probed with this slot.
-    Probe(SlotKey),
-    /// A write of slots got no answer: the database may have more than the schedule.
-    Unsure,
 }
 
 /// The parts that a poller uses.
@@ -133,27 +102,16 @@ pub struct PollerParts {
 pub struct Poller {
     store: Store,
     configured: Arc<Cadences>,
-    /// The same, as far as they give way to events.
-    cadences: Arc<Cadences>,
     events: Arc<Health>,
     /// The share of changes that only polls find, by which the cadences give way.
     untold: f64,
-    settings: PollerSettings,
     caller: Arc<Caller>,
     status: Arc<PollerStatus>,
-    recorder: mpsc::Sender<Kept>,
+    life: PollLife,
     storing_blocked: Arc<AtomicBool>,
     heartbeat: Arc<Heartbeat>,
     trouble: LogThrottle,
-    ahead: Ahead,
-    schedule: Schedule,
-    stretch: Stretch,
-    /// The database may have slots after this one that the schedule lacks.
-    unsure_after: Option<SlotKey>,
-    /// Slots for probes of quarantined groups.
-    probes: BTreeSet<SlotKey>,
-    /// Slots that were postponed because the gate holds their groups.
-    put_off: HashMap<GroupKey, HashSet<SlotKey>>,
+    dispatch: Dispatch,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
     committed: mpsc::UnboundedReceiver<Committed>,
@@ -177,24 +135,16 @@ impl Poller {
             activity,
             events,
         } = parts;
-        let pacing = Pacing::new(settings.max_calls_per_second, settings.transit_allowance);
-        let (gate, outcomes, trouble) = (Gate::default().into(), Outcomes::default().into(), FailureLog::default());
-        let limit = BatchLimit::new(settings.batch_size, clock::uptime()).into();
-        let brake = Brake::new(settings.max_calls_per_second).into();
+        let PollerSettings { max_calls_per_second, transit_allowance, batch_size, max_in_flight, keep } = settings;
         let room = Arc::new(Notify::new());
-        let failing = FailingShare::new(settings.max_calls_per_second, settings.transit_allowance);
-        let clock = store.clock().clone();
         let caller = Caller {
             client,
-            clock,
+            clock: store.clock().clone(),
             lease,
-            pacing,
-            gate,
-            brake,
-            outcomes,
-            failing,
-            limit,
-            trouble,
+            pacing: Pacing::new(max_calls_per_second, transit_allowance),
+            calls: Calls::new(max_calls_per_second, batch_size, clock::uptime()).into(),
+            failing: FailingShare::new(max_calls_per_second, transit_allowance),
+            trouble: FailureLog::default(),
             activity,
             metrics: Metrics::new(),
             room: room.clone(),
@@ -202,26 +152,20 @@ impl Poller {
         };
         let caller = Arc::new(caller);
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
+        let life = PollLife { caller: caller.clone(), recorder, cadences, keep };
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
             store,
-            configured: cadences.clone(),
-            cadences,
+            configured: life.cadences.clone(),
             events,
             untold: 1.0,
-            settings,
             caller,
             status,
-            recorder,
+            life,
             storing_blocked,
             heartbeat,
             trouble: LogThrottle::default(),
-            ahead: Ahead::default(),
-            schedule: Schedule::new(clock::uptime()),
-            stretch: Stretch::default(),
-            unsure_after: Some(SlotKey::MIN),
-            probes: BTreeSet::new(),
-            put_off: HashMap::new(),
+            dispatch: Dispatch::new(max_in_flight, clock::uptime()),
             news,
             news_sender,
             committed,
@@ -238,7 +182,7 @@ impl Poller {
 
     /// The queue for results.
     pub fn recorder(&self) -> mpsc::Sender<Kept> {
-        self.recorder.clone()
+        self.life.recorder.clone()
     }
 
     /// Its public status.
@@ -252,9 +196,9 @@ impl Poller {
     /// If the database fails.
     pub async fn recall(&mut self) -> Result<(), StoreError> {
         let known = self.store.batch_limit().await?;
-        self.caller.limit().recall(known, clock::uptime());
-        self.stretch = Stretch::recalled(self.store.stretch().await?);
-        self.status.set_stretch(self.stretch.factor());
+        self.caller.calls().limit.recall(known, clock::uptime());
+        self.dispatch.recall_stretch(self.store.stretch().await?);
+        self.status.set_stretch(self.dispatch.stretch());
         Ok(())
     }
 
@@ -265,20 +209,18 @@ impl Poller {
     /// If the database fails.
     pub async fn load(&mut self) -> Result<(usize, bool), StoreError> {
         let is_partial = self.load_page().await?;
-        Ok((self.schedule.len(), is_partial))
+        Ok((self.dispatch.len(), is_partial))
     }
 
     /// Loads a page of slots that the schedule may lack. Returns whether there are more.
     async fn load_page(&mut self) -> Result<bool, StoreError> {
-        let Some(after) = self.unsure_after else { return Ok(false) };
-        let now = self.now();
-        let (schedule, cadences, stretch) = (&mut self.schedule, &self.cadences, self.stretch.factor());
+        let Some(after) = self.dispatch.unsure_after() else { return Ok(false) };
+        let (now, dispatch, cadences) = (self.now(), &mut self.dispatch, &self.life.cadences);
         let learn = |slot, stored: StoredDue, cadence: Option<&str>| {
-            let following = Following { cadence: cadences.of(cadence), stretch };
-            schedule.learn(slot, stored, stored.every(&following, now.time), now);
+            dispatch.learn(slot, stored, cadences.of(cadence), now);
         };
         let next = self.store.load_schedule(after, learn).await?;
-        self.unsure_after = next;
+        self.dispatch.loaded(next);
         Ok(next.is_some())
     }
 
@@ -288,13 +230,13 @@ impl Poller {
         loop {
             self.hear_news();
             self.give_way();
-            let Some(wake_in) = stop.run_until_cancelled(self.start_polls()).await else { break };
+            let Some(wake_in) = stop.run_until_cancelled(self.round()).await else { break };
             self.tell_progress();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(news) = self.news.recv() => self.hear(news),
-                Some(committed) = self.committed.recv() => self.hear_committed(committed),
+                Some(news) = self.news.recv() => self.dispatch.hear(news, self.now()),
+                Some(committed) = self.committed.recv() => self.dispatch.hear_committed(committed, self.now()),
                 () = self.room.notified() => {}
                 () = tokio::time::sleep(wake_in) => {}
             }
@@ -312,21 +254,12 @@ impl Poller {
     fn tell_progress(&mut self) {
         self.heartbeat.beat();
         let now = self.now();
-        let ahead = self.schedule.until_next(true, now).unwrap_or_default();
-        self.status.behind.store(ahead.min(0).unsigned_abs(), Ordering::Relaxed);
-        if self.stretch.is_due(now.monotonic) {
-            let load = Load {
-                demand: self.schedule.demand(),
-                made: self.caller.activity.rate(now.monotonic),
-                allowed: self.caller.pacing.rate(),
-                behind: self.status.behind(),
-            };
-            self.stretch.step(&load, now.monotonic);
-            self.status.set_stretch(self.stretch.factor());
-        }
-        self.status.slots.store(self.schedule.len(), Ordering::Relaxed);
-        self.caller.brake().has_slots(self.schedule.len());
-        let waiting = self.recorder.max_capacity() - self.recorder.capacity();
+        self.status.set_behind(self.dispatch.behind(now));
+        let (made, allowed) = (self.caller.activity.rate(now.monotonic), self.caller.pacing.rate());
+        self.dispatch.adapt_stretch(made, allowed, now);
+        self.status.set_stretch(self.dispatch.stretch());
+        self.status.slots.store(self.dispatch.len(), Ordering::Relaxed);
+        let waiting = self.life.recorder.max_capacity() - self.life.recorder.capacity();
         self.status.waiting_to_be_stored.store(waiting, Ordering::Relaxed);
     }
 
@@ -334,40 +267,17 @@ impl Poller {
     fn give_way(&mut self) {
         let untold = self.events.trust().untold();
         if (untold / self.untold - 1.0).abs() > GIVES_WAY_BY {
-            self.cadences = self.configured.giving_way(untold).into();
+            self.life.cadences = self.configured.giving_way(untold).into();
             self.untold = untold;
         }
     }
 
     fn hear_news(&mut self) {
         while let Ok(news) = self.news.try_recv() {
-            self.hear(news);
+            self.dispatch.hear(news, self.now());
         }
         while let Ok(committed) = self.committed.try_recv() {
-            self.hear_committed(committed);
-        }
-    }
-
-    fn hear(&mut self, news: ScheduleNews) {
-        let now = self.now();
-        match news {
-            ScheduleNews::Due(slot, next) => self.schedule.set(slot, next, now),
-            ScheduleNews::Polled { slot, next, fails } => self.schedule.polled(slot, next, fails, now),
-            ScheduleNews::Joined(slot, next) => self.schedule.bring_forward(slot, next, now),
-            ScheduleNews::Sooner(slot, due) => self.schedule.sooner(slot, due, now),
-            ScheduleNews::Returned(slot) => self.schedule.give_back(slot, now),
-            ScheduleNews::Probe(slot) => _ = self.probes.insert(slot),
-            ScheduleNews::Unsure => self.unsure_after = Some(SlotKey::MIN),
-        }
-    }
-
-    fn hear_committed(&mut self, committed: Committed) {
-        match committed {
-            Committed::Due(slot, due) => self.schedule.release(slot, due, self.now()),
-            Committed::Sooner(slot, due) => self.schedule.sooner(slot, due, self.now()),
-            Committed::PutOff(slot, due) => self.schedule.put_off(slot, due, self.now()),
-            Committed::Gone(slot) => self.schedule.forget(slot),
-            Committed::NewSlot(made) => self.schedule.learn_made(made, self.now()),
+            self.dispatch.hear_committed(committed, self.now());
         }
     }
 

@@ -6,12 +6,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{PollerStatus, ScheduleNews};
+use super::PollerStatus;
 use crate::{
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
         cadence::{Cadences, Following, Next, Phase},
+        polling::dispatch::ScheduleNews,
         recording::KnownLimit,
         slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotMessage, pack},
     },

@@ -50,7 +50,7 @@ pub struct PollerStatus {
     stretch: AtomicU64,
     pub(super) waiting_to_be_stored: AtomicUsize,
     /// In microseconds.
-    pub(super) behind: AtomicU64,
+    behind: AtomicU64,
 }
 
 impl PollerStatus {
@@ -72,34 +72,34 @@ impl PollerStatus {
 
     /// Why no calls are made, with the remedy, if the whole app is at fault.
     pub fn fault(&self) -> Option<String> {
-        self.caller.gate().fault().map(|failure| failure.of_app(self.caller.clock.doubt()))
+        self.caller.calls().gate.fault().map(|failure| failure.of_app(self.caller.clock.doubt()))
     }
 
     /// Why calls are paused, while it is not known whether the app or single groups are at fault.
     pub fn doubt(&self) -> Option<String> {
-        let gate = self.caller.gate();
-        let failure = gate.doubted_for().filter(|_| gate.fault().is_none())?;
+        let calls = self.caller.calls();
+        let failure = calls.gate.doubted_for().filter(|_| calls.gate.fault().is_none())?;
         let code = failure.code.map_or_else(String::new, |code| format!(" with code {code}"));
         Some(format!("a call was refused{code}: {}; asking other groups whether the app is at fault", failure.info))
     }
 
     /// Why the service counts as down, if it answers no calls.
     pub fn outage(&self) -> Option<String> {
-        let outage = self.caller.brake().outage(clock::uptime())?;
+        let outage = self.caller.calls().brake.outage(clock::uptime())?;
         Some(format!("{}, for {}", outage.failure.of_service(), duration::roughly(outage.lasts)))
     }
 
     /// The number of held groups: they were refused, and it isn't known yet whether the group or the app is at fault,
     /// or the group's quarantine can't be stored. And the first of them, in the order of their keys.
     pub fn held(&self) -> (usize, Vec<HeldGroup>) {
-        let (gate, now) = (self.caller.gate(), clock::uptime());
+        let (calls, now) = (self.caller.calls(), clock::uptime());
         let held = |(group_key, failure, again_at): (GroupKey, &Failure, Instant)| HeldGroup {
             group_key,
             code: failure.code,
             info: failure.info.clone(),
             again_in_seconds: again_at.saturating_duration_since(now).as_secs(),
         };
-        let mut groups: Vec<HeldGroup> = gate.held().map(held).collect();
+        let mut groups: Vec<HeldGroup> = calls.gate.held().map(held).collect();
         groups.sort_unstable_by_key(|group| group.group_key);
         let count = groups.len();
         groups.truncate(HELD_SHOWN);
@@ -109,6 +109,10 @@ impl PollerStatus {
     /// Time for which the most overdue poll that has not started has been due.
     pub fn behind(&self) -> Duration {
         Duration::from_micros(self.behind.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_behind(&self, behind: Duration) {
+        self.behind.store(u64::try_from(behind.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The factor by which all intervals are longer, since more is due than the limit carries; 1 while all fits.
@@ -137,17 +141,17 @@ impl PollerStatus {
 
     /// Maximum number of messages per call, lower than configured if the service accepts fewer.
     pub fn batch_size(&self) -> usize {
-        self.caller.limit().size()
+        self.caller.calls().limit.size()
     }
 
     /// The service's batch limit, if it is known to be less than a call asked for.
     pub(super) fn known_limit(&self) -> Option<KnownLimit> {
-        self.caller.limit().known()
+        self.caller.calls().limit.known()
     }
 
     /// Maximum number of messages of a slot.
     pub(super) fn slot_size(&self) -> usize {
-        self.caller.limit().slot_size(clock::uptime())
+        self.caller.calls().limit.slot_size(clock::uptime())
     }
 
     /// The number of polls in flight.
@@ -157,7 +161,7 @@ impl PollerStatus {
 
     /// The current rate, in calls per second.
     pub fn rate(&self) -> u32 {
-        let braked = self.caller.brake().rate().unwrap_or(u32::MAX);
+        let braked = self.caller.calls().brake.rate().unwrap_or(u32::MAX);
         self.caller.pacing.rate().min(braked)
     }
 }

@@ -3,6 +3,8 @@
 pub mod ahead;
 pub mod batch_limit;
 pub mod brake;
+pub mod calls;
+pub mod dispatch;
 pub mod failing;
 pub mod gate;
 pub mod others;

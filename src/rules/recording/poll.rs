@@ -29,6 +29,11 @@ impl Poll {
         let (attempts, receipts, rejected, failed) = (vec![], vec![], vec![], vec![]);
         Self { attempts, receipts, rejected, failed, others: Others::Unknown, end }
     }
+
+    /// Whether it was stopped before its first attempt: there is nothing to record.
+    pub fn has_no_result(&self) -> bool {
+        self.attempts.is_empty() && self.end == PollEnd::Stopped
+    }
 }
 
 /// A message's receipt in an attempt, and the two times between which it was read.

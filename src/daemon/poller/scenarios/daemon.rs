@@ -149,7 +149,6 @@ impl World {
             Doing::Wake => self.wakes(daemon),
             Doing::Turn => self.takes_turns(daemon),
             Doing::Again(poll) => self.queues(daemon, poll),
-            Doing::Repeat(poll) => self.repeats(daemon, poll),
             Doing::GiveTurns => self.gives_turns(daemon),
             Doing::Send(poll) => self.sends(daemon, poll),
             Doing::Ended(poll, heard) => self.hears(daemon, poll, heard),
@@ -175,7 +174,9 @@ impl World {
             }
             (Request::Load(_), Reply::Schedule(slots, next)) => self.loaded(daemon, slots, next),
             (Request::Load(_), _) => self.not_loaded(daemon),
-            (Request::Read(claimed, is_probe), reply) => self.has_read(daemon, claimed, is_probe, reply),
+            (Request::Read(_) | Request::Split(..) | Request::FindNeighbours(..), reply) => {
+                self.has_read(daemon, reply);
+            }
             (Request::Slot, reply) => self.slotted(daemon, reply),
             (Request::Flush(_) | Request::SetAside(..) | Request::ReadAgain(..), reply) => self.wrote(daemon, reply),
         }

@@ -208,16 +208,18 @@ impl Database {
         slots.iter().filter_map(slot).collect()
     }
 
-    /// Another slot of the same group whose messages fit into one call with those of this one.
-    pub fn merge_candidate(&self, slot: &Slot, batch_size: usize) -> Option<SlotKey> {
-        if slot.failures > 0 {
-            return None;
-        }
-        let is_of_group = |(id, row): &(&SlotKey, &SlotRow)| {
-            id.group_key == slot.key.group_key && **id != slot.key && row.failures == 0 && !row.messages.is_empty()
+    /// For each of these slots, another one of its group whose messages fit into one call with its own.
+    pub fn neighbours(&self, slots: &[SlotKey], batch_size: usize) -> Vec<(SlotKey, SlotKey)> {
+        let neighbour = |key: &SlotKey| {
+            let own = self.slots.get(key).filter(|row| row.failures == 0)?;
+            let is_neighbour = |(other, row): &(&SlotKey, &SlotRow)| {
+                other.group_key == key.group_key && *other != key && row.failures == 0 && !row.messages.is_empty()
+            };
+            let mut others = self.slots.iter().filter(is_neighbour);
+            let fits = |row: &SlotRow| row.messages.len() + own.messages.len() <= batch_size;
+            others.find(|(_, row)| fits(row)).map(|(other, _)| (*key, *other))
         };
-        let mut others = self.slots.iter().filter(is_of_group);
-        others.find(|(_, row)| row.messages.len() + slot.messages.len() <= batch_size).map(|(id, _)| *id)
+        slots.iter().filter_map(neighbour).collect()
     }
 
     /// Assigns new messages to slots, by the wall clock of the caller.

@@ -2,13 +2,12 @@
 //! faults drawn from a seed.
 //!
 //! The decisions are the real ones: pacer, schedule, gate, brake, retries and halving, lease, packing, cadence,
-//! recording, writing, the database's clock. The asynchronous shell around them is copied in [`polling`],
-//! [`contents`] and [`calling`], event by event over a virtual clock: nothing here waits, sends or reads a clock, and a
-//! seed always gives the same life. A life that breaks a promise of [`promises`] fails the test with
+//! recording, writing, the database's clock. What the asynchronous shell does around them, waiting, standing in line and
+//! handing over, happens here event by event over a virtual clock: nothing waits, sends or reads a clock, and a seed
+//! always gives the same life. A life that breaks a promise of [`promises`] fails the test with
 //! its seed and the last events; see CONTRIBUTING.md for how to repeat it.
 
 mod calling;
-mod contents;
 mod costs;
 mod daemon;
 mod database;

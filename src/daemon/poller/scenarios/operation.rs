@@ -29,7 +29,9 @@ pub(super) enum Request {
     Renew,
     Release,
     Load(SlotKey),
-    Read(Vec<SlotKey>, bool),
+    Read(Vec<SlotKey>),
+    Split(SlotKey, usize),
+    FindNeighbours(Vec<SlotKey>, usize),
     Slot,
     Flush(Vec<Numbered>),
     SetAside(Box<Numbered>, TimeDelta),
@@ -54,6 +56,9 @@ pub(super) enum Reply {
     Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
     Slotted(Slotted),
     Slots(Vec<Slot>),
+    /// The created slots with their due times.
+    Split(Vec<(SlotKey, Timestamp)>),
+    Neighbours(Vec<(SlotKey, SlotKey)>),
     /// The results for the slots, and the changed slots, of whose polls nothing was written.
     Committed(Vec<Committed>, HashSet<SlotKey>),
     SetAside(Vec<Committed>),
@@ -64,6 +69,8 @@ pub(super) enum Reply {
     Refused,
     LeaseLost,
     TimedOut,
+    /// It may have been done.
+    Unanswered,
     Failed,
 }
 
@@ -85,7 +92,7 @@ impl World {
             }
             Some(Fault::DatabaseHangs) => self.at(now + patience, Event::At(from, fails(Reply::TimedOut))),
             Some(Fault::Unanswered) if self.random.bool() => {
-                let fails = fails(Reply::Failed);
+                let fails = fails(Reply::Unanswered);
                 self.at(now + way, Event::AtDatabase(from, request, fence, asked_at, false));
                 let fails_at = if self.random.bool() { now + patience } else { now + 2 * way };
                 self.at(fails_at, Event::At(from, fails));
@@ -121,17 +128,24 @@ impl World {
                 let (slots, next) = database.load(*after);
                 Reply::Schedule(slots, next)
             }
-            Request::Read(slots, _) => Reply::Slots(database.read(slots)),
-            Request::Slot | Request::Flush(_) | Request::SetAside(..) if !is_held => Reply::LeaseLost,
+            Request::Read(slots) => Reply::Slots(database.read(slots)),
+            Request::FindNeighbours(slots, size) => Reply::Neighbours(database.neighbours(slots, *size)),
+            Request::Slot | Request::Split(..) | Request::Flush(_) | Request::SetAside(..) if !is_held => {
+                Reply::LeaseLost
+            }
+            Request::Split(slot, size) if !self.is_locked(slot.group_key) => {
+                Reply::Split(self.database.split(*slot, *size))
+            }
+            Request::Split(..) => Reply::Split(vec![]),
             Request::Slot => {
-                let (changed, probes) = database.changed_and_to_probe(&self.cadences, now);
+                let (changed, probes) = self.database.changed_and_to_probe(&self.cadences, now);
                 let (now, size) = (self.clocks(from.daemon).time, self.slot_size(from.daemon));
                 let joined = self.database.slot_new_messages(size, &self.cadences, now);
                 Reply::Slotted(Slotted { changed, probes, joined })
             }
             Request::ReadAgain(slots, groups) => Reply::Present(Present {
-                slots: database.read(slots),
-                of_groups: groups.iter().flat_map(|group| database.slots_of_group(*group)).collect(),
+                slots: self.database.read(slots),
+                of_groups: groups.iter().flat_map(|group| self.database.slots_of_group(*group)).collect(),
             }),
             Request::Flush(polls) => {
                 let groups = || polls.iter().map(|poll| poll.kept.recording.slot.group_key);

@@ -236,7 +236,7 @@ impl World {
             return;
         }
         let mut terms = self.daemons.iter().filter_map(|daemon| daemon.term.as_ref());
-        let is_closed = self.plan.refuses_app() && terms.any(|term| term.polling.gate.doubted_for().is_some());
+        let is_closed = self.plan.refuses_app() && terms.any(|term| term.polling.calls.gate.doubted_for().is_some());
         let wait = if is_closed { UNTIL_PROBED } else { 0 } + if is_held { 0 } else { 2 * UNTIL_TAKEN_OVER };
         self.promises.end = Some(self.promises.costs.works_from(self.now + wait));
     }

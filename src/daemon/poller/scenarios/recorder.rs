@@ -159,7 +159,7 @@ impl World {
             return;
         }
         let polling = self.polling(daemon);
-        committed.into_iter().for_each(|slot| polling.hears_committed(slot, clocks));
+        committed.into_iter().for_each(|slot| polling.dispatch.hear_committed(slot, clocks));
         self.wake_in(daemon, Duration::ZERO);
     }
 

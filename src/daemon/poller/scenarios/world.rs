@@ -38,7 +38,6 @@ pub(super) enum Doing {
     Tick,
     Turn,
     Again(u64),
-    Repeat(u64),
     GiveTurns,
     Send(u64),
     Ended(u64, Heard),
