@@ -5,6 +5,7 @@
 
 pub mod cadence;
 pub mod database_clock;
+pub mod discovery;
 pub mod forecast;
 pub mod lease;
 pub mod milestones;
