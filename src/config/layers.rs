@@ -32,6 +32,9 @@ const ALTERNATIVES: [(&str, &[&str]); 8] = [
 /// The same within a cadence.
 const CADENCE_ALTERNATIVES: &[&str] = &["tiers", "cron"];
 
+/// Keys with lists as values, besides tiers.
+const LISTS: [&str; 4] = ["discovery.types", "discovery.include", "discovery.exclude", "discovery.ids"];
+
 /// Keys that `--set` refuses, since all users of the machine can read the arguments of a process.
 const SECRETS: [&str; 8] = [
     "chat.secret_key",
@@ -164,7 +167,8 @@ struct Entry {
 fn from_entries(entries: Vec<Entry>, problems: &mut Problems) -> Result<Config, ConfigError> {
     let mut layer = Config::builder();
     for Entry { key, value, origin } in entries {
-        let kind = if key.ends_with(".tiers") { list(&value) } else { None };
+        let is_list = key.ends_with(".tiers") || LISTS.contains(&key.as_str());
+        let kind = if is_list { list(&value) } else { None };
         let value = Value::new(Some(&origin), kind.unwrap_or(ValueKind::String(value)));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         if key.split('.').all(|part| !part.is_empty() && part.bytes().all(plain)) {

@@ -7,6 +7,7 @@
 mod cadence;
 mod chat;
 mod database;
+mod discovery;
 mod effective;
 mod exposure;
 mod fields;
@@ -29,6 +30,7 @@ use std::path::Path;
 pub use self::{
     chat::{Chat, Signing},
     database::Database,
+    discovery::Discovery,
     effective::Setting,
     exposure::ExposedFile,
     http::Http,
@@ -56,6 +58,8 @@ pub struct Config {
     pub polling: Polling,
     /// `[cadence.NAME]`
     pub cadences: Cadences,
+    /// `[discovery]`
+    pub discovery: Discovery,
     /// `[snapshots]`
     pub snapshots: Snapshots,
     /// `[jobs]`

@@ -6,17 +6,18 @@ use config::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Config, cadence, chat, database, fields::fields_of, http, jobs, limits, log, polling, problem::Problems, readers,
-    retention, snapshots, webhooks,
+    Config, cadence, chat, database, discovery, fields::fields_of, http, jobs, limits, log, polling, problem::Problems,
+    readers, retention, snapshots, webhooks,
 };
 use crate::domain::Timestamp;
 
 /// The names of the sections.
-pub(super) const SECTIONS: [&str; 12] = [
+pub(super) const SECTIONS: [&str; 13] = [
     "chat",
     "database",
     "polling",
     "cadence",
+    "discovery",
     "snapshots",
     "readers",
     "jobs",
@@ -31,10 +32,11 @@ pub(super) const SECTIONS: [&str; 12] = [
 type Fields = fn() -> &'static [&'static str];
 
 /// The keys of all sections except cadences, whose names are free.
-pub(super) const KEYS: [(&str, Fields); 11] = [
+pub(super) const KEYS: [(&str, Fields); 12] = [
     ("chat", fields_of::<chat::Keys>),
     ("database", fields_of::<database::Keys>),
     ("polling", fields_of::<polling::Keys>),
+    ("discovery", fields_of::<discovery::Keys>),
     ("snapshots", fields_of::<snapshots::Keys>),
     ("readers", fields_of::<readers::Keys>),
     ("jobs", fields_of::<jobs::Keys>),
@@ -51,6 +53,7 @@ pub(super) struct Sections {
     database: Option<database::Keys>,
     polling: Option<polling::Keys>,
     cadences: Option<BTreeMap<String, cadence::Keys>>,
+    discovery: Option<discovery::Keys>,
     snapshots: Option<snapshots::Keys>,
     readers: Option<readers::Keys>,
     jobs: Option<jobs::Keys>,
@@ -70,6 +73,7 @@ impl Sections {
             database: section("database", &mut tables, problems),
             polling: section("polling", &mut tables, problems),
             cadences: cadences(tables.remove("cadence"), problems),
+            discovery: section("discovery", &mut tables, problems),
             snapshots: section("snapshots", &mut tables, problems),
             readers: section("readers", &mut tables, problems),
             jobs: section("jobs", &mut tables, problems),
@@ -87,6 +91,7 @@ impl Sections {
         let database = self.database.map(|keys| keys.validate(problems));
         let polling = self.polling.map(|keys| keys.validate(problems));
         let cadences = self.cadences.and_then(|sections| cadence::validate(sections, now, problems));
+        let discovery = self.discovery.map(|keys| keys.validate(cadences.as_ref(), problems));
         let snapshots = self.snapshots.map(|keys| keys.validate(problems));
         let readers = self.readers.map(|keys| keys.validate(problems));
         let jobs = self.jobs.and_then(|keys| keys.validate(now, problems));
@@ -101,6 +106,7 @@ impl Sections {
             database: database?,
             polling: polling?,
             cadences: cadences?,
+            discovery: discovery?,
             snapshots: snapshots?,
             readers: readers?,
             jobs: jobs?,

@@ -47,10 +47,11 @@ fn every_key_that_exists_is_in_the_reference_file() {
         let end = text[start..].find("\n\n[").map_or(text.len(), |length| start + length);
         text[start..end].lines().any(|line| line.starts_with(&format!("{key} = ")))
     };
-    let sections: [(&str, &[&str]); 11] = [
+    let sections: [(&str, &[&str]); 12] = [
         ("chat", fields_of::<chat::Keys>()),
         ("database", fields_of::<database::Keys>()),
         ("polling", fields_of::<polling::Keys>()),
+        ("discovery", fields_of::<discovery::Keys>()),
         ("snapshots", fields_of::<snapshots::Keys>()),
         ("readers", fields_of::<readers::Keys>()),
         ("jobs", fields_of::<jobs::Keys>()),
