@@ -27,6 +27,7 @@ CREATE TABLE receiptd.watched_groups (
     added_at     timestamptz NOT NULL DEFAULT now(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     reschedule   boolean NOT NULL DEFAULT false,
+    discovered_at timestamptz,
     CONSTRAINT an_app_has_a_group_once UNIQUE (sdk_app_id, group_id),
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
     CONSTRAINT group_id_is_1_to_47_bytes_of_printable_ascii CHECK (group_id ~ '^[\x20-\x7e]{1,47}$'),
@@ -56,6 +57,7 @@ COMMENT ON COLUMN receiptd.watched_groups.refused_at IS 'Time when a quarantined
 COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'Time when a quarantined group is probed; null if it is not quarantined.';
 COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'Time when the group was first watched.';
 COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'Time when its type, cadence, labels, readers or state last changed, or when it was added.';
+COMMENT ON COLUMN receiptd.watched_groups.discovered_at IS 'Time when discovery added the group to the watch list; null if its owner did.';
 COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: whether the state or cadence has changed and the schedule has not been updated yet.';
 
 -- Analysts name the group, and often not the app.
@@ -242,6 +244,7 @@ CREATE TABLE receiptd.watched_messages (
     unread_7d        integer,
     labels           jsonb,
     updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    discovered_at    timestamptz,
     PRIMARY KEY (group_key, msg_seq),
     CONSTRAINT a_message_is_of_a_watched_group FOREIGN KEY (group_key) REFERENCES receiptd.watched_groups,
     CONSTRAINT a_message_is_in_a_slot_of_its_group FOREIGN KEY (group_key, slot_id) REFERENCES receiptd.poll_slots,
@@ -303,6 +306,7 @@ COMMENT ON COLUMN receiptd.watched_messages.unread_24h IS 'Internal: the same fo
 COMMENT ON COLUMN receiptd.watched_messages.read_7d IS 'Internal: the same for read_num, seven days after sent_at.';
 COMMENT ON COLUMN receiptd.watched_messages.unread_7d IS 'Internal: the same for unread_num.';
 COMMENT ON COLUMN receiptd.watched_messages.labels IS 'Labels of the message from its owner, an object of strings, numbers and booleans such as {"campaign": "spring", "arm": "B"}; null if there are none. Never sent anywhere.';
+COMMENT ON COLUMN receiptd.watched_messages.discovered_at IS 'Time when discovery found the message; null if its owner has it watched.';
 COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: time when its state, labels or time of sending last changed, or when it was added. Polls don''t change it: see messages.updated_at.';
 
 -- Active messages are few compared with closed ones, so polling, slotting and counting use indexes without the latter.
@@ -363,3 +367,64 @@ COMMENT ON TABLE receiptd.watch_totals IS 'Internal: number of messages added to
 COMMENT ON COLUMN receiptd.watch_totals.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.watch_totals.total_id IS 'Key of the row.';
 COMMENT ON COLUMN receiptd.watch_totals.messages IS 'Number of messages counted in this row.';
+
+-- Discovery: which groups are followed, and up to which message each was read. Contains neither names nor contents.
+CREATE TABLE receiptd.discovery (
+    sdk_app_id bigint PRIMARY KEY,
+    began_at   timestamptz,
+    CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
+);
+
+COMMENT ON TABLE receiptd.discovery IS 'Internal: the apps whose groups and messages are or were discovered. Written by the daemon.';
+COMMENT ON COLUMN receiptd.discovery.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.discovery.began_at IS 'Time when discovery was switched on: messages sent since are new. Null if it is switched off.';
+
+CREATE TABLE receiptd.discovery_lists (
+    sdk_app_id bigint NOT NULL,
+    group_type text NOT NULL,
+    next_page  text NOT NULL DEFAULT '0',
+    listed_at  timestamptz,
+    PRIMARY KEY (sdk_app_id, group_type),
+    CONSTRAINT group_type_has_read_receipts CHECK (group_type IN ('Private', 'Public', 'ChatRoom')),
+    CONSTRAINT next_page_is_a_u64 CHECK (next_page ~ '^[0-9]{1,20}$')
+);
+
+COMMENT ON TABLE receiptd.discovery_lists IS 'Internal: how far the groups of each type are listed.';
+COMMENT ON COLUMN receiptd.discovery_lists.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.discovery_lists.group_type IS 'Type of the groups.';
+COMMENT ON COLUMN receiptd.discovery_lists.next_page IS 'Place of the next page of the list; 0 is the beginning.';
+COMMENT ON COLUMN receiptd.discovery_lists.listed_at IS 'Time when the list was last read to its end.';
+
+CREATE TABLE receiptd.discovered_groups (
+    sdk_app_id       bigint NOT NULL,
+    group_id         text NOT NULL,
+    group_type       text,
+    next_seq         bigint,
+    found_at         timestamptz NOT NULL DEFAULT now(),
+    last_message_at  timestamptz,
+    with_receipt     bigint NOT NULL DEFAULT 0,
+    without_receipt  bigint NOT NULL DEFAULT 0,
+    watched          bigint NOT NULL DEFAULT 0,
+    passed           bigint NOT NULL DEFAULT 0,
+    passed_seqs      bigint[] NOT NULL DEFAULT '{}',
+    passed_reasons   text[] NOT NULL DEFAULT '{}',
+    refused_code     integer,
+    PRIMARY KEY (sdk_app_id, group_id),
+    CONSTRAINT next_seq_is_a_positive_u32 CHECK (next_seq BETWEEN 1 AND 4294967296),
+    CONSTRAINT every_passed_message_has_a_reason CHECK (cardinality(passed_seqs) = cardinality(passed_reasons))
+) WITH (fillfactor = 80);
+
+COMMENT ON TABLE receiptd.discovered_groups IS 'Internal: the groups that discovery follows, and up to which message each was read.';
+COMMENT ON COLUMN receiptd.discovered_groups.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.discovered_groups.group_id IS 'Group id in Tencent Chat.';
+COMMENT ON COLUMN receiptd.discovered_groups.group_type IS 'Private (Work), Public or ChatRoom (Meeting); null if unknown.';
+COMMENT ON COLUMN receiptd.discovered_groups.next_seq IS 'Messages below this seq have been read; null before the first look.';
+COMMENT ON COLUMN receiptd.discovered_groups.found_at IS 'Time when the group was found.';
+COMMENT ON COLUMN receiptd.discovered_groups.last_message_at IS 'Time of its latest message.';
+COMMENT ON COLUMN receiptd.discovered_groups.with_receipt IS 'Number of its latest discovered messages, at most 100, that have a receipt.';
+COMMENT ON COLUMN receiptd.discovered_groups.without_receipt IS 'Number of these that have none.';
+COMMENT ON COLUMN receiptd.discovered_groups.watched IS 'Number of its messages that discovery has watched.';
+COMMENT ON COLUMN receiptd.discovered_groups.passed IS 'Number of its messages that discovery has passed over.';
+COMMENT ON COLUMN receiptd.discovered_groups.passed_seqs IS 'The latest of these, at most 50.';
+COMMENT ON COLUMN receiptd.discovered_groups.passed_reasons IS 'Why each of them was passed over.';
+COMMENT ON COLUMN receiptd.discovered_groups.refused_code IS 'Error code of Tencent Chat that the last look at the group was refused with; null if it was not.';

@@ -185,6 +185,10 @@ BEGIN
         EXECUTE format('SELECT count(*) FROM %s WHERE group_key = $1', count_group.table_name) INTO count_group.rows USING key;
         RETURN NEXT;
     END LOOP;
+    count_group.table_name := 'receiptd.discovered_groups';
+    SELECT count(*) INTO count_group.rows FROM receiptd.discovered_groups d
+        WHERE d.sdk_app_id = count_group.sdk_app_id AND d.group_id = count_group.group_id;
+    RETURN NEXT;
 END
 $$;
 
@@ -202,8 +206,11 @@ DECLARE
     part regclass;
 BEGIN
     PERFORM receiptd.require_app(forget_group.sdk_app_id);
+    DELETE FROM receiptd.discovered_groups d
+        WHERE d.sdk_app_id = forget_group.sdk_app_id AND d.group_id = forget_group.group_id;
+    GET DIAGNOSTICS total = ROW_COUNT;
     IF key IS NULL THEN
-        RETURN 0;
+        RETURN total;
     END IF;
     PERFORM receiptd.unwatch_group(forget_group.sdk_app_id, forget_group.group_id);
     FOR part IN SELECT t.name FROM receiptd.tables_of_groups() t LOOP

@@ -220,28 +220,49 @@ $$;
 
 COMMENT ON FUNCTION receiptd.label_keys(integer[], bigint[], jsonb[]) IS 'Internal: adds labels to existing messages, given by their keys; see watch_messages. The arrays have the same length.';
 
-CREATE FUNCTION receiptd.watch_keys(group_keys integer[], msg_seqs bigint[], sent_at timestamptz[], labels jsonb[])
-RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+-- The one way onto the watch list. It ends with a second look at the groups: unwatch_group may have removed them since they were
+-- looked up. From the insert on it waits for this transaction. Owners then have the group watched again. Discovery, which
+-- gives the polls without receipt that count as made, looks at the groups first and leaves removed ones and all known messages
+-- alone.
+CREATE FUNCTION receiptd.watch_keys(
+    group_keys integer[],
+    msg_seqs bigint[],
+    sent_at timestamptz[],
+    labels jsonb[],
+    discovered smallint[] DEFAULT NULL
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     added bigint;
     latest timestamptz := (SELECT max(u.at) FROM unnest(watch_keys.sent_at) AS u (at));
+    is_discovered boolean := watch_keys.discovered IS NOT NULL;
+    followed integer[];
 BEGIN
     IF latest > now() + interval '1 day' THEN
         RAISE EXCEPTION 'sent_at % is more than a day in the future', latest USING ERRCODE = 'datetime_field_overflow',
             HINT = 'Omit it for messages that were just sent.';
     END IF;
+    IF is_discovered THEN
+        WITH locked AS (
+            SELECT g.group_key FROM receiptd.watched_groups g
+            WHERE g.group_key = ANY (watch_keys.group_keys) AND g.state <> 'removed' ORDER BY g.group_key FOR KEY SHARE
+        )
+        SELECT array_agg(l.group_key) INTO followed FROM locked l;
+    END IF;
     -- Active messages are not touched, and so not waited for. The order prevents deadlocks of two calls for the same messages.
-    INSERT INTO receiptd.watched_messages AS w (group_key, msg_seq, sent_at, labels)
+    INSERT INTO receiptd.watched_messages AS w (group_key, msg_seq, sent_at, labels, no_receipt_polls, discovered_at)
         SELECT DISTINCT ON (u.group_key, u.msg_seq) u.group_key, u.msg_seq, u.sent_at,
-            CASE WHEN u.labels IS NOT NULL THEN receiptd.merged_labels(k.labels, u.labels) ELSE k.labels END
-        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.sent_at, watch_keys.labels)
-            WITH ORDINALITY AS u (group_key, msg_seq, sent_at, labels, number)
+            CASE WHEN u.labels IS NOT NULL THEN receiptd.merged_labels(k.labels, u.labels) ELSE k.labels END,
+            coalesce(u.no_receipt_polls, 0), CASE WHEN is_discovered THEN now() END
+        FROM unnest(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.sent_at, watch_keys.labels, watch_keys.discovered)
+            WITH ORDINALITY AS u (group_key, msg_seq, sent_at, labels, no_receipt_polls, number)
         LEFT JOIN receiptd.watched_messages k ON k.group_key = u.group_key AND k.msg_seq = u.msg_seq
-        WHERE k.state IS DISTINCT FROM 'active'
+        WHERE CASE WHEN is_discovered THEN k.state IS NULL AND u.group_key = ANY (followed)
+            ELSE k.state IS DISTINCT FROM 'active' END
         ORDER BY u.group_key, u.msg_seq, u.number
         ON CONFLICT (group_key, msg_seq) DO UPDATE
             SET state = 'active', labels = EXCLUDED.labels, closed_at = NULL, no_receipt_polls = 0, added_at = now(),
+                discovered_at = NULL,
                 sent_at = least(w.sent_at, EXCLUDED.sent_at),
                 aged_from = CASE WHEN EXCLUDED.sent_at > w.sent_at THEN EXCLUDED.sent_at END,
                 -- Counts at an age belong to another time if it was sent earlier.
@@ -253,16 +274,23 @@ BEGIN
                 unread_24h = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_24h END,
                 read_7d = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.read_7d END,
                 unread_7d = CASE WHEN EXCLUDED.sent_at >= w.sent_at THEN w.unread_7d END
-            WHERE w.state <> 'active';
+            WHERE w.state <> 'active' AND NOT is_discovered;
     GET DIAGNOSTICS added = ROW_COUNT;
     IF watch_keys.labels IS NOT NULL THEN
         PERFORM receiptd.label_keys(watch_keys.group_keys, watch_keys.msg_seqs, watch_keys.labels);
+    END IF;
+    IF added > 0 AND NOT is_discovered THEN
+        WITH removed AS (
+            SELECT g.group_key FROM receiptd.watched_groups g
+            WHERE g.group_key = ANY (watch_keys.group_keys) AND g.state = 'removed' ORDER BY g.group_key FOR NO KEY UPDATE
+        )
+        UPDATE receiptd.watched_groups g SET state = 'active' FROM removed r WHERE g.group_key = r.group_key;
     END IF;
     RETURN added;
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[]) IS 'Internal: watches messages of watched groups, given by their keys; see watch_messages. The arrays have the same length, but the labels may be null.';
+COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[], smallint[]) IS 'Internal: watches messages of watched groups, given by their keys; see watch_messages. The arrays have the same length, but the labels may be null. For messages of discovery, discovered is the number of polls without a receipt that count as made for each; else it is null.';
 
 CREATE FUNCTION receiptd.watch_messages(
     sdk_app_id bigint,
@@ -283,8 +311,6 @@ BEGIN
         CASE WHEN watch_messages.labels IS NOT NULL THEN array_fill(watch_messages.labels, ARRAY[n]) END);
     IF added > 0 THEN
         PERFORM receiptd.refuse_full_app(watch_messages.sdk_app_id, added::integer);
-        -- The group may have been unwatched in the meantime.
-        UPDATE receiptd.watched_groups g SET state = 'active' WHERE g.group_key = key AND g.state = 'removed';
     END IF;
     RETURN added;
 END

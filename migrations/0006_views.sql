@@ -30,7 +30,8 @@ SELECT m.group_key, m.msg_seq, m.sent_at, m.state, m.closed_at, m.read_num, m.un
         CASE WHEN m.holds_until >= m.sent_at + interval '7 days' THEN m.sent_at + interval '7 days'
             WHEN m.holds_until >= m.sent_at + interval '24 hours' THEN m.sent_at + interval '24 hours'
             WHEN m.holds_until >= m.sent_at + interval '1 hour' THEN m.sent_at + interval '1 hour'
-            WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.sent_at + interval '15 minutes' END) AS updated_at
+            WHEN m.holds_until >= m.sent_at + interval '15 minutes' THEN m.sent_at + interval '15 minutes' END) AS updated_at,
+    m.discovered_at
 FROM (
     SELECT m.*, CASE WHEN m.state = 'all_read' THEN now()
         -- Before the next poll is due, nothing has been missed.
@@ -43,7 +44,8 @@ FROM (
             coalesce(e.known_until, m.known_until) AS known_until, e.due_at,
             m.first_read_after, m.first_read_by, m.half_read_after, m.half_read_by, m.p80_read_after, m.p80_read_by,
             m.p90_read_after, m.p90_read_by, m.all_read_after, m.all_read_by, m.read_15m, m.unread_15m, m.read_1h, m.unread_1h,
-            m.read_24h, m.unread_24h, m.read_7d, m.unread_7d, m.labels, m.updated_at
+            m.read_24h, m.unread_24h, m.read_7d, m.unread_7d, m.labels, m.updated_at,
+            m.discovered_at
         FROM receiptd.watched_messages m
         -- The state of a message in a slot is in the slot only, not in its row.
         LEFT JOIN receiptd.slot_messages e ON e.group_key = m.group_key AND e.slot_id = m.slot_id AND e.msg_seq = m.msg_seq
@@ -81,6 +83,7 @@ COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Number of members who ha
 COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Number of members who had read it seven days after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Number of members who had not read it by then.';
 COMMENT ON COLUMN receiptd.message_state.labels IS 'Labels of the message; null if there are none.';
+COMMENT ON COLUMN receiptd.message_state.discovered_at IS 'Time when discovery found the message; null if its owner has it watched.';
 COMMENT ON COLUMN receiptd.message_state.updated_at IS 'Time when the row last changed, not counting known_until, which moves with every poll.';
 
 -- The view that is read most, and therefore not based on message_state: for messages in a slot, only the row of the slot is read,
@@ -267,7 +270,7 @@ SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.labels, g.labels AS group_labels, 
     m.read_24h / nullif(m.read_24h::bigint + m.unread_24h, 0)::double precision AS read_rate_24h,
     m.read_7d, m.read_7d::bigint + m.unread_7d AS members_7d,
     m.read_7d / nullif(m.read_7d::bigint + m.unread_7d, 0)::double precision AS read_rate_7d,
-    m.updated_at, m.group_key
+    m.updated_at, m.group_key, m.discovered_at
 FROM receiptd.message_state m
 JOIN receiptd.watched_groups g USING (group_key)
 CROSS JOIN LATERAL (SELECT CASE WHEN m.read_num IS NOT NULL
@@ -340,6 +343,7 @@ COMMENT ON COLUMN receiptd.messages.read_7d IS 'Number of members who had read i
 COMMENT ON COLUMN receiptd.messages.members_7d IS 'Number of members at that time, without the sender.';
 COMMENT ON COLUMN receiptd.messages.read_rate_7d IS 'Share of these members who had read it.';
 COMMENT ON COLUMN receiptd.messages.updated_at IS 'Time when the row last changed, not counting known_until and known_for, which move with every poll. See messages_since.';
+COMMENT ON COLUMN receiptd.messages.discovered_at IS 'Time when discovery found the message; null if its owner has it watched.';
 COMMENT ON COLUMN receiptd.messages.group_key IS 'Short key of the group, for joins with the tables.';
 CREATE VIEW receiptd.read_speed AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, first_read_at_least, first_read_at_most, half_read_at_least,
@@ -395,7 +399,7 @@ SELECT g.sdk_app_id, g.group_id, g.group_type, g.labels, g.cadence, g.readers, g
         AS last_sent_at,
     (SELECT m.read_num::bigint + m.unread_num FROM receiptd.message_state m
         WHERE m.group_key = g.group_key AND m.read_num IS NOT NULL ORDER BY m.msg_seq DESC LIMIT 1) AS members,
-    g.updated_at, g.group_key
+    g.updated_at, g.group_key, g.discovered_at
 FROM receiptd.watched_groups g;
 
 COMMENT ON VIEW receiptd.groups IS 'One row per group that is or was watched. Example: SELECT group_id, messages, members FROM receiptd.groups WHERE labels @> ''{"branch": "north"}''.';
@@ -414,6 +418,7 @@ COMMENT ON COLUMN receiptd.groups.messages_active IS 'Number of those that are b
 COMMENT ON COLUMN receiptd.groups.last_sent_at IS 'Time of sending of its newest message.';
 COMMENT ON COLUMN receiptd.groups.members IS 'Number of members without the sender, according to the newest message with counts. Null if there is none.';
 COMMENT ON COLUMN receiptd.groups.updated_at IS 'Time when its type, cadence, labels, readers or state last changed, or when it was added. Changes of its messages don''t count.';
+COMMENT ON COLUMN receiptd.groups.discovered_at IS 'Time when discovery added the group; null if its owner did.';
 COMMENT ON COLUMN receiptd.groups.group_key IS 'Short key of the group, for joins with the tables.';
 
 CREATE VIEW receiptd.never_read AS

@@ -99,7 +99,7 @@ CREATE FUNCTION receiptd.missing_grants() RETURNS SETOF text LANGUAGE sql SET se
     FROM pg_attribute a CROSS JOIN pg_roles r
     WHERE a.attrelid = 'receiptd.watched_groups'::regclass AND r.rolname = 'receiptd_reader'
         AND a.attname IN ('group_key', 'sdk_app_id', 'group_id', 'group_type', 'cadence', 'state', 'state_code',
-            'state_reason', 'added_at', 'labels', 'readers', 'updated_at')
+            'state_reason', 'added_at', 'labels', 'readers', 'updated_at', 'discovered_at')
         AND NOT has_column_privilege(r.oid, a.attrelid, a.attnum, 'SELECT')
     HAVING count(*) > 0
     UNION ALL

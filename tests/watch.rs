@@ -54,7 +54,9 @@ async fn messages_are_added_paused_resumed_removed_and_listed() {
     assert_eq!(run(&["pause", "team room"]).1, "team room is paused.\n");
     assert_eq!(run(&["pause", "team room"]).1, "team room is unchanged: paused.\n");
     assert!(
-        run(&["list"]).1.contains("team room                        paused       default             52         0")
+        run(&["list"])
+            .1
+            .contains("team room                        paused       default      owner            52         0")
     );
     assert_eq!(run(&["resume", "team room"]).1, "team room is polled again.\n");
     assert_eq!(run(&["remove", "team room", "1-40"]).1, "Removed 40 messages of team room.\n");

@@ -2,6 +2,7 @@
 //! and I/O, and knows neither SQL nor HTTP.
 
 pub mod activity;
+pub mod discovery;
 pub mod events;
 pub mod jobs;
 pub mod leadership;

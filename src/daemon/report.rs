@@ -14,6 +14,7 @@ use crate::{
     clock,
     daemon::{
         activity::Minute,
+        discovery::DiscoveryReport,
         events::WebhookReport,
         poller::HeldGroup,
         status::{DaemonStatus, Role},
@@ -61,6 +62,8 @@ pub struct Report {
     pub webhooks: Option<WebhookReport>,
     /// The same in words.
     pub webhooks_in_words: Option<String>,
+    /// Discovery; none if it is not running.
+    pub discovery: Option<DiscoveryReport>,
     /// The last hour.
     pub last_hour: Hour,
 }
@@ -121,6 +124,7 @@ impl Report {
             behind_seconds: poller.as_ref().map_or(Duration::ZERO, |poller| poller.behind()).as_secs_f64(),
             webhooks_in_words: webhooks.as_ref().map(ToString::to_string),
             webhooks,
+            discovery: status.discovery(),
             last_hour: status.activity().hour(now).into(),
         }
     }
@@ -205,6 +209,7 @@ mod tests {
             behind_seconds: 0.42,
             webhooks: None,
             webhooks_in_words: None,
+            discovery: None,
             last_hour: minute.into(),
         }
     }

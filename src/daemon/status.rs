@@ -15,6 +15,7 @@ use crate::{
     clock,
     daemon::{
         activity::Activity,
+        discovery::{self, DiscoveryReport, DiscoveryStatus},
         events::{Health, Inbox},
         poller::PollerStatus,
     },
@@ -84,6 +85,9 @@ pub struct DaemonStatus {
     /// Events that wait to be recorded.
     pub(crate) inbox: Arc<Inbox>,
     listens: AtomicBool,
+    pub(crate) discovery: Arc<DiscoveryStatus>,
+    /// What webhooks tell discovery.
+    pub(crate) announced: Arc<discovery::Inbox>,
     /// What the start is waiting for, if it is not over.
     wait: Mutex<Option<String>>,
     poller: Mutex<Option<Arc<PollerStatus>>>,
@@ -129,6 +133,11 @@ impl DaemonStatus {
     /// Recent activity.
     pub fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    /// The state of discovery; `None` if it is not running here.
+    pub fn discovery(&self) -> Option<DiscoveryReport> {
+        self.discovery.report()
     }
 
     /// Whether results can't be stored.

@@ -17,13 +17,14 @@ use crate::{
     },
     domain::SdkAppId,
     rules::{
+        discovery::Passed,
         protocol::{Class, error_class},
         webhooks::Refusal,
     },
     store::ERROR_CLASSES,
 };
 
-const COUNTERS: [(&str, &str); 25] = [
+const COUNTERS: [(&str, &str); 27] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     (
         "receiptd_other_calls_total",
@@ -34,6 +35,8 @@ const COUNTERS: [(&str, &str); 25] = [
     ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
     ("receiptd_readers_total", "Reads stored with their members, of groups with readers on."),
     ("receiptd_messages_slotted_total", "New messages added to the schedule."),
+    ("receiptd_discovered_messages_total", "Messages that discovery has watched."),
+    ("receiptd_passed_messages_total", "Messages that discovery has passed over, by reason."),
     ("receiptd_messages_set_apart_total", "Messages isolated in a call of their own, since only calls for them fail."),
     ("receiptd_flushes_total", "Transactions that stored polls."),
     ("receiptd_flush_failures_total", "Failed attempts to store polls, by SQLSTATE; each is retried."),
@@ -63,7 +66,7 @@ const COUNTERS: [(&str, &str); 25] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 32] = [
+const GAUGES: [(&str, &str); 36] = [
     ("receiptd_build_info", "Always 1; the version is a label."),
     ("receiptd_is_polling", "1 if this receiptd holds the lease of its app, 0 if it stands by."),
     ("receiptd_lease_epoch", "Epoch of the lease, which increases with each holder; 0 on a standby."),
@@ -130,6 +133,13 @@ const GAUGES: [(&str, &str); 32] = [
         "Calls per second of this API as Tencent Chat last counted them; 0 if it has not.",
     ),
     ("receiptd_calls_per_second_limit", "Limit of this API as Tencent Chat last named it; 0 if it has not."),
+    ("receiptd_discovery_groups", "Groups that discovery follows; 0 if it is not running."),
+    ("receiptd_discovery_active_messages", "Discovered messages being polled, as last counted."),
+    ("receiptd_discovery_behind_seconds", "Time for which the most overdue group has waited for a look of discovery."),
+    (
+        "receiptd_discovery_receipt_ratio",
+        "Fraction of the latest discovered messages of each group that have a receipt; 0 if none is known.",
+    ),
 ];
 
 const HISTOGRAMS: [(&str, &str, &[f64]); 6] = [
@@ -170,7 +180,7 @@ pub fn install_metrics(app: SdkAppId) -> Result<PrometheusHandle, BuildError> {
 
 /// A counter that only appears with its first event can't be used in alerts on increases.
 fn begin_at_zero() {
-    const LABELLED: [&str; 10] = [
+    const LABELLED: [&str; 11] = [
         "receiptd_read_changes_total",
         "receiptd_webhooks_total",
         "receiptd_webhooks_refused_total",
@@ -178,6 +188,7 @@ fn begin_at_zero() {
         "receiptd_webhooks_forwarded_total",
         "receiptd_calls_total",
         "receiptd_other_calls_total",
+        "receiptd_passed_messages_total",
         "receiptd_flush_failures_total",
         "receiptd_database_errors_total",
         "receiptd_recordings_lost_total",
@@ -197,6 +208,9 @@ fn begin_at_zero() {
     }
     for class in ERROR_CLASSES {
         counter!("receiptd_database_errors_total", "class" => class).absolute(0);
+    }
+    for passed in Passed::ALL {
+        counter!("receiptd_passed_messages_total", "reason" => passed.name()).absolute(0);
     }
     for reason in ["stopped", "lease_lost", "too_late"] {
         counter!("receiptd_recordings_lost_total", "reason" => reason).absolute(0);
@@ -226,6 +240,7 @@ pub(crate) fn tell(term: &DaemonStatus) {
     let used = if limit == 0 { 0.0 } else { report.calls_per_second / f64::from(limit) };
     let over_limit = term.webhooks().and_then(|webhooks| webhooks.report(clock::uptime()).over_limit);
     let as_number = |is_so: bool| f64::from(u8::from(is_so));
+    let discovery = report.discovery.clone().unwrap_or_default();
     for (name, value) in [
         ("receiptd_is_polling", as_number(report.role == Role::Polling)),
         ("receiptd_is_storing", as_number(!term.storing_blocked())),
@@ -245,6 +260,10 @@ pub(crate) fn tell(term: &DaemonStatus) {
         ("receiptd_receives_webhooks", as_number(term.webhooks().is_some())),
         ("receiptd_calls_per_second_counted", over_limit.map_or(0.0, |counted| f64::from(counted.calls))),
         ("receiptd_calls_per_second_limit", over_limit.map_or(0.0, |counted| f64::from(counted.limit))),
+        ("receiptd_discovery_groups", discovery.groups as f64),
+        ("receiptd_discovery_active_messages", discovery.active as f64),
+        ("receiptd_discovery_behind_seconds", discovery.behind_seconds),
+        ("receiptd_discovery_receipt_ratio", discovery.receipt_share.unwrap_or_default()),
         ("receiptd_recordings_waiting", poller.as_ref().map_or(0, |poller| poller.waiting_to_be_stored()) as f64),
     ] {
         gauge!(name).set(value);

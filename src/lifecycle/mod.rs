@@ -8,7 +8,7 @@
 //! | `stop` | a signal | everything below | the term ends |
 //! | `leader_known` | standing by, once it has seen the lease | the start | the service is ready |
 //! | `term_over` | `stop`; the renewal or the recorder, if the lease is lost | the session, the recorder | no calls are made |
-//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, jobs | calls in flight end |
+//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, discovery, jobs | calls in flight end |
 //! | `flush_deadline` | 10 s after `term_over`, or after a part failed | the recorder | remaining results are lost, and counted |
 //! | `term_ended` | the end of the last session | the renewal | the lease is given back |
 //! | `tasks_ended` | the end of all terms | the command | the process ends |
@@ -50,7 +50,7 @@ use crate::{
     host::Holder,
     http::{self, ListenError, Looks, Ops, Token},
     logging::log_throttle::LogThrottle,
-    rules::cadence::Cadences,
+    rules::{cadence::Cadences, discovery::Discovery},
     store::{ConnectError, SchemaError, Store},
     webhooks::{TlsError, WebhookError, Webhooks},
 };
@@ -75,6 +75,8 @@ pub struct DaemonSettings {
     pub readers: ReaderSettings,
     /// When new data is rolled up and old data removed.
     pub jobs: JobSettings,
+    /// What is watched without being added to the watch list; `None` if discovery is switched off.
+    pub discovery: Option<Arc<Discovery>>,
     /// How much applications may watch.
     pub limits: Bounds,
     /// Reads this machine's clock: [`crate::clock::now`], except in tests.
@@ -351,10 +353,10 @@ async fn serve(
 }
 
 fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<SessionSettings, ClientError> {
-    let DaemonSettings { chat, poller, cadences, readers, jobs, .. } = settings;
+    let DaemonSettings { chat, poller, cadences, readers, jobs, discovery, .. } = settings;
     let sdk_app_id = chat.sdk_app_id;
     let client = Arc::new(ChatClient::new(chat)?.dated_by(clock.clone()));
-    Ok(SessionSettings { client, sdk_app_id, poller, cadences, readers, jobs })
+    Ok(SessionSettings { client, sdk_app_id, poller, cadences, readers, jobs, discovery })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {

@@ -94,6 +94,11 @@ impl<T> Halves<T> {
         if part.is_empty() { self.take() } else { Some(part) }
     }
 
+    /// A part has to be written in another way.
+    pub fn again(&mut self, part: Vec<T>) {
+        self.parts.push(part);
+    }
+
     /// A part could not be written.
     pub fn failed(&mut self, mut part: Vec<T>) {
         if part.len() == 1 {

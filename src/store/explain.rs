@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::FromRow;
 
-use super::{Store, StoreError, statement::query_as, transaction::SHORT};
+use super::{DiscoveredGroup, Store, StoreError, statement::query_as, transaction::SHORT};
 use crate::{
     domain::{GroupId, MsgSeq, Timestamp},
     rules::{
@@ -25,6 +25,8 @@ pub struct Explained {
     pub slots: Vec<ExplainedSlot>,
     /// The requested message.
     pub message: Option<ExplainedMessage>,
+    /// What discovery knows of the group.
+    pub discovered: Option<DiscoveredGroup>,
     /// Its latest calls of the last two days, latest first; at most five.
     pub calls: Vec<ExplainedCall>,
 }
@@ -46,6 +48,8 @@ pub struct ExplainedGroup {
     pub cadence: Option<String>,
     /// Number of new messages without a slot.
     pub unslotted: i64,
+    /// When discovery added it; none if its owner did.
+    pub discovered_at: Option<Timestamp>,
 }
 
 /// A slot, i.e. a future call.
@@ -90,6 +94,8 @@ pub struct ExplainedMessage {
     pub known_until: Option<Timestamp>,
     /// When polling of it stopped.
     pub closed_at: Option<Timestamp>,
+    /// When discovery found it; none if its owner has it watched.
+    pub discovered_at: Option<Timestamp>,
 }
 
 /// An attempt.
@@ -139,9 +145,10 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn explain(&self, group: &GroupId, seq: Option<MsgSeq>) -> Result<Option<Explained>, StoreError> {
+        let discovered = self.discovered_group(group).await?;
         self.run("looking up a group", SHORT, async |database| {
             let found = query_as::<ExplainedGroup>(
-                "SELECT group_key, state, state_code, state_reason, probe_at, cadence, (
+                "SELECT group_key, state, state_code, state_reason, probe_at, cadence, discovered_at, (
                     SELECT count(*) FROM receiptd.watched_messages m
                     WHERE m.group_key = g.group_key AND slot_id IS NULL AND m.state = 'active'
                  ) AS unslotted
@@ -164,7 +171,7 @@ impl Store {
             .await?;
             let message = query_as(
                 "SELECT l.msg_seq, l.state, m.slot_id, l.sent_at, l.read_num, l.unread_num, l.receipt_code, l.last_changed_at,
-                    l.known_until, l.closed_at
+                    l.known_until, l.closed_at, l.discovered_at
                  FROM receiptd.message_state l
                  JOIN receiptd.watched_messages m ON m.group_key = l.group_key AND m.msg_seq = l.msg_seq
                  WHERE l.group_key = $1 AND l.msg_seq = $2",
@@ -174,7 +181,7 @@ impl Store {
             .fetch_optional(&mut *database)
             .await?;
             let calls = query_as(CALLS).bind(found.group_key).fetch_all(database).await?;
-            Ok(Some(Explained { group: found, slots, message, calls }))
+            Ok(Some(Explained { group: found, slots, message, discovered, calls }))
         })
         .await
     }

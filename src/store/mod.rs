@@ -5,6 +5,7 @@ mod bounds;
 mod brief;
 mod changed_groups;
 mod connection;
+mod discovery;
 mod error;
 mod explain;
 mod export;
@@ -57,6 +58,7 @@ pub(crate) use self::{
 };
 pub use self::{
     changed_groups::LeftBehind,
+    discovery::{DiscoveredGroup, DiscoveryTotals, Followed, GroupRead, Room, Watching},
     error::{ConnectError, StoreError},
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     forecast::LastDay,

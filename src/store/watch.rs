@@ -34,6 +34,8 @@ pub struct WatchedGroup {
     pub closed: i64,
     /// Its labels, an object; null if it has none.
     pub labels: serde_json::Value,
+    /// When discovery added it; none if its owner did.
+    pub discovered_at: Option<Timestamp>,
 }
 
 /// A message of the watch list, as in `latest_receipts`.
@@ -55,6 +57,8 @@ pub struct WatchedMessage {
     pub known_until: Option<Timestamp>,
     /// Its labels, an object; null if it has none.
     pub labels: serde_json::Value,
+    /// When discovery found it; none if its owner has it watched.
+    pub discovered_at: Option<Timestamp>,
 }
 
 impl Store {
@@ -133,17 +137,6 @@ impl Store {
         )
         .bind(self.app())
         .bind(groups)
-        .execute(&mut *connection)
-        .await?;
-        query(
-            "WITH removed AS (
-                SELECT g.group_key FROM receiptd.watched_groups g
-                WHERE g.sdk_app_id = $1 AND g.group_id = ANY ($2) AND g.state = 'removed' ORDER BY g.group_key FOR UPDATE
-             )
-             UPDATE receiptd.watched_groups g SET state = 'active' FROM removed WHERE g.group_key = removed.group_key",
-        )
-        .bind(self.app())
-        .bind(groups)
         .execute(connection)
         .await
         .map(drop)
@@ -213,7 +206,7 @@ impl Store {
     /// If the database fails.
     pub async fn groups(&self, state: Option<&str>, after: Option<&str>) -> Result<Vec<WatchedGroup>, StoreError> {
         let groups = query_as(
-            "SELECT g.group_id, g.state, g.state_reason, g.cadence,
+            "SELECT g.group_id, g.state, g.state_reason, g.cadence, g.discovered_at,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
                 count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed, coalesce(g.labels, 'null') AS labels
              FROM (
@@ -222,7 +215,8 @@ impl Store {
                     AND g.group_id > coalesce($3, '')
                 ORDER BY g.group_id LIMIT $4
              ) g LEFT JOIN receiptd.watched_messages m USING (group_key)
-             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence, g.labels ORDER BY g.group_id",
+             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence, g.labels, g.discovered_at
+             ORDER BY g.group_id",
         )
         .bind(self.app())
         .bind(state.map(str::to_owned))
@@ -242,11 +236,12 @@ impl Store {
         after: i64,
     ) -> Result<Vec<WatchedMessage>, StoreError> {
         let messages = query_as(
-            "SELECT msg_seq, state, read_num, unread_num, receipt_code, sent_at, known_until,
-                coalesce(labels, 'null') AS labels
-             FROM receiptd.latest_receipts
-             WHERE sdk_app_id = $1 AND group_id = $2 AND state = coalesce($3, state) AND msg_seq > $4
-             ORDER BY msg_seq LIMIT $5",
+            "SELECT l.msg_seq, l.state, l.read_num, l.unread_num, l.receipt_code, l.sent_at, l.known_until, m.discovered_at,
+                coalesce(l.labels, 'null') AS labels
+             FROM receiptd.latest_receipts l
+             JOIN receiptd.watched_messages m ON m.group_key = l.group_key AND m.msg_seq = l.msg_seq
+             WHERE l.sdk_app_id = $1 AND l.group_id = $2 AND l.state = coalesce($3, l.state) AND l.msg_seq > $4
+             ORDER BY l.msg_seq LIMIT $5",
         )
         .bind(self.app())
         .bind(group.to_string())

@@ -34,7 +34,8 @@ const NOTIFY: &str = "
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE OR DELETE ON receiptd.poll_slots EXECUTE FUNCTION public.tell_test();
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE ON receiptd.watched_messages EXECUTE FUNCTION public.tell_test();
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE ON receiptd.reader_lists FOR EACH STATEMENT EXECUTE FUNCTION public.tell_test();
-    CREATE TRIGGER tell_test AFTER UPDATE ON receiptd.watched_groups EXECUTE FUNCTION public.tell_test();";
+    CREATE TRIGGER tell_test AFTER UPDATE ON receiptd.watched_groups EXECUTE FUNCTION public.tell_test();
+    CREATE TRIGGER tell_test AFTER INSERT OR UPDATE OR DELETE ON receiptd.discovered_groups EXECUTE FUNCTION public.tell_test();";
 
 /// Timeout for an event a test waits for, far longer than any takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -188,6 +189,7 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         },
         // Once at the start and hardly ever again: tests of the jobs call them.
         jobs: JobSettings { rollup: new_year(), retention: new_year(), keep: Retention::default() },
+        discovery: None,
         limits: receiptd::domain::Bounds::default(),
         wall: clock::now,
         http: None,

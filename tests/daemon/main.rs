@@ -8,6 +8,7 @@ mod calling;
 mod clocks;
 #[path = "../common/mod.rs"]
 mod common;
+mod discovery;
 mod edited;
 mod error_classes;
 mod failing;

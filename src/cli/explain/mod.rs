@@ -1,6 +1,7 @@
 //! `receiptd explain`: why a group or message is or isn't polled, and when it is due.
 
 mod cause;
+mod discovery;
 
 use std::{
     io::{self, Write},
@@ -17,7 +18,7 @@ use receiptd::{
         recording::KnownLimit,
         slot::{Slot, SlotKey},
     },
-    store::{Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
+    store::{DiscoveredGroup, Explained, ExplainedCall, ExplainedMessage, ExplainedSlot, StoreError},
     text::{counted::counted, printable::printable, shell},
 };
 use serde::Serialize;
@@ -59,17 +60,19 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let Arguments { group, seq, json } = arguments;
     let opened = Opened::open(global).await?;
     let (cadences, batch_size) = (opened.config.cadences.clone(), opened.config.polling.batch_size);
+    let discovery = opened.config.discovery.clone();
     let now = opened.store.clock().now();
     let known = look(&opened, &group, seq).await;
-    let Known { facts, slot, stretch, holder, trouble, held, limit } = opened.close(known).await?;
-    let facts = facts.ok_or_else(|| not_watched(&group))?;
+    let Known { facts, discovered, slot, stretch, holder, trouble, held, limit } = opened.close(known).await?;
+    let found = discovery::why(&group, seq, &discovery, discovered.as_ref(), facts.as_ref(), now);
+    let Some(facts) = facts else { return unwatched(&group, &found, discovered.as_ref(), json) };
     let stopped = trouble.as_ref().map(|trouble| format!("No message of this app is being polled: {trouble}."));
     let idle = holder.is_none().then(|| "No receiptd polls this app: start one, or run `receiptd check`.".into());
     let of_group = why(&group, &facts, seq, &cadences, now);
     let limit = batch_limit(limit, batch_size);
     let cadence = cadences.of(facts.group.cadence.as_deref());
     let cause = slot.filter(|_| is_active(&facts)).and_then(|slot| cause::cause(&slot, cadence, stretch, now));
-    let why = stopped.into_iter().chain(idle).chain(held).chain(cause).chain(of_group).chain(limit).collect();
+    let why = stopped.into_iter().chain(idle).chain(held).chain(cause).chain(of_group).chain(limit).chain(found).collect();
     let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
@@ -80,10 +83,32 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
+/// Tells of a group without a watched message, if discovery follows it.
+fn unwatched(
+    group: &GroupId,
+    why: &[String],
+    discovered: Option<&DiscoveredGroup>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    if discovered.is_none() {
+        why.iter().for_each(|sentence| say(printable(sentence)));
+        return Err(not_watched(group).into());
+    }
+    let mut out = stdout();
+    if json {
+        writeln!(out, "{}", as_json(&serde_json::json!({"why": why, "discovered": discovered}))?)?;
+    } else {
+        why.iter().try_for_each(|sentence| writeln!(out, "{}", printable(sentence)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// What is known.
 struct Known {
     /// The group.
     facts: Option<Explained>,
+    /// What discovery knows of it.
+    discovered: Option<DiscoveredGroup>,
     /// The call that is explained.
     slot: Option<Slot>,
     /// Factor by which intervals are longer.
@@ -118,7 +143,8 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
         None => None,
     };
     let (stretch, limit) = (store.stretch().await?, store.batch_limit().await?);
-    Ok(Known { facts, slot, stretch, holder, trouble, held, limit })
+    let discovered = store.discovered_group(group).await?;
+    Ok(Known { facts, discovered, slot, stretch, holder, trouble, held, limit })
 }
 
 /// The slot of the message, or else the one of the group that is due first.
@@ -318,6 +344,7 @@ mod tests {
             probe_at: Some(at(3_600)),
             cadence: Some("gone".to_owned()),
             unslotted: 0,
+            discovered_at: None,
         };
         let slot = ExplainedSlot {
             slot_id: 4,
@@ -328,7 +355,7 @@ mod tests {
             msg_seqs: (1..=20).collect(),
             youngest_sent_at: Some(at(-600)),
         };
-        Explained { group, slots: vec![slot], message: None, calls: vec![] }
+        Explained { group, slots: vec![slot], message: None, discovered: None, calls: vec![] }
     }
 
     fn reasons(facts: &Explained, seq: Option<i64>) -> String {
@@ -400,6 +427,7 @@ mod tests {
             last_changed_at: None,
             known_until: Some(at(-5)),
             closed_at: Some(at(-60)),
+            discovered_at: None,
         };
         for (state, part) in [
             ("all_read", "Polling has stopped, since all members have read it, 1m ago."),

@@ -119,6 +119,7 @@ pub fn daemon_settings(
             retention: config.jobs.retention.clone(),
             keep: config.retention,
         },
+        discovery: config.discovery.enabled.then(|| Arc::new(config.discovery.rules.clone())),
         limits: config.limits,
         wall: clock::now,
         http,

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use receiptd::{
-    domain::GroupId,
+    domain::{GroupId, Timestamp},
     store::{Store, WatchedGroup, WatchedMessage},
     text::printable::printable,
 };
@@ -55,7 +55,8 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         tell("Warning: no receiptd polls this app: start one, or run `receiptd check` to see why it waits.");
     }
     let Some(group) = group else {
-        heading(&mut out, json, &group_line("GROUP", "STATE", "CADENCE", "ACTIVE", "CLOSED", "LABELS", "WHY"))?;
+        let columns = ["GROUP", "STATE", "CADENCE", "ADDED BY", "ACTIVE", "CLOSED", "LABELS", "WHY"];
+        heading(&mut out, json, &group_line(columns))?;
         let mut page = store.groups(state.as_deref(), None).await?;
         while let Some(last) = page.last().map(|group| group.group_id.clone()) {
             page.iter().try_for_each(|group| row(&mut out, json, group, group_row))?;
@@ -69,7 +70,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
     heading(
         &mut out,
         json,
-        &message_line(["SEQ", "STATE", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL", "LABELS"]),
+        &message_line(["SEQ", "STATE", "ADDED BY", "READ", "UNREAD", "CODE", "SENT", "KNOWN UNTIL", "LABELS"]),
     )?;
     let mut page = store.messages(&group, state.as_deref(), 0).await?;
     while let Some(last) = page.last().map(|message| message.msg_seq) {
@@ -90,12 +91,19 @@ fn row<T: Serialize>(out: &mut impl Write, json: bool, row: &T, plain: impl Fn(&
 fn group_row(group: &WatchedGroup) -> String {
     let cadence = group.cadence.as_deref().unwrap_or("default");
     let (active, closed) = (group.active.to_string(), group.closed.to_string());
-    let why = group.state_reason.as_deref().unwrap_or("");
-    group_line(&group.group_id, &group.state, cadence, &active, &closed, &in_words(&group.labels), why)
+    let (by, why) = (added_by(group.discovered_at), group.state_reason.as_deref().unwrap_or(""));
+    group_line([&group.group_id, &group.state, cadence, by, &active, &closed, &in_words(&group.labels), why])
 }
 
-fn group_line(group: &str, state: &str, cadence: &str, active: &str, closed: &str, labels: &str, why: &str) -> String {
-    format!("{group:<32} {state:<12} {cadence:<12} {active:>9} {closed:>9}  {labels:<24}  {why}").trim_end().to_owned()
+fn group_line([group, state, cadence, by, active, closed, labels, why]: [&str; 8]) -> String {
+    format!("{group:<32} {state:<12} {cadence:<12} {by:<9} {active:>9} {closed:>9}  {labels:<24}  {why}")
+        .trim_end()
+        .to_owned()
+}
+
+/// Who has added a group or a message.
+fn added_by(discovered_at: Option<Timestamp>) -> &'static str {
+    if discovered_at.is_some() { "discovery" } else { "owner" }
 }
 
 /// Labels as on the command line: `branch=north, floor=2`.
@@ -107,10 +115,11 @@ fn in_words(labels: &serde_json::Value) -> String {
 
 fn message_row(message: &WatchedMessage) -> String {
     let number = |number: Option<i32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    let time = |time: receiptd::domain::Timestamp| time.format("%Y-%m-%d %H:%M:%S").to_string();
+    let time = |time: Timestamp| time.format("%Y-%m-%d %H:%M:%S").to_string();
     message_line([
         &message.msg_seq.to_string(),
         &message.state,
+        added_by(message.discovered_at),
         &number(message.read_num),
         &number(message.unread_num),
         &number(message.receipt_code),
@@ -120,8 +129,8 @@ fn message_row(message: &WatchedMessage) -> String {
     ])
 }
 
-fn message_line([seq, state, read, unread, code, sent, known, labels]: [&str; 8]) -> String {
-    format!("{seq:>10} {state:<10} {read:>6} {unread:>6} {code:>6}  {sent:<19}  {known:<19}  {labels}")
+fn message_line([seq, state, by, read, unread, code, sent, known, labels]: [&str; 9]) -> String {
+    format!("{seq:>10} {state:<10} {by:<9} {read:>6} {unread:>6} {code:>6}  {sent:<19}  {known:<19}  {labels}")
         .trim_end()
         .to_owned()
 }

@@ -13,6 +13,7 @@ use super::spawn_noted;
 use crate::{
     chat::ChatClient,
     daemon::{
+        discovery::{self, DiscoveryParts},
         events::EventRecorder,
         jobs::{self, JobSettings},
         other_calls::OtherCalls,
@@ -25,6 +26,7 @@ use crate::{
     logging::log_throttle::LogThrottle,
     rules::{
         cadence::Cadences,
+        discovery::Discovery,
         lease::{ASK_AGAIN, GRACE_FOR_FLUSH, GRACE_FOR_POLLS},
         protocol::Api,
     },
@@ -47,6 +49,8 @@ pub struct SessionSettings {
     pub readers: ReaderSettings,
     /// When new data is rolled up and old data removed.
     pub jobs: JobSettings,
+    /// What is watched without being added to the watch list; `None` if discovery is switched off.
+    pub discovery: Option<Arc<Discovery>>,
 }
 
 /// How a session or a term ended.
@@ -150,11 +154,13 @@ impl PollingSession<'_> {
         let events = spawn_noted(&failed, events.run(session_over.clone()));
         let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), session_over.clone()));
         let readers = spawn_noted(&failed, self.readers().run(session_over.clone()));
+        let discovery =
+            spawn_noted(&failed, discovery::run(self.store.clone(), self.discovery(), session_over.clone()));
         let recorder = spawn_noted(&failed, recorder.run());
         tokio::select! { () = session_over.cancelled() => {} () = failed.cancelled() => {} }
         let has_failed = !session_over.is_cancelled();
         session_over.cancel();
-        for part in [poller.await, slotter.await, events.await, jobs.await, readers.await] {
+        for part in [poller.await, slotter.await, events.await, jobs.await, readers.await, discovery.await] {
             if let Err(error) = part {
                 tracing::error!(error = &error as &dyn std::error::Error, "a part of the daemon failed");
             }
@@ -167,9 +173,24 @@ impl PollingSession<'_> {
     fn readers(&self) -> ReaderAsking {
         let SessionSettings { client, sdk_app_id, poller, readers, .. } = &*self.work;
         let limits = [(Api::Readers, readers.max_calls_per_second)];
-        let (lease, over) = (self.status.lease.clone(), self.session_over.clone());
+        let (lease, over) = (Some(self.status.lease.clone()), self.session_over.clone());
         let calls = OtherCalls::new(client.clone(), lease, limits, poller.transit_allowance, over);
         ReaderAsking::new(self.store.clone(), calls.into(), readers.clone(), *sdk_app_id)
+    }
+
+    /// What discovery needs; `None` if it is switched off.
+    fn discovery(&self) -> Option<DiscoveryParts> {
+        let rules = self.work.discovery.clone()?;
+        let (client, lease) = (self.work.client.clone(), Some(self.status.lease.clone()));
+        let (allowance, session_over) = (self.work.poller.transit_allowance, self.session_over.clone());
+        let calls = OtherCalls::new(client, lease, rules.call_limits(), allowance, session_over);
+        Some(DiscoveryParts {
+            store: self.store.clone(),
+            calls: calls.into(),
+            rules,
+            inbox: self.status.announced.clone(),
+            status: self.status.discovery.clone(),
+        })
     }
 
     /// Waits until results are stored, without a time limit unless the term is over or a part has failed. Returns the

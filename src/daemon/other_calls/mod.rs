@@ -33,7 +33,8 @@ const AFTER_WRONG_SIGNATURES: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct OtherCalls {
     client: Arc<ChatClient>,
-    lease: Arc<Lease>,
+    /// `None` if no daemon calls beside.
+    lease: Option<Arc<Lease>>,
     pacings: HashMap<Api, Arc<Pacing>>,
     /// Until when the app's refusal is taken for granted.
     refused_until: Mutex<Option<Instant>>,
@@ -43,10 +44,11 @@ pub struct OtherCalls {
 }
 
 impl OtherCalls {
-    /// Calls of the APIs with these maximum numbers of calls per second.
+    /// Calls of the APIs with these maximum numbers of calls per second. The lease is only needed if a daemon may make
+    /// the same calls.
     pub fn new(
         client: Arc<ChatClient>,
-        lease: Arc<Lease>,
+        lease: Option<Arc<Lease>>,
         limits: impl IntoIterator<Item = (Api, u32)>,
         transit_allowance: Duration,
         session_over: CancellationToken,
@@ -95,12 +97,14 @@ impl OtherCalls {
             tokio::time::sleep(until.saturating_duration_since(clock::uptime())).await;
         }
         let permit = pacing.permit().await;
-        if !self.lease.is_trusted(clock::uptime()) {
+        let lease = self.lease.clone();
+        let may_call = move || lease.as_ref().is_none_or(|lease| lease.is_trusted(clock::uptime()));
+        if !may_call() {
             return None;
         }
-        let (lease, writing) = (self.lease.clone(), permit.writing());
+        let writing = permit.writing();
         let may_send = move || {
-            let may_send = lease.is_trusted(clock::uptime());
+            let may_send = may_call();
             if may_send {
                 writing.begins();
             }

@@ -27,7 +27,7 @@ fn calls(service: &Simulator) -> OtherCalls {
     lease.elector().took(Some(1), clock::uptime(), clock::uptime());
     let limits = [Api::GroupInfo, Api::GroupList, Api::History].map(|api| (api, api.calls_per_second()));
     let client = ChatClient::new(settings).unwrap();
-    OtherCalls::new(client.into(), lease.into(), limits, Duration::from_millis(50), CancellationToken::new())
+    OtherCalls::new(client.into(), Some(lease.into()), limits, Duration::from_millis(50), CancellationToken::new())
 }
 
 fn group(id: &str) -> GroupId {
@@ -128,7 +128,7 @@ async fn a_refusal_of_the_app_stops_calls_for_a_while() {
 async fn without_the_lease_no_other_call_is_made() {
     let service = service().await;
     let calls = calls(&service);
-    calls.lease.elector().polling_ended(false);
+    calls.lease.iter().for_each(|lease| lease.elector().polling_ended(false));
     assert!(calls.call(&page("0")).await.is_none());
     assert_eq!(service.ledger().apis().count(), 0);
 }

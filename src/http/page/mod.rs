@@ -15,7 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Ops;
 use crate::{
-    daemon::{activity::Minute, report::Report},
+    daemon::{activity::Minute, discovery::DiscoveryReport, report::Report},
     domain::Timestamp,
     rules::protocol::error_class,
     store::{DueCall, PageData, QuarantinedGroup, ReadCurve},
@@ -102,8 +102,18 @@ fn tiles(report: &Report) -> Markup {
                 (tile(count(watched.messages), "messages watched", format!("in {}, on the schedule as {}", counted(watched.groups.unsigned_abs(), "group"), counted(report.scheduled_calls as u64, "call"))))
                 (tile(count(watched.quarantined), "groups quarantined", "refused by Tencent Chat".to_owned()))
             }
+            @if let Some(found) = &report.discovery {
+                (tile(count(found.totals.watched), "messages discovered", discovered(found)))
+            }
         }
     }
+}
+
+fn discovered(found: &DiscoveryReport) -> String {
+    let groups = counted(found.groups as u64, "group");
+    let share =
+        found.receipt_share.map_or_else(String::new, |share| format!(", {:.0} % with a receipt", share * 100.0));
+    format!("in {groups} followed{share}")
 }
 
 fn seconds(seconds: f64) -> String {

@@ -1,0 +1,224 @@
+//! Looking at groups: 50 with one call for their latest seqs, then the messages of those that have new ones.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{AGAIN, Discoverer, Known};
+use crate::{
+    domain::GroupId,
+    rules::{
+        discovery::{Walk, interval},
+        protocol::{
+            Failure,
+            error_class::Code,
+            others::{GetGroupInfo, GetHistory, GroupInfo},
+        },
+    },
+    store::GroupRead,
+};
+
+/// Maximum number of calls for groups in flight.
+const BATCHES: usize = 8;
+
+/// Maximum number of groups of a call whose messages are read at a time.
+const WALKS: usize = 16;
+
+/// Time in which due groups wait for others, so that calls ask for many.
+const COLLECT: Duration = Duration::from_millis(500);
+
+/// Delay until a group is looked at that Tencent Chat has refused.
+const AFTER_REFUSAL: Duration = Duration::from_secs(1_800);
+
+/// Maximum number of members of a group with receipts.
+const MOST_MEMBERS: u32 = 200;
+
+/// The code of groups with more members.
+const TOO_MANY_MEMBERS: i32 = 10060;
+
+impl Discoverer {
+    /// Looks at due groups.
+    pub(super) async fn look(self: &Arc<Self>) {
+        let mut looks = JoinSet::new();
+        loop {
+            let (due, wait) = {
+                let (mut groups, (_, now)) = (self.groups(), self.now());
+                self.parts.status.is_behind(groups.rounds.behind(now));
+                let due = groups.rounds.take(GetGroupInfo::MOST, now);
+                (due, groups.rounds.next_at().map_or(COLLECT * 20, |at| at.saturating_duration_since(now)))
+            };
+            let is_full = due.len() == GetGroupInfo::MOST;
+            if !due.is_empty() {
+                let look = self.clone();
+                looks.spawn(async move { look.look_at(due).await });
+            }
+            while looks.len() >= BATCHES {
+                _ = looks.join_next().await;
+            }
+            if !is_full {
+                _ = timeout(wait, self.due.notified()).await;
+                sleep(COLLECT).await;
+            }
+        }
+    }
+
+    async fn look_at(self: Arc<Self>, due: Vec<GroupId>) {
+        let told = self.parts.calls.call(&GetGroupInfo { groups: &due }).await;
+        let (_, now) = self.now();
+        let told = match told {
+            Some(Ok(told)) => told,
+            Some(Err(_)) | None => return due.into_iter().for_each(|group| self.look_again(group, now + AGAIN)),
+        };
+        let is_untold = |group: &&GroupId| told.iter().all(|(known, _)| known != *group);
+        due.iter().filter(is_untold).for_each(|group| self.look_again(group.clone(), now + AFTER_REFUSAL));
+        let (mut gone, mut reads, mut later) = (vec![], vec![], vec![]);
+        let looks = told.into_iter().map(|(group, info)| self.read(group, info));
+        let mut looks = stream::iter(looks).buffer_unordered(WALKS);
+        while let Some(look) = looks.next().await {
+            match look {
+                Look::Gone(group) => gone.push(group),
+                Look::Nothing(group, wait) => self.look_again(group, now + wait),
+                Look::Read(read, wait) => {
+                    later.push((read.group.clone(), read.next_seq, wait));
+                    reads.push(read);
+                }
+            }
+        }
+        let is_stored = reads.is_empty() || self.store(reads).await;
+        for (group, next_seq, wait) in later {
+            self.has_looked(group, next_seq.filter(|_| is_stored), now + if is_stored { wait } else { AGAIN });
+        }
+        if !gone.is_empty() {
+            self.leave_groups(&gone).await;
+        }
+    }
+
+    async fn leave_groups(&self, gone: &[GroupId]) {
+        match self.parts.store.leave_groups(gone).await {
+            Ok(()) => gone.iter().for_each(|group| self.leave(group)),
+            Err(error) => {
+                self.failed(&error);
+                let (_, now) = self.now();
+                gone.iter().for_each(|group| self.look_again(group.clone(), now + AGAIN));
+            }
+        }
+    }
+
+    /// Reads the new messages of a group.
+    async fn read(&self, group: GroupId, info: Result<GroupInfo, Failure>) -> Look {
+        let known = self.groups().known.get(&group).copied().unwrap_or_default();
+        let info = match info {
+            Ok(info) => info,
+            Err(failure) => return refused(group, &failure),
+        };
+        if self.parts.rules.selection.refuses(&group, info.group_type).is_some() {
+            return Look::Gone(group);
+        }
+        let read = GroupRead {
+            group,
+            group_type: info.group_type.or(known.group_type),
+            next_seq: Some(info.next_seq),
+            last_message_at: info.last_message_at,
+            found: vec![],
+            passed: vec![],
+            refused_code: None,
+        };
+        if info.members.is_some_and(|members| members > MOST_MEMBERS) {
+            return Look::Read(GroupRead { refused_code: Some(TOO_MANY_MEMBERS), ..read }, AFTER_REFUSAL);
+        }
+        let wait = self.wait_for(info);
+        if known.next_seq.is_some_and(|next_seq| next_seq >= info.next_seq) {
+            return Look::Nothing(read.group, wait);
+        }
+        match self.walk(&read.group, known, info).await {
+            Ok(walk) => {
+                let (told, next_seq) = walk.end();
+                let (found, passed) = (told.found, told.passed);
+                Look::Read(GroupRead { next_seq: Some(next_seq), found, passed, ..read }, wait)
+            }
+            Err(Some(failure)) => refused(read.group, &failure),
+            Err(None) => Look::Nothing(read.group, AGAIN),
+        }
+    }
+
+    /// Reads the messages since the last look, or since the beginning of discovery.
+    async fn walk(&self, group: &GroupId, known: Known, info: GroupInfo) -> Result<Walk, Option<Failure>> {
+        let (rules, began, (now, _)) = (&self.parts.rules, self.began, self.now());
+        let is_old =
+            info.last_message_at.is_some_and(|at| at + chrono::TimeDelta::seconds(1) <= rules.wanted.from(began));
+        let cursor = match known.next_seq {
+            Some(next_seq) => next_seq,
+            // All of its messages are too old.
+            None if is_old => info.next_seq,
+            None => 1,
+        };
+        let mut walk = Walk::new(group.clone(), cursor, info.next_seq);
+        while let Some(from) = walk.next_page() {
+            match self.parts.calls.call(&GetHistory { group, from }).await {
+                Some(Ok(page)) => walk.add(&page, rules, began, now),
+                Some(Err(failure)) => return Err(Some(failure)),
+                None => return Err(None),
+            }
+        }
+        Ok(walk)
+    }
+
+    fn wait_for(&self, info: GroupInfo) -> Duration {
+        let (now, _) = self.now();
+        let quiet = info.last_message_at.map_or(Duration::MAX, |at| (now - at).to_std().unwrap_or_default());
+        interval(quiet)
+    }
+
+    fn has_looked(&self, group: GroupId, next_seq: Option<u32>, at: Instant) {
+        if let Some(known) = self.groups().known.get_mut(&group) {
+            known.next_seq = known.next_seq.max(next_seq);
+        }
+        self.look_again(group, at);
+    }
+
+    /// Looks at a group at this time, or at once if it was told of meanwhile.
+    fn look_again(&self, group: GroupId, at: Instant) {
+        let mut groups = self.groups();
+        let Some(known) = groups.known.get_mut(&group) else { return };
+        let is_hurried = std::mem::take(&mut known.is_hurried);
+        let (_, now) = self.now();
+        groups.rounds.set(group, if is_hurried { now } else { at });
+    }
+}
+
+/// The result of a look at a group.
+enum Look {
+    /// It doesn't exist any more, or is not wanted.
+    Gone(GroupId),
+    /// There is nothing to store.
+    Nothing(GroupId, Duration),
+    /// What was read.
+    Read(GroupRead, Duration),
+}
+
+fn refused(group: GroupId, failure: &Failure) -> Look {
+    if failure.code.and_then(Code::of).is_some_and(|code| code.is_final) {
+        return Look::Gone(group);
+    }
+    let refused_code = failure.code.and_then(|code| i32::try_from(code).ok()).filter(|code| *code != 0);
+    if refused_code.is_none() {
+        return Look::Nothing(group, AGAIN);
+    }
+    let read = GroupRead {
+        group,
+        group_type: None,
+        next_seq: None,
+        last_message_at: None,
+        found: vec![],
+        passed: vec![],
+        refused_code,
+    };
+    Look::Read(read, AFTER_REFUSAL)
+}

@@ -1,0 +1,187 @@
+//! What discovery knows: the groups that it follows, how far the lists and each group are read, and what it has watched
+//! and passed over.
+
+mod report;
+mod watching;
+
+use sqlx::Row;
+
+pub use self::{
+    report::{DiscoveredGroup, DiscoveryTotals},
+    watching::{GroupRead, Room, Watching},
+};
+use super::{
+    Store, StoreError,
+    connection::StoreConnection,
+    statement::{query, query_as, query_scalar},
+    transaction::{LONG, SHORT},
+};
+use crate::{
+    domain::{GroupId, GroupType, Timestamp},
+    rules::protocol::others::Cursor,
+};
+
+/// Number of groups per page.
+const PAGE: i64 = 10_000;
+
+/// A group that discovery follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Its id.
+    pub group: GroupId,
+    /// Its type, if known.
+    pub group_type: Option<GroupType>,
+    /// Messages below this seq were read; `None` before the first look.
+    pub next_seq: Option<u32>,
+}
+
+impl Store {
+    /// Notes that discovery is switched on. Returns since when.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn begin_discovery(&self) -> Result<Timestamp, StoreError> {
+        let begin = query_scalar(
+            "INSERT INTO receiptd.discovery AS d (sdk_app_id, began_at) VALUES ($1, now())
+             ON CONFLICT (sdk_app_id) DO UPDATE SET began_at = coalesce(d.began_at, EXCLUDED.began_at) RETURNING began_at",
+        )
+        .bind(self.app());
+        self.run_fenced("beginning discovery", SHORT, async |database| begin.fetch_one(database).await).await
+    }
+
+    /// Notes that it is switched off: switched on again it begins anew.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn end_discovery(&self) -> Result<(), StoreError> {
+        let end = query("UPDATE receiptd.discovery SET began_at = NULL WHERE sdk_app_id = $1 AND began_at IS NOT NULL")
+            .bind(self.app());
+        self.run_fenced("ending discovery", SHORT, async |database| end.execute(database).await.map(drop)).await
+    }
+
+    /// When discovery was switched on; `None` if it is off.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn discovery_began(&self) -> Result<Option<Timestamp>, StoreError> {
+        let began = query_scalar("SELECT (SELECT began_at FROM receiptd.discovery WHERE sdk_app_id = $1)");
+        let began = began.bind(self.app());
+        self.run("reading the state of discovery", SHORT, async |database| began.fetch_one(database).await).await
+    }
+
+    /// The place of the next page of the list of groups of a type, and when the list was last read to its end.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn group_list(&self, group_type: GroupType) -> Result<(Cursor, Option<Timestamp>), StoreError> {
+        let list = query_as::<(String, Option<Timestamp>)>(
+            "SELECT next_page, listed_at FROM receiptd.discovery_lists WHERE sdk_app_id = $1 AND group_type = $2",
+        )
+        .bind(self.app())
+        .bind(group_type.as_str());
+        let list = self.run("reading the list of groups", SHORT, async |database| list.fetch_optional(database).await);
+        let (next, listed_at) = list.await?.unwrap_or_default();
+        Ok((next.parse().unwrap_or_default(), listed_at))
+    }
+
+    /// Stores a page of the list: the groups to follow, and the place of the next page, if there is one. Returns the
+    /// groups that are new.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn store_page(
+        &self,
+        group_type: GroupType,
+        groups: &[GroupId],
+        next: Option<Cursor>,
+    ) -> Result<Vec<GroupId>, StoreError> {
+        self.run_fenced("storing a list of groups", LONG, async |database| {
+            query(
+                "INSERT INTO receiptd.discovery_lists AS l (sdk_app_id, group_type, next_page, listed_at)
+                 VALUES ($1, $2, coalesce($3, '0'), CASE WHEN $3 IS NULL THEN now() END)
+                 ON CONFLICT (sdk_app_id, group_type) DO UPDATE
+                 SET next_page = EXCLUDED.next_page, listed_at = coalesce(EXCLUDED.listed_at, l.listed_at)",
+            )
+            .bind(self.app())
+            .bind(group_type.as_str())
+            .bind(next.map(|next| next.to_string()))
+            .execute(&mut *database)
+            .await?;
+            follow(database, self.app(), Some(group_type), groups).await
+        })
+        .await
+    }
+
+    /// Follows groups. Returns those that are new.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn follow_groups(
+        &self,
+        group_type: Option<GroupType>,
+        groups: &[GroupId],
+    ) -> Result<Vec<GroupId>, StoreError> {
+        const DOING: &str = "following groups";
+        self.run_fenced(DOING, SHORT, async |database| follow(database, self.app(), group_type, groups).await).await
+    }
+
+    /// Stops following groups.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing has changed.
+    pub async fn leave_groups(&self, groups: &[GroupId]) -> Result<(), StoreError> {
+        let leave = query("DELETE FROM receiptd.discovered_groups WHERE sdk_app_id = $1 AND group_id = ANY ($2)")
+            .bind(self.app())
+            .bind(texts(groups));
+        self.run_fenced("leaving groups", SHORT, async |database| leave.execute(database).await.map(drop)).await
+    }
+
+    /// The next followed groups by id, after `after`. Empty at the end.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn followed_groups(&self, after: Option<&GroupId>) -> Result<Vec<Followed>, StoreError> {
+        let groups = query(
+            "SELECT group_id, group_type, next_seq FROM receiptd.discovered_groups
+             WHERE sdk_app_id = $1 AND group_id > $2 ORDER BY group_id LIMIT $3",
+        )
+        .bind(self.app())
+        .bind(after.map_or_else(String::new, ToString::to_string))
+        .bind(PAGE);
+        let rows = self.run("reading followed groups", LONG, async |database| groups.fetch_all(database).await).await?;
+        let followed = |row: &sqlx::postgres::PgRow| {
+            let (group, group_type): (String, Option<String>) = (row.get("group_id"), row.get("group_type"));
+            let next_seq: Option<i64> = row.get("next_seq");
+            Some(Followed {
+                group: group.parse().ok()?,
+                group_type: group_type.and_then(|group_type| group_type.parse().ok()),
+                next_seq: next_seq.and_then(|seq| u32::try_from(seq).ok()),
+            })
+        };
+        Ok(rows.iter().filter_map(followed).collect())
+    }
+}
+
+async fn follow(
+    connection: &mut StoreConnection,
+    app: i64,
+    group_type: Option<GroupType>,
+    groups: &[GroupId],
+) -> Result<Vec<GroupId>, sqlx::Error> {
+    // Rows of known groups are not written.
+    let new: Vec<String> = query_scalar(
+        "INSERT INTO receiptd.discovered_groups AS d (sdk_app_id, group_id, group_type)
+         SELECT $1, u.group_id, $2 FROM unnest($3::text[]) AS u (group_id) ORDER BY u.group_id
+         ON CONFLICT (sdk_app_id, group_id) DO NOTHING RETURNING d.group_id",
+    )
+    .bind(app)
+    .bind(group_type.map(GroupType::as_str))
+    .bind(texts(groups))
+    .fetch_all(connection)
+    .await?;
+    Ok(new.iter().filter_map(|id| id.parse().ok()).collect())
+}
+
+fn texts(groups: &[GroupId]) -> Vec<String> {
+    groups.iter().map(ToString::to_string).collect()
+}
