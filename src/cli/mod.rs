@@ -9,6 +9,7 @@ mod config;
 mod database;
 mod demo;
 mod diagnosis;
+mod discover;
 mod exit;
 mod explain;
 mod export;
@@ -85,6 +86,7 @@ enum Command {
     Tail(tail::Arguments),
     Explain(explain::Arguments),
     Plan(plan::Arguments),
+    Discover(discover::Arguments),
     Config(config::Arguments),
     Rollup(rollup::Arguments),
     Retention(retention::Arguments),
@@ -111,6 +113,7 @@ impl Command {
             Self::Tail(arguments) => tail::execute(&arguments, global).await,
             Self::Explain(arguments) => explain::execute(arguments, global).await,
             Self::Plan(arguments) => plan::execute(&arguments, global).await,
+            Self::Discover(arguments) => discover::execute(&arguments, global).await,
             Self::Config(arguments) => config::execute(&arguments, global),
             Self::Rollup(arguments) => rollup::execute(&arguments, global).await,
             Self::Retention(arguments) => retention::execute(&arguments, global).await,
