@@ -72,7 +72,8 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let limit = batch_limit(limit, batch_size);
     let cadence = cadences.of(facts.group.cadence.as_deref());
     let cause = slot.filter(|_| is_active(&facts)).and_then(|slot| cause::cause(&slot, cadence, stretch, now));
-    let why = stopped.into_iter().chain(idle).chain(held).chain(cause).chain(of_group).chain(limit).chain(found).collect();
+    let why =
+        stopped.into_iter().chain(idle).chain(held).chain(cause).chain(of_group).chain(limit).chain(found).collect();
     let answer = Answer { why, trouble, holder, facts };
     let mut out = stdout();
     if json {
