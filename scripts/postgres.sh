@@ -1,7 +1,7 @@
-# What ./demo and ./test need besides this repository. Sourced by them; works for root and for an ordinary user.
+# Prerequisites of ./demo, ./test and packaging, checked and installed if possible. Works for root and for an ordinary user.
 # shellcheck shell=bash
 
-# Says one line and ends, as for every lack that the person has to see to.
+# Prints one line and exits: something is missing that the user has to install.
 lacking() {
     printf '%s\n' "$1" >&2
     exit 1
@@ -12,7 +12,7 @@ need_cargo() {
         lacking "cargo was not found: install Rust 1.89 or later (with rustup), then run this again"
 }
 
-# Whether PostgreSQL's server programs are where src/embedded/installation.rs looks for them.
+# Whether PostgreSQL's server programs are installed, in the places where src/embedded/installation.rs looks.
 have_postgres() {
     local directory
     local -a path
@@ -27,7 +27,7 @@ have_postgres() {
     return 1
 }
 
-# Installs Debian's packages. Neither a cluster nor a service that they bring is started. $1: sudo or nothing; then the packages.
+# Installs Debian packages without creating a cluster or starting a service. $1: sudo, or empty; then the packages.
 install_packages() {
     local -a as_root=()
     if [[ $1 ]]; then
@@ -54,7 +54,7 @@ install_packages() {
     ' sh "$@" </dev/null >&2
 }
 
-# Tries to install packages, where that is possible without asking anybody.
+# Tries to install packages if that is possible without a password.
 try_to_install() {
     if ! command -v apt-get >/dev/null; then
         return
@@ -72,7 +72,7 @@ need_postgres() {
         lacking "PostgreSQL's server programs were not found: install them (on Debian and Ubuntu: sudo apt-get install postgresql), then run this again"
 }
 
-# Prometheus, for the test of the operators' dashboard.
+# Prometheus, for the tests of the operators' dashboard and the alerts.
 need_prometheus() {
     command -v prometheus >/dev/null && return
     try_to_install prometheus
@@ -81,7 +81,7 @@ need_prometheus() {
     stay_off prometheus
 }
 
-# What was not here before shall not run at the next start of the machine either. $@: its services.
+# Disables services that were only installed for the tests, so that they don't start with the machine. $@: the services.
 stay_off() {
     if [[ -d /run/systemd/system ]]; then
         systemctl disable --quiet "$@" 2>/dev/null || sudo -n systemctl disable --quiet "$@" 2>/dev/null || true
@@ -112,7 +112,7 @@ need_chromium() {
         lacking "Chromium was not found: install it (on Debian: sudo apt-get install chromium), then run this again"
 }
 
-# systemd's tool that checks units; systemd need not run.
+# The tool that checks units; systemd itself need not run.
 need_systemd_analyze() {
     command -v systemd-analyze >/dev/null && return
     try_to_install systemd
@@ -120,7 +120,7 @@ need_systemd_analyze() {
         lacking "systemd-analyze was not found: install it (on Debian and Ubuntu: sudo apt-get install systemd), then run this again"
 }
 
-# PgBouncer, for the tests that stand behind it. Debian keeps it where only root's PATH leads.
+# PgBouncer, for the tests through it. Debian installs it in /usr/sbin, which is only in root's PATH.
 need_pgbouncer() {
     PATH=$PATH:/usr/sbin
     if command -v pgbouncer >/dev/null; then
