@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench truth` polls the messages of four synthetic worlds, whose reads are known, by a fixed interval, by tiers
 //! and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule, and prints the
-//! errors. `-- main`, `-- sparse`, …: one world only. `--seeds N`: so many worlds of each kind (3 by default). There are no
+//! errors. `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only what remains of the polls beside webhooks. `--seeds N`: so many worlds of each kind (3 by default). There are no
 //! receipts of real people in this: the figures rank cadences, and predict nobody's minutes.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
@@ -20,6 +20,7 @@ fn main() {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bench" => {}
+            "webhooks" => return beside_webhooks(),
             "--seeds" => seeds = arguments.next().unwrap().parse().unwrap(),
             name => worlds.push(WORLDS.iter().find(|world| world.name == name).expect("the name of a world")),
         }
@@ -42,5 +43,23 @@ fn main() {
         }
     }
     report.end();
+    beside_webhooks();
     println!("\nWhen a slot of 50 messages is due is decided in {:.2} µs.", policies::cost_of_due());
+}
+
+/// Prints what remains of the polls, and how wide the intervals are, while webhooks tell a share of the reads.
+fn beside_webhooks() {
+    println!("\nBeside webhooks, in the main world: what is known of a message, by the share of reads that they tell.");
+    println!("patience  told   calls a message   mean width of the first four milestones   lost");
+    let sent = WORLDS[0].messages(1);
+    for (patience, told) in [8, 24].into_iter().flat_map(|patience| [0.0, 0.5, 0.9, 1.0].map(|told| (patience, told))) {
+        let found = Policy::beside_webhooks(&sent, told, patience);
+        let calls = found.calls as f64 / found.messages as f64;
+        println!(
+            "{patience:>8}  {:>3.0} %  {calls:>15.1}  {:>37.0} s  {:>5}",
+            told * 100.0,
+            found.milestone_width(),
+            found.lost
+        );
+    }
 }

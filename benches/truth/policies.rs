@@ -68,8 +68,17 @@ impl Policy {
             stretch: if self == Self::Tiers { stretch } else { 1.0 },
             batch_size: 50,
             limit: None,
+            told: 0.0,
         };
         replay(messages, &way)
+    }
+
+    /// Polls the messages by the default cadence with this patience, while webhooks tell a share of the reads.
+    pub fn beside_webhooks(messages: &[Sent], told: f64, patience: u32) -> Findings {
+        let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(MINUTE) };
+        let cadence = Self::Tiers.cadence(1.0).at_pace(pace).unwrap();
+        let cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
+        replay(messages, &Way { cadences, stretch: 1.0, batch_size: 50, limit: None, told })
     }
 
     /// Polls the messages with so many calls, to two of a hundred.

@@ -144,7 +144,13 @@ impl PollingSession<'_> {
         self.status.set_poller(Some(poller.status()));
         let session_over = &self.session_over;
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
-        let slotter = Slotter { store, cadences, poller: poller.status(), news: poller.news() };
+        let slotter = Slotter {
+            store,
+            cadences,
+            events: self.status.events.clone(),
+            poller: poller.status(),
+            news: poller.news(),
+        };
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
         let (inbox, health) = (self.status.inbox.clone(), self.status.events.clone());
         let events = EventRecorder { store, cadences, inbox, health, recorder: poller.recorder(), news: poller.news() };

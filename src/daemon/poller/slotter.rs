@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PollerStatus;
 use crate::{
+    daemon::events::Health,
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{
@@ -44,6 +45,8 @@ pub struct Slotter {
     pub store: Store,
     /// The cadences of the config.
     pub cadences: Arc<Cadences>,
+    /// How far first polls give way to events.
+    pub events: Arc<Health>,
     /// The batch limit found by the poller.
     pub poller: Arc<PollerStatus>,
     /// The poller's queue for news.
@@ -120,7 +123,8 @@ impl Slotter {
         open: &HashMap<GroupKey, OpenSlot>,
     ) -> Vec<crate::rules::slot::SlotAssignment> {
         let (size, stretch) = (self.poller.slot_size(), self.poller.stretch());
-        pack(fresh, open, size, &self.cadences, stretch, self.store.clock().now())
+        let cadences = self.cadences.giving_way(self.events.trust().untold());
+        pack(fresh, open, size, &cadences, stretch, self.store.clock().now())
     }
 
     /// When a slot of a group with a new cadence or state is due. An empty one has to be deleted: it is due now.

@@ -198,9 +198,21 @@ impl Following<'_> {
         let due = match (&self.cadence.rule, slot_polled_at) {
             (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
             (_, None) => now,
-            (_, Some(polled_at)) => now.max(polled_at.min(now) + seconds(self.stretch * every.as_secs_f64())),
+            (_, Some(polled_at)) => {
+                now.max(polled_at.min(now) + seconds(self.stretch * self.joins_after(sent_at, now)))
+            }
         };
         Next { due, every }
+    }
+
+    /// How many seconds after the last poll of a slot a message that joins it is asked for: it gives way to events, within the
+    /// patience.
+    fn joins_after(&self, sent_at: Timestamp, now: Timestamp) -> f64 {
+        let alone = self.alone(sent_at, now).as_secs_f64();
+        let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule else { return alone };
+        let age = age(sent_at, now);
+        let longest = f64::from(pace.patience) * interval(tiers, age).as_secs_f64();
+        pace.interval(Unread::of_age(age.as_secs_f64()) * self.cadence.untold).min(longest).max(alone)
     }
 
     /// When a message is due by its own tier or the expression, after a poll at `polled_at`. Steps by age end on a grid of the

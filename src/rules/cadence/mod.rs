@@ -126,7 +126,7 @@ impl Cadence {
     }
 
     /// The same, while polls find only the share `untold` of all changes, and events tell the others: at a pace, what is
-    /// unread counts for as much less. Nothing else is put off.
+    /// unread counts for as much less. New slots are polled at once all the same.
     pub fn giving_way(self, untold: f64) -> Self {
         Self { untold: untold.clamp(LEAST_UNTOLD, 1.0), ..self }
     }

@@ -41,7 +41,11 @@ pub struct Findings {
     pub calls: usize,
     /// How far the middle of the interval of each milestone was from the truth, in the order of [`Milestone::ALL`].
     pub milestones: [Measure; Milestone::ALL.len()],
-    /// How long after a read a poll saw it.
+    /// How wide their intervals were.
+    pub widths: [Measure; Milestone::ALL.len()],
+    /// How many messages were known wrongly after a poll of them.
+    pub lost: usize,
+    /// How long after a read it was known.
     pub seen_after: Measure,
     /// By what share of the members the read rate at each of [`AGES`] was wrong.
     pub rates: [Measure; 4],
@@ -50,6 +54,11 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// The mean width of the intervals of the first four milestones, each of which counts alike.
+    pub fn milestone_width(&self) -> f64 {
+        self.widths[..4].iter().map(Measure::mean).sum::<f64>() / 4.0
+    }
+
     /// The mean error of the milestones, each of which counts alike.
     pub fn milestone_error(&self) -> f64 {
         self.milestones.iter().map(Measure::mean).sum::<f64>() / Milestone::ALL.len() as f64
@@ -101,7 +110,21 @@ impl<'a> Watching<'a> {
         (seen.read, message.members)
     }
 
-    /// A poll told when milestones were reached.
+    /// An event tells that so many have read a message.
+    pub fn heard(&mut self, index: usize, at: Timestamp, read: u32) {
+        let (message, seen) = (&self.messages[index], &mut self.seen[index]);
+        let new = message.reads.get(seen.read as usize..read as usize).unwrap_or_default();
+        self.found.seen_after.0.extend(new.iter().map(|read_at| (at - *read_at).as_seconds_f64()));
+        seen.read = seen.read.max(read);
+    }
+
+    /// So many are known to have read a message after a poll of it.
+    pub fn is_known(&mut self, index: usize, at: Timestamp, read: u32) {
+        let truth = self.messages[index].reads.iter().take_while(|read_at| **read_at <= at).count();
+        self.found.lost += usize::from(self.seen[index].polled_at == Some(at) && read as usize != truth);
+    }
+
+    /// A poll or an event told when milestones were reached.
     pub fn made_known(&mut self, index: usize, made: &Milestones) {
         let message = &self.messages[index];
         for (at, milestone) in Milestone::ALL.into_iter().enumerate() {
@@ -109,6 +132,7 @@ impl<'a> Watching<'a> {
             let Some(truth) = message.reached_at(milestone) else { continue };
             self.seen[index].has_reached[at] = true;
             let after = reached.after.unwrap_or(message.sent_at);
+            self.found.widths[at].0.push((reached.by - after).as_seconds_f64());
             let middle = after + (reached.by - after) / 2;
             self.found.milestones[at].0.push((middle - truth).as_seconds_f64().abs());
         }

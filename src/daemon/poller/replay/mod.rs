@@ -4,7 +4,10 @@
 //! The slots are packed and merged, the polls are recorded and the schedule is kept by the same code as in earnest. It must never
 //! decide anything by itself that the poller decides.
 
+mod events;
 mod findings;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,8 +17,8 @@ use std::{
 
 use chrono::TimeDelta;
 
-use self::findings::Watching;
 pub use self::findings::{Findings, Measure};
+use self::{events::Events, findings::Watching};
 use crate::{
     domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
     rules::{
@@ -51,6 +54,8 @@ pub struct Way {
     pub batch_size: usize,
     /// Maximum number of calls a second, if there is one.
     pub limit: Option<f64>,
+    /// The share of reads that webhooks tell when they happen.
+    pub told: f64,
 }
 
 /// Polls all messages until the last one is closed.
@@ -64,6 +69,7 @@ pub fn replay(messages: &[Sent], way: &Way) -> Findings {
 struct Replay<'a> {
     way: &'a Way,
     watching: Watching<'a>,
+    events: Events,
     /// The messages in the order in which they are sent, by their places among all.
     order: Vec<usize>,
     sent: usize,
@@ -88,6 +94,7 @@ impl<'a> Replay<'a> {
         Self {
             way,
             watching: Watching::of(messages),
+            events: Events::of(messages, way.told),
             order,
             sent: 0,
             of_group: HashMap::new(),
@@ -111,6 +118,11 @@ impl<'a> Replay<'a> {
         let until_due = self.schedule.until_next(true, self.clocks());
         let due = until_due.map(|until| (self.now + TimeDelta::microseconds(until.max(0))).max(self.free_at));
         let joins = self.order.get(self.sent).map(|at| next_second(self.watching.messages[*at].sent_at));
+        let told = self.events.next_at();
+        if told.is_some_and(|told| joins.into_iter().chain(due).all(|other| told < other)) {
+            self.hear();
+            return true;
+        }
         match (joins, due) {
             (None, None) => return false,
             (Some(joins), due) if due.is_none_or(|due| joins <= due) => {
@@ -149,7 +161,7 @@ impl<'a> Replay<'a> {
         });
         let open: HashMap<GroupKey, OpenSlot> = open.collect();
         let mut fresh_of = fresh.iter();
-        for fill in pack(&fresh, &open, self.way.batch_size, &self.way.cadences, self.way.stretch, self.now) {
+        for fill in pack(&fresh, &open, self.way.batch_size, &self.cadences(), self.way.stretch, self.now) {
             let messages = fresh_of.by_ref().take(fill.seqs.len()).map(message);
             let messages: Vec<SlotMessage> = messages.collect();
             let slot_id = fill.slot_id.unwrap_or_else(|| {
@@ -165,6 +177,14 @@ impl<'a> Replay<'a> {
                 let now = self.clocks();
                 self.schedule.bring_forward(key, fill.first, now);
             }
+        }
+    }
+
+    /// The cadences, as far as they give way to events.
+    fn cadences(&self) -> Arc<Cadences> {
+        match self.way.told > 0.0 {
+            true => self.way.cadences.giving_way(self.events.trust.untold()).into(),
+            false => self.way.cadences.clone(),
         }
     }
 
@@ -187,7 +207,7 @@ impl<'a> Replay<'a> {
             self.free_at = self.now.max(self.free_at) + TimeDelta::microseconds((1e6 / limit) as i64);
         }
         let poll = self.answered(&slot);
-        let kept = Kept::of(slot, poll, self.way.cadences.clone(), self.way.stretch, KeepSnapshots::Changes, self.now);
+        let kept = Kept::of(slot, poll, self.cadences(), self.way.stretch, KeepSnapshots::Changes, self.now);
         self.store(kept);
     }
 
@@ -226,10 +246,7 @@ impl<'a> Replay<'a> {
     /// Does what the recorder and the flush do.
     fn store(&mut self, kept: Kept) {
         let (recording, outcome, now) = (&kept.recording, kept.outcome(&[]), self.clocks());
-        for (seq, made) in &recording.milestones {
-            let index = self.of_group[&recording.slot.group_key][seq.get() as usize - 1];
-            self.watching.made_known(index, made);
-        }
+        self.count(recording);
         if let Some((other, _)) = recording.absorbs {
             self.slots.remove(&other);
             self.schedule.forget(other);
@@ -247,6 +264,12 @@ impl<'a> Replay<'a> {
         slot.next_poll_at = recording.next_poll_at;
         for message in &mut slot.messages {
             message.known_until = if message.known_apart { message.known_until } else { recording.known_until };
+        }
+        let known =
+            slot.messages.iter().map(|message| (message.seq, message.receipt.and_then(|receipt| receipt.counts)));
+        for (seq, counts) in known {
+            let index = self.of_group[&recording.slot.group_key][seq.get() as usize - 1];
+            self.watching.is_known(index, self.now, counts.map_or(0, Counts::read));
         }
         self.schedule.polled(recording.slot, recording.next(), false, now);
         self.schedule.release(recording.slot, recording.next_poll_at, now);

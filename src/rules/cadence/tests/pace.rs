@@ -153,7 +153,13 @@ fn polls_give_way_to_events_as_far_as_patience_allows() {
     assert!(is_close(wait(0.25, &[0]), 180.0), "twice as long as without events");
     assert!(is_close(wait(0.001, &[0]), 480.0), "8 times the minute of its tier");
     assert!(is_close(wait(0.0, &[2 * DAY; 50]), wait(1.0 / 400.0, &[2 * DAY; 50])));
-    let cadence = cadence().giving_way(0.01);
-    let joined = Following::from(&cadence).first_poll(Some(now()), now(), now());
-    assert_eq!(joined, Following::from(&self::cadence()).first_poll(Some(now()), now(), now()), "first polls don't");
+    let joins = |untold: f64| {
+        let cadence = cadence().giving_way(untold);
+        (Following::from(&cadence).first_poll(Some(now()), now(), now()).due - now()).as_seconds_f64()
+    };
+    assert!(
+        is_close(joins(0.25), 2.0 * joins(1.0)) && is_close(joins(0.0), 480.0),
+        "and first polls of a slot's new messages"
+    );
+    assert_eq!(Following::from(&cadence().giving_way(0.01)).first_poll(None, now(), now()).due, now());
 }
