@@ -123,52 +123,40 @@ pub struct Poller {
 impl Poller {
     /// A poller that starts no attempt after `stop`.
     pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
-        let PollerParts {
-            store,
-            client,
-            lease,
-            cadences,
-            recorder,
-            committed,
-            storing_blocked,
-            heartbeat,
-            activity,
-            events,
-        } = parts;
         let PollerSettings { max_calls_per_second, transit_allowance, batch_size, max_in_flight, keep } = settings;
         let room = Arc::new(Notify::new());
         let caller = Caller {
-            client,
-            clock: store.clock().clone(),
-            lease,
+            client: parts.client,
+            clock: parts.store.clock().clone(),
+            lease: parts.lease,
             pacing: Pacing::new(max_calls_per_second, transit_allowance),
             calls: Calls::new(max_calls_per_second, batch_size, clock::uptime()).into(),
             failing: FailingShare::new(max_calls_per_second, transit_allowance),
             trouble: FailureLog::default(),
-            activity,
+            activity: parts.activity,
             metrics: Metrics::new(),
             room: room.clone(),
             stop,
         };
         let caller = Arc::new(caller);
         let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
-        let life = PollLife { caller: caller.clone(), recorder, cadences, keep };
+        let life = PollLife { caller: caller.clone(), recorder: parts.recorder, cadences: parts.cadences, keep };
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {
-            store,
+            store: parts.store,
             configured: life.cadences.clone(),
-            events,
+            events: parts.events,
             untold: 1.0,
             caller,
             status,
             life,
-            storing_blocked,
-            heartbeat,
+            storing_blocked: parts.storing_blocked,
+            heartbeat: parts.heartbeat,
             trouble: LogThrottle::default(),
             dispatch: Dispatch::new(max_in_flight, clock::uptime()),
             news,
             news_sender,
-            committed,
+            committed: parts.committed,
             polls: TaskTracker::new(),
             room,
             warned: HashSet::new(),

@@ -147,20 +147,22 @@ impl World {
                 slots: self.database.read(slots),
                 of_groups: groups.iter().flat_map(|group| self.database.slots_of_group(*group)).collect(),
             }),
-            Request::Flush(polls) => {
-                let groups = || polls.iter().map(|poll| poll.kept.recording.slot.group_key);
-                if groups().any(|group| self.is_locked(group)) {
-                    Reply::Locked
-                } else if groups().any(|group| self.is_unstorable(group)) {
-                    Reply::Refused
-                } else {
-                    let (committed, changed) = self.database.flush(polls);
-                    Reply::Committed(committed, changed)
-                }
-            }
+            Request::Flush(polls) => self.at_flush(polls),
             Request::SetAside(poll, _) if self.is_locked(poll.kept.recording.slot.group_key) => Reply::Locked,
             Request::SetAside(poll, pause) => Reply::SetAside(self.sets_aside(from.daemon, poll, *pause)),
         }
+    }
+
+    fn at_flush(&mut self, polls: &[Numbered]) -> Reply {
+        let groups = || polls.iter().map(|poll| poll.kept.recording.slot.group_key);
+        if groups().any(|group| self.is_locked(group)) {
+            return Reply::Locked;
+        }
+        if groups().any(|group| self.is_unstorable(group)) {
+            return Reply::Refused;
+        }
+        let (committed, changed) = self.database.flush(polls);
+        Reply::Committed(committed, changed)
     }
 
     /// Whether the open transaction of another session holds rows of the group.

@@ -60,6 +60,17 @@ impl Contents {
     fn is_free(&self, id: SlotKey) -> bool {
         self.slots.iter().any(|slot| slot.key == id && slot.absorbs.is_none())
     }
+
+    /// Whether `slot` may absorb `other`, which is not read yet.
+    fn must_read(&self, slot: SlotKey, other: SlotKey) -> bool {
+        self.is_free(slot) && !self.is_free(other)
+    }
+
+    /// Takes out `other`, if it is read and `slot` may absorb it.
+    fn take_for(&mut self, slot: SlotKey, other: SlotKey) -> Option<Slot> {
+        let at = self.slots.iter().position(|slot| slot.key == other)?;
+        (self.is_free(slot) && self.is_free(other)).then(|| self.slots.remove(at))
+    }
 }
 
 impl Dispatch {
@@ -88,23 +99,19 @@ impl Dispatch {
                     }
                     contents.stage = Stage::Absorbing(VecDeque::new());
                 }
-                Stage::Absorbing(pairs) => {
-                    let Some((slot, other)) = pairs.front().copied() else {
-                        return Err(std::mem::take(&mut contents.slots));
-                    };
-                    if contents.is_free(slot) && contents.is_free(other) {
-                        let at = contents.slots.iter().position(|slot| slot.key == other);
-                        let absorbed = at.map(|at| contents.slots.remove(at));
-                        self.absorb(contents, claimed, absorbed, now);
-                    } else if contents.is_free(slot) && self.schedule.claim(other) {
-                        // Only slots that are waiting, or also just due, can be absorbed: a slot in another poll has
-                        // another last poll.
+                Stage::Absorbing(pairs) => match pairs.front().copied() {
+                    None => return Err(std::mem::take(&mut contents.slots)),
+                    // Only slots that are waiting, or also just due, can be absorbed: a slot in another poll has
+                    // another last poll.
+                    Some((slot, other)) if contents.must_read(slot, other) && self.schedule.claim(other) => {
                         claimed.slots.push(other);
                         return Ok(ContentsTask::Read(vec![other]));
-                    } else {
-                        self.absorb(contents, claimed, None, now);
                     }
-                }
+                    Some((slot, other)) => {
+                        let absorbed = contents.take_for(slot, other);
+                        self.absorb(contents, claimed, absorbed, now);
+                    }
+                },
             }
         }
     }
