@@ -156,6 +156,17 @@ $$;
 
 COMMENT ON FUNCTION receiptd.forget_member(bigint, text) IS 'Erases a member, given by account or pseudonym as stored, from all groups of an app, and keeps the member out from then on. Returns the number of messages in which the member was named. Only the owner of the schema may call it; `receiptd forget-member` computes the pseudonym. Example: SELECT receiptd.forget_member(1400000000, ''alice'').';
 
+-- A member with two names would be two readers.
+CREATE TABLE receiptd.member_naming (
+    sdk_app_id bigint PRIMARY KEY,
+    naming     text NOT NULL,
+    CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
+);
+
+COMMENT ON TABLE receiptd.member_naming IS 'Internal: how the members of an app are named in message_readers and reader_lists. It can only change while no member is stored.';
+COMMENT ON COLUMN receiptd.member_naming.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
+COMMENT ON COLUMN receiptd.member_naming.naming IS '''accounts'', or ''pseudonyms'' with a fingerprint of their key.';
+
 CREATE VIEW receiptd.member_reads AS
 SELECT g.sdk_app_id, g.group_id, r.msg_seq, r.member, l.sent_at, r.read_after, r.read_by,
     greatest(coalesce(r.read_after, l.sent_at) - l.sent_at, interval '0') AS latency_at_least,

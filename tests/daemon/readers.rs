@@ -210,6 +210,27 @@ async fn a_forgotten_member_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_change_of_naming_waits_until_nobody_is_stored() {
+    let mut rig = one_group().await;
+    rig.start().await;
+    rig.until("(SELECT cardinality(not_read) FROM receiptd.reader_lists) = 5").await;
+    rig.stop().await;
+    rig.settings.readers.naming = Naming::Pseudonyms("canary-key-of-32-characters-or-so".into());
+    let asked = rig.simulator.ledger().api(DETAIL).calls();
+    read(&rig, 2, 3);
+    rig.start().await;
+    rig.until("(SELECT moved_read FROM receiptd.reader_lists) = 2").await;
+    rig.simulator.wait_for_calls(rig.simulator.ledger().calls() + 3).await;
+    assert_eq!(rig.simulator.ledger().api(DETAIL).calls(), asked, "a member would have two names");
+    let erase = "SELECT receiptd.erase_readers(1400000000, 'g');
+        UPDATE receiptd.watched_groups SET readers = false; UPDATE receiptd.watched_groups SET readers = true";
+    sqlx::raw_sql(erase).execute(&rig.pool).await.unwrap();
+    rig.until("(SELECT count(*) FROM receiptd.message_readers WHERE member LIKE '~%') = 2").await;
+    assert_eq!(search(&rig, &rig.simulator.world().accounts(&group("g"))).await, 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn with_pseudonyms_no_account_is_stored() {
     let mut rig = one_group().await;
     rig.settings.readers.naming = Naming::Pseudonyms("canary-key-of-32-characters-or-so".into());

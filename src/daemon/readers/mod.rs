@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use tokio::{
     task::{Id, JoinSet},
     time::{Instant, sleep},
@@ -16,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     daemon::other_calls::OtherCalls,
     domain::SdkAppId,
     logging::log_throttle::LogThrottle,
@@ -37,6 +39,9 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 
 /// How often what is behind is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// Delay after an answer without an end.
+const AFTER_ENDLESS: TimeDelta = TimeDelta::hours(1);
 
 /// Maximum time for answers in flight to arrive at the end of a session.
 const GRACE: Duration = Duration::from_secs(5);
@@ -64,6 +69,9 @@ pub(crate) struct ReaderAsking {
     /// Answers that are not stored yet.
     unstored: Vec<Asked>,
     trouble: LogThrottle,
+    /// Whether members may be stored by the configured naming.
+    may_name: bool,
+    misnamed: LogThrottle,
     measured_at: Option<Instant>,
 }
 
@@ -78,6 +86,8 @@ impl ReaderAsking {
             busy: HashMap::new(),
             unstored: vec![],
             trouble: LogThrottle::default(),
+            may_name: false,
+            misnamed: LogThrottle::default(),
             measured_at: None,
         }
     }
@@ -118,12 +128,20 @@ impl ReaderAsking {
         let free = IN_FLIGHT - self.busy.len();
         if free > 0 {
             let busy: Vec<ListKey> = self.busy.values().copied().collect();
-            for due in self.store.due_readers(self.settings.limits, &busy, free).await? {
+            let due = self.store.due_readers(self.settings.limits, &busy, free).await?;
+            if due.is_empty() || !self.may_name().await? {
+                return self.measure_sometimes().await;
+            }
+            for due in due {
                 let key = due.key;
                 let asking = ask(self.store.clone(), self.calls.clone(), self.settings.clone(), self.app, due);
                 self.busy.insert(self.in_flight.spawn(asking).id(), key);
             }
         }
+        self.measure_sometimes().await
+    }
+
+    async fn measure_sometimes(&mut self) -> Result<(), StoreError> {
         if self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
             self.measure().await?;
         }
@@ -131,6 +149,24 @@ impl ReaderAsking {
             tracing::info!("readers are looked up and stored again");
         }
         Ok(())
+    }
+
+    /// Whether members are stored by the configured naming only.
+    async fn may_name(&mut self) -> Result<bool, StoreError> {
+        if !self.may_name {
+            self.may_name = self.store.names_members(&self.settings.naming.fingerprint()).await?;
+        }
+        if !self.may_name
+            && let Some(count) = self.misnamed.happened(clock::uptime())
+        {
+            tracing::error!(
+                count,
+                "readers are not asked for: members are stored by account or by pseudonyms with another key; undo the \
+                 change of readers.pseudonyms or its key, or erase what is stored with `receiptd watch readers GROUP off \
+                 --erase` for each group, and turn the readers on again"
+            );
+        }
+        Ok(self.may_name)
     }
 
     async fn write(&mut self) -> Result<(), StoreError> {
@@ -180,7 +216,7 @@ async fn ask(
         }
     }
     let Some((found, asked_at)) = asking.found().zip(asked_at) else {
-        return Some(Asked::Failed(key, Some(store.clock().now() + chrono::TimeDelta::hours(1))));
+        return Some(Asked::Failed(key, Some(store.clock().now() + AFTER_ENDLESS)));
     };
     Some(Asked::Found(Box::new(NewReaders { key, because_of: counts, asked_at, found, accounts })))
 }

@@ -24,13 +24,26 @@ impl Naming {
     pub fn name(&self, app: SdkAppId, account: &str) -> Option<Member> {
         let member = Member::new(account)?;
         let Self::Pseudonyms(key) = self else { return Some(member) };
-        let mut hash = <Hmac<Sha256> as KeyInit>::new_from_slice(key.expose_secret().as_bytes()).ok()?;
-        hash.update(&app.get().to_be_bytes());
-        hash.update(account.as_bytes());
-        let hash = hash.finalize().into_bytes();
-        let digits: String = hash.iter().take(BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let digits = digits(key, &[&app.get().to_be_bytes(), account.as_bytes()])?;
         Member::new(&format!("~{digits}"))
     }
+
+    /// Tells namings apart without telling the key.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Accounts => "accounts".to_owned(),
+            Self::Pseudonyms(key) => {
+                format!("pseudonyms {}", digits(key, &[b"receiptd.member_naming"]).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// The keyed hash of some bytes, in hexadecimal digits.
+fn digits(key: &SecretString, parts: &[&[u8]]) -> Option<String> {
+    let mut hash = <Hmac<Sha256> as KeyInit>::new_from_slice(key.expose_secret().as_bytes()).ok()?;
+    parts.iter().for_each(|part| hash.update(part));
+    Some(hash.finalize().into_bytes().iter().take(BYTES).map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -57,6 +70,13 @@ mod tests {
     fn a_pseudonym_is_an_hmac_that_others_can_compute() {
         let name = Naming::Pseudonyms("key".into()).name(app(1), "alice").unwrap();
         assert_eq!(name.as_str(), "~07901a0bd63b01ba62c5bc05923fcf6d");
+    }
+
+    #[test]
+    fn namings_have_fingerprints_that_do_not_tell_the_key() {
+        let of = |key: &str| Naming::Pseudonyms(key.into()).fingerprint();
+        assert_eq!(Naming::Accounts.fingerprint(), "accounts");
+        assert!(of("key") != of("other") && of("key") == of("key") && !of("canary").contains("canary"));
     }
 
     #[test]

@@ -18,7 +18,11 @@ pub use self::{
     members::MemberMessage,
     writing::{Asked, NewReaders, ToldReader, hash_of},
 };
-use super::{Store, StoreError, statement::query_as, transaction::SHORT};
+use super::{
+    Store, StoreError,
+    statement::{query, query_as, query_scalar},
+    transaction::SHORT,
+};
 use crate::{
     domain::{Counts, GroupId, Member, MsgSeq, Timestamp},
     rules::{readers::Known, slot::GroupKey},
@@ -115,6 +119,30 @@ impl Store {
             .bind(busy.iter().map(|key| i64::from(key.seq.get())).collect::<Vec<_>>())
             .bind(i64::try_from(most).unwrap_or(i64::MAX));
         self.run("looking for readers to ask for", SHORT, async |database| lists.fetch_all(database).await).await
+    }
+
+    /// Whether members of the app are stored by this naming, from now on if none is stored by another.
+    ///
+    /// # Errors
+    /// If the database fails, or the lease has passed to another process.
+    pub async fn names_members(&self, naming: &str) -> Result<bool, StoreError> {
+        const STORED: &str = "SELECT EXISTS (SELECT FROM receiptd.member_naming WHERE sdk_app_id = $1 AND naming = $2)";
+        const CHANGE: &str = "
+            INSERT INTO receiptd.member_naming AS n (sdk_app_id, naming) VALUES ($1, $2)
+            ON CONFLICT (sdk_app_id) DO UPDATE SET naming = EXCLUDED.naming WHERE NOT EXISTS (
+                SELECT FROM receiptd.reader_lists l JOIN receiptd.watched_groups g ON g.group_key = l.group_key
+                WHERE g.sdk_app_id = $1 AND (l.not_read <> '{}' OR l.gone <> '{}' OR EXISTS (
+                    SELECT FROM receiptd.message_readers r WHERE r.group_key = l.group_key AND r.msg_seq = l.msg_seq)))";
+        let app = self.app();
+        let is_stored = || query_scalar::<bool>(STORED).bind(app).bind(naming.to_owned());
+        self.run_fenced("comparing how members are named", SHORT, async |database| {
+            if is_stored().fetch_one(&mut *database).await? {
+                return Ok(true);
+            }
+            query(CHANGE).bind(app).bind(naming.to_owned()).execute(&mut *database).await?;
+            is_stored().fetch_one(database).await
+        })
+        .await
     }
 
     /// How many lists are due.
