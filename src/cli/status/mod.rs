@@ -11,7 +11,7 @@ use receiptd::{
     domain::Timestamp,
     host::Holder,
     lifecycle,
-    store::{Overview, Store, StoreError, Watched},
+    store::{DiscoveryTotals, Overview, Store, StoreError, Watched},
     text::{counted::counted, duration, printable::printable},
 };
 use serde::Serialize;
@@ -45,6 +45,8 @@ struct Status {
     daemon: Option<serde_json::Value>,
     /// Why there is none.
     daemon_unheard: Option<String>,
+    /// What discovery has done; null if it is off.
+    discovery: Option<DiscoveryTotals>,
 }
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -83,7 +85,11 @@ async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let daemon = heard.ok();
     let trouble = diagnosis::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
     let clock = store.clock().doubt().map(|doubt| doubt.to_string());
-    Ok(Status { database, trouble, clock, daemon, daemon_unheard })
+    let discovery = match store.discovery_began().await? {
+        Some(_) => Some(store.discovery_totals().await?),
+        None => None,
+    };
+    Ok(Status { database, trouble, clock, daemon, daemon_unheard, discovery })
 }
 
 /// The status as lines, each with its name.
@@ -92,7 +98,7 @@ fn lines(status: &Status, place: &str, now: Timestamp) -> Vec<String> {
 }
 
 fn facts(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, String)> {
-    let Status { database, trouble, clock, daemon, daemon_unheard } = status;
+    let Status { database, trouble, clock, daemon, daemon_unheard, discovery } = status;
     let Watched { groups, messages, quarantined } = database.watched;
     let refused =
         if quarantined > 0 { format!("; quarantined: {}", number(quarantined, "group")) } else { String::new() };
@@ -121,6 +127,7 @@ fn facts(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
     ];
     let webhooks = daemon.as_ref().and_then(|daemon| daemon["webhooks_in_words"].as_str());
     lines.extend(webhooks.map(|words| ("webhooks", words.to_owned())));
+    lines.extend(discovery.map(|found| ("discovery", discovered(&found))));
     lines.extend(warnings(database));
     let stretched = (database.stretch > 1.0).then(|| stretched(database.stretch));
     lines.extend(stretched.map(|stretched| ("intervals", stretched)));
@@ -135,6 +142,12 @@ fn facts(status: &Status, place: &str, now: Timestamp) -> Vec<(&'static str, Str
 /// The stretch, in words.
 pub fn stretched(factor: f64) -> String {
     format!("{factor:.1} times as long, since more is due than the limit allows")
+}
+
+fn discovered(found: &DiscoveryTotals) -> String {
+    let share =
+        found.receipt_share().map_or_else(String::new, |share| format!(", {:.0} % with a receipt", share * 100.0));
+    format!("{} followed, {} watched{share}", number(found.groups, "group"), number(found.watched, "message"))
 }
 
 /// The calls of the last ten minutes.
