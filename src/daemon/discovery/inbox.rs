@@ -11,10 +11,11 @@ use tokio::sync::Notify;
 use super::{Discoverer, Known};
 use crate::{
     clock,
-    domain::{GroupId, GroupType, MsgSeq, Timestamp},
+    domain::{GroupId, GroupType, InvalidValue, MsgSeq, Timestamp},
     rules::{
         discovery::{Found, Passed},
         protocol::others::{HistoryMessage, MessageKind},
+        webhooks::{Event, Group},
     },
     store::GroupRead,
 };
@@ -49,6 +50,31 @@ pub enum Announced {
         /// Its type, if told.
         group_type: Option<GroupType>,
     },
+}
+
+impl Announced {
+    /// What an event of a webhook tells discovery, if anything. Groups of types without receipts are none of its business.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Sent { group: Group { id, group_type }, seq, sent_at, is_online_only: false } => {
+                let group_type = known_type(group_type.as_deref())?;
+                Some(Self::Message { group: id.clone(), group_type, seq: *seq, sent_at: *sent_at })
+            }
+            Event::Created(Group { id, group_type }) => {
+                Some(Self::Group { group: id.clone(), group_type: known_type(group_type.as_deref())? })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A type as it was told; none if it is unknown, and nothing if its groups have no receipts.
+fn known_type(name: Option<&str>) -> Option<Option<GroupType>> {
+    match name.map(str::parse) {
+        Some(Ok(group_type)) => Some(Some(group_type)),
+        Some(Err(InvalidValue::NoReceiptsInGroup { .. })) => None,
+        Some(Err(_)) | None => Some(None),
+    }
 }
 
 /// A bounded queue. Without discovery, nothing is kept.
@@ -202,5 +228,46 @@ impl Discoverer {
         groups.rounds.hurry(group, clock::uptime());
         drop(groups);
         self.due.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(group_type: Option<&str>) -> Group {
+        Group { id: "a".parse().unwrap(), group_type: group_type.map(str::to_owned) }
+    }
+
+    fn sent(group_type: Option<&str>, is_online_only: bool) -> Event {
+        Event::Sent { group: group(group_type), seq: MsgSeq::try_from(7).unwrap(), sent_at: None, is_online_only }
+    }
+
+    #[test]
+    fn messages_and_groups_that_may_have_receipts_are_announced() {
+        let message = |group_type| {
+            let (group, seq) = ("a".parse().unwrap(), MsgSeq::try_from(7).unwrap());
+            Some(Announced::Message { group, group_type, seq, sent_at: None })
+        };
+        assert_eq!(Announced::of(&sent(Some("Work"), false)), message(Some(GroupType::Private)));
+        assert_eq!(Announced::of(&sent(Some("Club"), false)), message(None));
+        assert_eq!(Announced::of(&sent(None, false)), message(None));
+        assert_eq!(Announced::of(&sent(Some("AVChatRoom"), false)), None);
+        assert_eq!(Announced::of(&sent(None, true)), None, "online-only messages have no receipt");
+        let created = Announced::Group { group: "a".parse().unwrap(), group_type: Some(GroupType::Public) };
+        assert_eq!(Announced::of(&Event::Created(group(Some("Public")))), Some(created));
+        assert_eq!(Announced::of(&Event::Other), None);
+    }
+
+    #[test]
+    fn the_inbox_is_bounded_and_closed_while_nobody_reads_it() {
+        let inbox = Inbox::default();
+        let announced = Announced::of(&sent(None, false)).unwrap();
+        assert!(!inbox.announce(announced.clone()));
+        let reading = Reading::of(&inbox);
+        assert!((0..MOST).all(|_| inbox.announce(announced.clone())));
+        assert!(!inbox.announce(announced.clone()));
+        drop(reading);
+        assert!(!inbox.announce(announced));
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Arrival, Dropped, Health, Inbox};
 use crate::{
     clock,
+    daemon::discovery::{self, Announced},
     domain::{GroupId, MsgSeq},
     logging::log_throttle::LogThrottle,
     rules::{
@@ -47,6 +48,8 @@ pub(crate) struct EventRecorder {
     pub cadences: Arc<Cadences>,
     pub inbox: Arc<Inbox>,
     pub health: Arc<Health>,
+    /// Where discovery is told of messages and groups.
+    pub discovery: Arc<discovery::Inbox>,
     /// The queue for results.
     pub recorder: mpsc::Sender<Kept>,
     /// The poller's queue for news.
@@ -100,7 +103,7 @@ impl EventRecorder {
             let mut to_poll = ToPoll::default();
             tokio::select! {
                 () = stop.cancelled() => {}
-                arrivals = self.inbox.take() => arrivals.into_iter().for_each(|one| sort(one, &mut order, &mut to_poll)),
+                arrivals = self.inbox.take() => arrivals.into_iter().for_each(|one| self.sort(one, &mut order, &mut to_poll)),
                 () = until(&order) => {}
             }
             let ripe = if stop.is_cancelled() { order.take_all() } else { order.take(clock::uptime()) };
@@ -186,16 +189,20 @@ impl EventRecorder {
         }
         Ok(())
     }
-}
 
-/// Holds an event of receipts; other ones make slots due.
-fn sort(arrival: Arrival, order: &mut Order, to_poll: &mut ToPoll) {
-    let Arrival { event, at, uptime } = arrival;
-    match event {
-        Event::Receipts(event) => order.add(Arrived { event, at, uptime }),
-        Event::Recalled { group, seqs } => to_poll.messages.extend(seqs.into_iter().map(|seq| (group.clone(), seq))),
-        Event::Destroyed(group) => _ = to_poll.groups.insert(group),
-        _ => {}
+    /// Holds an event of receipts; other ones make slots due, or are for discovery.
+    fn sort(&self, arrival: Arrival, order: &mut Order, to_poll: &mut ToPoll) {
+        let Arrival { event, at, uptime } = arrival;
+        // What doesn't fit is found by discovery itself.
+        Announced::of(&event).into_iter().for_each(|announced| _ = self.discovery.announce(announced));
+        match event {
+            Event::Receipts(event) => order.add(Arrived { event, at, uptime }),
+            Event::Recalled { group, seqs } => {
+                to_poll.messages.extend(seqs.into_iter().map(|seq| (group.clone(), seq)));
+            }
+            Event::Destroyed(group) => _ = to_poll.groups.insert(group),
+            _ => {}
+        }
     }
 }
 

@@ -153,7 +153,9 @@ impl PollingSession<'_> {
         };
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
         let (inbox, health) = (self.status.inbox.clone(), self.status.events.clone());
-        let events = EventRecorder { store, cadences, inbox, health, recorder: poller.recorder(), news: poller.news() };
+        let (discovery, recorder_of_events) = (self.status.announced.clone(), poller.recorder());
+        let news = poller.news();
+        let events = EventRecorder { store, cadences, inbox, health, discovery, recorder: recorder_of_events, news };
         let failed = CancellationToken::new();
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
