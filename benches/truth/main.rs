@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench truth` polls the messages of four synthetic worlds, whose reads are known, by a fixed interval, by tiers
 //! and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule, and prints the
-//! errors. `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only what remains of the polls beside webhooks. `--seeds N`: so many worlds of each kind (3 by default). There are no
+//! errors; also while three and twenty times as much is due as the limit allows, on average over the days in which messages are sent.
+//! `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only what remains of the polls beside webhooks. `--seeds N`: so many worlds of each kind (3 by default). There are no
 //! receipts of real people in this: the figures rank cadences, and predict nobody's minutes.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
@@ -11,6 +12,8 @@ mod policies;
 mod readers;
 mod report;
 mod worlds;
+
+use receiptd::daemon::poller::replay::Findings;
 
 use self::{policies::Policy, report::Report, worlds::WORLDS};
 
@@ -38,6 +41,16 @@ fn main() {
             for policy in Policy::ALL {
                 let found =
                     messages.iter().zip(&tiers).map(|(sent, tiers)| policy.at_calls(sent, tiers.calls as f64 * share));
+                report.row(policy, &found.collect::<Vec<_>>());
+            }
+        }
+        for (part, factor) in [("3 times too much due", 3.0), ("20 times too much due", 20.0)] {
+            report.part(part);
+            for policy in Policy::OVERLOADED {
+                let found = messages.iter().zip(&tiers).map(|(sent, Findings { calls, .. })| {
+                    let calls = *calls as f64;
+                    policy.at_limit(sent, calls, calls / world.seconds() / factor)
+                });
                 report.row(policy, &found.collect::<Vec<_>>());
             }
         }

@@ -9,7 +9,7 @@ use std::{
 
 use chrono::TimeDelta;
 use receiptd::{
-    daemon::poller::replay::{Findings, Sent, Way, replay},
+    daemon::poller::replay::{Findings, Sent, Stretching, Way, replay},
     domain::Timestamp,
     rules::cadence::{Cadence, Cadences, Following, Known, Pace, Phase, Tier},
 };
@@ -27,16 +27,23 @@ pub enum Policy {
     Tiers,
     /// The default cadence.
     Pace,
+    /// The same tiers, and no stretch: what is due waits.
+    Queue,
 }
 
 impl Policy {
+    /// Compared at equal numbers of calls.
     pub const ALL: [Self; 3] = [Self::Fixed, Self::Tiers, Self::Pace];
+
+    /// Compared while more is due than the limit allows.
+    pub const OVERLOADED: [Self; 3] = [Self::Queue, Self::Tiers, Self::Pace];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Fixed => "fixed interval",
             Self::Tiers => "tiers",
             Self::Pace => "pace",
+            Self::Queue => "tiers, not stretched",
         }
     }
 
@@ -48,7 +55,7 @@ impl Policy {
                 let every = (Duration::from_secs(6 * HOUR)).mul_f64(stretch);
                 Cadence::by_age(vec![Tier { until: Duration::from_secs(30 * DAY), every }], true).unwrap()
             }
-            Self::Tiers => Cadence::by_age(tiers.to_vec(), true).unwrap(),
+            Self::Tiers | Self::Queue => Cadence::by_age(tiers.to_vec(), true).unwrap(),
             Self::Pace => {
                 let pace = Pace {
                     pace: Pace::DEFAULT_PACE.mul_f64(stretch),
@@ -62,15 +69,24 @@ impl Policy {
 
     /// Polls the messages with intervals that are longer by this factor.
     pub fn of(self, messages: &[Sent], stretch: f64) -> Findings {
-        let cadence = self.cadence(stretch);
-        let way = Way {
-            cadences: Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)]))),
-            stretch: if self == Self::Tiers { stretch } else { 1.0 },
-            batch_size: 50,
-            limit: None,
-            told: 0.0,
-        };
-        replay(messages, &way)
+        let by = if self == Self::Tiers { stretch } else { 1.0 };
+        self.replay(messages, stretch, Stretching::By(by), None)
+    }
+
+    /// Polls the messages with at most so many calls a second, by a cadence that would make `calls` without that limit.
+    pub fn at_limit(self, messages: &[Sent], calls: f64, limit: f64) -> Findings {
+        match self {
+            Self::Queue => self.replay(messages, 1.0, Stretching::By(1.0), Some(limit)),
+            _ => self.replay(messages, self.longer(messages, calls).0, Stretching::ToFit, Some(limit)),
+        }
+    }
+
+    fn replay(self, messages: &[Sent], longer: f64, stretch: Stretching, limit: Option<f64>) -> Findings {
+        let cadences = BTreeMap::from([("default".to_owned(), self.cadence(longer))]);
+        replay(
+            messages,
+            &Way { cadences: Arc::new(Cadences::new(cadences)), stretch, batch_size: 50, limit, told: 0.0 },
+        )
     }
 
     /// Polls the messages by the default cadence with this patience, while webhooks tell a share of the reads.
@@ -78,17 +94,22 @@ impl Policy {
         let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(MINUTE) };
         let cadence = Self::Tiers.cadence(1.0).at_pace(pace).unwrap();
         let cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
-        replay(messages, &Way { cadences, stretch: 1.0, batch_size: 50, limit: None, told })
+        replay(messages, &Way { cadences, stretch: Stretching::By(1.0), batch_size: 50, limit: None, told })
     }
 
     /// Polls the messages with so many calls, to two of a hundred.
     pub fn at_calls(self, messages: &[Sent], calls: f64) -> Findings {
+        self.longer(messages, calls).1
+    }
+
+    /// The factor by which intervals are longer then, too.
+    fn longer(self, messages: &[Sent], calls: f64) -> (f64, Findings) {
         let mut stretch = 1.0;
         loop {
             let found = self.of(messages, stretch);
             let ratio = found.calls as f64 / calls;
             if (ratio - 1.0).abs() < 0.02 {
-                return found;
+                return (stretch, found);
             }
             stretch *= ratio;
         }

@@ -8,8 +8,10 @@ use super::{policies::Policy, worlds::World};
 #[derive(Default)]
 pub struct Report {
     tiers: f64,
-    fixed: f64,
-    ratios: Vec<(String, f64, f64)>,
+    fixed: Option<f64>,
+    /// Parts, with the errors of the pace as parts of those of tiers, and of a fixed interval where there is one.
+    ratios: Vec<(String, f64, Option<f64>)>,
+    world: &'static str,
     part: String,
 }
 
@@ -17,10 +19,11 @@ impl Report {
     pub fn world(&mut self, world: &World, messages: &[Vec<Sent>]) {
         let sent: usize = messages.iter().map(Vec::len).sum();
         println!("\n{}: {}, {sent} messages in {} runs", world.name, world.about, messages.len());
-        self.part = world.name.to_owned();
+        self.world = world.name;
     }
 
     pub fn part(&mut self, part: &str) {
+        (self.part, self.fixed) = (format!("{}, {part}", self.world), None);
         println!(
             "\n  {part:<24} {:>9} | {:^83} | {:>7} | {:^31} | {:>6}",
             "calls a", "errors in minutes, mean and 90 %", "seen", "error of read rates, points", "longest"
@@ -71,24 +74,29 @@ impl Report {
             mean(&|f: &Findings| f.waits.most()),
         );
         match policy {
-            Policy::Fixed => self.fixed = error,
+            Policy::Fixed => self.fixed = Some(error),
             Policy::Tiers => self.tiers = error,
-            Policy::Pace => self.ratios.push((self.part.clone(), error / self.tiers, error / self.fixed)),
+            Policy::Pace => {
+                self.ratios.push((self.part.clone(), error / self.tiers, self.fixed.map(|fixed| error / fixed)));
+            }
+            Policy::Queue => {}
         }
     }
 
     /// The errors of the pace as parts of those of others, over all worlds.
     pub fn end(&self) {
-        println!(
-            "\nErrors of the milestones at the pace, as a part of those of tiers and of a fixed interval, at equal calls:"
-        );
-        for (world, tiers, fixed) in &self.ratios {
-            println!("  {world:<12} {tiers:.2} {fixed:.3}");
+        println!("\nErrors of the milestones at the pace, as a part of those of tiers and of a fixed interval:");
+        for (part, tiers, fixed) in &self.ratios {
+            let fixed = fixed.map_or_else(String::new, |fixed| format!("{fixed:.3}"));
+            println!("  {part:<36} {tiers:.2} {fixed}");
         }
-        let mean = |of: &dyn Fn(&(String, f64, f64)) -> f64| {
-            self.ratios.iter().map(of).sum::<f64>() / self.ratios.len() as f64
+        let of = |is_overloaded: bool| {
+            let ratios = self.ratios.iter().filter(move |ratio| ratio.2.is_none() == is_overloaded);
+            ratios.map(|ratio| ratio.1)
         };
-        let most = self.ratios.iter().map(|ratio| ratio.1).fold(0.0, f64::max);
-        println!("  mean         {:.2} {:.3}; worst {most:.2}", mean(&|ratio| ratio.1), mean(&|ratio| ratio.2));
+        for (name, is_overloaded) in [("at equal calls", false), ("with too much due", true)] {
+            let mean = of(is_overloaded).sum::<f64>() / of(is_overloaded).count() as f64;
+            println!("  mean {name}: {mean:.2}; worst {:.2}", of(is_overloaded).fold(0.0, f64::max));
+        }
     }
 }

@@ -65,6 +65,11 @@ pub const WORLDS: [World; 4] = [
 ];
 
 impl World {
+    /// How long messages are sent.
+    pub fn seconds(&self) -> f64 {
+        self.days * DAY
+    }
+
     /// All messages of a world with their reads.
     pub fn messages(&self, seed: u64) -> Vec<Sent> {
         let mut rng = Rng::with_seed(seed);

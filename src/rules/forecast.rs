@@ -82,7 +82,7 @@ pub fn plan(
         let known: f64 = cohorts.iter().map(calls_of).sum();
         let new = stream.map_or(0.0, |stream| stream.calls(number, cadences.of(None), now));
         let demand = (known + new) / 3_600.0;
-        let stretch = stretch::wanted(demand, limit);
+        let stretch = stretch::wanted(demand, limit.max(1).into());
         let calls_per_second = demand / stretch;
         Hour { from, calls_per_second, share: calls_per_second / f64::from(limit.max(1)), stretch }
     };

@@ -12,7 +12,7 @@ use std::{
 use chrono::TimeDelta;
 use indicatif::HumanCount;
 use receiptd::{
-    daemon::poller::replay::{Findings, Sent, Way, replay},
+    daemon::poller::replay::{Findings, Sent, Stretching, Way, replay},
     rules::cadence::{Cadences, InvalidCadence, Pace},
     store::PastRead,
     text::{counted::counted, duration},
@@ -102,7 +102,13 @@ pub fn try_on(reads: &[PastRead], now: &Cadences, tried: &Cadences, batch_size: 
     let sent = messages(reads);
     let groups: BTreeSet<_> = sent.iter().map(|sent| sent.group_key).collect();
     let poll = |cadences: &Cadences| {
-        let way = Way { cadences: Arc::new(cadences.clone()), stretch: 1.0, batch_size, limit: None, told: 0.0 };
+        let way = Way {
+            cadences: Arc::new(cadences.clone()),
+            stretch: Stretching::By(1.0),
+            batch_size,
+            limit: None,
+            told: 0.0,
+        };
         Outcome::from(replay(&sent, &way))
     };
     (!sent.is_empty()).then(|| Tried { messages: sent.len(), groups: groups.len(), now: poll(now), tried: poll(tried) })

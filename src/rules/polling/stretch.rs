@@ -20,7 +20,8 @@ const DEMAND_OVER: f64 = 300.0;
 /// Time over which calls made are compared with calls planned.
 const CALLS_OVER: f64 = 2.0 * 3_600.0;
 
-/// Maximum factor by which that comparison corrects the demand, either way.
+/// Maximum factor by which that comparison raises the demand. It never lowers it: while polls are late, it is unknown how many
+/// more would have been made, so the mean is too low rather than too high.
 const CORRECTION: f64 = 2.0;
 
 /// From this lateness on, fewer calls than planned only tell that there was no room for them.
@@ -34,7 +35,7 @@ pub(crate) struct Load {
     /// Calls a second that were made since the last step.
     pub made: f64,
     /// Maximum number of calls a second.
-    pub allowed: u32,
+    pub allowed: f64,
     /// Lateness of the most overdue poll.
     pub behind: Duration,
 }
@@ -78,19 +79,18 @@ impl Stretch {
         let planned = load.demand / self.factor();
         let means = self.means.get_or_insert(Means { demand: load.demand, made: planned, planned });
         means.demand += (load.demand - means.demand) * share(past, DEMAND_OVER);
-        if load.made >= planned || load.behind < LATE {
-            means.made += (load.made - means.made) * share(past, CALLS_OVER);
-            means.planned += (planned - means.planned) * share(past, CALLS_OVER);
-        }
+        let made = if load.behind < LATE { load.made } else { load.made.max(planned) };
+        means.made += (made - means.made) * share(past, CALLS_OVER);
+        means.planned += (planned - means.planned) * share(past, CALLS_OVER);
         let correction = if means.planned > 0.0 { means.made / means.planned } else { 1.0 };
-        let demand = means.demand * correction.clamp(1.0 / CORRECTION, CORRECTION);
+        let demand = means.demand * correction.clamp(1.0, CORRECTION);
         self.log += (wanted(demand, load.allowed).ln() - self.log).clamp(-MOST, MOST);
     }
 }
 
 /// The stretch at which a demand fits, in calls a second, if so many are allowed.
-pub fn wanted(demand: f64, allowed: u32) -> f64 {
-    (demand / (PLANNED * f64::from(allowed.max(1)))).max(1.0)
+pub fn wanted(demand: f64, allowed: f64) -> f64 {
+    (demand / (PLANNED * allowed)).max(1.0)
 }
 
 /// How much of an average over so many seconds is replaced in a step.
@@ -145,7 +145,7 @@ mod tests {
                     let load = Load {
                         demand: self.due.len() as f64 / self.every as f64,
                         made: std::mem::take(&mut self.made) as f64 / 10.0,
-                        allowed,
+                        allowed: allowed.into(),
                         behind: Duration::from_millis(behind),
                     };
                     self.stretch.step(&load, at);
@@ -215,7 +215,7 @@ mod tests {
         let (start, mut stretch) = (Instant::now(), Stretch::default());
         for step in 0..3 * 360 {
             let planned = 190.0 / stretch.factor();
-            let load = Load { demand: 190.0, made: 1.5 * planned, allowed: 200, behind: Duration::ZERO };
+            let load = Load { demand: 190.0, made: 1.5 * planned, allowed: 200.0, behind: Duration::ZERO };
             stretch.step(&load, start + step * STEP);
         }
         assert!((1.3..1.55).contains(&stretch.factor()), "{}", stretch.factor());

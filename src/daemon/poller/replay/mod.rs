@@ -23,12 +23,18 @@ use crate::{
     domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
     rules::{
         cadence::Cadences,
-        polling::schedule::{Now, Schedule},
+        polling::{
+            schedule::{Now, Schedule},
+            stretch::{Load, Stretch},
+        },
         protocol::{Answer, Attempt},
         recording::{Contents, KeepSnapshots, Kept, Poll, PollEnd, Told},
         slot::{GroupKey, GroupState, NewMessage, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, pack},
     },
 };
+
+/// Time between two steps of the stretch.
+const STEP: TimeDelta = TimeDelta::seconds(10);
 
 /// A message and when it was read.
 #[derive(Debug, Clone)]
@@ -48,14 +54,23 @@ pub struct Sent {
 pub struct Way {
     /// The default is followed.
     pub cadences: Arc<Cadences>,
-    /// All intervals are longer by this factor.
-    pub stretch: f64,
+    /// By how much intervals are longer.
+    pub stretch: Stretching,
     /// Maximum number of messages in a call.
     pub batch_size: usize,
     /// Maximum number of calls a second, if there is one.
     pub limit: Option<f64>,
     /// The share of reads that webhooks tell when they happen.
     pub told: f64,
+}
+
+/// By how much intervals are longer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stretching {
+    /// By this factor.
+    By(f64),
+    /// By what is needed to keep the limit.
+    ToFit,
 }
 
 /// Polls all messages until the last one is closed.
@@ -82,6 +97,9 @@ struct Replay<'a> {
     now: Timestamp,
     /// When the limit allows the next call.
     free_at: Timestamp,
+    stretch: Stretch,
+    /// When it took its last step, and how many calls had been made by then.
+    stepped: (Timestamp, usize),
     group_id: GroupId,
 }
 
@@ -104,6 +122,11 @@ impl<'a> Replay<'a> {
             start: (start, monotonic),
             now: start,
             free_at: start,
+            stretch: Stretch::recalled(match way.stretch {
+                Stretching::By(factor) => factor,
+                Stretching::ToFit => 1.0,
+            }),
+            stepped: (start, 0),
             group_id: "replay".parse().expect("a group id of plain letters"),
         }
     }
@@ -126,17 +149,38 @@ impl<'a> Replay<'a> {
         match (joins, due) {
             (None, None) => return false,
             (Some(joins), due) if due.is_none_or(|due| joins <= due) => {
-                self.now = joins;
+                self.goes_on_to(joins);
                 self.give_slots();
             }
             (_, due) => {
-                self.now = due.unwrap_or(self.now);
+                self.goes_on_to(due.unwrap_or(self.now));
                 for slot in self.schedule.claim_due(1, 1, self.clocks()) {
                     self.poll(slot);
                 }
             }
         }
         true
+    }
+
+    /// Time passes, and with it steps of the stretch.
+    fn goes_on_to(&mut self, then: Timestamp) {
+        let limit = self.way.limit.filter(|_| self.way.stretch == Stretching::ToFit);
+        while let Some(allowed) = limit
+            && self.stepped.0 + STEP <= then
+        {
+            self.now = self.stepped.0 + STEP;
+            let behind = self.schedule.until_next(true, self.clocks()).unwrap_or_default().min(0).unsigned_abs();
+            let load = Load {
+                demand: self.schedule.demand(),
+                made: (self.watching.calls - self.stepped.1) as f64 / STEP.as_seconds_f64(),
+                allowed,
+                behind: Duration::from_micros(behind),
+            };
+            let monotonic = self.clocks().monotonic;
+            self.stretch.step(&load, monotonic);
+            self.stepped = (self.now, self.watching.calls);
+        }
+        self.now = then;
     }
 
     /// Gives slots to the messages that were sent until now, as the slotter does once a second.
@@ -161,7 +205,7 @@ impl<'a> Replay<'a> {
         });
         let open: HashMap<GroupKey, OpenSlot> = open.collect();
         let mut fresh_of = fresh.iter();
-        for fill in pack(&fresh, &open, self.way.batch_size, &self.cadences(), self.way.stretch, self.now) {
+        for fill in pack(&fresh, &open, self.way.batch_size, &self.cadences(), self.stretch.factor(), self.now) {
             let messages = fresh_of.by_ref().take(fill.seqs.len()).map(message);
             let messages: Vec<SlotMessage> = messages.collect();
             let slot_id = fill.slot_id.unwrap_or_else(|| {
@@ -207,7 +251,8 @@ impl<'a> Replay<'a> {
             self.free_at = self.now.max(self.free_at) + TimeDelta::microseconds((1e6 / limit) as i64);
         }
         let poll = self.answered(&slot);
-        let kept = Kept::of(slot, poll, self.cadences(), self.way.stretch, KeepSnapshots::Changes, self.now);
+        let (cadences, stretch) = (self.cadences(), self.stretch.factor());
+        let kept = Kept::of(slot, poll, cadences, stretch, KeepSnapshots::Changes, self.now);
         self.store(kept);
     }
 

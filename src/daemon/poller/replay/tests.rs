@@ -35,7 +35,7 @@ fn found(messages: &[Sent], told: f64, patience: u32) -> Findings {
     let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(60) };
     let cadence = Cadence::built_in(true).at_pace(pace).unwrap();
     let cadences = Arc::new(Cadences::new([("default".to_owned(), cadence)].into()));
-    replay(messages, &Way { cadences, stretch: 1.0, batch_size: 50, limit: None, told })
+    replay(messages, &Way { cadences, stretch: Stretching::By(1.0), batch_size: 50, limit: None, told })
 }
 
 #[test]

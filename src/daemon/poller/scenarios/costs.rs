@@ -30,7 +30,7 @@ pub(super) struct Costs {
     flaws: Vec<(Micros, Flaw)>,
     is_busy: bool,
     limit: u32,
-    /// The cadence plus extra time.
+    /// The longest wait by the cadence, plus extra time.
     patience: Micros,
     /// From when on everything except the flaws works.
     works_from: Option<Micros>,
@@ -40,7 +40,8 @@ pub(super) struct Costs {
 
 impl Costs {
     pub fn of(plan: &Plan) -> Self {
-        let patience = u64::try_from(plan.cadence.as_micros()).unwrap() + HELD_UP_AT_MOST;
+        let longest = plan.cadence * plan.patience;
+        let patience = u64::try_from(longest.as_micros()).unwrap() + HELD_UP_AT_MOST;
         let (flaws, is_busy, limit) = (plan.flaws.clone(), plan.is_busy, plan.limit);
         Self { flaws, is_busy, limit, patience, works_from: None, told: BTreeMap::new(), failed: VecDeque::new() }
     }

@@ -102,6 +102,8 @@ pub(super) struct Plan {
     pub allowance: Duration,
     pub batch_size: usize,
     pub cadence: Duration,
+    /// Maximum wait of a message in intervals; more than one only at a pace.
+    pub patience: u32,
     pub daemons: usize,
     /// Maximum number of polls in flight.
     pub max_in_flight: usize,
@@ -162,6 +164,7 @@ impl Plan {
             limit: 40,
             batch_size: 1,
             cadence: Duration::from_secs(10),
+            patience: 1,
             daemons: 1,
             max_in_flight: 80,
             is_busy: false,
@@ -180,6 +183,7 @@ impl Plan {
             allowance: Duration::from_millis(30),
             batch_size: 1,
             cadence: Duration::from_secs(1),
+            patience: 1,
             daemons: 1,
             max_in_flight: 60,
             is_busy: true,
@@ -238,6 +242,7 @@ impl Plan {
             allowance,
             batch_size,
             cadence,
+            patience: if seed.is_multiple_of(4) { 3 } else { 1 },
             daemons,
             max_in_flight: 60,
             is_busy,

@@ -259,7 +259,7 @@ impl World {
         self.look_for_late_messages(end);
     }
 
-    /// 3. No watched message is forgotten, if the limit allows them all.
+    /// 3. No watched message is forgotten, if the limit allows them all: none waits for longer than its patience.
     fn look_for_late_messages(&mut self, now: Micros) {
         for (key, message) in &self.database.messages {
             if message.closed == Some(Closed::Rejected) && !self.promises.costs.is_bad(*key) {

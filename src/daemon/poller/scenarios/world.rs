@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::MsgSeq,
     rules::{
-        cadence::{Cadence, Cadences, Tier},
+        cadence::{Cadence, Cadences, Pace, Tier},
         polling::schedule::Now,
         slot::GroupKey,
     },
@@ -112,7 +112,12 @@ impl World {
     pub fn of(plan: Plan, is_logged: bool) -> Self {
         fastrand::seed(plan.seed);
         let tier = Tier { until: LIFE, every: plan.cadence };
-        let cadence = Cadence::by_age(vec![tier], true).unwrap();
+        let mut cadence = Cadence::by_age(vec![tier], true).unwrap();
+        if plan.patience > 1 {
+            // A young message that somebody may read is due after one interval, and one that all have read when patience ends.
+            let pace = Pace { pace: 8 * plan.cadence, patience: plan.patience, fastest: plan.cadence };
+            cadence = cadence.at_pace(pace).unwrap();
+        }
         let mut world = Self {
             random: fastrand::Rng::with_seed(plan.seed ^ 0x5eed),
             now: 0,

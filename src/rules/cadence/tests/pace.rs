@@ -115,6 +115,22 @@ fn a_pace_that_cannot_be_followed_is_refused() {
 
 proptest! {
     #[test]
+    fn two_slots_never_cost_less_than_one_with_the_messages_of_both(
+        messages in proptest::collection::vec((0_u64..30 * DAY, any::<bool>(), any::<bool>()), 2..50),
+    ) {
+        let cadence = cadence();
+        let of = |wanted: Option<bool>| {
+            let of = messages.iter().filter(|(_, _, is_first)| wanted.is_none_or(|wanted| wanted == *is_first));
+            let known = of.map(|(age, is_read, _)| Known { is_read: *is_read, ..aged(*age) });
+            let next = Following::from(&cadence).next(Phase::of_slot(1), now(), known);
+            next.map_or(0.0, |next| 1.0 / next.every.as_secs_f64())
+        };
+        prop_assert!(of(None) <= (of(Some(true)) + of(Some(false))) * (1.0 + 1e-6));
+    }
+}
+
+proptest! {
+    #[test]
     fn no_message_is_forgotten_and_no_slot_is_due_at_once(
         messages in proptest::collection::vec((0_u64..40 * DAY, proptest::option::of(0_i64..100_000), any::<bool>()), 1..50),
         slot in any::<i64>(),

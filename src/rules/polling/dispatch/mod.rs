@@ -199,6 +199,7 @@ impl Dispatch {
     /// Adapts the stretch, if it is time, to what is due. Calls are `made` and `allowed` per second.
     pub(crate) fn adapt_stretch(&mut self, made: f64, allowed: u32, now: Now) {
         if self.stretch.is_due(now.monotonic) {
+            let allowed = allowed.into();
             let load = Load { demand: self.schedule.demand(), made, allowed, behind: self.behind(now) };
             self.stretch.step(&load, now.monotonic);
         }

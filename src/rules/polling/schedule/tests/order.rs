@@ -66,7 +66,7 @@ impl Polled {
                 let load = Load {
                     demand: self.schedule.demand(),
                     made: std::mem::take(&mut self.calls) as f64 / 10.0,
-                    allowed: LIMIT as u32,
+                    allowed: LIMIT as f64,
                     behind: Duration::from_micros(behind),
                 };
                 self.stretch.step(&load, self.now.monotonic);
@@ -159,4 +159,23 @@ fn a_group_with_very_many_messages_holds_up_no_other() {
     }
     polled.runs(1_200);
     assert!(polled.are_polled(many()) && polled.longest[&MINUTE] <= 2.0, "{:?}", polled.longest);
+}
+
+#[test]
+fn nobody_is_forgotten_while_three_times_too_much_is_due() {
+    let mut polled = Polled::of_minutes(900);
+    let tens = || (1..=6_000).map(|slot| of(2, slot));
+    let hours = || (1..=18_000).map(|slot| of(3 + slot % 50, slot.into()));
+    polled.brings(tens(), 10 * MINUTE);
+    polled.brings(hours(), HOUR);
+    polled.runs(6 * 3_600);
+    assert!(polled.are_polled(tens()) && polled.are_polled(hours()));
+    polled.longest.clear();
+    polled.runs(6 * 3_600);
+    assert!((2.9..3.7).contains(&polled.stretch.factor()), "{}", polled.stretch.factor());
+    assert!(
+        polled.longest.len() == 3 && polled.longest.values().all(|longest| *longest <= 2.0),
+        "{:?}",
+        polled.longest
+    );
 }
