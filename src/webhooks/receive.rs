@@ -24,13 +24,12 @@ use super::Settings;
 use crate::{
     clock::{self, Clock},
     daemon::{
-        discovery::Announced,
         events::{Arrival, Dropped, OverLimit},
         status::{DaemonStatus, Role},
     },
     http::lanes::Seat,
     logging::log_throttle::LogThrottle,
-    rules::webhooks::{Event, Group, Refusal, Replays, Request as Head},
+    rules::webhooks::{Event, Refusal, Replays, Request as Head},
 };
 
 /// Maximum size of a body, in bytes.
@@ -78,11 +77,6 @@ impl Receiver {
             }
             return;
         }
-        if let Some(announced) = announced(&event) {
-            // Without discovery nobody needs to know, and what doesn't fit it finds by itself.
-            _ = self.status.announced.announce(announced);
-            return;
-        }
         let arrival = Arrival { event, at: self.clock.now(), uptime: clock::uptime() };
         if is_for_session && !self.status.inbox.offer(arrival) {
             self.status.events.dropped(Dropped::NoRoom, 1);
@@ -94,30 +88,13 @@ impl Receiver {
 fn kind(event: &Event) -> (&'static str, bool) {
     match event {
         Event::Receipts(_) => ("receipts", true),
-        Event::Sent { .. } => ("sent", false),
+        Event::Sent { .. } => ("sent", true),
         Event::Recalled { .. } => ("recalled", true),
-        Event::Created(_) => ("created", false),
+        Event::Created(_) => ("created", true),
         Event::Destroyed(_) => ("destroyed", true),
         Event::MembersChanged(_) => ("members", false),
         Event::OverLimit { .. } => ("over_limit", false),
         Event::Other => ("other", false),
-    }
-}
-
-/// What discovery has to do with an event. A message for members who are online has no receipt.
-fn announced(event: &Event) -> Option<Announced> {
-    let group_type = |group: &Group| group.group_type.as_deref().and_then(|name| name.parse().ok());
-    match event {
-        Event::Sent { group, seq, sent_at, is_online_only: false } => Some(Announced::Message {
-            group: group.id.clone(),
-            group_type: group_type(group),
-            seq: *seq,
-            sent_at: *sent_at,
-        }),
-        Event::Created(group) | Event::MembersChanged(group) => {
-            Some(Announced::Group { group: group.id.clone(), group_type: group_type(group) })
-        }
-        _ => None,
     }
 }
 
