@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use receiptd::{
+    clock,
     config::Listener,
-    domain::Counts,
+    domain::{Counts, Timestamp},
     rules::webhooks::signature,
     simulator::{Delivery, SimulatorConfig, WebhookConfig},
 };
@@ -14,6 +15,9 @@ use crate::{
     common::own_address,
     harness::{APP, Harness, group, seq, simulator_config},
 };
+
+/// Group, message, read count, its time, the time before, the count before.
+type Row = (String, i64, i32, Timestamp, Option<Timestamp>, Option<i32>);
 
 const TOKEN: &str = "canary-token-of-thirty-two-letters";
 const PATH: &str = "/canary-path";
@@ -54,7 +58,7 @@ fn set(rig: &Harness, msg_seq: i64, read: i64, unread: i64) {
 
 /// A query with a valid signature.
 fn query() -> String {
-    let time = Utc::now().timestamp().to_string();
+    let time = clock::now().timestamp().to_string();
     format!("SdkAppid={APP}&contenttype=json&Sign={}&RequestTime={time}", signature(&TOKEN.into(), &time))
 }
 
@@ -64,7 +68,7 @@ async fn post(url: &str, body: impl Into<reqwest::Body>) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-fn receipts(msg_seq: i64, read: i64, unread: i64, members: usize, at: DateTime<Utc>) -> String {
+fn receipts(msg_seq: i64, read: i64, unread: i64, members: usize, at: Timestamp) -> String {
     let readers: Vec<String> = (0..members).map(|member| format!(r#"{{"Member_Account":"canary{member}"}}"#)).collect();
     format!(
         r#"{{"CallbackCommand":"Group.CallbackAfterReadReceipt","GroupId":"g","Type":"Public","GroupMsgReceiptList":[
@@ -86,7 +90,7 @@ async fn a_read_is_recorded_when_it_happens() {
         let before = rig.simulator.now();
         set(&rig, 1, read, 3 - read);
         rig.until(&format!("(SELECT read_num = {read} FROM receiptd.latest_receipts)")).await;
-        let (at, prior, source): (DateTime<Utc>, DateTime<Utc>, String) = sqlx::query_as(
+        let (at, prior, source): (Timestamp, Timestamp, String) = sqlx::query_as(
             "SELECT polled_at, prior_polled_at, source FROM receiptd.receipt_history ORDER BY polled_at DESC LIMIT 1",
         )
         .fetch_one(&rig.pool)
@@ -116,8 +120,8 @@ async fn nothing_without_a_valid_signature_is_taken() {
     rig.start().await;
     rig.watch("g", [1]).await;
     rig.until("(SELECT unread_num = 3 FROM receiptd.latest_receipts)").await;
-    let (url, body) = (url(&rig), || receipts(1, 1, 2, 1, Utc::now()));
-    let stranger = format!("{url}?SdkAppid={APP}&Sign=0&RequestTime={}", Utc::now().timestamp());
+    let (url, body) = (url(&rig), || receipts(1, 1, 2, 1, clock::now()));
+    let stranger = format!("{url}?SdkAppid={APP}&Sign=0&RequestTime={}", clock::now().timestamp());
     let twice = format!("{url}?{0}&{0}", query());
     let elsewhere = format!("{url}/?{}", query());
     for refused in [url.clone(), stranger, twice, elsewhere] {
@@ -146,7 +150,7 @@ async fn lost_events_make_an_interval_and_repeated_ones_nothing() {
     rig.start().await;
     rig.watch("g", [1]).await;
     rig.until("(SELECT unread_num = 9 FROM receiptd.latest_receipts)").await;
-    let (url, now) = (url(&rig), Utc::now());
+    let (url, now) = (url(&rig), clock::now());
     let at = |millis| now + TimeDelta::milliseconds(millis);
     // The second event is lost; the third and fourth overtake each other, and the last is sent three times.
     for (read, millis) in [(1, 0), (4, 3), (3, 2), (4, 3), (4, 3)] {
@@ -186,7 +190,7 @@ async fn whatever_happens_to_webhooks_the_history_is_true() {
     )
     .await;
     rig.stop().await;
-    let history: Vec<(String, i64, i32, DateTime<Utc>, Option<DateTime<Utc>>, Option<i32>)> = sqlx::query_as(
+    let history: Vec<Row> = sqlx::query_as(
         "SELECT group_id, msg_seq, read_num, polled_at, prior_polled_at, prior_read_num FROM receiptd.receipt_history
          ORDER BY group_id, msg_seq, polled_at",
     )
@@ -275,7 +279,7 @@ async fn a_reload_changes_token_and_certificate() {
     rig.start().await;
     let url = url(&rig).replace("http://", "https://");
     let status = |token: &'static str| {
-        let time = Utc::now().timestamp().to_string();
+        let time = clock::now().timestamp().to_string();
         let url = format!("{url}?SdkAppid={APP}&Sign={}&RequestTime={time}", signature(&token.into(), &time));
         let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap();
         async move { client.post(url).body("{}").send().await.unwrap().status().as_u16() }
@@ -324,7 +328,7 @@ async fn flood(url: String, connections: usize, each: usize) -> Vec<Duration> {
             let mut latencies = vec![];
             for number in 0..each {
                 let url = format!("{url}?{}", query());
-                let at = Utc::now() - TimeDelta::milliseconds(i64::try_from(number).unwrap());
+                let at = clock::now() - TimeDelta::milliseconds(i64::try_from(number).unwrap());
                 let body = receipts(i64::try_from(connection).unwrap() + 1, 1 + number as i64 % 100, 100, 1, at);
                 let began = std::time::Instant::now();
                 assert_eq!(client.post(url).body(body).send().await.unwrap().status(), 200);
