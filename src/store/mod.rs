@@ -65,7 +65,10 @@ pub use self::{
     overview::Overview,
     page::{DueCall, PageData, QuarantinedGroup, ReadCurve},
     past::PastRead,
-    readers::{Asked, AskingLimits, Behind, DueList, ListKey, MemberMessage, NewReaders, ToldReader, hash_of},
+    readers::{
+        Asked, AskingLimits, Behind, DueList, ListKey, MemberMessage, NewReaders, RefusedList, ToldReader, Written,
+        hash_of,
+    },
     rewrite::Rewritten,
     rights::Rights,
     schema::SchemaError,

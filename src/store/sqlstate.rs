@@ -180,6 +180,11 @@ impl StoreError {
         matches!(self, Self::Unanswered { .. })
     }
 
+    /// Whether the database refuses the data: the rest can be written without it.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.remedy(), Remedy::SetAside | Remedy::Partition)
+    }
+
     pub(crate) fn remedy(&self) -> Remedy {
         match self {
             Self::Unanswered { .. } => Remedy::Retry,

@@ -248,3 +248,40 @@ async fn with_pseudonyms_no_account_is_stored() {
     assert_eq!(rig.count(&stored).await, 1);
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_refused_reader_holds_up_no_other_group() {
+    let mut rig = one_group().await;
+    rig.simulator.world().add_group(&group("h"), 6);
+    rig.watch("h", [1]).await;
+    sqlx::raw_sql(
+        "SELECT receiptd.watch_group(1400000000, 'h', readers => true);
+         CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'not %', NEW.member; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON receiptd.message_readers FOR EACH ROW
+         WHEN (NEW.group_key = 1) EXECUTE FUNCTION public.refuse()",
+    )
+    .execute(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(rig.count("receiptd.watched_groups WHERE group_key = 1 AND group_id = 'g'").await, 1);
+    rig.start().await;
+    let counts = receiptd::domain::Counts::new(3, 2).unwrap();
+    read(&rig, 2, 3);
+    rig.simulator.world().set_receipt(&group("h"), seq(1), counts);
+    rig.until("(SELECT count(*) FROM receiptd.member_reads WHERE group_id = 'h') = 3").await;
+    rig.until(
+        "EXISTS (SELECT FROM receiptd.reader_lists WHERE group_key = 1 AND failures > 0 AND moved_at IS NOT NULL
+            AND retry_at > now() + interval '5 seconds')",
+    )
+    .await;
+    let counts = receiptd::domain::Counts::new(5, 0).unwrap();
+    rig.simulator.world().set_receipt(&group("h"), seq(1), counts);
+    rig.until("(SELECT count(*) FROM receiptd.member_reads WHERE group_id = 'h') = 5").await;
+    assert_eq!(rig.count("receiptd.member_reads WHERE group_id = 'g'").await, 0);
+    let mend = "DROP TRIGGER refuse ON receiptd.message_readers; UPDATE receiptd.reader_lists SET retry_at = NULL";
+    sqlx::raw_sql(mend).execute(&rig.pool).await.unwrap();
+    rig.until("(SELECT count(*) FROM receiptd.member_reads WHERE group_id = 'g') = 2").await;
+    assert_eq!(rig.count("receiptd.reader_lists WHERE failures > 0").await, 0);
+    rig.stop().await;
+}

@@ -25,7 +25,7 @@ use crate::{
         protocol::others::GetReaders,
         readers::{Asking, Page, failing::retry_after, pseudonym::Naming},
     },
-    store::{Asked, AskingLimits, DueList, ListKey, NewReaders, Store, StoreError, hash_of},
+    store::{Asked, AskingLimits, DueList, ListKey, NewReaders, RefusedList, Store, StoreError, hash_of},
 };
 
 /// Maximum number of messages asked for at a time: more than the limit of calls needs at any usual latency.
@@ -42,6 +42,12 @@ const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Delay after an answer without an end.
 const AFTER_ENDLESS: TimeDelta = TimeDelta::hours(1);
+
+/// Delay after a refusal by the tables that could not even be noted in the database.
+const AFTER_UNNOTED: Duration = Duration::from_secs(60);
+
+/// Maximum number of these messages in memory. No more are asked for until some are over.
+const MOST_UNNOTED: usize = 1_000;
 
 /// Maximum time for answers in flight to arrive at the end of a session.
 const GRACE: Duration = Duration::from_secs(5);
@@ -68,6 +74,9 @@ pub(crate) struct ReaderAsking {
     busy: HashMap<Id, ListKey>,
     /// Answers that are not stored yet.
     unstored: Vec<Asked>,
+    /// Messages whose refusal by the tables could not be noted in the database, and until when they wait.
+    unnoted: HashMap<ListKey, Instant>,
+    refused: LogThrottle,
     trouble: LogThrottle,
     /// Whether members may be stored by the configured naming.
     may_name: bool,
@@ -85,6 +94,8 @@ impl ReaderAsking {
             in_flight: JoinSet::new(),
             busy: HashMap::new(),
             unstored: vec![],
+            unnoted: HashMap::new(),
+            refused: LogThrottle::default(),
             trouble: LogThrottle::default(),
             may_name: false,
             misnamed: LogThrottle::default(),
@@ -125,10 +136,11 @@ impl ReaderAsking {
         }
         // What is answered is stored before more is asked for.
         self.write().await?;
-        let free = IN_FLIGHT - self.busy.len();
+        self.unnoted.retain(|_, until| *until > Instant::now());
+        let free = (IN_FLIGHT - self.busy.len()).min(MOST_UNNOTED.saturating_sub(self.unnoted.len()));
         if free > 0 {
-            let busy: Vec<ListKey> = self.busy.values().copied().collect();
-            let due = self.store.due_readers(self.settings.limits, &busy, free).await?;
+            let not_now: Vec<ListKey> = self.busy.values().chain(self.unnoted.keys()).copied().collect();
+            let due = self.store.due_readers(self.settings.limits, &not_now, free).await?;
             if due.is_empty() || !self.may_name().await? {
                 return self.measure_sometimes().await;
             }
@@ -173,10 +185,30 @@ impl ReaderAsking {
         if self.unstored.is_empty() {
             return Ok(());
         }
-        let new = self.store.write_readers(&self.unstored).await?;
-        metrics::counter!("receiptd_readers_total").increment(new);
+        let written = self.store.write_readers(&self.unstored).await?;
+        metrics::counter!("receiptd_readers_total").increment(written.readers);
         self.unstored.clear();
+        for list in written.refused {
+            if !list.is_put_off {
+                self.unnoted.insert(list.key, Instant::now() + AFTER_UNNOTED);
+            }
+            self.say_refused(list).await;
+        }
         Ok(())
+    }
+
+    /// Without the database's message, which may name members.
+    async fn say_refused(&mut self, RefusedList { key, sqlstate, .. }: RefusedList) {
+        let Some(count) = self.refused.happened(clock::uptime()) else { return };
+        let (group, seq) = (self.store.group_id(key.group_key).await.ok(), key.seq.get());
+        tracing::error!(
+            count,
+            group,
+            seq,
+            sqlstate,
+            "the database refuses the readers of a message: they are asked for again later; look for a trigger or \
+             constraint on receiptd.message_readers or receiptd.reader_lists"
+        );
     }
 
     async fn measure(&mut self) -> Result<(), StoreError> {
@@ -218,7 +250,7 @@ async fn ask(
     let Some((found, asked_at)) = asking.found().zip(asked_at) else {
         return Some(Asked::Failed(key, Some(store.clock().now() + AFTER_ENDLESS)));
     };
-    Some(Asked::Found(Box::new(NewReaders { key, because_of: counts, asked_at, found, accounts })))
+    Some(Asked::Found(Box::new(NewReaders { key, because_of: counts, failures, asked_at, found, accounts })))
 }
 
 /// A page with the members named as they are stored. Hashes of the accounts behind pseudonyms are noted.

@@ -19,8 +19,13 @@ pub fn retry_after(failure: &Failure, failures: i16) -> Option<TimeDelta> {
     match failure.class {
         Class::Message => None,
         Class::GroupFault => Some(GROUP),
-        _ => Some((FIRST * 2_i32.pow(u32::from(failures.clamp(0, 10).unsigned_abs()))).min(LONGEST)),
+        _ => Some(repeated_after(failures)),
     }
+}
+
+/// The delay until a failure about which nothing else is known is repeated, after `failures` earlier ones in a row.
+pub fn repeated_after(failures: i16) -> TimeDelta {
+    (FIRST * 2_i32.pow(u32::from(failures.clamp(0, 10).unsigned_abs()))).min(LONGEST)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod members;
 mod moves;
+mod refused;
 mod writing;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 pub(super) use self::moves::write_moves;
 pub use self::{
     members::MemberMessage,
+    refused::{RefusedList, Written},
     writing::{Asked, NewReaders, ToldReader, hash_of},
 };
 use super::{

@@ -58,6 +58,8 @@ pub struct NewReaders {
     pub key: ListKey,
     /// The counts because of which its readers were asked for.
     pub because_of: Counts,
+    /// Number of failures in a row before.
+    pub failures: i16,
     /// When they were asked for.
     pub asked_at: Timestamp,
     /// What was found.
@@ -96,11 +98,11 @@ pub fn hash_of(name: &str) -> MemberHash {
 }
 
 impl Store {
-    /// Stores what asking has found. Returns the number of new readers.
+    /// Stores what asking has found, in one transaction. Returns the number of new readers.
     ///
     /// # Errors
-    /// If the database fails, or the lease has passed to another process. Then nothing is stored.
-    pub async fn write_readers(&self, asked: &[Asked]) -> Result<u64, StoreError> {
+    /// If the database refuses it or fails, or the lease has passed to another process. Then nothing is stored.
+    pub(super) async fn write_together(&self, asked: &[Asked]) -> Result<u64, StoreError> {
         let found: Vec<&NewReaders> = asked
             .iter()
             .filter_map(|asked| if let Asked::Found(found) = asked { Some(&**found) } else { None })
@@ -239,7 +241,7 @@ impl Allowed {
 
     /// The row of a list, and those of its new readers.
     fn rows(&self, new: &NewReaders) -> (Value, Vec<Value>) {
-        let NewReaders { key, because_of, asked_at, found, accounts } = new;
+        let NewReaders { key, because_of, asked_at, found, accounts, .. } = new;
         let may_store = |member: &&Member| self.may_store(member, accounts.get(member).copied());
         let names = |members: &std::collections::BTreeSet<Member>| -> Vec<String> {
             members.iter().filter(may_store).map(|member| member.as_str().to_owned()).collect()

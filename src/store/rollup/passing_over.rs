@@ -10,7 +10,6 @@ use crate::{
     store::{
         Store, StoreError,
         connection::StoreConnection,
-        sqlstate::Remedy,
         statement::{query, query_as},
         transaction::{ROLLUP, SHORT},
     },
@@ -101,7 +100,7 @@ impl Store {
         loop {
             let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
             let error = match self.run_fenced(job.doing(), ROLLUP, work).await {
-                Err(error) if is_refusal(&error) && scope.passed_over.len() < MOST => error,
+                Err(error) if error.is_refusal() && scope.passed_over.len() < MOST => error,
                 ended => return ended,
             };
             let Some((group_key, refusal)) = self.find_refused(job, &mut scope).await? else { return Err(error) };
@@ -142,7 +141,7 @@ impl Store {
         });
         match tried.await {
             Ok(_) => Ok(None),
-            Err(error) if is_refusal(&error) => Ok(Some(error)),
+            Err(error) if error.is_refusal() => Ok(Some(error)),
             Err(error) => Err(error),
         }
     }
@@ -179,7 +178,7 @@ impl Store {
         let scope = Scope { first: group_key, last: group_key, passed_over: vec![] };
         let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
         let refusal = match self.run_fenced(job.doing(), ROLLUP, work).await {
-            Err(error) if is_refusal(&error) => error,
+            Err(error) if error.is_refusal() => error,
             ended => return ended.map(drop),
         };
         let (sqlstate, reason) = (refusal.sqlstate().unwrap_or_default(), refusal.cause().unwrap_or_default());
@@ -187,11 +186,6 @@ impl Store {
         let noting = async |database: &mut StoreConnection| note_passed_over(database, hour, &scope).await;
         self.run_fenced("noting what the roll-up skipped", SHORT, noting).await
     }
-}
-
-/// Whether it was about the data: the rest can be rolled up without it.
-fn is_refusal(error: &StoreError) -> bool {
-    matches!(error.remedy(), Remedy::SetAside | Remedy::Partition)
 }
 
 /// Notes the groups skipped in this hour.
