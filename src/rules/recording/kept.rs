@@ -184,7 +184,8 @@ impl Kept {
 
     /// Whether only the deletion of the slot has to be written: it was empty.
     pub fn drops_slot(&self) -> bool {
-        self.recording.attempts.is_empty() && self.recording.is_empty && !self.slot.is_wrong
+        let is_uncalled = matches!(&self.source, Source::Poll { poll, .. } if poll.attempts.is_empty());
+        is_uncalled && self.recording.is_empty && !self.slot.is_wrong
     }
 
     /// Its slot and the absorbed one.
