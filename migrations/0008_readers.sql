@@ -170,7 +170,9 @@ COMMENT ON COLUMN receiptd.member_naming.naming IS '''accounts'', or ''pseudonym
 CREATE VIEW receiptd.member_reads AS
 SELECT g.sdk_app_id, g.group_id, r.msg_seq, r.member, l.sent_at, r.read_after, r.read_by,
     greatest(coalesce(r.read_after, l.sent_at) - l.sent_at, interval '0') AS latency_at_least,
-    greatest(r.read_by - l.sent_at, interval '0') AS latency_at_most, r.source, r.group_key
+    greatest(r.read_by - l.sent_at, interval '0') AS latency_at_most, r.source, r.group_key,
+    greatest(extract(epoch FROM coalesce(r.read_after, l.sent_at) - l.sent_at), 0)::double precision AS latency_at_least_s,
+    greatest(extract(epoch FROM r.read_by - l.sent_at), 0)::double precision AS latency_at_most_s
 FROM receiptd.message_readers r
 JOIN receiptd.reader_lists l USING (group_key, msg_seq)
 JOIN receiptd.watched_groups g USING (group_key);
@@ -187,6 +189,8 @@ COMMENT ON COLUMN receiptd.member_reads.latency_at_least IS 'Shortest possible t
 COMMENT ON COLUMN receiptd.member_reads.latency_at_most IS 'Longest possible time from sending to reading.';
 COMMENT ON COLUMN receiptd.member_reads.source IS 'poll: by asking. webhook: by an event, at its exact moment.';
 COMMENT ON COLUMN receiptd.member_reads.group_key IS 'Short key of the group, for joins with the tables.';
+COMMENT ON COLUMN receiptd.member_reads.latency_at_least_s IS 'latency_at_least in seconds.';
+COMMENT ON COLUMN receiptd.member_reads.latency_at_most_s IS 'latency_at_most in seconds.';
 
 CREATE VIEW receiptd.members_not_read AS
 SELECT g.sdk_app_id, g.group_id, l.msg_seq, m.member, l.sent_at, m.has_left, l.known_until, l.group_key
