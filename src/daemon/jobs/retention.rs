@@ -25,7 +25,7 @@ pub struct Removed {
 
 /// Rolls up pending data of all apps of the database, and removes old data.
 ///
-/// `now` is the database's time; the caller has checked that it is not in doubt.
+/// `now` is the database's time; the caller has checked that it is not in doubt. A run ends when it comes into doubt.
 ///
 /// # Errors
 /// If the database fails. What was removed before stays removed.
@@ -41,6 +41,9 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
     let rolled_up_until = store.rolled_up_by_all().await?;
     let mut removed = Removed::default();
     for partition in store.partitions().await? {
+        if store.clock().doubt().is_some() {
+            return Ok(removed);
+        }
         match retention.verdict(&partition, rolled_up_until, now) {
             Verdict::Keep => {
                 store.keep_partition(&partition).await?;
