@@ -54,9 +54,9 @@ async fn messages_are_added_paused_resumed_removed_and_listed() {
     assert_eq!(run(&["pause", "team room"]).1, "team room is paused.\n");
     assert_eq!(run(&["pause", "team room"]).1, "team room is unchanged: paused.\n");
     assert!(
-        run(&["list"])
-            .1
-            .contains("team room                        paused       default      owner            52         0")
+        run(&["list"]).1.contains(
+            "team room                        paused       default      owner     off            52         0"
+        )
     );
     assert_eq!(run(&["resume", "team room"]).1, "team room is polled again.\n");
     assert_eq!(run(&["remove", "team room", "1-40"]).1, "Removed 40 messages of team room.\n");
@@ -248,4 +248,21 @@ async fn every_state_can_be_asked_for_and_no_other() {
     assert!(code == 64 && err.contains("use one of active, paused, quarantined, removed"), "{err}");
     let (code, _, err) = list(&["a", "--state", "foo"]);
     assert!(code == 64 && err.contains("use one of active, all_read, "), "{err}");
+}
+
+#[tokio::test]
+async fn the_list_shows_for_which_groups_readers_are_stored() {
+    let database = migrated().await;
+    receiptd(&database, &["watch", "import"], "a,1\nb,1\n");
+    receiptd(&database, &["watch", "readers", "b", "on"], "");
+    let (_, plain, _) = receiptd(&database, &["watch", "list"], "");
+    let rows: Vec<Vec<&str>> = plain.lines().map(|line| line.split_whitespace().take(6).collect()).collect();
+    assert_eq!(rows[0], ["GROUP", "STATE", "CADENCE", "ADDED", "BY", "READERS"]);
+    assert_eq!(
+        rows[1..],
+        [["a", "active", "default", "owner", "off", "1"], ["b", "active", "default", "owner", "on", "1"]]
+    );
+    let (_, json, _) = receiptd(&database, &["watch", "list", "--json"], "");
+    let readers = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["readers"].clone();
+    assert_eq!(json.lines().map(readers).collect::<Vec<_>>(), [false, true]);
 }

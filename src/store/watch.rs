@@ -28,6 +28,8 @@ pub struct WatchedGroup {
     pub state_reason: Option<String>,
     /// The name of its cadence; the default if there is none.
     pub cadence: Option<String>,
+    /// Whether who has read its messages is asked for and stored.
+    pub readers: bool,
     /// Number of active messages.
     pub active: i64,
     /// Number of closed messages.
@@ -206,7 +208,7 @@ impl Store {
     /// If the database fails.
     pub async fn groups(&self, state: Option<&str>, after: Option<&str>) -> Result<Vec<WatchedGroup>, StoreError> {
         let groups = query_as(
-            "SELECT g.group_id, g.state, g.state_reason, g.cadence, g.discovered_at,
+            "SELECT g.group_id, g.state, g.state_reason, g.cadence, g.discovered_at, g.readers,
                 count(m.msg_seq) FILTER (WHERE m.state = 'active') AS active,
                 count(m.msg_seq) FILTER (WHERE m.state <> 'active') AS closed, coalesce(g.labels, 'null') AS labels
              FROM (
@@ -215,7 +217,7 @@ impl Store {
                     AND g.group_id > coalesce($3, '')
                 ORDER BY g.group_id LIMIT $4
              ) g LEFT JOIN receiptd.watched_messages m USING (group_key)
-             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence, g.labels, g.discovered_at
+             GROUP BY g.group_key, g.group_id, g.state, g.state_reason, g.cadence, g.labels, g.discovered_at, g.readers
              ORDER BY g.group_id",
         )
         .bind(self.app())

@@ -55,7 +55,7 @@ pub async fn execute(arguments: Arguments, store: &Store) -> anyhow::Result<Exit
         tell("Warning: no receiptd polls this app: start one, or run `receiptd check` to see why it waits.");
     }
     let Some(group) = group else {
-        let columns = ["GROUP", "STATE", "CADENCE", "ADDED BY", "ACTIVE", "CLOSED", "LABELS", "WHY"];
+        let columns = ["GROUP", "STATE", "CADENCE", "ADDED BY", "READERS", "ACTIVE", "CLOSED", "LABELS", "WHY"];
         heading(&mut out, json, &group_line(columns))?;
         let mut page = store.groups(state.as_deref(), None).await?;
         while let Some(last) = page.last().map(|group| group.group_id.clone()) {
@@ -92,11 +92,12 @@ fn group_row(group: &WatchedGroup) -> String {
     let cadence = group.cadence.as_deref().unwrap_or("default");
     let (active, closed) = (group.active.to_string(), group.closed.to_string());
     let (by, why) = (added_by(group.discovered_at), group.state_reason.as_deref().unwrap_or(""));
-    group_line([&group.group_id, &group.state, cadence, by, &active, &closed, &in_words(&group.labels), why])
+    let readers = if group.readers { "on" } else { "off" };
+    group_line([&group.group_id, &group.state, cadence, by, readers, &active, &closed, &in_words(&group.labels), why])
 }
 
-fn group_line([group, state, cadence, by, active, closed, labels, why]: [&str; 8]) -> String {
-    format!("{group:<32} {state:<12} {cadence:<12} {by:<9} {active:>9} {closed:>9}  {labels:<24}  {why}")
+fn group_line([group, state, cadence, by, readers, active, closed, labels, why]: [&str; 9]) -> String {
+    format!("{group:<32} {state:<12} {cadence:<12} {by:<9} {readers:<7} {active:>9} {closed:>9}  {labels:<24}  {why}")
         .trim_end()
         .to_owned()
 }
