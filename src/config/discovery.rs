@@ -1,6 +1,6 @@
 //! `[discovery]`: which groups and messages are watched without being added to the watch list.
 
-use std::{collections::BTreeSet, fmt::Display, str::FromStr};
+use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use serde::Deserialize;
@@ -64,10 +64,10 @@ impl Keys {
         let enabled =
             problems.parsed("discovery.enabled", self.enabled, false, "use true or false", |text| text.parse().ok());
         let selection = Selection {
-            types: self.types.map_or_else(|| TYPES.to_vec(), |types| listed("discovery.types", types, problems)),
-            include: listed("discovery.include", self.include.unwrap_or_default(), problems),
-            exclude: listed("discovery.exclude", self.exclude.unwrap_or_default(), problems),
-            ids: BTreeSet::from_iter(listed("discovery.ids", self.ids.unwrap_or_default(), problems)),
+            types: self.types.map_or_else(|| TYPES.to_vec(), |types| problems.listed("discovery.types", types)),
+            include: problems.listed("discovery.include", self.include.unwrap_or_default()),
+            exclude: problems.listed("discovery.exclude", self.exclude.unwrap_or_default()),
+            ids: BTreeSet::from_iter(problems.listed("discovery.ids", self.ids.unwrap_or_default())),
         };
         if enabled && selection.types.is_empty() && selection.ids.is_empty() {
             problems.refuse_silently("discovery.types", "selects no group: name types, or groups in discovery.ids");
@@ -107,18 +107,6 @@ impl Keys {
         };
         Discovery { enabled, rules }
     }
-}
-
-/// The valid entries of a list.
-fn listed<T: FromStr<Err: Display>>(key: &str, texts: Vec<String>, problems: &mut Problems) -> Vec<T> {
-    let mut valid = vec![];
-    for text in texts {
-        match text.parse::<T>() {
-            Ok(entry) => valid.push(entry),
-            Err(error) => problems.refuse_silently(key, error.to_string()),
-        }
-    }
-    valid
 }
 
 fn span(text: &str) -> Option<TimeDelta> {

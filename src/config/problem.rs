@@ -103,6 +103,18 @@ impl Problems {
         self.0.push(Problem { key: key.to_owned(), value, origin: None, remedy });
     }
 
+    /// The valid entries of a list.
+    pub fn listed<T: FromStr<Err: Display>>(&mut self, key: &str, texts: Vec<String>) -> Vec<T> {
+        let mut valid = vec![];
+        for text in texts {
+            match text.parse::<T>() {
+                Ok(entry) => valid.push(entry),
+                Err(error) => self.refuse_silently(key, error.to_string()),
+            }
+        }
+        valid
+    }
+
     /// The value that `parse` returns for `text`; if it returns none, notes the problem and uses `default`.
     pub fn parsed<T>(
         &mut self,

@@ -10,7 +10,7 @@ use super::{
     problem::Problems,
     secret::{self, SecretText},
 };
-use crate::rules::readers::pseudonym::Naming;
+use crate::rules::{discovery::Pattern, readers::pseudonym::Naming};
 
 /// Minimum length of the key of pseudonyms, in characters.
 const MIN_KEY: usize = 32;
@@ -25,6 +25,8 @@ pub struct Readers {
     pub naming: Naming,
     /// Minimum time between two questions for the readers of a message.
     pub reader_cadence: TimeDelta,
+    /// Patterns of the groups whose readers are turned on when discovery adds them.
+    pub groups: Vec<Pattern>,
     /// Maximum number of calls for readers in any second.
     pub max_calls_per_second: u32,
 }
@@ -41,6 +43,8 @@ pub(super) struct Keys {
     pseudonym_key_file: Option<PathBuf>,
     /// Minimum time between two questions for the readers of a message; 1s to 1d.
     reader_cadence: Option<String>,
+    /// Patterns of ids of discovered groups whose readers are asked for.
+    groups: Option<Vec<String>>,
     /// Maximum number of calls for readers in any second; 1 to 1000.
     max_calls_per_second: Option<String>,
 }
@@ -76,6 +80,7 @@ impl Keys {
         Readers {
             naming: key.filter(|_| wanted).map_or(Naming::Accounts, Naming::Pseudonyms),
             reader_cadence: TimeDelta::from_std(cadence).unwrap_or(TimeDelta::seconds(30)),
+            groups: problems.listed("readers.groups", self.groups.unwrap_or_default()),
             max_calls_per_second: problems.number(
                 "readers.max_calls_per_second",
                 self.max_calls_per_second,

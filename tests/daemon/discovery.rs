@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use receiptd::{
-    domain::{Bounds, GroupId, GroupType, Timestamp},
+    domain::{Bounds, Counts, GroupId, GroupType, Timestamp},
     import::WatchLine,
     rules::discovery::{Discovery, Found, Passed, Selection, Wanted},
     simulator::{Fault, FaultRule, PostKind, When},
@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::harness::{APP, Harness, app, group, seq, simulator_config};
 
 /// Follows all groups, and messages of the last hour.
-fn last_hour() -> Discovery {
+pub fn last_hour() -> Discovery {
     Discovery {
         selection: Selection {
             types: vec![GroupType::Public, GroupType::Private],
@@ -87,6 +87,29 @@ async fn groups_and_messages_that_nobody_added_are_watched() {
     let ledger = rig.simulator.ledger();
     assert_eq!(ledger.errors_by_code().len(), 0);
     assert!(ledger.apis().all(|(_, api)| api.errors_by_code().is_empty()), "{ledger:?}");
+}
+
+#[tokio::test]
+async fn readers_are_on_in_discovered_groups_that_match() {
+    let mut rig = discovering(last_hour()).await;
+    rig.settings.readers.groups = vec!["safety-*".parse().unwrap()];
+    rig.watch("safety-owned", [1]).await;
+    rig.value::<i32>(&format!("SELECT receiptd.watch_group({APP}, 'safety-off', readers => false)")).await;
+    for id in ["safety-1", "safety-off", "safety-owned", "lunch"] {
+        let sent = rig.simulator.world().post(&group(id), ago(&rig, 5), PostKind::Ordinary);
+        rig.simulator.world().set_receipt(&group(id), sent, Counts::new(2, 1).unwrap());
+    }
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.discovered_groups WHERE next_seq > 1) = 4").await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE receipt_code = 0) = 4").await;
+    rig.until("(SELECT count(*) FROM receiptd.message_readers) = 2").await;
+    rig.stop().await;
+    let groups: String = rig
+        .value("SELECT string_agg(group_id || ' ' || readers, ', ' ORDER BY group_id) FROM receiptd.watched_groups")
+        .await;
+    assert_eq!(groups, "lunch false, safety-1 true, safety-off false, safety-owned false");
+    let read_in: String = rig.value("SELECT string_agg(DISTINCT group_id, ' ') FROM receiptd.member_reads").await;
+    assert_eq!(read_in, "safety-1");
 }
 
 #[tokio::test]
@@ -197,7 +220,7 @@ fn read(id: &str, seqs: impl IntoIterator<Item = i64>) -> GroupRead {
     }
 }
 
-const ROOM: Room<'static> = Room { cadence: Some("slow"), messages: 1_000, messages_per_group: 5 };
+const ROOM: Room<'static> = Room { cadence: Some("slow"), readers: &[], messages: 1_000, messages_per_group: 5 };
 
 async fn store(rig: &Harness) -> Store {
     let store = Store::new(&rig.database.url().into(), 3, app()).unwrap();

@@ -184,6 +184,7 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         cadences: Arc::new(Cadences::new(cadences)),
         readers: ReaderSettings {
             naming: Naming::Accounts,
+            groups: vec![],
             limits: AskingLimits { every: TimeDelta::seconds(1), kept: None },
             max_calls_per_second: 200,
         },

@@ -1,6 +1,6 @@
 //! Webhooks: the simulated Chat tells of reads as they happen, and polls confirm.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use receiptd::{
@@ -8,11 +8,12 @@ use receiptd::{
     config::Listener,
     domain::{Counts, Timestamp},
     rules::webhooks::signature,
-    simulator::{Delivery, SimulatorConfig, WebhookConfig},
+    simulator::{Delivery, Fault, FaultRule, PostKind, SimulatorConfig, WebhookConfig, When},
 };
 
 use crate::{
     common::own_address,
+    discovery::last_hour,
     harness::{APP, Harness, group, seq, simulator_config},
 };
 
@@ -111,6 +112,29 @@ async fn a_read_is_recorded_when_it_happens() {
     assert!(exact);
     rig.stop().await;
     assert_eq!(rig.simulator.webhooks().answered, 3);
+}
+
+#[tokio::test]
+async fn discovery_watches_a_message_that_was_told() {
+    let mut rig = listening(simulator_config()).await;
+    rig.settings.discovery = Some(Arc::new(last_hour()));
+    // Only the webhook can tell.
+    let (fault, api) = (Fault::ErrorCode { code: 10002 }, "group_msg_get_simple".into());
+    rig.simulator.add_fault(FaultRule { fault, when: When::Api { api }, times: None });
+    rig.start().await;
+    // Webhooks are heard as soon as lists are read.
+    rig.until("(SELECT count(*) FROM receiptd.discovery_lists WHERE listed_at IS NOT NULL) = 2").await;
+    deliver(&rig, Delivery::default());
+    let sent_at = rig.simulator.now();
+    let sent = rig.simulator.world().post(&group("g"), sent_at, PostKind::Ordinary);
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE receipt_code = 0) = 1").await;
+    let (msg_seq, stored, is_discovered): (i64, Timestamp, bool) =
+        sqlx::query_as("SELECT msg_seq, sent_at, discovered_at IS NOT NULL FROM receiptd.watched_messages")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+    assert_eq!((msg_seq, stored.timestamp(), is_discovered), (sent.get().into(), sent_at.timestamp(), true));
+    rig.stop().await;
 }
 
 #[tokio::test]

@@ -135,13 +135,18 @@ fn recorded(record: KeepSnapshots) -> &'static str {
 
 /// How members are stored.
 fn members(config: &Config) -> String {
-    let Readers { naming, reader_cadence, max_calls_per_second } = &config.readers;
+    let Readers { naming, reader_cadence, groups, max_calls_per_second } = &config.readers;
     let named = match naming {
         Naming::Accounts => "account",
         Naming::Pseudonyms(_) => "pseudonym",
     };
+    let patterns: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    let added = match patterns.as_slice() {
+        [] => String::new(),
+        patterns => format!(" (also turned on in discovered groups that match {})", patterns.join(", ")),
+    };
     format!(
-        "of groups that have them on: by {named}, asked at most every {} per message, with at most {} in any second",
+        "of groups that have them on{added}: by {named}, asked at most every {} per message, with at most {} in any second",
         duration::exactly(reader_cadence.to_std().unwrap_or_default()),
         counted((*max_calls_per_second).into(), "call")
     )

@@ -112,6 +112,7 @@ pub fn daemon_settings(
         readers: ReaderSettings {
             naming: config.readers.naming.clone(),
             limits: AskingLimits { every: config.readers.reader_cadence, kept: config.retention.readers },
+            groups: config.readers.groups.clone(),
             max_calls_per_second: config.readers.max_calls_per_second,
         },
         jobs: JobSettings {

@@ -51,6 +51,8 @@ fn values_that_cannot_be_are_refused_with_those_that_can() {
         ("[readers]\npseudonym_key = \"short\"", &["readers.pseudonym_key", "shorter than 32", "openssl rand -hex 32"]),
         ("[readers]\npseudonym_key = \"replace-with-at-least-32-random-characters\"", &["is the example"]),
         ("[readers]\nreader_cadence = \"2d\"", &["readers.reader_cadence", "\"2d\"", "1s to 1d"]),
+        ("[readers]\ngroups = [\"gr\u{fc}ppe\"]", &["readers.groups", "printable ASCII"]),
+        ("[readers]\ngroups = \"*\"", &["readers.groups", "sequence"]),
         ("[readers]\nmax_calls_per_second = 0", &["readers.max_calls_per_second", "1 to 1000"]),
         ("[retention]\nreaders = \"1h\"", &["retention.readers", "\"1h\"", "1d or more"]),
         ("[polling]\nbatch_size = 0", &["polling.batch_size", "\"0\"", "1 to 1000"]),

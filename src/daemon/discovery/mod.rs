@@ -26,7 +26,7 @@ use crate::{
     daemon::other_calls::OtherCalls,
     domain::{GroupId, GroupType, Timestamp},
     logging::log_throttle::LogThrottle,
-    rules::discovery::{Discovery, Rounds},
+    rules::discovery::{Discovery, Pattern, Rounds},
     store::{Followed, GroupRead, Room, Store, StoreError},
 };
 
@@ -45,6 +45,8 @@ pub struct DiscoveryParts {
     pub calls: Arc<OtherCalls>,
     /// What is watched.
     pub rules: Arc<Discovery>,
+    /// Patterns of the groups whose readers are turned on when they are added.
+    pub readers: Vec<Pattern>,
     /// What webhooks tell.
     pub inbox: Arc<Inbox>,
     /// What is shown.
@@ -180,10 +182,11 @@ impl Discoverer {
 
     /// Stores what was read of groups, and watches what was found. Returns whether all of it is stored.
     async fn store(&self, reads: Vec<GroupRead>) -> bool {
-        let DiscoveryParts { store, rules, status, .. } = &self.parts;
+        let DiscoveryParts { store, rules, readers, status, .. } = &self.parts;
         let (number, active) = (reads.len(), self.groups().active);
         let room = Room {
             cadence: rules.cadence.as_deref(),
+            readers,
             messages: (rules.messages - active).max(0),
             messages_per_group: rules.messages_per_group,
         };

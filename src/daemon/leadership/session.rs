@@ -196,6 +196,7 @@ impl PollingSession<'_> {
             store: self.store.clone(),
             calls: calls.into(),
             rules,
+            readers: self.work.readers.groups.clone(),
             inbox: self.status.announced.clone(),
             status: self.status.discovery.clone(),
         })

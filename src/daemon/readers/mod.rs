@@ -22,6 +22,7 @@ use crate::{
     domain::SdkAppId,
     logging::log_throttle::LogThrottle,
     rules::{
+        discovery::Pattern,
         protocol::others::GetReaders,
         readers::{Asking, Page, failing::retry_after, pseudonym::Naming},
     },
@@ -59,6 +60,8 @@ pub struct ReaderSettings {
     pub naming: Naming,
     /// Which messages are asked for, and how often.
     pub limits: AskingLimits,
+    /// Patterns of the groups whose readers are turned on when discovery adds them.
+    pub groups: Vec<Pattern>,
     /// Maximum number of calls in any second.
     pub max_calls_per_second: u32,
 }

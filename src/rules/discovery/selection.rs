@@ -30,6 +30,13 @@ impl FromStr for Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether one of the patterns matches a group id.
+    pub fn any_matches(patterns: &[Self], group: &GroupId) -> bool {
+        patterns.iter().any(|pattern| pattern.0.matches(group.as_str()))
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -74,7 +81,7 @@ impl Unwanted {
 impl Selection {
     /// Why a group is not followed, if so. An unknown type counts as wanted.
     pub fn refuses(&self, group: &GroupId, group_type: Option<GroupType>) -> Option<Unwanted> {
-        let matches = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.0.matches(group.as_str()));
+        let matches = |patterns: &[Pattern]| Pattern::any_matches(patterns, group);
         if self.ids.contains(group) {
             None
         } else if matches(&self.exclude) {

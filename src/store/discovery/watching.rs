@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{LONG, SHORT, Store, StoreConnection, StoreError, query, query_as, query_scalar, texts};
 use crate::{
     domain::{GroupId, GroupType, MsgSeq, Timestamp},
-    rules::discovery::{Found, Passed, Share, polls_before},
+    rules::discovery::{Found, Passed, Pattern, Share, polls_before},
     store::{
         brief::{Brief, Halves},
         sqlstate::sqlstate,
@@ -56,11 +56,13 @@ struct Counts {
     is_removed: bool,
 }
 
-/// Limits on discovered messages.
+/// How groups are added, and limits on their messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Room<'a> {
     /// Name of the cadence for groups that are added.
     pub cadence: Option<&'a str>,
+    /// Readers are turned on in groups that are added and match one of these.
+    pub readers: &'a [Pattern],
     /// Number of messages that may be added to the app.
     pub messages: i64,
     /// Maximum number of active messages of a group.
@@ -83,7 +85,7 @@ impl Store {
             part.iter_mut()
                 .for_each(|read| pass_over(read, counts.get(read.group.as_str()), Room { messages: left, ..room }));
             let watched = self.run_briefly(DOING, SHORT, None, async |database, _| {
-                watch(database, self.app(), room.cadence, &part, &counts).await
+                watch(database, self.app(), room, &part, &counts).await
             });
             match watched.await {
                 Ok(Brief::Done(watched)) => {
@@ -176,13 +178,13 @@ fn pass_over(read: &mut GroupRead, counts: Option<&Counts>, room: Room<'_>) {
 async fn watch(
     connection: &mut StoreConnection,
     app: i64,
-    cadence: Option<&str>,
+    room: Room<'_>,
     reads: &[GroupRead],
     counts: &HashMap<String, Counts>,
 ) -> Result<HashMap<String, i64>, sqlx::Error> {
     let mut watched = HashMap::new();
     if reads.iter().any(|read| !read.found.is_empty()) {
-        add_groups(connection, app, cadence, reads).await?;
+        add_groups(connection, app, room, reads).await?;
         watched = add_messages(connection, app, reads, counts).await?;
     }
     store_cursors(connection, app, reads, counts, &watched).await?;
@@ -192,20 +194,22 @@ async fn watch(
 async fn add_groups(
     connection: &mut StoreConnection,
     app: i64,
-    cadence: Option<&str>,
+    room: Room<'_>,
     reads: &[GroupRead],
 ) -> Result<(), sqlx::Error> {
     let found = || reads.iter().filter(|read| !read.found.is_empty());
     query(
-        "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id, group_type, cadence, discovered_at)
-         SELECT $1, u.group_id, u.group_type, $4, now() FROM unnest($2::text[], $3::text[]) AS u (group_id, group_type)
+        "INSERT INTO receiptd.watched_groups (sdk_app_id, group_id, group_type, cadence, readers, discovered_at)
+         SELECT $1, u.group_id, u.group_type, $4, u.readers, now()
+         FROM unnest($2::text[], $3::text[], $5::boolean[]) AS u (group_id, group_type, readers)
          WHERE NOT EXISTS (SELECT FROM receiptd.watched_groups g WHERE g.sdk_app_id = $1 AND g.group_id = u.group_id)
          ORDER BY u.group_id ON CONFLICT (sdk_app_id, group_id) DO NOTHING",
     )
     .bind(app)
     .bind(found().map(|read| read.group.to_string()).collect::<Vec<_>>())
     .bind(found().map(|read| read.group_type.map(GroupType::as_str)).collect::<Vec<_>>())
-    .bind(cadence.map(str::to_owned))
+    .bind(room.cadence.map(str::to_owned))
+    .bind(found().map(|read| Pattern::any_matches(room.readers, &read.group)).collect::<Vec<_>>())
     .execute(connection)
     .await
     .map(drop)
