@@ -16,7 +16,7 @@ use crate::{
     daemon::{
         activity::Activity,
         discovery::{self, DiscoveryReport, DiscoveryStatus},
-        events::{Health, Inbox},
+        events::{Health, Inbox, ReaderGroups},
         poller::PollerStatus,
     },
     rules::{database_clock::Doubt, lease::Lease},
@@ -84,6 +84,8 @@ pub struct DaemonStatus {
     pub(crate) events: Arc<Health>,
     /// Events that wait to be recorded.
     pub(crate) inbox: Arc<Inbox>,
+    /// The groups of whose events the accounts are kept.
+    pub(crate) reader_groups: Arc<ReaderGroups>,
     listens: AtomicBool,
     pub(crate) discovery: Arc<DiscoveryStatus>,
     /// What webhooks tell discovery.

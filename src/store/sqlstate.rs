@@ -181,7 +181,7 @@ impl StoreError {
     }
 
     /// Whether the database refuses the data: the rest can be written without it.
-    pub(super) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.remedy(), Remedy::SetAside | Remedy::Partition)
     }
 

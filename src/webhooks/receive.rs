@@ -136,7 +136,7 @@ fn read(receiver: &Receiver, settings: &Settings, parts: &Parts, body: Bytes) {
         metrics::counter!("receiptd_webhooks_total", "event" => "repeated").increment(1);
         return;
     }
-    let event = Event::read(&body);
+    let event = Event::read(&body, |group| receiver.status.reader_groups.contains(group));
     if let Some(forward) = &settings.forward {
         forward.pass_on(parts.uri.query(), &parts.headers, body);
     }

@@ -48,7 +48,7 @@ async fn stored(rig: &Harness) -> Vec<Stored> {
 }
 
 /// All tables as text, in which no account of these groups may occur.
-async fn search(rig: &Harness, accounts: &[String]) -> usize {
+pub async fn search(rig: &Harness, accounts: &[String]) -> usize {
     let tables = "SELECT c.oid::regclass::text FROM pg_class c
         WHERE c.relnamespace IN ('receiptd'::regnamespace, 'receiptd_partitions'::regnamespace) AND c.relkind IN ('r', 'm')";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&rig.pool).await.unwrap();

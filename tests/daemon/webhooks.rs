@@ -168,6 +168,42 @@ async fn nothing_without_a_valid_signature_is_taken() {
 }
 
 #[tokio::test]
+async fn an_event_names_readers_only_where_readers_are_on() {
+    let mut rig = listening(simulator_config()).await;
+    for (name, on) in [("on", true), ("off", false)] {
+        rig.simulator.world().set_receipt(&group(name), seq(1), Counts::new(0, 3).unwrap());
+        rig.watch(name, [1]).await;
+        let readers = sqlx::query("SELECT receiptd.watch_group($1, $2, readers => $3)").bind(APP).bind(name).bind(on);
+        readers.execute(&rig.pool).await.unwrap();
+    }
+    rig.start().await;
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE unread_num = 3) = 2").await;
+    let (url, at) = (url(&rig), clock::now() - TimeDelta::milliseconds(20));
+    // The second event names all so far: which of them has just read the message is not told.
+    for (read, members, millis) in [(1, 1, 0), (2, 2, 10)] {
+        for name in ["off", "on"] {
+            let body = receipts(1, read, 3 - read, members, at + TimeDelta::milliseconds(millis));
+            let body = body.replace(r#""GroupId":"g""#, &format!(r#""GroupId":"{name}""#));
+            let body = body.replace("canary", &format!("canary-{name}-"));
+            assert_eq!(post(&format!("{url}?{}", query()), body).await.0, 200);
+        }
+    }
+    rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE read_num = 2) = 2").await;
+    rig.stop().await;
+    let told: Vec<(String, String, i64, bool)> = sqlx::query_as(
+        "SELECT group_id, member, (extract(epoch FROM read_by) * 1000)::bigint, read_after = read_by
+         FROM receiptd.member_reads WHERE source = 'webhook'",
+    )
+    .fetch_all(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(told, [("on".to_owned(), "canary-on-0".to_owned(), at.timestamp_millis(), true)]);
+    let named = ["canary-off".to_owned(), "canary-on-1".to_owned()];
+    assert_eq!(crate::readers::search(&rig, &named).await, 0);
+    assert_eq!(crate::readers::search(&rig, &["canary-on-0".to_owned()]).await, 1, "the search finds what there is");
+}
+
+#[tokio::test]
 async fn lost_events_make_an_interval_and_repeated_ones_nothing() {
     let mut rig = listening(simulator_config()).await;
     set(&rig, 1, 0, 9);

@@ -16,7 +16,7 @@ use crate::{domain::Timestamp, rules::webhooks::Event};
 /// Maximum number of waiting events, …
 const MOST_EVENTS: usize = 5_000;
 
-/// … and of their entries.
+/// … and of their entries, with the accounts in them.
 const MOST_ENTRIES: usize = 50_000;
 
 /// An event that has arrived.
@@ -72,10 +72,10 @@ impl Inbox {
     }
 }
 
-/// Number of entries of an event, at least one.
+/// Number of entries of an event with the accounts in them, at least one.
 fn entries(event: &Event) -> usize {
     match event {
-        Event::Receipts(receipts) => receipts.entries.len().max(1),
+        Event::Receipts(receipts) => receipts.size().max(1),
         Event::Recalled { seqs, .. } => seqs.len().max(1),
         _ => 1,
     }

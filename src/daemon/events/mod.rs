@@ -5,10 +5,12 @@
 
 mod health;
 mod inbox;
+mod readers;
 mod recording;
 
 pub use self::{
     health::{Dropped, Health, OverLimit, WebhookReport},
     inbox::Inbox,
+    readers::ReaderGroups,
 };
-pub(crate) use self::{inbox::Arrival, recording::EventRecorder};
+pub(crate) use self::{inbox::Arrival, readers::ToldReaders, recording::EventRecorder};

@@ -13,7 +13,7 @@ use chrono::TimeDelta;
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Dropped, Health, Inbox};
+use super::{Arrival, Dropped, Health, Inbox, ToldReaders, readers::Told};
 use crate::{
     clock,
     daemon::discovery::{self, Announced},
@@ -21,10 +21,11 @@ use crate::{
     logging::log_throttle::LogThrottle,
     rules::{
         cadence::Cadences,
+        database_clock::Moment,
         polling::dispatch::ScheduleNews,
-        recording::{Heard, Kept},
+        recording::{Heard, Kept, Recording},
         slot::{Slot, SlotKey},
-        webhooks::{Arrived, Event, Order, Trust},
+        webhooks::{Arrived, Event, Members, Order, ReceiptEntry, Trust},
     },
     store::{Store, StoreError},
 };
@@ -48,12 +49,21 @@ pub(crate) struct EventRecorder {
     pub cadences: Arc<Cadences>,
     pub inbox: Arc<Inbox>,
     pub health: Arc<Health>,
+    pub readers: ToldReaders,
     /// Where discovery is told of messages and groups.
     pub discovery: Arc<discovery::Inbox>,
     /// The queue for results.
     pub recorder: mpsc::Sender<Kept>,
     /// The poller's queue for news.
     pub news: mpsc::UnboundedSender<ScheduleNews>,
+}
+
+/// What an event tells of a message.
+#[derive(Debug)]
+struct HeardOf<'a> {
+    group: &'a GroupId,
+    heard: Heard,
+    members: &'a Members,
 }
 
 /// Messages or groups whose polls have to find out what has happened.
@@ -66,7 +76,7 @@ struct ToPoll {
 impl EventRecorder {
     /// Records events until `stop` is cancelled, and then those that were held.
     pub async fn run(self, stop: CancellationToken) {
-        tokio::join!(self.record_all(&stop), self.keep_trust(&stop));
+        tokio::join!(self.record_all(&stop), self.keep_trust(&stop), self.readers.follow_groups(&stop));
     }
 
     /// Recalls how far events were trusted, and stores it every minute and at the end.
@@ -128,7 +138,7 @@ impl EventRecorder {
     }
 
     async fn handle(&self, ripe: &[Arrived], to_poll: &ToPoll) -> Result<(), StoreError> {
-        let heard: Vec<(&GroupId, Heard)> = ripe.iter().flat_map(heard).collect();
+        let heard: Vec<HeardOf> = ripe.iter().flat_map(heard).collect();
         for chunk in heard.chunks(CHUNK) {
             self.record(chunk).await?;
         }
@@ -136,22 +146,31 @@ impl EventRecorder {
     }
 
     /// Records what was heard, in order of time.
-    async fn record(&self, heard: &[(&GroupId, Heard)]) -> Result<(), StoreError> {
-        let messages: Vec<(&GroupId, MsgSeq)> = heard.iter().map(|(group, heard)| (*group, heard.seq)).collect();
+    async fn record(&self, heard: &[HeardOf<'_>]) -> Result<(), StoreError> {
+        let messages: Vec<(&GroupId, MsgSeq)> = heard.iter().map(|one| (one.group, one.heard.seq)).collect();
         let mut of_slot: HashMap<SlotKey, Vec<usize>> = HashMap::new();
         let found = self.store.slots_of_messages(&messages).await?;
         let unwatched = heard.len().saturating_sub(found.len());
         found.into_iter().for_each(|(place, slot)| of_slot.entry(slot).or_default().push(place));
         let keys: Vec<SlotKey> = of_slot.keys().copied().collect();
         let slots = self.store.read_slots(&keys).await?;
-        // Nothing fails from here on, so nothing is counted twice.
-        let mut told = 0;
+        let (moment, mut changes, mut readers) = (self.store.clock().moment(), vec![], Told::new());
         for slot in slots {
             let mut places = of_slot.remove(&slot.key).unwrap_or_default();
             places.sort_unstable();
-            let heard: Vec<Heard> =
-                places.iter().filter_map(|place| heard.get(*place)).map(|(_, heard)| *heard).collect();
-            told += self.keep(slot, heard).await;
+            let of_slot: Vec<&HeardOf> = places.iter().filter_map(|place| heard.get(*place)).collect();
+            let told: Vec<Heard> = of_slot.iter().map(|one| one.heard).collect();
+            for (place, read) in Recording::readers_told(&slot, &told, moment) {
+                self.readers.add(&slot, read, of_slot[place].members, &mut readers);
+            }
+            changes.push((slot, told));
+        }
+        // Before the counts, which then need no question. If it is repeated, each reader is still stored once.
+        self.readers.store(readers).await?;
+        // Nothing fails from here on, so nothing is counted twice.
+        let mut told = 0;
+        for (slot, heard) in changes {
+            told += self.keep(slot, heard, moment).await;
         }
         self.health.dropped(Dropped::Unwatched, unwatched as u64);
         self.health.late((heard.len() - unwatched).saturating_sub(told) as u64);
@@ -159,8 +178,8 @@ impl EventRecorder {
     }
 
     /// Hands to the recorder what a slot's events change. Returns the number of counts that were news.
-    async fn keep(&self, slot: Slot, heard: Vec<Heard>) -> usize {
-        let kept = Kept::of_events(slot, heard, self.cadences.clone(), self.store.clock().moment());
+    async fn keep(&self, slot: Slot, heard: Vec<Heard>, moment: Moment) -> usize {
+        let kept = Kept::of_events(slot, heard, self.cadences.clone(), moment);
         let Some(kept) = kept else { return 0 };
         let told = kept.recording.snapshots.len();
         // Without a recorder, the term is over: polls of the next one find the changes.
@@ -214,10 +233,12 @@ async fn until(order: &Order) {
     }
 }
 
-fn heard(arrived: &Arrived) -> impl Iterator<Item = (&GroupId, Heard)> {
+fn heard(arrived: &Arrived) -> impl Iterator<Item = HeardOf<'_>> {
     let Arrived { event, at, .. } = arrived;
     event.entries.iter().map(|entry| {
         let (happened_at, arrived_at) = (event.event_at, *at);
-        (&event.group, Heard { seq: entry.seq, counts: entry.counts, members: entry.members, happened_at, arrived_at })
+        let ReceiptEntry { seq, counts, members } = entry;
+        let heard = Heard { seq: *seq, counts: *counts, members: members.count(), happened_at, arrived_at };
+        HeardOf { group: &event.group, heard, members }
     })
 }

@@ -14,7 +14,7 @@ use crate::{
     chat::ChatClient,
     daemon::{
         discovery::{self, DiscoveryParts},
-        events::EventRecorder,
+        events::{EventRecorder, ToldReaders},
         jobs::{self, JobSettings},
         other_calls::OtherCalls,
         poller::{Poller, PollerParts, PollerSettings, Slotter},
@@ -135,6 +135,7 @@ impl PollingSession<'_> {
         if groups > 0 {
             tracing::info!(groups, "cadences have changed: rescheduling the messages of the groups affected");
         }
+        self.status.reader_groups.refresh(self.store).await?;
         poller.recall().await?;
         poller.load().await
     }
@@ -153,9 +154,10 @@ impl PollingSession<'_> {
         };
         let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
         let (inbox, health) = (self.status.inbox.clone(), self.status.events.clone());
-        let (discovery, recorder_of_events) = (self.status.announced.clone(), poller.recorder());
-        let news = poller.news();
-        let events = EventRecorder { store, cadences, inbox, health, discovery, recorder: recorder_of_events, news };
+        let (discovery, news) = (self.status.announced.clone(), poller.news());
+        let (recorder_of_events, readers) = (poller.recorder(), self.told_readers());
+        let events =
+            EventRecorder { store, cadences, inbox, health, readers, discovery, recorder: recorder_of_events, news };
         let failed = CancellationToken::new();
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
@@ -184,6 +186,16 @@ impl PollingSession<'_> {
         let (lease, over) = (Some(self.status.lease.clone()), self.session_over.clone());
         let calls = OtherCalls::new(client.clone(), lease, limits, poller.transit_allowance, over);
         ReaderAsking::new(self.store.clone(), calls.into(), readers.clone(), *sdk_app_id)
+    }
+
+    /// The part that stores readers whom events tell.
+    fn told_readers(&self) -> ToldReaders {
+        ToldReaders {
+            store: self.store.clone(),
+            groups: self.status.reader_groups.clone(),
+            naming: self.work.readers.naming.clone(),
+            app: self.work.sdk_app_id,
+        }
     }
 
     /// What discovery needs; `None` if it is switched off.

@@ -40,7 +40,36 @@ pub struct Heard {
     pub arrived_at: Timestamp,
 }
 
+/// The members whom an event names are those who have just read a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadersTold {
+    /// The message.
+    pub seq: MsgSeq,
+    /// Its time of sending.
+    pub sent_at: Timestamp,
+    /// The moment of reading.
+    pub at: Timestamp,
+}
+
 impl Recording {
+    /// The events of messages of a slot, by their place among those given, that prove who has just read a message: the
+    /// count rose by the members named, since it was last known. If it did not, some of them may have read it before.
+    pub fn readers_told(slot: &Slot, heard: &[Heard], moment: Moment) -> Vec<(usize, ReadersTold)> {
+        let mut told = vec![];
+        for message in &slot.messages {
+            let mut state = message.clone();
+            for (place, heard) in heard.iter().enumerate().filter(|(_, heard)| heard.seq == message.seq) {
+                let Some(news) = News::of(&state, *heard, moment) else { continue };
+                let rise = news.counts.read() - counts(&state).map_or(0, Counts::read);
+                if news.is_exact && rise == heard.members {
+                    told.push((place, ReadersTold { seq: message.seq, sent_at: message.first_sent_at, at: news.at }));
+                }
+                state = news.after(state);
+            }
+        }
+        told
+    }
+
     /// Decides what is written about events of messages of a slot, given in order of time. Nothing, if no message
     /// changes.
     pub fn of_events(slot: &Slot, heard: &[Heard], cadence: &Cadence, moment: Moment) -> Self {

@@ -22,7 +22,7 @@ use self::{
     parts::Parts,
 };
 pub use self::{
-    heard::Heard,
+    heard::{Heard, ReadersTold},
     kept::{Anew, Contents, CountsMoved, Kept, Outcome},
     poll::{KnownLimit, Others, Poll, PollEnd, Told},
 };

@@ -1,14 +1,12 @@
 //! The bodies of webhooks, parsed leniently like answers of calls: an invalid entry only affects itself, unknown
 //! fields are ignored, numbers are read in any form.
 //!
-//! The accounts of members are counted and never kept.
+//! The accounts of members are kept only for groups with readers on.
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Members;
 use crate::{
     domain::{Counts, GroupId, MsgSeq, Timestamp},
     rules::protocol::wire::{Number, first_entries},
@@ -85,14 +83,14 @@ pub struct Receipts {
 }
 
 /// The counts of a message after members have read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiptEntry {
     /// The message.
     pub seq: MsgSeq,
     /// Its counts.
     pub counts: Counts,
-    /// Number of members in `ReadReceiptMembers`: those of this event, or all so far.
-    pub members: u32,
+    /// The members in `ReadReceiptMembers`: those of this event, or all so far.
+    pub members: Members,
 }
 
 /// The body is not a JSON object.
@@ -134,22 +132,29 @@ struct Entry {
 }
 
 impl Event {
-    /// Reads the body of a webhook.
+    /// Reads the body of a webhook. Accounts of members are kept if the group `has_readers` on.
     ///
     /// # Errors
     /// If it is not a JSON object. What is missing in one makes it [`Event::Other`].
-    pub fn read(body: &[u8]) -> Result<Self, BadEvent> {
+    pub fn read(body: &[u8], has_readers: impl FnOnce(&GroupId) -> bool) -> Result<Self, BadEvent> {
         // A list would be read as the fields of an object.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let body: Body = serde_json::from_slice(if is_object { body } else { b"" }).map_err(|_| BadEvent)?;
-        Ok(body.event().unwrap_or(Self::Other))
+        Ok(body.event(has_readers).unwrap_or(Self::Other))
+    }
+}
+
+impl Receipts {
+    /// How much room it takes: the number of its entries and of the accounts in them.
+    pub fn size(&self) -> usize {
+        self.entries.iter().map(|entry| 1 + entry.members.accounts().len()).sum()
     }
 }
 
 impl Body<'_> {
-    fn event(&self) -> Option<Event> {
+    fn event(&self, has_readers: impl FnOnce(&GroupId) -> bool) -> Option<Event> {
         Some(match text(self.callback_command)?.as_str() {
-            "Group.CallbackAfterReadReceipt" => Event::Receipts(self.receipts()?),
+            "Group.CallbackAfterReadReceipt" => Event::Receipts(self.receipts(has_readers)?),
             "Group.CallbackAfterSendMsg" => Event::Sent {
                 group: self.group()?,
                 seq: seq(self.msg_seq)?,
@@ -180,54 +185,29 @@ impl Body<'_> {
         entries.into_iter().flat_map(|(entries, _)| entries).filter_map(|entry| seq(entry.msg_seq)).collect()
     }
 
-    fn receipts(&self) -> Option<Receipts> {
+    fn receipts(&self, has_readers: impl FnOnce(&GroupId) -> bool) -> Option<Receipts> {
+        let group = self.group()?.id;
+        let keeps_accounts = has_readers(&group);
         let (entries, beyond) = first_entries::<Entry>(self.group_msg_receipt_list?, MOST_ENTRIES).ok()?;
         let read = entries.len();
-        let entries: Vec<ReceiptEntry> = entries.iter().filter_map(Entry::receipt).collect();
+        let entries: Vec<ReceiptEntry> =
+            entries.into_iter().filter_map(|entry| entry.receipt(keeps_accounts)).collect();
         let bad_entries = beyond + u32::try_from(read - entries.len()).unwrap_or(u32::MAX);
         let event_at = time(self.event_time, Timestamp::from_timestamp_millis);
-        Some(Receipts { group: self.group()?.id, event_at, entries, bad_entries })
+        Some(Receipts { group, event_at, entries, bad_entries })
     }
 }
 
 impl Entry {
-    fn receipt(&self) -> Option<ReceiptEntry> {
+    fn receipt(self, keeps_accounts: bool) -> Option<ReceiptEntry> {
         let within = |number| match number {
             Number::Whole(count @ 0..=MOST_MEMBERS) => Some(count),
             _ => None,
         };
         let counts = Counts::new(within(self.read_num)?, within(self.unread_num)?)?;
-        Some(ReceiptEntry { seq: seq(self.msg_seq)?, counts, members: self.read_receipt_members.0 })
-    }
-}
-
-/// The number of members in a list; zero if it is none. Their accounts are not kept.
-#[derive(Default)]
-struct Members(u32);
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let list = <&RawValue>::deserialize(deserializer)?;
-        let counted = serde_json::Deserializer::from_str(list.get()).deserialize_seq(Counted);
-        Ok(Self(counted.unwrap_or_default()))
-    }
-}
-
-struct Counted;
-
-impl<'de> Visitor<'de> for Counted {
-    type Value = u32;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a list of members")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<u32, A::Error> {
-        let mut members = 0;
-        while list.next_element::<IgnoredAny>()?.is_some() {
-            members += 1;
-        }
-        Ok(members)
+        let members = self.read_receipt_members;
+        let members = if keeps_accounts { members } else { members.without_accounts() };
+        Some(ReceiptEntry { seq: seq(self.msg_seq)?, counts, members })
     }
 }
 
@@ -255,13 +235,14 @@ mod tests {
     use super::*;
 
     fn receipts(body: &str) -> Receipts {
-        match Event::read(body.as_bytes()) {
+        match Event::read(body.as_bytes(), |_| false) {
             Ok(Event::Receipts(receipts)) => receipts,
             other => panic!("{body}: {other:?}"),
         }
     }
 
-    fn entry(seq: i64, read: i64, unread: i64, members: u32) -> ReceiptEntry {
+    fn entry(seq: i64, read: i64, unread: i64, members: usize) -> ReceiptEntry {
+        let members: Members = serde_json::from_str(&format!("[{}]", vec!["{}"; members].join(","))).unwrap();
         ReceiptEntry { seq: MsgSeq::try_from(seq).unwrap(), counts: Counts::new(read, unread).unwrap(), members }
     }
 
@@ -278,6 +259,19 @@ mod tests {
             let entries = vec![entry(1, 1, 6, 1), entry(2, 3, 4, 2)];
             let group = "@TGS#2J4SZEAEL".parse().unwrap();
             assert_eq!(read, Receipts { group, event_at, entries, bad_entries: 0 });
+        }
+    }
+
+    #[test]
+    fn accounts_are_kept_only_for_groups_with_readers() {
+        let body = r#"{"CallbackCommand":"Group.CallbackAfterReadReceipt","GroupId":"g","GroupMsgReceiptList":[
+            {"MsgSeq":1,"ReadNum":1,"UnreadNum":6,"ReadReceiptMembers":[{"Member_Account":"canary"}]}]}"#;
+        for (on, accounts) in [("g", 1), ("h", 0)] {
+            let event = Event::read(body.as_bytes(), |group| group.as_str() == on);
+            let Ok(Event::Receipts(read)) = &event else { panic!("{event:?}") };
+            let members = &read.entries[0].members;
+            assert_eq!((members.count(), members.accounts().len(), read.size()), (1, accounts, 1 + accounts));
+            assert!(!format!("{event:?}").contains("canary"));
         }
     }
 
@@ -345,7 +339,7 @@ mod tests {
             (r#"{"CallbackCommand":"Group.CallbackAfterReadReceipt","GroupId":"@TGS#_community"}"#, Event::Other),
             ("{}", Event::Other),
         ] {
-            assert_eq!(Event::read(body.as_bytes()), Ok(event), "{body}");
+            assert_eq!(Event::read(body.as_bytes(), |_| true), Ok(event), "{body}");
         }
     }
 
@@ -353,10 +347,10 @@ mod tests {
     fn what_is_no_object_is_refused_however_deep() {
         let deep = format!("{}{}", "[".repeat(60_000), "]".repeat(4_000));
         for body in ["", "null", "7", "[]", "[null]", "[1", "{", "\"x\"", "\u{feff}{}", deep.as_str()] {
-            assert_eq!(Event::read(body.as_bytes()), Err(BadEvent), "{body:.20}");
+            assert_eq!(Event::read(body.as_bytes(), |_| true), Err(BadEvent), "{body:.20}");
         }
-        assert_eq!(Event::read(b"{\"CallbackCommand\":\"\xff\"}"), Err(BadEvent));
+        assert_eq!(Event::read(b"{\"CallbackCommand\":\"\xff\"}", |_| true), Err(BadEvent));
         let nested = format!("{{\"MsgBody\":{}{}}}", "[".repeat(30_000), "]".repeat(30_000));
-        _ = Event::read(nested.as_bytes());
+        _ = Event::read(nested.as_bytes(), |_| true);
     }
 }

@@ -1,9 +1,10 @@
 //! Tencent Chat's webhooks: where a request comes from, what it tells, and how far its events are trusted.
 //!
 //! An event is a hint with a time: polls confirm what it tells. Whatever strangers may send is bounded here. Nothing
-//! of members is kept.
+//! of members is kept, but for groups with readers on.
 
 mod event;
+mod members;
 mod order;
 mod replay;
 mod request;
@@ -11,6 +12,7 @@ mod trust;
 
 pub use self::{
     event::{BadEvent, Event, Group, ReceiptEntry, Receipts},
+    members::Members,
     order::{Arrived, Order, WINDOW},
     replay::Replays,
     request::{Refusal, Request, Secrets, signature},

@@ -10,8 +10,8 @@ use crate::domain::Timestamp;
 /// How long an event is held.
 pub const WINDOW: Duration = Duration::from_millis(500);
 
-/// Maximum number of entries that are held.
-const MOST_ENTRIES: usize = 20_000;
+/// Maximum number of entries, and of accounts in them, that are held.
+const MOST_HELD: usize = 20_000;
 
 /// An event, and when it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,37 +28,37 @@ pub struct Arrived {
 #[derive(Debug, Default)]
 pub struct Order {
     held: Vec<Arrived>,
-    entries: usize,
+    size: usize,
 }
 
 impl Order {
     /// Holds an event.
     pub fn add(&mut self, arrived: Arrived) {
-        self.entries += arrived.event.entries.len();
+        self.size += arrived.event.size();
         self.held.push(arrived);
     }
 
     /// When the next event is to be taken, if any is held.
     pub fn next_at(&self) -> Option<Instant> {
         let first = self.held.first()?.uptime;
-        Some(if self.entries > MOST_ENTRIES { first } else { first + WINDOW })
+        Some(if self.size > MOST_HELD { first } else { first + WINDOW })
     }
 
     /// Takes the events that were held for long enough at `now`, and those that happened before one of them, in the order
     /// in which they happened.
     pub fn take(&mut self, now: Instant) -> Vec<Arrived> {
-        let is_full = self.entries > MOST_ENTRIES;
+        let is_full = self.size > MOST_HELD;
         let ripe = self.held.iter().filter(|one| is_full || one.uptime + WINDOW <= now);
         let Some(until) = ripe.map(Arrived::happened_at).max() else { return vec![] };
         let (taken, held) = self.held.drain(..).partition(|one| one.happened_at() <= until);
         self.held = held;
-        self.entries = self.held.iter().map(|one| one.event.entries.len()).sum();
+        self.size = self.held.iter().map(|one| one.event.size()).sum();
         sorted(taken)
     }
 
     /// Takes all events, in the order in which they happened.
     pub fn take_all(&mut self) -> Vec<Arrived> {
-        self.entries = 0;
+        self.size = 0;
         sorted(std::mem::take(&mut self.held))
     }
 }
@@ -115,12 +115,12 @@ mod tests {
         let entry = super::super::ReceiptEntry {
             seq: crate::domain::MsgSeq::try_from(1).unwrap(),
             counts: crate::domain::Counts::new(1, 1).unwrap(),
-            members: 1,
+            members: super::super::Members::default(),
         };
         let mut big = arrived(start, 0, 0);
-        big.event.entries = vec![entry; MOST_ENTRIES + 1];
+        big.event.entries = vec![entry; MOST_HELD + 1];
         order.add(big);
         assert_eq!(order.next_at(), Some(start));
-        assert_eq!((order.take(start).len(), order.entries), (1, 0));
+        assert_eq!((order.take(start).len(), order.size), (1, 0));
     }
 }

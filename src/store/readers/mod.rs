@@ -40,6 +40,9 @@ macro_rules! due {
     };
 }
 
+/// Maximum number of groups of whose events readers are taken; those of others are only asked for.
+const MOST_GROUPS: i64 = 100_000;
+
 /// A message of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListKey {
@@ -121,6 +124,20 @@ impl Store {
             .bind(busy.iter().map(|key| i64::from(key.seq.get())).collect::<Vec<_>>())
             .bind(i64::try_from(most).unwrap_or(i64::MAX));
         self.run("looking for readers to ask for", SHORT, async |database| lists.fetch_all(database).await).await
+    }
+
+    /// The groups of the app with readers on, up to a maximum number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn groups_with_readers(&self) -> Result<Vec<GroupId>, StoreError> {
+        let groups = query_scalar::<String>(
+            "SELECT group_id FROM receiptd.watched_groups WHERE sdk_app_id = $1 AND readers AND state = 'active' LIMIT $2",
+        );
+        let groups = groups.bind(self.app()).bind(MOST_GROUPS);
+        let doing = "looking up which groups have readers on";
+        let groups = self.run(doing, SHORT, async |database| groups.fetch_all(database).await).await?;
+        Ok(groups.iter().filter_map(|group| group.parse().ok()).collect())
     }
 
     /// Whether members of the app are stored by this naming, from now on if none is stored by another.

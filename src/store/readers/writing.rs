@@ -33,11 +33,13 @@ const READERS: &str = "
         WHERE r.source = 'poll' AND EXCLUDED.source = 'webhook' AND EXCLUDED.read_by <= r.read_by
             AND EXCLUDED.read_by >= coalesce(r.read_after, '-infinity')";
 
-/// Counts that have changed again since the question began are due again, unless the answer shows them.
+/// Who was told to have read it since the question began is in its answer, and left out. Counts that have changed again since the question began are due again, unless the answer shows them.
 const LISTS: &str = "
     UPDATE receiptd.reader_lists l
     SET asked_at = u.asked_at, known_until = u.known_until, read_num = u.read_num, unread_num = u.unread_num,
-        not_read = u.not_read, gone = u.gone, retry_at = NULL, failures = 0,
+        not_read = ARRAY(SELECT m FROM unnest(u.not_read) AS m WHERE NOT EXISTS (SELECT FROM receiptd.message_readers r
+            WHERE r.group_key = l.group_key AND r.msg_seq = l.msg_seq AND r.member = m)),
+        gone = u.gone, retry_at = NULL, failures = 0,
         moved_at = CASE WHEN (l.moved_read, l.moved_unread) NOT IN ((u.moved_read, u.moved_unread), (u.read_num, u.unread_num))
             THEN l.moved_at END
     FROM jsonb_to_recordset($1) AS u (group_key integer, msg_seq bigint, asked_at timestamptz, known_until timestamptz,

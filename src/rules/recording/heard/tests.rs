@@ -105,6 +105,23 @@ fn an_event_is_exact_if_its_members_are_all_new_readers() {
 }
 
 #[test]
+fn readers_are_told_by_events_that_name_only_new_ones() {
+    let slot = slot(vec![polled(1, counted(0, 7)), polled(2, counted(3, 4))]);
+    let events = [
+        heard(1, (1, 6), 1, 20_000),
+        heard(2, (4, 3), 4, 20_001), // all so far
+        heard(1, (3, 4), 2, 20_002),
+        heard(2, (6, 1), 1, 20_003), // an event was lost
+        heard(2, (6, 1), 1, 20_004), // nothing new
+        heard(2, (7, 0), 1, 20_005),
+        heard(3, (1, 6), 1, 20_006), // of another slot
+    ];
+    let told = Recording::readers_told(&slot, &events, time(60_000).into());
+    let told: Vec<_> = told.iter().map(|(place, read)| (*place, read.seq, read.at)).collect();
+    assert_eq!(told, [(0, seq(1), time(20_000)), (2, seq(1), time(20_002)), (5, seq(2), time(20_005))]);
+}
+
+#[test]
 fn an_event_changes_its_message_and_nothing_else() {
     let slot = slot(vec![polled(1, counted(0, 3)), polled(2, counted(1, 2))]);
     let recording = recorded(&slot, &[heard(2, (2, 1), 1, 20_000), heard(9, (1, 1), 1, 20_000)]);
