@@ -13,7 +13,7 @@ use super::{
     secret::{self, SecretText},
 };
 
-/// Minimum length of a token, in characters: its signatures are checked for whoever reaches the address.
+/// Minimum length of a token, in characters: anyone who reaches the address can have signatures checked.
 const SHORTEST_TOKEN: usize = 32;
 
 /// Where webhooks arrive, and where they are passed on.

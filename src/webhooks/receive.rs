@@ -62,7 +62,7 @@ impl Receiver {
             let (reason, advice) = (why.name(), why.remedy());
             tracing::warn!(count, reason, advice, "a request to webhooks.listen was refused: its {reason} is wrong");
         }
-        // Whoever has no valid signature learns nothing, not even which part of the request is wrong.
+        // A client without a valid signature learns nothing, not even which part of the request is wrong.
         (StatusCode::NOT_FOUND, [(CONNECTION, "close")]).into_response()
     }
 

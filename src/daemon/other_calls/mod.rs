@@ -1,7 +1,7 @@
 //! Calls of the APIs other than that for receipts. The service limits each API by itself, so each has a pacing of its
 //! own, and none takes anything from polling. All need the lease.
 //!
-//! A call is retried a few times and then given up: its purpose is found again by whoever made it.
+//! A call is retried a few times and then given up: its caller finds its purpose again.
 
 use std::{
     collections::HashMap,

@@ -1,7 +1,7 @@
 //! The life of a process as a candidate for the lease: it stands by, takes the lease, renews it while it polls, and
 //! steps down when another process has taken it or a part of it fails.
 //!
-//! Pure, given `now`: [`Elector::next`] says what to do, and whoever does it reports the outcome. Which lease may be
+//! Pure, given `now`: [`Elector::next`] says what to do, and its caller reports the outcome. Which lease may be
 //! taken, and for how long it is trusted, is decided by [`Contender`].
 
 use std::time::{Duration, Instant};

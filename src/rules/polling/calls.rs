@@ -1,7 +1,7 @@
 //! The life of a poll: when it makes its next call, whether it still may when its turn comes, what follows from the
 //! outcome, and what is at fault if it was refused.
 //!
-//! Pure, given `now`. Whoever polls waits, takes permits and sends; the polls of an app share the rest here.
+//! Pure, given `now`. The caller waits, takes permits and sends; the polls of an app share the rest here.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Recognises a webhook that was sent again: Tencent Chat repeats some, and whoever has seen one could repeat it.
+//! Recognises a webhook that was sent again: Tencent Chat repeats some, and anyone who has seen one could repeat it.
 //!
 //! Bounded: when it is full, the oldest is forgotten. A repeated event changes nothing in any case, but costs a look at
 //! the database.

@@ -6,7 +6,7 @@
 //! was read is decided again. That also shows whether an unanswered commit was made: then the slot's last call is the
 //! poll's.
 //!
-//! Pure, given `now`: [`Writing::next`] says what to do, and whoever does it reports the outcome.
+//! Pure, given `now`: [`Writing::next`] says what to do, and its caller reports the outcome.
 
 mod anew;
 mod batch;

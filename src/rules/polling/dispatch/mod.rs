@@ -1,7 +1,7 @@
 //! Which polls start now: the schedule, what is read of it in a round, and what keeps polls from starting.
 //!
 //! Nothing starts while results can't be stored, while the lease is not trusted, or while the gate is closed. Pure,
-//! given `now`: [`Dispatch::next`] says what to do in a round, and whoever does it reports the outcome.
+//! given `now`: [`Dispatch::next`] says what to do in a round, and its caller reports the outcome.
 
 mod claimed;
 mod contents;
