@@ -7,6 +7,7 @@ use receiptd::{
     rules::retention::Retention,
     store::{ListKey, ToldReader},
 };
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     common::TestDatabase,
@@ -161,6 +162,12 @@ async fn an_event_tells_the_moment_of_a_read_and_saves_a_call() {
     );
     let list = "SELECT read_num, unread_num, not_read, moved_at FROM receiptd.reader_lists WHERE msg_seq = 7";
     assert_eq!(history.psql(list), "4|0|{}|", "the counts are explained");
+    let mut owner = PgConnection::connect(&history.database.url()).await.unwrap();
+    let mut open = owner.begin().await.unwrap();
+    sqlx::query("SELECT FROM receiptd.watched_groups FOR UPDATE").execute(&mut *open).await.unwrap();
+    let waits_for_nobody = history.store.write_told_readers(&[told(9, "eve", "10:00")]).await;
+    assert_eq!(waits_for_nobody.unwrap(), 0, "the group is locked");
+    open.rollback().await.unwrap();
     history.psql(&format!("SELECT receiptd.watch_group({APP}, 'g', readers => false)"));
     assert_eq!(history.store.write_told_readers(&[told(9, "eve", "10:00")]).await.unwrap(), 0);
     assert_eq!(named(&history.database, "eve"), "0 0 0");

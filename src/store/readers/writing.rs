@@ -53,6 +53,14 @@ const FAILED: &str = "
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS u (group_key, msg_seq, retry_at)
     WHERE l.group_key = u.group_key AND l.msg_seq = u.msg_seq";
 
+/// The groups with readers on, which stay on until the end of the transaction.
+const GROUPS: &str =
+    "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND readers ORDER BY group_key FOR SHARE";
+
+/// The same without those that another session has locked: their readers are asked for, and events wait for nobody.
+const FREE_GROUPS: &str = "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND readers
+    ORDER BY group_key FOR SHARE SKIP LOCKED";
+
 /// What was found about a message.
 #[derive(Debug)]
 pub struct NewReaders {
@@ -129,7 +137,7 @@ impl Store {
                     .chain(&new.found.gone);
                 named.map(hash_member).chain(new.accounts.values().copied())
             });
-            let allowed = Allowed::lock(database, app, keys, members.collect()).await?;
+            let allowed = Allowed::lock(database, GROUPS, app, keys, members.collect()).await?;
             let found = found.iter().filter(|new| allowed.groups.contains(&new.key.group_key));
             let (lists, readers): (Vec<Value>, Vec<Vec<Value>>) = found.map(|new| allowed.rows(new)).unzip();
             let readers: Vec<Value> = readers.into_iter().flatten().collect();
@@ -152,7 +160,7 @@ impl Store {
         self.run_fenced("storing readers told by events", SHORT, async |database| {
             let keys = told.iter().map(|told| told.key.group_key).collect();
             let members = told.iter().flat_map(|told| [hash_member(&told.member)].into_iter().chain(told.account));
-            let allowed = Allowed::lock(database, app, keys, members.collect()).await?;
+            let allowed = Allowed::lock(database, FREE_GROUPS, app, keys, members.collect()).await?;
             let told: Vec<Value> = told
                 .iter()
                 .filter(|told| {
@@ -219,15 +227,13 @@ struct Allowed {
 impl Allowed {
     async fn lock(
         database: &mut StoreConnection,
+        on: &'static str,
         app: i64,
         groups: Vec<GroupKey>,
         members: Vec<MemberHash>,
     ) -> Result<Self, sqlx::Error> {
         query("LOCK TABLE receiptd.forgotten_members IN ROW SHARE MODE").execute(&mut *database).await?;
-        let on = query_scalar(
-            "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND readers ORDER BY group_key FOR SHARE",
-        );
-        let groups = on.bind(groups).fetch_all(&mut *database).await?;
+        let groups = query_scalar(on).bind(groups).fetch_all(&mut *database).await?;
         let forgotten = query_scalar(
             "SELECT member_hash FROM receiptd.forgotten_members WHERE sdk_app_id = $1 AND member_hash = ANY ($2)",
         );
