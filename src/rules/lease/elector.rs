@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Contender, LOOK_EVERY, LeaseRow, RENEW_EVERY, Verdict};
+use super::contender::{Contender, LOOK_EVERY, LeaseRow, RENEW_EVERY, Verdict};
 
 /// Delay before a query that failed is repeated.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(1);

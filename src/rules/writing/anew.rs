@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
 };
 
-use super::Committed;
+use super::task::Committed;
 use crate::rules::{
     recording::{Anew, Kept},
     slot::{GroupKey, NewSlot, Slot, SlotKey},

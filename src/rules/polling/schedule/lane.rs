@@ -5,14 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Place, Seconds};
 use crate::rules::slot::SlotKey;
+
+/// A time on the schedule's timeline, in microseconds.
+pub(super) type Place = i64;
+
+/// The time between two polls of a slot, in seconds.
+pub(super) type Seconds = f32;
 
 /// Waiting slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Lane(BTreeMap<Kind, BTreeSet<(Place, SlotKey)>>);
 
-/// Intervals that differ by less than a factor of two: so many of them in seconds make a power of two.
+/// Intervals that differ by less than a factor of two: the whole part of their binary logarithm, in seconds.
 type Kind = i32;
 
 fn kind(every: Seconds) -> Kind {

@@ -16,7 +16,7 @@ use std::{
 
 use chrono::TimeDelta;
 
-use self::lane::Lane;
+use self::lane::{Lane, Place, Seconds};
 use crate::{
     domain::Timestamp,
     rules::{
@@ -32,12 +32,6 @@ pub(crate) struct Now {
     pub time: Timestamp,
     pub monotonic: Instant,
 }
-
-/// A time on the schedule's timeline, in microseconds.
-type Place = i64;
-
-/// The time between two polls of a slot, in seconds.
-type Seconds = f32;
 
 /// The interval of slots of which none is known.
 const USUAL: Seconds = 60.0;
