@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 
-use super::{Others, Poll, PollEnd};
+use super::poll::{Others, Poll, PollEnd};
 use crate::{
     domain::Timestamp,
     rules::{

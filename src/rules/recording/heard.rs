@@ -8,9 +8,9 @@
 use chrono::TimeDelta;
 
 use super::{
-    MessageChange, Recording, Snapshot,
+    Recording,
+    changes::{MessageChange, Snapshot},
     due::{carried_until, due_by_cadence},
-    made_known,
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
@@ -209,7 +209,7 @@ impl News {
             known.receipt = Some(Receipt { code: 0, counts: Counts::new(0, members) });
             known.changed_at = Some(known.first_sent_at);
         }
-        made_known(&known, snapshot, due, false).map(|(_, made)| made)
+        snapshot.settles(&known, due, false)
     }
 
     fn receipt(self) -> Receipt {

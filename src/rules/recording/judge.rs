@@ -3,8 +3,9 @@
 use chrono::TimeDelta;
 
 use super::{
-    Closed, MessageChange, NO_RECEIPT_POLLS, Others, Poll, PollEnd, Told,
+    changes::{Closed, MessageChange},
     due::{TO_BLAME_FROM, failures},
+    poll::{Others, Poll, PollEnd, Told},
 };
 use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
@@ -14,6 +15,9 @@ use crate::{
         slot::{Slot, SlotMessage},
     },
 };
+
+/// Number of polls in a row without a receipt after which a message is closed: the first may be early.
+pub const NO_RECEIPT_POLLS: i16 = 3;
 
 /// Minimum time over which a message must be refused alone by [`NO_RECEIPT_POLLS`] polls before it is closed: a short
 /// fault closes nothing.

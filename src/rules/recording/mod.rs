@@ -4,79 +4,44 @@
 //! Pure. In: a slot as it was read and the outcome of its poll. Out: what the store has to write in one transaction.
 //! A message that an answer leaves out is not known from that answer.
 
+mod changes;
 mod due;
 mod heard;
 mod judge;
 mod kept;
+mod messages;
 mod parts;
 mod poll;
+mod quarantine;
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
-
 pub(crate) use self::due::{RETRY_AT_MOST, pause};
-use self::{
-    due::{carried_until, due, due_by_cadence, failures},
-    judge::Judge,
-    parts::Parts,
-};
 pub use self::{
+    changes::{Closed, KeepSnapshots, MessageChange, Part, Snapshot},
     heard::{Heard, ReadersTold},
+    judge::NO_RECEIPT_POLLS,
     kept::{Anew, Contents, CountsMoved, Kept, Outcome},
     poll::{KnownLimit, Others, Poll, PollEnd, Told},
+    quarantine::GroupChange,
+};
+use self::{
+    due::{due, due_by_cadence, failures},
+    judge::Judge,
+    messages::{Circumstances, Messages},
+    quarantine::group_change,
 };
 use crate::{
-    domain::{Counts, MsgSeq, Receipt, Timestamp},
+    domain::{Counts, MsgSeq, Timestamp},
     rules::{
-        cadence::{Following, Known, Next, Phase},
+        cadence::{Following, Next, Phase},
         database_clock::Moment,
-        milestones::{self, Milestones},
-        protocol::{
-            Attempt,
-            error_class::{Code, remedy},
-        },
-        slot::{GroupState, Slot, SlotKey, SlotMessage},
+        milestones::Milestones,
+        protocol::Attempt,
+        slot::{Slot, SlotKey},
         webhooks::Tally,
     },
 };
-
-/// Number of polls in a row without a receipt after which a message is closed: the first may be early.
-pub const NO_RECEIPT_POLLS: i16 = 3;
-
-/// Maximum lateness of a poll without a gap; as in src/store/rollup/gaps.sql.
-const IN_TIME: TimeDelta = TimeDelta::minutes(1);
-
-/// Delay until a quarantined group is probed.
-const PROBE_GROUP_AFTER: TimeDelta = TimeDelta::hours(6);
-
-/// The same for a group that no longer exists.
-const PROBE_GONE_AFTER: TimeDelta = TimeDelta::hours(24);
-
-/// Why polling of a message has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closed {
-    /// All members have read it, and one more poll confirmed it.
-    AllRead,
-    /// It has no receipt.
-    NoReceipt,
-    /// It is older than the end of its cadence.
-    Expired,
-    /// The service refuses it.
-    Rejected,
-}
-
-impl Closed {
-    /// The value of `watched_messages.state`.
-    pub fn state(self) -> &'static str {
-        match self {
-            Self::AllRead => "all_read",
-            Self::NoReceipt => "no_receipt",
-            Self::Expired => "expired",
-            Self::Rejected => "rejected",
-        }
-    }
-}
 
 /// Everything to be written about one poll, in one transaction.
 #[derive(Debug, Clone)]
@@ -115,103 +80,6 @@ pub struct Recording {
     pub is_empty: bool,
 }
 
-/// A slot created for messages whose calls fail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// The messages, in rising order.
-    pub seqs: Vec<MsgSeq>,
-    /// When they were last answered.
-    pub last_polled_at: Option<Timestamp>,
-    /// Until when they are known, unless they have their own time.
-    pub known_until: Option<Timestamp>,
-    /// When it is due.
-    pub next_poll_at: Timestamp,
-    /// Number of failed polls in a row.
-    pub failures: i32,
-}
-
-impl Part {
-    /// The message at fault, if it has been found.
-    pub fn alone(&self) -> Option<MsgSeq> {
-        if let [seq] = self.seqs.as_slice() { Some(*seq) } else { None }
-    }
-}
-
-/// The change of a watched message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MessageChange {
-    /// The message.
-    pub seq: MsgSeq,
-    /// Its latest receipt, with the last known counts.
-    pub receipt: Option<Receipt>,
-    /// When the answer of this poll with its receipt arrived, if any.
-    pub polled_at: Option<Timestamp>,
-    /// Whether the receipt differs from the previous one.
-    pub differs: bool,
-    /// When the last attempt with its receipt was sent.
-    pub known_until: Option<Timestamp>,
-    /// Whether that is its own time, because it differs from its slot's or because it leaves the slot.
-    pub known_apart: bool,
-    /// Number of polls in a row that found no receipt, or refused it.
-    pub no_receipt_polls: i16,
-    /// Since when polls have refused it.
-    pub refused_since: Option<Timestamp>,
-    /// Why polling has stopped, if so.
-    pub closed: Option<Closed>,
-}
-
-impl MessageChange {
-    /// Whether all members have read it.
-    fn is_read(&self) -> bool {
-        self.receipt.is_some_and(Receipt::all_read)
-    }
-}
-
-/// A row of `receipt_snapshots`: the change happened after `prior_polled_at` and by `polled_at`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The message.
-    pub seq: MsgSeq,
-    /// The receipt.
-    pub receipt: Receipt,
-    /// When its answer arrived: later than all earlier times of this message, even if a clock was set back.
-    pub polled_at: Timestamp,
-    /// When the last attempt that saw the previous receipt was sent.
-    pub prior_polled_at: Option<Timestamp>,
-    /// The previous read count.
-    pub prior_read_num: Option<u32>,
-    /// The previous unread count.
-    pub prior_unread_num: Option<u32>,
-    /// Whether an event told it, and not a poll.
-    pub is_webhook: bool,
-}
-
-/// The change of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GroupChange {
-    /// It is refused and not polled until a probe succeeds or an operator resumes it.
-    Quarantine {
-        /// The error code.
-        code: i64,
-        /// The reason as text.
-        reason: String,
-        /// When it is probed; `None`: only after it is resumed.
-        probe_at: Option<Timestamp>,
-    },
-    /// A probe succeeded.
-    Release,
-}
-
-/// Which polls add rows to `receipt_snapshots`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KeepSnapshots {
-    /// Only polls that saw a change.
-    #[default]
-    Changes,
-    /// Every poll, with a row for every message.
-    EveryPoll,
-}
-
 impl Recording {
     /// Number of receipts that differ from the previous ones.
     pub fn changes(&self) -> usize {
@@ -241,100 +109,50 @@ impl Recording {
         keep: KeepSnapshots,
         now: impl Into<Moment>,
     ) -> Self {
-        let (following, moment @ Moment { time: now, is_doubted }) = (cadence.into(), now.into());
-        let cadence = following.cadence;
+        let (following, moment) = (cadence.into(), now.into());
         let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
-        let dated_ahead = if is_doubted { vec![] } else { slot.forget_future(now) };
-        let judge = Judge::of(&slot, &poll, cadence, moment);
+        let dated_ahead = if moment.is_doubted { vec![] } else { slot.forget_future(moment.time) };
+        let judge = Judge::of(&slot, &poll, following.cadence, moment);
         let polled_at = judge.told.iter().map(|told| told.answered_at).max();
         let failures = failures(&slot, &poll);
         if polled_at.is_none() {
             // A poll without receipts is not a common poll: the slots stay separate.
             slot.leave_absorbed();
         }
-        let known_until = judge.told.iter().map(|told| told.sent_at).min().or(was_known_until);
-        let (mut messages, mut snapshots, mut milestones) = (Vec::new(), Vec::new(), Vec::new());
-        let mut parts = Parts::of(&slot, &poll, now);
-        let (mut next_poll_at, mut is_empty): (Option<Timestamp>, bool) = (None, true);
-        let mut every = cadence.expires_after();
         let phase = Phase::of_slot(slot.key.slot_id);
-        let due_at = due_by_cadence(&slot, cadence, phase);
-        let mut held = Vec::with_capacity(slot.messages.len());
-        for message in &slot.messages {
-            if message.has_joined {
-                is_empty = false;
-                let last_polled_at = polled_at.or(was_polled_at).map(|polled_at| polled_at.min(now));
-                let first = following.first_poll(last_polled_at, message.sent_at, now);
-                // Messages that join a failing slot wait with it.
-                next_poll_at = next_poll_at.into_iter().chain((failures == 0).then_some(first.due)).min();
-                every = every.min(first.every);
-                continue;
-            }
-            let told = judge.told_of(message.seq);
-            let mut change = judge.change(message, told, known_until);
-            let is_dated_ahead = dated_ahead.contains(&message.seq);
-            let keeps = change.differs || is_dated_ahead || keep == KeepSnapshots::EveryPoll;
-            let prior_counts = message.receipt.and_then(|receipt| receipt.counts);
-            let snapshot = told.filter(|_| keeps).map(|told| Snapshot {
-                seq: message.seq,
-                receipt: told.receipt,
-                polled_at: told.answered_at,
-                prior_polled_at: message.known_before(told.sent_at),
-                prior_read_num: prior_counts.map(Counts::read),
-                prior_unread_num: prior_counts.map(Counts::unread),
-                is_webhook: false,
-            });
-            if change.differs || is_dated_ahead {
-                milestones.extend(snapshot.and_then(|snapshot| {
-                    let due = carried_until(message, cadence, phase, due_at);
-                    made_known(message, snapshot, due, is_dated_ahead)
-                }));
-            }
-            snapshots.extend(snapshot);
-            let leaves = change.closed.is_none() && parts.take(message, &mut change);
-            if change.closed.is_none() && !leaves {
-                is_empty = false;
-                let due = match cadence.is_expired(message.sent_at, now) {
-                    false => {
-                        held.push(Known { until: change.known_until, is_read: change.is_read(), ..message.known() });
-                        None
-                    }
-                    // It seems to be past its end.
-                    true if is_doubted => Some(following.after(phase, message.sent_at, now)),
-                    // A message past its end is polled for the last time.
-                    true => judge.complete.then_some(now),
-                };
-                next_poll_at = next_poll_at.into_iter().chain(due).min();
-            }
-            let is_healed = is_dated_ahead && change.polled_at.is_some();
-            if leaves || is_healed || judge.is_news(&change, message) {
-                messages.push(change);
-            }
-        }
-        let quiet = !messages.iter().any(|change| change.differs);
-        let next = following.next(phase, now, held);
-        let every = next.map_or(every, |next| every.min(next.every));
-        let next_poll_at = next_poll_at.into_iter().chain(next.map(|next| next.due)).min();
-        let last_polled_at = polled_at.or(was_polled_at);
-        let next_poll_at = due(&poll, next_poll_at, failures, slot.next_poll_at, now);
+        let circumstances = Circumstances {
+            following,
+            keep,
+            moment,
+            phase,
+            due_at: due_by_cadence(&slot, following.cadence, phase),
+            last_polled_at: polled_at.or(was_polled_at),
+            known_until: judge.told.iter().map(|told| told.sent_at).min().or(was_known_until),
+            failures,
+            dated_ahead,
+        };
+        let mut messages = Messages::of(&circumstances, judge, &slot, &poll);
+        slot.messages.iter().for_each(|message| messages.decide(message));
+        let (by_cadence, every) = messages.next();
+        let quiet = !messages.changes.iter().any(|change| change.differs);
         Self {
-            next_poll_at,
+            next_poll_at: due(&poll, by_cadence, failures, slot.next_poll_at, moment.time),
             every,
-            last_polled_at,
-            known_until,
+            last_polled_at: circumstances.last_polled_at,
+            known_until: circumstances.known_until,
             quiet_polls: match polled_at {
                 None => slot.quiet_polls,
                 Some(_) if quiet => slot.quiet_polls.saturating_add(1),
                 Some(_) => 0,
             },
             failures,
-            messages,
-            snapshots,
-            milestones,
-            group: group_change(&slot, &poll, now),
-            parts: parts.filled(),
-            is_empty,
-            due_at,
+            messages: std::mem::take(&mut messages.changes),
+            snapshots: std::mem::take(&mut messages.snapshots),
+            milestones: std::mem::take(&mut messages.milestones),
+            group: group_change(&slot, &poll, moment.time),
+            is_empty: messages.is_empty,
+            parts: messages.parts(),
+            due_at: circumstances.due_at,
             attempts: poll.attempts,
             slot: slot.key,
             absorbs: slot.absorbs.map(|absorbed| (absorbed.key, absorbed.version)),
@@ -372,45 +190,6 @@ impl Recording {
     /// Only the part about messages with a receipt in the poll.
     fn told(self) -> Self {
         self.only(|seq| self.messages.iter().any(|change| change.seq == seq && change.polled_at.is_some()))
-    }
-}
-
-/// What a snapshot of the message settles, if the poll was `due` then.
-fn made_known(
-    message: &SlotMessage,
-    snapshot: Snapshot,
-    due: Option<Timestamp>,
-    is_redated: bool,
-) -> Option<(MsgSeq, Milestones)> {
-    let change = milestones::Change {
-        sent_at: message.first_sent_at,
-        before: message.receipt.and_then(|receipt| receipt.counts),
-        since: message.changed_at,
-        known_until: snapshot.prior_polled_at,
-        is_counted: message.receipt.is_some_and(|receipt| receipt.code == 0),
-        carried_until: due.map(|due| due + IN_TIME),
-        seen: snapshot.receipt.counts,
-        polled_at: snapshot.polled_at,
-        is_redated,
-    };
-    Milestones::of(&change).map(|made| (message.seq, made))
-}
-
-fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange> {
-    match &poll.end {
-        PollEnd::GroupFault(failure) => {
-            let code = failure.code.unwrap_or_default();
-            let after =
-                if Code::of(code).is_some_and(|known| known.is_final) { PROBE_GONE_AFTER } else { PROBE_GROUP_AFTER };
-            let probe_at = Some(now + after);
-            let remedy = remedy(code).unwrap_or("Tencent Chat refuses the group");
-            Some(GroupChange::Quarantine { code, reason: format!("{remedy} ({})", failure.info), probe_at })
-        }
-        // Without an attempt the slot was empty, and nothing is known about the group.
-        PollEnd::Complete if slot.group_state == GroupState::Quarantined && !poll.attempts.is_empty() => {
-            Some(GroupChange::Release)
-        }
-        _ => None,
     }
 }
 

@@ -3,8 +3,9 @@
 use chrono::TimeDelta;
 
 use super::{
-    MessageChange, Part, Poll, PollEnd,
+    changes::{MessageChange, Part},
     due::{TO_BLAME_FROM, wait_of_one_to_blame},
+    poll::{Poll, PollEnd},
 };
 use crate::{
     domain::{MsgSeq, Timestamp},

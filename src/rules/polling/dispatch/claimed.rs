@@ -1,10 +1,12 @@
 //! Slots that a round takes from the schedule.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
-use super::Dispatch;
 use crate::rules::{
-    polling::{calls::Calls, schedule::Now},
+    polling::{
+        calls::Calls,
+        schedule::{Now, Schedule},
+    },
     slot::SlotKey,
 };
 
@@ -33,48 +35,58 @@ pub(crate) struct Claimed {
     pub(super) since: Instant,
 }
 
+/// How much may start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Number of polls.
+    pub polls: usize,
+    /// Maximum number of those that call.
+    pub most: usize,
+    /// Number of those of failing slots.
+    pub failing: usize,
+}
+
 impl Claimed {
     /// No slots, in a round that began at `since`.
     pub(super) fn none(since: Instant) -> Self {
         let (slots, probes) = (vec![], vec![]);
         Self { slots, probes, most: usize::MAX, is_probe: false, is_last_resort: false, failing_room: 0, since }
     }
-}
 
-impl Dispatch {
-    /// Takes up to `room` slots from the schedule, of which at most `most` call. At most half of them are probes of
-    /// quarantined groups, so that many of them don't delay good groups. The others wait for their turn.
-    pub(super) fn claim(&mut self, calls: &Calls, room: usize, most: usize, failing_room: usize, now: Now) -> Claimed {
+    /// Takes slots from the schedule. At most half of them are `probes` of quarantined groups, so that many of them
+    /// don't delay good groups. The others wait for their turn.
+    pub(super) fn due(
+        schedule: &mut Schedule,
+        probes: &mut BTreeSet<SlotKey>,
+        calls: &Calls,
+        room: Room,
+        now: Now,
+    ) -> Self {
         // A slot in another poll is probed after that: the poll began before the quarantine, and can't end it.
-        let free = self.probes.iter().copied().filter(|slot| self.schedule.claim_unknown(*slot));
-        let probes: Vec<SlotKey> = free.take(room.div_ceil(2)).collect();
-        probes.iter().for_each(|slot| _ = self.probes.remove(slot));
-        let room = room - probes.len();
+        let free = probes.iter().copied().filter(|slot| schedule.claim_unknown(*slot));
+        let probed: Vec<SlotKey> = free.take(room.polls.div_ceil(2)).collect();
+        probed.iter().for_each(|slot| _ = probes.remove(slot));
+        let polls = room.polls - probed.len();
         // During an outage, the most overdue slots may all be of failing groups, while others are good.
         let due = match calls.brake.is_on() {
-            true => self.schedule.claim_drawn(room, fastrand::f64, now),
-            false => self.schedule.claim_due(room, failing_room, now),
+            true => schedule.claim_drawn(polls, fastrand::f64, now),
+            false => schedule.claim_due(polls, room.failing, now),
         };
-        Claimed { slots: probes.iter().copied().chain(due).collect(), probes, most, ..Claimed::none(now.monotonic) }
+        let slots = probed.iter().copied().chain(due).collect();
+        Self { slots, probes: probed, most: room.most, failing_room: room.failing, ..Self::none(now.monotonic) }
     }
 
     /// Takes slots for a probe of the app: of groups that aren't held, if there are some.
-    pub(super) fn claim_for_probe(&mut self, calls: &mut Calls, failing_room: usize, now: Now) -> Claimed {
+    pub(super) fn for_probe(schedule: &mut Schedule, calls: &mut Calls, failing_room: usize, now: Now) -> Self {
         let is_at_fault = calls.gate.fault().is_some();
-        let witness = calls.gate.take_witness().filter(|slot| self.schedule.claim(*slot));
-        let mut slots: Vec<SlotKey> =
-            witness.into_iter().chain(self.schedule.claim_due(TRIED, failing_room, now)).collect();
+        let witness = calls.gate.take_witness().filter(|slot| schedule.claim(*slot));
+        let mut slots: Vec<SlotKey> = witness.into_iter().chain(schedule.claim_due(TRIED, failing_room, now)).collect();
         let looks_ahead = slots.is_empty() && !is_at_fault;
         if looks_ahead {
             // No other group is due, and a held group waits until a witness was asked.
-            slots = self.schedule.claim_soonest(WITNESSES);
+            slots = schedule.claim_soonest(WITNESSES);
         }
-        Claimed {
-            slots,
-            most: 1,
-            is_probe: true,
-            is_last_resort: looks_ahead || is_at_fault,
-            ..Claimed::none(now.monotonic)
-        }
+        let is_last_resort = looks_ahead || is_at_fault;
+        Self { slots, most: 1, is_probe: true, is_last_resort, failing_room, ..Self::none(now.monotonic) }
     }
 }

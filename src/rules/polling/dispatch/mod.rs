@@ -6,6 +6,7 @@
 mod claimed;
 mod contents;
 mod news;
+mod round;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -14,14 +15,16 @@ use std::{
 
 use chrono::TimeDelta;
 
+use self::claimed::Room;
 pub use self::news::ScheduleNews;
 pub(crate) use self::{
     claimed::Claimed,
     contents::{Contents, ContentsTask},
+    round::{Conditions, Round, Task},
 };
 use super::{
     ahead::Ahead,
-    calls::{Calls, Pass, PollInFlight},
+    calls::{Calls, Pass},
     failing,
     gate::{Admission, Place},
     schedule::{Now, Schedule},
@@ -44,41 +47,6 @@ const COME_ROUND: Duration = Duration::from_secs(1);
 
 /// Delay before the next probe, if this one found no slot to ask.
 const PROBE_ON: Duration = Duration::from_millis(1);
-
-/// The polls in flight, and whether others may start.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Conditions {
-    /// Whether results can be stored and the lease is trusted.
-    pub may_poll: bool,
-    /// The present rate, in calls per second.
-    pub rate: u32,
-    /// Number of polls in flight.
-    pub in_flight: usize,
-    /// Number of those that wait for their first permit, without those of failing slots.
-    pub waiting: usize,
-    /// Number of those of failing slots.
-    pub failing: usize,
-}
-
-/// What to do next in a round.
-#[derive(Debug)]
-pub(crate) enum Task {
-    /// Read the page of the schedule that begins after [`Dispatch::unsure_after`].
-    Load,
-    /// Read the slots, as [`Contents`] asks, and start their polls.
-    Read(Claimed),
-    /// Nothing for so long: the round is over.
-    Wait(Duration),
-}
-
-/// What a round comes to.
-#[derive(Debug)]
-pub(crate) struct Round {
-    /// The polls to start.
-    pub polls: Vec<PollInFlight>,
-    /// Delay before the next round.
-    pub wait: Duration,
-}
 
 /// The polls to come of an app.
 #[derive(Debug)]
@@ -138,16 +106,22 @@ impl Dispatch {
         };
         let failing_room = self.failing_room(conditions.failing);
         let claimed = match calls.gate.admit(now.monotonic) {
-            Admission::Open => self.claim(calls, room, usize::MAX, failing_room, now),
-            Admission::First => self.claim(calls, room, 1, failing_room, now),
-            Admission::Probe => self.claim_for_probe(calls, failing_room, now),
+            Admission::Open => {
+                self.claim_due(calls, Room { polls: room, most: usize::MAX, failing: failing_room }, now)
+            }
+            Admission::First => self.claim_due(calls, Room { polls: room, most: 1, failing: failing_room }, now),
+            Admission::Probe => Claimed::for_probe(&mut self.schedule, calls, failing_room, now),
             Admission::Closed(again_at) => return Task::Wait(until(again_at, now)),
         };
-        let claimed = Claimed { since, failing_room, ..claimed };
+        let claimed = Claimed { since, ..claimed };
         match claimed.slots.is_empty() {
             true => Task::Wait(self.ends(calls, &claimed, 0, self.until_next_due(failing_room, now), now)),
             false => Task::Read(claimed),
         }
+    }
+
+    fn claim_due(&mut self, calls: &Calls, room: Room, now: Now) -> Claimed {
+        Claimed::due(&mut self.schedule, &mut self.probes, calls, room, now)
     }
 
     /// Number of polls to start before their permits are there, at this rate.

@@ -45,7 +45,8 @@ impl Rig {
 
     /// The slots that are taken while there is room for this number of polls, and which of them are probes.
     fn claim(&mut self, room: usize) -> (Vec<i64>, Vec<i64>) {
-        let claimed = self.dispatch.claim(&self.calls, room, usize::MAX, 40, self.now);
+        let claimed =
+            self.dispatch.claim_due(&self.calls, Room { polls: room, most: usize::MAX, failing: 40 }, self.now);
         (ids(&claimed.slots), ids(&claimed.probes))
     }
 

@@ -35,6 +35,17 @@ const MAX_HELD: usize = 2_000;
 /// Maximum number of remembered witnesses.
 const MAX_WITNESSES: usize = 32;
 
+/// Whether a group may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As usual.
+    Free,
+    /// Once, to find out whether it is still refused.
+    OnTrial,
+    /// Not before this time.
+    Until(Instant),
+}
+
 /// A refused group.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
@@ -131,27 +142,27 @@ impl HeldGroups {
 
     /// Whether another group was answered after the refusal.
     pub(super) fn is_witnessed(&self, held: &Held) -> bool {
-        let witness = if super::is_of_app(&held.failure) { self.accepted } else { self.answered };
+        let witness = if held.failure.class.stops_app() { self.accepted } else { self.answered };
         witness >= Some(held.refused_at)
     }
 
     /// Number of groups refused with a code of this kind, of the app or of the group, without a witness.
     pub(super) fn without_witness(&self, failure: &Failure) -> usize {
-        let is_alike = |held: &&Held| super::is_of_app(&held.failure) == super::is_of_app(failure);
+        let is_alike = |held: &&Held| held.failure.class.stops_app() == failure.class.stops_app();
         self.held.values().filter(is_alike).filter(|held| !self.is_witnessed(held)).count()
     }
 
-    pub(super) fn place(&mut self, group: GroupKey, now: Instant) -> super::Place {
-        let Some(held) = self.held.get_mut(&group) else { return super::Place::Free };
+    pub(super) fn place(&mut self, group: GroupKey, now: Instant) -> Place {
+        let Some(held) = self.held.get_mut(&group) else { return Place::Free };
         let is_tried = held.tried_at.is_some_and(|tried_at| now < tried_at + TRIAL_PATIENCE);
         if now < held.again_at {
-            return super::Place::Until(held.again_at);
+            return Place::Until(held.again_at);
         }
         if is_tried {
-            return super::Place::Until(now + AGAIN);
+            return Place::Until(now + AGAIN);
         }
         held.tried_at = Some(now);
-        super::Place::OnTrial
+        Place::OnTrial
     }
 
     /// The trial of a group ended without showing whether the group is still refused.

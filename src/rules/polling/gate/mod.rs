@@ -16,9 +16,14 @@ mod signature;
 
 use std::time::{Duration, Instant};
 
-use self::held::HeldGroups;
-pub(crate) use self::signature::Signature;
-use self::signature::SignatureState;
+use self::{
+    held::HeldGroups,
+    signature::{QUICK, SignatureState},
+};
+pub(crate) use self::{
+    held::Place,
+    signature::{Admission, Signature},
+};
 use crate::rules::{
     protocol::{Class, Failure},
     slot::{GroupKey, SlotKey},
@@ -42,38 +47,11 @@ const QUICK_PROBES: u32 = 12;
 /// Delay before the next probe if the outcome of one says nothing about the app.
 const AFTER_UNCLEAR: Duration = Duration::from_secs(1);
 
-/// Time between two quick probes.
-const QUICK: Duration = Duration::from_millis(250);
-
 /// Delay before a refused signature is tried again, doubled each time: the service punishes many of them.
 const SIGNATURE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Time without an outcome of a probe after which another one is made.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Whether polls may start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Admission {
-    /// All.
-    Open,
-    /// One; the others only when its signature is known to be accepted.
-    First,
-    /// One, as a probe.
-    Probe,
-    /// None before this time.
-    Closed(Instant),
-}
-
-/// Whether a group may be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// As usual.
-    Free,
-    /// Once, to find out whether it is still refused.
-    OnTrial,
-    /// Not before this time.
-    Until(Instant),
-}
 
 /// What is at fault for a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +123,7 @@ impl Gate {
     /// fault and that is news.
     pub(crate) fn no_witness(&mut self, now: Instant) -> Option<Failure> {
         let doubt = self.doubt.as_mut()?;
-        if !doubt.is_app && !is_of_app(&doubt.failure) && self.held.without_witness(&doubt.failure) <= 1 {
+        if !doubt.is_app && !doubt.failure.class.stops_app() && self.held.without_witness(&doubt.failure) <= 1 {
             self.doubt = None;
             self.held.are_alone(now);
             return None;
@@ -198,12 +176,12 @@ impl Gate {
 
     /// The service refused an attempt sent at `sent`: with a code of the app, or of the group.
     pub(crate) fn refused(&mut self, group: GroupKey, failure: &Failure, sent: Instant, now: Instant) -> Blame {
-        let is_of_group = !is_of_app(failure);
+        let is_of_group = !failure.class.stops_app();
         if is_of_group {
             // The app was accepted, whatever is wrong with the group.
             self.signature.accepted(sent);
             self.held.app_accepted(sent);
-            if self.doubt.as_ref().is_some_and(|doubt| is_of_app(&doubt.failure)) {
+            if self.doubt.as_ref().is_some_and(|doubt| doubt.failure.class.stops_app()) {
                 self.end_doubt(sent, now);
             }
         }
@@ -311,11 +289,6 @@ impl Doubt {
             _ => doubled(QUICK, self.probes.saturating_sub(QUICK_PROBES)),
         }
     }
-}
-
-/// Whether the code means that no call of the app can succeed.
-fn is_of_app(failure: &Failure) -> bool {
-    failure.class.stops_app()
 }
 
 fn is_of_signature(failure: &Failure) -> bool {

@@ -3,10 +3,24 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Admission, QUICK};
+/// Time between two quick probes.
+pub(super) const QUICK: Duration = Duration::from_millis(250);
 
 /// Maximum time that other calls wait while a new signature is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether polls may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// All.
+    Open,
+    /// One; the others only when its signature is known to be accepted.
+    First,
+    /// One, as a probe.
+    Probe,
+    /// None before this time.
+    Closed(Instant),
+}
 
 /// The reaction to a refused signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,10 @@
 //! The consequences of failed polls.
 
 use super::*;
-use crate::rules::protocol::{Class, Failure};
+use crate::rules::{
+    protocol::{Class, Failure},
+    recording::quarantine::{PROBE_GONE_AFTER, PROBE_GROUP_AFTER},
+};
 
 #[test]
 fn a_failed_poll_moves_no_times_and_retries_before_its_cadence() {

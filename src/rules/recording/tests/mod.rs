@@ -5,8 +5,17 @@ mod times;
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use super::*;
-use crate::rules::{cadence::Cadences, protocol::Answer, slot::SlotMessage};
+use crate::{
+    domain::Receipt,
+    rules::{
+        cadence::Cadences,
+        protocol::Answer,
+        slot::{GroupState, SlotMessage},
+    },
+};
 
 fn noon() -> Timestamp {
     "2026-11-23T12:00:00Z".parse().unwrap()
