@@ -30,6 +30,22 @@ pub enum Credential {
     UserSig(SecretString),
 }
 
+/// The example key in `config/receiptd.toml`.
+const EXAMPLE: &str = "replace-with-the-secret-key-of-your-app";
+
+impl Credential {
+    /// Whether the secret key is the example from the reference file, with which every call fails.
+    pub fn is_example(&self) -> bool {
+        matches!(self, Self::SecretKey(key) if key.expose_secret() == EXAMPLE)
+    }
+
+    /// Whether the secret key differs in form from those in the console: 64 hexadecimal digits.
+    pub fn has_odd_form(&self) -> bool {
+        let is_usual = |key: &str| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        matches!(self, Self::SecretKey(key) if !is_usual(key.expose_secret()))
+    }
+}
+
 impl fmt::Display for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -2,10 +2,10 @@
 
 use std::{io::Write, process::ExitCode};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-use super::{Cli, stdout};
+use super::stdout;
 
 /// Print completions for a shell
 #[derive(Args)]
@@ -14,9 +14,10 @@ pub struct Arguments {
     shell: Shell,
 }
 
-pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// `commands` are those to complete.
+pub fn execute(arguments: &Arguments, mut commands: Command) -> anyhow::Result<ExitCode> {
     let mut completions = Vec::new();
-    generate(arguments.shell, &mut Cli::command(), "receiptd", &mut completions);
+    generate(arguments.shell, &mut commands, "receiptd", &mut completions);
     stdout().write_all(&completions)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use futures::{StreamExt, stream};
 use indicatif::HumanCount;
 use receiptd::{
-    chat::{ChatClient, ChatSettings},
+    chat::ChatClient,
     config::Config,
     daemon::other_calls::OtherCalls,
     domain::{GroupId, Timestamp},
@@ -165,16 +165,9 @@ async fn estimate(config: &Config, store: &Store) -> anyhow::Result<Estimate> {
 
 fn calls(config: &Config) -> anyhow::Result<OtherCalls> {
     let chat = config.chat()?;
-    let settings = ChatSettings {
-        sdk_app_id: chat.sdk_app_id,
-        identifier: chat.identifier,
-        credential: chat.credential,
-        destination: chat.destination,
-        request_timeout: config.polling.request_timeout,
-        max_connections: IN_FLIGHT,
-    };
     let (limits, allowance) = (config.discovery.rules.call_limits(), config.polling.transit_allowance);
-    Ok(OtherCalls::new(Arc::new(ChatClient::new(settings)?), None, limits, allowance, CancellationToken::new()))
+    let client = ChatClient::new(chat, config.polling.request_timeout, IN_FLIGHT)?;
+    Ok(OtherCalls::new(Arc::new(client), None, limits, allowance, CancellationToken::new()))
 }
 
 /// Makes a call; a failure ends the command.

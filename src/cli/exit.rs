@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use receiptd::{
     chat::ClientError,
     config::ConfigError,
+    domain::GroupId,
     embedded::EmbeddedError,
     lifecycle::StartError,
     store::{ConnectError, SchemaError, StoreError},
@@ -124,6 +125,11 @@ pub fn failure<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a S
         Some(SchemaError::Store(failure)) => Some(failure),
         _ => cause.downcast_ref(),
     }
+}
+
+/// The refusal for a group that is not watched.
+pub fn not_watched(group: &GroupId) -> Refused {
+    Refused::data(format!("{group} is not on the watch list of this app: see `receiptd watch list`"))
 }
 
 #[cfg(test)]

@@ -14,10 +14,13 @@ mod exit;
 mod explain;
 mod export;
 mod forget;
+mod global;
 mod man;
 mod member;
 mod migrate;
+mod output;
 mod plan;
+mod relative;
 mod retention;
 mod rollup;
 mod run;
@@ -30,31 +33,17 @@ mod usersig;
 mod watch;
 mod watching;
 
-use std::{
-    borrow::Cow,
-    env,
-    fmt::Display,
-    io::{self, StdoutLock, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{env, io, process::ExitCode};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use receiptd::{
-    config::Config,
-    logging,
-    text::printable::{printable_json, printable_lines},
-};
-use serde::Serialize;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use receiptd::{logging, text::printable::printable_lines};
 use sqlx::error::DatabaseError;
 
-use self::exit::Exit;
-
-/// The configuration file that is read if none is named and this one exists.
-const USUAL_CONFIG: &str = "/etc/receiptd/receiptd.toml";
-
-/// The variable that names another configuration file.
-const CONFIG_VARIABLE: &str = "RECEIPTD_CONFIG";
+use self::{
+    exit::Exit,
+    global::{CONFIG_VARIABLE, Global},
+    output::{as_json, stdout, tell},
+};
 
 /// Poll Tencent Chat for group message read receipts and keep their history in PostgreSQL
 #[derive(Parser)]
@@ -64,17 +53,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// The options of all commands.
-#[derive(Args)]
-struct Global {
-    /// Configuration file [default: /etc/receiptd/receiptd.toml if it exists]
-    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true, global = true)]
-    config: Option<PathBuf>,
-    /// Override a setting, for example polling.batch_size=20; repeatable, not for secrets
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
-    overrides: Vec<(String, String)>,
 }
 
 #[derive(Subcommand)]
@@ -126,8 +104,8 @@ impl Command {
             Self::Usersig(arguments) => usersig::execute(&arguments, global),
             Self::Watch(arguments) => watch::execute(arguments, global).await,
             Self::Export(arguments) => export::execute(&arguments, global).await,
-            Self::Completions(arguments) => completions::execute(&arguments),
-            Self::Man(arguments) => man::execute(&arguments),
+            Self::Completions(arguments) => completions::execute(&arguments, Cli::command()),
+            Self::Man(arguments) => man::execute(&arguments, Cli::command()),
         }
     }
 }
@@ -165,43 +143,6 @@ fn command_line() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
-/// Standard output, for results. Its errors say that writing to it failed.
-struct Stdout(StdoutLock<'static>);
-
-fn stdout() -> Stdout {
-    Stdout(io::stdout().lock())
-}
-
-/// Only text goes through it, and no terminal control characters, whatever the source. Exports are data and bypass
-/// it.
-impl Write for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match str::from_utf8(bytes).map(printable_lines) {
-            Ok(Cow::Owned(text)) => self.0.write_all(text.as_bytes()).map(|()| bytes.len()),
-            _ => self.0.write(bytes),
-        }
-        .map_err(of_stdout)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(of_stdout)
-    }
-}
-
-fn of_stdout(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("writing to standard output failed: {error}"))
-}
-
-/// Writes a message to standard error. If that is closed or full, the message is dropped.
-fn tell(text: impl Display) {
-    _ = writeln!(io::stderr(), "{}", printable_lines(&text.to_string()));
-}
-
-/// A value as JSON on one line, with invisible characters escaped.
-fn as_json(value: &impl Serialize) -> serde_json::Result<String> {
-    serde_json::to_string(value).map(|text| printable_json(&text).into_owned())
-}
-
 /// An error with its causes on one line. A cause that repeats its predecessor's text is left out; a database failure
 /// ends with its remedy.
 fn said(error: &anyhow::Error) -> String {
@@ -227,46 +168,12 @@ fn is_unread(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-impl Global {
-    /// The configuration file, named or usual, if there is one.
-    fn config_file(&self) -> Option<&Path> {
-        self.config.as_deref().or_else(|| existing(Path::new(USUAL_CONFIG)))
-    }
-
-    /// The settings of the file, the environment and `--set`.
-    fn load_config(&self) -> anyhow::Result<Config> {
-        let environment =
-            env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Ok(Config::load(self.config_file(), environment, &self.overrides, receiptd::clock::now())?)
-    }
-}
-
-/// The file, unless it is known to be missing. If this account may not search its directory, the command fails
-/// instead of silently using other settings than the daemon.
-fn existing(path: &Path) -> Option<&Path> {
-    path.try_exists().unwrap_or(true).then_some(path)
-}
-
-fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
-    let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, as in polling.batch_size=20")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::{Context, anyhow};
     use receiptd::store::StoreError;
 
     use super::*;
-
-    #[test]
-    fn a_usual_file_that_can_not_be_looked_for_is_not_passed_over() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(existing(file.path()), Some(file.path()));
-        assert_eq!(existing(&file.path().with_extension("missing")), None);
-        // Simulates a directory that this account may not search.
-        assert!(existing(&file.path().join("receiptd.toml")).is_some());
-    }
 
     #[test]
     fn an_error_prints_each_cause_once_and_a_database_remedy() {

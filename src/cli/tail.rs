@@ -12,7 +12,7 @@ use receiptd::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Global, as_json, database::Opened, stdout, watch::not_watched, watching::Watching};
+use super::{Global, as_json, database::Opened, exit::not_watched, stdout, watching::Watching};
 
 /// Print changes of read counts as they are stored, until Ctrl-C
 #[derive(Args)]

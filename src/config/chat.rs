@@ -2,7 +2,6 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use super::{
@@ -10,38 +9,9 @@ use super::{
     secret::{self, SecretText},
 };
 use crate::{
-    chat::{Credential, Destination, Region},
+    chat::{ChatSettings, Credential, Destination, Region},
     domain::SdkAppId,
 };
-
-/// The settings of a Tencent Chat client.
-#[derive(Debug, Clone)]
-pub struct Chat {
-    /// The app to poll.
-    pub sdk_app_id: SdkAppId,
-    /// The app admin's account that makes the calls.
-    pub identifier: String,
-    /// The key or signature of that account.
-    pub credential: Credential,
-    /// The region or endpoint to call.
-    pub destination: Destination,
-}
-
-/// The example key in the reference file.
-const PLACEHOLDER: &str = "replace-with-the-secret-key-of-your-app";
-
-impl Chat {
-    /// Whether the secret key is the example from the reference file, with which every call fails.
-    pub fn has_placeholder_key(&self) -> bool {
-        matches!(&self.credential, Credential::SecretKey(key) if key.expose_secret() == PLACEHOLDER)
-    }
-
-    /// Whether the secret key differs in form from those in the console: 64 hexadecimal digits.
-    pub fn has_odd_key(&self) -> bool {
-        let is_usual = |key: &str| key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
-        matches!(&self.credential, Credential::SecretKey(key) if !is_usual(key.expose_secret()))
-    }
-}
 
 /// The settings of a signature.
 #[derive(Debug, Clone)]
@@ -162,7 +132,7 @@ pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
 
 impl Settings {
     /// The settings of a client; notes missing ones.
-    pub fn complete(&self, problems: &mut Problems) -> Option<Chat> {
+    pub fn complete(&self, problems: &mut Problems) -> Option<ChatSettings> {
         let signing = self.signing(problems);
         if self.destination.is_none() {
             let names = Region::ALL.map(Region::name).join(", ");
@@ -170,7 +140,7 @@ impl Settings {
             problems.refuse_silently("chat.region", remedy);
         }
         let (Signing { sdk_app_id, identifier, credential }, destination) = (signing?, self.destination.clone()?);
-        Some(Chat { sdk_app_id, identifier, credential, destination })
+        Some(ChatSettings { sdk_app_id, identifier, credential, destination })
     }
 
     /// The settings of a signature; notes missing ones.

@@ -1,29 +1,17 @@
 //! All settings with their values and origins, secrets redacted, for `receiptd config`.
 
-use config::{Value, ValueKind};
-use serde::Serialize;
-
 use super::{
     layers::{self, Layers},
     sections::KEYS,
+    settings::Setting,
 };
+use config::{Value, ValueKind};
 
 /// The reference has all defaults, which a test checks.
 const REFERENCE: &str = include_str!("../../config/receiptd.toml");
 
 /// Settings that are examples in the reference; they have no default.
 const EXAMPLES: [&str; 3] = ["chat.sdk_app_id", "chat.secret_key", "chat.region"];
-
-/// An effective setting.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Setting {
-    /// The key, including its section.
-    pub key: String,
-    /// The value in the format of the file; `None` if unset.
-    pub value: Option<String>,
-    /// The origin of the value: a file, a variable, `--set`, or `default`.
-    pub origin: Option<String>,
-}
 
 /// All settings, section by section.
 pub(super) fn settings(layers: &Layers) -> Vec<Setting> {

@@ -22,65 +22,31 @@ mod readers;
 mod retention;
 mod secret;
 mod sections;
+mod settings;
 mod snapshots;
 mod webhooks;
 
 use std::path::Path;
 
 pub use self::{
-    chat::{Chat, Signing},
+    chat::Signing,
     database::Database,
     discovery::Discovery,
-    effective::Setting,
     exposure::ExposedFile,
     http::Http,
     jobs::Jobs,
     polling::Polling,
     problem::{ConfigError, Problem},
     readers::Readers,
+    settings::{Config, Setting},
     snapshots::Snapshots,
     webhooks::{Listener, TlsFiles, Webhooks},
 };
 use self::{layers::Layers, problem::Problems, sections::Sections};
 use crate::{
-    domain::{Bounds, SdkAppId, Timestamp},
-    logging::Log,
-    rules::{cadence::Cadences, retention::Retention},
+    chat::ChatSettings,
+    domain::{SdkAppId, Timestamp},
 };
-
-/// All settings; those that are set are valid.
-#[derive(Debug, Clone)]
-pub struct Config {
-    chat: chat::Settings,
-    /// `[database]`
-    pub database: Database,
-    /// `[polling]`
-    pub polling: Polling,
-    /// `[cadence.NAME]`
-    pub cadences: Cadences,
-    /// `[discovery]`
-    pub discovery: Discovery,
-    /// `[snapshots]`
-    pub snapshots: Snapshots,
-    /// `[jobs]`
-    pub jobs: Jobs,
-    /// `[retention]`
-    pub retention: Retention,
-    /// `[readers]`
-    pub readers: Readers,
-    /// `[limits]`
-    pub limits: Bounds,
-    /// `[http]`
-    pub http: Http,
-    /// `[webhooks]`
-    pub webhooks: Webhooks,
-    /// `[log]`
-    pub log: Log,
-    /// All settings with their origins, secrets redacted.
-    pub settings: Vec<Setting>,
-    /// Files with secrets that other users can read, for warnings.
-    pub exposed_files: Vec<ExposedFile>,
-}
 
 impl Config {
     /// Loads the settings: `overrides` take precedence over `environment`, that over `file`, and that over the
@@ -113,7 +79,7 @@ impl Config {
     ///
     /// # Errors
     /// If the app, the credential or the destination is missing; names everything that is missing.
-    pub fn chat(&self) -> Result<Chat, ConfigError> {
+    pub fn chat(&self) -> Result<ChatSettings, ConfigError> {
         let mut problems = Problems::default();
         self.chat.complete(&mut problems).ok_or_else(|| problems.into_error(|_| None))
     }

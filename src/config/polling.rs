@@ -40,15 +40,10 @@ const SERVICE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// Maximum number of calls in any second, including retries; 1 to 1000.
     max_calls_per_second: Option<String>,
-    /// Maximum number of messages per call; 1 to 1000.
     batch_size: Option<String>,
-    /// Maximum number of calls in flight; 1 to 10000.
     max_in_flight: Option<String>,
-    /// Upper bound on the time that a call is normally on its way to the service; 0s to 1s.
     transit_allowance: Option<String>,
-    /// Timeout of a call; over 3s and up to 60s.
     request_timeout: Option<String>,
 }
 

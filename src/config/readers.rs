@@ -31,6 +31,17 @@ pub struct Readers {
     pub max_calls_per_second: u32,
 }
 
+impl Default for Readers {
+    fn default() -> Self {
+        Self {
+            naming: Naming::Accounts,
+            reader_cadence: TimeDelta::seconds(30),
+            groups: vec![],
+            max_calls_per_second: 200,
+        }
+    }
+}
+
 /// The keys of the section.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +63,7 @@ pub(super) struct Keys {
 impl Keys {
     pub fn validate(self, problems: &mut Problems) -> Readers {
         const KEY: &str = "readers.pseudonym_key";
+        let default = Readers::default();
         let wanted = problems
             .parsed("readers.pseudonyms", self.pseudonyms, false, "use true or false", |text| text.parse().ok());
         let is_given = self.pseudonym_key.is_some() || self.pseudonym_key_file.is_some();
@@ -73,18 +85,18 @@ impl Keys {
         let cadence = problems.span(
             "readers.reader_cadence",
             self.reader_cadence,
-            Duration::from_secs(30),
+            default.reader_cadence.to_std().unwrap_or_default(),
             "use a duration from 1s to 1d, such as \"30s\"",
             |span| span >= Duration::from_secs(1) && span <= day,
         );
         Readers {
-            naming: key.filter(|_| wanted).map_or(Naming::Accounts, Naming::Pseudonyms),
-            reader_cadence: TimeDelta::from_std(cadence).unwrap_or(TimeDelta::seconds(30)),
+            naming: key.filter(|_| wanted).map_or(default.naming, Naming::Pseudonyms),
+            reader_cadence: TimeDelta::from_std(cadence).unwrap_or(default.reader_cadence),
             groups: problems.listed("readers.groups", self.groups.unwrap_or_default()),
             max_calls_per_second: problems.number(
                 "readers.max_calls_per_second",
                 self.max_calls_per_second,
-                200,
+                default.max_calls_per_second,
                 1..=1_000,
             ),
         }

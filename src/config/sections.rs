@@ -6,8 +6,8 @@ use config::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Config, cadence, chat, database, discovery, fields::fields_of, http, jobs, limits, log, polling, problem::Problems,
-    readers, retention, snapshots, webhooks,
+    cadence, chat, database, discovery, fields::fields_of, http, jobs, limits, log, polling, problem::Problems,
+    readers, retention, settings::Config, snapshots, webhooks,
 };
 use crate::domain::Timestamp;
 

@@ -8,6 +8,7 @@ pub mod jobs;
 pub mod leadership;
 pub mod other_calls;
 pub mod pacing;
+pub(crate) mod parts;
 pub mod poller;
 pub mod readers;
 pub mod recorder;

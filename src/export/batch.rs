@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Column, Kind};
+use super::column::{Column, Kind};
 use crate::domain::Timestamp;
 
 /// Maximum number of rows in a batch.

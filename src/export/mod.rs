@@ -4,14 +4,20 @@
 //! group, however many rows there are.
 
 mod batch;
+mod column;
 mod csv;
 mod parquet;
+mod writer;
 
 use std::io::{self, Write};
 
 use chrono::{Days, NaiveTime};
 
-pub use self::batch::{BATCH, Batch, Values, push_text};
+pub use self::{
+    batch::{BATCH, Batch, Values, push_text},
+    column::{Column, Kind},
+    writer::Writer,
+};
 use crate::domain::Timestamp;
 
 /// A dataset that can be exported.
@@ -36,49 +42,6 @@ pub enum Format {
     Spreadsheet,
     /// Apache Parquet, compressed with Snappy.
     Parquet,
-}
-
-/// A column of a dataset.
-#[derive(Debug, Clone, Copy)]
-pub struct Column {
-    /// The name, as in SQL.
-    pub name: &'static str,
-    /// The type of its values.
-    pub kind: Kind,
-    /// Whether values may be missing.
-    pub is_nullable: bool,
-}
-
-/// The type of a column's values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// True or false.
-    Boolean,
-    /// UTF-8.
-    Text,
-    /// 32-bit integers.
-    Integer,
-    /// 64-bit integers.
-    Bigint,
-    /// 64-bit floating point numbers.
-    Double,
-    /// Times, in microseconds.
-    Time,
-}
-
-/// Writes rows, batch by batch.
-pub trait Writer: Send {
-    /// Writes rows, or buffers them until there are enough.
-    ///
-    /// # Errors
-    /// If writing fails.
-    fn write(&mut self, batch: Batch) -> io::Result<()>;
-
-    /// Writes buffered rows and the end of the file.
-    ///
-    /// # Errors
-    /// If writing fails.
-    fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 impl Format {

@@ -1,26 +1,15 @@
 //! Liveness and readiness as JSON, with a reason for each failed check.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 
-use super::Ops;
+use super::state::{Check, Ops};
 use crate::{
     daemon::status::{DaemonStatus, Role},
     store::Store,
 };
-
-/// Minimum time between database queries, however many clients ask.
-pub(super) const ASK_EVERY: Duration = Duration::from_secs(1);
-
-/// The result of one check.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Check {
-    ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
 
 /// The response of `/readyz`.
 #[derive(Debug, Serialize)]

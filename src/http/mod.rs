@@ -10,9 +10,10 @@ mod metrics;
 mod page;
 mod peer;
 pub(crate) mod server;
+mod state;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{net::SocketAddr, thread::JoinHandle};
 
 use axum::{
     Router,
@@ -26,13 +27,13 @@ pub use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::server::Server;
 pub use self::{
     auth::Token,
     metrics::install_metrics,
+    state::{Looks, Ops},
     status::{Unheard, ask},
 };
-use self::{look::Look, server::Server};
-use crate::{daemon::status::DaemonStatus, store::Store};
 
 /// The HTTP listener can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -41,46 +42,6 @@ pub struct ListenError {
     listen: SocketAddr,
     #[source]
     source: std::io::Error,
-}
-
-/// The state of the HTTP side.
-#[derive(Clone)]
-pub struct Ops {
-    /// The store of the page and `/readyz`, with its own connection.
-    pub store: Store,
-    /// The status of the terms.
-    pub term: Arc<DaemonStatus>,
-    /// The required token.
-    pub token: Token,
-    /// The metrics of this process.
-    pub metrics: PrometheusHandle,
-    /// Results of the latest database queries.
-    pub looks: Arc<Looks>,
-}
-
-/// Maximum age of expensive responses, which are shared by all requests within this time.
-const RENDER_EVERY: Duration = Duration::from_millis(100);
-
-/// The latest shared results: the metrics and the page as sent, the page's data from the database, and for `/readyz`
-/// the checks of the database and its schema.
-#[derive(Debug)]
-pub struct Looks {
-    metrics: Look<Bytes>,
-    document: Look<Bytes>,
-    page: Look<page::Found>,
-    readiness: Look<(health::Check, health::Check)>,
-}
-
-impl Default for Looks {
-    fn default() -> Self {
-        let rendered = || Look::new(RENDER_EVERY);
-        Self {
-            metrics: rendered(),
-            document: rendered(),
-            page: Look::new(page::ASK_EVERY),
-            readiness: Look::new(health::ASK_EVERY),
-        }
-    }
 }
 
 /// Opens the listener and serves until `stop` is cancelled, on a thread that then ends. Returns the address, whose port

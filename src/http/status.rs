@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use super::{Ops, peer};
+use super::{peer, state::Ops};
 use crate::daemon::report::Report;
 
 /// Timeout for the daemon's whole answer.

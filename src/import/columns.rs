@@ -1,6 +1,6 @@
 //! The fields of a line: their columns and their types. Reads no bytes.
 
-use super::{BadLine, WatchLine, bad};
+use super::line::{BadLine, WatchLine, bad};
 use crate::domain::{BadLabel, Label, Labels, Timestamp, check_name};
 
 /// Plausible years; other dates are mistakes, such as milliseconds parsed as seconds. The schema has the same bounds.

@@ -5,6 +5,7 @@
 //! quoted field can't contain a line break, since no group id can.
 
 mod columns;
+mod line;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +14,15 @@ use std::io::{self, BufRead};
 use chrono::TimeDelta;
 use csv_core::ReadRecordResult;
 
-pub use self::columns::time;
-use self::columns::{Columns, USUAL};
-use crate::domain::{GroupId, Labels, MsgSeq, Timestamp};
+pub use self::{
+    columns::time,
+    line::{BadLine, WatchLine},
+};
+use self::{
+    columns::{Columns, USUAL},
+    line::bad,
+};
+use crate::domain::Timestamp;
 
 /// Maximum length of a line, in bytes. A group id has at most 47.
 const MAX_LINE: usize = 4_096;
@@ -23,24 +30,6 @@ const MAX_LINE: usize = 4_096;
 /// Maximum time of sending after now, since clocks differ, and so do interpretations of time zones. The function
 /// `receiptd.watch_keys` has the same bound.
 pub const AHEAD: TimeDelta = TimeDelta::days(1);
-
-/// A message to watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WatchLine {
-    /// Its group.
-    pub group: GroupId,
-    /// Its number within the group.
-    pub seq: MsgSeq,
-    /// Time of sending; `None` if the line has none.
-    pub sent_at: Option<Timestamp>,
-    /// Its labels.
-    pub labels: Labels,
-}
-
-/// Why a line is invalid.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadLine(String);
 
 /// A line with its number, from 1.
 pub type Numbered = (u64, Result<WatchLine, BadLine>);
@@ -254,10 +243,6 @@ fn has_blank_before_quote(line: &[u8]) -> bool {
             None => return false,
         }
     }
-}
-
-fn bad<T>(reason: String) -> Result<T, BadLine> {
-    Err(BadLine(reason))
 }
 
 /// The fields of a line, quoted as in RFC 4180.

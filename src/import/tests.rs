@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::{GroupId, Labels, MsgSeq};
 
 fn now() -> Timestamp {
     "2026-11-25T12:00:00Z".parse().unwrap()

@@ -38,19 +38,17 @@ pub use self::{
 use crate::{
     chat::{ChatClient, ChatSettings, ClientError},
     clock::{self, Clock},
-    config,
+    config::{Jobs, Listener, Polling, Readers, Snapshots},
     daemon::{
-        jobs::JobSettings,
-        leadership::{Leadership, SessionSettings, spawn_noted},
-        poller::PollerSettings,
-        readers::ReaderSettings,
+        leadership::{Leadership, SessionSettings},
+        parts::spawn_noted,
         status::DaemonStatus,
     },
     domain::{Bounds, Timestamp},
     host::Holder,
     http::{self, ListenError, Looks, Ops, Token},
     logging::log_throttle::LogThrottle,
-    rules::{cadence::Cadences, discovery::Discovery},
+    rules::{cadence::Cadences, discovery::Discovery, retention::Retention},
     store::{ConnectError, SchemaError, Store},
     webhooks::{TlsError, WebhookError, Webhooks},
 };
@@ -68,13 +66,17 @@ pub struct DaemonSettings {
     /// fail).
     pub prepared_statements: bool,
     /// Rate, batch size and timeouts of polls.
-    pub poller: PollerSettings,
+    pub polling: Polling,
+    /// Which polls add snapshots.
+    pub snapshots: Snapshots,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
     /// How readers are asked for.
-    pub readers: ReaderSettings,
+    pub readers: Readers,
     /// When new data is rolled up and old data removed.
-    pub jobs: JobSettings,
+    pub jobs: Jobs,
+    /// How long data is kept.
+    pub retention: Retention,
     /// What is watched without being added to the watch list; `None` if discovery is switched off.
     pub discovery: Option<Arc<Discovery>>,
     /// How much applications may watch.
@@ -86,7 +88,7 @@ pub struct DaemonSettings {
     /// The token that HTTP requires.
     pub http_token: Option<SecretString>,
     /// Where webhooks arrive.
-    pub webhooks: Option<config::Listener>,
+    pub webhooks: Option<Listener>,
 }
 
 /// The daemon can't start. Transient problems, such as an unavailable database, are waited for instead.
@@ -353,10 +355,11 @@ async fn serve(
 }
 
 fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<SessionSettings, ClientError> {
-    let DaemonSettings { chat, poller, cadences, readers, jobs, discovery, .. } = settings;
+    let DaemonSettings { chat, polling, snapshots, cadences, readers, jobs, retention, discovery, .. } = settings;
     let sdk_app_id = chat.sdk_app_id;
-    let client = Arc::new(ChatClient::new(chat)?.dated_by(clock.clone()));
-    Ok(SessionSettings { client, sdk_app_id, poller, cadences, readers, jobs, discovery })
+    let client = ChatClient::new(chat, polling.request_timeout, polling.max_in_flight)?.dated_by(clock.clone());
+    let client = Arc::new(client);
+    Ok(SessionSettings { client, sdk_app_id, polling, snapshots, cadences, readers, jobs, retention, discovery })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {

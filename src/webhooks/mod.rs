@@ -6,6 +6,7 @@
 
 mod forward;
 mod receive;
+mod settings;
 mod tls;
 
 use std::{
@@ -21,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::tls::TlsError;
 use self::{
-    forward::Forward,
     receive::{Receiver, receive},
+    settings::Settings,
 };
 use crate::{
     clock::Clock,
@@ -30,7 +31,6 @@ use crate::{
     daemon::status::DaemonStatus,
     domain::SdkAppId,
     http::server::{self, Server, Tls},
-    rules::webhooks::Secrets,
 };
 
 /// Maximum number of connections of each kind of client. Tencent Chat keeps them open.
@@ -64,20 +64,6 @@ pub struct Webhooks {
     settings: Arc<RwLock<Arc<Settings>>>,
     tls: Option<Tls>,
     thread: JoinHandle<()>,
-}
-
-/// What a reload may change.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    secrets: Secrets,
-    forward: Option<Forward>,
-}
-
-impl Settings {
-    fn of(listener: &Listener, sdk_app_id: SdkAppId) -> Self {
-        let secrets = Secrets { sdk_app_id, path: listener.path.clone(), tokens: listener.tokens.clone() };
-        Self { secrets, forward: listener.forward.clone().map(Forward::new) }
-    }
 }
 
 impl Webhooks {

@@ -20,7 +20,7 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::{
     clock::{self, Clock},
     daemon::{

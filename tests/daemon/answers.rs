@@ -18,15 +18,13 @@ use crate::harness::{APP, SECRET_KEY, app, group, seq};
 /// Answers one call with what `answer` makes of its head, and returns the attempt.
 async fn called(seqs: &[MsgSeq], credential: Credential, answer: impl FnOnce(&str) -> Vec<u8>) -> Attempt {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = ChatClient::new(ChatSettings {
+    let settings = ChatSettings {
         sdk_app_id: app(),
         identifier: "administrator".to_owned(),
         credential,
         destination: Destination::Endpoint(format!("http://{}", listener.local_addr().unwrap())),
-        request_timeout: std::time::Duration::from_secs(30),
-        max_connections: 1,
-    })
-    .unwrap();
+    };
+    let client = ChatClient::new(settings, std::time::Duration::from_secs(30), 1).unwrap();
     let group = group("g");
     let serve = async {
         let (mut connection, _) = listener.accept().await.unwrap();

@@ -6,17 +6,14 @@ use chrono::TimeDelta;
 use receiptd::{
     chat::{ChatSettings, Credential, Destination},
     clock,
-    daemon::{jobs::JobSettings, poller::PollerSettings, readers::ReaderSettings},
+    config::{Jobs, Polling, Readers, Snapshots},
     domain::{GroupId, MsgSeq, SdkAppId},
     lifecycle::{Daemon, DaemonSettings},
     rules::{
         cadence::{Cadence, Cadences, Cron, Tier},
-        readers::pseudonym::Naming,
-        recording::KeepSnapshots,
         retention::Retention,
     },
     simulator::{Fault, FaultRule, Simulator, SimulatorConfig, When},
-    store::AskingLimits,
 };
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
 use tokio_util::sync::CancellationToken;
@@ -168,28 +165,17 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
             identifier: "administrator".into(),
             credential: Credential::SecretKey(SECRET_KEY.into()),
             destination: Destination::Endpoint(simulator.endpoint()),
-            request_timeout: Duration::from_secs(8),
-            max_connections: 100,
         },
         database_url: url.into(),
         max_connections: 5,
         prepared_statements: true,
-        poller: PollerSettings {
-            max_calls_per_second: 200,
-            transit_allowance: Duration::from_millis(50),
-            batch_size: 50,
-            max_in_flight: 400,
-            keep: KeepSnapshots::Changes,
-        },
+        polling: Polling::default(),
+        snapshots: Snapshots::default(),
         cadences: Arc::new(Cadences::new(cadences)),
-        readers: ReaderSettings {
-            naming: Naming::Accounts,
-            groups: vec![],
-            limits: AskingLimits { every: TimeDelta::seconds(1), kept: None },
-            max_calls_per_second: 200,
-        },
+        readers: Readers { reader_cadence: TimeDelta::seconds(1), ..Readers::default() },
         // Once at the start and hardly ever again: tests of the jobs call them.
-        jobs: JobSettings { rollup: new_year(), retention: new_year(), keep: Retention::default() },
+        jobs: Jobs { rollup: new_year(), retention: new_year() },
+        retention: Retention::default(),
         discovery: None,
         limits: receiptd::domain::Bounds::default(),
         wall: clock::now,

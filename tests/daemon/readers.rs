@@ -26,7 +26,7 @@ async fn fast_world() -> Harness {
     let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(2) };
     let cadences = BTreeMap::from([("default".to_owned(), Cadence::by_age(vec![tier], false).unwrap())]);
     rig.settings.cadences = Cadences::new(cadences).into();
-    rig.settings.readers.limits.every = TimeDelta::seconds(1);
+    rig.settings.readers.reader_cadence = TimeDelta::seconds(1);
     rig
 }
 
@@ -127,7 +127,7 @@ async fn readers_of_200_groups_agree_with_the_truth() {
 async fn one_group() -> Harness {
     let mut rig = Harness::stopped(simulator_config()).await;
     rig.simulator.world().add_group(&group("g"), 6);
-    rig.settings.readers.limits.every = TimeDelta::seconds(1);
+    rig.settings.readers.reader_cadence = TimeDelta::seconds(1);
     rig.watch("g", [1]).await;
     sqlx::query("SELECT receiptd.watch_group($1, 'g', readers => true)").bind(APP).execute(&rig.pool).await.unwrap();
     rig

@@ -410,7 +410,7 @@ fn a_flood_of_events_neither_stops_polls_nor_exceeds_the_limit() {
         rig.settings.cadences =
             receiptd::rules::cadence::Cadences::new([("default".to_owned(), crate::harness::every_second())].into())
                 .into();
-        rig.settings.poller.max_calls_per_second = 50;
+        rig.settings.polling.max_calls_per_second = 50;
         rig.simulator.set_calls_per_second(50);
         rig.start().await;
         for number in 1..=100 {

@@ -35,21 +35,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// requests.
 const GIVES_UP_AFTER_PART: u32 = 2;
 
-/// The settings of a client.
+/// Who calls, and where.
 #[derive(Debug, Clone)]
 pub struct ChatSettings {
     /// The app whose groups are polled.
     pub sdk_app_id: SdkAppId,
-    /// An admin account of the app.
+    /// The account of an admin of the app, which makes the calls.
     pub identifier: String,
-    /// The key or signature of the calls.
+    /// The key or signature of that account.
     pub credential: Credential,
-    /// The destination of the calls.
+    /// The region or endpoint to call.
     pub destination: Destination,
-    /// Timeout of an attempt, from connecting to the last byte.
-    pub request_timeout: Duration,
-    /// Maximum number of idle connections kept for reuse.
-    pub max_connections: usize,
 }
 
 /// The client can't be set up.
@@ -112,11 +108,12 @@ impl fmt::Debug for ChatClient {
 }
 
 impl ChatClient {
-    /// Sets up the connection pool. Sends nothing.
+    /// Sets up the connection pool, which keeps up to `connections` idle ones for reuse. An attempt may take `timeout`,
+    /// from connecting to the last byte. Sends nothing.
     ///
     /// # Errors
     /// If the machine has no CA certificates, or the endpoint is not a URL.
-    pub fn new(settings: ChatSettings) -> Result<Self, ClientError> {
+    pub fn new(settings: ChatSettings, timeout: Duration, connections: usize) -> Result<Self, ClientError> {
         // Another part of the process may have installed one first: any provider will do.
         _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder();
@@ -127,10 +124,10 @@ impl ChatClient {
         }
         let http = http
             .user_agent(concat!("receiptd/", env!("CARGO_PKG_VERSION")))
-            .timeout(settings.request_timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(settings.request_timeout))
-            .tcp_user_timeout(settings.request_timeout / GIVES_UP_AFTER_PART)
-            .pool_max_idle_per_host(settings.max_connections)
+            .timeout(timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .tcp_user_timeout(timeout / GIVES_UP_AFTER_PART)
+            .pool_max_idle_per_host(connections)
             // The service requests keep-alive. HTTP/2 would put all calls on one connection, about 100 at a time.
             .http1_only()
             .tcp_nodelay(true)

@@ -9,15 +9,13 @@ async fn service(app: SdkAppId) -> Simulator {
 async fn an_attempt_is_dated_by_the_writing_of_its_request() {
     let sdk_app_id = SdkAppId::try_from(1_400_000_000).unwrap();
     let service = service(sdk_app_id).await;
-    let client = ChatClient::new(ChatSettings {
+    let settings = ChatSettings {
         sdk_app_id,
         identifier: "administrator".into(),
         credential: Credential::SecretKey("key".into()),
         destination: Destination::Endpoint(service.endpoint()),
-        request_timeout: Duration::from_secs(8),
-        max_connections: 1,
-    })
-    .unwrap();
+    };
+    let client = ChatClient::new(settings, Duration::from_secs(8), 1).unwrap();
     let began = clock::now();
     let until_written = Duration::from_millis(100);
     let is_written = move || {
@@ -41,10 +39,8 @@ async fn a_502_for_ever_at_the_first_domain_turns_to_the_backup() {
         identifier: "administrator".into(),
         credential: Credential::SecretKey("key".into()),
         destination: Destination::Endpoint(first.endpoint()),
-        request_timeout: Duration::from_secs(8),
-        max_connections: 1,
     };
-    let client = ChatClient::new(settings).unwrap();
+    let client = ChatClient::new(settings, Duration::from_secs(8), 1).unwrap();
     *client.domains() = Domains::of(vec![first.endpoint(), backup.endpoint()]);
     let (group, seqs) = ("g".parse().unwrap(), [MsgSeq::try_from(1).unwrap()]);
     let mut classes = Vec::new();

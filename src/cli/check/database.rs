@@ -2,8 +2,9 @@
 
 use chrono::TimeDelta;
 use receiptd::{
+    chat::ChatSettings,
     clock,
-    config::{Chat, Config},
+    config::Config,
     host::Holder,
     postgres_url::PostgresUrl,
     rules::{
@@ -37,7 +38,7 @@ pub struct Polled {
 }
 
 /// Checks the database that other commands would use. Also returns the lease holder.
-pub async fn look(config: &Config, chat: &Chat) -> anyhow::Result<(Vec<Finding>, Option<Polled>)> {
+pub async fn look(config: &Config, chat: &ChatSettings) -> anyhow::Result<(Vec<Finding>, Option<Polled>)> {
     let url = match &config.database.url {
         Some(url) => url.clone(),
         None => match Private::find(&config.database)? {

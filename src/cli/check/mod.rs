@@ -12,8 +12,8 @@ use std::{
 
 use clap::Args;
 use receiptd::{
-    chat::Destination,
-    config::{Chat, Config, ExposedFile, Readers},
+    chat::{ChatSettings, Destination},
+    config::{Config, ExposedFile, Readers},
     logging::LogFormat,
     rules::{readers::pseudonym::Naming, recording::KeepSnapshots},
     text::{counted::counted, duration, printable::printable},
@@ -77,7 +77,7 @@ fn tell_plan(would: &[(&'static str, String)], global: &Global) -> io::Result<()
 }
 
 /// What receiptd would do, one line each.
-fn plan(config: &Config, chat: &Chat) -> Vec<(&'static str, String)> {
+fn plan(config: &Config, chat: &ChatSettings) -> Vec<(&'static str, String)> {
     let polling = &config.polling;
     let mut plan = vec![
         ("poll", format!("app {} as {}", chat.sdk_app_id, chat.identifier)),
@@ -162,12 +162,12 @@ fn form(format: LogFormat) -> &'static str {
 }
 
 /// Warnings about settings that are valid but hardly intended.
-fn cautions(config: &Config, chat: &Chat) -> Vec<Finding> {
+fn cautions(config: &Config, chat: &ChatSettings) -> Vec<Finding> {
     let mut cautions = Vec::new();
-    if chat.has_placeholder_key() {
+    if chat.credential.is_example() {
         let found = "chat.secret_key is the example from the reference file: every call would fail";
         cautions.push(Finding::warning("key", found, "enter your own key"));
-    } else if chat.has_odd_key() {
+    } else if chat.credential.has_odd_form() {
         let found = "chat.secret_key does not consist of 64 digits 0-9 and a-f, as keys in the console do";
         cautions.push(Finding::warning("key", found, "copy it from the console again, without blanks or quotes"));
     }

@@ -12,7 +12,6 @@ use receiptd::{
         proxy::{by_proxy_for, proxy_for},
     },
     clock,
-    config::Chat,
     domain::{GroupId, MsgSeq, Timestamp},
     host::Holder,
     rules::protocol::{Attempt, Class, Failure, error_class},
@@ -20,7 +19,7 @@ use receiptd::{
 use reqwest::{Url, header::DATE, redirect::Policy};
 
 use super::{
-    super::status::since,
+    super::relative::since,
     database::Polled,
     finding::{Finding, Verdict},
 };
@@ -33,7 +32,7 @@ const NO_GROUP: &str = "receiptd-check";
 const CLOCK: TimeDelta = TimeDelta::seconds(60);
 
 /// Checks the service: connects to each of its domains, then makes a call, unless a daemon polls.
-pub async fn look(chat: Chat, request_timeout: Duration, polled: Option<Polled>) -> Vec<Finding> {
+pub async fn look(chat: ChatSettings, request_timeout: Duration, polled: Option<Polled>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut clock = None;
     for (number, url) in chat.destination.urls().iter().enumerate() {
@@ -136,18 +135,10 @@ fn clock_of(url: &str, theirs: Timestamp, ours: Timestamp) -> Finding {
 }
 
 /// One signed call.
-async fn call(chat: Chat, request_timeout: Duration) -> Finding {
+async fn call(chat: ChatSettings, request_timeout: Duration) -> Finding {
     let destination = chat.destination.to_string();
-    let settings = ChatSettings {
-        sdk_app_id: chat.sdk_app_id,
-        identifier: chat.identifier,
-        credential: chat.credential,
-        destination: chat.destination,
-        request_timeout,
-        max_connections: 1,
-    };
     let asked = async || -> Result<Attempt, String> {
-        let client = ChatClient::new(settings).map_err(|error| error.to_string())?;
+        let client = ChatClient::new(chat, request_timeout, 1).map_err(|error| error.to_string())?;
         let group: GroupId = NO_GROUP.parse().map_err(|error| format!("{error}"))?;
         let seq = MsgSeq::try_from(1).map_err(|error| error.to_string())?;
         client.get_receipts(&group, &[seq], || true).await.map_err(|error| error.to_string())

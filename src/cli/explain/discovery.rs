@@ -8,7 +8,7 @@ use receiptd::{
     text::counted::counted,
 };
 
-use super::when;
+use crate::cli::relative::when;
 
 /// The facts as sentences.
 pub(super) fn why(

@@ -8,13 +8,13 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Command, CommandFactory, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
 };
 
-use super::{Cli, stdout};
+use super::stdout;
 
 /// Print a manual page
 #[derive(Args)]
@@ -66,9 +66,10 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("NO_COLOR", "Disables colours if set."),
 ];
 
-pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// `commands` are those to describe.
+pub fn execute(arguments: &Arguments, commands: Command) -> anyhow::Result<ExitCode> {
     let page = match arguments.page {
-        Page::Receiptd => commands()?,
+        Page::Receiptd => page_of(commands)?,
         Page::Settings => settings::page().into_bytes(),
     };
     stdout().write_all(&page)?;
@@ -76,8 +77,8 @@ pub fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// receiptd(1), with all commands on one page.
-fn commands() -> io::Result<Vec<u8>> {
-    let mut command = Cli::command().disable_help_subcommand(true);
+fn page_of(commands: Command) -> io::Result<Vec<u8>> {
+    let mut command = commands.disable_help_subcommand(true);
     command.build();
     let (mut page, man) = (Vec::new(), Man::new(command.clone()));
     man.render_title(&mut page)?;

@@ -1,23 +1,18 @@
 //! `receiptd run`: the daemon.
 
 mod reload;
+mod settings;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use clap::Args;
 use receiptd::{
-    chat::ChatSettings,
-    clock,
-    config::{Chat, Config},
-    daemon::{jobs::JobSettings, poller::PollerSettings, readers::ReaderSettings},
-    domain::SdkAppId,
-    http::{self, PrometheusHandle},
-    lifecycle::{self, Daemon, DaemonSettings, StartError},
+    lifecycle::{self, Daemon, StartError},
     logging,
-    store::AskingLimits,
 };
-use secrecy::SecretString;
 
+use self::settings::warn_of;
+pub use self::settings::{daemon_settings, http};
 use super::{Global, database::Database, exit::Exit};
 
 /// Run the daemon: poll due messages until stopped
@@ -63,68 +58,4 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     tracing::info!("stopped");
     ended?;
     Ok(if is_asked_for && lost == 0 { ExitCode::SUCCESS } else { Exit::Software.into() })
-}
-
-/// Warns about settings that are valid but hardly intended.
-fn warn_of(config: &Config, chat: &Chat) {
-    if chat.has_placeholder_key() {
-        tracing::warn!("chat.secret_key is the example from the reference file: every call would fail");
-    }
-    for file in &config.exposed_files {
-        tracing::warn!("{file}");
-    }
-}
-
-/// The HTTP side, with the metrics of this process.
-pub fn http(config: &Config, app: SdkAppId) -> anyhow::Result<Option<(SocketAddr, PrometheusHandle)>> {
-    let serve = |listen| Ok((listen, http::install_metrics(app)?));
-    config.http.listen.map(serve).transpose()
-}
-
-/// The daemon's settings, from the configuration.
-pub fn daemon_settings(
-    config: &Config,
-    chat: Chat,
-    database_url: SecretString,
-    http: Option<(SocketAddr, PrometheusHandle)>,
-) -> DaemonSettings {
-    let polling = &config.polling;
-    DaemonSettings {
-        chat: ChatSettings {
-            sdk_app_id: chat.sdk_app_id,
-            identifier: chat.identifier,
-            credential: chat.credential,
-            destination: chat.destination,
-            request_timeout: polling.request_timeout,
-            max_connections: polling.max_in_flight,
-        },
-        database_url,
-        max_connections: config.database.max_connections,
-        prepared_statements: config.database.prepared_statements,
-        poller: PollerSettings {
-            max_calls_per_second: polling.max_calls_per_second,
-            transit_allowance: polling.transit_allowance,
-            batch_size: polling.batch_size,
-            max_in_flight: polling.max_in_flight,
-            keep: config.snapshots.record,
-        },
-        cadences: Arc::new(config.cadences.clone()),
-        readers: ReaderSettings {
-            naming: config.readers.naming.clone(),
-            limits: AskingLimits { every: config.readers.reader_cadence, kept: config.retention.readers },
-            groups: config.readers.groups.clone(),
-            max_calls_per_second: config.readers.max_calls_per_second,
-        },
-        jobs: JobSettings {
-            rollup: config.jobs.rollup.clone(),
-            retention: config.jobs.retention.clone(),
-            keep: config.retention,
-        },
-        discovery: config.discovery.enabled.then(|| Arc::new(config.discovery.rules.clone())),
-        limits: config.limits,
-        wall: clock::now,
-        http,
-        http_token: config.http.token.clone(),
-        webhooks: config.webhooks.listener.clone(),
-    }
 }

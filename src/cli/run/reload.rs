@@ -10,7 +10,8 @@ use receiptd::{
 };
 use tokio::signal::unix::Signal;
 
-use super::{super::database::Database, Global, daemon_settings, warn_of};
+use super::settings::{daemon_settings, warn_of};
+use crate::cli::{database::Database, global::Global};
 
 /// Reloads the settings on each SIGHUP, also while waiting for the database. Never returns.
 pub async fn on_hangup(

@@ -12,8 +12,11 @@ use receiptd::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{EVERY, Status, lines, look, since};
-use crate::cli::{stdout, watching::Watching};
+use super::{
+    lines::lines,
+    look::{EVERY, Status, look},
+};
+use crate::cli::{relative::when, stdout, watching::Watching};
 
 /// Maximum number of due calls shown.
 const DUE: usize = 5;
@@ -54,10 +57,7 @@ fn draw(term: &Term, page: &[String]) -> io::Result<()> {
 fn of_database(data: &PageData, now: Timestamp) -> Vec<String> {
     let mut page = section("Newest messages", data.curves.iter().map(curve));
     let due = data.due.iter().take(DUE).map(|call| {
-        let when = match call.next_poll_at > now {
-            true => format!("in {}", since(now, call.next_poll_at)),
-            false => format!("{} ago", since(call.next_poll_at, now)),
-        };
+        let when = when(call.next_poll_at, now);
         format!("{:<32}  {when:<10}  {}", call.group_id, counted(call.messages.unsigned_abs(), "message"))
     });
     page.extend(section("Due next", due));

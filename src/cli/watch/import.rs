@@ -17,7 +17,13 @@ use receiptd::{
     text::counted::counted,
 };
 
-use super::{BATCH, Exit, Refused, stdout, tell};
+use crate::cli::{
+    exit::{Exit, Refused},
+    stdout, tell,
+};
+
+/// Number of messages per transaction.
+pub(super) const BATCH: usize = 10_000;
 
 /// Number of bad lines reported individually; the rest is counted.
 const TOLD: u64 = 100;

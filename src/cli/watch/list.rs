@@ -13,7 +13,11 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use super::{Refused, not_watched, stdout, tell};
+use crate::cli::{
+    as_json,
+    exit::{Refused, not_watched},
+    stdout, tell,
+};
 
 /// States of a group.
 const GROUP_STATES: [&str; 4] = ["active", "paused", "quarantined", "removed"];
@@ -85,7 +89,7 @@ fn heading(out: &mut impl Write, json: bool, heading: &str) -> io::Result<()> {
 }
 
 fn row<T: Serialize>(out: &mut impl Write, json: bool, row: &T, plain: impl Fn(&T) -> String) -> io::Result<()> {
-    if json { writeln!(out, "{}", super::as_json(row)?) } else { writeln!(out, "{}", printable(&plain(row))) }
+    if json { writeln!(out, "{}", as_json(row)?) } else { writeln!(out, "{}", printable(&plain(row))) }
 }
 
 fn group_row(group: &WatchedGroup) -> String {

@@ -17,10 +17,11 @@ use receiptd::{
     text::counted::counted,
 };
 
+use self::import::BATCH;
 use super::{
-    Global, as_json,
+    Global,
     database::Opened,
-    exit::{Exit, Refused},
+    exit::{Exit, Refused, not_watched},
     stdout, tell,
     time_argument::TimeArgument,
 };
@@ -91,9 +92,6 @@ struct Seqs {
 
 /// Maximum number of messages on a command line; an import may have more.
 const MOST_SEQS: u64 = 10_000_000;
-
-/// Number of messages per transaction.
-const BATCH: usize = 10_000;
 
 pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
     refuse(&arguments.action)?;
@@ -182,11 +180,6 @@ async fn remove(store: &Store, group: &GroupId, seqs: &[Seqs]) -> anyhow::Result
     let removed = store.unwatch(group, &expand(seqs)?).await?;
     writeln!(stdout(), "Removed {} of {group}.", counted(removed.unsigned_abs(), "message"))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The refusal for a group that is not watched.
-pub fn not_watched(group: &GroupId) -> Refused {
-    Refused::data(format!("{group} is not on the watch list of this app: see `receiptd watch list`"))
 }
 
 /// Changes each group and reports the result. A group that is not on the list doesn't stop the others, and neither

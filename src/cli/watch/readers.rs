@@ -11,7 +11,10 @@ use receiptd::{
     text::{counted::counted, duration},
 };
 
-use super::{super::exit::Refused, not_watched, stdout};
+use crate::cli::{
+    exit::{Refused, not_watched},
+    stdout,
+};
 
 /// Store who has read the messages of a group, or stop storing it
 ///

@@ -20,7 +20,7 @@ fn the_reference_file_equals_the_built_in_defaults() {
     let built_in = Config::load(None, std::iter::empty(), &[], now()).unwrap();
     let example = shipped.chat().unwrap();
     assert_eq!(example.identifier, built_in.chat.identifier);
-    assert!(example.has_placeholder_key());
+    assert!(example.credential.is_example());
     let without_chat =
         |config: Config| Config { chat: built_in.chat.clone(), settings: built_in.settings.clone(), ..config };
     assert_eq!(format!("{:?}", without_chat(shipped)), format!("{built_in:?}"));

@@ -1,23 +1,12 @@
 //! What webhooks tell of groups and messages. What does not fit is dropped: looks find it later.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{Discoverer, Known};
 use crate::{
-    clock,
     domain::{GroupId, GroupType, InvalidValue, MsgSeq, Timestamp},
-    rules::{
-        discovery::{Found, Passed},
-        protocol::others::{HistoryMessage, MessageKind},
-        webhooks::{Event, Group},
-    },
-    store::GroupRead,
+    rules::webhooks::{Event, Group},
 };
 
 /// Maximum number of waiting announcements.
@@ -25,9 +14,6 @@ const MOST: usize = 20_000;
 
 /// Maximum number stored in one transaction.
 const AT_ONCE: usize = 1_000;
-
-/// Time in which announcements are collected.
-const COLLECT: Duration = Duration::from_millis(100);
 
 /// Something that discovery learns without asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,118 +102,23 @@ impl Inbox {
 }
 
 /// The inbox is read as long as this exists.
-struct Reading<'a>(&'a Inbox);
+pub(super) struct Reading<'a>(&'a Inbox);
 
 impl<'a> Reading<'a> {
-    fn of(inbox: &'a Inbox) -> Self {
+    pub fn of(inbox: &'a Inbox) -> Self {
         *inbox.waiting() = Some(vec![]);
         Self(inbox)
+    }
+
+    /// Waits until something is announced.
+    pub async fn next(&self) -> Vec<Announced> {
+        self.0.next().await
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         *self.0.waiting() = None;
-    }
-}
-
-impl Discoverer {
-    /// Watches what webhooks tell.
-    pub(super) async fn hear(&self) {
-        let reading = Reading::of(&self.parts.inbox);
-        loop {
-            let announced = reading.0.next().await;
-            self.heard(announced).await;
-            tokio::time::sleep(COLLECT).await;
-        }
-    }
-
-    async fn heard(&self, announced: Vec<Announced>) {
-        let mut messages: HashMap<GroupId, Vec<HistoryMessage>> = HashMap::new();
-        for announced in announced {
-            let (Announced::Message { group, group_type, .. } | Announced::Group { group, group_type }) = &announced;
-            if self.parts.rules.selection.refuses(group, *group_type).is_some() || !self.knows(group, *group_type).await
-            {
-                continue;
-            }
-            match announced {
-                Announced::Message { group, seq, sent_at: Some(sent_at), .. } => {
-                    let message = HistoryMessage { seq, sent_at: Some(sent_at), kind: MessageKind::Ordinary };
-                    messages.entry(group).or_default().push(message);
-                }
-                Announced::Message { group, .. } | Announced::Group { group, .. } => self.hurry(&group),
-            }
-        }
-        let reads: Vec<GroupRead> =
-            messages.into_iter().map(|(group, messages)| self.read_of(group, messages)).collect();
-        let news: Vec<(GroupId, Option<u32>)> = reads.iter().map(|read| (read.group.clone(), read.next_seq)).collect();
-        let is_stored = self.store(reads).await;
-        for (group, next_seq) in news {
-            match next_seq.filter(|_| is_stored) {
-                Some(next_seq) => self.has_read(&group, next_seq),
-                // Something is missing between what was read and what was told.
-                None => self.hurry(&group),
-            }
-        }
-    }
-
-    /// Follows a group that was told of. False if it may not be followed.
-    async fn knows(&self, group: &GroupId, group_type: Option<GroupType>) -> bool {
-        if self.groups().known.contains_key(group) {
-            return true;
-        }
-        if self.groups().known.len() >= self.parts.rules.groups {
-            return false;
-        }
-        match self.parts.store.follow_groups(group_type, std::slice::from_ref(group)).await {
-            Ok(_) => self.follow(group.clone(), Known { group_type, ..Known::default() }),
-            Err(error) => {
-                self.failed(&error);
-                false
-            }
-        }
-    }
-
-    /// What was told of a group. The cursor moves if nothing is missing before it.
-    fn read_of(&self, group: GroupId, mut messages: Vec<HistoryMessage>) -> GroupRead {
-        let (now, _) = self.now();
-        let known = self.groups().known.get(&group).copied().unwrap_or_default();
-        messages.sort_by_key(|message| message.seq);
-        let mut next_seq = known.next_seq;
-        let (mut found, mut passed) = (vec![], vec![]);
-        for message in &messages {
-            if next_seq == Some(message.seq.get()) {
-                next_seq = message.seq.get().checked_add(1);
-            }
-            match self.parts.rules.wanted.judge(message, self.began, now) {
-                Ok(sent_at) => found.push(Found { group: group.clone(), seq: message.seq, sent_at }),
-                Err(Passed::TooOld) => {}
-                Err(why) => passed.push((message.seq, why)),
-            }
-        }
-        found.reverse();
-        let last_message_at = messages.iter().filter_map(|message| message.sent_at).max();
-        let newest = messages.last().map(|message| message.seq.get());
-        let next_seq = next_seq.filter(|next_seq| newest.is_some_and(|newest| newest < *next_seq));
-        let group_type = known.group_type;
-        GroupRead { group, group_type, next_seq, last_message_at, found, passed, refused_code: None }
-    }
-
-    fn has_read(&self, group: &GroupId, next_seq: u32) {
-        if let Some(known) = self.groups().known.get_mut(group) {
-            known.next_seq = known.next_seq.max(Some(next_seq));
-        }
-    }
-
-    /// Looks at a group at once.
-    fn hurry(&self, group: &GroupId) {
-        let mut groups = self.groups();
-        if let Some(known) = groups.known.get_mut(group) {
-            known.is_hurried = true;
-        }
-        groups.rounds.hurry(group, clock::uptime());
-        drop(groups);
-        self.due.notify_one();
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! It runs beside polling, with calls of its own, and never waits for it. What could not be stored is found again.
 
+mod hearing;
 mod inbox;
 mod listing;
 mod looking;

@@ -16,6 +16,7 @@ pub use self::{
     rollup::catch_up,
 };
 use crate::{
+    config::Jobs,
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
     rules::{cadence::Cron, retention::Retention},
@@ -24,17 +25,6 @@ use crate::{
 
 /// How often the clock is checked: the maximum lateness of a job, and the delay until a clock step is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Settings of the jobs.
-#[derive(Debug, Clone)]
-pub struct JobSettings {
-    /// When to update hourly rows and gaps.
-    pub rollup: Cron,
-    /// When to remove old data.
-    pub retention: Cron,
-    /// How long data is kept.
-    pub keep: Retention,
-}
 
 /// When a job is due.
 #[derive(Debug)]
@@ -56,13 +46,13 @@ impl Alarm {
 }
 
 /// Runs the jobs until the term is `over`. Rolls up pending data immediately.
-pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationToken) {
+pub(crate) async fn run(store: Store, jobs: Jobs, keep: Retention, over: CancellationToken) {
     let now = store.clock().now();
-    let mut rollup = Alarm { cron: settings.rollup, heard_at: now };
-    let mut retention = Alarm { cron: settings.retention, heard_at: now };
+    let mut rollup = Alarm { cron: jobs.rollup, heard_at: now };
+    let mut retention = Alarm { cron: jobs.retention, heard_at: now };
     let (mut rollup_trouble, mut retention_trouble) = (LogThrottle::default(), LogThrottle::default());
     let mut is_first = true;
-    let jobs = async {
+    let work = async {
         loop {
             let now = store.clock().now();
             if rollup.rings(now) || std::mem::take(&mut is_first) {
@@ -70,13 +60,13 @@ pub(crate) async fn run(store: Store, settings: JobSettings, over: CancellationT
             }
             // Nothing is removed while a clock is in doubt: the alarm goes off when that is over.
             if store.clock().doubt().is_none() && retention.rings(now) {
-                let cleaned = clean(&store, &settings.keep, now).await;
+                let cleaned = clean(&store, &keep, now).await;
                 said(cleaned, &mut retention_trouble, "old partitions could not be removed");
             }
             sleep(LOOK_EVERY).await;
         }
     };
-    over.run_until_cancelled(jobs).await;
+    over.run_until_cancelled(work).await;
 }
 
 async fn roll_up(store: &Store, now: Timestamp) -> Result<(), StoreError> {

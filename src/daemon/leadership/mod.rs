@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use self::session::SessionSettings;
@@ -209,16 +209,4 @@ impl Leadership {
 /// Waits until then.
 async fn wait(until: Instant) {
     sleep(until.saturating_duration_since(clock::uptime())).await;
-}
-
-/// Starts a part whose end, even by a panic, is noted.
-pub(crate) fn spawn_noted<T: Send + 'static>(
-    ended: &CancellationToken,
-    part: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
-    let guard = ended.clone().drop_guard();
-    tokio::spawn(async move {
-        let _guard = guard;
-        part.await
-    })
 }

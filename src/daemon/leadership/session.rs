@@ -9,16 +9,17 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::spawn_noted;
 use crate::{
     chat::ChatClient,
+    config::{Jobs, Polling, Readers, Snapshots},
     daemon::{
         discovery::{self, DiscoveryParts},
         events::{EventRecorder, ToldReaders},
-        jobs::{self, JobSettings},
+        jobs,
         other_calls::OtherCalls,
-        poller::{Poller, PollerParts, PollerSettings, Slotter},
-        readers::{ReaderAsking, ReaderSettings},
+        parts::spawn_noted,
+        poller::{Poller, PollerParts, Slotter},
+        readers::ReaderAsking,
         recorder::{Recorder, RecorderSettings},
         status::DaemonStatus,
     },
@@ -29,6 +30,7 @@ use crate::{
         discovery::Discovery,
         lease::{ASK_AGAIN, GRACE_FOR_FLUSH, GRACE_FOR_POLLS},
         protocol::Api,
+        retention::Retention,
     },
     store::{Store, StoreError},
     text::counted::counted,
@@ -42,13 +44,17 @@ pub struct SessionSettings {
     /// The app.
     pub sdk_app_id: SdkAppId,
     /// Rate, batch size and timeouts of polls.
-    pub poller: PollerSettings,
+    pub polling: Polling,
+    /// Which polls add snapshots.
+    pub snapshots: Snapshots,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
     /// How readers are asked for.
-    pub readers: ReaderSettings,
+    pub readers: Readers,
     /// When new data is rolled up and old data removed.
-    pub jobs: JobSettings,
+    pub jobs: Jobs,
+    /// How long data is kept.
+    pub retention: Retention,
     /// What is watched without being added to the watch list; `None` if discovery is switched off.
     pub discovery: Option<Arc<Discovery>>,
 }
@@ -110,7 +116,7 @@ impl PollingSession<'_> {
             activity: self.status.activity.clone(),
             events: self.status.events.clone(),
         };
-        let mut poller = Poller::new(parts, self.work.poller.clone(), self.session_over.clone());
+        let mut poller = Poller::new(parts, &self.work.polling, self.work.snapshots.record, self.session_over.clone());
         let mut trouble = LogThrottle::default();
         loop {
             self.status.heartbeat.beat();
@@ -162,7 +168,8 @@ impl PollingSession<'_> {
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
         let events = spawn_noted(&failed, events.run(session_over.clone()));
-        let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), self.work.jobs.clone(), session_over.clone()));
+        let (jobs, keep) = (self.work.jobs.clone(), self.work.retention);
+        let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), jobs, keep, session_over.clone()));
         let readers = spawn_noted(&failed, self.readers().run(session_over.clone()));
         let discovery =
             spawn_noted(&failed, discovery::run(self.store.clone(), self.discovery(), session_over.clone()));
@@ -181,11 +188,11 @@ impl PollingSession<'_> {
 
     /// The part that asks for readers, within the limit of its own API.
     fn readers(&self) -> ReaderAsking {
-        let SessionSettings { client, sdk_app_id, poller, readers, .. } = &*self.work;
+        let SessionSettings { client, sdk_app_id, polling, readers, retention, .. } = &*self.work;
         let limits = [(Api::Readers, readers.max_calls_per_second)];
         let (lease, over) = (Some(self.status.lease.clone()), self.session_over.clone());
-        let calls = OtherCalls::new(client.clone(), lease, limits, poller.transit_allowance, over);
-        ReaderAsking::new(self.store.clone(), calls.into(), readers.clone(), *sdk_app_id)
+        let calls = OtherCalls::new(client.clone(), lease, limits, polling.transit_allowance, over);
+        ReaderAsking::new(self.store.clone(), calls.into(), readers, retention.readers, *sdk_app_id)
     }
 
     /// The part that stores readers whom events tell.
@@ -202,7 +209,7 @@ impl PollingSession<'_> {
     fn discovery(&self) -> Option<DiscoveryParts> {
         let rules = self.work.discovery.clone()?;
         let (client, lease) = (self.work.client.clone(), Some(self.status.lease.clone()));
-        let (allowance, session_over) = (self.work.poller.transit_allowance, self.session_over.clone());
+        let (allowance, session_over) = (self.work.polling.transit_allowance, self.session_over.clone());
         let calls = OtherCalls::new(client, lease, rules.call_limits(), allowance, session_over);
         Some(DiscoveryParts {
             store: self.store.clone(),

@@ -20,13 +20,11 @@ fn calls(service: &Simulator) -> OtherCalls {
         identifier: "administrator".into(),
         credential: Credential::SecretKey("key".into()),
         destination: Destination::Endpoint(service.endpoint()),
-        request_timeout: Duration::from_secs(8),
-        max_connections: 10,
     };
     let lease = Lease::default();
     lease.elector().took(Some(1), clock::uptime(), clock::uptime());
     let limits = [Api::GroupInfo, Api::GroupList, Api::History].map(|api| (api, api.calls_per_second()));
-    let client = ChatClient::new(settings).unwrap();
+    let client = ChatClient::new(settings, Duration::from_secs(8), 10).unwrap();
     OtherCalls::new(client.into(), Some(lease.into()), limits, Duration::from_millis(50), CancellationToken::new())
 }
 

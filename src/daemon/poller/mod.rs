@@ -37,6 +37,7 @@ pub use self::{
 use crate::{
     chat::ChatClient,
     clock,
+    config::Polling,
     daemon::{activity::Activity, events::Health, pacing::Pacing, poller::failure_log::FailureLog, status::Heartbeat},
     logging::log_throttle::LogThrottle,
     rules::{
@@ -56,21 +57,6 @@ use crate::{
 
 /// Minimum change of the share of untold changes that cadences follow.
 const GIVES_WAY_BY: f64 = 0.02;
-
-/// Rate, batch size and timeouts of polls.
-#[derive(Debug, Clone)]
-pub struct PollerSettings {
-    /// Maximum number of attempts in any second.
-    pub max_calls_per_second: u32,
-    /// How long after its sending an attempt can still reach the service.
-    pub transit_allowance: Duration,
-    /// Maximum number of messages per call.
-    pub batch_size: usize,
-    /// Maximum number of polls in flight.
-    pub max_in_flight: usize,
-    /// Which polls add snapshots.
-    pub keep: KeepSnapshots,
-}
 
 /// The parts that a poller uses.
 #[derive(Debug)]
@@ -121,9 +107,9 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// A poller that starts no attempt after `stop`.
-    pub fn new(parts: PollerParts, settings: PollerSettings, stop: CancellationToken) -> Self {
-        let PollerSettings { max_calls_per_second, transit_allowance, batch_size, max_in_flight, keep } = settings;
+    /// A poller that starts no attempt after `stop`. `keep` says which polls add snapshots.
+    pub fn new(parts: PollerParts, polling: &Polling, keep: KeepSnapshots, stop: CancellationToken) -> Self {
+        let Polling { max_calls_per_second, transit_allowance, batch_size, max_in_flight, .. } = *polling;
         let room = Arc::new(Notify::new());
         let caller = Caller {
             client: parts.client,
@@ -139,7 +125,7 @@ impl Poller {
             stop,
         };
         let caller = Arc::new(caller);
-        let status = Arc::new(PollerStatus::new(caller.clone(), &settings));
+        let status = Arc::new(PollerStatus::new(caller.clone(), polling));
         let life = PollLife { caller: caller.clone(), recorder: parts.recorder, cadences: parts.cadences, keep };
         let (news_sender, news) = mpsc::unbounded_channel();
         Self {

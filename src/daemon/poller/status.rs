@@ -10,9 +10,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{PollerSettings, call::Caller};
+use super::call::Caller;
 use crate::{
     clock,
+    config::Polling,
     rules::{protocol::Failure, recording::KnownLimit, slot::GroupKey},
     text::duration,
 };
@@ -54,11 +55,11 @@ pub struct PollerStatus {
 }
 
 impl PollerStatus {
-    pub(super) fn new(caller: Arc<Caller>, settings: &PollerSettings) -> Self {
+    pub(super) fn new(caller: Arc<Caller>, polling: &Polling) -> Self {
         Self {
             caller,
-            limit: settings.max_calls_per_second,
-            max_in_flight: settings.max_in_flight,
+            limit: polling.max_calls_per_second,
+            max_in_flight: polling.max_in_flight,
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             ahead: AtomicUsize::new(0),

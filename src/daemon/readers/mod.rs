@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
+    config::Readers,
     daemon::other_calls::OtherCalls,
     domain::SdkAppId,
     logging::log_throttle::LogThrottle,
     rules::{
-        discovery::Pattern,
         protocol::others::GetReaders,
         readers::{Asking, Page, failing::retry_after, pseudonym::Naming},
     },
@@ -53,25 +53,13 @@ const MOST_UNNOTED: usize = 1_000;
 /// Maximum time for answers in flight to arrive at the end of a session.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How members are asked for and named.
-#[derive(Debug, Clone)]
-pub struct ReaderSettings {
-    /// How members are named in the database.
-    pub naming: Naming,
-    /// Which messages are asked for, and how often.
-    pub limits: AskingLimits,
-    /// Patterns of the groups whose readers are turned on when discovery adds them.
-    pub groups: Vec<Pattern>,
-    /// Maximum number of calls in any second.
-    pub max_calls_per_second: u32,
-}
-
 /// Asks for readers during a session.
 #[derive(Debug)]
 pub(crate) struct ReaderAsking {
     store: Store,
     calls: Arc<OtherCalls>,
-    settings: Arc<ReaderSettings>,
+    naming: Arc<Naming>,
+    limits: AskingLimits,
     app: SdkAppId,
     in_flight: JoinSet<Option<Asked>>,
     busy: HashMap<Id, ListKey>,
@@ -88,11 +76,19 @@ pub(crate) struct ReaderAsking {
 }
 
 impl ReaderAsking {
-    pub fn new(store: Store, calls: Arc<OtherCalls>, settings: ReaderSettings, app: SdkAppId) -> Self {
+    /// `kept` is how long readers are kept.
+    pub fn new(
+        store: Store,
+        calls: Arc<OtherCalls>,
+        readers: &Readers,
+        kept: Option<TimeDelta>,
+        app: SdkAppId,
+    ) -> Self {
         Self {
             store,
             calls,
-            settings: settings.into(),
+            naming: readers.naming.clone().into(),
+            limits: AskingLimits { every: readers.reader_cadence, kept },
             app,
             in_flight: JoinSet::new(),
             busy: HashMap::new(),
@@ -143,13 +139,13 @@ impl ReaderAsking {
         let free = (IN_FLIGHT - self.busy.len()).min(MOST_UNNOTED.saturating_sub(self.unnoted.len()));
         if free > 0 {
             let not_now: Vec<ListKey> = self.busy.values().chain(self.unnoted.keys()).copied().collect();
-            let due = self.store.due_readers(self.settings.limits, &not_now, free).await?;
+            let due = self.store.due_readers(self.limits, &not_now, free).await?;
             if due.is_empty() || !self.may_name().await? {
                 return self.measure_sometimes().await;
             }
             for due in due {
                 let key = due.key;
-                let asking = ask(self.store.clone(), self.calls.clone(), self.settings.clone(), self.app, due);
+                let asking = ask(self.store.clone(), self.calls.clone(), self.naming.clone(), self.app, due);
                 self.busy.insert(self.in_flight.spawn(asking).id(), key);
             }
         }
@@ -169,7 +165,7 @@ impl ReaderAsking {
     /// Whether members are stored by the configured naming only.
     async fn may_name(&mut self) -> Result<bool, StoreError> {
         if !self.may_name {
-            self.may_name = self.store.names_members(&self.settings.naming.fingerprint()).await?;
+            self.may_name = self.store.names_members(&self.naming.fingerprint()).await?;
         }
         if !self.may_name
             && let Some(count) = self.misnamed.happened(clock::uptime())
@@ -215,7 +211,7 @@ impl ReaderAsking {
     }
 
     async fn measure(&mut self) -> Result<(), StoreError> {
-        let behind = self.store.readers_behind(self.settings.limits).await?;
+        let behind = self.store.readers_behind(self.limits).await?;
         let late = behind.since.map_or(0.0, |since| (self.store.clock().now() - since).as_seconds_f64().max(0.0));
         metrics::gauge!("receiptd_readers_behind").set(behind.lists as f64);
         metrics::gauge!("receiptd_readers_behind_seconds").set(late);
@@ -225,13 +221,7 @@ impl ReaderAsking {
 }
 
 /// Asks for the readers of one message. `None` if the session is over first.
-async fn ask(
-    store: Store,
-    calls: Arc<OtherCalls>,
-    settings: Arc<ReaderSettings>,
-    app: SdkAppId,
-    due: DueList,
-) -> Option<Asked> {
+async fn ask(store: Store, calls: Arc<OtherCalls>, naming: Arc<Naming>, app: SdkAppId, due: DueList) -> Option<Asked> {
     let DueList { key, group_id, known, counts, failures } = due;
     let (mut asking, mut accounts, mut asked_at) = (Asking::new(known, counts), BTreeMap::new(), None);
     while let Some((side, place)) = asking.next() {
@@ -245,7 +235,7 @@ async fn ask(
             }
         };
         asked_at.get_or_insert(called.called_at);
-        let page = named(page, &settings.naming, app, &mut accounts);
+        let page = named(page, &naming, app, &mut accounts);
         if !asking.answered(page, called.called_at, called.ended_at) {
             break;
         }

@@ -3,17 +3,14 @@
 
 mod chart;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use axum::{body::Bytes, extract::State, response::Html};
 use chrono::TimeDelta;
 use indicatif::HumanCount;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::Ops;
+use super::state::{Found, Ops};
 use crate::{
     daemon::{activity::Minute, discovery::DiscoveryReport, report::Report},
     domain::Timestamp,
@@ -23,12 +20,6 @@ use crate::{
 };
 
 const STYLE: &str = include_str!("style.css");
-
-/// Minimum time between database queries, however many clients look.
-pub(super) const ASK_EVERY: Duration = Duration::from_secs(5);
-
-/// The page's data from the database, or the error.
-pub(super) type Found = Result<Arc<PageData>, String>;
 
 /// `/`.
 pub(super) async fn page(State(ops): State<Ops>) -> Html<Bytes> {

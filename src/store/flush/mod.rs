@@ -4,6 +4,7 @@
 //! was changed since it was read is not returned, and nothing else of its poll is written. Then come rows that are
 //! only inserted: snapshots and calls.
 
+mod item;
 mod late;
 mod milestones;
 mod rows;
@@ -13,6 +14,7 @@ use std::collections::HashSet;
 
 use self::rows::{close_messages, drop_slots, mend_slots, merge_slots, part_slots};
 pub(super) use self::{
+    item::Item,
     late::write_late,
     milestones::write_milestones,
     rows::{write_calls, write_groups, write_snapshots},
@@ -27,9 +29,9 @@ use super::{
     transaction::SHORT,
 };
 use crate::{
-    domain::{MsgSeq, Timestamp},
+    domain::Timestamp,
     rules::{
-        recording::{Kept, Outcome, Recording},
+        recording::{Kept, Recording},
         slot::{GroupKey, NewSlot, SlotKey},
         writing::Committed,
     },
@@ -46,39 +48,6 @@ pub(crate) struct Flushed {
     pub changed: HashSet<SlotKey>,
     /// Number of messages that left their slots during the poll, and whose receipts could not be stored.
     pub dropped: usize,
-}
-
-/// A poll and its effect on the messages.
-#[derive(Debug)]
-pub(super) struct Item<'k> {
-    pub kept: &'k Kept,
-    pub outcome: Outcome,
-}
-
-impl<'k> Item<'k> {
-    /// A poll without the messages in `refused`.
-    pub fn of(kept: &'k Kept, refused: &[MsgSeq]) -> Self {
-        Self { kept, outcome: kept.outcome(refused) }
-    }
-
-    pub fn recording(&self) -> &'k Recording {
-        &self.kept.recording
-    }
-
-    fn slot(&self) -> SlotRow<'_> {
-        let recording = self.recording();
-        SlotRow {
-            key: recording.slot,
-            version: self.kept.version(),
-            next_poll_at: recording.next_poll_at,
-            last_polled_at: recording.last_polled_at,
-            known_until: recording.known_until,
-            last_called_at: self.kept.last_called_at(),
-            quiet_polls: recording.quiet_polls,
-            failures: recording.failures,
-            contents: &self.outcome.contents,
-        }
-    }
 }
 
 /// Writes polls and returns the results for their slots.

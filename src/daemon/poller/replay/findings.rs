@@ -1,6 +1,6 @@
 //! How truly polls told when messages were read: what was found beside the truth.
 
-use super::Sent;
+use super::sent::Sent;
 use crate::{
     domain::{Counts, Timestamp},
     rules::{

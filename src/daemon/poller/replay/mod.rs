@@ -6,6 +6,8 @@
 
 mod events;
 mod findings;
+mod hearing;
+mod sent;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +19,11 @@ use std::{
 
 use chrono::TimeDelta;
 
-pub use self::findings::{Findings, Measure};
 use self::{events::Events, findings::Watching};
+pub use self::{
+    findings::{Findings, Measure},
+    sent::Sent,
+};
 use crate::{
     domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
     rules::{
@@ -35,19 +40,6 @@ use crate::{
 
 /// Time between two steps of the stretch.
 const STEP: TimeDelta = TimeDelta::seconds(10);
-
-/// A message and when it was read.
-#[derive(Debug, Clone)]
-pub struct Sent {
-    /// The group that it was sent to.
-    pub group_key: GroupKey,
-    /// When it was sent.
-    pub sent_at: Timestamp,
-    /// How many members may read it.
-    pub members: u32,
-    /// When members read it, rising.
-    pub reads: Vec<Timestamp>,
-}
 
 /// How messages are polled.
 #[derive(Debug, Clone)]
