@@ -226,7 +226,7 @@ pub fn using(config: &config::Database) -> String {
 
 /// The remedy for a database failure, if there is one.
 pub fn advice(error: &StoreError) -> Option<&'static str> {
-    let is_unreachable = matches!(error, StoreError::Failed { source: sqlx::Error::Io(_), .. })
+    let is_unreachable = matches!(error, StoreError::Failed { source, .. } if matches!(**source, sqlx::Error::Io(_)))
         || matches!(error, StoreError::Deadline { .. } | StoreError::Unanswered { .. });
     error.advice().or(is_unreachable.then_some("is it running, and can this machine reach it?"))
 }

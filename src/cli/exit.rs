@@ -78,7 +78,7 @@ impl Exit {
                 return Some(Self::Config);
             }
             let is_away = cause.is::<sqlx::Error>()
-                || matches!(failure(cause), Some(StoreError::Deadline { .. } | StoreError::Unanswered { .. }))
+                || is_unavailable(cause)
                 || matches!(cause.downcast_ref(), Some(StartError::Listen(_)));
             is_away.then_some(Self::Unavailable)
         };
@@ -93,6 +93,12 @@ fn is_unfit(cause: &(dyn std::error::Error + 'static)) -> bool {
         _ => cause.downcast_ref::<SchemaError>(),
     };
     matches!(schema, Some(SchemaError::Newer { .. } | SchemaError::Unfit(_)))
+}
+
+/// Whether the database could not be used just now.
+fn is_unavailable(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use StoreError::{Deadline, Failed, Unanswered};
+    matches!(failure(cause), Some(Failed { .. } | Deadline { .. } | Unanswered { .. }))
 }
 
 /// Whether the environment names a proxy that can't be used.

@@ -179,12 +179,11 @@ mod tests {
     fn an_error_prints_each_cause_once_and_a_database_remedy() {
         let refused = || std::io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
         let doing = "reading the schema version of receiptd";
-        let failed = Err::<(), _>(StoreError::Failed { doing, source: sqlx::Error::Io(refused()) });
+        let failed = Err::<(), _>(StoreError::failed(doing, sqlx::Error::Io(refused())));
         assert_eq!(
             said(&failed.context("connecting to postgres://me@db:5432/history").unwrap_err()),
-            "connecting to postgres://me@db:5432/history: reading the schema version of receiptd failed: error \
-             communicating with database: Connection refused (os error 111): is it running, and can this machine \
-             reach it?"
+            "connecting to postgres://me@db:5432/history: reading the schema version of receiptd failed: \
+             Connection refused (os error 111): is it running, and can this machine reach it?"
         );
         let twice = anyhow!(sqlx::Error::Io(refused())).context("migrating failed");
         assert_eq!(

@@ -1,9 +1,34 @@
 //! Why a database operation failed. An error names the operation; its SQLSTATE decides the remedy
 //! ([`super::sqlstate`]).
 
-use std::time::Duration;
+use std::{fmt, ops::Deref, time::Duration};
 
 use crate::{clock, logging::log_throttle::LogThrottle, postgres_url::UrlFault};
+
+/// An error of the driver, which displays each fact once: the driver's own text is repeated by its cause, and those of the
+/// server end with a line in PostgreSQL's source.
+#[derive(Debug)]
+pub struct DriverError(sqlx::Error);
+
+impl std::error::Error for DriverError {}
+
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            sqlx::Error::Database(error) => f.write_str(error.message()),
+            sqlx::Error::Io(error) => error.fmt(f),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl Deref for DriverError {
+    type Target = sqlx::Error;
+
+    fn deref(&self) -> &sqlx::Error {
+        &self.0
+    }
+}
 
 /// A failed database operation, with the reason.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +40,7 @@ pub enum StoreError {
         doing: &'static str,
         /// The error of the database or the connection.
         #[source]
-        source: sqlx::Error,
+        source: DriverError,
     },
     /// It exceeded its deadline.
     #[error("{doing} failed: the database gave no answer within {} s", .patience.as_secs())]
@@ -32,7 +57,7 @@ pub enum StoreError {
         doing: &'static str,
         /// The error of the connection; `None` if the deadline was exceeded.
         #[source]
-        source: Option<sqlx::Error>,
+        source: Option<DriverError>,
     },
     /// Another receiptd polls this app now. Nothing was written.
     #[error("{doing} failed: another receiptd polls this app now")]
@@ -43,6 +68,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The failure of `doing` by an error of the driver.
+    pub fn failed(doing: &'static str, error: sqlx::Error) -> Self {
+        Self::Failed { doing, source: DriverError(error) }
+    }
+
+    /// The failure of `doing` in its commit, which was not answered; `None` if the deadline was exceeded.
+    pub(super) fn unanswered(doing: &'static str, error: Option<sqlx::Error>) -> Self {
+        Self::Unanswered { doing, source: error.map(DriverError) }
+    }
+
     /// Logs the error with its cause and remedy, unless `trouble` was logged a moment ago.
     pub(crate) fn log(&self, trouble: &mut LogThrottle, what: &str) {
         if let Some(count) = trouble.happened(clock::uptime()) {
@@ -54,12 +89,7 @@ impl StoreError {
     /// The error text of the database or the connection.
     pub fn cause(&self) -> Option<String> {
         let Self::Failed { source, .. } = self else { return None };
-        Some(match source {
-            // Errors from the server end with a line in PostgreSQL's source.
-            sqlx::Error::Database(error) => error.message().to_owned(),
-            sqlx::Error::Io(error) => error.to_string(),
-            other => other.to_string(),
-        })
+        Some(source.to_string())
     }
 
     /// The operation, the cause and the remedy, on one line.
@@ -76,4 +106,20 @@ pub enum ConnectError {
     /// The URL is invalid. The error doesn't repeat it, since it contains the password.
     #[error("database.url {0}")]
     Url(#[from] UrlFault),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error, io, iter};
+
+    use super::*;
+
+    #[test]
+    fn a_failure_and_its_causes_tell_each_fact_once() {
+        let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
+        let error = StoreError::failed("reading the watch list", sqlx::Error::Io(refused));
+        let chain: Vec<String> =
+            iter::successors(Some(&error as &dyn Error), |&error| error.source()).map(ToString::to_string).collect();
+        assert_eq!(chain, ["reading the watch list failed", "Connection refused (os error 111)"]);
+    }
 }

@@ -42,7 +42,7 @@ impl Store {
         let rows = self.read(DOING, RENEWAL, row).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (holder, epoch, expires_at, now) =
-            FromRow::from_row(row).map_err(|source| StoreError::Failed { doing: DOING, source })?;
+            FromRow::from_row(row).map_err(|error| StoreError::failed(DOING, error))?;
         self.note_time(asked_at, now);
         Ok(Some(LeaseRow { holder, epoch, expires_at }))
     }
@@ -212,7 +212,7 @@ impl Store {
         );
         let asked_at = clock::uptime();
         let Some(row) = self.connections.at_once(doing, RENEWAL, &statement).await? else { return Ok(false) };
-        self.note_time(asked_at, row.try_get(0).map_err(|source| StoreError::Failed { doing, source })?);
+        self.note_time(asked_at, row.try_get(0).map_err(|error| StoreError::failed(doing, error))?);
         Ok(true)
     }
 }

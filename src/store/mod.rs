@@ -59,7 +59,7 @@ pub(crate) use self::{
 pub use self::{
     changed_groups::LeftBehind,
     discovery::{DiscoveredGroup, DiscoveryTotals, Followed, GroupRead, Room, Watching},
-    error::{ConnectError, StoreError},
+    error::{ConnectError, DriverError, StoreError},
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     forecast::LastDay,
     overview::Overview,

@@ -183,7 +183,7 @@ impl Store {
                 // feature_not_supported; object_not_in_prerequisite_state, as with a DEFAULT partition
                 (Some("0A000" | "55000"), Some(instead)) => self.change(instead).await,
                 (Some(state), _) if OTHERS.contains(&state) => Ok(false),
-                _ => Err(StoreError::Failed { doing, source: error }),
+                _ => Err(StoreError::failed(doing, error)),
             },
         }
     }

@@ -107,7 +107,7 @@ impl Store {
             let analyze = sqlx::AssertSqlSafe(format!("ANALYZE {table}"));
             let analyzed = timeout(ROLLUP, connection.execute(sqlx::raw_sql(analyze))).await;
             let analyzed = analyzed.map_err(|_| StoreError::Deadline { doing, patience: ROLLUP })?;
-            analyzed.map_err(|source| StoreError::Failed { doing, source })?;
+            analyzed.map_err(|error| StoreError::failed(doing, error))?;
         }
         Ok(())
     }

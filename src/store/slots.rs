@@ -115,7 +115,7 @@ impl Store {
         let (groups, ids) = SlotKey::columns(slots);
         let rows = || query(READ_SLOTS).bind(groups.clone()).bind(ids.clone());
         let read: Result<Vec<Slot>, sqlx::Error> = self.read(DOING, SHORT, rows).await?.iter().map(slot).collect();
-        let mut read = read.map_err(|source| StoreError::Failed { doing: DOING, source })?;
+        let mut read = read.map_err(|error| StoreError::failed(DOING, error))?;
         let order: std::collections::HashMap<SlotKey, usize> = slots.iter().copied().zip(0..).collect();
         read.sort_by_key(|slot| order.get(&slot.key).copied());
         Ok(read)
@@ -140,7 +140,7 @@ impl Store {
         };
         let found: Result<Vec<(usize, SlotKey)>, sqlx::Error> =
             self.read(DOING, SHORT, rows).await?.iter().map(of).collect();
-        found.map_err(|source| StoreError::Failed { doing: DOING, source })
+        found.map_err(|error| StoreError::failed(DOING, error))
     }
 
     /// A slot of each of these groups that are polled.
@@ -190,7 +190,7 @@ impl Store {
         };
         let pairs: Result<Vec<(SlotKey, SlotKey)>, sqlx::Error> =
             self.read(DOING, SHORT, pairs).await?.iter().map(of).collect();
-        pairs.map_err(|source| StoreError::Failed { doing: DOING, source })
+        pairs.map_err(|error| StoreError::failed(DOING, error))
     }
 }
 

@@ -204,7 +204,7 @@ impl Connections {
     pub async fn connect(&self, doing: &'static str) -> Result<PgConnection, StoreError> {
         match timely(timeout_at(Instant::now() + CONNECT, self.0.manager().connect()).await) {
             Ok(connection) => Ok(connection),
-            Err(Some(source)) => Err(counted(StoreError::Failed { doing, source })),
+            Err(Some(error)) => Err(counted(StoreError::failed(doing, error))),
             Err(None) => Err(counted(StoreError::Deadline { doing, patience: CONNECT })),
         }
     }
@@ -273,11 +273,11 @@ fn counted(error: StoreError) -> StoreError {
 
 fn unavailable(doing: &'static str, error: PoolError<sqlx::Error>) -> StoreError {
     match error {
-        PoolError::Backend(source) => StoreError::Failed { doing, source },
-        PoolError::Timeout(TimeoutType::Wait) => StoreError::Failed { doing, source: sqlx::Error::PoolTimedOut },
+        PoolError::Backend(error) => StoreError::failed(doing, error),
+        PoolError::Timeout(TimeoutType::Wait) => StoreError::failed(doing, sqlx::Error::PoolTimedOut),
         PoolError::Timeout(_) => StoreError::Deadline { doing, patience: CONNECT },
         PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
-            StoreError::Failed { doing, source: sqlx::Error::PoolClosed }
+            StoreError::failed(doing, sqlx::Error::PoolClosed)
         }
     }
 }
@@ -350,10 +350,10 @@ impl Transaction {
             }
             Err(Some(error)) if sqlstate::is_lease_lost(&error) => Err(StoreError::LeaseLost { doing: self.doing }),
             Err(error) if is_answer(error.as_ref()) => Err(self.failed(error)),
-            Err(source) => {
+            Err(error) => {
                 let doing = self.doing;
                 _ = self.failed(None);
-                Err(StoreError::Unanswered { doing, source })
+                Err(StoreError::unanswered(doing, error))
             }
         }
     }
@@ -398,7 +398,7 @@ impl Transaction {
         }
         let Self { doing, patience, .. } = self;
         let error = match error {
-            Some(source) => StoreError::Failed { doing, source },
+            Some(error) => StoreError::failed(doing, error),
             None => StoreError::Deadline { doing, patience },
         };
         counted(error)
