@@ -1,11 +1,12 @@
-//! Files with secrets that other users of the machine can read or write. They cause a warning but are used, since in
-//! a container it may not matter.
+//! Files with secrets that other users of the machine can read or write. They cause a warning but are used.
 
 use std::{
     fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 /// A file with a secret that any user of the machine can read or change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,14 +16,22 @@ pub struct ExposedFile {
 }
 
 impl ExposedFile {
-    /// The file, if other users can access it; `None` also if it can't be inspected.
+    /// The file, if other users can access it; `None` also if it can't be inspected, or if it is mounted by itself, as
+    /// containers do with secrets: then its mode is for their accounts, and directories of the host may close it.
     pub(super) fn find(path: &Path) -> Option<Self> {
         let path = path.canonicalize().ok()?;
         let mode = |path: &Path| Some(fs::metadata(path).ok()?.permissions().mode() & 0o777);
         let may_pass = |directory: &Path| mode(directory).is_some_and(|mode| mode & 0o001 != 0);
         let own = mode(&path)?;
-        (own & 0o006 != 0 && path.ancestors().skip(1).all(may_pass)).then_some(Self { path, mode: own })
+        let is_exposed = own & 0o006 != 0 && path.ancestors().skip(1).all(may_pass) && !is_mounted(&path);
+        is_exposed.then_some(Self { path, mode: own })
     }
+}
+
+/// Whether something is mounted just there.
+fn is_mounted(path: &Path) -> bool {
+    statx(CWD, path, AtFlags::empty(), StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 impl fmt::Display for ExposedFile {
@@ -62,5 +71,11 @@ mod tests {
         with_mode(directory.path(), 0o750);
         assert_eq!(ExposedFile::find(&path), None, "nobody gets there");
         assert_eq!(ExposedFile::find(Path::new("/nowhere")), None);
+    }
+
+    #[test]
+    fn a_mounted_place_is_told_from_others() {
+        assert!(is_mounted(Path::new("/proc")));
+        assert!(!is_mounted(Path::new("/proc/self")) && !is_mounted(Path::new("/nowhere")));
     }
 }
