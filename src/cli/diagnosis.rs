@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use receiptd::{
     config::Http,
+    domain::SdkAppId,
     http::{self, Unheard},
     store::ExplainedCall,
     text::{counted::counted, duration},
 };
 use serde_json::Value;
 
-/// The report of the daemon on this machine.
-pub async fn ask(http: &Http) -> Result<Value, Unheard> {
-    http::ask(http.listen.ok_or(Unheard::Silent)?, http.token.as_ref()).await
+/// The report of the app's daemon on this machine.
+pub async fn ask(app: SdkAppId, http: &Http) -> Result<Value, Unheard> {
+    http::ask(app, http.listen.ok_or(Unheard::Silent)?, http.token.as_ref()).await
 }
 
 /// Why the app is not being polled, with the remedy if there is one. From `daemon` if it is the lease holder, else

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{peer, state::Ops};
-use crate::daemon::report::Report;
+use crate::{daemon::report::Report, domain::SdkAppId};
 
 /// Timeout for the daemon's whole answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,6 +37,14 @@ pub enum Unheard {
         /// The address.
         listen: SocketAddr,
     },
+    /// The daemon there serves another app.
+    #[error("at {listen} serves another app, {sdk_app_id}")]
+    OtherApp {
+        /// Its app.
+        sdk_app_id: u64,
+        /// The address.
+        listen: SocketAddr,
+    },
     /// The owner of the listening program is unknown.
     #[error("was not asked: the owner of the program listening at {listen} is unknown: {why}")]
     Unknown {
@@ -47,9 +55,10 @@ pub enum Unheard {
     },
 }
 
-/// The response: the report, and the same as a line.
+/// The response: the app, the report, and the same as a line.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
+    sdk_app_id: u32,
     line: String,
     #[serde(flatten)]
     report: Report,
@@ -58,20 +67,29 @@ pub(super) struct Status {
 /// `/status.json`.
 pub(super) async fn status(State(ops): State<Ops>) -> Json<Status> {
     let report = Report::of(&ops.term, Instant::now());
-    Json(Status { line: report.to_string(), report })
+    Json(Status { sdk_app_id: ops.store.sdk_app_id().get(), line: report.to_string(), report })
 }
 
-/// The report of the daemon that listens on the address.
+/// The report of the app's daemon that listens on the address.
 ///
 /// # Errors
-/// If it does not answer, or a program of another account listens there: it neither gets the token nor is trusted.
-pub async fn ask(listen: SocketAddr, token: Option<&SecretString>) -> Result<serde_json::Value, Unheard> {
+/// If it does not answer, serves another app, or a program of another account listens there: that neither gets the
+/// token nor is trusted.
+pub async fn ask(
+    app: SdkAppId,
+    listen: SocketAddr,
+    token: Option<&SecretString>,
+) -> Result<serde_json::Value, Unheard> {
     let listen = reachable(listen);
     refuse_strangers(listen)?;
     let answer = fetch(listen, token).await;
     // Checked again: a program that only just started there could have sent the answer.
     refuse_strangers(listen)?;
-    answer.ok_or(Unheard::Silent)
+    let report = answer.ok_or(Unheard::Silent)?;
+    match report["sdk_app_id"].as_u64() {
+        Some(sdk_app_id) if sdk_app_id != u64::from(app.get()) => Err(Unheard::OtherApp { sdk_app_id, listen }),
+        _ => Ok(report),
+    }
 }
 
 fn refuse_strangers(listen: SocketAddr) -> Result<(), Unheard> {

@@ -85,6 +85,21 @@ async fn an_impostor_of_the_daemon_is_bounded_and_moves_no_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_of_another_app_says_nothing_about_this_one() {
+    let (mut place, database) = (Harness::new("other-app", 200).await, TestDatabase::new().await);
+    migrate(&database);
+    database.psql("SELECT receiptd.watch_messages(1400000000, 'g', '{1}')");
+    let body = r#"{"sdk_app_id":1400000001,"line":"all is well","role":"polling","trouble":"no way in"}"#;
+    let report = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let (listen, _asked) = answering(move |out| _ = out.write_all(report.as_bytes()));
+    for arguments in [&["status"][..], &["explain", "g", "1"]] {
+        let said = printed(&mut place, &database, listen, arguments);
+        assert!(said.contains(&format!("at {listen} serves another app, 1400000001")), "{said}");
+        assert!(!said.contains("all is well") && !said.contains("no way in"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_of_another_account_is_not_asked_and_gets_no_token() {
     // Only root can start a program as another account.
     if !rustix::process::geteuid().is_root() {

@@ -109,7 +109,7 @@ async fn look(opened: &Opened, group: &GroupId, seq: Option<MsgSeq>) -> Result<K
     let Opened { store, config, .. } = opened;
     let (facts, holder, last_call) =
         (store.explain(group, seq).await?, store.holder().await?, store.last_call().await?);
-    let heard = diagnosis::ask(&config.http).await;
+    let heard = diagnosis::ask(store.sdk_app_id(), &config.http).await;
     if let Err(unheard) = &heard
         && *unheard != Unheard::Silent
     {

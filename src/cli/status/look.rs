@@ -31,7 +31,7 @@ pub struct Status {
 
 pub async fn look(store: &Store, http: &Http) -> Result<Status, StoreError> {
     let database = store.overview().await?;
-    let heard = diagnosis::ask(http).await;
+    let heard = diagnosis::ask(store.sdk_app_id(), http).await;
     let daemon_unheard = heard.as_ref().err().map(ToString::to_string);
     let daemon = heard.ok();
     let trouble = diagnosis::of_app(daemon.as_ref(), store.last_call().await?.as_ref());
