@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use super::state::{Check, Ops};
 use crate::{
-    daemon::status::{DaemonStatus, Role},
+    daemon::{
+        poller::PollerStatus,
+        status::{DaemonStatus, Role},
+    },
     store::Store,
 };
 
@@ -52,7 +55,7 @@ pub(super) async fn ready(State(ops): State<Ops>) -> (StatusCode, Json<Readiness
         database,
         schema,
         lease: lease(&ops.term),
-        credentials: Check::unless(ops.term.poller().and_then(|poller| poller.fault())),
+        credentials: credentials(ops.term.poller().as_deref()),
         service: Check::unless(ops.term.poller().and_then(|poller| poller.outage())),
         storing: Check::unless(ops.term.storing_blocked().then(|| "results can't be stored".to_owned())),
         clock: Check::unless(ops.term.doubt().map(|doubt| doubt.to_string())),
@@ -90,6 +93,16 @@ fn lease(term: &DaemonStatus) -> Check {
             let unknown = || "the lease holder is not known yet".to_owned();
             Check::unless(Some(term.trouble().unwrap_or_else(unknown)))
         }
+    }
+}
+
+fn credentials(poller: Option<&PollerStatus>) -> Check {
+    match poller.map(|poller| (poller.fault(), poller.is_judged())) {
+        Some((Some(fault), _)) => Check::unless(Some(fault)),
+        Some((None, false)) => {
+            Check { ok: true, reason: Some("not known yet: no call has been answered since polling began".to_owned()) }
+        }
+        Some((None, true)) | None => Check::unless(None),
     }
 }
 

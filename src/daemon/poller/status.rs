@@ -76,6 +76,11 @@ impl PollerStatus {
         self.caller.calls().gate.fault().map(|failure| failure.of_app(self.caller.clock.doubt()))
     }
 
+    /// Whether the service has accepted or refused the app's signature since polling began.
+    pub fn is_judged(&self) -> bool {
+        self.caller.calls().gate.signature_is_known()
+    }
+
     /// Why calls are paused, while it is not known whether the app or single groups are at fault.
     pub fn doubt(&self) -> Option<String> {
         let calls = self.caller.calls();

@@ -218,6 +218,11 @@ impl Gate {
         if is_app { Blame::App(is_news) } else { Blame::Unknown }
     }
 
+    /// Whether the service has judged a signature since the term began.
+    pub(crate) fn signature_is_known(&self) -> bool {
+        self.signature.is_known()
+    }
+
     /// The reaction to a refused signature, see [`SignatureState::refused`].
     pub(crate) fn signature_refused(&mut self, sent: Instant, now: Instant) -> Signature {
         self.signature.refused(sent, now)

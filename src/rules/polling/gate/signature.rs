@@ -68,6 +68,11 @@ impl SignatureState {
         }
     }
 
+    /// Whether the service has judged a signature since the term began.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     /// There was nothing to ask for with the first call.
     pub(super) fn has_not_called(&mut self) {
         self.first = None;
