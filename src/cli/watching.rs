@@ -1,8 +1,9 @@
 //! Repeats a query for a command that goes on until it is stopped. Survives an outage of the database.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use receiptd::store::StoreError;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::tell;
@@ -33,12 +34,14 @@ impl Watching {
         F: Future<Output = Result<T, StoreError>>,
     {
         loop {
-            if stop.run_until_cancelled(tokio::time::sleep(self.wait)).await.is_none() {
+            if stop.run_until_cancelled(sleep(self.wait)).await.is_none() {
                 return Ok(None);
             }
             let start = Instant::now();
             let Some(answer) = stop.run_until_cancelled(look()).await else { return Ok(None) };
-            self.wait = self.every.max(start.elapsed() * (SHARE - 1));
+            let took = start.elapsed();
+            // One that failed by its deadline is not put off for minutes: the outage may end at any time.
+            self.wait = self.every.max(if answer.is_ok() { took * (SHARE - 1) } else { took });
             match answer {
                 Ok(answer) => {
                     (self.has_answered, self.is_away) = (true, false);
@@ -63,6 +66,26 @@ mod tests {
 
     fn failure() -> StoreError {
         StoreError::Deadline { doing: "looking", patience: Duration::from_secs(1) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_asked_for_less_often_and_a_slow_failure_is_not() {
+        let stop = CancellationToken::new();
+        let mut watching = Watching::new(Duration::from_secs(2));
+        let after = |slow: Duration, answer| async move {
+            sleep(slow).await;
+            answer
+        };
+        let ten = Duration::from_secs(10);
+        watching.next(&stop, || after(ten, Ok(1))).await.unwrap();
+        assert_eq!(watching.wait, Duration::from_secs(90));
+        let (start, failures) = (Instant::now(), Cell::new(0));
+        let look = || {
+            failures.set(failures.get() + 1);
+            after(ten, if failures.get() < 4 { Err(failure()) } else { Ok(2) })
+        };
+        assert_eq!(watching.next(&stop, look).await.unwrap(), Some(2));
+        assert_eq!(start.elapsed(), Duration::from_secs(90) + 3 * (ten + ten) + ten);
     }
 
     #[tokio::test(start_paused = true)]
