@@ -46,17 +46,18 @@ pub(crate) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
 }
 
 pub(crate) async fn look_after_partitions(store: Store, stop: CancellationToken) {
-    let mut wait = PARTITIONS_EVERY;
+    let (mut wait, mut trouble) = (PARTITIONS_EVERY, LogThrottle::default());
     loop {
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(wait) => {} }
         wait = match prepare_days(&store).await {
-            Ok(_) => PARTITIONS_EVERY,
+            Ok(_) => {
+                if trouble.is_over() {
+                    tracing::info!("daily partitions are created in advance again");
+                }
+                PARTITIONS_EVERY
+            }
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "daily partitions could not be created in \
-                    advance"
-                );
+                error.log(&mut trouble, "daily partitions could not be created in advance");
                 Duration::from_secs(60)
             }
         };

@@ -1,12 +1,20 @@
 //! The log: repeated failures are logged once, and docs/operators.md shows the lines as they are.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::Child,
+    sync::mpsc::{Receiver, channel},
+    thread,
+};
 
 use sqlx::PgPool;
 
 use crate::{
     common::TestDatabase,
-    harness::{Harness, end, migrate, signal, watch},
+    harness::{Harness, PATIENCE, end, migrate, signal, watch},
 };
 
 /// Has three polls of the group partly refused, after `trouble`, and returns the daemon's log lines with `words`.
@@ -96,10 +104,66 @@ fn the_lines_of_bad_days_are_those_of_the_program() {
     let source = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     // A string may go on in the next line.
     let source = source.split("\\\n").map(str::trim_start).collect::<String>();
-    let table = OPERATORS.split("| line begins with |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
-    let lines: Vec<&str> = table.split('`').skip(1).step_by(2).filter(|line| line.contains(' ')).collect();
-    assert!(lines.len() > 15, "{lines:?}");
-    for line in lines {
+    let days = bad_days();
+    assert!(days.len() > 15, "{days:?}");
+    for line in days.iter().flat_map(|(begins, ends)| [Some(*begins), *ends]).flatten() {
         assert!(source.contains(line), "no line of the log begins with {line:?}");
     }
+}
+
+/// How the lines of bad days begin, and those of their ends, according to the docs.
+fn bad_days() -> Vec<(&'static str, Option<&'static str>)> {
+    let table = OPERATORS.split("| line begins with |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let rows = table.lines().skip(2).map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')));
+    rows.map(|mut cells| (cells.nth(1).unwrap(), cells.nth(1).filter(|ends| !ends.is_empty()))).collect()
+}
+
+/// The lines of a daemon's log as they are written.
+struct Followed {
+    lines: Receiver<String>,
+    said: Vec<String>,
+}
+
+impl Followed {
+    fn of(daemon: &mut Child) -> Self {
+        let (tell, lines) = channel();
+        let log = BufReader::new(daemon.stderr.take().unwrap());
+        thread::spawn(move || log.lines().map_while(Result::ok).all(|line| tell.send(line).is_ok()));
+        Self { lines, said: vec![] }
+    }
+
+    /// Whether a line contains `words`, and since then none contains `ends`.
+    fn is_open(&self, words: &str, ends: Option<&str>) -> bool {
+        let last = |words: &str| self.said.iter().rposition(|line| line.contains(words));
+        last(words) > ends.and_then(last)
+    }
+
+    fn wait_until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            self.said.push(self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{:#?}", self.said)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trouble_with_the_schedule_is_logged_when_it_begins_and_when_it_ends() {
+    let (place, database) = (Harness::new("ended", 200).await, TestDatabase::new().await);
+    let mut daemon = place.spawn(Some(&database));
+    let mut log = Followed::of(&mut daemon);
+    place.hears("READY=1");
+    watch(&PgPool::connect(&database.url()).await.unwrap(), 1, 1).await;
+    let schedule = "reading the schedule failed";
+    // A poll that is being stored at that moment fails instead, and holds up the schedule.
+    while !log.is_open(schedule, None) {
+        let calls = place.simulator.ledger().ended_calls();
+        place.simulator.wait_for_ended_calls(calls + 1).await;
+        database.psql("ALTER TABLE receiptd.poll_slots RENAME TO elsewhere");
+        log.wait_until(|log| {
+            log.is_open(schedule, None) || log.is_open("storing results failed", Some("storing results again"))
+        });
+        database.psql("ALTER TABLE receiptd.elsewhere RENAME TO poll_slots");
+        log.wait_until(|log| bad_days().iter().all(|(begins, ends)| ends.is_none() || !log.is_open(begins, *ends)));
+    }
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0), "{:#?}", log.said);
 }

@@ -122,6 +122,9 @@ impl EventRecorder {
                     error.log(&mut trouble, "recording events of webhooks failed: they wait");
                     sleep(TRY_AGAIN).await;
                 }
+                if trouble.is_over() {
+                    tracing::info!("events of webhooks are recorded again");
+                }
             };
             let deadline = async {
                 stop.cancelled().await;

@@ -34,6 +34,7 @@ impl Poller {
                         error.log(&mut self.trouble, "reading the schedule failed: polling waits");
                         return READ_AGAIN;
                     }
+                    self.say_readable();
                 }
             }
             self.heartbeat.beat();
@@ -58,7 +59,10 @@ impl Poller {
         let read = self.read(&mut claimed).await;
         let now = self.now();
         let round = match read {
-            Ok(slots) => self.dispatch.start(&mut self.caller.calls(), claimed, slots, now),
+            Ok(slots) => {
+                self.say_readable();
+                self.dispatch.start(&mut self.caller.calls(), claimed, slots, now)
+            }
             Err(error) => {
                 error.log(&mut self.trouble, "reading the schedule failed: polling waits");
                 self.dispatch.not_read(&mut self.caller.calls(), claimed, error.is_unanswered(), now)
@@ -70,6 +74,12 @@ impl Poller {
             self.spawn(poll);
         }
         round.wait
+    }
+
+    fn say_readable(&mut self) {
+        if self.trouble.is_over() {
+            tracing::info!("schedule readable again");
+        }
     }
 
     /// Reads the present contents of slots. Newly claimed slots are added to `claimed`, also if this fails.
