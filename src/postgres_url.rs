@@ -112,7 +112,7 @@ impl PostgresUrl {
         &self.options
     }
 
-    /// What an attacker on the network could do, if the URL allows it.
+    /// The attack on the network that the URL allows, if any.
     pub fn exposure(&self) -> Option<&'static str> {
         if is_local(&self.options) {
             return None;

@@ -73,7 +73,7 @@ impl Policy {
         self.replay(messages, stretch, Stretching::By(by), None)
     }
 
-    /// Polls the messages with at most so many calls a second, by a cadence that would make `calls` without that limit.
+    /// Polls the messages with at most this number of calls per second, by a cadence that would make `calls` without that limit.
     pub fn at_limit(self, messages: &[Sent], calls: f64, limit: f64) -> Findings {
         match self {
             Self::Queue => self.replay(messages, 1.0, Stretching::By(1.0), Some(limit)),
@@ -97,7 +97,7 @@ impl Policy {
         replay(messages, &Way { cadences, stretch: Stretching::By(1.0), batch_size: 50, limit: None, told })
     }
 
-    /// Polls the messages with so many calls, to two of a hundred.
+    /// Polls the messages with this number of calls, give or take 2 %.
     pub fn at_calls(self, messages: &[Sent], calls: f64) -> Findings {
         self.longer(messages, calls).1
     }

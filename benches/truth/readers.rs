@@ -1,11 +1,11 @@
-//! Who reads messages when.
+//! Simulated readers: which member reads which message, and when.
 
 use fastrand::Rng;
 use receiptd::simulator::ReadingCurve;
 
 use super::worlds::DAY;
 
-/// How the members of a group read.
+/// Reading habits of the members of a group.
 #[derive(Debug, Clone, Copy)]
 pub enum Readers {
     /// They look into the group now and then, mostly by day, and read all that is unread; some soon after a message, some
@@ -52,7 +52,7 @@ fn visitors(sent: &[f64], members: u32, until: f64, rng: &mut Rng) -> Vec<Vec<f6
     reads
 }
 
-/// When a member looks into a group.
+/// The times at which a member opens a group.
 fn visits(sent: &[f64], pace: f64, until: f64, rng: &mut Rng) -> Vec<f64> {
     let kind = rng.f64();
     let a_day = pace * log_normal(rng, 0.7) * if kind < 0.15 { 0.3 } else { 6.0 };
@@ -78,7 +78,7 @@ fn visits(sent: &[f64], pace: f64, until: f64, rng: &mut Rng) -> Vec<f64> {
     visits
 }
 
-/// How awake people are at a time, from 0 to 1; a half on average.
+/// Share of people who are awake at a time; 0.5 on average.
 pub fn daytime(at: f64) -> f64 {
     let hour = at.rem_euclid(DAY) / 3_600.0;
     (0.5 - 0.49 * (std::f64::consts::TAU * (hour - 2.0) / 24.0).cos()).clamp(0.01, 1.0)

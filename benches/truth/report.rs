@@ -4,7 +4,7 @@ use receiptd::daemon::poller::replay::{Findings, Sent};
 
 use super::{policies::Policy, worlds::World};
 
-/// What is printed, and what it comes to in the end.
+/// The printed rows and their summary.
 #[derive(Default)]
 pub struct Report {
     tiers: f64,

@@ -111,7 +111,7 @@ impl World {
     }
 }
 
-/// Monday at midnight, and so many seconds.
+/// This number of seconds after Monday at midnight.
 fn time(seconds: f64) -> Timestamp {
     Timestamp::from_timestamp_micros(1_795_996_800_000_000 + (seconds * 1e6) as i64).unwrap()
 }

@@ -53,7 +53,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What discovery has done.
+/// The totals of discovery.
 #[derive(Serialize)]
 struct Done {
     enabled: bool,
@@ -65,7 +65,7 @@ struct Done {
     receipt_share: Option<f64>,
 }
 
-/// What it would do.
+/// The estimate of a dry run.
 #[derive(Debug, Default, Serialize)]
 struct Estimate {
     /// Number of groups that would be followed.

@@ -16,7 +16,7 @@ use super::{
 /// Minimum length of a token, in characters: anyone who reaches the address can have signatures checked.
 const SHORTEST_TOKEN: usize = 32;
 
-/// Where webhooks arrive, and where they are passed on.
+/// The listener for webhooks, and the address that they are passed on to.
 #[derive(Debug, Clone, Default)]
 pub struct Webhooks {
     /// The listener; `None` if there is none.

@@ -1,4 +1,4 @@
-//! The work of the daemon: who polls, polling, storing what it told, and jobs. It wraps what [`crate::rules`] decides in waiting
+//! The work of the daemon: leadership, polling, storing results, and jobs. It wraps the decisions of [`crate::rules`] in waiting
 //! and I/O, and knows neither SQL nor HTTP.
 
 pub mod activity;

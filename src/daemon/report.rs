@@ -58,7 +58,7 @@ pub struct Report {
     pub batch_size: usize,
     /// Time for which the most overdue poll that has not started has been due, in seconds.
     pub behind_seconds: f64,
-    /// What webhooks have brought since the start; `None` if this process doesn't listen for them.
+    /// Counts of webhooks and their results since the start; `None` if this process doesn't listen for them.
     pub webhooks: Option<WebhookReport>,
     /// The same in words.
     pub webhooks_in_words: Option<String>,

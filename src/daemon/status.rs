@@ -80,7 +80,7 @@ pub struct DaemonStatus {
     pub(crate) storing_blocked: Arc<AtomicBool>,
     pub(crate) heartbeat: Arc<Heartbeat>,
     pub(crate) activity: Arc<Activity>,
-    /// What webhooks have brought.
+    /// Counts of webhooks and their results.
     pub(crate) events: Arc<Health>,
     /// Events that wait to be recorded.
     pub(crate) inbox: Arc<Inbox>,
@@ -88,7 +88,7 @@ pub struct DaemonStatus {
     pub(crate) reader_groups: Arc<ReaderGroups>,
     listens: AtomicBool,
     pub(crate) discovery: Arc<DiscoveryStatus>,
-    /// What webhooks tell discovery.
+    /// News for discovery, from webhooks.
     pub(crate) announced: Arc<discovery::Inbox>,
     /// What the start is waiting for, if it is not over.
     wait: Mutex<Option<String>>,
@@ -162,7 +162,7 @@ impl DaemonStatus {
         self.poller().and_then(|poller| poller.fault().or_else(|| poller.outage()))
     }
 
-    /// What webhooks have brought; `None` if this process doesn't listen for them.
+    /// Counts of webhooks and their results; `None` if this process doesn't listen for them.
     pub fn webhooks(&self) -> Option<&Health> {
         self.listens.load(Ordering::Relaxed).then_some(&self.events)
     }

@@ -1,4 +1,4 @@
-//! How much applications may watch. The functions of the schema enforce it.
+//! Limits on what applications watch. The functions of the schema enforce them.
 
 /// Limits on what applications may watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

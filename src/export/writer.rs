@@ -1,4 +1,4 @@
-//! What writes a file, whatever its format.
+//! The interface of the writers of all formats.
 
 use std::io;
 

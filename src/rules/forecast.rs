@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn at_twice_the_pace_it_comes_to_half_the_calls_and_unread_messages_cost_more_together() {
+    fn twice_the_pace_halves_the_calls() {
         let calls = |cadences: &Cadences, unread| {
             let mut cohort = sent(120, 100);
             cohort.held.unread = unread;

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_of_snapshots_is_rewritten_once_when_it_is_over_and_rolled_up() {
+    fn a_day_is_rewritten_once_after_it_is_rolled_up() {
         let (noon, rolled_up) = (at("2026-11-12T00:00:00Z"), Some(at("2026-11-11T00:00:00Z")));
         let whole = partition(Table::Snapshots, 10, Stage::Attached);
         assert!(whole.is_to_rewrite(rolled_up, noon));

@@ -189,7 +189,7 @@ impl Simulator {
         tokio::spawn(webhooks::send_all(self.service.clone(), config));
     }
 
-    /// What has become of webhooks.
+    /// The deliveries of webhooks.
     pub fn webhooks(&self) -> WebhookLedger {
         *lock(&self.service.webhooks)
     }

@@ -47,7 +47,7 @@ pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
 /// Maximum size of a request: about 50,000 seqs, far more than an answer of 1 MB can contain.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
-/// What a call read from the world.
+/// The part of the world that a call reads.
 struct Reading {
     /// Time of reading, in microseconds since the service started.
     micros: u64,
@@ -69,7 +69,7 @@ pub(super) struct Service {
     randoms: Mutex<RecentRandoms>,
     pub faults: Mutex<FaultRules>,
     pub world: World,
-    /// What became of webhooks.
+    /// The deliveries of webhooks.
     pub webhooks: Mutex<WebhookLedger>,
     pub ledger: watch::Sender<Ledger>,
     pub stop: CancellationToken,

@@ -5,6 +5,7 @@ mod bounds;
 mod brief;
 mod changed_groups;
 mod connection;
+mod connections;
 mod discovery;
 mod error;
 mod explain;
@@ -79,8 +80,9 @@ pub use self::{
     watch::{WatchedGroup, WatchedMessage},
 };
 use self::{
+    connections::Connections,
     statement::{query_as, query_scalar},
-    transaction::{Connections, Fence, LONG, SHORT, Transaction},
+    transaction::{Fence, LONG, SHORT, Transaction},
 };
 use crate::{
     clock::{self, Clock},

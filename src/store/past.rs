@@ -3,7 +3,7 @@
 use super::{Store, StoreError, statement::query_as, transaction::LONG};
 use crate::{domain::Timestamp, rules::slot::GroupKey};
 
-/// Groups are taken until they have so many messages, …
+/// Groups are taken until they have this number of messages, …
 const MESSAGES: i64 = 2_000;
 
 /// … of which a single group may bring at most this many.

@@ -37,7 +37,7 @@ impl Seed {
     }
 }
 
-/// What an app has before it is seeded.
+/// The contents of an app before it is seeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Before {
     /// Whether a receiptd polls the app.

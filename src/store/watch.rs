@@ -28,7 +28,7 @@ pub struct WatchedGroup {
     pub state_reason: Option<String>,
     /// The name of its cadence; the default if there is none.
     pub cadence: Option<String>,
-    /// Whether who has read its messages is asked for and stored.
+    /// Whether its readers are asked for and stored.
     pub readers: bool,
     /// Number of active messages.
     pub active: i64,

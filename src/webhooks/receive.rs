@@ -41,7 +41,7 @@ const BODY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The answer that Tencent Chat expects.
 const OK: &str = r#"{"ActionStatus":"OK","ErrorCode":0,"ErrorInfo":""}"#;
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub(super) struct Receiver {
     settings: Arc<RwLock<Arc<Settings>>>,

@@ -1,9 +1,9 @@
-//! What a reload may change.
+//! The settings that a reload may change.
 
 use super::forward::Forward;
 use crate::{config::Listener, domain::SdkAppId, rules::webhooks::Secrets};
 
-/// What a reload may change.
+/// The settings that a reload may change.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub secrets: Secrets,

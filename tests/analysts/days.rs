@@ -139,7 +139,7 @@ async fn a_curve_tells_what_is_not_kept_from_what_was_not_polled() {
 }
 
 #[tokio::test]
-async fn days_go_when_they_are_told_to_and_leave_the_last_one_before_the_cut() {
+async fn retention_removes_days_but_the_last_before_the_cut() {
     let history = history().await;
     roll_up_both_days(&history).await;
     let cut = at("00:00") + TimeDelta::days(2);

@@ -49,7 +49,7 @@ fn forgotten() -> GroupId {
 }
 
 #[tokio::test]
-async fn nothing_of_a_forgotten_group_is_left_and_everything_of_others() {
+async fn forgetting_a_group_removes_all_of_it_and_nothing_else() {
     let history = history().await;
     let others = "SELECT count(*) FROM receiptd.receipt_snapshots WHERE group_key = 1";
     let counted = history.store.count_group(&forgotten()).await.unwrap();

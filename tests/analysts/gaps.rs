@@ -44,7 +44,7 @@ async fn lateness_of_less_than_a_minute_is_none() {
 }
 
 #[tokio::test]
-async fn a_gap_that_goes_on_is_told_while_it_does_from_when_the_first_poll_was_due() {
+async fn an_open_gap_begins_when_the_first_poll_was_due() {
     let history = History::new().await;
     history.psql("SELECT receiptd.ensure_partition('api_calls', (now() AT TIME ZONE 'UTC')::date - n) FROM generate_series(0, 1) n");
     history.message(1, "09:00");
@@ -117,7 +117,7 @@ async fn reads_that_a_gap_carried_into_a_later_hour_are_told_apart() {
 }
 
 #[tokio::test]
-async fn rates_that_only_the_poll_after_a_gap_made_known_count_in_their_hour() {
+async fn rates_proved_after_a_gap_count_in_their_hour() {
     let history = History::new().await;
     for (number, after) in [(1, (3, 6)), (2, (5, 4))] {
         history.psql(&format!(

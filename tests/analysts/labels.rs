@@ -20,7 +20,7 @@ async fn refused(history: &History, sql: &str) -> String {
 const LABELS: &str = "SELECT msg_seq, labels FROM receiptd.watched_messages ORDER BY msg_seq";
 
 #[tokio::test]
-async fn labels_are_added_to_those_that_there_are_and_null_removes_one() {
+async fn labels_are_added_to_existing_ones_and_null_removes_one() {
     let history = History::new().await;
     let watch = |seqs: &str, labels: &str| {
         history.psql(&format!("SELECT receiptd.watch_messages({APP}, 'g', '{{{seqs}}}', labels => {labels})"))

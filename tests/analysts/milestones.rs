@@ -131,7 +131,7 @@ async fn the_last_counts_are_carried_no_further_than_polls_go_on() {
 }
 
 #[tokio::test]
-async fn rates_at_ages_that_an_earlier_time_of_sending_moves_are_not_those_of_before() {
+async fn an_earlier_sending_time_changes_the_rates_at_ages() {
     for (sent_at, expected) in [("09:00", "0.1|0.5|0.6"), ("09:05", "0.1|0.5|0.6"), ("08:40", "||0.6")] {
         let history = History::new().await;
         history.message(1, "09:00");

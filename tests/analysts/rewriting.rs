@@ -40,7 +40,7 @@ const OUT_OF_ORDER: &str = "SELECT count(*) FROM (
     FROM receiptd_partitions.receipt_snapshots_20261120) s WHERE falls";
 
 #[tokio::test]
-async fn a_day_is_rewritten_in_the_order_of_messages_once_and_nothing_else_changes() {
+async fn a_day_is_rewritten_once_in_message_order() {
     let history = history().await;
     let (before, size) = (rows(&history), history.psql(&format!("SELECT pg_total_relation_size('{DAY}')")));
     let indexes = format!(

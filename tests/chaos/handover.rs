@@ -115,7 +115,7 @@ async fn several_daemons_behind_pgbouncer_poll_one_after_another() {
 
 /// Its death is not visible, as if it were on another machine: its processes have their own pid namespace.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_dies_on_another_machine_is_succeeded_when_its_lease_has_ended() {
+async fn a_holder_that_dies_elsewhere_is_succeeded_after_its_lease() {
     let mut prefix: Vec<OsString> = ["unshare", "--pid", "--fork", "--kill-child"].map(OsString::from).into();
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         prefix.extend(["--user".into(), "--map-root-user".into()]);

@@ -86,7 +86,7 @@ async fn a_pgbouncer_that_is_gone_for_a_while_costs_no_receipt() {
 
 /// At full load several transactions run at once, so that each soon gets another connection of the server.
 #[tokio::test(flavor = "multi_thread")]
-async fn statements_have_no_names_behind_a_pgbouncer_whatever_it_does_with_startup_parameters() {
+async fn statements_have_no_names_behind_any_pgbouncer() {
     for parameters in [Parameters::Dropped, Parameters::Refused] {
         let setup = Setup { pgbouncer: Some(parameters), ..Setup::default() };
         let scene = Harness::with(ScratchDirectory::new("nameless"), setup).await;

@@ -84,7 +84,7 @@ async fn a_service_below_its_promised_rate_gets_fewer_calls() {
 
 /// The gate lets a probe through only every three minutes: in the short version, a restart opens it instead.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_signature_ends_nearly_all_calls_until_it_is_accepted() {
+async fn a_refused_signature_stops_nearly_all_calls() {
     let mut scene = Harness::new("signature").await;
     let breakage = Breakage::begins(&scene);
     scene.calls_fail(Fault::ErrorCode { code: 70_003 }, When::All);

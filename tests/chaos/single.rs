@@ -119,7 +119,7 @@ async fn one_group_whose_answers_take_seconds_holds_up_no_other() {
 
 /// Some groups each have one message that makes every call for it fail, from the first one on.
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_make_their_calls_fail_keep_no_other_from_being_observed() {
+async fn messages_whose_calls_fail_hide_no_other() {
     let mut scene = Harness::idle(ScratchDirectory::new("messages"), Setup::default()).await;
     let breakage = Breakage::begins(&scene);
     let bad = [

@@ -61,7 +61,7 @@ async fn a_standstill_both_ways_stays_within_the_limit_on_release() {
 
 /// Longer than a call may take: requests that timed out arrive together with later ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_are_let_go_after_their_calls_timed_out_stay_within_the_limit() {
+async fn requests_released_after_a_timeout_stay_within_the_limit() {
     let scene = scene("forgotten").await;
     let breakage = Breakage::begins(&scene);
     scene.way().hold(Held::Requests);

@@ -39,7 +39,7 @@ async fn readiness(daemon: &Daemon, part: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_answers_analysts_and_is_polled_for_from_its_promotion_on() {
+async fn a_replica_answers_analysts_and_is_used_once_promoted() {
     let mut scene = Harness::new("hot-standby").await;
     let standby = scene.server.standby(scene.directory());
     let url = url_at(standby.socket_dir(), DATABASE);

@@ -31,7 +31,7 @@ const IS_RIGHT: &str =
     FROM receiptd.slot_messages e FULL JOIN receiptd.watched_messages m USING (group_key, slot_id, msg_seq))";
 
 #[tokio::test]
-async fn a_slot_that_somebody_edited_is_put_right_and_all_messages_are_polled_on() {
+async fn an_edited_slot_is_repaired_and_polling_continues() {
     let mut rig = Harness::stopped(simulator_config()).await;
     rig.start().await;
     rig.watch("edited", 1..=3).await;
@@ -60,7 +60,7 @@ async fn a_slot_that_somebody_edited_is_put_right_and_all_messages_are_polled_on
 }
 
 #[tokio::test]
-async fn a_message_whose_row_somebody_deleted_is_watched_anew_and_once() {
+async fn a_message_whose_row_was_deleted_is_watched_anew_once() {
     let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;

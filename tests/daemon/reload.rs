@@ -51,7 +51,7 @@ async fn a_slot_that_was_made_by_a_commit_without_an_answer_is_polled() {
 }
 
 #[tokio::test]
-async fn slots_that_were_split_by_a_commit_without_an_answer_are_polled() {
+async fn slots_split_by_an_unanswered_commit_are_polled() {
     let (mut rig, proxy) = rig(2).await;
     rig.watch("g", 1..=3).await;
     rig.until(G_IS_POLLED).await;
@@ -72,7 +72,7 @@ async fn slots_that_were_split_by_a_commit_without_an_answer_are_polled() {
 }
 
 #[tokio::test]
-async fn polls_go_on_between_the_pages_of_a_schedule_that_is_loaded_again() {
+async fn polls_continue_while_the_schedule_is_loaded_again() {
     let (mut rig, proxy) = rig(100).await;
     // Slots of another app are skipped.
     sqlx::raw_sql(
@@ -99,7 +99,7 @@ async fn polls_go_on_between_the_pages_of_a_schedule_that_is_loaded_again() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_slotter_that_was_answered_loads_nothing_again() {
+async fn an_answered_error_of_the_slotter_reloads_nothing() {
     let (mut rig, proxy) = rig(2).await;
     proxy.take_sent_in_order();
     sqlx::raw_sql("ALTER TABLE receiptd.watched_messages RENAME TO elsewhere").execute(&rig.pool).await.unwrap();

@@ -290,7 +290,7 @@ async fn an_ended_pooled_connection_is_replaced_without_a_failure() {
 }
 
 #[tokio::test]
-async fn rights_by_app_may_be_given_and_taken_while_one_daemon_hands_over_to_another() {
+async fn rights_by_app_may_change_during_a_hand_over() {
     let database = TestDatabase::new().await;
     let url = role_that_may_connect(&database).await;
     let reader = format!("reader_of_{}", database.name());

@@ -116,7 +116,7 @@ async fn what_is_of_groups_can_be_spread_by_group() {
 }
 
 #[tokio::test]
-async fn the_elements_of_slots_are_not_counted_when_the_table_is_analyzed() {
+async fn analyze_counts_no_elements_of_slots() {
     let rig = Harness::stopped(simulator_config()).await;
     let counted = "SELECT string_agg(attname, ', ') FROM pg_attribute WHERE attrelid = 'receiptd.poll_slots'::regclass
         AND attnum > 0 AND atttypid IN (SELECT typarray FROM pg_type) AND attstattarget IS DISTINCT FROM 0";

@@ -45,7 +45,7 @@ async fn a_connection_prepares_once_and_reads_in_one_round_trip() {
 }
 
 #[tokio::test]
-async fn a_plan_that_was_made_when_a_table_was_empty_does_not_read_it_whole_later() {
+async fn a_plan_made_on_an_empty_table_scans_nothing_later() {
     let rig = Harness::stopped(simulator_config()).await;
     let store = Store::new(&rig.settings.database_url, 1, app()).unwrap();
     // The server makes one plan for all values after five executions.

@@ -159,7 +159,7 @@ async fn the_answer_for_a_message_unwatched_meanwhile_is_stored() {
 }
 
 #[tokio::test]
-async fn what_was_told_of_messages_that_are_forgotten_meanwhile_is_counted() {
+async fn receipts_of_messages_deleted_meanwhile_are_counted() {
     let metrics = PrometheusBuilder::new().build_recorder();
     let _here = metrics::set_default_local_recorder(&metrics);
     let (mut rig, mut open, answer) =

@@ -207,7 +207,7 @@ async fn a_restart_with_a_refused_signature_recovers_in_few_calls() {
 }
 
 #[tokio::test]
-async fn a_bad_group_that_alone_is_due_is_told_from_the_app_by_groups_that_are_asked_before_their_time() {
+async fn a_lone_bad_group_is_told_from_the_app_by_early_witnesses() {
     let mut rig = Harness::stopped(simulator_config()).await;
     let hour = Duration::from_secs(3_600);
     let hourly = Cadence::by_age(vec![Tier { until: 24 * hour, every: hour }], true).unwrap();

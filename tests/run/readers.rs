@@ -34,7 +34,7 @@ async fn wait_until(pool: &PgPool, condition: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_account_is_logged_or_shown_and_none_of_other_groups_stored() {
+async fn accounts_are_never_logged_nor_stored_of_other_groups() {
     let (mut place, database) = (Harness::new("readers", 200).await, TestDatabase::new().await);
     let listen = place.listens();
     place.config.push_str("[log]\nlevel = \"info,receiptd=trace\"\n[readers]\nreader_cadence = \"1s\"\n");

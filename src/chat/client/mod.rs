@@ -35,7 +35,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// requests.
 const GIVES_UP_AFTER_PART: u32 = 2;
 
-/// Who calls, and where.
+/// The app, its account, and the destination of its calls.
 #[derive(Debug, Clone)]
 pub struct ChatSettings {
     /// The app whose groups are polled.

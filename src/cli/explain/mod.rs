@@ -85,7 +85,7 @@ fn unwatched(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is known.
+/// The facts, from the database and the daemon.
 struct Known {
     /// The group.
     facts: Option<Explained>,

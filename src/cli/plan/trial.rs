@@ -68,7 +68,7 @@ pub fn with(cadences: &Cadences, trials: &[Trial]) -> Result<Cadences, InvalidCa
     cadences.with_pace(pace)
 }
 
-/// What was found by trying.
+/// The results of a trial.
 #[derive(Debug, Serialize)]
 pub struct Tried {
     messages: usize,
@@ -77,7 +77,7 @@ pub struct Tried {
     tried: Outcome,
 }
 
-/// How a cadence did.
+/// The results of a cadence.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Outcome {
     calls: usize,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_are_placed_evenly_within_the_intervals_in_which_they_were_found() {
+    fn reads_are_spread_evenly_over_their_intervals() {
         let reads = [read(1, (None, 0), (0, 0)), read(1, (Some(2), 6), (0, 2)), read(1, (Some(8), 10), (2, 3))];
         let sent = messages(&[reads.as_slice(), &[read(2, (None, 4), (0, 1))]].concat());
         assert_eq!(sent[0].reads, [at(3), at(5), at(9)]);

@@ -1,4 +1,4 @@
-//! What the command looks at.
+//! The facts that the command shows, and where they come from.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `receiptd watch readers`: whether who has read the messages of a group is stored.
+//! `receiptd watch readers`: turns the storing of readers on or off for a group.
 
 use std::{io::Write, process::ExitCode};
 

@@ -30,7 +30,7 @@ fn every_setting_is_shown_with_its_value_and_where_it_came_from() {
 }
 
 #[test]
-fn a_default_cadence_of_ones_own_has_no_pace_unless_it_gives_one() {
+fn a_custom_default_cadence_has_no_pace_unless_set() {
     let tiers = "[cadence.default]\ntiers = [{ until = \"1h\", every = \"5m\" }]\n";
     let config = load_file(tiers).unwrap();
     assert_eq!(shown(&config, "cadence.default.pace"), (None, None));

@@ -76,7 +76,7 @@ impl Discoverer {
         }
     }
 
-    /// What was told of a group. The cursor moves if nothing is missing before it.
+    /// The news of a group as a read of it. The cursor moves if nothing is missing before it.
     fn read_of(&self, group: GroupId, mut messages: Vec<HistoryMessage>) -> GroupRead {
         let (now, _) = self.now();
         let known = self.groups().known.get(&group).copied().unwrap_or_default();

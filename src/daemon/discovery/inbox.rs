@@ -1,4 +1,4 @@
-//! What webhooks tell of groups and messages. What does not fit is dropped: looks find it later.
+//! News of groups and messages, from webhooks. If there is no room for one, it is dropped: discovery finds it later.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -39,7 +39,7 @@ pub enum Announced {
 }
 
 impl Announced {
-    /// What an event of a webhook tells discovery, if anything. Groups of types without receipts are none of its business.
+    /// The news in an event of a webhook, if any. Groups of types without receipts are ignored.
     pub(crate) fn of(event: &Event) -> Option<Self> {
         match event {
             Event::Sent { group: Group { id, group_type }, seq, sent_at, is_online_only: false } => {

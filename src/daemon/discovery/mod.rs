@@ -37,7 +37,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How often discovered messages and totals are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 
-/// What discovery needs.
+/// The parts that discovery uses.
 #[derive(Debug)]
 pub struct DiscoveryParts {
     /// The database, under the lease.
@@ -48,9 +48,9 @@ pub struct DiscoveryParts {
     pub rules: Arc<Discovery>,
     /// Patterns of the groups whose readers are turned on when they are added.
     pub readers: Vec<Pattern>,
-    /// What webhooks tell.
+    /// News from webhooks.
     pub inbox: Arc<Inbox>,
-    /// What is shown.
+    /// The public status.
     pub status: Arc<DiscoveryStatus>,
 }
 

@@ -1,4 +1,4 @@
-//! What discovery shows of itself.
+//! The public status of discovery.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! What webhooks have brought since the start, for people and metrics. Decides nothing.
+//! Counts of webhooks and their results since the start, for people and metrics. Decides nothing.
 
 use std::{
     fmt,
@@ -114,7 +114,7 @@ impl Health {
         metrics::counter!("receiptd_webhooks_refused_total", "reason" => why.name()).increment(1);
     }
 
-    /// So many webhooks, or entries of them, were not recorded.
+    /// Notes that this number of webhooks, or entries of webhooks, was not recorded.
     pub(crate) fn dropped(&self, why: Dropped, count: u64) {
         self.dropped.fetch_add(count, Ordering::Relaxed);
         metrics::counter!("receiptd_webhooks_dropped_total", "reason" => why.name()).increment(count);

@@ -1,4 +1,4 @@
-//! Readers told by events: of which groups accounts are kept, and who is stored.
+//! Readers named by events: the groups whose accounts are kept, and the members to store.
 //!
 //! Nothing of members of other groups is kept: the listener drops it when it reads an event.
 

@@ -50,7 +50,7 @@ pub(crate) struct EventRecorder {
     pub inbox: Arc<Inbox>,
     pub health: Arc<Health>,
     pub readers: ToldReaders,
-    /// Where discovery is told of messages and groups.
+    /// Passes messages and groups on to discovery.
     pub discovery: Arc<discovery::Inbox>,
     /// The queue for results.
     pub recorder: mpsc::Sender<Kept>,

@@ -1,4 +1,4 @@
-//! Who is responsible for a slot during its poll: no panic and no early end may lose it from the schedule.
+//! Responsibility for a slot during its poll: no panic and no early end may lose it from the schedule.
 
 use std::sync::{Arc, atomic::Ordering};
 

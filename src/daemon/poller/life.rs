@@ -15,7 +15,7 @@ use crate::rules::{
     slot::Slot,
 };
 
-/// What the polls of a poller need.
+/// The parts that all polls of a poller use.
 #[derive(Debug, Clone)]
 pub(super) struct PollLife {
     pub caller: Arc<Caller>,

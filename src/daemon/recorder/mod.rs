@@ -33,7 +33,7 @@ const QUEUE: usize = 1_000;
 /// The recorder's connections to other parts.
 #[derive(Debug)]
 pub struct RecorderSettings {
-    /// Where it reports the results for slots, after each commit.
+    /// Receives the results for slots, after each commit.
     pub committed: mpsc::UnboundedSender<Committed>,
     /// The term, which is over if the lease is lost.
     pub term_over: CancellationToken,

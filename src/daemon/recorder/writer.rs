@@ -33,7 +33,7 @@ pub(super) struct Writer {
     refusal: Option<StoreError>,
 }
 
-/// What came of a task.
+/// The outcome of a task.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The polls are stored, except those of these slots.
@@ -136,7 +136,7 @@ impl Writer {
         Ok(Outcome::Read(present))
     }
 
-    /// What a failure means for the polls. Creates the partitions that they need, if one may be missing.
+    /// The consequence of a failure for the polls. Creates the partitions that they need, if one may be missing.
     async fn failure(&mut self, error: &StoreError, polls: &[Kept]) -> Failure {
         match (error, error.remedy()) {
             (StoreError::LeaseLost { .. }, _) => Failure::LeaseLost,

@@ -1,4 +1,4 @@
-//! When a slot is due: what its messages ask for together, from the time of its last poll.
+//! When a slot is due, by all of its messages together and the time of its last poll.
 //!
 //! It must never put a slot off without bound, nor let one be due again and again because of a message that no answer tells of.
 
@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds, span};
 use crate::domain::Timestamp;
 
-/// What a cadence goes by of a message.
+/// The facts of a message that a cadence depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// From when its age counts.
     pub sent_at: Timestamp,
     /// Until when it is known; `None` if nothing was ever told of it.
     pub until: Option<Timestamp>,
-    /// Whether nobody is left who may read it.
+    /// Whether all members have read it.
     pub is_read: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Next {
     pub every: Duration,
 }
 
-/// What decides when a slot is due.
+/// The rule that decides when a slot is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// What is unread, at the pace.
@@ -100,7 +100,7 @@ impl Following<'_> {
         messages.map(next).reduce(|one, other| Next { due: one.due.min(other.due), every: one.every.min(other.every) })
     }
 
-    /// What decides when such a slot is due.
+    /// The rule that decides when such a slot is due.
     pub fn reason(
         &self,
         phase: Phase,

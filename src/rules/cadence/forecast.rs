@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::{Cadence, Pace, Rule, Tier, age, delta, pace::Unread};
 use crate::domain::Timestamp;
 
-/// In the sum over the messages of a slot, so many stand for all.
+/// Number of messages that stand for all in the sum over those of a slot.
 const SAMPLES: u32 = 5;
 
-/// What a slot holds, as far as a plan goes by it: messages evenly between two times.
+/// The contents of a slot as a plan assumes them: messages sent evenly between two times.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Held {
     /// When the youngest message was sent.

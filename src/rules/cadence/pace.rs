@@ -5,7 +5,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-/// How a slot is polled by what is unread in it.
+/// How a slot is polled by its unread messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// The time between two polls of a slot with a single unread message that is an hour old.

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_groups_with_receipts_for_nearly_all_ask_again_for_a_missing_one() {
+    fn missing_receipts_are_retried_only_if_nearly_all_exist() {
         for (with, without, expected) in [
             (0, 0, NO_RECEIPT_POLLS - 1),
             (9, 0, NO_RECEIPT_POLLS - 1),

@@ -14,7 +14,7 @@ use std::{
 pub use self::contender::{Contender, LeaseRow, TTL, Verdict};
 pub(crate) use self::elector::{ASK_AGAIN, Elector, GRACE_FOR_FLUSH, GRACE_FOR_POLLS, Task};
 
-/// What this process does about the lease, shared by its parts.
+/// The elector of this process, shared by its parts.
 #[derive(Debug, Default)]
 pub struct Lease(Mutex<Elector>);
 

@@ -315,7 +315,7 @@ proptest! {
 
     /// Standstills of the network anywhere and of the process, and broken connections, with any of the services.
     #[test]
-    fn no_sliding_second_at_the_service_holds_more_than_the_limit_where_requests_keep_their_order(
+    fn no_second_exceeds_the_limit_if_requests_keep_their_order(
         seed in any::<u64>(),
         limit in 20_u32..250,
         transit in 1_u64..100,

@@ -76,7 +76,7 @@ mod tests {
     proptest! {
         /// A poller that reads whenever there is room for half.
         #[test]
-        fn no_permit_waits_for_a_read_that_takes_no_longer_than_those_before(
+        fn no_permit_waits_for_a_read_of_usual_duration(
             rate in 1_u32..500, takes in prop::collection::vec(0_u64..300, 1..50),
         ) {
             let longest = *takes.iter().max().unwrap();

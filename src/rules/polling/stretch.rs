@@ -27,7 +27,7 @@ const CORRECTION: f64 = 2.0;
 /// From this lateness on, fewer calls than planned only tell that there was no room for them.
 const LATE: Duration = Duration::from_secs(10);
 
-/// What is to be done, and what was.
+/// Calls that are due, and calls that were made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     /// Calls a second that the schedule asks for without a stretch.
@@ -88,12 +88,12 @@ impl Stretch {
     }
 }
 
-/// The stretch at which a demand fits, in calls a second, if so many are allowed.
+/// The stretch at which a demand fits. Both are in calls per second.
 pub fn wanted(demand: f64, allowed: f64) -> f64 {
     (demand / (PLANNED * allowed)).max(1.0)
 }
 
-/// How much of an average over so many seconds is replaced in a step.
+/// Share of an average over `over` seconds that is replaced in a step.
 fn share(past: Duration, over: f64) -> f64 {
     1.0 - (-past.as_secs_f64() / over).exp()
 }
@@ -128,7 +128,7 @@ mod tests {
             self.due.extend((0..slots).map(due));
         }
 
-        /// Polls for so many seconds. Returns the stretch after each of its steps.
+        /// Polls for this number of seconds. Returns the stretch after each of its steps.
         fn run(&mut self, seconds: u64, allowed: impl Fn(u64) -> u32) -> Vec<f64> {
             let mut factors = vec![];
             for _ in 0..seconds {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_cut_to_a_tenth_and_doubled_again_makes_it_follow_and_not_swing() {
+    fn it_follows_changes_of_the_limit_without_ringing() {
         let mut polled = Polled::of(600, 60);
         settles(&polled.run(3_600, |_| 20), 1.0, 0);
         settles(&polled.run(4 * 3_600, |_| 2), 5.0 / 0.95, 1_200);

@@ -1,4 +1,4 @@
-//! What Tencent Chat is asked and answers: the words of a call, its outcome, and what each error code calls for.
+//! The protocol of Tencent Chat: the text of a call, its outcome, and the reaction to each error code.
 
 pub mod answer;
 pub mod attempt;

@@ -198,7 +198,7 @@ impl Kept {
         std::iter::once(&self.recording).chain(self.of_unwatched.as_deref())
     }
 
-    /// The changes of counts that the poll saw, or events told, if who has read the group's messages is stored. One for each
+    /// The changes of counts that the poll saw, or events told, if the group's readers are stored. One for each
     /// message, from the counts before to the last ones.
     pub fn counts_moved(&self) -> impl Iterator<Item = CountsMoved> {
         let messages = self.slot.messages.iter().filter(|_| self.slot.has_readers);

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What decides about all messages of a slot.
+/// The circumstances that decide about all messages of a slot.
 pub(super) struct Circumstances<'a> {
     pub following: Following<'a>,
     pub keep: KeepSnapshots,
@@ -37,7 +37,7 @@ pub(super) struct Circumstances<'a> {
     pub dated_ahead: Vec<MsgSeq>,
 }
 
-/// What a poll changes of the messages decided so far.
+/// The changes of the messages decided so far.
 pub(super) struct Messages<'a> {
     circumstances: &'a Circumstances<'a>,
     judge: Judge<'a>,

@@ -74,7 +74,7 @@ pub struct Slot {
     pub group_state: GroupState,
     /// The name of the group's cadence; `None` for the default.
     pub cadence: Option<String>,
-    /// Whether who has read its messages is stored.
+    /// Whether its readers are stored.
     pub has_readers: bool,
     /// When it is due.
     pub next_poll_at: Timestamp,
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_two_slots_hold_is_polled_once_and_stays_in_the_first() {
+    fn a_message_in_two_slots_is_polled_once_and_stays_in_one() {
         let (mut common, second) =
             (slot(1, &[1, 2].into(), None), Slot { is_wrong: true, ..slot(2, &[2, 3].into(), None) });
         let first = common.messages.clone();

@@ -18,7 +18,7 @@ const MOST_ENTRIES: usize = 100;
 /// Maximum number of members of a group with read receipts. [Tencent's documentation]
 const MOST_MEMBERS: i64 = 200;
 
-/// What a webhook tells.
+/// The news of a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Members have read messages.

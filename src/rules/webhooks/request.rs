@@ -13,7 +13,7 @@ use crate::domain::{SdkAppId, Timestamp};
 /// Maximum difference between the time of a signature and this machine's clock. [Tencent's documentation].
 const VALID_FOR: TimeDelta = TimeDelta::seconds(60);
 
-/// What a request has to know.
+/// The secrets that a request must prove to know.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     /// The app.

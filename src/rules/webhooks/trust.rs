@@ -25,7 +25,7 @@ pub struct Tally {
     pub untold: u32,
 }
 
-/// What is remembered.
+/// Remembered counts.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Trust {
     long: Memory,

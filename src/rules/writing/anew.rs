@@ -11,7 +11,7 @@ use crate::rules::{
     slot::{GroupKey, NewSlot, Slot, SlotKey},
 };
 
-/// What the database has now.
+/// The present contents of the database.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Present {
     /// The slots of the polls, as far as they exist.
@@ -20,7 +20,7 @@ pub(crate) struct Present {
     pub of_groups: Vec<NewSlot>,
 }
 
-/// What turns out about polls that are decided again.
+/// The outcome for polls that are decided again.
 #[derive(Debug)]
 pub(crate) struct Decided<T> {
     /// They have to be written.

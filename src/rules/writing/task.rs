@@ -1,4 +1,4 @@
-//! What the writing of results asks for, and what comes of it.
+//! The tasks of writing, and their outcomes.
 
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ pub(crate) enum Task<'a, T> {
     WaitForOthers(Instant, usize),
     /// Write these polls in one transaction.
     Write(&'a [T]),
-    /// Write what can be written of this poll, and set aside the rest. If that concerns its slot, it waits for so long.
+    /// Write what can be written of this poll, and set aside the rest. If that concerns its slot, the slot waits for this time.
     SetAside(&'a T, TimeDelta),
     /// Read what [`to_read`](super::to_read) names.
     Read(&'a [T]),

@@ -28,7 +28,7 @@ fn id(poll: &Kept) -> i64 {
     poll.recording.slot.slot_id
 }
 
-/// What is to be done, in short.
+/// A task, in short.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Short {
     Receive,

@@ -391,7 +391,7 @@ fn seed_of_message(group: &Group, seq: MsgSeq) -> u64 {
     Rng::with_seed(group.seed.wrapping_add(u64::from(seq.get()))).u64(..)
 }
 
-/// What follows from a seed for one group alone.
+/// The seed of a group.
 pub(super) fn seed_of(seed: u64, group: &GroupId) -> u64 {
     let digest = Sha256::new().chain_update(seed.to_be_bytes()).chain_update(group.as_str()).finalize();
     digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))

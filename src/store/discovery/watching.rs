@@ -37,7 +37,7 @@ pub struct GroupRead {
     pub refused_code: Option<i32>,
 }
 
-/// What became of what was read.
+/// The result of watching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watching {
     /// The groups whose reading is stored, with the number of messages that are watched since.
@@ -46,7 +46,7 @@ pub struct Watching {
     pub passed: HashMap<Passed, u64>,
 }
 
-/// What decides about a group's messages.
+/// The facts that decide about a group's messages.
 #[derive(Debug, Clone, Default, sqlx::FromRow)]
 struct Counts {
     group_id: String,

@@ -26,7 +26,7 @@ pub struct MemberMessage {
     pub read_after: Option<Timestamp>,
     /// The member had read it by this time.
     pub read_by: Option<Timestamp>,
-    /// Where the read was seen.
+    /// The source of the read.
     pub source: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Who has read: which messages are due to be asked, and what was found. Personal data of members is read and written
+//! Readers: the messages whose readers are due to be asked for, and the results. Personal data of members is read and written
 //! only here, and only for groups with readers on.
 //!
 //! Who writes members locks the list of forgotten ones and the groups first, and checks both afterwards: see

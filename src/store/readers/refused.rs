@@ -7,7 +7,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// What was stored of the answers, and what was not.
+/// The answers that were stored, and those that were not.
 #[derive(Debug, Default)]
 pub struct Written {
     /// Number of new readers.

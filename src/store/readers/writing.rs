@@ -1,4 +1,4 @@
-//! What was found is stored: readers once, lists as they are, and nothing of forgotten members or of groups whose readers
+//! Stores results: readers once, lists as they are, and nothing of forgotten members or of groups whose readers
 //! have been turned off meanwhile.
 
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ const GROUPS: &str =
 const FREE_GROUPS: &str = "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND readers
     ORDER BY group_key FOR SHARE SKIP LOCKED";
 
-/// What was found about a message.
+/// The results for a message.
 #[derive(Debug)]
 pub struct NewReaders {
     /// The message.
@@ -192,7 +192,7 @@ const LISTS_OF_TOLD: &str = "
     FROM jsonb_to_recordset($1) AS u (group_key integer, msg_seq bigint, sent_at timestamptz)
     ON CONFLICT (group_key, msg_seq) DO NOTHING";
 
-/// Who was told to have read it is not asked for again, if that explains the counts.
+/// A message is not asked for again if the readers named by events explain its counts.
 const NO_LONGER_UNREAD: &str = "
     UPDATE receiptd.reader_lists l
     SET not_read = u.not_read, gone = u.gone, read_num = l.read_num + u.read, unread_num = l.unread_num - u.read,
@@ -216,7 +216,7 @@ fn hash_member(member: &Member) -> MemberHash {
     hash_of(member.as_str())
 }
 
-/// What may be stored, until the end of the transaction.
+/// The results that may be stored, until the end of the transaction.
 struct Allowed {
     /// The groups with readers on.
     groups: Vec<GroupKey>,

@@ -34,7 +34,7 @@ pub(super) enum Job {
     Again { hour: Timestamp, counts: bool },
 }
 
-/// What was rolled up.
+/// The result of a roll-up.
 #[derive(Debug)]
 pub(super) enum Done {
     Stretch(Option<Stretch>),

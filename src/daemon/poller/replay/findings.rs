@@ -1,4 +1,4 @@
-//! How truly polls told when messages were read: what was found beside the truth.
+//! The errors of polls: the results beside the truth.
 
 use super::sent::Sent;
 use crate::{
@@ -19,7 +19,7 @@ impl Measure {
         self.0.iter().sum::<f64>() / (self.0.len().max(1)) as f64
     }
 
-    /// So many of a hundred are no larger; 0 of nothing.
+    /// This percentile; 0 of nothing.
     pub fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -32,7 +32,7 @@ impl Measure {
     }
 }
 
-/// What a cadence cost, and how truly it told.
+/// Cost and errors of a cadence.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     /// How many messages there were.
@@ -65,7 +65,7 @@ impl Findings {
     }
 }
 
-/// What has been found of the messages so far.
+/// The results for the messages so far.
 pub(super) struct Watching<'a> {
     pub messages: &'a [Sent],
     pub calls: usize,
@@ -110,7 +110,7 @@ impl<'a> Watching<'a> {
         (seen.read, message.members)
     }
 
-    /// An event tells that so many have read a message.
+    /// An event tells that this number of members has read a message.
     pub fn heard(&mut self, index: usize, at: Timestamp, read: u32) {
         let (message, seen) = (&self.messages[index], &mut self.seen[index]);
         let new = message.reads.get(seen.read as usize..read as usize).unwrap_or_default();
@@ -118,7 +118,7 @@ impl<'a> Watching<'a> {
         seen.read = seen.read.max(read);
     }
 
-    /// So many are known to have read a message after a poll of it.
+    /// This number of members is known to have read a message after a poll of it.
     pub fn is_known(&mut self, index: usize, at: Timestamp, read: u32) {
         let truth = self.messages[index].reads.iter().take_while(|read_at| **read_at <= at).count();
         self.found.lost += usize::from(self.seen[index].polled_at == Some(at) && read as usize != truth);

@@ -1,7 +1,7 @@
-//! Polls messages whose reads are known beforehand, in no time and without I/O: what a cadence costs, and how truly it tells when
+//! Polls messages whose reads are known beforehand, in no time and without I/O: the cost of a cadence, and its errors about when
 //! messages were read.
 //!
-//! The slots are packed and merged, the polls are recorded and the schedule is kept by the same code as in earnest. It must never
+//! The slots are packed and merged, the polls are recorded and the schedule is kept by the code that the daemon runs. It must never
 //! decide anything by itself that the poller decides.
 
 mod events;
@@ -72,7 +72,7 @@ pub fn replay(messages: &[Sent], way: &Way) -> Findings {
     replay.watching.findings()
 }
 
-/// Where a replay stands.
+/// The state of a replay.
 struct Replay<'a> {
     way: &'a Way,
     watching: Watching<'a>,
@@ -257,7 +257,7 @@ impl<'a> Replay<'a> {
         before.into_iter().chain(after).find(fits).map(|(other, _)| *other)
     }
 
-    /// What the service answers.
+    /// The answer of the service.
     fn answered(&mut self, slot: &Slot) -> Poll {
         let at = self.now;
         let mut poll = Poll::ended(PollEnd::Complete);

@@ -1,4 +1,4 @@
-//! What a replay is given.
+//! The input of a replay.
 
 use crate::{domain::Timestamp, rules::slot::GroupKey};
 

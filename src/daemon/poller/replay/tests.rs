@@ -1,4 +1,4 @@
-//! What webhooks spare, and that nothing is lost beside them.
+//! Webhooks save polls, and nothing is lost beside them.
 
 use chrono::TimeDelta;
 use fastrand::Rng;
@@ -57,7 +57,7 @@ fn polls_give_way_to_webhooks_and_lose_nothing() {
 }
 
 #[test]
-fn what_webhooks_lose_is_found_within_the_patience_of_the_cadence() {
+fn lost_webhooks_are_made_up_for_within_patience() {
     let messages = messages();
     for told in [0.0, 0.9] {
         let beside = found(&messages, told, 8);

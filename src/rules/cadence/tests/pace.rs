@@ -27,21 +27,21 @@ fn is_close(one: f64, other: f64) -> bool {
 }
 
 #[test]
-fn a_lone_message_of_an_hour_waits_for_the_pace_and_four_of_them_for_half_of_it() {
+fn four_messages_wait_half_as_long_as_one_at_a_pace() {
     assert!(is_close(wait(1.0, [aged(HOUR)]), 720.0));
     assert!(is_close(wait(1.0, [aged(HOUR); 4]), 360.0));
     assert!(is_close(wait(2.5, [aged(HOUR)]), 1_800.0), "all intervals are longer by the stretch");
 }
 
 #[test]
-fn young_messages_are_asked_for_more_often_than_old_ones_and_never_more_often_than_the_fastest() {
+fn young_messages_are_polled_more_often_up_to_fastest() {
     let waits: Vec<f64> = [0, MINUTE, 10 * MINUTE, HOUR, 6 * HOUR, DAY].map(|age| wait(1.0, [aged(age)])).to_vec();
     assert!(waits.is_sorted() && (60.0..120.0).contains(&waits[0]), "{waits:?}");
     assert!(is_close(wait(1.0, [aged(0); 50]), 60.0));
 }
 
 #[test]
-fn what_all_have_read_hurries_nobody_and_waits_for_as_long_as_patience_allows() {
+fn messages_read_by_all_wait_as_long_as_patience_allows() {
     let read = Known { is_read: true, ..aged(0) };
     assert!(is_close(wait(1.0, [aged(HOUR), read]), 480.0), "8 times its minute");
     assert!(is_close(wait(1.0, [read]), 480.0));
@@ -51,14 +51,14 @@ fn what_all_have_read_hurries_nobody_and_waits_for_as_long_as_patience_allows() 
 }
 
 #[test]
-fn a_message_that_was_known_long_ago_is_due_after_an_interval_of_its_tier_and_not_at_once() {
+fn a_message_known_long_ago_waits_for_an_interval_of_its_tier() {
     let left_out = Known { until: Some(now() - TimeDelta::hours(20)), ..aged(DAY) };
     assert!(is_close(wait(1.0, [left_out]), 3_600.0));
     assert!(is_close(wait(1.0, [Known { until: None, ..left_out }]), wait(1.0, [aged(DAY)])));
 }
 
 #[test]
-fn the_patience_goes_by_the_tier_of_the_age_when_the_message_was_last_known() {
+fn patience_goes_by_the_age_when_last_known() {
     // It was in the first tier then, of which 8 intervals are over before one of the next.
     let before = Known { until: Some(now() - TimeDelta::minutes(2)), is_read: true, ..aged(HOUR + 60) };
     assert!(is_close(wait(1.0, [before]), 600.0));
@@ -67,7 +67,7 @@ fn the_patience_goes_by_the_tier_of_the_age_when_the_message_was_last_known() {
 }
 
 #[test]
-fn messages_are_polled_for_the_last_time_soon_after_the_end_of_their_life() {
+fn the_last_poll_comes_soon_after_the_end_of_life() {
     let old = Known { is_read: true, ..aged(30 * DAY - HOUR) };
     assert!(is_close(wait(1.0, [old]), 7.0 * 3_600.0));
     let expired = Following::from(&cadence()).due(Phase::default(), now(), [aged(30 * DAY)]);
@@ -75,7 +75,7 @@ fn messages_are_polled_for_the_last_time_soon_after_the_end_of_their_life() {
 }
 
 #[test]
-fn a_message_that_joins_a_polled_slot_waits_for_its_own_interval() {
+fn a_message_joining_a_polled_slot_waits_for_its_interval() {
     let cadence = cadence();
     let first = |polled_at| Following::from(&cadence).first_poll(polled_at, now(), now()).due;
     assert_eq!(first(None), now());
@@ -85,7 +85,7 @@ fn a_message_that_joins_a_polled_slot_waits_for_its_own_interval() {
 }
 
 #[test]
-fn a_group_that_is_resumed_is_due_where_its_slot_would_have_been_polled_next() {
+fn a_resumed_group_is_due_when_it_would_have_been() {
     let cadence = cadence();
     let due = |polled_at| Following::from(&cadence).due_again(Phase::default(), polled_at, [aged(HOUR)], now()).due;
     assert_eq!(due(None), now());

@@ -25,9 +25,9 @@ const SPLITS: usize = 4;
 pub(crate) enum ContentsTask {
     /// Read these slots.
     Read(Vec<SlotKey>),
-    /// Split this slot into parts of at most so many messages.
+    /// Split this slot into parts of at most this number of messages.
     Split(Slot, usize),
-    /// For each of these slots, find a neighbour in its group that fits into one call of so many messages with it.
+    /// For each of these slots, find a neighbour in its group that fits into one call with it, of at most this number of messages.
     FindNeighbours(Vec<SlotKey>, usize),
 }
 

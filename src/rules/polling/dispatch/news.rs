@@ -1,4 +1,4 @@
-//! What the schedule hears from others.
+//! News for the schedule from other parts.
 
 use super::Dispatch;
 use crate::{

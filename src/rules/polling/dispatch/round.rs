@@ -27,7 +27,7 @@ pub(crate) enum Task {
     Load,
     /// Read the slots, as [`Contents`](super::Contents) asks, and start their polls.
     Read(Claimed),
-    /// Nothing for so long: the round is over.
+    /// Nothing for this time: the round is over.
     Wait(Duration),
 }
 

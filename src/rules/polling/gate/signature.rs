@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_signature_of_a_term_is_tried_by_one_call_and_by_one_more_each_second() {
+    fn one_call_a_second_tries_the_first_signature() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut state = SignatureState::default();

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn paging_ends_with_the_last_page_and_where_the_rest_has_expired() {
+    fn paging_ends_with_the_last_page_or_at_expired_messages() {
         let page = |finished: &str, list: &str| {
             read(9, &format!(r#"{{"ErrorCode":0,"IsFinished":{finished},"MsgList":{list}}}"#)).has_more
         };

@@ -193,7 +193,7 @@ fn the_services_clock_is_not_believed_beyond_what_is_known() {
 }
 
 #[test]
-fn an_event_without_a_usable_time_says_nothing_of_when_it_arrived() {
+fn an_event_without_a_usable_time_is_dated_by_its_arrival() {
     let slot = slot(vec![polled(1, counted(3, 4))]);
     let late = Heard { happened_at: Some(time(9_000)), arrived_at: time(30_000), ..heard(1, (4, 3), 1, 0) };
     let next = Heard { arrived_at: time(31_000), ..heard(1, (5, 2), 1, 20_000) };
@@ -217,7 +217,7 @@ fn the_first_reader_of_a_message_that_was_never_polled_is_exact() {
 }
 
 #[test]
-fn milestones_of_several_events_are_each_the_first_that_reaches_them() {
+fn the_first_event_that_reaches_a_milestone_counts() {
     let slot = slot(vec![polled(1, counted(0, 2))]);
     let recording = recorded(&slot, &[heard(1, (1, 1), 1, 20_000), heard(1, (2, 0), 1, 30_000)]);
     let [(_, made)] = &recording.milestones[..] else { panic!("{recording:?}") };

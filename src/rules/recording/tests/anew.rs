@@ -96,7 +96,7 @@ fn a_poll_that_saw_the_same_leaves_what_its_slot_holds_alone() {
 }
 
 #[test]
-fn what_somebody_wrote_into_a_slot_goes_with_the_next_poll_also_if_that_fails() {
+fn edits_of_a_slot_go_with_its_next_poll_even_a_failed_one() {
     let wrong = |messages| Slot { is_wrong: true, ..slot(messages) };
     let failed = kept(wrong(vec![message(1)]), Poll::ended(PollEnd::GivenUp));
     assert!(matches!(failed.outcome(&[]).contents, Contents::Other(held) if seqs(&held) == [1]));

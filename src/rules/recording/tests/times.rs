@@ -142,7 +142,7 @@ fn a_change_after_a_clock_step_back_may_date_from_the_sending() {
 }
 
 #[test]
-fn a_message_that_has_moved_to_another_slot_is_not_seen_before_its_last_change() {
+fn a_moved_message_is_not_seen_before_its_last_change() {
     let moved = |changed_at| SlotMessage { changed_at: Some(changed_at), known_apart: true, ..message(1) };
     let polled_at = |changed_at| {
         let held = Slot { last_polled_at: None, known_until: None, ..slot(vec![moved(changed_at)]) };
@@ -206,7 +206,7 @@ fn at_pace(slot: Slot, poll: Poll, stretch: f64) -> Recording {
 }
 
 #[test]
-fn at_a_pace_a_slot_is_due_the_sooner_the_more_is_unread_and_later_once_all_is_read() {
+fn at_a_pace_slots_with_more_unread_are_due_sooner() {
     let hour = |number| SlotMessage { sent_at: noon() - minutes(61), ..message(number) };
     let wait = |recording: &Recording| (recording.next_poll_at - noon()).as_seconds_f64();
     let told = |read, unread| answered((1..=4).map(|number| (seq(number), counted(read, unread))).collect());
@@ -227,7 +227,7 @@ fn at_a_pace_a_slot_is_due_the_sooner_the_more_is_unread_and_later_once_all_is_r
 }
 
 #[test]
-fn a_poll_was_due_by_what_was_unread_then_and_not_by_the_stretch() {
+fn a_poll_was_due_by_the_unread_count_not_the_stretch() {
     let old = SlotMessage { sent_at: noon() - minutes(120), known_until: Some(noon() - minutes(9)), ..message(1) };
     let held =
         Slot { last_polled_at: Some(noon() - minutes(9)), known_until: Some(noon() - minutes(9)), ..slot(vec![old]) };

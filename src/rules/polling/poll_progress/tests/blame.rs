@@ -113,7 +113,7 @@ fn a_slot_whose_last_poll_failed_gets_only_one_attempt() {
 }
 
 #[test]
-fn a_search_that_gives_way_to_other_slots_blames_no_message_that_it_has_not_asked_for() {
+fn an_interrupted_search_blames_only_messages_it_asked_for() {
     let slot = Slot { failures: 3, ..slot(16) };
     for answered in [0, 1] {
         let mut asking = PollProgress::new(&slot, ALL, Others::Answered);
@@ -131,7 +131,7 @@ fn a_search_that_gives_way_to_other_slots_blames_no_message_that_it_has_not_aske
 }
 
 #[test]
-fn a_poll_that_outlasts_an_outage_asks_again_for_what_failed_in_it() {
+fn a_poll_outlasting_an_outage_asks_again_for_what_failed() {
     for code in [10002, 10004] {
         let mut asking = PollProgress::new(&Slot { failures: 3, ..slot(2) }, ALL, Others::Answered);
         let (mut codes, mut asked) = (vec![code, 0, 0].into_iter(), vec![]);

@@ -27,7 +27,7 @@ fn of(group_key: GroupKey, slot_id: i64) -> SlotKey {
 }
 
 impl Polled {
-    /// So many slots of a minute in a group, which are polled evenly.
+    /// This number of slots of a minute in a group, which are polled evenly.
     fn of_minutes(slots: i64) -> Self {
         let now = start();
         let mut polled = Self {
@@ -116,7 +116,7 @@ fn a_bulk_of_old_messages_holds_up_no_slot_of_a_minute_and_ends() {
 }
 
 #[test]
-fn a_group_that_is_resumed_holds_up_no_slot_of_a_minute_and_ends() {
+fn a_resumed_group_delays_no_slot_of_a_minute_and_ends() {
     let mut polled = Polled::of_minutes(450);
     polled.runs(600);
     let resumed = || (1..=1_000).map(|slot| of(2, slot));
@@ -127,7 +127,7 @@ fn a_group_that_is_resumed_holds_up_no_slot_of_a_minute_and_ends() {
 }
 
 #[test]
-fn many_groups_with_one_new_message_each_hold_up_no_slot_of_a_minute_and_end() {
+fn many_new_groups_delay_no_slot_of_a_minute_and_end() {
     let mut polled = Polled::of_minutes(300);
     polled.runs(600);
     let new = || (1..=50_000).map(|group| of(1 + group, 1));
