@@ -71,7 +71,7 @@ BEGIN
         WHERE g.group_key > app.last_group_key AND g.sdk_app_id = refuse_full_app.sdk_app_id;
     IF app.groups + new_groups > app.max_groups THEN
         RAISE EXCEPTION 'app % may watch at most % groups', refuse_full_app.sdk_app_id, app.max_groups
-            USING ERRCODE = 'program_limit_exceeded',
+            USING ERRCODE = 'program_limit_exceeded', CONSTRAINT = 'limits.groups',
                 HINT = 'Unwatch groups, or raise limits.groups in the configuration of the daemon.';
     END IF;
     IF refuse_full_app.messages > 0 AND app.max_active_messages IS NOT NULL THEN
@@ -92,7 +92,7 @@ BEGIN
         IF watched > app.max_active_messages THEN
             RAISE EXCEPTION 'app % may watch at most % messages at a time', refuse_full_app.sdk_app_id,
                     app.max_active_messages
-                USING ERRCODE = 'program_limit_exceeded',
+                USING ERRCODE = 'program_limit_exceeded', CONSTRAINT = 'limits.messages',
                     HINT = 'Unwatch messages, or raise limits.messages in the configuration of the daemon.';
         END IF;
     END IF;

@@ -24,7 +24,7 @@ use crate::{
     store::ERROR_CLASSES,
 };
 
-const COUNTERS: [(&str, &str); 27] = [
+const COUNTERS: [(&str, &str); 29] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     (
         "receiptd_other_calls_total",
@@ -37,6 +37,11 @@ const COUNTERS: [(&str, &str); 27] = [
     ("receiptd_messages_slotted_total", "New messages added to the schedule."),
     ("receiptd_discovered_messages_total", "Messages that discovery has watched."),
     ("receiptd_passed_messages_total", "Messages that discovery has passed over, by reason."),
+    ("receiptd_discovery_failures_total", "Failed attempts to store what was discovered; each is repeated."),
+    (
+        "receiptd_discovery_refusals_total",
+        "Groups of discovery whose rows the database refused, at each attempt to store them.",
+    ),
     ("receiptd_messages_set_apart_total", "Messages isolated in a call of their own, since only calls for them fail."),
     ("receiptd_flushes_total", "Transactions that stored polls."),
     ("receiptd_flush_failures_total", "Failed attempts to store polls, by SQLSTATE; each is retried."),

@@ -59,7 +59,7 @@ pub(crate) use self::{
 };
 pub use self::{
     changed_groups::LeftBehind,
-    discovery::{DiscoveredGroup, DiscoveryTotals, Followed, GroupRead, Room, Watching},
+    discovery::{DiscoveredGroup, DiscoveryTotals, Followed, GroupRead, Outcome, RefusedGroup, Room, Watching},
     error::{ConnectError, DriverError, StoreError},
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},
     forecast::LastDay,

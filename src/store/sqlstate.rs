@@ -55,6 +55,15 @@ pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
     }
 }
 
+/// Whether a failure may be due to the rows that were written, so that others can be written without them. An owner's
+/// trigger may raise any SQLSTATE.
+pub(super) fn may_be_of_rows(error: &sqlx::Error) -> bool {
+    let Some(sqlstate) = sqlstate(error) else { return remedy_of(error) == Remedy::SetAside };
+    // Connection, transaction state, authorization, no such database, resources, intervention, system.
+    let is_of_server = matches!(sqlstate.get(..2).unwrap_or_default(), "08" | "25" | "28" | "3D" | "53" | "57" | "58");
+    !is_of_server && remedy_of(error) != Remedy::Reconnect
+}
+
 /// Whether the server does not know a prepared statement's name, or has another statement by that name.
 pub(super) fn has_lost_name(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
@@ -183,6 +192,11 @@ impl StoreError {
     /// Whether the database refuses the data: the rest can be written without it.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.remedy(), Remedy::SetAside | Remedy::Partition)
+    }
+
+    /// The same for any SQLSTATE that a trigger may raise: whether it is about the rows, trying parts of them shows.
+    pub(crate) fn may_be_of_rows(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if may_be_of_rows(source))
     }
 
     pub(crate) fn remedy(&self) -> Remedy {

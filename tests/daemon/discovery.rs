@@ -203,7 +203,7 @@ async fn discovery_that_was_switched_off_begins_anew() {
     assert!(!rig.value::<bool>(began).await);
 }
 
-fn read(id: &str, seqs: impl IntoIterator<Item = i64>) -> GroupRead {
+pub fn read(id: &str, seqs: impl IntoIterator<Item = i64>) -> GroupRead {
     let group: GroupId = group(id);
     let sent_at = receiptd::clock::now();
     let mut found: Vec<Found> =
@@ -220,19 +220,19 @@ fn read(id: &str, seqs: impl IntoIterator<Item = i64>) -> GroupRead {
     }
 }
 
-const ROOM: Room<'static> = Room { cadence: Some("slow"), readers: &[], messages: 1_000, messages_per_group: 5 };
+pub const ROOM: Room<'static> = Room { cadence: Some("slow"), readers: &[], messages: 1_000, messages_per_group: 5 };
 
-async fn store(rig: &Harness) -> Store {
+pub async fn store(rig: &Harness) -> Store {
     let store = Store::new(&rig.database.url().into(), 3, app()).unwrap();
     store.follow_groups(None, &[group("a"), group("b")]).await.unwrap();
     store
 }
 
-fn total(watching: &Watching) -> u64 {
+pub fn total(watching: &Watching) -> u64 {
     watching.stored.iter().map(|(_, watched)| watched).sum()
 }
 
-async fn seqs(rig: &Harness, condition: &str) -> String {
+pub async fn seqs(rig: &Harness, condition: &str) -> String {
     let seqs = format!(
         "SELECT coalesce(string_agg(msg_seq::text, ' ' ORDER BY msg_seq), '') FROM receiptd.watched_messages WHERE {condition}"
     );

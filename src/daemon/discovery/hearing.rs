@@ -13,7 +13,7 @@ use crate::{
         discovery::{Found, Passed},
         protocol::others::{HistoryMessage, MessageKind},
     },
-    store::GroupRead,
+    store::{GroupRead, Outcome},
 };
 
 /// Time in which announcements are collected.
@@ -49,12 +49,14 @@ impl Discoverer {
         let reads: Vec<GroupRead> =
             messages.into_iter().map(|(group, messages)| self.read_of(group, messages)).collect();
         let news: Vec<(GroupId, Option<u32>)> = reads.iter().map(|read| (read.group.clone(), read.next_seq)).collect();
-        let is_stored = self.store(reads).await;
+        let watching = self.store(reads).await;
         for (group, next_seq) in news {
-            match next_seq.filter(|_| is_stored) {
-                Some(next_seq) => self.has_read(&group, next_seq),
+            match (watching.of(&group), next_seq) {
+                (Outcome::Stored, Some(next_seq)) => self.has_read(&group, next_seq),
+                // A look would be refused too.
+                (Outcome::Refused, _) => {}
                 // Something is missing between what was read and what was told.
-                None => self.hurry(&group),
+                _ => self.hurry(&group),
             }
         }
     }
@@ -68,7 +70,10 @@ impl Discoverer {
             return false;
         }
         match self.parts.store.follow_groups(group_type, std::slice::from_ref(group)).await {
-            Ok(_) => self.follow(group.clone(), Known { group_type, ..Known::default() }),
+            Ok(refused) => {
+                self.refused(&refused);
+                refused.is_empty() && self.follow(group.clone(), Known { group_type, ..Known::default() })
+            }
             Err(error) => {
                 self.failed(&error);
                 false

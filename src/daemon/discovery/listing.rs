@@ -64,8 +64,10 @@ impl Discoverer {
                 has_room
             })
             .collect();
-        self.parts.store.store_page(group_type, &wanted, next).await?;
-        for group in wanted {
+        let refused = self.parts.store.follow_groups(Some(group_type), &wanted).await?;
+        self.parts.store.store_place(group_type, next).await?;
+        self.refused(&refused);
+        for group in wanted.into_iter().filter(|group| refused.iter().all(|refused| refused.group != *group)) {
             self.follow(group, Known { group_type: Some(group_type), ..Known::default() });
         }
         if self.groups().known.len() >= self.parts.rules.groups {

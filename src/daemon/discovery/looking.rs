@@ -22,7 +22,7 @@ use crate::{
             others::{GetGroupInfo, GetHistory, GroupInfo},
         },
     },
-    store::GroupRead,
+    store::{GroupRead, Outcome, Watching},
 };
 
 /// Maximum number of calls for groups in flight.
@@ -36,6 +36,9 @@ const COLLECT: Duration = Duration::from_millis(500);
 
 /// Delay until a group is looked at that Tencent Chat has refused.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1_800);
+
+/// The same for a group whose rows the tables refuse.
+const AFTER_REFUSED_ROWS: Duration = Duration::from_secs(600);
 
 /// Maximum number of members of a group with receipts.
 const MOST_MEMBERS: u32 = 200;
@@ -91,9 +94,13 @@ impl Discoverer {
                 }
             }
         }
-        let is_stored = reads.is_empty() || self.store(reads).await;
+        let watching = if reads.is_empty() { Watching::default() } else { self.store(reads).await };
         for (group, next_seq, wait) in later {
-            self.has_looked(group, next_seq.filter(|_| is_stored), now + if is_stored { wait } else { AGAIN });
+            match watching.of(&group) {
+                Outcome::Stored => self.has_looked(group, next_seq, now + wait),
+                Outcome::Refused => self.look_again(group, now + wait.max(AFTER_REFUSED_ROWS)),
+                Outcome::NotStored => self.look_again(group, now + AGAIN),
+            }
         }
         if !gone.is_empty() {
             self.leave_groups(&gone).await;
@@ -102,7 +109,10 @@ impl Discoverer {
 
     async fn leave_groups(&self, gone: &[GroupId]) {
         match self.parts.store.leave_groups(gone).await {
-            Ok(()) => gone.iter().for_each(|group| self.leave(group)),
+            Ok(refused) => {
+                self.refused(&refused);
+                gone.iter().for_each(|group| self.leave(group));
+            }
             Err(error) => {
                 self.failed(&error);
                 let (_, now) = self.now();

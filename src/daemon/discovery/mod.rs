@@ -28,7 +28,7 @@ use crate::{
     domain::{GroupId, GroupType, Timestamp},
     logging::log_throttle::LogThrottle,
     rules::discovery::{Discovery, Pattern, Rounds},
-    store::{Followed, GroupRead, Room, Store, StoreError},
+    store::{Followed, GroupRead, RefusedGroup, Room, Store, StoreError, Watching},
 };
 
 /// Delay after a failure of the database or the service.
@@ -81,6 +81,8 @@ pub(crate) struct Discoverer {
     /// Wakes the looks: a group is due.
     due: Notify,
     trouble: Mutex<LogThrottle>,
+    /// Groups that the tables refuse.
+    refusals: Mutex<LogThrottle>,
 }
 
 /// Runs discovery until the session is over. Without rules, notes that it is switched off.
@@ -102,7 +104,7 @@ pub(crate) async fn run(store: Store, parts: Option<DiscoveryParts>, session_ove
     let Some(begun) = session_over.run_until_cancelled(begin).await else { return };
     let (Some(began), Some(parts)) = (begun, parts) else { return session_over.cancelled().await };
     let (groups, due, trouble) = (Mutex::default(), Notify::new(), Mutex::new(trouble));
-    let discoverer = Arc::new(Discoverer { parts, began, groups, due, trouble });
+    let discoverer = Arc::new(Discoverer { parts, began, groups, due, trouble, refusals: Mutex::default() });
     let work = async {
         discoverer.load().await;
         tokio::join!(discoverer.list(), discoverer.look(), discoverer.hear(), discoverer.count());
@@ -125,7 +127,7 @@ impl Discoverer {
     async fn try_to_load(&self) -> Result<(), StoreError> {
         let DiscoveryParts { store, rules, .. } = &self.parts;
         let named: Vec<GroupId> = rules.selection.ids.iter().cloned().collect();
-        store.follow_groups(None, &named).await?;
+        self.refused(&store.follow_groups(None, &named).await?);
         let mut after = None;
         loop {
             let page = store.followed_groups(after.as_ref()).await?;
@@ -181,10 +183,11 @@ impl Discoverer {
         self.parts.status.follows(groups.known.len());
     }
 
-    /// Stores what was read of groups, and watches what was found. Returns whether all of it is stored.
-    async fn store(&self, reads: Vec<GroupRead>) -> bool {
+    /// Stores what was read of groups, and watches what was found. Groups that are in neither list of the result have to
+    /// be read again.
+    async fn store(&self, reads: Vec<GroupRead>) -> Watching {
         let DiscoveryParts { store, rules, readers, status, .. } = &self.parts;
-        let (number, active) = (reads.len(), self.groups().active);
+        let active = self.groups().active;
         let room = Room {
             cadence: rules.cadence.as_deref(),
             readers,
@@ -196,29 +199,45 @@ impl Discoverer {
                 let watched: u64 = watching.stored.iter().map(|(_, watched)| watched).sum();
                 self.groups().active += i64::try_from(watched).unwrap_or(i64::MAX);
                 status.watched(watched, &watching.passed);
-                watching.stored.len() == number
+                self.refused(&watching.refused);
+                watching
             }
             Err(error) => {
                 self.failed(&error);
-                false
+                Watching::default()
+            }
+        }
+    }
+
+    /// Counts and logs groups whose rows the tables refuse.
+    fn refused(&self, refused: &[RefusedGroup]) {
+        for RefusedGroup { group, sqlstate } in refused {
+            metrics::counter!("receiptd_discovery_refusals_total").increment(1);
+            if let Some(times) = lock(&self.refusals).happened(clock::uptime()) {
+                let what = "the database refuses a group of discovery, as a trigger or a constraint may: it is tried again later";
+                tracing::error!(%group, sqlstate, times, "{what}");
             }
         }
     }
 
     fn failed(&self, error: &StoreError) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         // The task that renews the lease notices and logs that it is lost.
         if !matches!(error, StoreError::LeaseLost { .. }) {
-            error.log(&mut trouble, "what was discovered can't be stored: it is read again later");
+            metrics::counter!("receiptd_discovery_failures_total").increment(1);
+            error.log(&mut lock(&self.trouble), "what was discovered can't be stored: it is read again later");
         }
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.groups)
     }
 
     fn now(&self) -> (Timestamp, Instant) {
         let uptime = clock::uptime();
         (self.parts.store.clock().at(uptime), uptime)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,12 +36,22 @@ pub enum Passed {
     Bound,
     /// Its owner has stopped watching the group.
     Removed,
+    /// The database refuses its row, for example because of an owner's trigger.
+    Refused,
 }
 
 impl Passed {
     /// All reasons.
-    pub const ALL: [Self; 7] =
-        [Self::System, Self::Recalled, Self::Gone, Self::WithoutReceipt, Self::TooOld, Self::Bound, Self::Removed];
+    pub const ALL: [Self; 8] = [
+        Self::System,
+        Self::Recalled,
+        Self::Gone,
+        Self::WithoutReceipt,
+        Self::TooOld,
+        Self::Bound,
+        Self::Removed,
+        Self::Refused,
+    ];
 
     /// The name in `discovered_groups.passed_reasons` and in metrics.
     pub fn name(self) -> &'static str {
@@ -53,6 +63,7 @@ impl Passed {
             Self::TooOld => "too_old",
             Self::Bound => "bound",
             Self::Removed => "removed",
+            Self::Refused => "refused",
         }
     }
 
@@ -66,6 +77,7 @@ impl Passed {
             Self::TooOld => "it was sent before discovery begins",
             Self::Bound => "discovery.messages or discovery.messages_per_group was reached",
             Self::Removed => "its group had been removed from the watch list",
+            Self::Refused => "the database refused its row, as a trigger or a constraint may",
         })
     }
 }

@@ -1,14 +1,16 @@
 //! What discovery knows: the groups that it follows, how far the lists and each group are read, and what it has watched
 //! and passed over.
 
+mod refused;
 mod report;
 mod watching;
 
 use sqlx::Row;
 
 pub use self::{
+    refused::RefusedGroup,
     report::{DiscoveredGroup, DiscoveryTotals},
-    watching::{GroupRead, Room, Watching},
+    watching::{GroupRead, Outcome, Room, Watching},
 };
 use super::{
     Store, StoreError,
@@ -84,56 +86,58 @@ impl Store {
         Ok((next.parse().unwrap_or_default(), listed_at))
     }
 
-    /// Stores a page of the list: the groups to follow, and the place of the next page, if there is one. Returns the
-    /// groups that are new.
+    /// Stores the place of the next page of the list; without one, the list was read to its end.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed.
-    pub async fn store_page(
-        &self,
-        group_type: GroupType,
-        groups: &[GroupId],
-        next: Option<Cursor>,
-    ) -> Result<Vec<GroupId>, StoreError> {
-        self.run_fenced("storing a list of groups", LONG, async |database| {
-            query(
-                "INSERT INTO receiptd.discovery_lists AS l (sdk_app_id, group_type, next_page, listed_at)
-                 VALUES ($1, $2, coalesce($3, '0'), CASE WHEN $3 IS NULL THEN now() END)
-                 ON CONFLICT (sdk_app_id, group_type) DO UPDATE
-                 SET next_page = EXCLUDED.next_page, listed_at = coalesce(EXCLUDED.listed_at, l.listed_at)",
-            )
-            .bind(self.app())
-            .bind(group_type.as_str())
-            .bind(next.map(|next| next.to_string()))
-            .execute(&mut *database)
-            .await?;
-            follow(database, self.app(), Some(group_type), groups).await
-        })
-        .await
+    /// If the database fails.
+    pub async fn store_place(&self, group_type: GroupType, next: Option<Cursor>) -> Result<(), StoreError> {
+        let place = query(
+            "INSERT INTO receiptd.discovery_lists AS l (sdk_app_id, group_type, next_page, listed_at)
+             VALUES ($1, $2, coalesce($3, '0'), CASE WHEN $3 IS NULL THEN now() END)
+             ON CONFLICT (sdk_app_id, group_type) DO UPDATE
+             SET next_page = EXCLUDED.next_page, listed_at = coalesce(EXCLUDED.listed_at, l.listed_at)",
+        )
+        .bind(self.app())
+        .bind(group_type.as_str())
+        .bind(next.map(|next| next.to_string()));
+        self.run_fenced("storing the place in a list", SHORT, async |database| place.execute(database).await.map(drop))
+            .await
     }
 
-    /// Follows groups. Returns those that are new.
+    /// Follows groups. Returns those that the tables refuse.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed.
+    /// If the database fails. Some may be followed nevertheless.
     pub async fn follow_groups(
         &self,
         group_type: Option<GroupType>,
         groups: &[GroupId],
-    ) -> Result<Vec<GroupId>, StoreError> {
-        const DOING: &str = "following groups";
-        self.run_fenced(DOING, SHORT, async |database| follow(database, self.app(), group_type, groups).await).await
+    ) -> Result<Vec<RefusedGroup>, StoreError> {
+        // Rows of known groups are not written.
+        let follow = |groups: &[GroupId]| {
+            query(
+                "INSERT INTO receiptd.discovered_groups (sdk_app_id, group_id, group_type)
+                 SELECT $1, u.group_id, $2 FROM unnest($3::text[]) AS u (group_id) ORDER BY u.group_id
+                 ON CONFLICT (sdk_app_id, group_id) DO NOTHING",
+            )
+            .bind(self.app())
+            .bind(group_type.map(GroupType::as_str))
+            .bind(texts(groups))
+        };
+        self.write_groups_apart("following groups", groups, follow).await
     }
 
-    /// Stops following groups.
+    /// Stops following groups. Returns those whose rows the tables keep.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed.
-    pub async fn leave_groups(&self, groups: &[GroupId]) -> Result<(), StoreError> {
-        let leave = query("DELETE FROM receiptd.discovered_groups WHERE sdk_app_id = $1 AND group_id = ANY ($2)")
-            .bind(self.app())
-            .bind(texts(groups));
-        self.run_fenced("leaving groups", SHORT, async |database| leave.execute(database).await.map(drop)).await
+    /// If the database fails. Some may have gone nevertheless.
+    pub async fn leave_groups(&self, groups: &[GroupId]) -> Result<Vec<RefusedGroup>, StoreError> {
+        let leave = |groups: &[GroupId]| {
+            query("DELETE FROM receiptd.discovered_groups WHERE sdk_app_id = $1 AND group_id = ANY ($2)")
+                .bind(self.app())
+                .bind(texts(groups))
+        };
+        self.write_groups_apart("leaving groups", groups, leave).await
     }
 
     /// The next followed groups by id, after `after`. Empty at the end.
@@ -160,26 +164,6 @@ impl Store {
         };
         Ok(rows.iter().filter_map(followed).collect())
     }
-}
-
-async fn follow(
-    connection: &mut StoreConnection,
-    app: i64,
-    group_type: Option<GroupType>,
-    groups: &[GroupId],
-) -> Result<Vec<GroupId>, sqlx::Error> {
-    // Rows of known groups are not written.
-    let new: Vec<String> = query_scalar(
-        "INSERT INTO receiptd.discovered_groups AS d (sdk_app_id, group_id, group_type)
-         SELECT $1, u.group_id, $2 FROM unnest($3::text[]) AS u (group_id) ORDER BY u.group_id
-         ON CONFLICT (sdk_app_id, group_id) DO NOTHING RETURNING d.group_id",
-    )
-    .bind(app)
-    .bind(group_type.map(GroupType::as_str))
-    .bind(texts(groups))
-    .fetch_all(connection)
-    .await?;
-    Ok(new.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 fn texts(groups: &[GroupId]) -> Vec<String> {

@@ -2,18 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::{LONG, SHORT, Store, StoreConnection, StoreError, query, query_as, query_scalar, texts};
+use super::{LONG, RefusedGroup, SHORT, Store, StoreConnection, StoreError, query, query_as, query_scalar, texts};
 use crate::{
     domain::{GroupId, GroupType, MsgSeq, Timestamp},
     rules::discovery::{Found, Passed, Pattern, Share, polls_before},
-    store::{
-        brief::{Brief, Halves},
-        sqlstate::sqlstate,
-    },
+    store::brief::{Brief, Halves},
 };
 
-/// The SQLSTATE of `receiptd.refuse_full_app`.
-const LIMIT_EXCEEDED: &str = "54000";
+/// The names of the limits that `receiptd.refuse_full_app` keeps.
+const LIMITS: [&str; 2] = ["limits.groups", "limits.messages"];
 
 /// Number of passed messages whose reasons are kept.
 const KEPT_PASSED: usize = 50;
@@ -42,13 +39,15 @@ pub struct GroupRead {
 pub struct Watching {
     /// The groups whose reading is stored, with the number of messages that are watched since.
     pub stored: Vec<(GroupId, u64)>,
+    /// The groups that the tables refuse.
+    pub refused: Vec<RefusedGroup>,
     /// Number of messages passed over, by reason.
     pub passed: HashMap<Passed, u64>,
 }
 
 /// The facts that decide about a group's messages.
 #[derive(Debug, Clone, Default, sqlx::FromRow)]
-struct Counts {
+pub(super) struct Counts {
     group_id: String,
     active: i64,
     with_receipt: i64,
@@ -71,23 +70,20 @@ pub struct Room<'a> {
 
 impl Store {
     /// Watches what was found in groups, and stores how far they are read. Messages that are or were watched are left
-    /// alone, and so are groups that their owner has removed. Groups that another session has locked are left out.
+    /// alone, and so are groups that their owner has removed. Groups that another session has locked are left out, and
+    /// so are those that the tables refuse.
     ///
     /// # Errors
-    /// If the database fails. What was stored before stays.
+    /// If the database fails, and not only for some of the groups. What was stored before stays.
     pub async fn watch_discovered(&self, reads: Vec<GroupRead>, room: Room<'_>) -> Result<Watching, StoreError> {
-        const DOING: &str = "watching discovered messages";
-        let mut watching = Watching::default();
+        let (mut watching, mut refusal) = (Watching::default(), None);
         let mut left = room.messages;
         let mut halves = Halves::of(reads);
         while let Some(mut part) = halves.take() {
             let counts = self.counts_of(&part).await?;
             part.iter_mut()
                 .for_each(|read| pass_over(read, counts.get(read.group.as_str()), Room { messages: left, ..room }));
-            let watched = self.run_briefly(DOING, SHORT, None, async |database, _| {
-                watch(database, self.app(), room, &part, &counts).await
-            });
-            match watched.await {
+            match self.watch_together(&mut part, room, &counts).await {
                 Ok(Brief::Done(watched)) => {
                     left -= watched.values().sum::<i64>();
                     watching.add(&part, &watched);
@@ -98,10 +94,37 @@ impl Store {
                     left = 0;
                     halves.again(part);
                 }
-                Err(error) => return Err(error),
+                Err(error) if !error.may_be_of_rows() => return Err(error),
+                Err(error) if part.len() == 1 => {
+                    watching.refused.extend(part.into_iter().map(|read| RefusedGroup::of(read.group, &error)));
+                    refusal = Some(error);
+                }
+                Err(_) => halves.failed(part),
             }
         }
-        Ok(watching)
+        match refusal.filter(|error| watching.stored.is_empty() && !error.is_refusal()) {
+            // It is not about a group.
+            Some(error) => Err(error),
+            None => Ok(watching),
+        }
+    }
+
+    /// Stores the readings of groups in one transaction. Of a single group, messages that are refused are passed over.
+    async fn watch_together(
+        &self,
+        part: &mut [GroupRead],
+        room: Room<'_>,
+        counts: &HashMap<String, Counts>,
+    ) -> Result<Brief<HashMap<String, i64>>, StoreError> {
+        const DOING: &str = "watching discovered messages";
+        let watched = self
+            .run_briefly(DOING, SHORT, None, async |database, _| watch(database, self.app(), room, part, counts).await);
+        match (watched.await, part) {
+            (Err(error), [read]) if error.may_be_of_rows() && read.found.len() > 1 => {
+                self.watch_apart(DOING, read, room, counts).await
+            }
+            (watched, _) => watched,
+        }
     }
 
     /// Number of discovered messages of the app that are polled.
@@ -148,7 +171,29 @@ impl Store {
     }
 }
 
+/// What became of a group's reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored.
+    Stored,
+    /// The tables refuse it.
+    Refused,
+    /// Its group was locked, or the database failed.
+    NotStored,
+}
+
 impl Watching {
+    /// What became of a group.
+    pub fn of(&self, group: &GroupId) -> Outcome {
+        if self.stored.iter().any(|(stored, _)| stored == group) {
+            Outcome::Stored
+        } else if self.refused.iter().any(|refused| refused.group == *group) {
+            Outcome::Refused
+        } else {
+            Outcome::NotStored
+        }
+    }
+
     fn add(&mut self, reads: &[GroupRead], watched: &HashMap<String, i64>) {
         for read in reads {
             let number = watched.get(read.group.as_str()).copied().unwrap_or_default();
@@ -158,8 +203,9 @@ impl Watching {
     }
 }
 
-fn is_limit(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some(LIMIT_EXCEEDED)
+pub(super) fn is_limit(error: &sqlx::Error) -> bool {
+    let limit = error.as_database_error().and_then(|error| error.constraint());
+    limit.is_some_and(|limit| LIMITS.contains(&limit))
 }
 
 /// Takes out the messages that may not be watched. The newest come first, and are the most worth watching.
@@ -191,7 +237,7 @@ async fn watch(
     Ok(watched)
 }
 
-async fn add_groups(
+pub(super) async fn add_groups(
     connection: &mut StoreConnection,
     app: i64,
     room: Room<'_>,
@@ -215,7 +261,7 @@ async fn add_groups(
     .map(drop)
 }
 
-async fn add_messages(
+pub(super) async fn add_messages(
     connection: &mut StoreConnection,
     app: i64,
     reads: &[GroupRead],
@@ -257,7 +303,7 @@ async fn add_messages(
     Ok(watched.into_iter().collect())
 }
 
-async fn store_cursors(
+pub(super) async fn store_cursors(
     connection: &mut StoreConnection,
     app: i64,
     reads: &[GroupRead],
