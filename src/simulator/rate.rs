@@ -12,11 +12,14 @@ const SECOND_MICROS: u64 = 1_000_000;
 pub(super) struct RateWindow {
     limit: usize,
     admitted: VecDeque<u64>,
+    /// All calls of the last second, also those that were refused.
+    arrived: VecDeque<u64>,
+    warned_at: Option<u64>,
 }
 
 impl RateWindow {
     pub fn new(calls_per_second: u32) -> Self {
-        Self { limit: calls_per_second as usize, admitted: VecDeque::new() }
+        Self { limit: calls_per_second as usize, admitted: VecDeque::new(), arrived: VecDeque::new(), warned_at: None }
     }
 
     /// Applies from the next call on.
@@ -26,14 +29,28 @@ impl RateWindow {
 
     /// True if the call at `now` is within the limit; refused calls don't count.
     pub fn admit(&mut self, now: u64) -> bool {
-        while self.admitted.front().is_some_and(|first| first + SECOND_MICROS <= now) {
-            self.admitted.pop_front();
+        for calls in [&mut self.admitted, &mut self.arrived] {
+            while calls.front().is_some_and(|first| first + SECOND_MICROS <= now) {
+                calls.pop_front();
+            }
         }
+        self.arrived.push_back(now);
         let within = self.admitted.len() < self.limit;
         if within {
             self.admitted.push_back(now);
         }
         within
+    }
+
+    /// The number of calls in the last second and the limit, if that is more than 80 % of it; at most once a second.
+    /// [Tencent's documentation]
+    pub fn warning(&mut self, now: u64) -> Option<(usize, usize)> {
+        let (calls, limit) = (self.arrived.len(), self.limit);
+        let is_due = self.warned_at.is_none_or(|at| at + SECOND_MICROS <= now);
+        (is_due && calls * 10 > limit * 8).then(|| {
+            self.warned_at = Some(now);
+            (calls, limit)
+        })
     }
 }
 
@@ -87,6 +104,23 @@ mod tests {
         assert!(!window.admit(1_000_000) && window.admit(1_000_010), "the call at 10 has its place for a second");
         window.set_limit(2);
         assert!(window.admit(1_000_020));
+    }
+
+    #[test]
+    fn calls_beyond_four_fifths_of_the_limit_are_told_once_a_second() {
+        let mut window = RateWindow::new(5);
+        let told: Vec<_> = [0, 1, 2, 3, 4, 5, 6, 1_000_004]
+            .map(|now| {
+                window.admit(now);
+                window.warning(now)
+            })
+            .into_iter()
+            .flatten()
+            .collect();
+        assert_eq!(told, [(5, 5)], "the sixth and seventh are counted, but not told again so soon");
+        window.admit(1_000_005);
+        assert_eq!(window.warning(1_000_005), None);
+        assert_eq!(RateWindow::new(200).warning(0), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::{
     refusal::Refusal,
     request::{ReceiptRequest, RecentRandoms, check_parameters, parse_body},
     signature::Credentials,
-    webhooks::WebhookLedger,
+    webhooks::{self, WebhookLedger},
     wire::{Way, Wire},
 };
 use crate::{
@@ -44,6 +44,8 @@ use crate::{
 
 /// The API's path.
 pub(super) const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
+/// The API's name.
+const RECEIPTS: &str = "get_group_msg_receipt";
 /// Maximum size of a request: about 50,000 seqs, far more than an answer of 1 MB can contain.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
@@ -146,7 +148,17 @@ impl Service {
             ledger.record_arrival(micros);
             ledger.calls()
         });
-        (CallInFlight { service: self.clone(), number, arrival: micros, ended: false }, rate.admit(micros))
+        let is_within_limit = self.admit(&mut rate, RECEIPTS, micros);
+        (CallInFlight { service: self.clone(), number, arrival: micros, ended: false }, is_within_limit)
+    }
+
+    /// Counts a call. Webhooks tell when an API is near its limit.
+    fn admit(&self, rate: &mut RateWindow, api: &str, micros: u64) -> bool {
+        let is_within_limit = rate.admit(micros);
+        if let Some((calls, limit)) = rate.warning(micros) {
+            self.world.announce(webhooks::over_limit(api, calls, limit));
+        }
+        is_within_limit
     }
 
     /// The same for a call of another API. Returns whether it is within the limit.
@@ -155,7 +167,7 @@ impl Service {
         let mut rate = lock(rate);
         let micros = self.now_micros();
         self.record(|ledger| ledger.record_arrival_at(api, micros));
-        rate.admit(micros)
+        self.admit(&mut rate, api, micros)
     }
 
     /// Changes the limit of another API, from the next call on.

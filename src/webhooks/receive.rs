@@ -92,7 +92,7 @@ fn kind(event: &Event) -> (&'static str, bool) {
         Event::Recalled { .. } => ("recalled", true),
         Event::Created(_) => ("created", true),
         Event::Destroyed(_) => ("destroyed", true),
-        Event::MembersChanged(_) => ("members", false),
+        Event::MembersChanged(_) => ("members", true),
         Event::OverLimit { .. } => ("over_limit", false),
         Event::Other => ("other", false),
     }

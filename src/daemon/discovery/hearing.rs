@@ -33,9 +33,8 @@ impl Discoverer {
     async fn heard(&self, announced: Vec<Announced>) {
         let mut messages: HashMap<GroupId, Vec<HistoryMessage>> = HashMap::new();
         for announced in announced {
-            let (Announced::Message { group, group_type, .. } | Announced::Group { group, group_type }) = &announced;
-            if self.parts.rules.selection.refuses(group, *group_type).is_some() || !self.knows(group, *group_type).await
-            {
+            let (group, group_type) = announced.group();
+            if self.parts.rules.selection.refuses(group, group_type).is_some() || !self.knows(group, group_type).await {
                 continue;
             }
             match announced {
@@ -44,6 +43,8 @@ impl Discoverer {
                     messages.entry(group).or_default().push(message);
                 }
                 Announced::Message { group, .. } | Announced::Group { group, .. } => self.hurry(&group),
+                // A group that is new is due anyway.
+                Announced::Exists { .. } => {}
             }
         }
         let reads: Vec<GroupRead> =

@@ -29,8 +29,15 @@ pub enum Announced {
         /// Time of sending; without it, the message is looked up.
         sent_at: Option<Timestamp>,
     },
-    /// A group was created, or something else has happened in it: it is looked at.
+    /// A group was created: it is looked at.
     Group {
+        /// The group.
+        group: GroupId,
+        /// Its type, if told.
+        group_type: Option<GroupType>,
+    },
+    /// Members have joined or left a group: it exists.
+    Exists {
         /// The group.
         group: GroupId,
         /// Its type, if told.
@@ -49,7 +56,18 @@ impl Announced {
             Event::Created(Group { id, group_type }) => {
                 Some(Self::Group { group: id.clone(), group_type: known_type(group_type.as_deref())? })
             }
+            Event::MembersChanged(Group { id, group_type }) => {
+                Some(Self::Exists { group: id.clone(), group_type: known_type(group_type.as_deref())? })
+            }
             _ => None,
+        }
+    }
+
+    pub(super) fn group(&self) -> (&GroupId, Option<GroupType>) {
+        match self {
+            Self::Message { group, group_type, .. }
+            | Self::Group { group, group_type }
+            | Self::Exists { group, group_type } => (group, *group_type),
         }
     }
 }
@@ -147,6 +165,9 @@ mod tests {
         assert_eq!(Announced::of(&sent(None, true)), None, "online-only messages have no receipt");
         let created = Announced::Group { group: "a".parse().unwrap(), group_type: Some(GroupType::Public) };
         assert_eq!(Announced::of(&Event::Created(group(Some("Public")))), Some(created));
+        let exists = Announced::Exists { group: "a".parse().unwrap(), group_type: None };
+        assert_eq!(Announced::of(&Event::MembersChanged(group(None))), Some(exists));
+        assert_eq!(Announced::of(&Event::MembersChanged(group(Some("AVChatRoom")))), None);
         assert_eq!(Announced::of(&Event::Other), None);
     }
 

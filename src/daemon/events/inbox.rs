@@ -103,6 +103,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_reader_that_is_named_takes_room() {
+        let named = |number: u32| format!(r#"{{"Member_Account":"m{number}"}}"#);
+        let readers: Vec<String> = (0..200).map(named).collect();
+        let entry = |seq: u32| {
+            let readers = readers.join(",");
+            format!(r#"{{"MsgSeq":{seq},"ReadNum":200,"UnreadNum":0,"ReadReceiptMembers":[{readers}]}}"#)
+        };
+        let entries: Vec<String> = (1..=10).map(entry).collect();
+        let body = format!(
+            r#"{{"CallbackCommand":"Group.CallbackAfterReadReceipt","GroupId":"g","GroupMsgReceiptList":[{}]}}"#,
+            entries.join(",")
+        );
+        let inbox = Inbox::default();
+        let offers = |keeps| inbox.offer(arrival(Event::read(body.as_bytes(), |_| keeps).unwrap()));
+        let most = MOST_ENTRIES / (10 * 201);
+        assert!((0..most).all(|_| offers(true)) && !offers(true));
+        assert!(offers(false), "without accounts it is small");
+    }
+
+    #[tokio::test]
     async fn an_event_wakes_who_waits() {
         let inbox = std::sync::Arc::new(Inbox::default());
         let taking = tokio::spawn({

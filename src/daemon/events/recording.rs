@@ -5,8 +5,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::TimeDelta;
@@ -33,11 +34,23 @@ use crate::{
 /// Delay after the database failed.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// Pause between two looks at the inbox: events that come one by one are looked up and stored together.
+const TOGETHER: Duration = Duration::from_millis(50);
+
 /// Maximum number of messages that are looked up together.
 const CHUNK: usize = 2_000;
 
 /// Minimum time between a slot's last poll and one that an event asks for.
 const POLL_AGAIN: TimeDelta = TimeDelta::seconds(10);
+
+/// The same after members have joined or left: that is frequent, and changes little.
+const POLL_AFTER_MEMBERS: TimeDelta = TimeDelta::seconds(60);
+
+/// How often groups whose members have changed are looked up.
+const MEMBERS_EVERY: Duration = Duration::from_secs(5);
+
+/// Maximum number of such groups. The slots of others are polled when they are due.
+const MOST_CHANGED_GROUPS: usize = 1_000;
 
 /// How often it is stored how far events are trusted.
 const STORE_TRUST_EVERY: Duration = Duration::from_secs(60);
@@ -71,6 +84,36 @@ struct HeardOf<'a> {
 struct ToPoll {
     messages: Vec<(GroupId, MsgSeq)>,
     groups: HashSet<GroupId>,
+    /// Groups whose members have changed, once it is time for them.
+    changed: HashSet<GroupId>,
+}
+
+/// Groups whose members have changed: their counts may have changed too.
+#[derive(Debug)]
+struct ChangedGroups {
+    groups: HashSet<GroupId>,
+    due: Instant,
+}
+
+impl ChangedGroups {
+    fn add(&mut self, group: GroupId) {
+        if self.groups.len() < MOST_CHANGED_GROUPS {
+            self.groups.insert(group);
+        }
+    }
+
+    /// When it is time for them; none if there are none.
+    fn next_at(&self) -> Option<Instant> {
+        (!self.groups.is_empty()).then_some(self.due)
+    }
+
+    fn take(&mut self, now: Instant) -> HashSet<GroupId> {
+        if now < self.due {
+            return HashSet::new();
+        }
+        self.due = now + MEMBERS_EVERY;
+        mem::take(&mut self.groups)
+    }
 }
 
 impl EventRecorder {
@@ -109,13 +152,17 @@ impl EventRecorder {
 
     async fn record_all(&self, stop: &CancellationToken) {
         let (mut order, mut trouble) = (Order::default(), LogThrottle::default());
+        let mut changed = ChangedGroups { groups: HashSet::new(), due: clock::uptime() };
         while !stop.is_cancelled() {
             let mut to_poll = ToPoll::default();
             tokio::select! {
                 () = stop.cancelled() => {}
-                arrivals = self.inbox.take() => arrivals.into_iter().for_each(|one| self.sort(one, &mut order, &mut to_poll)),
-                () = until(&order) => {}
+                arrivals = self.inbox.take() => {
+                    arrivals.into_iter().for_each(|one| self.sort(one, &mut order, &mut to_poll, &mut changed));
+                }
+                () = until([order.next_at(), changed.next_at()]) => {}
             }
+            to_poll.changed = changed.take(clock::uptime());
             let ripe = if stop.is_cancelled() { order.take_all() } else { order.take(clock::uptime()) };
             let work = async {
                 while let Err(error) = self.handle(&ripe, &to_poll).await {
@@ -137,6 +184,7 @@ impl EventRecorder {
                     self.health.dropped(Dropped::NoRoom, entries as u64);
                 }
             }
+            stop.run_until_cancelled(sleep(TOGETHER)).await;
         }
     }
 
@@ -191,19 +239,33 @@ impl EventRecorder {
     }
 
     async fn make_due(&self, to_poll: &ToPoll) -> Result<(), StoreError> {
-        if to_poll.messages.is_empty() && to_poll.groups.is_empty() {
-            return Ok(());
-        }
         let messages: Vec<(&GroupId, MsgSeq)> = to_poll.messages.iter().map(|(group, seq)| (group, *seq)).collect();
         let mut slots: HashSet<SlotKey> = HashSet::new();
         for chunk in messages.chunks(CHUNK) {
             slots.extend(self.store.slots_of_messages(chunk).await?.into_iter().map(|(_, slot)| slot));
         }
-        let groups: Vec<&GroupId> = to_poll.groups.iter().collect();
-        slots.extend(self.store.slots_of_groups(&groups).await?);
+        slots.extend(self.slots_of(&to_poll.groups).await?);
+        self.make_slots_due(slots, POLL_AGAIN).await?;
+        self.make_slots_due(self.slots_of(&to_poll.changed).await?, POLL_AFTER_MEMBERS).await
+    }
+
+    async fn slots_of(&self, groups: &HashSet<GroupId>) -> Result<HashSet<SlotKey>, StoreError> {
+        let groups: Vec<&GroupId> = groups.iter().collect();
+        Ok(if groups.is_empty() {
+            HashSet::new()
+        } else {
+            self.store.slots_of_groups(&groups).await?.into_iter().collect()
+        })
+    }
+
+    /// Makes slots due, but no sooner than this after their last poll.
+    async fn make_slots_due(&self, slots: HashSet<SlotKey>, after: TimeDelta) -> Result<(), StoreError> {
         let slots: Vec<SlotKey> = slots.into_iter().collect();
+        if slots.is_empty() {
+            return Ok(());
+        }
         for slot in self.store.read_slots(&slots).await? {
-            let soonest = slot.last_polled_at.map(|polled_at| polled_at + POLL_AGAIN);
+            let soonest = slot.last_polled_at.map(|polled_at| polled_at + after);
             let due = self.store.clock().now().max(soonest.unwrap_or_default());
             if slot.failures == 0 {
                 _ = self.news.send(ScheduleNews::Sooner(slot.key, due));
@@ -213,7 +275,7 @@ impl EventRecorder {
     }
 
     /// Holds an event of receipts; other ones make slots due, or are for discovery.
-    fn sort(&self, arrival: Arrival, order: &mut Order, to_poll: &mut ToPoll) {
+    fn sort(&self, arrival: Arrival, order: &mut Order, to_poll: &mut ToPoll, changed: &mut ChangedGroups) {
         let Arrival { event, at, uptime } = arrival;
         // What doesn't fit is found by discovery itself.
         Announced::of(&event).into_iter().for_each(|announced| _ = self.discovery.announce(announced));
@@ -223,14 +285,15 @@ impl EventRecorder {
                 to_poll.messages.extend(seqs.into_iter().map(|seq| (group.clone(), seq)));
             }
             Event::Destroyed(group) => _ = to_poll.groups.insert(group),
+            Event::MembersChanged(group) => changed.add(group.id),
             _ => {}
         }
     }
 }
 
-/// Returns when an event has been held for long enough.
-async fn until(order: &Order) {
-    match order.next_at() {
+/// Returns at the first of these times.
+async fn until<const N: usize>(times: [Option<Instant>; N]) {
+    match times.into_iter().flatten().min() {
         Some(at) => sleep(at.saturating_duration_since(clock::uptime())).await,
         None => std::future::pending().await,
     }
@@ -244,4 +307,21 @@ fn heard(arrived: &Arrived) -> impl Iterator<Item = HeardOf<'_>> {
         let heard = Heard { seq: *seq, counts: *counts, members: members.count(), happened_at, arrived_at };
         HeardOf { group: &event.group, heard, members }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_whose_members_change_are_bounded_in_number_and_time() {
+        let now = Instant::now();
+        let mut changed = ChangedGroups { groups: HashSet::new(), due: now };
+        assert_eq!(changed.next_at(), None);
+        (0..MOST_CHANGED_GROUPS * 2).for_each(|number| changed.add(format!("g{number}").parse().unwrap()));
+        assert_eq!((changed.next_at(), changed.take(now).len()), (Some(now), MOST_CHANGED_GROUPS));
+        changed.add("g".parse().unwrap());
+        assert_eq!((changed.next_at(), changed.take(now).len()), (Some(now + MEMBERS_EVERY), 0));
+        assert_eq!(changed.take(now + MEMBERS_EVERY).len(), 1);
+    }
 }

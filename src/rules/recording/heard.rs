@@ -71,7 +71,7 @@ impl Recording {
     }
 
     /// Decides what is written about events of messages of a slot, given in order of time. Nothing, if no message
-    /// changes.
+    /// changes. A message that all have read is closed by the next poll that is due anyway.
     pub fn of_events(slot: &Slot, heard: &[Heard], cadence: &Cadence, moment: Moment) -> Self {
         let (mut messages, mut snapshots, mut milestones) = (vec![], vec![], vec![]);
         for message in &slot.messages {
@@ -89,16 +89,7 @@ impl Recording {
                 messages.push(change(&state));
             }
         }
-        let mut recording = Self::unchanged(slot);
-        let is_read = |message: &SlotMessage| {
-            let changed = messages.iter().find(|change: &&MessageChange| change.seq == message.seq);
-            changed.map_or_else(|| message.known().is_read, MessageChange::is_read)
-        };
-        if !messages.is_empty() && slot.failures == 0 && slot.messages.iter().all(is_read) {
-            // One poll confirms and closes them all.
-            recording.next_poll_at = slot.next_poll_at.min(moment.time);
-        }
-        Self { messages, snapshots, milestones, ..recording }
+        Self { messages, snapshots, milestones, ..Self::unchanged(slot) }
     }
 
     /// A recording that leaves the slot as it is.

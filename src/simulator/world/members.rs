@@ -3,7 +3,7 @@
 
 use fastrand::Rng;
 
-use super::{Group, World, seed_of_message};
+use super::{Group, World, seed_of_message, telling::Fresh};
 use crate::{
     domain::{Counts, GroupId, MsgSeq, Timestamp},
     simulator::refusal::Refusal,
@@ -35,6 +35,20 @@ impl World {
             let number = (1..entry.members).find(|number| account(entry, *number) == member);
             entry.left.extend(number);
         });
+        self.note(|| Fresh::Left { group: group.clone(), member: member.to_owned() });
+    }
+
+    /// Adds a member to a group at a time no earlier than that of any other. It counts for messages sent from then on.
+    /// Returns its account.
+    pub fn join(&self, group: &GroupId, now: Timestamp) -> String {
+        let mut member = String::new();
+        self.edit(group, |entry| {
+            member = account(entry, entry.members);
+            entry.members += 1;
+            entry.joined.push(now);
+        });
+        self.note(|| Fresh::Joined { group: group.clone(), member: member.clone() });
+        member
     }
 
     /// The time when a member reads a message by its curve; `None` if it never does, or if the message was never asked
@@ -80,13 +94,20 @@ pub(super) fn left_of(group: &Group, seq: MsgSeq, read: u32) -> (u32, u32) {
     (left(read), left(unread))
 }
 
-fn account(group: &Group, number: u16) -> String {
+/// The number of members of a group when a message was sent, including the sender.
+pub(super) fn audience(group: &Group, seq: MsgSeq) -> u16 {
+    let sent_at = group.messages.get(&seq).and_then(|message| message.sent_at);
+    let later = sent_at.map_or(0, |sent_at| group.joined.iter().filter(|joined| **joined > sent_at).count());
+    group.members - later as u16
+}
+
+pub(super) fn account(group: &Group, number: u16) -> String {
     format!("member-{:08x}-{number}", group.seed as u32)
 }
 
 /// The members in the order in which they read a message.
-fn order(group: &Group, seq: MsgSeq) -> Vec<u16> {
-    let mut order: Vec<u16> = (1..group.members).collect();
+pub(super) fn order(group: &Group, seq: MsgSeq) -> Vec<u16> {
+    let mut order: Vec<u16> = (1..audience(group, seq)).collect();
     Rng::with_seed(seed_of_message(group, seq) ^ ORDER_DRAW).shuffle(&mut order);
     order
 }
@@ -124,6 +145,20 @@ mod tests {
             assert_eq!(all.len(), if minutes < 30 { 19 } else { 18 });
             assert_eq!(all.contains(&leaver), minutes < 30);
         }
+    }
+
+    #[test]
+    fn who_joins_counts_for_later_messages_only() {
+        let (world, group, seq, sent_at) = world();
+        let later = MsgSeq::try_from(8).unwrap();
+        let counts = |seq, now| world.receipts(&group, &[seq], now).unwrap()[0].1.counts.unwrap();
+        let hour = sent_at + TimeDelta::hours(1);
+        let before = counts(seq, hour);
+        let member = world.join(&group, sent_at + TimeDelta::minutes(1));
+        world.send_message(&group, later, sent_at + TimeDelta::minutes(2));
+        assert_eq!((counts(seq, hour), counts(later, sent_at).unread()), (before, 20));
+        let lists = world.readership(&group, later, sent_at).unwrap();
+        assert!(lists.unread.contains(&member) && world.accounts(&group).contains(&member));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! members, sending times, receipts and codes, also while the service runs.
 
 mod members;
+mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,10 +14,12 @@ use std::{
 };
 
 use fastrand::Rng;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-pub(super) use self::members::Readership;
+pub(super) use self::{
+    members::Readership,
+    telling::{Fresh, Reading},
+};
 use super::{curve::ReadingCurve, refusal::Refusal};
 use crate::domain::{Counts, GroupId, GroupType, MsgSeq, Receipt, Timestamp};
 
@@ -83,6 +86,8 @@ struct Group {
     messages: BTreeMap<MsgSeq, Message>,
     /// The members who left, by number.
     left: BTreeSet<u16>,
+    /// When the last of its members joined, rising; the others were there from the beginning.
+    joined: Vec<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +141,9 @@ pub(super) struct GroupState {
 
 impl Group {
     /// Codes of groups that do not exist any more, and are not listed.
-    const GONE: [i32; 2] = [10010, 10015];
+    const GONE: [i32; 2] = [Self::DISSOLVED, 10015];
+    /// The code of calls for a dissolved group.
+    const DISSOLVED: i32 = 10010;
 
     fn next_seq(&self) -> u32 {
         self.messages.last_key_value().map_or(1, |(seq, _)| seq.get().saturating_add(1))
@@ -150,17 +157,6 @@ pub struct World {
     groups: Mutex<HashMap<GroupId, Group>>,
     /// What webhooks have to tell; `None` if none are sent.
     fresh: Mutex<Option<Vec<Fresh>>>,
-}
-
-/// Something that webhooks have to tell.
-#[derive(Debug, Clone)]
-pub(super) enum Fresh {
-    /// A message is known, or its counts were set.
-    Message { group: GroupId, seq: MsgSeq },
-    /// A message was posted.
-    Posted { group: GroupId, seq: MsgSeq, sent_at: Timestamp },
-    /// Anything else, as the body of a webhook.
-    Event(Value),
 }
 
 impl World {
@@ -195,13 +191,28 @@ impl World {
         let entry = self.entry(&mut groups, group);
         let seq = MsgSeq::try_from(i64::from(entry.next_seq())).unwrap_or_else(|_| unreachable!("seqs begin at 1"));
         entry.messages.insert(seq, Message { sent_at: Some(sent_at), fixed: None, kind });
-        self.note(|| Fresh::Posted { group: group.clone(), seq, sent_at });
+        if kind == PostKind::Ordinary {
+            self.note(|| Fresh::Posted { group: group.clone(), seq, sent_at });
+        }
         seq
     }
 
-    /// Changes what a message is: it is recalled, for example.
-    pub fn set_kind(&self, group: &GroupId, seq: MsgSeq, kind: PostKind) {
-        self.edit_message(group, seq, |message| message.kind = kind);
+    /// Recalls a message.
+    pub fn recall(&self, group: &GroupId, seq: MsgSeq) {
+        self.edit_message(group, seq, |message| message.kind = PostKind::Recalled);
+        self.note(|| Fresh::Recalled { group: group.clone(), seq });
+    }
+
+    /// A member creates a group.
+    pub fn create_group(&self, group: &GroupId, group_type: GroupType, members: u16) {
+        self.edit(group, |entry| (entry.group_type, entry.members) = (group_type, members));
+        self.note(|| Fresh::Created(group.clone()));
+    }
+
+    /// A group is dissolved: its calls are refused from now on.
+    pub fn dissolve(&self, group: &GroupId) {
+        self.set_group_code(group, Group::DISSOLVED);
+        self.note(|| Fresh::Dissolved(group.clone()));
     }
 
     /// The known groups of a type, or of all types, by id.
@@ -268,38 +279,6 @@ impl World {
         Ok(seqs.iter().map(|seq| (*seq, self.receipt(group, entry, *seq, now))).collect())
     }
 
-    /// The counts of a message at a time, if it has a receipt.
-    pub(super) fn counts(&self, group: &GroupId, seq: MsgSeq, now: Timestamp) -> Option<Counts> {
-        let receipts = self.receipts(group, &[seq], now).ok()?;
-        receipts.first()?.1.counts
-    }
-
-    /// From now on keeps what webhooks have to tell, beginning with all messages that are known.
-    pub(super) fn keep_fresh(&self) {
-        let groups = self.lock();
-        let known = groups.iter().flat_map(|(group, entry)| {
-            entry.messages.keys().map(|seq| Fresh::Message { group: group.clone(), seq: *seq })
-        });
-        *self.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.collect());
-    }
-
-    /// Takes what webhooks have to tell.
-    pub(super) fn take_fresh(&self) -> Vec<Fresh> {
-        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Sends a webhook with this body, if webhooks are sent.
-    pub fn announce(&self, body: Value) {
-        self.note(|| Fresh::Event(body));
-    }
-
-    fn note(&self, fresh: impl FnOnce() -> Fresh) {
-        if let Some(kept) = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            kept.push(fresh());
-        }
-    }
-
     fn receipt(&self, id: &GroupId, group: &mut Group, seq: MsgSeq, now: Timestamp) -> Receipt {
         let receipt = self.receipt_of_all(id, group, seq, now);
         let counts = receipt.counts.and_then(|counts| {
@@ -334,7 +313,7 @@ impl World {
 
     fn curve(&self, group: &Group, seq: MsgSeq) -> ReadingCurve {
         let median_seconds = self.config.median_reading_time.as_secs_f64();
-        ReadingCurve::new(seed_of_message(group, seq), group.members.into(), median_seconds)
+        ReadingCurve::new(seed_of_message(group, seq), members::audience(group, seq).into(), median_seconds)
     }
 
     fn edit(&self, group: &GroupId, change: impl FnOnce(&mut Group)) {
@@ -379,6 +358,7 @@ impl World {
             group_type: GroupType::Public,
             messages: BTreeMap::new(),
             left: BTreeSet::new(),
+            joined: vec![],
         }
     }
 

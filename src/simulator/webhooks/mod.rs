@@ -1,7 +1,11 @@
-//! The webhooks of the simulated service: it tells a listener of each read and each posted message, as documented.
+//! The webhooks of the simulated service: it tells a listener what happens in its world, as documented.
 //!
 //! Written from the documentation, independently of the listener. They come from the same world as the answers to
 //! polls. By choice some are lost, late, doubled, in disorder or wrongly signed.
+
+mod bodies;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cmp::Reverse,
@@ -13,16 +17,17 @@ use std::{
 use chrono::TimeDelta;
 use fastrand::Rng;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub(super) use self::bodies::over_limit;
 use super::{
     server::{Service, lock},
     world::Fresh,
 };
 use crate::{
     clock,
-    domain::{Counts, GroupId, MsgSeq, Timestamp},
+    domain::{GroupId, MsgSeq, Timestamp},
 };
 
 /// How often it looks for reads.
@@ -97,7 +102,7 @@ struct Sender {
     service: Arc<Service>,
     client: reqwest::Client,
     config: WebhookConfig,
-    /// The read counts that were told, or that messages had when they became known.
+    /// The read counts that were told, or that messages had when they became known, with members who have left.
     told: HashMap<(GroupId, MsgSeq), u32>,
     next: BinaryHeap<Next>,
     rng: Rng,
@@ -107,13 +112,11 @@ impl Sender {
     fn look(&mut self) {
         let now = self.service.now();
         for fresh in self.service.world.take_fresh() {
-            match fresh {
-                Fresh::Message { group, seq } => self.follow(group, seq, now),
-                Fresh::Posted { group, seq, sent_at } => {
-                    self.emit(posted(&group, seq, sent_at, now));
-                    self.follow(group, seq, now);
-                }
-                Fresh::Event(body) => self.emit(body),
+            if let Some(body) = bodies::other(&self.service.world, &fresh, now) {
+                self.emit(body);
+            }
+            if let Fresh::Message { group, seq } | Fresh::Posted { group, seq, .. } = fresh {
+                self.follow(group, seq, now);
             }
         }
         while self.next.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
@@ -125,8 +128,7 @@ impl Sender {
 
     /// Follows a message from now on. A fixed count that has risen is told at once.
     fn follow(&mut self, group: GroupId, seq: MsgSeq, now: Timestamp) {
-        let Some(counts) = self.service.world.counts(&group, seq, now) else { return };
-        let read = counts.read();
+        let Some(read) = self.service.world.read_count(&group, seq, now) else { return };
         match self.told.get(&(group.clone(), seq)) {
             None => {
                 self.told.insert((group.clone(), seq), read);
@@ -146,19 +148,15 @@ impl Sender {
 
     /// Tells that members have read a message.
     fn tell(&mut self, group: &GroupId, seq: MsgSeq, read: u32, at: Timestamp) {
-        let Some(counts) = self.service.world.counts(group, seq, at + TimeDelta::microseconds(1)) else { return };
         let before = self.told.insert((group.clone(), seq), read).unwrap_or_default();
-        let readers: Vec<Value> =
-            (before..read).map(|member| json!({ "Member_Account": format!("user{member}") })).collect();
-        self.emit(json!({
-            "CallbackCommand": "Group.CallbackAfterReadReceipt",
-            "GroupId": group.as_str(),
-            "Type": "Public",
-            "GroupMsgReceiptList": [{
-                "MsgSeq": seq.get(), "ReadNum": read, "UnreadNum": members(counts) - read, "ReadReceiptMembers": readers,
-            }],
-            "EventTime": at.timestamp_millis().to_string(),
-        }));
+        let just_then = at + TimeDelta::microseconds(1);
+        let world = &self.service.world;
+        // Members who have left read nothing.
+        let reading =
+            world.reading(group, seq, (before, read), just_then).filter(|reading| !reading.members.is_empty());
+        if let Some(reading) = reading {
+            self.emit(bodies::read(&self.service.world, group, seq, &reading, at));
+        }
     }
 
     /// Sends a webhook, or what becomes of it.
@@ -209,36 +207,15 @@ impl Sender {
     }
 }
 
-fn members(counts: Counts) -> u32 {
-    counts.read() + counts.unread()
-}
-
-/// A message was sent.
-fn posted(group: &GroupId, seq: MsgSeq, sent_at: Timestamp, now: Timestamp) -> Value {
-    json!({
-        "CallbackCommand": "Group.CallbackAfterSendMsg",
-        "GroupId": group.as_str(),
-        "Type": "Public",
-        "From_Account": "user0",
-        "Operator_Account": "user0",
-        "Random": 1,
-        "MsgSeq": seq.get(),
-        "MsgTime": sent_at.timestamp(),
-        "OnlineOnlyFlag": 0,
-        "MsgBody": [{ "MsgType": "TIMTextElem", "MsgContent": { "Text": "a text that must be stored nowhere" } }],
-        "CloudCustomData": "",
-        "EventTime": now.timestamp_millis(),
-    })
-}
-
 /// The URL of a webhook, with its signature.
 fn signed(config: &WebhookConfig, app: u32, command: &str, is_forged: bool) -> String {
     let time = clock::now().timestamp().to_string();
     let token = if is_forged { "another token" } else { config.token.expose_secret() };
     let digest = Sha256::digest(format!("{token}{time}"));
     let sign: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let client = if command == bodies::OVER_LIMIT { "" } else { "&ClientIP=127.0.0.1" };
     format!(
-        "{}?SdkAppid={app}&CallbackCommand={command}&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI&Sign={sign}\
+        "{}?SdkAppid={app}&CallbackCommand={command}&contenttype=json{client}&OptPlatform=RESTAPI&Sign={sign}\
          &RequestTime={time}",
         config.url
     )
