@@ -35,6 +35,26 @@ fn run(command: &mut Command) -> (i32, String, String) {
 }
 
 #[test]
+fn check_warns_of_reader_patterns_without_discovery_and_shows_what_is_discovered() {
+    let file = std::env::temp_dir().join(format!("receiptd-patterns-{}.toml", std::process::id()));
+    let reference = std::fs::read_to_string(REFERENCE).unwrap();
+    std::fs::write(&file, reference.replace("\ngroups = []", "\ngroups = [\"safety-*\"]")).unwrap();
+    let check = |is_discovering: &str| {
+        let mut command = receiptd();
+        command.args(["check", "--offline", "--config"]).arg(&file);
+        run(command.env("RECEIPTD_DISCOVERY__ENABLED", is_discovering))
+    };
+    let (code, out, _) = check("false");
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("Warning: readers: readers.groups has no effect"), "{out}");
+    assert!(!out.contains("\n  discover"), "{out}");
+    let (_, out, _) = check("true");
+    assert!(!out.contains("has no effect"), "{out}");
+    assert!(out.contains("discover   the messages of Private, Public, ChatRoom groups: at most"), "{out}");
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
 fn the_shipped_file_is_valid_and_its_placeholder_is_pointed_out() {
     let (code, out, err) = run(&mut check(REFERENCE));
     assert_eq!((code, err.as_str()), (0, ""));

@@ -12,7 +12,15 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 1_000 / TICKS)
 }
 
-/// The same, including its running children.
+/// The same of the calling thread.
+pub fn cpu_of_thread() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1_000 / TICKS)
+}
+
+/// That of a process, including its running children.
 pub fn cpu_of_family(pid: u32) -> Duration {
     let children =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

@@ -2,12 +2,13 @@
 //! processes if their cost matters.
 //!
 //! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- far`,
-//! `-- price` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a run.
+//! `-- price`, `-- flood` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
 mod baseline;
 mod cost;
+mod flood;
 mod price;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../../tests/daemon/proxy.rs"]
@@ -28,7 +29,7 @@ fn main() {
     let wanted = |name: &str| {
         let names: Vec<_> = arguments
             .iter()
-            .filter(|name| ["limit", "full_calls", "single", "mixed", "far", "price"].contains(&name.as_str()))
+            .filter(|name| ["limit", "full_calls", "single", "mixed", "far", "price", "flood"].contains(&name.as_str()))
             .collect();
         names.is_empty() || names.iter().any(|wanted| *wanted == name)
     };
@@ -55,6 +56,9 @@ fn main() {
             for millis in [0, 30, 100] {
                 far(Duration::from_millis(millis), span).await;
             }
+        }
+        if wanted("flood") {
+            flood::flood(span).await;
         }
         if wanted("price") {
             for changing in [Changing::All, Changing::OneInTwenty, Changing::None] {

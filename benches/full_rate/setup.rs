@@ -64,6 +64,11 @@ impl Setup {
         setup
     }
 
+    /// Members read nothing but what the bench says.
+    pub async fn unread() -> Self {
+        Self::with_readers("flood", 200, "10ms..30ms", Duration::from_secs(100_000_000)).await
+    }
+
     /// Latency of answers, see [`receiptd::simulator::Latency`].
     pub async fn with_latency(members: u16, latency: &str) -> Self {
         Self::in_directory("bench", members, latency).await
@@ -76,6 +81,11 @@ impl Setup {
     }
 
     async fn in_directory(name: &str, members: u16, latency: &str) -> Self {
+        Self::with_readers(name, members, latency, Duration::from_secs(600)).await
+    }
+
+    /// `median` is the time until half of the members have read a message.
+    async fn with_readers(name: &str, members: u16, latency: &str, median: Duration) -> Self {
         let directory = Directory(std::env::temp_dir().join(format!("receiptd-{name}-{}", std::process::id())));
         let data_dir = directory.0.join("postgres");
         fs::create_dir_all(&directory.0).unwrap();
@@ -88,7 +98,7 @@ impl Setup {
         let mut config = SimulatorConfig::new(SdkAppId::try_from(APP).unwrap(), ADMINISTRATOR, SECRET_KEY.into());
         config.latency = latency.parse().unwrap();
         config.world.members = 5..=members;
-        config.world.median_reading_time = Duration::from_secs(600);
+        config.world.median_reading_time = median;
         let simulator = Simulator::start(config).await.unwrap();
         let postmaster = pid.lines().next().unwrap().parse().unwrap();
         Self { simulator, pool, url, postmaster, _postgres: postgres, directory }
@@ -109,10 +119,15 @@ impl Setup {
     }
 
     pub fn start_daemon(&self, every: &str) -> Daemon {
+        self.start_daemon_with(every, "")
+    }
+
+    /// The same with more sections of the configuration.
+    pub fn start_daemon_with(&self, every: &str, sections: &str) -> Daemon {
         let config = self.directory.0.join("receiptd.toml");
         let text = format!(
             "[chat]\nsdk_app_id = {APP}\nsecret_key = \"{SECRET_KEY}\"\nendpoint = \"{}\"\n[database]\nurl = \"{}\"\n\
-             [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n[cadence.default]\ntiers = [{{ until = \"1d\", every = \"{every}\" }}]\n",
+             [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n[cadence.default]\ntiers = [{{ until = \"1d\", every = \"{every}\" }}]\n{sections}",
             self.simulator.endpoint(),
             self.url
         );
@@ -129,6 +144,15 @@ impl Setup {
     pub async fn count(&self, table: &str) -> i64 {
         let sql = format!("SELECT count(*) FROM receiptd.{table}");
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// How late the polls of the last seconds began.
+    pub async fn lateness(&self, seconds: f64) -> String {
+        let sql = "SELECT format('%s ms (median), %s ms (99 %%), %s ms at the most', round(p[1]), round(p[2]), round(p[3])) FROM (
+                SELECT percentile_cont(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (
+                    ORDER BY greatest(extract(epoch FROM called_at - due_at), 0)::float8 * 1000) AS p
+                FROM receiptd.api_calls WHERE called_at > now() - make_interval(secs => $1)) late";
+        sqlx::query_scalar(sql).bind(seconds).fetch_one(&self.pool).await.unwrap()
     }
 
     /// Bytes of WAL so far.

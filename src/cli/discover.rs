@@ -12,7 +12,7 @@ use receiptd::{
     daemon::other_calls::OtherCalls,
     domain::{GroupId, Timestamp},
     rules::{
-        discovery::{Discovery, looks_per_second, messages_per_hour},
+        discovery::{Discovery, Pattern, looks_per_second, messages_per_hour},
         forecast::{Stream, plan},
         protocol::{
             Call, Failure,
@@ -78,6 +78,8 @@ struct Estimate {
     busy: usize,
     /// Number of these whose messages were looked at.
     sampled: usize,
+    /// Number of followed groups in which readers would be turned on, unless they are on the watch list already.
+    with_readers: usize,
     /// New messages per hour in all groups.
     messages_per_hour: f64,
     /// Calls per second for receipts once messages of each age are there, if all have receipts.
@@ -148,6 +150,8 @@ async fn estimate(config: &Config, store: &Store) -> anyhow::Result<Estimate> {
     let quiet =
         |info: &GroupInfo| info.last_message_at.map_or(Duration::MAX, |at| (now - at).to_std().unwrap_or_default());
     estimate.followed = infos.len();
+    let has_readers = |(group, _): &&(GroupId, GroupInfo)| Pattern::any_matches(&config.readers.groups, group);
+    estimate.with_readers = infos.iter().filter(has_readers).count();
     estimate.look_calls_per_second = looks_per_second(infos.iter().map(|(_, info)| quiet(info)));
     let busy: Vec<&(GroupId, GroupInfo)> =
         infos.iter().filter(|(_, info)| info.next_seq > 1 && quiet(info) < QUIET).collect();
@@ -264,6 +268,12 @@ impl Estimate {
         let mut lines = vec![format!("groups      {} would be followed", HumanCount(self.followed as u64))];
         for (why, number) in &self.others {
             lines.push(format!("            {} would not: {why}", HumanCount(*number as u64)));
+        }
+        if self.with_readers > 0 {
+            lines.push(format!(
+                "readers     would be stored in {}, by readers.groups, unless they are on the watch list already",
+                HumanCount(self.with_readers as u64)
+            ));
         }
         if self.is_full {
             lines.push("            Warning: there are more groups than discovery.groups allows".to_owned());

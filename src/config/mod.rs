@@ -75,6 +75,15 @@ impl Config {
         }
     }
 
+    /// Whether `readers.groups` has no effect, since only discovery applies it: what is wrong, and the remedy.
+    pub fn idle_reader_patterns(&self) -> Option<(&'static str, &'static str)> {
+        let are_idle = !self.readers.groups.is_empty() && !self.discovery.enabled;
+        are_idle.then_some((
+            "readers.groups has no effect: only discovery turns readers on by it, and discovery.enabled is false",
+            "switch discovery on, or turn readers on with `receiptd watch readers GROUP on`",
+        ))
+    }
+
     /// The settings of a Tencent Chat client.
     ///
     /// # Errors

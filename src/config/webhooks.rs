@@ -103,7 +103,8 @@ impl Keys {
                 proxy, or set webhooks.tls_certificate_file and webhooks.tls_key_file";
             problems.refuse("webhooks.listen", &listen.to_string(), remedy);
         }
-        if page.is_some_and(|page| page == listen) {
+        // Port 0 is any free one.
+        if listen.port() != 0 && page == Some(listen) {
             let remedy = "is the address of http.listen: use another, since the page is not for the internet";
             problems.refuse("webhooks.listen", &listen.to_string(), remedy);
         }

@@ -303,6 +303,11 @@ impl Daemon {
         self.http.as_ref().map(|http| http.listen)
     }
 
+    /// The address at which webhooks arrive, if there is one.
+    pub fn listener(&self) -> Option<SocketAddr> {
+        self.webhooks.as_ref().map(Webhooks::listen)
+    }
+
     /// Its public status.
     pub fn status(&self) -> &DaemonStatus {
         &self.status

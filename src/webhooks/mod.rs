@@ -83,6 +83,8 @@ impl Webhooks {
         let tls: Option<Tls> = tls.map(|tls| Arc::new(RwLock::new(tls)));
         let settings = Arc::new(RwLock::new(Arc::new(Settings::of(listener, sdk_app_id))));
         let socket = TcpListener::bind(listen).await.map_err(failed)?;
+        // With port 0, any free one.
+        let listen = socket.local_addr().map_err(failed)?;
         let receiver = Arc::new(Receiver::new(settings.clone(), clock, status.clone()));
         let app = Router::new().fallback(receive).with_state(receiver);
         let server = Server {

@@ -8,6 +8,7 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod database;
+mod discover;
 mod flood;
 mod following;
 mod harness;

@@ -15,7 +15,7 @@ use receiptd::{
     chat::{ChatSettings, Destination},
     config::{Config, ExposedFile, Readers},
     logging::LogFormat,
-    rules::{readers::pseudonym::Naming, recording::KeepSnapshots},
+    rules::{discovery::Discovery, readers::pseudonym::Naming, recording::KeepSnapshots},
     text::{counted::counted, duration, printable::printable},
 };
 use serde::Serialize;
@@ -102,6 +102,7 @@ fn plan(config: &Config, chat: &ChatSettings) -> Vec<(&'static str, String)> {
         ),
     ];
     plan.extend(config.cadences.iter().map(|(name, cadence)| ("cadence", format!("{name}: {cadence}"))));
+    plan.extend(config.discovery.enabled.then(|| ("discover", discovered(&config.discovery.rules))));
     plan.push(("keep", recorded(config.snapshots.record).to_owned()));
     plan.push(("readers", members(config)));
     plan.push(("roll up", format!("at \"{}\" (UTC)", config.jobs.rollup)));
@@ -131,6 +132,17 @@ fn recorded(record: KeepSnapshots) -> &'static str {
         KeepSnapshots::Changes => "a snapshot for each change of the counts",
         KeepSnapshots::EveryPoll => "a snapshot for each poll",
     }
+}
+
+/// Which messages are watched without being added.
+fn discovered(rules: &Discovery) -> String {
+    let types: Vec<&str> = rules.selection.types.iter().map(|group_type| group_type.as_str()).collect();
+    let types = if types.is_empty() { "the named groups".to_owned() } else { format!("{} groups", types.join(", ")) };
+    format!(
+        "the messages of {types}: at most {} in {}",
+        counted(rules.messages.unsigned_abs(), "message"),
+        counted(rules.groups as u64, "group")
+    )
 }
 
 /// How members are stored.
@@ -174,6 +186,9 @@ fn cautions(config: &Config, chat: &ChatSettings) -> Vec<Finding> {
     if config.polling.max_calls_per_second > 200 && matches!(chat.destination, Destination::Region(_)) {
         let found = "polling.max_calls_per_second is over 200, the documented limit of Tencent Chat";
         cautions.push(Finding::warning("limit", found, "lower it, unless your edition allows more"));
+    }
+    if let Some((found, remedy)) = config.idle_reader_patterns() {
+        cautions.push(Finding::warning("readers", found, remedy));
     }
     // The message contains the remedy.
     let exposed = |file: &ExposedFile| Finding { verdict: Verdict::Warning, ..Finding::ok("files", file.to_string()) };

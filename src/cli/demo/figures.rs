@@ -1,6 +1,7 @@
 //! The figures of the picture and the summary, from SQL on the public tables.
 
 use anyhow::Context;
+use receiptd::clock;
 use sqlx::PgPool;
 
 use super::stage::Stage;
@@ -21,6 +22,11 @@ pub struct Figures {
     /// Active messages, and messages that all members have read.
     pub active: i64,
     pub all_read: i64,
+    /// Messages that discovery has watched.
+    pub discovered: i64,
+    /// Read counts that changed and were told by webhooks, and those that only polls found.
+    pub told: u64,
+    pub found: u64,
     pub curves: Vec<Curve>,
 }
 
@@ -44,14 +50,15 @@ impl Figures {
         .fetch_one(&stage.pool)
         .await
         .context(DOING)?;
-        let (snapshots, active, all_read): (i64, i64, i64) = sqlx::query_as(
+        let (snapshots, active, all_read, discovered): (i64, i64, i64, i64) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM receiptd.receipt_snapshots), count(*) FILTER (WHERE state = 'active'),
-                count(*) FILTER (WHERE state = 'all_read')
+                count(*) FILTER (WHERE state = 'all_read'), (SELECT count(discovered_at) FROM receiptd.watched_messages)
              FROM receiptd.latest_receipts",
         )
         .fetch_one(&stage.pool)
         .await
         .context(DOING)?;
+        let webhooks = stage.daemon.status().webhooks().map(|health| health.report(clock::uptime()));
         Ok(Self {
             calls,
             messages_per_call,
@@ -59,6 +66,9 @@ impl Figures {
             snapshots,
             active,
             all_read,
+            discovered,
+            told: webhooks.as_ref().map_or(0, |report| report.told),
+            found: webhooks.as_ref().map_or(0, |report| report.untold),
             curves: curves(&stage.pool).await.context(DOING)?,
         })
     }

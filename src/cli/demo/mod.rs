@@ -60,7 +60,7 @@ async fn show(stage: &mut Stage, span: Option<Duration>, stop: &CancellationToke
         if span.is_some_and(|span| start.elapsed() >= span) {
             break;
         }
-        stage.send_messages().await?;
+        stage.send_messages()?;
         picture.draw(&Figures::read(stage).await?, start.elapsed())?;
     }
     picture.clear();

@@ -72,6 +72,8 @@ impl Bars {
                 figures.active + figures.all_read,
                 figures.all_read
             ),
+            format!("told     {} reads by webhooks, {} found by polls alone", figures.told, figures.found),
+            format!("found    {} messages by discovery", figures.discovered),
             format!("time     {} s; stop with Ctrl-C", elapsed.as_secs()),
             String::new(),
         ];
@@ -90,13 +92,16 @@ impl Bars {
 fn plain(figures: &Figures, elapsed: Duration) -> String {
     format!(
         "{:>3} s  {:>3} calls/s ({:>3} % of {LIMIT}, at most {} in any second)  {:.1} messages per call  {} \
-         snapshots  {} read by all",
+         discovered  {} snapshots  {} told by webhooks, {} found by polls  {} read by all",
         elapsed.as_secs(),
         figures.calls,
         figures.calls * 100 / i64::try_from(LIMIT).unwrap_or(1),
         figures.highest_second,
         figures.messages_per_call,
+        figures.discovered,
         figures.snapshots,
+        figures.told,
+        figures.found,
         figures.all_read
     )
 }
@@ -124,13 +129,16 @@ mod tests {
             snapshots: 7,
             active: 3,
             all_read: 1,
+            discovered: 4,
+            told: 6,
+            found: 2,
             curves: vec![],
         };
         let line = plain(&figures, Duration::from_secs(4));
         assert_eq!(
             line,
-            "  4 s  150 calls/s ( 75 % of 200, at most 199 in any second)  20.2 messages per call  7 snapshots  1 \
-             read by all"
+            "  4 s  150 calls/s ( 75 % of 200, at most 199 in any second)  20.2 messages per call  4 \
+             discovered  7 snapshots  6 told by webhooks, 2 found by polls  1 read by all"
         );
     }
 }

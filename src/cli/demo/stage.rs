@@ -1,22 +1,24 @@
 //! The parts of the demo, started and stopped in order.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use receiptd::{
     clock,
     config::Config,
-    domain::SdkAppId,
+    domain::{GroupId, GroupType, SdkAppId},
     embedded::{self, EmbeddedPostgres},
     lifecycle::{Daemon, StartError},
     logging,
-    simulator::{Simulator, SimulatorConfig},
+    rules::cadence::Cadences,
+    simulator::{Delivery, PostKind, Simulator, SimulatorConfig, WebhookConfig},
 };
 use secrecy::SecretString;
 use sqlx::PgPool;
 use tokio::{runtime::Runtime, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
+use super::summary::Summary;
 use crate::cli::{
     run::{daemon_settings, http},
     tell,
@@ -24,16 +26,20 @@ use crate::cli::{
 
 pub const APP: i64 = 1_400_000_000;
 pub const DATABASE: &str = "receiptd_demo";
-/// Number of groups. Polled once a second, they use most of the budget.
-const GROUPS: i64 = 180;
+/// Number of groups.
+const GROUPS: u32 = 180;
+/// Number of messages sent each second.
+const SENT_EACH_SECOND: u32 = 3;
 
 /// Everything that runs during a demo.
 pub struct Stage {
     pub pool: PgPool,
     pub simulator: Simulator,
-    /// Number of messages sent so far.
-    sent: i64,
-    daemon: Daemon,
+    /// Number of messages sent while it runs.
+    sent: u32,
+    /// How messages are polled.
+    pub cadences: Arc<Cadences>,
+    pub daemon: Daemon,
     postgres: EmbeddedPostgres,
     /// The simulated Chat has its own thread, like a remote service.
     elsewhere: Runtime,
@@ -43,26 +49,40 @@ impl Stage {
     /// Starts everything. `None` if it was stopped during the start.
     pub async fn set_up(stop: &CancellationToken) -> anyhow::Result<Option<Self>> {
         // Generated for each demo and not shared.
-        let secret_key: String = std::iter::repeat_with(fastrand::alphanumeric).take(64).collect();
+        let [secret_key, token]: [String; 2] =
+            std::array::from_fn(|_| std::iter::repeat_with(fastrand::alphanumeric).take(64).collect());
         tell("Starting a private PostgreSQL ...");
         let postgres = spawn_blocking(start_postgres).await??;
         let url = postgres.url(DATABASE);
         tell("Starting a simulated Chat and the daemon ...");
         let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let simulator = elsewhere.spawn(Simulator::start(simulator_config(&secret_key)?)).await??;
-        let config = config(&secret_key, &url, &simulator.endpoint())?;
+        for number in 1..=GROUPS {
+            let (group, members) = (group(number)?, 10 + (number * 7 % 30) as u16);
+            simulator.world().create_group(&group, GroupType::Public, members);
+            (0..1 + number % 4).for_each(|_| _ = simulator.world().post(&group, simulator.now(), PostKind::Ordinary));
+        }
+        let config = config(&secret_key, &token, &url, &simulator.endpoint())?;
         logging::init(&config.log)?;
         let http = http(&config, SdkAppId::try_from(APP)?)?;
         let settings = daemon_settings(&config, config.chat()?, url.clone().into(), http);
+        let cadences = settings.cadences.clone();
         let daemon = match Daemon::start(settings, stop.child_token()).await {
             Ok(daemon) => daemon,
             Err(StartError::Stopped) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        if let Some(listener) = daemon.listener() {
+            let webhooks = WebhookConfig {
+                url: format!("http://{listener}/"),
+                token: token.into(),
+                delivery: Delivery { lost: 0.02, ..Delivery::default() },
+            };
+            let _elsewhere = elsewhere.enter();
+            simulator.send_webhooks(webhooks);
+        }
         let pool = PgPool::connect(&url).await.context("connecting to the private PostgreSQL failed")?;
-        let mut stage = Self { pool, simulator, sent: 0, daemon, postgres, elsewhere };
-        stage.watch_groups().await?;
-        Ok(Some(stage))
+        Ok(Some(Self { pool, simulator, sent: 0, cadences, daemon, postgres, elsewhere }))
     }
 
     /// How to look into the database while the demo runs.
@@ -70,7 +90,7 @@ impl Stage {
         let psql = self.postgres.psql_command(DATABASE);
         let page = self.daemon.page().map(|page| format!("Its status page is http://{page}/\n")).unwrap_or_default();
         format!(
-            "\nreceiptd polls {GROUPS} groups of a simulated Chat.\n\
+            "\nreceiptd discovers the messages of {GROUPS} groups of a simulated Chat, polls them, and hears webhooks.\n\
              {page}\
              While it runs, look into its database from another terminal:\n\n  \
              {psql}\n\n  \
@@ -83,33 +103,11 @@ impl Stage {
         )
     }
 
-    /// Watches messages sent before the demo: 5 to 40 in each group.
-    async fn watch_groups(&mut self) -> anyhow::Result<()> {
-        sqlx::query(
-            "SELECT receiptd.watch_messages($1, 'group ' || g, array(SELECT generate_series(1::bigint, 5 + g * 7 % 36)))
-             FROM generate_series(1, $2) AS g",
-        )
-        .bind(APP)
-        .bind(GROUPS)
-        .execute(&self.pool)
-        .await
-        .context("watching the demo's groups failed")?;
-        Ok(())
-    }
-
-    /// Some groups get a new message, which is watched immediately, as an application would.
-    pub async fn send_messages(&mut self) -> anyhow::Result<()> {
-        for _ in 0..3 {
-            let group = 1 + self.sent * 7 % GROUPS;
-            let seq = 100 + self.sent / GROUPS;
-            let sql = "SELECT receiptd.watch_messages($1, 'group ' || $2, array[$3])";
-            sqlx::query(sql)
-                .bind(APP)
-                .bind(group)
-                .bind(seq)
-                .execute(&self.pool)
-                .await
-                .context("watching a message failed")?;
+    /// Some groups get a new message, which nobody adds to the watch list.
+    pub fn send_messages(&mut self) -> anyhow::Result<()> {
+        for _ in 0..SENT_EACH_SECOND {
+            let group = group(1 + self.sent * 7 % GROUPS)?;
+            self.simulator.world().post(&group, self.simulator.now(), PostKind::Ordinary);
             self.sent += 1;
         }
         Ok(())
@@ -121,14 +119,20 @@ impl Stage {
 
     /// Stops everything, the daemon first, and prints the summary. True if every answer was stored.
     pub async fn tear_down(self) -> anyhow::Result<bool> {
+        let told = self.daemon.status().webhooks().map(|health| health.report(clock::uptime()));
         let lost = self.daemon.stop().await;
-        let told = super::summary::summary(&self.pool, &self.simulator).await;
+        let summary = Summary { pool: &self.pool, simulator: &self.simulator, cadences: self.cadences };
+        let told = summary.tell(told).await;
         self.pool.close().await;
         self.elsewhere.spawn(self.simulator.stop()).await?;
         self.elsewhere.shutdown_background();
         spawn_blocking(|| self.postgres.stop()).await??;
         Ok(told? && lost == 0)
     }
+}
+
+fn group(number: u32) -> anyhow::Result<GroupId> {
+    Ok(format!("group {number}").parse()?)
 }
 
 /// A separate server from that of `receiptd run`, kept between demos; its database is created again.
@@ -143,23 +147,29 @@ pub fn start_postgres() -> anyhow::Result<EmbeddedPostgres> {
 fn simulator_config(secret_key: &str) -> anyhow::Result<SimulatorConfig> {
     let secret_key = SecretString::from(secret_key);
     let mut config = SimulatorConfig::new(SdkAppId::try_from(APP)?, "administrator", secret_key);
-    config.world.members = 10..=120;
     // Fast readers, so that curves rise visibly.
-    config.world.median_reading_time = Duration::from_secs(6);
+    config.world.median_reading_time = Duration::from_secs(12);
     config.world.no_receipt_share = 0.01;
     Ok(config)
 }
 
 /// The demo's settings, parsed like those of a server.
-fn config(secret_key: &str, url: &str, endpoint: &str) -> anyhow::Result<Config> {
+fn config(secret_key: &str, token: &str, url: &str, endpoint: &str) -> anyhow::Result<Config> {
     let settings = [
         ("CHAT__SDK_APP_ID", APP.to_string().as_str()),
         ("CHAT__SECRET_KEY", secret_key),
         ("CHAT__ENDPOINT", endpoint),
         ("DATABASE__URL", url),
-        ("CADENCE__DEFAULT__TIERS", r#"[{ until = "1h", every = "1s" }]"#),
+        // As fast as its readers.
+        ("CADENCE__DEFAULT__TIERS", r#"[{ until = "1h", every = "10s" }]"#),
+        ("CADENCE__DEFAULT__PACE", "24s"),
+        ("CADENCE__DEFAULT__FASTEST", "1s"),
+        ("DISCOVERY__ENABLED", "true"),
+        ("DISCOVERY__SINCE", "1h"),
         // Any free port.
         ("HTTP__LISTEN", "127.0.0.1:0"),
+        ("WEBHOOKS__LISTEN", "127.0.0.1:0"),
+        ("WEBHOOKS__TOKEN", token),
         ("LOG__LEVEL", "error"),
     ]
     .map(|(key, value)| (format!("RECEIPTD_{key}"), value.to_owned()));

@@ -17,6 +17,9 @@ pub fn warn_of(config: &Config, chat: &ChatSettings) {
     if chat.credential.is_example() {
         tracing::warn!("chat.secret_key is the example from the reference file: every call would fail");
     }
+    if let Some((found, remedy)) = config.idle_reader_patterns() {
+        tracing::warn!("{found}: {remedy}");
+    }
     for file in &config.exposed_files {
         tracing::warn!("{file}");
     }

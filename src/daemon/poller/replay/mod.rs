@@ -72,6 +72,13 @@ pub fn replay(messages: &[Sent], way: &Way) -> Findings {
     replay.watching.findings()
 }
 
+/// The number of calls until a time.
+pub fn calls_until(messages: &[Sent], way: &Way, until: Timestamp) -> usize {
+    let mut replay = Replay::new(messages, way);
+    while replay.now < until && replay.step() {}
+    replay.watching.calls
+}
+
 /// The state of a replay.
 struct Replay<'a> {
     way: &'a Way,
