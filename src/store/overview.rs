@@ -51,6 +51,31 @@ pub struct Overview {
 
 type Lease = (Option<String>, Timestamp, i64, bool, f64, Option<i32>, Option<Timestamp>);
 
+const LEASE: &str = "
+    SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), stretch, batch_taken, rolled_up_until
+    FROM receiptd.poller_leases WHERE sdk_app_id = $1";
+
+const OVERDUE: &str = "
+    SELECT count(*), min(next_poll_at) FROM receiptd.poll_slots JOIN receiptd.watched_groups g USING (group_key)
+    WHERE g.sdk_app_id = $1 AND g.state = 'active' AND next_poll_at < now()";
+
+/// Calls of the last ten minutes.
+const CALLS: &str = "
+    SELECT class, count(*), max(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups g USING (group_key)
+    WHERE g.sdk_app_id = $1 AND called_at > now() - interval '10 minutes' GROUP BY class ORDER BY 2 DESC";
+
+const UNSLOTTED: &str = "
+    SELECT count(*) FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
+    WHERE g.sdk_app_id = $1 AND g.state = 'active' AND m.slot_id IS NULL AND m.state = 'active'";
+
+const SET_ASIDE: &str =
+    "SELECT (SELECT count(*) FROM receiptd.set_aside), (SELECT count(*) FROM receiptd.rollup_passed_over)";
+
+const MISSING_CADENCES: &str = "
+    SELECT g.cadence, count(*) FROM receiptd.watched_groups g JOIN receiptd.poller_leases l USING (sdk_app_id)
+    WHERE sdk_app_id = $1 AND g.state = 'active' AND l.cadences <> '{}' AND NOT l.cadences ? g.cadence
+    GROUP BY 1 ORDER BY 1";
+
 impl Store {
     /// Reads the state.
     ///
@@ -58,34 +83,12 @@ impl Store {
     /// If the database fails.
     pub async fn overview(&self) -> Result<Overview, StoreError> {
         const DOING: &str = "reading the status";
-        let lease = query_as::<Lease>(
-            "SELECT holder, acquired_at, epoch, expires_at > clock_timestamp(), stretch, batch_taken, rolled_up_until
-             FROM receiptd.poller_leases WHERE sdk_app_id = $1",
-        )
-        .bind(self.app());
-        let overdue = query_as(
-            "SELECT count(*), min(next_poll_at) FROM receiptd.poll_slots JOIN receiptd.watched_groups g USING (group_key)
-             WHERE g.sdk_app_id = $1 AND g.state = 'active' AND next_poll_at < now()",
-        )
-        .bind(self.app());
-        let calls = query_as::<(String, i64, Timestamp)>(
-            "SELECT class, count(*), max(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups g USING (group_key)
-             WHERE g.sdk_app_id = $1 AND called_at > now() - interval '10 minutes' GROUP BY class ORDER BY 2 DESC",
-        )
-        .bind(self.app());
-        let unslotted = query_scalar(
-            "SELECT count(*) FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-             WHERE g.sdk_app_id = $1 AND g.state = 'active' AND m.slot_id IS NULL AND m.state = 'active'",
-        )
-        .bind(self.app());
-        let set_aside = query_as::<(i64, i64)>(
-            "SELECT (SELECT count(*) FROM receiptd.set_aside), (SELECT count(*) FROM receiptd.rollup_passed_over)",
-        );
-        let missing_cadences = query_as(
-            "SELECT g.cadence, count(*) FROM receiptd.watched_groups g JOIN receiptd.poller_leases l USING (sdk_app_id)
-             WHERE sdk_app_id = $1 AND g.state = 'active' AND l.cadences <> '{}' AND NOT l.cadences ? g.cadence GROUP BY 1 ORDER BY 1",
-        )
-        .bind(self.app());
+        let lease = query_as::<Lease>(LEASE).bind(self.app());
+        let overdue = query_as(OVERDUE).bind(self.app());
+        let calls = query_as::<(String, i64, Timestamp)>(CALLS).bind(self.app());
+        let unslotted = query_scalar(UNSLOTTED).bind(self.app());
+        let set_aside = query_as::<(i64, i64)>(SET_ASIDE);
+        let missing_cadences = query_as(MISSING_CADENCES).bind(self.app());
         let (lease, (overdue_calls, overdue_since), unslotted, calls, (set_aside, passed_over), missing_cadences) =
             self.run(DOING, SHORT, async |database| {
                 let lease = lease.fetch_optional(&mut *database).await?;
