@@ -18,7 +18,7 @@ use super::{
     },
     latency::Latency,
     ledger::{Ledger, Outcome},
-    server::{Service, lock},
+    service::{Service, lock},
 };
 use crate::domain::{Counts, GroupId, MsgSeq, Receipt};
 

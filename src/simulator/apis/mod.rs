@@ -2,6 +2,7 @@
 //! world. Strict by the same rules: the URL's parameters, the body, the rate.
 
 mod answer;
+mod list;
 mod request;
 
 use std::sync::Arc;
@@ -15,35 +16,19 @@ use axum::{
     routing::post,
 };
 
-use self::request::Asked;
+pub(super) use self::list::APIS;
+use self::list::Api;
 use super::{
     answer::refuse,
     fault::Fault,
     refusal::Refusal,
-    server::{Service, json, spoilt},
+    server::{json, spoilt},
+    service::Service,
     wire::Wire,
 };
 
 /// Maximum size of a request.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
-
-/// An API of the simulated service.
-#[derive(Debug)]
-pub(super) struct Api {
-    /// Its name, the last part of its path.
-    pub name: &'static str,
-    /// Maximum number of calls in any sliding second.
-    pub calls_per_second: u32,
-    parse: fn(&[u8]) -> Result<Asked, Refusal>,
-}
-
-/// The APIs with their documented limits.
-pub(super) const APIS: [Api; 4] = [
-    Api { name: "get_group_info", calls_per_second: 200, parse: request::group_info },
-    Api { name: "get_appid_group_list", calls_per_second: 1, parse: request::group_list },
-    Api { name: "group_msg_get_simple", calls_per_second: 200, parse: request::history },
-    Api { name: "get_group_msg_receipt_detail", calls_per_second: 200, parse: request::readers },
-];
 
 pub(super) fn routes() -> Router<Arc<Service>> {
     APIS.iter().fold(Router::new(), |router, api| {

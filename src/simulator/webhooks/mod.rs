@@ -4,6 +4,7 @@
 //! polls. By choice some are lost, late, doubled, in disorder or wrongly signed.
 
 mod bodies;
+mod ledger;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +22,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub(super) use self::bodies::over_limit;
+pub use self::ledger::WebhookLedger;
 use super::{
-    server::{Service, lock},
+    service::{Service, lock},
     world::Fresh,
 };
 use crate::{
@@ -60,19 +62,6 @@ pub struct Delivery {
     pub disordered: f64,
     /// Those with a wrong signature.
     pub wrongly_signed: f64,
-}
-
-/// What became of the webhooks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WebhookLedger {
-    /// Events that happened.
-    pub events: u64,
-    /// Events of which no webhook with a valid signature was sent.
-    pub lost: u64,
-    /// Webhooks that were sent.
-    pub sent: u64,
-    /// Webhooks that were answered as documented.
-    pub answered: u64,
 }
 
 /// The next read of a message: its time, and the number of members who have read it then.

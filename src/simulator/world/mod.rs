@@ -3,152 +3,36 @@
 //! Everything follows from a seed: two worlds with the same seed give the same counts at the same ages. Tests may set
 //! members, sending times, receipts and codes, also while the service runs.
 
+mod config;
+mod fresh;
+mod group;
 mod members;
+mod membership;
 mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::RangeInclusive,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use fastrand::Rng;
-use sha2::{Digest, Sha256};
 
+use self::{
+    config::MAX_MEMBERS,
+    group::{Group, Message, seed_of_message},
+};
+pub use self::{config::WorldConfig, group::PostKind};
 pub(super) use self::{
-    members::Readership,
-    telling::{Fresh, Reading},
+    fresh::{Fresh, Reading},
+    group::{GroupState, Post, Posts, seed_of},
+    membership::Readership,
 };
 use super::{curve::ReadingCurve, refusal::Refusal};
 use crate::domain::{Counts, GroupId, GroupType, MsgSeq, Receipt, Timestamp};
 
-/// Maximum number of members of a group with receipts.
-const MAX_MEMBERS: u16 = 200;
 /// Separates the draw of a message's code from those of its curve.
 const CODE_DRAW: u64 = 0x5eed_c0de;
-
-/// Defaults of the world.
-#[derive(Debug, Clone)]
-pub struct WorldConfig {
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Number of members of a group, including the sender, drawn evenly from this range within 2..=200.
-    pub members: RangeInclusive<u16>,
-    /// Typical time until half of a message's readers have read it.
-    pub median_reading_time: Duration,
-    /// Factor by which members read faster than the clock: with 60, an hour's reading takes a minute. Above 0.
-    pub speed: f64,
-    /// True: every well-formed group id exists. False: only the groups that were added.
-    pub open: bool,
-    /// Fraction of messages, 0 to 1, without a receipt (code 10062).
-    pub no_receipt_share: f64,
-    /// Fraction of messages, 0 to 1, that are online-only (code 10061).
-    pub online_only_share: f64,
-}
-
-impl Default for WorldConfig {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            members: 2..=MAX_MEMBERS,
-            median_reading_time: Duration::from_secs(300),
-            speed: 1.0,
-            open: true,
-            no_receipt_share: 0.0,
-            online_only_share: 0.0,
-        }
-    }
-}
-
-impl WorldConfig {
-    /// What is invalid, if anything.
-    pub(super) fn fault(&self) -> Option<&'static str> {
-        let share = 0.0..=1.0;
-        let checks = [
-            (*self.members.start() >= 2 && *self.members.end() <= MAX_MEMBERS, "members must lie within 2 to 200"),
-            (!self.members.is_empty(), "the range of members must not be empty"),
-            (!self.median_reading_time.is_zero(), "the median reading time must be above zero"),
-            (self.speed.is_finite() && self.speed > 0.0, "speed must be above zero"),
-            (share.contains(&self.no_receipt_share), "the share without receipt must lie within 0 to 1"),
-            (share.contains(&self.online_only_share), "the share of online-only messages must lie within 0 to 1"),
-        ];
-        checks.into_iter().find_map(|(holds, reason)| (!holds).then_some(reason))
-    }
-}
-
-#[derive(Debug)]
-struct Group {
-    seed: u64,
-    members: u16,
-    code: i32,
-    group_type: GroupType,
-    messages: BTreeMap<MsgSeq, Message>,
-    /// The members who left, by number.
-    left: BTreeSet<u16>,
-    /// When the last of its members joined, rising; the others were there from the beginning.
-    joined: Vec<Timestamp>,
-}
-
-#[derive(Debug, Default)]
-struct Message {
-    sent_at: Option<Timestamp>,
-    fixed: Option<Receipt>,
-    kind: PostKind,
-}
-
-/// What a message is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PostKind {
-    /// A message of a member.
-    #[default]
-    Ordinary,
-    /// A notice of the service.
-    System,
-    /// Recalled by its sender.
-    Recalled,
-    /// Deleted or expired.
-    Deleted,
-}
-
-/// A message as the service lists it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Post {
-    pub seq: u32,
-    /// Time of sending; `None` if it was never asked for.
-    pub sent_at: Option<Timestamp>,
-    pub kind: PostKind,
-}
-
-/// A page of messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Posts {
-    pub newest_first: Vec<Post>,
-    /// Whether there are older ones.
-    pub has_more: bool,
-}
-
-/// A group as the service describes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct GroupState {
-    pub group_type: GroupType,
-    pub members: u16,
-    /// The seq of its next message.
-    pub next_seq: u32,
-    /// Time of its latest message.
-    pub last_message_at: Option<Timestamp>,
-}
-
-impl Group {
-    /// Codes of groups that do not exist any more, and are not listed.
-    const GONE: [i32; 2] = [Self::DISSOLVED, 10015];
-    /// The code of calls for a dissolved group.
-    const DISSOLVED: i32 = 10010;
-
-    fn next_seq(&self) -> u32 {
-        self.messages.last_key_value().map_or(1, |(seq, _)| seq.get().saturating_add(1))
-    }
-}
 
 /// Groups and messages, shared between the service and tests.
 #[derive(Debug)]
@@ -367,16 +251,6 @@ impl World {
     }
 }
 
-fn seed_of_message(group: &Group, seq: MsgSeq) -> u64 {
-    Rng::with_seed(group.seed.wrapping_add(u64::from(seq.get()))).u64(..)
-}
-
-/// The seed of a group.
-pub(super) fn seed_of(seed: u64, group: &GroupId) -> u64 {
-    let digest = Sha256::new().chain_update(seed.to_be_bytes()).chain_update(group.as_str()).finalize();
-    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, TimeDelta};
@@ -480,24 +354,5 @@ mod tests {
         assert!((340..460).contains(&of_code(10062)), "{}", of_code(10062));
         assert!((150..250).contains(&of_code(10061)), "{}", of_code(10061));
         assert!(receipts.iter().all(|(_, receipt)| (receipt.code == 0) == receipt.counts.is_some()));
-    }
-
-    #[test]
-    fn impossible_configs_are_named() {
-        let default = WorldConfig::default;
-        assert_eq!(default().fault(), None);
-        for (config, word) in [
-            (WorldConfig { members: 1..=5, ..default() }, "2 to 200"),
-            (WorldConfig { members: 2..=201, ..default() }, "2 to 200"),
-            #[expect(clippy::reversed_empty_ranges, reason = "an empty range is what is tested")]
-            (WorldConfig { members: 9..=5, ..default() }, "empty"),
-            (WorldConfig { median_reading_time: Duration::ZERO, ..default() }, "median"),
-            (WorldConfig { speed: 0.0, ..default() }, "speed"),
-            (WorldConfig { speed: f64::NAN, ..default() }, "speed"),
-            (WorldConfig { no_receipt_share: 1.1, ..default() }, "without receipt"),
-            (WorldConfig { online_only_share: -0.1, ..default() }, "online-only"),
-        ] {
-            assert!(config.fault().is_some_and(|reason| reason.contains(word)), "{word}");
-        }
     }
 }

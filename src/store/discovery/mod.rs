@@ -3,14 +3,17 @@
 
 mod refused;
 mod report;
+mod statements;
 mod watching;
 
 use sqlx::Row;
 
+use self::statements::texts;
 pub use self::{
     refused::RefusedGroup,
     report::{DiscoveredGroup, DiscoveryTotals},
-    watching::{GroupRead, Outcome, Room, Watching},
+    statements::{GroupRead, Room},
+    watching::{Outcome, Watching},
 };
 use super::{
     Store, StoreError,
@@ -164,8 +167,4 @@ impl Store {
         };
         Ok(rows.iter().filter_map(followed).collect())
     }
-}
-
-fn texts(groups: &[GroupId]) -> Vec<String> {
-    groups.iter().map(ToString::to_string).collect()
 }

@@ -6,8 +6,8 @@ use std::{collections::HashMap, mem};
 use sqlx::{Executor, Postgres, postgres::PgArguments, query::Query};
 
 use super::{
-    GroupRead, Room, SHORT, Store, StoreConnection, StoreError,
-    watching::{Counts, add_groups, add_messages, is_limit, store_cursors},
+    SHORT, Store, StoreConnection, StoreError,
+    statements::{Counts, GroupRead, Room, add_groups, add_messages, is_limit, store_cursors},
 };
 use crate::{
     domain::GroupId,
