@@ -60,7 +60,7 @@ impl Policy {
                 let pace = Pace {
                     pace: Pace::DEFAULT_PACE.mul_f64(stretch),
                     patience: Pace::DEFAULT_PATIENCE,
-                    fastest: Duration::from_secs(MINUTE),
+                    fastest: Duration::from_secs(MINUTE / 2),
                 };
                 Cadence::by_age(tiers.to_vec(), true).unwrap().at_pace(pace).unwrap()
             }
@@ -91,7 +91,7 @@ impl Policy {
 
     /// Polls the messages by the default cadence with this patience, while webhooks tell a share of the reads.
     pub fn beside_webhooks(messages: &[Sent], told: f64, patience: u32) -> Findings {
-        let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(MINUTE) };
+        let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(MINUTE / 2) };
         let cadence = Self::Tiers.cadence(1.0).at_pace(pace).unwrap();
         let cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
         replay(messages, &Way { cadences, stretch: Stretching::By(1.0), batch_size: 50, limit: None, told })

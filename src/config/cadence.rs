@@ -125,7 +125,7 @@ impl Keys {
         }
         let pace = problems.span(&key("pace"), self.pace, Pace::DEFAULT_PACE, remedy, |_| true);
         let patience = problems.number(&key("patience"), self.patience, Pace::DEFAULT_PATIENCE, Pace::PATIENCE);
-        let fastest = problems.span(&key("fastest"), self.fastest, cadence.first_step(), remedy, |_| true);
+        let fastest = problems.span(&key("fastest"), self.fastest, cadence.usual_fastest(), remedy, |_| true);
         accept(&key("pace"), cadence.at_pace(Pace { pace, patience, fastest }), problems)
     }
 }

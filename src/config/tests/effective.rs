@@ -38,7 +38,7 @@ fn a_custom_default_cadence_has_no_pace_unless_set() {
     let config = load_file(&format!("{tiers}pace = \"24m\"\n")).unwrap();
     assert_eq!(shown(&config, "cadence.default.pace").0.unwrap(), "\"24m\"");
     let pace = config.cadences.of(None).pace().copied().unwrap();
-    assert_eq!((pace.pace.as_secs(), pace.patience, pace.fastest.as_secs()), (1_440, 8, 300));
+    assert_eq!((pace.pace.as_secs(), pace.patience, pace.fastest.as_secs()), (1_440, 8, 150));
     let config = load_file("[cadence.default]\npace = \"6m\"\n").unwrap();
     assert_eq!(config.cadences.of(None).pace().unwrap().pace.as_secs(), 360, "with the tiers that are built in");
     let config = load_file("[cadence.default]\ncron = \"0 8 * * *\"\n").unwrap();

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_cadence_with_a_pace_tells_that_first() {
         let said = Cadence::built_in(true).to_string();
-        assert!(said.starts_with("what is unread at a pace of 12m, at most every 1m and at least every 8 times its tier: every 1m until 1h old, "), "{said}");
+        assert!(said.starts_with("what is unread at a pace of 12m, at most every 30s and at least every 8 times its tier: every 1m until 1h old, "), "{said}");
     }
 
     #[test]

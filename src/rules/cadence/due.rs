@@ -5,7 +5,13 @@
 use std::time::Duration;
 
 use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds, span};
-use crate::domain::Timestamp;
+use crate::{domain::Timestamp, rules::milestones::AGES};
+
+/// A poll moves forward, to just before an age at which read rates are kept, by at most so much of its wait.
+const FORWARD: f64 = 0.7;
+
+/// Just before, in seconds: the poll has to be answered by then.
+const JUST_BEFORE: f64 = 2.0;
 
 /// The facts of a message that a cadence depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,8 @@ pub enum Reason {
     Pace,
     /// The shortest time between two polls.
     Fastest,
+    /// An age at which the read rate of a message is kept.
+    Age,
     /// The maximum wait of a message, or the end of its life.
     Patience,
     /// The tier of a message.
@@ -60,10 +68,8 @@ pub enum Reason {
 /// How many seconds after its last poll a slot is due.
 #[derive(Debug, Clone, Copy)]
 struct Wait {
-    /// By what is unread.
-    by_pace: f64,
-    /// At the latest.
-    latest: f64,
+    seconds: f64,
+    why: Reason,
 }
 
 impl Next {
@@ -88,8 +94,7 @@ impl Following<'_> {
     /// The same, with the time between two polls.
     pub fn next(&self, phase: Phase, polled_at: Timestamp, messages: impl IntoIterator<Item = Known>) -> Option<Next> {
         if let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule {
-            let Wait { by_pace, latest } = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?;
-            let wait = by_pace.min(latest);
+            let wait = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?.seconds;
             return Some(Next { due: polled_at + seconds(wait), every: span(wait / self.stretch) });
         }
         let messages = messages.into_iter().filter(|message| !self.cadence.is_expired(message.sent_at, polled_at));
@@ -111,19 +116,13 @@ impl Following<'_> {
             Rule::Cron { .. } => Some(Reason::Cron),
             Rule::Tiers { pace: None, .. } => Some(Reason::Tier),
             Rule::Tiers { tiers, pace: Some(pace) } => {
-                let Wait { by_pace, latest } = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?;
-                let fastest = self.stretch * spread(phase) * pace.fastest.as_secs_f64();
-                Some(match by_pace {
-                    by_pace if by_pace > latest => Reason::Patience,
-                    by_pace if by_pace <= fastest => Reason::Fastest,
-                    _ => Reason::Pace,
-                })
+                self.wait_at_pace(tiers, pace, phase, polled_at, messages).map(|wait| wait.why)
             }
         }
     }
 
-    /// The bounds of the wait after a poll; `None` if all messages are expired. This is decided for each poll,
-    /// so the times are numbers before anything is done with them.
+    /// The wait after a poll; `None` if all messages are expired. This is decided for each poll, so the times are
+    /// numbers before anything is done with them.
     fn wait_at_pace(
         &self,
         tiers: &[Tier],
@@ -139,6 +138,9 @@ impl Following<'_> {
         let tier = |age: f64| tiers.iter().find(|(until, _)| age < *until).or(tiers.last());
         let every = |age: f64| self.stretch * tier(age).map_or(end, |(_, every)| *every);
         let (mut unread, mut latest) = (Unread::default(), None);
+        let messages = messages.into_iter();
+        let just_before = AGES.map(|age| age.as_seconds_f64() - JUST_BEFORE);
+        let mut until_ages = Vec::with_capacity(messages.size_hint().0);
         for message in messages {
             let age = before(message.sent_at);
             if age >= end {
@@ -146,6 +148,7 @@ impl Following<'_> {
             }
             if !message.is_read {
                 unread += Unread::of_age(age.max(0.0));
+                until_ages.extend(just_before.iter().map(|at| at - age).find(|until| *until > 0.0));
             }
             // It is asked for at the latest after `patience` intervals of the tier that it had when it was last known, and an
             // interval after the end of its life. What an answer leaves out waits for an interval at least.
@@ -154,8 +157,17 @@ impl Following<'_> {
             let of_message = by_patience.min(end - age.max(0.0) + next).max(next);
             latest = Some(latest.map_or(of_message, |latest: f64| latest.min(of_message)));
         }
+        let fastest = self.stretch * spread(phase) * pace.fastest.as_secs_f64();
         let by_pace = self.stretch * spread(phase) * pace.interval(unread * self.cadence.untold);
-        latest.map(|latest| Wait { by_pace, latest })
+        let wait = match latest? {
+            latest if by_pace > latest => Wait { seconds: latest, why: Reason::Patience },
+            _ if by_pace <= fastest => Wait { seconds: fastest, why: Reason::Fastest },
+            _ => Wait { seconds: by_pace, why: Reason::Pace },
+        };
+        // The last of these ages costs the least, and is the only one that the poll can be just before.
+        let earliest = (wait.seconds * (1.0 - FORWARD * self.cadence.untold)).max(fastest);
+        let age = until_ages.into_iter().filter(|until| (earliest..wait.seconds).contains(until)).reduce(f64::max);
+        Some(age.map_or(wait, |seconds| Wait { seconds, why: Reason::Age }))
     }
 
     /// The time between two polls of a slot with a single message, which somebody may read, without the stretch.

@@ -161,9 +161,19 @@ impl Cadence {
         if let Rule::Tiers { tiers, .. } = &self.rule { tiers[0].every } else { SHORTEST }
     }
 
+    /// The shortest time between two polls at a pace, if no other is given: half of the first tier's interval.
+    pub fn usual_fastest(&self) -> Duration {
+        (self.first_step() / 2).max(SHORTEST)
+    }
+
     /// The pace at which it follows what is unread, if it does.
     pub fn pace(&self) -> Option<&Pace> {
         if let Rule::Tiers { pace, .. } = &self.rule { pace.as_ref() } else { None }
+    }
+
+    /// Whether its intervals are longer while more is due than the limit allows: a cron expression is followed exactly.
+    pub fn is_stretched(&self) -> bool {
+        matches!(self.rule, Rule::Tiers { .. })
     }
 
     /// Whether to stop polling a message that all members have read.

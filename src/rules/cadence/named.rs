@@ -83,8 +83,8 @@ impl Cadence {
         const DAY: u64 = 24 * HOUR;
         let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
         let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
-        let pace =
-            Pace { pace: Pace::DEFAULT_PACE, patience: Pace::DEFAULT_PATIENCE, fastest: Duration::from_secs(MINUTE) };
+        let fastest = Duration::from_secs(MINUTE / 2);
+        let pace = Pace { pace: Pace::DEFAULT_PACE, patience: Pace::DEFAULT_PATIENCE, fastest };
         Self::of(Rule::Tiers { tiers: tiers.map(tier).to_vec(), pace: Some(pace) }, stop_when_all_read)
     }
 }
