@@ -3,7 +3,7 @@
 //! A call is made as often as its messages require, which are assumed to stay unread, until they expire. Future
 //! messages are a steady stream: each joins its group's newest slot while that has room, so that a group has one slot
 //! that stays young, and full ones that age. A cron cadence fires as its expression says. In an hour in which more is due than the
-//! limit allows, all intervals are stretched so that everything fits.
+//! limit allows, all other intervals are stretched so that everything fits.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ pub struct Hour {
     pub calls_per_second: f64,
     /// The same as a fraction of the limit.
     pub share: f64,
-    /// Factor by which intervals are longer, since more is due than the limit allows; 1 if everything fits.
+    /// Factor by which intervals are longer, since more is due than the limit allows; 1 if everything fits. Cron expressions
+    /// are followed exactly.
     pub stretch: f64,
 }
 
@@ -75,16 +76,20 @@ pub fn plan(
 ) -> Vec<Hour> {
     let hour = |number: u32| {
         let from = now + TimeDelta::hours(number.into());
-        let calls_of = |cohort: &Cohort| {
+        let known = cohorts.iter().map(|cohort| {
             let cadence = cadences.of(cohort.cadence.as_deref());
-            f64::from(cohort.calls) * cadence.polls_between(&cohort.held, from, from + TimeDelta::hours(1))
-        };
-        let known: f64 = cohorts.iter().map(calls_of).sum();
-        let new = stream.map_or(0.0, |stream| stream.calls(number, cadences.of(None), now));
-        let demand = (known + new) / 3_600.0;
-        let stretch = stretch::wanted(demand, limit.max(1).into());
-        let calls_per_second = demand / stretch;
-        Hour { from, calls_per_second, share: calls_per_second / f64::from(limit.max(1)), stretch }
+            let polls = cadence.polls_between(&cohort.held, from, from + TimeDelta::hours(1));
+            (cadence, f64::from(cohort.calls) * polls)
+        });
+        let new = stream.map(|stream| (cadences.of(None), stream.calls(number, cadences.of(None), now)));
+        let (mut demand, mut by_cron) = (0.0, 0.0);
+        for (cadence, calls) in known.chain(new) {
+            *(if cadence.is_stretched() { &mut demand } else { &mut by_cron }) += calls / 3_600.0;
+        }
+        let limit = f64::from(limit.max(1));
+        let stretch = stretch::wanted(demand, by_cron, limit);
+        let calls_per_second = (demand / stretch + by_cron).min(limit);
+        Hour { from, calls_per_second, share: calls_per_second / limit, stretch }
     };
     (0..hours).map(hour).collect()
 }
@@ -154,7 +159,7 @@ fn seconds(seconds: f64) -> TimeDelta {
 
 /// The time from which on more is due than the limit allows, if it is.
 pub fn saturates_at(hours: &[Hour]) -> Option<Timestamp> {
-    hours.iter().find(|hour| hour.stretch > 1.0).map(|hour| hour.from)
+    hours.iter().find(|hour| hour.stretch > 1.0 || hour.share >= 1.0).map(|hour| hour.from)
 }
 
 #[cfg(test)]
@@ -250,6 +255,23 @@ mod tests {
         let hours = plan(&[sent(0, 12_000)], None, &Cadences::of_tiers(), 50, 2, now());
         assert!(close(hours[0].stretch, 4.0 / 0.95) && close(hours[0].calls_per_second, 47.5), "{hours:?}");
         assert!(close(hours[0].share, 0.95) && close(hours[1].stretch, 1.0), "{hours:?}");
+    }
+
+    #[test]
+    fn cron_expressions_are_not_stretched() {
+        let often = Cadence::by_cron("* * * * *", Duration::from_secs(86_400), true, now()).unwrap();
+        let tiers = Cadences::of_tiers().of(None).clone();
+        let cadences = Cadences::new([("default".to_owned(), tiers), ("often".to_owned(), often)].into());
+        let by_cron = |calls| Cohort { cadence: Some("often".to_owned()), ..sent(0, calls) };
+        let first = |cohorts: &[Cohort], limit| plan(cohorts, None, &cadences, limit, 1, now()).remove(0);
+        // 10 calls a second by the expression and 40 by tiers, with 38 to plan with.
+        let mixed = first(&[by_cron(600), sent(0, 2_400)], 40);
+        assert!(close(mixed.stretch, 40.0 / 28.0) && close(mixed.calls_per_second, 38.0), "{mixed:?}");
+        let fits = first(&[by_cron(600)], 11);
+        assert!(close(fits.stretch, 1.0) && saturates_at(&[fits]).is_none());
+        let alone = first(&[by_cron(600)], 5);
+        assert!(close(alone.stretch, 1.0) && close(alone.share, 1.0), "{alone:?}");
+        assert_eq!(saturates_at(&[alone]), Some(now()));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub use self::{
     forecast::LastDay,
     overview::Overview,
     page::{DueCall, PageData, QuarantinedGroup, ReadCurve},
-    past::PastRead,
+    past::{GroupsWith, PastRead},
     readers::{
         Asked, AskingLimits, Behind, DueList, ListKey, MemberMessage, NewReaders, RefusedList, ToldReader, Written,
         hash_of,

@@ -30,19 +30,32 @@ pub struct PastRead {
     pub unread: i32,
 }
 
+/// Groups by the cadence that they name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupsWith<'a> {
+    /// This one.
+    Cadence(&'a str),
+    /// None of these, so that they have the default.
+    NoneOf(Vec<&'a str>),
+}
+
 impl Store {
-    /// The reads of some messages of this app that were sent within 14 days, in groups that name none of these cadences: all
-    /// messages of some groups, by chance and always the same.
+    /// The reads of some messages of this app that were sent within 14 days: all messages of some of these groups, by chance and
+    /// always the same.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn past_reads(&self, other_cadences: &[&str]) -> Result<Vec<PastRead>, StoreError> {
+    pub async fn past_reads(&self, of: &GroupsWith<'_>) -> Result<Vec<PastRead>, StoreError> {
+        let (names, are_named) = match of {
+            GroupsWith::Cadence(name) => (vec![(*name).to_owned()], true),
+            GroupsWith::NoneOf(names) => (names.iter().map(|name| (*name).to_owned()).collect(), false),
+        };
         type Row = (GroupKey, i64, Timestamp, Option<Timestamp>, Timestamp, i32, i32, i32);
         let reads = query_as::<Row>(
             "WITH groups AS (
                 SELECT group_key, count(*) AS messages
                 FROM receiptd.watched_messages JOIN receiptd.watched_groups g USING (group_key)
-                WHERE sdk_app_id = $1 AND sent_at > now() - interval '14 days' AND (cadence = ANY ($2)) IS NOT TRUE
+                WHERE sdk_app_id = $1 AND sent_at > now() - interval '14 days' AND coalesce(cadence = ANY ($2), false) = $5
                 GROUP BY group_key
              ), chosen AS (
                 SELECT group_key FROM (
@@ -58,9 +71,10 @@ impl Store {
              ORDER BY group_key, msg_seq, polled_at",
         )
         .bind(self.app())
-        .bind(other_cadences.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        .bind(names)
         .bind(MESSAGES)
-        .bind(MOST);
+        .bind(MOST)
+        .bind(are_named);
         let rows = self.run("reading past reads", LONG, async |database| reads.fetch_all(database).await).await?;
         let read = |(group_key, msg_seq, sent_at, after, by, read_before, read, unread)| PastRead {
             group_key,

@@ -155,6 +155,13 @@ async fn a_pace_is_tried_on_the_reads_that_are_stored() {
     assert!(plan["tried"]["messages"].as_u64().unwrap() > 0, "{plan}");
     let (_, out, _) = receiptd(&database, &["plan", "--try", "pace=48m"]);
     assert!(out.contains("pace=48m: ") && out.contains(" % of the calls, milestones "), "{out}");
+    let (group, slow) = ("SELECT min(group_key) FROM receiptd.watched_groups", "[{ until = \"30d\", every = \"5m\" }]");
+    database.psql(&format!("UPDATE receiptd.watched_groups SET cadence = 'slow' WHERE group_key = ({group})"));
+    let slow = format!("cadence.slow.tiers={slow}");
+    let of = |trial: &str| json(&database, &["plan", "--set", &slow, "--try", trial])["tried"]["groups"].clone();
+    assert_eq!((of("slow.pace=1h"), of("pace=48m")), (1.into(), 1.into()), "each in the groups that have it");
+    let (code, _, err) = receiptd(&database, &["plan", "--try", "slow.pace=1h"]);
+    assert!(code == 64 && err.contains("the cadence slow to try is not configured"), "{code} {err}");
     let (code, _, err) = receiptd(&database, &["plan", "--try", "tiers=1"]);
     assert!(code == 64 && err.contains("the settings to try are pace, patience and fastest"), "{code} {err}");
 }

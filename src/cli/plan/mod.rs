@@ -11,7 +11,7 @@ use clap::Args;
 use receiptd::{
     domain::Timestamp,
     rules::{
-        cadence::{Cadences, DEFAULT},
+        cadence::Cadences,
         forecast::{Cohort, Hour, OtherPace, Stream, other_paces, plan, saturates_at},
     },
     store::{LastDay, PastRead, StoreError},
@@ -19,7 +19,7 @@ use receiptd::{
 };
 use serde::Serialize;
 
-use self::trial::{Trial, Tried};
+use self::trial::{Trial, Trials, Tried};
 use super::{Global, as_json, database::Opened, exit::Refused, stdout};
 
 /// Width of the bar of 100 %, in characters.
@@ -30,7 +30,8 @@ const WIDTH: f64 = 40.0;
 /// The forecast is for the messages watched now and the configured cadences. It assumes no new messages unless
 /// --more-messages is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until =
 /// "1d", every = "5m" }]' or --set polling.max_calls_per_second=100. With --try, messages of the last 14 days whose reads are
-/// stored are polled again in memory, by the configured cadence and by another one.
+/// stored are polled again in memory, by the configured cadence and by another one: --try pace=24m, or --try mornings.pace=24m
+/// for the groups of the cadence mornings.
 #[derive(Args)]
 pub struct Arguments {
     /// Number of hours to forecast, at most 750
@@ -42,8 +43,8 @@ pub struct Arguments {
     /// Number of groups that the new messages are spread over; messages of a group share calls
     #[arg(long, value_name = "GROUPS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     in_groups: u32,
-    /// Setting of the default cadence to try on stored reads: pace, patience or fastest
-    #[arg(long = "try", value_name = "KEY=VALUE")]
+    /// Setting of a cadence to try on stored reads: pace, patience or fastest, of the default unless a name is given
+    #[arg(long = "try", value_name = "[NAME.]KEY=VALUE")]
     trials: Vec<Trial>,
     /// Print one JSON object
     #[arg(long)]
@@ -73,16 +74,16 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
     let opened = Opened::open(global).await?;
     let (limit, cadences) = (opened.config.polling.max_calls_per_second, opened.config.cadences.clone());
     let batch_size = u32::try_from(opened.config.polling.batch_size).unwrap_or(u32::MAX);
-    let other = (!arguments.trials.is_empty()).then(|| trial::with(&cadences, &arguments.trials)).transpose();
-    let other = other.map_err(|error| Refused::usage(format!("the cadence to try {error}")))?;
-    let found = look(&opened, batch_size, other.is_some().then_some(&cadences)).await;
+    let trial = (!arguments.trials.is_empty()).then(|| Trials::of(&cadences, &arguments.trials)).transpose();
+    let trial = trial.map_err(Refused::usage)?;
+    let found = look(&opened, batch_size, trial.as_ref(), &cadences).await;
     let now = opened.store.clock().now();
     let (cohorts, last_day, reads) = opened.close(found).await?;
     let Arguments { hours, more_messages, in_groups, json, .. } = *arguments;
     let assumed =
         (more_messages > 0).then_some(Stream { messages_per_hour: more_messages, groups: in_groups, batch_size });
     let other_paces = other_paces(&cohorts, assumed, &cadences, hours, now);
-    let tried = other.as_ref().and_then(|other| trial::try_on(&reads, &cadences, other, batch_size as usize));
+    let tried = trial.as_ref().and_then(|trial| trial.on(&reads, batch_size as usize));
     let hours = plan(&cohorts, assumed, &cadences, limit, hours, now);
     let answer = Answer { limit, saturates_at: saturates_at(&hours), assumed, last_day, hours, other_paces, tried };
     let mut out = stdout();
@@ -90,7 +91,7 @@ pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<E
         writeln!(out, "{}", as_json(&answer)?)?;
     } else {
         tell(&mut out, &answer)?;
-        if other.is_some() {
+        if trial.is_some() {
             let trials: Vec<String> = arguments.trials.iter().map(ToString::to_string).collect();
             trial::tell(&mut out, answer.tried.as_ref(), &trials.join(" "))?;
         }
@@ -110,17 +111,15 @@ fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The load, the messages of the last day, and, if a cadence is tried, past reads in groups with the default.
+/// The load, the messages of the last day, and, if a cadence is tried, past reads in its groups.
 async fn look(
     opened: &Opened,
     batch_size: u32,
-    trial: Option<&Cadences>,
+    trial: Option<&Trials>,
+    cadences: &Cadences,
 ) -> Result<(Vec<Cohort>, LastDay, Vec<PastRead>), StoreError> {
     let reads = match trial {
-        Some(cadences) => {
-            let others: Vec<&str> = cadences.iter().map(|(name, _)| name).filter(|name| *name != DEFAULT).collect();
-            opened.store.past_reads(&others).await?
-        }
+        Some(trial) => opened.store.past_reads(&trial.groups(cadences)).await?,
         None => vec![],
     };
     Ok((opened.store.cohorts(batch_size).await?, opened.store.last_day().await?, reads))
@@ -141,16 +140,25 @@ fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
             "At a pace of {pace}: {percent:.0} % of the calls, {widths:.1} times the time between two polls."
         )?;
     }
-    let longest = answer.hours.iter().map(|hour| hour.stretch).fold(1.0, f64::max);
     match answer.saturates_at {
         Some(at) => writeln!(
             out,
-            "From {} on, more is due than the limit of {} per second allows: intervals will be up to {longest:.1} times as long.",
+            "From {} on, more is due than the limit of {} per second allows: {}.",
             at.format("%Y-%m-%d %H:%M"),
             counted(answer.limit.into(), "call"),
+            too_much(&answer.hours)
         ),
         None => writeln!(out, "The limit of {} calls per second is not reached.", answer.limit),
     }
+}
+
+/// What happens in hours in which more is due than the limit allows.
+fn too_much(hours: &[Hour]) -> String {
+    let longest = hours.iter().map(|hour| hour.stretch).fold(1.0, f64::max);
+    let stretched = (longest > 1.0).then(|| format!("intervals will be up to {longest:.1} times as long"));
+    let late = hours.iter().any(|hour| hour.share >= 1.0);
+    let late = late.then(|| "polls by cron expressions, which are not stretched, will be late".to_owned());
+    stretched.into_iter().chain(late).collect::<Vec<_>>().join(", and ")
 }
 
 /// A fraction of the limit as a bar. Draws nothing for 0.0 %, and cuts off everything beyond the limit, which can't
@@ -174,8 +182,9 @@ fn assumption(assumed: Option<Stream>, last_day: LastDay) -> String {
     // With fewer messages than groups, each message counts as one of its own group.
     let in_groups = groups.unsigned_abs().min(an_hour);
     format!(
-        "No new messages are assumed. In the last 24 hours there were {} per hour in {}: to plan with as many, add \
+        "No new messages are assumed. In the last 24 hours there {} {} per hour in {}: to plan with as many, add \
          --more-messages {an_hour} --in-groups {in_groups}.",
+        if an_hour == 1 { "was" } else { "were" },
         counted(an_hour, "new message"),
         counted(groups.unsigned_abs(), "group")
     )
@@ -197,6 +206,7 @@ mod tests {
             "{}",
             last_day(48_001, 20)
         );
+        assert!(last_day(20, 1).contains(" there was 1 new message per hour in 1 group: "), "{}", last_day(20, 1));
         assert!(last_day(48, 40).ends_with("add --more-messages 2 --in-groups 2."), "{}", last_day(48, 40));
         let stream = Stream { messages_per_hour: 1_000, groups: 7, batch_size: 50 };
         assert_eq!(

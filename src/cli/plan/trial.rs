@@ -13,15 +13,22 @@ use chrono::TimeDelta;
 use indicatif::HumanCount;
 use receiptd::{
     daemon::poller::replay::{Findings, Sent, Stretching, Way, replay},
-    rules::cadence::{Cadences, InvalidCadence, Pace},
-    store::PastRead,
+    rules::cadence::{Cadence, Cadences, DEFAULT, Pace},
+    store::{GroupsWith, PastRead},
     text::{counted::counted, duration},
 };
 use serde::Serialize;
 
-/// A setting of the default cadence to try, such as `pace=24m`.
+/// A setting of a cadence to try, such as `pace=24m` or `mornings.pace=24m`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// The name of the cadence.
+    cadence: String,
+    setting: Setting,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trial {
+enum Setting {
     Pace(Duration),
     Patience(u32),
     Fastest(Duration),
@@ -32,40 +39,86 @@ impl FromStr for Trial {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, such as pace=24m")?;
+        let (cadence, key) = key.rsplit_once('.').unwrap_or((DEFAULT, key));
         let duration = || humantime::parse_duration(value).map_err(|error| error.to_string());
-        match key {
-            "pace" => Ok(Self::Pace(duration()?)),
-            "patience" => Ok(Self::Patience(value.parse().map_err(|_| "patience is a whole number")?)),
-            "fastest" => Ok(Self::Fastest(duration()?)),
-            _ => Err("the settings to try are pace, patience and fastest".to_owned()),
-        }
+        let setting = match key {
+            "pace" => Setting::Pace(duration()?),
+            "patience" => Setting::Patience(value.parse().map_err(|_| "patience is a whole number")?),
+            "fastest" => Setting::Fastest(duration()?),
+            _ => return Err("the settings to try are pace, patience and fastest".to_owned()),
+        };
+        Ok(Self { cadence: cadence.to_owned(), setting })
     }
 }
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pace(span) => write!(f, "pace={}", duration::exactly(*span)),
-            Self::Patience(intervals) => write!(f, "patience={intervals}"),
-            Self::Fastest(span) => write!(f, "fastest={}", duration::exactly(*span)),
+        if self.cadence != DEFAULT {
+            write!(f, "{}.", self.cadence)?;
+        }
+        match self.setting {
+            Setting::Pace(span) => write!(f, "pace={}", duration::exactly(span)),
+            Setting::Patience(intervals) => write!(f, "patience={intervals}"),
+            Setting::Fastest(span) => write!(f, "fastest={}", duration::exactly(span)),
         }
     }
 }
 
-/// The cadences with other settings of the default.
-pub fn with(cadences: &Cadences, trials: &[Trial]) -> Result<Cadences, InvalidCadence> {
-    let default = cadences.of(None);
-    let tiers_alone =
-        Pace { pace: Pace::DEFAULT_PACE, patience: Pace::DEFAULT_PATIENCE, fastest: default.first_step() };
-    let mut pace = default.pace().copied().unwrap_or(tiers_alone);
-    for trial in trials {
-        match *trial {
-            Trial::Pace(span) => pace.pace = span,
-            Trial::Patience(intervals) => pace.patience = intervals,
-            Trial::Fastest(span) => pace.fastest = span,
+/// A cadence, and the same with other settings.
+#[derive(Debug)]
+pub struct Trials {
+    name: String,
+    now: Cadence,
+    tried: Cadence,
+}
+
+impl Trials {
+    /// The cadence that the settings are of.
+    ///
+    /// # Errors
+    /// If they are of several cadences, of one that is not configured or follows a cron expression, or out of range: the reason.
+    pub fn of(cadences: &Cadences, trials: &[Trial]) -> Result<Self, String> {
+        let name = trials.first().map_or(DEFAULT, |trial| &trial.cadence);
+        if let Some(other) = trials.iter().find(|trial| trial.cadence != name) {
+            return Err(format!("try one cadence at a time, and not {name} and {}", other.cadence));
         }
+        if !cadences.has(name) {
+            return Err(format!("the cadence {name} to try is not configured"));
+        }
+        let now = cadences.of(Some(name));
+        let tiers_alone =
+            Pace { pace: Pace::DEFAULT_PACE, patience: Pace::DEFAULT_PATIENCE, fastest: now.usual_fastest() };
+        let mut pace = now.pace().copied().unwrap_or(tiers_alone);
+        for trial in trials {
+            match trial.setting {
+                Setting::Pace(span) => pace.pace = span,
+                Setting::Patience(intervals) => pace.patience = intervals,
+                Setting::Fastest(span) => pace.fastest = span,
+            }
+        }
+        let tried = now.clone().at_pace(pace).map_err(|fault| format!("the cadence to try {fault}"))?;
+        Ok(Self { name: name.to_owned(), now: now.clone(), tried })
     }
-    cadences.with_pace(pace)
+
+    /// Which groups have the cadence.
+    pub fn groups<'a>(&'a self, cadences: &'a Cadences) -> GroupsWith<'a> {
+        let others = || cadences.iter().map(|(name, _)| name).filter(|name| *name != DEFAULT).collect();
+        if self.name == DEFAULT { GroupsWith::NoneOf(others()) } else { GroupsWith::Cadence(&self.name) }
+    }
+
+    /// Polls past messages by both cadences; `None` if nothing was read.
+    pub fn on(&self, reads: &[PastRead], batch_size: usize) -> Option<Tried> {
+        let sent = messages(reads);
+        let groups: BTreeSet<_> = sent.iter().map(|sent| sent.group_key).collect();
+        let poll = |cadence: &Cadence| {
+            let cadences = Arc::new(Cadences::new([(DEFAULT.to_owned(), cadence.clone())].into()));
+            let way = Way { cadences, stretch: Stretching::By(1.0), batch_size, limit: None, told: 0.0 };
+            Outcome::from(replay(&sent, &way))
+        };
+        let tried =
+            || Tried { messages: sent.len(), groups: groups.len(), now: poll(&self.now), tried: poll(&self.tried) };
+        (!sent.is_empty()).then(tried)
+    }
 }
 
 /// The results of a trial.
@@ -95,23 +148,6 @@ impl From<Findings> for Outcome {
             seen_after_seconds: found.seen_after.mean(),
         }
     }
-}
-
-/// Polls past messages by both cadences; `None` if nothing was read.
-pub fn try_on(reads: &[PastRead], now: &Cadences, tried: &Cadences, batch_size: usize) -> Option<Tried> {
-    let sent = messages(reads);
-    let groups: BTreeSet<_> = sent.iter().map(|sent| sent.group_key).collect();
-    let poll = |cadences: &Cadences| {
-        let way = Way {
-            cadences: Arc::new(cadences.clone()),
-            stretch: Stretching::By(1.0),
-            batch_size,
-            limit: None,
-            told: 0.0,
-        };
-        Outcome::from(replay(&sent, &way))
-    };
-    (!sent.is_empty()).then(|| Tried { messages: sent.len(), groups: groups.len(), now: poll(now), tried: poll(tried) })
 }
 
 /// Messages with their reads, evenly placed within the intervals in which they were found.
@@ -157,9 +193,13 @@ fn rounded(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use receiptd::domain::Timestamp;
+    use receiptd::{domain::Timestamp, rules::cadence::Tier};
 
     use super::*;
+
+    fn parsed(trials: &[&str]) -> Vec<Trial> {
+        trials.iter().map(|trial| trial.parse().unwrap()).collect()
+    }
 
     fn at(minute: i64) -> Timestamp {
         "2026-11-23T12:00:00Z".parse::<Timestamp>().unwrap() + TimeDelta::minutes(minute)
@@ -188,19 +228,41 @@ mod tests {
 
     #[test]
     fn twice_the_pace_makes_fewer_calls_and_larger_errors() {
-        let trials: Vec<Trial> = ["pace=24m", "fastest=2m"].iter().map(|trial| trial.parse().unwrap()).collect();
-        let (now, tried) = (Cadences::default(), with(&Cadences::default(), &trials).unwrap());
+        let trials = Trials::of(&Cadences::default(), &parsed(&["pace=24m", "fastest=2m"])).unwrap();
         let reads: Vec<PastRead> = (1..=9).map(|seq| read(seq, (Some(30 * seq), 30 * seq + 1), (0, 10))).collect();
-        let tried = try_on(&reads, &now, &tried, 50).unwrap();
+        let tried = trials.on(&reads, 50).unwrap();
         assert!(tried.tried.calls < tried.now.calls, "{tried:?}");
         assert!(tried.tried.milestone_error_seconds > tried.now.milestone_error_seconds, "{tried:?}");
-        assert!(try_on(&[], &now, &now, 50).is_none());
+        assert!(trials.on(&[], 50).is_none());
+    }
+
+    #[test]
+    fn any_cadence_is_tried_by_name_on_its_own_groups() {
+        let tier = Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(300) };
+        let tiers = Cadence::by_age(vec![tier], true).unwrap();
+        let cron = Cadence::by_cron("0 8 * * *", Duration::from_secs(86_400), true, at(0)).unwrap();
+        let cadences = Cadences::new([("slow".to_owned(), tiers), ("nightly".to_owned(), cron)].into());
+        let of = |trials: &[&str]| Trials::of(&cadences, &parsed(trials));
+        let slow = of(&["slow.pace=24m", "slow.patience=3"]).unwrap();
+        assert_eq!((slow.now.pace(), slow.tried.pace().unwrap().patience), (None, 3));
+        assert_eq!(slow.tried.pace().unwrap().fastest, tier.every / 2);
+        assert_eq!(slow.groups(&cadences), GroupsWith::Cadence("slow"));
+        assert_eq!(of(&["pace=24m"]).unwrap().groups(&cadences), GroupsWith::NoneOf(vec!["nightly", "slow"]));
+        for (trials, why) in [
+            (&["slow.pace=24m", "pace=24m"][..], "try one cadence at a time, and not slow and default"),
+            (&["gone.pace=24m"], "the cadence gone to try is not configured"),
+            (&["nightly.pace=24m"], "the cadence to try follows a cron expression: a pace goes with tiers only"),
+        ] {
+            assert_eq!(of(trials).unwrap_err(), why);
+        }
+        assert_eq!(parsed(&["slow.pace=24m"])[0].to_string(), "slow.pace=24m");
     }
 
     #[test]
     fn only_settings_of_the_pace_can_be_tried() {
-        assert_eq!("pace=24m".parse(), Ok(Trial::Pace(Duration::from_secs(1_440))));
-        assert_eq!("patience=16".parse(), Ok(Trial::Patience(16)));
+        let of_default = |setting| Ok(Trial { cadence: DEFAULT.to_owned(), setting });
+        assert_eq!("pace=24m".parse(), of_default(Setting::Pace(Duration::from_secs(1_440))));
+        assert_eq!("patience=16".parse(), of_default(Setting::Patience(16)));
         for wrong in ["pace", "pace=soon", "tiers=1", "patience=1.5"] {
             assert!(wrong.parse::<Trial>().is_err(), "{wrong}");
         }

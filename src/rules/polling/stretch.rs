@@ -84,13 +84,14 @@ impl Stretch {
         means.planned += (planned - means.planned) * share(past, CALLS_OVER);
         let correction = if means.planned > 0.0 { means.made / means.planned } else { 1.0 };
         let demand = means.demand * correction.clamp(1.0, CORRECTION);
-        self.log += (wanted(demand, load.allowed).ln() - self.log).clamp(-MOST, MOST);
+        self.log += (wanted(demand, 0.0, load.allowed).ln() - self.log).clamp(-MOST, MOST);
     }
 }
 
-/// The stretch at which a demand fits. Both are in calls per second.
-pub fn wanted(demand: f64, allowed: f64) -> f64 {
-    (demand / (PLANNED * allowed)).max(1.0)
+/// The stretch at which a demand fits beside `others`, which are made at any stretch. All are in calls per second.
+pub fn wanted(demand: f64, others: f64, allowed: f64) -> f64 {
+    let room = PLANNED * allowed;
+    (demand / (room - others).max(room / CORRECTION)).max(1.0)
 }
 
 /// Share of an average over `over` seconds that is replaced in a step.
