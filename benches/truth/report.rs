@@ -25,11 +25,11 @@ impl Report {
     pub fn part(&mut self, part: &str) {
         (self.part, self.fixed) = (format!("{}, {part}", self.world), None);
         println!(
-            "\n  {part:<24} {:>9} | {:^83} | {:>7} | {:^31} | {:>6}",
-            "calls a", "errors in minutes, mean and 90 %", "seen", "error of read rates, points", "longest"
+            "\n  {part:<24} {:>9} | {:^83} | {:>7} | {:^31} | {:>7} | {:>7}",
+            "calls a", "errors in minutes, mean and 90 %", "seen", "error of read rates, points", "longest", "largest"
         );
         println!(
-            "  {:<24} {:>9} | {:>7} {:>15} {:>15} {:>15} {:>15} {:>11} | {:>7} | {:>7} {:>7} {:>7} {:>7} | {:>6}",
+            "  {:<24} {:>9} | {:>7} {:>15} {:>15} {:>15} {:>15} {:>11} | {:>7} | {:>7} {:>7} {:>7} {:>7} | {:>7} | {:>7}",
             "",
             "message",
             "mean",
@@ -43,7 +43,8 @@ impl Report {
             "1 h",
             "24 h",
             "7 d",
-            "wait"
+            "wait",
+            "stretch"
         );
     }
 
@@ -57,7 +58,7 @@ impl Report {
         };
         let points = |at: usize| 100.0 * mean(&|f: &Findings| f.rates[at].mean());
         println!(
-            "  {:<24} {:>9.1} | {:>7.2} {:>15} {:>15} {:>15} {:>15} {:>11} | {:>7.2} | {:>7.2} {:>7.2} {:>7.2} {:>7.2} | {:>6.1}",
+            "  {:<24} {:>9.1} | {:>7.2} {:>15} {:>15} {:>15} {:>15} {:>11} | {:>7.2} | {:>7.2} {:>7.2} {:>7.2} {:>7.2} | {:>7.1} | {:>7.1}",
             policy.name(),
             mean(&|f: &Findings| f.calls as f64 / f.messages as f64),
             error / 60.0,
@@ -72,6 +73,7 @@ impl Report {
             points(2),
             points(3),
             mean(&|f: &Findings| f.waits.most()),
+            mean(&|f: &Findings| f.stretch),
         );
         match policy {
             Policy::Fixed => self.fixed = Some(error),

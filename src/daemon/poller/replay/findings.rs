@@ -4,7 +4,7 @@ use super::sent::Sent;
 use crate::{
     domain::{Counts, Timestamp},
     rules::{
-        cadence::Cadence,
+        cadence::Following,
         milestones::{AGES, Milestone, Milestones},
     },
 };
@@ -49,8 +49,10 @@ pub struct Findings {
     pub seen_after: Measure,
     /// By what share of the members the read rate at each of [`AGES`] was wrong.
     pub rates: [Measure; 4],
-    /// How long a message was not known, in intervals of the tier that it had when it was last known.
+    /// How long a message was not known, in intervals of the tier that it had when it was last known, times the stretch.
     pub waits: Measure,
+    /// The largest factor by which intervals were longer.
+    pub stretch: f64,
 }
 
 impl Findings {
@@ -78,6 +80,8 @@ struct Seen {
     /// How many had read it at the last poll.
     read: u32,
     polled_at: Option<Timestamp>,
+    /// The stretch at that time.
+    stretch: f64,
     /// How many of [`AGES`] it had passed then.
     ages: usize,
     has_reached: [bool; Milestone::ALL.len()],
@@ -89,8 +93,8 @@ impl<'a> Watching<'a> {
         Self { messages, calls: 0, seen: vec![Seen::default(); messages.len()], found }
     }
 
-    /// A poll sees a message. Returns how many have read it, and how many may.
-    pub fn polled(&mut self, index: usize, at: Timestamp, cadence: &Cadence) -> (u32, u32) {
+    /// A poll sees a message, by a cadence that is followed like this. Returns how many have read it, and how many may.
+    pub fn polled(&mut self, index: usize, at: Timestamp, following: Following<'_>) -> (u32, u32) {
         let (message, seen) = (&self.messages[index], &mut self.seen[index]);
         let read = message.reads[seen.read as usize..].iter().take_while(|read_at| **read_at <= at).count() as u32;
         let new = &message.reads[seen.read as usize..(seen.read + read) as usize];
@@ -102,10 +106,12 @@ impl<'a> Watching<'a> {
             seen.ages += 1;
         }
         if let Some(polled_at) = seen.polled_at {
-            let every = cadence.every(message.sent_at, polled_at).as_secs_f64();
+            let every = following.cadence.every(message.sent_at, polled_at).as_secs_f64();
+            let every = every * following.stretch.max(seen.stretch);
             self.found.waits.0.push((at - polled_at).as_seconds_f64() / every);
         }
-        seen.polled_at = Some(at);
+        (seen.polled_at, seen.stretch) = (Some(at), following.stretch);
+        self.found.stretch = self.found.stretch.max(following.stretch);
         seen.read += read;
         (seen.read, message.members)
     }

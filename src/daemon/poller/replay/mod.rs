@@ -27,7 +27,7 @@ pub use self::{
 use crate::{
     domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
     rules::{
-        cadence::Cadences,
+        cadence::{Cadences, Following},
         polling::{
             schedule::{Now, Schedule},
             stretch::{Load, Stretch},
@@ -267,10 +267,12 @@ impl<'a> Replay<'a> {
     /// The answer of the service.
     fn answered(&mut self, slot: &Slot) -> Poll {
         let at = self.now;
+        let cadences = self.way.cadences.clone();
+        let following = Following { cadence: cadences.of(None), stretch: self.stretch.factor() };
         let mut poll = Poll::ended(PollEnd::Complete);
         for message in &slot.messages {
             let index = self.of_group[&slot.key.group_key][message.seq.get() as usize - 1];
-            let (read, members) = self.watching.polled(index, at, self.way.cadences.of(None));
+            let (read, members) = self.watching.polled(index, at, following);
             let counts = Counts::new(read.into(), (members - read).into());
             let receipt = Receipt { code: 0, counts };
             poll.receipts.push(Told { seq: message.seq, receipt, sent_at: at, answered_at: at });

@@ -32,7 +32,7 @@ fn messages() -> Vec<Sent> {
 }
 
 fn found(messages: &[Sent], told: f64, patience: u32) -> Findings {
-    let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(60) };
+    let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(30) };
     let cadence = Cadence::built_in(true).at_pace(pace).unwrap();
     let cadences = Arc::new(Cadences::new([("default".to_owned(), cadence)].into()));
     replay(messages, &Way { cadences, stretch: Stretching::By(1.0), batch_size: 50, limit: None, told })
@@ -54,6 +54,21 @@ fn polls_give_way_to_webhooks_and_lose_nothing() {
     assert!(before.calls as f64 <= calls / 3.0, "{} of {calls} calls", before.calls);
     assert!(few <= calls / 5.0, "{few} of {calls} calls");
     assert!(before.milestone_width() < 1.0, "{} s", before.milestone_width());
+}
+
+#[test]
+fn nobody_is_forgotten_at_twenty_times_the_load() {
+    let messages = messages();
+    let cadences = Arc::new(Cadences::default());
+    let way = Way { cadences, stretch: Stretching::By(1.0), batch_size: 50, limit: None, told: 0.0 };
+    let alone = replay(&messages, &way);
+    for factor in [3.0, 20.0] {
+        // On average over the three days in which messages are sent.
+        let limit = Some(alone.calls as f64 / (3.0 * 86_400.0) / factor);
+        let found = replay(&messages, &Way { stretch: Stretching::ToFit, limit, ..way.clone() });
+        let longest = found.waits.most();
+        assert!(found.stretch > factor / 2.0 && (4.0..9.0).contains(&longest), "{longest} at {}", found.stretch);
+    }
 }
 
 #[test]
