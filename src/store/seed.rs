@@ -7,6 +7,7 @@ use chrono::{Days, NaiveTime, TimeDelta};
 
 use super::{
     Store, StoreError,
+    connection::StoreConnection,
     statement::{query, query_as, query_scalar},
     transaction::{LONG, ROLLUP},
 };
@@ -112,7 +113,7 @@ impl Store {
         self.run("generating a lease", LONG, async |database| lease.execute(database).await).await.map(drop)
     }
 
-    /// Generates the messages from number `first` on, as many as fit into one transaction. Returns the number of
+    /// Generates the messages from number `first` on, group by group, as many as fit into one transaction. Returns the number of
     /// their snapshots.
     ///
     /// # Errors
@@ -128,15 +129,21 @@ impl Store {
             .bind(seed.until)
             .bind(first)
             .bind(last);
-        self.run("generating messages", ROLLUP, async |database| messages.fetch_one(database).await).await
+        let generate = async |database: &mut StoreConnection| {
+            // The planner expects several times as many snapshots, and would have the statement compiled for seconds.
+            query("SET LOCAL jit = off").execute(&mut *database).await?;
+            messages.fetch_one(database).await
+        };
+        self.run("generating messages", ROLLUP, generate).await
     }
 
     /// Assigns the active messages of a seed to slots, and generates readers of the first group.
-    /// Then it renews the planner's statistics: without them the roll-up that follows would take ten times as long.
+    /// It renews the planner's statistics: without them it and the roll-up that follows would take ten times as long.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn seed_slots(&self, seed: &Seed) -> Result<(), StoreError> {
+        self.analyze(&["receiptd.watched_groups", "receiptd.watched_messages"]).await?;
         let slots = query(include_str!("seed/slots.sql")).bind(self.app()).bind(seed.until);
         self.run("generating slots", ROLLUP, async |database| slots.execute(database).await).await?;
         let readers = query(include_str!("seed/readers.sql")).bind(self.app());

@@ -51,6 +51,23 @@ async fn a_seed_goes_into_an_app_without_groups_only() {
 }
 
 #[tokio::test]
+async fn a_seed_names_each_of_a_hundred_and_more_members() {
+    let database = TestDatabase::new().await;
+    assert_eq!(receiptd(&database, &["migrate"]).0, 0);
+    let seed = ["seed", "--groups", "1", "--messages", "2", "--members", "200", "--until", UNTIL];
+    let (code, _, err) = receiptd(&database, &seed);
+    assert_eq!(code, 0, "{err}");
+    let named = "SELECT max(members) > 100, max(members) = max(named)
+        FROM receiptd.messages JOIN (
+            SELECT msg_seq, count(DISTINCT member) AS named
+            FROM (
+                SELECT msg_seq, member FROM receiptd.member_reads UNION SELECT msg_seq, member FROM receiptd.members_not_read
+            ) members GROUP BY msg_seq
+        ) named USING (msg_seq)";
+    assert_eq!(database.psql(named), "t|t");
+}
+
+#[tokio::test]
 async fn a_seed_is_removed_and_nothing_else_is() {
     let database = seeded().await;
     database.psql(&format!("SELECT receiptd.watch_messages({APP}, 'real', ARRAY[1, 2])"));

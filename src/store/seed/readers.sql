@@ -2,7 +2,7 @@
 -- times of its snapshots.
 WITH messages AS MATERIALIZED (
     SELECT s.group_key, s.msg_seq, s.sent_at, s.known_until, s.last_changed_at, s.read_num, s.unread_num,
-        ARRAY(SELECT format('student-%s', to_char(n, 'FM00')) FROM generate_series(1, s.read_num + s.unread_num) AS n
+        ARRAY(SELECT format('student-%s', lpad(n::text, greatest(2, length(n::text)), '0')) FROM generate_series(1, s.read_num + s.unread_num) AS n
             ORDER BY md5(s.msg_seq || ' ' || n)) AS members
     FROM receiptd.message_state s
     JOIN receiptd.watched_groups g USING (group_key)
