@@ -10,7 +10,12 @@ use chrono::TimeDelta;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use receiptd::{
-    clock, daemon::jobs::catch_up, domain::Timestamp, rules::rollup::hour_of, store::Store, text::counted::counted,
+    clock,
+    daemon::jobs::catch_up,
+    domain::Timestamp,
+    rules::rollup::{Reach, Stretch, hour_of},
+    store::Store,
+    text::counted::counted,
 };
 
 use super::{Global, database::Opened, exit::Refused, stdout, time_argument::TimeArgument};
@@ -58,24 +63,28 @@ fn span(arguments: &Arguments, now: Timestamp) -> Result<Option<(Timestamp, Time
 
 async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Result<()> {
     let Some(done) = store.rolled_up_until().await? else { bail!("nothing is rolled up yet: run it without --from") };
-    let until = to.min(done);
     let from = hour_of(store.history_begins().await?.map_or(from, |begin| from.max(begin)));
-    let hours = hours(from, until);
-    if hours.is_empty() {
+    let until = done.min(end_of_hour(to));
+    if from >= until {
         let why = format!("nothing to do: --from must be before {done}, the end of the roll-up");
         return Err(Refused::usage(why).into());
     }
-    let number = hours.len() as u64;
-    let bar = progress(number);
+    let bar = progress(number_of_hours(from, until));
     let mut left = 0;
-    for hour in hours {
-        bar.set_message(hour.format("%Y-%m-%d %H:00").to_string());
-        // The first one does not rely on what was rolled up before.
-        left += u64::from(!store.roll_up_again(hour, hour == from).await?);
-        bar.inc(1);
+    // The first one does not rely on what was rolled up before.
+    let mut next = Stretch::next(from, until, Reach::Hour);
+    while let Some(stretch) = next {
+        bar.set_message(stretch.from.format("%Y-%m-%d %H:00").to_string());
+        let hours = number_of_hours(stretch.from, stretch.until);
+        if !store.roll_up_again(stretch, stretch.from == from).await? {
+            left += hours;
+        }
+        bar.inc(hours);
+        next = Stretch::next(stretch.until, until, Reach::Day);
     }
     bar.finish_and_clear();
-    writeln!(stdout(), "Rolled up {} again, from {from} until {until}.", counted(number, "hour"))?;
+    let number = counted(number_of_hours(from, until), "hour");
+    writeln!(stdout(), "Rolled up {number} again, from {from} until {until}.")?;
     if left > 0 {
         writeln!(
             stdout(),
@@ -85,9 +94,15 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
     Ok(())
 }
 
-/// The hours from `from`, which begins one, that have begun before `until`.
-fn hours(from: Timestamp, until: Timestamp) -> Vec<Timestamp> {
-    (0..).map(|number| from + TimeDelta::hours(number)).take_while(|hour| *hour < until).collect()
+/// The time itself if it is a whole hour, otherwise the end of its hour.
+fn end_of_hour(time: Timestamp) -> Timestamp {
+    let hour = hour_of(time);
+    if hour == time { hour } else { hour + TimeDelta::hours(1) }
+}
+
+/// Number of hours from `from`, which begins one, that have begun before `until`.
+fn number_of_hours(from: Timestamp, until: Timestamp) -> u64 {
+    (end_of_hour(until) - from).num_hours().unsigned_abs()
 }
 
 async fn bring_up_to_date(store: &Store, now: Timestamp) -> anyhow::Result<()> {
@@ -95,7 +110,7 @@ async fn bring_up_to_date(store: &Store, now: Timestamp) -> anyhow::Result<()> {
     let bar = progress(behind.unsigned_abs());
     catch_up(store, now, |stretch| {
         bar.set_message(stretch.until.format("%Y-%m-%d %H:%M").to_string());
-        bar.inc(u64::from(stretch.completes().is_some()));
+        bar.inc(stretch.completes().map_or(0, |hours| hours.hours().count() as u64));
     })
     .await?;
     bar.finish_and_clear();
@@ -128,9 +143,8 @@ mod tests {
             (TimeDelta::seconds(30), 1),
             (TimeDelta::hours(1), 1),
             (TimeDelta::hours(1) + TimeDelta::microseconds(1), 2),
-            (TimeDelta::hours(-1), 0),
         ] {
-            assert_eq!(hours(hour, hour + until).len(), expected, "{until}");
+            assert_eq!(number_of_hours(hour, hour + until), expected, "{until}");
         }
     }
 }

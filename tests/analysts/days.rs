@@ -1,7 +1,10 @@
 //! Message days: their contents, kept when the snapshots are dropped, and the counts at times in such days.
 
 use chrono::TimeDelta;
-use receiptd::{daemon::jobs::enforce, rules::retention::Retention};
+use receiptd::{
+    daemon::jobs::enforce,
+    rules::{retention::Retention, rollup::Stretch},
+};
 
 use crate::history::{History, at};
 
@@ -72,7 +75,7 @@ async fn what_is_stored_late_has_its_day_done_again() {
             FROM generate_series('2026-11-20 23:00Z'::timestamptz, '2026-11-21 23:00Z', '1 hour') h",
     );
     for hour in history.store.hours_to_redo().await.unwrap() {
-        history.store.roll_up_again(hour, false).await.unwrap();
+        history.store.roll_up_again(Stretch::of_hour(hour), false).await.unwrap();
     }
     assert_eq!(history.psql(DAYS), format!("{BOTH_DAYS}\n4|20|0|0|3|3|4|7|0|23:30|23:30"));
 }

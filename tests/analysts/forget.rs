@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use receiptd::{domain::GroupId, store::Store};
+use receiptd::{domain::GroupId, rules::rollup::Stretch, store::Store};
 
 use crate::{
     harness::{Harness, app, group},
@@ -80,7 +80,7 @@ async fn a_roll_up_of_a_forgotten_group_makes_nothing_of_it_anew() {
     while history.store.roll_up_next(at("00:00") + TimeDelta::hours(30)).await.unwrap().is_some() {}
     while history.store.forget_group(&forgotten()).await.unwrap() > 0 {}
     for hour in 0..30 {
-        history.store.roll_up_again(at("00:00") + TimeDelta::hours(hour), false).await.unwrap();
+        history.store.roll_up_again(Stretch::of_hour(at("00:00") + TimeDelta::hours(hour)), false).await.unwrap();
     }
     assert_eq!(history.psql(LEFT), "0");
 }

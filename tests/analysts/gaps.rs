@@ -1,5 +1,7 @@
 //! Gaps: times without due observations, and the reasons.
 
+use receiptd::rules::rollup::Stretch;
+
 use crate::history::History;
 
 const GAPS: &str = "SELECT group_key, to_char(gap_from, 'HH24:MI'), to_char(gap_until, 'HH24:MI'), reason, code
@@ -176,7 +178,7 @@ async fn a_gap_is_one_wherever_the_roll_up_was_cut() {
     let gaps = "g|20 09:00|20 12:00|100|not_polling|\ng|20 13:00|20 13:30|50|not_polling|";
     assert_eq!(history.psql(VIEW), gaps);
     for hour in ["12:00", "11:00", "09:00"] {
-        history.store.roll_up_again(crate::history::at(hour), false).await.unwrap();
+        history.store.roll_up_again(Stretch::of_hour(crate::history::at(hour)), false).await.unwrap();
         assert_eq!(history.psql(VIEW), gaps, "{hour} done again");
     }
 }
@@ -217,7 +219,7 @@ async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
         assert_eq!(history.psql(VIEW), gaps);
     }
     for hour in ["10:00", "09:00", "11:00", "10:00"] {
-        in_steps.store.roll_up_again(crate::history::at(hour), false).await.unwrap();
+        in_steps.store.roll_up_again(Stretch::of_hour(crate::history::at(hour)), false).await.unwrap();
         assert_eq!((in_steps.psql(GAPS), in_steps.psql(VIEW)), (rows.to_owned(), gaps.to_owned()), "{hour} done again");
     }
     for history in [&at_once, &in_steps] {

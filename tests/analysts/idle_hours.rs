@@ -1,7 +1,10 @@
 //! Idle hours: they have no row in `group_receipts_hourly`, but the view `hourly_receipts` has them.
 
 use chrono::TimeDelta;
-use receiptd::{daemon::jobs::enforce, rules::retention::Retention};
+use receiptd::{
+    daemon::jobs::enforce,
+    rules::{retention::Retention, rollup::Stretch},
+};
 
 use crate::history::{History, at};
 
@@ -32,7 +35,7 @@ async fn an_idle_group_adds_no_rows_and_keeps_its_hours() {
     let hours = "08|1|1|0|8|1|1\n09|0|1|3|5|1|1\n10|0|1|0|5|0|1\n11|0|1|0|5|0|1\n12|0|1|0|5|0|1\n13|0|1|0|5|0|1";
     assert_eq!(history.psql(VIEW), hours);
     for hour in ["12:00", "09:00", "10:00"] {
-        history.store.roll_up_again(at(hour), false).await.unwrap();
+        history.store.roll_up_again(Stretch::of_hour(at(hour)), false).await.unwrap();
     }
     assert_eq!((history.psql(ROWS), history.psql(VIEW)), ("08 09".to_owned(), hours.to_owned()));
     let week = "SELECT messages_sent_7d, reads_7d FROM receiptd.group_engagement";
@@ -63,11 +66,25 @@ async fn an_hour_that_is_done_again_changes_no_later_hour() {
     let history = observed().await;
     history.roll_up("14:00").await;
     history.polls(1, &[("11:30", 7, 3)]).await;
-    history.store.roll_up_again(at("11:00"), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(at("11:00")), false).await.unwrap();
     let unread = "SELECT string_agg(unread_backlog::text, ' ' ORDER BY hour) FROM receiptd.hourly_receipts";
     assert_eq!(history.psql(unread), "8 5 5 3 5 5");
-    history.store.roll_up_again(at("12:00"), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(at("12:00")), false).await.unwrap();
     assert_eq!(history.psql(unread), "8 5 5 3 3 5");
+}
+
+#[tokio::test]
+async fn a_refused_snapshot_leaves_the_hours_after_it_right() {
+    let history = observed().await;
+    history.polls(1, &[("10:30", 7, 3), ("12:30", 9, 1)]).await;
+    history.psql(
+        "DELETE FROM receiptd.receipt_snapshots WHERE polled_at = '2026-11-20 10:30Z';
+         INSERT INTO receiptd.set_aside (group_key, slot_id, msg_seq, sqlstate, reason, content, first_set_aside_at, set_aside_at)
+            VALUES (1, 1, 1, 'P0001', 'a trial', '{}', '2026-11-20 10:30Z', '2026-11-20 10:30Z')",
+    );
+    history.roll_up("15:00").await;
+    let unread = "SELECT string_agg(unread_backlog::text, ' ' ORDER BY hour) FROM receiptd.hourly_receipts";
+    assert_eq!(history.psql(unread), "8 5 3 3 1 1 1");
 }
 
 #[tokio::test]

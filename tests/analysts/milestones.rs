@@ -1,7 +1,10 @@
 //! Milestones and read rates of messages.
 
 use chrono::TimeDelta;
-use receiptd::domain::{Counts, Receipt};
+use receiptd::{
+    domain::{Counts, Receipt},
+    rules::rollup::Stretch,
+};
 
 use crate::{
     harness::{APP, seq},
@@ -201,7 +204,7 @@ async fn an_ended_receipt_keeps_its_counts_and_loses_no_reads() {
     // The receipt is back: gains are counted from the last known counts.
     history.polls(1, &[("10:10", 5, 5)]).await;
     assert_eq!(history.psql(at_the_end), "4|6|10062", "as it was known then");
-    history.store.roll_up_again("2026-11-20T10:00:00Z".parse().unwrap(), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour("2026-11-20T10:00:00Z".parse().unwrap()), false).await.unwrap();
     let sum = "SELECT sum(reads_gained - reads_lost + reads_found) FROM receiptd.group_receipts_hourly";
     assert_eq!(history.psql(sum), "5");
 }

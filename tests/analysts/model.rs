@@ -12,6 +12,7 @@ use receiptd::{
         cadence::{Following, Known, Phase},
         milestones::AGES,
         recording::{Closed, NO_RECEIPT_POLLS},
+        rollup::Stretch,
         slot::SlotKey,
     },
 };
@@ -337,11 +338,12 @@ async fn compare(seed: u64) {
         let rows: Vec<String> = polled.iter().map(Polled::row).collect();
         assert_eq!(history.psql(MILESTONES), rows.join("\n"), "milestones of seed {seed} at {now}");
         while let Some(stretch) = history.store.roll_up_next(now).await.unwrap() {
-            ages.extend(stretch.completes().map(|hour| (hour.from, aged(&polled, hour.from))));
+            let hours = stretch.completes().into_iter().flat_map(Stretch::hours);
+            ages.extend(hours.map(|hour| (hour.from, aged(&polled, hour.from))));
         }
         if random.u8(0..4) == 0 {
             let hour = (now - TimeDelta::hours(random.i64(0..5))).duration_trunc(TimeDelta::hours(1)).unwrap();
-            history.store.roll_up_again(hour, false).await.unwrap();
+            history.store.roll_up_again(Stretch::of_hour(hour), false).await.unwrap();
             ages.entry(hour).and_modify(|ages| *ages = aged(&polled, hour));
         }
     }

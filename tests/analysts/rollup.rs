@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use receiptd::{
     daemon::jobs::catch_up,
     domain::Timestamp,
-    rules::rollup::SETTLED_AFTER,
+    rules::rollup::{SETTLED_AFTER, Stretch},
     store::{Seed, Store},
 };
 
@@ -49,9 +49,15 @@ async fn the_roll_up_is_the_same_at_once_in_steps_and_when_repeated() {
     assert_eq!(rolled_up, in_steps.psql(ROLLED_UP));
     let first = seed.until - TimeDelta::days(3);
     for hour in [71, 3, 24, 25, 24, 50] {
-        store.roll_up_again(first + TimeDelta::hours(hour), false).await.unwrap();
+        store.roll_up_again(Stretch::of_hour(first + TimeDelta::hours(hour)), false).await.unwrap();
     }
     assert_eq!(rolled_up, at_once.psql(ROLLED_UP), "done again, it changes nothing");
+    for (hour, number) in [(24, 24), (0, 7), (53, 19)] {
+        let from = first + TimeDelta::hours(hour);
+        let hours = Stretch { from, until: from + TimeDelta::hours(number) };
+        store.roll_up_again(hours, false).await.unwrap();
+        assert_eq!(rolled_up, at_once.psql(ROLLED_UP), "{number} hours from {from} done again");
+    }
 }
 
 #[tokio::test]
@@ -121,11 +127,11 @@ async fn a_repeated_roll_up_keeps_hours_whose_data_is_gone() {
     history.call(1, "09:00", "09:10", "success");
     history.roll_up("11:00").await;
     let before = history.psql(ROLLED_UP);
-    assert!(history.store.roll_up_again(at("09:00"), false).await.unwrap(), "all is there");
+    assert!(history.store.roll_up_again(Stretch::of_hour(at("09:00")), false).await.unwrap(), "all is there");
     for table in ["receipt_snapshots", "api_calls"] {
         history.psql(&format!("ALTER TABLE receiptd.{table} DETACH PARTITION receiptd_partitions.{table}_20261120"));
         for hour in ["08:00", "09:00", "10:00"] {
-            assert!(!history.store.roll_up_again(at(hour), false).await.unwrap());
+            assert!(!history.store.roll_up_again(Stretch::of_hour(at(hour)), false).await.unwrap());
         }
         assert_eq!(history.psql(ROLLED_UP), before, "without {table}");
     }

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use receiptd::{
     clock,
     domain::{Counts, Receipt},
+    rules::rollup::Stretch,
 };
 
 use crate::{
@@ -124,10 +125,10 @@ async fn groups_and_hours_say_when_they_changed() {
         "SELECT coalesce(string_agg(to_char(hour, 'HH24'), ' ' ORDER BY hour), '') FROM receiptd.hourly_receipts
         WHERE updated_at >= now() - interval '1 hour'";
     assert_eq!((history.psql(groups).as_str(), history.psql(hours).as_str()), ("0", ""));
-    history.store.roll_up_again(at("09:00"), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(at("09:00")), false).await.unwrap();
     assert_eq!(history.psql(hours), "", "it came to the same");
     history.polls(1, &[("09:40", 3, 6)]).await;
-    history.store.roll_up_again(at("09:00"), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(at("09:00")), false).await.unwrap();
     assert_eq!(history.psql(hours), "09 10", "the hour after it ends with the same counts");
     history.psql("SELECT receiptd.pause_group(1400000000, 'g')");
     assert_eq!(history.psql(groups), "1");
@@ -157,11 +158,11 @@ async fn days_and_gaps_say_when_they_changed() {
          UPDATE receiptd.poll_gaps SET updated_at = now() - interval '1 day'",
     );
     let last = midnight - TimeDelta::hours(1);
-    history.store.roll_up_again(last, false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(last), false).await.unwrap();
     assert_eq!(history.psql(changed), "0", "it came to the same");
     history.polls(2, &[("12:00", 3, 6)]).await;
-    history.store.roll_up_again(last, false).await.unwrap();
-    history.store.roll_up_again(at("11:00"), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(last), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour(at("11:00")), false).await.unwrap();
     assert_eq!(history.psql(changed), "1\n2");
 }
 

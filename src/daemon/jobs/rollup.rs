@@ -15,8 +15,8 @@ pub async fn catch_up(store: &Store, now: Timestamp, mut progress: impl FnMut(St
     if !store.mark_rolling_up(until).await? {
         return Ok(());
     }
-    for hour in store.hours_to_redo().await? {
-        store.roll_up_again(hour, false).await?;
+    for hours in Stretch::of_hours(&store.hours_to_redo().await?) {
+        store.roll_up_again(hours, false).await?;
     }
     store.roll_up_passed_over().await?;
     while let Some(done) = store.roll_up_next(until).await? {

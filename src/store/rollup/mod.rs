@@ -1,10 +1,12 @@
 //! The roll-up's statements, one transaction per stretch. [`crate::rules::rollup`] decides the order of stretches.
 
 mod passing_over;
+mod statements;
 
-use chrono::TimeDelta;
-
-use self::passing_over::{Done, Job, Scope, forget_passed_over, note_passed_over};
+use self::{
+    passing_over::{Done, Job, Scope, forget_passed_over, note_passed_over},
+    statements::{Days, Statements},
+};
 use super::{
     Store, StoreError,
     history::begin_of,
@@ -15,33 +17,13 @@ use crate::{
     domain::Timestamp,
     rules::{
         database_clock::APART,
-        retention::{SCHEMA, Table},
-        rollup::{SETTLED_AFTER, Stretch, hour_of},
+        rollup::{Reach, SETTLED_AFTER, Stretch, hour_of},
     },
     store::connection::StoreConnection,
 };
 
-/// Maximum time after a message is closed until a poll under way ends.
-const LATE_RECEIPTS: TimeDelta = TimeDelta::hours(1);
-
-const GAPS: &str = include_str!("gaps.sql");
-const OLD_GAPS: &str = "
-    DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
-    WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
-        AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)";
-/// Whether a poll was late, as in `gaps.sql`.
-const HAS_LATE: &str = "
-    SELECT EXISTS (
-        SELECT FROM receiptd.api_calls c JOIN receiptd.watched_groups g USING (group_key)
-        WHERE g.sdk_app_id = $1 AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
-            AND c.due_at < c.called_at - interval '1 minute')";
-const HOURLY: &str = include_str!("hourly.sql");
-const DAYS: &str = include_str!("days.sql");
-const SENT_EARLIER: &str = include_str!("sent_earlier.sql");
 const HEAL_MARKS: &str = include_str!("heal_marks.sql");
 const HEAL_CLOSED: &str = include_str!("heal_closed.sql");
-const COVERAGE: &str = include_str!("coverage.sql");
-const AGES_IN_GAPS: &str = include_str!("ages_in_gaps.sql");
 
 impl Store {
     /// Marks everything older than `until` as about to be rolled up: from now on, flushes note what they write before
@@ -113,26 +95,44 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing has changed.
     pub async fn roll_up_next(&self, until: Timestamp) -> Result<Option<Stretch>, StoreError> {
-        let done = self.roll_up(Job::Next { until }).await?;
+        let done = match self.roll_up_whole(Job::Next { until, reach: Reach::Day }).await {
+            Err(error) if error.is_refusal() => self.roll_up(Job::Next { until, reach: Reach::Hour }).await?,
+            ended => ended?,
+        };
         Ok(if let Done::Stretch(stretch) = done { stretch } else { None })
     }
 
-    /// Rolls up an hour again, as far as it was: its gaps only if its calls still exist, and its hourly rows only if
-    /// its snapshots do, too. True if all of it was done. Groups are skipped as in [`Self::roll_up_next`].
+    /// Rolls up whole hours of a day again, as far as they were: their gaps only if their calls still exist, and their
+    /// hourly rows only if their snapshots do, too. True if all of it was done. Groups are skipped as in
+    /// [`Self::roll_up_next`].
     ///
-    /// The active messages at its end follow from the hour before, unless `counts` is set.
+    /// The active messages at the end of each hour follow from the hour before, unless `counts` is set.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed.
-    pub async fn roll_up_again(&self, hour: Timestamp, counts: bool) -> Result<bool, StoreError> {
-        Ok(matches!(self.roll_up(Job::Again { hour, counts }).await?, Done::Hour { is_whole: true }))
+    /// If the database fails. Of several hours, the first ones may be done.
+    pub async fn roll_up_again(&self, hours: Stretch, counts: bool) -> Result<bool, StoreError> {
+        match self.roll_up_whole(Job::Again { hours, counts }).await {
+            Err(error) if error.is_refusal() => {}
+            ended => return ended.map(Done::is_whole),
+        }
+        let mut is_whole = true;
+        for hours in hours.hours() {
+            is_whole &= self.roll_up(Job::Again { hours, counts }).await?.is_whole();
+        }
+        Ok(is_whole)
     }
 }
 
 /// The app's mark, which nobody else moves until the transaction ends.
 async fn mark(connection: &mut StoreConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
-    // Compiling these statements takes longer than running them.
-    query("SET LOCAL jit = off").execute(&mut *connection).await?;
+    // Compiling these statements takes longer than running them, and merge joins would sort all snapshots. One of them runs
+    // at a time, so it may use memory.
+    query(
+        "SELECT set_config('jit', 'off', true), set_config('enable_mergejoin', 'off', true),
+            set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 65536) || 'kB', true)",
+    )
+    .execute(&mut *connection)
+    .await?;
     // A lock that only the owner can hold, unlike an advisory one.
     query("INSERT INTO receiptd.apps (sdk_app_id) VALUES ($1) ON CONFLICT DO NOTHING")
         .bind(app)
@@ -149,33 +149,28 @@ async fn next(
     connection: &mut StoreConnection,
     app: i64,
     until: Timestamp,
+    reach: Reach,
     scope: &Scope,
 ) -> Result<Option<Stretch>, sqlx::Error> {
     let done = match mark(connection, app).await? {
         Some(done) => done,
         None => hour_of(begin_of(connection, app).await?.unwrap_or(until)),
     };
-    let Some(stretch) = Stretch::next(done, until) else { return Ok(None) };
+    let Some(mut stretch) = Stretch::next(done, until, reach) else { return Ok(None) };
+    let days = Days::of(connection, stretch.from).await?;
+    let mut is_broken = is_chain_broken(connection, app, stretch).await?;
+    if reach == Reach::Day && (is_broken || !days.are_whole()) {
+        stretch = stretch.first_hour();
+        is_broken = is_chain_broken(connection, app, stretch).await?;
+    }
+    let counts = is_broken || stretch.until == hour_of(until);
     // A corrected mark may lead over days that are no longer kept.
-    let has_calls = has_day(connection, Table::Calls, stretch.from).await?;
-    let has_snapshots = has_day(connection, Table::Snapshots, stretch.from).await?;
-    let hour = match stretch.completes() {
-        Some(hour) if has_calls && has_snapshots || !has_hour(connection, app, hour).await? => Some(hour),
+    let hours = match stretch.completes() {
+        Some(hours) if days.are_whole() || !has_hour(connection, app, hours).await? => Some(hours),
         _ => None,
     };
-    let counts = stretch.until == hour_of(until) || has_skipped(connection, app, stretch).await?;
-    let mut stretches = Statements { connection, app, done: stretch.until, scope, counts };
-    let has_gaps = !has_calls || stretches.find_gaps(stretch).await?;
-    if let Some(hour) = hour {
-        stretches.run(HOURLY, hour).await?;
-    }
-    if let Some(day) = stretch.completes_day().filter(|_| has_snapshots) {
-        stretches.run(DAYS, day).await?;
-    }
-    stretches.run(SENT_EARLIER, stretch).await?;
-    if has_gaps {
-        stretches.run(COVERAGE, stretch).await?;
-    }
+    let mut statements = Statements { connection, app, done: stretch.until, scope, counts };
+    statements.roll_up(stretch, hours, days).await?;
     note_passed_over(connection, hour_of(stretch.from), scope).await?;
     // Last, since flushes and the lease wait for this row.
     query("UPDATE receiptd.poller_leases SET rolled_up_until = $2 WHERE sdk_app_id = $1")
@@ -189,48 +184,32 @@ async fn next(
 async fn again(
     connection: &mut StoreConnection,
     app: i64,
-    hour: Timestamp,
+    hours: Stretch,
     counts: bool,
     scope: &Scope,
 ) -> Result<bool, sqlx::Error> {
-    let done = mark(connection, app).await?.unwrap_or(hour);
+    let done = mark(connection, app).await?.unwrap_or(hours.from);
     if scope.is_all() {
-        query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour = $2")
+        query("DELETE FROM receiptd.rollup_redo WHERE sdk_app_id = $1 AND hour >= $2 AND hour < $3")
             .bind(app)
-            .bind(hour)
+            .bind(hours.from)
+            .bind(hours.until)
             .execute(&mut *connection)
             .await?;
     }
-    forget_passed_over(connection, app, hour, scope).await?;
-    let Some(stretch) = Stretch::next(hour, done) else { return Ok(true) };
-    let has_calls = has_day(connection, Table::Calls, hour).await?;
-    let has_snapshots = has_day(connection, Table::Snapshots, hour).await?;
-    let is_whole = has_calls && has_snapshots;
-    let counts = counts || stretch.until == hour_of(done) || has_skipped(connection, app, stretch).await?;
-    let mut stretches = Statements { connection, app, done, scope, counts };
-    let has_gaps = !has_calls || stretches.find_gaps(stretch).await?;
-    if let Some(hour) = stretch.completes().filter(|_| is_whole) {
-        stretches.run(HOURLY, hour).await?;
+    forget_passed_over(connection, app, hours, scope).await?;
+    let days = Days::of(connection, hours.from).await?;
+    let in_hours = counts || is_chain_broken(connection, app, hours).await?;
+    for stretch in hours.again(done, if in_hours { Reach::Hour } else { Reach::Day }) {
+        let is_broken = in_hours && is_chain_broken(connection, app, stretch).await?;
+        let counts = counts || is_broken || stretch.until == hour_of(done);
+        let hours = stretch.completes().filter(|_| days.are_whole());
+        let mut statements = Statements { connection: &mut *connection, app, done, scope, counts };
+        // Late data has noted all later hours, and so the last one of each day.
+        statements.roll_up(stretch, hours, days).await?;
     }
-    // Late data has noted all later hours, and so the last one of each day.
-    if let Some(day) = stretch.completes_day().filter(|_| has_snapshots) {
-        stretches.run(DAYS, day).await?;
-    }
-    stretches.run(SENT_EARLIER, stretch).await?;
-    if has_gaps {
-        stretches.run(COVERAGE, stretch).await?;
-    }
-    note_passed_over(connection, hour, scope).await?;
-    Ok(is_whole)
-}
-
-/// Whether the day of this hour is still part of the table.
-async fn has_day(connection: &mut StoreConnection, table: Table, hour: Timestamp) -> Result<bool, sqlx::Error> {
-    let partition = format!("{SCHEMA}.{}", table.partition(hour.date_naive()));
-    let attached = query_scalar(
-        "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass($1) AND NOT inhdetachpending)",
-    );
-    attached.bind(partition).fetch_one(connection).await
+    note_passed_over(connection, hours.from, scope).await?;
+    Ok(days.are_whole() || hours.from >= done)
 }
 
 /// Whether the hour has rows of the app already.
@@ -242,54 +221,14 @@ async fn has_hour(connection: &mut StoreConnection, app: i64, hour: Stretch) -> 
     exists.bind(app).bind(hour.from).fetch_one(connection).await
 }
 
-/// Whether a group was skipped in the hour before the stretch: its row before the hour lacks what changed then.
-async fn has_skipped(connection: &mut StoreConnection, app: i64, stretch: Stretch) -> Result<bool, sqlx::Error> {
+/// Whether the changes of the stretch don't lead from the row before it to its end: a group was skipped in it or in the
+/// hour before, or the database refused a snapshot.
+async fn is_chain_broken(connection: &mut StoreConnection, app: i64, stretch: Stretch) -> Result<bool, sqlx::Error> {
     let exists = query_scalar(
         "SELECT EXISTS (SELECT FROM receiptd.rollup_passed_over JOIN receiptd.watched_groups USING (group_key)
-            WHERE sdk_app_id = $1 AND hour = $2 - interval '1 hour')",
+                WHERE sdk_app_id = $1 AND hour >= $2 - interval '1 hour' AND hour < $3)
+            OR EXISTS (SELECT FROM receiptd.set_aside JOIN receiptd.watched_groups USING (group_key)
+                WHERE sdk_app_id = $1 AND set_aside_at >= $2 AND first_set_aside_at < $3)",
     );
-    exists.bind(app).bind(hour_of(stretch.from)).fetch_one(connection).await
-}
-
-/// The statements of a stretch.
-struct Statements<'a> {
-    connection: &'a mut StoreConnection,
-    app: i64,
-    /// The end of the app's roll-up after this stretch.
-    done: Timestamp,
-    scope: &'a Scope,
-    /// Whether the active messages at the end of the hour are counted: otherwise they follow from the hour before.
-    counts: bool,
-}
-
-impl Statements<'_> {
-    /// From the beginning of the hour, so that a continuing gap is extended. False if there are none.
-    async fn find_gaps(&mut self, stretch: Stretch) -> Result<bool, sqlx::Error> {
-        let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
-        self.run(OLD_GAPS, so_far).await?;
-        // Usually there are none, and planning the statements takes longer than finding that out.
-        let has_late = query_scalar(HAS_LATE).bind(self.app).bind(so_far.from).bind(so_far.until);
-        if !has_late.fetch_one(&mut *self.connection).await? {
-            return Ok(false);
-        }
-        self.run(GAPS, so_far).await?;
-        self.run(AGES_IN_GAPS, so_far).await?;
-        Ok(true)
-    }
-
-    async fn run(&mut self, sql: &'static str, span: Stretch) -> Result<(), sqlx::Error> {
-        query(sql)
-            .bind(self.app)
-            .bind(span.from)
-            .bind(span.until)
-            .bind(self.done)
-            .bind(self.scope.first)
-            .bind(self.scope.last)
-            .bind(self.scope.left_out())
-            .bind(self.counts)
-            .bind(span.until + LATE_RECEIPTS)
-            .execute(&mut *self.connection)
-            .await
-            .map(drop)
-    }
+    exists.bind(app).bind(hour_of(stretch.from)).bind(stretch.until).fetch_one(connection).await
 }

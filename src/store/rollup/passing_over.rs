@@ -6,7 +6,10 @@ use sqlx::Executor;
 use super::{again, next};
 use crate::{
     domain::Timestamp,
-    rules::{rollup::Stretch, slot::GroupKey},
+    rules::{
+        rollup::{Reach, Stretch},
+        slot::GroupKey,
+    },
     store::{
         Store, StoreError,
         connection::StoreConnection,
@@ -29,16 +32,23 @@ const AT_ONCE: i64 = 100;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Job {
     /// The next stretch, up to this time.
-    Next { until: Timestamp },
-    /// This hour again, see [`Store::roll_up_again`].
-    Again { hour: Timestamp, counts: bool },
+    Next { until: Timestamp, reach: Reach },
+    /// These hours again, see [`Store::roll_up_again`].
+    Again { hours: Stretch, counts: bool },
 }
 
 /// The result of a roll-up.
 #[derive(Debug)]
 pub(super) enum Done {
     Stretch(Option<Stretch>),
-    Hour { is_whole: bool },
+    Hours { is_whole: bool },
+}
+
+impl Done {
+    /// Whether nothing of it has to be left as it was.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::Stretch(_) | Self::Hours { is_whole: true })
+    }
 }
 
 /// A skipped group, and the database's error.
@@ -78,22 +88,29 @@ impl Job {
     fn doing(self) -> &'static str {
         match self {
             Self::Next { .. } => "rolling up snapshots and calls",
-            Self::Again { .. } => "rolling up an hour again",
+            Self::Again { .. } => "rolling up hours again",
         }
     }
 
     async fn run(self, connection: &mut StoreConnection, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
         match self {
-            Self::Next { until } => next(connection, app, until, scope).await.map(Done::Stretch),
-            Self::Again { hour, counts } => {
-                again(connection, app, hour, counts, scope).await.map(|is_whole| Done::Hour { is_whole })
+            Self::Next { until, reach } => next(connection, app, until, reach, scope).await.map(Done::Stretch),
+            Self::Again { hours, counts } => {
+                again(connection, app, hours, counts, scope).await.map(|is_whole| Done::Hours { is_whole })
             }
         }
     }
 }
 
 impl Store {
-    /// Rolls up all groups except those refused by the database.
+    /// Rolls up all groups, or none.
+    pub(super) async fn roll_up_whole(&self, job: Job) -> Result<Done, StoreError> {
+        let (app, scope) = (self.app(), Scope::of_all(vec![]));
+        let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
+        self.run_fenced(job.doing(), ROLLUP, work).await
+    }
+
+    /// Rolls up all groups except those refused by the database, for at most an hour.
     pub(super) async fn roll_up(&self, job: Job) -> Result<Done, StoreError> {
         let app = self.app();
         let mut scope = Scope::of_all(vec![]);
@@ -174,7 +191,7 @@ impl Store {
 
     /// Rolls up an hour of one group again, or notes that it is still refused.
     async fn roll_up_alone(&self, group_key: GroupKey, hour: Timestamp) -> Result<(), StoreError> {
-        let (app, job) = (self.app(), Job::Again { hour, counts: true });
+        let (app, job) = (self.app(), Job::Again { hours: Stretch::of_hour(hour), counts: true });
         let scope = Scope { first: group_key, last: group_key, passed_over: vec![] };
         let work = async |database: &mut StoreConnection| job.run(database, app, &scope).await;
         let refusal = match self.run_fenced(job.doing(), ROLLUP, work).await {
@@ -214,19 +231,20 @@ pub(super) async fn note_passed_over(
 pub(super) async fn forget_passed_over(
     connection: &mut StoreConnection,
     app: i64,
-    hour: Timestamp,
+    hours: Stretch,
     scope: &Scope,
 ) -> Result<(), sqlx::Error> {
     query(
         "DELETE FROM receiptd.rollup_passed_over p USING receiptd.watched_groups g
-         WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.hour = $2
+         WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.hour >= $2 AND p.hour < $6
             AND p.group_key BETWEEN $3 AND $4 AND p.group_key <> ALL ($5)",
     )
     .bind(app)
-    .bind(hour)
+    .bind(hours.from)
     .bind(scope.first)
     .bind(scope.last)
     .bind(scope.left_out())
+    .bind(hours.until)
     .execute(connection)
     .await
     .map(drop)
