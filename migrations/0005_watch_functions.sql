@@ -409,7 +409,7 @@ BEGIN
             receipt_code = coalesce(e.code, m.receipt_code),
             first_polled_at = coalesce(e.first_polled_at, m.first_polled_at),
             last_changed_at = coalesce(e.changed_at, m.last_changed_at),
-            known_until = coalesce(e.known_until, m.known_until)
+            known_until = coalesce(e.known_until, m.known_until), updated_at = clock_timestamp()
         FROM unnest(seqs, slots_of) AS u (msg_seq, slot_id)
         LEFT JOIN (
             -- With OFFSET each slot is opened once, and not for each of its messages.
