@@ -1,4 +1,4 @@
-//! The main questions of the cookbook, on receiptd's tables and on a table of all polls.
+//! The questions: the main ones on receiptd's tables and on a table of all polls, and all of the cookbook.
 
 /// A question, as SQL for both.
 pub struct Question {
@@ -84,105 +84,10 @@ pub const QUESTIONS: [Question; 9] = [
     },
 ];
 
-/// Further questions of the cookbook. Over a table of all polls each would be a program.
-pub const MORE: [(&str, &str); 22] = [
-    (
-        "announcements read by 80 % within a day",
-        r#"SELECT group_id, avg((p80_read_at_most <= '1 day' IS TRUE)::int) FROM receiptd.messages
-            WHERE labels @> '{"kind": "announcement"}' AND (known_for >= '1 day' OR NOT p80_read_censored) GROUP BY group_id"#,
-    ),
-    (
-        "all read within an hour",
-        "SELECT group_id, count(*) FILTER (WHERE all_read_at_most <= '1 hour') FROM receiptd.messages GROUP BY group_id",
-    ),
-    (
-        "A/B by label",
-        r#"SELECT labels ->> 'wording', receiptd.time_until(array_agg(half_read_at_most), array_agg(known_for))
-            FROM receiptd.messages WHERE labels @> '{"kind": "announcement"}' GROUP BY 1"#,
-    ),
-    (
-        "announcements against other messages, by branch",
-        "SELECT group_labels ->> 'branch', labels ->> 'kind', avg(read_rate_24h) FROM receiptd.messages GROUP BY 1, 2",
-    ),
-    (
-        "two messages side by side",
-        "SELECT age, a.read_rate, b.read_rate FROM receiptd.receipt_curve('class-7', 5, '1 hour') a
-            JOIN receiptd.receipt_curve('class-7', 6, '1 hour') b USING (age)",
-    ),
-    (
-        "age at which messages of a group were read",
-        "SELECT width_bucket(age_at_most, ARRAY['1 hour', '1 day']::interval[]), sum(reads)
-            FROM receiptd.age_at_read WHERE group_id = 'class-7' GROUP BY 1",
-    ),
-    (
-        "the same of all messages, from what is kept for good",
-        "SELECT sum(read_15m), sum(read_1h - read_15m), sum(read_24h - read_1h), sum(read_7d - read_24h)
-            FROM receiptd.messages WHERE read_7d IS NOT NULL",
-    ),
-    (
-        "survival by size of the group",
-        "SELECT members / 50, receiptd.time_until(array_agg(half_read_at_most), array_agg(known_for))
-            FROM receiptd.messages GROUP BY 1",
-    ),
-    (
-        "effect of the local hour of sending",
-        "SELECT extract(hour FROM sent_at AT TIME ZONE 'Asia/Shanghai'),
-            receiptd.time_until(array_agg(half_read_at_most), array_agg(known_for)) FROM receiptd.messages GROUP BY 1",
-    ),
-    (
-        "width of the intervals",
-        "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY half_read_at_most_s - half_read_at_least_s) FROM receiptd.messages",
-    ),
-    (
-        "cohorts by week",
-        "SELECT date_trunc('week', sent_at), avg(read_rate_15m), avg(read_rate_1h), avg(read_rate_24h), avg(read_rate_7d)
-            FROM receiptd.messages GROUP BY 1",
-    ),
-    (
-        "groups that got slower",
-        "SELECT group_id, receiptd.time_until(array_agg(half_read_at_most) FILTER (WHERE sent_at < '2026-11-16Z'),
-                array_agg(known_for) FILTER (WHERE sent_at < '2026-11-16Z')),
-            receiptd.time_until(array_agg(half_read_at_most) FILTER (WHERE sent_at >= '2026-11-16Z'),
-                array_agg(known_for) FILTER (WHERE sent_at >= '2026-11-16Z'))
-            FROM receiptd.messages WHERE sent_at >= '2026-11-09Z' GROUP BY group_id",
-    ),
-    (
-        "reads by hour of the day in Kolkata",
-        "SELECT extract(hour FROM local_hour), sum(reads_gained)
-            FROM receiptd.hourly_reads('Asia/Kolkata', '2026-11-16Z', '2026-11-23Z') GROUP BY 1",
-    ),
-    (
-        "reads by weekday in Berlin",
-        "SELECT extract(isodow FROM hour AT TIME ZONE 'Europe/Berlin'), sum(reads_gained)
-            FROM receiptd.hourly_receipts WHERE hour >= '2026-11-16Z' AND reads_gained > 0 GROUP BY 1",
-    ),
-    (
-        "messages that were read, day by day",
-        "SELECT day, count(*), sum(reads_gained + reads_found) FROM receiptd.message_days
-            WHERE day >= '2026-11-16' AND reads_gained + reads_found > 0 GROUP BY day",
-    ),
-    (
-        "members week by week",
-        "SELECT group_id, date_trunc('week', sent_at), avg(members) FROM receiptd.messages GROUP BY 1, 2",
-    ),
-    (
-        "lost readers",
-        "SELECT group_id, sum(reads_lost) FROM receiptd.hourly_receipts
-            WHERE hour >= '2026-11-16Z' AND reads_lost > 0 GROUP BY group_id",
-    ),
-    ("groups by branch", "SELECT labels ->> 'branch', sum(messages), sum(members) FROM receiptd.groups GROUP BY 1"),
-    (
-        "late polls of a week",
-        "SELECT group_id, count(*) FROM receiptd.api_calls JOIN receiptd.groups USING (group_key)
-            WHERE called_at >= '2026-11-16Z' AND called_at - due_at > '1 minute' AND messages_answered > 0 GROUP BY 1",
-    ),
-    (
-        "calls of each group",
-        "SELECT group_id, sum(calls), sum(polls) FROM receiptd.hourly_receipts WHERE calls > 0 GROUP BY group_id",
-    ),
-    (
-        "hours of a group with their coverage",
-        "SELECT hour, coverage, reads_carried FROM receiptd.hourly_receipts WHERE group_id = 'class-7'",
-    ),
-    ("messages changed in the last day", "SELECT count(*) FROM receiptd.messages_since('2026-11-22Z')"),
-];
+/// The questions of the cookbook, with their queries.
+pub fn cookbook() -> impl Iterator<Item = (&'static str, &'static str)> {
+    include_str!("../../docs/analysts.md").split("\n### ").skip(1).filter_map(|part| {
+        let sql = part.split_once("```sql\n")?.1.split("```\n").next()?;
+        Some((part.lines().next()?, sql))
+    })
+}
