@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{answer::Answer, error_class::Class, failure::Failure};
-use crate::domain::Timestamp;
+use crate::{domain::Timestamp, text::counted::counted};
 
 /// One attempt of any call and its outcome.
 #[derive(Debug, Clone)]
@@ -66,8 +66,8 @@ impl Attempt {
             Ok(_) if self.class() == Class::Success => None,
             Ok(answer) => {
                 let (told, asked) = (answer.receipts.len(), self.asked);
-                let said =
-                    format!("the answer covered {told} of {asked} messages, with {} bad entries", answer.bad_entries);
+                let asked = counted(asked as u64, "message");
+                let said = format!("the answer covered {told} of {asked}; unusable entries: {}", answer.bad_entries);
                 Some(Failure::new(self.class(), Some(0), &said))
             }
         }
