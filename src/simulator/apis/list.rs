@@ -10,7 +10,7 @@ pub(in crate::simulator) struct Api {
     pub name: &'static str,
     /// Maximum number of calls in any sliding second.
     pub calls_per_second: u32,
-    pub parse: fn(&[u8]) -> Result<Asked, Refusal>,
+    pub(super) parse: fn(&[u8]) -> Result<Asked, Refusal>,
 }
 
 /// The APIs with their documented limits.
