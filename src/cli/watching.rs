@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_is_asked_for_less_often_and_a_slow_failure_is_not() {
+    async fn slow_answers_are_asked_for_less_often_slow_failures_are_not() {
         let stop = CancellationToken::new();
         let mut watching = Watching::new(Duration::from_secs(2));
         let after = |slow: Duration, answer| async move {

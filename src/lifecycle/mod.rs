@@ -14,7 +14,9 @@
 //! | `tasks_ended` | the end of all terms | the command | the process ends |
 //! | `http_stop` | the end of all else | the HTTP server | the connections close |
 
+mod error;
 mod housekeeping;
+mod settings;
 mod signals;
 mod systemd;
 
@@ -26,113 +28,30 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::SecretString;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    error::{ReloadError, StartError},
+    settings::DaemonSettings,
     signals::{reload_signal, stop_on_signal},
     systemd::{notify_ready, notify_reloading, notify_stopping},
 };
-
 use crate::{
-    chat::{ChatClient, ChatSettings, ClientError},
+    chat::{ChatClient, ClientError},
     clock::{self, Clock},
-    config::{Jobs, Listener, Polling, Readers, Snapshots},
     daemon::{
         leadership::{Leadership, SessionSettings},
         parts::spawn_noted,
         status::DaemonStatus,
     },
-    domain::{Bounds, Timestamp},
+    domain::Bounds,
     host::Holder,
-    http::{self, ListenError, Looks, Ops, Token},
+    http::{self, Looks, Ops, Token},
     logging::log_throttle::LogThrottle,
-    rules::{cadence::Cadences, discovery::Discovery, retention::Retention},
-    store::{ConnectError, SchemaError, Store},
-    webhooks::{TlsError, WebhookError, Webhooks},
+    store::{SchemaError, Store},
+    webhooks::Webhooks,
 };
-
-/// Settings of the daemon.
-#[derive(Debug, Clone)]
-pub struct DaemonSettings {
-    /// The app, its credential and the destination of its calls.
-    pub chat: ChatSettings,
-    /// The database.
-    pub database_url: SecretString,
-    /// Maximum number of connections.
-    pub max_connections: u32,
-    /// Whether statements are prepared once per connection (unless a proxy is detected, behind which that would
-    /// fail).
-    pub prepared_statements: bool,
-    /// Rate, batch size and timeouts of polls.
-    pub polling: Polling,
-    /// Which polls add snapshots.
-    pub snapshots: Snapshots,
-    /// How often messages are polled.
-    pub cadences: Arc<Cadences>,
-    /// How readers are asked for.
-    pub readers: Readers,
-    /// When new data is rolled up and old data removed.
-    pub jobs: Jobs,
-    /// How long data is kept.
-    pub retention: Retention,
-    /// What is watched without being added to the watch list; `None` if discovery is switched off.
-    pub discovery: Option<Arc<Discovery>>,
-    /// How much applications may watch.
-    pub limits: Bounds,
-    /// Reads this machine's clock: [`crate::clock::now`], except in tests.
-    pub wall: fn() -> Timestamp,
-    /// The HTTP address, and the metrics to serve there.
-    pub http: Option<(SocketAddr, PrometheusHandle)>,
-    /// The token that HTTP requires.
-    pub http_token: Option<SecretString>,
-    /// Where webhooks arrive.
-    pub webhooks: Option<Listener>,
-}
-
-/// The daemon can't start. Transient problems, such as an unavailable database, are waited for instead.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The database URL is invalid.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The schema does not suit this program.
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
-    /// The HTTP client can't be set up.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The HTTP listener can't be opened.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The listener for webhooks can't be opened.
-    #[error(transparent)]
-    Webhooks(#[from] WebhookError),
-    /// It was told to stop during the start.
-    #[error("stopped before the database answered")]
-    Stopped,
-}
-
-/// The new settings can't be applied, and the old ones stay.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// The database URL is invalid.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The HTTP client can't be set up.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The certificate for webhooks can't be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// Other machines could look without a token.
-    #[error(
-        "http.token can't be removed while receiptd listens at {0}, which can be reached from other machines: keep \
-         it until the restart that applies the new http.listen"
-    )]
-    Open(SocketAddr),
-}
 
 /// A daemon.
 #[derive(Debug)]

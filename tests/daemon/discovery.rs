@@ -10,7 +10,7 @@ use receiptd::{
     simulator::{Fault, FaultRule, PostKind, When},
     store::{GroupRead, Room, Store, Watching},
 };
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
 use crate::harness::{APP, Harness, app, group, seq, simulator_config};
 
@@ -274,15 +274,20 @@ async fn no_more_messages_are_watched_than_the_limits_allow() {
     assert_eq!(rig.count("receiptd.discovered_groups WHERE next_seq = 100").await, 2);
 }
 
+/// An owner's open transaction that removes the group `a`.
+async fn removal_of_a(rig: &Harness) -> Transaction<'static, Postgres> {
+    rig.watch("a", [1]).await;
+    let mut removal = rig.pool.begin().await.unwrap();
+    let remove = format!("SELECT receiptd.unwatch_group({APP}, 'a')");
+    sqlx::query(AssertSqlSafe(remove)).execute(&mut *removal).await.unwrap();
+    removal
+}
+
 #[tokio::test]
 async fn a_group_that_is_being_removed_holds_up_no_other() {
     let rig = Harness::stopped(simulator_config()).await;
     let store = store(&rig).await;
-    rig.watch("a", [1]).await;
-    let mut owner = PgConnection::connect(&rig.database.url()).await.unwrap();
-    let mut removal = owner.begin().await.unwrap();
-    let remove = format!("SELECT receiptd.unwatch_group({APP}, 'a')");
-    sqlx::query(AssertSqlSafe(remove)).execute(&mut *removal).await.unwrap();
+    let removal = removal_of_a(&rig).await;
     let watching = store.watch_discovered(vec![read("a", 2..=3), read("b", 2..=3)], ROOM).await.unwrap();
     assert_eq!(watching.stored, [(group("b"), 2)]);
     removal.commit().await.unwrap();
@@ -310,11 +315,7 @@ async fn the_share_with_receipts_is_learned_for_each_group() {
 async fn an_import_beside_a_removal_leaves_no_message_unpolled() {
     let rig = Harness::stopped(simulator_config()).await;
     let store = store(&rig).await;
-    rig.watch("a", [1]).await;
-    let mut owner = PgConnection::connect(&rig.database.url()).await.unwrap();
-    let mut removal = owner.begin().await.unwrap();
-    let remove = format!("SELECT receiptd.unwatch_group({APP}, 'a')");
-    sqlx::query(AssertSqlSafe(remove)).execute(&mut *removal).await.unwrap();
+    let removal = removal_of_a(&rig).await;
     let line = WatchLine { group: group("a"), seq: seq(2), sent_at: None, labels: Default::default() };
     let import = tokio::spawn(async move { store.watch_lines(&[line], receiptd::clock::now()).await });
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%watch_keys%'";

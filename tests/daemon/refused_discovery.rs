@@ -32,7 +32,7 @@ async fn rig() -> (Harness, Store) {
 }
 
 #[tokio::test]
-async fn a_group_that_a_trigger_refuses_with_any_code_holds_up_no_other() {
+async fn a_group_refused_by_a_trigger_holds_up_no_other() {
     let (rig, store) = rig().await;
     for (seq, sqlstate) in (1..).zip(["P0001", "APP01", "40001", "42501", "54000"]) {
         refuse(&rig, "watched_groups", "NEW.group_id = 'a'", sqlstate).await;
@@ -53,7 +53,7 @@ async fn a_group_that_a_trigger_refuses_with_any_code_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_refused_is_passed_over_and_the_others_are_watched() {
+async fn a_refused_message_is_passed_over_and_the_others_watched() {
     let (rig, store) = rig().await;
     refuse(&rig, "watched_messages", "NEW.msg_seq = 3", "P0001").await;
     let constraint = "ALTER TABLE receiptd.watched_messages ADD CONSTRAINT of_owner CHECK (msg_seq <> 5)";
@@ -81,7 +81,7 @@ async fn a_group_of_which_every_message_is_refused_is_read_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_everything_that_is_no_refusal_of_data_is_a_failure() {
+async fn refusing_everything_for_another_reason_is_a_failure() {
     let (rig, store) = rig().await;
     refuse(&rig, "watched_groups", "true", "42501").await;
     let error = store.watch_discovered(vec![read("a", 1..=3), read("b", 4..=5)], ROOM).await.unwrap_err();

@@ -296,7 +296,7 @@ async fn whatever_happens_to_webhooks_the_history_is_true() {
 }
 
 #[tokio::test]
-async fn a_recalled_message_is_polled_at_once_and_one_of_a_changed_group_soon() {
+async fn recalled_messages_are_polled_at_once_changed_groups_soon() {
     let mut rig = listening(simulator_config()).await;
     rig.start().await;
     deliver(&rig, Delivery::default());

@@ -43,7 +43,7 @@ fn populate(place: &Harness) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dry_run_asks_and_stores_nothing_and_the_daemon_does_what_it_said() {
+async fn a_dry_run_stores_nothing_and_predicts_the_daemon() {
     let (mut place, database) = (Harness::new("discover", 200).await, TestDatabase::new().await);
     populate(&place);
     place.config.push_str(

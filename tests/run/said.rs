@@ -146,7 +146,7 @@ impl Followed {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trouble_with_the_schedule_is_logged_when_it_begins_and_when_it_ends() {
+async fn trouble_with_the_schedule_is_logged_at_begin_and_end() {
     let (place, database) = (Harness::new("ended", 200).await, TestDatabase::new().await);
     let mut daemon = place.spawn(Some(&database));
     let mut log = Followed::of(&mut daemon);

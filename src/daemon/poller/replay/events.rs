@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use super::sent::Sent;
+use super::input::Sent;
 use crate::{domain::Timestamp, rules::webhooks::Trust};
 
 /// A read that a webhook tells.

@@ -1,6 +1,6 @@
 //! The errors of polls: the results beside the truth.
 
-use super::sent::Sent;
+use super::input::Sent;
 use crate::{
     domain::{Counts, Timestamp},
     rules::{

@@ -7,7 +7,7 @@
 mod events;
 mod findings;
 mod hearing;
-mod sent;
+mod input;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +22,7 @@ use chrono::TimeDelta;
 use self::{events::Events, findings::Watching};
 pub use self::{
     findings::{Findings, Measure},
-    sent::Sent,
+    input::{Sent, Stretching, Way},
 };
 use crate::{
     domain::{Counts, GroupId, MsgSeq, Receipt, Timestamp},
@@ -40,30 +40,6 @@ use crate::{
 
 /// Time between two steps of the stretch.
 const STEP: TimeDelta = TimeDelta::seconds(10);
-
-/// How messages are polled.
-#[derive(Debug, Clone)]
-pub struct Way {
-    /// The default is followed.
-    pub cadences: Arc<Cadences>,
-    /// By how much intervals are longer.
-    pub stretch: Stretching,
-    /// Maximum number of messages in a call.
-    pub batch_size: usize,
-    /// Maximum number of calls a second, if there is one.
-    pub limit: Option<f64>,
-    /// The share of reads that webhooks tell when they happen.
-    pub told: f64,
-}
-
-/// By how much intervals are longer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Stretching {
-    /// By this factor.
-    By(f64),
-    /// By what is needed to keep the limit.
-    ToFit,
-}
 
 /// Polls all messages until the last one is closed.
 pub fn replay(messages: &[Sent], way: &Way) -> Findings {
