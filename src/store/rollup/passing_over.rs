@@ -3,17 +3,17 @@
 
 use sqlx::Executor;
 
-use super::{again, next};
+use super::{
+    job::{Done, Job},
+    scope::{PassedOver, Scope, note_passed_over},
+};
 use crate::{
     domain::Timestamp,
-    rules::{
-        rollup::{Reach, Stretch},
-        slot::GroupKey,
-    },
+    rules::{rollup::Stretch, slot::GroupKey},
     store::{
         Store, StoreError,
         connection::StoreConnection,
-        statement::{query, query_as},
+        statement::query_as,
         transaction::{ROLLUP, SHORT},
     },
 };
@@ -27,80 +27,6 @@ const AGAIN_AFTER: &str = "1 hour";
 
 /// Maximum number of these retried at a time.
 const AT_ONCE: i64 = 100;
-
-/// What to roll up.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Job {
-    /// The next stretch, up to this time.
-    Next { until: Timestamp, reach: Reach },
-    /// These hours again, see [`Store::roll_up_again`].
-    Again { hours: Stretch, counts: bool },
-}
-
-/// The result of a roll-up.
-#[derive(Debug)]
-pub(super) enum Done {
-    Stretch(Option<Stretch>),
-    Hours { is_whole: bool },
-}
-
-impl Done {
-    /// Whether nothing of it has to be left as it was.
-    pub fn is_whole(self) -> bool {
-        matches!(self, Self::Stretch(_) | Self::Hours { is_whole: true })
-    }
-}
-
-/// A skipped group, and the database's error.
-#[derive(Debug)]
-pub(super) struct PassedOver {
-    group_key: GroupKey,
-    sqlstate: String,
-    reason: String,
-}
-
-/// The groups to roll up: from the first to the last key, without some.
-#[derive(Debug)]
-pub(super) struct Scope {
-    pub first: GroupKey,
-    pub last: GroupKey,
-    pub passed_over: Vec<PassedOver>,
-}
-
-impl Scope {
-    /// All groups except these.
-    pub fn of_all(passed_over: Vec<PassedOver>) -> Self {
-        Self { first: GroupKey::MIN, last: GroupKey::MAX, passed_over }
-    }
-
-    /// Whether it covers all groups of the app, apart from skipped ones.
-    pub fn is_all(&self) -> bool {
-        (self.first, self.last) == (GroupKey::MIN, GroupKey::MAX)
-    }
-
-    /// The skipped groups.
-    pub fn left_out(&self) -> Vec<GroupKey> {
-        self.passed_over.iter().map(|group| group.group_key).collect()
-    }
-}
-
-impl Job {
-    fn doing(self) -> &'static str {
-        match self {
-            Self::Next { .. } => "rolling up snapshots and calls",
-            Self::Again { .. } => "rolling up hours again",
-        }
-    }
-
-    async fn run(self, connection: &mut StoreConnection, app: i64, scope: &Scope) -> Result<Done, sqlx::Error> {
-        match self {
-            Self::Next { until, reach } => next(connection, app, until, reach, scope).await.map(Done::Stretch),
-            Self::Again { hours, counts } => {
-                again(connection, app, hours, counts, scope).await.map(|is_whole| Done::Hours { is_whole })
-            }
-        }
-    }
-}
 
 impl Store {
     /// Rolls up all groups, or none.
@@ -203,49 +129,4 @@ impl Store {
         let noting = async |database: &mut StoreConnection| note_passed_over(database, hour, &scope).await;
         self.run_fenced("noting what the roll-up skipped", SHORT, noting).await
     }
-}
-
-/// Notes the groups skipped in this hour.
-pub(super) async fn note_passed_over(
-    connection: &mut StoreConnection,
-    hour: Timestamp,
-    scope: &Scope,
-) -> Result<(), sqlx::Error> {
-    for PassedOver { group_key, sqlstate, reason } in &scope.passed_over {
-        query(
-            "INSERT INTO receiptd.rollup_passed_over AS p (group_key, hour, sqlstate, reason) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (group_key, hour) DO UPDATE SET last_at = EXCLUDED.last_at, times = p.times + 1,
-                sqlstate = EXCLUDED.sqlstate, reason = EXCLUDED.reason",
-        )
-        .bind(group_key)
-        .bind(hour)
-        .bind(sqlstate)
-        .bind(reason)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
-/// Removes the notes of groups that are rolled up again.
-pub(super) async fn forget_passed_over(
-    connection: &mut StoreConnection,
-    app: i64,
-    hours: Stretch,
-    scope: &Scope,
-) -> Result<(), sqlx::Error> {
-    query(
-        "DELETE FROM receiptd.rollup_passed_over p USING receiptd.watched_groups g
-         WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.hour >= $2 AND p.hour < $6
-            AND p.group_key BETWEEN $3 AND $4 AND p.group_key <> ALL ($5)",
-    )
-    .bind(app)
-    .bind(hours.from)
-    .bind(scope.first)
-    .bind(scope.last)
-    .bind(scope.left_out())
-    .bind(hours.until)
-    .execute(connection)
-    .await
-    .map(drop)
 }

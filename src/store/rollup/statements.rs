@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 
-use super::passing_over::Scope;
+use super::scope::Scope;
 use crate::{
     domain::Timestamp,
     rules::{
