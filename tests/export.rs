@@ -135,8 +135,8 @@ fn expected(database: &TestDatabase, sql: &str) -> String {
         }
         None => field.to_owned(),
     };
-    // The database abbreviates t and f. Whole numbers in columns of type double are exported with a digit after the point, which the database omits.
-    // From the end, since a group id may contain a comma.
+    // The database abbreviates t and f. Whole numbers in columns of type double are exported with a digit after the
+    // point, which the database omits. From the end, since a group id may contain a comma.
     let names: Vec<&str> = copied.lines().next().unwrap().split(',').rev().collect();
     let is_real = |place: usize| {
         names.get(place).is_some_and(|name| name.contains("rate") || name.ends_with("_s") || *name == "coverage")

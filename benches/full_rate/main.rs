@@ -2,7 +2,8 @@
 //! processes if their cost matters.
 //!
 //! `cargo bench --bench full_rate` runs all scenarios; `-- limit`, `-- full_calls`, `-- single`, `-- mixed`, `-- far`,
-//! `-- price`, `-- flood` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a run.
+//! `-- price`, `-- flood` only one; `--seconds N` sets the duration (default: 60). Machines are noisy: compare within a
+//! run.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 

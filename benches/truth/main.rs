@@ -1,10 +1,11 @@
 //! The judge of cadences: how truly they tell when messages were read, at equal numbers of calls.
 //!
-//! `cargo bench --bench truth` polls the messages of four synthetic worlds, whose reads are known, by a fixed interval, by tiers
-//! and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule, and prints the
-//! errors; also while three and twenty times as much is due as the limit allows, on average over the days in which messages are sent.
-//! `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only what remains of the polls beside webhooks. `--seeds N`: number of worlds of each kind (3 by default). There are no
-//! receipts of real people in this: the figures rank cadences, and predict nobody's minutes.
+//! `cargo bench --bench truth` polls the messages of four synthetic worlds, whose reads are known, by a fixed interval,
+//! by tiers and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule,
+//! and prints the errors; also while three and twenty times as much is due as the limit allows, on average over the
+//! days in which messages are sent. `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only what remains of the
+//! polls beside webhooks. `--seeds N`: number of worlds of each kind (3 by default). There are no receipts of real
+//! people in this: the figures rank cadences, and predict nobody's minutes.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 

@@ -73,7 +73,8 @@ impl Policy {
         self.replay(messages, stretch, Stretching::By(by), None)
     }
 
-    /// Polls the messages with at most this number of calls per second, by a cadence that would make `calls` without that limit.
+    /// Polls the messages with at most this number of calls per second, by a cadence that would make `calls` without
+    /// that limit.
     pub fn at_limit(self, messages: &[Sent], calls: f64, limit: f64) -> Findings {
         match self {
             Self::Queue => self.replay(messages, 1.0, Stretching::By(1.0), Some(limit)),

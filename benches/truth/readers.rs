@@ -8,8 +8,8 @@ use super::worlds::DAY;
 /// Reading habits of the members of a group.
 #[derive(Debug, Clone, Copy)]
 pub enum Readers {
-    /// They look into the group now and then, mostly by day, and read all that is unread; some soon after a message, some
-    /// hardly ever.
+    /// They look into the group now and then, mostly by day, and read all that is unread; some soon after a message,
+    /// some hardly ever.
     Visitors,
     /// Each reads each message by itself, by the curves of the simulated Chat.
     Curves,

@@ -1,5 +1,5 @@
-//! Any answer to the calls that discover groups and messages, or tell who has read one: the first byte is the HTTP status, the second the number
-//! of groups asked for or the newest message, the rest the body.
+//! Any answer to the calls that discover groups and messages, or tell who has read one: the first byte is the HTTP
+//! status, the second the number of groups asked for or the newest message, the rest the body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

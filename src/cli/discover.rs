@@ -41,8 +41,8 @@ const SETTLED: u32 = 168;
 
 /// Show what discovery has found, or would find and cost
 ///
-/// With --dry-run, the app's groups are listed, and the messages of up to 500 of them are looked at: at most one call per
-/// 10,000 groups for the lists, one per 50 groups for their state, and 500 for messages. Nothing is stored.
+/// With --dry-run, the app's groups are listed, and the messages of up to 500 of them are looked at: at most one call
+/// per 10,000 groups for the lists, one per 50 groups for their state, and 500 for messages. Nothing is stored.
 #[derive(Args)]
 pub struct Arguments {
     /// Ask Tencent Chat what would be watched with the present settings, without watching it

@@ -1,5 +1,5 @@
-//! The work of the daemon: leadership, polling, storing results, and jobs. It wraps the decisions of [`crate::rules`] in waiting
-//! and I/O, and knows neither SQL nor HTTP.
+//! The work of the daemon: leadership, polling, storing results, and jobs. It wraps the decisions of [`crate::rules`]
+//! in waiting and I/O, and knows neither SQL nor HTTP.
 
 pub mod activity;
 pub mod discovery;

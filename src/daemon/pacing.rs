@@ -16,8 +16,8 @@ use crate::{
     rules::pacer::{Grant, Pacer},
 };
 
-/// Additional delay of a permit whose time is known: usually an answer wakes the process meanwhile, and one wake-up serves
-/// both. Well within the catch-up of the pacer.
+/// Additional delay of a permit whose time is known: usually an answer wakes the process meanwhile, and one wake-up
+/// serves both. Well within the catch-up of the pacer.
 const SLACK: Duration = Duration::from_millis(10);
 
 /// The pacing of an app, shared by all its attempts.

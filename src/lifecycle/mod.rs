@@ -1,7 +1,8 @@
 //! The life of the daemon: its start and stop, in order.
 //!
-//! Start: HTTP, which shows the state from then on, and the listener for webhooks; schema and partitions, as soon as the database is available; then
-//! one term of polling after the other. Stop: the term ends, then HTTP, then the connections are closed.
+//! Start: HTTP, which shows the state from then on, and the listener for webhooks; schema and partitions, as soon as
+//! the database is available; then one term of polling after the other. Stop: the term ends, then HTTP, then the
+//! connections are closed.
 //!
 //! | token | cancelled by | heard by | then |
 //! |---|---|---|---|

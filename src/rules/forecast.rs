@@ -2,8 +2,8 @@
 //!
 //! A call is made as often as its messages require, which are assumed to stay unread, until they expire. Future
 //! messages are a steady stream: each joins its group's newest slot while that has room, so that a group has one slot
-//! that stays young, and full ones that age. A cron cadence fires as its expression says. In an hour in which more is due than the
-//! limit allows, all other intervals are stretched so that everything fits.
+//! that stays young, and full ones that age. A cron cadence fires as its expression says. In an hour in which more is
+//! due than the limit allows, all other intervals are stretched so that everything fits.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ pub struct Hour {
     pub calls_per_second: f64,
     /// The same as a fraction of the limit.
     pub share: f64,
-    /// Factor by which intervals are longer, since more is due than the limit allows; 1 if everything fits. Cron expressions
-    /// are followed exactly.
+    /// Factor by which intervals are longer, since more is due than the limit allows; 1 if everything fits. Cron
+    /// expressions are followed exactly.
     pub stretch: f64,
 }
 
@@ -94,8 +94,8 @@ pub fn plan(
     (0..hours).map(hour).collect()
 }
 
-/// What half and twice the pace of the default cadence would cost and give in the hours from `now` on; nothing if it has none or
-/// there are no calls.
+/// What half and twice the pace of the default cadence would cost and give in the hours from `now` on; nothing if it
+/// has none or there are no calls.
 pub fn other_paces(
     cohorts: &[Cohort],
     stream: Option<Stream>,

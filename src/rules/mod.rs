@@ -1,7 +1,7 @@
 //! The decisions: what is polled when, how fast, in which calls, and what comes of the answers.
 //!
-//! Pure. What time it is comes in as an argument, and what is decided goes out as a value: nothing here waits, reads a clock,
-//! knows SQL or speaks HTTP. `tests/rooms.rs` holds them to that.
+//! Pure. What time it is comes in as an argument, and what is decided goes out as a value: nothing here waits, reads a
+//! clock, knows SQL or speaks HTTP. `tests/rooms.rs` holds them to that.
 
 pub mod cadence;
 pub mod database_clock;

@@ -1,7 +1,7 @@
 //! Retention: which daily partitions and which old rows are removed. Nothing is removed that has not been rolled up.
 //!
-//! Pure: this module decides. [`crate::daemon::jobs`] executes it one partition after the other, in steps that hold no lock
-//! for long; the SQL is in [`crate::store`].
+//! Pure: this module decides. [`crate::daemon::jobs`] executes it one partition after the other, in steps that hold no
+//! lock for long; the SQL is in [`crate::store`].
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! A simulated Tencent Chat on a loopback port: the read-receipt call and those that discover groups and messages, strict
-//! about the protocol and the rate of each.
+//! A simulated Tencent Chat on a loopback port: the read-receipt call and those that discover groups and messages,
+//! strict about the protocol and the rate of each.
 //!
 //! Written from the documentation, independently of our client, so that a misreading in the client shows. It keeps a
 //! [`Ledger`] of what it saw and answered, for tests to compare with. It must never listen where another machine

@@ -1,5 +1,5 @@
-//! The state of the service, which all connections share, and what a call does to it: its arrival, its limit, the faults
-//! that strike it, and its reading of the world.
+//! The state of the service, which all connections share, and what a call does to it: its arrival, its limit, the
+//! faults that strike it, and its reading of the world.
 
 use std::{
     collections::HashMap,
@@ -124,8 +124,8 @@ impl Service {
         result.unwrap_or_else(|| unreachable!("send_modify calls its closure"))
     }
 
-    /// Records the arrival and checks the limit in one step, so that arrivals ascend. Returns the number of the call, its
-    /// time in microseconds since the start, and whether it is within the limit.
+    /// Records the arrival and checks the limit in one step, so that arrivals ascend. Returns the number of the call,
+    /// its time in microseconds since the start, and whether it is within the limit.
     pub fn arrive(&self) -> (u64, u64, bool) {
         let mut rate = lock(&self.rate);
         let micros = self.now_micros();

@@ -9,8 +9,8 @@ use crate::domain::Bounds;
 
 impl Store {
     /// Stores the app's limits and a count to compare them with. Writes nothing if neither has changed, since an idle
-    /// daemon would otherwise write WAL every few seconds. If a roll-up has locked the row, the next count does it. Returns
-    /// what is polled, as `count_watched` does: to count it takes time, so it is counted once for both.
+    /// daemon would otherwise write WAL every few seconds. If a roll-up has locked the row, the next count does it.
+    /// Returns what is polled, as `count_watched` does: to count it takes time, so it is counted once for both.
     ///
     /// # Errors
     /// If the database fails.

@@ -5,8 +5,8 @@ use std::{fmt, ops::Deref, time::Duration};
 
 use crate::{clock, logging::log_throttle::LogThrottle, postgres_url::UrlFault};
 
-/// An error of the driver, which displays each fact once: the driver's own text is repeated by its cause, and those of the
-/// server end with a line in PostgreSQL's source.
+/// An error of the driver, which displays each fact once: the driver's own text is repeated by its cause, and those of
+/// the server end with a line in PostgreSQL's source.
 #[derive(Debug)]
 pub struct DriverError(sqlx::Error);
 

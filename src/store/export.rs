@@ -131,8 +131,8 @@ impl Store {
         Ok(span.map(|(first, last)| (first.max(from), last.min(until))).filter(|(first, last)| first < last))
     }
 
-    /// Passes this app's rows in a time span to `take`, in batches, sorted by group, message and time: all, or those that
-    /// have changed since a time. As slow as `take`, and ends with its first error.
+    /// Passes this app's rows in a time span to `take`, in batches, sorted by group, message and time: all, or those
+    /// that have changed since a time. As slow as `take`, and ends with its first error.
     ///
     /// # Errors
     /// If the database fails, or takes very long. The error of `take` is inside.

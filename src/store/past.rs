@@ -40,8 +40,8 @@ pub enum GroupsWith<'a> {
 }
 
 impl Store {
-    /// The reads of some messages of this app that were sent within 14 days: all messages of some of these groups, by chance and
-    /// always the same.
+    /// The reads of some messages of this app that were sent within 14 days: all messages of some of these groups, by
+    /// chance and always the same.
     ///
     /// # Errors
     /// If the database fails.

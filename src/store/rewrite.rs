@@ -1,6 +1,6 @@
-//! Rewrites a finished day of snapshots in the order of its key: a copy replaces it, without blocking readers or writers.
-//! Rows that are written to the day during the copying must never be lost: then the copy is dropped. [`crate::rules::retention`]
-//! decides which days are rewritten.
+//! Rewrites a finished day of snapshots in the order of its key: a copy replaces it, without blocking readers or
+//! writers. Rows that are written to the day during the copying must never be lost: then the copy is dropped.
+//! [`crate::rules::retention`] decides which days are rewritten.
 
 use std::{fmt::Display, time::Duration};
 
@@ -98,8 +98,8 @@ impl Store {
         self.analyze(&due).await
     }
 
-    /// Renews the planner's statistics of tables, given with their schema. Outside of a transaction, so that it locks one table
-    /// at a time.
+    /// Renews the planner's statistics of tables, given with their schema. Outside of a transaction, so that it locks
+    /// one table at a time.
     pub(super) async fn analyze(&self, tables: &[impl Display]) -> Result<(), StoreError> {
         let doing = "analyzing tables";
         let mut connection = self.connections.connect(doing).await?;

@@ -113,8 +113,8 @@ impl Store {
         self.run("generating a lease", LONG, async |database| lease.execute(database).await).await.map(drop)
     }
 
-    /// Generates the messages from number `first` on, group by group, as many as fit into one transaction. Returns the number of
-    /// their snapshots.
+    /// Generates the messages from number `first` on, group by group, as many as fit into one transaction. Returns the
+    /// number of their snapshots.
     ///
     /// # Errors
     /// If the database fails.

@@ -14,8 +14,8 @@ use crate::{
     rules::slot::{GroupKey, GroupState, NewSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
-/// One row per slot, with the states of its messages. The server spends most of the time on sending elements, one by one. So it
-/// sends one element of an array in which all are the same.
+/// One row per slot, with the states of its messages. The server spends most of the time on sending elements, one by
+/// one. So it sends one element of an array in which all are the same.
 const READ_SLOTS: &str = "
     SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
         s.quiet_polls, s.failures, g.group_id, g.state, g.cadence, g.readers,
@@ -61,9 +61,9 @@ type LoadedSlot = (GroupKey, SlotId, Timestamp, Option<Timestamp>, bool, Option<
 const PAGE: i64 = 10_000;
 
 impl Store {
-    /// A page of the schedule: the slots of this app after `after` with active groups, with their due times and the names of their
-    /// cadences, and empty ones, which have to be deleted. Returns the last slot of the page, of any app; `None` if there are no
-    /// more.
+    /// A page of the schedule: the slots of this app after `after` with active groups, with their due times and the
+    /// names of their cadences, and empty ones, which have to be deleted. Returns the last slot of the page, of any
+    /// app; `None` if there are no more.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,5 +1,5 @@
-//! Statements. Their text is fixed, so that a session with names prepares each once; [`crate::store::connection`] decides which
-//! sessions do. Statements composed of parts have no name and use `sqlx::raw_sql`.
+//! Statements. Their text is fixed, so that a session with names prepares each once; [`crate::store::connection`]
+//! decides which sessions do. Statements composed of parts have no name and use `sqlx::raw_sql`.
 
 use sqlx::{
     FromRow, Postgres,

@@ -1,4 +1,5 @@
-//! Changes as they are stored, for `receiptd tail`. Reads only the last minutes of the time series, by its index on time.
+//! Changes as they are stored, for `receiptd tail`. Reads only the last minutes of the time series, by its index on
+//! time.
 
 use sqlx::FromRow;
 

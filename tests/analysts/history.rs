@@ -178,8 +178,8 @@ pub fn tiers() -> Cadences {
     Cadences::new(BTreeMap::from([("default".to_owned(), cadence)]))
 }
 
-/// What the daemon makes of a poll of the only message of a slot. Its attempt is left out, so that tests have the calls that they
-/// make.
+/// What the daemon makes of a poll of the only message of a slot. Its attempt is left out, so that tests have the calls
+/// that they make.
 pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Kept {
     let attempt = Attempt {
         called_at: polled_at,

@@ -132,8 +132,8 @@ async fn plan_counts_what_is_watched_and_what_might_be() {
     let more =
         [&["plan", "--hours", "2", "--set", tiers][..], &["--more-messages", "6000", "--in-groups", "100"]].concat();
     let more = json(&database, &more);
-    // 100 groups with 60 messages an hour each, 50 in a call: a young slot in each group, once a minute, and after 50 minutes
-    // 20 more that are full, for five minutes on average.
+    // 100 groups with 60 messages an hour each, 50 in a call: a young slot in each group, once a minute, and after 50
+    // minutes 20 more that are full, for five minutes on average.
     let added = more["hours"][0]["calls_per_second"].as_f64().unwrap() - rate(0);
     assert!((added * 3_600.0 - (100.0 * 60.0 + 20.0 * 5.0)).abs() < 10.0, "{more}");
     let (_, out, _) = receiptd(&database, &["plan"]);

@@ -16,8 +16,8 @@ use crate::{
     roles::Member,
 };
 
-/// Message 7 of group `g`, sent at 09:00: alice read it before 09:05, bob around the deadline, carol late; dave has not, and erin
-/// left.
+/// Message 7 of group `g`, sent at 09:00: alice read it before 09:05, bob around the deadline, carol late; dave has
+/// not, and erin left.
 fn lesson(database: &TestDatabase) {
     database.psql(&format!(
         "SELECT receiptd.watch_group({APP}, 'g', readers => true);

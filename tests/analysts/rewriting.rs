@@ -1,4 +1,5 @@
-//! Finished days are rewritten in the order of their key. Nobody waits for it, and no row that is written meanwhile is lost.
+//! Finished days are rewritten in the order of their key. Nobody waits for it, and no row that is written meanwhile is
+//! lost.
 
 use chrono::{NaiveDate, TimeDelta};
 use receiptd::{

@@ -1,5 +1,5 @@
-//! Who has read, with the real binary: nothing of members in logs, on the page or in what commands print, and the commands
-//! about members.
+//! Who has read, with the real binary: nothing of members in logs, on the page or in what commands print, and the
+//! commands about members.
 
 use std::process::Command;
 

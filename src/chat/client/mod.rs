@@ -62,8 +62,8 @@ pub enum ClientError {
     Proxy(#[from] UnusableProxy),
 }
 
-/// The URL of a call without its path and `random`: it only changes with the domain and the signature. No `Debug`, since
-/// it is a secret.
+/// The URL of a call without its path and `random`: it only changes with the domain and the signature. No `Debug`,
+/// since it is a secret.
 struct SignedUrl {
     base: String,
     user_sig: SecretString,

@@ -55,7 +55,8 @@ mod tests {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
-    /// A slot that was polled a minute ago, with messages of this age in minutes that somebody has not read or all have.
+    /// A slot that was polled a minute ago, with messages of this age in minutes that somebody has not read or all
+    /// have.
     fn slot(messages: &[(i64, bool)]) -> Slot {
         let polled_at = now() - TimeDelta::minutes(1);
         let message = |(seq, (age, is_read)): (i64, &(i64, bool))| {

@@ -1,5 +1,5 @@
-//! `receiptd export`: snapshots, messages, milestones or hourly rows as a file for analysts. It only reads. The output file has
-//! its final name only when it is complete.
+//! `receiptd export`: snapshots, messages, milestones or hourly rows as a file for analysts. It only reads. The output
+//! file has its final name only when it is complete.
 
 mod output;
 

@@ -28,10 +28,10 @@ const WIDTH: f64 = 40.0;
 /// Forecast the calls of each hour, and when the limit is used up
 ///
 /// The forecast is for the messages watched now and the configured cadences. It assumes no new messages unless
-/// --more-messages is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until =
-/// "1d", every = "5m" }]' or --set polling.max_calls_per_second=100. With --try, messages of the last 14 days whose reads are
-/// stored are polled again in memory, by the configured cadence and by another one: --try pace=24m, or --try mornings.pace=24m
-/// for the groups of the cadence mornings.
+/// --more-messages is given. Use --set to try other settings, for example --set 'cadence.default.tiers=[{ until = "1d",
+/// every = "5m" }]' or --set polling.max_calls_per_second=100. With --try, messages of the last 14 days whose reads are
+/// stored are polled again in memory, by the configured cadence and by another one: --try pace=24m, or --try
+/// mornings.pace=24m for the groups of the cadence mornings.
 #[derive(Args)]
 pub struct Arguments {
     /// Number of hours to forecast, at most 750

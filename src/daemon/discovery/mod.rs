@@ -1,5 +1,5 @@
-//! Discovery: finds groups and their new messages, and watches them. [`crate::rules::discovery`] decides which and when;
-//! nothing here keeps texts or names.
+//! Discovery: finds groups and their new messages, and watches them. [`crate::rules::discovery`] decides which and
+//! when; nothing here keeps texts or names.
 //!
 //! It runs beside polling, with calls of its own, and never waits for it. What could not be stored is found again.
 
@@ -183,8 +183,8 @@ impl Discoverer {
         self.parts.status.follows(groups.known.len());
     }
 
-    /// Stores what was read of groups, and watches what was found. Groups that are in neither list of the result have to
-    /// be read again.
+    /// Stores what was read of groups, and watches what was found. Groups that are in neither list of the result have
+    /// to be read again.
     async fn store(&self, reads: Vec<GroupRead>) -> Watching {
         let DiscoveryParts { store, rules, readers, status, .. } = &self.parts;
         let active = self.groups().active;

@@ -1,5 +1,5 @@
-//! Removes old data after rolling it up. [`crate::rules::retention`] decides what to remove; nothing here knows SQL, or the
-//! schedule.
+//! Removes old data after rolling it up. [`crate::rules::retention`] decides what to remove; nothing here knows SQL, or
+//! the schedule.
 
 use super::rollup::catch_up;
 use crate::{
@@ -73,8 +73,8 @@ pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Re
     Ok(removed)
 }
 
-/// Rewrites a day in the order of its key. If that fails, the next run tries again; until then the day is larger and slower
-/// to read.
+/// Rewrites a day in the order of its key. If that fails, the next run tries again; until then the day is larger and
+/// slower to read.
 async fn rewrite(store: &Store, partition: &Partition) -> bool {
     let partition_name = partition.name();
     match store.rewrite_day(partition.day).await {

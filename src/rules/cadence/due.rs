@@ -1,6 +1,7 @@
 //! When a slot is due, by all of its messages together and the time of its last poll.
 //!
-//! It must never put a slot off without bound, nor let one be due again and again because of a message that no answer tells of.
+//! It must never put a slot off without bound, nor let one be due again and again because of a message that no answer
+//! tells of.
 
 use std::time::Duration;
 
@@ -80,8 +81,8 @@ impl Next {
 }
 
 impl Following<'_> {
-    /// When a slot is due whose last poll was at `polled_at`, by those of its messages that are not expired then; `None` if
-    /// there is none.
+    /// When a slot is due whose last poll was at `polled_at`, by those of its messages that are not expired then;
+    /// `None` if there is none.
     pub fn due(
         &self,
         phase: Phase,
@@ -150,8 +151,8 @@ impl Following<'_> {
                 unread += Unread::of_age(age.max(0.0));
                 until_ages.extend(just_before.iter().map(|at| at - age).find(|until| *until > 0.0));
             }
-            // It is asked for at the latest after `patience` intervals of the tier that it had when it was last known, and an
-            // interval after the end of its life. What an answer leaves out waits for an interval at least.
+            // It is asked for at the latest after `patience` intervals of the tier that it had when it was last known,
+            // and an interval after the end of its life. What an answer leaves out waits for an interval at least.
             let unknown_for = message.until.map_or(0.0, before).max(0.0);
             let (next, by_patience) = (every(age), patience * every(age - unknown_for) - unknown_for);
             let of_message = by_patience.min(end - age.max(0.0) + next).max(next);
@@ -217,8 +218,8 @@ impl Following<'_> {
         Next { due, every }
     }
 
-    /// How many seconds after the last poll of a slot a message that joins it is asked for: it gives way to events, within the
-    /// patience.
+    /// How many seconds after the last poll of a slot a message that joins it is asked for: it gives way to events,
+    /// within the patience.
     fn joins_after(&self, sent_at: Timestamp, now: Timestamp) -> f64 {
         let alone = self.alone(sent_at, now).as_secs_f64();
         let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule else { return alone };
@@ -227,9 +228,10 @@ impl Following<'_> {
         pace.interval(Unread::of_age(age.as_secs_f64()) * self.cadence.untold).min(longest).max(alone)
     }
 
-    /// When a message is due by its own tier or the expression, after a poll at `polled_at`. Steps by age end on a grid of the
-    /// interval, moved by the slot's own `phase`. So the steps of many slots spread over the interval, whatever made them start
-    /// together, and lateness of one poll never adds up. Of stretched steps there is no grid that stays where it is.
+    /// When a message is due by its own tier or the expression, after a poll at `polled_at`. Steps by age end on a grid
+    /// of the interval, moved by the slot's own `phase`. So the steps of many slots spread over the interval, whatever
+    /// made them start together, and lateness of one poll never adds up. Of stretched steps there is no grid that stays
+    /// where it is.
     pub(crate) fn after(&self, phase: Phase, sent_at: Timestamp, polled_at: Timestamp) -> Timestamp {
         match &self.cadence.rule {
             Rule::Tiers { tiers, .. } => {

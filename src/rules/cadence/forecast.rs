@@ -20,8 +20,8 @@ pub struct Held {
 }
 
 impl Cadence {
-    /// How often a slot is polled between two times, on average: it is polled by its cadence and nothing else, and its messages
-    /// stay unread.
+    /// How often a slot is polled between two times, on average: it is polled by its cadence and nothing else, and its
+    /// messages stay unread.
     pub fn polls_between(&self, held: &Held, from: Timestamp, until: Timestamp) -> f64 {
         let from = from.max(held.youngest);
         match &self.rule {
@@ -46,8 +46,8 @@ impl Cadence {
         }
     }
 
-    /// How often a slot is polled between two times, on average, that a new message joins after every `gap` until it holds so
-    /// many `messages`: its youngest message is never older.
+    /// How often a slot is polled between two times, on average, that a new message joins after every `gap` until it
+    /// holds so many `messages`: its youngest message is never older.
     pub fn polls_while_joined(&self, gap: Duration, messages: u32, from: Timestamp, until: Timestamp) -> f64 {
         match &self.rule {
             Rule::Tiers { .. } => {

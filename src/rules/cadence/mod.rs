@@ -1,7 +1,7 @@
 //! When a slot is due again: a pure function of what is known of its messages, its phase and the named policy.
 //!
-//! A cadence is a list of tiers by age, with or without a pace at which it follows what is unread, or a cron expression in UTC.
-//! Nothing here reads a clock: `now` is an argument.
+//! A cadence is a list of tiers by age, with or without a pace at which it follows what is unread, or a cron expression
+//! in UTC. Nothing here reads a clock: `now` is an argument.
 
 mod cron_expression;
 mod display;
@@ -107,8 +107,8 @@ impl Cadence {
         Ok(Self::of(Rule::Tiers { tiers, pace: None }, stop_when_all_read))
     }
 
-    /// The same, with a pace at which it follows what is unread. Its tiers say what `patience` counts, and when a message is
-    /// expired.
+    /// The same, with a pace at which it follows what is unread. Its tiers say what `patience` counts, and when a
+    /// message is expired.
     ///
     /// # Errors
     /// If this is a cadence by cron expression, or the pace is out of range.
@@ -125,8 +125,8 @@ impl Cadence {
         Ok(self)
     }
 
-    /// The same, while polls find only the share `untold` of all changes, and events tell the others: at a pace, what is
-    /// unread counts for as much less. New slots are polled at once all the same.
+    /// The same, while polls find only the share `untold` of all changes, and events tell the others: at a pace, what
+    /// is unread counts for as much less. New slots are polled at once all the same.
     pub fn giving_way(self, untold: f64) -> Self {
         Self { untold: untold.clamp(LEAST_UNTOLD, 1.0), ..self }
     }

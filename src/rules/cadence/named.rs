@@ -75,8 +75,8 @@ impl Default for Cadences {
 }
 
 impl Cadence {
-    /// The built-in default: at a pace of 12 minutes, with tiers of a minute in the first hour, 10 minutes for a day, an hour for a
-    /// week and 6 hours for 30 days.
+    /// The built-in default: at a pace of 12 minutes, with tiers of a minute in the first hour, 10 minutes for a day,
+    /// an hour for a week and 6 hours for 30 days.
     pub fn built_in(stop_when_all_read: bool) -> Self {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;

@@ -1,7 +1,8 @@
-//! The cadence that follows what is unread: a slot is polled when what is not known about it has grown to the price of a call.
+//! The cadence that follows what is unread: a slot is polled when what is not known about it has grown to the price of
+//! a call.
 //!
-//! What is not known grows with the messages that somebody may read, the faster the younger they are. It must never put off a
-//! message for longer than `patience` allows, whatever the others of its slot are like. Pure, in seconds.
+//! What is not known grows with the messages that somebody may read, the faster the younger they are. It must never put
+//! off a message for longer than `patience` allows, whatever the others of its slot are like. Pure, in seconds.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -38,9 +39,9 @@ impl Pace {
 pub(super) struct Unread(f64);
 
 impl Unread {
-    /// Of one message of this age in seconds: how soon it is likely to be read by another member, of which half a minute matters
-    /// more in its first hour than in its third week. The constants are those of reading times that have a long tail; three times
-    /// more or less of either changes the errors by an eighth.
+    /// Of one message of this age in seconds: how soon it is likely to be read by another member, of which half a
+    /// minute matters more in its first hour than in its third week. The constants are those of reading times that have
+    /// a long tail; three times more or less of either changes the errors by an eighth.
     pub fn of_age(age: f64) -> Self {
         Self(1.0 / ((age + 500.0) * (1.0 + age / 60.0).sqrt()))
     }

@@ -1,4 +1,5 @@
-//! Which groups are followed: by type and by patterns of their ids. Ids that are named are followed whatever their type.
+//! Which groups are followed: by type and by patterns of their ids. Ids that are named are followed whatever their
+//! type.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 

@@ -1,7 +1,7 @@
 //! The stretch: the factor by which all intervals of an app are longer while more is due than the limit carries. Pure.
 //!
-//! It follows what the schedule asks for without a stretch, which does not depend on the stretch itself: so it can't swing. It must
-//! never differ from 1 while everything fits, and it only moves in small steps.
+//! It follows what the schedule asks for without a stretch, which does not depend on the stretch itself: so it can't
+//! swing. It must never differ from 1 while everything fits, and it only moves in small steps.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ const DEMAND_OVER: f64 = 300.0;
 /// Time over which calls made are compared with calls planned.
 const CALLS_OVER: f64 = 2.0 * 3_600.0;
 
-/// Maximum factor by which that comparison raises the demand. It never lowers it: while polls are late, it is unknown how many
-/// more would have been made, so the mean is too low rather than too high.
+/// Maximum factor by which that comparison raises the demand. It never lowers it: while polls are late, it is unknown
+/// how many more would have been made, so the mean is too low rather than too high.
 const CORRECTION: f64 = 2.0;
 
 /// From this lateness on, fewer calls than planned only tell that there was no room for them.

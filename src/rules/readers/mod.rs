@@ -1,7 +1,7 @@
 //! Who has read a message: which lists of members to ask for, and what they tell.
 //!
-//! Pure. In: what is known of a message, its counts, and the pages of the answers. Out: the next page to ask for and, at
-//! the end, the new readers with the intervals in which they read. Nothing here may log or display a member.
+//! Pure. In: what is known of a message, its counts, and the pages of the answers. Out: the next page to ask for and,
+//! at the end, the new readers with the intervals in which they read. Nothing here may log or display a member.
 
 pub mod failing;
 pub mod pseudonym;
@@ -89,8 +89,8 @@ impl List {
 
 /// Asking for the readers of a message, page by page.
 ///
-/// One list is asked for if the counts say that the other follows from it: nobody left or joined. Otherwise, the list of
-/// those who have not read it comes first. Who reads it in between is in both lists, and who is in neither has left.
+/// One list is asked for if the counts say that the other follows from it: nobody left or joined. Otherwise, the list
+/// of those who have not read it comes first. Who reads it in between is in both lists, and who is in neither has left.
 #[derive(Debug)]
 pub struct Asking {
     known: Known,

@@ -125,8 +125,8 @@ pub struct StoredDue {
 }
 
 impl StoredDue {
-    /// The time between two polls by its cadence: as it was decided after its last poll. A pause or a failure since then doesn't
-    /// count, and before the first poll the youngest message decides.
+    /// The time between two polls by its cadence: as it was decided after its last poll. A pause or a failure since
+    /// then doesn't count, and before the first poll the youngest message decides.
     pub fn every(&self, following: &Following<'_>, now: Timestamp) -> Duration {
         let alone = |youngest| following.alone(youngest, now);
         let alone = self.youngest_sent_at.map_or_else(|| following.cadence.first_step(), alone);

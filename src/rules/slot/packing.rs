@@ -59,8 +59,8 @@ impl SlotAssignment {
     }
 }
 
-/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`, with intervals that are longer by the
-/// factor `stretch`.
+/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`, with intervals that are
+/// longer by the factor `stretch`.
 pub fn pack(
     fresh: &[NewMessage],
     open: &HashMap<GroupKey, OpenSlot>,

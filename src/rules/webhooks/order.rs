@@ -44,8 +44,8 @@ impl Order {
         Some(if self.size > MOST_HELD { first } else { first + WINDOW })
     }
 
-    /// Takes the events that were held for long enough at `now`, and those that happened before one of them, in the order
-    /// in which they happened.
+    /// Takes the events that were held for long enough at `now`, and those that happened before one of them, in the
+    /// order in which they happened.
     pub fn take(&mut self, now: Instant) -> Vec<Arrived> {
         let is_full = self.size > MOST_HELD;
         let ripe = self.held.iter().filter(|one| is_full || one.uptime + WINDOW <= now);

@@ -35,7 +35,8 @@ pub(crate) enum Task<'a, T> {
     WaitForOthers(Instant, usize),
     /// Write these polls in one transaction.
     Write(&'a [T]),
-    /// Write what can be written of this poll, and set aside the rest. If that concerns its slot, the slot waits for this time.
+    /// Write what can be written of this poll, and set aside the rest. If that concerns its slot, the slot waits for
+    /// this time.
     SetAside(&'a T, TimeDelta),
     /// Read what [`to_read`](super::to_read) names.
     Read(&'a [T]),

@@ -1,5 +1,5 @@
-//! The members of simulated groups: who reads a message when. They read in an order of their own for each message, at the
-//! times of its curve.
+//! The members of simulated groups: who reads a message when. They read in an order of their own for each message, at
+//! the times of its curve.
 
 use fastrand::Rng;
 

@@ -72,7 +72,8 @@ impl World {
     }
 }
 
-/// The accounts of the readers of a message by their places. A count that was set may exceed the members: those are guests.
+/// The accounts of the readers of a message by their places. A count that was set may exceed the members: those are
+/// guests.
 fn readers(group: &Group, seq: MsgSeq, before: u32, read: u32) -> Vec<String> {
     let order = members::order(group, seq);
     let number = |place: u32| order.get(place as usize).copied().unwrap_or(place as u16 + 1);

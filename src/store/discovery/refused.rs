@@ -34,7 +34,8 @@ impl RefusedGroup {
 }
 
 impl Store {
-    /// Writes rows of groups with one statement, or by halves if the tables refuse some. Returns those that they refuse.
+    /// Writes rows of groups with one statement, or by halves if the tables refuse some. Returns those that they
+    /// refuse.
     pub(super) async fn write_groups_apart(
         &self,
         doing: &'static str,

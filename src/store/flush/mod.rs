@@ -141,8 +141,8 @@ pub(super) async fn write_rows(
     Ok(made)
 }
 
-/// The results for the slots of a written poll. Events only tell of a slot that they make due sooner, since it may be in
-/// a poll.
+/// The results for the slots of a written poll. Events only tell of a slot that they make due sooner, since it may be
+/// in a poll.
 pub(super) fn committed(item: &Item<'_>) -> impl Iterator<Item = Committed> + use<> {
     let recording = item.recording();
     let sooner = Some(Committed::Sooner(recording.slot, recording.next_poll_at))

@@ -31,8 +31,8 @@ pub struct MemberMessage {
 }
 
 impl Store {
-    /// Turns the readers of a watched group on or off. Returns the number of reads stored for it; `None` if the group is
-    /// not watched.
+    /// Turns the readers of a watched group on or off. Returns the number of reads stored for it; `None` if the group
+    /// is not watched.
     ///
     /// # Errors
     /// If the database refuses or fails.

@@ -1,5 +1,5 @@
-//! Readers: the messages whose readers are due to be asked for, and the results. Personal data of members is read and written
-//! only here, and only for groups with readers on.
+//! Readers: the messages whose readers are due to be asked for, and the results. Personal data of members is read and
+//! written only here, and only for groups with readers on.
 //!
 //! Who writes members locks the list of forgotten ones and the groups first, and checks both afterwards: see
 //! `migrations/0008_readers.sql`.
@@ -30,8 +30,8 @@ use crate::{
     rules::{readers::Known, slot::GroupKey},
 };
 
-/// Lists that are due: $1 is the app, $2 the time before which a message is too old, $3 now, and $4 the time since which a
-/// message must not have been asked for.
+/// Lists that are due: $1 is the app, $2 the time before which a message is too old, $3 now, and $4 the time since
+/// which a message must not have been asked for.
 macro_rules! due {
     () => {
         "FROM receiptd.reader_lists l JOIN receiptd.watched_groups g ON g.group_key = l.group_key

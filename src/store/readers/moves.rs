@@ -9,8 +9,8 @@ use crate::{
     store::{connection::StoreConnection, statement::query},
 };
 
-/// A list whose last answer had the counts before the change is known until these were last seen, and so is one of a message
-/// that nobody had read. What the answer shows already is not due again.
+/// A list whose last answer had the counts before the change is known until these were last seen, and so is one of a
+/// message that nobody had read. What the answer shows already is not due again.
 const WRITE: &str = "
     WITH given AS (
         SELECT u.* FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[],

@@ -33,7 +33,8 @@ const READERS: &str = "
         WHERE r.source = 'poll' AND EXCLUDED.source = 'webhook' AND EXCLUDED.read_by <= r.read_by
             AND EXCLUDED.read_by >= coalesce(r.read_after, '-infinity')";
 
-/// Who was told to have read it since the question began is in its answer, and left out. Counts that have changed again since the question began are due again, unless the answer shows them.
+/// Who was told to have read it since the question began is in its answer, and left out. Counts that have changed again
+/// since the question began are due again, unless the answer shows them.
 const LISTS: &str = "
     UPDATE receiptd.reader_lists l
     SET asked_at = u.asked_at, known_until = u.known_until, read_num = u.read_num, unread_num = u.unread_num,

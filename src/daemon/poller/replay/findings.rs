@@ -49,7 +49,8 @@ pub struct Findings {
     pub seen_after: Measure,
     /// By what share of the members the read rate at each of [`AGES`] was wrong.
     pub rates: [Measure; 4],
-    /// How long a message was not known, in intervals of the tier that it had when it was last known, times the stretch.
+    /// How long a message was not known, in intervals of the tier that it had when it was last known, times the
+    /// stretch.
     pub waits: Measure,
     /// The largest factor by which intervals were longer.
     pub stretch: f64,

@@ -1,8 +1,8 @@
-//! Polls messages whose reads are known beforehand, in no time and without I/O: the cost of a cadence, and its errors about when
-//! messages were read.
+//! Polls messages whose reads are known beforehand, in no time and without I/O: the cost of a cadence, and its errors
+//! about when messages were read.
 //!
-//! The slots are packed and merged, the polls are recorded and the schedule is kept by the code that the daemon runs. It must never
-//! decide anything by itself that the poller decides.
+//! The slots are packed and merged, the polls are recorded and the schedule is kept by the code that the daemon runs.
+//! It must never decide anything by itself that the poller decides.
 
 mod events;
 mod findings;
@@ -231,7 +231,8 @@ impl<'a> Replay<'a> {
         self.store(kept);
     }
 
-    /// The neighbour that a thin slot takes in: the one before it or the one after, as `Store::merge_candidates` has it.
+    /// The neighbour that a thin slot takes in: the one before it or the one after, as `Store::merge_candidates` has
+    /// it.
     fn neighbour(&self, slot: &Slot) -> Option<SlotKey> {
         let (key, batch_size) = (slot.key, self.way.batch_size);
         let before = self.of(key.group_key).rev().find(|(other, _)| **other < key);

@@ -27,7 +27,8 @@ pub(crate) enum ContentsTask {
     Read(Vec<SlotKey>),
     /// Split this slot into parts of at most this number of messages.
     Split(Slot, usize),
-    /// For each of these slots, find a neighbour in its group that fits into one call with it, of at most this number of messages.
+    /// For each of these slots, find a neighbour in its group that fits into one call with it, of at most this number
+    /// of messages.
     FindNeighbours(Vec<SlotKey>, usize),
 }
 

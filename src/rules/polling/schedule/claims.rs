@@ -7,8 +7,8 @@ use crate::{domain::Timestamp, rules::slot::SlotKey};
 const DRAWN_FROM: usize = 10_000;
 
 impl Schedule {
-    /// Claims up to `count` due slots, the latest in intervals of their own first, and among them up to `failing` whose last poll
-    /// failed. Of two slots, at most one was brought by an owner, while others are due.
+    /// Claims up to `count` due slots, the latest in intervals of their own first, and among them up to `failing` whose
+    /// last poll failed. Of two slots, at most one was brought by an owner, while others are due.
     pub(crate) fn claim_due(&mut self, count: usize, mut failing: usize, now: Now) -> Vec<SlotKey> {
         let present = self.present(now);
         let mut claimed = Vec::with_capacity(count.min(64));

@@ -1,7 +1,8 @@
 //! Slots in the order in which they are polled when too much is due: how late each is, in intervals of its own.
 //!
-//! So lateness is shared in proportion: while a slot of a minute waits for two, one of an hour waits for two hours. Slots of
-//! similar intervals are kept together in the order of their places, and only the first ones of each kind are compared.
+//! So lateness is shared in proportion: while a slot of a minute waits for two, one of an hour waits for two hours.
+//! Slots of similar intervals are kept together in the order of their places, and only the first ones of each kind are
+//! compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 

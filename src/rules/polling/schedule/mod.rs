@@ -3,8 +3,8 @@
 //! A slot either waits for its time or is claimed by a poll. Due times are places on a timeline of the monotonic
 //! clock, so that a step of the database's clock neither stops polling nor makes everything due at once. Pure.
 //!
-//! When more is due than can be polled, lateness is shared in proportion to the intervals, and slots that an owner has brought or
-//! brought back have a queue of their own, so that a million of them hold up none that was polled before.
+//! When more is due than can be polled, lateness is shared in proportion to the intervals, and slots that an owner has
+//! brought or brought back have a queue of their own, so that a million of them hold up none that was polled before.
 
 mod claims;
 mod lane;
@@ -36,8 +36,8 @@ pub(crate) struct Now {
 /// The interval of slots of which none is known.
 const USUAL: Seconds = 60.0;
 
-/// Of the slots that an owner brings to a group, each counts as due this much later than the one before: other groups' slots that
-/// come meanwhile go between them.
+/// Of the slots that an owner brings to a group, each counts as due this much later than the one before: other groups'
+/// slots that come meanwhile go between them.
 const ONE_AFTER_ANOTHER: Place = 1_000_000;
 
 /// A slot that waits for its time.

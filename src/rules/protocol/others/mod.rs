@@ -1,5 +1,5 @@
-//! The calls that discover groups and messages, or tell who has read one. They are parsed as leniently as receipts: unknown fields are ignored,
-//! and an invalid entry only affects itself. Texts and names are never kept.
+//! The calls that discover groups and messages, or tell who has read one. They are parsed as leniently as receipts:
+//! unknown fields are ignored, and an invalid entry only affects itself. Texts and names are never kept.
 
 mod group_info;
 mod group_list;
