@@ -3,7 +3,7 @@
 //! It must never put a slot off without bound, nor let one be due again and again because of a message that no answer
 //! tells of.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds, span};
 use crate::{domain::Timestamp, rules::milestones::AGES};
@@ -98,12 +98,12 @@ impl Following<'_> {
             let wait = self.wait_at_pace(tiers, pace, phase, polled_at, messages)?.seconds;
             return Some(Next { due: polled_at + seconds(wait), every: span(wait / self.stretch) });
         }
-        let messages = messages.into_iter().filter(|message| !self.cadence.is_expired(message.sent_at, polled_at));
-        let next = |message: Known| Next {
-            due: self.after(phase, message.sent_at, polled_at),
-            every: self.alone(message.sent_at, polled_at),
-        };
-        messages.map(next).reduce(|one, other| Next { due: one.due.min(other.due), every: one.every.min(other.every) })
+        let age = |message: Known| age(message.sent_at, polled_at);
+        let ages = messages.into_iter().map(age).filter(|age| *age < self.cadence.expires_after());
+        // Messages of one tier are due together: each step is decided once.
+        let steps: BTreeSet<Duration> = ages.map(|age| self.cadence.step(age)).collect();
+        let next = |step| Next { due: self.after_step(phase, step, polled_at), every: self.every(step, polled_at) };
+        steps.into_iter().map(next).reduce(Next::sooner)
     }
 
     /// The rule that decides when such a slot is due.
@@ -177,8 +177,15 @@ impl Following<'_> {
             Rule::Tiers { pace: Some(pace), .. } => {
                 span(pace.interval(Unread::of_age(age(sent_at, now).as_secs_f64())))
             }
-            Rule::Tiers { tiers, .. } => interval(tiers, age(sent_at, now)),
-            Rule::Cron { .. } => (self.after(Phase::default(), sent_at, now) - now).to_std().unwrap_or_default(),
+            Rule::Tiers { .. } | Rule::Cron { .. } => self.every(self.cadence.every(sent_at, now), now),
+        }
+    }
+
+    /// The time between two polls in steps of this length by tiers, or by the expression, without the stretch.
+    fn every(&self, step: Duration, now: Timestamp) -> Duration {
+        match &self.cadence.rule {
+            Rule::Tiers { .. } => step,
+            Rule::Cron { .. } => (self.after_step(Phase::default(), step, now) - now).to_std().unwrap_or_default(),
         }
     }
 
@@ -233,14 +240,14 @@ impl Following<'_> {
     /// made them start together, and lateness of one poll never adds up. Of stretched steps there is no grid that stays
     /// where it is.
     pub(crate) fn after(&self, phase: Phase, sent_at: Timestamp, polled_at: Timestamp) -> Timestamp {
+        self.after_step(phase, self.cadence.every(sent_at, polled_at), polled_at)
+    }
+
+    /// The same for all messages whose tier has this step.
+    fn after_step(&self, phase: Phase, step: Duration, polled_at: Timestamp) -> Timestamp {
         match &self.cadence.rule {
-            Rule::Tiers { tiers, .. } => {
-                let every = interval(tiers, age(sent_at, polled_at));
-                if self.stretch > 1.0 {
-                    return polled_at + seconds(self.stretch * every.as_secs_f64());
-                }
-                phase.next_after(polled_at, every)
-            }
+            Rule::Tiers { .. } if self.stretch > 1.0 => polled_at + seconds(self.stretch * step.as_secs_f64()),
+            Rule::Tiers { .. } => phase.next_after(polled_at, step),
             Rule::Cron { cron, expire_after } => {
                 // An expression with its last date behind it leaves nothing but the end of the message's life.
                 cron.next_after(polled_at).unwrap_or(polled_at + delta(*expire_after))

@@ -196,8 +196,13 @@ impl Cadence {
 
     /// The time between two polls of a message by its tier alone; by a cron expression, the whole life of a message.
     pub fn every(&self, sent_at: Timestamp, now: Timestamp) -> Duration {
+        self.step(age(sent_at, now))
+    }
+
+    /// The same at this age.
+    fn step(&self, age: Duration) -> Duration {
         match &self.rule {
-            Rule::Tiers { tiers, .. } => interval(tiers, age(sent_at, now)),
+            Rule::Tiers { tiers, .. } => interval(tiers, age),
             Rule::Cron { expire_after, .. } => *expire_after,
         }
     }
