@@ -119,7 +119,7 @@ impl Kept {
     ) -> Self {
         let moment = moment.into();
         let following = Following { cadence: cadences.of(slot.cadence.as_deref()), stretch };
-        let recording = Recording::of(slot.clone(), poll.clone(), following, keep, moment);
+        let recording = Recording::of(&slot, &poll, following, keep, moment);
         Self {
             recording,
             is_slot_gone: false,
@@ -274,15 +274,15 @@ impl Kept {
     fn decided(mut self) -> Anew {
         let Source::Poll { poll, stretch, keep } = &self.source else { return Anew::Nothing };
         let following = Following { cadence: self.cadences.of(self.slot.cadence.as_deref()), stretch: *stretch };
-        let of = |slot: Slot| Recording::of(slot, poll.clone(), following, *keep, self.moment);
-        self.recording = of(self.slot.clone());
+        let of = |slot: &Slot| Recording::of(slot, poll, following, *keep, self.moment);
+        self.recording = of(&self.slot);
         // No slot has their time, so each poll with their receipts changes it.
         let apart =
             |message: &SlotMessage| SlotMessage { known_apart: message.known_until.is_some(), ..message.clone() };
         let messages: Vec<SlotMessage> = self.unwatched.iter().map(apart).collect();
         self.of_unwatched = (!messages.is_empty()).then(|| {
             let slot = Slot { messages, absorbs: None, ..self.slot.clone() };
-            of(slot).told().into()
+            of(&slot).told().into()
         });
         Anew::Decided(Box::new(self))
     }

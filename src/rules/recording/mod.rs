@@ -14,7 +14,7 @@ mod parts;
 mod poll;
 mod quarantine;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 pub(crate) use self::due::{RETRY_AT_MOST, pause};
 pub use self::{
@@ -103,21 +103,26 @@ impl Recording {
     /// While the clock is in doubt, it closes nothing. Otherwise, times in the future were stored by a wrong clock:
     /// the first poll with a receipt for such a message keeps a snapshot with its true time, changed or not.
     pub fn of<'a>(
-        mut slot: Slot,
-        poll: Poll,
+        slot: &Slot,
+        poll: &Poll,
         cadence: impl Into<Following<'a>>,
         keep: KeepSnapshots,
         now: impl Into<Moment>,
     ) -> Self {
         let (following, moment) = (cadence.into(), now.into());
         let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
-        let dated_ahead = if moment.is_doubted { vec![] } else { slot.forget_future(moment.time) };
-        let judge = Judge::of(&slot, &poll, following.cadence, moment);
+        // Nearly all slots are taken as they are.
+        let mut slot = Cow::Borrowed(slot);
+        let dated_ahead = match !moment.is_doubted && slot.is_dated_ahead(moment.time) {
+            true => slot.to_mut().forget_future(moment.time),
+            false => vec![],
+        };
+        let judge = Judge::of(&slot, poll, following.cadence, moment);
         let polled_at = judge.told.iter().map(|told| told.answered_at).max();
-        let failures = failures(&slot, &poll);
-        if polled_at.is_none() {
+        let failures = failures(&slot, poll);
+        if polled_at.is_none() && slot.absorbs.is_some() {
             // A poll without receipts is not a common poll: the slots stay separate.
-            slot.leave_absorbed();
+            slot.to_mut().leave_absorbed();
         }
         let phase = Phase::of_slot(slot.key.slot_id);
         let circumstances = Circumstances {
@@ -131,12 +136,12 @@ impl Recording {
             failures,
             dated_ahead,
         };
-        let mut messages = Messages::of(&circumstances, judge, &slot, &poll);
+        let mut messages = Messages::of(&circumstances, judge, &slot, poll);
         slot.messages.iter().for_each(|message| messages.decide(message));
         let (by_cadence, every) = messages.next();
         let quiet = !messages.changes.iter().any(|change| change.differs);
         Self {
-            next_poll_at: due(&poll, by_cadence, failures, slot.next_poll_at, moment.time),
+            next_poll_at: due(poll, by_cadence, failures, slot.next_poll_at, moment.time),
             every,
             last_polled_at: circumstances.last_polled_at,
             known_until: circumstances.known_until,
@@ -149,13 +154,13 @@ impl Recording {
             messages: std::mem::take(&mut messages.changes),
             snapshots: std::mem::take(&mut messages.snapshots),
             milestones: std::mem::take(&mut messages.milestones),
-            group: group_change(&slot, &poll, moment.time),
+            group: group_change(&slot, poll, moment.time),
             is_empty: messages.is_empty,
             parts: messages.parts(),
             due_at: circumstances.due_at,
-            attempts: poll.attempts,
+            attempts: poll.attempts.clone(),
             slot: slot.key,
-            absorbs: slot.absorbs.map(|absorbed| (absorbed.key, absorbed.version)),
+            absorbs: slot.absorbs.as_ref().map(|absorbed| (absorbed.key, absorbed.version)),
         }
     }
 

@@ -145,6 +145,13 @@ impl Slot {
         self.messages.len() + other.messages.len() <= batch_size && self.failures == 0 && other.failures == 0
     }
 
+    /// Whether a time is in the future at `now`, by which messages are known.
+    pub fn is_dated_ahead(&self, now: Timestamp) -> bool {
+        let times =
+            self.messages.iter().map(|message| message.known_until).chain([self.last_polled_at, self.known_until]);
+        times.flatten().any(|time| time > now + APART)
+    }
+
     /// Removes times that are in the future at `now`: an earlier poll was dated by a wrong clock. The state of
     /// messages then was true at some time since they were sent. Returns the messages affected.
     pub fn forget_future(&mut self, now: Timestamp) -> Vec<MsgSeq> {

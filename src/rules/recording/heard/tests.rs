@@ -235,7 +235,7 @@ fn poll_beside_event(read: i64, event_at: i64) -> Recording {
     let (sent_at, answered_at) = (time(19_900), time(20_200));
     poll.receipts.push(Told { seq: seq(1), receipt: counted(read, 7 - read), sent_at, answered_at });
     let slot = Slot { messages: vec![state], ..before };
-    Recording::of(slot, poll, &cadence(), KeepSnapshots::Changes, time(21_000))
+    Recording::of(&slot, &poll, &cadence(), KeepSnapshots::Changes, time(21_000))
 }
 
 #[test]

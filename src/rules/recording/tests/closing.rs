@@ -8,7 +8,7 @@ fn nothing_expires_while_the_clock_is_in_doubt() {
     let old = SlotMessage { sent_at: noon() - TimeDelta::days(40), ..message(1) };
     let record = |is_doubted| {
         let (poll, now) = (answered(vec![(seq(1), counted(1, 2))]), Moment { time: noon(), is_doubted });
-        Recording::of(slot(vec![old.clone()]), poll, Cadences::of_tiers().of(None), KeepSnapshots::Changes, now)
+        Recording::of(&slot(vec![old.clone()]), &poll, Cadences::of_tiers().of(None), KeepSnapshots::Changes, now)
     };
     assert_eq!(record(false).messages[0].closed, Some(Closed::Expired));
     let recording = record(true);
@@ -36,7 +36,7 @@ fn a_cadence_may_go_on_after_all_have_read() {
     let cadence = Cadence::by_age(vec![tier], false).unwrap();
     let seen = SlotMessage { receipt: Some(counted(3, 0)), ..message(1) };
     let poll = answered(vec![(seq(1), counted(3, 0))]);
-    let recording = Recording::of(slot(vec![seen]), poll, &cadence, KeepSnapshots::Changes, noon());
+    let recording = Recording::of(&slot(vec![seen]), &poll, &cadence, KeepSnapshots::Changes, noon());
     assert!(recording.messages.is_empty() && !recording.is_empty);
 }
 

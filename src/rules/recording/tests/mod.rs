@@ -116,7 +116,7 @@ fn record(slot: Slot, poll: Poll) -> Recording {
 }
 
 fn record_at(slot: Slot, poll: Poll, now: impl Into<Moment>) -> Recording {
-    Recording::of(slot, poll, Cadences::of_tiers().of(None), KeepSnapshots::Changes, now)
+    Recording::of(&slot, &poll, Cadences::of_tiers().of(None), KeepSnapshots::Changes, now)
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_poll_that_saw_the_same_moves_nothing_but_the_slot() {
 fn every_poll_is_kept_where_the_config_says_so() {
     let poll = answered(vec![(seq(1), counted(1, 2))]);
     let recording =
-        Recording::of(slot(vec![message(1)]), poll, Cadences::of_tiers().of(None), KeepSnapshots::EveryPoll, noon());
+        Recording::of(&slot(vec![message(1)]), &poll, Cadences::of_tiers().of(None), KeepSnapshots::EveryPoll, noon());
     assert_eq!(recording.snapshots.len(), 1);
     assert!(recording.messages.is_empty(), "the latest counts are what they were");
 }

@@ -85,8 +85,9 @@ fn the_next_answered_poll_corrects_times_in_the_future() {
     assert_eq!(failed.last_polled_at, Some(ahead), "a poll that told nothing heals nothing");
 
     let doubted = Moment { time: noon(), is_doubted: true };
-    let of =
-        |now| Recording::of(held(), answered(same.clone()), Cadences::of_tiers().of(None), KeepSnapshots::Changes, now);
+    let of = |now| {
+        Recording::of(&held(), &answered(same.clone()), Cadences::of_tiers().of(None), KeepSnapshots::Changes, now)
+    };
     assert_eq!(
         of(doubted).last_polled_at,
         Some(ahead + TimeDelta::microseconds(1)),
@@ -202,7 +203,7 @@ proptest! {
 /// A poll of the slot by the default cadence, with its pace.
 fn at_pace(slot: Slot, poll: Poll, stretch: f64) -> Recording {
     let cadences = Cadences::default();
-    Recording::of(slot, poll, Following { cadence: cadences.of(None), stretch }, KeepSnapshots::Changes, noon())
+    Recording::of(&slot, &poll, Following { cadence: cadences.of(None), stretch }, KeepSnapshots::Changes, noon())
 }
 
 #[test]

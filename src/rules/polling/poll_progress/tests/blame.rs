@@ -33,7 +33,7 @@ pub(super) fn poll_until(
         }
         let poll = asking.into_poll();
         answered.extend(poll.receipts.iter().map(|told| told.seq.get()));
-        let recording = Recording::of(slot.clone(), poll, cadences.of(None), KeepSnapshots::Changes, now);
+        let recording = Recording::of(&slot, &poll, cadences.of(None), KeepSnapshots::Changes, now);
         let leaves = |seq| recording.parts.iter().any(|part| part.seqs.contains(seq));
         for part in &recording.parts {
             let messages = slot.messages.iter().filter(|message| part.seqs.contains(&message.seq)).cloned().collect();
@@ -157,7 +157,7 @@ fn an_outage_leaves_slots_whole_and_later_deferrals_short() {
                 asking.record(attempt(&batch, code), || true);
             }
             let (cadences, keep) = (Cadences::default(), KeepSnapshots::Changes);
-            slot.failures = Recording::of(slot.clone(), asking.into_poll(), cadences.of(None), keep, now()).failures;
+            slot.failures = Recording::of(&slot, &asking.into_poll(), cadences.of(None), keep, now()).failures;
             assert_eq!(slot.failures, 1, "after poll {poll} of an outage with {code}");
         }
         let asking = PollProgress::new(&slot, ALL, Others::Answered);
@@ -202,7 +202,7 @@ fn messages_without_receipt_are_rechecked_alone_before_closing() {
             assert!(calls <= most, "{calls} calls instead of {most} for {messages} messages");
             let poll = asking.into_poll();
             assert_eq!(poll.receipts.len(), usize::try_from(messages).unwrap());
-            let recording = Recording::of(slot.clone(), poll, cadences.of(None), KeepSnapshots::Changes, now());
+            let recording = Recording::of(&slot, &poll, cadences.of(None), KeepSnapshots::Changes, now());
             for change in &recording.messages {
                 let message = slot.messages.iter_mut().find(|message| message.seq == change.seq).unwrap();
                 message.no_receipt_polls = change.no_receipt_polls;
