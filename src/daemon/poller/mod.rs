@@ -19,6 +19,7 @@ mod status;
 
 use std::{
     collections::HashSet,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -206,13 +207,8 @@ impl Poller {
             self.give_way();
             let Some(wake_in) = stop.run_until_cancelled(self.round()).await else { break };
             self.tell_progress();
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some(news) = self.news.recv() => self.dispatch.hear(news, self.now()),
-                Some(committed) = self.committed.recv() => self.dispatch.hear_committed(committed, self.now()),
-                () = self.room.notified() => {}
-                () = tokio::time::sleep(wake_in) => {}
+            if stop.run_until_cancelled(self.rest(wake_in)).await.is_none() {
+                break;
             }
         }
         self.polls.close();
@@ -225,13 +221,37 @@ impl Poller {
         }
     }
 
+    /// Waits for a reason for the next round. The end of a poll is none: its slot is not due before its results are
+    /// stored.
+    async fn rest(&mut self, wake_in: Duration) {
+        let mut sleep = pin!(tokio::time::sleep(wake_in));
+        loop {
+            tokio::select! {
+                biased;
+                Some(news) = self.news.recv() => {
+                    self.dispatch.hear(news, self.now());
+                    if !matches!(news, ScheduleNews::Polled { .. }) {
+                        return;
+                    }
+                }
+                Some(committed) = self.committed.recv() => {
+                    return self.dispatch.hear_committed(committed, self.now());
+                }
+                () = self.room.notified() => return,
+                () = &mut sleep => return,
+            }
+        }
+    }
+
     fn tell_progress(&mut self) {
         self.heartbeat.beat();
         let now = self.now();
         self.status.set_behind(self.dispatch.behind(now));
-        let (made, allowed) = (self.caller.activity.rate(now.monotonic), self.caller.pacing.rate());
-        self.dispatch.adapt_stretch(made, allowed, now);
-        self.status.set_stretch(self.dispatch.stretch());
+        if self.dispatch.is_stretch_due(now) {
+            let (made, allowed) = (self.caller.activity.rate(now.monotonic), self.caller.pacing.rate());
+            self.dispatch.adapt_stretch(made, allowed, now);
+            self.status.set_stretch(self.dispatch.stretch());
+        }
         self.status.slots.store(self.dispatch.len(), Ordering::Relaxed);
         let waiting = self.life.recorder.max_capacity() - self.life.recorder.capacity();
         self.status.waiting_to_be_stored.store(waiting, Ordering::Relaxed);

@@ -170,13 +170,16 @@ impl Dispatch {
         self.stretch.factor()
     }
 
-    /// Adapts the stretch, if it is time, to what is due. Calls are `made` and `allowed` per second.
+    /// Whether it is time to adapt the stretch.
+    pub(crate) fn is_stretch_due(&self, now: Now) -> bool {
+        self.stretch.is_due(now.monotonic)
+    }
+
+    /// Adapts the stretch to what is due. Calls are `made` and `allowed` per second.
     pub(crate) fn adapt_stretch(&mut self, made: f64, allowed: u32, now: Now) {
-        if self.stretch.is_due(now.monotonic) {
-            let allowed = allowed.into();
-            let load = Load { demand: self.schedule.demand(), made, allowed, behind: self.behind(now) };
-            self.stretch.step(&load, now.monotonic);
-        }
+        let allowed = allowed.into();
+        let load = Load { demand: self.schedule.demand(), made, allowed, behind: self.behind(now) };
+        self.stretch.step(&load, now.monotonic);
     }
 
     /// The failure by which the app is at fault, once.
