@@ -60,12 +60,14 @@ pub struct Ring {
     /// Start of the current minute.
     minute_began: Instant,
     sent: VecDeque<Instant>,
+    /// How many of the last ones were sent within a second.
+    in_second: usize,
 }
 
 impl Ring {
     /// An hour without activity.
     pub fn new(now: Instant) -> Self {
-        Self { minutes: VecDeque::from([Minute::default()]), minute_began: now, sent: VecDeque::new() }
+        Self { minutes: VecDeque::from([Minute::default()]), minute_began: now, sent: VecDeque::new(), in_second: 0 }
     }
 
     /// The minute of `now`, after closing earlier ones.
@@ -88,7 +90,11 @@ impl Ring {
             self.sent.pop_front();
         }
         self.sent.push_back(now);
-        let in_second = self.sent.len() - self.sent.partition_point(|sent| *sent + SECOND <= now);
+        self.in_second += 1;
+        while self.sent[self.sent.len() - self.in_second] + SECOND <= now {
+            self.in_second -= 1;
+        }
+        let in_second = self.in_second;
         let minute = self.minute(now);
         minute.highest_second = minute.highest_second.max(in_second);
     }

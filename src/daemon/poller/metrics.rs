@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Metrics {
     asked: Counter,
     seconds: Histogram,
     messages: Histogram,
+    /// It must not exist before the first success.
+    last_success: OnceLock<Gauge>,
     /// Lateness of polls, by cadence and tier.
     lag: Mutex<BTreeMap<String, BTreeMap<Arc<str>, Gauge>>>,
 }
@@ -42,6 +44,7 @@ impl Metrics {
             asked: counter!("receiptd_messages_asked_total"),
             seconds: histogram!("receiptd_call_seconds"),
             messages: histogram!("receiptd_call_messages"),
+            last_success: OnceLock::new(),
             lag: Mutex::default(),
         }
     }
@@ -61,8 +64,8 @@ impl Metrics {
         self.seconds.record(attempt.latency);
         self.messages.record(attempt.asked as f64);
         if attempt.outcome.is_ok() {
-            // Looked up each time, since it must not exist before the first success.
-            gauge!("receiptd_last_success_timestamp_seconds").set(attempt.ended_at.timestamp_millis() as f64 / 1e3);
+            let gauge = self.last_success.get_or_init(|| gauge!("receiptd_last_success_timestamp_seconds"));
+            gauge.set(attempt.ended_at.timestamp_millis() as f64 / 1e3);
         }
     }
 
