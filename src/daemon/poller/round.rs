@@ -111,7 +111,8 @@ impl Poller {
 
     fn spawn(&self, poll: PollInFlight) {
         let claim = Claim::new(poll.slot(), self.news_sender.clone(), self.status.clone(), self.room.clone());
-        self.polls.spawn(self.life.clone().poll_slot(poll, claim, self.dispatch.stretch()));
+        // Tasks are moved several times, and this is some kilobytes.
+        self.polls.spawn(Box::pin(self.life.clone().poll_slot(poll, claim, self.dispatch.stretch())));
     }
 
     fn say_fault(&mut self) {
