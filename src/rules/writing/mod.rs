@@ -1,4 +1,4 @@
-//! Which results are written together, when, and what follows if that fails: batches every 200 ms or 4,000 rows,
+//! Which results are written together, when, and what follows if that fails: batches every 500 ms or 4,000 rows,
 //! whichever comes first.
 //!
 //! A failed batch is repeated until it succeeds: no result of a call is dropped. Meanwhile polling stops. Refused rows
@@ -34,7 +34,7 @@ use crate::rules::{
 };
 
 /// Maximum time that a batch waits for more to write.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(500);
 
 /// How often locked rows are retried.
 const TRY_LEFT_EVERY: Duration = Duration::from_secs(1);
