@@ -291,6 +291,10 @@ impl Kept {
     pub fn outcome(&self, refused: &[MsgSeq]) -> Outcome {
         let recording = &self.recording;
         let merges = recording.absorbs.is_some();
+        let is_changed = !recording.messages.is_empty() || !recording.parts.is_empty() || !refused.is_empty();
+        if !is_changed && !merges && !self.slot.is_wrong {
+            return Outcome { contents: Contents::Same, closed: vec![], parts: vec![] };
+        }
         let (mut held, mut closed) = (Vec::with_capacity(self.slot.messages.len()), vec![]);
         let mut parts = vec![vec![]; recording.parts.len()];
         let (mut is_other, mut is_counted) = (merges || self.slot.is_wrong, false);
