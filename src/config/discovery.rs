@@ -33,7 +33,6 @@ pub struct Discovery {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// Whether it is switched on.
     enabled: Option<String>,
     /// Types of the groups.
     types: Option<Vec<String>>,

@@ -18,9 +18,7 @@ pub struct Jobs {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// When to roll up.
     rollup: Option<String>,
-    /// When to remove old data.
     retention: Option<String>,
 }
 

@@ -23,11 +23,11 @@ const PLACEHOLDER: &str = "replace-with-at-least-32-random-characters";
 pub struct Readers {
     /// How members are named in the database.
     pub naming: Naming,
-    /// Minimum time between two questions for the readers of a message.
+    /// Minimum time between two questions for the readers of a message; 1s to 1d.
     pub reader_cadence: TimeDelta,
     /// Patterns of the groups whose readers are turned on when discovery adds them.
     pub groups: Vec<Pattern>,
-    /// Maximum number of calls for readers in any second.
+    /// Maximum number of calls for readers in any second; 1 to 1000.
     pub max_calls_per_second: u32,
 }
 
@@ -52,11 +52,8 @@ pub(super) struct Keys {
     pseudonym_key: Option<SecretText>,
     /// File with the key of the pseudonyms.
     pseudonym_key_file: Option<PathBuf>,
-    /// Minimum time between two questions for the readers of a message; 1s to 1d.
     reader_cadence: Option<String>,
-    /// Patterns of ids of discovered groups whose readers are asked for.
     groups: Option<Vec<String>>,
-    /// Maximum number of calls for readers in any second; 1 to 1000.
     max_calls_per_second: Option<String>,
 }
 
