@@ -318,7 +318,7 @@ $$;
 
 COMMENT ON FUNCTION receiptd.watch_messages(bigint, text, bigint[], timestamptz, jsonb) IS 'Watches messages of a group, and the group with them. Returns how many were not being watched before. Idempotent: active messages are left as they are, but for their labels; closed ones are active again, polled as if they had been sent at the time given, while their sent_at stays the earliest that was given. Labels, such as {"campaign": "spring"}, are added to those that each message has; the value null removes one.';
 
--- A slot that has become empty goes with the next poll that it is due for: what a poll under way brings back finds it there.
+-- An empty slot is deleted by the next poll that is due, since the result of a poll in flight must find it.
 -- Slots that lose as many messages as they have are not compared with the rows of their messages: that takes a second for 100,000.
 CREATE FUNCTION receiptd.leave_slots(group_key integer, slots bigint[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off AS $$

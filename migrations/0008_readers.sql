@@ -1,6 +1,6 @@
 -- Who has read a message: personal data, kept only for groups whose owner asked for it (watched_groups.readers).
 --
--- Locks: who writes members takes a weak lock on forgotten_members and a share lock on the group, and checks both afterwards. So
+-- Locks: a transaction that writes members takes a weak lock on forgotten_members and a share lock on the group, and checks both afterwards. So
 -- nothing of a member is written after forget_member, and nothing of a group after its readers were turned off.
 
 -- One row per message whose readers are asked for. What is due is stored with the counts that made it due, so that nothing is lost
@@ -84,7 +84,7 @@ COMMENT ON COLUMN receiptd.forgotten_members.sdk_app_id IS 'SDKAppID of the Tenc
 COMMENT ON COLUMN receiptd.forgotten_members.member_hash IS 'SHA-256 of the account or pseudonym.';
 COMMENT ON COLUMN receiptd.forgotten_members.forgotten_at IS 'Time when the member was forgotten.';
 
--- What polls saw of a group before its readers were turned on has to be asked for, too.
+-- Reads that polls saw before the readers of a group were turned on have to be asked for, too.
 CREATE FUNCTION receiptd.ask_for_readers() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

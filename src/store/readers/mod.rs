@@ -1,7 +1,7 @@
 //! Readers: the messages whose readers are due to be asked for, and the results. Personal data of members is read and
 //! written only here, and only for groups with readers on.
 //!
-//! Who writes members locks the list of forgotten ones and the groups first, and checks both afterwards: see
+//! A statement that writes members locks the list of forgotten ones and the groups first, and checks both afterwards: see
 //! `migrations/0008_readers.sql`.
 
 mod members;
