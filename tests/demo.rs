@@ -50,6 +50,9 @@ fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
             "calls/s",
             "calls in any second",
             "different counts; all ",
+            "Discovery watched ",
+            "Webhooks told ",
+            " were saved.",
         ] {
             assert!(out.contains(words), "{words:?} is missing in:\n{out}");
         }
@@ -179,7 +182,9 @@ fn an_interrupted_demo_ends_cleanly_and_refuses_a_second_one() {
 async fn a_simulated_chat_is_served_until_it_is_told_to_stop() {
     let directory = ScratchDirectory::new("simulate");
     let settings = directory.path().join("receiptd.toml");
-    std::fs::write(&settings, "[chat]\nsdk_app_id = 1400000000\nsecret_key = \"canary-77\"\n").unwrap();
+    let text = "[chat]\nsdk_app_id = 1400000000\nsecret_key = \"canary-77\"\n[webhooks]\nlisten = \"127.0.0.1:1\"\n\
+        path = \"/canary-path\"\ntoken = \"canary-token-of-thirty-two-letters\"\n";
+    std::fs::write(&settings, text).unwrap();
     let mut simulate =
         start(&directory, &["simulate", "--listen", "127.0.0.1:0", "--config", settings.to_str().unwrap()]);
     let mut out = BufReader::new(simulate.stdout.take().unwrap());
@@ -195,6 +200,7 @@ async fn a_simulated_chat_is_served_until_it_is_told_to_stop() {
     out.read_to_string(&mut told).unwrap();
     let (code, _, err) = rest(simulate);
     assert_eq!(code, Some(0), "{told}{err}");
+    assert!(told.contains("sends webhooks to 127.0.0.1:1,"), "{told}");
     assert!(told.contains("0 calls arrived") && !told.contains("canary"), "{told}");
 }
 

@@ -7,13 +7,17 @@ use clap::Args;
 use receiptd::{
     chat::Credential,
     lifecycle, logging,
-    simulator::{Latency, Simulator, SimulatorConfig},
+    simulator::{Delivery, Latency, Simulator, SimulatorConfig, WebhookConfig},
     text::counted::counted,
 };
+
+use secrecy::ExposeSecret;
 
 use super::{Global, stdout};
 
 /// Serve a simulated Tencent Chat for the configured app on a loopback port
+///
+/// If webhooks.listen is configured without a certificate, it also sends webhooks there.
 #[derive(Args)]
 pub struct Arguments {
     /// Loopback address to listen on; port 0 selects a free port
@@ -56,6 +60,13 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     let mut out = stdout();
     writeln!(out, "Simulated Chat for app {} listening on {endpoint}. To use it:", signing.sdk_app_id)?;
     writeln!(out, "  receiptd run --set chat.endpoint={endpoint}")?;
+    if let Some(listener) = config.webhooks.listener.filter(|listener| listener.tls.is_none())
+        && let Some(token) = listener.tokens.first().cloned()
+    {
+        let url = format!("http://{}{}", listener.listen, listener.path.expose_secret());
+        simulator.send_webhooks(WebhookConfig { url, token, delivery: Delivery::default() });
+        writeln!(out, "It sends webhooks to {}, as configured.", listener.listen)?;
+    }
     writeln!(out, "Statistics: {endpoint}/simulator/ledger. Stop with Ctrl-C.")?;
     stop.cancelled().await;
     let ledger = simulator.ledger();
