@@ -5,8 +5,6 @@
 
 mod bodies;
 mod ledger;
-#[cfg(test)]
-mod tests;
 
 use std::{
     cmp::Reverse,
@@ -209,3 +207,6 @@ fn signed(config: &WebhookConfig, app: u32, command: &str, is_forged: bool) -> S
         config.url
     )
 }
+
+#[cfg(test)]
+mod tests;
