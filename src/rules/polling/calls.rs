@@ -280,3 +280,24 @@ fn refusal_of_group(slot: &Slot, poll: &Poll) -> Option<Failure> {
     let are_all_refused = is_alone && slot.messages.len() > 1 && poll.rejected.len() == slot.messages.len();
     poll.attempts.last().filter(|_| are_all_refused)?.outcome.as_ref().err().cloned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::polling::poll_progress::tests::slot;
+
+    #[test]
+    fn without_the_lease_no_attempt_is_sent_and_the_poll_ends() {
+        let now = Instant::now();
+        let mut calls = Calls::new(200, 50, now);
+        let mut begin = || {
+            let mut poll = calls.begin(slot(3), Pass::None, now);
+            assert!(matches!(calls.next(&mut poll, now), Next::Call { .. }));
+            poll
+        };
+        let (mut held, mut lost) = (begin(), begin());
+        assert!(calls.may_send(&mut held, true, now));
+        assert!(!calls.may_send(&mut lost, false, now));
+        assert!(matches!(calls.next(&mut lost, now), Next::End));
+    }
+}

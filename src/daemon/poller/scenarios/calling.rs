@@ -151,6 +151,7 @@ impl World {
         }
         let (group, batch) = (polled.poll.slot().key.group_key, polled.poll.batch().to_vec());
         polling.under_way.insert(attempt, (id, now));
+        polling.sent.push_back(instant);
         self.send(daemon, attempt, group, batch);
     }
 

@@ -29,9 +29,12 @@ type Key = (GroupKey, MsgSeq);
 pub(super) struct Costs {
     flaws: Vec<(Micros, Flaw)>,
     is_busy: bool,
+    stretches_for: Option<Micros>,
+    /// The longest stretch so far.
+    stretch: f64,
     limit: u32,
-    /// The longest wait by the cadence, plus extra time.
-    patience: Micros,
+    /// The longest wait by the cadence, without stretch.
+    longest: Micros,
     /// From when on everything except the flaws works.
     works_from: Option<Micros>,
     told: BTreeMap<Key, Micros>,
@@ -41,16 +44,37 @@ pub(super) struct Costs {
 impl Costs {
     pub fn of(plan: &Plan) -> Self {
         let longest = plan.cadence * plan.patience;
-        let patience = u64::try_from(longest.as_micros()).unwrap() + HELD_UP_AT_MOST;
-        let (flaws, is_busy, limit) = (plan.flaws.clone(), plan.is_busy, plan.limit);
-        Self { flaws, is_busy, limit, patience, works_from: None, told: BTreeMap::new(), failed: VecDeque::new() }
+        Self {
+            flaws: plan.flaws.clone(),
+            is_busy: plan.is_busy,
+            stretches_for: plan.stretches_for,
+            stretch: 1.0,
+            limit: plan.limit,
+            longest: u64::try_from(longest.as_micros()).unwrap(),
+            works_from: None,
+            told: BTreeMap::new(),
+            failed: VecDeque::new(),
+        }
+    }
+
+    /// The factor by which intervals are longer from now on.
+    pub fn is_stretched(&mut self, factor: f64) {
+        self.stretch = self.stretch.max(factor);
+    }
+
+    /// The longest wait by the cadence, plus extra time.
+    fn patience(&self) -> Micros {
+        (self.longest as f64 * self.stretch) as Micros + HELD_UP_AT_MOST
     }
 
     /// Everything except the flaws works from now on. Returns the end of the life.
     pub fn works_from(&mut self, now: Micros) -> Micros {
         self.works_from = Some(now);
         let known_from = self.flaws.iter().map(|(from, _)| from + LEARNING).max();
-        known_from.map_or(now + self.patience, |known_from| known_from.max(now) + self.patience + LOOKED_AT_FOR)
+        if let Some(span) = self.stretches_for {
+            return now.max(span) + 2 * self.patience() + LOOKED_AT_FOR;
+        }
+        known_from.map_or(now + self.patience(), |known_from| known_from.max(now) + self.patience() + LOOKED_AT_FOR)
     }
 
     /// A receipt of a message. The error says that it was too late.
@@ -63,7 +87,7 @@ impl Costs {
     fn look(&self, key: Key, before: Option<Micros>, now: Micros) -> Result<(), String> {
         let Some(due_from) = self.due_from(key) else { return Ok(()) };
         let since = before.unwrap_or(0).max(due_from);
-        if now <= since + self.patience {
+        if now <= since + self.patience() {
             return Ok(());
         }
         let flaws = &self.flaws;
@@ -82,7 +106,10 @@ impl Costs {
 
     /// From when on the message has to be observed in time, if it can be at all.
     fn due_from(&self, key: Key) -> Option<Micros> {
-        let works_from = self.works_from.filter(|_| !self.is_busy)?;
+        let works_from = match self.stretches_for {
+            Some(span) => self.works_from?.max(span),
+            None => self.works_from.filter(|_| !self.is_busy)?,
+        };
         if self.is_bad(key) {
             return None;
         }

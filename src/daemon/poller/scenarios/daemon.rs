@@ -25,6 +25,8 @@ pub(super) struct Daemon {
     pub life: u32,
     pub is_alive: bool,
     pub is_stopping: bool,
+    /// It held the lease when it was stopped, and has to give it back.
+    has_led: bool,
     pub starts_again_at: Micros,
     pub paused_until: Micros,
     /// It stands still for this long from its next permit on.
@@ -40,7 +42,7 @@ pub(super) struct Daemon {
     pub term: Option<Term>,
 }
 
-/// How far a term is.
+/// The progress of a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Polling,
@@ -69,6 +71,7 @@ impl Daemon {
             life: 0,
             is_alive: false,
             is_stopping: false,
+            has_led: false,
             starts_again_at: 0,
             paused_until: 0,
             pauses_at_permit: None,
@@ -127,6 +130,7 @@ impl World {
         stopped.is_stopping = true;
         stopped.elector.stop();
         if stopped.term.is_some() {
+            stopped.has_led = true;
             return self.ends_term(daemon);
         }
         // No answer is waited for.
@@ -135,6 +139,10 @@ impl World {
     }
 
     fn leaves(&mut self, daemon: usize) {
+        let left = &self.daemons[daemon];
+        if left.has_led && !self.database_is_unsteady() {
+            self.promises.stopped(&Daemon::name(daemon, left.life), self.database.lease.as_ref());
+        }
         (self.daemons[daemon].is_alive, self.daemons[daemon].term) = (false, None);
         let Daemon { is_stopping, starts_again_at, .. } = self.daemons[daemon];
         let again = if is_stopping { starts_again_at } else { self.now + STARTED_AGAIN_AFTER };
@@ -172,7 +180,7 @@ impl World {
             (Request::Look | Request::Take(_) | Request::Renew | Request::Release, reply) => {
                 self.asked(daemon, reply, asked_at);
             }
-            (Request::Load(_), Reply::Schedule(slots, next)) => self.loaded(daemon, slots, next),
+            (Request::Load(_), Reply::Schedule(slots, next, stretch)) => self.loaded(daemon, slots, next, stretch),
             (Request::Load(_), _) => self.not_loaded(daemon),
             (Request::Read(_) | Request::Split(..) | Request::FindNeighbours(..), reply) => {
                 self.has_read(daemon, reply);

@@ -98,6 +98,8 @@ pub(super) struct Database {
     pub messages: BTreeMap<(GroupKey, MsgSeq), Message>,
     pub slots: BTreeMap<SlotKey, SlotRow>,
     pub quarantined: BTreeMap<GroupKey, Quarantine>,
+    /// The stretch that the poller has stored; 0 before that.
+    pub stretch: f64,
     /// Groups whose slots have to be rescheduled, since they left quarantine.
     pub changed: BTreeSet<GroupKey>,
     pub last_slot: SlotId,
@@ -223,7 +225,15 @@ impl Database {
     }
 
     /// Assigns new messages to slots, by the wall clock of the caller.
-    pub fn slot_new_messages(&mut self, batch: usize, cadences: &Cadences, now: Timestamp) -> Vec<(SlotKey, Next)> {
+    /// Gives slots to new messages, and stores the stretch by which they are due.
+    pub fn slot_new_messages(
+        &mut self,
+        batch: usize,
+        cadences: &Cadences,
+        stretch: f64,
+        now: Timestamp,
+    ) -> Vec<(SlotKey, Next)> {
+        self.stretch = stretch;
         let is_fresh = |message: &Message| message.is_active && message.slot_id.is_none();
         let fresh = self.messages.iter().filter(|(_, message)| is_fresh(message));
         let fresh: Vec<NewMessage> = fresh
@@ -240,7 +250,7 @@ impl Database {
         let (failing, well): (Vec<_>, Vec<_>) = self.slots.iter().partition(|(_, row)| row.failures > 0);
         let open: HashMap<GroupKey, OpenSlot> = failing.into_iter().chain(well).map(open).collect();
         let mut slots = Vec::new();
-        for fill in pack(&fresh, &open, batch, cadences, 1.0, now) {
+        for fill in pack(&fresh, &open, batch, cadences, stretch, now) {
             let slot_id = fill.slot_id.unwrap_or_else(|| {
                 self.last_slot += 1;
                 self.last_slot

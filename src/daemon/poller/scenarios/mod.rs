@@ -2,10 +2,10 @@
 //! faults drawn from a seed.
 //!
 //! The decisions are the real ones: pacer, schedule, gate, brake, retries and halving, lease, packing, cadence,
-//! recording, writing, the database's clock. What the asynchronous shell does around them, waiting, standing in line and
-//! handing over, happens here event by event over a virtual clock: nothing waits, sends or reads a clock, and a seed
-//! always gives the same life. A life that breaks a promise of [`promises`] fails the test with
-//! its seed and the last events; see CONTRIBUTING.md for how to repeat it.
+//! recording, writing, the database's clock. What the asynchronous shell does around them, waiting, standing in line
+//! and handing over, happens here event by event over a virtual clock: nothing waits, sends or reads a clock, and a
+//! seed always gives the same life. A life that breaks a promise of [`promises`] fails the test with its seed and the
+//! last events; see CONTRIBUTING.md for how to repeat it.
 
 mod calling;
 mod costs;
@@ -28,6 +28,9 @@ const LIVES: u64 = 2_000;
 
 /// Default number of lives with a permanent flaw: these last for minutes.
 const FLAWED_LIVES: u64 = 100;
+
+/// Number of lives under overload: these last for ten minutes.
+const OVERLOADED_LIVES: u64 = 4;
 
 /// Lives with flaws that once broke a promise.
 const ONCE_BROKEN: [u64; 5] = [1_000_135, 864_430_126_214, 497_571_606_379, 348_337_586_051, 256_761_947_095];
@@ -98,7 +101,15 @@ fn many_groups_that_fail_hold_up_no_other_when_a_daemon_starts() {
 }
 
 #[test]
-fn processes_that_are_killed_in_one_standstill_leave_no_more_than_each_keeps_back() {
+fn under_overload_waits_stay_within_patience_times_stretch() {
+    for seed in 1..=OVERLOADED_LIVES {
+        let outcome = live(&Plan::of_overload(seed));
+        assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+    }
+}
+
+#[test]
+fn processes_killed_in_a_standstill_leave_only_their_reserve() {
     for seed in 1..50 {
         let outcome = live(&Plan::of_kills_in_a_standstill(seed));
         assert!(outcome.is_ok(), "{}", outcome.unwrap_err());

@@ -53,7 +53,8 @@ pub(super) enum Reply {
     Taken(Option<i64>),
     IsHeld(bool, Timestamp),
     Released,
-    Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>),
+    /// A page of the schedule, where the next one begins, and the stored stretch.
+    Schedule(Vec<(SlotKey, StoredDue)>, Option<SlotKey>, f64),
     Slotted(Slotted),
     Slots(Vec<Slot>),
     /// The created slots with their due times.
@@ -126,7 +127,7 @@ impl World {
             }
             Request::Load(after) => {
                 let (slots, next) = database.load(*after);
-                Reply::Schedule(slots, next)
+                Reply::Schedule(slots, next, database.stretch)
             }
             Request::Read(slots) => Reply::Slots(database.read(slots)),
             Request::FindNeighbours(slots, size) => Reply::Neighbours(database.neighbours(slots, *size)),
@@ -140,7 +141,8 @@ impl World {
             Request::Slot => {
                 let (changed, probes) = self.database.changed_and_to_probe(&self.cadences, now);
                 let (now, size) = (self.clocks(from.daemon).time, self.slot_size(from.daemon));
-                let joined = self.database.slot_new_messages(size, &self.cadences, now);
+                let stretch = self.stretch(from.daemon);
+                let joined = self.database.slot_new_messages(size, &self.cadences, stretch, now);
                 Reply::Slotted(Slotted { changed, probes, joined })
             }
             Request::ReadAgain(slots, groups) => Reply::Present(Present {

@@ -20,6 +20,10 @@ pub(super) const PATIENCE: Micros = 10 * SECOND;
 /// The same for the lease, as in `store::transaction::RENEWAL`.
 pub(super) const LEASE_PATIENCE: Micros = 3 * SECOND;
 
+/// Duration of a life under overload, until everything has to be polled in time: the stretch grows sixfold in six
+/// minutes.
+const STRETCHES_FOR: Micros = 420 * SECOND;
+
 /// A fault with a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -109,6 +113,8 @@ pub(super) struct Plan {
     pub max_in_flight: usize,
     /// Whether more is due than the limit allows.
     pub is_busy: bool,
+    /// How long more is due than the limit allows, if intervals are stretched for as long as it takes to fit.
+    pub stretches_for: Option<Micros>,
     /// Whether the daemons run on one machine, so that one can see that another has ended.
     pub one_machine: bool,
     /// Initial number of messages of each group.
@@ -199,6 +205,27 @@ impl Plan {
         }
     }
 
+    /// Up to six times as much is due as the limit allows, for so long that the stretch makes it fit. Meanwhile the
+    /// poller is replaced.
+    pub fn of_overload(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (limit, cadence) = (random.u32(6..=10), random.u64(10..=15));
+        let slots = u64::from(limit) * cadence * random.u64(2..=6);
+        let replaced_at = random.u64(60 * SECOND..=STRETCHES_FOR);
+        Self {
+            limit,
+            batch_size: 1,
+            cadence: Duration::from_secs(cadence),
+            daemons: 2,
+            is_busy: true,
+            stretches_for: Some(STRETCHES_FOR),
+            groups: (0..slots).map(|_| 1).collect(),
+            faults: vec![(replaced_at, [Fault::Kill(0), Fault::Stop(0)][random.usize(..2)], 5 * SECOND)],
+            flaws: vec![],
+            ..Self::of(seed)
+        }
+    }
+
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let is_busy = random.u8(0..4) == 0;
@@ -246,6 +273,7 @@ impl Plan {
             daemons,
             max_in_flight: 60,
             is_busy,
+            stretches_for: None,
             one_machine,
             groups,
             faults,

@@ -18,10 +18,14 @@ use crate::rules::{
         calls::{Calls, Ended, PollInFlight},
         dispatch::{Claimed, Conditions, Contents, ContentsTask, Dispatch, READ_AGAIN, Round, ScheduleNews, Task, of},
         failing::FailingCalls,
+        schedule::Now,
     },
     recording::{KeepSnapshots, Kept},
     slot::{SlotKey, StoredDue},
 };
+
+/// Time over which the rate of calls is measured, as in `daemon::activity`.
+const RATE_OVER: Duration = Duration::from_secs(10);
 
 pub(super) struct Polling {
     pub pacer: Pacer,
@@ -41,6 +45,8 @@ pub(super) struct Polling {
     reading: Option<(Claimed, Contents)>,
     wakes_at: Option<Micros>,
     pub turn_at: Option<Micros>,
+    /// When the calls of the last ten seconds were sent.
+    pub sent: VecDeque<Instant>,
 }
 
 /// A poll.
@@ -74,12 +80,22 @@ impl Polling {
             reading: None,
             wakes_at: None,
             turn_at: None,
+            sent: VecDeque::new(),
         }
     }
 
     pub fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// Adapts the stretch to the calls that were made.
+    fn adapt_stretch(&mut self, now: Now) {
+        while self.sent.front().is_some_and(|sent| now.monotonic.saturating_duration_since(*sent) >= RATE_OVER) {
+            self.sent.pop_front();
+        }
+        let made = self.sent.len() as f64 / RATE_OVER.as_secs_f64();
+        self.dispatch.adapt_stretch(made, self.pacer.rate(now.monotonic), now);
     }
 
     fn conditions(&mut self, may_poll: bool, now: Instant) -> Conditions {
@@ -107,15 +123,23 @@ impl World {
         term.map_or(self.plan.batch_size, |term| term.polling.calls.limit.slot_size(instant))
     }
 
+    /// The factor by which the daemon's intervals are longer.
+    pub fn stretch(&self, daemon: usize) -> f64 {
+        self.daemons[daemon].term.as_ref().map_or(1.0, |term| term.polling.dispatch.stretch())
+    }
+
     pub fn loads(&mut self, daemon: usize) {
         let after = self.daemons[daemon].term.as_ref().and_then(|term| term.polling.dispatch.unsure_after());
         self.request(daemon, Request::Load(after.unwrap_or(SlotKey::MIN)));
     }
 
-    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotKey, StoredDue)>, next: Option<SlotKey>) {
+    pub fn loaded(&mut self, daemon: usize, slots: Vec<(SlotKey, StoredDue)>, next: Option<SlotKey>, stretch: f64) {
         let now = self.clocks(daemon);
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
         let (polling, cadence) = (&mut term.polling, self.cadences.of(None));
+        if !term.is_loaded {
+            polling.dispatch.recall_stretch(stretch);
+        }
         slots.into_iter().for_each(|(slot, stored)| polling.dispatch.learn(slot, stored, cadence, now));
         polling.dispatch.loaded(next);
         polling.is_loading = false;
@@ -185,6 +209,7 @@ impl World {
         if polling.wakes_at.take_if(|at| *at <= now).is_none() || term.is_over || is_busy {
             return;
         }
+        polling.adapt_stretch(clocks);
         let conditions = polling.conditions(is_trusted && !term.recorder.is_blocked(), clocks.monotonic);
         match polling.dispatch.next(&mut polling.calls, conditions, clocks) {
             Task::Wait(wait) => self.wake_in(daemon, wait),

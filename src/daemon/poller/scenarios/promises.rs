@@ -8,7 +8,7 @@ use super::{
     world::World,
 };
 use crate::rules::{
-    lease::TTL,
+    lease::{LeaseRow, TTL},
     pacer::reserve_of,
     polling::{poll_progress::FAILURES_TO_BLAME, retry::MAX_ATTEMPTS},
     protocol::Class,
@@ -168,6 +168,13 @@ impl Promises {
         }
     }
 
+    /// 4. A daemon that is stopped gives the lease back.
+    pub fn stopped(&mut self, name: &str, lease: Option<&LeaseRow>) {
+        if lease.is_some_and(|row| row.holder.as_deref() == Some(name)) {
+            self.breaks(|| format!("{name} has stopped and still holds the lease"));
+        }
+    }
+
     /// A daemon has started: it has seen nothing yet.
     pub fn stirred(&mut self, _now: Micros) {
         (self.leaderless_since, self.released_since) = (None, None);
@@ -221,6 +228,9 @@ impl World {
             self.promises.breaks(|| format!("{unwritten} recordings wait to be written"));
         }
         self.promises.look_at_the_lease(&seen);
+        if seen.trusting > 0 {
+            self.promises.costs.is_stretched(self.database.stretch);
+        }
         if let Some(odd) = self.database.odd.take() {
             self.promises.breaks(|| odd);
         }

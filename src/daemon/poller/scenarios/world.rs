@@ -114,7 +114,8 @@ impl World {
         let tier = Tier { until: LIFE, every: plan.cadence };
         let mut cadence = Cadence::by_age(vec![tier], true).unwrap();
         if plan.patience > 1 {
-            // A young message that somebody may read is due after one interval, and one that all have read when patience ends.
+            // A young message that somebody may read is due after one interval, and one that all have read when
+            // patience ends.
             let pace = Pace { pace: 8 * plan.cadence, patience: plan.patience, fastest: plan.cadence };
             cadence = cadence.at_pace(pace).unwrap();
         }

@@ -99,7 +99,7 @@ fn the_first_call_of_a_term_is_one_of_an_active_group() {
 }
 
 #[test]
-fn a_first_round_without_a_call_leaves_the_first_call_to_the_next() {
+fn the_next_round_makes_the_first_call_if_none_was_made() {
     let mut rig = Rig::new();
     rig.calls = Calls::new(200, 50, rig.now.monotonic);
     for round in 0..2 {
@@ -195,4 +195,23 @@ fn thin_slots_absorb_a_neighbour_that_waits_and_fits() {
     assert_eq!(asked, [[301], [302]]);
     assert_eq!((ids(&claimed.slots), slots.len()), (vec![301, 302], 1));
     assert_eq!(slots[0].absorbs.as_ref().map(|other| other.key), Some(key(302)));
+}
+
+#[test]
+fn slots_that_a_round_does_not_split_are_split_by_the_next() {
+    let mut rig = Rig::new();
+    rig.offer(301..=306);
+    let large = |slot: SlotKey| Slot { key: slot, ..slot_of(11) };
+    let mut split = Vec::new();
+    for _ in 0..2 {
+        let Task::Read(mut claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
+        let mut contents = Contents::new(10);
+        let read = claimed.slots.iter().copied().map(large).collect();
+        rig.dispatch.has_read(&mut contents, &mut claimed, read, rig.now);
+        while let Ok(ContentsTask::Split(slot, 10)) = rig.dispatch.read_next(&mut contents, &mut claimed, rig.now) {
+            split.push(slot.key.slot_id);
+            rig.dispatch.has_split(&mut contents, vec![], rig.now);
+        }
+    }
+    assert_eq!(split, [301, 302, 303, 304, 305, 306]);
 }
