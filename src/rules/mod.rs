@@ -1,7 +1,7 @@
-//! The decisions: what is polled when, how fast, in which calls, and what comes of the answers.
+//! The decisions: which messages are polled when, how fast, in which calls, and the consequences of the answers.
 //!
-//! Pure. What time it is comes in as an argument, and what is decided goes out as a value: nothing here waits, reads a
-//! clock, knows SQL or speaks HTTP. `tests/rooms.rs` holds them to that.
+//! Pure: a decision is given the time, and returns a value. Nothing here waits, reads a clock, knows SQL or speaks HTTP,
+//! which `tests/rooms/` checks.
 
 pub mod cadence;
 pub mod database_clock;
