@@ -165,8 +165,10 @@ impl Following<'_> {
             _ if by_pace <= fastest => Wait { seconds: fastest, why: Reason::Fastest },
             _ => Wait { seconds: by_pace, why: Reason::Pace },
         };
-        // The last of these ages costs the least, and is the only one that the poll can be just before.
-        let earliest = (wait.seconds * (1.0 - FORWARD * self.cadence.untold)).max(fastest);
+        // The last of these ages costs the least, and is the only one that the poll can be just before. While more is due than
+        // the limit allows, or events tell of reads, other polls are worth more.
+        let forward = FORWARD * self.cadence.untold / self.stretch;
+        let earliest = (wait.seconds * (1.0 - forward)).max(fastest);
         let age = until_ages.into_iter().filter(|until| (earliest..wait.seconds).contains(until)).reduce(f64::max);
         Some(age.map_or(wait, |seconds| Wait { seconds, why: Reason::Age }))
     }
