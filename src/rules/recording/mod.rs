@@ -136,25 +136,32 @@ impl Recording {
             failures,
             dated_ahead,
         };
-        let mut messages = Messages::of(&circumstances, judge, &slot, poll);
+        Self::decided(&slot, poll, &circumstances, judge)
+    }
+
+    /// Decides, message by message.
+    fn decided(slot: &Slot, poll: &Poll, circumstances: &Circumstances<'_>, judge: Judge<'_>) -> Self {
+        let has_receipts = !judge.told.is_empty();
+        let mut messages = Messages::of(circumstances, judge, slot, poll);
         slot.messages.iter().for_each(|message| messages.decide(message));
         let (by_cadence, every) = messages.next();
         let quiet = !messages.changes.iter().any(|change| change.differs);
+        let Circumstances { moment, failures, .. } = *circumstances;
         Self {
             next_poll_at: due(poll, by_cadence, failures, slot.next_poll_at, moment.time),
             every,
             last_polled_at: circumstances.last_polled_at,
             known_until: circumstances.known_until,
-            quiet_polls: match polled_at {
-                None => slot.quiet_polls,
-                Some(_) if quiet => slot.quiet_polls.saturating_add(1),
-                Some(_) => 0,
+            quiet_polls: match has_receipts {
+                false => slot.quiet_polls,
+                true if quiet => slot.quiet_polls.saturating_add(1),
+                true => 0,
             },
             failures,
             messages: std::mem::take(&mut messages.changes),
             snapshots: std::mem::take(&mut messages.snapshots),
             milestones: std::mem::take(&mut messages.milestones),
-            group: group_change(&slot, poll, moment.time),
+            group: group_change(slot, poll, moment.time),
             is_empty: messages.is_empty,
             parts: messages.parts(),
             due_at: circumstances.due_at,
