@@ -63,7 +63,10 @@ fn the_demo_ends_after_its_time_with_a_summary_twice_in_a_row() {
 
 /// The demo, its output from then on, and the psql command that it has printed.
 fn invited(directory: &ScratchDirectory, arguments: &[&str]) -> (Child, BufReader<ChildStdout>, String) {
-    let mut demo = start(directory, arguments);
+    invited_to(start(directory, arguments))
+}
+
+fn invited_to(mut demo: Child) -> (Child, BufReader<ChildStdout>, String) {
     let mut out = BufReader::new(demo.stdout.take().unwrap());
     let mut line = String::new();
     while !line.contains("psql ") {
@@ -79,6 +82,13 @@ fn query(psql: &str, sql: &str) -> String {
     let output = Command::new("sh").args(["-c", &script, "psql", sql]).output().unwrap();
     assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Waits until a call is stored.
+fn until_called(psql: &str) {
+    while query(psql, "SELECT count(*) FROM receiptd.api_calls") == "0" {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 #[test]
@@ -131,21 +141,28 @@ fn a_seeded_demo_answers_the_cookbook_until_it_is_stopped() {
 fn the_demo_calls_its_service_past_any_proxy_of_the_environment() {
     let directory = ScratchDirectory::new("demo");
     let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"].map(|name| (name, "http://127.0.0.1:1"));
-    let (code, out, err) = rest(start_with(&directory, &["demo", "--for", "4s"], &proxies));
-    assert_eq!(code, Some(0), "{out}{err}");
-    assert!(out.contains("calls, 0 of which failed") && out.contains("different counts; all "), "{out}");
+    let (demo, mut out, psql) = invited_to(start_with(&directory, &["demo"], &proxies));
+    until_called(&psql);
+    interrupt(&demo, "-INT");
+    let mut told = String::new();
+    out.read_to_string(&mut told).unwrap();
+    let (code, _, err) = rest(demo);
+    assert_eq!(code, Some(0), "{told}{err}");
+    assert!(told.contains("calls, 0 of which failed") && told.contains("different counts; all "), "{told}");
 }
 
 #[test]
 fn a_demo_of_which_no_call_succeeds_says_why_and_fails() {
     let directory = ScratchDirectory::new("demo");
-    let (demo, mut out, psql) = invited(&directory, &["demo", "--for", "6s"]);
+    let (demo, mut out, psql) = invited(&directory, &["demo"]);
     // As an unreachable service would leave it.
     let fail = "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN NEW.class := 'retry'; NEW.code := NULL; NEW.error := 'connection failed'; RETURN NEW; END $$;
         CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON receiptd.api_calls FOR EACH ROW EXECUTE FUNCTION public.fail();
         UPDATE receiptd.api_calls SET class = class";
     query(&psql, fail);
+    until_called(&psql);
+    interrupt(&demo, "-INT");
     let mut told = String::new();
     out.read_to_string(&mut told).unwrap();
     let (code, _, err) = rest(demo);
