@@ -32,7 +32,7 @@ pub(super) enum Done {
 
 impl Done {
     /// Whether nothing of it has to be left as it was.
-    pub fn is_whole(self) -> bool {
+    pub fn is_whole(&self) -> bool {
         matches!(self, Self::Stretch(_) | Self::Hours { is_whole: true })
     }
 }

@@ -110,7 +110,7 @@ impl Store {
     pub async fn roll_up_again(&self, hours: Stretch, counts: bool) -> Result<bool, StoreError> {
         match self.roll_up_whole(Job::Again { hours, counts }).await {
             Err(error) if error.is_refusal() => {}
-            ended => return ended.map(Done::is_whole),
+            ended => return ended.map(|done| done.is_whole()),
         }
         let mut is_whole = true;
         for hours in hours.hours() {
