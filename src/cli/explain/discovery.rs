@@ -60,16 +60,23 @@ fn of_group(found: &DiscoveredGroup, now: Timestamp) -> Vec<String> {
         let latest = counted((with + without).unsigned_abs(), "message");
         said.push(format!("Of its latest {latest} from discovery, {with} have a receipt."));
     }
-    if let Some(code) = found.refused_code {
-        let remedy = error_class::remedy(code.into()).map_or_else(String::new, |remedy| format!(": {remedy}"));
-        said.push(format!("Discovery finds no messages in it: code {code}{remedy}."));
-    }
+    said.extend(refusal(found));
     said
+}
+
+/// The reason for which Tencent Chat refuses the group.
+fn refusal(found: &DiscoveredGroup) -> Option<String> {
+    let code = found.refused_code?;
+    let remedy = error_class::remedy(code.into()).map_or_else(String::new, |remedy| format!(": {remedy}"));
+    Some(format!("Discovery finds no messages in the group: code {code}{remedy}."))
 }
 
 fn of_message(seq: i64, found: &DiscoveredGroup) -> String {
     let reasons = found.passed_seqs.iter().zip(&found.passed_reasons);
     let reason = reasons.filter(|(passed, _)| **passed == seq).find_map(|(_, name)| Passed::in_words(name));
+    if let (None, Some(refusal)) = (reason, refusal(found)) {
+        return refusal;
+    }
     match reason {
         Some(reason) => format!("Discovery has passed the message over: {reason}."),
         None if found.next_seq.is_none_or(|next_seq| seq >= next_seq) => {
