@@ -121,6 +121,7 @@ mod tests {
             without_receipt: 3,
             refused_code: Some(10060),
         };
+        let taken = DiscoveredGroup { refused_code: None, ..found.clone() };
         for (id, seq, found, part) in [
             ("test-1", None, None, "it matches a pattern of discovery.exclude"),
             ("a", None, None, "it is not in the app's list, or not yet"),
@@ -128,8 +129,9 @@ mod tests {
             ("a", None, Some(&found), "Of its latest 4 messages from discovery, 1 have a receipt"),
             ("a", None, Some(&found), "code 10060: the group has more members than read receipts allow (200)"),
             ("a", Some(9), Some(&found), "passed the message over: it was recalled"),
-            ("a", Some(10), Some(&found), "not come to the message yet"),
-            ("a", Some(4), Some(&found), "sent before discovery begins"),
+            ("a", Some(4), Some(&found), "code 10060: the group has more members than read receipts allow (200)"),
+            ("a", Some(10), Some(&taken), "not come to the message yet"),
+            ("a", Some(4), Some(&taken), "sent before discovery begins"),
         ] {
             let said = said(id, seq, found);
             assert!(said.contains(part), "{part} is not in {said}");
