@@ -53,10 +53,13 @@ WITH reads AS (
         SELECT m.group_key, date_bin('1 hour', m.sent_at, '2000-01-01Z') + interval '24 hours' AS hour,
             s.read_24h / nullif(s.read_24h::bigint + s.unread_24h, 0)::double precision AS rate
         FROM receiptd.watched_messages m
-        -- With OFFSET each message is looked up by itself. Otherwise all slots may be opened to find those of a few messages.
+        -- Counts that a later change has stored stand in the row. Others depend on how long the latest counts held. With OFFSET
+        -- each message is looked up by itself. Otherwise all slots may be opened to find those of a few messages.
         CROSS JOIN LATERAL (
+            SELECT m.read_24h, m.unread_24h WHERE m.read_24h IS NOT NULL
+            UNION ALL
             SELECT s.read_24h, s.unread_24h FROM receiptd.message_state s
-            WHERE s.group_key = m.group_key AND s.msg_seq = m.msg_seq OFFSET 0
+            WHERE m.read_24h IS NULL AND s.group_key = m.group_key AND s.msg_seq = m.msg_seq OFFSET 0
         ) s
         WHERE m.sent_at >= $2 - interval '24 hours' AND m.sent_at < $3 - interval '24 hours'
             AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7)
