@@ -372,7 +372,7 @@ async fn class_incomplete_tells_nothing_and_keeps_to_its_cadence() {
     rig.until("(SELECT count(*) FROM receiptd.api_calls) >= 3").await;
     assert_eq!(first_calls(&rig, 3).await, "incomplete 0, incomplete 0, incomplete 0");
     let error: String = rig.value("SELECT DISTINCT error FROM receiptd.api_calls").await;
-    assert!(error.contains("covered 0 of 1 messages"), "{error}");
+    assert!(error.contains("covered 0 of 1 message"), "{error}");
     assert_eq!(rig.count("receiptd.api_calls WHERE attempt > 1").await, 0, "one call a poll");
     assert_eq!(rig.count("receiptd.poll_slots WHERE failures > 0").await, 0);
     rig.simulator.clear_faults();
