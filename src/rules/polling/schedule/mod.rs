@@ -3,8 +3,8 @@
 //! A slot either waits for its time or is claimed by a poll. Due times are places on a timeline of the monotonic
 //! clock, so that a step of the database's clock neither stops polling nor makes everything due at once. Pure.
 //!
-//! When more is due than can be polled, lateness is shared in proportion to the intervals, and slots that an owner has
-//! brought or brought back have a queue of their own, so that a million of them hold up none that was polled before.
+//! When more is due than can be polled, lateness is shared in proportion to the intervals. Slots that an owner has just
+//! added or resumed have a queue of their own, so that a million of them hold up none that was polled before.
 
 mod claims;
 mod lane;
@@ -80,7 +80,7 @@ pub(crate) struct Schedule {
     due: Lane,
     /// The same for slots whose last poll failed.
     due_failing: Lane,
-    /// Slots that owners have brought or brought back, and that are due at once.
+    /// Slots that owners have just added or resumed, and that are due at once.
     brought: Lane,
     /// The number of those by group.
     brought_to: HashMap<GroupKey, u32>,
