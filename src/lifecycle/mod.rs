@@ -9,9 +9,9 @@
 //! | `stop` | a signal | everything below | the term ends |
 //! | `leader_known` | standing by, once it has seen the lease | the start | the service is ready |
 //! | `term_over` | `stop`; the renewal or the recorder, if the lease is lost | the session, the recorder | no calls are made |
-//! | `session_over` | `term_over`; a change of the settings; a part that failed | poller, slotter, discovery, jobs | calls in flight end |
+//! | `session_over` | `term_over`; a change of the settings; a part that failed | the poller and the other parts, except the recorder | calls in flight end |
 //! | `flush_deadline` | 10 s after `term_over`, or after a part failed | the recorder | remaining results are lost, and counted |
-//! | `term_ended` | the end of the last session | the renewal | the lease is given back |
+//! | `polling_ended` | the end of the last session | the renewal | the lease is given back |
 //! | `tasks_ended` | the end of all terms | the command | the process ends |
 //! | `http_stop` | the end of all else | the HTTP server | the connections close |
 
@@ -41,8 +41,9 @@ pub use self::{
 use crate::{
     chat::{ChatClient, ClientError},
     clock::{self, Clock},
+    config::Polling,
     daemon::{
-        leadership::{Leadership, SessionSettings},
+        leadership::{Leadership, SessionParts},
         parts::spawn_noted,
         status::DaemonStatus,
     },
@@ -67,7 +68,7 @@ pub struct Daemon {
     store: Store,
     http: Option<Http>,
     webhooks: Option<Webhooks>,
-    work: watch::Sender<Arc<SessionSettings>>,
+    parts: watch::Sender<Arc<SessionParts>>,
     limits: watch::Sender<Bounds>,
     terms: OnceLock<JoinHandle<usize>>,
 }
@@ -104,7 +105,7 @@ impl Daemon {
     pub async fn open(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let store = Store::new(&settings.database_url, settings.max_connections, settings.chat.sdk_app_id)?;
         let store = store.beside(settings.wall).with_prepared_statements(settings.prepared_statements);
-        let work = watch::Sender::new(Arc::new(work(settings.clone(), store.clock())?));
+        let parts = watch::Sender::new(Arc::new(parts(&settings, store.clock())?));
         let (status, http_stop) = (Arc::new(DaemonStatus::default()), CancellationToken::new());
         let http = match settings.http.clone() {
             Some((listen, metrics)) => Some(serve(&settings, listen, metrics, (&store, &status), &http_stop).await?),
@@ -129,7 +130,7 @@ impl Daemon {
             store,
             http,
             webhooks,
-            work,
+            parts,
             limits,
             terms: OnceLock::new(),
         })
@@ -149,7 +150,7 @@ impl Daemon {
         tokio::spawn(housekeeping::sum_up(status.clone(), stop.clone()));
         let terms = Leadership {
             store: store.clone(),
-            work: self.work.subscribe(),
+            parts: self.parts.subscribe(),
             status: status.clone(),
             leader_known: self.leader_known.clone(),
             holder: Holder::new(),
@@ -195,26 +196,23 @@ impl Daemon {
     ///
     /// # Errors
     /// If the settings can't work; the old ones stay.
-    pub fn reload(&self, settings: DaemonSettings) -> Result<(), ReloadError> {
-        let limits = settings.limits;
+    pub fn reload(&self, settings: &DaemonSettings) -> Result<(), ReloadError> {
         if let (Some(Http { listen, .. }), None) = (&self.http, &settings.http_token)
             && !listen.ip().is_loopback()
         {
             return Err(ReloadError::Open(*listen));
         }
-        let (webhooks, app) = (settings.webhooks.clone(), settings.chat.sdk_app_id);
-        let (url, token) = (settings.database_url.clone(), settings.http_token.clone());
-        let work = Arc::new(work(settings, self.store.clock())?);
-        if let (Some(webhooks), Some(listener)) = (&self.webhooks, &webhooks) {
-            webhooks.change(listener, app)?;
+        let parts = Arc::new(parts(&settings, self.store.clock())?);
+        if let (Some(webhooks), Some(listener)) = (&self.webhooks, &settings.webhooks) {
+            webhooks.change(listener, settings.chat.sdk_app_id)?;
         }
-        self.store.change_url(&url)?;
+        self.store.change_url(&settings.database_url)?;
         if let Some(http) = &self.http {
-            http.store.change_url(&url)?;
-            http.token.change(token);
+            http.store.change_url(&settings.database_url)?;
+            http.token.change(settings.http_token.clone());
         }
-        self.limits.send_replace(limits);
-        self.work.send_replace(work);
+        self.limits.send_replace(settings.limits);
+        self.parts.send_replace(parts);
         Ok(())
     }
 
@@ -279,12 +277,11 @@ async fn serve(
     Ok(Http { listen, token, store, thread })
 }
 
-fn work(settings: DaemonSettings, clock: &Arc<Clock>) -> Result<SessionSettings, ClientError> {
-    let DaemonSettings { chat, polling, snapshots, cadences, readers, jobs, retention, discovery, .. } = settings;
-    let sdk_app_id = chat.sdk_app_id;
-    let client = ChatClient::new(chat, polling.request_timeout, polling.max_in_flight)?.dated_by(clock.clone());
-    let client = Arc::new(client);
-    Ok(SessionSettings { client, sdk_app_id, polling, snapshots, cadences, readers, jobs, retention, discovery })
+fn parts(settings: &DaemonSettings, clock: &Arc<Clock>) -> Result<SessionParts, ClientError> {
+    let (settings, chat) = (settings.session.clone(), settings.chat.clone());
+    let Polling { request_timeout, max_in_flight, .. } = settings.polling;
+    let client = ChatClient::new(chat, request_timeout, max_in_flight)?.dated_by(clock.clone());
+    Ok(SessionParts { client: Arc::new(client), settings })
 }
 
 async fn prepare(store: &Store) -> Result<(), SchemaError> {

@@ -1,15 +1,15 @@
 //! The settings of the daemon, as the command line passes them on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 
 use crate::{
     chat::ChatSettings,
-    config::{Jobs, Listener, Polling, Readers, Snapshots},
+    config::Listener,
+    daemon::leadership::SessionSettings,
     domain::{Bounds, Timestamp},
-    rules::{cadence::Cadences, discovery::Discovery, retention::Retention},
 };
 
 /// Settings of the daemon.
@@ -24,20 +24,8 @@ pub struct DaemonSettings {
     /// Whether statements are prepared once per connection (unless a proxy is detected, behind which that would
     /// fail).
     pub prepared_statements: bool,
-    /// Rate, batch size and timeouts of polls.
-    pub polling: Polling,
-    /// Which polls add snapshots.
-    pub snapshots: Snapshots,
-    /// How often messages are polled.
-    pub cadences: Arc<Cadences>,
-    /// How readers are asked for.
-    pub readers: Readers,
-    /// When new data is rolled up and old data removed.
-    pub jobs: Jobs,
-    /// How long data is kept.
-    pub retention: Retention,
-    /// What is watched without being added to the watch list; `None` if discovery is switched off.
-    pub discovery: Option<Arc<Discovery>>,
+    /// The settings of each polling session.
+    pub session: SessionSettings,
     /// How much applications may watch.
     pub limits: Bounds,
     /// Reads this machine's clock: [`crate::clock::now`], except in tests.

@@ -17,7 +17,7 @@ const WELL: &str = "SELECT count(*) FROM receiptd.slot_messages m JOIN receiptd.
 /// A daemon with a group of good messages, so that others are answered.
 async fn rig() -> Harness {
     let mut rig = Harness::stopped(simulator_config()).await;
-    rig.settings.polling.request_timeout = Duration::from_millis(1_500);
+    rig.settings.session.polling.request_timeout = Duration::from_millis(1_500);
     rig.start().await;
     rig.watch("other", 1..=3).await;
     rig

@@ -17,7 +17,7 @@ async fn rig_with(cadences: impl IntoIterator<Item = (&'static str, Cadence)>) -
     let mut rig = Harness::stopped(simulator_config()).await;
     let cadences: BTreeMap<String, Cadence> =
         cadences.into_iter().map(|(name, cadence)| (name.into(), cadence)).collect();
-    rig.settings.cadences = Arc::new(Cadences::new(cadences));
+    rig.settings.session.cadences = Arc::new(Cadences::new(cadences));
     rig.start().await;
     rig
 }
@@ -105,7 +105,7 @@ async fn a_changed_cadence_applies_to_its_groups_after_a_restart() {
     rig.until("(SELECT count(*) = 2 FROM receiptd.api_calls)").await;
     rig.stop().await;
     let cadences = [("default".to_owned(), every_second()), ("kept".to_owned(), rare())];
-    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from(cadences)));
+    rig.settings.session.cadences = Arc::new(Cadences::new(BTreeMap::from(cadences)));
     rig.start().await;
     rig.until("(SELECT count(*) >= 4 FROM receiptd.api_calls)").await;
     assert_eq!(calls(&rig, "kept"), 1);

@@ -17,7 +17,7 @@ async fn a_call_is_permitted_after_its_handshake_or_not_made() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = rig.settings.chat.clone();
     settings.destination = Destination::Endpoint(format!("https://{}", listener.local_addr().unwrap()));
-    let slow = ChatClient::new(settings, rig.settings.polling.request_timeout, 1).unwrap();
+    let slow = ChatClient::new(settings, rig.settings.session.polling.request_timeout, 1).unwrap();
     let asked = Arc::new(AtomicBool::new(false));
     let may_send = {
         let asked = asked.clone();
@@ -39,7 +39,7 @@ async fn a_call_is_permitted_after_its_handshake_or_not_made() {
     }
     assert!(!asked.load(Ordering::Relaxed), "it was asked before the handshake was done");
 
-    let client = ChatClient::new(rig.settings.chat.clone(), rig.settings.polling.request_timeout, 1).unwrap();
+    let client = ChatClient::new(rig.settings.chat.clone(), rig.settings.session.polling.request_timeout, 1).unwrap();
     assert_eq!(client.get_receipts(&id, &seqs, || false).await.unwrap_err(), NotSent);
     assert_eq!(rig.simulator.ledger().calls(), 0);
     client.get_receipts(&id, &seqs, || true).await.unwrap();

@@ -31,7 +31,7 @@ async fn a_daemon_with_a_wrong_clock_dates_by_the_database() {
         DAYS.store(days, Ordering::Relaxed);
         let mut rig = Harness::stopped(simulator_config()).await;
         rig.settings.wall = || clock::now() + TimeDelta::days(DAYS.load(Ordering::Relaxed));
-        (rig.settings.jobs.rollup, rig.settings.jobs.retention) = (all_the_time(), all_the_time());
+        (rig.settings.session.jobs.rollup, rig.settings.session.jobs.retention) = (all_the_time(), all_the_time());
         for age in [10, 95] {
             rig.value::<bool>(&format!("SELECT receiptd.ensure_partition('receipt_snapshots', current_date - {age})"))
                 .await;
@@ -103,7 +103,7 @@ async fn stored_times_in_the_future_heal_by_themselves() {
     };
     assert!(rig.value::<Option<bool>>(&format!("SELECT {}", at_now("true"))).await.is_none(), "it is left out");
 
-    rig.settings.jobs.rollup = all_the_time();
+    rig.settings.session.jobs.rollup = all_the_time();
     rig.start().await;
     rig.until(&at_now("read_num = 1")).await;
     rig.until(

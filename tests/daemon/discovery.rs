@@ -34,7 +34,7 @@ pub fn last_hour() -> Discovery {
 
 async fn discovering(rules: Discovery) -> Harness {
     let mut rig = Harness::stopped(simulator_config()).await;
-    rig.settings.discovery = Some(Arc::new(rules));
+    rig.settings.session.discovery = Some(Arc::new(rules));
     rig
 }
 
@@ -92,7 +92,7 @@ async fn groups_and_messages_that_nobody_added_are_watched() {
 #[tokio::test]
 async fn readers_are_on_in_discovered_groups_that_match() {
     let mut rig = discovering(last_hour()).await;
-    rig.settings.readers.groups = vec!["safety-*".parse().unwrap()];
+    rig.settings.session.readers.groups = vec!["safety-*".parse().unwrap()];
     rig.watch("safety-owned", [1]).await;
     rig.value::<i32>(&format!("SELECT receiptd.watch_group({APP}, 'safety-off', readers => false)")).await;
     for id in ["safety-1", "safety-off", "safety-owned", "lunch"] {
@@ -177,7 +177,7 @@ async fn a_group_that_is_gone_is_not_followed_any_more() {
         selection: Selection { types: vec![], ids: ["a", "b"].map(group).into(), ..last_hour().selection },
         ..last_hour()
     };
-    rig.settings.discovery = Some(Arc::new(rules));
+    rig.settings.session.discovery = Some(Arc::new(rules));
     rig.simulator.world().post(&group("b"), ago(&rig, 5), PostKind::Ordinary);
     rig.simulator.world().set_group_code(&group("a"), 10010);
     rig.start().await;
@@ -195,7 +195,7 @@ async fn discovery_that_was_switched_off_begins_anew() {
     rig.simulator.wait_until(|ledger| ledger.api("get_appid_group_list").calls() > 0).await;
     assert!(rig.value::<bool>(began).await);
     rig.stop().await;
-    rig.settings.discovery = None;
+    rig.settings.session.discovery = None;
     rig.start().await;
     rig.watch("g", [1]).await;
     rig.until("EXISTS (SELECT FROM receiptd.latest_receipts WHERE receipt_code = 0)").await;

@@ -321,7 +321,7 @@ async fn answers_that_are_none_are_tried_again() {
 #[tokio::test]
 async fn an_answer_that_does_not_come_ends_with_the_timeout() {
     let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
-    rig.settings.polling.request_timeout = Duration::from_millis(300);
+    rig.settings.session.polling.request_timeout = Duration::from_millis(300);
     rig.start().await;
     rig.fail("g", 1, Fault::Hang { duration: Duration::from_secs(3_600) }, Some(1));
     rig.watch("g", 1..=3).await;

@@ -27,8 +27,8 @@ async fn failing_groups_get_a_tenth_of_calls_and_delay_no_others() {
     let mut rig = Harness::stopped(simulator_config()).await;
     let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(10) };
     let cadence = Cadence::by_age(vec![tier], true).unwrap();
-    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
-    rig.settings.polling.request_timeout = Duration::from_secs(2);
+    rig.settings.session.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
+    rig.settings.session.polling.request_timeout = Duration::from_secs(2);
     rig.value::<i64>(
         "SELECT sum(receiptd.watch_messages(1400000000, 'well' || g, '{1}'))::bigint FROM generate_series(1, 1000) g",
     )

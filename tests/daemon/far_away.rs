@@ -19,7 +19,7 @@ async fn calls_per_second(round_trip: u64, prepared_statements: bool) -> f64 {
     let mut rig = Harness::stopped(simulator_config()).await;
     let proxy = Proxy::far_away(&rig.database.url(), Duration::from_millis(round_trip)).await;
     (rig.settings.database_url, rig.settings.prepared_statements) = (proxy.url().into(), prepared_statements);
-    rig.settings.polling.max_calls_per_second = LIMIT;
+    rig.settings.session.polling.max_calls_per_second = LIMIT;
     let watch = "SELECT receiptd.watch_messages($1, 'group ' || g, ARRAY[1]) FROM generate_series(1, 500) g";
     sqlx::query(watch).bind(APP).execute(&rig.pool).await.unwrap();
     rig.start().await;

@@ -7,6 +7,7 @@ use receiptd::{
     chat::{ChatSettings, Credential, Destination},
     clock,
     config::{Jobs, Polling, Readers, Snapshots},
+    daemon::leadership::SessionSettings,
     domain::{GroupId, MsgSeq, SdkAppId},
     lifecycle::{Daemon, DaemonSettings},
     rules::{
@@ -169,14 +170,16 @@ fn settings(simulator: &Simulator, url: &str) -> DaemonSettings {
         database_url: url.into(),
         max_connections: 5,
         prepared_statements: true,
-        polling: Polling::default(),
-        snapshots: Snapshots::default(),
-        cadences: Arc::new(Cadences::new(cadences)),
-        readers: Readers { reader_cadence: TimeDelta::seconds(1), ..Readers::default() },
-        // Once at the start and hardly ever again: tests of the jobs call them.
-        jobs: Jobs { rollup: new_year(), retention: new_year() },
-        retention: Retention::default(),
-        discovery: None,
+        session: SessionSettings {
+            polling: Polling::default(),
+            snapshots: Snapshots::default(),
+            cadences: Arc::new(Cadences::new(cadences)),
+            readers: Readers { reader_cadence: TimeDelta::seconds(1), ..Readers::default() },
+            // Once at the start and hardly ever again: tests of the jobs call them.
+            jobs: Jobs { rollup: new_year(), retention: new_year() },
+            retention: Retention::default(),
+            discovery: None,
+        },
         limits: receiptd::domain::Bounds::default(),
         wall: clock::now,
         http: None,

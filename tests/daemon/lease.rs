@@ -37,7 +37,7 @@ async fn a_clean_stop_hands_polling_over_within_two_seconds() {
     let mut config = simulator_config();
     config.calls_per_second = 40;
     let mut rig = Harness::stopped(config).await;
-    rig.settings.polling.max_calls_per_second = 40;
+    rig.settings.session.polling.max_calls_per_second = 40;
     rig.start().await;
     for number in 1..=60 {
         rig.watch(&format!("g{number}"), [1]).await;

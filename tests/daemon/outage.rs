@@ -14,7 +14,7 @@ const GROUPS: i64 = 3_000;
 /// A daemon with thousands of slots, none ever answered, while every call fails.
 async fn out(fault: Fault) -> Harness {
     let mut rig = Harness::stopped(simulator_config()).await;
-    rig.settings.polling.request_timeout = Duration::from_millis(1_500);
+    rig.settings.session.polling.request_timeout = Duration::from_millis(1_500);
     rig.simulator.add_fault(FaultRule { fault, when: When::All, times: None });
     watch_thousands(&rig).await;
     rig.start().await;

@@ -61,7 +61,7 @@ async fn a_group_keeps_its_cadence_while_messages_trickle_in() {
     let mut rig = Harness::stopped(config).await;
     let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(3) };
     let cadence = Cadence::by_age(vec![tier], true).unwrap();
-    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
+    rig.settings.session.cadences = Arc::new(Cadences::new(BTreeMap::from([("default".to_owned(), cadence)])));
     rig.start().await;
     rig.watch("g", [1]).await;
     for call in 1..=4 {
@@ -82,7 +82,7 @@ async fn a_group_keeps_its_cadence_while_messages_trickle_in() {
 #[tokio::test]
 async fn one_poll_at_a_time_is_enough_to_poll_all() {
     let mut rig = Harness::stopped(simulator_config()).await;
-    rig.settings.polling.max_in_flight = 1;
+    rig.settings.session.polling.max_in_flight = 1;
     rig.start().await;
     for number in 1..=10 {
         rig.watch(&format!("g{number}"), [7]).await;
@@ -212,7 +212,7 @@ async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
     rig.watch("g", 1..=50).await;
     rig.until(ALL_POLLED).await;
     rig.stop().await;
-    rig.settings.polling.batch_size = 20;
+    rig.settings.session.polling.batch_size = 20;
     let before = rig.simulator.ledger().calls_by_batch_size().clone();
     rig.start().await;
     rig.until("(SELECT count(*) FROM receiptd.poll_slots WHERE last_polled_at IS NOT NULL) = 3").await;
@@ -222,7 +222,7 @@ async fn a_smaller_batch_splits_slots_and_a_larger_one_fills_them() {
     let asked = rig.simulator.ledger();
     let large = asked.calls_by_batch_size().get(&50).copied();
     assert_eq!(large, before.get(&50).copied(), "no call asked for more than the batch size");
-    rig.settings.polling.batch_size = 50;
+    rig.settings.session.polling.batch_size = 50;
     rig.start().await;
     rig.watch("g", 51..=52).await;
     rig.until("(SELECT count(*) FROM receiptd.poll_slots) < 3").await;
@@ -246,7 +246,7 @@ async fn a_locked_slot_is_split_later_and_holds_up_no_other() {
         rig.watch("free", 1..=50).await;
         rig.until(ALL_POLLED).await;
         rig.stop().await;
-        rig.settings.polling.batch_size = 20;
+        rig.settings.session.polling.batch_size = 20;
         let calls = rig.simulator.ledger().calls();
         let mut open = rig.pool.begin().await.unwrap();
         sqlx::query(AssertSqlSafe(hold)).execute(&mut *open).await.unwrap();
@@ -375,7 +375,7 @@ async fn no_second_of_full_load_exceeds_the_limit() {
     config.calls_per_second = 40;
     config.latency = (Duration::from_millis(1)..=Duration::from_millis(40)).into();
     let mut rig = Harness::stopped(config).await;
-    rig.settings.polling.max_calls_per_second = 40;
+    rig.settings.session.polling.max_calls_per_second = 40;
     rig.start().await;
     for number in 1..=200 {
         rig.watch(&format!("g{number}"), [1]).await;

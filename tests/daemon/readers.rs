@@ -25,8 +25,8 @@ async fn fast_world() -> Harness {
     let mut rig = Harness::stopped(config).await;
     let tier = Tier { until: Duration::from_secs(3_600), every: Duration::from_secs(2) };
     let cadences = BTreeMap::from([("default".to_owned(), Cadence::by_age(vec![tier], false).unwrap())]);
-    rig.settings.cadences = Cadences::new(cadences).into();
-    rig.settings.readers.reader_cadence = TimeDelta::seconds(1);
+    rig.settings.session.cadences = Cadences::new(cadences).into();
+    rig.settings.session.readers.reader_cadence = TimeDelta::seconds(1);
     rig
 }
 
@@ -127,7 +127,7 @@ async fn readers_of_200_groups_agree_with_the_truth() {
 async fn one_group() -> Harness {
     let mut rig = Harness::stopped(simulator_config()).await;
     rig.simulator.world().add_group(&group("g"), 6);
-    rig.settings.readers.reader_cadence = TimeDelta::seconds(1);
+    rig.settings.session.readers.reader_cadence = TimeDelta::seconds(1);
     rig.watch("g", [1]).await;
     sqlx::query("SELECT receiptd.watch_group($1, 'g', readers => true)").bind(APP).execute(&rig.pool).await.unwrap();
     rig
@@ -215,7 +215,7 @@ async fn a_change_of_naming_waits_until_nobody_is_stored() {
     rig.start().await;
     rig.until("(SELECT cardinality(not_read) FROM receiptd.reader_lists) = 5").await;
     rig.stop().await;
-    rig.settings.readers.naming = Naming::Pseudonyms("canary-key-of-32-characters-or-so".into());
+    rig.settings.session.readers.naming = Naming::Pseudonyms("canary-key-of-32-characters-or-so".into());
     let asked = rig.simulator.ledger().api(DETAIL).calls();
     read(&rig, 2, 3);
     rig.start().await;
@@ -233,7 +233,7 @@ async fn a_change_of_naming_waits_until_nobody_is_stored() {
 #[tokio::test]
 async fn with_pseudonyms_no_account_is_stored() {
     let mut rig = one_group().await;
-    rig.settings.readers.naming = Naming::Pseudonyms("canary-key-of-32-characters-or-so".into());
+    rig.settings.session.readers.naming = Naming::Pseudonyms("canary-key-of-32-characters-or-so".into());
     rig.start().await;
     rig.until("(SELECT cardinality(not_read) FROM receiptd.reader_lists) = 5").await;
     let accounts = rig.simulator.world().accounts(&group("g"));
@@ -243,7 +243,7 @@ async fn with_pseudonyms_no_account_is_stored() {
     read(&rig, 5, 0);
     rig.until("(SELECT count(*) FROM receiptd.message_readers) = 4").await;
     assert_eq!(search(&rig, &accounts).await, 0);
-    let pseudonym = rig.settings.readers.naming.name(app(), &accounts[1]).unwrap();
+    let pseudonym = rig.settings.session.readers.naming.name(app(), &accounts[1]).unwrap();
     let stored = format!("receiptd.readers_of('g', 1) WHERE member = '{}'", pseudonym.as_str());
     assert_eq!(rig.count(&stored).await, 1);
     rig.stop().await;

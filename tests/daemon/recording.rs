@@ -149,7 +149,7 @@ async fn a_message_that_joins_a_polled_slot_has_no_prior_poll() {
 #[tokio::test]
 async fn every_poll_is_kept_where_the_config_says_so() {
     let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
-    rig.settings.snapshots.record = KeepSnapshots::EveryPoll;
+    rig.settings.session.snapshots.record = KeepSnapshots::EveryPoll;
     set(&rig, 1, 1, 2);
     rig.start().await;
     rig.watch("g", [1]).await;

@@ -91,7 +91,7 @@ async fn refusing_everything_for_another_reason_is_a_failure() {
 #[tokio::test]
 async fn groups_that_are_refused_are_found_again_once_they_are_not() {
     let mut rig = Harness::stopped(simulator_config()).await;
-    rig.settings.discovery = Some(Arc::new(last_hour()));
+    rig.settings.session.discovery = Some(Arc::new(last_hour()));
     for id in ["bad", "good", "unfollowed"] {
         rig.simulator.world().post(&group(id), rig.simulator.now(), PostKind::Ordinary);
     }

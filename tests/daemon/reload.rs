@@ -56,7 +56,7 @@ async fn slots_split_by_an_unanswered_commit_are_polled() {
     rig.watch("g", 1..=3).await;
     rig.until(G_IS_POLLED).await;
     rig.stop().await;
-    rig.settings.polling.batch_size = 1;
+    rig.settings.session.polling.batch_size = 1;
     proxy.swallow_the_answer_to_the_next_commit_of(MAKING);
     rig.start().await;
     proxy.has_swallowed().await;

@@ -253,7 +253,8 @@ async fn a_changed_cadence_moves_free_slots_before_locked_ones() {
     let mut rig = Harness::stopped(simulator_config()).await;
     let hourly = Tier { until: Duration::from_secs(86_400), every: Duration::from_secs(3_600) };
     let cadences = [("default", Cadence::by_age(vec![hourly], true).unwrap()), ("often", every_second())];
-    rig.settings.cadences = Arc::new(Cadences::new(cadences.map(|(name, cadence)| (name.to_owned(), cadence)).into()));
+    rig.settings.session.cadences =
+        Arc::new(Cadences::new(cadences.map(|(name, cadence)| (name.to_owned(), cadence)).into()));
     rig.start().await;
     rig.watch("held", 1..=100).await;
     rig.watch("free", 1..=3).await;

@@ -212,7 +212,7 @@ async fn a_lone_bad_group_is_told_from_the_app_by_early_witnesses() {
     let hour = Duration::from_secs(3_600);
     let hourly = Cadence::by_age(vec![Tier { until: 24 * hour, every: hour }], true).unwrap();
     let cadences = [("default".to_owned(), hourly), ("often".to_owned(), every_second())];
-    rig.settings.cadences = Arc::new(Cadences::new(BTreeMap::from(cadences)));
+    rig.settings.session.cadences = Arc::new(Cadences::new(BTreeMap::from(cadences)));
     rig.start().await;
     for number in 1..=3 {
         rig.watch(&format!("good {number}"), 1..=3).await;

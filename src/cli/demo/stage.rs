@@ -66,7 +66,7 @@ impl Stage {
         logging::init(&config.log)?;
         let http = http(&config, SdkAppId::try_from(APP)?)?;
         let settings = daemon_settings(&config, config.chat()?, url.clone().into(), http);
-        let cadences = settings.cadences.clone();
+        let cadences = settings.session.cadences.clone();
         let daemon = match Daemon::start(settings, stop.child_token()).await {
             Ok(daemon) => daemon,
             Err(StartError::Stopped) => return Ok(None),

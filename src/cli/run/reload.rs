@@ -74,7 +74,7 @@ fn reload(
         new.webhooks = old.webhooks.clone();
     }
     let url = new.database.url.clone().unwrap_or_else(|| database.url());
-    daemon.reload(daemon_settings(&new, chat, url, None))?;
+    daemon.reload(&daemon_settings(&new, chat, url, None))?;
     log_level.change(&new.log.level)?;
     Ok(new)
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-pub use self::session::SessionSettings;
+pub use self::session::{SessionParts, SessionSettings};
 use crate::{
     clock,
     daemon::{
@@ -30,8 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Leadership {
     pub store: Store,
-    /// The current settings; a change starts a new session.
-    pub work: watch::Receiver<Arc<SessionSettings>>,
+    /// What to poll with; a change starts a new session.
+    pub parts: watch::Receiver<Arc<SessionParts>>,
     pub status: Arc<DaemonStatus>,
     /// Cancelled once the lease holder is known.
     pub leader_known: CancellationToken,
@@ -185,11 +185,11 @@ impl Leadership {
 
     /// Polls until the term is over, a part fails or the settings change.
     async fn session(&self, store: &Store, term_over: &CancellationToken) -> Ended {
-        let mut changes = self.work.clone();
-        let work = changes.borrow_and_update().clone();
+        let mut changes = self.parts.clone();
+        let parts = changes.borrow_and_update().clone();
         let session_over = term_over.child_token();
         let session =
-            PollingSession { work, store, status: &self.status, term_over, session_over: session_over.clone() };
+            PollingSession { parts, store, status: &self.status, term_over, session_over: session_over.clone() };
         let change = tokio::spawn(async move {
             tokio::select! {
                 () = session_over.cancelled() => {}

@@ -23,7 +23,6 @@ use crate::{
         recorder::{Recorder, RecorderSettings},
         status::DaemonStatus,
     },
-    domain::SdkAppId,
     logging::log_throttle::LogThrottle,
     rules::{
         cadence::Cadences,
@@ -37,12 +36,8 @@ use crate::{
 };
 
 /// The settings of a session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SessionSettings {
-    /// The client for Tencent Chat, with its credential.
-    pub client: Arc<ChatClient>,
-    /// The app.
-    pub sdk_app_id: SdkAppId,
     /// Rate, batch size and timeouts of polls.
     pub polling: Polling,
     /// Which polls add snapshots.
@@ -59,6 +54,15 @@ pub struct SessionSettings {
     pub discovery: Option<Arc<Discovery>>,
 }
 
+/// What a session polls with.
+#[derive(Debug)]
+pub struct SessionParts {
+    /// The client for Tencent Chat, with its credential.
+    pub client: Arc<ChatClient>,
+    /// Its settings.
+    pub settings: SessionSettings,
+}
+
 /// How a session or a term ended.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
@@ -71,7 +75,7 @@ pub(crate) struct Ended {
 /// One session.
 #[derive(Debug)]
 pub(crate) struct PollingSession<'a> {
-    pub work: Arc<SessionSettings>,
+    pub parts: Arc<SessionParts>,
     /// The store under the lease of the term.
     pub store: &'a Store,
     pub status: &'a DaemonStatus,
@@ -106,9 +110,9 @@ impl PollingSession<'_> {
         let (recorder, recordings) = Recorder::new(self.store.clone(), settings);
         let parts = PollerParts {
             store: self.store.clone(),
-            client: self.work.client.clone(),
+            client: self.parts.client.clone(),
             lease: self.status.lease.clone(),
-            cadences: self.work.cadences.clone(),
+            cadences: self.parts.settings.cadences.clone(),
             recorder: recordings,
             committed,
             storing_blocked,
@@ -116,7 +120,12 @@ impl PollingSession<'_> {
             activity: self.status.activity.clone(),
             events: self.status.events.clone(),
         };
-        let mut poller = Poller::new(parts, &self.work.polling, self.work.snapshots.record, self.session_over.clone());
+        let mut poller = Poller::new(
+            parts,
+            &self.parts.settings.polling,
+            self.parts.settings.snapshots.record,
+            self.session_over.clone(),
+        );
         let mut trouble = LogThrottle::default();
         loop {
             self.status.heartbeat.beat();
@@ -136,7 +145,7 @@ impl PollingSession<'_> {
     /// there are more.
     async fn prepare(&self, poller: &mut Poller) -> Result<(usize, bool), StoreError> {
         let words = |(name, cadence): (&str, &crate::rules::cadence::Cadence)| (name.to_owned(), cadence.to_string());
-        let cadences: BTreeMap<String, String> = self.work.cadences.iter().map(words).collect();
+        let cadences: BTreeMap<String, String> = self.parts.settings.cadences.iter().map(words).collect();
         let groups = self.store.follow_cadences(cadences).await?;
         if groups > 0 {
             tracing::info!(groups, "cadences have changed: rescheduling the messages of the groups affected");
@@ -150,7 +159,7 @@ impl PollingSession<'_> {
     async fn poll(&self, poller: Poller, recorder: Recorder, flush_deadline: CancellationToken) -> Ended {
         self.status.set_poller(Some(poller.status()));
         let session_over = &self.session_over;
-        let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
+        let (store, cadences) = (self.store.clone(), self.parts.settings.cadences.clone());
         let slotter = Slotter {
             store,
             cadences,
@@ -158,7 +167,7 @@ impl PollingSession<'_> {
             poller: poller.status(),
             news: poller.news(),
         };
-        let (store, cadences) = (self.store.clone(), self.work.cadences.clone());
+        let (store, cadences) = (self.store.clone(), self.parts.settings.cadences.clone());
         let (inbox, health) = (self.status.inbox.clone(), self.status.events.clone());
         let (discovery, news) = (self.status.announced.clone(), poller.news());
         let (recorder_of_events, readers) = (poller.recorder(), self.told_readers());
@@ -168,7 +177,7 @@ impl PollingSession<'_> {
         let poller = spawn_noted(&failed, poller.run(GRACE_FOR_POLLS));
         let slotter = spawn_noted(&failed, slotter.run(session_over.clone()));
         let events = spawn_noted(&failed, events.run(session_over.clone()));
-        let (jobs, keep) = (self.work.jobs.clone(), self.work.retention);
+        let (jobs, keep) = (self.parts.settings.jobs.clone(), self.parts.settings.retention);
         let jobs = spawn_noted(&failed, jobs::run(self.store.clone(), jobs, keep, session_over.clone()));
         let readers = spawn_noted(&failed, self.readers().run(session_over.clone()));
         let discovery =
@@ -188,11 +197,11 @@ impl PollingSession<'_> {
 
     /// The part that asks for readers, within the limit of its own API.
     fn readers(&self) -> ReaderAsking {
-        let SessionSettings { client, sdk_app_id, polling, readers, retention, .. } = &*self.work;
+        let SessionSettings { polling, readers, retention, .. } = &self.parts.settings;
         let limits = [(Api::Readers, readers.max_calls_per_second)];
         let (lease, over) = (Some(self.status.lease.clone()), self.session_over.clone());
-        let calls = OtherCalls::new(client.clone(), lease, limits, polling.transit_allowance, over);
-        ReaderAsking::new(self.store.clone(), calls.into(), readers, retention.readers, *sdk_app_id)
+        let calls = OtherCalls::new(self.parts.client.clone(), lease, limits, polling.transit_allowance, over);
+        ReaderAsking::new(self.store.clone(), calls.into(), readers, retention.readers, self.store.sdk_app_id())
     }
 
     /// The part that stores readers whom events tell.
@@ -200,22 +209,22 @@ impl PollingSession<'_> {
         ToldReaders {
             store: self.store.clone(),
             groups: self.status.reader_groups.clone(),
-            naming: self.work.readers.naming.clone(),
-            app: self.work.sdk_app_id,
+            naming: self.parts.settings.readers.naming.clone(),
+            app: self.store.sdk_app_id(),
         }
     }
 
     /// What discovery needs; `None` if it is switched off.
     fn discovery(&self) -> Option<DiscoveryParts> {
-        let rules = self.work.discovery.clone()?;
-        let (client, lease) = (self.work.client.clone(), Some(self.status.lease.clone()));
-        let (allowance, session_over) = (self.work.polling.transit_allowance, self.session_over.clone());
+        let rules = self.parts.settings.discovery.clone()?;
+        let (client, lease) = (self.parts.client.clone(), Some(self.status.lease.clone()));
+        let (allowance, session_over) = (self.parts.settings.polling.transit_allowance, self.session_over.clone());
         let calls = OtherCalls::new(client, lease, rules.call_limits(), allowance, session_over);
         Some(DiscoveryParts {
             store: self.store.clone(),
             calls: calls.into(),
             rules,
-            readers: self.work.readers.groups.clone(),
+            readers: self.parts.settings.readers.groups.clone(),
             inbox: self.status.announced.clone(),
             status: self.status.discovery.clone(),
         })

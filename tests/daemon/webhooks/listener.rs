@@ -97,15 +97,15 @@ async fn a_reload_changes_token_and_certificate() {
     rig.settings.webhooks.as_mut().unwrap().tokens = vec![NEXT.into(), TOKEN.into()];
     make("second");
     let daemon = rig.daemon.as_ref().unwrap();
-    daemon.reload(rig.settings.clone()).unwrap();
+    daemon.reload(&rig.settings).unwrap();
     assert_eq!((status(TOKEN).await, status(NEXT).await), (200, 200), "both while the console changes");
     rig.settings.webhooks.as_mut().unwrap().tokens = vec![NEXT.into()];
     std::fs::write(&certificate, "none").unwrap();
-    let refusal = daemon.reload(rig.settings.clone()).unwrap_err().to_string();
+    let refusal = daemon.reload(&rig.settings).unwrap_err().to_string();
     assert!(refusal.contains("webhooks.tls_certificate_file") || refusal.contains("can't be used"), "{refusal}");
     assert_eq!(status(TOKEN).await, 200, "nothing has changed");
     make("third");
-    daemon.reload(rig.settings.clone()).unwrap();
+    daemon.reload(&rig.settings).unwrap();
     assert_eq!((status(TOKEN).await, status(NEXT).await), (404, 200));
     rig.stop().await;
 }
@@ -155,10 +155,10 @@ fn a_flood_of_events_neither_stops_polls_nor_exceeds_the_limit() {
     let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (report, calls, highest, latencies) = here.block_on(async {
         let mut rig = listening(simulator_config()).await;
-        rig.settings.cadences =
+        rig.settings.session.cadences =
             receiptd::rules::cadence::Cadences::new([("default".to_owned(), crate::harness::every_second())].into())
                 .into();
-        rig.settings.polling.max_calls_per_second = 50;
+        rig.settings.session.polling.max_calls_per_second = 50;
         rig.simulator.set_calls_per_second(50);
         rig.start().await;
         for number in 1..=100 {

@@ -43,7 +43,7 @@ fn rarely(rig: &mut Harness) {
     use receiptd::rules::cadence::{Cadence, Cadences, Tier};
     let hour = Duration::from_secs(3_600);
     let cadence = Cadence::by_age(vec![Tier { until: hour * 24, every: hour }], true).unwrap();
-    rig.settings.cadences = Cadences::new([("default".to_owned(), cadence)].into()).into();
+    rig.settings.session.cadences = Cadences::new([("default".to_owned(), cadence)].into()).into();
 }
 
 fn url(rig: &Harness) -> String {
@@ -119,7 +119,7 @@ async fn a_read_is_recorded_when_it_happens() {
 #[tokio::test]
 async fn discovery_watches_a_message_that_was_told() {
     let mut rig = listening(simulator_config()).await;
-    rig.settings.discovery = Some(Arc::new(last_hour()));
+    rig.settings.session.discovery = Some(Arc::new(last_hour()));
     // Only the webhook can tell.
     let (fault, api) = (Fault::ErrorCode { code: 10002 }, "group_msg_get_simple".into());
     rig.simulator.add_fault(FaultRule { fault, when: When::Api { api }, times: None });
@@ -179,7 +179,7 @@ async fn an_event_names_readers_only_where_readers_are_on() {
 async fn readers_in_events_are_stored_by_their_pseudonyms() {
     let mut rig = listening(simulator_config()).await;
     let key = "canary-key-of-32-characters-or-so";
-    rig.settings.readers.naming = receiptd::rules::readers::pseudonym::Naming::Pseudonyms(key.into());
+    rig.settings.session.readers.naming = receiptd::rules::readers::pseudonym::Naming::Pseudonyms(key.into());
     set(&rig, 1, 0, 3);
     rig.watch("g", [1]).await;
     let readers = sqlx::query("SELECT receiptd.watch_group($1, 'g', readers => true)").bind(APP);
@@ -229,7 +229,7 @@ async fn whatever_happens_to_webhooks_the_history_is_true() {
     let mut config = simulator_config();
     config.world.median_reading_time = Duration::from_secs(4);
     let mut rig = listening(config).await;
-    rig.settings.cadences =
+    rig.settings.session.cadences =
         receiptd::rules::cadence::Cadences::new([("default".to_owned(), crate::harness::every_second())].into()).into();
     rig.start().await;
     let delivery = Delivery { lost: 0.1, late: 0.1, doubled: 0.2, disordered: 0.3, wrongly_signed: 0.05 };
