@@ -20,6 +20,10 @@ const AFTER: u64 = 1;
 /// Maximum time to write a convoy: attempts further apart say nothing about a short standstill.
 const LONGEST: Duration = Duration::from_millis(100);
 
+/// Maximum time between a convoy and the next one, which proves that nothing was blocked meanwhile. A standstill lets
+/// the connections run out, and then nothing is written until its end.
+const WIDEST_GAP: Duration = Duration::from_millis(50);
+
 /// Number of convoys kept: 20 s at 200 attempts per second.
 const CONVOYS: usize = 500;
 
@@ -154,7 +158,17 @@ impl Convoys {
     }
 
     fn is_in_time(&self, number: u64) -> bool {
-        self.is_judged(number) && around(number).filter_map(|number| self.get(number)).all(Convoy::has_arrived_in_time)
+        self.is_judged(number)
+            && self.is_followed(number)
+            && around(number).filter_map(|number| self.get(number)).all(Convoy::has_arrived_in_time)
+    }
+
+    /// Whether the next convoy was written soon after this one. If not, a standstill may have delayed only the last
+    /// attempts of this one, and have ended before the next.
+    fn is_followed(&self, number: u64) -> bool {
+        let last = self.get(number).and_then(|convoy| convoy.members.last());
+        let next = self.get(number + 1).and_then(|convoy| convoy.members.first());
+        last.zip(next).is_some_and(|((last, _), (next, _))| *next - *last <= WIDEST_GAP)
     }
 
     /// Notes a gap between answers that was not a gap between requests.
