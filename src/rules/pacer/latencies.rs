@@ -41,7 +41,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// The minimum latency; zero while too little is known.
+    /// A lower bound of the latency; zero while too little is known.
     pub fn least(&self) -> Duration {
         self.least
     }
@@ -64,10 +64,17 @@ impl Latencies {
         }
         self.runs.push_back(std::mem::replace(&mut self.current, EMPTY));
         if self.runs.len() >= RUNS_TO_KNOW {
-            self.least = self.runs.iter().map(|run| run.shortest).min().unwrap_or_default();
+            self.least = floor(self.runs.iter().map(|run| run.shortest).collect());
             let mut longest: Vec<Duration> = self.runs.iter().map(|run| run.longest).collect();
             longest.sort_unstable();
             self.ordinary = longest[longest.len() / 4];
         }
     }
+}
+
+/// The lower bound that the minima of the runs suggest: below the least of them by as much as that is below their
+/// median. Where the minima differ much, all of them may have been delayed by standstills, and nothing is known.
+fn floor(mut shortest: Vec<Duration>) -> Duration {
+    shortest.sort_unstable();
+    (shortest[0] * 2).saturating_sub(shortest[shortest.len() / 2])
 }
