@@ -143,20 +143,21 @@ impl Pacer {
 
     /// Notes that an attempt was answered, whatever the answer says.
     pub fn answered(&mut self, grant: &Grant, now: Instant) {
-        let written = match self.attempts.remove(&grant.id) {
-            None | Some(Place::Ended(_)) => return,
-            Some(Place::Unwritten) => return self.unwritten -= 1,
-            Some(Place::OnTheWay(written) | Place::Presumed(written)) => {
-                self.way_was_open((written.at, grant.id), now);
+        let Some(place) = self.attempts.remove(&grant.id) else { return };
+        let written = match place {
+            Place::Unwritten => return self.unwritten -= 1,
+            Place::Ended(_) => return,
+            Place::OnTheWay(written) | Place::Presumed(written) | Place::Overtaken(Overtaken { written, .. }) => {
                 written
-            }
-            Some(Place::Overtaken(overtaken)) => {
-                self.overtaken_has_ended(grant.id, overtaken, now);
-                overtaken.written
             }
         };
         let latency = now.saturating_duration_since(written.at);
+        // First, since it may be faster than any before: what it proves follows from that.
         self.latencies.learn(latency);
+        match place {
+            Place::Overtaken(overtaken) => self.overtaken_has_ended(grant.id, overtaken, now),
+            _ => self.way_was_open((written.at, grant.id), now),
+        }
         for (written, id) in self.convoys.answered(written.convoy, latency, now) {
             self.was_in_time(id, written);
         }

@@ -310,6 +310,95 @@ fn the_rate_never_falls_below_one() {
     assert!(pacer.take(now + ms(1_001)).is_ok());
 }
 
+/// Standstills (start and duration in ms, way), a standstill of the process and a broken connection, on a network that
+/// keeps the order of requests.
+#[derive(Debug, Clone)]
+struct Faults {
+    limit: u32,
+    transit: u64,
+    /// Index in [`SERVICES`].
+    service: usize,
+    still: Vec<(u64, u64, Way)>,
+    stop: (u64, u64),
+    broken_at: u64,
+}
+
+impl Faults {
+    fn highest_second(&self, seed: u64) -> usize {
+        let standstill =
+            |&(from, length, way): &(u64, u64, Way)| Standstill { from: from * MS, to: (from + length) * MS, way };
+        let network = Network {
+            transit: self.transit * MS..=self.transit * MS,
+            round_trip: 2 * self.transit * MS,
+            standstills: self.still.iter().map(standstill).collect(),
+            stops: vec![(self.stop.0 * MS, self.stop.1 * MS)],
+            breaks: vec![self.broken_at * MS],
+            span: 16 * ONE_SECOND,
+            ..Network::new(SERVICES[self.service].1)
+        };
+        let start = Instant::now();
+        network.run(&mut Pacer::new(self.limit, ms(100), start), start, seed).highest_second()
+    }
+}
+
+#[test]
+fn calls_before_a_gap_in_writing_do_not_pass_for_arrived() {
+    for (limit, transit, still, stop, broken_at, seed) in [
+        (105, 3, (5_562, 115, Way::There), (6_674, 0), 6_356, 9_639_040_137_432_884_200),
+        (112, 2, (5_206, 618, Way::There), (5_588, 29), 16_509, 2_957_591_778_810_610_222),
+        (64, 3, (5_992, 1_060, Way::There), (9_327, 1_662), 13_540, 14_882_104_185_046_434_388),
+    ] {
+        let faults = Faults { limit, transit, service: 0, still: vec![still], stop, broken_at };
+        let highest = faults.highest_second(seed);
+        assert!(highest <= limit as usize, "{highest} in a second: {faults:?}");
+    }
+}
+
+#[test]
+fn latencies_known_from_standstills_alone_prove_nothing() {
+    use Way::{Back, Both, There};
+    for (limit, transit, still, stop, broken_at, seed) in [
+        (
+            236,
+            47,
+            vec![(5_259, 2_069, Back), (6_943, 1_563, There), (2_401, 1_097, Back)],
+            (3_661, 1_633),
+            15_542,
+            1_815_048_002_575_109_006,
+        ),
+        (
+            234,
+            45,
+            vec![(6_242, 2_626, There), (2_990, 1_758, Back), (4_862, 3_035, Back)],
+            (4_303, 1_740),
+            2_890,
+            9_615_349_627_877_931_621,
+        ),
+        (
+            200,
+            44,
+            vec![(2_009, 3_006, Both), (7_715, 2_618, Both), (5_646, 1_450, There)],
+            (4_632, 1_336),
+            2_859,
+            14_111_015_959_073_103_063,
+        ),
+        (209, 88, vec![(2_592, 2_896, There)], (5_796, 1_082), 15_385, 17_417_946_456_154_355_933),
+    ] {
+        let faults = Faults { limit, transit, service: 2, still, stop, broken_at };
+        let highest = faults.highest_second(seed);
+        assert!(highest <= limit as usize, "{highest} in a second: {faults:?}");
+    }
+}
+
+#[test]
+fn an_answer_faster_than_any_before_proves_no_earlier_arrival() {
+    let network =
+        Network { transit: 0..=2 * MS, breaks: vec![8_202 * MS], span: 16 * ONE_SECOND, ..Network::new(WIDE) };
+    let start = Instant::now();
+    let seen = network.run(&mut Pacer::new(47, ms(2), start), start, 10_835_719_797_214_357_973);
+    assert!(seen.highest_second() <= 47, "{} in a second", seen.highest_second());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -321,26 +410,16 @@ proptest! {
         transit in 1_u64..100,
         // The last one takes longer than a second: a standstill is not noticed in time.
         service in 0..SERVICES.len() - 1,
-        still in prop::collection::vec((2_000_u64..12_000, 1_u64..3_500, 0_u8..3), 0..4),
+        still in prop::collection::vec(
+            (2_000_u64..12_000, 1_u64..3_500, prop::sample::select(vec![Way::There, Way::Back, Way::Both])),
+            0..4,
+        ),
         stop in (2_000_u64..12_000, 0_u64..2_000),
         broken_at in 2_000_u64..20_000,
     ) {
-        let ways = [Way::There, Way::Back, Way::Both];
-        let standstill = |(from, length, way): (u64, u64, u8)| {
-            Standstill { from: from * MS, to: (from + length) * MS, way: ways[usize::from(way)] }
-        };
-        let network = Network {
-            transit: transit * MS..=transit * MS,
-            round_trip: 2 * transit * MS,
-            standstills: still.into_iter().map(standstill).collect(),
-            stops: vec![(stop.0 * MS, stop.1 * MS)],
-            breaks: vec![broken_at * MS],
-            span: 16 * ONE_SECOND,
-            ..Network::new(SERVICES[service].1)
-        };
-        let start = Instant::now();
-        let seen = network.run(&mut Pacer::new(limit, ms(100), start), start, seed);
-        prop_assert!(seen.highest_second() <= limit as usize, "{} in a second", seen.highest_second());
+        let faults = Faults { limit, transit, service, still, stop, broken_at };
+        let highest = faults.highest_second(seed);
+        prop_assert!(highest <= limit as usize, "{highest} in a second");
     }
 
     #[test]
