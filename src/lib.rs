@@ -1,7 +1,7 @@
 //! receiptd polls Tencent Chat for the read receipts of watched group messages and keeps their history in PostgreSQL.
 //!
 //! Data flows in one direction: watch list → slots → poller → pacing → chat client → recorder → tables. The decisions
-//! ([`cadence`], [`chat`]'s error classes, …) are pure code that is given `now`; a thin shell adds I/O.
+//! ([`rules`]) are pure code that is given `now`; a thin shell adds I/O.
 
 pub mod chat;
 pub mod clock;

@@ -12,7 +12,7 @@ const MAX_NAME: usize = 63;
 /// Maximum size of all labels, in bytes of JSON.
 const MAX_SIZE: usize = 2_000;
 
-/// Labels by name. One without a value removes an existing one.
+/// Labels by name. A label without a value removes an existing one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels(BTreeMap<String, Option<String>>);
 

@@ -237,8 +237,8 @@ impl Receipt {
         Self { counts: self.counts.or(earlier.and_then(|earlier| earlier.counts)), ..self }
     }
 
-    /// True if the message has a receipt, at least one member has read it, and none has not. A message without any
-    /// other member is not read by all: there may be some later.
+    /// True if the message has a receipt, at least one member has read it, and all have. A message to nobody else is
+    /// not read by all: there may be other members later.
     pub fn all_read(self) -> bool {
         self.code == 0 && self.counts.is_some_and(|counts| counts.read > 0 && counts.unread == 0)
     }

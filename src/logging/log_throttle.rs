@@ -12,7 +12,7 @@ pub(crate) struct LogThrottle {
     logged_at: Option<Instant>,
     /// Number of events since.
     since: u64,
-    /// The beginning was logged, and the end was not.
+    /// Whether the beginning was logged, and the end was not.
     is_open: bool,
 }
 

@@ -31,7 +31,7 @@ const DRIFT: u32 = 2_000;
 pub struct Moment {
     /// The time.
     pub time: Timestamp,
-    /// Whether there is a [`Doubt`]: then nothing irreversible is decided.
+    /// Whether there is a [`Doubt`]. If so, nothing irreversible is decided.
     pub is_doubted: bool,
 }
 

@@ -1,9 +1,9 @@
 //! The load forecast, hour by hour, from the calls on the schedule and the cadences. Pure.
 //!
-//! A call is made as often as its messages require, which are assumed to stay unread, until they expire. Future
-//! messages are a steady stream: each joins its group's newest slot while that has room, so that a group has one slot
-//! that stays young, and full ones that age. A cron cadence fires as its expression says. In an hour in which more is
-//! due than the limit allows, all other intervals are stretched so that everything fits.
+//! Calls are as frequent as their messages require until they expire, if the messages stay unread. Future messages are
+//! a steady stream: each joins its group's newest slot while that has room, so a group has one slot that stays young,
+//! and full ones that age. A cron cadence fires as its expression says. In an hour in which more is due than the limit
+//! allows, all other intervals are stretched so that everything fits.
 
 use std::time::Duration;
 
@@ -49,12 +49,12 @@ pub struct Hour {
     pub calls_per_second: f64,
     /// The same as a fraction of the limit.
     pub share: f64,
-    /// Factor by which intervals are longer, since more is due than the limit allows; 1 if everything fits. Cron
+    /// Factor by which intervals are longer while more is due than the limit allows; 1 if everything fits. Cron
     /// expressions are followed exactly.
     pub stretch: f64,
 }
 
-/// What another pace would cost and give, as factors.
+/// The cost and benefit of another pace, as factors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OtherPace {
     /// The pace, in seconds.
@@ -94,8 +94,8 @@ pub fn plan(
     (0..hours).map(hour).collect()
 }
 
-/// What half and twice the pace of the default cadence would cost and give in the hours from `now` on; nothing if it
-/// has none or there are no calls.
+/// The cost and benefit of half and twice the pace of the default cadence, in the hours from `now` on; empty if it has
+/// no pace or there are no calls.
 pub fn other_paces(
     cohorts: &[Cohort],
     stream: Option<Stream>,
@@ -118,7 +118,7 @@ pub fn other_paces(
 }
 
 impl Stream {
-    /// The calls in the hour with this number from `now` on: for each group's slot that is being filled, and for full
+    /// The calls in the hour with this number from `now` on, for the slot that each group is filling and for full
     /// slots.
     fn calls(&self, number: u32, cadence: &Cadence, now: Timestamp) -> f64 {
         let from = now + TimeDelta::hours(number.into());
@@ -147,7 +147,7 @@ impl Stream {
         is_filled.then_some((slots, (begin + end) / 2.0))
     }
 
-    /// Time from one message of a group to the next.
+    /// Time between two messages of a group.
     fn gap(&self) -> Duration {
         Duration::from_secs_f64(3_600.0 * f64::from(self.groups) / f64::from(self.messages_per_hour.max(1)))
     }
@@ -157,7 +157,7 @@ fn seconds(seconds: f64) -> TimeDelta {
     TimeDelta::microseconds((seconds * 1e6) as i64)
 }
 
-/// The time from which on more is due than the limit allows, if it is.
+/// The time from which more is due than the limit allows, if any.
 pub fn saturates_at(hours: &[Hour]) -> Option<Timestamp> {
     hours.iter().find(|hour| hour.stretch > 1.0 || hour.share >= 1.0).map(|hour| hour.from)
 }

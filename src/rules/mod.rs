@@ -1,4 +1,4 @@
-//! The decisions: which messages are polled when, how fast, in which calls, and the consequences of the answers.
+//! The decisions: which messages are polled when, how fast and in which calls, and what follows from the answers.
 //!
 //! Pure: a decision is given the time, and returns a value. Nothing here waits, reads a clock, knows SQL or speaks HTTP,
 //! which `tests/rooms/` checks.

@@ -130,7 +130,7 @@ pub enum Verdict {
     Drop,
 }
 
-/// How long a day is left alone after its end before it is rewritten: what is stored late comes mostly within that.
+/// Delay after the end of a day before it is rewritten: late results mostly arrive within that time.
 const SETTLED_AFTER: TimeDelta = TimeDelta::days(1);
 
 impl Partition {
@@ -151,7 +151,7 @@ impl Retention {
         };
         let is_old = kept.is_some_and(|kept| partition.end() + kept <= now);
         match (is_old, partition.stage) {
-            // Its removal has begun: it is not read any more.
+            // Its removal has begun, so nothing reads it any more.
             (_, Stage::Detached | Stage::Detaching) if partition.is_marked => Verdict::Drop,
             (_, Stage::Detached | Stage::Detaching) | (false, Stage::Attached) => Verdict::Keep,
             (true, Stage::Attached) if rolled_up_until.is_some_and(|until| partition.end() <= until) => Verdict::Drop,
@@ -160,7 +160,7 @@ impl Retention {
     }
 }
 
-/// The number of days from `today` on with both of their partitions, without a gap.
+/// The number of days from `today` on for which both partitions exist, without a gap.
 pub fn runway(partitions: &[Partition], today: NaiveDate) -> usize {
     let is_there = |day: NaiveDate| {
         let on_day = |table| partitions.iter().any(|partition| partition.day == day && partition.table == table);

@@ -1,16 +1,17 @@
 //! The roll-up: aggregates snapshots and calls into hourly rows and gaps.
 //!
-//! It advances in stretches, each in one transaction that also moves the mark. A stretch ends with the hour at the
-//! latest; behind by more, it has several whole hours of a day, which take one pass over the day's snapshots. So the
-//! roll-up resumes where it stopped, after seconds or days. A flush that stores late data notes its hour, which is
-//! rolled up again. Pure: [`crate::daemon::jobs`] decides the order, and the SQL is in [`crate::store`].
+//! It advances in stretches, each in one transaction that also moves the mark. A stretch ends at the end of the hour at
+//! the latest. If the roll-up is further behind, a stretch has several whole hours of a day, which need only one pass
+//! over the day's snapshots. So the roll-up resumes where it stopped, after seconds or days. A flush that stores late
+//! data marks its hour, which is rolled up again. Pure: [`crate::daemon::jobs`] decides the order, and the SQL is in
+//! [`crate::store`].
 
 use chrono::{Days, DurationRound, NaiveTime, TimeDelta};
 
 use crate::domain::Timestamp;
 
 /// Minimum age of data to roll up. Younger data may still be on its way into the database, since a poll with all its
-/// retries takes a minute. That only saves work, since late data is noted.
+/// retries takes a minute. This only saves work: late data is rolled up in any case.
 pub const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(2);
 
 /// Maximum length of a stretch.
@@ -48,7 +49,7 @@ impl Stretch {
         Self { from: hour, until: hour + TimeDelta::hours(1) }
     }
 
-    /// Hours in ascending order as stretches of consecutive ones of a day.
+    /// Consecutive hours of a day as stretches, given hours in ascending order.
     pub fn of_hours(hours: &[Timestamp]) -> Vec<Self> {
         let mut stretches: Vec<Self> = Vec::new();
         for hour in hours.iter().copied().map(Self::of_hour) {
@@ -65,7 +66,7 @@ impl Stretch {
         Self { until: self.until.min(hour_of(self.from) + TimeDelta::hours(1)), ..self }
     }
 
-    /// The stretches in which these hours are repeated, as far as they are `done`.
+    /// The stretches in which these hours are rolled up again, as far as they are `done`.
     pub fn again(self, done: Timestamp, reach: Reach) -> impl Iterator<Item = Self> {
         let next = move |from| {
             let next = Self::next(from, done, reach)?;

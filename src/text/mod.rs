@@ -1,4 +1,4 @@
-//! Words for people: spans, plurals, text that is safe to print, commands that can be pasted.
+//! Text for people: durations, plurals, text that is safe to print, commands that can be pasted.
 
 pub mod counted;
 pub mod duration;

@@ -73,10 +73,11 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// The cadence that the settings are of.
+    /// The cadence to which the settings belong.
     ///
     /// # Errors
-    /// If they are of several cadences, of one that is not configured or follows a cron expression, or out of range: the reason.
+    /// If they belong to several cadences, or to one that is not configured or follows a cron expression, or if they
+    /// are out of range; with the reason.
     pub fn of(cadences: &Cadences, trials: &[Trial]) -> Result<Self, String> {
         let name = trials.first().map_or(DEFAULT, |trial| &trial.cadence);
         if let Some(other) = trials.iter().find(|trial| trial.cadence != name) {
@@ -100,7 +101,7 @@ impl Trials {
         Ok(Self { name: name.to_owned(), now: now.clone(), tried })
     }
 
-    /// Which groups have the cadence.
+    /// The groups that have the cadence.
     pub fn groups<'a>(&'a self, cadences: &'a Cadences) -> GroupsWith<'a> {
         let others = || cadences.iter().map(|(name, _)| name).filter(|name| *name != DEFAULT).collect();
         if self.name == DEFAULT { GroupsWith::NoneOf(others()) } else { GroupsWith::Cadence(&self.name) }
@@ -130,7 +131,7 @@ pub struct Tried {
     tried: Outcome,
 }
 
-/// The results of a cadence.
+/// The results for a cadence.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Outcome {
     calls: usize,
@@ -251,7 +252,7 @@ mod tests {
         for (trials, why) in [
             (&["slow.pace=24m", "pace=24m"][..], "try one cadence at a time, and not slow and default"),
             (&["gone.pace=24m"], "the cadence gone to try is not configured"),
-            (&["nightly.pace=24m"], "the cadence to try follows a cron expression: a pace goes with tiers only"),
+            (&["nightly.pace=24m"], "the cadence to try follows a cron expression: a pace requires tiers"),
         ] {
             assert_eq!(of(trials).unwrap_err(), why);
         }

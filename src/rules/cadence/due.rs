@@ -1,36 +1,36 @@
 //! When a slot is due, by all of its messages together and the time of its last poll.
 //!
-//! It must never put a slot off without bound, nor let one be due again and again because of a message that no answer
-//! tells of.
+//! It must never postpone a slot without bound, nor make one due again and again because of a message that answers
+//! leave out.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds, span};
 use crate::{domain::Timestamp, rules::milestones::AGES};
 
-/// A poll moves forward, to just before an age at which read rates are kept, by at most so much of its wait.
+/// Maximum fraction of its wait by which a poll comes forward, to just before an age at which read rates are kept.
 const FORWARD: f64 = 0.7;
 
-/// Just before, in seconds: the poll has to be answered by then.
+/// How long before that age, in seconds: the poll has to be answered by then.
 const JUST_BEFORE: f64 = 2.0;
 
 /// The facts of a message that a cadence depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// From when its age counts.
+    /// Time from which its age is counted.
     pub sent_at: Timestamp,
-    /// Until when it is known; `None` if nothing was ever told of it.
+    /// Time until which its counts are known; `None` if they never were.
     pub until: Option<Timestamp>,
     /// Whether all members have read it.
     pub is_read: bool,
 }
 
-/// A cadence as it is followed just now.
+/// A cadence as currently applied.
 #[derive(Debug, Clone, Copy)]
 pub struct Following<'a> {
     /// The cadence.
     pub cadence: &'a Cadence,
-    /// All intervals are longer by this factor, since more is due than the limit carries; 1 while all fits.
+    /// Factor by which all intervals are longer while more is due than the limit allows; 1 if everything fits.
     pub stretch: f64,
 }
 
@@ -40,12 +40,12 @@ impl<'a> From<&'a Cadence> for Following<'a> {
     }
 }
 
-/// When a slot is due again.
+/// When a slot is due again, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Next {
-    /// When.
+    /// The due time.
     pub due: Timestamp,
-    /// The time between two polls by which that was decided, without the stretch.
+    /// The time between two polls that this comes from, without the stretch.
     pub every: Duration,
 }
 
@@ -66,7 +66,7 @@ pub enum Reason {
     Cron,
 }
 
-/// How many seconds after its last poll a slot is due.
+/// Number of seconds after its last poll at which a slot is due, and the reason.
 #[derive(Debug, Clone, Copy)]
 struct Wait {
     seconds: f64,
@@ -74,15 +74,15 @@ struct Wait {
 }
 
 impl Next {
-    /// By whichever of two messages of a slot asks for more.
+    /// The earlier due time and the shorter interval of two messages of a slot.
     pub fn sooner(self, other: Self) -> Self {
         Self { due: self.due.min(other.due), every: self.every.min(other.every) }
     }
 }
 
 impl Following<'_> {
-    /// When a slot is due whose last poll was at `polled_at`, by those of its messages that are not expired then;
-    /// `None` if there is none.
+    /// When a slot that was last polled at `polled_at` is due, according to its messages that are not expired then;
+    /// `None` if there are none.
     pub fn due(
         &self,
         phase: Phase,
@@ -100,13 +100,13 @@ impl Following<'_> {
         }
         let age = |message: Known| age(message.sent_at, polled_at);
         let ages = messages.into_iter().map(age).filter(|age| *age < self.cadence.expires_after());
-        // Messages of one tier are due together: each step is decided once.
+        // Messages of one tier are due together, so each step is decided once.
         let steps: BTreeSet<Duration> = ages.map(|age| self.cadence.step(age)).collect();
         let next = |step| Next { due: self.after_step(phase, step, polled_at), every: self.every(step, polled_at) };
         steps.into_iter().map(next).reduce(Next::sooner)
     }
 
-    /// The rule that decides when such a slot is due.
+    /// The rule that makes such a slot due.
     pub fn reason(
         &self,
         phase: Phase,
@@ -122,8 +122,8 @@ impl Following<'_> {
         }
     }
 
-    /// The wait after a poll; `None` if all messages are expired. This is decided for each poll, so the times are
-    /// numbers before anything is done with them.
+    /// The wait after a poll; `None` if all messages are expired. Since this is decided for each poll, times become
+    /// numbers first.
     fn wait_at_pace(
         &self,
         tiers: &[Tier],
@@ -151,8 +151,9 @@ impl Following<'_> {
                 unread += Unread::of_age(age.max(0.0));
                 until_ages.extend(just_before.iter().map(|at| at - age).find(|until| *until > 0.0));
             }
-            // It is asked for at the latest after `patience` intervals of the tier that it had when it was last known,
-            // and an interval after the end of its life. What an answer leaves out waits for an interval at least.
+            // A message is polled again at the latest after `patience` intervals of the tier in which it was last
+            // known, and one interval after the end of its life. A message that answers leave out waits for at least
+            // one interval.
             let unknown_for = message.until.map_or(0.0, before).max(0.0);
             let (next, by_patience) = (every(age), patience * every(age - unknown_for) - unknown_for);
             let of_message = by_patience.min(end - age.max(0.0) + next).max(next);
@@ -165,15 +166,15 @@ impl Following<'_> {
             _ if by_pace <= fastest => Wait { seconds: fastest, why: Reason::Fastest },
             _ => Wait { seconds: by_pace, why: Reason::Pace },
         };
-        // The last of these ages costs the least, and is the only one that the poll can be just before. While more is due than
-        // the limit allows, or events tell of reads, other polls are worth more.
+        // The last of these ages costs the least, and is the only one that the poll can just precede. While more is due
+        // than the limit allows, or events report reads, other polls are worth more.
         let forward = FORWARD * self.cadence.untold / self.stretch;
         let earliest = (wait.seconds * (1.0 - forward)).max(fastest);
         let age = until_ages.into_iter().filter(|until| (earliest..wait.seconds).contains(until)).reduce(f64::max);
         Some(age.map_or(wait, |seconds| Wait { seconds, why: Reason::Age }))
     }
 
-    /// The time between two polls of a slot with a single message, which somebody may read, without the stretch.
+    /// The time between two polls of a slot with a single message that somebody may still read, without the stretch.
     pub fn alone(&self, sent_at: Timestamp, now: Timestamp) -> Duration {
         match &self.cadence.rule {
             Rule::Tiers { pace: Some(pace), .. } => {
@@ -183,7 +184,7 @@ impl Following<'_> {
         }
     }
 
-    /// The time between two polls in steps of this length by tiers, or by the expression, without the stretch.
+    /// The time between two polls for this step of the tiers, or by the cron expression, without the stretch.
     fn every(&self, step: Duration, now: Timestamp) -> Duration {
         match &self.cadence.rule {
             Rule::Tiers { .. } => step,
@@ -191,7 +192,7 @@ impl Following<'_> {
         }
     }
 
-    /// When a slot is due whose group has a new cadence, or is polled again after a pause.
+    /// When a slot is due after its group's cadence has changed, or after a pause.
     pub fn due_again(
         &self,
         phase: Phase,
@@ -206,15 +207,15 @@ impl Following<'_> {
                 messages.into_iter().map(first).reduce(Next::sooner)
             }
         };
-        // Without a message, it has to be deleted.
+        // Without messages, it has to be deleted.
         let next = next.unwrap_or(Next { due: now, every: self.cadence.first_step() });
         Next { due: next.due.max(now), ..next }
     }
 
-    /// When a message that was never polled is due in a slot whose last poll was at `slot_polled_at`.
+    /// When a message that was never polled is due, in a slot that was last polled at `slot_polled_at`.
     ///
-    /// At once in a new slot; in a slot that is already being polled no sooner than the interval allows, so that a
-    /// group whose messages trickle in is not polled for each of them. A cron expression is followed to the letter.
+    /// In a new slot, immediately. In a slot that has been polled, no sooner than the interval allows, so that a group
+    /// whose messages trickle in is not polled for each of them. A cron expression is followed exactly.
     pub fn first_poll(&self, slot_polled_at: Option<Timestamp>, sent_at: Timestamp, now: Timestamp) -> Next {
         let every = self.alone(sent_at, now);
         let due = match (&self.cadence.rule, slot_polled_at) {
@@ -227,8 +228,8 @@ impl Following<'_> {
         Next { due, every }
     }
 
-    /// How many seconds after the last poll of a slot a message that joins it is asked for: it gives way to events,
-    /// within the patience.
+    /// Number of seconds after a slot's last poll at which a message that joins it is due. It yields to events, within
+    /// the patience.
     fn joins_after(&self, sent_at: Timestamp, now: Timestamp) -> f64 {
         let alone = self.alone(sent_at, now).as_secs_f64();
         let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule else { return alone };
@@ -237,28 +238,27 @@ impl Following<'_> {
         pace.interval(Unread::of_age(age.as_secs_f64()) * self.cadence.untold).min(longest).max(alone)
     }
 
-    /// When a message is due by its own tier or the expression, after a poll at `polled_at`. Steps by age end on a grid
-    /// of the interval, moved by the slot's own `phase`. So the steps of many slots spread over the interval, whatever
-    /// made them start together, and lateness of one poll never adds up. Of stretched steps there is no grid that stays
-    /// where it is.
+    /// When a message is due by its own tier or the expression, after a poll at `polled_at`. Intervals by age end on a
+    /// grid, offset by the slot's own `phase`. So the polls of many slots spread over the interval even if they started
+    /// together, and lateness does not accumulate. Stretched intervals have no fixed grid.
     pub(crate) fn after(&self, phase: Phase, sent_at: Timestamp, polled_at: Timestamp) -> Timestamp {
         self.after_step(phase, self.cadence.every(sent_at, polled_at), polled_at)
     }
 
-    /// The same for all messages whose tier has this step.
+    /// The same for all messages whose tier has this interval.
     fn after_step(&self, phase: Phase, step: Duration, polled_at: Timestamp) -> Timestamp {
         match &self.cadence.rule {
             Rule::Tiers { .. } if self.stretch > 1.0 => polled_at + seconds(self.stretch * step.as_secs_f64()),
             Rule::Tiers { .. } => phase.next_after(polled_at, step),
             Rule::Cron { cron, expire_after } => {
-                // An expression with its last date behind it leaves nothing but the end of the message's life.
+                // After the last date of the expression, only the end of the message's life is left.
                 cron.next_after(polled_at).unwrap_or(polled_at + delta(*expire_after))
             }
         }
     }
 }
 
-/// Slots that are alike don't stay together: each interval is longer by up to an eighth.
+/// Keeps similar slots apart, by making each interval longer by up to an eighth.
 fn spread(phase: Phase) -> f64 {
     1.0 + phase.share() / 8.0
 }

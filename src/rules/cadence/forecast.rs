@@ -1,27 +1,27 @@
-//! How often slots are polled on average: what plans are made of. It decides nothing.
+//! How often slots are polled on average, for forecasts. It decides nothing.
 
 use std::time::Duration;
 
 use super::{Cadence, Pace, Rule, Tier, age, delta, pace::Unread};
 use crate::domain::Timestamp;
 
-/// Number of messages that stand for all in the sum over those of a slot.
+/// Number of messages that represent all messages of a slot in a sum.
 const SAMPLES: u32 = 5;
 
-/// The contents of a slot as a plan assumes them: messages sent evenly between two times.
+/// The contents of a slot, as assumed by a forecast: messages sent evenly between two times.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Held {
     /// When the youngest message was sent.
     pub youngest: Timestamp,
     /// When the oldest message was sent.
     pub oldest: Timestamp,
-    /// How many messages somebody may still read.
+    /// Number of messages that somebody may still read.
     pub unread: f64,
 }
 
 impl Cadence {
-    /// How often a slot is polled between two times, on average: it is polled by its cadence and nothing else, and its
-    /// messages stay unread.
+    /// How often a slot is polled between two times, on average, if only its cadence decides and its messages stay
+    /// unread.
     pub fn polls_between(&self, held: &Held, from: Timestamp, until: Timestamp) -> f64 {
         let from = from.max(held.youngest);
         match &self.rule {
@@ -46,13 +46,13 @@ impl Cadence {
         }
     }
 
-    /// How often a slot is polled between two times, on average, that a new message joins after every `gap` until it
-    /// holds so many `messages`: its youngest message is never older.
+    /// How often a growing slot is polled between two times, on average. A new message joins it after each `gap`, until
+    /// it holds `messages`; so its youngest message is never older than that.
     pub fn polls_while_joined(&self, gap: Duration, messages: u32, from: Timestamp, until: Timestamp) -> f64 {
         match &self.rule {
             Rule::Tiers { .. } => {
                 let span = (until - from).to_std().unwrap_or_default();
-                // It holds half of them on average, if they live for so long.
+                // It holds half of them on average, if they live long enough.
                 let lives = self.expires_after().as_secs_f64() / gap.as_secs_f64();
                 let unread = (f64::from(messages) / 2.0).min(lives).max(1.0);
                 let held = Held { youngest: from, oldest: from - delta(gap.mul_f64(unread - 1.0)), unread };
@@ -78,7 +78,7 @@ impl Cadence {
         polls
     }
 
-    /// How much there is to learn of a slot whose youngest message is of this age.
+    /// How much there is to learn about a slot whose youngest message has this age.
     fn unread(&self, held: &Held, age_of_youngest: f64) -> Unread {
         let spread = (held.youngest - held.oldest).as_seconds_f64().max(0.0);
         let end = self.expires_after().as_secs_f64();

@@ -1,7 +1,7 @@
-//! When a slot is due again: a pure function of what is known of its messages, its phase and the named policy.
+//! When a slot is due again: a pure function of the known state of its messages, its phase and the named policy.
 //!
-//! A cadence is a list of tiers by age, with or without a pace at which it follows what is unread, or a cron expression
-//! in UTC. Nothing here reads a clock: `now` is an argument.
+//! A cadence is a list of tiers by age, with or without a pace that follows unread messages, or a cron expression in
+//! UTC. Nothing here reads a clock: `now` is an argument.
 
 mod cron_expression;
 mod display;
@@ -44,10 +44,10 @@ pub enum InvalidCadence {
     /// More than one poll per second.
     #[error("polls every {}: the shortest interval is 1s", duration::exactly(*.0))]
     TooOften(Duration),
-    /// A cron expression says when to poll, and nothing else does.
-    #[error("follows a cron expression: a pace goes with tiers only")]
+    /// A pace was combined with a cron expression.
+    #[error("follows a cron expression: a pace requires tiers")]
     PaceOfCron,
-    /// Without bound, a message could be forgotten.
+    /// The patience is out of range: a message could be forgotten.
     #[error("has a patience of {0}: give 1 to 1000 intervals of a tier")]
     Patience(u32),
     /// A duration is longer than the database's dates can express.
@@ -69,13 +69,13 @@ enum Rule {
 pub struct Cadence {
     rule: Rule,
     stop_when_all_read: bool,
-    /// The share of changes that only polls find: what is unread counts for as much.
+    /// The share of changes that only polls find. The weight of unread messages is multiplied by it.
     untold: f64,
     /// See [`Cadence::tier_name`]; shared, since each poll uses one.
     tier_names: Vec<Arc<str>>,
 }
 
-/// However much events tell, polls become at most 20 times rarer.
+/// Minimum of that share: however much events report, polls become at most 20 times rarer.
 const LEAST_UNTOLD: f64 = 1.0 / 400.0;
 
 /// The shortest time between two polls.
@@ -107,8 +107,8 @@ impl Cadence {
         Ok(Self::of(Rule::Tiers { tiers, pace: None }, stop_when_all_read))
     }
 
-    /// The same, with a pace at which it follows what is unread. Its tiers say what `patience` counts, and when a
-    /// message is expired.
+    /// The same, with a pace that follows unread messages. Its tiers are the unit of `patience`, and decide when a
+    /// message expires.
     ///
     /// # Errors
     /// If this is a cadence by cron expression, or the pace is out of range.
@@ -125,8 +125,8 @@ impl Cadence {
         Ok(self)
     }
 
-    /// The same, while polls find only the share `untold` of all changes, and events tell the others: at a pace, what
-    /// is unread counts for as much less. New slots are polled at once all the same.
+    /// The same, while polls find only the share `untold` of all changes and events report the others: at a pace,
+    /// unread messages weigh that much less. New slots are still polled immediately.
     pub fn giving_way(self, untold: f64) -> Self {
         Self { untold: untold.clamp(LEAST_UNTOLD, 1.0), ..self }
     }
@@ -156,22 +156,22 @@ impl Cadence {
         Self { rule, stop_when_all_read, untold: 1.0, tier_names }
     }
 
-    /// The time between two polls of the youngest messages by their tier; by a cron expression, the shortest there is.
+    /// The time between two polls of the youngest messages: their tier's, or the shortest one of the cron expression.
     pub fn first_step(&self) -> Duration {
         if let Rule::Tiers { tiers, .. } = &self.rule { tiers[0].every } else { SHORTEST }
     }
 
-    /// The shortest time between two polls at a pace, if no other is given: half of the first tier's interval.
+    /// The default for the shortest time between two polls at a pace: half of the first tier's interval.
     pub fn usual_fastest(&self) -> Duration {
         (self.first_step() / 2).max(SHORTEST)
     }
 
-    /// The pace at which it follows what is unread, if it does.
+    /// The pace that follows unread messages, if there is one.
     pub fn pace(&self) -> Option<&Pace> {
         if let Rule::Tiers { pace, .. } = &self.rule { pace.as_ref() } else { None }
     }
 
-    /// Whether its intervals are longer while more is due than the limit allows: a cron expression is followed exactly.
+    /// Whether its intervals are longer while more is due than the limit allows. A cron expression is followed exactly.
     pub fn is_stretched(&self) -> bool {
         matches!(self.rule, Rule::Tiers { .. })
     }
@@ -194,7 +194,7 @@ impl Cadence {
         age(sent_at, now) >= self.expires_after()
     }
 
-    /// The time between two polls of a message by its tier alone; by a cron expression, the whole life of a message.
+    /// The time between two polls of a message by its tier alone; with a cron expression, the message's whole life.
     pub fn every(&self, sent_at: Timestamp, now: Timestamp) -> Duration {
         self.step(age(sent_at, now))
     }
@@ -240,7 +240,7 @@ fn delta(span: Duration) -> TimeDelta {
     TimeDelta::from_std(span).unwrap_or(TimeDelta::MAX)
 }
 
-/// An infinite number becomes the longest span that a date can be moved by.
+/// Turns an infinite number into the longest span by which a date can be moved.
 fn seconds(seconds: f64) -> TimeDelta {
     delta(span(seconds))
 }

@@ -31,7 +31,7 @@ impl Cadences {
         Self { default, named: BTreeMap::new() }
     }
 
-    /// The same, while polls find only the share `untold` of all changes, and events tell the others.
+    /// The same, while polls find only the share `untold` of all changes and events report the others.
     pub fn giving_way(&self, untold: f64) -> Self {
         let named = self.named.iter().map(|(name, cadence)| (name.clone(), cadence.clone().giving_way(untold)));
         Self { default: self.default.clone().giving_way(untold), named: named.collect() }
@@ -45,7 +45,7 @@ impl Cadences {
         Ok(Self { default: self.default.clone().at_pace(pace)?, named: self.named.clone() })
     }
 
-    /// The cadence named by a group; the default if it names none, or one that is not configured.
+    /// The cadence that a group names; the default if it names none, or one that is not configured.
     pub fn of(&self, name: Option<&str>) -> &Cadence {
         self.named(name).1
     }

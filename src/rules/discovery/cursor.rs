@@ -1,5 +1,4 @@
-//! Reading the new messages of a group: from the newest down to the cursor, a page at a time, and not further than
-//! needed.
+//! Reads the new messages of a group, from the newest down to the cursor, a page at a time, and no further than needed.
 
 use super::{Discovery, Found, Passed};
 use crate::{
@@ -7,7 +6,7 @@ use crate::{
     rules::protocol::others::HistoryPage,
 };
 
-/// The messages of a group that are read.
+/// The reading of a group's messages.
 #[derive(Debug)]
 pub struct Walk {
     group: GroupId,
@@ -20,7 +19,7 @@ pub struct Walk {
     read: Read,
 }
 
-/// What was read of a group.
+/// The result of reading a group.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Read {
     /// The messages to watch, the newest first.
@@ -30,7 +29,7 @@ pub struct Read {
 }
 
 impl Walk {
-    /// The messages from `cursor` up to the one before `next`.
+    /// Reads the messages from `cursor` up to the one before `next`.
     pub fn new(group: GroupId, cursor: u32, next: u32) -> Self {
         let newest = MsgSeq::try_from(i64::from(next) - 1).ok();
         Self { group, cursor, from: newest.filter(|newest| newest.get() >= cursor), next, read: Read::default() }
@@ -46,7 +45,7 @@ impl Walk {
         &self.group
     }
 
-    /// Adds a page. Stops at the cursor, at messages that are too old, and once there are as many as a group may have.
+    /// Adds a page. Reading stops at the cursor, at messages that are too old, and at the maximum for a group.
     pub fn add(&mut self, page: &HistoryPage, rules: &Discovery, began: Timestamp, now: Timestamp) {
         let mut last = None;
         for message in page.messages.iter().filter(|message| message.seq.get() >= self.cursor) {
@@ -62,7 +61,7 @@ impl Walk {
         self.from = older.filter(|older| page.has_more && !is_full && older.get() >= self.cursor);
     }
 
-    /// What was read, and the next cursor.
+    /// The result, and the next cursor.
     pub fn end(self) -> (Read, u32) {
         (self.read, self.next.max(self.cursor))
     }

@@ -1,5 +1,5 @@
-//! What discovery decides: which groups and messages are watched without their owner naming them, and when a group is
-//! asked for new ones.
+//! The decisions of discovery: which groups and messages are watched without being named by their owner, and when a
+//! group is checked for new messages.
 //!
 //! Nothing here keeps more of a message than its seq, its time and its kind.
 
@@ -23,7 +23,7 @@ use crate::{
     rules::protocol::Api,
 };
 
-/// What is watched, and how much of it. From the configuration.
+/// What is watched, and how much of it, as configured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Discovery {
     /// Which groups.
@@ -43,7 +43,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// The maximum number of calls per second of each API that discovery calls.
+    /// Maximum number of calls per second of each API that discovery uses.
     pub fn call_limits(&self) -> [(Api, u32); 3] {
         [
             (Api::GroupInfo, self.max_calls_per_second),

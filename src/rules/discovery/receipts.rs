@@ -1,7 +1,7 @@
-//! How many of a group's discovered messages have a receipt, and how often the others are asked for.
+//! How many of a group's discovered messages have a receipt, and how often messages without one are polled.
 //!
-//! Only messages sent with `NeedReadReceipt` have one, and nothing tells before they are asked for. A message without
-//! must not cost as much as one whose receipt is only late.
+//! Only messages sent with `NeedReadReceipt` have a receipt, and only a poll can tell. A message without one must not
+//! cost as much as one whose receipt is late.
 
 use crate::rules::recording::NO_RECEIPT_POLLS;
 
@@ -14,14 +14,14 @@ pub struct Share {
     pub without: i64,
 }
 
-/// Percentage of messages with a receipt from which a missing receipt is unexpected.
+/// Percentage of messages with a receipt from which a missing one is unexpected.
 const EXPECTED_PERCENT: i64 = 90;
 
-/// Number of messages that tell what to expect.
+/// Minimum number of messages for an expectation.
 const TELLING: i64 = 10;
 
-/// The number of polls without a receipt that count as made for a new message of such a group: one more closes it,
-/// unless nearly all messages of the group have one. Then a missing receipt may only be late.
+/// Number of polls without a receipt that a new message of such a group starts with: one more closes it. It starts with
+/// none if nearly all messages of the group have a receipt, since a missing one may then only be late.
 pub fn polls_before(share: Share) -> i16 {
     let known = share.with + share.without;
     let is_expected = known >= TELLING && share.with * 100 >= known * EXPECTED_PERCENT;

@@ -1,4 +1,4 @@
-//! When each group is asked for new messages: the busier, the more often. One call asks for many groups, so due groups
+//! When each group is checked for new messages: the busier, the more often. One call checks many groups, so due groups
 //! wait a moment for others.
 
 use std::{
@@ -8,21 +8,21 @@ use std::{
 
 use crate::domain::GroupId;
 
-/// Shortest interval: of groups with a message in the last minutes.
+/// Shortest interval, for groups with a message in the last minutes.
 const FASTEST: Duration = Duration::from_secs(10);
 
-/// Longest interval: of groups without a message for hours.
+/// Longest interval, for groups without a message for hours.
 const SLOWEST: Duration = Duration::from_secs(600);
 
-/// A group is asked this many times within a time as long as it has been quiet.
+/// Number of checks of a group within a time as long as it has been quiet.
 const LOOKS_A_QUIET_TIME: u32 = 20;
 
-/// The interval between two looks at a group that has been quiet for this time.
+/// The interval between two checks of a group that has been quiet for this time.
 pub fn interval(quiet: Duration) -> Duration {
     (quiet / LOOKS_A_QUIET_TIME).clamp(FASTEST, SLOWEST)
 }
 
-/// The groups by the time when they are asked for. Pure, given `now`.
+/// The groups by the time of their next check. Pure, given `now`.
 #[derive(Debug, Default)]
 pub struct Rounds {
     due: BTreeSet<(Instant, GroupId)>,
@@ -30,7 +30,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Number of groups, without those being asked for.
+    /// Number of groups, without those being checked.
     pub fn len(&self) -> usize {
         self.times.len()
     }
@@ -40,7 +40,7 @@ impl Rounds {
         self.times.is_empty()
     }
 
-    /// A group is due at this time, whenever it was before.
+    /// Sets when a group is due, whatever was set before.
     pub fn set(&mut self, group: GroupId, at: Instant) {
         if let Some(before) = self.times.insert(group.clone(), at) {
             self.due.remove(&(before, group.clone()));
@@ -48,21 +48,21 @@ impl Rounds {
         self.due.insert((at, group));
     }
 
-    /// A known group is due at this time, unless it is earlier anyway.
+    /// Sets when a known group is due at the latest.
     pub fn hurry(&mut self, group: &GroupId, at: Instant) {
         if self.times.get(group).is_some_and(|before| *before > at) {
             self.set(group.clone(), at);
         }
     }
 
-    /// The group is not asked for any more.
+    /// Forgets the group.
     pub fn forget(&mut self, group: &GroupId) {
         if let Some(at) = self.times.remove(group) {
             self.due.remove(&(at, group.clone()));
         }
     }
 
-    /// Takes at most `most` due groups, the most overdue first. They have to be set again.
+    /// Takes at most `most` due groups, the most overdue first. Each has to be set again.
     pub fn take(&mut self, most: usize, now: Instant) -> Vec<GroupId> {
         let mut taken = vec![];
         while taken.len() < most
@@ -81,7 +81,7 @@ impl Rounds {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Time for which the most overdue group has been due.
+    /// How long the most overdue group has been due.
     pub fn behind(&self, now: Instant) -> Duration {
         self.next_at().map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }

@@ -1,5 +1,5 @@
-//! Which groups are followed: by type and by patterns of their ids. Ids that are named are followed whatever their
-//! type.
+//! Which groups are followed: by type, and by patterns of their ids. Groups whose ids are listed are followed whatever
+//! their type.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -49,7 +49,7 @@ impl fmt::Display for Pattern {
 pub struct Selection {
     /// Types of groups.
     pub types: Vec<GroupType>,
-    /// Groups must match one of these; all do if there are none.
+    /// Groups must match one of these, if there are any.
     pub include: Vec<Pattern>,
     /// Groups that match one of these are not followed.
     pub exclude: Vec<Pattern>,
@@ -69,7 +69,7 @@ pub enum Unwanted {
 }
 
 impl Unwanted {
-    /// The reason in words.
+    /// The reason, in words.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Type => "its type is not in discovery.types",
@@ -80,7 +80,7 @@ impl Unwanted {
 }
 
 impl Selection {
-    /// Why a group is not followed, if so. An unknown type counts as wanted.
+    /// Why a group is not followed; `None` if it is. An unknown type counts as wanted.
     pub fn refuses(&self, group: &GroupId, group_type: Option<GroupType>) -> Option<Unwanted> {
         let matches = |patterns: &[Pattern]| Pattern::any_matches(patterns, group);
         if self.ids.contains(group) {
@@ -96,7 +96,7 @@ impl Selection {
         }
     }
 
-    /// Whether groups have to be listed. Otherwise all of them are named.
+    /// Whether groups have to be listed by the service. If not, the configuration names all of them.
     pub fn needs_lists(&self) -> bool {
         !self.types.is_empty()
     }

@@ -7,7 +7,7 @@ use crate::{
     rules::protocol::others::{HistoryMessage, MessageKind},
 };
 
-/// Maximum time that a message may be dated ahead: clocks differ.
+/// Maximum time by which a message may be dated ahead, since clocks differ.
 const AHEAD: TimeDelta = TimeDelta::hours(1);
 
 /// Which messages are watched, by their time of sending.
@@ -15,7 +15,7 @@ const AHEAD: TimeDelta = TimeDelta::hours(1);
 pub struct Wanted {
     /// How long before the beginning of discovery a message may have been sent; zero for new ones only.
     pub since: TimeDelta,
-    /// No message that was sent earlier is watched.
+    /// Messages sent before this time are not watched.
     pub not_before: Option<Timestamp>,
 }
 
@@ -30,9 +30,9 @@ pub enum Passed {
     Gone,
     /// Sent without a receipt.
     WithoutReceipt,
-    /// Sent before the time that discovery begins at.
+    /// Sent before the earliest time that discovery covers.
     TooOld,
-    /// The group, or the app, has as many discovered messages as it may have.
+    /// The group or the app has reached its maximum number of discovered messages.
     Bound,
     /// Its owner has stopped watching the group.
     Removed,
@@ -67,7 +67,7 @@ impl Passed {
         }
     }
 
-    /// The reason of a name, in words.
+    /// The reason in words, by its name.
     pub fn in_words(name: &str) -> Option<&'static str> {
         Some(match Self::ALL.into_iter().find(|passed| passed.name() == name)? {
             Self::System => "it is a notice of Tencent Chat",
@@ -89,7 +89,7 @@ impl Wanted {
         self.not_before.map_or(since, |not_before| not_before.max(since))
     }
 
-    /// The time of sending of a message to watch, or why it is not.
+    /// The time of sending, if the message is watched; otherwise the reason.
     ///
     /// # Errors
     /// If it is not watched.

@@ -25,17 +25,17 @@ pub(crate) enum Task {
     Look,
     /// Take the lease, if its row is still this one.
     Take(Option<LeaseRow>),
-    /// Begin to poll, under the lease of this epoch. It is told once.
+    /// Begin to poll, under the lease of this epoch. Returned once.
     Lead(i64),
     /// Renew the lease.
     Renew,
-    /// Let polling end, since another process has the lease. It is told until polling has ended.
+    /// End polling, since another process has the lease. Returned until polling has ended.
     StepDown,
     /// Release the lease.
     Release,
     /// Wait until then.
     Wait(Instant),
-    /// Nothing more.
+    /// Nothing more to do.
     End,
 }
 
@@ -55,7 +55,7 @@ enum Stage {
 pub(crate) struct Elector {
     contender: Contender,
     stage: Stage,
-    /// It takes the lease no more.
+    /// Whether it no longer takes the lease.
     is_last: bool,
 }
 
@@ -71,7 +71,7 @@ impl Elector {
         &self.contender
     }
 
-    /// What to do at `now`. It is the same until its outcome is reported, unless it says otherwise.
+    /// What to do at `now`. Unless stated otherwise, the answer stays the same until its outcome is reported.
     pub(crate) fn next(&mut self, now: Instant) -> Task {
         match self.stage.clone() {
             Stage::StandingBy { .. } | Stage::Taking(_) if self.is_last => Task::End,
@@ -90,13 +90,13 @@ impl Elector {
         }
     }
 
-    /// The process is told to stop: it takes the lease no more. Polling ends by itself.
+    /// The process is to stop: it no longer takes the lease, and polling ends by itself.
     pub(crate) fn stop(&mut self) {
         self.is_last = true;
     }
 
-    /// The row of the lease, as it was at `now`. `is_free` tells whether a holder is this process, or known to have
-    /// ended. Returns whether another process has it.
+    /// Reports the row of the lease at `now`. `is_free` tells whether a holder is this process, or known to have ended.
+    /// Returns whether another process has the lease.
     pub(crate) fn saw(&mut self, row: Option<&LeaseRow>, is_free: impl FnOnce(&str) -> bool, now: Instant) -> bool {
         let is_taken = self.contender.saw(row, is_free, now) == Verdict::Wait;
         self.stage = match is_taken {
@@ -106,7 +106,7 @@ impl Elector {
         is_taken
     }
 
-    /// The lease was taken, by a statement sent at `asked_at`, or `None`: another process was first.
+    /// Reports that the lease was taken by a statement sent at `asked_at`; with `None`, another process was first.
     pub(crate) fn took(&mut self, epoch: Option<i64>, asked_at: Instant, now: Instant) {
         self.stage = match epoch {
             Some(epoch) => {
@@ -117,7 +117,7 @@ impl Elector {
         };
     }
 
-    /// The lease was renewed by a statement sent at `asked_at`, unless another process has it.
+    /// Reports that the lease was renewed by a statement sent at `asked_at`, unless another process has it.
     pub(crate) fn renewed(&mut self, is_held: bool, asked_at: Instant, now: Instant) {
         let Stage::Leading { epoch, renew_at } = &mut self.stage else { return };
         if is_held {
@@ -129,7 +129,7 @@ impl Elector {
         }
     }
 
-    /// The database did not do what was asked for, as far as is known.
+    /// Reports that the database failed, as far as is known.
     pub(crate) fn failed(&mut self, now: Instant) {
         match &mut self.stage {
             Stage::StandingBy { .. } | Stage::Taking(_) => {
@@ -143,8 +143,8 @@ impl Elector {
         }
     }
 
-    /// Polling has ended and its results are stored. A renewal must have been answered before: a process that releases
-    /// the lease must not take it for its own again. If a part has failed, the process ends.
+    /// Reports that polling has ended and its results are stored. Any renewal must have been answered before: a process
+    /// that releases the lease must not mistake it for its own again. If a part has failed, the process ends.
     pub(crate) fn polling_ended(&mut self, has_failed: bool) {
         let is_held = matches!(self.stage, Stage::Leading { .. });
         self.is_last |= has_failed;
@@ -155,7 +155,7 @@ impl Elector {
         }
     }
 
-    /// The lease is released.
+    /// Reports that the lease is released.
     pub(crate) fn released(&mut self) {
         self.stage = if self.is_last { Stage::Over } else { Stage::StandingBy { look_at: None } };
     }

@@ -1,7 +1,7 @@
 //! The lease: which process may poll an app. One holds it, any number of others stand by.
 //!
-//! [`Contender`] is a process's view of the lease, and [`Elector`] what it does about it, as pure code that is given
-//! `now`; the store reads and writes the row.
+//! Pure, given `now`: [`Contender`] is a process's view of the lease, and [`Elector`] decides what to do about it. The
+//! store reads and writes the row.
 
 mod contender;
 mod elector;
@@ -19,7 +19,7 @@ pub(crate) use self::elector::{ASK_AGAIN, Elector, GRACE_FOR_FLUSH, GRACE_FOR_PO
 pub struct Lease(Mutex<Elector>);
 
 impl Lease {
-    /// What it does.
+    /// The elector itself.
     pub(crate) fn elector(&self) -> MutexGuard<'_, Elector> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

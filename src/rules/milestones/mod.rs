@@ -1,8 +1,8 @@
-//! How fast a message was read: what a change of its counts settles.
+//! How fast a message was read: the milestones and read rates that a change of its counts settles.
 //!
-//! Pure. In: what was known before the change, and what was seen. Out: the milestones that it reached, and the counts
-//! at the ages that it settles. Earlier results for a message are not known here: the store keeps the earliest of
-//! each. It must never read the history, as the roll-up of an earlier version had to.
+//! Pure. In: the state before the change, and the new counts. Out: the milestones that were reached, and the counts at
+//! the ages that are settled. Earlier results for a message are unknown here: the store keeps the earliest of each. It
+//! must never read the history, as the roll-up of an earlier version had to.
 
 use chrono::TimeDelta;
 
@@ -78,7 +78,7 @@ pub struct Reached {
     pub by: Timestamp,
 }
 
-/// What a change settles.
+/// The results that a change settles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Milestones {
     /// The milestones that it reached, in the order of [`Milestone::ALL`].
@@ -101,7 +101,7 @@ impl Milestones {
         (!is_empty || change.is_redated).then_some(made)
     }
 
-    /// What this and a later change of the same message settle together.
+    /// The combined results of this and a later change of the same message.
     pub fn and_later(self, later: Self) -> Self {
         Self {
             reached: std::array::from_fn(|index| self.reached[index].or(later.reached[index])),

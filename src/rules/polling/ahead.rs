@@ -1,17 +1,17 @@
-//! The number of polls read ahead of their permits. Pure.
+//! Decides how many polls are read ahead of their permits. Pure.
 //!
-//! With too few, permits wait for the database. With too many, an owner's change in SQL doesn't apply to the next
-//! poll. So it depends on the rate of calls and on the duration of reads.
+//! With too few, permits wait for the database. With too many, an owner's change in SQL misses the next poll. So the
+//! number depends on the rate of calls and on the duration of reads.
 
 use std::time::Duration;
 
-/// How long the polls read ahead last, beyond the duration of reads.
+/// How long the polls read ahead should last, beyond the duration of a read.
 const SLACK: Duration = Duration::from_millis(200);
 
 /// Maximum duration of a read that is compensated.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Minimum number of polls: some wait for other things than a permit.
+/// Minimum number of polls, since some wait for other things than a permit.
 const FEWEST: usize = 10;
 
 /// Decides how many polls are read ahead.
@@ -31,7 +31,7 @@ impl Ahead {
     /// Maximum number of polls waiting for their permit, at this rate of calls per second and with this maximum
     /// number of polls in flight.
     ///
-    /// They are read when there is room for half of them. So the other half has to last for a read.
+    /// Polls are read when there is room for half of them, so the other half has to last for a read.
     pub(crate) fn polls(&self, rate: u32, max_in_flight: usize) -> usize {
         let millis = (SLACK + 2 * self.took).as_millis() * u128::from(rate);
         usize::try_from(millis.div_ceil(1_000)).unwrap_or(usize::MAX).max(FEWEST).min(max_in_flight)
@@ -74,7 +74,7 @@ mod tests {
     }
 
     proptest! {
-        /// A poller that reads whenever there is room for half.
+        /// A poller that reads as soon as there is room for half.
         #[test]
         fn no_permit_waits_for_a_read_of_usual_duration(
             rate in 1_u32..500, takes in prop::collection::vec(0_u64..300, 1..50),
@@ -83,7 +83,7 @@ mod tests {
             let mut ahead = after([longest]);
             for took in takes {
                 let polls = ahead.polls(rate, usize::MAX);
-                // Once more than half are gone, a read begins that replaces them.
+                // Once more than half have gone, a read begins that replaces them.
                 let left = polls - polls.div_ceil(2);
                 let used = u64::from(rate) * took / 1_000;
                 prop_assert!(left as u64 >= used, "{left} are left, and {used} are used in {took} ms");

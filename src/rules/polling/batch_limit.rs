@@ -1,6 +1,5 @@
-//! The maximum number of messages per call that the service accepts, as polls have shown: its limit is not
-//! documented. It is remembered, so that not each poll has to find out, and tested with larger calls now and then.
-//! Pure.
+//! The maximum number of messages per call that the service accepts. Its limit is not documented, so it is learned from
+//! polls. It is remembered, so that not every poll has to find it, and tested with larger calls now and then. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,10 @@ use crate::rules::{
     recording::{KnownLimit, Poll, PollEnd},
 };
 
-/// While the limit is only known roughly, how often a call asks for more than is known to be accepted.
+/// How often a call asks for more than is known to be accepted, while the limit is only known roughly.
 const NARROW_EVERY: Duration = Duration::from_secs(5);
 
-/// When the limit is known, how often a call asks for more.
+/// The same when the limit is known.
 const TRY_EVERY: Duration = Duration::from_secs(3_600);
 
 /// The batch sizes of a poll: of the first call, which may ask for more than is known to be accepted, and of the
@@ -112,8 +111,8 @@ impl BatchLimit {
     }
 }
 
-/// The service's limit, if `poll` shows that it is less than was asked for: it refused a whole that it answered in
-/// parts, so that no message is at fault.
+/// The service's limit, if `poll` shows that it is less than was asked for: the service refused a whole batch and
+/// answered its parts, so no message is at fault.
 pub(crate) fn takes_only(poll: &Poll) -> Option<usize> {
     let is_split = poll.attempts.iter().any(|attempt| attempt.class() == Class::Split);
     if !is_split || !poll.rejected.is_empty() || !poll.failed.is_empty() || poll.end != PollEnd::Complete {

@@ -1,7 +1,7 @@
 //! The life of a poll: when it makes its next call, whether it still may when its turn comes, what follows from the
-//! outcome, and what is at fault if it was refused.
+//! outcome, and what is at fault for a refusal.
 //!
-//! Pure, given `now`. The caller waits, takes permits and sends; the polls of an app share the rest here.
+//! Pure, given `now`. The caller waits, takes permits and sends. The state that the polls of an app share is here.
 
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ pub(crate) enum Pass {
     Trial,
 }
 
-/// What the polls of an app share.
+/// The shared state of an app's polls.
 #[derive(Debug)]
 pub(crate) struct Calls {
     pub gate: Gate,
@@ -64,16 +64,16 @@ pub(crate) struct PollInFlight {
 pub(crate) enum Next {
     /// Nothing: it has ended.
     End,
-    /// It waits until then.
+    /// A wait until then.
     Wait(Instant),
-    /// It makes a call as soon as it has a permit, and a turn among failing slots if it is limited.
+    /// A call, as soon as it has a permit, and a turn among failing slots if it is limited.
     Call {
         /// Whether its calls count as those of a failing slot.
         is_limited: bool,
     },
 }
 
-/// What the outcome of an attempt has changed for others.
+/// What the outcome of an attempt has changed for other polls.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     /// The app's calls are accepted again.
@@ -89,9 +89,9 @@ pub(crate) struct Heard {
 pub(crate) struct Ended {
     pub slot: Slot,
     pub poll: Poll,
-    /// What the service was found to take in one call, if that is news.
+    /// The batch limit of the service, if it has changed.
     pub limit: Option<Option<KnownLimit>>,
-    /// Whatever was wrong with the signature, the next probe has to use a new one.
+    /// Whether the next probe has to use a new signature.
     pub renews_signature: bool,
     /// What is at fault for a refusal.
     pub blame: Option<(Blame, Failure)>,
@@ -117,7 +117,7 @@ impl PollInFlight {
         self.progress.batch().unwrap_or_default()
     }
 
-    /// No attempt may be made any more.
+    /// Ends the poll: no attempt may be made any more.
     pub(crate) fn stop(&mut self) {
         if self.progress.batch().is_some() {
             self.progress.stop();
@@ -136,7 +136,7 @@ impl Calls {
         }
     }
 
-    /// A poll starts.
+    /// Starts a poll.
     pub(crate) fn begin(&mut self, slot: Slot, pass: Pass, now: Instant) -> PollInFlight {
         let is_let_through = !slot.messages.is_empty() && self.brake.is_on();
         if is_let_through {
@@ -157,8 +157,8 @@ impl Calls {
         }
     }
 
-    /// What a poll does at `now`. During an outage no attempt is repeated: the poll makes room for others, and each of
-    /// its calls is one of those that the brake lets through.
+    /// The next step of a poll at `now`. During an outage no attempt is repeated: the poll makes room for others, and
+    /// each of its calls is one of those that the brake lets through.
     pub(crate) fn next(&mut self, poll: &mut PollInFlight, now: Instant) -> Next {
         poll.progress.others_are(self.outcomes.of_others(poll.slot.key.slot_id, now));
         if let Some(at) = poll.repeats_at {
@@ -182,7 +182,7 @@ impl Calls {
         Next::Call { is_limited: poll.slot.failures > 0 && poll.pass == Pass::None && !poll.is_let_through }
     }
 
-    /// Whether a poll that has a permit may send its attempt. If not it has ended.
+    /// Whether a poll with a permit may send its attempt. If not, it has ended.
     pub(crate) fn may_send(&self, poll: &mut PollInFlight, is_lease_trusted: bool, now: Instant) -> bool {
         poll.has_started = true;
         let is_trial = std::mem::take(&mut poll.tries_signature) || poll.pass == Pass::Trial;
@@ -196,7 +196,7 @@ impl Calls {
         may_send
     }
 
-    /// An attempt of a poll has ended. `renew_signature` makes a new signature, if that is possible.
+    /// Adds the outcome of an attempt. `renew_signature` makes a new signature, if possible.
     pub(crate) fn heard(
         &mut self,
         poll: &mut PollInFlight,
@@ -212,7 +212,7 @@ impl Calls {
         let makes_room = was_on && attempt.outcome.is_ok() || was_held_up && !self.gate.holds_up(now);
         let has_failed = attempt.has_failed_for_now();
         let (gate, tries_signature) = (&mut self.gate, &mut poll.tries_signature);
-        // If there is no newer signature one is made, and this poll tries it.
+        // If there is no newer signature, one is made, and this poll tries it.
         let step = poll.progress.record(attempt, || match gate.signature_refused(sent, now) {
             Signature::Renew => {
                 *tries_signature = true;
@@ -231,7 +231,7 @@ impl Calls {
         Heard { resumes, makes_room, outage }
     }
 
-    /// A poll has ended: decides what is at fault if it was refused.
+    /// Ends a poll, and decides what is at fault if it was refused.
     pub(crate) fn end(&mut self, poll: PollInFlight, now: Instant) -> Ended {
         let PollInFlight { slot, pass, progress, sent, refusal, .. } = poll;
         let mut poll = progress.into_poll();

@@ -1,7 +1,7 @@
-//! The share of places and calls for failing slots: their faults must not delay the others.
+//! The share of places and calls for failing slots, so that they don't delay the others.
 //!
-//! They get a tenth of the places for polls. A tenth of the calls in any second may go to them and fail; an answered
-//! call doesn't count, so that after an outage slots return as fast as they are answered. Pure, given `now`.
+//! They get a tenth of the places for polls, and a tenth of the calls in any second may go to them and fail. An
+//! answered call doesn't count, so that slots return after an outage as fast as they are answered. Pure, given `now`.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,5 @@
-//! What the poller decides: which polls start, what an attempt's outcome calls for, and when calls have to wait.
+//! The decisions of the poller: which polls start, how the outcome of an attempt is handled, and when calls have to
+//! wait.
 
 pub mod ahead;
 pub mod batch_limit;

@@ -1,7 +1,7 @@
 //! The recent outcomes of other slots' calls, which show whether a failing slot is itself at fault. Pure.
 //!
-//! The gate asks another question of other witnesses: it judges refusals, for which an outage doesn't count, by
-//! groups asked after the refusal. Here failures are judged, a refused batch counts as one, a refused group says
+//! The gate uses other witnesses for another question: it judges refusals, for which an outage doesn't count, by groups
+//! asked after the refusal. Here failures are judged. A refused batch counts as a failure, a refused group says
 //! nothing, and a witness may be up to 5 minutes old.
 
 use std::{
@@ -29,7 +29,7 @@ pub(crate) struct Outcomes {
     failing_since: HashMap<SlotId, Instant>,
 }
 
-/// The latest times of two different slots, the latest first: for any slot, there is another one.
+/// The latest times of two different slots, the latest first, so that every slot has another one to compare with.
 #[derive(Debug, Default)]
 struct Latest([Option<(SlotId, Instant)>; 2]);
 

@@ -1,7 +1,7 @@
-//! The stretch: the factor by which all intervals of an app are longer while more is due than the limit carries. Pure.
+//! The stretch: the factor by which all intervals of an app are longer while more is due than the limit allows. Pure.
 //!
-//! It follows what the schedule asks for without a stretch, which does not depend on the stretch itself: so it can't
-//! swing. It must never differ from 1 while everything fits, and it only moves in small steps.
+//! It follows the demand of the schedule without a stretch, which does not depend on the stretch itself, so it can't
+//! oscillate. It must never differ from 1 while everything fits, and it only moves in small steps.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const STEP: Duration = Duration::from_secs(10);
 /// Maximum change of the factor's logarithm in a step: sixfold in six minutes.
 const MOST: f64 = 0.05;
 
-/// The part of the limit that is planned for: the rest is for first polls, retries and what is late.
+/// Fraction of the limit that is planned for: the rest is for first polls, retries and late polls.
 const PLANNED: f64 = 0.95;
 
 /// Time over which the demand is averaged.
@@ -24,17 +24,17 @@ const CALLS_OVER: f64 = 2.0 * 3_600.0;
 /// how many more would have been made, so the mean is too low rather than too high.
 const CORRECTION: f64 = 2.0;
 
-/// From this lateness on, fewer calls than planned only tell that there was no room for them.
+/// Lateness from which fewer calls than planned only mean that there was no room for them.
 const LATE: Duration = Duration::from_secs(10);
 
-/// Calls that are due, and calls that were made.
+/// The calls that are due, and those that were made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
-    /// Calls a second that the schedule asks for without a stretch.
+    /// Calls per second that the schedule needs without a stretch.
     pub demand: f64,
-    /// Calls a second that were made since the last step.
+    /// Calls per second since the last step.
     pub made: f64,
-    /// Maximum number of calls a second.
+    /// Maximum number of calls per second.
     pub allowed: f64,
     /// Lateness of the most overdue poll.
     pub behind: Duration,
@@ -45,7 +45,7 @@ pub(crate) struct Load {
 pub(crate) struct Stretch {
     log: f64,
     stepped_at: Option<Instant>,
-    /// Averages, in calls a second.
+    /// Averages, in calls per second.
     means: Option<Means>,
 }
 
@@ -57,12 +57,12 @@ struct Means {
 }
 
 impl Stretch {
-    /// The stretch that an earlier poller has left.
+    /// Adopts the stretch that an earlier poller has left.
     pub(crate) fn recalled(factor: f64) -> Self {
         Self { log: if factor > 1.0 { factor.ln() } else { 0.0 }, ..Self::default() }
     }
 
-    /// All intervals are longer by this factor.
+    /// The factor by which all intervals are longer.
     pub(crate) fn factor(&self) -> f64 {
         self.log.exp()
     }
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// Slots that are polled by the stretch, second by second, and by due times.
+    /// Slots that are polled second by second, by due times and the stretch.
     struct Polled {
         start: Instant,
         second: u64,
@@ -129,7 +129,7 @@ mod tests {
             self.due.extend((0..slots).map(due));
         }
 
-        /// Polls for this number of seconds. Returns the stretch after each of its steps.
+        /// Polls for this number of seconds. Returns the stretch after each step.
         fn run(&mut self, seconds: u64, allowed: impl Fn(u64) -> u32) -> Vec<f64> {
             let mut factors = vec![];
             for _ in 0..seconds {
@@ -157,7 +157,7 @@ mod tests {
         }
     }
 
-    /// Neither passes what is right by much, nor leaves it again.
+    /// It neither overshoots the right value by much, nor leaves it again.
     fn settles(factors: &[f64], right: f64, within: u64) {
         let before = factors[0];
         let (low, high) = (before.min(right) * 0.93, before.max(right) * 1.07);
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn it_follows_day_and_night() {
         let mut polled = Polled::of(3_000, 300);
-        // Between half of what is asked for and twice as much.
+        // Between half and twice the demand.
         let exact = |second: u64| 10.0 * 2_f64.powf((std::f64::consts::TAU * second as f64 / 86_400.0).sin());
         polled.run(3_600, |second| exact(second).round() as u32);
         for hour in 1..48 {

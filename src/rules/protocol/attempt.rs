@@ -1,4 +1,4 @@
-//! An attempt and its outcome, as the decisions see it. Nothing here knows how calls are made.
+//! An attempt and its outcome, as seen by the decisions. Nothing here knows how calls are made.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Called<A> {
     pub latency: Duration,
     /// The HTTP status, if there was an answer.
     pub http_status: Option<u16>,
-    /// What the answer tells, or why there is none.
+    /// What the answer contains, or why there is none.
     pub outcome: Result<A, Failure>,
 }
 

@@ -1,7 +1,7 @@
-//! The calls of the service: what each asks, and how its answer is read. A new call implements [`Call`]; the client,
-//! the pacing and the metrics need nothing else.
+//! The calls of the service: their requests and the interpretation of their answers. A new call implements [`Call`];
+//! the client, the pacing and the metrics need nothing else.
 //!
-//! Nothing here knows how calls are made or when.
+//! Nothing here knows how or when calls are made.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ use crate::{
     rules::protocol::wire::Request,
 };
 
-/// The APIs that receiptd calls. The service limits each by itself, per app.
+/// The APIs that receiptd calls. The service limits each one separately, per app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Api {
     /// The receipts of messages: `get_group_msg_receipt`.
@@ -52,7 +52,7 @@ pub trait Call: Sync {
     /// Its API.
     const API: Api;
 
-    /// What an answer tells.
+    /// The content of an answer.
     type Answer: Send;
 
     /// The request as JSON.
@@ -67,7 +67,7 @@ pub trait Call: Sync {
     /// Interprets an answer.
     ///
     /// # Errors
-    /// If it tells nothing; with the class of the failure.
+    /// If it contains nothing of use; with the class of the failure.
     fn read(&self, http_status: u16, body: &[u8]) -> Result<Self::Answer, Failure>;
 }
 
@@ -99,7 +99,7 @@ impl Call for GetReceipts<'_> {
     }
 }
 
-/// The fields of a successful answer. Fields that `T` does not name are skipped, and not kept.
+/// The fields of a successful answer. Fields that `T` does not name are skipped.
 ///
 /// # Errors
 /// If it reports a failure or is not the JSON that `T` expects.

@@ -62,8 +62,7 @@ impl Failure {
         format!("Tencent Chat is not answering calls ({code}{})", self.info)
     }
 
-    /// Text for a refusal of the whole app, with the remedy. If a wrong clock may be the reason, `doubt` says what is
-    /// known about it.
+    /// Text for a refusal of the whole app, with the remedy. If a wrong clock may be the cause, `doubt` describes it.
     pub fn of_app(&self, doubt: Option<Doubt>) -> String {
         let Some(code) = self.code else { return self.info.clone() };
         let remedy = remedy(code).map_or_else(String::new, |remedy| format!(": {remedy}"));

@@ -1,20 +1,20 @@
-//! When readers that could not be asked for are asked for again.
+//! When readers are asked for again after a failure.
 
 use chrono::TimeDelta;
 
 use crate::rules::protocol::{Class, Failure};
 
-/// After a first failure, doubled by each further one up to ...
+/// Delay after a first failure, doubled by each further one, …
 const FIRST: TimeDelta = TimeDelta::seconds(15);
 
-/// ... this.
+/// … up to this time.
 const LONGEST: TimeDelta = TimeDelta::hours(1);
 
-/// After a refusal of the group, which polls of it find out about, too.
+/// Delay after a refusal of the group, which its polls notice too.
 const GROUP: TimeDelta = TimeDelta::hours(1);
 
-/// The delay until readers are asked for again after `failures` earlier failures in a row. `None`: only when the counts
-/// change.
+/// Delay before readers are asked for again, after `failures` earlier failures in a row; `None` to wait until the
+/// counts change.
 pub fn retry_after(failure: &Failure, failures: i16) -> Option<TimeDelta> {
     match failure.class {
         Class::Message => None,
@@ -23,7 +23,7 @@ pub fn retry_after(failure: &Failure, failures: i16) -> Option<TimeDelta> {
     }
 }
 
-/// The delay until a failure about which nothing else is known is repeated, after `failures` earlier ones in a row.
+/// Delay before the next attempt after a failure of unknown cause, after `failures` earlier ones in a row.
 pub fn repeated_after(failures: i16) -> TimeDelta {
     (FIRST * 2_i32.pow(u32::from(failures.clamp(0, 10).unsigned_abs()))).min(LONGEST)
 }

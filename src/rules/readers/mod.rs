@@ -1,6 +1,6 @@
-//! Who has read a message: which lists of members to ask for, and what they tell.
+//! Who has read a message: which lists of members to ask for, and what follows from them.
 //!
-//! Pure. In: what is known of a message, its counts, and the pages of the answers. Out: the next page to ask for and,
+//! Pure. In: the known state of a message, its counts, and the pages of the answers. Out: the next page to ask for and,
 //! at the end, the new readers with the intervals in which they read. Nothing here may log or display a member.
 
 pub mod failing;
@@ -22,16 +22,16 @@ pub enum Side {
     Unread,
 }
 
-/// What is known of the readers of a message.
+/// The known readers of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Who has read it.
+    /// Members who have read it.
     pub readers: BTreeSet<Member>,
-    /// Who has not.
+    /// Members who have not.
     pub not_read: BTreeSet<Member>,
-    /// Who left the group without having been seen to read it.
+    /// Members who left the group without having been seen to read it.
     pub gone: BTreeSet<Member>,
-    /// All others had not read it at this time.
+    /// Time at which all others had not read it.
     pub until: Option<Timestamp>,
     /// The numbers of members in the last answer; `None` if there was none.
     pub counts: Option<Counts>,
@@ -51,9 +51,9 @@ pub struct Page {
 pub struct Reader {
     /// The member.
     pub member: Member,
-    /// The member had not read it at this time; `None` if that is unknown.
+    /// Time at which the member had not read it; `None` if unknown.
     pub after: Option<Timestamp>,
-    /// The member had read it by this time.
+    /// Time by which the member had read it.
     pub by: Timestamp,
 }
 
@@ -62,11 +62,11 @@ pub struct Reader {
 pub struct Found {
     /// New readers.
     pub readers: Vec<Reader>,
-    /// Who has not read it.
+    /// Members who have not read it.
     pub not_read: BTreeSet<Member>,
-    /// Who left the group without having been seen to read it.
+    /// Members who left the group without having been seen to read it.
     pub gone: BTreeSet<Member>,
-    /// All others had not read it at this time.
+    /// Time at which all others had not read it.
     pub until: Option<Timestamp>,
     /// The numbers of members who have and have not read it.
     pub counts: Counts,
@@ -87,10 +87,11 @@ impl List {
     }
 }
 
-/// Asking for the readers of a message, page by page.
+/// The questions for the readers of a message, page by page.
 ///
-/// One list is asked for if the counts say that the other follows from it: nobody left or joined. Otherwise, the list
-/// of those who have not read it comes first. Who reads it in between is in both lists, and who is in neither has left.
+/// One list is enough if the counts show that the other follows from it, because nobody has left or joined. Otherwise,
+/// the list of those who have not read the message comes first. A member who reads it in between is in both lists, and
+/// a member in neither list has left.
 #[derive(Debug)]
 pub struct Asking {
     known: Known,
@@ -107,7 +108,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Begins to ask because of these counts.
+    /// Begins to ask, because of these counts.
     pub fn new(known: Known, counts: Counts) -> Self {
         let total = |counts: Counts| u64::from(counts.read()) + u64::from(counts.unread());
         let is_sum_unchanged = known.counts.is_some_and(|before| total(before) == total(counts));
@@ -120,15 +121,15 @@ impl Asking {
         Self { known, counts, ahead, pages: vec![], read: None, unread: None, asks_both }
     }
 
-    /// The list to ask for, and the place of its page. `None` if everything is known.
+    /// The list and page to ask for next; `None` if everything is known.
     pub fn next(&self) -> Option<(Side, &str)> {
         let side = self.ahead.first()?;
         let place = self.pages.last().and_then(|(page, ..)| page.next.as_deref());
         Some((*side, place.unwrap_or_default()))
     }
 
-    /// Notes the page that was asked for, with the times when the request was sent and the answer arrived. False if the
-    /// list has no end.
+    /// Adds the requested page, with the times when the request was sent and the answer arrived. False if the list has
+    /// no end.
     pub fn answered(&mut self, page: Page, sent_at: Timestamp, arrived_at: Timestamp) -> bool {
         let is_last = page.next.is_none();
         self.pages.push((page, sent_at, arrived_at));
@@ -149,7 +150,7 @@ impl Asking {
         true
     }
 
-    /// Whether the one list that was asked for tells both.
+    /// Whether one list, the only one requested, is enough.
     fn is_conclusive(&self) -> bool {
         match (&self.read, &self.unread) {
             _ if self.asks_both => true,
@@ -159,7 +160,7 @@ impl Asking {
                 let read = read.set();
                 let all: BTreeSet<_> = self.known.readers.union(&self.known.not_read).collect();
                 let left = self.known.not_read.difference(&read).count();
-                // With nobody left to read it, nothing has to be known of the others.
+                // If nobody is left to read it, nothing has to be known about the others.
                 let is_whole = self.counts.unread() == 0 && read.len() == self.counts.read() as usize;
                 let sum = u64::from(self.counts.read()) + u64::from(self.counts.unread());
                 is_whole
@@ -173,11 +174,11 @@ impl Asking {
 
     fn ask_for_the_rest(&mut self) {
         self.asks_both = true;
-        // A list of readers is older than the list of the others that it has to be compared with.
+        // A list of readers is older than the list of the others that it is compared with.
         self.ahead = if self.read.take().is_some() { vec![Side::Unread, Side::Read] } else { vec![Side::Read] };
     }
 
-    /// What was found. `None` if a list is missing.
+    /// The result; `None` if a list is missing.
     pub fn found(self) -> Option<Found> {
         if !self.ahead.is_empty() {
             return None;
@@ -199,7 +200,7 @@ impl Asking {
     }
 }
 
-/// The readers that were not known, each once.
+/// The new readers, each once.
 fn new_readers(known: &Known, read: Option<&List>, unread: Option<&List>) -> Vec<Reader> {
     let unread_set = unread.map(List::set).unwrap_or_default();
     let mut seen = BTreeSet::new();

@@ -28,7 +28,7 @@ impl Naming {
         Member::new(&format!("~{digits}"))
     }
 
-    /// Tells namings apart without telling the key.
+    /// Identifies a naming without revealing its key.
     pub fn fingerprint(&self) -> String {
         match self {
             Self::Accounts => "accounts".to_owned(),

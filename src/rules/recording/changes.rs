@@ -43,9 +43,9 @@ impl Closed {
 pub struct Part {
     /// The messages, in rising order.
     pub seqs: Vec<MsgSeq>,
-    /// When they were last answered.
+    /// The time of their last answer.
     pub last_polled_at: Option<Timestamp>,
-    /// Until when they are known, unless they have their own time.
+    /// Time until which their counts are known, unless they have their own.
     pub known_until: Option<Timestamp>,
     /// When it is due.
     pub next_poll_at: Timestamp,
@@ -67,7 +67,7 @@ pub struct MessageChange {
     pub seq: MsgSeq,
     /// Its latest receipt, with the last known counts.
     pub receipt: Option<Receipt>,
-    /// When the answer of this poll with its receipt arrived, if any.
+    /// The time at which the answer with its receipt arrived in this poll, if any.
     pub polled_at: Option<Timestamp>,
     /// Whether the receipt differs from the previous one.
     pub differs: bool,
@@ -75,9 +75,9 @@ pub struct MessageChange {
     pub known_until: Option<Timestamp>,
     /// Whether that is its own time, because it differs from its slot's or because it leaves the slot.
     pub known_apart: bool,
-    /// Number of polls in a row that found no receipt, or refused it.
+    /// Number of polls in a row that found no receipt or refused it.
     pub no_receipt_polls: i16,
-    /// Since when polls have refused it.
+    /// Time since which polls have refused it.
     pub refused_since: Option<Timestamp>,
     /// Why polling has stopped, if so.
     pub closed: Option<Closed>,
@@ -105,7 +105,7 @@ pub struct Snapshot {
     pub prior_read_num: Option<u32>,
     /// The previous unread count.
     pub prior_unread_num: Option<u32>,
-    /// Whether an event told it, and not a poll.
+    /// Whether the change comes from an event rather than a poll.
     pub is_webhook: bool,
 }
 
@@ -131,7 +131,7 @@ impl Snapshot {
     }
 }
 
-/// Which polls add rows to `receipt_snapshots`.
+/// The polls that add rows to `receipt_snapshots`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeepSnapshots {
     /// Only polls that saw a change.

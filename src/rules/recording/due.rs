@@ -37,7 +37,7 @@ pub(super) fn due_by_cadence(slot: &Slot, cadence: &Cadence, phase: Phase) -> Ti
     slot.last_polled_at.and_then(due).unwrap_or(slot.next_poll_at)
 }
 
-/// Until when the known counts of a message hold: until its next poll was due, in a slot that was due at `due_at`.
+/// Time until which the known counts of a message hold: when its next poll was due, in a slot that was due at `due_at`.
 pub(super) fn carried_until(
     message: &SlotMessage,
     cadence: &Cadence,
@@ -65,8 +65,8 @@ pub(crate) fn pause(failures: i32) -> TimeDelta {
     doubled(failures - 1).min(RETRY_AT_MOST)
 }
 
-/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all are past their
-/// end.
+/// When a slot is due again after `poll`, if its messages are due by their cadence then; `None` if all of them are
+/// expired.
 pub(super) fn due(
     poll: &Poll,
     by_cadence: Option<Timestamp>,

@@ -1,9 +1,9 @@
-//! What events of webhooks change in a slot.
+//! What the events of webhooks change in a slot.
 //!
-//! An event is a hint with a time. It adds counts to the history and settles milestones like a poll, but it closes
-//! nothing and puts nothing off. That its time is exact is proved by counting: if the count rose by the members that
-//! the event names, nobody else has read the message since it was last known. Otherwise events were lost, and the
-//! change happened at some time since then.
+//! An event is a hint with a time. It adds counts to the history and settles milestones like a poll, but it closes and
+//! postpones nothing. Counting proves whether its time is exact: if the count rose by the members that the event names,
+//! nobody else has read the message since it was last known. If not, events were lost, and the change happened at some
+//! time since then.
 
 use chrono::TimeDelta;
 
@@ -32,15 +32,15 @@ pub struct Heard {
     pub seq: MsgSeq,
     /// Its counts.
     pub counts: Counts,
-    /// Number of members whom the event names: those who have just read it, or all so far.
+    /// Number of members in the event: those who have just read the message, or all so far.
     pub members: u32,
-    /// When it happened, by the service's clock; `None` if that was not told.
+    /// When it happened, by the service's clock; `None` if unknown.
     pub happened_at: Option<Timestamp>,
     /// When the event arrived, by the database's clock.
     pub arrived_at: Timestamp,
 }
 
-/// The members whom an event names are those who have just read a message.
+/// The members in an event are those who have just read a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadersTold {
     /// The message.
@@ -52,8 +52,9 @@ pub struct ReadersTold {
 }
 
 impl Recording {
-    /// The events of messages of a slot, by their place among those given, that prove who has just read a message: the
-    /// count rose by the members named, since it was last known. If it did not, some of them may have read it before.
+    /// The events of messages of a slot, by their position among those given, that prove who has just read a message:
+    /// its count rose by the members in the event since it was last known. Otherwise, some of them may have read it
+    /// earlier.
     pub fn readers_told(slot: &Slot, heard: &[Heard], moment: Moment) -> Vec<(usize, ReadersTold)> {
         let mut told = vec![];
         for message in &slot.messages {
@@ -71,7 +72,7 @@ impl Recording {
     }
 
     /// Decides what is written about events of messages of a slot, given in order of time. Nothing, if no message
-    /// changes. A message that all have read is closed by the next poll that is due anyway.
+    /// changes. A message that all members have read is closed by the next poll that is due anyway.
     pub fn of_events(slot: &Slot, heard: &[Heard], cadence: &Cadence, moment: Moment) -> Self {
         let (mut messages, mut snapshots, mut milestones) = (vec![], vec![], vec![]);
         for message in &slot.messages {
@@ -92,7 +93,7 @@ impl Recording {
         Self { messages, snapshots, milestones, ..Self::unchanged(slot) }
     }
 
-    /// A recording that leaves the slot as it is.
+    /// A recording that leaves the slot unchanged.
     fn unchanged(slot: &Slot) -> Self {
         Self {
             slot: slot.key,
@@ -137,16 +138,16 @@ fn change(state: &SlotMessage) -> MessageChange {
 #[derive(Debug, Clone, Copy)]
 struct News {
     counts: Counts,
-    /// By when they were there: later than all earlier times of the message.
+    /// Time by which they had been reached, later than all earlier times of the message.
     at: Timestamp,
-    /// When they were there, if the event tells that and it fits to what is known.
+    /// Time at which they were reached, if the event has one that fits the known state.
     happened_at: Option<Timestamp>,
     /// Whether nobody else has read the message since it was last known.
     is_exact: bool,
 }
 
 impl News {
-    /// `None` if the event tells nothing new, or if the known state is dated by a wrong clock.
+    /// `None` if the event is no news, or if a wrong clock has dated the known state.
     fn of(known: &SlotMessage, heard: Heard, moment: Moment) -> Option<Self> {
         let before = counts(known);
         if before.is_some_and(|before| heard.counts.read() <= before.read()) {
@@ -156,7 +157,7 @@ impl News {
         if seen.is_some_and(|seen| seen >= heard.arrived_at) {
             return None;
         }
-        // It can't have happened after it arrived, whatever the service's clock says.
+        // It can't have happened after the event arrived, whatever the service's clock says.
         let happened_at = heard.happened_at.map(|at| at.min(heard.arrived_at)).filter(|at| {
             let fits = known.known_until.is_none_or(|until| until < *at + PRECISION);
             !moment.is_doubted && known.first_sent_at <= *at && fits
@@ -171,7 +172,7 @@ impl News {
         Some(Self { counts: heard.counts, at, happened_at, is_exact })
     }
 
-    /// After which time the change happened.
+    /// Time after which the change happened.
     fn after_time(self, known: &SlotMessage) -> Option<Timestamp> {
         let exactly = self.happened_at.filter(|_| self.is_exact).map(|at| at - PRECISION);
         known.known_until.max(exactly)
@@ -189,7 +190,7 @@ impl News {
         }
     }
 
-    /// The milestones that the counts reach. Nobody had read a message when it was sent.
+    /// The milestones reached by these counts. Nobody had read a message when it was sent.
     fn settles(self, known: &SlotMessage, slot: &Slot, cadence: &Cadence) -> Option<Milestones> {
         let phase = Phase::of_slot(slot.key.slot_id);
         let due = carried_until(known, cadence, phase, due_by_cadence(slot, cadence, phase));
@@ -212,7 +213,7 @@ impl News {
             receipt: Some(self.receipt()),
             changed_at: Some(self.at),
             first_polled_at: known.first_polled_at.or(Some(self.at)),
-            // When it arrived, others may have read the message already.
+            // By the time the event arrived, others may have read the message too.
             known_until: self.happened_at.max(known.known_until).or(Some(known.first_sent_at)),
             known_apart: true,
             // A message with readers has a receipt.
@@ -226,10 +227,10 @@ fn counts(message: &SlotMessage) -> Option<Counts> {
     message.receipt.and_then(|receipt| receipt.counts)
 }
 
-/// Whether the members that the event names are all who have read the message since it had the counts `before`.
+/// Whether the members in the event are all those who have read the message since it had the counts `before`.
 ///
-/// It isn't documented whether an event names those who have just read the message, or all so far. Both are told apart
-/// unless several members are the first readers.
+/// It isn't documented whether an event contains the members who have just read the message, or all so far. The count
+/// tells, unless several members are the first readers.
 fn proves(before: Counts, heard: Heard) -> bool {
     let members = |counts: Counts| u64::from(counts.read()) + u64::from(counts.unread());
     let rise = heard.counts.read() - before.read();

@@ -33,19 +33,20 @@ const EXPIRED_UNSEEN_AFTER: TimeDelta = TimeDelta::days(1);
 pub(super) struct Judge<'a> {
     cadence: &'a Cadence,
     now: Timestamp,
-    /// Whether nothing is closed by the time.
+    /// Whether time closes nothing.
     is_doubted: bool,
     /// The receipts of the poll, in rising order of seq, each later than all earlier times of its message. A refusal
     /// that closes its message counts as a receipt with its code.
     pub(super) told: Vec<Told>,
-    /// The messages whose refusals can't be blamed on others, with the time since when and the number of polls.
+    /// The messages whose refusals can't be blamed on others, with the time since which, and the number of polls in
+    /// which, they were refused.
     refused: Vec<(MsgSeq, Timestamp, i16)>,
-    /// The messages closed for that.
+    /// The messages that are closed for that.
     rejected: Vec<MsgSeq>,
     /// The messages whose calls failed.
     failed: Vec<MsgSeq>,
     pub(super) complete: bool,
-    /// The slot has failed often enough to give up messages that were never answered.
+    /// Whether the slot has failed often enough to give up messages that were never answered.
     gives_up: bool,
 }
 
@@ -53,7 +54,7 @@ impl<'a> Judge<'a> {
     pub(super) fn of(slot: &Slot, poll: &Poll, cadence: &'a Cadence, now: Moment) -> Self {
         let Moment { time: now, is_doubted } = now;
         let complete = poll.end == PollEnd::Complete;
-        // If all messages of a slot are refused, it is the group that is refused, or the app.
+        // If all messages of a slot are refused, the group or the app is refused.
         let counts = complete || slot.messages.iter().filter(|message| !message.has_joined).count() == 1;
         let mut judge = Self {
             cadence,
@@ -94,8 +95,8 @@ impl<'a> Judge<'a> {
         judge
     }
 
-    /// Leaves out receipts that were read before an event told of their messages: they are older than what is known.
-    /// Those read after it were read after its time.
+    /// Leaves out receipts that were read before an event reported their messages: they are older than the known state.
+    /// Receipts read later get later times than the event.
     fn set_beside_events(&mut self, slot: &Slot) {
         for message in slot.messages.iter().filter(|message| message.known_apart) {
             let Ok(place) = self.told.binary_search_by_key(&message.seq, |told| told.seq) else { continue };
@@ -164,8 +165,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// A message past the end of its cadence is polled once more. If that fails, it is given a day; if it was never
-    /// answered, some more tries.
+    /// A message past the end of its cadence is polled once more. If that fails, it is given a day. If it was never
+    /// answered, it is given some more tries.
     fn expires(&self, message: &SlotMessage) -> bool {
         if self.is_doubted {
             return false;

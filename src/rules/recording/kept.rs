@@ -1,7 +1,7 @@
-//! A poll, or events, from the end until they are stored: the decision, and everything needed to decide again.
+//! A poll or events, from their end until they are stored: the decision, and everything needed to decide again.
 //!
-//! A decision holds for the version of the slot that it is based on. If another session has changed the slot in the
-//! meantime, it is made again on the present slot, by the same rules and for the same time. Pure.
+//! A decision holds for the version of the slot that it is based on. If another writer has changed the slot in the
+//! meantime, the decision is made again on the present slot, by the same rules and for the same time. Pure.
 
 use std::sync::Arc;
 
@@ -15,16 +15,17 @@ use crate::{
     },
 };
 
-/// A poll to be stored, or events.
+/// A poll or events to be stored.
 #[derive(Debug, Clone)]
 pub struct Kept {
     /// The decision.
     pub recording: Recording,
     /// Whether its slot no longer exists: then only its calls and the change of its group are stored.
     pub is_slot_gone: bool,
-    /// The decision about messages that were asked for and have left since, because their owner unwatched them.
+    /// The decision about messages that were asked for, but have left the slot since because their owner unwatched
+    /// them.
     pub of_unwatched: Option<Box<Recording>>,
-    /// These messages, as they were known when they were asked for.
+    /// These messages, as known when they were asked for.
     unwatched: Vec<SlotMessage>,
     slot: Slot,
     source: Source,
@@ -51,7 +52,7 @@ pub struct CountsMoved {
     pub prior_until: Option<Timestamp>,
 }
 
-/// What the decision is about.
+/// The subject of the decision.
 #[derive(Debug, Clone)]
 enum Source {
     Poll {
@@ -95,20 +96,20 @@ impl Contents {
     }
 }
 
-/// What happened to a poll that could not be stored as it was decided.
+/// The result of deciding again about a poll that could not be stored as it was.
 #[derive(Debug)]
 pub enum Anew {
-    /// The poll was stored already by a commit without an answer. Its slot, and the absorbed one if it exists, are
-    /// due then.
+    /// The poll was already stored by a commit whose answer was lost. Its slot is due then, and so is the absorbed one
+    /// if it exists.
     Stored(Vec<(SlotKey, Timestamp)>),
     /// It has been decided again.
     Decided(Box<Kept>),
-    /// Nothing is left to be stored: what the events told is known, or their slot no longer exists.
+    /// Nothing is left to be stored: the counts of the events are known, or their slot no longer exists.
     Nothing,
 }
 
 impl Kept {
-    /// Decides about a poll of `slot` that ended at `moment`, with all intervals longer by the factor `stretch`.
+    /// Decides about a poll of `slot` that ended at `moment`, with all intervals multiplied by `stretch`.
     pub fn of(
         slot: Slot,
         poll: Poll,
@@ -132,7 +133,7 @@ impl Kept {
         }
     }
 
-    /// Decides about events of messages of `slot`, given in order of time. `None` if they tell nothing new.
+    /// Decides about events of messages of `slot`, given in order of time. `None` if they are no news.
     pub fn of_events(slot: Slot, heard: Vec<Heard>, cadences: Arc<Cadences>, moment: Moment) -> Option<Self> {
         let recording = Recording::of_events(&slot, &heard, cadences.of(slot.cadence.as_deref()), moment);
         let source = Source::Events(heard);
@@ -149,7 +150,7 @@ impl Kept {
         (!kept.recording.messages.is_empty()).then_some(kept)
     }
 
-    /// Whether this is about events and not about a poll: the slot may be in a poll meanwhile.
+    /// Whether this is about events rather than a poll: the slot may be in a poll meanwhile.
     pub fn is_of_events(&self) -> bool {
         matches!(self.source, Source::Events(_))
     }
@@ -159,7 +160,8 @@ impl Kept {
         self.slot.next_poll_at
     }
 
-    /// When its first attempt was sent, by which its slot shows whether it was stored. `None` if it made none.
+    /// The time of its first attempt, which the slot stores and which thus shows whether the poll was stored. `None` if
+    /// it made no attempt.
     fn called_at(&self) -> Option<Timestamp> {
         match &self.source {
             Source::Poll { poll, .. } => poll.attempts.first().map(|attempt| attempt.called_at),
@@ -177,7 +179,7 @@ impl Kept {
         self.slot.version
     }
 
-    /// Whether its slot was found damaged, so that messages may name it without being in it.
+    /// Whether its slot was found damaged, so that messages may name it although it lacks them.
     pub fn is_slot_wrong(&self) -> bool {
         self.slot.is_wrong
     }
@@ -193,13 +195,13 @@ impl Kept {
         std::iter::once(self.recording.slot).chain(self.recording.absorbs.map(|(slot, _)| slot))
     }
 
-    /// Applies what has to be written of it: its slot, and messages that have left it.
+    /// Writes as little of it as necessary: its slot, and messages that have left it.
     pub fn recordings(&self) -> impl Iterator<Item = &Recording> {
         std::iter::once(&self.recording).chain(self.of_unwatched.as_deref())
     }
 
-    /// The changes of counts that the poll saw, or events told, if the group's readers are stored. One for each
-    /// message, from the counts before to the last ones.
+    /// The changes of counts in the poll or events, if the group's readers are stored. One for each message, from the
+    /// earlier counts to the latest ones.
     pub fn counts_moved(&self) -> impl Iterator<Item = CountsMoved> {
         let messages = self.slot.messages.iter().filter(|_| self.slot.has_readers);
         messages.filter_map(|message| {
@@ -220,8 +222,8 @@ impl Kept {
         })
     }
 
-    /// Messages that have left since they were asked for and have a receipt: until when they were known before, and
-    /// their state now.
+    /// Messages with a receipt that have left since they were asked for: the time until which they were known before,
+    /// and their present state.
     pub fn unwatched(&self) -> impl Iterator<Item = (Option<Timestamp>, SlotMessage)> {
         let changes = self.of_unwatched.iter().flat_map(|recording| &recording.messages);
         changes.filter_map(|change| {
@@ -237,8 +239,8 @@ impl Kept {
         1 + closed + self.unwatched().count() + self.recordings().map(of).sum::<usize>()
     }
 
-    /// Decides again on the present slots. A message that joined in the meantime was not asked for. The receipt of
-    /// one that left is decided on its state when it was asked for.
+    /// Decides again on the present slots. Messages that joined in the meantime were not asked for. The receipts of
+    /// messages that left are decided on their states when they were asked for.
     pub fn anew(mut self, now: Option<Slot>, absorbed: Option<Slot>) -> Anew {
         if self.is_of_events() {
             let again = now.and_then(|slot| {

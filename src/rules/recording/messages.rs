@@ -1,4 +1,4 @@
-//! The messages of a polled slot, one after another: how each changes, and when they are due together.
+//! The messages of a polled slot, one by one: how each one changes, and when they are due together.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The circumstances that decide about all messages of a slot.
+/// The circumstances of all messages of a slot.
 pub(super) struct Circumstances<'a> {
     pub following: Following<'a>,
     pub keep: KeepSnapshots,
@@ -29,7 +29,7 @@ pub(super) struct Circumstances<'a> {
     pub due_at: Timestamp,
     /// When the last answer with a receipt arrived, of this poll or an earlier one.
     pub last_polled_at: Option<Timestamp>,
-    /// When the first attempt of that poll with a receipt was sent.
+    /// The time at which the first attempt of that poll with a receipt was sent.
     pub known_until: Option<Timestamp>,
     /// Number of failed polls in a row.
     pub failures: i32,
@@ -47,10 +47,10 @@ pub(super) struct Messages<'a> {
     pub milestones: Vec<(MsgSeq, Milestones)>,
     /// The messages that stay and are due by the cadence.
     held: Vec<Known>,
-    /// When one of the others is due first.
+    /// The earliest due time of the other messages.
     first_due: Option<Timestamp>,
     every: Duration,
-    /// No active message is left.
+    /// Whether no active message is left.
     pub is_empty: bool,
 }
 
@@ -105,7 +105,7 @@ impl<'a> Messages<'a> {
         }
     }
 
-    /// Keeps the receipt in the history if it is news, with what it settles.
+    /// Keeps the receipt in the history if it is news, with the results that it settles.
     fn keep(&mut self, message: &SlotMessage, told: Told, differs: bool, is_dated_ahead: bool) {
         let Circumstances { following, keep, phase, due_at, .. } = *self.circumstances;
         let is_news = differs || is_dated_ahead;
@@ -137,7 +137,7 @@ impl<'a> Messages<'a> {
         if !following.cadence.is_expired(message.sent_at, now) {
             self.held.push(Known { until: change.known_until, is_read: change.is_read(), ..message.known() });
         } else if is_doubted {
-            // It seems to be past its end.
+            // The message seems to be past its end.
             self.is_due(following.after(phase, message.sent_at, now));
         } else if self.judge.complete {
             // A message past its end is polled for the last time.
@@ -149,7 +149,7 @@ impl<'a> Messages<'a> {
         self.first_due = self.first_due.into_iter().chain([at]).min();
     }
 
-    /// When the slot is due by its cadence, if there is such a time, and the time between two polls.
+    /// When the slot is due by its cadence, if at all, and the time between two polls.
     pub fn next(&mut self) -> (Option<Timestamp>, Duration) {
         let Circumstances { following, moment, phase, .. } = self.circumstances;
         let next = following.next(*phase, moment.time, std::mem::take(&mut self.held));

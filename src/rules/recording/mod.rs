@@ -1,8 +1,8 @@
-//! What a poll changes in its slot: which snapshots are kept, which messages are closed, and when the slot is due
-//! again.
+//! The changes that a poll makes to its slot: which snapshots are kept, which messages are closed, and when the slot is
+//! due again.
 //!
-//! Pure. In: a slot as it was read and the outcome of its poll. Out: what the store has to write in one transaction.
-//! A message that an answer leaves out is not known from that answer.
+//! Pure. In: a slot as it was read, and the outcome of its poll. Out: everything that the store has to write in one
+//! transaction. A message that an answer leaves out is not known from that answer.
 
 mod changes;
 mod due;
@@ -68,15 +68,15 @@ pub struct Recording {
     pub messages: Vec<MessageChange>,
     /// The rows for `receipt_snapshots`.
     pub snapshots: Vec<Snapshot>,
-    /// The milestones that messages have reached, and what else their changes settle.
+    /// The milestones reached by messages, and everything else settled by their changes.
     pub milestones: Vec<(MsgSeq, Milestones)>,
     /// The attempts.
     pub attempts: Vec<Attempt>,
     /// The group enters or leaves quarantine.
     pub group: Option<GroupChange>,
-    /// Messages that move to their own slots, since calls for them fail and those for the others don't.
+    /// Messages that move to their own slots, since their calls fail while those for others don't.
     pub parts: Vec<Part>,
-    /// No active message is left.
+    /// Whether no active message is left.
     pub is_empty: bool,
 }
 
@@ -111,7 +111,7 @@ impl Recording {
     ) -> Self {
         let (following, moment) = (cadence.into(), now.into());
         let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
-        // Nearly all slots are taken as they are.
+        // Nearly all slots are used as they are.
         let mut slot = Cow::Borrowed(slot);
         let dated_ahead = match !moment.is_doubted && slot.is_dated_ahead(moment.time) {
             true => slot.to_mut().forget_future(moment.time),
@@ -171,7 +171,8 @@ impl Recording {
         }
     }
 
-    /// The same without its messages, and those as parts with one message each, for when the whole can't be stored.
+    /// The recording without its messages, and those as parts with one message each, for when the whole can't be
+    /// stored.
     pub fn apart(&self) -> (Self, Vec<(MsgSeq, Self)>) {
         let frame = Self { messages: vec![], snapshots: vec![], milestones: vec![], ..self.clone() };
         let mut seqs: Vec<MsgSeq> = self.messages.iter().map(|change| change.seq).collect();
@@ -194,7 +195,7 @@ impl Recording {
         }
     }
 
-    /// When the slot is due again, and why then.
+    /// When the slot is due again, and the reason.
     pub fn next(&self) -> Next {
         Next { due: self.next_poll_at, every: self.every }
     }

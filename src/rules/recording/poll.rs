@@ -1,4 +1,4 @@
-//! The outcome of a poll, as reported by its attempts: what was seen, never what follows from it.
+//! The outcome of a poll, from its attempts: facts only, never their consequences.
 
 use crate::{
     domain::{MsgSeq, Receipt, Timestamp},
@@ -14,8 +14,8 @@ pub struct Poll {
     pub receipts: Vec<Told>,
     /// Messages that the service refuses even alone, with the code and without counts.
     pub rejected: Vec<Told>,
-    /// Messages whose calls failed while others of the slot were answered: each alone if it was found, otherwise
-    /// together the ones that include it.
+    /// Messages whose calls failed while others of the slot were answered: each one alone if it was found, otherwise
+    /// together with those that it was asked for with.
     pub failed: Vec<Vec<MsgSeq>>,
     /// The outcomes of other slots' calls.
     pub others: Others,

@@ -33,7 +33,7 @@ pub enum GroupChange {
     Release,
 }
 
-/// What the poll changes of the group of its slot.
+/// The change that the poll makes to the group of its slot.
 pub(super) fn group_change(slot: &Slot, poll: &Poll, now: Timestamp) -> Option<GroupChange> {
     match &poll.end {
         PollEnd::GroupFault(failure) => {

@@ -1,7 +1,7 @@
 //! A slot: up to a batch of messages of one group that are always polled together. One slot is one future call.
 //!
 //! Its contents as the poller gets them, and the packing of new messages into slots. Pure: the store reads and writes
-//! what is decided here.
+//! the results.
 
 mod packing;
 
@@ -35,7 +35,7 @@ impl SlotKey {
     /// Less than all other keys.
     pub const MIN: Self = Self { group_key: GroupKey::MIN, slot_id: SlotId::MIN };
 
-    /// Keys as two columns, for a statement.
+    /// The keys as two columns, for a statement.
     pub fn columns(keys: &[Self]) -> (Vec<GroupKey>, Vec<SlotId>) {
         keys.iter().map(|key| (key.group_key, key.slot_id)).unzip()
     }
@@ -93,14 +93,14 @@ pub struct Slot {
     pub last_called_at: Option<Timestamp>,
     /// Its active messages, in rising order, each once.
     pub messages: Vec<SlotMessage>,
-    /// Whether its row contains anything that is not a message, or a duplicate, because somebody has edited it. Then
-    /// the whole row has to be written.
+    /// Whether its row has been edited, and contains a duplicate or something that is not a message. Then the whole row
+    /// has to be written.
     pub is_wrong: bool,
-    /// A slot that is polled along, and whose messages move here if the poll succeeds.
+    /// A slot that is polled with it, and whose messages move here if the poll succeeds.
     pub absorbs: Option<Absorbed>,
 }
 
-/// A slot that is polled along with another.
+/// A slot that is polled with another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absorbed {
     /// Its id.
@@ -111,7 +111,7 @@ pub struct Absorbed {
     pub seqs: Vec<MsgSeq>,
 }
 
-/// When a slot is due, as stored, and what shows whether the wall clock was set since.
+/// The stored due time of a slot, and what shows whether the wall clock was set since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredDue {
     /// When it is due.
@@ -125,8 +125,8 @@ pub struct StoredDue {
 }
 
 impl StoredDue {
-    /// The time between two polls by its cadence: as it was decided after its last poll. A pause or a failure since
-    /// then doesn't count, and before the first poll the youngest message decides.
+    /// The time between two polls by its cadence, as decided after its last poll: later pauses and failures don't
+    /// count. Before the first poll, the youngest message decides.
     pub fn every(&self, following: &Following<'_>, now: Timestamp) -> Duration {
         let alone = |youngest| following.alone(youngest, now);
         let alone = self.youngest_sent_at.map_or_else(|| following.cadence.first_step(), alone);
@@ -139,13 +139,13 @@ impl StoredDue {
 }
 
 impl Slot {
-    /// Whether another slot of the same group may be polled along: both fit into one call, and neither fails. A fault
+    /// Whether another slot of the same group may be polled with it: both fit into one call, and neither fails. A fault
     /// in one must not spoil the polls of the other.
     pub fn may_absorb(&self, other: &Self, batch_size: usize) -> bool {
         self.messages.len() + other.messages.len() <= batch_size && self.failures == 0 && other.failures == 0
     }
 
-    /// Whether a time is in the future at `now`, by which messages are known.
+    /// Whether a time by which messages are known is in the future at `now`.
     pub fn is_dated_ahead(&self, now: Timestamp) -> bool {
         let times =
             self.messages.iter().map(|message| message.known_until).chain([self.last_polled_at, self.known_until]);
@@ -173,12 +173,12 @@ impl Slot {
         dated_ahead
     }
 
-    /// Whether a message belongs to the slot that is polled along.
+    /// Whether a message belongs to the slot that is polled with it.
     pub fn is_absorbed(&self, seq: MsgSeq) -> bool {
         self.absorbs.as_ref().is_some_and(|absorbed| absorbed.seqs.contains(&seq))
     }
 
-    /// Drops the slot that was polled along, and its messages.
+    /// Drops the slot that is polled with it, and its messages.
     pub fn leave_absorbed(&mut self) {
         if let Some(absorbed) = self.absorbs.take() {
             self.messages.retain(|message| !absorbed.seqs.contains(&message.seq));
@@ -218,9 +218,9 @@ pub struct SlotMessage {
     pub known_apart: bool,
     /// Number of polls in a row that found no receipt, or refused it if `refused_since` is set.
     pub no_receipt_polls: i16,
-    /// Since when each poll of it alone was refused.
+    /// Time since which each poll of it alone was refused.
     pub refused_since: Option<Timestamp>,
-    /// It joined during the poll of its slot, which did not ask for it.
+    /// Whether it joined during the poll of its slot, which did not ask for it.
     pub has_joined: bool,
 }
 
@@ -242,7 +242,7 @@ impl SlotMessage {
         }
     }
 
-    /// What its cadence depends on.
+    /// The facts that its cadence depends on.
     pub fn known(&self) -> Known {
         let is_read = self.receipt.is_some_and(Receipt::all_read);
         Known { sent_at: self.sent_at, until: self.known_until, is_read }
@@ -253,8 +253,8 @@ impl SlotMessage {
         self.known_until.filter(|_| self.known_apart)
     }
 
-    /// Until when it was known before an attempt sent at `sent_at`. If that would be later, a clock has been set back
-    /// since: then it was known at some time after the message was sent.
+    /// Time until which it was known before an attempt sent at `sent_at`. If that would be later, a clock has been set
+    /// back: then it was known at some time after the message was sent.
     pub fn known_before(&self, sent_at: Timestamp) -> Option<Timestamp> {
         self.known_until.map(|until| if until < sent_at { until } else { self.first_sent_at.min(sent_at) })
     }

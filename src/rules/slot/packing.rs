@@ -21,7 +21,7 @@ pub struct NewMessage {
     pub seq: MsgSeq,
     /// When it was sent.
     pub sent_at: Timestamp,
-    /// Time since when it is watched.
+    /// Time since which it has been watched.
     pub added_at: Timestamp,
 }
 
@@ -50,17 +50,17 @@ pub struct SlotAssignment {
 }
 
 impl SlotAssignment {
-    /// Whether the schedule has to be told, if the slot is stored as due at `stored`: the slot is new, or due
-    /// earlier. A slot that was due earlier anyway is in flight, or soon will be: its poll takes care that these
-    /// messages are polled in time.
+    /// Whether it is news for the schedule, if the slot is stored as due at `stored`: the slot is new, or due earlier
+    /// than before. A slot that was due earlier anyway is in a poll or soon will be, and that poll makes sure that
+    /// these messages are polled in time.
     pub fn is_news(&self, stored: Timestamp) -> bool {
         // The database stores microseconds.
         self.slot_id.is_none() || stored.timestamp_micros() >= self.first.due.timestamp_micros()
     }
 }
 
-/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`, with intervals that are
-/// longer by the factor `stretch`.
+/// Distributes `fresh` messages (by group and rising seq) over slots of up to `batch_size`, with all intervals
+/// multiplied by `stretch`.
 pub fn pack(
     fresh: &[NewMessage],
     open: &HashMap<GroupKey, OpenSlot>,
@@ -77,7 +77,7 @@ pub fn pack(
         let (joining, rest) = group.split_at(room);
         let following = Following { cadence: cadences.of(group[0].cadence.as_deref()), stretch };
         let mut fill = |slot_id: Option<SlotId>, last_polled_at, messages: &[NewMessage]| {
-            // A new slot is due from the time its messages are watched: time without a poller is a gap.
+            // A new slot is due as soon as its messages are watched: time without a poller is a gap.
             let since = |message: &NewMessage| if slot_id.is_none() { now.min(message.added_at) } else { now };
             let first = |message: &NewMessage| following.first_poll(last_polled_at, message.sent_at, since(message));
             if let Some(first) = messages.iter().map(first).reduce(Next::sooner) {

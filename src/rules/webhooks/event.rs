@@ -1,7 +1,7 @@
-//! The bodies of webhooks, parsed leniently like answers of calls: an invalid entry only affects itself, unknown
-//! fields are ignored, numbers are read in any form.
+//! The bodies of webhooks, parsed as leniently as answers of calls: an invalid entry only affects itself, unknown
+//! fields are ignored, and numbers are read in any form.
 //!
-//! The accounts of members are kept only for groups with readers on.
+//! The accounts of members are only kept for groups with readers on.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -12,13 +12,13 @@ use crate::{
     rules::protocol::wire::{Number, first_entries},
 };
 
-/// Maximum number of entries that are read of an event.
+/// Maximum number of entries that are read from an event.
 const MOST_ENTRIES: usize = 100;
 
 /// Maximum number of members of a group with read receipts. [Tencent's documentation]
 const MOST_MEMBERS: i64 = 200;
 
-/// The news of a webhook.
+/// The content of a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Members have read messages.
@@ -29,9 +29,9 @@ pub enum Event {
         group: Group,
         /// Its number.
         seq: MsgSeq,
-        /// When it was sent, to the second; `None` if that was not told.
+        /// When it was sent, to the second; `None` if unknown.
         sent_at: Option<Timestamp>,
-        /// Whether it is for members who are online, and has no receipt.
+        /// Whether it is only for members who are online, and has no receipt.
         is_online_only: bool,
     },
     /// Messages were recalled.
@@ -47,7 +47,7 @@ pub enum Event {
     Destroyed(GroupId),
     /// Members have joined or left.
     MembersChanged(Group),
-    /// An API is called at more than 80 % of its limit.
+    /// Calls of an API exceed 80 % of its limit.
     OverLimit {
         /// The API.
         command: String,
@@ -60,7 +60,7 @@ pub enum Event {
     Other,
 }
 
-/// A group, and its type as it was told.
+/// A group, and its type if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// Its id.
@@ -74,7 +74,7 @@ pub struct Group {
 pub struct Receipts {
     /// The group of the messages.
     pub group: GroupId,
-    /// When they changed, by the service's clock, to the millisecond; `None` if that was not told.
+    /// When they changed, by the service's clock, to the millisecond; `None` if unknown.
     pub event_at: Option<Timestamp>,
     /// The messages with their counts.
     pub entries: Vec<ReceiptEntry>,
@@ -89,7 +89,7 @@ pub struct ReceiptEntry {
     pub seq: MsgSeq,
     /// Its counts.
     pub counts: Counts,
-    /// The members in `ReadReceiptMembers`: those of this event, or all so far.
+    /// The members in `ReadReceiptMembers`: those of this event, or all readers so far.
     pub members: Members,
 }
 
@@ -132,12 +132,12 @@ struct Entry {
 }
 
 impl Event {
-    /// Reads the body of a webhook. Accounts of members are kept if the group `has_readers` on.
+    /// Reads the body of a webhook. Accounts of members are only kept if the group `has_readers` on.
     ///
     /// # Errors
-    /// If it is not a JSON object. What is missing in one makes it [`Event::Other`].
+    /// If it is not a JSON object. One that lacks something required becomes [`Event::Other`].
     pub fn read(body: &[u8], has_readers: impl FnOnce(&GroupId) -> bool) -> Result<Self, BadEvent> {
-        // A list would be read as the fields of an object.
+        // Otherwise, a list would be read as the fields of an object.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let body: Body = serde_json::from_slice(if is_object { body } else { b"" }).map_err(|_| BadEvent)?;
         Ok(body.event(has_readers).unwrap_or(Self::Other))
@@ -145,7 +145,7 @@ impl Event {
 }
 
 impl Receipts {
-    /// How much room it takes: the number of its entries and of the accounts in them.
+    /// The room that it takes: the number of its entries and of the accounts in them.
     pub fn size(&self) -> usize {
         self.entries.iter().map(|entry| 1 + entry.members.accounts().len()).sum()
     }

@@ -1,4 +1,4 @@
-//! The members whom an event names. Their accounts are kept only for groups with readers on, and never shown.
+//! The members in an event. Their accounts are only kept for groups with readers on, and never shown.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::Member;
 
-/// Maximum number of accounts that are read of a message: no group with read receipts has more members.
+/// Maximum number of accounts that are read for a message: no group with read receipts has more members.
 const MOST_ACCOUNTS: usize = 200;
 
 /// The members in `ReadReceiptMembers`; none if it is not a list.
@@ -21,7 +21,7 @@ pub struct Members {
 }
 
 impl Members {
-    /// Their number, also of those without a usable account.
+    /// Their number, including those without a usable account.
     pub fn count(&self) -> u32 {
         self.count
     }

@@ -1,7 +1,7 @@
-//! Tencent Chat's webhooks: where a request comes from, what it tells, and how far its events are trusted.
+//! Tencent Chat's webhooks: where a request comes from, its content, and how far its events are trusted.
 //!
-//! An event is a hint with a time: polls confirm what it tells. Whatever strangers may send is bounded here. Nothing
-//! of members is kept, but for groups with readers on.
+//! An event is a hint with a time: polls confirm it. Whatever strangers may send is bounded here. Nothing about members
+//! is kept, except for groups with readers on.
 
 mod event;
 mod members;

@@ -1,6 +1,6 @@
 //! Puts events in order: they are held for a moment, since webhooks overtake each other.
 //!
-//! Bounded: what doesn't fit is handed out at once.
+//! Bounded: events that don't fit are passed on immediately.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ pub const WINDOW: Duration = Duration::from_millis(500);
 /// Maximum number of entries, and of accounts in them, that are held.
 const MOST_HELD: usize = 20_000;
 
-/// An event, and when it arrived.
+/// An event and its arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrived {
     /// The event.
@@ -38,14 +38,14 @@ impl Order {
         self.held.push(arrived);
     }
 
-    /// When the next event is to be taken, if any is held.
+    /// When the next event is due to be taken, if any is held.
     pub fn next_at(&self) -> Option<Instant> {
         let first = self.held.first()?.uptime;
         Some(if self.size > MOST_HELD { first } else { first + WINDOW })
     }
 
-    /// Takes the events that were held for long enough at `now`, and those that happened before one of them, in the
-    /// order in which they happened.
+    /// Takes the events that have been held for long enough at `now`, and those that happened before one of them, in
+    /// the order in which they happened.
     pub fn take(&mut self, now: Instant) -> Vec<Arrived> {
         let is_full = self.size > MOST_HELD;
         let ripe = self.held.iter().filter(|one| is_full || one.uptime + WINDOW <= now);

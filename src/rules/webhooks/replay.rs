@@ -1,7 +1,6 @@
-//! Recognises a webhook that was sent again: Tencent Chat repeats some, and anyone who has seen one could repeat it.
+//! Recognises a repeated webhook: Tencent Chat repeats some, and anyone who has seen one could.
 //!
-//! Bounded: when it is full, the oldest is forgotten. A repeated event changes nothing in any case, but costs a look at
-//! the database.
+//! Bounded: when it is full, the oldest is forgotten. A repeated event changes nothing in any case, but costs a query.
 
 use std::{
     collections::{HashSet, VecDeque},

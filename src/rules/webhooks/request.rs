@@ -1,7 +1,7 @@
 //! Whether a request comes from Tencent Chat: decided from its method, path and query, before its body is read.
 //!
-//! A signature doesn't cover the body. So it only proves that the sender has seen a URL of the last minute, which must
-//! never be logged.
+//! A signature doesn't cover the body. So it only proves that the sender has seen a URL of the last minute. Such a URL
+//! must never be logged.
 
 use chrono::TimeDelta;
 use secrecy::{ExposeSecret, SecretString};

@@ -1,27 +1,27 @@
-//! How far polls give way to events: by counting which changes events had told before a poll saw them.
+//! How far polls yield to events, from counting the changes that events had reported before a poll saw them.
 //!
 //! Trust is earned slowly, over thousands of changes, and lost within tens: a long memory bounds how far polls are
-//! stretched, a short one brings them back. Pure.
+//! stretched, and a short one brings them back. Pure.
 
-/// Number of changes that the long memory holds, about. So the least share is 0.4 %, and polls become up to 15 times
+/// Approximate number of changes in the long memory. So the smallest share is 0.4 %, and polls become up to 15 times
 /// rarer, as far as `patience` allows.
 const LONG: f64 = 5_000.0;
 
 /// The same for the short memory.
 const SHORT: f64 = 100.0;
 
-/// Number of changes, as if found untold, that are added to the long memory: so trust has to be earned.
+/// Number of changes, counted as unreported, that the long memory starts with: so trust has to be earned.
 const DOUBT: f64 = 20.0;
 
-/// Number of changes found by polls alone from which webhooks count as silent.
+/// Number of changes found only by polls from which webhooks count as silent.
 const SILENT_FROM: f64 = 20.0;
 
-/// Read counts that changed: how many of them events told, and how many polls found.
+/// Changed read counts, by how they were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// Number of changes that events told.
+    /// Number of changes that events reported.
     pub told: u32,
-    /// Number of changes that polls found and no event had told.
+    /// Number of changes that polls found before any event reported them.
     pub untold: u32,
 }
 
@@ -42,7 +42,7 @@ impl Memory {
     fn add(&mut self, tally: Tally, holds: f64) {
         let changes = f64::from(tally.told) + f64::from(tally.untold);
         let kept = (-changes / holds).exp();
-        // What is added together fades as if it had come one by one.
+        // Counts that are added together fade as if they had come one by one.
         let added = if changes > 0.0 { holds * (1.0 - kept) / changes } else { 0.0 };
         self.told = self.told * kept + added * f64::from(tally.told);
         self.untold = self.untold * kept + added * f64::from(tally.untold);
@@ -54,7 +54,7 @@ impl Memory {
 }
 
 impl Trust {
-    /// What an earlier process remembered, as from [`Trust::remembered`]. Anything else is no trust.
+    /// The trust of an earlier process, from [`Trust::remembered`]. Anything else is no trust.
     pub fn recall(told: f64, untold: f64) -> Self {
         let is_memory = |number: f64| (0.0..=LONG).contains(&number);
         match is_memory(told) && is_memory(untold) {
@@ -63,7 +63,7 @@ impl Trust {
         }
     }
 
-    /// What has to be stored: the remembered numbers of changes that events told, and that polls found.
+    /// The numbers to store: changes that events reported, and changes that only polls found.
     pub fn remembered(&self) -> (f64, f64) {
         (self.long.told, self.long.untold)
     }
@@ -74,12 +74,12 @@ impl Trust {
         self.short.add(tally, SHORT);
     }
 
-    /// Whether polls find changes and events tell none.
+    /// Whether polls find changes while events report none.
     pub fn is_silent(&self) -> bool {
         self.short.untold > SILENT_FROM && self.short.told < 1.0
     }
 
-    /// The share of changes that only polls find, as far as it is known: from 1, without trust, to almost 0.
+    /// The share of changes that only polls find, as far as known: from 1, without trust, to almost 0.
     pub fn untold(&self) -> f64 {
         self.long.untold_share(DOUBT).max(self.short.untold_share(0.0)).min(1.0)
     }

@@ -1,4 +1,4 @@
-//! Polls whose slots were changed since they were read: decided again on the present slots.
+//! Polls whose slots have changed since they were read: decided again on the present slots.
 
 use std::{
     borrow::BorrowMut,
@@ -11,7 +11,7 @@ use crate::rules::{
     slot::{GroupKey, NewSlot, Slot, SlotKey},
 };
 
-/// The present contents of the database.
+/// The present state in the database.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Present {
     /// The slots of the polls, as far as they exist.
@@ -25,15 +25,16 @@ pub(crate) struct Present {
 pub(crate) struct Decided<T> {
     /// They have to be written.
     pub polls: Vec<T>,
-    /// They were stored already by a commit without an answer.
+    /// They were already stored by a commit whose answer was lost.
     pub stored: Vec<T>,
-    /// Nothing is left to be written: they would have deleted an empty slot that is gone, or events told what is known.
+    /// Nothing is left to be written: they would have deleted an empty slot that is gone, or the counts of events are
+    /// known.
     pub needless: Vec<T>,
     /// The results for the slots.
     pub committed: Vec<Committed>,
 }
 
-/// The slots to read before these polls can be decided again, and the groups of which all slots have to be read.
+/// The slots to read before these polls can be decided again, and the groups all of whose slots have to be read.
 pub(crate) fn to_read<T: BorrowMut<Kept>>(polls: &[T]) -> (Vec<SlotKey>, BTreeSet<GroupKey>) {
     let kept = || polls.iter().map(|poll| poll.borrow());
     let groups = kept().filter(|kept| !kept.recording.parts.is_empty()).map(|kept| kept.recording.slot.group_key);
@@ -48,8 +49,8 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
         let kept: &Kept = poll.borrow();
         let (own, absorbed) = (kept.recording.slot, kept.recording.absorbs.map(|(slot, _)| slot));
         let (now, other) = (slots.remove(&own), absorbed.and_then(|slot| slots.remove(&slot)));
-        // The absorbed slot is separate if the absorbing one no longer exists, and no longer exists itself if it
-        // can't be read.
+        // The absorbed slot is separate if the absorbing one no longer exists. If it can't be read, it no longer exists
+        // itself.
         match (&other, absorbed) {
             (Some(other), _) if now.is_none() => {
                 decided.committed.push(Committed::Due(other.key, other.next_poll_at));

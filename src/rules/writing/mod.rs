@@ -1,10 +1,10 @@
-//! Which results are written together, when, and what follows if that fails: batches every 500 ms or 4,000 rows,
-//! whichever comes first.
+//! Decides which results are written together, when, and what follows if that fails. Batches are written every 500 ms
+//! or 4,000 rows, whichever comes first.
 //!
 //! A failed batch is repeated until it succeeds: no result of a call is dropped. Meanwhile polling stops. Refused rows
-//! are found by halving and set aside one by one; locked ones wait separately. A poll whose slot was changed since it
-//! was read is decided again. That also shows whether an unanswered commit was made: then the slot's last call is the
-//! poll's.
+//! are found by halving, and set aside one by one; locked ones wait separately. A poll whose slot has changed since it
+//! was read is decided again. That also shows whether a commit without an answer was made: if so, the slot's last call
+//! is the poll's.
 //!
 //! Pure, given `now`: [`Writing::next`] says what to do, and its caller reports the outcome.
 
@@ -39,10 +39,10 @@ const GATHER: Duration = Duration::from_millis(500);
 /// How often locked rows are retried.
 const TRY_LEFT_EVERY: Duration = Duration::from_secs(1);
 
-/// Maximum time per retry to search for rows that are free by now; the rest follows in the next retry.
+/// Maximum time per retry for finding rows that are free by now; the rest follows in the next retry.
 const SEARCH: Duration = Duration::from_millis(500);
 
-/// Maximum number of polls waiting for other sessions' locks before everything waits.
+/// Maximum number of polls that wait for other sessions' locks; from then on, everything waits.
 const MAX_LEFT: usize = 2_000;
 
 /// First delay between two attempts at a failed batch, doubled each time up to …
@@ -51,12 +51,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// … this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The activity between two tasks.
+/// The state between two tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Gathering,
     WritingGathered,
-    /// Writing polls that found their rows locked, as far as that is possible until this time.
+    /// Writing the polls whose rows were locked, as far as possible until this time.
     WritingLeft(Instant),
     WaitingForOthers(Instant),
     Over(Option<Reason>),
@@ -68,11 +68,11 @@ pub(crate) struct Writing<T> {
     stage: Stage,
     gathered: Vec<T>,
     gathered_rows: usize,
-    /// When the gathered polls are written.
+    /// Time at which the gathered polls are written.
     gathered_until: Option<Instant>,
-    /// To be written, the last one first.
+    /// Polls to be written, the last one first.
     parts: Vec<Part<T>>,
-    /// What the present task is about, if it is about polls.
+    /// The polls of the present task, if it is about polls.
     batch: Part<T>,
     wait: Duration,
     repeat_at: Option<Instant>,
@@ -108,19 +108,19 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         }
     }
 
-    /// A poll to be written.
+    /// Adds a poll to be written.
     pub(crate) fn received(&mut self, poll: T, now: Instant) {
         self.gathered_until.get_or_insert(now + GATHER);
         self.gathered_rows += poll.borrow().rows();
         self.gathered.push(poll);
     }
 
-    /// There will be no more polls.
+    /// Ends the input: there will be no more polls.
     pub(crate) fn closed(&mut self) {
         self.is_closed = true;
     }
 
-    /// The shutdown deadline is over: nothing is repeated any more.
+    /// Ends the time for shutdown: nothing is repeated any more.
     pub(crate) fn give_up(&mut self) {
         self.must_give_up = true;
     }
@@ -136,7 +136,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         self.gathered.iter().chain(parts).chain(&self.left)
     }
 
-    /// What to do at `now`. It is the same until its outcome is reported.
+    /// What to do at `now`. The answer stays the same until its outcome is reported.
     pub(crate) fn next(&mut self, now: Instant) -> Task<'_, T> {
         loop {
             match self.stage {
@@ -175,7 +175,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         (now < until && self.gathered_rows < MAX_ROWS).then_some(Some(until))
     }
 
-    /// Whether no poll is waited for. One that hangs beyond the shutdown deadline isn't.
+    /// Whether no poll is waited for. A poll that hangs beyond the shutdown deadline isn't waited for.
     fn is_ending(&self) -> bool {
         self.is_closed || self.must_give_up
     }
@@ -205,12 +205,12 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         }
     }
 
-    /// The number of refusals of a slot, with the present one.
+    /// The number of refusals of a slot, including the present one.
     fn refusals_of(&self, slot: SlotKey) -> i32 {
         self.refusals.get(&slot).map_or(1, |count| count.saturating_add(1))
     }
 
-    /// The batch was written, except for the polls of the slots in `changed`, which have to be decided again.
+    /// Reports that the batch was written, except for the polls of the slots in `changed`, which are decided again.
     pub(crate) fn wrote(&mut self, changed: &HashSet<SlotKey>) {
         let Part { mut polls, mode } = std::mem::take(&mut self.batch);
         self.size.ended_in_time();
@@ -225,8 +225,8 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         self.parts.push(Part { polls, mode: Mode::Anew });
     }
 
-    /// The refused rows of the poll are set aside, and the others written. `waits` tells whether its slot's row, or
-    /// that of its group, was among them.
+    /// Reports that the refused rows of the poll are set aside, and the others written. `waits` tells whether its
+    /// slot's row, or that of its group, was among them.
     pub(crate) fn set_aside(&mut self, waits: bool) {
         for poll in std::mem::take(&mut self.batch).polls {
             let slot = poll.borrow().recording.slot;
@@ -236,14 +236,14 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         self.size.ended_in_time();
     }
 
-    /// What the task has read. The polls found to be stored are not written again.
+    /// Reports the result of reading. Polls that turn out to be stored are not written again.
     pub(crate) fn read(&mut self, present: Present) -> Decided<T> {
         let mut decided = anew::decide(std::mem::take(&mut self.batch).polls, present);
         self.parts.push(std::mem::take(&mut decided.polls).into());
         decided
     }
 
-    /// Another session has locked one of the rows. Nothing was written.
+    /// Reports that another session has locked one of the rows. Nothing was written.
     pub(crate) fn found_locked(&mut self) {
         match std::mem::take(&mut self.batch).halves() {
             Ok(halves) => self.parts.extend(halves),
@@ -251,7 +251,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         }
     }
 
-    /// Something has changed since it was read. Nothing was written.
+    /// Reports that something has changed since it was read. Nothing was written.
     pub(crate) fn found_changed(&mut self) {
         self.halve_or(Mode::Anew);
     }
@@ -263,7 +263,8 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         }
     }
 
-    /// The task failed. Returns whether it is repeated, as it is or in smaller batches, while polling waits.
+    /// Reports that the task failed. Returns whether it is repeated, unchanged or in smaller batches, while polling
+    /// waits.
     pub(crate) fn failed(&mut self, failure: Failure, now: Instant) -> bool {
         match failure {
             Failure::LeaseLost => self.stage = Stage::Over(Some(Reason::LeaseLost)),
@@ -285,7 +286,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         false
     }
 
-    /// Whether there is a batch, after taking the next one. Locked rows are only searched for some time.
+    /// Whether there is a batch, after taking the next one. The search for locked rows has a time limit.
     fn has_batch(&mut self, now: Instant) -> bool {
         if !self.batch.polls.is_empty() {
             return true;

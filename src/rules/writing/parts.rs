@@ -42,7 +42,7 @@ impl<T: BorrowMut<Kept>> Part<T> {
         self.polls.iter().map(|poll| poll.borrow().rows()).sum()
     }
 
-    /// Both halves, the first one last. The error is a lone poll.
+    /// Both halves, the first one last. The error is a single poll.
     pub fn halves(mut self) -> Result<[Self; 2], Self> {
         if self.polls.len() < 2 {
             return Err(self);
@@ -70,8 +70,8 @@ pub(super) fn take_batch<T: BorrowMut<Kept>>(parts: &mut Vec<Part<T>>, size: Bat
     Part::default()
 }
 
-/// Takes out what is about a slot that something earlier is about: a transaction writes each slot once. It is decided
-/// again afterwards.
+/// Takes out the polls of slots that occur earlier in the batch, since a transaction writes each slot once. They are
+/// decided again afterwards.
 fn repeated<T: BorrowMut<Kept>>(polls: &mut Vec<T>) -> Vec<T> {
     let mut slots: HashSet<SlotKey> = HashSet::new();
     let (first, repeated) = std::mem::take(polls).into_iter().partition(|poll: &T| {

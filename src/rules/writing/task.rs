@@ -35,10 +35,10 @@ pub(crate) enum Task<'a, T> {
     WaitForOthers(Instant, usize),
     /// Write these polls in one transaction.
     Write(&'a [T]),
-    /// Write what can be written of this poll, and set aside the rest. If that concerns its slot, the slot waits for
+    /// Write as much of this poll as possible, and set aside the rest. If that includes its slot, the slot waits for
     /// this time.
     SetAside(&'a T, TimeDelta),
-    /// Read what [`to_read`](super::to_read) names.
+    /// Read the slots named by [`to_read`](super::to_read).
     Read(&'a [T]),
     /// Nothing more: everything is written, or can't be, for this reason.
     End(Option<Reason>),

@@ -16,19 +16,19 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;
 const DAY: u64 = 86_400;
 
-/// The tiers of the built-in cadence, and nothing else.
+/// Only the tiers of the built-in cadence.
 fn tiers_alone() -> Cadence {
     let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)];
     let tiers = tiers.map(|(until, every)| Tier { until: secs(until), every: secs(every) });
     Cadence::by_age(tiers.to_vec(), true).unwrap()
 }
 
-/// A message that is known until `now`, and that somebody may read.
+/// A message whose counts are known until `now`, and that somebody may still read.
 fn unread(sent_at: Timestamp, now: Timestamp) -> Known {
     Known { sent_at, until: Some(now), is_read: false }
 }
 
-/// When a slot of one message is due after a poll at `now`.
+/// When a slot with one message is due after a poll at `now`.
 fn next_poll(cadence: &Cadence, phase: Phase, sent_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
     Following::from(cadence).due(phase, now, [unread(sent_at, now)])
 }
@@ -49,7 +49,7 @@ fn each_age_has_the_interval_of_its_tier() {
         let now = sent_at + delta(secs(age));
         let first = next_poll(&cadence, Phase::of_slot(7), sent_at, now).unwrap();
         assert!(first > now && first <= now + delta(secs(every)), "age {age}: {first}");
-        // From a point of its own grid the step is the whole interval.
+        // From a point of its own grid, the whole interval passes.
         let sent_at = sent_at + (first - now);
         assert_eq!(
             next_poll(&cadence, Phase::of_slot(7), sent_at, first),

@@ -1,4 +1,4 @@
-//! The cadence that follows what is unread.
+//! The cadence that follows unread messages.
 
 use super::*;
 
@@ -10,12 +10,12 @@ fn cadence() -> Cadence {
     Cadence::built_in(true)
 }
 
-/// A message of this age in seconds, that is known until now.
+/// A message of this age in seconds, whose counts are known until now.
 fn aged(age: u64) -> Known {
     unread(now() - delta(secs(age)), now())
 }
 
-/// The seconds from a poll until the slot is due again.
+/// Number of seconds from a poll until the slot is due again.
 fn wait(stretch: f64, messages: impl IntoIterator<Item = Known>) -> f64 {
     let cadence = cadence();
     let due = Following { cadence: &cadence, stretch }.due(Phase::default(), now(), messages).unwrap();
@@ -78,7 +78,7 @@ fn a_message_known_long_ago_waits_for_an_interval_of_its_tier() {
 
 #[test]
 fn patience_goes_by_the_age_when_last_known() {
-    // It was in the first tier then, of which 8 intervals are over before one of the next.
+    // It was in the first tier then. 8 of its intervals are over before one of the next tier.
     let before = Known { until: Some(now() - TimeDelta::minutes(2)), is_read: true, ..aged(HOUR + 60) };
     assert!(is_close(wait(1.0, [before]), 600.0));
     let just_now = Known { until: Some(now() - TimeDelta::seconds(30)), is_read: true, ..aged(HOUR) };
@@ -144,7 +144,7 @@ proptest! {
             let next = Following::from(&cadence).next(Phase::of_slot(1), now(), known);
             next.map_or(0.0, |next| 1.0 / next.every.as_secs_f64())
         };
-        // Just before an age at which read rates are kept, the larger slot may come forward when no half of it does.
+        // Just before an age at which read rates are kept, the larger slot may come forward although neither half does.
         let all = messages.iter().map(|(age, is_read, _)| Known { is_read: *is_read, ..aged(*age) });
         prop_assume!(Following::from(&cadence).reason(Phase::of_slot(1), now(), all) != Some(Reason::Age));
         prop_assert!(of(None) <= (of(Some(true)) + of(Some(false))) * (1.0 + 1e-6));

@@ -1,5 +1,5 @@
-//! Whether the service answers at all. If not, a few calls at a time are let through until one is answered. Pure,
-//! given `now`.
+//! Whether the service answers at all. If not, a few calls at a time are let through until one is answered. Pure, given
+//! `now`.
 //!
 //! The brake is applied when attempts of several slots in a row were not answered. From then on polls start at
 //! [`TRIALS_PER_SECOND`], each of another slot, and no call is repeated. With the first answer, the rate doubles

@@ -1,4 +1,4 @@
-//! Slots that a round takes from the schedule.
+//! The slots that a round takes from the schedule.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -16,7 +16,7 @@ const WITNESSES: usize = 200;
 /// Maximum number of due slots considered for a probe of the app.
 const TRIED: usize = 40;
 
-/// Slots taken from the schedule, and for what.
+/// Slots taken from the schedule, and their purpose.
 #[derive(Debug)]
 pub(crate) struct Claimed {
     /// All of them, also those added while they are read.
@@ -35,14 +35,14 @@ pub(crate) struct Claimed {
     pub(super) since: Instant,
 }
 
-/// How much may start.
+/// How many polls may start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// Number of polls.
+    /// Total number of polls.
     pub polls: usize,
-    /// Maximum number of those that call.
+    /// Maximum number of them that call.
     pub most: usize,
-    /// Number of those of failing slots.
+    /// Maximum number of them for failing slots.
     pub failing: usize,
 }
 
@@ -53,8 +53,8 @@ impl Claimed {
         Self { slots, probes, most: usize::MAX, is_probe: false, is_last_resort: false, failing_room: 0, since }
     }
 
-    /// Takes slots from the schedule. At most half of them are `probes` of quarantined groups, so that many of them
-    /// don't delay good groups. The others wait for their turn.
+    /// Takes slots from the schedule. At most half of them are `probes` of quarantined groups, so that many probes
+    /// don't delay good groups. The other probes wait for their turn.
     pub(super) fn due(
         schedule: &mut Schedule,
         probes: &mut BTreeSet<SlotKey>,
@@ -62,7 +62,7 @@ impl Claimed {
         room: Room,
         now: Now,
     ) -> Self {
-        // A slot in another poll is probed after that: the poll began before the quarantine, and can't end it.
+        // A slot that is in a poll is probed afterwards: that poll began before the quarantine and can't end it.
         let free = probes.iter().copied().filter(|slot| schedule.claim_unknown(*slot));
         let probed: Vec<SlotKey> = free.take(room.polls.div_ceil(2)).collect();
         probed.iter().for_each(|slot| _ = probes.remove(slot));

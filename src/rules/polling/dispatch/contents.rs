@@ -1,5 +1,4 @@
-//! The present contents of claimed slots: split if they are larger than a batch, paired with a neighbour if they are
-//! thin.
+//! The present contents of claimed slots. Slots larger than a batch are split; thin ones are paired with a neighbour.
 
 use std::collections::VecDeque;
 
@@ -35,15 +34,15 @@ pub(crate) enum ContentsTask {
 #[derive(Debug)]
 enum Stage {
     Reading,
-    /// These slots are to be split, the first one now.
+    /// Slots to be split, the first one now.
     Splitting(VecDeque<Slot>, Vec<SlotKey>),
     ReadingSplit(Vec<SlotKey>),
     Pairing,
-    /// Slots and the neighbours that they may absorb, the first ones now.
+    /// Slots and the neighbours that they may absorb, the first pair now.
     Absorbing(VecDeque<(SlotKey, SlotKey)>),
 }
 
-/// The contents of claimed slots, as far as they are read.
+/// The contents of claimed slots, as far as they have been read.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// Maximum number of messages of a slot.
@@ -53,7 +52,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Nothing is read yet of slots that may have up to `size` messages.
+    /// Contents of which nothing has been read yet, for slots of up to `size` messages.
     pub(crate) fn new(size: usize) -> Self {
         Self { size, slots: vec![], stage: Stage::Reading }
     }
@@ -62,12 +61,12 @@ impl Contents {
         self.slots.iter().any(|slot| slot.key == id && slot.absorbs.is_none())
     }
 
-    /// Whether `slot` may absorb `other`, which is not read yet.
+    /// Whether `slot` may absorb `other`, which has not been read yet.
     fn must_read(&self, slot: SlotKey, other: SlotKey) -> bool {
         self.is_free(slot) && !self.is_free(other)
     }
 
-    /// Takes out `other`, if it is read and `slot` may absorb it.
+    /// Takes out `other`, if it has been read and `slot` may absorb it.
     fn take_for(&mut self, slot: SlotKey, other: SlotKey) -> Option<Slot> {
         let at = self.slots.iter().position(|slot| slot.key == other)?;
         (self.is_free(slot) && self.is_free(other)).then(|| self.slots.remove(at))
@@ -75,8 +74,8 @@ impl Contents {
 }
 
 impl Dispatch {
-    /// What to ask for next, or the contents of the slots. Slots that have to wait leave `claimed`, and newly claimed
-    /// ones are added.
+    /// The next request, or the contents of the slots. Slots that have to wait leave `claimed`, and newly claimed ones
+    /// are added.
     pub(crate) fn read_next(
         &mut self,
         contents: &mut Contents,
@@ -102,8 +101,8 @@ impl Dispatch {
                 }
                 Stage::Absorbing(pairs) => match pairs.front().copied() {
                     None => return Err(std::mem::take(&mut contents.slots)),
-                    // Only slots that are waiting, or also just due, can be absorbed: a slot in another poll has
-                    // another last poll.
+                    // Only slots that are waiting or also due can be absorbed: a slot in another poll has another last
+                    // poll.
                     Some((slot, other)) if contents.must_read(slot, other) && self.schedule.claim(other) => {
                         claimed.slots.push(other);
                         return Ok(ContentsTask::Read(vec![other]));
@@ -117,7 +116,7 @@ impl Dispatch {
         }
     }
 
-    /// The slots that were asked for, as far as they exist.
+    /// Adds the requested slots, as far as they exist.
     pub(crate) fn has_read(&mut self, contents: &mut Contents, claimed: &mut Claimed, read: Vec<Slot>, now: Now) {
         match &contents.stage {
             Stage::Reading => {
@@ -141,19 +140,19 @@ impl Dispatch {
         }
     }
 
-    /// The slot was split, and these were created, with their due times.
+    /// Reports that the slot was split, and these were created, with their due times.
     pub(crate) fn has_split(&mut self, contents: &mut Contents, made: Vec<(SlotKey, Timestamp)>, now: Now) {
         let Stage::Splitting(slots, _) = &mut contents.stage else { return };
         let Some(from) = slots.pop_front() else { return };
         made.into_iter().for_each(|(slot, due)| self.schedule.learn_split(slot, from.key, due, now));
     }
 
-    /// The neighbours of thin slots.
+    /// Adds the neighbours of thin slots.
     pub(crate) fn has_found(&mut self, contents: &mut Contents, pairs: Vec<(SlotKey, SlotKey)>) {
         contents.stage = Stage::Absorbing(pairs.into());
     }
 
-    /// The first slot absorbs its neighbour, if there is one and both still fit into one call.
+    /// Lets the first slot absorb its neighbour, if there is one and both still fit into one call.
     fn absorb(&mut self, contents: &mut Contents, claimed: &mut Claimed, absorbed: Option<Slot>, now: Now) {
         let Stage::Absorbing(pairs) = &mut contents.stage else { return };
         let Some(((slot, _), absorbed)) = pairs.pop_front().zip(absorbed) else { return };

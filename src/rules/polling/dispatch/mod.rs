@@ -1,7 +1,7 @@
-//! Which polls start now: the schedule, what is read of it in a round, and what keeps polls from starting.
+//! Decides which polls start now, from the schedule, the slots read in a round, and whatever keeps polls from starting.
 //!
-//! Nothing starts while results can't be stored, while the lease is not trusted, or while the gate is closed. Pure,
-//! given `now`: [`Dispatch::next`] says what to do in a round, and its caller reports the outcome.
+//! Nothing starts while results can't be stored, the lease is not trusted, or the gate is closed. Pure, given `now`:
+//! [`Dispatch::next`] says what to do in a round, and its caller reports the outcome.
 
 mod claimed;
 mod contents;
@@ -42,13 +42,13 @@ pub(crate) const READ_AGAIN: Duration = Duration::from_secs(1);
 /// While no poll may start, how often this is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Maximum time between rounds, whatever they wait for, to distinguish that from a hang.
+/// Maximum time between rounds, whatever they wait for, so that a hang can be noticed.
 const COME_ROUND: Duration = Duration::from_secs(1);
 
 /// Delay before the next probe, if this one found no slot to ask.
 const PROBE_ON: Duration = Duration::from_millis(1);
 
-/// The polls to come of an app.
+/// The future polls of an app.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
     max_in_flight: usize,
@@ -63,7 +63,7 @@ pub(crate) struct Dispatch {
     probes: BTreeSet<SlotKey>,
     /// Slots that were postponed because the gate holds their groups.
     put_off: HashMap<GroupKey, HashSet<SlotKey>>,
-    /// The app is at fault, which is news.
+    /// The failure by which the app is at fault, until it has been reported.
     fault: Option<Failure>,
 }
 
@@ -129,18 +129,18 @@ impl Dispatch {
         self.ahead.polls(rate, self.max_in_flight)
     }
 
-    /// A slot on a page of the schedule, of a group with this cadence.
+    /// Adds a slot from a page of the schedule, of a group with this cadence.
     pub(crate) fn learn(&mut self, slot: SlotKey, stored: StoredDue, cadence: &Cadence, now: Now) {
         let following = Following { cadence, stretch: self.stretch.factor() };
         self.schedule.learn(slot, stored, stored.every(&following, now.time), now);
     }
 
-    /// A page of the schedule was read; the next one begins after the slot `next`.
+    /// Ends a page of the schedule; the next one begins after the slot `next`.
     pub(crate) fn loaded(&mut self, next: Option<SlotKey>) {
         self.unsure_after = next;
     }
 
-    /// A page of the schedule could not be read: polling waits for [`READ_AGAIN`].
+    /// Reports that a page of the schedule could not be read: polling waits for [`READ_AGAIN`].
     pub(crate) fn not_loaded(&mut self) {
         self.paged_since = None;
     }
@@ -160,7 +160,7 @@ impl Dispatch {
         Duration::from_micros(self.schedule.until_next(true, now).unwrap_or_default().min(0).unsigned_abs())
     }
 
-    /// The stretch that an earlier poller has left.
+    /// Adopts the stretch that an earlier poller has left.
     pub(crate) fn recall_stretch(&mut self, factor: f64) {
         self.stretch = Stretch::recalled(factor);
     }
@@ -182,13 +182,13 @@ impl Dispatch {
         self.stretch.step(&load, now.monotonic);
     }
 
-    /// The failure by which the app is at fault, once.
+    /// The failure by which the app is at fault. Returned once.
     pub(crate) fn take_fault(&mut self) -> Option<Failure> {
         self.fault.take()
     }
 
-    /// The slots are read: starts a poll for each that may be polled. The others leave the schedule until they are
-    /// requested again, or are postponed.
+    /// Reports that the slots are read. Starts a poll for each one that may be polled. The others are postponed, or
+    /// leave the schedule until they are requested again.
     pub(crate) fn start(&mut self, calls: &mut Calls, claimed: Claimed, mut slots: Vec<Slot>, now: Now) -> Round {
         let mut missing: HashSet<SlotKey> = claimed.slots.iter().copied().collect();
         let (mut polls, mut calling) = (Vec::new(), 0);
@@ -216,7 +216,7 @@ impl Dispatch {
         Round { polls, wait: self.ends(calls, &claimed, calling, Duration::ZERO, now) }
     }
 
-    /// The slots could not be read. If an answer is missing, some may have been split.
+    /// Reports that the slots could not be read. If an answer is missing, some may have been split.
     pub(crate) fn not_read(&mut self, calls: &mut Calls, claimed: Claimed, is_unanswered: bool, now: Now) -> Round {
         if is_unanswered {
             self.unsure_after = Some(SlotKey::MIN);
@@ -225,7 +225,7 @@ impl Dispatch {
         Round { polls: vec![], wait: self.ends(calls, &claimed, 0, READ_AGAIN, now) }
     }
 
-    /// A round ends in which this number of polls will call. Returns the delay before the next one, at least `wait`.
+    /// Ends a round in which this number of polls will call. Returns the delay before the next one, at least `wait`.
     fn ends(&mut self, calls: &mut Calls, claimed: &Claimed, calling: usize, wait: Duration, now: Now) -> Duration {
         if !claimed.is_probe {
             if calling == 0 && claimed.most == 1 {
@@ -248,7 +248,7 @@ impl Dispatch {
         self.until_next_due(claimed.failing_room, now)
     }
 
-    /// Slots postponed for groups that are no longer held are due again.
+    /// Makes slots due again that were postponed for groups no longer held.
     fn bring_freed_forward(&mut self, calls: &mut Calls, now: Now) {
         for slot in calls.gate.take_freed().into_iter().filter_map(|group| self.put_off.remove(&group)).flatten() {
             self.schedule.sooner(slot, now.time, now);

@@ -9,7 +9,7 @@ use crate::{
 /// News for the schedule.
 #[derive(Debug, Clone, Copy)]
 pub enum ScheduleNews {
-    /// A slot is due then: its owner has changed it.
+    /// A slot is due then, since its owner has changed it.
     Due(SlotKey, Next),
     /// A slot that was polled before is due at this time, unless it is due sooner anyway.
     Sooner(SlotKey, Timestamp),
@@ -22,7 +22,7 @@ pub enum ScheduleNews {
         /// Whether the poll failed.
         fails: bool,
     },
-    /// Messages that joined a slot have to be polled: it is due no later than then.
+    /// Messages that joined a slot have to be polled: the slot is due then at the latest.
     Joined(SlotKey, Next),
     /// A poll of the slot ended with nothing to record: its due time is unchanged.
     Returned(SlotKey),
@@ -33,10 +33,10 @@ pub enum ScheduleNews {
 }
 
 impl ScheduleNews {
-    /// A poll was handed over to the recorder. `None` if nothing of its slot remains.
+    /// Notes that a poll was handed over to the recorder; `None` if nothing of its slot remains.
     ///
-    /// The due time is converted now: by the time of the commit the wall clock may have been set back, and the slot
-    /// would not be due for as long as the step.
+    /// The due time is converted now. By the time of the commit, the wall clock may have been set back, and the slot
+    /// would not be due until that much later.
     pub(crate) fn of(recording: &Recording) -> Option<Self> {
         let (slot, next, fails) = (recording.slot, recording.next(), recording.failures > 0);
         (!recording.is_empty).then_some(Self::Polled { slot, next, fails })

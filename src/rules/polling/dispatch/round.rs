@@ -1,4 +1,4 @@
-//! A round: what it depends on, asks for, and comes to.
+//! A round: what it depends on, what it requests, and its result.
 
 use std::time::Duration;
 
@@ -27,11 +27,11 @@ pub(crate) enum Task {
     Load,
     /// Read the slots, as [`Contents`](super::Contents) asks, and start their polls.
     Read(Claimed),
-    /// Nothing for this time: the round is over.
+    /// Nothing for this time, since the round is over.
     Wait(Duration),
 }
 
-/// What a round comes to.
+/// The result of a round.
 #[derive(Debug)]
 pub(crate) struct Round {
     /// The polls to start.

@@ -23,10 +23,10 @@ const CONVICTED_AT_MOST: Duration = Duration::from_secs(3_600);
 /// Time without an outcome of a trial after which there is another one.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Time after which a held group that was not asked isn't watched any more.
+/// Time after which a held group that was not asked is no longer watched.
 const STALE: Duration = Duration::from_secs(600);
 
-/// How long it is remembered that a group answers for some of its messages, and refuses others one by one.
+/// How long a group is known to answer for some of its messages while refusing others one by one.
 const IN_PART_FOR: Duration = Duration::from_secs(3_600);
 
 /// Maximum number of held groups. If more are refused, it is the app.
@@ -66,13 +66,13 @@ pub(super) struct Held {
 pub(super) struct HeldGroups {
     held: HashMap<GroupKey, Held>,
     freed: Vec<GroupKey>,
-    /// Groups with a slot whose messages were all refused one by one, and with answers since: when.
+    /// Groups with a slot whose messages were all refused one by one, and which were answered since: when.
     in_part: HashMap<GroupKey, Instant>,
     /// Answered groups, each once, the latest last.
     witnesses: VecDeque<SlotKey>,
     /// When the latest answered attempt was sent.
     answered: Option<Instant>,
-    /// When the latest attempt that the app was accepted in was sent.
+    /// When the latest attempt was sent that the app was accepted in.
     accepted: Option<Instant>,
 }
 
@@ -124,7 +124,7 @@ impl HeldGroups {
         before
     }
 
-    /// The group is at fault.
+    /// Notes that the group is at fault.
     pub(super) fn convict(&mut self, group: GroupKey, now: Instant) {
         if let Some(held) = self.held.get_mut(&group) {
             held.is_convicted = true;
@@ -132,7 +132,7 @@ impl HeldGroups {
         }
     }
 
-    /// There is no other group to ask: no more will be known later.
+    /// Notes that there is no other group to ask, so no more will be known later.
     pub(super) fn are_alone(&mut self, now: Instant) {
         for held in self.held.values_mut().filter(|held| !held.is_convicted) {
             (held.is_alone, held.again_at) = (true, now);
@@ -165,7 +165,7 @@ impl HeldGroups {
         Place::OnTrial
     }
 
-    /// The trial of a group ended without showing whether the group is still refused.
+    /// Ends the trial of a group that did not show whether the group is still refused.
     pub(super) fn is_unclear(&mut self, group: GroupKey) {
         self.held.get_mut(&group).into_iter().for_each(|held| held.tried_at = None);
     }
@@ -184,8 +184,8 @@ impl HeldGroups {
         }
     }
 
-    /// The app, which counted as at fault, works again: all groups are tried soon. Those refused more than once wait
-    /// a little, to distinguish them from an app that works only for a moment.
+    /// Notes that the app, which counted as at fault, works again: all groups are tried soon. Those refused more than
+    /// once wait a little, to distinguish them from an app that only works for a moment.
     pub(super) fn try_all(&mut self, now: Instant) {
         for held in self.held.values_mut() {
             let soon = if held.refusals == 1 { now } else { now + AGAIN };
@@ -203,7 +203,7 @@ impl HeldGroups {
         std::mem::take(&mut self.freed)
     }
 
-    /// Whether no group is held, apart from those that aren't watched any more.
+    /// Whether no group is held, apart from those that are no longer watched.
     pub(super) fn is_empty_at(&mut self, now: Instant) -> bool {
         self.held.retain(|_, held| now < held.again_at + STALE);
         self.held.is_empty()

@@ -1,4 +1,4 @@
-//! Whether the whole app or the one group is at fault when Tencent Chat refuses a call. Pure, given `now`.
+//! Decides whether the whole app or only the group is at fault when Tencent Chat refuses a call. Pure, given `now`.
 //!
 //! A refused group is *held*: it isn't asked again for a while. Witnesses decide whether the app is at fault: other
 //! groups that are asked after the refusal. If one is answered, the app works, and a group that is refused once more
@@ -93,7 +93,7 @@ impl Gate {
     /// Asks for admission of polls.
     pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         if self.doubt.is_some() && self.held.is_empty_at(now) {
-            // The refused groups aren't watched any more.
+            // The refused groups are no longer watched.
             self.doubt = None;
         }
         match &mut self.doubt {
@@ -106,21 +106,21 @@ impl Gate {
         }
     }
 
-    /// There was nothing to ask for with the first call.
+    /// Reports that there was nothing to ask for with the first call.
     pub(crate) fn has_not_called(&mut self) {
         self.signature.has_not_called();
     }
 
-    /// The last probe found nothing to ask: the next one is admitted immediately.
+    /// Reports that the last probe found nothing to ask: the next one is admitted immediately.
     pub(crate) fn probe_again(&mut self, now: Instant) {
         if let Some(doubt) = &mut self.doubt {
             doubt.probe_at = now;
         }
     }
 
-    /// There is no other group to ask, so the refusals count as the app's fault, unless only one group is refused
-    /// with a code of its own: it is at fault if it is refused once more. Returns the refusal if it is the app's
-    /// fault and that is news.
+    /// Reports that there is no other group to ask, so the refusals count as the app's fault. If only one group is
+    /// refused, with a code of its own, it is at fault as soon as it is refused once more. Returns the refusal if the
+    /// app is newly at fault.
     pub(crate) fn no_witness(&mut self, now: Instant) -> Option<Failure> {
         let doubt = self.doubt.as_mut()?;
         if !doubt.is_app && !doubt.failure.class.stops_app() && self.held.without_witness(&doubt.failure) <= 1 {
@@ -152,9 +152,9 @@ impl Gate {
         self.doubt.is_none() && !self.held.holds(group) && !self.signature.is_tried(now)
     }
 
-    /// The trial of a group ended without showing whether the group is still refused.
+    /// Ends the trial of a group that did not show whether the group is still refused.
     ///
-    /// If it was a probe of the app, the next one needn't wait as after a refusal.
+    /// If it was a probe of the app, the next one needn't wait as long as after a refusal.
     pub(crate) fn is_unclear(&mut self, group: GroupKey, now: Instant) {
         self.held.is_unclear(group);
         if let Some(doubt) = &mut self.doubt {
@@ -162,19 +162,19 @@ impl Gate {
         }
     }
 
-    /// The group's quarantine is stored, and applies from now on.
+    /// Notes that the group's quarantine is stored and applies from now on.
     pub(crate) fn is_quarantined(&mut self, group: GroupKey) {
         self.held.forget(group);
     }
 
-    /// The service answered an attempt sent at `sent`. True if the app counted as at fault until now.
+    /// Notes that the service answered an attempt sent at `sent`. True if the app counted as at fault until now.
     pub(crate) fn answered(&mut self, slot: SlotKey, sent: Instant, now: Instant) -> bool {
         self.signature.accepted(sent);
         self.held.answered(slot, sent);
         self.end_doubt(sent, now)
     }
 
-    /// The service refused an attempt sent at `sent`: with a code of the app, or of the group.
+    /// Notes that the service refused an attempt sent at `sent`, with a code of the app or of the group.
     pub(crate) fn refused(&mut self, group: GroupKey, failure: &Failure, sent: Instant, now: Instant) -> Blame {
         let is_of_group = !failure.class.stops_app();
         if is_of_group {
@@ -201,7 +201,7 @@ impl Gate {
         if raises_doubts || self.doubt.is_some() { self.doubt(failure, alike, sent, now) } else { Blame::Unknown }
     }
 
-    /// Doubts the app, since `refused` groups had similar refusals.
+    /// Raises doubts about the app, since `refused` groups had similar refusals.
     fn doubt(&mut self, failure: &Failure, refused: usize, sent: Instant, now: Instant) -> Blame {
         let doubt = self.doubt.get_or_insert_with(|| Doubt::new(failure, now));
         let is_first_of_signature = !is_of_signature(&doubt.failure);
@@ -238,7 +238,7 @@ impl Gate {
         self.doubt.as_ref().filter(|doubt| doubt.is_app).map(|doubt| &doubt.failure)
     }
 
-    /// The refusal because of which calls are paused, whatever is at fault.
+    /// The refusal for which calls are paused, whatever is at fault.
     pub(crate) fn doubted_for(&self) -> Option<&Failure> {
         self.doubt.as_ref().map(|doubt| &doubt.failure)
     }

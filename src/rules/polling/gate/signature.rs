@@ -1,5 +1,5 @@
-//! The reaction to a refused signature. The service counts refused signatures and punishes many (70050), so a new one
-//! is made once, and its result applies to all calls in flight.
+//! The reaction to a refused signature. The service counts refused signatures, and punishes many (70050). So a new one
+//! is made once, and the outcome of the call that tries it applies to all calls in flight.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ pub(super) const QUICK: Duration = Duration::from_millis(250);
 /// Maximum time that other calls wait while a new signature is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether polls may start.
+/// How many polls may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// All.
     Open,
-    /// One; the others only when its signature is known to be accepted.
+    /// One; the others wait until its signature is accepted.
     First,
     /// One, as a probe.
     Probe,
@@ -73,12 +73,12 @@ impl SignatureState {
         self.is_known
     }
 
-    /// There was nothing to ask for with the first call.
+    /// Reports that there was nothing to ask for with the first call.
     pub(super) fn has_not_called(&mut self) {
         self.first = None;
     }
 
-    /// The signature of a call sent at `sent` was refused.
+    /// Reports that the signature of a call sent at `sent` was refused.
     pub(super) fn refused(&mut self, sent: Instant, now: Instant) -> Signature {
         self.is_known = true;
         match self.untried_since {
@@ -104,7 +104,7 @@ impl SignatureState {
         self.is_tried(now) || (!self.is_known && self.first.is_some())
     }
 
-    /// The signature of a call sent at `sent` was accepted.
+    /// Reports that the signature of a call sent at `sent` was accepted.
     pub(super) fn accepted(&mut self, sent: Instant) {
         self.is_known = true;
         self.untried_since = self.untried_since.filter(|since| sent < *since);

@@ -19,12 +19,12 @@ use crate::{
     },
 };
 
-/// Total duration of failed attempts after which a poll makes no others: while in flight it occupies a place that
-/// other groups need. By default this is two attempts without an answer.
+/// Total duration of failed attempts after which a poll makes no more: while in flight, it occupies a place that other
+/// groups need. By default this is two attempts without an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Number of failed polls in a row after which a poll makes one attempt for each batch, and searches for the messages
-/// at fault.
+/// Number of failed polls in a row from which a poll makes only one attempt for each batch, and searches for the
+/// messages at fault.
 pub(crate) const FAILURES_TO_BLAME: i32 = 2;
 
 /// Maximum number of failed calls of a poll that searches for the messages at fault, …
@@ -55,16 +55,16 @@ pub(crate) struct PollProgress {
     without_receipt: BTreeMap<MsgSeq, i16>,
     /// Total duration of failed attempts.
     in_vain: Duration,
-    /// Messages whose calls fail for them alone.
+    /// Messages whose calls fail even when they are asked for alone.
     culprits: Vec<MsgSeq>,
-    /// Messages not asked for any more in this poll, since enough of its calls have failed.
+    /// Messages that are left for another poll, since enough calls of this one have failed.
     rest: Vec<MsgSeq>,
     failed_parts: usize,
     refusals: usize,
     poll: Poll,
 }
 
-/// What to do before [`PollProgress::batch`] is called again.
+/// The next step, before [`PollProgress::batch`] is called again.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing.
@@ -76,11 +76,11 @@ pub(crate) enum Step {
 }
 
 impl PollProgress {
-    /// A poll of `slot` with these batch sizes, while the calls of other slots have the outcomes `others`.
+    /// Begins a poll of `slot` with these batch sizes, while the calls of other slots have the outcomes `others`.
     pub(crate) fn new(slot: &Slot, sizes: BatchSizes, others: Others) -> Self {
         let without_receipt = slot.messages.iter().filter(|message| message.refused_since.is_none());
         let without_receipt = without_receipt.map(|message| (message.seq, message.no_receipt_polls));
-        // If others fail too, one failure is enough: the next attempt is that of the next poll.
+        // If others fail too, one failure is enough: the next attempt is made by the next poll.
         let fails_with_others = slot.failures > 0 && others == Others::Failing;
         let mut asking = Self {
             batches: VecDeque::new(),
@@ -135,7 +135,7 @@ impl PollProgress {
         }
     }
 
-    /// Notes how the calls of other slots end at present.
+    /// Notes the present outcomes of other slots' calls.
     pub(crate) fn others_are(&mut self, others: Others) {
         self.poll.others = self.poll.others.until(others);
     }
@@ -169,7 +169,7 @@ impl PollProgress {
         self.failed(failure)
     }
 
-    /// The service answers after an outage: messages that failed alone before may have failed for that reason.
+    /// Notes that the service answers after an outage: messages that failed alone before may have failed because of it.
     fn asks_again(&mut self) {
         let rejected = self.poll.rejected.drain(..).map(|told| told.seq);
         self.batches.extend(rejected.chain(self.culprits.drain(..)).map(|seq| vec![seq]));
@@ -185,7 +185,7 @@ impl PollProgress {
             poll.failed = culprits.into_iter().map(|seq| vec![seq]).collect();
             poll.failed.extend((!rest.is_empty()).then_some(rest));
         } else if !culprits.is_empty() || !rest.is_empty() || !poll.rejected.is_empty() {
-            // It can't be known whether the messages are at fault.
+            // It is impossible to know whether the messages are at fault.
             poll.end = PollEnd::GivenUp;
         }
         poll
@@ -260,8 +260,8 @@ impl PollProgress {
         asked.iter().filter_map(told).collect()
     }
 
-    /// Whether the poll before found each of these messages without a receipt. A message that would be closed for
-    /// that is asked for alone.
+    /// Whether the previous poll found no receipt for each of these messages. A message that would be closed for that
+    /// is asked for alone.
     fn are_known_to_have_no_receipt(&self, seqs: &[MsgSeq]) -> bool {
         seqs.iter().all(|seq| self.without_receipt.get(seq).is_some_and(|polls| polls + 1 < NO_RECEIPT_POLLS))
     }
@@ -282,8 +282,8 @@ impl PollProgress {
         Step::StopApp(failure)
     }
 
-    /// A call failed, possibly because of its messages: its halves are asked for after all other parts, since one
-    /// answer proves that the service is up.
+    /// Notes that a call failed, possibly because of its messages. Its halves are asked for after all other parts,
+    /// since one answer proves that the service is up.
     fn part_failed(&mut self, asked: &[MsgSeq]) -> Step {
         self.settle();
         self.failed_parts += 1;
@@ -300,13 +300,13 @@ impl PollProgress {
         Step::Continue
     }
 
-    /// The remaining batches are not asked for in this poll.
+    /// Leaves the remaining batches for another poll.
     fn has_enough(&mut self) {
         self.rest = self.batches.drain(..).flatten().collect();
         self.rest.sort_unstable();
     }
 
-    /// The batch is done; the next one has all its attempts.
+    /// Ends the batch; the next one has all its attempts.
     fn settle(&mut self) {
         self.batches.pop_front();
         self.retry = Retry::default();

@@ -1,8 +1,9 @@
-//! Slots in the order in which they are polled when too much is due: how late each is, in intervals of its own.
+//! Slots in the order in which they are polled when too much is due: by their lateness, as a multiple of their own
+//! interval.
 //!
-//! So lateness is shared in proportion: while a slot of a minute waits for two, one of an hour waits for two hours.
-//! Slots of similar intervals are kept together in the order of their places, and only the first ones of each kind are
-//! compared.
+//! So lateness is shared in proportion: while a slot with an interval of a minute waits for two, one with an hour waits
+//! for two hours. Slots with similar intervals are kept together in the order of their due times, and only the first
+//! ones of each kind are compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +40,7 @@ impl Lane {
         }
     }
 
-    /// The slot that is the latest in intervals of its own, with their number; negative before its place.
+    /// The latest slot in terms of its own interval, with its lateness in intervals; negative if it is not due yet.
     pub fn latest(&self, present: Place) -> Option<(f64, SlotKey)> {
         let late = |(kind, slots): (&Kind, &BTreeSet<(Place, SlotKey)>)| {
             let (place, slot) = slots.first()?;
@@ -48,12 +49,12 @@ impl Lane {
         self.0.iter().filter_map(late).max_by(|one, other| one.0.total_cmp(&other.0))
     }
 
-    /// The first place.
+    /// The first due time.
     pub fn first(&self) -> Option<Place> {
         self.0.values().filter_map(|slots| Some(slots.first()?.0)).min()
     }
 
-    /// Up to `count` slots of each kind, by rising places.
+    /// Up to `count` slots, by rising due times.
     pub fn soonest(&self, count: usize) -> Vec<(Place, SlotKey)> {
         let mut soonest: Vec<_> = self.0.values().flat_map(|slots| slots.iter().take(count)).copied().collect();
         soonest.sort_unstable();
@@ -61,7 +62,7 @@ impl Lane {
         soonest
     }
 
-    /// All slots, by rising places.
+    /// All slots, by rising due times.
     #[cfg(test)]
     pub fn all(&self) -> BTreeSet<(Place, SlotKey)> {
         self.0.values().flatten().copied().collect()

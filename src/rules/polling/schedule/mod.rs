@@ -1,10 +1,10 @@
 //! Due times of slots, in memory; the durable copy is `poll_slots.next_poll_at`.
 //!
-//! A slot either waits for its time or is claimed by a poll. Due times are places on a timeline of the monotonic
-//! clock, so that a step of the database's clock neither stops polling nor makes everything due at once. Pure.
+//! A slot either waits for its time or is claimed by a poll. Due times are places on a timeline of the monotonic clock,
+//! so that a step of the database's clock neither stops polling nor makes everything due at once. Pure.
 //!
 //! When more is due than can be polled, lateness is shared in proportion to the intervals. Slots that an owner has just
-//! added or resumed have a queue of their own, so that a million of them hold up none that was polled before.
+//! added or resumed have a queue of their own, so that a million of them delay no slot that was polled before.
 
 mod claims;
 mod lane;
@@ -33,11 +33,11 @@ pub(crate) struct Now {
     pub monotonic: Instant,
 }
 
-/// The interval of slots of which none is known.
+/// The interval of slots whose own is unknown.
 const USUAL: Seconds = 60.0;
 
-/// Of the slots that an owner brings to a group, each counts as due this much later than the one before: other groups'
-/// slots that come meanwhile go between them.
+/// Each slot that an owner adds to a group counts as due this much later than the one before, so that slots of other
+/// groups get in between.
 const ONE_AFTER_ANOTHER: Place = 1_000_000;
 
 /// A slot that waits for its time.
@@ -46,17 +46,17 @@ struct Waiting {
     /// When it is due.
     place: Place,
     every: Seconds,
-    /// Its number among the slots that an owner has brought to its group; 0 if it is due after a poll.
-    brought: u32,
+    /// Its number among the slots that an owner has added to its group; 0 if it is due after a poll.
+    added: u32,
 }
 
 impl Waiting {
     /// Its place in the order of its lane.
     fn order(&self) -> Place {
-        self.place + ONE_AFTER_ANOTHER * Place::from(self.brought.saturating_sub(1))
+        self.place + ONE_AFTER_ANOTHER * Place::from(self.added.saturating_sub(1))
     }
 
-    /// Billionths of a call a second: whole numbers add up exactly.
+    /// Billionths of a call per second: whole numbers add up exactly.
     fn demand(every: Seconds) -> u64 {
         (1e9 / f64::from(every)) as u64
     }
@@ -67,12 +67,12 @@ impl Waiting {
 struct Claimed {
     /// How it waited; `None` if the schedule did not know it.
     was: Option<Waiting>,
-    /// It was requested meanwhile to be due again at this time.
+    /// Time at which it is due again, if that was requested meanwhile.
     pending: Option<Place>,
     every: Seconds,
 }
 
-/// The due times of all slots of an app. A million waiting ones take about 100 MiB, so little else is kept of them.
+/// The due times of all slots of an app. A million waiting ones take about 100 MiB, so little else is kept about them.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     start: Instant,
@@ -80,12 +80,12 @@ pub(crate) struct Schedule {
     due: Lane,
     /// The same for slots whose last poll failed.
     due_failing: Lane,
-    /// Slots that owners have just added or resumed, and that are due at once.
-    brought: Lane,
-    /// The number of those by group.
-    brought_to: HashMap<GroupKey, u32>,
-    /// Whether one of those was claimed last.
-    was_brought: bool,
+    /// Slots that owners have just added or resumed, and that are due immediately.
+    added: Lane,
+    /// The number of these by group.
+    added_to: HashMap<GroupKey, u32>,
+    /// Whether one of these was claimed last.
+    was_added: bool,
     failing: HashSet<SlotKey>,
     waiting: HashMap<SlotKey, Waiting>,
     claimed: HashMap<SlotKey, Claimed>,
@@ -99,9 +99,9 @@ impl Schedule {
             start,
             due: Lane::default(),
             due_failing: Lane::default(),
-            brought: Lane::default(),
-            brought_to: HashMap::new(),
-            was_brought: false,
+            added: Lane::default(),
+            added_to: HashMap::new(),
+            was_added: false,
             failing: HashSet::new(),
             waiting: HashMap::new(),
             claimed: HashMap::new(),
@@ -114,8 +114,8 @@ impl Schedule {
         let (place, every, present) = (self.place(next.due, now), seconds(next.every), self.present(now));
         match self.claimed.get_mut(&slot) {
             Some(claimed) => claimed.pending = Some(claimed.pending.map_or(place, |other| other.min(place))),
-            None if place > present => self.wait(slot, Waiting { place, every, brought: 0 }),
-            None => self.bring(slot, place, every),
+            None if place > present => self.wait(slot, Waiting { place, every, added: 0 }),
+            None => self.add(slot, place, every),
         }
     }
 
@@ -128,7 +128,7 @@ impl Schedule {
         }
     }
 
-    /// A slot that was polled before is due at this time, unless it is due sooner anyway.
+    /// Sets when a slot that was polled before is due at the latest.
     pub(crate) fn sooner(&mut self, slot: SlotKey, due: Timestamp, now: Now) {
         let place = self.place(due, now);
         match (self.claimed.get_mut(&slot), self.waiting.get(&slot).copied()) {
@@ -136,7 +136,7 @@ impl Schedule {
             (None, Some(waiting)) if waiting.place <= place => {}
             (None, waiting) => {
                 let every = waiting.map_or(USUAL, |waiting| waiting.every);
-                self.wait(slot, Waiting { place, every, brought: 0 });
+                self.wait(slot, Waiting { place, every, added: 0 });
             }
         }
     }
@@ -151,15 +151,15 @@ impl Schedule {
                 self.demand -= Waiting::demand(std::mem::replace(&mut claimed.every, every));
                 self.demand += Waiting::demand(every);
             }
-            None => self.wait(slot, Waiting { place, every, brought: 0 }),
+            None => self.wait(slot, Waiting { place, every, added: 0 }),
         }
     }
 
-    /// Applies a due time from the database. A waiting slot is only moved forward, and a claimed one is left to its
-    /// poll, which the database may not know yet.
+    /// Applies a due time from the database. A waiting slot is only moved forward. A claimed one is left to its poll,
+    /// which the database may not know yet.
     ///
-    /// If the last poll is in the future, the wall clock was set back since, and times written by it are late by as
-    /// much; failed slots are retried in time, whatever the clock was then.
+    /// If the last poll is in the future, the wall clock has been set back since. Times written by it are late by as
+    /// much, so they are corrected. Failed slots are retried in time, whatever the clock was then.
     pub(crate) fn learn(&mut self, slot: SlotKey, stored: StoredDue, every: Duration, now: Now) {
         let ahead = |polled_at: Timestamp| (polled_at - now.time).max(TimeDelta::zero());
         self.set_failing(slot, stored.has_failed);
@@ -170,7 +170,7 @@ impl Schedule {
         match stored.last_polled_at {
             _ if self.claimed.contains_key(&slot) || !is_late => {}
             None if !stored.has_failed => self.set(slot, Next { due, every: Duration::from_secs_f32(every) }, now),
-            _ => self.wait(slot, Waiting { place, every, brought: 0 }),
+            _ => self.wait(slot, Waiting { place, every, added: 0 }),
         }
     }
 
@@ -180,13 +180,13 @@ impl Schedule {
         let (place, every) = (self.place(made.next_poll_at, now), self.every(made.slot));
         let is_late = self.waiting.get(&made.slot).is_none_or(|known| known.place > place);
         if is_late && !self.claimed.contains_key(&made.slot) {
-            self.wait(made.slot, Waiting { place, every, brought: 0 });
+            self.wait(made.slot, Waiting { place, every, added: 0 });
         }
     }
 
     /// Adds a slot that was split from a claimed one.
     pub(crate) fn learn_split(&mut self, made: SlotKey, from: SlotKey, due: Timestamp, now: Now) {
-        self.wait(made, Waiting { place: self.place(due, now), every: self.every(from), brought: 0 });
+        self.wait(made, Waiting { place: self.place(due, now), every: self.every(from), added: 0 });
     }
 
     /// Notes whether the last poll of a slot failed.
@@ -198,14 +198,14 @@ impl Schedule {
         }
     }
 
-    /// Microseconds until the next slot is due, with `with_failing` also of those whose last poll failed; zero or
-    /// less if it is overdue.
+    /// Microseconds until the next slot is due; zero or less if it is overdue. Slots whose last poll failed only count
+    /// with `with_failing`.
     pub(crate) fn until_next(&self, with_failing: bool, now: Now) -> Option<i64> {
         let present = self.present(now);
         let failing = self.due_failing.first().filter(|_| with_failing);
-        // Those that were brought are due, whatever their place in the order.
-        let brought = self.brought.first().map(|place| place.min(present));
-        self.due.first().into_iter().chain(failing).chain(brought).min().map(|place| place - present)
+        // Added slots are due, whatever their place in the order.
+        let added = self.added.first().map(|place| place.min(present));
+        self.due.first().into_iter().chain(failing).chain(added).min().map(|place| place - present)
     }
 
     /// The number of slots.
@@ -213,7 +213,7 @@ impl Schedule {
         self.waiting.len() + self.claimed.len()
     }
 
-    /// How many calls a second the slots ask for, without a stretch.
+    /// Number of calls per second that the slots need, without a stretch.
     pub(crate) fn demand(&self) -> f64 {
         self.demand as f64 / 1e9
     }
@@ -223,18 +223,18 @@ impl Schedule {
         claimed.or(self.waiting.get(&slot).map(|waiting| waiting.every)).unwrap_or(USUAL)
     }
 
-    /// Adds a slot that an owner has brought: it is due after those that the group has got so already.
-    fn bring(&mut self, slot: SlotKey, place: Place, every: Seconds) {
+    /// Adds a slot from an owner: it is due after those that its group has got already.
+    fn add(&mut self, slot: SlotKey, place: Place, every: Seconds) {
         self.unlist(slot);
-        let brought = self.brought_to.get(&slot.group_key).copied().unwrap_or_default().saturating_add(1);
-        self.wait(slot, Waiting { place, every, brought });
+        let added = self.added_to.get(&slot.group_key).copied().unwrap_or_default().saturating_add(1);
+        self.wait(slot, Waiting { place, every, added });
     }
 
     fn wait(&mut self, slot: SlotKey, waiting: Waiting) {
         self.unlist(slot);
-        let waiting = if self.failing.contains(&slot) { Waiting { brought: 0, ..waiting } } else { waiting };
-        if waiting.brought > 0 {
-            *self.brought_to.entry(slot.group_key).or_default() += 1;
+        let waiting = if self.failing.contains(&slot) { Waiting { added: 0, ..waiting } } else { waiting };
+        if waiting.added > 0 {
+            *self.added_to.entry(slot.group_key).or_default() += 1;
         }
         self.lane(slot, &waiting).insert(waiting.every, waiting.order(), slot);
         self.demand += Waiting::demand(waiting.every);
@@ -246,22 +246,22 @@ impl Schedule {
         let waiting = self.waiting.remove(&slot)?;
         self.lane(slot, &waiting).remove(waiting.every, waiting.order(), slot);
         self.demand -= Waiting::demand(waiting.every);
-        if waiting.brought > 0
-            && let Some(count) = self.brought_to.get_mut(&slot.group_key)
+        if waiting.added > 0
+            && let Some(count) = self.added_to.get_mut(&slot.group_key)
         {
             *count -= 1;
             if *count == 0 {
-                self.brought_to.remove(&slot.group_key);
+                self.added_to.remove(&slot.group_key);
             }
         }
         Some(waiting)
     }
 
     fn lane(&mut self, slot: SlotKey, waiting: &Waiting) -> &mut Lane {
-        match waiting.brought {
+        match waiting.added {
             _ if self.failing.contains(&slot) => &mut self.due_failing,
             0 => &mut self.due,
-            _ => &mut self.brought,
+            _ => &mut self.added,
         }
     }
 

@@ -100,7 +100,7 @@ impl Entry {
 impl Call for GetGroupInfo<'_> {
     const API: Api = Api::GroupInfo;
 
-    /// The state of each group that the answer tells of, or why it has none.
+    /// The state of each group in the answer, or why it has none.
     type Answer = Vec<(GroupId, Result<GroupInfo, Failure>)>;
 
     fn request(&self) -> Result<Vec<u8>, serde_json::Error> {

@@ -1,4 +1,4 @@
-//! The calls that discover groups and messages, or tell who has read one. They are parsed as leniently as receipts:
+//! The calls that discover groups and messages, or return who has read one. They are parsed as leniently as receipts:
 //! unknown fields are ignored, and an invalid entry only affects itself. Texts and names are never kept.
 
 mod group_info;
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// A time from outside in whole seconds; 0 and times that no message has been sent at are none.
+/// A time from outside, in whole seconds; `None` for 0 and for times at which no message can have been sent.
 fn seconds(number: Number) -> Option<Timestamp> {
     let Number::Whole(seconds @ 946_684_800..7_258_118_400) = number else { return None };
     Timestamp::from_timestamp(seconds, 0)

@@ -1,4 +1,4 @@
-//! `get_group_msg_receipt_detail`: who has, or has not, read one message. With at most 200 members a list has one page.
+//! `get_group_msg_receipt_detail`: who has, or has not, read a message. With at most 200 members, a list has one page.
 //!
 //! Accounts are personal data. They never reach an error, and are dropped with the answer.
 
@@ -101,7 +101,7 @@ impl Call for GetReaders<'_> {
             Side::Unread => body.unread_list.0.iter().map(|entry| &entry.unread).collect(),
         };
         let named = entries.iter().map(|account| account.0.as_deref().and_then(Member::new)).collect();
-        // Without one of them, somebody would seem to have left.
+        // If one of them were missing, somebody would seem to have left.
         let Some(members) = named else { return unusable("an entry of the answer names no member") };
         let is_last = [body.is_finish, body.is_finished].contains(&Number::Whole(1));
         Ok(Page { members, next: body.cursor.0.filter(|place| !is_last && !place.is_empty()) })

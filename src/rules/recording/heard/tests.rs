@@ -68,7 +68,7 @@ fn recorded(slot: &Slot, heard: &[Heard]) -> Recording {
     Recording::of_events(slot, heard, &cadence(), time(60_000).into())
 }
 
-/// The history that events add: counts, time and the time before, in milliseconds.
+/// The snapshots added by events: counts, time and previous time, in milliseconds.
 fn history(recording: &Recording) -> Vec<(u32, i64, Option<i64>)> {
     let millis = |at: Timestamp| (at - time(0)).num_milliseconds();
     let row = |snapshot: &Snapshot| {
@@ -87,7 +87,7 @@ fn an_event_is_exact_if_its_members_are_all_new_readers() {
         ((3, 4), (5, 2), 2, 19_999),
         // Two readers, of whom the event names one: another event was lost.
         ((3, 4), (5, 2), 1, 10_000),
-        // The event may name all so far, or the last two.
+        // The event may contain all readers so far, or the last two.
         ((0, 7), (2, 5), 2, 10_000),
         ((3, 4), (5, 2), 5, 10_000),
         ((3, 4), (4, 3), 0, 10_000),
@@ -170,9 +170,9 @@ fn the_services_clock_is_not_believed_beyond_what_is_known() {
     let slot = slot(vec![polled(1, counted(3, 4))]);
     let arrived_at = time(20_000);
     for (happened, moment, at, prior) in [
-        // It is ahead: the event can't have happened after it arrived.
+        // The clock is ahead: the event can't have happened after it arrived.
         (Some(50_000), Moment::from(time(60_000)), 20_000, 19_999),
-        // It is behind: the poll at 10 s saw the counts before.
+        // The clock is behind: the poll at 10 s saw the previous counts.
         (Some(9_000), time(60_000).into(), 20_000, 10_000),
         (Some(-5_000), time(60_000).into(), 20_000, 10_000),
         (None, time(60_000).into(), 20_000, 10_000),
@@ -193,7 +193,7 @@ fn an_event_without_a_usable_time_is_dated_by_its_arrival() {
     let late = Heard { happened_at: Some(time(9_000)), arrived_at: time(30_000), ..heard(1, (4, 3), 1, 0) };
     let next = Heard { arrived_at: time(31_000), ..heard(1, (5, 2), 1, 20_000) };
     let recording = recorded(&slot, &[late, next]);
-    // The next reader has read it before the first event arrived.
+    // The next member had read it before the first event arrived.
     let just_after = time(30_000) + TimeDelta::microseconds(1);
     assert_eq!(history(&recording), [(4, 30_000, Some(10_000)), (5, 30_000, Some(19_999))]);
     assert_eq!(recording.snapshots[1].polled_at, just_after);
@@ -220,7 +220,7 @@ fn the_first_event_that_reaches_a_milestone_counts() {
     assert_eq!(by, [20_000, 20_000, 30_000, 30_000, 30_000].map(time));
 }
 
-/// A poll sent at 19.9 s and answered at 20.2 s, of a slot whose message an event has told in between.
+/// A poll sent at 19.9 s and answered at 20.2 s. In between, an event has reported one of its messages.
 fn poll_beside_event(read: i64, event_at: i64) -> Recording {
     let before = slot(vec![polled(1, counted(1, 6))]);
     let event = recorded(&before, &[heard(1, (2, 5), 1, event_at)]);

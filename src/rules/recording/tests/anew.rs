@@ -64,7 +64,7 @@ fn the_answer_for_an_unwatched_message_is_kept_for_its_row() {
     let told: Vec<_> = one.recordings().flat_map(snapshots).collect();
     assert_eq!((told, known(&one)), (vec![seq(1)], vec![changed]));
     assert_eq!(one.recordings().map(|recording| recording.attempts.len()).sum::<usize>(), 1, "the call was made once");
-    // A poll of it that saw the same also tells until when it is known; and messages that left before are not
+    // A poll with the same counts also tells until when the message is known; and messages that left earlier are not
     // forgotten.
     let none = decided(one, Slot { version: 9, ..slot(vec![]) }, None);
     assert_eq!(known(&none), [changed, quiet]);

@@ -218,7 +218,7 @@ fn at_a_pace_slots_with_more_unread_are_due_sooner() {
     assert!((wait(&one) / wait(&unread) - 2.0).abs() < 0.01, "one of them is worth half the calls of four");
     let stretched = at_pace(four(), told(1, 2), 3.0);
     assert!((wait(&stretched) / wait(&unread) - 3.0).abs() < 0.01);
-    // Two more have been read by all: they are confirmed along with the others.
+    // All members have read two more: these are confirmed along with the others.
     let mut receipts: Vec<_> = (1..=2).map(|number| (seq(number), counted(1, 2))).collect();
     receipts.extend((3..=4).map(|number| (seq(number), counted(3, 0))));
     let some = at_pace(four(), answered(receipts), 1.0);

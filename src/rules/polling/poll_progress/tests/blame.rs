@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// Simulates a slot while calls for `bad` messages fail with `code` after `latency`: each poll asks and records like
-/// the daemon. Returns the resulting slots, the answered messages, the number of failed calls, and the duration.
+/// Simulates the polls of a slot while calls for `bad` messages fail with `code` after `latency`. Each poll asks and
+/// records like the daemon. Returns the resulting slots, the answered messages, the number of failed calls, and the
+/// duration.
 pub(super) fn poll_until(
     first: Slot,
     bad: &BTreeSet<u32>,

@@ -224,10 +224,10 @@ proptest! {
             };
             let fails = |slot: &SlotKey| schedule.failing.contains(slot);
             prop_assert!(listed(&schedule.due_failing, &|slot, _| fails(slot)));
-            prop_assert!(listed(&schedule.due, &|slot, waiting| !fails(slot) && waiting.brought == 0));
-            prop_assert!(listed(&schedule.brought, &|slot, waiting| !fails(slot) && waiting.brought > 0));
-            let brought = schedule.waiting.values().filter(|waiting| waiting.brought > 0).count();
-            prop_assert_eq!(schedule.brought_to.values().sum::<u32>() as usize, brought);
+            prop_assert!(listed(&schedule.due, &|slot, waiting| !fails(slot) && waiting.added == 0));
+            prop_assert!(listed(&schedule.added, &|slot, waiting| !fails(slot) && waiting.added > 0));
+            let added = schedule.waiting.values().filter(|waiting| waiting.added > 0).count();
+            prop_assert_eq!(schedule.added_to.values().sum::<u32>() as usize, added);
             let every = schedule.waiting.values().map(|waiting| waiting.every);
             let every = every.chain(schedule.claimed.values().map(|claimed| claimed.every));
             prop_assert_eq!(schedule.demand, every.map(Waiting::demand).sum::<u64>());

@@ -1,11 +1,11 @@
-//! What is polled first when too much is due.
+//! The order of polls when too much is due.
 
 use std::collections::HashMap;
 
 use super::*;
 use crate::rules::polling::stretch::{Load, Stretch};
 
-/// Calls a second.
+/// Calls per second.
 const LIMIT: usize = 10;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -18,7 +18,7 @@ struct Polled {
     calls: usize,
     every: HashMap<SlotKey, Duration>,
     polled_at: HashMap<SlotKey, Timestamp>,
-    /// The longest wait of each kind of slot, in intervals as they were stretched by then.
+    /// The longest wait of each kind of slot, in stretched intervals.
     longest: HashMap<Duration, f64>,
 }
 
@@ -27,7 +27,7 @@ fn of(group_key: GroupKey, slot_id: i64) -> SlotKey {
 }
 
 impl Polled {
-    /// This number of slots of a minute in a group, which are polled evenly.
+    /// Adds this number of slots with an interval of a minute to a group, polled evenly.
     fn of_minutes(slots: i64) -> Self {
         let now = start();
         let mut polled = Self {
@@ -47,8 +47,8 @@ impl Polled {
         polled
     }
 
-    /// An owner brings slots, which are due at once.
-    fn brings(&mut self, slots: impl IntoIterator<Item = SlotKey>, every: Duration) {
+    /// An owner adds slots, which are due immediately.
+    fn add(&mut self, slots: impl IntoIterator<Item = SlotKey>, every: Duration) {
         for slot in slots {
             self.schedule.set(slot, Next { due: self.now.time, every }, self.now);
             self.every.insert(slot, every);
@@ -109,7 +109,7 @@ fn a_bulk_of_old_messages_holds_up_no_slot_of_a_minute_and_ends() {
     let mut polled = Polled::of_minutes(450);
     polled.runs(600);
     let bulk = || (1..=10_000).map(|slot| of(2 + slot % 500, slot.into()));
-    polled.brings(bulk(), 6 * HOUR);
+    polled.add(bulk(), 6 * HOUR);
     polled.runs(6_000);
     assert!(polled.are_polled(bulk()), "five calls a second are left for it");
     assert!(polled.longest[&MINUTE] <= 2.0, "{:?}", polled.longest);
@@ -120,7 +120,7 @@ fn a_resumed_group_delays_no_slot_of_a_minute_and_ends() {
     let mut polled = Polled::of_minutes(450);
     polled.runs(600);
     let resumed = || (1..=1_000).map(|slot| of(2, slot));
-    polled.brings(resumed(), HOUR);
+    polled.add(resumed(), HOUR);
     polled.runs(600);
     assert!(polled.are_polled(resumed()));
     assert!(polled.longest[&MINUTE] <= 2.0, "{:?}", polled.longest);
@@ -131,7 +131,7 @@ fn many_new_groups_delay_no_slot_of_a_minute_and_end() {
     let mut polled = Polled::of_minutes(300);
     polled.runs(600);
     let new = || (1..=50_000).map(|group| of(1 + group, 1));
-    polled.brings(new(), MINUTE);
+    polled.add(new(), MINUTE);
     polled.runs(4 * 3_600);
     assert!(polled.are_polled(new()));
     assert!(polled.longest[&MINUTE] <= 2.0, "{:?}", polled.longest);
@@ -140,9 +140,9 @@ fn many_new_groups_delay_no_slot_of_a_minute_and_end() {
 #[test]
 fn first_polls_of_new_messages_come_before_those_of_old_ones() {
     let mut polled = Polled::of_minutes(0);
-    polled.brings((1..=5_000).map(|group| of(group, 1)), 6 * HOUR);
+    polled.add((1..=5_000).map(|group| of(group, 1)), 6 * HOUR);
     polled.runs(10);
-    polled.brings((1..=20).map(|group| of(group, 2)), MINUTE);
+    polled.add((1..=20).map(|group| of(group, 2)), MINUTE);
     polled.runs(4);
     assert!(polled.are_polled((1..=20).map(|group| of(group, 2))));
 }
@@ -151,9 +151,9 @@ fn first_polls_of_new_messages_come_before_those_of_old_ones() {
 fn a_group_with_very_many_messages_holds_up_no_other() {
     let mut polled = Polled::of_minutes(300);
     let many = || (1..=2_000).map(|slot| of(2, slot));
-    polled.brings(many(), MINUTE);
+    polled.add(many(), MINUTE);
     for group in 3..100 {
-        polled.brings([of(group, 1)], MINUTE);
+        polled.add([of(group, 1)], MINUTE);
         polled.runs(3);
         assert!(polled.are_polled([of(group, 1)]), "group {group}");
     }
@@ -166,8 +166,8 @@ fn nobody_is_forgotten_while_three_times_too_much_is_due() {
     let mut polled = Polled::of_minutes(900);
     let tens = || (1..=6_000).map(|slot| of(2, slot));
     let hours = || (1..=18_000).map(|slot| of(3 + slot % 50, slot.into()));
-    polled.brings(tens(), 10 * MINUTE);
-    polled.brings(hours(), HOUR);
+    polled.add(tens(), 10 * MINUTE);
+    polled.add(hours(), HOUR);
     polled.runs(6 * 3_600);
     assert!(polled.are_polled(tens()) && polled.are_polled(hours()));
     polled.longest.clear();
