@@ -1,7 +1,5 @@
 //! Recent activity, for people: the last hour by minute, and single calls of the last seconds.
-//!
-//! [`Ring`] is pure, given `now`, and of bounded size. Metrics are separate, for machines. Nothing here decides
-//! anything.
+//! [`Ring`] is pure, given `now`, and bounded. Metrics are separate, for machines. Nothing here decides anything.
 
 use std::{
     collections::VecDeque,
@@ -91,7 +89,7 @@ impl Ring {
         while self.sent[self.sent.len() - self.in_second] + SECOND <= now {
             self.in_second -= 1;
         }
-        // Afterwards, since none of these may be counted any more.
+        // Afterwards, since none of these may be counted any longer.
         while self.sent.front().is_some_and(|sent| *sent + RECENT < now) {
             self.sent.pop_front();
         }

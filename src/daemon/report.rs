@@ -28,7 +28,7 @@ use crate::{
 /// The state of the daemon.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Who polls.
+    /// The process that polls.
     pub role: Role,
     /// The epoch of the lease, if this process holds it.
     pub epoch: Option<i64>,
@@ -42,7 +42,7 @@ pub struct Report {
     pub held_groups: usize,
     /// The first of them.
     pub held: Vec<HeldGroup>,
-    /// What is wrong with the clocks, if anything: then nothing expires and nothing is removed.
+    /// What is wrong with the clocks, if anything. Meanwhile nothing expires and nothing is removed.
     pub clock: Option<String>,
     /// Calls on the schedule: messages of a group that are polled together.
     pub scheduled_calls: usize,
@@ -62,7 +62,7 @@ pub struct Report {
     pub webhooks: Option<WebhookReport>,
     /// The same in words.
     pub webhooks_in_words: Option<String>,
-    /// Discovery; none if it is not running.
+    /// Discovery; `None` if it is not running.
     pub discovery: Option<DiscoveryReport>,
     /// The last hour.
     pub last_hour: Hour,

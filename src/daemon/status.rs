@@ -1,4 +1,4 @@
-//! The public status of the terms: who polls, with what success, and whether the main loop runs.
+//! The public status of the terms: who polls, how well, and whether the main loop runs.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Counts the rounds of the daemon's main loops: standing by, loading the schedule, polling. Everything that such a
-/// loop waits for has a deadline of at most two minutes, so a daemon whose count stands still for longer hangs.
+/// loop waits for has a deadline of at most two minutes, so a daemon whose count doesn't change for longer hangs.
 #[derive(Debug)]
 pub struct Heartbeat {
     beats: AtomicU64,
@@ -84,11 +84,11 @@ pub struct DaemonStatus {
     pub(crate) events: Arc<Health>,
     /// Events that wait to be recorded.
     pub(crate) inbox: Arc<Inbox>,
-    /// The groups of whose events the accounts are kept.
+    /// The groups whose accounts in events are kept.
     pub(crate) reader_groups: Arc<ReaderGroups>,
     listens: AtomicBool,
     pub(crate) discovery: Arc<DiscoveryStatus>,
-    /// News for discovery, from webhooks.
+    /// Announcements for discovery, from webhooks.
     pub(crate) announced: Arc<discovery::Inbox>,
     /// What the start is waiting for, if it is not over.
     wait: Mutex<Option<String>>,
@@ -167,7 +167,7 @@ impl DaemonStatus {
         self.listens.load(Ordering::Relaxed).then_some(&self.events)
     }
 
-    /// Share of changes that only polls find, by which polls become rarer: from 1 down.
+    /// Fraction of changes that only polls find, which decides how rare polls become: from 1 down.
     pub fn untold_share(&self) -> f64 {
         self.events.trust().untold()
     }

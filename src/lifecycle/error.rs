@@ -27,7 +27,7 @@ pub enum StartError {
     /// The listener for webhooks can't be opened.
     #[error(transparent)]
     Webhooks(#[from] WebhookError),
-    /// It was told to stop during the start.
+    /// The daemon was asked to stop during the start.
     #[error("stopped before the database answered")]
     Stopped,
 }
@@ -44,7 +44,7 @@ pub enum ReloadError {
     /// The certificate for webhooks can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Other machines could look without a token.
+    /// Other machines would have access without a token.
     #[error(
         "http.token can't be removed while receiptd listens at {0}, which can be reached from other machines: keep \
          it until the restart that applies the new http.listen"

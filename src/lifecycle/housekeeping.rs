@@ -96,7 +96,7 @@ pub(crate) async fn keep_metrics_small(metrics: PrometheusHandle, stop: Cancella
     }
 }
 
-/// Counts what is watched, for people. Errors are ignored; the poller reports them.
+/// Counts watched messages, for people. Errors are ignored; the poller reports them.
 ///
 /// Stores `limits` for the functions of the schema, which apply them.
 pub(crate) async fn count_watched(
@@ -131,7 +131,7 @@ pub(crate) async fn count_watched(
     }
 }
 
-/// Logs at the start how much is watched, and if it is nothing, how to begin.
+/// Logs at the start how much is watched and, if nothing is, how to begin.
 fn tell_watched(watched: Watched) {
     let Watched { groups, messages, .. } = watched;
     if messages == 0 {

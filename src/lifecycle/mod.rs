@@ -88,7 +88,7 @@ impl Daemon {
     /// database.
     ///
     /// # Errors
-    /// If the settings can't work, however long one waits.
+    /// If the settings can't work, however long it waits.
     pub async fn start(settings: DaemonSettings, stop: CancellationToken) -> Result<Self, StartError> {
         let daemon = Self::open(settings, stop).await?;
         if let Err(error) = daemon.begin().await {
@@ -139,7 +139,7 @@ impl Daemon {
     /// Begins to work as soon as the database answers, and returns when the lease holder is known.
     ///
     /// # Errors
-    /// If the schema does not suit this program, or it was told to stop before the database answered.
+    /// If the schema does not suit this program, or it was asked to stop before the database answered.
     pub async fn begin(&self) -> Result<(), StartError> {
         let prepared = self.status.heartbeat().while_waiting(self.prepare());
         self.stop.run_until_cancelled(prepared).await.ok_or(StartError::Stopped)??;

@@ -19,7 +19,7 @@ pub struct DaemonSettings {
     pub chat: ChatSettings,
     /// The database.
     pub database_url: SecretString,
-    /// Maximum number of connections.
+    /// Maximum number of database connections.
     pub max_connections: u32,
     /// Whether statements are prepared once per connection (unless a proxy is detected, behind which that would
     /// fail).
@@ -34,6 +34,6 @@ pub struct DaemonSettings {
     pub http: Option<(SocketAddr, PrometheusHandle)>,
     /// The token that HTTP requires.
     pub http_token: Option<SecretString>,
-    /// Where webhooks arrive.
+    /// Where webhooks arrive; `None` if they are not listened for.
     pub webhooks: Option<Listener>,
 }

@@ -1,4 +1,4 @@
-//! Watches what webhooks tell of groups and messages.
+//! Watches groups and messages that webhooks announce.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
 const COLLECT: Duration = Duration::from_millis(100);
 
 impl Discoverer {
-    /// Watches what webhooks tell.
+    /// Watches what webhooks announce.
     pub(super) async fn hear(&self) {
         let reading = Reading::of(&self.parts.inbox);
         loop {
@@ -43,7 +43,7 @@ impl Discoverer {
                     messages.entry(group).or_default().push(message);
                 }
                 Announced::Message { group, .. } | Announced::Group { group, .. } => self.hurry(&group),
-                // A group that is new is due anyway.
+                // A new group is due anyway.
                 Announced::Exists { .. } => {}
             }
         }
@@ -56,13 +56,13 @@ impl Discoverer {
                 (Outcome::Stored, Some(next_seq)) => self.has_read(&group, next_seq),
                 // A look would be refused too.
                 (Outcome::Refused, _) => {}
-                // Something is missing between what was read and what was told.
+                // Messages are missing between the last read and the announcement.
                 _ => self.hurry(&group),
             }
         }
     }
 
-    /// Follows a group that was told of. False if it may not be followed.
+    /// Follows an announced group. False if it may not be followed.
     async fn knows(&self, group: &GroupId, group_type: Option<GroupType>) -> bool {
         if self.groups().known.contains_key(group) {
             return true;
@@ -82,7 +82,7 @@ impl Discoverer {
         }
     }
 
-    /// The news of a group as a read of it. The cursor moves if nothing is missing before it.
+    /// The announcements of a group as a read of it. The cursor moves if nothing is missing before it.
     fn read_of(&self, group: GroupId, mut messages: Vec<HistoryMessage>) -> GroupRead {
         let (now, _) = self.now();
         let known = self.groups().known.get(&group).copied().unwrap_or_default();
@@ -113,7 +113,7 @@ impl Discoverer {
         }
     }
 
-    /// Looks at a group at once.
+    /// Looks at a group immediately.
     fn hurry(&self, group: &GroupId) {
         let mut groups = self.groups();
         if let Some(known) = groups.known.get_mut(group) {

@@ -1,4 +1,5 @@
-//! News of groups and messages, from webhooks. If there is no room for one, it is dropped: discovery finds it later.
+//! Announcements of groups and messages, from webhooks. If there is no room for one, it is dropped: discovery finds it
+//! later.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +23,7 @@ pub enum Announced {
     Message {
         /// Its group.
         group: GroupId,
-        /// The type of the group, if told.
+        /// The type of the group, if known.
         group_type: Option<GroupType>,
         /// Its seq.
         seq: MsgSeq,
@@ -33,20 +34,20 @@ pub enum Announced {
     Group {
         /// The group.
         group: GroupId,
-        /// Its type, if told.
+        /// Its type, if known.
         group_type: Option<GroupType>,
     },
     /// Members have joined or left a group: it exists.
     Exists {
         /// The group.
         group: GroupId,
-        /// Its type, if told.
+        /// Its type, if known.
         group_type: Option<GroupType>,
     },
 }
 
 impl Announced {
-    /// The news in an event of a webhook, if any. Groups of types without receipts are ignored.
+    /// The announcement in an event of a webhook, if any. Groups of types without receipts are ignored.
     pub(crate) fn of(event: &Event) -> Option<Self> {
         match event {
             Event::Sent { group: Group { id, group_type }, seq, sent_at, is_online_only: false } => {
@@ -72,7 +73,7 @@ impl Announced {
     }
 }
 
-/// A type as it was told; none if it is unknown, and nothing if its groups have no receipts.
+/// The type as announced: the inner `None` if it is unknown, the outer one if its groups have no receipts.
 fn known_type(name: Option<&str>) -> Option<Option<GroupType>> {
     match name.map(str::parse) {
         Some(Ok(group_type)) => Some(Some(group_type)),
@@ -90,7 +91,8 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Tells discovery. Returns false if it is not running, or has too much to do: then it finds out by itself.
+    /// Announces something to discovery. False if discovery is not running, or has too much to do; it then finds out by
+    /// itself.
     pub fn announce(&self, announced: Announced) -> bool {
         let mut waiting = self.waiting();
         let Some(queue) = waiting.as_mut().filter(|queue| queue.len() < MOST) else { return false };

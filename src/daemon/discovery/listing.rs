@@ -1,4 +1,4 @@
-//! Listing the app's groups, a page at a time. The place is stored, so that a restart goes on from there.
+//! Lists the app's groups, a page at a time. The place is stored, so that a restart continues there.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Looking at groups: 50 with one call for their latest seqs, then the messages of those that have new ones.
+//! Looks at groups: one call returns the latest seqs of 50, then the messages of those with new ones are read.
 
 use std::{
     sync::Arc,
@@ -31,10 +31,10 @@ const BATCHES: usize = 8;
 /// Maximum number of groups of a call whose messages are read at a time.
 const WALKS: usize = 16;
 
-/// Time in which due groups wait for others, so that calls ask for many.
+/// Time for which due groups wait for others, so that each call asks for many.
 const COLLECT: Duration = Duration::from_millis(500);
 
-/// Delay until a group is looked at that Tencent Chat has refused.
+/// Delay before a group that Tencent Chat has refused is looked at again.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1_800);
 
 /// The same for a group whose rows the tables refuse.
@@ -193,7 +193,7 @@ impl Discoverer {
         self.look_again(group, at);
     }
 
-    /// Looks at a group at this time, or at once if it was told of meanwhile.
+    /// Schedules a look at a group for this time, or immediately if it was announced meanwhile.
     fn look_again(&self, group: GroupId, at: Instant) {
         let mut groups = self.groups();
         let Some(known) = groups.known.get_mut(&group) else { return };

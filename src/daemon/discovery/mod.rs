@@ -1,7 +1,7 @@
 //! Discovery: finds groups and their new messages, and watches them. [`crate::rules::discovery`] decides which and
 //! when; nothing here keeps texts or names.
 //!
-//! It runs beside polling, with calls of its own, and never waits for it. What could not be stored is found again.
+//! It runs beside polling, with calls of its own, and never delays it. Whatever could not be stored is found again.
 
 mod hearing;
 mod inbox;
@@ -48,18 +48,18 @@ pub struct DiscoveryParts {
     pub rules: Arc<Discovery>,
     /// Patterns of the groups whose readers are turned on when they are added.
     pub readers: Vec<Pattern>,
-    /// News from webhooks.
+    /// Announcements from webhooks.
     pub inbox: Arc<Inbox>,
     /// The public status.
     pub status: Arc<DiscoveryStatus>,
 }
 
-/// What is known of a followed group.
+/// The state of a followed group.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     group_type: Option<GroupType>,
     next_seq: Option<u32>,
-    /// It has to be looked at again at once.
+    /// Whether it has to be looked at again immediately.
     is_hurried: bool,
 }
 
@@ -68,17 +68,17 @@ struct Known {
 struct Groups {
     known: HashMap<GroupId, Known>,
     rounds: Rounds,
-    /// Number of discovered messages that are polled, with those added since the last count.
+    /// Number of discovered messages that are polled, including those added since the last count.
     active: i64,
 }
 
-/// Discovery of a session.
+/// The discovery of a session.
 #[derive(Debug)]
 pub(crate) struct Discoverer {
     parts: DiscoveryParts,
     began: Timestamp,
     groups: Mutex<Groups>,
-    /// Wakes the looks: a group is due.
+    /// Wakes the task that looks at due groups.
     due: Notify,
     trouble: Mutex<LogThrottle>,
     /// Groups that the tables refuse.
@@ -115,7 +115,7 @@ pub(crate) async fn run(store: Store, parts: Option<DiscoveryParts>, session_ove
 }
 
 impl Discoverer {
-    /// Loads the followed groups, and follows those that are named.
+    /// Loads the followed groups, and follows those that are configured by id.
     async fn load(&self) {
         while let Err(error) = self.try_to_load().await {
             self.failed(&error);
@@ -133,7 +133,7 @@ impl Discoverer {
             let page = store.followed_groups(after.as_ref()).await?;
             let Some(last) = page.last().map(|followed| followed.group.clone()) else { return Ok(()) };
             for Followed { group, group_type, next_seq } in page {
-                // Rows of groups that are not wanted any more stay, with their places.
+                // Rows of groups that are no longer wanted stay, with their places.
                 if rules.selection.refuses(&group, group_type).is_none() {
                     self.follow(group, Known { group_type, next_seq, is_hurried: false });
                 }
@@ -142,7 +142,7 @@ impl Discoverer {
         }
     }
 
-    /// Counts what is watched, now and then.
+    /// Counts watched messages, now and then.
     async fn count(&self) {
         loop {
             let counted = async {
@@ -158,7 +158,7 @@ impl Discoverer {
         }
     }
 
-    /// Follows a group from now on: it is due at once. Returns false if there are as many as allowed.
+    /// Follows a group from now on, due immediately. False if the maximum number is reached.
     fn follow(&self, group: GroupId, known: Known) -> bool {
         let mut groups = self.groups();
         if groups.known.contains_key(&group) {
@@ -183,8 +183,8 @@ impl Discoverer {
         self.parts.status.follows(groups.known.len());
     }
 
-    /// Stores what was read of groups, and watches what was found. Groups that are in neither list of the result have
-    /// to be read again.
+    /// Stores the results of reading groups, and watches their messages. Groups in neither list of the result have to
+    /// be read again.
     async fn store(&self, reads: Vec<GroupRead>) -> Watching {
         let DiscoveryParts { store, rules, readers, status, .. } = &self.parts;
         let active = self.groups().active;

@@ -23,9 +23,9 @@ pub struct DiscoveryReport {
     pub behind_seconds: f64,
     /// Number of discovered messages that are polled, as last counted.
     pub active: i64,
-    /// What it has done, as last counted.
+    /// Totals of its work, as last counted.
     pub totals: DiscoveryTotals,
-    /// Share of discovered messages that have a receipt, from 0 to 1; none if none was polled.
+    /// Fraction of discovered messages that have a receipt, from 0 to 1; `None` if none was polled.
     pub receipt_share: Option<f64>,
 }
 
@@ -39,7 +39,7 @@ impl DiscoveryStatus {
         self.lock().clone()
     }
 
-    /// Discovery runs, or has ended.
+    /// Notes that discovery runs, or has ended.
     pub(crate) fn runs(&self, runs: bool) {
         *self.lock() = runs.then(DiscoveryReport::default);
     }

@@ -18,10 +18,10 @@ use crate::{
     text::counted::counted,
 };
 
-/// How long an alert that the limit is near holds: Tencent Chat repeats it while that lasts.
+/// How long an alert about the limit stays valid: Tencent Chat repeats it while that lasts.
 const OVER_LIMIT_FOR: Duration = Duration::from_secs(600);
 
-/// Why an event was dropped. Polls find what it told.
+/// Why an event was dropped. Polls find its changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
     /// Its body is larger than 64 KB.
@@ -32,7 +32,7 @@ pub enum Dropped {
     Unreadable,
     /// Too many events were waiting.
     NoRoom,
-    /// It is of a message or group that is not watched, or not yet scheduled.
+    /// Its message or group is not watched, or not yet scheduled.
     Unwatched,
 }
 
@@ -52,7 +52,7 @@ impl Dropped {
     }
 }
 
-/// Counts what webhooks bring.
+/// Counts the results of webhooks.
 #[derive(Debug, Default)]
 pub struct Health {
     received: AtomicU64,
@@ -66,7 +66,7 @@ pub struct Health {
     trust: Mutex<Trust>,
 }
 
-/// How often this app calls the API of read receipts, as Tencent Chat counts it.
+/// The rate of calls for read receipts of this app, as Tencent Chat counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct OverLimit {
     /// Calls per second.
@@ -84,43 +84,43 @@ pub struct WebhookReport {
     pub refused: u64,
     /// Webhooks, or parts of them, that were not recorded.
     pub dropped: u64,
-    /// Read counts that changed and were told by events first.
+    /// Read counts that changed and were reported by events first.
     pub told: u64,
-    /// Read counts that changed and were found by polls alone.
+    /// Read counts that changed and were only found by polls.
     pub untold: u64,
-    /// Counts in events that were known already.
+    /// Counts in events that were already known.
     pub late: u64,
-    /// Share of changes that only polls find, by which polls become rarer.
+    /// Fraction of changes that only polls find, which decides how rare polls become.
     pub untold_share: f64,
     /// When the last webhook with a valid signature arrived.
     pub last_at: Option<Timestamp>,
-    /// Whether polls find changes and webhooks tell none.
+    /// Whether polls find changes while webhooks report none.
     pub is_silent: bool,
-    /// The calls as Tencent Chat counts them, if it has told within ten minutes.
+    /// The rate of calls as Tencent Chat counts it, if it was reported within ten minutes.
     pub over_limit: Option<OverLimit>,
 }
 
 impl Health {
-    /// A webhook with a valid signature arrived.
+    /// Counts a webhook with a valid signature.
     pub(crate) fn received(&self, at: Timestamp) {
         self.received.fetch_add(1, Ordering::Relaxed);
         *self.last_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
         metrics::gauge!("receiptd_last_webhook_timestamp_seconds").set(at.timestamp_millis() as f64 / 1_000.0);
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub(crate) fn refused(&self, why: Refusal) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("receiptd_webhooks_refused_total", "reason" => why.name()).increment(1);
     }
 
-    /// Notes that this number of webhooks, or entries of webhooks, was not recorded.
+    /// Counts webhooks, or entries of webhooks, that were not recorded.
     pub(crate) fn dropped(&self, why: Dropped, count: u64) {
         self.dropped.fetch_add(count, Ordering::Relaxed);
         metrics::counter!("receiptd_webhooks_dropped_total", "reason" => why.name()).increment(count);
     }
 
-    /// Changes were stored.
+    /// Counts stored changes.
     pub(crate) fn changed(&self, tally: Tally) {
         if tally == Tally::default() {
             return;
@@ -137,18 +137,18 @@ impl Health {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Events told counts that were known already.
+    /// Counts events with counts that were already known.
     pub(crate) fn late(&self, count: u64) {
         self.late.fetch_add(count, Ordering::Relaxed);
         metrics::counter!("receiptd_webhook_counts_late_total").increment(count);
     }
 
-    /// Tencent Chat says how many calls it counts.
+    /// Notes the rate of calls that Tencent Chat counts.
     pub(crate) fn over_limit(&self, counted: OverLimit, now: Instant) {
         *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = Some((counted, now));
     }
 
-    /// What was counted until `now`.
+    /// The totals at `now`.
     pub fn report(&self, now: Instant) -> WebhookReport {
         let over_limit = *self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let trust = *self.trust();

@@ -1,7 +1,7 @@
 //! Events on their way from the listener to the session that records them.
 //!
-//! The listener never waits: what doesn't fit is dropped and counted, and polls find what it told. Events stay here
-//! between two sessions.
+//! The listener never waits: events that don't fit are dropped and counted, and polls find their changes. Events stay
+//! here between two sessions.
 
 use std::{
     collections::VecDeque,
@@ -43,7 +43,7 @@ struct Waiting {
 }
 
 impl Inbox {
-    /// Leaves an event to be recorded. False if there is no room for it.
+    /// Adds an event to be recorded. False if there is no room for it.
     pub(crate) fn offer(&self, arrival: Arrival) -> bool {
         let mut waiting = self.waiting();
         let entries = entries(&arrival.event);

@@ -1,7 +1,6 @@
-//! Events of Tencent Chat's webhooks, from their arrival until they are with the recorder.
+//! Events of Tencent Chat's webhooks, from their arrival until they reach the recorder.
 //!
-//! An event is recorded like a poll, at the time that it tells. It never closes or quarantines anything: it makes a
-//! slot due.
+//! An event is recorded like a poll at its own time. It never closes or quarantines anything: it only makes a slot due.
 
 mod health;
 mod inbox;

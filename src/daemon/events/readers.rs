@@ -1,6 +1,6 @@
-//! Readers named by events: the groups whose accounts are kept, and the members to store.
+//! Readers named in events: the groups whose accounts are kept, and the members to store.
 //!
-//! Nothing of members of other groups is kept: the listener drops it when it reads an event.
+//! Nothing about members of other groups is kept: the listener drops it while reading an event.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,10 +18,10 @@ use crate::{
     store::{ListKey, Store, StoreError, ToldReader, hash_of},
 };
 
-/// How often it is looked up which groups have readers on.
+/// How often the groups with readers on are looked up.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
-/// The groups with readers on, up to a minute ago. The database has the last word when members are stored.
+/// The groups with readers on, as of up to a minute ago. The database decides when members are stored.
 #[derive(Debug, Default)]
 pub struct ReaderGroups(RwLock<HashSet<GroupId>>);
 
@@ -41,7 +41,7 @@ impl ReaderGroups {
     }
 }
 
-/// Stores the readers that events tell.
+/// Stores the readers in events.
 #[derive(Debug)]
 pub(crate) struct ToldReaders {
     pub store: Store,
@@ -51,11 +51,11 @@ pub(crate) struct ToldReaders {
     pub app: SdkAppId,
 }
 
-/// Readers to be stored, each once with the first moment told.
+/// Readers to be stored, each once with the first moment of reading.
 pub(super) type Told = BTreeMap<(ListKey, Member), ToldReader>;
 
 impl ToldReaders {
-    /// Keeps up with which groups have readers on, until `stop` is cancelled.
+    /// Keeps the list of groups with readers on up to date, until `stop` is cancelled.
     pub async fn follow_groups(&self, stop: &CancellationToken) {
         let mut trouble = LogThrottle::default();
         while stop.run_until_cancelled(sleep(REFRESH_EVERY)).await.is_some() {
@@ -65,7 +65,7 @@ impl ToldReaders {
         }
     }
 
-    /// Adds to `told` who has read a message of the slot, if its group has readers on.
+    /// Adds the members who have just read a message of the slot to `told`, if its group has readers on.
     pub fn add(&self, slot: &Slot, read: ReadersTold, members: &Members, told: &mut Told) {
         if !slot.has_readers {
             return;
@@ -79,8 +79,8 @@ impl ToldReaders {
         }
     }
 
-    /// Stores readers, unless members are stored by another naming. Readers that the tables refuse are left to be asked
-    /// for, and hold up no event.
+    /// Stores readers, unless members are stored by another naming. Readers that the tables refuse are left for a later
+    /// question, and delay no event.
     ///
     /// # Errors
     /// If the database fails, or the lease has passed to another process.
@@ -90,7 +90,8 @@ impl ToldReaders {
         }
         let told: Vec<ToldReader> = told.into_values().collect();
         let new = match self.store.write_told_readers(&told).await {
-            // Its message may name members, so it is not logged. Asking logs the message of the group.
+            // The database's message may name members, so it is not logged. The question for the group's readers logs
+            // the problem.
             Err(error) if error.is_refusal() => return Ok(()),
             stored => stored?,
         };

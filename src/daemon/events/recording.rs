@@ -1,7 +1,7 @@
-//! Records events: puts them in order, looks up their slots, and hands what they change to the recorder.
+//! Records events: puts them in order, looks up their slots, and hands the changes to the recorder.
 //!
-//! While the database is away, it waits, and the inbox fills. It makes no calls: what an event can't prove makes a slot
-//! due.
+//! While the database is unavailable, it waits and the inbox fills. It makes no calls: events that prove nothing make
+//! slots due.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,25 +34,25 @@ use crate::{
 /// Delay after the database failed.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// Pause between two looks at the inbox: events that come one by one are looked up and stored together.
+/// Pause between two looks at the inbox, so that single events are looked up and stored together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Maximum number of messages that are looked up together.
 const CHUNK: usize = 2_000;
 
-/// Minimum time between a slot's last poll and one that an event asks for.
+/// Minimum time between a slot's last poll and one requested by an event.
 const POLL_AGAIN: TimeDelta = TimeDelta::seconds(10);
 
-/// The same after members have joined or left: that is frequent, and changes little.
+/// The same after members have joined or left, which is frequent and changes little.
 const POLL_AFTER_MEMBERS: TimeDelta = TimeDelta::seconds(60);
 
 /// How often groups whose members have changed are looked up.
 const MEMBERS_EVERY: Duration = Duration::from_secs(5);
 
-/// Maximum number of such groups. The slots of others are polled when they are due.
+/// Maximum number of such groups. The slots of other groups are polled when they are due.
 const MOST_CHANGED_GROUPS: usize = 1_000;
 
-/// How often it is stored how far events are trusted.
+/// How often the trust in events is stored.
 const STORE_TRUST_EVERY: Duration = Duration::from_secs(60);
 
 /// Records the events of a session.
@@ -71,7 +71,7 @@ pub(crate) struct EventRecorder {
     pub news: mpsc::UnboundedSender<ScheduleNews>,
 }
 
-/// What an event tells of a message.
+/// The news of a message in an event.
 #[derive(Debug)]
 struct HeardOf<'a> {
     group: &'a GroupId,
@@ -79,12 +79,12 @@ struct HeardOf<'a> {
     members: &'a Members,
 }
 
-/// Messages or groups whose polls have to find out what has happened.
+/// Messages or groups that have to be polled to find out what has happened.
 #[derive(Debug, Default)]
 struct ToPoll {
     messages: Vec<(GroupId, MsgSeq)>,
     groups: HashSet<GroupId>,
-    /// Groups whose members have changed, once it is time for them.
+    /// Groups whose members have changed, once their time has come.
     changed: HashSet<GroupId>,
 }
 
@@ -102,7 +102,7 @@ impl ChangedGroups {
         }
     }
 
-    /// When it is time for them; none if there are none.
+    /// When their time comes; `None` if there are none.
     fn next_at(&self) -> Option<Instant> {
         (!self.groups.is_empty()).then_some(self.due)
     }
@@ -122,7 +122,7 @@ impl EventRecorder {
         tokio::join!(self.record_all(&stop), self.keep_trust(&stop), self.readers.follow_groups(&stop));
     }
 
-    /// Recalls how far events were trusted, and stores it every minute and at the end.
+    /// Restores the trust in events, and stores it every minute and at the end.
     async fn keep_trust(&self, stop: &CancellationToken) {
         let mut trouble = LogThrottle::default();
         let mut stored = self.health.trust().remembered();
@@ -196,7 +196,7 @@ impl EventRecorder {
         self.make_due(to_poll).await
     }
 
-    /// Records what was heard, in order of time.
+    /// Records the news of messages, in order of time.
     async fn record(&self, heard: &[HeardOf<'_>]) -> Result<(), StoreError> {
         let messages: Vec<(&GroupId, MsgSeq)> = heard.iter().map(|one| (one.group, one.heard.seq)).collect();
         let mut of_slot: HashMap<SlotKey, Vec<usize>> = HashMap::new();
@@ -216,7 +216,7 @@ impl EventRecorder {
             }
             changes.push((slot, told));
         }
-        // Before the counts, which then need no question. If it is repeated, each reader is still stored once.
+        // Before the counts, which then need no question. If this is repeated, each reader is still stored once.
         self.readers.store(readers).await?;
         // Nothing fails from here on, so nothing is counted twice.
         let mut told = 0;
@@ -228,12 +228,12 @@ impl EventRecorder {
         Ok(())
     }
 
-    /// Hands to the recorder what a slot's events change. Returns the number of counts that were news.
+    /// Hands a slot's changes by events to the recorder. Returns the number of counts that were news.
     async fn keep(&self, slot: Slot, heard: Vec<Heard>, moment: Moment) -> usize {
         let kept = Kept::of_events(slot, heard, self.cadences.clone(), moment);
         let Some(kept) = kept else { return 0 };
         let told = kept.recording.snapshots.len();
-        // Without a recorder, the term is over: polls of the next one find the changes.
+        // Without a recorder, the term is over: polls of the next term find the changes.
         _ = self.recorder.send(kept).await;
         told
     }
@@ -258,7 +258,7 @@ impl EventRecorder {
         })
     }
 
-    /// Makes slots due, but no sooner than this after their last poll.
+    /// Makes slots due, but no sooner than this time after their last poll.
     async fn make_slots_due(&self, slots: HashSet<SlotKey>, after: TimeDelta) -> Result<(), StoreError> {
         let slots: Vec<SlotKey> = slots.into_iter().collect();
         if slots.is_empty() {
@@ -274,10 +274,10 @@ impl EventRecorder {
         Ok(())
     }
 
-    /// Holds an event of receipts; other ones make slots due, or are for discovery.
+    /// Holds an event of receipts. Other events make slots due, or are for discovery.
     fn sort(&self, arrival: Arrival, order: &mut Order, to_poll: &mut ToPoll, changed: &mut ChangedGroups) {
         let Arrival { event, at, uptime } = arrival;
-        // What doesn't fit is found by discovery itself.
+        // Discovery finds by itself what doesn't fit.
         Announced::of(&event).into_iter().for_each(|announced| _ = self.discovery.announce(announced));
         match event {
             Event::Receipts(event) => order.add(Arrived { event, at, uptime }),

@@ -37,7 +37,7 @@ impl Alarm {
     /// Whether the time has come since the last call. Missed times count once.
     fn rings(&mut self, now: Timestamp) -> bool {
         let rings = self.cron.next_after(self.heard_at).is_some_and(|next| next <= now);
-        // A clock that was set back must not silence it for as long.
+        // After a clock was set back, the job must not be silent for as long.
         if rings || now < self.heard_at {
             self.heard_at = now;
         }
@@ -58,7 +58,7 @@ pub(crate) async fn run(store: Store, jobs: Jobs, keep: Retention, over: Cancell
             if rollup.rings(now) || std::mem::take(&mut is_first) {
                 said(roll_up(&store, now).await, &mut rollup_trouble, "snapshots could not be rolled up");
             }
-            // Nothing is removed while a clock is in doubt: the alarm goes off when that is over.
+            // Nothing is removed while a clock is in doubt: the job runs when that is over.
             if store.clock().doubt().is_none() && retention.rings(now) {
                 let cleaned = clean(&store, &keep, now).await;
                 said(cleaned, &mut retention_trouble, "old partitions could not be removed");

@@ -25,14 +25,14 @@ pub struct Removed {
 
 /// Rolls up pending data of all apps of the database, and removes old data.
 ///
-/// `now` is the database's time; the caller has checked that it is not in doubt. A run ends when it comes into doubt.
+/// `now` is the database's time; the caller has checked that it is not in doubt. The run ends if that changes.
 ///
 /// # Errors
 /// If the database fails. What was removed before stays removed.
 pub async fn enforce(store: &Store, retention: &Retention, now: Timestamp) -> Result<Removed, StoreError> {
     for app in store.apps_that_polled().await? {
         if let Err(error) = catch_up(&store.of_app(app), now, |_| {}).await {
-            // Data that is rolled up is removed nevertheless.
+            // Data that is already rolled up is removed nevertheless.
             metrics::counter!("receiptd_job_failures_total").increment(1);
             let (cause, advice) = (&error as &dyn std::error::Error, error.advice());
             tracing::error!(error = cause, sdk_app_id = app.get(), advice, "an app can't be rolled up");

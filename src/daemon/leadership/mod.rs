@@ -1,4 +1,5 @@
-//! The app's lease: stands by until it gets it, and polls under it until it is lost or the daemon stops.
+//! Leadership: stands by until this process gets the app's lease, and polls under it until the lease is lost or the
+//! daemon stops.
 //!
 //! Everything that polls or writes lives within a term and ends with it. Nothing is decided here: [`Elector`] says what
 //! to do next.
@@ -144,7 +145,7 @@ impl Leadership {
         while !polling_ended.is_cancelled() {
             let task = self.elector().next(clock::uptime());
             match task {
-                // Not cancelled: a process that releases the lease must not take it for its own again.
+                // Not cancelled: a process that releases the lease must not mistake it for its own again.
                 Task::Renew => self.renew(store, &mut trouble).await,
                 Task::Wait(until) => _ = polling_ended.run_until_cancelled(wait(until)).await,
                 _ => {
@@ -206,7 +207,7 @@ impl Leadership {
     }
 }
 
-/// Waits until then.
+/// Waits until this time.
 async fn wait(until: Instant) {
     sleep(until.saturating_duration_since(clock::uptime())).await;
 }

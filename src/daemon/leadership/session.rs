@@ -40,7 +40,7 @@ use crate::{
 pub struct SessionSettings {
     /// Rate, batch size and timeouts of polls.
     pub polling: Polling,
-    /// Which polls add snapshots.
+    /// The polls that add snapshots.
     pub snapshots: Snapshots,
     /// How often messages are polled.
     pub cadences: Arc<Cadences>,
@@ -54,7 +54,7 @@ pub struct SessionSettings {
     pub discovery: Option<Arc<Discovery>>,
 }
 
-/// What a session polls with.
+/// Everything that a session polls with.
 #[derive(Debug)]
 pub struct SessionParts {
     /// The client for Tencent Chat, with its credential.
@@ -68,7 +68,7 @@ pub struct SessionParts {
 pub(crate) struct Ended {
     /// Number of polls that could not be stored.
     pub lost: usize,
-    /// A part ended that never should.
+    /// Whether a part ended that never should.
     pub has_failed: bool,
 }
 
@@ -204,7 +204,7 @@ impl PollingSession<'_> {
         ReaderAsking::new(self.store.clone(), calls.into(), readers, retention.readers, self.store.sdk_app_id())
     }
 
-    /// The part that stores readers whom events tell.
+    /// The part that stores the readers in events.
     fn told_readers(&self) -> ToldReaders {
         ToldReaders {
             store: self.store.clone(),
@@ -214,7 +214,7 @@ impl PollingSession<'_> {
         }
     }
 
-    /// What discovery needs; `None` if it is switched off.
+    /// The parts that discovery uses; `None` if it is switched off.
     fn discovery(&self) -> Option<DiscoveryParts> {
         let rules = self.parts.settings.discovery.clone()?;
         let (client, lease) = (self.parts.client.clone(), Some(self.status.lease.clone()));

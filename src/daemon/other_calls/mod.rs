@@ -1,7 +1,7 @@
-//! Calls of the APIs other than that for receipts. The service limits each API by itself, so each has a pacing of its
-//! own, and none takes anything from polling. All need the lease.
+//! Calls of all APIs except that for receipts. The service limits each API separately, so each has a pacing of its own,
+//! and none takes anything from polling. All need the lease.
 //!
-//! A call is retried a few times and then given up: its caller finds its purpose again.
+//! A call is retried a few times and then given up; its caller will try again later.
 
 use std::{
     collections::HashMap,
@@ -33,10 +33,10 @@ const AFTER_WRONG_SIGNATURES: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct OtherCalls {
     client: Arc<ChatClient>,
-    /// `None` if no daemon calls beside.
+    /// `None` outside a daemon.
     lease: Option<Arc<Lease>>,
     pacings: HashMap<Api, Arc<Pacing>>,
-    /// Until when the app's refusal is taken for granted.
+    /// Time until which the app counts as refused.
     refused_until: Mutex<Option<Instant>>,
     trouble: Mutex<LogThrottle>,
     /// Cancelled when no more calls may be made.
@@ -44,8 +44,8 @@ pub struct OtherCalls {
 }
 
 impl OtherCalls {
-    /// Calls of the APIs with these maximum numbers of calls per second. The lease is only needed if a daemon may make
-    /// the same calls.
+    /// Calls of these APIs, with their maximum numbers of calls per second. The lease is only needed if a daemon may
+    /// make the same calls.
     pub fn new(
         client: Arc<ChatClient>,
         lease: Option<Arc<Lease>>,
@@ -58,7 +58,7 @@ impl OtherCalls {
         Self { client, lease, pacings, refused_until, trouble, session_over }
     }
 
-    /// Makes a call, in as many attempts as it takes. `None` if the session is over, the lease is lost, or the API is
+    /// Makes a call, in as many attempts as necessary. `None` if the session is over, the lease is lost, or the API is
     /// none of these.
     pub async fn call<C: Call>(&self, call: &C) -> Option<Result<C::Answer, Failure>> {
         self.call_timed(call).await.map(|called| called.outcome)
@@ -126,7 +126,7 @@ impl OtherCalls {
         Some(called)
     }
 
-    /// Reports a failed call. If the app is refused, no other is made for a while.
+    /// Reports a failed call. If the app is refused, no other call is made for a while.
     fn give_up(&self, api: Api, failure: &Failure) {
         let rest = match failure.class {
             Class::Wait => Some(AFTER_WRONG_SIGNATURES),

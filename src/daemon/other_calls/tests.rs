@@ -14,7 +14,7 @@ async fn service() -> Simulator {
     Simulator::start(SimulatorConfig { latency: (Duration::ZERO..=Duration::ZERO).into(), ..config }).await.unwrap()
 }
 
-/// Calls that need no lease: one would end while a busy machine makes no progress.
+/// Calls that need no lease, which would end while a busy machine makes no progress.
 fn calls(service: &Simulator) -> OtherCalls {
     calls_under(service, None)
 }
@@ -80,7 +80,7 @@ async fn each_api_keeps_its_own_limit() {
     let ledger = service.ledger();
     let highest: BTreeMap<_, _> = ledger.apis().map(|(name, api)| (name, api.highest_sliding_second())).collect();
     assert_eq!(highest["get_appid_group_list"], 1);
-    // On a busy machine fewer go out in a second.
+    // On a busy machine, fewer calls are sent per second.
     assert!((2..=200).contains(&highest["get_group_info"]), "{highest:?}");
     assert_eq!((ledger.api("get_group_info").answered(), ledger.calls()), (300, 0));
 }

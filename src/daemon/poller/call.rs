@@ -1,4 +1,4 @@
-//! The calls of polls. Every attempt takes a permit, innermost. [`Calls`] decides when a poll makes one, and what
+//! The calls of polls. Every attempt takes its permit last. [`Calls`] decides when a poll makes a call, and what
 //! follows from the outcome.
 
 use std::{
@@ -48,7 +48,7 @@ pub(super) struct Caller {
     pub metrics: Metrics,
     /// Wakes the poller when more calls may be made than before.
     pub room: Arc<Notify>,
-    /// Cancelled when the poller's term is over: no attempt starts from then on.
+    /// Cancelled when the poller's term is over: no attempt starts after that.
     pub stop: CancellationToken,
 }
 

@@ -37,7 +37,7 @@ impl Claim {
         Self { slots: dispatch::of(slot).collect(), news, status, room, is_waiting: !fails, fails }
     }
 
-    /// The poll no longer waits for its first permit.
+    /// Notes that the poll no longer waits for its first permit.
     pub(super) fn started(&mut self) {
         let ahead = self.status.ahead.load(Ordering::Relaxed);
         if std::mem::take(&mut self.is_waiting) && self.status.waiting.fetch_sub(1, Ordering::Relaxed) <= ahead / 2 + 1

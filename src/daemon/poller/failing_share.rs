@@ -14,7 +14,7 @@ use crate::{clock, rules::polling::failing::FailingCalls};
 #[derive(Debug)]
 pub(super) struct FailingShare {
     calls: Mutex<FailingCalls>,
-    /// A call was sent or given back.
+    /// Notified when a call was sent or given back.
     changed: Notify,
 }
 
@@ -55,14 +55,14 @@ impl FailingShare {
 }
 
 impl Turn<'_> {
-    /// The call is sent now.
+    /// Notes that the call is sent now.
     pub(super) fn sends(&mut self, now: Instant) {
         self.share.calls().sends(now);
         self.sent = Some(now);
         self.share.changed.notify_waiters();
     }
 
-    /// The call has failed: it counts.
+    /// Notes that the call has failed, so that it counts.
     pub(super) fn failed(mut self) {
         self.has_failed = true;
     }

@@ -20,14 +20,15 @@ use crate::rules::{
 pub(super) struct PollLife {
     pub caller: Arc<Caller>,
     pub recorder: mpsc::Sender<Kept>,
-    /// How often messages are polled, as far as that gives way to events.
+    /// How often messages are polled, with the trust in events applied.
     pub cadences: Arc<Cadences>,
     pub keep: KeepSnapshots,
 }
 
 impl PollLife {
-    /// Polls a slot: makes the calls, decides what they change, and hands that over to the recorder. If it ends in any
-    /// other way, `claim` returns the slot to the schedule. `stretch` is the factor by which intervals are longer.
+    /// Polls a slot: makes the calls, decides what they change, and hands the result over to the recorder. If it ends
+    /// in any other way, `claim` returns the slot to the schedule. `stretch` is the factor by which intervals are
+    /// longer.
     pub(super) async fn poll_slot(self, poll: PollInFlight, mut claim: Claim, stretch: f64) {
         let let_through = LetThrough::of(&poll, &self.caller);
         let started = |slot: &Slot| {
@@ -45,7 +46,7 @@ impl PollLife {
         let alone = kept.recording.parts.iter().filter_map(Part::alone);
         alone.for_each(|seq| self.caller.trouble.set_apart(&group_id, seq));
         let Ok(permit) = self.recorder.reserve().await else {
-            // The recorder gave up before this poll ended: its results count as lost like the rest.
+            // The recorder gave up before this poll ended, so its results are lost like the rest.
             metrics::counter!("receiptd_recordings_lost_total", "reason" => "too_late").increment(1);
             return;
         };

@@ -56,7 +56,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Minimum change of the share of untold changes that cadences follow.
+/// Minimum change of the share of unreported changes that is applied to the cadences.
 const GIVES_WAY_BY: f64 = 0.02;
 
 /// The parts that a poller uses.
@@ -80,7 +80,7 @@ pub struct PollerParts {
     pub heartbeat: Arc<Heartbeat>,
     /// Records the calls.
     pub activity: Arc<Activity>,
-    /// How far polls give way to events.
+    /// The trust in events, which decides how rare polls become.
     pub events: Arc<Health>,
 }
 
@@ -90,7 +90,7 @@ pub struct Poller {
     store: Store,
     configured: Arc<Cadences>,
     events: Arc<Health>,
-    /// The share of changes that only polls find, by which the cadences give way.
+    /// The share of changes that only polls find, as applied to the cadences.
     untold: f64,
     caller: Arc<Caller>,
     status: Arc<PollerStatus>,
@@ -165,7 +165,7 @@ impl Poller {
         self.status.clone()
     }
 
-    /// Loads what an earlier poller has found: the batch limit, and by how much intervals are stretched.
+    /// Restores the findings of an earlier poller: the batch limit and the stretch.
     ///
     /// # Errors
     /// If the database fails.
@@ -199,7 +199,7 @@ impl Poller {
         Ok(next.is_some())
     }
 
-    /// Polls until it is told to stop, then waits for the polls in flight to end, for at most `grace`.
+    /// Polls until it has to stop, then waits for the polls in flight to end, for at most `grace`.
     pub async fn run(mut self, grace: Duration) {
         let stop = self.caller.stop.clone();
         loop {
@@ -221,8 +221,8 @@ impl Poller {
         }
     }
 
-    /// Waits for a reason for the next round. The end of a poll is none: its slot is not due before its results are
-    /// stored.
+    /// Waits for a reason for the next round. The end of a poll is no reason: its slot is not due before its results
+    /// are stored.
     async fn rest(&mut self, wake_in: Duration) {
         let mut sleep = pin!(tokio::time::sleep(wake_in));
         loop {
@@ -257,7 +257,7 @@ impl Poller {
         self.status.waiting_to_be_stored.store(waiting, Ordering::Relaxed);
     }
 
-    /// Polls become rarer while events tell what they would find, and frequent again when they don't.
+    /// Makes polls rarer while events report what they would find, and frequent again when they don't.
     fn give_way(&mut self) {
         let untold = self.events.trust().untold();
         if (untold / self.untold - 1.0).abs() > GIVES_WAY_BY {

@@ -34,7 +34,7 @@ struct Seen {
     limit: Option<KnownLimit>,
     /// The stored stretch.
     stretch: f64,
-    /// Whether it has looked for slots that are due far ahead. That reads all slots, so polling doesn't wait for it.
+    /// Whether it has looked for slots with due times far ahead. That reads all slots, so polling doesn't wait for it.
     far_ahead: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct Slotter {
     pub store: Store,
     /// The cadences of the config.
     pub cadences: Arc<Cadences>,
-    /// How far first polls give way to events.
+    /// The trust in events, which delays first polls.
     pub events: Arc<Health>,
     /// The batch limit found by the poller.
     pub poller: Arc<PollerStatus>,

@@ -89,14 +89,14 @@ impl PollerStatus {
         Some(format!("a call was refused{code}: {}; asking other groups whether the app is at fault", failure.info))
     }
 
-    /// Why the service counts as down, if it answers no calls.
+    /// Why the service counts as down, if no calls are answered.
     pub fn outage(&self) -> Option<String> {
         let outage = self.caller.calls().brake.outage(clock::uptime())?;
         Some(format!("{}, for {}", outage.failure.of_service(), duration::roughly(outage.lasts)))
     }
 
-    /// The number of held groups: they were refused, and it isn't known yet whether the group or the app is at fault,
-    /// or the group's quarantine can't be stored. And the first of them, in the order of their keys.
+    /// The number of held groups, and the first of them in the order of their keys. They were refused, and either it
+    /// isn't known yet whether the group or the app is at fault, or the group's quarantine can't be stored.
     pub fn held(&self) -> (usize, Vec<HeldGroup>) {
         let (calls, now) = (self.caller.calls(), clock::uptime());
         let held = |(group_key, failure, again_at): (GroupKey, &Failure, Instant)| HeldGroup {
@@ -121,7 +121,7 @@ impl PollerStatus {
         self.behind.store(u64::try_from(behind.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The factor by which all intervals are longer, since more is due than the limit carries; 1 while all fits.
+    /// The factor by which all intervals are longer while more is due than the limit allows; 1 if everything fits.
     pub fn stretch(&self) -> f64 {
         f64::from_bits(self.stretch.load(Ordering::Relaxed))
     }

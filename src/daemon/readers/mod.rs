@@ -1,7 +1,7 @@
-//! Asks who has read the messages whose counts have changed, of groups with readers on.
+//! Asks who has read messages whose counts have changed, in groups with readers on.
 //!
-//! What is due is in the database, so a restart loses nothing. Accounts are kept no longer than it takes to store them,
-//! and never logged.
+//! The database knows what is due, so a restart loses nothing. Accounts are kept only until they are stored, and never
+//! logged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,25 +29,25 @@ use crate::{
     store::{Asked, AskingLimits, DueList, ListKey, NewReaders, RefusedList, Store, StoreError, hash_of},
 };
 
-/// Maximum number of messages asked for at a time: more than the limit of calls needs at any usual latency.
+/// Maximum number of messages in progress, more than the limit of calls needs at any usual latency.
 const IN_FLIGHT: usize = 100;
 
-/// How often answers are stored and what is due is looked up, while there is any.
+/// How often answers are stored and due messages are looked up, while there are any.
 const STEP: Duration = Duration::from_millis(200);
 
-/// How often it is looked up otherwise.
+/// How often due messages are looked up otherwise.
 const IDLE_STEP: Duration = Duration::from_secs(1);
 
-/// How often what is behind is measured.
+/// How often the backlog is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
-/// Delay after an answer without an end.
+/// Delay after a list without an end.
 const AFTER_ENDLESS: TimeDelta = TimeDelta::hours(1);
 
-/// Delay after a refusal by the tables that could not even be noted in the database.
+/// Delay after the tables refused something, if even that could not be noted in the database.
 const AFTER_UNNOTED: Duration = Duration::from_secs(60);
 
-/// Maximum number of these messages in memory. No more are asked for until some are over.
+/// Maximum number of these messages in memory. When it is reached, no more are asked for until some delays are over.
 const MOST_UNNOTED: usize = 1_000;
 
 /// Maximum time for answers in flight to arrive at the end of a session.
@@ -133,7 +133,7 @@ impl ReaderAsking {
             self.busy.remove(&id);
             self.unstored.extend(asked);
         }
-        // What is answered is stored before more is asked for.
+        // Answers are stored before more is asked for.
         self.write().await?;
         self.unnoted.retain(|_, until| *until > Instant::now());
         let free = (IN_FLIGHT - self.busy.len()).min(MOST_UNNOTED.saturating_sub(self.unnoted.len()));
@@ -246,7 +246,7 @@ async fn ask(store: Store, calls: Arc<OtherCalls>, naming: Arc<Naming>, app: Sdk
     Some(Asked::Found(Box::new(NewReaders { key, because_of: counts, failures, asked_at, found, accounts })))
 }
 
-/// A page with the members named as they are stored. Hashes of the accounts behind pseudonyms are noted.
+/// A page with members named as they are stored. Also collects hashes of the accounts behind pseudonyms.
 fn named(page: Page, naming: &Naming, app: SdkAppId, accounts: &mut BTreeMap<crate::domain::Member, [u8; 32]>) -> Page {
     let Naming::Pseudonyms(_) = naming else { return page };
     let members = page.members.iter().filter_map(|account| {

@@ -43,7 +43,7 @@ pub struct RecorderSettings {
     pub storing_blocked: Arc<AtomicBool>,
     /// Records what was stored.
     pub activity: Arc<Activity>,
-    /// Counts which changes events told, and which only polls found.
+    /// Counts which changes events reported, and which only polls found.
     pub events: Arc<Health>,
 }
 
@@ -58,7 +58,7 @@ pub struct Recorder {
     storing_blocked: Arc<AtomicBool>,
 }
 
-/// The value of the label `reason` of `receiptd_recordings_lost_total`, and what it means.
+/// The value of the label `reason` of `receiptd_recordings_lost_total`, and its meaning.
 fn words(reason: Reason) -> (&'static str, &'static str) {
     match reason {
         Reason::Stopped => ("stopped", "results could not be stored before the shutdown deadline and are lost"),
@@ -125,7 +125,7 @@ impl Recorder {
         }
     }
 
-    /// Counts what can't be written any more.
+    /// Counts results that can't be written any more.
     async fn end(mut self, reason: Option<Reason>) -> usize {
         let mut lost = self.writing.unwritten().count();
         if reason == Some(Reason::LeaseLost) {

@@ -38,7 +38,7 @@ pub(super) struct Writer {
 pub(super) enum Outcome {
     /// The polls are stored, except those of these slots.
     Wrote(HashSet<SlotKey>),
-    /// What was refused is set aside; whether the slot waits.
+    /// The refused rows are set aside; whether the slot waits.
     SetAside(bool),
     Read(Present),
     Locked,
@@ -82,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// Reports what came of a task.
+    /// Reports the outcome of a task.
     pub fn report(&mut self, outcome: Outcome, writing: &mut Writing<Kept>, now: Instant) {
         match outcome {
             Outcome::Wrote(changed) => writing.wrote(&changed),
@@ -180,7 +180,7 @@ impl Writer {
         changed
     }
 
-    /// Counts what was stored.
+    /// Counts the stored rows.
     fn count(&self, stored: &[&Kept]) {
         let recordings = || stored.iter().flat_map(|kept| kept.recordings());
         let snapshots: usize = recordings().map(|recording| recording.snapshots.len()).sum();

@@ -1,21 +1,21 @@
-//! Events in a replay: webhooks tell a share of all reads when they happen, and polls give way to them.
+//! Events in a replay: webhooks report a fraction of all reads when they happen, and polls yield to them.
 
 use fastrand::Rng;
 
 use super::input::Sent;
 use crate::{domain::Timestamp, rules::webhooks::Trust};
 
-/// A read that a webhook tells.
+/// A read that a webhook reports.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
     pub at: Timestamp,
-    /// The place of the message among all.
+    /// The index of the message.
     pub index: usize,
-    /// How many have read it then.
+    /// The number of members who have read it then.
     pub read: u32,
 }
 
-/// The reads that webhooks tell, and how far they are trusted.
+/// The reads that webhooks report, and the trust in them.
 #[derive(Debug)]
 pub(super) struct Events {
     /// In order of time.
@@ -25,7 +25,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// The share `told` of the reads of all messages.
+    /// Reports the fraction `told` of the reads of all messages.
     pub fn of(messages: &[Sent], told: f64) -> Self {
         let mut rng = Rng::with_seed(1);
         let reads = messages.iter().enumerate().flat_map(|(index, message)| {
@@ -36,14 +36,14 @@ impl Events {
         Self { told, next: 0, trust: Trust::default() }
     }
 
-    /// Takes the next one.
+    /// Takes the next read.
     pub fn take_next(&mut self) -> Option<Told> {
         let told = self.told.get(self.next).copied()?;
         self.next += 1;
         Some(told)
     }
 
-    /// When the next one is told.
+    /// When the next read is reported.
     pub fn next_at(&self) -> Option<Timestamp> {
         self.told.get(self.next).map(|one| one.at)
     }

@@ -1,4 +1,4 @@
-//! The errors of polls: the results beside the truth.
+//! The errors of polls: their results compared with the truth.
 
 use super::input::Sent;
 use crate::{
@@ -35,22 +35,21 @@ impl Measure {
 /// Cost and errors of a cadence.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
-    /// How many messages there were.
+    /// Number of messages.
     pub messages: usize,
-    /// How many calls were made.
+    /// Number of calls.
     pub calls: usize,
-    /// How far the middle of the interval of each milestone was from the truth, in the order of [`Milestone::ALL`].
+    /// Distance from the middle of each milestone's interval to the truth, in the order of [`Milestone::ALL`].
     pub milestones: [Measure; Milestone::ALL.len()],
-    /// How wide their intervals were.
+    /// Width of their intervals.
     pub widths: [Measure; Milestone::ALL.len()],
-    /// How many messages were known wrongly after a poll of them.
+    /// Number of messages whose known counts were wrong after a poll of them.
     pub lost: usize,
-    /// How long after a read it was known.
+    /// Delay from a read until it was known.
     pub seen_after: Measure,
-    /// By what share of the members the read rate at each of [`AGES`] was wrong.
+    /// Error of the read rate at each of [`AGES`], as a fraction of the members.
     pub rates: [Measure; 4],
-    /// How long a message was not known, in intervals of the tier that it had when it was last known, times the
-    /// stretch.
+    /// Longest time for which a message was not known, in stretched intervals of the tier in which it was last known.
     pub waits: Measure,
     /// The largest factor by which intervals were longer.
     pub stretch: f64,
@@ -78,12 +77,12 @@ pub(super) struct Watching<'a> {
 
 #[derive(Debug, Clone, Default)]
 struct Seen {
-    /// How many had read it at the last poll.
+    /// Number of members who had read it at the last poll.
     read: u32,
     polled_at: Option<Timestamp>,
     /// The stretch at that time.
     stretch: f64,
-    /// How many of [`AGES`] it had passed then.
+    /// Number of [`AGES`] that it had passed then.
     ages: usize,
     has_reached: [bool; Milestone::ALL.len()],
 }
@@ -94,7 +93,8 @@ impl<'a> Watching<'a> {
         Self { messages, calls: 0, seen: vec![Seen::default(); messages.len()], found }
     }
 
-    /// A poll sees a message, by a cadence that is followed like this. Returns how many have read it, and how many may.
+    /// A poll of a message, by the cadence as currently applied. Returns how many members have read it, and how many
+    /// may.
     pub fn polled(&mut self, index: usize, at: Timestamp, following: Following<'_>) -> (u32, u32) {
         let (message, seen) = (&self.messages[index], &mut self.seen[index]);
         let read = message.reads[seen.read as usize..].iter().take_while(|read_at| **read_at <= at).count() as u32;
@@ -117,7 +117,7 @@ impl<'a> Watching<'a> {
         (seen.read, message.members)
     }
 
-    /// An event tells that this number of members has read a message.
+    /// An event reports that this number of members has read a message.
     pub fn heard(&mut self, index: usize, at: Timestamp, read: u32) {
         let (message, seen) = (&self.messages[index], &mut self.seen[index]);
         let new = message.reads.get(seen.read as usize..read as usize).unwrap_or_default();
@@ -125,13 +125,13 @@ impl<'a> Watching<'a> {
         seen.read = seen.read.max(read);
     }
 
-    /// This number of members is known to have read a message after a poll of it.
+    /// Notes that this number of members is known to have read a message after a poll of it.
     pub fn is_known(&mut self, index: usize, at: Timestamp, read: u32) {
         let truth = self.messages[index].reads.iter().take_while(|read_at| **read_at <= at).count();
         self.found.lost += usize::from(self.seen[index].polled_at == Some(at) && read as usize != truth);
     }
 
-    /// A poll or an event told when milestones were reached.
+    /// Notes the milestones that a poll or an event has settled.
     pub fn made_known(&mut self, index: usize, made: &Milestones) {
         let message = &self.messages[index];
         for (at, milestone) in Milestone::ALL.into_iter().enumerate() {
@@ -151,7 +151,7 @@ impl<'a> Watching<'a> {
 }
 
 impl Sent {
-    /// When it truly reached a milestone.
+    /// The true time of a milestone.
     fn reached_at(&self, milestone: Milestone) -> Option<Timestamp> {
         let is_reached = |read: usize| {
             let counts = Counts::new(read as i64, i64::from(self.members) - read as i64);

@@ -14,32 +14,32 @@ pub struct Sent {
     pub group_key: GroupKey,
     /// When it was sent.
     pub sent_at: Timestamp,
-    /// How many members may read it.
+    /// Number of members who may read it.
     pub members: u32,
     /// When members read it, rising.
     pub reads: Vec<Timestamp>,
 }
 
-/// How messages are polled.
+/// The conditions of polling.
 #[derive(Debug, Clone)]
 pub struct Way {
-    /// The default is followed.
+    /// The cadences, of which the default is followed.
     pub cadences: Arc<Cadences>,
     /// By how much intervals are longer.
     pub stretch: Stretching,
     /// Maximum number of messages in a call.
     pub batch_size: usize,
-    /// Maximum number of calls a second, if there is one.
+    /// Maximum number of calls per second, if limited.
     pub limit: Option<f64>,
-    /// The share of reads that webhooks tell when they happen.
+    /// Fraction of reads that webhooks report when they happen.
     pub told: f64,
 }
 
-/// By how much intervals are longer.
+/// How intervals are stretched.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Stretching {
     /// By this factor.
     By(f64),
-    /// By what is needed to keep the limit.
+    /// As necessary to keep the limit.
     ToFit,
 }

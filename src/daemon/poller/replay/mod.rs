@@ -1,8 +1,8 @@
-//! Polls messages whose reads are known beforehand, in no time and without I/O: the cost of a cadence, and its errors
-//! about when messages were read.
+//! Polls messages whose reads are known beforehand, in no time and without I/O, to find the cost of a cadence and its
+//! errors about when messages were read.
 //!
-//! The slots are packed and merged, the polls are recorded and the schedule is kept by the code that the daemon runs.
-//! It must never decide anything by itself that the poller decides.
+//! Slots are packed and merged, polls recorded and the schedule kept by the code that the daemon runs. It must never
+//! decide anything that the poller decides.
 
 mod events;
 mod findings;
@@ -73,7 +73,7 @@ struct Replay<'a> {
     /// When the limit allows the next call.
     free_at: Timestamp,
     stretch: Stretch,
-    /// When it took its last step, and how many calls had been made by then.
+    /// Time of its last step, and number of calls made by then.
     stepped: (Timestamp, usize),
     group_id: GroupId,
 }
@@ -111,7 +111,7 @@ impl<'a> Replay<'a> {
         Now { time: self.now, monotonic: self.start.1 + since }
     }
 
-    /// Does what comes next. False if nothing does.
+    /// Handles the next event. False if there is none.
     fn step(&mut self) -> bool {
         let until_due = self.schedule.until_next(true, self.clocks());
         let due = until_due.map(|until| (self.now + TimeDelta::microseconds(until.max(0))).max(self.free_at));
@@ -137,7 +137,7 @@ impl<'a> Replay<'a> {
         true
     }
 
-    /// Time passes, and with it steps of the stretch.
+    /// Lets time pass, with its steps of the stretch.
     fn goes_on_to(&mut self, then: Timestamp) {
         let limit = self.way.limit.filter(|_| self.way.stretch == Stretching::ToFit);
         while let Some(allowed) = limit
@@ -158,7 +158,7 @@ impl<'a> Replay<'a> {
         self.now = then;
     }
 
-    /// Gives slots to the messages that were sent until now, as the slotter does once a second.
+    /// Assigns the messages sent until now to slots, as the slotter does once a second.
     fn give_slots(&mut self) {
         let mut fresh = vec![];
         while let Some(at) = self.order.get(self.sent).copied() {
@@ -199,7 +199,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The cadences, as far as they give way to events.
+    /// The cadences, with the trust in events applied.
     fn cadences(&self) -> Arc<Cadences> {
         match self.way.told > 0.0 {
             true => self.way.cadences.giving_way(self.events.trust.untold()).into(),
@@ -213,7 +213,7 @@ impl<'a> Replay<'a> {
         self.slots.range(key(SlotId::MIN)..=key(SlotId::MAX))
     }
 
-    /// Polls a slot, with a neighbour where it has thinned out.
+    /// Polls a slot, together with a neighbour if it is thin.
     fn poll(&mut self, key: SlotKey) {
         let Some(mut slot) = self.slots.get(&key).cloned() else { return self.schedule.forget(key) };
         if slot.messages.len() <= self.way.batch_size / 2
@@ -231,8 +231,7 @@ impl<'a> Replay<'a> {
         self.store(kept);
     }
 
-    /// The neighbour that a thin slot takes in: the one before it or the one after, as `Store::merge_candidates` has
-    /// it.
+    /// The neighbour that a thin slot absorbs: the previous or the next one, as in `Store::merge_candidates`.
     fn neighbour(&self, slot: &Slot) -> Option<SlotKey> {
         let (key, batch_size) = (slot.key, self.way.batch_size);
         let before = self.of(key.group_key).rev().find(|(other, _)| **other < key);
@@ -266,7 +265,7 @@ impl<'a> Replay<'a> {
         poll
     }
 
-    /// Does what the recorder and the flush do.
+    /// Acts as the recorder and the flush.
     fn store(&mut self, kept: Kept) {
         let (recording, outcome, now) = (&kept.recording, kept.outcome(&[]), self.clocks());
         self.count(recording);
@@ -299,7 +298,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The slotter comes round once a second.
+/// Rounds up to the next look of the slotter, which comes once a second.
 fn next_second(at: Timestamp) -> Timestamp {
     let into_second = at.timestamp_micros().rem_euclid(1_000_000);
     at + TimeDelta::microseconds((1_000_000 - into_second) % 1_000_000)

@@ -1,4 +1,4 @@
-//! Webhooks save polls, and nothing is lost beside them.
+//! Webhooks save polls, and lose nothing.
 
 use chrono::TimeDelta;
 use fastrand::Rng;

@@ -1,6 +1,6 @@
-//! The calls of a poll: [`Calls`](crate::rules::polling::calls::Calls) and the
-//! [`Pacer`](crate::rules::pacer::Pacer) decide whether and when one may be made, and what its outcome calls for. Here
-//! polls stand in line for turns and permits, as tasks do in the daemon.
+//! The calls of a poll: [`Calls`](crate::rules::polling::calls::Calls) and the [`Pacer`](crate::rules::pacer::Pacer)
+//! decide whether and when a call may be made, and what follows from its outcome. Here polls wait in line for turns and
+//! permits, as tasks do in the daemon.
 
 use std::time::Duration;
 
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    /// No attempt starts any more.
+    /// Notes that no attempt starts any more.
     pub fn stops_polls(&mut self, daemon: usize) {
         let polling = self.polling(daemon);
         polling.waiting.clear();

@@ -35,7 +35,7 @@ pub(super) struct Costs {
     limit: u32,
     /// The longest wait by the cadence, without stretch.
     longest: Micros,
-    /// From when on everything except the flaws works.
+    /// Time from which everything except the flaws works.
     works_from: Option<Micros>,
     told: BTreeMap<Key, Micros>,
     failed: VecDeque<Micros>,
@@ -57,7 +57,7 @@ impl Costs {
         }
     }
 
-    /// The factor by which intervals are longer from now on.
+    /// Sets the factor by which intervals are longer from now on.
     pub fn is_stretched(&mut self, factor: f64) {
         self.stretch = self.stretch.max(factor);
     }
@@ -67,7 +67,7 @@ impl Costs {
         (self.longest as f64 * self.stretch) as Micros + HELD_UP_AT_MOST
     }
 
-    /// Everything except the flaws works from now on. Returns the end of the life.
+    /// Notes that everything except the flaws works from now on. Returns the end of the life.
     pub fn works_from(&mut self, now: Micros) -> Micros {
         self.works_from = Some(now);
         let known_from = self.flaws.iter().map(|(from, _)| from + LEARNING).max();
@@ -77,13 +77,13 @@ impl Costs {
         known_from.map_or(now + self.patience(), |known_from| known_from.max(now) + self.patience() + LOOKED_AT_FOR)
     }
 
-    /// A receipt of a message. The error says that it was too late.
+    /// Checks a receipt of a message. The error says that it was too late.
     pub fn told(&mut self, key: Key, now: Micros) -> Result<(), String> {
         let before = self.told.insert(key, now);
         self.look(key, before, now)
     }
 
-    /// A watched message had a receipt at `before`, and none until `now`.
+    /// Checks a watched message with a receipt at `before`, and none until `now`.
     fn look(&self, key: Key, before: Option<Micros>, now: Micros) -> Result<(), String> {
         let Some(due_from) = self.due_from(key) else { return Ok(()) };
         let since = before.unwrap_or(0).max(due_from);
@@ -104,7 +104,7 @@ impl Costs {
         self.flaws.iter().any(|(_, flaw)| flaw.is_of(key))
     }
 
-    /// From when on the message has to be observed in time, if it can be at all.
+    /// Time from which the message has to be observed in time, if it can be at all.
     fn due_from(&self, key: Key) -> Option<Micros> {
         let works_from = match self.stretches_for {
             Some(span) => self.works_from?.max(span),
@@ -122,7 +122,8 @@ impl Costs {
         Micros::from(self.limit) * span / SECOND / 10 + POLLS_AT_ONCE
     }
 
-    /// A call failed because of a flaw. While other slots are due, such calls take at most a tenth of the limit.
+    /// Checks a call that failed because of a flaw. While other slots are due, such calls take at most a tenth of the
+    /// limit.
     pub fn failed(&mut self, now: Micros) -> Result<(), String> {
         let known_from = self.flaws.iter().map(|(from, _)| from + LEARNING).max().unwrap_or(0);
         let Some(known_from) = self.works_from.map(|from| from.max(known_from)).filter(|from| now > *from) else {

@@ -25,17 +25,17 @@ pub(super) struct Daemon {
     pub life: u32,
     pub is_alive: bool,
     pub is_stopping: bool,
-    /// It held the lease when it was stopped, and has to give it back.
+    /// Whether it held the lease when it was stopped, and has to give it back.
     has_led: bool,
     pub starts_again_at: Micros,
     pub paused_until: Micros,
-    /// It stands still for this long from its next permit on.
+    /// Duration for which it stands still, from its next permit on.
     pub pauses_at_permit: Option<Micros>,
     pub wall_offset: i64,
     /// Its knowledge of the database's clock.
     pub clock: DatabaseClock,
     pub elector: Elector,
-    /// A request about the lease is on its way.
+    /// Whether a request about the lease is on its way.
     is_asking: bool,
     leads_at: Option<Micros>,
     pub term_number: u32,
@@ -48,7 +48,7 @@ enum Phase {
     Polling,
     /// All polls have ended, and the remaining results are written.
     Writing,
-    /// Everything has ended, and the elector does not know it yet.
+    /// Everything has ended, but the elector does not know yet.
     Ended,
     Over,
 }
@@ -121,7 +121,7 @@ impl World {
         self.daemons[daemon].is_alive = false;
     }
 
-    /// SIGTERM.
+    /// Handles SIGTERM.
     pub fn stops(&mut self, daemon: usize) {
         let stopped = &mut self.daemons[daemon];
         if !stopped.is_alive {
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// The database has answered a request about the lease.
+    /// Handles the database's answer to a request about the lease.
     fn asked(&mut self, daemon: usize, reply: Reply, asked_at: Micros) {
         let (now, asked_at) = (self.instant(), self.instant() - Duration::from_micros(self.now - asked_at));
         let own = Daemon::name(daemon, self.daemons[daemon].life);
@@ -209,7 +209,7 @@ impl World {
         self.leads(daemon);
     }
 
-    /// Does what has to be done about the lease.
+    /// Does what the elector asks for.
     fn leads(&mut self, daemon: usize) {
         let instant = self.instant();
         let held = &mut self.daemons[daemon];
@@ -269,7 +269,7 @@ impl World {
         self.loads(daemon);
     }
 
-    /// No attempt starts any more; those in flight end, and then their results are written.
+    /// Ends a term: no attempt starts any more, those in flight end, and then their results are written.
     pub fn ends_term(&mut self, daemon: usize) {
         let Some(term) = self.daemons[daemon].term.as_mut().filter(|term| !term.is_over) else { return };
         term.is_over = true;
@@ -281,7 +281,7 @@ impl World {
         self.polls_have_ended(daemon);
     }
 
-    /// The recorder ended by itself.
+    /// Notes that the recorder ended by itself.
     pub fn recorder_has_failed(&mut self, daemon: usize) {
         let Some(term) = self.daemons[daemon].term.as_mut() else { return };
         term.has_failed |= !term.is_over;

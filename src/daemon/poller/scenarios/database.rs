@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// As in `store::upkeep`: a probe without an outcome is repeated after this time.
+/// A probe without an outcome is repeated after this time, as in `store::changed_groups`.
 const PROBE_CLAIM: TimeDelta = TimeDelta::minutes(30);
 
 /// Small, so that polls come between the pages of a small schedule.
@@ -109,7 +109,7 @@ pub(super) struct Database {
     pub latest: HashMap<(GroupKey, MsgSeq), (Timestamp, Receipt)>,
     /// Whether no clock of a daemon is ever set: then every interval contains its change.
     pub clocks_are_right: bool,
-    /// Something impossible that was written.
+    /// Something impossible that was written, if any.
     pub odd: Option<String>,
 }
 
@@ -293,8 +293,8 @@ impl Database {
         made
     }
 
-    /// As in `store::upkeep`: the slots of changed groups, which are due at once, and a slot of each group whose time
-    /// for a probe has come.
+    /// The slots of changed groups, which are due immediately, and a slot of each group whose time for a probe has
+    /// come, as in `store::changed_groups`.
     pub fn changed_and_to_probe(
         &mut self,
         cadences: &Cadences,

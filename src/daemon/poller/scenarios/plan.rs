@@ -113,15 +113,15 @@ pub(super) struct Plan {
     pub max_in_flight: usize,
     /// Whether more is due than the limit allows.
     pub is_busy: bool,
-    /// How long more is due than the limit allows, if intervals are stretched for as long as it takes to fit.
+    /// Duration of the overload, if intervals are stretched until everything fits.
     pub stretches_for: Option<Micros>,
-    /// Whether the daemons run on one machine, so that one can see that another has ended.
+    /// Whether the daemons run on one machine, so that each can see that another has ended.
     pub one_machine: bool,
     /// Initial number of messages of each group.
     pub groups: Vec<usize>,
     /// The faults: time, kind and duration.
     pub faults: Vec<(Micros, Fault, Micros)>,
-    /// The flaws, and from when on.
+    /// The flaws, and when they begin.
     pub flaws: Vec<(Micros, Flaw)>,
 }
 
@@ -286,7 +286,7 @@ impl Plan {
         self.faults.iter().any(|(_, fault, _)| fault.refuses_app())
     }
 
-    /// When the last fault is over, with everything that was started during it.
+    /// When the last fault is over, including everything that was started during it.
     pub fn calm_from(&self) -> Micros {
         let aftermath = |fault: Fault| match fault {
             Fault::DatabaseHangs | Fault::Unanswered => PATIENCE + 5 * SECOND,

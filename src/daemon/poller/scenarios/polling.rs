@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    /// The slotter looks once a second.
+    /// Lets the slotter look, once a second.
     pub fn ticks(&mut self, daemon: usize) {
         if self.daemons[daemon].term.as_ref().is_some_and(|term| !term.is_over) {
             self.request(daemon, Request::Slot);
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// A round of the poller begins, or goes on after it has read a page of the schedule.
+    /// Begins a round of the poller, or continues it after a page of the schedule.
     pub fn wakes(&mut self, daemon: usize) {
         let (now, clocks) = (self.now, self.clocks(daemon));
         let is_trusted = self.daemons[daemon].elector.contender().is_trusted(clocks.monotonic);
@@ -241,7 +241,7 @@ impl World {
         self.request(daemon, request);
     }
 
-    /// What a round has asked for.
+    /// Requests what a round asks for.
     pub fn has_read(&mut self, daemon: usize, reply: Reply) {
         let clocks = self.clocks(daemon);
         let is_over = self.daemons[daemon].term.as_ref().is_none_or(|term| term.is_over);
@@ -274,7 +274,7 @@ impl World {
         self.wake_in(daemon, round.wait);
     }
 
-    /// A poll has ended: its result is handed over to the recorder, or its slots return to the schedule.
+    /// Ends a poll: its result is handed over to the recorder, or its slots return to the schedule.
     pub fn poll_has_ended(&mut self, daemon: usize, id: u64) {
         let clocks = self.clocks(daemon);
         let polling = self.polling(daemon);

@@ -42,7 +42,7 @@ pub(super) struct Promises {
     costs: Costs,
     /// When late messages were last searched for.
     looked_at: Micros,
-    /// Since when a process that could take the lease has seen a healthy database without a holder.
+    /// Time since which a process that could take the lease has seen a healthy database without a holder.
     leaderless_since: Option<Micros>,
     released_since: Option<Micros>,
 }
@@ -198,7 +198,7 @@ impl Promises {
     }
 }
 
-/// What the promises about the lease depend on.
+/// The facts on which the promises about the lease depend.
 struct Seen {
     now: Micros,
     trusting: usize,
