@@ -1,5 +1,5 @@
-//! Array columns, parsed from the server's binary format: an element takes a few nanoseconds, while sqlx checks the
-//! type of each. A slot has hundreds of them, and every poll reads one.
+//! Array columns, parsed from the server's binary format. An element takes a few nanoseconds this way, while sqlx
+//! checks the type of each one. A slot has hundreds of elements, and every poll reads a slot.
 
 use chrono::DateTime;
 use sqlx::{
@@ -12,8 +12,8 @@ use crate::domain::Timestamp;
 /// The epoch of PostgreSQL, 2000-01-01, in microseconds since the Unix epoch.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The elements of an array of one dimension, of which each takes `N` bytes and is what `of` makes of these. There
-/// are none if it is another array, which only a person may have made.
+/// The elements of a one-dimensional array, each made by `of` from its `N` bytes. Empty for any other array, which only
+/// a person may have made.
 ///
 /// # Errors
 /// If the column does not exist.

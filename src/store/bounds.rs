@@ -1,4 +1,4 @@
-//! The app's limits and counts for the functions of the schema, which can't read the daemon's configuration.
+//! The app's limits and counts, stored for the functions of the schema, which can't read the daemon's configuration.
 
 use super::{
     Store, StoreError, Watched,
@@ -8,9 +8,9 @@ use super::{
 use crate::domain::Bounds;
 
 impl Store {
-    /// Stores the app's limits and a count to compare them with. Writes nothing if neither has changed, since an idle
-    /// daemon would otherwise write WAL every few seconds. If a roll-up has locked the row, the next count does it.
-    /// Returns what is polled, as `count_watched` does: to count it takes time, so it is counted once for both.
+    /// Stores the app's limits, and a count to compare them with. Writes nothing if neither has changed, since an idle
+    /// daemon would otherwise write WAL every few seconds. If a roll-up has locked the row, the next count is stored.
+    /// Returns the count, like `count_watched`, since counting twice would take twice as long.
     ///
     /// # Errors
     /// If the database fails.

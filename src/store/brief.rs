@@ -1,8 +1,8 @@
-//! Transactions on rows that others may lock or change: they don't wait.
+//! Transactions on rows that others may lock or change. They don't wait.
 //!
-//! A locked row costs them a moment, then they are rolled back: the caller finds it by halving, and postpones it. So
-//! an owner's open transaction only delays what it touches, and nothing here waits long enough to be part of a
-//! detected deadlock.
+//! A locked row costs them a moment, then they are rolled back: the caller finds it by halving, and postpones it. So an
+//! owner's open transaction only delays what it touches, and nothing here waits long enough to be part of a detected
+//! deadlock.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -21,7 +21,7 @@ const BRIEFLY: &str = "100ms";
 /// Maximum time that inserts wait for a locked table.
 const PATIENTLY: &str = "SET LOCAL lock_timeout = '3s'";
 
-/// The result of a transaction that doesn't wait.
+/// The result of a transaction that doesn't wait for locks.
 #[derive(Debug)]
 pub(crate) enum Brief<T> {
     /// It is committed.
@@ -75,7 +75,7 @@ impl Store {
     }
 }
 
-/// Items written in parts: locked and changed ones are found by halving. Pure.
+/// Items written in parts. Locked and changed ones are found by halving. Pure.
 #[derive(Debug)]
 pub(super) struct Halves<T> {
     parts: Vec<Vec<T>>,
@@ -94,12 +94,12 @@ impl<T> Halves<T> {
         if part.is_empty() { self.take() } else { Some(part) }
     }
 
-    /// A part has to be written in another way.
+    /// Leaves a part to be written in another way.
     pub fn again(&mut self, part: Vec<T>) {
         self.parts.push(part);
     }
 
-    /// A part could not be written.
+    /// Notes that a part could not be written.
     pub fn failed(&mut self, mut part: Vec<T>) {
         if part.len() == 1 {
             self.left.append(&mut part);

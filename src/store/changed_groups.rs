@@ -23,16 +23,16 @@ const CHUNK: usize = 500;
 /// Time before a group that was probed is offered again, however the probe ends.
 pub(crate) const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30);
 
-/// Groups that are marked although their slots were moved, except some locked ones: the version of the group, and
-/// these slots. Only these are moved when they are unlocked.
+/// Groups that keep their marks because some locked slots could not be moved: the version of the group, and these
+/// slots. Only these are moved when they are unlocked.
 pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotKey>)>;
 
 /// Maximum number of groups offered for a probe at a time.
 const PROBES: i64 = 50;
 
 impl Store {
-    /// Moves the slots of groups with a new state or cadence to the due times returned by `next`, and returns those to
-    /// be polled. Locked ones are `left` for the next time, with the group's mark.
+    /// Moves the slots of groups with a new state or cadence to the due times from `next`, and returns the slots to
+    /// be polled. Locked ones are `left` for the next call, with the group's mark.
     ///
     /// # Errors
     /// If the database fails. The groups are still marked, and will be found again.

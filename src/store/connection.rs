@@ -154,12 +154,12 @@ impl Connector {
         self.may_name.load(Ordering::Relaxed)
     }
 
-    /// Present sessions are not used again.
+    /// Lets present sessions not be used again.
     pub fn distrust(&self) {
         *self.distrusted.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// A name was unknown or meant another statement: a proxy pools transactions nevertheless.
+    /// Notes that a name was unknown or meant another statement: a proxy pools transactions nevertheless.
     pub fn has_lost_names(&self) {
         if self.tries.swap(false, Ordering::Relaxed) {
             tracing::warn!(

@@ -72,7 +72,7 @@ impl Connections {
     }
 
     /// The same for a read-only one. It may be idle, since it holds no lock that polling waits for, and the reader of
-    /// its rows may be slower than the server, which is done once the last rows are sent.
+    /// its rows may be slower than the server.
     pub async fn begin_reading(&self, doing: &'static str, patience: Duration) -> Result<Transaction, StoreError> {
         let begin = |session: &StoreConnection| {
             format!(
@@ -174,7 +174,7 @@ impl Connections {
         }
     }
 
-    /// Uses other options for new connections.
+    /// Uses these options for new connections.
     pub fn change_options(&self, options: PgConnectOptions) {
         self.0.manager().change_options(options);
     }

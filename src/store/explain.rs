@@ -48,7 +48,7 @@ pub struct ExplainedGroup {
     pub cadence: Option<String>,
     /// Number of new messages without a slot.
     pub unslotted: i64,
-    /// When discovery added it; none if its owner did.
+    /// Time at which discovery added it; `None` if its owner did.
     pub discovered_at: Option<Timestamp>,
 }
 
@@ -90,11 +90,11 @@ pub struct ExplainedMessage {
     pub receipt_code: Option<i32>,
     /// When these counts were first seen.
     pub last_changed_at: Option<Timestamp>,
-    /// Until when they are known to hold.
+    /// Time until which they are known to hold.
     pub known_until: Option<Timestamp>,
     /// When polling of it stopped.
     pub closed_at: Option<Timestamp>,
-    /// When discovery found it; none if its owner has it watched.
+    /// Time at which discovery found it; `None` if its owner added it.
     pub discovered_at: Option<Timestamp>,
 }
 

@@ -1,5 +1,5 @@
-//! Forgetting a group: everything about it is deleted in chunks of rows. The SQL functions know which tables have
-//! rows of it.
+//! Forgets a group: everything about it is deleted, in chunks of rows. The SQL functions know which tables have rows
+//! about it.
 
 use super::{
     Store, StoreError,
@@ -19,8 +19,7 @@ impl Store {
         self.run("counting rows of a group", ROLLUP, async |database| rows.fetch_all(database).await).await
     }
 
-    /// Deletes a chunk of everything about a group, after unwatching it. Returns the number of rows: 0 if nothing was
-    /// left.
+    /// Unwatches a group and deletes a chunk of everything about it. Returns the number of rows; 0 if nothing was left.
     ///
     /// # Errors
     /// If the database fails; what was deleted before stays deleted.

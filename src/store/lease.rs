@@ -121,7 +121,7 @@ impl Store {
         .await
     }
 
-    /// Numbers of recent changes that events told, and that only polls found.
+    /// Numbers of recent changes that events reported, and that only polls found.
     ///
     /// # Errors
     /// If the database fails.

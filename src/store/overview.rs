@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{domain::Timestamp, rules::retention};
 
-/// The state.
+/// The state of an app.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
     /// The lease holder, if there is one.
     pub holder: Option<String>,
-    /// Since when it polls.
+    /// Time since which it polls.
     pub polling_since: Option<Timestamp>,
     /// The epoch of the lease.
     pub epoch: Option<i64>,

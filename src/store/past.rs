@@ -35,7 +35,7 @@ pub struct PastRead {
 pub enum GroupsWith<'a> {
     /// This one.
     Cadence(&'a str),
-    /// None of these, so that they have the default.
+    /// None of these, so that they use the default.
     NoneOf(Vec<&'a str>),
 }
 

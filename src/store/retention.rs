@@ -21,7 +21,7 @@ use crate::{
 /// Lock timeout; after it, the next run tries again. Sessions queued behind it wait as long.
 const LOCK_MILLIS: u32 = 50;
 
-/// How long earlier readers are waited for. After that, the server continues to wait by itself, which blocks nobody.
+/// How long to wait for earlier readers. After that, the server continues to wait by itself, which blocks nobody.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Errors caused by another process removing the same partition, or by a lock: lock_not_available, undefined_table,
@@ -31,7 +31,8 @@ const OTHERS: [&str; 4] = ["55P03", "42P01", "55000", "42809"];
 /// Distinguishes a partition detached by retention from one that an operator has detached to keep.
 const MARK: &str = "Detached by retention, to be dropped.";
 
-/// Hours after the cut without a row repeat the last one before it, so that moves to the first of them.
+/// Hours without a row repeat the last row before them. So the last row before the cut moves to the first hour after
+/// it.
 const OLD_HOURS: &str = "
     WITH moved AS (
         INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog)
@@ -46,7 +47,7 @@ const OLD_HOURS: &str = "
     )
     DELETE FROM receiptd.group_receipts_hourly WHERE hour < $1";
 
-/// Days of messages that end by the cut ($1). The last one before it stays: days without a row are like it.
+/// Days of messages that end by the cut ($1). The last row before it stays, since days without a row repeat it.
 macro_rules! old_days {
     () => {
         "FROM receiptd.message_receipts_daily d WHERE d.day < ($1 AT TIME ZONE 'UTC')::date AND (
@@ -74,7 +75,7 @@ impl Store {
         Ok(apps.into_iter().filter_map(|app| SdkAppId::try_from(app).ok()).collect())
     }
 
-    /// Up to when everything of all apps is rolled up; `None` if an app has no roll-up.
+    /// Time until which everything of all apps is rolled up; `None` if an app has no roll-up.
     ///
     /// # Errors
     /// If the database fails.
@@ -169,8 +170,8 @@ impl Store {
         self.change(&unmark).await.map(drop)
     }
 
-    /// Detaches outside of a transaction, and so with the session's search path: every name is qualified. If that is
-    /// not supported, `instead` does it under a short lock.
+    /// Detaches a partition outside of a transaction, so with the session's search path: every name is qualified. If
+    /// that is not supported, `instead` detaches it under a short lock.
     async fn detach(&self, statement: &str, instead: Option<&str>) -> Result<bool, StoreError> {
         let doing = "detaching an old partition";
         let mut connection = self.connections.connect(doing).await?;
@@ -245,7 +246,7 @@ impl Store {
         self.run("counting old readers", ROLLUP, async |database| lists.fetch_one(database).await).await
     }
 
-    /// Deletes all that is stored of the members of messages sent before `kept_from`. Returns the number of messages.
+    /// Deletes everything stored about members for messages sent before `kept_from`. Returns the number of messages.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,6 +1,6 @@
 //! Rewrites a finished day of snapshots in the order of its key: a copy replaces it, without blocking readers or
-//! writers. Rows that are written to the day during the copying must never be lost: then the copy is dropped.
-//! [`crate::rules::retention`] decides which days are rewritten.
+//! writers. Rows that are written to the day during the copying must never be lost; if there are any, the copy is
+//! dropped. [`crate::rules::retention`] decides which days are rewritten.
 
 use std::{fmt::Display, time::Duration};
 
@@ -18,12 +18,13 @@ use super::{
     transaction::{ROLLUP, SHORT},
 };
 
-/// Maximum wait for a lock, in milliseconds: others queue behind it. Then it is tried again.
+/// Maximum wait for a lock, in milliseconds, since others queue behind it. Then the attempt is repeated.
 const LOCK: &str = "SET LOCAL lock_timeout = 50";
 
 const DOING: &str = "rewriting a day of snapshots";
 
-/// Maximum number of attempts to get the locks, and the delay between them. Then the day is left for the next night.
+/// Maximum number of attempts to get the locks, and the delay between them. After that, the day is left for the next
+/// night.
 const TRIES: usize = 20;
 const APART: Duration = Duration::from_millis(500);
 
@@ -60,7 +61,7 @@ impl Store {
         })
     }
 
-    /// Calls a function with a short lock timeout, repeatedly. `None` if another session holds a lock all the time.
+    /// Calls a function with a short lock timeout, repeatedly. `None` if other sessions always hold a lock.
     async fn try_briefly<T>(
         &self,
         function: impl Fn() -> QueryScalar<'static, Postgres, T, PgArguments>,

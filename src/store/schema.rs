@@ -17,7 +17,7 @@ use super::{
 };
 use crate::store::connection::StoreConnection;
 
-/// The schema can't be upgraded to the version that this receiptd knows.
+/// The schema can't be upgraded to this program's version.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// A newer receiptd has upgraded it.

@@ -63,7 +63,7 @@ const BEFORE: &str = r#"SELECT coalesce(l.holder IS NOT NULL AND l.expires_at > 
      ) g LEFT JOIN receiptd.poller_leases l ON l.sdk_app_id = $1"#;
 
 impl Store {
-    /// What this app has.
+    /// The contents of this app.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,8 +1,8 @@
 //! Writing slots with their contents: many in one statement.
 //!
-//! The messages' states are passed as one array per column for all slots together, of which each row takes its part:
-//! cheaper than a statement per slot, and than arrays as text. A slot is only written at the version that was read;
-//! the caller checks which ones are returned.
+//! The messages' states are passed as one array per column, for all slots together, and each row takes its part. That
+//! is cheaper than a statement per slot, or arrays as text. A slot is only written at the version that was read; the
+//! caller checks which ones are returned.
 
 use std::collections::{HashMap, HashSet};
 

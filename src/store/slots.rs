@@ -14,8 +14,8 @@ use crate::{
     rules::slot::{GroupKey, GroupState, NewSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
-/// One row per slot, with the states of its messages. The server spends most of the time on sending elements, one by
-/// one. So it sends one element of an array in which all are the same.
+/// One row per slot, with the states of its messages. The server spends most of its time on sending elements one by
+/// one, so of an array with equal elements, it sends only one.
 const READ_SLOTS: &str = "
     SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
         s.quiet_polls, s.failures, g.group_id, g.state, g.cadence, g.readers,
@@ -54,7 +54,7 @@ const SLOTS_OF_MESSAGES: &str = "
     JOIN receiptd.watched_messages m ON m.group_key = g.group_key AND m.msg_seq = u.msg_seq
     WHERE m.state = 'active' AND m.slot_id IS NOT NULL AND g.state IN ('active', 'quarantined')";
 
-/// A row of the schedule, with the youngest message, which is the last one; and whether it is polled.
+/// A row of the schedule: a slot with its youngest message, which is the last one, and whether its group is polled.
 type LoadedSlot = (GroupKey, SlotId, Timestamp, Option<Timestamp>, bool, Option<Timestamp>, Option<String>, bool);
 
 /// Number of slots read at a time: this takes some tens of milliseconds, during which no poll starts.
@@ -121,8 +121,7 @@ impl Store {
         Ok(read)
     }
 
-    /// The slots of these active messages, as far as they have one and their groups are not stopped, by their place
-    /// among those asked for.
+    /// The slots of these active messages, by position, as far as they have one and their groups may be polled.
     ///
     /// # Errors
     /// If the database fails.
@@ -143,7 +142,7 @@ impl Store {
         found.map_err(|error| StoreError::failed(DOING, error))
     }
 
-    /// A slot of each of these groups that are polled.
+    /// For each of these groups that are polled, one of its slots.
     ///
     /// # Errors
     /// If the database fails.
@@ -158,7 +157,7 @@ impl Store {
         self.run("looking up the groups of webhooks", SHORT, async |database| slots.fetch_all(database).await).await
     }
 
-    /// All slots of a group, as if they had just been created: which ones were is unknown.
+    /// All slots of a group, as if they had just been created, since it is unknown which were.
     ///
     /// # Errors
     /// If the database fails.
@@ -227,7 +226,7 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
     })
 }
 
-/// The elements of an array of which only one was sent, if all are the same.
+/// The elements of an array, of which only one was sent if all are equal.
 fn repeated<T: Copy>(elements: Vec<Option<T>>, length: usize) -> Vec<Option<T>> {
     match elements[..] {
         [element] => vec![element; length],

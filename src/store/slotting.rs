@@ -37,7 +37,7 @@ pub struct Slotted {
     pub messages: usize,
     /// The slots that were created or made due earlier, and when they are due.
     pub slots: Vec<(SlotKey, Next)>,
-    /// Where to continue immediately, if there may be more: after this message.
+    /// The message after which to continue immediately, if there may be more.
     pub next: Option<MessageKey>,
 }
 
@@ -138,7 +138,7 @@ impl Store {
     }
 }
 
-/// Decides where new messages go, by group.
+/// Decides the slots of new messages, by group.
 fn filled(
     fresh: Vec<(NewMessage, SlotMessage)>,
     open: &HashMap<GroupKey, Open>,
@@ -160,7 +160,7 @@ fn filled(
     groups
 }
 
-/// The next messages without a slot. They start after those of the last call: an index still has these while another
+/// The next messages without a slot, starting after those of the last call: an index still has these while another
 /// session's query may see them without a slot.
 async fn new_messages(
     connection: &mut StoreConnection,
@@ -240,7 +240,7 @@ struct Placed {
     news: Vec<(SlotKey, Next)>,
 }
 
-/// Creates new slots, extends those that messages join, and writes the slot into the messages' rows.
+/// Creates new slots, extends those that messages join, and writes the slots into the messages' rows.
 async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Placed, sqlx::Error> {
     let (joining, making): (Vec<&Filled>, Vec<&Filled>) = fills.iter().partition(|filled| filled.version.is_some());
     let ids = new_slot_ids(connection, making.len()).await?;
@@ -262,7 +262,7 @@ async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Pl
     Ok(Placed { messages, news: news.collect() })
 }
 
-/// Writes the slot into messages' rows: their states are there from now on. Returns the number of rows.
+/// Writes the slots into messages' rows: their states are in the slots from now on. Returns the number of rows.
 async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]) -> Result<usize, sqlx::Error> {
     let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
     for slot in slots {

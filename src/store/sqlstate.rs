@@ -194,7 +194,8 @@ impl StoreError {
         matches!(self.remedy(), Remedy::SetAside | Remedy::Partition)
     }
 
-    /// The same for any SQLSTATE that a trigger may raise: whether it is about the rows, trying parts of them shows.
+    /// The same for any SQLSTATE that a trigger may raise. Only trying parts of the rows shows whether the rows are the
+    /// reason.
     pub(crate) fn may_be_of_rows(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if may_be_of_rows(source))
     }

@@ -58,7 +58,7 @@ pub(super) fn counted(error: StoreError) -> StoreError {
     error
 }
 
-/// A transaction in progress, or reading without one. Dropping it closes its connection, and the server rolls back.
+/// A transaction in progress, or a read without one. Dropping it closes its connection, and the server rolls back.
 #[derive(Debug)]
 pub(super) struct Transaction {
     session: Option<Object<Connector>>,
@@ -73,7 +73,7 @@ impl Transaction {
     /// On a connection on which nothing has begun.
     pub fn on(session: Object<Connector>, doing: &'static str, patience: Duration, deadline: Instant) -> Self {
         let mut transaction = Self { session: Some(session), doing, patience, deadline, has_begun: false };
-        // Long operations are rare, and best planned for their values.
+        // Long operations are rare, so they are planned for their values.
         transaction.session().name_statements(patience <= SHORT);
         transaction
     }

@@ -26,7 +26,7 @@ pub struct WatchedGroup {
     pub state: String,
     /// The reason for its state.
     pub state_reason: Option<String>,
-    /// The name of its cadence; the default if there is none.
+    /// The name of its cadence; `None` for the default.
     pub cadence: Option<String>,
     /// Whether its readers are asked for and stored.
     pub readers: bool,
@@ -36,7 +36,7 @@ pub struct WatchedGroup {
     pub closed: i64,
     /// Its labels, an object; null if it has none.
     pub labels: serde_json::Value,
-    /// When discovery added it; none if its owner did.
+    /// Time at which discovery added it; `None` if its owner did.
     pub discovered_at: Option<Timestamp>,
 }
 
@@ -55,11 +55,11 @@ pub struct WatchedMessage {
     pub receipt_code: Option<i32>,
     /// Time of sending.
     pub sent_at: Timestamp,
-    /// Until when its counts are known to hold.
+    /// Time until which its counts are known to hold.
     pub known_until: Option<Timestamp>,
     /// Its labels, an object; null if it has none.
     pub labels: serde_json::Value,
-    /// When discovery found it; none if its owner has it watched.
+    /// Time at which discovery found it; `None` if its owner added it.
     pub discovered_at: Option<Timestamp>,
 }
 
@@ -162,7 +162,7 @@ impl Store {
         self.call("resuming a group", resume).await
     }
 
-    /// Stops watching these messages of a group, or the group and all its messages if none is named. Returns how many
+    /// Stops watching these messages of a group; without messages, the group and all its messages. Returns how many
     /// messages were active.
     ///
     /// # Errors

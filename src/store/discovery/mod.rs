@@ -1,5 +1,5 @@
-//! What discovery knows: the groups that it follows, how far the lists and each group are read, and what it has watched
-//! and passed over.
+//! The state of discovery: the groups that it follows, how far the lists and each group are read, and which messages it
+//! has watched and passed over.
 
 mod refused;
 mod report;
@@ -41,7 +41,7 @@ pub struct Followed {
 }
 
 impl Store {
-    /// Notes that discovery is switched on. Returns since when.
+    /// Notes that discovery is switched on. Returns the time since which it is.
     ///
     /// # Errors
     /// If the database fails.
@@ -54,7 +54,7 @@ impl Store {
         self.run_fenced("beginning discovery", SHORT, async |database| begin.fetch_one(database).await).await
     }
 
-    /// Notes that it is switched off: switched on again it begins anew.
+    /// Notes that discovery is switched off. When it is switched on again, it begins anew.
     ///
     /// # Errors
     /// If the database fails.
@@ -64,7 +64,7 @@ impl Store {
         self.run_fenced("ending discovery", SHORT, async |database| end.execute(database).await.map(drop)).await
     }
 
-    /// When discovery was switched on; `None` if it is off.
+    /// Time since which discovery is switched on; `None` if it is off.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,5 +1,5 @@
-//! What the tables refuse of discovery, for example because of an owner's trigger. It is found by halving and left out;
-//! the rest is stored.
+//! Rows of discovery that the tables refuse, for example because of an owner's trigger. They are found by halving and
+//! left out, and the rest is stored.
 
 use std::{collections::HashMap, mem};
 
@@ -34,8 +34,7 @@ impl RefusedGroup {
 }
 
 impl Store {
-    /// Writes rows of groups with one statement, or by halves if the tables refuse some. Returns those that they
-    /// refuse.
+    /// Writes rows of groups with one statement, or in halves if the tables refuse some. Returns the refused groups.
     pub(super) async fn write_groups_apart(
         &self,
         doing: &'static str,
@@ -56,8 +55,8 @@ impl Store {
         Ok(refused)
     }
 
-    /// Stores the reading of a group whose messages are refused together. Those that are refused alone are passed over,
-    /// unless all are: then it is the group that is refused.
+    /// Stores the reading of a group whose messages are refused together. Messages that are refused alone are passed
+    /// over. If all are, the group itself is refused.
     pub(super) async fn watch_apart(
         &self,
         doing: &'static str,

@@ -1,4 +1,4 @@
-//! What discovery has done, for commands and the status.
+//! The results of discovery, for commands and the status.
 
 use serde::Serialize;
 use sqlx::FromRow;
@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use super::{SHORT, Store, StoreError, query_as};
 use crate::domain::{GroupId, Timestamp};
 
-/// What discovery has done for an app.
+/// The results of discovery for an app.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, FromRow)]
 pub struct DiscoveryTotals {
     /// Number of groups that it follows.
@@ -31,7 +31,7 @@ impl DiscoveryTotals {
     }
 }
 
-/// What discovery knows of a group.
+/// The state of a group in discovery.
 #[derive(Debug, Clone, Serialize, FromRow)]
 pub struct DiscoveredGroup {
     /// When it was found.
@@ -50,12 +50,12 @@ pub struct DiscoveredGroup {
     pub with_receipt: i64,
     /// Number of these without.
     pub without_receipt: i64,
-    /// The code that the last look at the group was refused with.
+    /// The code with which the last look at the group was refused.
     pub refused_code: Option<i32>,
 }
 
 impl Store {
-    /// What discovery has done for the app.
+    /// The results of discovery for the app.
     ///
     /// # Errors
     /// If the database fails.
@@ -70,7 +70,7 @@ impl Store {
         self.run("summing up discovery", SHORT, async |database| totals.fetch_one(database).await).await
     }
 
-    /// What discovery knows of a group, if it follows it.
+    /// The state of a group in discovery, if it is followed.
     ///
     /// # Errors
     /// If the database fails.

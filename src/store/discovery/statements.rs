@@ -1,4 +1,4 @@
-//! The statements that watch what was found in groups.
+//! The statements that watch discovered messages.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ const LIMITS: [&str; 2] = ["limits.groups", "limits.messages"];
 /// Number of passed messages whose reasons are kept.
 const KEPT_PASSED: usize = 50;
 
-/// The reading of a group.
+/// The result of reading a group.
 #[derive(Debug, Clone)]
 pub struct GroupRead {
     /// The group.
@@ -33,7 +33,7 @@ pub struct GroupRead {
     pub refused_code: Option<i32>,
 }
 
-/// The facts that decide about a group's messages.
+/// The facts that decide which of a group's messages are watched.
 #[derive(Debug, Clone, Default, sqlx::FromRow)]
 pub(super) struct Counts {
     pub group_id: String,
@@ -43,12 +43,12 @@ pub(super) struct Counts {
     pub is_removed: bool,
 }
 
-/// How groups are added, and limits on their messages.
+/// How groups are added, and the limits on their messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Room<'a> {
     /// Name of the cadence for groups that are added.
     pub cadence: Option<&'a str>,
-    /// Readers are turned on in groups that are added and match one of these.
+    /// Patterns of groups whose readers are turned on when they are added.
     pub readers: &'a [Pattern],
     /// Number of messages that may be added to the app.
     pub messages: i64,

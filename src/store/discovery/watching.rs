@@ -1,4 +1,4 @@
-//! Watching what was found. The one place for messages of lists, histories and webhooks alike.
+//! Watches discovered messages. This is the one place for messages from lists, histories and webhooks.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::{
 /// The result of watching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watching {
-    /// The groups whose reading is stored, with the number of messages that are watched since.
+    /// The groups whose reading is stored, with the number of newly watched messages.
     pub stored: Vec<(GroupId, u64)>,
     /// The groups that the tables refuse.
     pub refused: Vec<RefusedGroup>,
@@ -24,12 +24,12 @@ pub struct Watching {
 }
 
 impl Store {
-    /// Watches what was found in groups, and stores how far they are read. Messages that are or were watched are left
+    /// Watches messages of groups, and stores how far the groups are read. Messages that are or were watched are left
     /// alone, and so are groups that their owner has removed. Groups that another session has locked are left out, and
     /// so are those that the tables refuse.
     ///
     /// # Errors
-    /// If the database fails, and not only for some of the groups. What was stored before stays.
+    /// If the database fails for other reasons than some of the groups. Everything stored before stays.
     pub async fn watch_discovered(&self, reads: Vec<GroupRead>, room: Room<'_>) -> Result<Watching, StoreError> {
         let (mut watching, mut refusal) = (Watching::default(), None);
         let mut left = room.messages;
@@ -44,7 +44,7 @@ impl Store {
                     watching.add(&part, &watched);
                 }
                 Ok(Brief::Held | Brief::Changed) => halves.failed(part),
-                // The app has as many messages or groups as it may have.
+                // The app has reached its maximum number of messages or groups.
                 Err(StoreError::Failed { source, .. }) if left > 0 && is_limit(&source) => {
                     left = 0;
                     halves.again(part);
@@ -126,7 +126,7 @@ impl Store {
     }
 }
 
-/// What became of a group's reading.
+/// The result for a group's reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It is stored.
@@ -138,7 +138,7 @@ pub enum Outcome {
 }
 
 impl Watching {
-    /// What became of a group.
+    /// The result for a group.
     pub fn of(&self, group: &GroupId) -> Outcome {
         if self.stored.iter().any(|(stored, _)| stored == group) {
             Outcome::Stored
@@ -158,7 +158,8 @@ impl Watching {
     }
 }
 
-/// Takes out the messages that may not be watched. The newest come first, and are the most worth watching.
+/// Takes out the messages that may not be watched. The newest messages come first, since they are the most worth
+/// watching.
 fn pass_over(read: &mut GroupRead, counts: Option<&Counts>, room: Room<'_>) {
     let active = counts.map_or(0, |counts| counts.active);
     let most = (room.messages_per_group - active).min(room.messages).max(0);

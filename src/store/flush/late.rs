@@ -1,8 +1,8 @@
-//! Changes that are stored long after they were seen, because the database was unavailable: their messages note when
-//! they were stored.
+//! Marks the messages of changes that are stored long after they were seen, because the database was unavailable, with
+//! the time of storing.
 //!
-//! A client that copies changes asks for those since shortly before its last one. A change with an earlier time would
-//! be missed.
+//! A client that copies changes asks for those since shortly before its last one. Without the mark, it would miss
+//! changes with earlier times.
 
 use chrono::TimeDelta;
 

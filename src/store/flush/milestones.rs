@@ -54,7 +54,7 @@ const TAKE_BACK: &str = "
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS u (group_key, msg_seq, time)
     WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.first_read_by IS NOT NULL";
 
-/// Writes what the recordings settle.
+/// Writes the results that the recordings settle.
 pub(in crate::store) async fn write_milestones(
     connection: &mut StoreConnection,
     recordings: &[&Recording],

@@ -90,8 +90,8 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
         .await
 }
 
-/// Leaves out polls of forgotten groups: their slots are gone, and nothing about them must be written. Until the end
-/// of the transaction no other of these groups is forgotten.
+/// Leaves out polls of forgotten groups: their slots are gone, and nothing about them must be written. Until the end of
+/// the transaction, none of the other groups can be forgotten.
 async fn without_forgotten<'k>(
     connection: &mut StoreConnection,
     mut polls: Vec<&'k Kept>,
@@ -129,7 +129,7 @@ pub(super) async fn write_slots<'i, 'k>(
     Ok(items.iter().partition(|item| item.kept.is_slot_gone || back.contains(&item.recording().slot)))
 }
 
-/// Writes what belongs to written slots. Returns the created ones.
+/// Writes everything that belongs to written slots. Returns the created ones.
 pub(super) async fn write_rows(
     connection: &mut StoreConnection,
     items: &[&Item<'_>],
@@ -141,8 +141,8 @@ pub(super) async fn write_rows(
     Ok(made)
 }
 
-/// The results for the slots of a written poll. Events only tell of a slot that they make due sooner, since it may be
-/// in a poll.
+/// The results for the slots of a written poll. For events, only slots that become due sooner, since they may be in a
+/// poll.
 pub(super) fn committed(item: &Item<'_>) -> impl Iterator<Item = Committed> + use<> {
     let recording = item.recording();
     let sooner = Some(Committed::Sooner(recording.slot, recording.next_poll_at))

@@ -59,8 +59,8 @@ pub(super) async fn merge_slots(connection: &mut StoreConnection, items: &[&Item
     if deleted.rows_affected() == merges.len() as u64 { Ok(()) } else { Err(changed()) }
 }
 
-/// Takes messages out of slots that do not contain them although their rows say so: they get others. Somebody has
-/// edited the slots.
+/// Takes messages out of slots that do not contain them although their rows say so, because somebody has edited the
+/// slots. They get other slots.
 async fn release_strays(connection: &mut StoreConnection, slots: &[(SlotKey, i64)]) -> Result<(), sqlx::Error> {
     query(
         "UPDATE receiptd.watched_messages m SET slot_id = NULL

@@ -1,7 +1,7 @@
 //! Receipts of messages that were unwatched during the poll: written to their rows, which have their states.
 //!
-//! Only while a row has the state of when the poll asked. It doesn't if the message was watched again, was deleted,
-//! or is polled in another slot.
+//! This is only done while a row still has the state that the poll has asked for. It has another if the message was
+//! watched again, was deleted, or is polled in another slot.
 
 use std::collections::HashSet;
 
@@ -25,8 +25,8 @@ const WRITE: &str = "
         AND m.known_until IS NOT DISTINCT FROM u.was_known_until
     RETURNING m.group_key, m.msg_seq";
 
-/// Writes the receipts of messages that were unwatched during the poll. Returns what else has to be written about
-/// them, and the number of those without, since their rows have another state by now.
+/// Writes the receipts of messages that were unwatched during the poll. Returns the rest to be written about them, and
+/// the number of those skipped because their rows have another state by now.
 pub(in crate::store) async fn write_unwatched(
     connection: &mut StoreConnection,
     polls: &[&Kept],

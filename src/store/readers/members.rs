@@ -1,4 +1,4 @@
-//! What operators ask and do about readers: switching them on and off, exporting and forgetting a member.
+//! Operators' tasks concerning readers: switching them on and off, exporting and forgetting a member.
 
 use sqlx::FromRow;
 
@@ -20,7 +20,7 @@ pub struct MemberMessage {
     pub msg_seq: i64,
     /// Its time of sending.
     pub sent_at: Timestamp,
-    /// `read`, `not_read`, or `left`: left the group without having been seen to read it.
+    /// `read`, `not_read` or `left`. A member who left the group was never seen to read the message.
     pub outcome: String,
     /// The member had not read it at this time.
     pub read_after: Option<Timestamp>,
@@ -50,7 +50,7 @@ impl Store {
         stored.await.map(|stored| Some(stored.unsigned_abs()))
     }
 
-    /// Erases all that is stored of the members of a group. Returns the number of reads.
+    /// Erases everything stored about the members of a group. Returns the number of reads.
     ///
     /// # Errors
     /// If the database refuses or fails; then nothing is erased.
@@ -61,7 +61,7 @@ impl Store {
         erased.await.map(i64::unsigned_abs)
     }
 
-    /// Erases a member and keeps it out. Returns the number of messages that named it.
+    /// Erases a member, and excludes it in the future. Returns the number of messages that named it.
     ///
     /// # Errors
     /// If the database refuses or fails; then nothing is erased.

@@ -1,5 +1,5 @@
-//! Readers: the messages whose readers are due to be asked for, and the results. Personal data of members is read and
-//! written only here, and only for groups with readers on.
+//! Readers: the messages whose readers are due to be asked for, and the results. Personal data of members is only read
+//! and written here, and only for groups with readers on.
 //!
 //! A statement that writes members locks the list of forgotten ones and the groups first, and checks both afterwards: see
 //! `migrations/0008_readers.sql`.
@@ -40,7 +40,7 @@ macro_rules! due {
     };
 }
 
-/// Maximum number of groups of whose events readers are taken; those of others are only asked for.
+/// Maximum number of groups whose readers are taken from events. Readers of other groups are only asked for.
 const MOST_GROUPS: i64 = 100_000;
 
 /// A message of a group.
@@ -59,7 +59,7 @@ pub struct DueList {
     pub key: ListKey,
     /// Its group.
     pub group_id: GroupId,
-    /// What is known of its readers.
+    /// The known readers.
     pub known: Known,
     /// The counts that made it due.
     pub counts: Counts,
@@ -67,12 +67,12 @@ pub struct DueList {
     pub failures: i16,
 }
 
-/// Which messages may be asked for.
+/// The limits on which messages may be asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct AskingLimits {
     /// Minimum time between two questions for the readers of a message.
     pub every: TimeDelta,
-    /// How long after its sending a message's readers are kept; `None`: forever.
+    /// How long a message's readers are kept after its sending; `None` keeps them forever.
     pub kept: Option<TimeDelta>,
 }
 
@@ -84,12 +84,12 @@ impl AskingLimits {
     }
 }
 
-/// The lists that are due and not asked for yet.
+/// The lists that are due and have not been asked for yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Behind {
     /// Their number.
     pub lists: i64,
-    /// Since when the first of them is due.
+    /// Time since which the first of them is due.
     pub since: Option<Timestamp>,
 }
 
@@ -140,7 +140,7 @@ impl Store {
         Ok(groups.iter().filter_map(|group| group.parse().ok()).collect())
     }
 
-    /// Whether members of the app are stored by this naming, from now on if none is stored by another.
+    /// Whether members of the app are stored by this naming. If no naming is in use yet, this one is from now on.
     ///
     /// # Errors
     /// If the database fails, or the lease has passed to another process.
@@ -164,7 +164,7 @@ impl Store {
         .await
     }
 
-    /// How many lists are due.
+    /// The lists that are due.
     ///
     /// # Errors
     /// If the database fails.

@@ -1,4 +1,4 @@
-//! Changes of counts that make the readers of a message due, written with the poll that saw them.
+//! Makes the readers of a message due, in the transaction of the poll that saw its counts change.
 
 use crate::{
     domain::Counts,
@@ -9,8 +9,8 @@ use crate::{
     store::{connection::StoreConnection, statement::query},
 };
 
-/// A list whose last answer had the counts before the change is known until these were last seen, and so is one of a
-/// message that nobody had read. What the answer shows already is not due again.
+/// If the last answer for a list had the counts before the change, or nobody had read the message then, the list is
+/// known until those counts were last seen. Counts that are already in the answer are not due again.
 const WRITE: &str = "
     WITH given AS (
         SELECT u.* FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::integer[],

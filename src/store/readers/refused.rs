@@ -1,5 +1,5 @@
-//! Lists that the tables refuse, for example because of an owner's trigger. They are found by halving and put off; the
-//! others are stored. What the database says about them may name members and goes nowhere.
+//! Lists that the tables refuse, for example because of an owner's trigger. They are found by halving and postponed;
+//! the others are stored. The database's messages about them may name members, and are not passed on.
 
 use super::{Asked, ListKey};
 use crate::{
@@ -28,7 +28,7 @@ pub struct RefusedList {
 }
 
 impl Store {
-    /// Stores what asking has found, except what the tables refuse, which is due again later.
+    /// Stores the results of asking, except those that the tables refuse, which are due again later.
     ///
     /// # Errors
     /// If the database fails, or the lease has passed to another process. All of it may be stored again then.

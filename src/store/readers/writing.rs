@@ -1,5 +1,5 @@
-//! Stores results: readers once, lists as they are, and nothing of forgotten members or of groups whose readers
-//! have been turned off meanwhile.
+//! Stores results: readers once, and lists as they are. Nothing is stored about forgotten members, or in groups whose
+//! readers have been turned off meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::{
 /// The hash of a member in `forgotten_members`.
 type MemberHash = [u8; 32];
 
-/// Each reader once. A read whose moment an event tells is exact from then on.
+/// Stores each reader once. A read becomes exact when an event reports its moment.
 const READERS: &str = "
     INSERT INTO receiptd.message_readers AS r (group_key, msg_seq, member, read_after, read_by, source)
     SELECT u.group_key, u.msg_seq, u.member, u.read_after, u.read_by, $2
@@ -33,8 +33,8 @@ const READERS: &str = "
         WHERE r.source = 'poll' AND EXCLUDED.source = 'webhook' AND EXCLUDED.read_by <= r.read_by
             AND EXCLUDED.read_by >= coalesce(r.read_after, '-infinity')";
 
-/// Who was told to have read it since the question began is in its answer, and left out. Counts that have changed again
-/// since the question began are due again, unless the answer shows them.
+/// Readers who were reported since the question began are in its answer, and left out. Counts that have changed again
+/// since then are due again, unless the answer has them.
 const LISTS: &str = "
     UPDATE receiptd.reader_lists l
     SET asked_at = u.asked_at, known_until = u.known_until, read_num = u.read_num, unread_num = u.unread_num,
@@ -54,11 +54,11 @@ const FAILED: &str = "
     FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[]) AS u (group_key, msg_seq, retry_at)
     WHERE l.group_key = u.group_key AND l.msg_seq = u.msg_seq";
 
-/// The groups with readers on, which stay on until the end of the transaction.
+/// The groups with readers on, locked so that they stay on until the end of the transaction.
 const GROUPS: &str =
     "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND readers ORDER BY group_key FOR SHARE";
 
-/// The same without those that another session has locked: their readers are asked for, and events wait for nobody.
+/// The same without groups that another session has locked: events don't wait, so their readers are asked for.
 const FREE_GROUPS: &str = "SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND readers
     ORDER BY group_key FOR SHARE SKIP LOCKED";
 
@@ -67,13 +67,13 @@ const FREE_GROUPS: &str = "SELECT group_key FROM receiptd.watched_groups WHERE g
 pub struct NewReaders {
     /// The message.
     pub key: ListKey,
-    /// The counts because of which its readers were asked for.
+    /// The counts for which its readers were asked for.
     pub because_of: Counts,
     /// Number of failures in a row before.
     pub failures: i16,
     /// When they were asked for.
     pub asked_at: Timestamp,
-    /// What was found.
+    /// The outcome.
     pub found: Found,
     /// The accounts behind pseudonyms, as hashes, by which a forgotten member is recognized.
     pub accounts: BTreeMap<Member, MemberHash>,
@@ -84,11 +84,11 @@ pub struct NewReaders {
 pub enum Asked {
     /// They were found.
     Found(Box<NewReaders>),
-    /// They were not: they are asked for again at this time, or only if the counts change.
+    /// They were not found. They are asked for again at this time, or only if the counts change.
     Failed(ListKey, Option<Timestamp>),
 }
 
-/// A reader told by an event.
+/// A reader reported by an event.
 #[derive(Debug, Clone)]
 pub struct ToldReader {
     /// The message.
@@ -109,7 +109,7 @@ pub fn hash_of(name: &str) -> MemberHash {
 }
 
 impl Store {
-    /// Stores what asking has found, in one transaction. Returns the number of new readers.
+    /// Stores the results of asking, in one transaction. Returns the number of new readers.
     ///
     /// # Errors
     /// If the database refuses it or fails, or the lease has passed to another process. Then nothing is stored.
@@ -151,8 +151,8 @@ impl Store {
         .await
     }
 
-    /// Stores readers told by events, as far as their groups have readers on. Returns the number of new or more exact
-    /// reads.
+    /// Stores readers reported by events, as far as their groups have readers on. Returns the number of reads that are
+    /// new or more exact.
     ///
     /// # Errors
     /// If the database fails, or the lease has passed to another process. Then nothing is stored.
@@ -193,7 +193,7 @@ const LISTS_OF_TOLD: &str = "
     FROM jsonb_to_recordset($1) AS u (group_key integer, msg_seq bigint, sent_at timestamptz)
     ON CONFLICT (group_key, msg_seq) DO NOTHING";
 
-/// A message is not asked for again if the readers named by events explain its counts.
+/// Prevents another question for a message if the readers reported by events explain its counts.
 const NO_LONGER_UNREAD: &str = "
     UPDATE receiptd.reader_lists l
     SET not_read = u.not_read, gone = u.gone, read_num = l.read_num + u.read, unread_num = l.unread_num - u.read,
@@ -248,7 +248,7 @@ impl Allowed {
         self.forgotten.is_empty() || !is_forgotten(hash_member(member)) && !account.is_some_and(is_forgotten)
     }
 
-    /// The row of a list, and those of its new readers.
+    /// The row of a list, and the rows of its new readers.
     fn rows(&self, new: &NewReaders) -> (Value, Vec<Value>) {
         let NewReaders { key, because_of, asked_at, found, accounts, .. } = new;
         let may_store = |member: &&Member| self.may_store(member, accounts.get(member).copied());

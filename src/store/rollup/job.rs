@@ -31,7 +31,7 @@ pub(super) enum Done {
 }
 
 impl Done {
-    /// Whether nothing of it has to be left as it was.
+    /// Whether everything was rolled up.
     pub fn is_whole(&self) -> bool {
         matches!(self, Self::Stretch(_) | Self::Hours { is_whole: true })
     }
@@ -137,7 +137,7 @@ async fn again(
         let counts = counts || is_broken || stretch.until == hour_of(done);
         let hours = stretch.completes().filter(|_| days.are_whole());
         let mut statements = Statements { connection: &mut *connection, app, done, scope, counts };
-        // Late data has noted all later hours, and so the last one of each day.
+        // Late data has marked all later hours, and so the last one of each day.
         statements.roll_up(stretch, hours, days).await?;
     }
     note_passed_over(connection, hours.from, scope).await?;
@@ -153,8 +153,8 @@ async fn has_hour(connection: &mut StoreConnection, app: i64, hour: Stretch) -> 
     exists.bind(app).bind(hour.from).fetch_one(connection).await
 }
 
-/// Whether the changes of the stretch don't lead from the row before it to its end: a group was skipped in it or in the
-/// hour before, or the database refused a snapshot.
+/// Whether the changes of the stretch don't lead from the previous row to its end. Then a group was skipped in the
+/// stretch or in the hour before it, or the database refused a snapshot.
 async fn is_chain_broken(connection: &mut StoreConnection, app: i64, stretch: Stretch) -> Result<bool, sqlx::Error> {
     let exists = query_scalar(
         "SELECT EXISTS (SELECT FROM receiptd.rollup_passed_over JOIN receiptd.watched_groups USING (group_key)

@@ -66,7 +66,7 @@ impl Store {
         Ok(())
     }
 
-    /// Up to when everything of this app is rolled up; `None` if nothing is yet.
+    /// Time until which everything of this app is rolled up; `None` if nothing is yet.
     ///
     /// # Errors
     /// If the database fails.
@@ -99,8 +99,8 @@ impl Store {
         Ok(if let Done::Stretch(stretch) = done { stretch } else { None })
     }
 
-    /// Rolls up whole hours of a day again, as far as they were: their gaps only if their calls still exist, and their
-    /// hourly rows only if their snapshots do, too. True if all of it was done. Groups are skipped as in
+    /// Rolls up whole hours of a day again, as far as they were rolled up: their gaps only if their calls still exist,
+    /// and their hourly rows only if their snapshots do, too. True if all of it was done. Groups are skipped as in
     /// [`Self::roll_up_next`].
     ///
     /// The active messages at the end of each hour follow from the hour before, unless `counts` is set.

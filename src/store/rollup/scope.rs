@@ -1,4 +1,4 @@
-//! The groups that a roll-up is about, and notes about those that it skips.
+//! The groups of a roll-up, and the marks of skipped ones.
 
 use crate::{
     domain::Timestamp,
