@@ -36,7 +36,7 @@ const IN_FLIGHT: usize = 32;
 /// Time after which a group counts as quiet.
 const QUIET: Duration = Duration::from_secs(86_400);
 
-/// Hours until the forecast counts: then messages of each age are there.
+/// Number of hours after which the forecast counts: by then, there are messages of each age.
 const SETTLED: u32 = 168;
 
 /// Show what discovery has found, or would find and cost
@@ -57,11 +57,11 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Done {
     enabled: bool,
-    /// Since when it is switched on in the daemon.
+    /// Time since which it is switched on in the daemon.
     began_at: Option<Timestamp>,
     #[serde(flatten)]
     totals: DiscoveryTotals,
-    /// Share of discovered messages that have a receipt.
+    /// Fraction of discovered messages that have a receipt.
     receipt_share: Option<f64>,
 }
 

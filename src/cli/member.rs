@@ -1,4 +1,4 @@
-//! `receiptd export-member` and `receiptd forget-member`: what a member of groups may ask for, by law.
+//! `receiptd export-member` and `receiptd forget-member`, for requests that the law entitles members to make.
 
 use std::{io::Write, process::ExitCode};
 
@@ -13,7 +13,7 @@ use receiptd::{
 
 use super::{Global, database::Opened, exit::Refused, stdout, tell};
 
-/// Export all that is stored about a member, as CSV
+/// Export everything stored about a member, as CSV
 ///
 /// One line per message: whether the member has read it and when. Other members do not appear.
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub struct ExportArguments {
     account: String,
 }
 
-/// Erase a member from all groups of the app for good, and keep the member out
+/// Erase a member from all groups of the app for good, and exclude the member from now on
 ///
 /// With readers.pseudonyms, rows under the pseudonym are erased too. Counts are unchanged: they name nobody. If it is
 /// interrupted, run it again.

@@ -71,7 +71,7 @@ async fn do_again(store: &Store, from: Timestamp, to: Timestamp) -> anyhow::Resu
     }
     let bar = progress(number_of_hours(from, until));
     let mut left = 0;
-    // The first one does not rely on what was rolled up before.
+    // The first stretch does not rely on what was rolled up before.
     let mut next = Stretch::next(from, until, Reach::Hour);
     while let Some(stretch) = next {
         bar.set_message(stretch.from.format("%Y-%m-%d %H:00").to_string());

@@ -16,7 +16,7 @@ use receiptd::{
 
 use super::{Global, database::Opened, exit::Refused, forget::forget, stdout, tell, time_argument::TimeArgument};
 
-/// Fill an app without groups with a made-up history, and roll it up
+/// Fill an app that has no groups with a generated history, and roll it up
 ///
 /// The same options make the same history. 200000 messages in groups of 130 members have about 18 million snapshots.
 /// The groups have the label generated. If it is interrupted, run it again: it starts from the beginning.
@@ -37,7 +37,7 @@ pub struct Arguments {
     /// End of the history: UTC date, RFC 3339, seconds since 1970, or an age such as 2d [default: now]
     #[arg(long, value_name = "TIME")]
     until: Option<TimeArgument>,
-    /// Remove the made-up history of the app instead
+    /// Remove the generated history of the app instead
     #[arg(long, conflicts_with_all = ["groups", "messages", "days", "members", "until"])]
     remove: bool,
 }

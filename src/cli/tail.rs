@@ -27,8 +27,8 @@ pub struct Arguments {
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Changes are stored up to this long after the answer that showed them. Later ones appear if nothing newer was stored,
-/// as after an outage.
+/// Maximum time from an answer until its changes are stored, and thus printed. Later ones appear only if nothing newer
+/// was stored, as after an outage.
 const OVERLAP: TimeDelta = TimeDelta::seconds(10);
 
 pub async fn execute(arguments: &Arguments, global: &Global) -> anyhow::Result<ExitCode> {
@@ -62,7 +62,7 @@ async fn look(store: &Store, seen: &Seen, group: Option<&GroupId>) -> Result<Vec
     store.changes_after(seen.after(), group).await
 }
 
-/// Which changes were printed: those of the last seconds before the newest one, in which others may still be stored.
+/// The printed changes of the last seconds before the newest one, among which others may still be stored.
 struct Seen {
     began_at: Timestamp,
     newest: Timestamp,
@@ -79,7 +79,7 @@ impl Seen {
         self.began_at.max(self.newest - OVERLAP)
     }
 
-    /// The changes that were not printed yet.
+    /// The changes that have not been printed yet.
     fn new_of(&mut self, changes: Vec<Change>) -> Vec<Change> {
         let key = |change: &Change| (change.polled_at, change.group_id.clone(), change.msg_seq);
         let new: Vec<Change> = changes.into_iter().filter(|change| self.printed.insert(key(change))).collect();

@@ -1,4 +1,4 @@
-//! Repeats a query for a command that goes on until it is stopped. Survives an outage of the database.
+//! Repeats a query for a command that runs until it is stopped. Survives an outage of the database.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tell;
 
-/// A query takes at most this part of the time.
+/// Maximum fraction of the time that queries take.
 const SHARE: u32 = 10;
 
 /// Repeated queries.
@@ -40,7 +40,7 @@ impl Watching {
             let start = Instant::now();
             let Some(answer) = stop.run_until_cancelled(look()).await else { return Ok(None) };
             let took = start.elapsed();
-            // One that failed by its deadline is not put off for minutes: the outage may end at any time.
+            // A query that failed by its deadline is repeated soon: the outage may end at any time.
             self.wait = self.every.max(if answer.is_ok() { took * (SHARE - 1) } else { took });
             match answer {
                 Ok(answer) => {

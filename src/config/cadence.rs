@@ -21,7 +21,7 @@ pub(super) struct Keys {
     tiers: Option<Vec<TierKeys>>,
     /// The time between two polls of a lone unread message that is an hour old.
     pace: Option<String>,
-    /// With `pace`: how many intervals of its tier a message waits at the most.
+    /// With `pace`: maximum number of intervals of its tier that a message waits.
     patience: Option<String>,
     /// With `pace`: the shortest time between two polls.
     fastest: Option<String>,
@@ -117,7 +117,7 @@ impl Keys {
         self.at_pace(cadence, &key, problems)
     }
 
-    /// The cadence with the pace that is given, or the one that it has.
+    /// The cadence with the given pace, or else with its own.
     fn at_pace(self, cadence: Cadence, key: &impl Fn(&str) -> String, problems: &mut Problems) -> Option<Cadence> {
         let remedy = "use a duration such as \"12m\"";
         if self.pace.is_none() && cadence.pace().is_none() {

@@ -42,7 +42,7 @@ pub(super) struct Keys {
     exclude: Option<Vec<String>>,
     /// Ids of groups that are followed in any case.
     ids: Option<Vec<String>>,
-    /// `new`, or how long before its beginning messages may have been sent.
+    /// `new`, or how long before the beginning of discovery messages may have been sent.
     since: Option<String>,
     /// The earliest time of sending.
     not_before: Option<String>,

@@ -45,7 +45,7 @@ fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {
     }
 }
 
-/// Whether the default of a key of the default cadence is none, since that says in another way how often to poll.
+/// Whether a key of the default cadence loses its default, because other keys set how often to poll.
 fn is_passed_over(key: &str, layers: &Layers) -> bool {
     let others: &[&str] = match key.strip_prefix("cadence.default.") {
         Some("pace" | "patience" | "fastest") => &["tiers", "cron"],

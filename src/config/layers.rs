@@ -148,7 +148,7 @@ fn from_file(path: &Path) -> Result<Config, ConfigError> {
         .map_err(|error| ConfigError::Syntax { path: path.to_owned(), reason: without_excerpt(&error.to_string()) })
 }
 
-/// The message of a TOML error without the quoted line: the first line says where, the last one why.
+/// The message of a TOML error without the quoted line: its first line has the place, its last one the cause.
 fn without_excerpt(message: &str) -> String {
     let lines: Vec<_> = message.trim_end().lines().collect();
     match lines[..] {

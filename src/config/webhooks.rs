@@ -1,4 +1,4 @@
-//! `[webhooks]`: where Tencent Chat's webhooks arrive, and how they prove where they come from.
+//! `[webhooks]`: where Tencent Chat's webhooks arrive, and how they are verified.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -61,9 +61,9 @@ pub(super) struct Keys {
     token: Option<SecretText>,
     /// File with the token.
     token_file: Option<PathBuf>,
-    /// The token before, while the console changes.
+    /// The previous token, while it is replaced in the console.
     previous_token: Option<SecretText>,
-    /// File with the token before.
+    /// File with the previous token.
     previous_token_file: Option<PathBuf>,
     /// File with the certificate chain.
     tls_certificate_file: Option<PathBuf>,
@@ -74,7 +74,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// `page` is the address of the page, which must be another.
+    /// `page` is the address of the page, which must be a different one.
     pub fn validate(self, page: Option<SocketAddr>, problems: &mut Problems) -> Webhooks {
         let remedy = "use an IP address with a port, such as \"127.0.0.1:9465\" or \"[::1]:9465\", or \"off\"";
         let none: Option<SocketAddr> = None;
@@ -103,7 +103,7 @@ impl Keys {
                 proxy, or set webhooks.tls_certificate_file and webhooks.tls_key_file";
             problems.refuse("webhooks.listen", &listen.to_string(), remedy);
         }
-        // Port 0 is any free one.
+        // Port 0 is any free port.
         if listen.port() != 0 && page == Some(listen) {
             let remedy = "is the address of http.listen: use another, since the page is not for the internet";
             problems.refuse("webhooks.listen", &listen.to_string(), remedy);
@@ -116,7 +116,7 @@ impl Keys {
 /// Refuses a path that no request can have, or that is public.
 fn check_path(path: &SecretString, problems: &mut Problems) {
     let path = path.expose_secret();
-    // Tencent refuses URLs with `?`, `&`, `$` or `!`; what would be encoded in a URL could not be compared.
+    // Tencent refuses URLs with `?`, `&`, `$` or `!`; characters that would be encoded in a URL could not be compared.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
     let remedy = if !path.starts_with('/') {
         "is no path: begin it with /"
@@ -142,7 +142,7 @@ fn check_token(key: &str, token: Option<&SecretString>, problems: &mut Problems)
     }
 }
 
-/// A certificate without its key is of no use, and neither is a key alone.
+/// A certificate and its key are only useful together.
 fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>, problems: &mut Problems) -> Option<TlsFiles> {
     let missing = match (certificate, key) {
         (None, None) => return None,

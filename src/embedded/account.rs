@@ -12,10 +12,9 @@ use std::{
 use super::{EmbeddedError, error::file};
 use crate::host::account::Account;
 
-/// The account that root uses for the server in `data_dir`. If the directory or one on its path belongs to another
-/// account than root, it is that one: so the service can use what root has created in its directory, and can't
-/// mislead root with links. Otherwise it is `postgres` or `nobody`, and the directory is created if it is missing and
-/// handed over.
+/// The account that root uses for the server in `data_dir`. If the directory or one on its path belongs to an account
+/// other than root, it is that one: so the service can use what root has created in its directory, and can't mislead
+/// root with links. Otherwise it is `postgres` or `nobody`, and a missing directory is created and handed over to it.
 pub(super) fn for_directory(data_dir: &Path) -> Result<Account, EmbeddedError> {
     let accounts = Account::all().map_err(file("reading", "/etc/passwd"))?;
     if let Some(owned) = owned_by_another(data_dir)? {

@@ -1,4 +1,4 @@
-//! What this machine knows of its users and processes. Nothing here knows what receiptd does.
+//! Users and processes of this machine. Nothing here knows the purpose of receiptd.
 
 pub mod account;
 pub mod holder;

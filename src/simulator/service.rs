@@ -137,7 +137,7 @@ impl Service {
         (number, micros, is_within_limit)
     }
 
-    /// Counts a call. Webhooks tell when an API is near its limit.
+    /// Counts a call. A webhook reports that an API is near its limit.
     fn admit(&self, rate: &mut RateWindow, api: &str, micros: u64) -> bool {
         let is_within_limit = rate.admit(micros);
         if let Some((calls, limit)) = rate.warning(micros) {

@@ -1,6 +1,6 @@
-//! Passes webhooks on to another handler, as they came, at most once.
+//! Passes webhooks on to another handler, unchanged and at most once.
 //!
-//! It is never in the way: what the handler doesn't take in time is left out.
+//! It never delays anything: webhooks that the handler doesn't accept in time are left out.
 
 use std::{sync::Arc, time::Duration};
 

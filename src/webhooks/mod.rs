@@ -1,7 +1,7 @@
 //! The listener for Tencent Chat's webhooks.
 //!
 //! It has its own thread and its own bounds, and answers from memory: neither a flood nor the database delays an
-//! answer, and no webhook delays a poll. A request without a valid signature is told nothing. URLs, which contain
+//! answer, and no webhook delays a poll. A sender without a valid signature learns nothing. URLs, which contain
 //! signatures, are never logged, and neither are bodies.
 
 mod forward;

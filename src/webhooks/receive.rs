@@ -1,7 +1,7 @@
 //! One webhook, from its arrival to its answer.
 //!
-//! Its head is verified before its body is read. Then it is answered OK, whatever it is: what can't be recorded is
-//! dropped, counted, and found by polls.
+//! Its head is verified before its body is read. Then it is answered OK in any case: whatever can't be recorded is
+//! dropped and counted, and polls find it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -66,7 +66,7 @@ impl Receiver {
         (StatusCode::NOT_FOUND, [(CONNECTION, "close")]).into_response()
     }
 
-    /// Takes note of a verified webhook.
+    /// Handles a verified webhook.
     fn take(&self, event: Event) {
         let (name, is_for_session) = kind(&event);
         metrics::counter!("receiptd_webhooks_total", "event" => name).increment(1);
@@ -84,7 +84,7 @@ impl Receiver {
     }
 }
 
-/// The value of the label `event`, and whether a session has something to do with it.
+/// The value of the label `event`, and whether it matters to a session.
 fn kind(event: &Event) -> (&'static str, bool) {
     match event {
         Event::Receipts(_) => ("receipts", true),

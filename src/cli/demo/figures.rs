@@ -24,7 +24,7 @@ pub struct Figures {
     pub all_read: i64,
     /// Messages that discovery has watched.
     pub discovered: i64,
-    /// Read counts that changed and were told by webhooks, and those that only polls found.
+    /// Read counts that changed and were reported by webhooks, and those that only polls found.
     pub told: u64,
     pub found: u64,
     pub curves: Vec<Curve>,

@@ -1,5 +1,5 @@
-//! `receiptd demo --seed`: the history of docs/analysts.md on the demo's PostgreSQL, for as long as it is queried. No
-//! daemon and no simulated Chat: nothing changes it.
+//! `receiptd demo --seed`: the history of docs/analysts.md on the demo's PostgreSQL, kept while it is queried. There is
+//! no daemon and no simulated Chat: nothing changes it.
 
 use std::{future, io::Write, time::Duration};
 
@@ -40,7 +40,7 @@ async fn show(postgres: &EmbeddedPostgres, span: Option<Duration>) -> anyhow::Re
     Ok(())
 }
 
-/// The history that docs/analysts.md generates, so that its queries have the results that are shown there.
+/// The history of docs/analysts.md, so that its queries have the results shown there.
 fn of_the_cookbook() -> anyhow::Result<Seed> {
     let until: Timestamp = "2026-11-23T00:00:00Z".parse()?;
     Ok(Seed { groups: 6, messages: 240, days: 12, members: 20, until })

@@ -1,6 +1,6 @@
-//! `receiptd demo`: everything on one machine without configuration: a private PostgreSQL, the simulated Chat, the
-//! real daemon, and a picture of it, drawn from the tables that analysts query. Or, for those who only query: the same
-//! PostgreSQL with a generated history.
+//! `receiptd demo`: everything on one machine without configuration: a private PostgreSQL, the simulated Chat, the real
+//! daemon, and a picture of it, drawn from the tables that analysts query. With --seed, the same PostgreSQL with a
+//! generated history instead.
 
 mod figures;
 mod history;

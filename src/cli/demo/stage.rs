@@ -85,7 +85,7 @@ impl Stage {
         Ok(Some(Self { pool, simulator, sent: 0, cadences, daemon, postgres, elsewhere }))
     }
 
-    /// How to look into the database while the demo runs.
+    /// Instructions for looking into the database while the demo runs.
     pub fn invitation(&self) -> String {
         let psql = self.postgres.psql_command(DATABASE);
         let page = self.daemon.page().map(|page| format!("Its status page is http://{page}/\n")).unwrap_or_default();
@@ -103,7 +103,7 @@ impl Stage {
         )
     }
 
-    /// Some groups get a new message, which nobody adds to the watch list.
+    /// Sends a new message to some groups. Nobody adds it to the watch list.
     pub fn send_messages(&mut self) -> anyhow::Result<()> {
         for _ in 0..SENT_EACH_SECOND {
             let group = group(1 + self.sent * 7 % GROUPS)?;

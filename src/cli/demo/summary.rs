@@ -17,7 +17,7 @@ use sqlx::PgPool;
 
 use crate::cli::stdout;
 
-/// What is summed up.
+/// The data of the summary.
 pub struct Summary<'a> {
     pub pool: &'a PgPool,
     pub simulator: &'a Simulator,

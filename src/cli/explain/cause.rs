@@ -1,4 +1,4 @@
-//! Why a call is due when it is, and not sooner, in one sentence.
+//! Why a call is due when it is and not sooner, in one sentence.
 
 use receiptd::{
     domain::Timestamp,
@@ -9,7 +9,7 @@ use receiptd::{
     text::{counted::counted, duration},
 };
 
-/// The sentence; `None` before the first poll, after a failed one, and if nothing is left to ask for.
+/// The sentence; `None` before the first poll, after a failed one, and if there is nothing left to ask for.
 pub fn cause(slot: &Slot, cadence: &Cadence, stretch: f64, now: Timestamp) -> Option<String> {
     let polled_at = slot.last_polled_at.filter(|_| slot.failures == 0)?.min(now);
     let following = Following { cadence, stretch };
@@ -55,8 +55,8 @@ mod tests {
         "2026-11-23T12:00:00Z".parse().unwrap()
     }
 
-    /// A slot that was polled a minute ago, with messages of this age in minutes that somebody has not read or all
-    /// have.
+    /// A slot that was polled a minute ago, with messages of these ages in minutes that some members have not read, or
+    /// all have.
     fn slot(messages: &[(i64, bool)]) -> Slot {
         let polled_at = now() - TimeDelta::minutes(1);
         let message = |(seq, (age, is_read)): (i64, &(i64, bool))| {

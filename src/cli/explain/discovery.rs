@@ -1,4 +1,5 @@
-//! What discovery has to do with a group or a message: what came from it, and why something was not watched.
+//! The part of discovery in the state of a group or message: whether it was found that way, and why something was not
+//! watched.
 
 use receiptd::{
     config::Discovery,

@@ -65,7 +65,7 @@ pub async fn execute(arguments: Arguments, global: &Global) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells of a group without a watched message, if discovery follows it.
+/// Explains a group without a watched message, if discovery follows it.
 fn unwatched(
     group: &GroupId,
     why: &[String],
@@ -89,7 +89,7 @@ fn unwatched(
 struct Known {
     /// The group.
     facts: Option<Explained>,
-    /// What discovery knows of it.
+    /// Its state in discovery.
     discovered: Option<DiscoveredGroup>,
     /// The call that is explained.
     slot: Option<Slot>,

@@ -9,7 +9,7 @@ use receiptd::{
 
 use crate::cli::relative::when;
 
-/// The slot of the message, or else the one of the group that is due first.
+/// The slot of the message; without a message, the slot of the group that is due first.
 pub fn slot_in_question(facts: &Explained, seq: Option<MsgSeq>) -> Option<&ExplainedSlot> {
     match seq {
         Some(_) => {

@@ -63,9 +63,9 @@ struct Answer {
     /// Messages sent in the last 24 hours.
     last_day: LastDay,
     hours: Vec<Hour>,
-    /// What half and twice the pace of the default cadence would cost and give.
+    /// The cost and benefit of half and twice the pace of the default cadence.
     other_paces: Vec<OtherPace>,
-    /// What was found by `--try`; null without it, or if no reads are stored.
+    /// The result of `--try`; null without it, or if no reads are stored.
     tried: Option<Tried>,
 }
 
@@ -152,7 +152,7 @@ fn tell(out: &mut impl Write, answer: &Answer) -> io::Result<()> {
     }
 }
 
-/// What happens in hours in which more is due than the limit allows.
+/// What receiptd does in hours in which more is due than the limit allows.
 fn too_much(hours: &[Hour]) -> String {
     let longest = hours.iter().map(|hour| hour.stretch).fold(1.0, f64::max);
     let stretched = (longest > 1.0).then(|| format!("intervals will be up to {longest:.1} times as long"));
@@ -168,7 +168,7 @@ fn bar(share: f64) -> String {
     "#".repeat((share * WIDTH).ceil() as usize)
 }
 
-/// The assumed new messages, and what a plan like the last 24 hours would need.
+/// The assumed new messages, and what to run for a forecast like the last 24 hours.
 fn assumption(assumed: Option<Stream>, last_day: LastDay) -> String {
     if let Some(Stream { messages_per_hour, groups, .. }) = assumed {
         let (messages, groups) = (counted(messages_per_hour.into(), "new message"), counted(groups.into(), "group"));

@@ -92,7 +92,7 @@ fn warnings(database: &Overview) -> impl Iterator<Item = (&'static str, String)>
     unpolled.chain(database.missing_cadences.iter().map(missing)).map(|warning| ("warning", warning))
 }
 
-/// What should have been polled by now.
+/// The polls that should have been made by now.
 fn due(database: &Overview, now: Timestamp) -> String {
     let late = database
         .overdue_since

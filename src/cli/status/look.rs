@@ -1,4 +1,4 @@
-//! The facts that the command shows, and where they come from.
+//! The facts that the command shows, and their sources.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Status {
     pub daemon: Option<serde_json::Value>,
     /// Why there is none.
     pub daemon_unheard: Option<String>,
-    /// What discovery has done; null if it is off.
+    /// The results of discovery; null if it is off.
     pub discovery: Option<DiscoveryTotals>,
 }
 

@@ -106,7 +106,7 @@ fn group_line([group, state, cadence, by, readers, active, closed, labels, why]:
         .to_owned()
 }
 
-/// Who has added a group or a message.
+/// The origin of a group or a message.
 fn added_by(discovered_at: Option<Timestamp>) -> &'static str {
     if discovered_at.is_some() { "discovery" } else { "owner" }
 }

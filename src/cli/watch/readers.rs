@@ -25,7 +25,7 @@ pub struct Arguments {
     group: GroupId,
     /// on: store who has read its messages. off: stop
     state: State,
-    /// With off: erase what is stored of its members
+    /// With off: erase everything stored about its members
     #[arg(long)]
     erase: bool,
 }

@@ -1,5 +1,5 @@
-//! Writes the body of an answer, correct or damaged by a fault, and tells which of its receipts a client may rely on.
-//! Pure.
+//! Writes the body of an answer, correct or damaged by a fault, and determines which of its receipts a client may rely
+//! on. Pure.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ struct Body {
     unknown: Option<Value>,
 }
 
-/// The receipts, or what a fault makes of them.
+/// The receipts, or a fault's replacement for them.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum List {

@@ -22,7 +22,7 @@ pub(super) fn read(world: &World, group: &GroupId, seq: MsgSeq, reading: &Readin
     })
 }
 
-/// Anything else that has happened. None if it is nothing to tell.
+/// The body for anything else that has happened; `None` if there is no webhook for it.
 pub(super) fn other(world: &World, fresh: &Fresh, now: Timestamp) -> Option<Value> {
     let (group, command, fields) = match fresh {
         Fresh::Posted { group, seq, sent_at } => return Some(posted(world, group, *seq, *sent_at, now)),

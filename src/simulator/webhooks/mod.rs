@@ -1,7 +1,7 @@
-//! The webhooks of the simulated service: it tells a listener what happens in its world, as documented.
+//! The webhooks of the simulated service: it reports to a listener what happens in its world, as documented.
 //!
-//! Written from the documentation, independently of the listener. They come from the same world as the answers to
-//! polls. By choice some are lost, late, doubled, in disorder or wrongly signed.
+//! Written from the documentation, independently of the listener. Webhooks come from the same world as the answers to
+//! polls. On request, some are lost, late, repeated, out of order or wrongly signed.
 
 mod bodies;
 mod ledger;
@@ -50,15 +50,15 @@ pub struct WebhookConfig {
 /// How reliably webhooks arrive: fractions from 0 to 1.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Delivery {
-    /// Those that are never sent.
+    /// Fraction that is never sent.
     pub lost: f64,
-    /// Those that are sent some seconds later.
+    /// Fraction that is sent some seconds later.
     pub late: f64,
-    /// Those that are sent twice.
+    /// Fraction that is sent twice.
     pub doubled: f64,
-    /// Those that are held for up to a fifth of a second, so that others overtake them.
+    /// Fraction that is held for up to a fifth of a second, so that others overtake it.
     pub disordered: f64,
-    /// Those with a wrong signature.
+    /// Fraction with a wrong signature.
     pub wrongly_signed: f64,
 }
 
@@ -89,7 +89,7 @@ struct Sender {
     service: Arc<Service>,
     client: reqwest::Client,
     config: WebhookConfig,
-    /// The read counts that were told, or that messages had when they became known, with members who have left.
+    /// The reported read counts, or those of messages when they became known, including members who have left.
     told: HashMap<(GroupId, MsgSeq), u32>,
     next: BinaryHeap<Next>,
     rng: Rng,
@@ -113,7 +113,7 @@ impl Sender {
         }
     }
 
-    /// Follows a message from now on. A fixed count that has risen is told at once.
+    /// Follows a message from now on. A fixed count that has risen is reported immediately.
     fn follow(&mut self, group: GroupId, seq: MsgSeq, now: Timestamp) {
         let Some(read) = self.service.world.read_count(&group, seq, now) else { return };
         match self.told.get(&(group.clone(), seq)) {
@@ -133,7 +133,7 @@ impl Sender {
         }
     }
 
-    /// Tells that members have read a message.
+    /// Reports that members have read a message.
     fn tell(&mut self, group: &GroupId, seq: MsgSeq, read: u32, at: Timestamp) {
         let before = self.told.insert((group.clone(), seq), read).unwrap_or_default();
         let just_then = at + TimeDelta::microseconds(1);
@@ -146,7 +146,7 @@ impl Sender {
         }
     }
 
-    /// Sends a webhook, or what becomes of it.
+    /// Sends a webhook, if the configured reliability lets it.
     fn emit(&mut self, body: Value) {
         let Delivery { lost, late, doubled, disordered, wrongly_signed } = self.config.delivery;
         let mut falls = |share: f64| self.rng.f64() < share;

@@ -1,4 +1,4 @@
-//! What happens in the simulated world is told, in the documented form.
+//! Everything that happens in the simulated world is reported, in the documented form.
 
 use std::collections::BTreeMap;
 

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use crate::domain::{Counts, GroupId, MsgSeq, Timestamp};
 
-/// Something that webhooks have to tell.
+/// Something that webhooks report.
 #[derive(Debug, Clone)]
 pub(in crate::simulator) enum Fresh {
-    /// A message is known, or its counts were set: its reads are told from now on.
+    /// A message is known, or its counts were set: its reads are reported from now on.
     Message { group: GroupId, seq: MsgSeq },
     /// A message was posted.
     Posted { group: GroupId, seq: MsgSeq, sent_at: Timestamp },

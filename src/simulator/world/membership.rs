@@ -27,7 +27,7 @@ impl World {
         (1..entry.members).map(|number| account(entry, number)).collect()
     }
 
-    /// Takes a member out of a group. From then on it counts nowhere.
+    /// Removes a member from a group. From then on it counts nowhere.
     pub fn leave(&self, group: &GroupId, member: &str) {
         self.edit(group, |entry| {
             let number = (1..entry.members).find(|number| account(entry, *number) == member);

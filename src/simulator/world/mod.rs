@@ -39,7 +39,7 @@ const CODE_DRAW: u64 = 0x5eed_c0de;
 pub struct World {
     config: WorldConfig,
     groups: Mutex<HashMap<GroupId, Group>>,
-    /// What webhooks have to tell; `None` if none are sent.
+    /// The news for webhooks; `None` if none are sent.
     fresh: Mutex<Option<Vec<Fresh>>>,
 }
 
@@ -87,13 +87,13 @@ impl World {
         self.note(|| Fresh::Recalled { group: group.clone(), seq });
     }
 
-    /// A member creates a group.
+    /// Lets a member create a group.
     pub fn create_group(&self, group: &GroupId, group_type: GroupType, members: u16) {
         self.edit(group, |entry| (entry.group_type, entry.members) = (group_type, members));
         self.note(|| Fresh::Created(group.clone()));
     }
 
-    /// A group is dissolved: its calls are refused from now on.
+    /// Dissolves a group: its calls are refused from now on.
     pub fn dissolve(&self, group: &GroupId) {
         self.set_group_code(group, Group::DISSOLVED);
         self.note(|| Fresh::Dissolved(group.clone()));

@@ -1,4 +1,4 @@
-//! What the world has for webhooks to tell, as it happens.
+//! The world's news for webhooks, as it happens.
 
 use std::sync::PoisonError;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::domain::{Counts, GroupId, GroupType, MsgSeq, Timestamp};
 
 impl World {
-    /// From now on keeps what webhooks have to tell, beginning with all messages that are known.
+    /// Keeps news for webhooks from now on, beginning with all known messages.
     pub(in crate::simulator) fn keep_fresh(&self) {
         let groups = self.lock();
         let known = groups.iter().flat_map(|(group, entry)| {
@@ -22,7 +22,7 @@ impl World {
         *self.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.collect());
     }
 
-    /// Takes what webhooks have to tell.
+    /// Takes the news for webhooks.
     pub(in crate::simulator) fn take_fresh(&self) -> Vec<Fresh> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         fresh.as_mut().map(std::mem::take).unwrap_or_default()
@@ -47,14 +47,14 @@ impl World {
         (entry.group_type, here.map(|number| members::account(entry, number)).collect())
     }
 
-    /// The number of members who have read a message, including those who have left since. None if it has no receipt.
+    /// The number of members who have read a message, including those who have left since; `None` if it has no receipt.
     pub(in crate::simulator) fn read_count(&self, group: &GroupId, seq: MsgSeq, now: Timestamp) -> Option<u32> {
         let mut groups = self.lock();
         let entry = self.with_receipts(&mut groups, group).ok()?;
         self.receipt_of_all(group, entry, seq, now).counts.map(Counts::read)
     }
 
-    /// A message after its readers number `before` to `read` have read it. None if it has no receipt.
+    /// A message when its number of readers has risen from `before` to `read`; `None` if it has no receipt.
     pub(in crate::simulator) fn reading(
         &self,
         group: &GroupId,
@@ -72,8 +72,7 @@ impl World {
     }
 }
 
-/// The accounts of the readers of a message by their places. A count that was set may exceed the members: those are
-/// guests.
+/// The accounts of a message's readers, by position. A count that was set may exceed the members: the rest are guests.
 fn readers(group: &Group, seq: MsgSeq, before: u32, read: u32) -> Vec<String> {
     let order = members::order(group, seq);
     let number = |place: u32| order.get(place as usize).copied().unwrap_or(place as u16 + 1);
