@@ -228,7 +228,7 @@ async fn check_beside_a_daemon_makes_no_call_and_shows_its_last_one() {
         "{out}"
     );
     assert!(out.contains("Ok: lease: held by vm (process 7)\n"), "{out}");
-    // Over, by the database's clock: its last call doesn't tell what would happen now.
+    // The lease is over, by the database's clock: its last call says nothing about the present.
     database.psql("UPDATE receiptd.poller_leases SET expires_at = now() - interval '1 second'");
     let (_, out, _) = check();
     assert!(out.contains("Failed: service") && out.contains("Ok: lease: free"), "{out}");

@@ -1,4 +1,4 @@
-//! Discovery of many groups with new messages: how long until all are watched, and what it calls.
+//! Discovery of many groups with new messages: the time until all are watched, and the calls that it makes.
 //!
 //! `cargo bench --bench discovery`; `-- 1000 10` for 1,000 groups with 10 messages each.
 

@@ -1,4 +1,4 @@
-//! What the same work costs without receiptd: a bare loop that makes the same calls and parses the answers, and a
+//! The cost of the same work without receiptd: a bare loop that makes the same calls and parses the answers, and a
 //! plain upsert of every observation. Each runs next to the daemon with its own service and server, so that both see
 //! the same machine at the same time.
 

@@ -12,7 +12,7 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 1_000 / TICKS)
 }
 
-/// The same of the calling thread.
+/// The same for the calling thread.
 pub fn cpu_of_thread() -> Duration {
     let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -20,7 +20,7 @@ pub fn cpu_of_thread() -> Duration {
     Duration::from_millis(ticks * 1_000 / TICKS)
 }
 
-/// That of a process, including its running children.
+/// The same for a process including its running children.
 pub fn cpu_of_family(pid: u32) -> Duration {
     let children =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

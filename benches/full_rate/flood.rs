@@ -1,4 +1,5 @@
-//! Webhooks as fast as they may come, beside polls at the full rate: how soon they are answered, and what polls notice.
+//! Webhooks as fast as they may come, beside polls at the full rate: how soon they are answered, and how they affect
+//! polls.
 
 use std::{
     net::SocketAddr,
@@ -33,13 +34,13 @@ const MESSAGES: usize = 50;
 /// Members of a group without the sender.
 const READERS: i64 = 199;
 
-/// What the senders saw.
+/// The senders' results.
 struct Sent {
     latencies: Vec<Duration>,
     cpu: Duration,
 }
 
-/// Measures polls without and then with a flood of webhooks, each of which tells a read.
+/// Measures polls without and then with a flood of webhooks, each of which reports a read.
 pub async fn flood(span: Duration) {
     let mut setup = Setup::unread().await;
     setup.watch(Watch { groups: GROUPS as i32, messages: MESSAGES as i64, every: "5s", members: 200 }).await;
@@ -134,7 +135,7 @@ async fn sender(world: &World, listener: SocketAddr, place: usize, span: Duratio
     latencies
 }
 
-/// The webhook that tells the next read of a message, which polls find too.
+/// The webhook that reports the next read of a message, which polls find too.
 fn webhook(world: &World, number: usize) -> String {
     let (message, read) = (number % (GROUPS * MESSAGES), (number / (GROUPS * MESSAGES)) as i64 + 1);
     let (group, seq) = (format!("group {}", message % GROUPS + 1), message / GROUPS + 1);

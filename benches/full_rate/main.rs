@@ -135,7 +135,7 @@ async fn far(round_trip: Duration, span: Duration) {
     setup.watch(watch).await;
     let setup = setup.far_away(round_trip).await;
     let daemon = setup.start_daemon(watch.every);
-    // Until it knows what a read takes.
+    // Until it knows the duration of a read.
     setup.simulator.wait_for_calls(2_000).await;
     let (before, start) = (setup.simulator.ledger().calls(), Instant::now());
     tokio::time::sleep(span).await;

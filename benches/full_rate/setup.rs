@@ -64,7 +64,7 @@ impl Setup {
         setup
     }
 
-    /// Members read nothing but what the bench says.
+    /// Members only read when the bench lets them.
     pub async fn unread() -> Self {
         Self::with_readers("flood", 200, "10ms..30ms", Duration::from_secs(100_000_000)).await
     }
@@ -146,7 +146,7 @@ impl Setup {
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// How late the polls of the last seconds began.
+    /// The lateness of polls in the last seconds.
     pub async fn lateness(&self, seconds: f64) -> String {
         let sql = "SELECT format('%s ms (median), %s ms (99 %%), %s ms at the most', round(p[1]), round(p[2]), round(p[3])) FROM (
                 SELECT percentile_cont(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (

@@ -158,7 +158,7 @@ async fn compare(pool: &PgPool) {
     println!();
 }
 
-/// The processor time that each question takes in one process, which depends little on what else the machine does.
+/// The processor time of each question in one process, which depends little on other work of the machine.
 async fn ask_cookbook(pool: &PgPool) {
     let mut connection = pool.acquire().await.unwrap();
     sqlx::raw_sql("SET max_parallel_workers_per_gather = 0").execute(&mut *connection).await.unwrap();

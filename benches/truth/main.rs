@@ -1,9 +1,9 @@
-//! The judge of cadences: how truly they tell when messages were read, at equal numbers of calls.
+//! The judge of cadences: how accurately they show when messages were read, at equal numbers of calls.
 //!
 //! `cargo bench --bench truth` polls the messages of four synthetic worlds, whose reads are known, by a fixed interval,
 //! by tiers and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule,
 //! and prints the errors; also while three and twenty times as much is due as the limit allows, on average over the
-//! days in which messages are sent. `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only what remains of the
+//! days in which messages are sent. `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only the remaining
 //! polls beside webhooks. `--seeds N`: number of worlds of each kind (3 by default). There are no receipts of real
 //! people in this: the figures rank cadences, and predict nobody's minutes.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
@@ -64,7 +64,7 @@ fn main() {
     );
 }
 
-/// Prints what remains of the polls, and how wide the intervals are, while webhooks tell a share of the reads.
+/// Prints the remaining polls, and the widths of the intervals, while webhooks report a fraction of the reads.
 fn beside_webhooks() {
     println!("\nBeside webhooks, in the main world: what is known of a message, by the share of reads that they tell.");
     println!("patience  told   calls a message   mean width of the first four milestones   lost");

@@ -23,11 +23,11 @@ const DAY: u64 = 24 * HOUR;
 pub enum Policy {
     /// The same interval for all ages.
     Fixed,
-    /// The tiers of the default cadence, and nothing else.
+    /// Only the tiers of the default cadence.
     Tiers,
     /// The default cadence.
     Pace,
-    /// The same tiers, and no stretch: what is due waits.
+    /// The same tiers without a stretch: polls that are due wait.
     Queue,
 }
 
@@ -67,7 +67,7 @@ impl Policy {
         }
     }
 
-    /// Polls the messages with intervals that are longer by this factor.
+    /// Polls the messages with all intervals multiplied by this factor.
     pub fn of(self, messages: &[Sent], stretch: f64) -> Findings {
         let by = if self == Self::Tiers { stretch } else { 1.0 };
         self.replay(messages, stretch, Stretching::By(by), None)
@@ -90,7 +90,7 @@ impl Policy {
         )
     }
 
-    /// Polls the messages by the default cadence with this patience, while webhooks tell a share of the reads.
+    /// Polls the messages by the default cadence with this patience, while webhooks report a fraction of the reads.
     pub fn beside_webhooks(messages: &[Sent], told: f64, patience: u32) -> Findings {
         let pace = Pace { pace: Pace::DEFAULT_PACE, patience, fastest: Duration::from_secs(MINUTE / 2) };
         let cadence = Self::Tiers.cadence(1.0).at_pace(pace).unwrap();
@@ -103,7 +103,7 @@ impl Policy {
         self.longer(messages, calls).1
     }
 
-    /// The factor by which intervals are longer then, too.
+    /// The factor by which intervals are longer, in addition.
     fn longer(self, messages: &[Sent], calls: f64) -> (f64, Findings) {
         let mut stretch = 1.0;
         loop {
@@ -116,8 +116,8 @@ impl Policy {
         }
     }
 
-    /// How long it takes to decide when a slot of 50 messages is due, in microseconds: at best, since other work may run
-    /// meanwhile.
+    /// The time that it takes to decide when a slot of 50 messages is due, in microseconds: the best of several, since
+    /// other work may run meanwhile.
     pub fn cost_of_due(self) -> f64 {
         const TIMES: u32 = 500;
         let cadence = self.cadence(1.0);

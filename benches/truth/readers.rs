@@ -8,15 +8,15 @@ use super::worlds::DAY;
 /// Reading habits of the members of a group.
 #[derive(Debug, Clone, Copy)]
 pub enum Readers {
-    /// They look into the group now and then, mostly by day, and read all that is unread; some soon after a message,
+    /// They look into the group now and then, mostly by day, and read everything unread; some soon after a message,
     /// some hardly ever.
     Visitors,
-    /// Each reads each message by itself, by the curves of the simulated Chat.
+    /// Each member reads each message independently, by the curves of the simulated Chat.
     Curves,
 }
 
 impl Readers {
-    /// When the messages that were sent at these times were read, each rising.
+    /// For each message, sent at these times, the times when it was read, rising.
     pub fn reads(self, sent: &[f64], members: u32, until: f64, rng: &mut Rng) -> Vec<Vec<f64>> {
         match self {
             Self::Visitors => visitors(sent, members, until, rng),
@@ -35,7 +35,7 @@ fn curves(sent: &[f64], members: u32, rng: &mut Rng) -> Vec<Vec<f64>> {
 }
 
 fn visitors(sent: &[f64], members: u32, until: f64, rng: &mut Rng) -> Vec<Vec<f64>> {
-    // Groups are of different speeds, and so are their members.
+    // Groups differ in speed, and so do their members.
     let pace = log_normal(rng, 0.8);
     let mut reads = vec![vec![]; sent.len()];
     for _ in 1..members {
@@ -78,7 +78,7 @@ fn visits(sent: &[f64], pace: f64, until: f64, rng: &mut Rng) -> Vec<f64> {
     visits
 }
 
-/// Share of people who are awake at a time; 0.5 on average.
+/// Fraction of people who are awake at a time; 0.5 on average.
 pub fn daytime(at: f64) -> f64 {
     let hour = at.rem_euclid(DAY) / 3_600.0;
     (0.5 - 0.49 * (std::f64::consts::TAU * (hour - 2.0) / 24.0).cos()).clamp(0.01, 1.0)

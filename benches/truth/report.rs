@@ -9,7 +9,7 @@ use super::{policies::Policy, worlds::World};
 pub struct Report {
     tiers: f64,
     fixed: Option<f64>,
-    /// Parts, with the errors of the pace as parts of those of tiers, and of a fixed interval where there is one.
+    /// Fractions: the errors of the pace relative to those of tiers, and to those of a fixed interval if there is one.
     ratios: Vec<(String, f64, Option<f64>)>,
     world: &'static str,
     part: String,
@@ -85,7 +85,7 @@ impl Report {
         }
     }
 
-    /// The errors of the pace as parts of those of others, over all worlds.
+    /// The errors of the pace relative to those of others, over all worlds.
     pub fn end(&self) {
         println!("\nErrors of the milestones at the pace, as a part of those of tiers and of a fixed interval:");
         for (part, tiers, fixed) in &self.ratios {

@@ -13,7 +13,7 @@ pub struct World {
     pub about: &'static str,
     groups: i32,
     days: f64,
-    /// How often a conversation begins in a group, by the day, and how much that differs between groups.
+    /// Number of conversations that begin in a group per day, and how much it differs between groups.
     conversations: f64,
     spread: f64,
     /// The mean number of messages of a conversation.
@@ -65,7 +65,7 @@ pub const WORLDS: [World; 4] = [
 ];
 
 impl World {
-    /// How long messages are sent.
+    /// Duration for which messages are sent.
     pub fn seconds(&self) -> f64 {
         self.days * DAY
     }

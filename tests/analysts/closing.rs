@@ -126,7 +126,7 @@ async fn watching_reads_no_whole_table_despite_plans_for_empty_ones() {
     assert_eq!(read, "2000\nt");
 }
 
-/// Messages that are closed in some hour. A poll that was under way told more of two of them in the next.
+/// Messages that are closed in some hour. A poll in progress then changed two of them in the next hour.
 async fn closed_in_several_hours() -> History {
     let history = History::new().await;
     for seq in 1..=3 {

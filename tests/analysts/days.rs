@@ -26,7 +26,7 @@ async fn history() -> History {
         history.poll_at(number, at("00:00") + TimeDelta::minutes(minutes), Some((read, unread))).await;
     }
     history.poll_at(2, at("00:00") + TimeDelta::minutes(1_600), None).await;
-    // Otherwise nothing is between them and now.
+    // Otherwise, nothing would be between them and now.
     history.poll_at(1, at("00:00") + TimeDelta::minutes(3_000), Some((9, 0))).await;
     history.poll_at(2, at("00:00") + TimeDelta::minutes(3_000), Some((3, 0))).await;
     history.poll_at(3, at("00:00") + TimeDelta::minutes(3_000), Some((2, 0))).await;
@@ -98,7 +98,7 @@ async fn a_write_of_long_ago_has_its_day_done_again_too() {
     assert_eq!(history.psql(noted), "20 04, 20 23");
 }
 
-/// Message, counts, since when, and whether they are exact.
+/// Message, counts, time since which they hold, and whether they are exact.
 fn known_at(history: &History, moment: &str) -> String {
     history.psql(&format!(
         "SELECT msg_seq, read_num, unread_num, code, to_char(observed_at, 'DD HH24:MI'), is_exact
@@ -155,7 +155,7 @@ async fn retention_removes_days_but_the_last_before_the_cut() {
         ),
         "1 21, 2 21, 3 20"
     );
-    // If its message is gone, it is not needed.
+    // It is not needed if its message is gone.
     history.psql("DELETE FROM receiptd.watched_messages WHERE msg_seq = 3");
     assert_eq!(history.store.delete_message_days(cut).await.unwrap(), 1);
 }

@@ -1,4 +1,4 @@
-//! Forgetting a group leaves nothing of it in any table, and touches no other group.
+//! Forgetting a group leaves none of its rows in any table, and touches no other group.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ async fn a_group_is_forgotten_while_it_and_others_are_polled() {
     rig.watch("other", 1..=3).await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE known_until IS NOT NULL) = 123").await;
     let key: i32 = rig.value(&format!("SELECT group_key FROM receiptd.watched_groups WHERE group_id = '{NAME}'")).await;
-    // Answers that arrive when everything is forgotten.
+    // Answers that arrive after everything was forgotten.
     rig.simulator.set_latency((Duration::from_millis(300)..=Duration::from_millis(300)).into());
     let store = Store::new(&rig.settings.database_url, 2, app()).unwrap();
     while store.forget_group(&group(NAME)).await.unwrap() > 0 {}

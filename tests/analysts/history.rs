@@ -168,7 +168,7 @@ impl History {
     }
 }
 
-/// The tiers of the default cadence, without its pace: then it is plain when a message is due.
+/// The tiers of the default cadence without its pace, so that it is obvious when a message is due.
 pub fn tiers() -> Cadences {
     let tiers = [(1, 1), (24, 10), (7 * 24, 60), (30 * 24, 360)].map(|(hours, minutes)| Tier {
         until: std::time::Duration::from_secs(hours * 3_600),
@@ -178,8 +178,8 @@ pub fn tiers() -> Cadences {
     Cadences::new(BTreeMap::from([("default".to_owned(), cadence)]))
 }
 
-/// What the daemon makes of a poll of the only message of a slot. Its attempt is left out, so that tests have the calls
-/// that they make.
+/// The daemon's recording of a poll of the only message of a slot. Its attempt is left out, so that tests only have the
+/// calls that they make.
 pub fn recording(slot: Slot, polled_at: Timestamp, receipt: Receipt) -> Kept {
     let attempt = Attempt {
         called_at: polled_at,

@@ -4,7 +4,7 @@ use fastrand::Rng;
 
 use crate::history::History;
 
-/// A message: seconds until it got there, or for which it is known not to have.
+/// A message: the number of seconds until it got there, or for which it is known not to have.
 type Message = (Option<i64>, Option<i64>);
 
 fn asked(messages: &[Message], share: &str) -> String {

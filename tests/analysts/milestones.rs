@@ -93,7 +93,7 @@ async fn read_rates_are_those_of_the_last_observation_until_then() {
     assert_eq!(rates(&history, 2), "|0.5|", "nothing was observed in its first 15 minutes");
 }
 
-/// Nobody has read it until half past nine; then nothing is polled for two days, and then this many of ten have read
+/// Nobody has read it until half past nine. Then nothing is polled for two days, after which this many of ten have read
 /// it.
 async fn after_a_gap(read: i64) -> History {
     let history = History::new().await;

@@ -1,4 +1,4 @@
-//! Who has read: the views and functions over it, what turning it off and forgetting a member erase, and who sees it.
+//! Who has read: its views and functions, what turning it off and forgetting a member erase, and who may see it.
 
 use chrono::TimeDelta;
 use receiptd::{
@@ -80,7 +80,7 @@ async fn turning_readers_on_makes_known_messages_due() {
     assert_eq!(history.psql(due), "1|2|9|");
 }
 
-/// The list of message 1: the counts that make it due, and until when its readers are known.
+/// The list of message 1: the counts that make it due, and the time until which its readers are known.
 const LIST: &str = "SELECT moved_read, moved_unread, to_char(known_until AT TIME ZONE 'UTC', 'HH24:MI')
     FROM receiptd.reader_lists WHERE moved_at IS NOT NULL";
 

@@ -8,7 +8,7 @@ use crate::{
     harness::{APP, app},
 };
 
-/// A database with a login role that is a member of `role`, as the README says to make it.
+/// A database with a login role that is a member of `role`, created as in the README.
 pub struct Member {
     pub database: TestDatabase,
     pub login: String,
@@ -44,12 +44,12 @@ impl Member {
         Self { database, login }
     }
 
-    /// Every table and view of the schema, but the partitions.
+    /// Every table and view of the schema except partitions.
     pub fn relations(&self) -> Vec<String> {
         relations(&self.database, TABLES_AND_VIEWS)
     }
 
-    /// Runs a statement as the role: the error, if it is refused.
+    /// Runs a statement as the role. Returns the error, if it is refused.
     async fn tries(&self, sql: &str) -> Result<(), String> {
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut self.connect().await)
@@ -79,7 +79,7 @@ impl Member {
     }
 }
 
-/// Every relation of the schema of these kinds, but the partitions.
+/// Every relation of these kinds in the schema, except partitions.
 fn relations(database: &TestDatabase, kinds: &str) -> Vec<String> {
     let names = database.psql(&format!(
         "SELECT relname FROM pg_class WHERE relnamespace = 'receiptd'::regnamespace AND relkind IN ({kinds})
@@ -177,7 +177,7 @@ async fn nobody_else_may_call_anything() {
     let member = Member::of("receiptd_reader").await;
     let stranger = format!("stranger_to_{}", member.database.name());
     member.database.psql(&format!("CREATE ROLE {stranger}; GRANT USAGE ON SCHEMA receiptd TO {stranger}"));
-    // It tells a role its own apps, and is called if they limit what the role sees.
+    // It shows a role its own apps, and is called if they limit what the role sees.
     let anybodys = "receiptd.apps_of_caller()";
     for function in functions(&member.database).iter().filter(|function| *function != anybodys) {
         let may = format!("SELECT has_function_privilege('{stranger}', '{function}', 'EXECUTE')");
@@ -243,8 +243,8 @@ async fn a_reader_sees_its_own_apps_or_all_if_no_role_has_any() {
     assert_eq!(member.database.psql(left), "0", "it costs nothing where nobody wants it");
 }
 
-/// The server evaluates conditions as early as it likes: one with a function of the reader's reveals the rows it has
-/// seen.
+/// The server evaluates conditions as early as it likes: one with a function of the reader's would reveal the rows that
+/// it is called for.
 #[tokio::test]
 async fn no_function_of_a_readers_own_sees_a_row_of_another_app() {
     let member = Member::of_two_apps("receiptd_reader").await;

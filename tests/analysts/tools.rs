@@ -1,4 +1,4 @@
-//! What other tools make of the schema: libraries that know no intervals, logical replication, and foreign tables.
+//! Other tools with the schema: libraries without intervals, logical replication, and foreign tables.
 
 use receiptd::{
     embedded::{EmbeddedPostgres, Options},
@@ -64,7 +64,7 @@ fn snapshots(server: &EmbeddedPostgres, from: i64) {
 }
 
 fn wait_until_same(server: &EmbeddedPostgres) {
-    // The commit of what was asked for last has been applied.
+    // The commit of the last request has been applied.
     psql(server, "source", "SELECT pg_logical_emit_message(true, 'test', 'end')");
     while psql(server, "copy", ANSWER) != psql(server, "source", ANSWER) {}
 }
@@ -77,7 +77,7 @@ async fn an_all_tables_publication_survives_rewritten_days() {
     psql(&server, "source", "CREATE PUBLICATION everything FOR ALL TABLES WITH (publish_via_partition_root = true)");
     // A subscription to the same server would wait for itself if it made its slot.
     psql(&server, "source", "SELECT pg_create_logical_replication_slot('copy', 'pgoutput')");
-    // Its own migrations are there already.
+    // It has its own migrations already.
     psql(&server, "copy", "TRUNCATE receiptd.schema_migrations");
     let place = psql(&server, "source", "SELECT current_setting('unix_socket_directories')");
     let place = place.trim_matches('"');
@@ -95,7 +95,7 @@ async fn an_all_tables_publication_survives_rewritten_days() {
     let rewritten = store.rewrite_day(day).await.unwrap();
     assert!(matches!(rewritten, receiptd::store::Rewritten::Done { rows: 1_000 }), "{rewritten:?}");
     snapshots(&server, 1_001);
-    // Of a day that either side makes for itself.
+    // For a day whose partition each side creates by itself.
     for name in ["source", "copy"] {
         psql(&server, name, "SELECT receiptd.ensure_partition('receipt_snapshots', '2026-11-30')");
     }

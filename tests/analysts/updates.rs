@@ -25,7 +25,7 @@ fn rest(history: &History) {
     );
 }
 
-/// The messages that have changed within the last hour, after which everything rests.
+/// The messages that have changed within the last hour. After this, everything rests.
 fn changed(history: &History) -> String {
     let since = "now() - interval '1 hour'";
     let by_function = history.psql(&format!(

@@ -116,7 +116,7 @@ async fn a_wrong_daemon_clock_dates_expires_and_drops_nothing() {
     for (offset, says) in [("+100d", "100d ahead of the database's"), ("-100d", "100d behind the database's")] {
         wall.set(offset);
         assert_eq!(readiness(&scene.daemon, says).await, 503);
-        // From now on it is known to be wrong.
+        // From now on, the clock is known to be wrong.
         nothing_is_decided(&mut scene, offset).await;
         let status = status(&scene.daemon);
         assert!(status.contains(says), "{offset}: {status}");
@@ -152,7 +152,7 @@ async fn a_wrong_database_clock_dates_expires_and_drops_nothing() {
     scene.sql(&with_time(MAKE_OLD)).await;
     for offset in ["+100d", "-100d", "+2h", "-20d", "+100d"] {
         wall.set(offset);
-        // Wrong, and not known to be for a while.
+        // The clock is wrong, which is not known for a while.
         scene.lasts(seconds(2)).await;
     }
     assert_eq!(readiness(&scene.daemon, "behind the database's").await, 503);

@@ -58,7 +58,7 @@ impl Daemon {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for the process to exit after it was told to.
+    /// Waits for the process to exit after it was asked to.
     pub async fn end(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -30,10 +30,10 @@ const AFTER_A_DEATH: Duration = Duration::from_secs(TTL.as_secs() + 2);
 /// Maximum number of a process's calls in flight when it ends.
 const UNDER_WAY: u64 = LIMIT as u64;
 
-/// What happens to the lease holder.
+/// The fate of the lease holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It is told to stop.
+    /// It is asked to stop.
     Stops,
     /// It is killed.
     Dies,

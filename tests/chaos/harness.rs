@@ -65,7 +65,7 @@ pub struct Setup<'a> {
     pub has_way: bool,
 }
 
-/// Dropped in this order: each before what it talks to.
+/// Dropped in this order: everything before what it is connected to.
 pub struct Harness {
     pub daemon: Daemon,
     /// The test's own connections to the daemon's database, and to another one on the same server.
@@ -221,7 +221,7 @@ impl Harness {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.admin).await.unwrap();
     }
 
-    /// From now on, calls fail.
+    /// Lets calls fail from now on.
     pub fn calls_fail(&self, fault: Fault, when: When) {
         self.simulator.add_fault(FaultRule { fault, when, times: None });
     }

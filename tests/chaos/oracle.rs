@@ -26,7 +26,7 @@ pub struct Promises {
     pub tables: Tables,
     /// Number of warnings and errors in the log for each started minute of the fault.
     pub lines: RangeInclusive<usize>,
-    /// A text in one of them.
+    /// A text in one of these.
     pub says: &'static str,
     /// Additional time until polling continues.
     pub grace: Duration,

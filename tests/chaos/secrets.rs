@@ -1,4 +1,4 @@
-//! Whether a secret has leaked into anything that the daemon logged, showed, wrote or left behind.
+//! Searches for secrets in everything that the daemon logged, showed, wrote or left behind.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! A standby of PostgreSQL: analysts read there; a daemon that is led there reports the remedy, and polls when it is
-//! promoted.
+//! A standby of PostgreSQL: analysts read there. A daemon that is connected to it reports the remedy, and polls once it
+//! is promoted.
 
 use receiptd::clock;
 use sqlx::{AssertSqlSafe, PgPool};

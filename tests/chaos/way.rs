@@ -53,7 +53,7 @@ impl Way {
         format!("http://{}", self.address)
     }
 
-    /// From now on, this is held back. Anything no longer held back continues immediately.
+    /// Holds this back from now on. Anything no longer held back continues immediately.
     pub fn hold(&self, held: Held) {
         self.shared.held.send_replace(held);
     }

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::harness::{APP, SECRET_KEY, app, group, seq};
 
-/// Answers one call with what `answer` makes of its head, and returns the attempt.
+/// Answers one call with the result of `answer` for its head, and returns the attempt.
 async fn called(seqs: &[MsgSeq], credential: Credential, answer: impl FnOnce(&str) -> Vec<u8>) -> Attempt {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let settings = ChatSettings {

@@ -190,7 +190,7 @@ async fn a_known_batch_limit_is_remembered_and_splits_slots() {
     rig.until("(SELECT max(messages) <= 20 FROM (SELECT count(*) AS messages FROM receiptd.watched_messages GROUP BY slot_id) s)")
         .await;
     assert_eq!(rig.count("receiptd.watched_messages WHERE state = 'active'").await, 60, "none is at fault");
-    // A successor knows it.
+    // A successor knows the limit.
     rig.stop().await;
     let known: i64 = rig.count("receiptd.api_calls").await;
     rig.start().await;

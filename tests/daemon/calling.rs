@@ -1,4 +1,4 @@
-//! One call: what its caller is asked before the service receives it.
+//! One call: the question to its caller before the service receives it.
 
 use std::sync::{
     Arc,

@@ -96,7 +96,7 @@ async fn stored_times_in_the_future_heal_by_themselves() {
     rig.until("(SELECT count(*) FROM receiptd.poll_slots) = 2").await;
     rig.stop().await;
     sqlx::raw_sql(STORED_20_DAYS_AHEAD).execute(&rig.pool).await.unwrap();
-    // One that has a slot but was not polled yet.
+    // One that has a slot but has not been polled yet.
     rig.database.psql("UPDATE receiptd.poll_slots SET last_polled_at = NULL, known_until = NULL WHERE slot_id = (SELECT max(slot_id) FROM receiptd.poll_slots)");
     let at_now = |condition: &str| {
         format!("(SELECT {condition} FROM receiptd.receipts_at(now()) WHERE group_id = 'g' AND msg_seq = 1)")

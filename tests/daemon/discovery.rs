@@ -1,4 +1,4 @@
-//! Discovery: groups and messages that nobody added are found, watched, and passed over with a reason.
+//! Discovery: groups and messages that nobody added are found and watched, or passed over with a reason.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

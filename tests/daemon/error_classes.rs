@@ -184,14 +184,14 @@ async fn class_group_fault_10007_is_released_by_a_good_probe() {
     rig.until("(SELECT state = 'quarantined' AND probe_at > now() + interval '1 hour' FROM receiptd.watched_groups)")
         .await;
     rig.until("(SELECT count(*) FROM receiptd.watched_messages WHERE slot_id IS NULL) = 0").await;
-    // It was refused again, and then once more, since there is no other group to ask.
+    // It was refused again, and then a third time, since there is no other group to ask.
     rig.until("(SELECT count(*) = 3 FROM receiptd.api_calls)").await;
     let before = rig.simulator.ledger().calls();
     // The time of a probe has come: it fails, and the next is hours away again.
     sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
     rig.until("(SELECT probe_at > now() + interval '1 hour' FROM receiptd.watched_groups)").await;
     assert_eq!(rig.simulator.ledger().calls(), before + 1, "one slot probes for all");
-    // Again, and now the group may be read.
+    // Again, and this time the group may be read.
     rig.simulator.world().set_group_code(&group("g"), 0);
     sqlx::query("UPDATE receiptd.watched_groups SET probe_at = now()").execute(&rig.pool).await.unwrap();
     rig.until("(SELECT state = 'active' FROM receiptd.watched_groups)").await;
@@ -237,7 +237,7 @@ async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
     rig.fail("g", 37, code(10004), None);
     rig.watch("g", 1..=50).await;
     rig.until("(SELECT refused_since IS NOT NULL FROM receiptd.slot_messages WHERE msg_seq = 37)").await;
-    // It has been refused for long, as the daemon finds it at its next start.
+    // It was refused long ago, as the daemon finds at its next start.
     rig.stop().await;
     sqlx::query(
         "UPDATE receiptd.poll_slots SET refused_since[array_position(msg_seqs, 37)] = now() - interval '5 minutes',

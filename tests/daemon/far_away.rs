@@ -7,7 +7,7 @@ use crate::{
     proxy::Proxy,
 };
 
-/// Half of the usual limit, for a busy machine: 60 ms are to it what 30 ms are to the full limit.
+/// Half of the usual limit, for a busy machine: 60 ms are to this limit what 30 ms are to the full one.
 const LIMIT: u32 = 100;
 
 /// Number of calls before the rate is measured, and of those measured.

@@ -119,12 +119,12 @@ impl Proxy {
         self.shared.swallowed.send_replace(0);
     }
 
-    /// From now on, existing connections carry nothing and stay open.
+    /// Existing connections carry nothing and stay open from now on.
     pub fn silence_open_connections(&self) {
         self.shared.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// What was sent since the last call, by connection.
+    /// The messages sent since the last call, by connection.
     pub fn take_sent(&self) -> Vec<Vec<Sent>> {
         let mut by_connection = vec![vec![]; self.shared.connections.load(Ordering::Relaxed)];
         let sent = std::mem::take(&mut *self.shared.sent.lock().unwrap());

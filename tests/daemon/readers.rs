@@ -1,4 +1,5 @@
-//! Who has read: the daemon's readers against the truth of the simulated Chat, and nothing of groups that have it off.
+//! Who has read: the daemon's readers compared with the truth of the simulated Chat, and nothing about groups that have
+//! it off.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +14,7 @@ use receiptd::{
 
 use crate::harness::{APP, Harness, app, group, seq, simulator_config};
 
-/// The call that tells readers.
+/// The call that returns readers.
 const DETAIL: &str = "get_group_msg_receipt_detail";
 
 /// A daemon that polls every two seconds, in a world where an hour of reading takes a quarter of a minute.
@@ -97,7 +98,7 @@ async fn readers_of_200_groups_agree_with_the_truth() {
         let read_at = truth[&(name.clone(), member.clone())];
         assert!(after.is_none_or(|after| after < read_at) && read_at <= *by, "{name}: {after:?} < {read_at} <= {by}");
     }
-    // Each list takes a call for those who have not read it, and each answer with new readers one more.
+    // Each list takes a call for those who have not read it, and each answer with new readers takes one more.
     let least: i64 = rig
         .value(
             "SELECT (SELECT count(*) FROM receiptd.reader_lists) + (SELECT count(*) FROM (
@@ -237,7 +238,7 @@ async fn with_pseudonyms_no_account_is_stored() {
     rig.start().await;
     rig.until("(SELECT cardinality(not_read) FROM receiptd.reader_lists) = 5").await;
     let accounts = rig.simulator.world().accounts(&group("g"));
-    // Forgotten by account: the pseudonym is kept out too.
+    // Forgotten by account: the pseudonym is excluded too.
     let forget = sqlx::query("SELECT receiptd.forget_member($1, $2)").bind(APP).bind(&accounts[0]);
     forget.execute(&rig.pool).await.unwrap();
     read(&rig, 5, 0);

@@ -1,4 +1,4 @@
-//! What polls write to the tables.
+//! The rows that polls write.
 
 use receiptd::{
     domain::Counts,

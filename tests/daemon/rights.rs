@@ -76,8 +76,8 @@ async fn a_role_without_these_rights_is_told_which_it_lacks() {
     assert_eq!(store.rights().await.unwrap().closed, both[1..]);
 }
 
-/// Objects that a role with the right to create in `public` can put in the way of PostgreSQL's own; each notes who
-/// runs it.
+/// Objects that a role with the right to create in `public` can plant there to be used instead of PostgreSQL's own.
+/// Each one notes who runs it.
 const SHADOWS: &str = "
     CREATE TABLE public.stolen (by text);
     GRANT ALL ON public.stolen TO PUBLIC;

@@ -96,9 +96,9 @@ async fn a_refused_poll_is_set_aside_and_its_slot_is_polled_on() {
     rig.stop().await;
 }
 
-/// Another session's open transaction has run `sql` on the group `held` of a daemon that also polls another group. By
-/// now the first has a new answer, and the second has been stored again. Also returns where that answer will be
-/// stored.
+/// Another transaction has run `sql` on the group `held` of a daemon that also polls another group, and is still open.
+/// By now the first group has a new answer, and the second has been stored again. Also returns where that answer will
+/// be stored.
 async fn while_somebody_holds(sql: &'static str) -> (Harness, Transaction<'static, Postgres>, String) {
     let mut rig = Harness::new().await;
     rig.watch("held", 1..=3).await;
@@ -110,7 +110,7 @@ async fn while_somebody_holds(sql: &'static str) -> (Harness, Transaction<'stati
         sqlx::query(sql).execute(&mut *open).await.unwrap();
         set_read(&rig, "held", 1, read);
         let calls = rig.simulator.ledger().calls_by_group()[&group("held")];
-        // A call that is not stored by now may never be, and no other is made before: then once more.
+        // An answer that is not stored by now may never be, and no other call is made before it: then another try.
         let stored = rig
             .count("receiptd.api_calls JOIN receiptd.watched_groups USING (group_key) WHERE group_id = 'held'")
             .await;

@@ -1,4 +1,4 @@
-//! Unwatching messages at the very moment when they are assigned to a slot or move to another: they leave that too,
+//! Messages that are unwatched at the very moment when they are assigned to a slot or move to another one leave it too,
 //! with their state.
 
 use sqlx::{AssertSqlSafe, PgConnection};

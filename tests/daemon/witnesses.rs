@@ -145,7 +145,7 @@ async fn groups_refused_together_are_probed_when_one_is_answered() {
     }
     rig.until(ALL_POLLED).await;
     rig.stop().await;
-    // As a fault of a part of the groups leaves them: one was refused an hour later, and one with another code.
+    // The state after a fault of some of the groups: one was refused an hour later, and one with another code.
     sqlx::raw_sql(
         "UPDATE receiptd.watched_groups SET state = 'quarantined', state_code = 10007, probe_at = now() + interval '6 hours',
             refused_at = now() - interval '1 hour' WHERE group_id LIKE 'g_';
@@ -223,7 +223,7 @@ async fn a_lone_bad_group_is_told_from_the_app_by_early_witnesses() {
     refuse(&rig, 60021, of_group("bad"));
     let quarantined = "(SELECT state = 'quarantined' FROM receiptd.watched_groups WHERE group_id = 'bad')";
     rig.until(quarantined).await;
-    // A daemon that knows of no group that was answered.
+    // A daemon that knows no answered group.
     rig.stop().await;
     rig.value::<bool>("SELECT receiptd.resume_group(1400000000, 'bad')").await;
     rig.start().await;

@@ -1,4 +1,4 @@
-//! How the rooms and files of `src/` stand to each other: the decisions are pure, and none needs one that needs it.
+//! The relations between the rooms and files of `src/`: the decisions are pure, and there are no circles.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod modules;
@@ -11,7 +11,7 @@ use std::{
 
 use self::modules::Modules;
 
-/// What waits, reads a clock, knows SQL, speaks HTTP or logs.
+/// Signs of code that waits, reads a clock, knows SQL, speaks HTTP or logs.
 const IMPURE: [&str; 11] = [
     "tokio",
     "sqlx",
@@ -26,7 +26,7 @@ const IMPURE: [&str; 11] = [
     "Utc::now",
 ];
 
-/// The rooms that nothing of that may leak into.
+/// The rooms that must have none of these signs.
 const PURE: [&str; 2] = ["src/rules", "src/domain"];
 
 #[test]
@@ -68,10 +68,10 @@ fn no_file_needs_a_file_that_needs_it() {
     assert_eq!(in_circles(&needs), BTreeMap::new(), "files stand in a circle");
 }
 
-/// What each needs.
+/// The needs of each.
 type Needs<T> = BTreeMap<T, BTreeSet<T>>;
 
-/// Those that need themselves by way of others, each with what it needs of these.
+/// Those that need themselves by way of others, each with its needs among these.
 fn in_circles<T: Ord + Clone>(needs: &Needs<T>) -> Needs<T> {
     let reached = |from: &T| {
         let (mut reached, mut next) = (BTreeSet::new(), vec![from]);

@@ -1,7 +1,7 @@
-//! The modules of `src/`, one per file, and which of them each needs.
+//! The modules of `src/`, one per file, and their needs.
 //!
-//! A module needs those whose items it names, wherever it takes the names from: a re-export counts for the module that
-//! defines the item, and costs the one that re-exports it nothing. What it calls as a method is not looked for.
+//! A module needs the modules whose items it names, wherever it takes the names from. A re-export counts for the module
+//! that defines the item, and costs the re-exporting module nothing. Methods are not looked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +59,7 @@ impl Modules {
             let target = self.absolute(path, &import.path);
             let is_used = !import.is_public || words(&module.body).any(|word| word == import.name);
             match target {
-                // What is taken from an imported module is found below.
+                // Items of an imported module are found below.
                 Some(target) if is_used && !self.0.contains_key(&target) => needs.extend(self.resolve(&target, 0)),
                 _ => {}
             }

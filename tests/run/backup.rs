@@ -23,7 +23,7 @@ fn documented(words: &str) -> String {
     line.unwrap_or_else(|| panic!("{words} is not in the docs")).trim_start_matches("sudo -u receiptd ").to_owned()
 }
 
-/// Runs a command of the docs there, as the owner of the directory.
+/// Runs a command of the docs in the directory, as its owner.
 fn run(directory: &Path, command: &str) {
     let owner = directory.metadata().unwrap();
     let output =
@@ -32,7 +32,7 @@ fn run(directory: &Path, command: &str) {
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Restores a dump into a new database as the docs describe, and checks that a daemon goes on there.
+/// Restores a dump into a new database as in the docs, and checks that a daemon continues there.
 async fn restored(place: &Harness, dump: &Path, history: &str) {
     let database = TestDatabase::new().await;
     database.psql("DO $$ BEGIN CREATE ROLE receiptd LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$");

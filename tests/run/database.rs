@@ -1,4 +1,4 @@
-//! Its database is unavailable, newer, or private.
+//! The daemon's database is unavailable, newer, or private.
 
 use std::net::TcpListener;
 

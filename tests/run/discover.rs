@@ -1,4 +1,4 @@
-//! Discovery with the real binary: what it would do, what it has done, and what commands say about both.
+//! Discovery with the real binary: what it would do, what it has done, and what commands print about both.
 
 use std::process::Command;
 
@@ -19,7 +19,7 @@ fn group(id: &str) -> GroupId {
     id.parse().unwrap()
 }
 
-/// What a command prints, and whether it succeeds.
+/// The output of a command, and whether it succeeds.
 fn receiptd(place: &Harness, database: &TestDatabase, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     command.args(arguments).arg("--config").arg(place.write_config());

@@ -1,4 +1,4 @@
-//! Its HTTP side with clients that send half a request, too much, nothing, or far too often.
+//! The daemon's HTTP side with clients that send half a request, too much, nothing, or far too often.
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -1,4 +1,4 @@
-//! Commands that go on until they are stopped, next to a daemon: `receiptd tail` and `receiptd status --watch`.
+//! Commands that run until they are stopped, next to a daemon: `receiptd tail` and `receiptd status --watch`.
 
 use std::{
     collections::BTreeSet,
@@ -57,7 +57,7 @@ async fn tail_prints_each_stored_change_once() {
     watch(&pool, 2, 1).await;
     let (all, mut lines) = follow(&place, &database, &["tail", "--json"]);
     let (one, mut of_one) = follow(&place, &database, &["tail", "g2"]);
-    // Until the tails have begun, changes are not theirs.
+    // Changes from before the tails began are not theirs.
     let mut printed = BTreeSet::new();
     let mut seq = 1;
     let first = loop {

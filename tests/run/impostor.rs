@@ -36,7 +36,7 @@ fn answering(answer: impl Fn(&mut dyn Write) + Send + 'static) -> (SocketAddr, R
     (address, asked)
 }
 
-/// The output of a command that asks the daemon at `listen`.
+/// The output of a command that queries the daemon at `listen`.
 fn printed(place: &mut Harness, database: &TestDatabase, listen: SocketAddr, arguments: &[&str]) -> String {
     let head = place.config.split("[http]").next().unwrap().to_owned();
     place.config = format!("{head}[http]\nlisten = \"{listen}\"\ntoken = \"{TOKEN}\"\n");

@@ -1,6 +1,7 @@
-//! `receiptd run` under systemd and the kernel: started, told to stop, killed, started again.
+//! `receiptd run` under systemd and the kernel: started, asked to stop, killed, started again.
 //!
-//! The runtimes have their own threads: the tests block while they wait for the daemon, the simulated Chat must not.
+//! The runtimes have their own threads: the tests block while they wait for the daemon, but the simulated Chat must
+//! not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod backup;

@@ -1,4 +1,4 @@
-//! Who has read, with the real binary: nothing of members in logs, on the page or in what commands print, and the
+//! Who has read, with the real binary: nothing about members in logs, on the page or in the output of commands, and the
 //! commands about members.
 
 use std::process::Command;
@@ -15,7 +15,7 @@ fn group(id: &str) -> GroupId {
     id.parse().unwrap()
 }
 
-/// What a command prints, to both outputs.
+/// The output of a command, on both streams.
 fn receiptd(place: &Harness, database: &TestDatabase, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_receiptd"));
     command.args(arguments).arg("--config").arg(place.write_config());

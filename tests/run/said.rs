@@ -55,7 +55,7 @@ async fn a_partition_that_can_not_be_made_is_said_once() {
 
 const OPERATORS: &str = include_str!("../../docs/operators.md");
 
-/// A line of the log without what differs: numbers, addresses, fields, and the plural.
+/// A line of the log without the parts that differ: numbers, addresses, fields, and the plural.
 fn shape(line: &str) -> String {
     let message = line
         .find("app=")
@@ -85,7 +85,7 @@ async fn an_ordinary_day_is_logged_as_the_docs_show() {
     let (code, said) = end(daemon);
     assert_eq!(code, Some(0), "{said}");
     let text = |line: &str| line.split_once(": ").map_or_else(|| line.to_owned(), |(_, text)| text.to_owned());
-    // The settings of this test are readable by all, and it is warned of.
+    // The settings of this test are readable by all, which causes a warning.
     let lines = said.lines().filter(|line| !line.contains("contains a secret"));
     let logged: BTreeSet<String> = lines.map(|line| shape(&text(line))).collect();
     let shown = OPERATORS.split("An ordinary day").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
@@ -102,7 +102,7 @@ fn the_lines_of_bad_days_are_those_of_the_program() {
             .collect()
     }
     let source = source(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    // A string may go on in the next line.
+    // A string may continue in the next line.
     let source = source.split("\\\n").map(str::trim_start).collect::<String>();
     let days = bad_days();
     assert!(days.len() > 15, "{days:?}");
@@ -111,7 +111,7 @@ fn the_lines_of_bad_days_are_those_of_the_program() {
     }
 }
 
-/// How the lines of bad days begin, and those of their ends, according to the docs.
+/// The beginnings of the lines of bad days, and of those that end them, according to the docs.
 fn bad_days() -> Vec<(&'static str, Option<&'static str>)> {
     let table = OPERATORS.split("| line begins with |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
     let rows = table.lines().skip(2).map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')));

@@ -168,7 +168,7 @@ fn a_flood_of_events_neither_stops_polls_nor_exceeds_the_limit() {
         rig.until("(SELECT count(*) FROM receiptd.api_calls) > 100").await;
         let before = rig.simulator.ledger().calls();
         let latencies = elsewhere.spawn(flood(url(&rig), 8, 500)).await.unwrap();
-        // Polls go on beside it and afterwards.
+        // Polls continue meanwhile and afterwards.
         rig.simulator.wait_for_ended_calls(before + 100).await;
         let report = rig.daemon.as_ref().unwrap().status().webhooks().unwrap().report(std::time::Instant::now());
         rig.stop().await;

@@ -1,4 +1,4 @@
-//! Webhooks: the simulated Chat tells of reads as they happen, and polls confirm.
+//! Webhooks: the simulated Chat reports reads as they happen, and polls confirm them.
 
 mod listener;
 
@@ -19,7 +19,7 @@ use crate::{
     harness::{APP, Harness, group, seq, simulator_config},
 };
 
-/// Group, message, read count, its time, the time before, the count before.
+/// Group, message, read count, time, previous time, previous count.
 type Row = (String, i64, i32, Timestamp, Option<Timestamp>, Option<i32>);
 
 const TOKEN: &str = "canary-token-of-thirty-two-letters";
@@ -102,7 +102,7 @@ async fn a_read_is_recorded_when_it_happens() {
         assert_eq!((at - prior, source.as_str()), (TimeDelta::milliseconds(1), "webhook"), "one reader at a time");
         assert!(at >= before - TimeDelta::milliseconds(2) && at - before < TimeDelta::seconds(5), "{at} {before}");
     }
-    // All have read it. The poll that is due anyway confirms and closes it.
+    // All members have read it. The poll that is due anyway confirms that and closes it.
     assert_eq!(rig.value::<String>("SELECT state FROM receiptd.latest_receipts").await, "active");
     assert_eq!(rig.simulator.ledger().calls(), 1, "the first poll");
     let exact: bool = rig
@@ -120,11 +120,11 @@ async fn a_read_is_recorded_when_it_happens() {
 async fn discovery_watches_a_message_that_was_told() {
     let mut rig = listening(simulator_config()).await;
     rig.settings.session.discovery = Some(Arc::new(last_hour()));
-    // Only the webhook can tell.
+    // Only the webhook can have reported it.
     let (fault, api) = (Fault::ErrorCode { code: 10002 }, "group_msg_get_simple".into());
     rig.simulator.add_fault(FaultRule { fault, when: When::Api { api }, times: None });
     rig.start().await;
-    // Webhooks are heard as soon as lists are read.
+    // Webhooks are accepted as soon as lists are read.
     rig.until("(SELECT count(*) FROM receiptd.discovery_lists WHERE listed_at IS NOT NULL) = 2").await;
     deliver(&rig, Delivery::default());
     let sent_at = rig.simulator.now();
@@ -151,7 +151,7 @@ async fn an_event_names_readers_only_where_readers_are_on() {
     rig.start().await;
     rig.until("(SELECT count(*) FROM receiptd.latest_receipts WHERE unread_num = 3) = 2").await;
     let (url, at) = (url(&rig), clock::now() - TimeDelta::milliseconds(20));
-    // The second event names all so far: which of them has just read the message is not told.
+    // The second event contains all readers so far: it doesn't say which of them has just read the message.
     for (read, members, millis) in [(1, 1, 0), (2, 2, 10)] {
         for name in ["off", "on"] {
             let body = receipts(1, read, 3 - read, members, at + TimeDelta::milliseconds(millis));
@@ -259,7 +259,7 @@ async fn whatever_happens_to_webhooks_the_history_is_true() {
         last = Some((key, *read));
         let (Some(prior), Ok(count)) = (prior, u32::try_from(*read)) else { continue };
         let truth = rig.simulator.world().read_at(&group(group_id), seq(*msg_seq), count).unwrap();
-        // An event's time is told to the millisecond.
+        // An event's time is exact to the millisecond.
         let tolerance = TimeDelta::milliseconds(2);
         assert!(*prior - tolerance <= truth && truth <= *at + tolerance, "{group_id} {msg_seq}: {prior} {truth} {at}");
         exact += usize::from(*at - *prior <= TimeDelta::milliseconds(1));
