@@ -54,6 +54,13 @@ impl StoreConnection {
     pub fn name_statements(&mut self, names: bool) {
         self.names = names && self.is_own;
     }
+
+    /// Sends the data of a `COPY … FROM STDIN`.
+    pub async fn copy(&mut self, sql: &str, data: &[u8]) -> Result<(), Error> {
+        let mut copy = self.connection.copy_in_raw(sql).await?;
+        copy.send(data).await?;
+        copy.finish().await.map(drop)
+    }
 }
 
 impl<'c> Executor<'c> for &'c mut StoreConnection {

@@ -6,6 +6,7 @@ mod brief;
 mod changed_groups;
 mod connection;
 mod connections;
+mod copy;
 mod discovery;
 mod error;
 mod explain;

@@ -35,6 +35,8 @@ pub enum Sent {
     Bind(String),
     /// The end of a group of messages that are answered together.
     Sync,
+    /// The end of the data of a COPY.
+    CopyDone,
 }
 
 impl Sent {
@@ -48,7 +50,7 @@ impl Sent {
 
     /// Whether the sender waits for the server after it.
     pub fn is_round_trip(&self) -> bool {
-        matches!(self, Self::Query(_) | Self::Sync)
+        matches!(self, Self::Query(_) | Self::Sync | Self::CopyDone)
     }
 
     /// What is executed.
@@ -279,6 +281,7 @@ impl Asked {
             // The name of the portal comes first.
             b'B' => self.prepared.get(&texts.nth(1)?).cloned().map(Sent::Bind),
             b'S' => Some(Sent::Sync),
+            b'c' => Some(Sent::CopyDone),
             _ => None,
         }
     }

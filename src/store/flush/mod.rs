@@ -4,6 +4,7 @@
 //! was changed since it was read is not returned, and nothing else of its poll is written. Then come rows that are
 //! only inserted: snapshots and calls.
 
+mod added;
 mod item;
 mod late;
 mod milestones;
@@ -14,10 +15,11 @@ use std::collections::HashSet;
 
 use self::rows::{close_messages, drop_slots, mend_slots, merge_slots, part_slots};
 pub(super) use self::{
+    added::{write_calls, write_snapshots},
     item::Item,
     late::write_late,
     milestones::write_milestones,
-    rows::{write_calls, write_groups, write_snapshots},
+    rows::write_groups,
     unwatched::write_unwatched,
 };
 use super::{

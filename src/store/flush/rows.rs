@@ -8,11 +8,10 @@ use super::{
     Item,
 };
 use crate::{
-    domain::{Counts, Receipt},
+    domain::Counts,
     rules::{
-        protocol::Attempt,
-        recording::{Contents, GroupChange, Recording, Snapshot},
-        slot::{GroupKey, NewSlot, SlotId, SlotKey},
+        recording::{Contents, GroupChange, Recording},
+        slot::{NewSlot, SlotId, SlotKey},
     },
     store::{
         changed_groups::PROBE_CLAIM,
@@ -177,62 +176,6 @@ pub(super) async fn part_slots(
     Ok(made)
 }
 
-macro_rules! snapshots {
-    () => {
-        "INSERT INTO receiptd.receipt_snapshots AS s
-            (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_polled_at, prior_read_num, is_webhook,
-                prior_unread_num)
-         SELECT * FROM unnest($1::integer[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::integer[], $6::integer[],
-            $7::timestamptz[], $8::integer[], $9::boolean[], $10::integer[])"
-    };
-}
-
-const SNAPSHOTS: &str = snapshots!();
-
-/// The same if a message already has a snapshot at the same time.
-const SNAPSHOTS_AGAIN: &str = concat!(
-    snapshots!(),
-    " ON CONFLICT (group_key, msg_seq, polled_at) DO UPDATE SET read_num = EXCLUDED.read_num,
-        unread_num = EXCLUDED.unread_num, code = EXCLUDED.code, prior_polled_at = EXCLUDED.prior_polled_at,
-        prior_read_num = EXCLUDED.prior_read_num, is_webhook = EXCLUDED.is_webhook,
-        prior_unread_num = EXCLUDED.prior_unread_num"
-);
-
-/// Inserts snapshots. If it `replaces`, existing ones are overwritten.
-pub(in crate::store) async fn write_snapshots(
-    connection: &mut StoreConnection,
-    recordings: &[&Recording],
-    replaces: bool,
-) -> Result<(), sqlx::Error> {
-    let rows: Vec<(GroupKey, Snapshot)> = recordings
-        .iter()
-        .flat_map(|recording| recording.snapshots.iter().map(|snapshot| (recording.slot.group_key, *snapshot)))
-        .collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let count =
-        |receipt: Receipt, of: fn(Counts) -> u32| receipt.counts.and_then(|counts| i32::try_from(of(counts)).ok());
-    query(if replaces { SNAPSHOTS_AGAIN } else { SNAPSHOTS })
-        .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| i64::from(row.1.seq.get())).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.1.polled_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| count(row.1.receipt, Counts::read)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| count(row.1.receipt, Counts::unread)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.1.receipt.code).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.1.prior_polled_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.1.prior_read_num.and_then(|read| i32::try_from(read).ok())).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.1.is_webhook).collect::<Vec<_>>())
-        .bind(
-            rows.iter()
-                .map(|row| row.1.prior_unread_num.and_then(|unread| i32::try_from(unread).ok()))
-                .collect::<Vec<_>>(),
-        )
-        .execute(connection)
-        .await
-        .map(drop)
-}
-
 /// Releases a group. Those refused together with it are probed soon, except those being probed.
 const RELEASE: &str = "
     WITH released AS (
@@ -274,47 +217,4 @@ pub(in crate::store) async fn write_groups(
         query.execute(&mut *connection).await?;
     }
     Ok(())
-}
-
-pub(in crate::store) async fn write_calls(
-    connection: &mut StoreConnection,
-    recordings: &[&Recording],
-) -> Result<(), sqlx::Error> {
-    let calls: Vec<(&Recording, i16, &Attempt)> = recordings
-        .iter()
-        .flat_map(|recording| {
-            recording.attempts.iter().zip(1_i16..).map(move |(call, number)| (*recording, number, call))
-        })
-        .collect();
-    if calls.is_empty() {
-        return Ok(());
-    }
-    let answer =
-        |call: &Attempt| call.outcome.as_ref().map_or((0, 0), |answer| (answer.receipts.len(), answer.bad_entries));
-    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    query(
-        "INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad,
-            class, code, http_status, latency_ms, error, due_at)
-         SELECT * FROM unnest($1::timestamptz[], $2::integer[], $3::smallint[], $4::integer[], $5::integer[], $6::integer[],
-            $7::text[], $8::bigint[], $9::smallint[], $10::real[], $11::text[], $12::timestamptz[])",
-    )
-    .bind(calls.iter().map(|call| call.2.called_at).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.0.slot.group_key).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.1).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| count(call.2.asked)).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| count(answer(call.2).0)).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| i32::try_from(answer(call.2).1).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.2.class().name()).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.2.code()).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.2.http_status.and_then(|status| i16::try_from(status).ok())).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| latency_millis(call.2)).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.2.trouble().map(|trouble| trouble.info)).collect::<Vec<_>>())
-    .bind(calls.iter().map(|call| call.0.due_at).collect::<Vec<_>>())
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-fn latency_millis(call: &Attempt) -> f32 {
-    call.latency.as_secs_f32() * 1_000.0
 }
