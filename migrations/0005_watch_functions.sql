@@ -329,7 +329,7 @@ BEGIN
         WHERE u.slot_id IS NOT NULL GROUP BY u.slot_id
     )
     UPDATE receiptd.poll_slots s SET version = s.version + 1, read_num = coalesce(k.read_num, '{}'),
-            unread_num = coalesce(k.unread_num, '{}'), changed_at = coalesce(k.changed_at, '{}'),
+            changed_at = coalesce(k.changed_at, '{}'), member_num = coalesce(k.member_num, '{}'),
             msg_seqs = coalesce(k.msg_seqs, '{}'), sent_at = coalesce(k.sent_at, '{}'),
             aged_from = coalesce(k.aged_from, '{}'), first_polled_at = coalesce(k.first_polled_at, '{}'),
             code = coalesce(k.code, '{}'), known_apart = coalesce(k.known_apart, '{}'),
@@ -337,8 +337,8 @@ BEGIN
         FROM left_slots u
         LEFT JOIN (
             SELECT p.slot_id, array_agg(e.read_num ORDER BY e.number) AS read_num,
-                array_agg(e.unread_num ORDER BY e.number) AS unread_num,
-                array_agg(e.changed_at ORDER BY e.number) AS changed_at, array_agg(e.msg_seq ORDER BY e.number) AS msg_seqs,
+                array_agg(e.changed_at ORDER BY e.number) AS changed_at,
+                array_agg(e.member_num ORDER BY e.number) AS member_num, array_agg(e.msg_seq ORDER BY e.number) AS msg_seqs,
                 array_agg(e.sent_at ORDER BY e.number) AS sent_at, array_agg(e.aged_from ORDER BY e.number) AS aged_from,
                 array_agg(e.first_polled_at ORDER BY e.number) AS first_polled_at, array_agg(e.code ORDER BY e.number) AS code,
                 array_agg(e.known_apart ORDER BY e.number) AS known_apart,
@@ -346,9 +346,14 @@ BEGIN
                 array_agg(e.refused_since ORDER BY e.number) AS refused_since
             FROM receiptd.poll_slots p
             JOIN left_slots USING (slot_id)
-            CROSS JOIN LATERAL unnest(p.read_num, p.unread_num, p.changed_at, p.msg_seqs, p.sent_at, p.aged_from,
-                p.first_polled_at, p.code, p.known_apart, p.no_receipt_polls, p.refused_since) WITH ORDINALITY
-                AS e (read_num, unread_num, changed_at, msg_seq, sent_at, aged_from, first_polled_at, code, known_apart,
+            CROSS JOIN LATERAL unnest(p.msg_seqs, receiptd.spread(p.read_num, cardinality(p.msg_seqs)),
+                receiptd.spread(p.changed_at, cardinality(p.msg_seqs)), receiptd.spread(p.member_num, cardinality(p.msg_seqs)),
+                receiptd.spread(p.sent_at, cardinality(p.msg_seqs)), receiptd.spread(p.aged_from, cardinality(p.msg_seqs)),
+                receiptd.spread(p.first_polled_at, cardinality(p.msg_seqs)), receiptd.spread(p.code, cardinality(p.msg_seqs)),
+                receiptd.spread(p.known_apart, cardinality(p.msg_seqs)),
+                receiptd.spread(p.no_receipt_polls, cardinality(p.msg_seqs)),
+                receiptd.spread(p.refused_since, cardinality(p.msg_seqs))) WITH ORDINALITY
+                AS e (msg_seq, read_num, changed_at, member_num, sent_at, aged_from, first_polled_at, code, known_apart,
                     no_receipt_polls, refused_since, number)
             JOIN receiptd.watched_messages m
                 ON m.group_key = p.group_key AND m.slot_id = p.slot_id AND m.msg_seq = e.msg_seq

@@ -22,8 +22,10 @@ const WATCH: Watch = Watch { groups: GROUPS as i32, messages: 50, every: "5s", m
 /// Members of each group without the sender.
 const READERS: i64 = 199;
 
-/// Initial number of readers of each message: between two milestones, as nearly all changes are.
-const READ_AT_FIRST: i64 = 30;
+/// Initial number of readers of a message: between two milestones, as nearly all changes are, and of each another.
+fn read_at_first(seq: i64) -> i64 {
+    20 + seq
+}
 
 /// Time in which each message changes once, if all do: less than between two polls of it.
 const ROUND: Duration = Duration::from_millis(4_800);
@@ -78,7 +80,7 @@ pub async fn price(changing: Changing, span: Duration) {
     let beside = Setup::beside().await;
     setup.watch(WATCH).await;
     for world in [setup.simulator.world(), beside.simulator.world()] {
-        groups().for_each(|group| seqs().for_each(|seq| set(world, &group, seq, READ_AT_FIRST)));
+        groups().for_each(|group| seqs().for_each(|seq| set(world, &group, seq, read_at_first(seq))));
     }
     let daemon = setup.start_daemon(WATCH.every);
     let bare_loop = BareLoop::start(&beside.simulator.endpoint(), WATCH);
@@ -120,7 +122,7 @@ fn set(world: &World, group: &GroupId, seq: i64, read: i64) {
 /// One more member has read a message, round by round.
 async fn change(world: &World, changing: Changing) {
     let groups: Vec<GroupId> = groups().collect();
-    let mut read = vec![READ_AT_FIRST; WATCH.messages as usize];
+    let mut read: Vec<i64> = seqs().map(read_at_first).collect();
     let mut step = interval(ROUND / STEPS.unsigned_abs());
     for round in 0.. {
         let changed: Vec<i64> = seqs().filter(|seq| changing.changes(*seq, round)).collect();

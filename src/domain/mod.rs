@@ -197,7 +197,7 @@ fn positive_u32(value: i64) -> Option<u32> {
     u32::try_from(value).ok().filter(|value| *value > 0)
 }
 
-/// Number of members who have and have not read a message. Each is at most 2^31-1; other values are bad data.
+/// Number of members who have and have not read a message: together at most 2^31-1. Other values are bad data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Counts {
     read: u32,
@@ -205,10 +205,15 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The counts, if both are in 0..=2^31-1.
+    /// The counts, if they and their sum are in 0..=2^31-1.
     pub fn new(read: i64, unread: i64) -> Option<Self> {
-        let count = |value| u32::try_from(value).ok().filter(|count| *count <= i32::MAX as u32);
-        Some(Self { read: count(read)?, unread: count(unread)? })
+        let counts = Self { read: u32::try_from(read).ok()?, unread: u32::try_from(unread).ok()? };
+        counts.read.checked_add(counts.unread).filter(|members| *members <= i32::MAX as u32).map(|_| counts)
+    }
+
+    /// Number of members, without the sender.
+    pub fn members(self) -> u32 {
+        self.read + self.unread
     }
 
     /// Number of members who have read the message.

@@ -224,7 +224,8 @@ async fn set_receipt(
     match (code, read_num, unread_num) {
         (Some(code), None, None) => service.world.set_message_code(&group_id, msg_seq, code),
         (None | Some(0), Some(read), Some(unread)) => {
-            let counts = Counts::new(read, unread).ok_or(refuse("counts must be from 0 to 2147483647"))?;
+            let counts =
+                Counts::new(read, unread).ok_or(refuse("counts and their sum must be from 0 to 2147483647"))?;
             service.world.set_receipt(&group_id, msg_seq, counts);
         }
         _ => return Err(refuse("set either code, or read_num and unread_num")),

@@ -161,7 +161,9 @@ impl Store {
             let Some(found) = found else { return Ok(None) };
             let slots = query_as(
                 "SELECT s.slot_id, s.next_poll_at, s.last_polled_at, s.quiet_polls, s.failures,
-                    (SELECT max(coalesce(m.aged_from, m.sent_at)) FROM unnest(s.aged_from, s.sent_at) AS m (aged_from, sent_at))
+                    (SELECT max(coalesce(m.aged_from, m.sent_at)) FROM unnest(
+                        receiptd.spread(s.aged_from, cardinality(s.msg_seqs)), receiptd.spread(s.sent_at, cardinality(s.msg_seqs))
+                    ) AS m (aged_from, sent_at))
                         AS youngest_sent_at,
                     array(SELECT unnest(s.msg_seqs) ORDER BY 1) AS msg_seqs
                  FROM receiptd.poll_slots s WHERE s.group_key = $1 ORDER BY s.next_poll_at, s.slot_id",

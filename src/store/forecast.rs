@@ -31,8 +31,10 @@ impl Store {
              FROM (
                 SELECT group_key, held.* FROM receiptd.poll_slots s CROSS JOIN LATERAL (
                     SELECT max(coalesce(m.aged_from, m.sent_at)) AS youngest, min(coalesce(m.aged_from, m.sent_at)) AS oldest,
-                        count(*) FILTER (WHERE (m.read_num > 0 AND m.unread_num = 0) IS NOT TRUE) AS unread
-                    FROM unnest(s.aged_from, s.sent_at, s.read_num, s.unread_num) AS m (aged_from, sent_at, read_num, unread_num)
+                        count(*) FILTER (WHERE (m.read_num > 0 AND m.member_num = m.read_num) IS NOT TRUE) AS unread
+                    FROM unnest(receiptd.spread(s.aged_from, cardinality(s.msg_seqs)), receiptd.spread(s.sent_at, cardinality(s.msg_seqs)),
+                        receiptd.spread(s.read_num, cardinality(s.msg_seqs)), receiptd.spread(s.member_num, cardinality(s.msg_seqs)))
+                        AS m (aged_from, sent_at, read_num, member_num)
                 ) held WHERE msg_seqs <> '{}'
                 UNION ALL
                 SELECT group_key, max(aged_from), min(aged_from), count(*) FROM (

@@ -1,12 +1,13 @@
 //! Writing slots with their contents: many in one statement.
 //!
 //! The messages' states are passed as one array per column, for all slots together, and each row takes its part. That
-//! is cheaper than a statement per slot, or arrays as text. A slot is only written at the version that was read; the
-//! caller checks which ones are returned.
+//! is cheaper than a statement per slot, or arrays as text. If a column is the same for all messages of a slot, its
+//! array has one element: so most rows are small enough for PostgreSQL not to consider storing parts of them apart. A
+//! slot is only written at the version that was read; the caller checks which ones are returned.
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
+use sqlx::{Encode, Postgres, Type, postgres::PgArguments, query::QueryAs};
 
 use super::{
     slots::keyed,
@@ -20,6 +21,8 @@ use crate::{
     },
     store::connection::StoreConnection,
 };
+
+type Write<'q> = QueryAs<'q, Postgres, (GroupKey, SlotId, Timestamp), PgArguments>;
 
 /// A row of `poll_slots` to be written.
 #[derive(Debug)]
@@ -53,128 +56,135 @@ impl<'a> SlotRow<'a> {
     }
 }
 
-/// The rows: $1 to $9 are columns without arrays, $10 to $13 the positions of the messages' counts in their arrays,
-/// and of their other states.
+/// The rows: $1 to $9 are columns without arrays. For each array follow the elements of all rows together, and the
+/// positions in it of a row's first and last element; null if the row keeps its own.
 macro_rules! rows {
     () => {
         "unnest($1::integer[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-            $7::timestamptz[], $8::integer[], $9::integer[], $10::integer[], $11::integer[], $12::integer[], $13::integer[])
+            $7::timestamptz[], $8::integer[], $9::integer[], $11::integer[], $12::integer[], $14::integer[], $15::integer[],
+            $17::integer[], $18::integer[], $20::integer[], $21::integer[], $23::integer[], $24::integer[], $26::integer[],
+            $27::integer[], $29::integer[], $30::integer[], $32::integer[], $33::integer[], $35::integer[], $36::integer[],
+            $38::integer[], $39::integer[], $41::integer[], $42::integer[])
             AS u (group_key, slot_id, version, next_poll_at, last_polled_at, known_until, last_called_at, quiet_polls,
-                failures, first_count, last_count, first_other, last_other)"
+                failures, read_num_1, read_num_n, changed_at_1, changed_at_n, member_num_1, member_num_n, msg_seqs_1,
+                msg_seqs_n, sent_at_1, sent_at_n, aged_from_1, aged_from_n, first_polled_at_1, first_polled_at_n, code_1,
+                code_n, known_apart_1, known_apart_n, no_receipt_polls_1, no_receipt_polls_n, refused_since_1,
+                refused_since_n)"
+    };
+}
+
+/// `$each` for every array.
+macro_rules! arrays {
+    ($each:ident) => {
+        concat!(
+            $each!("read_num", "$10::integer[]"),
+            ", ",
+            $each!("changed_at", "$13::timestamptz[]"),
+            ", ",
+            $each!("member_num", "$16::integer[]"),
+            ", ",
+            $each!("msg_seqs", "$19::bigint[]"),
+            ", ",
+            $each!("sent_at", "$22::timestamptz[]"),
+            ", ",
+            $each!("aged_from", "$25::timestamptz[]"),
+            ", ",
+            $each!("first_polled_at", "$28::timestamptz[]"),
+            ", ",
+            $each!("code", "$31::integer[]"),
+            ", ",
+            $each!("known_apart", "$34::timestamptz[]"),
+            ", ",
+            $each!("no_receipt_polls", "$37::smallint[]"),
+            ", ",
+            $each!("refused_since", "$40::timestamptz[]")
+        )
+    };
+}
+
+macro_rules! name {
+    ($column:literal, $elements:literal) => {
+        $column
+    };
+}
+
+macro_rules! given {
+    ($column:literal, $elements:literal) => {
+        concat!("(", $elements, ")[u.", $column, "_1:u.", $column, "_n]")
+    };
+}
+
+macro_rules! given_or_kept {
+    ($column:literal, $elements:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN u.",
+            $column,
+            "_1 IS NULL THEN s.",
+            $column,
+            " ELSE ",
+            given!($column, $elements),
+            " END"
+        )
+    };
+}
+
+macro_rules! appended {
+    ($column:literal, $elements:literal) => {
+        concat!(
+            $column,
+            " = receiptd.spread(s.",
+            $column,
+            ", cardinality(s.msg_seqs)) || receiptd.spread(",
+            given!($column, $elements),
+            ", u.msg_seqs_n - u.msg_seqs_1 + 1)"
+        )
     };
 }
 
 const UPDATE: &str = concat!(
     "UPDATE receiptd.poll_slots s SET version = s.version + 1, next_poll_at = u.next_poll_at,
         last_polled_at = u.last_polled_at, known_until = u.known_until, last_called_at = u.last_called_at,
-        quiet_polls = u.quiet_polls, failures = u.failures,
-        read_num = CASE WHEN first_count IS NULL THEN s.read_num ELSE ($14::integer[])[first_count:last_count] END,
-        unread_num = CASE WHEN first_count IS NULL THEN s.unread_num ELSE ($15::integer[])[first_count:last_count] END,
-        changed_at = CASE WHEN first_count IS NULL THEN s.changed_at ELSE ($16::timestamptz[])[first_count:last_count] END,
-        msg_seqs = CASE WHEN first_other IS NULL THEN s.msg_seqs ELSE ($17::bigint[])[first_other:last_other] END,
-        sent_at = CASE WHEN first_other IS NULL THEN s.sent_at ELSE ($18::timestamptz[])[first_other:last_other] END,
-        aged_from = CASE WHEN first_other IS NULL THEN s.aged_from ELSE ($19::timestamptz[])[first_other:last_other] END,
-        first_polled_at = CASE WHEN first_other IS NULL THEN s.first_polled_at
-            ELSE ($20::timestamptz[])[first_other:last_other] END,
-        code = CASE WHEN first_other IS NULL THEN s.code ELSE ($21::integer[])[first_other:last_other] END,
-        known_apart = CASE WHEN first_other IS NULL THEN s.known_apart
-            ELSE ($22::timestamptz[])[first_other:last_other] END,
-        no_receipt_polls = CASE WHEN first_other IS NULL THEN s.no_receipt_polls
-            ELSE ($23::smallint[])[first_other:last_other] END,
-        refused_since = CASE WHEN first_other IS NULL THEN s.refused_since
-            ELSE ($24::timestamptz[])[first_other:last_other] END
-     FROM ",
+        quiet_polls = u.quiet_polls, failures = u.failures, ",
+    arrays!(given_or_kept),
+    " FROM ",
     rows!(),
     " WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
-      RETURNING s.group_key, s.slot_id"
+      RETURNING s.group_key, s.slot_id, s.next_poll_at"
 );
 
 const INSERT: &str = concat!(
     "INSERT INTO receiptd.poll_slots (group_key, slot_id, version, next_poll_at, last_polled_at, known_until, last_called_at,
-        quiet_polls, failures, read_num, unread_num, changed_at, msg_seqs, sent_at, aged_from, first_polled_at, code,
-        known_apart, no_receipt_polls, refused_since)
-     SELECT group_key, slot_id, version, next_poll_at, last_polled_at, known_until, last_called_at, quiet_polls, failures,
-        ($14::integer[])[first_count:last_count], ($15::integer[])[first_count:last_count],
-        ($16::timestamptz[])[first_count:last_count], ($17::bigint[])[first_other:last_other],
-        ($18::timestamptz[])[first_other:last_other], ($19::timestamptz[])[first_other:last_other],
-        ($20::timestamptz[])[first_other:last_other], ($21::integer[])[first_other:last_other],
-        ($22::timestamptz[])[first_other:last_other], ($23::smallint[])[first_other:last_other],
-        ($24::timestamptz[])[first_other:last_other]
-     FROM ",
+        quiet_polls, failures, ",
+    arrays!(name),
+    ") SELECT group_key, slot_id, version, next_poll_at, last_polled_at, known_until, last_called_at, quiet_polls, failures, ",
+    arrays!(given),
+    " FROM ",
     rows!(),
-    " RETURNING group_key, slot_id"
+    " RETURNING group_key, slot_id, next_poll_at"
 );
 
-const APPEND: &str = "
-    UPDATE receiptd.poll_slots s SET version = s.version + 1,
-        next_poll_at = CASE WHEN s.failures = 0 THEN least(s.next_poll_at, u.due) ELSE s.next_poll_at END,
-        read_num = s.read_num || ($7::integer[])[first_one:last_one],
-        unread_num = s.unread_num || ($8::integer[])[first_one:last_one],
-        changed_at = s.changed_at || ($9::timestamptz[])[first_one:last_one],
-        msg_seqs = s.msg_seqs || ($10::bigint[])[first_one:last_one],
-        sent_at = s.sent_at || ($11::timestamptz[])[first_one:last_one],
-        aged_from = s.aged_from || ($12::timestamptz[])[first_one:last_one],
-        first_polled_at = s.first_polled_at || ($13::timestamptz[])[first_one:last_one],
-        code = s.code || ($14::integer[])[first_one:last_one],
-        known_apart = s.known_apart || ($15::timestamptz[])[first_one:last_one],
-        no_receipt_polls = s.no_receipt_polls || ($16::smallint[])[first_one:last_one],
-        refused_since = s.refused_since || ($17::timestamptz[])[first_one:last_one]
-    FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::integer[], $6::integer[])
-        AS u (group_key, slot_id, version, due, first_one, last_one)
-    WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
-    RETURNING s.group_key, s.slot_id, s.next_poll_at";
+const APPEND: &str = concat!(
+    "UPDATE receiptd.poll_slots s SET version = s.version + 1,
+        next_poll_at = CASE WHEN s.failures = 0 THEN least(s.next_poll_at, u.next_poll_at) ELSE s.next_poll_at END, ",
+    arrays!(appended),
+    " FROM ",
+    rows!(),
+    " WHERE s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
+      RETURNING s.group_key, s.slot_id, s.next_poll_at"
+);
 
 /// Writes slots that are unchanged since they were read. Returns them.
 pub(super) async fn update_slots(
     connection: &mut StoreConnection,
     rows: &[SlotRow<'_>],
 ) -> Result<HashSet<SlotKey>, sqlx::Error> {
-    write(connection, UPDATE, rows).await
+    Ok(write(connection, UPDATE, rows).await?.into_keys().collect())
 }
 
 /// Creates slots.
 pub(super) async fn insert_slots(connection: &mut StoreConnection, rows: &[SlotRow<'_>]) -> Result<(), sqlx::Error> {
     write(connection, INSERT, rows).await.map(drop)
-}
-
-async fn write(
-    connection: &mut StoreConnection,
-    sql: &'static str,
-    rows: &[SlotRow<'_>],
-) -> Result<HashSet<SlotKey>, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let (mut counts, mut others) = (Counted::default(), Others::default());
-    let (mut of_counts, mut of_others) = (vec![], vec![]);
-    for row in rows {
-        let (counted, other) = match row.contents {
-            Contents::Same => (None, None),
-            Contents::Counted(messages) => (Some(messages), None),
-            Contents::Other(messages) => (Some(messages), Some(messages)),
-        };
-        of_counts.push(counted.map(|messages| counts.add(messages)));
-        of_others.push(other.map(|messages| others.add(messages)));
-    }
-    let column = |ranges: &[Option<(i32, i32)>], of: fn((i32, i32)) -> i32| {
-        ranges.iter().map(|range| range.map(of)).collect::<Vec<Option<i32>>>()
-    };
-    let written: QueryAs<'_, Postgres, SlotKey, PgArguments> = query_as(sql)
-        .bind(rows.iter().map(|row| row.key.group_key).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.key.slot_id).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.version).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.next_poll_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.last_polled_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.known_until).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.last_called_at).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.quiet_polls).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.failures).collect::<Vec<_>>())
-        .bind(column(&of_counts, |range| range.0))
-        .bind(column(&of_counts, |range| range.1))
-        .bind(column(&of_others, |range| range.0))
-        .bind(column(&of_others, |range| range.1));
-    let written = others.bind(counts.bind(written)).fetch_all(connection).await?;
-    Ok(written.into_iter().collect())
 }
 
 /// Adds messages to slots that are unchanged since they were read, and makes them due earlier. Returns them with
@@ -183,98 +193,107 @@ pub(super) async fn append_to_slots(
     connection: &mut StoreConnection,
     rows: &[SlotRow<'_>],
 ) -> Result<HashMap<SlotKey, Timestamp>, sqlx::Error> {
+    write(connection, APPEND, rows).await
+}
+
+/// Returns the written slots with their due times.
+async fn write(
+    connection: &mut StoreConnection,
+    sql: &'static str,
+    rows: &[SlotRow<'_>],
+) -> Result<HashMap<SlotKey, Timestamp>, sqlx::Error> {
     if rows.is_empty() {
         return Ok(HashMap::new());
     }
-    let (mut counts, mut others) = (Counted::default(), Others::default());
-    let ranges: Vec<(i32, i32)> = rows
-        .iter()
-        .map(|row| {
-            counts.add(row.contents.messages());
-            others.add(row.contents.messages())
-        })
-        .collect();
-    let appended: QueryAs<'_, Postgres, (GroupKey, SlotId, Timestamp), PgArguments> = query_as(APPEND)
+    let mut arrays = Arrays::default();
+    rows.iter().for_each(|row| arrays.add(row.contents));
+    let write: Write<'_> = query_as(sql)
         .bind(rows.iter().map(|row| row.key.group_key).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.key.slot_id).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.version).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.next_poll_at).collect::<Vec<_>>())
-        .bind(ranges.iter().map(|range| range.0).collect::<Vec<_>>())
-        .bind(ranges.iter().map(|range| range.1).collect::<Vec<_>>());
-    let appended = others.bind(counts.bind(appended)).fetch_all(connection).await?;
-    Ok(keyed(appended).into_iter().collect())
+        .bind(rows.iter().map(|row| row.last_polled_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.known_until).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.last_called_at).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.quiet_polls).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.failures).collect::<Vec<_>>());
+    let written = arrays.bind(write).fetch_all(connection).await?;
+    Ok(keyed(written).into_iter().collect())
 }
 
-/// The columns of messages that change most often.
+/// The arrays of all rows.
 #[derive(Default)]
-struct Counted {
-    read_num: Vec<Option<i32>>,
-    unread_num: Vec<Option<i32>>,
-    changed_at: Vec<Option<Timestamp>>,
+struct Arrays {
+    read_num: Elements<Option<i32>>,
+    changed_at: Elements<Option<Timestamp>>,
+    member_num: Elements<Option<i32>>,
+    msg_seqs: Elements<i64>,
+    sent_at: Elements<Timestamp>,
+    aged_from: Elements<Option<Timestamp>>,
+    first_polled_at: Elements<Option<Timestamp>>,
+    code: Elements<Option<i32>>,
+    known_apart: Elements<Option<Timestamp>>,
+    no_receipt_polls: Elements<i16>,
+    refused_since: Elements<Option<Timestamp>>,
 }
 
-impl Counted {
-    /// Adds the messages of a slot. Returns their positions: the first and the last, from 1.
-    fn add(&mut self, messages: &[SlotMessage]) -> (i32, i32) {
-        let before = self.read_num.len();
-        for message in messages {
-            self.read_num.push(count_of(message, Counts::read));
-            self.unread_num.push(count_of(message, Counts::unread));
-            self.changed_at.push(message.changed_at);
+impl Arrays {
+    /// Adds the messages of a slot, as far as they have changed.
+    fn add(&mut self, contents: &Contents) {
+        let (counted, all) = match contents {
+            Contents::Same => (None, None),
+            Contents::Counted(messages) => (Some(messages.as_slice()), None),
+            Contents::Other(messages) => (Some(messages.as_slice()), Some(messages.as_slice())),
+        };
+        let aged_from = |message: &SlotMessage| Some(message.sent_at).filter(|from| *from != message.first_sent_at);
+        self.read_num.add(counted, |message| count_of(message, Counts::read));
+        self.changed_at.add(counted, |message| message.changed_at);
+        self.member_num.add(counted, |message| count_of(message, Counts::members));
+        self.msg_seqs.add(all, |message| i64::from(message.seq.get()));
+        self.sent_at.add(all, |message| message.first_sent_at);
+        self.aged_from.add(all, aged_from);
+        self.first_polled_at.add(all, |message| message.first_polled_at);
+        self.code.add(all, |message| message.receipt.map(|receipt| receipt.code));
+        self.known_apart.add(all, SlotMessage::says_until);
+        self.no_receipt_polls.add(all, |message| message.no_receipt_polls);
+        self.refused_since.add(all, |message| message.refused_since);
+    }
+
+    fn bind(self, write: Write<'_>) -> Write<'_> {
+        let write = self.member_num.bind(self.changed_at.bind(self.read_num.bind(write)));
+        let write = self.aged_from.bind(self.sent_at.bind(self.msg_seqs.bind(write)));
+        let write = self.known_apart.bind(self.code.bind(self.first_polled_at.bind(write)));
+        self.refused_since.bind(self.no_receipt_polls.bind(write))
+    }
+}
+
+/// The elements of one array of all rows, and the positions of each row's first and last, from 1.
+#[derive(Debug, Default)]
+struct Elements<T> {
+    all: Vec<T>,
+    first: Vec<Option<i32>>,
+    last: Vec<Option<i32>>,
+}
+
+impl<T: PartialEq> Elements<T> {
+    /// Adds those of a slot's messages: only one if all are the same. Without messages the row keeps its own.
+    fn add(&mut self, messages: Option<&[SlotMessage]>, element: impl Fn(&SlotMessage) -> T) {
+        let before = self.all.len();
+        self.all.extend(messages.into_iter().flatten().map(element));
+        if self.all[before..].windows(2).all(|two| two[0] == two[1]) {
+            self.all.truncate(before + 1);
         }
-        range(before, self.read_num.len())
+        let position = |index: usize| messages.map(|_| i32::try_from(index).unwrap_or(i32::MAX));
+        self.first.push(position(before + 1));
+        self.last.push(position(self.all.len()));
     }
 
-    fn bind<'q, O>(self, query: QueryAs<'q, Postgres, O, PgArguments>) -> QueryAs<'q, Postgres, O, PgArguments> {
-        query.bind(self.read_num).bind(self.unread_num).bind(self.changed_at)
+    fn bind<'q>(self, write: Write<'q>) -> Write<'q>
+    where
+        Vec<T>: Encode<'q, Postgres> + Type<Postgres> + 'q,
+    {
+        write.bind(self.all).bind(self.first).bind(self.last)
     }
-}
-
-/// The other columns of messages.
-#[derive(Default)]
-struct Others {
-    msg_seqs: Vec<i64>,
-    sent_at: Vec<Timestamp>,
-    aged_from: Vec<Option<Timestamp>>,
-    first_polled_at: Vec<Option<Timestamp>>,
-    code: Vec<Option<i32>>,
-    known_apart: Vec<Option<Timestamp>>,
-    no_receipt_polls: Vec<i16>,
-    refused_since: Vec<Option<Timestamp>>,
-}
-
-impl Others {
-    fn add(&mut self, messages: &[SlotMessage]) -> (i32, i32) {
-        let before = self.msg_seqs.len();
-        for message in messages {
-            self.msg_seqs.push(i64::from(message.seq.get()));
-            self.sent_at.push(message.first_sent_at);
-            self.aged_from.push(Some(message.sent_at).filter(|aged_from| *aged_from != message.first_sent_at));
-            self.first_polled_at.push(message.first_polled_at);
-            self.code.push(message.receipt.map(|receipt| receipt.code));
-            self.known_apart.push(message.says_until());
-            self.no_receipt_polls.push(message.no_receipt_polls);
-            self.refused_since.push(message.refused_since);
-        }
-        range(before, self.msg_seqs.len())
-    }
-
-    fn bind<'q, O>(self, query: QueryAs<'q, Postgres, O, PgArguments>) -> QueryAs<'q, Postgres, O, PgArguments> {
-        query
-            .bind(self.msg_seqs)
-            .bind(self.sent_at)
-            .bind(self.aged_from)
-            .bind(self.first_polled_at)
-            .bind(self.code)
-            .bind(self.known_apart)
-            .bind(self.no_receipt_polls)
-            .bind(self.refused_since)
-    }
-}
-
-/// The positions of elements in a PostgreSQL array, from indexes in Rust.
-fn range(before: usize, end: usize) -> (i32, i32) {
-    (i32::try_from(before + 1).unwrap_or(i32::MAX), i32::try_from(end).unwrap_or(i32::MAX))
 }
 
 /// A count of a message, if it is known.

@@ -14,18 +14,12 @@ use crate::{
     rules::slot::{GroupKey, GroupState, NewSlot, Slot, SlotId, SlotKey, SlotMessage, StoredDue},
 };
 
-/// One row per slot, with the states of its messages. The server spends most of its time on sending elements one by
-/// one, so of an array with equal elements, it sends only one.
+/// One row per slot, with the states of its messages.
 const READ_SLOTS: &str = "
     SELECT s.group_key, s.slot_id, s.version, s.next_poll_at, s.last_polled_at, s.known_until, s.last_called_at,
         s.quiet_polls, s.failures, g.group_id, g.state, g.cadence, g.readers,
-        s.msg_seqs, s.aged_from, s.read_num, s.unread_num, s.known_apart, s.refused_since,
-        CASE WHEN s.sent_at[1] = ALL (s.sent_at) THEN s.sent_at[1:1] ELSE s.sent_at END AS sent_at,
-        CASE WHEN s.first_polled_at[1] = ALL (s.first_polled_at) THEN s.first_polled_at[1:1] ELSE s.first_polled_at END AS first_polled_at,
-        CASE WHEN s.changed_at[1] = ALL (s.changed_at) THEN s.changed_at[1:1] ELSE s.changed_at END AS changed_at,
-        CASE WHEN s.code[1] = ALL (s.code) THEN s.code[1:1] ELSE s.code END AS code,
-        CASE WHEN s.no_receipt_polls[1] = ALL (s.no_receipt_polls) THEN s.no_receipt_polls[1:1] ELSE s.no_receipt_polls END AS no_receipt_polls,
-        cardinality(s.msg_seqs) AS messages
+        s.read_num, s.changed_at, s.member_num, s.msg_seqs, s.sent_at, s.aged_from, s.first_polled_at, s.code,
+        s.known_apart, s.no_receipt_polls, s.refused_since, cardinality(s.msg_seqs) AS messages
     FROM unnest($1::integer[], $2::bigint[]) AS u (group_key, slot_id)
     JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key";
@@ -74,7 +68,7 @@ impl Store {
     ) -> Result<Option<SlotKey>, StoreError> {
         let query = query_as::<LoadedSlot>(
             "SELECT group_key, s.slot_id, s.next_poll_at, s.last_polled_at, s.failures > 0,
-                coalesce(s.aged_from[cardinality(s.sent_at)], s.sent_at[cardinality(s.sent_at)]), g.cadence,
+                coalesce(s.aged_from[cardinality(s.aged_from)], s.sent_at[cardinality(s.sent_at)]), g.cadence,
                 g.sdk_app_id = $1 AND (g.state = 'active' OR s.msg_seqs = '{}')
              FROM (
                 SELECT * FROM receiptd.poll_slots WHERE (group_key, slot_id) > ($2, $3) ORDER BY group_key, slot_id LIMIT $4
@@ -226,7 +220,7 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
     })
 }
 
-/// The elements of an array, of which only one was sent if all are equal.
+/// The elements of an array, which has one for all messages if they are equal.
 fn repeated<T: Copy>(elements: Vec<Option<T>>, length: usize) -> Vec<Option<T>> {
     match elements[..] {
         [element] => vec![element; length],
@@ -236,19 +230,21 @@ fn repeated<T: Copy>(elements: Vec<Option<T>>, length: usize) -> Vec<Option<T>> 
 
 /// The messages of a slot, and whether its arrays contain anything else, which only a person can have written.
 fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<SlotMessage>, bool), sqlx::Error> {
-    let (int, times) = (|bytes| Some(i32::from_be_bytes(bytes)), |column| elements(row, column, time));
     let seqs = elements(row, "msg_seqs", |bytes| MsgSeq::try_from(i64::from_be_bytes(bytes)).ok())?;
     let length = seqs.len();
-    let (sent_at, aged_from) = (repeated(times("sent_at")?, length), times("aged_from")?);
-    let (first_polled_at, changed_at) =
-        (repeated(times("first_polled_at")?, length), repeated(times("changed_at")?, length));
-    let (read, unread) = (elements(row, "read_num", int)?, elements(row, "unread_num", int)?);
-    let (code, known_apart) = (repeated(elements(row, "code", int)?, length), times("known_apart")?);
+    let int = |bytes| Some(i32::from_be_bytes(bytes));
+    let ints = |column| elements(row, column, int).map(|ints| repeated(ints, length));
+    let times = |column| elements(row, column, time).map(|times| repeated(times, length));
+    let (read, members, code) = (ints("read_num")?, ints("member_num")?, ints("code")?);
+    let (sent_at, aged_from) = (times("sent_at")?, times("aged_from")?);
+    let (first_polled_at, changed_at) = (times("first_polled_at")?, times("changed_at")?);
+    let (known_apart, refused_since) = (times("known_apart")?, times("refused_since")?);
     let no_receipt_polls = elements(row, "no_receipt_polls", |bytes| Some(i16::from_be_bytes(bytes)))?;
     let no_receipt_polls = repeated(no_receipt_polls, length);
-    let refused_since = times("refused_since")?;
     let message = |index: usize| {
-        let receipt = receipt(*code.get(index)?, *read.get(index)?, *unread.get(index)?);
+        let read = *read.get(index)?;
+        let unread = members.get(index)?.zip(read).and_then(|(members, read)| members.checked_sub(read));
+        let receipt = receipt(*code.get(index)?, read, unread);
         let (known_apart, first_sent_at) = (*known_apart.get(index)?, (*sent_at.get(index)?)?);
         Some(SlotMessage {
             seq: (*seqs.get(index)?)?,

@@ -22,9 +22,9 @@ fn schedule(database: &TestDatabase, group: &str, messages: i32) {
         "SELECT receiptd.watch_messages({APP}, '{group}', array(SELECT generate_series(1, {messages})::bigint));
          WITH made AS (
             INSERT INTO receiptd.poll_slots (group_key, next_poll_at, msg_seqs, sent_at, aged_from, first_polled_at, read_num,
-                unread_num, code, changed_at, known_apart, no_receipt_polls, refused_since)
+                member_num, code, changed_at, known_apart, no_receipt_polls, refused_since)
             SELECT group_key, now() + interval '1 hour', array_agg(msg_seq), array_agg(sent_at), array_agg(aged_from),
-                array_agg(first_polled_at), array_agg(read_num), array_agg(unread_num), array_agg(receipt_code),
+                array_agg(first_polled_at), array_agg(read_num), array_agg(read_num + unread_num), array_agg(receipt_code),
                 array_agg(last_changed_at), array_agg(known_until), array_agg(no_receipt_polls), array_agg(refused_since)
             FROM receiptd.watched_messages JOIN receiptd.watched_groups USING (group_key) WHERE group_id = '{group}'
             GROUP BY group_key RETURNING *

@@ -11,7 +11,7 @@ const ARRAYS: [&str; 11] = [
     "aged_from",
     "first_polled_at",
     "read_num",
-    "unread_num",
+    "member_num",
     "code",
     "changed_at",
     "known_apart",
@@ -19,9 +19,10 @@ const ARRAYS: [&str; 11] = [
     "refused_since",
 ];
 
-/// Sets every array of a slot to an expression, in which `@` stands for it.
+/// Sets every array of a slot to an expression, in which `@` stands for it, with an element for each message.
 fn every_array(value: &str) -> String {
-    let set = ARRAYS.map(|array| format!("{array} = {}", value.replace('@', array)));
+    let spread = |array: &str| format!("(receiptd.spread({array}, cardinality(msg_seqs)))");
+    let set = ARRAYS.map(|array| format!("{array} = {}", value.replace('@', &spread(array))));
     set.join(", ")
 }
 
@@ -36,12 +37,12 @@ async fn an_edited_slot_is_repaired_and_polling_continues() {
     rig.start().await;
     rig.watch("edited", 1..=3).await;
     rig.watch("other", 1..=3).await;
-    let without_number = every_array("@ || @[1:1]").replace("msg_seqs || msg_seqs[1:1]", "msg_seqs || NULL::bigint");
+    let without_number = every_array("@ || @[1:1]").replacen("[1:1]", "[9]", 1);
     for edit in [
         &every_array("@ || @[2:2]"),
         &without_number,
         "msg_seqs[2] = 99999999999",
-        "sent_at[1] = 'infinity', changed_at[2] = '-infinity'",
+        "sent_at = ARRAY['infinity', now(), now()], changed_at = ARRAY[now(), '-infinity', now()]",
         &every_array("'{}'"),
         &every_array("ARRAY[@]"),
     ] {

@@ -240,8 +240,9 @@ async fn class_split_10004_sets_one_bad_seq_aside_and_polls_the_rest() {
     // It was refused long ago, as the daemon finds at its next start.
     rig.stop().await;
     sqlx::query(
-        "UPDATE receiptd.poll_slots SET refused_since[array_position(msg_seqs, 37)] = now() - interval '5 minutes',
-            no_receipt_polls[array_position(msg_seqs, 37)] = 2 WHERE 37 = ANY (msg_seqs)",
+        "UPDATE receiptd.poll_slots SET no_receipt_polls = array(SELECT CASE seq WHEN 37 THEN 2 ELSE 0 END FROM unnest(msg_seqs) AS seq),
+            refused_since = array(SELECT CASE seq WHEN 37 THEN now() - interval '5 minutes' END FROM unnest(msg_seqs) AS seq)
+         WHERE 37 = ANY (msg_seqs)",
     )
     .execute(&rig.pool)
     .await

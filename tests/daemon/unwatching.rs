@@ -8,9 +8,9 @@ use crate::harness::{Harness, simulator_config};
 /// Slots of the group, as the daemon creates them: each with its id, and its messages with their read counts.
 async fn make_slots(connection: &mut PgConnection, slots: &[(i64, &[(i64, i32)])]) {
     let make = "
-        INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, known_until, read_num, unread_num, changed_at, msg_seqs,
+        INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, known_until, read_num, member_num, changed_at, msg_seqs,
             sent_at, aged_from, first_polled_at, code, known_apart, no_receipt_polls, refused_since)
-        SELECT g.group_key, $1, now(), now(), $3, array_fill(4, n), array_fill(now(), n), $2, array_fill(now(), n),
+        SELECT g.group_key, $1, now(), now(), $3, array(SELECT read + 4 FROM unnest($3) AS read), array_fill(now(), n), $2, array_fill(now(), n),
             array_fill(null::timestamptz, n), array_fill(now(), n), array_fill(0, n), array_fill(null::timestamptz, n),
             array_fill(0::smallint, n), array_fill(null::timestamptz, n)
         FROM receiptd.watched_groups g, (SELECT ARRAY[cardinality($2::bigint[])] AS n) length";

@@ -41,7 +41,7 @@ WITH reads AS (
     SELECT * FROM (
         SELECT m.group_key, date_bin('1 hour', m.sent_at, '2000-01-01Z') AS hour,
             count(CASE WHEN m.slot_id IS NULL THEN m.first_polled_at ELSE (
-                SELECT s.first_polled_at[array_position(s.msg_seqs, m.msg_seq)] FROM receiptd.poll_slots s
+                SELECT (receiptd.spread(s.first_polled_at, cardinality(s.msg_seqs)))[array_position(s.msg_seqs, m.msg_seq)] FROM receiptd.poll_slots s
                 WHERE s.group_key = m.group_key AND s.slot_id = m.slot_id
             ) END) AS messages
         FROM receiptd.watched_messages m
@@ -97,8 +97,12 @@ WITH reads AS (
         SELECT s.group_key, e.messages, e.unread
         FROM receiptd.poll_slots s
         CROSS JOIN LATERAL (
-            SELECT count(m.first_polled_at) AS messages, sum(m.unread_num) AS unread
-            FROM (SELECT unnest(s.first_polled_at) AS first_polled_at, unnest(s.unread_num) AS unread_num) m
+            SELECT count(m.first_polled_at) AS messages, sum(m.member_num - m.read_num) AS unread
+            FROM (
+                SELECT unnest(receiptd.spread(s.first_polled_at, cardinality(s.msg_seqs))) AS first_polled_at,
+                    unnest(receiptd.spread(s.member_num, cardinality(s.msg_seqs))) AS member_num,
+                    unnest(receiptd.spread(s.read_num, cardinality(s.msg_seqs))) AS read_num
+            ) m
         ) e
         WHERE $8
         UNION ALL

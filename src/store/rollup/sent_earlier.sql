@@ -10,7 +10,7 @@ WITH late AS MATERIALIZED (
 INSERT INTO receiptd.group_receipts_hourly AS h (group_key, hour, messages_sent, messages_active, unread_backlog)
 SELECT late.group_key, late.hour, count(CASE WHEN m.slot_id IS NULL THEN m.first_polled_at ELSE (
         -- Without the view message_state, which would open all slots for a few messages.
-        SELECT s.first_polled_at[array_position(s.msg_seqs, m.msg_seq)] FROM receiptd.poll_slots s
+        SELECT (receiptd.spread(s.first_polled_at, cardinality(s.msg_seqs)))[array_position(s.msg_seqs, m.msg_seq)] FROM receiptd.poll_slots s
         WHERE s.group_key = m.group_key AND s.slot_id = m.slot_id
     ) END), coalesce(max(last.messages_active), 0), coalesce(max(last.unread_backlog), 0)
 FROM (SELECT DISTINCT hour FROM late) hours

@@ -8,10 +8,10 @@ WITH numbered AS (
     SELECT group_key, part, nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) AS slot_id
     FROM (SELECT DISTINCT group_key, part FROM numbered ORDER BY 1, 2) AS distinct_parts
 ), slots AS (
-    INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, known_until, read_num, unread_num,
-        changed_at, msg_seqs, sent_at, aged_from, first_polled_at, code, known_apart, no_receipt_polls, refused_since)
+    INSERT INTO receiptd.poll_slots (group_key, slot_id, next_poll_at, last_polled_at, known_until, read_num, changed_at,
+        member_num, msg_seqs, sent_at, aged_from, first_polled_at, code, known_apart, no_receipt_polls, refused_since)
     SELECT n.group_key, p.slot_id, $2 + interval '10 minutes', $2, $2, array_agg(n.read_num ORDER BY n.msg_seq),
-        array_agg(n.unread_num ORDER BY n.msg_seq), array_agg(n.last_changed_at ORDER BY n.msg_seq),
+        array_agg(n.last_changed_at ORDER BY n.msg_seq), array_agg(n.read_num + n.unread_num ORDER BY n.msg_seq),
         array_agg(n.msg_seq ORDER BY n.msg_seq), array_agg(n.sent_at ORDER BY n.msg_seq),
         array_agg(n.aged_from ORDER BY n.msg_seq), array_agg(n.first_polled_at ORDER BY n.msg_seq),
         array_agg(n.receipt_code ORDER BY n.msg_seq), array_agg(NULL::timestamptz), array_agg(0::smallint),
