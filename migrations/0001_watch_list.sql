@@ -319,7 +319,7 @@ COMMENT ON COLUMN receiptd.watched_messages.unread_24h IS 'Internal: the same fo
 COMMENT ON COLUMN receiptd.watched_messages.read_7d IS 'Internal: the same for read_num, seven days after sent_at.';
 COMMENT ON COLUMN receiptd.watched_messages.unread_7d IS 'Internal: the same for unread_num.';
 COMMENT ON COLUMN receiptd.watched_messages.labels IS 'Labels of the message from its owner, an object of strings, numbers and booleans such as {"campaign": "spring", "arm": "B"}; null if there are none. Never sent anywhere.';
-COMMENT ON COLUMN receiptd.watched_messages.discovered_at IS 'Time when discovery found the message; null if its owner has it watched.';
+COMMENT ON COLUMN receiptd.watched_messages.discovered_at IS 'Time when discovery found the message; null if its owner added it.';
 COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: time when its state, labels or time of sending last changed, or when it was added. Polls don''t change it: see messages.updated_at.';
 
 -- Active messages are few compared with closed ones, so polling, slotting and counting use indexes without the latter.
@@ -442,4 +442,4 @@ COMMENT ON COLUMN receiptd.discovered_groups.watched IS 'Number of its messages 
 COMMENT ON COLUMN receiptd.discovered_groups.passed IS 'Number of its messages that discovery has passed over.';
 COMMENT ON COLUMN receiptd.discovered_groups.passed_seqs IS 'The latest of these, at most 50.';
 COMMENT ON COLUMN receiptd.discovered_groups.passed_reasons IS 'Why each of them was passed over.';
-COMMENT ON COLUMN receiptd.discovered_groups.refused_code IS 'Error code of Tencent Chat that the last look at the group was refused with; null if it was not.';
+COMMENT ON COLUMN receiptd.discovered_groups.refused_code IS 'Error code with which Tencent Chat refused the last look at the group; null if it did not.';

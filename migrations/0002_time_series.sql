@@ -25,10 +25,10 @@ CREATE TABLE receiptd.receipt_snapshots (
     CONSTRAINT the_prior_poll_is_earlier CHECK (prior_polled_at < polled_at)
 ) PARTITION BY RANGE (polled_at);
 
-COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row for each poll that saw different counts or a different code than known before, or webhook that told different counts (or for every poll, if configured). Partitioned by UTC day of polled_at.';
+COMMENT ON TABLE receiptd.receipt_snapshots IS 'The time series: one row for each poll that saw different counts or a different code than known before, or webhook that reported different counts (or for every poll, if configured). Partitioned by UTC day of polled_at.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.group_key IS 'Group of the message; see watched_groups.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.msg_seq IS 'Number of the message within its group.';
-COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'Time when the answer with these counts arrived, or when a webhook says that they changed. Strictly increasing for each message, even if a clock is set back.';
+COMMENT ON COLUMN receiptd.receipt_snapshots.polled_at IS 'Time when the answer with these counts arrived, or the moment of the change according to a webhook. Strictly increasing for each message, even if a clock is set back.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.prior_polled_at IS 'Time when the last attempt that saw the previous row''s counts was sent, or until when a webhook proves them: the change happened after that and by polled_at. Null for the first observation.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.read_num IS 'Members who had read the message; null if the code is not 0 and there was no count.';
 COMMENT ON COLUMN receiptd.receipt_snapshots.unread_num IS 'Members who had not read the message; null if the code is not 0 and there was no count.';

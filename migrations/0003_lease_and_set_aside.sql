@@ -34,8 +34,8 @@ COMMENT ON COLUMN receiptd.poller_leases.cadences IS 'Internal: the cadences of 
 COMMENT ON COLUMN receiptd.poller_leases.batch_taken IS 'Maximum number of messages per call that Tencent Chat has accepted, if it has refused more; null if it accepts polling.batch_size.';
 COMMENT ON COLUMN receiptd.poller_leases.stretch IS 'Factor by which all intervals are longer, since more is due than the rate limit allows; 1 while everything fits.';
 COMMENT ON COLUMN receiptd.poller_leases.batch_refused IS 'Smallest number of messages per call that Tencent Chat has refused.';
-COMMENT ON COLUMN receiptd.poller_leases.changes_told IS 'Internal: number of recent changes that webhooks told; older ones count less.';
-COMMENT ON COLUMN receiptd.poller_leases.changes_untold IS 'Internal: the same of changes that only polls found. Their share decides how far polls give way to webhooks.';
+COMMENT ON COLUMN receiptd.poller_leases.changes_told IS 'Internal: number of recent changes that webhooks reported; older ones count less.';
+COMMENT ON COLUMN receiptd.poller_leases.changes_untold IS 'Internal: the same for changes that only polls found. Their share decides how rare polls become.';
 
 -- Sent together with the commit, so that the lease row isn't locked during a round trip.
 CREATE FUNCTION receiptd.end_under_lease(app bigint, held_epoch bigint, held_by text, wrote timestamptz) RETURNS void

@@ -136,7 +136,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.merged_labels(jsonb, jsonb) IS 'Internal: labels with the given ones added. Raises an error if these are not an object of strings, numbers and booleans, or if the result is too large.';
+COMMENT ON FUNCTION receiptd.merged_labels(jsonb, jsonb) IS 'Internal: labels with the given ones added. Raises an error if they are not an object of strings, numbers and booleans, or if the result is too large.';
 
 -- A session keeps the plans of its first calls, and a plan for an empty table scans it completely: without enable_seqscan = off,
 -- here and below, ten thousand groups watched in one transaction took four times as long as they should, and a hundred thousand
@@ -197,7 +197,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb, boolean) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence replaces the old one, null leaves it unchanged. With readers => true, who has read its messages is stored: personal data, off by default. Labels, such as {"branch": "north"}, are added to those of the group; the value null removes one. A paused group stays paused.';
+COMMENT ON FUNCTION receiptd.watch_group(bigint, text, text, text, jsonb, boolean) IS 'Watches a group and returns its group_key. Idempotent: a type or cadence replaces the old one, null leaves it unchanged. With readers => true, the members who have read its messages are stored: personal data, off by default. Labels, such as {"branch": "north"}, are added to those of the group; the value null removes one. A paused group stays paused.';
 
 -- Only rows with changed labels are written, and waited for.
 CREATE FUNCTION receiptd.label_keys(group_keys integer[], msg_seqs bigint[], labels jsonb[]) RETURNS void
@@ -221,9 +221,9 @@ $$;
 COMMENT ON FUNCTION receiptd.label_keys(integer[], bigint[], jsonb[]) IS 'Internal: adds labels to existing messages, given by their keys; see watch_messages. The arrays have the same length.';
 
 -- The one way onto the watch list. It ends with a second look at the groups: unwatch_group may have removed them since they were
--- looked up. From the insert on it waits for this transaction. Owners then have the group watched again. Discovery, which
--- gives the polls without receipt that count as made, looks at the groups first and leaves removed ones and all known messages
--- alone.
+-- looked up. From the insert on, it waits for this transaction. If an owner calls this, the group is then watched again.
+-- Discovery, which passes the number of polls without a receipt, looks at the groups first, and leaves removed groups and all
+-- known messages alone.
 CREATE FUNCTION receiptd.watch_keys(
     group_keys integer[],
     msg_seqs bigint[],
@@ -290,7 +290,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[], smallint[]) IS 'Internal: watches messages of watched groups, given by their keys; see watch_messages. The arrays have the same length, but the labels may be null. For messages of discovery, discovered is the number of polls without a receipt that count as made for each; else it is null.';
+COMMENT ON FUNCTION receiptd.watch_keys(integer[], bigint[], timestamptz[], jsonb[], smallint[]) IS 'Internal: watches messages of watched groups, given by their keys; see watch_messages. The arrays have the same length, but the labels may be null. For messages of discovery, discovered is the number of polls without a receipt that each of them starts with; otherwise it is null.';
 
 CREATE FUNCTION receiptd.watch_messages(
     sdk_app_id bigint,

@@ -83,7 +83,7 @@ COMMENT ON COLUMN receiptd.message_state.unread_24h IS 'Number of members who ha
 COMMENT ON COLUMN receiptd.message_state.read_7d IS 'Number of members who had read it seven days after sending, according to the last poll by then. Null if there was none, if the message is younger, or if it is unknown because of a gap.';
 COMMENT ON COLUMN receiptd.message_state.unread_7d IS 'Number of members who had not read it by then.';
 COMMENT ON COLUMN receiptd.message_state.labels IS 'Labels of the message; null if there are none.';
-COMMENT ON COLUMN receiptd.message_state.discovered_at IS 'Time when discovery found the message; null if its owner has it watched.';
+COMMENT ON COLUMN receiptd.message_state.discovered_at IS 'Time when discovery found the message; null if its owner added it.';
 COMMENT ON COLUMN receiptd.message_state.updated_at IS 'Time when the row last changed, not counting known_until, which moves with every poll.';
 
 -- The view that is read most, and therefore not based on message_state: for messages in a slot, only the row of the slot is read,
@@ -343,7 +343,7 @@ COMMENT ON COLUMN receiptd.messages.read_7d IS 'Number of members who had read i
 COMMENT ON COLUMN receiptd.messages.members_7d IS 'Number of members at that time, without the sender.';
 COMMENT ON COLUMN receiptd.messages.read_rate_7d IS 'Share of these members who had read it.';
 COMMENT ON COLUMN receiptd.messages.updated_at IS 'Time when the row last changed, not counting known_until and known_for, which move with every poll. See messages_since.';
-COMMENT ON COLUMN receiptd.messages.discovered_at IS 'Time when discovery found the message; null if its owner has it watched.';
+COMMENT ON COLUMN receiptd.messages.discovered_at IS 'Time when discovery found the message; null if its owner added it.';
 COMMENT ON COLUMN receiptd.messages.group_key IS 'Short key of the group, for joins with the tables.';
 CREATE VIEW receiptd.read_speed AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, first_read_at_least, first_read_at_most, half_read_at_least,
@@ -458,7 +458,7 @@ FROM (
 ) of_groups
 LEFT JOIN (SELECT group_key, labels FROM receiptd.watched_groups) g USING (group_key);
 
-COMMENT ON VIEW receiptd.unread_backlog IS 'What each group has not read yet, over the messages that are polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';
+COMMENT ON VIEW receiptd.unread_backlog IS 'Unread counts of each group, over the messages that are polled. Example: SELECT group_id, unread_num FROM receiptd.unread_backlog ORDER BY unread_num DESC LIMIT 10.';
 COMMENT ON COLUMN receiptd.unread_backlog.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.unread_backlog.group_id IS 'Group id in Tencent Chat.';
 COMMENT ON COLUMN receiptd.unread_backlog.messages IS 'Number of messages that are polled and have counts.';

@@ -140,7 +140,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.grant_roles() IS 'Grants the roles receiptd_reader, receiptd_member_reader and receiptd_writer their rights, if they exist and lack any. Called by the daemon at its start and by receiptd migrate.';
+COMMENT ON FUNCTION receiptd.grant_roles() IS 'Grants the roles receiptd_reader, receiptd_member_reader and receiptd_writer their rights, if they exist. Called by the daemon at its start and by receiptd migrate.';
 
 -- By default, PostgreSQL lets every role call a new function.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA receiptd FROM PUBLIC;

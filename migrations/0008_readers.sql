@@ -1,10 +1,10 @@
 -- Who has read a message: personal data, kept only for groups whose owner asked for it (watched_groups.readers).
 --
--- Locks: a transaction that writes members takes a weak lock on forgotten_members and a share lock on the group, and checks both afterwards. So
--- nothing of a member is written after forget_member, and nothing of a group after its readers were turned off.
+-- Locks: a transaction that writes members takes a weak lock on forgotten_members and a share lock on the group, and checks both
+-- afterwards. So nothing about a member is written after forget_member, and nothing about a group after its readers were turned
+-- off.
 
--- One row per message whose readers are asked for. What is due is stored with the counts that made it due, so that nothing is lost
--- by a restart.
+-- One row per message whose readers are asked for. The counts that made it due are stored, so that a restart loses nothing.
 CREATE TABLE receiptd.reader_lists (
     group_key    integer NOT NULL,
     msg_seq      bigint NOT NULL,
@@ -32,9 +32,9 @@ COMMENT ON COLUMN receiptd.reader_lists.group_key IS 'Group of the message; see 
 COMMENT ON COLUMN receiptd.reader_lists.msg_seq IS 'Number of the message within its group.';
 COMMENT ON COLUMN receiptd.reader_lists.sent_at IS 'Time of sending, as in watched_messages. Retention goes by it.';
 COMMENT ON COLUMN receiptd.reader_lists.asked_at IS 'Time when Tencent Chat was last asked; null if it was not.';
-COMMENT ON COLUMN receiptd.reader_lists.known_until IS 'Time until which all readers are known: who is not stored as a reader had not read the message then. Null if unknown.';
+COMMENT ON COLUMN receiptd.reader_lists.known_until IS 'Time until which all readers are known: members not stored as readers had not read the message then. Null if unknown.';
 COMMENT ON COLUMN receiptd.reader_lists.read_num IS 'Number of readers in the last answer; null if there was none.';
-COMMENT ON COLUMN receiptd.reader_lists.unread_num IS 'Number of members without having read it in the last answer.';
+COMMENT ON COLUMN receiptd.reader_lists.unread_num IS 'Number of members who had not read it in the last answer.';
 COMMENT ON COLUMN receiptd.reader_lists.not_read IS 'These members, or their pseudonyms.';
 COMMENT ON COLUMN receiptd.reader_lists.gone IS 'Members who left the group without having been seen to read it, or their pseudonyms.';
 COMMENT ON COLUMN receiptd.reader_lists.moved_at IS 'Time when the counts were first seen to differ from the last answer: the readers are due. Null if nothing is due.';
@@ -79,7 +79,7 @@ CREATE TABLE receiptd.forgotten_members (
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295)
 );
 
-COMMENT ON TABLE receiptd.forgotten_members IS 'Members who are kept out, as hashes of their accounts or pseudonyms. To let one in again, delete the row.';
+COMMENT ON TABLE receiptd.forgotten_members IS 'Excluded members, as hashes of their accounts or pseudonyms. To admit one again, delete the row.';
 COMMENT ON COLUMN receiptd.forgotten_members.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.forgotten_members.member_hash IS 'SHA-256 of the account or pseudonym.';
 COMMENT ON COLUMN receiptd.forgotten_members.forgotten_at IS 'Time when the member was forgotten.';
@@ -127,7 +127,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.erase_readers(bigint, text) IS 'Erases all that is stored of the members of a group and returns the number of reads. Counts and history stay. While readers are on, later answers bring members back: turn them off first. Only the owner of the schema may call it.';
+COMMENT ON FUNCTION receiptd.erase_readers(bigint, text) IS 'Erases everything stored about the members of a group and returns the number of reads. Counts and history stay. While readers are on, later answers add members again: turn them off first. Only the owner of the schema may call it.';
 
 CREATE FUNCTION receiptd.forget_member(sdk_app_id bigint, member text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -154,7 +154,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.forget_member(bigint, text) IS 'Erases a member, given by account or pseudonym as stored, from all groups of an app, and keeps the member out from then on. Returns the number of messages in which the member was named. Only the owner of the schema may call it; `receiptd forget-member` computes the pseudonym. Example: SELECT receiptd.forget_member(1400000000, ''alice'').';
+COMMENT ON FUNCTION receiptd.forget_member(bigint, text) IS 'Erases a member, given by account or pseudonym as stored, from all groups of an app, and excludes the member from then on. Returns the number of messages in which the member was named. Only the owner of the schema may call it; `receiptd forget-member` computes the pseudonym. Example: SELECT receiptd.forget_member(1400000000, ''alice'').';
 
 -- A member with two names would be two readers.
 CREATE TABLE receiptd.member_naming (

@@ -91,7 +91,7 @@ async fn statements_have_no_names_behind_any_pgbouncer() {
         let setup = Setup { pgbouncer: Some(parameters), ..Setup::default() };
         let scene = Harness::with(ScratchDirectory::new("nameless"), setup).await;
         let said = scene.daemon.said();
-        assert!(said.contains("a proxy is on the way to the database"), "{said}");
+        assert!(said.contains("there is a proxy in front of the database"), "{said}");
         let fault = Breakage::begins(&scene);
         scene.after_calls(4 * u64::from(LIMIT)).await;
         fault.ends(scene, Promises::silently()).await;

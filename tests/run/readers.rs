@@ -106,7 +106,7 @@ async fn a_member_is_exported_and_forgotten_by_account_or_pseudonym() {
     assert!(erased.contains("Erased "), "{erased}");
     wait_until(&pool, "count(*) = 0 FROM receiptd.reader_lists").await;
     let refused = receiptd(&place, &database, &["watch", "readers", "g", "on", "--erase"]);
-    assert!(refused.contains("--erase is for off"), "{refused}");
+    assert!(refused.contains("--erase requires off"), "{refused}");
     let unknown = receiptd(&place, &database, &["watch", "readers", "h", "on"]);
     assert!(unknown.contains("not on the watch list"), "{unknown}");
 }

@@ -85,7 +85,7 @@ async fn writable(store: &Store) -> Finding {
 /// How the connection to the database is protected.
 fn way(url: &SecretString) -> Finding {
     match PostgresUrl::from_environment(url.expose_secret()).map(|url| url.exposure()) {
-        Ok(None) => Finding::ok("database_tls", "nobody can read or change data on the way"),
+        Ok(None) => Finding::ok("database_tls", "data can't be read or changed on the way"),
         Ok(Some(exposure)) => {
             let remedy = "set sslmode=verify-full in database.url, and sslrootcert if the server has its own CA";
             Finding::warning("database_tls", exposure, remedy)

@@ -173,7 +173,7 @@ fn messages(reads: &[PastRead]) -> Vec<Sent> {
 /// The comparison as text.
 pub fn tell(out: &mut impl Write, tried: Option<&Tried>, trials: &str) -> io::Result<()> {
     let Some(Tried { messages, groups, now, tried }) = tried else {
-        return writeln!(out, "Nothing to try {trials} on: no reads of the last 14 days are stored.");
+        return writeln!(out, "{trials} can't be tried: no reads of the last 14 days are stored.");
     };
     let (messages, groups) = (counted(*messages as u64, "message"), counted(*groups as u64, "group"));
     writeln!(out, "\nThe last 14 days of {messages} in {groups}, polled again:")?;

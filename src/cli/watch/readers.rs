@@ -38,7 +38,7 @@ enum State {
 
 pub fn refuse(arguments: &Arguments) -> Result<(), Refused> {
     if arguments.erase && arguments.state == State::On {
-        return Err(Refused::usage("--erase is for off: with on, members would be stored again"));
+        return Err(Refused::usage("--erase requires off: with on, members would be stored again"));
     }
     Ok(())
 }

@@ -214,7 +214,7 @@ impl Discoverer {
         for RefusedGroup { group, sqlstate } in refused {
             metrics::counter!("receiptd_discovery_refusals_total").increment(1);
             if let Some(times) = lock(&self.refusals).happened(clock::uptime()) {
-                let what = "the database refuses a group of discovery, as a trigger or a constraint may: it is tried again later";
+                let what = "the database refuses a discovered group, possibly by a trigger or a constraint: trying again later";
                 tracing::error!(%group, sqlstate, times, "{what}");
             }
         }

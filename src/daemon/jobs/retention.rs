@@ -90,13 +90,13 @@ async fn rewrite(store: &Store, partition: &Partition) -> bool {
         Ok(Rewritten::Spoiled) => {
             tracing::info!(
                 partition = partition_name,
-                "a day was written into while it was being rewritten: it waits for the next night"
+                "a day was written to while it was being rewritten: trying again next night"
             );
         }
         Ok(Rewritten::Held) => {
             tracing::info!(
                 partition = partition_name,
-                "a day is locked or read for long, and waits for the next night to be rewritten"
+                "a day can't be rewritten while it is locked or being read: trying again next night"
             );
         }
         Err(error) => {

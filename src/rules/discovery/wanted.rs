@@ -77,7 +77,7 @@ impl Passed {
             Self::TooOld => "it was sent before discovery begins",
             Self::Bound => "discovery.messages or discovery.messages_per_group was reached",
             Self::Removed => "its group had been removed from the watch list",
-            Self::Refused => "the database refused its row, as a trigger or a constraint may",
+            Self::Refused => "the database refused its row, possibly by a trigger or a constraint",
         })
     }
 }

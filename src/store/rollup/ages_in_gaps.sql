@@ -1,5 +1,5 @@
--- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: messages that reached an age in a gap that ended in the span. What they
--- came to then is known by now, if the next poll saw the same, though nothing of them was written.
+-- $1 app, $2 from, $3 until, groups from $5 to $6 without $7: messages that reached an age in a gap that ended in the span.
+-- Their counts at that age are known by now if the next poll saw the same counts, although nothing about them was written.
 WITH aged AS (
     SELECT m.group_key, m.msg_seq
     FROM receiptd.poll_gaps p

@@ -68,7 +68,7 @@ WITH reads AS (
             AND m.group_key BETWEEN $5 AND $6 AND m.group_key <> ALL ($7)
     ) rates WHERE rate IS NOT NULL GROUP BY group_key, hour
 ), closed AS (
-    -- Messages that were closed in the hour. Some were closed shortly before, during a poll that told more of them.
+    -- Messages that were closed in the hour. Some were closed shortly before, during a poll that then changed them.
     SELECT m.group_key, h.hour, count(*) FILTER (WHERE m.first_polled_at < h.ended AND (m.closed_at >= h.hour OR m.first_polled_at >= h.hour))
             AS messages, sum(CASE WHEN m.closed_at >= h.hour THEN m.unread_num - late.after ELSE late.within END) AS unread,
         count(*) FILTER (WHERE m.first_polled_at >= h.ended) AS messages_after, sum(late.after) AS unread_after

@@ -1,4 +1,4 @@
--- $1 app, $2 day, $3 until when: a call for each group every ten minutes of the day. One group was refused for an hour, five
+-- $1 app, $2 day, $3 the end: a call for each group every ten minutes of the day. One group was refused for an hour, five
 -- days before the end; none was polled for three hours, ten days before it.
 INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad, class, code,
     http_status, latency_ms, error, due_at)

@@ -1,11 +1,11 @@
--- $1 app, $2 groups, $3 messages in all, $4 days, $5 members of a group on average, $6 until when, $7 and $8 the first and
+-- $1 app, $2 groups, $3 messages in all, $4 days, $5 members of a group on average, $6 the end, $7 and $8 the first and
 -- the last of the messages, counted from 0 group by group: the messages and their snapshots, as a daemon would have left them.
 --
 -- Snapshots are inserted in the order of their key, which is how days are kept when they are over, and takes half the time.
 --
 -- Random numbers are hashes of the message's number n: the same arguments give the same history on every machine. Groups take
--- turns, so the place of a message within its group gives n. MATERIALIZED and OFFSET 0 have each computed once, and not again for
--- every use.
+-- turns, so the position of a message within its group gives n. MATERIALIZED and OFFSET 0 let each value be computed once, and not
+-- again for every use.
 WITH places AS (
     -- The first $3 % $2 groups have a message more.
     SELECT CASE WHEN i < long THEN i / (each + 1) + i % (each + 1) * $2

@@ -1,4 +1,4 @@
--- $1 app: who has read the messages of class-1, whose readers are on. They read in an order of their own for each message, at the
+-- $1 app: the readers of the messages of class-1, for which they are on. Members read each message in a different order, at the
 -- times of its snapshots.
 WITH messages AS MATERIALIZED (
     SELECT s.group_key, s.msg_seq, s.sent_at, s.known_until, s.last_changed_at, s.read_num, s.unread_num,

@@ -1,4 +1,4 @@
--- $1 app, $2 until when: assigns the active messages to slots that were just polled.
+-- $1 app, $2 the end: assigns the active messages to slots that were just polled.
 WITH numbered AS (
     SELECT m.*, (row_number() OVER (PARTITION BY m.group_key ORDER BY m.msg_seq) - 1) / 50 AS part
     FROM receiptd.watched_messages m
