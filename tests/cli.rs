@@ -63,7 +63,7 @@ fn the_shipped_file_is_valid_and_its_placeholder_is_pointed_out() {
         "https://adminapisgp.im.qcloud.com (region sg",
         "at most 200 calls in any second",
         "at most 50 messages",
-        "default: what is unread at a pace of 12m, at most every 30s and at least every 8 times its tier: every 1m until 1h old",
+        "default: unread messages at a pace of 12m, at most every 30s and at least every 8 intervals of their tier: every 1m until 1h old",
         "every 10m until 1d old, every 1h until 7d old, every 6h until 30d old",
         "a private PostgreSQL",
         "http://127.0.0.1:9464",

@@ -1,13 +1,8 @@
 //! `[chat]`: the app, its account, and where to reach Tencent Chat.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::net::IpAddr;
 
-use serde::Deserialize;
-
-use super::{
-    problem::Problems,
-    secret::{self, SecretText},
-};
+use super::{problem::Problems, section::Section};
 use crate::{
     chat::{ChatSettings, Credential, Destination, Region},
     domain::SdkAppId,
@@ -33,53 +28,30 @@ pub(super) struct Settings {
     pub destination: Option<Destination>,
 }
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// The app's id, required by all commands that poll or watch.
-    sdk_app_id: Option<String>,
-    /// The app admin's account. Default: `administrator`, which every app has.
-    identifier: Option<String>,
-    /// The app's secret key.
-    secret_key: Option<SecretText>,
-    /// File with the app's secret key.
-    secret_key_file: Option<PathBuf>,
-    /// A ready signature, instead of the secret key.
-    user_sig: Option<SecretText>,
-    /// File with a ready signature.
-    user_sig_file: Option<PathBuf>,
-    /// The country of the app, which decides the domain.
-    region: Option<String>,
-    /// A custom origin, instead of a region.
-    endpoint: Option<String>,
+pub(super) fn read(section: &mut Section<'_>) -> Settings {
+    Settings {
+        sdk_app_id: section.parsed(
+            "sdk_app_id",
+            None,
+            "use the SDKAppID, a whole number from 1 to 4294967295",
+            |text| text.parse::<i64>().ok().and_then(|id| SdkAppId::try_from(id).ok()).map(Some),
+        ),
+        // Every app has this account.
+        identifier: section.parsed(
+            "identifier",
+            "administrator".to_owned(),
+            "use the account of an app admin, without spaces or control characters",
+            |text| is_account(text).then(|| text.to_owned()),
+        ),
+        credential: credential(section),
+        destination: destination(section),
+    }
 }
 
-impl Keys {
-    pub fn validate(self, problems: &mut Problems) -> Settings {
-        let credential = secret::take("chat.secret_key", self.secret_key, self.secret_key_file.as_deref(), problems)
-            .map(Credential::SecretKey)
-            .or(secret::take("chat.user_sig", self.user_sig, self.user_sig_file.as_deref(), problems)
-                .map(Credential::UserSig));
-        Settings {
-            sdk_app_id: problems.parsed(
-                "chat.sdk_app_id",
-                self.sdk_app_id,
-                None,
-                "use the SDKAppID, a whole number from 1 to 4294967295",
-                |text| text.parse::<i64>().ok().and_then(|id| SdkAppId::try_from(id).ok()).map(Some),
-            ),
-            identifier: problems.parsed(
-                "chat.identifier",
-                self.identifier,
-                "administrator".to_owned(),
-                "use the account of an app admin, without spaces or control characters",
-                |text| is_account(text).then(|| text.to_owned()),
-            ),
-            credential,
-            destination: destination(self.region, self.endpoint, problems),
-        }
-    }
+fn credential(section: &mut Section<'_>) -> Option<Credential> {
+    let key = section.secret("secret_key").map(Credential::SecretKey);
+    let ready = section.secret("user_sig").map(Credential::UserSig);
+    key.or(ready)
 }
 
 /// A line break in the account would change the meaning of the signature.
@@ -87,35 +59,38 @@ fn is_account(text: &str) -> bool {
     !text.is_empty() && !text.contains(|character: char| character.is_whitespace() || character.is_control())
 }
 
-fn destination(region: Option<String>, endpoint: Option<String>, problems: &mut Problems) -> Option<Destination> {
-    if let Some(endpoint) = endpoint {
-        return endpoint_origin(&endpoint, problems).map(Destination::Endpoint);
-    }
+fn destination(section: &mut Section<'_>) -> Option<Destination> {
     let names = Region::ALL.map(Region::name).join(", ");
-    problems.parsed("chat.region", region, None, format!("use one of {names}"), |text| {
+    let region = section.parsed("region", None, format!("use one of {names}"), |text| {
         text.parse().ok().map(|region| Some(Destination::Region(region)))
-    })
+    });
+    match section.text(ENDPOINT) {
+        Some(endpoint) => endpoint_origin(&endpoint, section).map(Destination::Endpoint),
+        None => region,
+    }
 }
 
-fn endpoint_origin(endpoint: &str, problems: &mut Problems) -> Option<String> {
-    const KEY: &str = "chat.endpoint";
+/// The key of a custom origin, instead of a region.
+const ENDPOINT: &str = "endpoint";
+
+fn endpoint_origin(endpoint: &str, section: &mut Section<'_>) -> Option<String> {
     if endpoint.contains('@') {
-        problems.refuse_silently(KEY, "contains credentials: use only scheme, host and port");
+        section.refuse_silently(ENDPOINT, "contains credentials: use only scheme, host and port");
         return None;
     }
     let url = reqwest::Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let bare = |url: &reqwest::Url| url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     let Some(url) = url.filter(bare) else {
-        problems.refuse(
-            KEY,
+        section.refuse(
+            ENDPOINT,
             endpoint,
             "use an http or https URL of scheme, host and port, such as https://chat.example:443",
         );
         return None;
     };
     if url.scheme() == "http" && !is_loopback(&url) {
-        problems.refuse(
-            KEY,
+        section.refuse(
+            ENDPOINT,
             endpoint,
             "would send the signature over the network unencrypted: use https, or a loopback address",
         );

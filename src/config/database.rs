@@ -3,12 +3,8 @@
 use std::{fmt, path::PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 
-use super::{
-    problem::Problems,
-    secret::{self, SecretText},
-};
+use super::section::Section;
 use crate::postgres_url::PostgresUrl;
 
 /// Where the history is stored.
@@ -48,55 +44,32 @@ impl fmt::Display for Database {
     }
 }
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// The URL of the database.
-    url: Option<SecretText>,
-    /// File with the URL of the database.
-    url_file: Option<PathBuf>,
-    /// The data directory of a private PostgreSQL, instead of a URL.
-    data_dir: Option<PathBuf>,
-    /// Maximum number of connections, 3 to 100.
-    max_connections: Option<String>,
-    /// `auto` or `false`.
-    prepared_statements: Option<String>,
-}
-
-impl Keys {
-    pub fn validate(self, problems: &mut Problems) -> Database {
-        let default = Database::default();
-        let url = secret::take("database.url", self.url, self.url_file.as_deref(), problems);
-        if let Some(url) = &url
-            && let Err(fault) = PostgresUrl::from_environment(url.expose_secret())
-        {
-            problems.refuse_silently("database.url", fault.to_string());
-        }
-        if self.data_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            problems.refuse("database.data_dir", "", "set a directory, or remove the key");
-        }
-        Database {
-            url,
-            data_dir: self.data_dir,
-            // With fewer connections, a long flush and a roll-up would prevent renewals of the lease.
-            max_connections: problems.number(
-                "database.max_connections",
-                self.max_connections,
-                default.max_connections,
-                3..=100,
-            ),
-            prepared_statements: problems.parsed(
-                "database.prepared_statements",
-                self.prepared_statements,
-                default.prepared_statements,
-                "use \"auto\" or false",
-                |text| match text {
-                    "auto" => Some(true),
-                    "false" => Some(false),
-                    _ => None,
-                },
-            ),
-        }
+pub(super) fn read(section: &mut Section<'_>) -> Database {
+    let default = Database::default();
+    let url = section.secret("url");
+    if let Some(url) = &url
+        && let Err(fault) = PostgresUrl::from_environment(url.expose_secret())
+    {
+        section.refuse_silently("url", fault.to_string());
+    }
+    let data_dir = section.path("data_dir");
+    if data_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        section.refuse("data_dir", "", "set a directory, or remove the key");
+    }
+    Database {
+        url,
+        data_dir,
+        // With fewer connections, a long flush and a roll-up would prevent renewals of the lease.
+        max_connections: section.number("max_connections", default.max_connections, 3..=100),
+        prepared_statements: section.parsed(
+            "prepared_statements",
+            default.prepared_statements,
+            "use \"auto\" or false",
+            |text| match text {
+                "auto" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            },
+        ),
     }
 }

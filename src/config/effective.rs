@@ -2,7 +2,6 @@
 
 use super::{
     layers::{self, Layers},
-    sections::KEYS,
     settings::Setting,
 };
 use config::{Value, ValueKind};
@@ -13,20 +12,10 @@ const REFERENCE: &str = include_str!("../../config/receiptd.toml");
 /// Settings that are examples in the reference; they have no default.
 const EXAMPLES: [&str; 3] = ["chat.sdk_app_id", "chat.secret_key", "chat.region"];
 
-/// All settings, section by section.
-pub(super) fn settings(layers: &Layers) -> Vec<Setting> {
+/// The settings with these keys.
+pub(super) fn settings(keys: &[String], layers: &Layers) -> Vec<Setting> {
     let defaults = layers::parse(REFERENCE).unwrap_or_else(|| Value::new(None, ValueKind::Nil));
-    let mut settings = Vec::new();
-    for (section, fields) in KEYS {
-        settings.extend(fields().iter().map(|field| setting(&format!("{section}.{field}"), layers, &defaults)));
-    }
-    let given = layers.names_in("cadence");
-    let names = std::iter::once("default".to_owned()).chain(given.into_iter().filter(|name| name != "default"));
-    for name in names {
-        let fields = super::cadence::fields();
-        settings.extend(fields.iter().map(|field| setting(&format!("cadence.{name}.{field}"), layers, &defaults)));
-    }
-    settings
+    keys.iter().map(|key| setting(key, layers, &defaults)).collect()
 }
 
 fn setting(key: &str, layers: &Layers, defaults: &Value) -> Setting {

@@ -3,7 +3,6 @@
 //! higher one replaces the other, so that `RECEIPTD_DATABASE__URL` overrides a file's `url_file`.
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -105,14 +104,6 @@ impl Layers {
     /// The value of `key`, if any source sets it; nil if a higher source sets an alternative.
     pub fn value(&self, key: &str) -> Option<&Value> {
         lookup(&self.merged.cache, key.split('[').next()?)
-    }
-
-    /// The names in a section.
-    pub fn names_in(&self, section: &str) -> Vec<String> {
-        match self.value(section).map(|value| &value.kind) {
-            Some(ValueKind::Table(table)) => table.keys().cloned().collect::<BTreeSet<_>>().into_iter().collect(),
-            _ => vec![],
-        }
     }
 }
 

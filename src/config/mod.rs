@@ -10,7 +10,6 @@ mod database;
 mod discovery;
 mod effective;
 mod exposure;
-mod fields;
 mod http;
 mod jobs;
 mod layers;
@@ -21,6 +20,7 @@ mod problem;
 mod readers;
 mod retention;
 mod secret;
+mod section;
 mod sections;
 mod settings;
 mod snapshots;
@@ -42,7 +42,7 @@ pub use self::{
     snapshots::Snapshots,
     webhooks::{Listener, TlsFiles, Webhooks},
 };
-use self::{layers::Layers, problem::Problems, sections::Sections};
+use self::{layers::Layers, problem::Problems};
 use crate::{
     chat::ChatSettings,
     domain::{SdkAppId, Timestamp},
@@ -63,13 +63,12 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let mut problems = Problems::default();
         let layers = Layers::read(file, environment, overrides, &mut problems)?;
-        let sections = Sections::read(layers.merged(), &mut problems);
-        let config = sections.validate(now, &mut problems);
+        let (config, keys) = sections::read(layers.merged(), now, &mut problems);
         match config {
             Some(config) if problems.is_empty() => {
                 let exposed_files =
                     layers.files_with_secrets().iter().filter_map(|path| ExposedFile::find(path)).collect();
-                Ok(Self { exposed_files, settings: effective::settings(&layers), ..config })
+                Ok(Self { exposed_files, settings: effective::settings(&keys, &layers), ..config })
             }
             _ => Err(problems.into_error(|key| layers.origin(key))),
         }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use super::problem::Problems;
+use super::section::Section;
 
 /// Call rate, batch size and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,48 +34,23 @@ impl Default for Polling {
 /// The service's own timeout. A shorter timeout of ours would never receive its error.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    max_calls_per_second: Option<String>,
-    batch_size: Option<String>,
-    max_in_flight: Option<String>,
-    transit_allowance: Option<String>,
-    request_timeout: Option<String>,
-}
-
-impl Keys {
-    pub fn validate(self, problems: &mut Problems) -> Polling {
-        let default = Polling::default();
-        Polling {
-            max_calls_per_second: problems.number(
-                "polling.max_calls_per_second",
-                self.max_calls_per_second,
-                default.max_calls_per_second,
-                1..=1_000,
-            ),
-            batch_size: problems.number("polling.batch_size", self.batch_size, default.batch_size, 1..=1_000),
-            max_in_flight: problems.number(
-                "polling.max_in_flight",
-                self.max_in_flight,
-                default.max_in_flight,
-                1..=10_000,
-            ),
-            transit_allowance: problems.span(
-                "polling.transit_allowance",
-                self.transit_allowance,
-                default.transit_allowance,
-                "use a duration from 0s to 1s, such as \"50ms\"",
-                |span| span <= Duration::from_secs(1),
-            ),
-            request_timeout: problems.span(
-                "polling.request_timeout",
-                self.request_timeout,
-                default.request_timeout,
-                "use a duration over 3s (the service's own timeout) and up to 60s, such as \"8s\"",
-                |span| span > SERVICE_TIMEOUT && span <= Duration::from_secs(60),
-            ),
-        }
+pub(super) fn read(section: &mut Section<'_>) -> Polling {
+    let default = Polling::default();
+    Polling {
+        max_calls_per_second: section.number("max_calls_per_second", default.max_calls_per_second, 1..=1_000),
+        batch_size: section.number("batch_size", default.batch_size, 1..=1_000),
+        max_in_flight: section.number("max_in_flight", default.max_in_flight, 1..=10_000),
+        transit_allowance: section.span(
+            "transit_allowance",
+            default.transit_allowance,
+            "use a duration from 0s to 1s, such as \"50ms\"",
+            |span| span <= Duration::from_secs(1),
+        ),
+        request_timeout: section.span(
+            "request_timeout",
+            default.request_timeout,
+            "use a duration over 3s (the service's own timeout) and up to 60s, such as \"8s\"",
+            |span| span > SERVICE_TIMEOUT && span <= Duration::from_secs(60),
+        ),
     }
 }

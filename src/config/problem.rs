@@ -5,10 +5,7 @@
 use std::{
     fmt::{self, Display},
     io,
-    ops::RangeInclusive,
     path::PathBuf,
-    str::FromStr,
-    time::Duration,
 };
 
 /// The remedy for an unreadable configuration file.
@@ -101,57 +98,6 @@ impl Problems {
 
     fn push(&mut self, key: &str, value: Option<String>, remedy: String) {
         self.0.push(Problem { key: key.to_owned(), value, origin: None, remedy });
-    }
-
-    /// The valid entries of a list.
-    pub fn listed<T: FromStr<Err: Display>>(&mut self, key: &str, texts: Vec<String>) -> Vec<T> {
-        let mut valid = vec![];
-        for text in texts {
-            match text.parse::<T>() {
-                Ok(entry) => valid.push(entry),
-                Err(error) => self.refuse_silently(key, error.to_string()),
-            }
-        }
-        valid
-    }
-
-    /// The value that `parse` returns for `text`; if it returns none, notes the problem and uses `default`.
-    pub fn parsed<T>(
-        &mut self,
-        key: &str,
-        text: Option<String>,
-        default: T,
-        remedy: impl Into<String>,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> T {
-        let Some(text) = text else { return default };
-        parse(&text).unwrap_or_else(|| {
-            self.refuse(key, &text, remedy);
-            default
-        })
-    }
-
-    /// A whole number within `range`.
-    pub fn number<T>(&mut self, key: &str, text: Option<String>, default: T, range: RangeInclusive<T>) -> T
-    where
-        T: FromStr + PartialOrd + Display,
-    {
-        let remedy = format!("use a whole number from {} to {}", range.start(), range.end());
-        self.parsed(key, text, default, remedy, |text| text.parse().ok().filter(|number| range.contains(number)))
-    }
-
-    /// A duration such as `"50ms"` that satisfies `allowed`.
-    pub fn span(
-        &mut self,
-        key: &str,
-        text: Option<String>,
-        default: Duration,
-        remedy: &str,
-        allowed: impl FnOnce(Duration) -> bool,
-    ) -> Duration {
-        self.parsed(key, text, default, remedy, |text| {
-            humantime::parse_duration(text).ok().filter(|span| allowed(*span))
-        })
     }
 
     /// True if there are no problems so far.

@@ -1,15 +1,11 @@
 //! `[readers]`: how members who have read messages are asked for and named.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
 
-use super::{
-    problem::Problems,
-    secret::{self, SecretText},
-};
+use super::section::Section;
 use crate::rules::{discovery::Pattern, readers::pseudonym::Naming};
 
 /// Minimum length of the key of pseudonyms, in characters.
@@ -42,60 +38,35 @@ impl Default for Readers {
     }
 }
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// Whether members are stored by pseudonyms.
-    pseudonyms: Option<String>,
-    /// Key of the pseudonyms.
-    pseudonym_key: Option<SecretText>,
-    /// File with the key of the pseudonyms.
-    pseudonym_key_file: Option<PathBuf>,
-    reader_cadence: Option<String>,
-    groups: Option<Vec<String>>,
-    max_calls_per_second: Option<String>,
-}
-
-impl Keys {
-    pub fn validate(self, problems: &mut Problems) -> Readers {
-        const KEY: &str = "readers.pseudonym_key";
-        let default = Readers::default();
-        let wanted = problems
-            .parsed("readers.pseudonyms", self.pseudonyms, false, "use true or false", |text| text.parse().ok());
-        let is_given = self.pseudonym_key.is_some() || self.pseudonym_key_file.is_some();
-        let key = secret::take(KEY, self.pseudonym_key, self.pseudonym_key_file.as_deref(), problems);
-        let given = key.as_ref().map(ExposeSecret::expose_secret);
-        if given.is_some_and(|key| key.chars().count() < MIN_KEY) {
-            problems.refuse_silently(KEY, "is shorter than 32 characters: `openssl rand -hex 32` makes a key");
-        }
-        if given == Some(PLACEHOLDER) {
-            let remedy = "is the example from the reference file: `openssl rand -hex 32` makes a key";
-            problems.refuse_silently(KEY, remedy);
-        }
-        if wanted && !is_given {
-            let remedy = "is missing: set it or readers.pseudonym_key_file, since readers.pseudonyms is true; \
-                          `openssl rand -hex 32` makes a key";
-            problems.refuse_silently(KEY, remedy);
-        }
-        let day = Duration::from_secs(86_400);
-        let cadence = problems.span(
-            "readers.reader_cadence",
-            self.reader_cadence,
-            default.reader_cadence.to_std().unwrap_or_default(),
-            "use a duration from 1s to 1d, such as \"30s\"",
-            |span| span >= Duration::from_secs(1) && span <= day,
-        );
-        Readers {
-            naming: key.filter(|_| wanted).map_or(default.naming, Naming::Pseudonyms),
-            reader_cadence: TimeDelta::from_std(cadence).unwrap_or(default.reader_cadence),
-            groups: problems.listed("readers.groups", self.groups.unwrap_or_default()),
-            max_calls_per_second: problems.number(
-                "readers.max_calls_per_second",
-                self.max_calls_per_second,
-                default.max_calls_per_second,
-                1..=1_000,
-            ),
-        }
+pub(super) fn read(section: &mut Section<'_>) -> Readers {
+    const KEY: &str = "pseudonym_key";
+    let default = Readers::default();
+    let wanted = section.flag("pseudonyms", false);
+    let is_given = section.is_given(KEY) || section.is_given("pseudonym_key_file");
+    let key = section.secret(KEY);
+    let given = key.as_ref().map(ExposeSecret::expose_secret);
+    if given.is_some_and(|key| key.chars().count() < MIN_KEY) {
+        section.refuse_silently(KEY, "is shorter than 32 characters: `openssl rand -hex 32` makes a key");
+    }
+    if given == Some(PLACEHOLDER) {
+        section.refuse_silently(KEY, "is the example from the reference file: `openssl rand -hex 32` makes a key");
+    }
+    if wanted && !is_given {
+        let remedy = "is missing: set it or readers.pseudonym_key_file, since readers.pseudonyms is true; \
+                      `openssl rand -hex 32` makes a key";
+        section.refuse_silently(KEY, remedy);
+    }
+    let day = Duration::from_secs(86_400);
+    let cadence = section.span(
+        "reader_cadence",
+        default.reader_cadence.to_std().unwrap_or_default(),
+        "use a duration from 1s to 1d, such as \"30s\"",
+        |span| span >= Duration::from_secs(1) && span <= day,
+    );
+    Readers {
+        naming: key.filter(|_| wanted).map_or(default.naming, Naming::Pseudonyms),
+        reader_cadence: TimeDelta::from_std(cadence).unwrap_or(default.reader_cadence),
+        groups: section.list("groups").unwrap_or_default(),
+        max_calls_per_second: section.number("max_calls_per_second", default.max_calls_per_second, 1..=1_000),
     }
 }

@@ -3,57 +3,32 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use serde::Deserialize;
 
-use super::problem::Problems;
+use super::section::Section;
 use crate::rules::retention::Retention;
 
 /// Partitions cover a day, and late results must find theirs.
 const SHORTEST: Duration = Duration::from_secs(86_400);
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// Days, or `forever`.
-    snapshots: Option<String>,
-    /// Days, or `forever`.
-    calls: Option<String>,
-    /// Days, or `forever`.
-    rollups: Option<String>,
-    /// Days, or `forever`.
-    message_days: Option<String>,
-    /// Days, or `forever`.
-    readers: Option<String>,
-}
-
-impl Keys {
-    pub fn validate(self, problems: &mut Problems) -> Retention {
-        let mut span = |key: &str, given: Option<String>, default| {
-            problems.parsed(key, given, default, "use a duration of 1d or more, such as \"90d\", or \"forever\"", span)
-        };
-        let default = Retention::default();
-        let retention = Retention {
-            snapshots: span("retention.snapshots", self.snapshots, default.snapshots),
-            calls: span("retention.calls", self.calls, default.calls),
-            rollups: span("retention.rollups", self.rollups, default.rollups),
-            message_days: span("retention.message_days", self.message_days, default.message_days),
-            readers: span("retention.readers", self.readers, default.readers),
-        };
-        for (key, kept) in
-            [("retention.rollups", retention.rollups), ("retention.message_days", retention.message_days)]
+pub(super) fn read(section: &mut Section<'_>) -> Retention {
+    let default = Retention::default();
+    let remedy = "use a duration of 1d or more, such as \"90d\", or \"forever\"";
+    let retention = Retention {
+        snapshots: section.parsed("snapshots", default.snapshots, remedy, span),
+        calls: section.parsed("calls", default.calls, remedy, span),
+        rollups: section.parsed("rollups", default.rollups, remedy, span),
+        message_days: section.parsed("message_days", default.message_days, remedy, span),
+        readers: section.parsed("readers", default.readers, remedy, span),
+    };
+    for (key, kept) in [("rollups", retention.rollups), ("message_days", retention.message_days)] {
+        if let Some(kept) = kept
+            && retention.snapshots.is_none_or(|snapshots| snapshots > kept)
         {
-            if let Some(kept) = kept
-                && retention.snapshots.is_none_or(|snapshots| snapshots > kept)
-            {
-                problems.refuse_silently(
-                    key,
-                    "is shorter than retention.snapshots: roll-ups must be kept at least as long as snapshots",
-                );
-            }
+            let remedy = "is shorter than retention.snapshots: roll-ups must be kept at least as long as snapshots";
+            section.refuse_silently(key, remedy);
         }
-        retention
     }
+    retention
 }
 
 fn span(text: &str) -> Option<Option<TimeDelta>> {

@@ -1,15 +1,18 @@
-//! Splits the settings into the keys of each section. Finds all unknown keys, not only the first.
+//! Reads all sections of the settings. Finds all unknown sections and keys, not only the first.
 
 use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
-use serde::de::DeserializeOwned;
 
 use super::{
-    cadence, chat, database, discovery, fields::fields_of, http, jobs, limits, log, polling, problem::Problems,
-    readers, retention, settings::Config, snapshots, webhooks,
+    cadence, chat, discovery, http, jobs, limits, log, polling, problem::Problems, readers, retention,
+    section::Section, settings::Config, snapshots, webhooks,
 };
-use crate::domain::Timestamp;
+use crate::{
+    config::database,
+    domain::Timestamp,
+    rules::cadence::{Cadences, DEFAULT},
+};
 
 /// The names of the sections.
 pub(super) const SECTIONS: [&str; 13] = [
@@ -28,134 +31,97 @@ pub(super) const SECTIONS: [&str; 13] = [
     "log",
 ];
 
-/// Returns the names of a section's keys.
-type Fields = fn() -> &'static [&'static str];
-
-/// The keys of all sections except cadences, whose names are free.
-pub(super) const KEYS: [(&str, Fields); 12] = [
-    ("chat", fields_of::<chat::Keys>),
-    ("database", fields_of::<database::Keys>),
-    ("polling", fields_of::<polling::Keys>),
-    ("discovery", fields_of::<discovery::Keys>),
-    ("snapshots", fields_of::<snapshots::Keys>),
-    ("readers", fields_of::<readers::Keys>),
-    ("jobs", fields_of::<jobs::Keys>),
-    ("retention", fields_of::<retention::Keys>),
-    ("limits", fields_of::<limits::Keys>),
-    ("http", fields_of::<http::Keys>),
-    ("webhooks", fields_of::<webhooks::Keys>),
-    ("log", fields_of::<log::Keys>),
-];
-
-/// The parsed sections; `None` if a section has the wrong form.
-pub(super) struct Sections {
-    chat: Option<chat::Keys>,
-    database: Option<database::Keys>,
-    polling: Option<polling::Keys>,
-    cadences: Option<BTreeMap<String, cadence::Keys>>,
-    discovery: Option<discovery::Keys>,
-    snapshots: Option<snapshots::Keys>,
-    readers: Option<readers::Keys>,
-    jobs: Option<jobs::Keys>,
-    retention: Option<retention::Keys>,
-    limits: Option<limits::Keys>,
-    http: Option<http::Keys>,
-    webhooks: Option<webhooks::Keys>,
-    log: Option<log::Keys>,
+/// Reads all sections. Also returns all keys that exist, each with its section, the cadences last. The settings are
+/// `None` if a section without valid values can't have defaults either.
+pub(super) fn read(settings: Value, now: Timestamp, problems: &mut Problems) -> (Option<Config>, Vec<String>) {
+    let mut tables = into_table("the file", settings, problems).unwrap_or_default();
+    tables.retain(|name, _| {
+        let is_known = SECTIONS.contains(&name.as_str());
+        if !is_known {
+            problems.refuse_silently(name, format!("unknown section: the sections are {}", SECTIONS.join(", ")));
+        }
+        is_known
+    });
+    let mut sections = Sections { tables, keys: vec![], problems };
+    let cadences = sections.cadences(now);
+    let cadence_keys = std::mem::take(&mut sections.keys);
+    let config = sections.all(cadences, now);
+    (config, [sections.keys, cadence_keys].concat())
 }
 
-impl Sections {
-    pub fn read(settings: Value, problems: &mut Problems) -> Self {
-        let mut tables = into_table("the file", settings, problems).unwrap_or_default();
-        refuse_unknown("", &mut tables, &SECTIONS, problems);
-        Self {
-            chat: section("chat", &mut tables, problems),
-            database: section("database", &mut tables, problems),
-            polling: section("polling", &mut tables, problems),
-            cadences: cadences(tables.remove("cadence"), problems),
-            discovery: section("discovery", &mut tables, problems),
-            snapshots: section("snapshots", &mut tables, problems),
-            readers: section("readers", &mut tables, problems),
-            jobs: section("jobs", &mut tables, problems),
-            retention: section("retention", &mut tables, problems),
-            limits: section("limits", &mut tables, problems),
-            http: section("http", &mut tables, problems),
-            webhooks: section("webhooks", &mut tables, problems),
-            log: section("log", &mut tables, problems),
-        }
-    }
+/// The sections that are still to be read.
+struct Sections<'a> {
+    tables: Map<String, Value>,
+    /// The keys of the sections read so far.
+    keys: Vec<String>,
+    problems: &'a mut Problems,
+}
 
-    /// The trusted settings; `None` and problems if they are invalid.
-    pub fn validate(self, now: Timestamp, problems: &mut Problems) -> Option<Config> {
-        let chat = self.chat.map(|keys| keys.validate(problems));
-        let database = self.database.map(|keys| keys.validate(problems));
-        let polling = self.polling.map(|keys| keys.validate(problems));
-        let cadences = self.cadences.and_then(|sections| cadence::validate(sections, now, problems));
-        let discovery = self.discovery.map(|keys| keys.validate(cadences.as_ref(), problems));
-        let snapshots = self.snapshots.map(|keys| keys.validate(problems));
-        let readers = self.readers.map(|keys| keys.validate(problems));
-        let jobs = self.jobs.and_then(|keys| keys.validate(now, problems));
-        let retention = self.retention.map(|keys| keys.validate(problems));
-        let limits = self.limits.map(|keys| keys.validate(problems));
-        let http = self.http.map(|keys| keys.validate(problems));
-        let page = http.as_ref().and_then(|http| http.listen);
-        let webhooks = self.webhooks.map(|keys| keys.validate(page, problems));
-        let log = self.log.map(|keys| keys.validate(problems));
+impl Sections<'_> {
+    fn all(&mut self, cadences: Option<Cadences>, now: Timestamp) -> Option<Config> {
+        let chat = self.section("chat", chat::read);
+        let database = self.section("database", database::read);
+        let polling = self.section("polling", polling::read);
+        let discovery = self.section("discovery", |section| discovery::read(section, cadences.as_ref()));
+        let snapshots = self.section("snapshots", snapshots::read);
+        let readers = self.section("readers", readers::read);
+        let jobs = self.section("jobs", |section| jobs::read(section, now));
+        let retention = self.section("retention", retention::read);
+        let limits = self.section("limits", limits::read);
+        let http = self.section("http", http::read);
+        let webhooks = self.section("webhooks", |section| webhooks::read(section, http.listen));
+        let log = self.section("log", log::read);
         Some(Config {
-            chat: chat?,
-            database: database?,
-            polling: polling?,
+            chat,
+            database,
+            polling,
             cadences: cadences?,
-            discovery: discovery?,
-            snapshots: snapshots?,
-            readers: readers?,
+            discovery,
+            snapshots,
+            readers,
             jobs: jobs?,
-            retention: retention?,
-            limits: limits?,
-            http: http?,
-            webhooks: webhooks?,
-            log: log?,
+            retention,
+            limits,
+            http,
+            webhooks,
+            log,
             settings: vec![],
             exposed_files: vec![],
         })
     }
-}
 
-fn section<T: DeserializeOwned + Default>(
-    name: &str,
-    tables: &mut Map<String, Value>,
-    problems: &mut Problems,
-) -> Option<T> {
-    tables.remove(name).map_or_else(|| Some(T::default()), |value| keys(name, value, problems))
-}
-
-fn cadences(value: Option<Value>, problems: &mut Problems) -> Option<BTreeMap<String, cadence::Keys>> {
-    let Some(value) = value else { return Some(BTreeMap::new()) };
-    let mut all = Some(BTreeMap::new());
-    for (name, value) in into_table("cadence", value, problems)? {
-        if !cadence::is_name(&name) {
-            let remedy = "is not a valid cadence name: use 1 to 63 of a-z, 0-9, _ and -";
-            problems.refuse_silently(&format!("cadence.{name}"), remedy);
-        }
-        let keys = keys(&format!("cadence.{name}"), value, problems);
-        all = all.zip(keys).map(|(mut all, keys)| {
-            all.insert(name, keys);
-            all
-        });
+    /// Reads a section; a missing one is empty.
+    fn section<T>(&mut self, name: &str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        let table = self.tables.remove(name).and_then(|value| into_table(name, value, self.problems));
+        self.table(name, table.unwrap_or_default(), read)
     }
-    all
-}
 
-fn keys<T: DeserializeOwned>(name: &str, value: Value, problems: &mut Problems) -> Option<T> {
-    let mut table = into_table(name, value, problems)?;
-    refuse_unknown(&format!("{name}."), &mut table, fields_of::<T>(), problems);
-    Value::new(None, table)
-        .try_deserialize()
-        .map_err(|error| {
-            let (key, reason) = located(error);
-            problems.refuse_silently(&format!("{name}.{key}"), reason);
-        })
-        .ok()
+    fn table<T>(&mut self, name: &str, table: Map<String, Value>, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+        let mut section = Section::new(name, table, self.problems);
+        let read = read(&mut section);
+        self.keys.extend(section.end());
+        read
+    }
+
+    /// Reads the cadences of all sections `[cadence.NAME]`, the default first; `None` if one has a problem.
+    fn cadences(&mut self, now: Timestamp) -> Option<Cadences> {
+        let tables = self.tables.remove("cadence").and_then(|value| into_table("cadence", value, self.problems));
+        let mut tables: BTreeMap<_, _> = tables.unwrap_or_default().into_iter().collect();
+        let default = tables.remove(DEFAULT).unwrap_or_else(|| Value::new(None, Map::<String, Value>::new()));
+        // All are read before one that has a problem ends this, so that all problems are reported.
+        let mut cadences = vec![];
+        for (name, value) in std::iter::once((DEFAULT.to_owned(), default)).chain(tables) {
+            let section = format!("cadence.{name}");
+            if !cadence::is_name(&name) {
+                let remedy = "is not a valid cadence name: use 1 to 63 of a-z, 0-9, _ and -";
+                self.problems.refuse_silently(&section, remedy);
+            }
+            let table = into_table(&section, value, self.problems);
+            let read = |table| self.table(&section, table, |section| cadence::read(section, &name, now));
+            cadences.push(table.and_then(read).map(|cadence| (name.clone(), cadence)));
+        }
+        Some(Cadences::new(cadences.into_iter().collect::<Option<_>>()?))
+    }
 }
 
 fn into_table(name: &str, value: Value, problems: &mut Problems) -> Option<Map<String, Value>> {
@@ -165,27 +131,5 @@ fn into_table(name: &str, value: Value, problems: &mut Problems) -> Option<Map<S
             problems.refuse_silently(name, format!("is a section, not a key: write [{name}] and its keys below"));
             None
         }
-    }
-}
-
-fn refuse_unknown(prefix: &str, table: &mut Map<String, Value>, known: &[&str], problems: &mut Problems) {
-    let what = if prefix.is_empty() { "section: the sections are" } else { "key: the keys here are" };
-    table.retain(|key, _| {
-        let is_known = known.contains(&key.as_str());
-        if !is_known {
-            problems.refuse_silently(&format!("{prefix}{key}"), format!("unknown {what} {}", known.join(", ")));
-        }
-        is_known
-    });
-}
-
-/// The key of a value with the wrong form, and the problem.
-fn located(error: config::ConfigError) -> (String, String) {
-    match error {
-        config::ConfigError::Type { key, unexpected, expected, .. } => {
-            (key.unwrap_or_default(), format!("is a {unexpected}: use {expected}"))
-        }
-        config::ConfigError::At { key, error, .. } => (key.unwrap_or_default(), error.to_string()),
-        other => (String::new(), other.to_string()),
     }
 }

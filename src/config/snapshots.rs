@@ -1,8 +1,6 @@
 //! `[snapshots]`: which polls add a row to the time series.
 
-use serde::Deserialize;
-
-use super::problem::Problems;
+use super::section::Section;
 use crate::rules::recording::KeepSnapshots;
 
 /// Which polls add a row to the time series.
@@ -12,23 +10,12 @@ pub struct Snapshots {
     pub record: KeepSnapshots,
 }
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// `changes` or `every_poll`.
-    record: Option<String>,
-}
-
-impl Keys {
-    pub fn validate(self, problems: &mut Problems) -> Snapshots {
-        let remedy = "use \"changes\" or \"every_poll\"";
-        let record =
-            problems.parsed("snapshots.record", self.record, KeepSnapshots::default(), remedy, |text| match text {
-                "changes" => Some(KeepSnapshots::Changes),
-                "every_poll" => Some(KeepSnapshots::EveryPoll),
-                _ => None,
-            });
-        Snapshots { record }
-    }
+pub(super) fn read(section: &mut Section<'_>) -> Snapshots {
+    let remedy = "use \"changes\" or \"every_poll\"";
+    let record = section.parsed("record", KeepSnapshots::default(), remedy, |text| match text {
+        "changes" => Some(KeepSnapshots::Changes),
+        "every_poll" => Some(KeepSnapshots::EveryPoll),
+        _ => None,
+    });
+    Snapshots { record }
 }

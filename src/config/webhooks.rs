@@ -4,14 +4,11 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 
-use super::{
-    chat::is_loopback,
-    http::EXAMPLE_TOKEN,
-    problem::Problems,
-    secret::{self, SecretText},
-};
+use super::{chat::is_loopback, http::EXAMPLE_TOKEN, section::Section};
+
+/// The port in the remedy for an invalid address.
+const PORT: u16 = 9465;
 
 /// Minimum length of a token, in characters: anyone who reaches the address can have signatures checked.
 const SHORTEST_TOKEN: usize = 32;
@@ -47,74 +44,39 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// The keys of the section.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Keys {
-    /// An address with its port, or `off`.
-    listen: Option<String>,
-    /// The path of the URL.
-    path: Option<SecretText>,
-    /// File with the path.
-    path_file: Option<PathBuf>,
-    /// The token that signs webhooks.
-    token: Option<SecretText>,
-    /// File with the token.
-    token_file: Option<PathBuf>,
-    /// The previous token, while it is replaced in the console.
-    previous_token: Option<SecretText>,
-    /// File with the previous token.
-    previous_token_file: Option<PathBuf>,
-    /// File with the certificate chain.
-    tls_certificate_file: Option<PathBuf>,
-    /// File with the certificate's key.
-    tls_key_file: Option<PathBuf>,
-    /// The URL of another handler.
-    forward: Option<String>,
-}
-
-impl Keys {
-    /// `page` is the address of the page, which must be a different one.
-    pub fn validate(self, page: Option<SocketAddr>, problems: &mut Problems) -> Webhooks {
-        let remedy = "use an IP address with a port, such as \"127.0.0.1:9465\" or \"[::1]:9465\", or \"off\"";
-        let none: Option<SocketAddr> = None;
-        let listen = problems.parsed("webhooks.listen", self.listen, none, remedy, |text| match text {
-            "off" => Some(None),
-            address => address.parse().ok().map(Some),
-        });
-        let path = secret::take("webhooks.path", self.path, self.path_file.as_deref(), problems);
-        let path = path.unwrap_or_else(|| "/".into());
-        check_path(&path, problems);
-        let token = secret::take("webhooks.token", self.token, self.token_file.as_deref(), problems);
-        check_token("webhooks.token", token.as_ref(), problems);
-        let file = self.previous_token_file.as_deref();
-        let previous = secret::take("webhooks.previous_token", self.previous_token, file, problems);
-        check_token("webhooks.previous_token", previous.as_ref(), problems);
-        let tls = tls(self.tls_certificate_file, self.tls_key_file, problems);
-        let forward = forward(self.forward, problems);
-        let Some(listen) = listen else { return Webhooks::default() };
-        if token.is_none() {
-            let remedy = "is missing: set it (or webhooks.token) to the token in the Chat console, without which \
-                anybody could send webhooks";
-            problems.refuse_silently("webhooks.token_file", remedy);
-        }
-        if !listen.ip().is_loopback() && tls.is_none() {
-            let remedy = "can be reached from other machines without encryption: use a loopback address behind a TLS \
-                proxy, or set webhooks.tls_certificate_file and webhooks.tls_key_file";
-            problems.refuse("webhooks.listen", &listen.to_string(), remedy);
-        }
-        // Port 0 is any free port.
-        if listen.port() != 0 && page == Some(listen) {
-            let remedy = "is the address of http.listen: use another, since the page is not for the internet";
-            problems.refuse("webhooks.listen", &listen.to_string(), remedy);
-        }
-        let tokens = token.into_iter().chain(previous).collect();
-        Webhooks { listener: Some(Listener { listen, path, tokens, tls, forward }) }
+/// `page` is the address of the page, which must be a different one.
+pub(super) fn read(section: &mut Section<'_>, page: Option<SocketAddr>) -> Webhooks {
+    let listen = section.address("listen", PORT, false);
+    let path = section.secret("path").unwrap_or_else(|| "/".into());
+    check_path(&path, section);
+    let token = section.secret("token");
+    check_token("token", token.as_ref(), section);
+    let previous = section.secret("previous_token");
+    check_token("previous_token", previous.as_ref(), section);
+    let tls = tls(section);
+    let forward = forward(section);
+    let Some(listen) = listen else { return Webhooks::default() };
+    if token.is_none() {
+        let remedy = "is missing: set it (or webhooks.token) to the token in the Chat console, without which \
+            anybody could send webhooks";
+        section.refuse_silently("token_file", remedy);
     }
+    if !listen.ip().is_loopback() && tls.is_none() {
+        let remedy = "can be reached from other machines without encryption: use a loopback address behind a TLS \
+            proxy, or set webhooks.tls_certificate_file and webhooks.tls_key_file";
+        section.refuse("listen", &listen.to_string(), remedy);
+    }
+    // Port 0 is any free port.
+    if listen.port() != 0 && page == Some(listen) {
+        let remedy = "is the address of http.listen: use another, since the page is not for the internet";
+        section.refuse("listen", &listen.to_string(), remedy);
+    }
+    let tokens = token.into_iter().chain(previous).collect();
+    Webhooks { listener: Some(Listener { listen, path, tokens, tls, forward }) }
 }
 
 /// Refuses a path that no request can have, or that is public.
-fn check_path(path: &SecretString, problems: &mut Problems) {
+fn check_path(path: &SecretString, section: &mut Section<'_>) {
     let path = path.expose_secret();
     // Tencent refuses URLs with `?`, `&`, `$` or `!`; characters that would be encoded in a URL could not be compared.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
@@ -127,38 +89,40 @@ fn check_path(path: &SecretString, problems: &mut Problems) {
     } else {
         return;
     };
-    problems.refuse_silently("webhooks.path", remedy);
+    section.refuse_silently("path", remedy);
 }
 
-fn check_token(key: &str, token: Option<&SecretString>, problems: &mut Problems) {
+fn check_token(key: &str, token: Option<&SecretString>, section: &mut Section<'_>) {
     let Some(token) = token.map(ExposeSecret::expose_secret) else { return };
     if token == EXAMPLE_TOKEN {
         let remedy =
             "is the example from the reference file, which is public: generate one with `openssl rand -hex 16`";
-        problems.refuse_silently(key, remedy);
+        section.refuse_silently(key, remedy);
     } else if token.chars().count() < SHORTEST_TOKEN {
         let remedy = format!("is shorter than {SHORTEST_TOKEN} characters: generate one with `openssl rand -hex 16`");
-        problems.refuse_silently(key, remedy);
+        section.refuse_silently(key, remedy);
     }
 }
 
 /// A certificate and its key are only useful together.
-fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>, problems: &mut Problems) -> Option<TlsFiles> {
-    let missing = match (certificate, key) {
+fn tls(section: &mut Section<'_>) -> Option<TlsFiles> {
+    const CERTIFICATE: &str = "tls_certificate_file";
+    const KEY: &str = "tls_key_file";
+    let missing = match (section.path(CERTIFICATE), section.path(KEY)) {
         (None, None) => return None,
         (Some(certificate), Some(key)) => return Some(TlsFiles { certificate, key }),
-        (Some(_), None) => "webhooks.tls_key_file",
-        (None, Some(_)) => "webhooks.tls_certificate_file",
+        (Some(_), None) => KEY,
+        (None, Some(_)) => CERTIFICATE,
     };
-    problems.refuse_silently(missing, "is missing: set both files, or none if a proxy terminates TLS");
+    section.refuse_silently(missing, "is missing: set both files, or none if a proxy terminates TLS");
     None
 }
 
-fn forward(text: Option<String>, problems: &mut Problems) -> Option<Url> {
-    const KEY: &str = "webhooks.forward";
-    let text = text?;
+fn forward(section: &mut Section<'_>) -> Option<Url> {
+    const KEY: &str = "forward";
+    let text = section.text(KEY)?;
     if text.contains('@') {
-        problems.refuse_silently(KEY, "contains credentials: a webhook's signature is passed on instead");
+        section.refuse_silently(KEY, "contains credentials: a webhook's signature is passed on instead");
         return None;
     }
     let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -172,6 +136,6 @@ fn forward(text: Option<String>, problems: &mut Problems) -> Option<Url> {
         }
         Some(_) => return url,
     };
-    problems.refuse(KEY, &text, remedy);
+    section.refuse(KEY, &text, remedy);
     None
 }

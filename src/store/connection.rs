@@ -220,7 +220,9 @@ impl Manager for Connector {
             None => self.connect().await?,
         };
         if self.tries.swap(false, Ordering::Relaxed) {
-            tracing::info!("there is a proxy in front of the database: statements are prepared each time they are used");
+            tracing::info!(
+                "there is a proxy in front of the database: statements are prepared each time they are used"
+            );
         }
         Ok(StoreConnection::shared(connection))
     }

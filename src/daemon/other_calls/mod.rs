@@ -141,7 +141,15 @@ impl OtherCalls {
         if let Some(count) = self.trouble().happened(clock::uptime()) {
             let (api, code, info, class) = (api.name(), failure.code, failure.info.as_str(), failure.class.name());
             let remedy = failure.code.and_then(crate::rules::protocol::error_class::remedy);
-            tracing::warn!(api, code, info, class, remedy, count, "a call of {api} failed, and will be made again later");
+            tracing::warn!(
+                api,
+                code,
+                info,
+                class,
+                remedy,
+                count,
+                "a call of {api} failed, and will be made again later"
+            );
         }
     }
 

@@ -13,7 +13,7 @@ impl fmt::Display for Cadence {
                     let (pace, fastest) = (duration::exactly(*pace), duration::exactly(*fastest));
                     write!(
                         f,
-                        "what is unread at a pace of {pace}, at most every {fastest} and at least every {patience} times its tier: "
+                        "unread messages at a pace of {pace}, at most every {fastest} and at least every {patience} intervals of their tier: "
                     )?;
                 }
                 for tier in tiers {
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_cadence_with_a_pace_tells_that_first() {
         let said = Cadence::built_in(true).to_string();
-        assert!(said.starts_with("what is unread at a pace of 12m, at most every 30s and at least every 8 times its tier: every 1m until 1h old, "), "{said}");
+        assert!(said.starts_with("unread messages at a pace of 12m, at most every 30s and at least every 8 intervals of their tier: every 1m until 1h old, "), "{said}");
     }
 
     #[test]
