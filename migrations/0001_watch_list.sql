@@ -27,6 +27,7 @@ CREATE TABLE receiptd.watched_groups (
     added_at     timestamptz NOT NULL DEFAULT now(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     reschedule   boolean NOT NULL DEFAULT false,
+    is_large     boolean NOT NULL DEFAULT false,
     discovered_at timestamptz,
     CONSTRAINT an_app_has_a_group_once UNIQUE (sdk_app_id, group_id),
     CONSTRAINT sdk_app_id_is_a_positive_u32 CHECK (sdk_app_id BETWEEN 1 AND 4294967295),
@@ -58,6 +59,7 @@ COMMENT ON COLUMN receiptd.watched_groups.probe_at IS 'Time when a quarantined g
 COMMENT ON COLUMN receiptd.watched_groups.added_at IS 'Time when the group was first watched.';
 COMMENT ON COLUMN receiptd.watched_groups.updated_at IS 'Time when its type, cadence, labels, readers or state last changed, or when it was added.';
 COMMENT ON COLUMN receiptd.watched_groups.discovered_at IS 'Time when discovery added the group to the watch list; null if its owner did.';
+COMMENT ON COLUMN receiptd.watched_groups.is_large IS 'Internal: whether the group has had more than 100 slots at a time. Then latest_receipts finds its messages by their rows.';
 COMMENT ON COLUMN receiptd.watched_groups.reschedule IS 'Internal: whether the state or cadence has changed and the schedule has not been updated yet.';
 
 -- Analysts name the group, and often not the app.

@@ -87,10 +87,10 @@ COMMENT ON COLUMN receiptd.message_state.discovered_at IS 'Time when discovery f
 COMMENT ON COLUMN receiptd.message_state.updated_at IS 'Time when the row last changed, not counting known_until, which moves with every poll.';
 
 -- The view that is read most, and therefore not based on message_state: for messages in a slot, only the row of the slot is read,
--- one for 50 messages. The price: finding a single message opens all slots of its group, 7 ms for a thousand slots. message_state
--- and message_milestones find it by its key. slot_messages requires the LEFT JOIN. Each branch joins the groups separately, so that
--- a filter by group uses an index in both. The outer SELECT is necessary: conditions are pushed into a plain UNION ALL even if the
--- view is a security barrier.
+-- one for 50 messages. Finding a single message opens all slots of its group, which takes too long in a large one: there, messages are
+-- found by their rows. All messages of such a group together take twice as long in this way. slot_messages requires the LEFT JOIN.
+-- Each branch joins the groups separately, so that a filter by group uses an index in all. The outer SELECT is necessary: conditions
+-- are pushed into a plain UNION ALL even if the view is a security barrier.
 CREATE VIEW receiptd.latest_receipts AS
 SELECT sdk_app_id, group_id, msg_seq, sent_at, state, read_num, unread_num, receipt_code, first_polled_at, last_changed_at,
     known_until, closed_at, group_key, labels, group_labels
@@ -102,7 +102,20 @@ FROM (
     LEFT JOIN receiptd.slot_messages e USING (group_key)
     -- Only for labels: without them, the planner removes this join.
     LEFT JOIN receiptd.watched_messages m ON m.group_key = e.group_key AND m.msg_seq = e.msg_seq AND m.slot_id = e.slot_id
-    WHERE e.msg_seq IS NOT NULL
+    WHERE NOT g.is_large AND e.msg_seq IS NOT NULL
+    UNION ALL
+    SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, s.read_num[least(p.n, cardinality(s.read_num))],
+        s.member_num[least(p.n, cardinality(s.member_num))] - s.read_num[least(p.n, cardinality(s.read_num))],
+        s.code[least(p.n, cardinality(s.code))], s.first_polled_at[least(p.n, cardinality(s.first_polled_at))],
+        s.changed_at[least(p.n, cardinality(s.changed_at))],
+        CASE WHEN s.code[least(p.n, cardinality(s.code))] IS NOT NULL
+            THEN coalesce(s.known_apart[least(p.n, cardinality(s.known_apart))], s.known_until) END,
+        m.closed_at, m.group_key, m.labels, g.labels
+    FROM receiptd.watched_messages m
+    JOIN receiptd.watched_groups g USING (group_key)
+    JOIN receiptd.poll_slots s ON s.group_key = m.group_key AND s.slot_id = m.slot_id
+    CROSS JOIN LATERAL (SELECT array_position(s.msg_seqs, m.msg_seq) AS n) p
+    WHERE g.is_large AND p.n IS NOT NULL
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, m.msg_seq, m.sent_at, m.state, m.read_num, m.unread_num, m.receipt_code,
         m.first_polled_at, m.last_changed_at, m.known_until, m.closed_at, m.group_key, m.labels, g.labels

@@ -16,6 +16,7 @@ mod flush;
 mod forecast;
 mod forget;
 mod history;
+mod large_groups;
 mod lease;
 mod overview;
 mod page;

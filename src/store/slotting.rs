@@ -12,6 +12,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     Store, StoreError,
     brief::{Brief, Halves, changed},
+    large_groups::mark_large,
     slot_rows::{SlotRow, append_to_slots, insert_slots, move_messages, new_slot_ids, update_slots},
     slots::receipt,
     statement::{query, query_as},
@@ -247,6 +248,7 @@ async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Pl
     let made = making.iter().zip(ids).map(|(filled, slot_id)| filled.row(slot_id));
     let made: Vec<SlotRow<'_>> = made.collect();
     insert_slots(connection, &made).await?;
+    mark_large(connection, made.iter().map(|row| row.key.group_key).collect()).await?;
     let joined = joining.iter().filter_map(|filled| Some(filled.row(filled.fill.slot_id?)));
     let joined: Vec<SlotRow<'_>> = joined.collect();
     let due = append_to_slots(connection, &joined).await?;

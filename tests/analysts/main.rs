@@ -17,6 +17,7 @@ mod harness;
 mod history;
 mod idle_hours;
 mod labels;
+mod large_groups;
 mod late;
 mod medians;
 mod milestones;

@@ -110,6 +110,17 @@ async fn a_thousand_concurrent_calls_neither_deadlock_nor_lose_any() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn a_group_with_more_than_100_slots_is_marked_as_large() {
+    let mut rig = Harness::new().await;
+    rig.watch("many", 1..=5_001).await;
+    rig.watch("few", 1..=5_000).await;
+    rig.until("(SELECT count(*) FROM receiptd.slot_messages) = 10001").await;
+    let large = "SELECT string_agg(group_id, ', ') FROM receiptd.watched_groups WHERE is_large";
+    assert_eq!(rig.value::<Option<String>>(large).await.as_deref(), Some("many"));
+    rig.stop().await;
+}
+
 /// Watches a message again while `holder` has locked it, and returns how many messages that opened once `end` ended
 /// the transaction.
 async fn watched_again_while(rig: &Harness, holder: &'static str, end: &'static str) -> i64 {
