@@ -748,20 +748,27 @@ COMMENT ON COLUMN receiptd.message_days.updated_at IS 'Time when the row was wri
 
 -- The only view without groups.
 CREATE VIEW receiptd.data_freshness AS
-SELECT l.sdk_app_id, l.rolled_up_until, coalesce(o.groups, 0) AS groups_in_gap, o.gap_from
+SELECT l.sdk_app_id, l.rolled_up_until, coalesce(o.groups, 0) AS groups_in_gap, o.gap_from,
+    CASE WHEN l.rolled_up_until IS NOT NULL THEN least(l.rolled_up_until, skipped.hour, late.hour) END AS complete_until
 FROM receiptd.poller_leases l
 CROSS JOIN (SELECT receiptd.apps_of_caller() AS ids) apps
 LEFT JOIN (
     SELECT g.sdk_app_id, count(*) AS groups, min(o.gap_from) AS gap_from
     FROM receiptd.open_gaps o JOIN receiptd.watched_groups g USING (group_key) GROUP BY g.sdk_app_id
 ) o USING (sdk_app_id)
+LEFT JOIN (
+    SELECT g.sdk_app_id, min(p.hour) AS hour
+    FROM receiptd.rollup_passed_over p JOIN receiptd.watched_groups g USING (group_key) GROUP BY g.sdk_app_id
+) skipped USING (sdk_app_id)
+LEFT JOIN (SELECT r.sdk_app_id, min(r.hour) AS hour FROM receiptd.rollup_redo r GROUP BY r.sdk_app_id) late USING (sdk_app_id)
 WHERE apps.ids IS NULL OR l.sdk_app_id = ANY (apps.ids);
 
 COMMENT ON VIEW receiptd.data_freshness IS 'End of the roll-up, and number of groups with overdue polls, by app. Example: SELECT now() - rolled_up_until, groups_in_gap FROM receiptd.data_freshness.';
 COMMENT ON COLUMN receiptd.data_freshness.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
-COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'End of the roll-up: hourly rows and gaps are complete until then. Everything else is always up to date.';
+COMMENT ON COLUMN receiptd.data_freshness.rolled_up_until IS 'End of the roll-up. Everything but hourly rows, gaps and message_days is always up to date.';
 COMMENT ON COLUMN receiptd.data_freshness.groups_in_gap IS 'Number of groups with a gap that still lasts; see poll_coverage.';
 COMMENT ON COLUMN receiptd.data_freshness.gap_from IS 'Start of the oldest of these gaps; null if there is none.';
+COMMENT ON COLUMN receiptd.data_freshness.complete_until IS 'Time until which hourly rows, gaps and message_days are complete: rolled_up_until, or the first hour that is still to be rolled up again, because data was stored late or the database refused rows of a group.';
 
 -- Functions for analysts use the caller's search path, so that the planner can inline them and a filter by group uses the index. So
 -- nothing in them may resolve to a function or operator of another schema that matches better than PostgreSQL's own: there is no
@@ -776,16 +783,16 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
     WHERE l.last_changed_at <= $1
     UNION ALL
     -- From the daily rows of the message. Snapshots are only read for the current day and for days in which it changed.
-    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, counted.read_num, d.read_num),
-        coalesce(h.unread_num, counted.unread_num, d.unread_num), coalesce(h.code, d.code), coalesce(h.polled_at, d.last_seen_at),
+    SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, d.read_num), coalesce(h.unread_num, d.unread_num),
+        coalesce(h.code, d.code), coalesce(h.polled_at, d.last_seen_at),
         l.group_key, l.labels, l.group_labels,
         CASE WHEN h.polled_at IS NULL THEN d.day IS NOT NULL AND within.day IS NULL
             ELSE within.day IS NULL OR h.polled_at >= within.first_seen_at END
     FROM receiptd.latest_receipts l
     LEFT JOIN receiptd.data_freshness f ON f.sdk_app_id = l.sdk_app_id
     CROSS JOIN LATERAL (
-        -- The end of the last day that is rolled up.
-        SELECT pg_catalog.date_trunc('day'::text, coalesce(f.rolled_up_until, '-infinity'), 'UTC'::text) AS until
+        -- Until then, a day without a row is one without changes.
+        SELECT pg_catalog.date_trunc('day'::text, coalesce(f.complete_until, '-infinity'), 'UTC'::text) AS until
     ) days
     LEFT JOIN LATERAL (
         SELECT d.day, d.last_seen_at, d.read_num, d.unread_num, d.code
@@ -805,20 +812,14 @@ CREATE FUNCTION receiptd.receipts_at(at timestamptz) RETURNS TABLE (
             within.day IS NOT NULL OR $1 >= days.until AS is_needed
     ) snapshots
     LEFT JOIN LATERAL (
-        SELECT h.read_num, h.unread_num, h.code, h.polled_at
+        -- If the receipt had ended, the last known counts.
+        SELECT coalesce(h.read_num, h.prior_read_num) AS read_num, coalesce(h.unread_num, h.prior_unread_num) AS unread_num,
+            h.code, h.polled_at
         FROM receiptd.receipt_snapshots h
         WHERE snapshots.is_needed AND h.group_key = l.group_key AND h.msg_seq = l.msg_seq
             AND h.polled_at BETWEEN snapshots.since AND $1
         ORDER BY h.polled_at DESC LIMIT 1
     ) h ON true
-    -- If the receipt had ended: the last known counts.
-    LEFT JOIN LATERAL (
-        SELECT c.read_num, c.unread_num
-        FROM receiptd.receipt_snapshots c
-        WHERE h.polled_at IS NOT NULL AND h.read_num IS NULL AND c.group_key = l.group_key AND c.msg_seq = l.msg_seq
-            AND c.read_num IS NOT NULL AND c.polled_at BETWEEN snapshots.since AND $1
-        ORDER BY c.polled_at DESC LIMIT 1
-    ) counted ON true
     WHERE l.first_polled_at <= $1 AND l.last_changed_at > $1
 $$;
 
@@ -863,20 +864,29 @@ COMMENT ON FUNCTION receiptd.read_at_age(interval) IS 'Minimum and maximum numbe
 -- Runs with the rights of its owner, since readers may not read slots. The view in it still restricts readers to their apps. Slots
 -- have the times when counts of their messages changed; the row of a message is updated when the message leaves its slot.
 CREATE FUNCTION receiptd.messages_since(since timestamptz) RETURNS SETOF receiptd.messages
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-    SELECT m.*
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    keys integer[];
+    seqs bigint[];
+BEGIN
+    SELECT array_agg(changed.group_key), array_agg(changed.msg_seq) INTO keys, seqs
     FROM (
-        SELECT w.group_key, w.msg_seq FROM receiptd.watched_messages w WHERE w.updated_at >= $1
+        SELECT w.group_key, w.msg_seq FROM receiptd.watched_messages w WHERE w.updated_at >= messages_since.since
         UNION
-        SELECT e.group_key, e.msg_seq FROM receiptd.slot_messages e WHERE e.changed_at >= $1
+        SELECT e.group_key, e.msg_seq FROM receiptd.slot_messages e WHERE e.changed_at >= messages_since.since
         UNION
         -- Counts at an age become known when that age is reached, without a write.
         SELECT w.group_key, w.msg_seq
         FROM unnest(ARRAY[interval '15 minutes', '1 hour', '24 hours', '7 days']) AS age
-        JOIN receiptd.watched_messages w ON w.sent_at >= $1 - age AND w.sent_at <= now() - age
-    ) changed
-    JOIN receiptd.messages m USING (group_key, msg_seq)
-    WHERE m.updated_at >= $1
+        JOIN receiptd.watched_messages w ON w.sent_at >= messages_since.since - age AND w.sent_at <= now() - age
+    ) changed;
+    -- In arrays, so that the planner knows their number: it looks few up, and joins many.
+    RETURN QUERY SELECT m.*
+        FROM unnest(keys, seqs) AS changed (group_key, msg_seq)
+        JOIN receiptd.messages m ON m.group_key = changed.group_key AND m.msg_seq = changed.msg_seq
+        WHERE m.updated_at >= messages_since.since;
+END
 $$;
 
 COMMENT ON FUNCTION receiptd.messages_since(timestamptz) IS 'Messages that have changed since a time: the rows of messages with a later updated_at, found by indexes. Changes are stored shortly after their updated_at, so start some minutes before the latest one that you have, and replace rows that you already have. Example: SELECT * FROM receiptd.messages_since(now() - interval ''1 day'').';

@@ -127,6 +127,29 @@ async fn moments_in_days_without_snapshots_lose_no_message() {
     assert_eq!(after[3], "1|4|5|0|20 12:00|f\n2|1|2|10062|21 02:40|t\n3|1|1|0|20 08:03|t");
 }
 
+const COMPLETE: &str = "SELECT to_char(complete_until, 'DD HH24:MI') FROM receiptd.data_freshness";
+
+#[tokio::test]
+async fn a_day_that_is_refused_is_answered_from_its_snapshots() {
+    let history = history().await;
+    let moments = ["2026-11-20 13:00Z", "2026-11-21 00:30Z", "2026-11-21 03:00Z", "2026-11-22 12:00Z"];
+    let before = moments.map(|moment| known_at(&history, moment));
+    // Without the first day, messages have a row for the second one or none.
+    history.psql("ALTER TABLE receiptd.message_receipts_daily ADD CONSTRAINT no_20 CHECK (day <> '2026-11-20')");
+    roll_up_both_days(&history).await;
+    assert_eq!(history.psql("SELECT DISTINCT day FROM receiptd.message_days"), "2026-11-21");
+    assert_eq!(moments.map(|moment| known_at(&history, moment)), before);
+    assert_eq!(history.psql(COMPLETE), "20 23:00");
+    history.psql("ALTER TABLE receiptd.message_receipts_daily DROP CONSTRAINT no_20");
+    history.psql("UPDATE receiptd.rollup_passed_over SET last_at = last_at - interval '2 hours'");
+    history.store.roll_up_passed_over().await.unwrap();
+    assert_eq!(history.psql(DAYS), BOTH_DAYS);
+    assert_eq!(moments.map(|moment| known_at(&history, moment)), before);
+    assert_eq!(history.psql(COMPLETE), "22 01:00");
+    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-21 02:00Z')");
+    assert_eq!(history.psql(COMPLETE), "21 02:00", "late data is still to be rolled up");
+}
+
 #[tokio::test]
 async fn a_curve_tells_what_is_not_kept_from_what_was_not_polled() {
     let history = history().await;

@@ -3,8 +3,7 @@
 MERGE INTO receiptd.message_receipts_daily AS d
 USING (
     SELECT s.group_key, s.msg_seq, s.first_seen_at, s.last_seen_at, s.gained, s.lost, s.found,
-        coalesce(last.read_num, counted.read_num, before.read_num) AS read_num,
-        coalesce(last.unread_num, counted.unread_num, before.unread_num) AS unread_num, last.code
+        last.read_num, last.unread_num, last.code
     FROM (
         SELECT group_key, msg_seq, min(polled_at) AS first_seen_at, max(polled_at) AS last_seen_at,
             sum(greatest(read_num - prior_read_num, 0)) AS gained,
@@ -15,26 +14,14 @@ USING (
         GROUP BY group_key, msg_seq
     ) s
     JOIN receiptd.watched_groups g ON g.group_key = s.group_key AND g.sdk_app_id = $1
-    -- By the key: joining all snapshots again took twice as long.
+    -- By the key: joining all snapshots again took twice as long. If the receipt had ended, the last known counts.
     CROSS JOIN LATERAL (
-        SELECT l.read_num, l.unread_num, l.code FROM receiptd.receipt_snapshots l
+        SELECT coalesce(l.read_num, l.prior_read_num) AS read_num, coalesce(l.unread_num, l.prior_unread_num) AS unread_num, l.code
+        FROM receiptd.receipt_snapshots l
         WHERE l.group_key = s.group_key AND l.msg_seq = s.msg_seq AND l.polled_at = s.last_seen_at
             AND l.polled_at >= $2 AND l.polled_at < $3
         LIMIT 1
     ) last
-    -- If the receipt had ended, the last known counts.
-    LEFT JOIN LATERAL (
-        SELECT c.read_num, c.unread_num FROM receiptd.receipt_snapshots c
-        WHERE last.read_num IS NULL AND c.group_key = s.group_key AND c.msg_seq = s.msg_seq AND c.read_num IS NOT NULL
-            AND c.polled_at >= $2 AND c.polled_at < $3
-        ORDER BY c.polled_at DESC LIMIT 1
-    ) counted ON true
-    LEFT JOIN LATERAL (
-        SELECT b.read_num, b.unread_num FROM receiptd.message_receipts_daily b
-        WHERE last.read_num IS NULL AND counted.read_num IS NULL AND b.group_key = s.group_key AND b.msg_seq = s.msg_seq
-            AND b.day < ($2::timestamptz AT TIME ZONE 'UTC')::date
-        ORDER BY b.day DESC LIMIT 1
-    ) before ON true
     ORDER BY s.group_key, s.msg_seq
 ) n ON d.group_key = n.group_key AND d.msg_seq = n.msg_seq AND d.day = ($2::timestamptz AT TIME ZONE 'UTC')::date
 WHEN MATCHED AND (d.first_seen_at, d.last_seen_at, d.reads_gained, d.reads_lost, d.reads_found, d.read_num, d.unread_num, d.code)
