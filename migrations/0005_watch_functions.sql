@@ -431,7 +431,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION receiptd.unwatch_messages(bigint, text, bigint[]) IS 'Stops watching messages of a group, or all of them; their history stays. Returns how many were active. Locks them and their slots until the end of the transaction: use one transaction per call, or call in the same order everywhere.';
+COMMENT ON FUNCTION receiptd.unwatch_messages(bigint, text, bigint[]) IS 'Stops watching messages of a group, or all of them; their history stays. Returns how many were active. Locks them and their slots until the end of the transaction: use one transaction per call, since several calls in one can cause deadlocks.';
 
 CREATE FUNCTION receiptd.unwatch_group(sdk_app_id bigint, group_id text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
