@@ -12,14 +12,17 @@ use std::{
 use sqlx::Executor;
 use tokio::time::timeout_at;
 
-use super::{Store, StoreError, sqlstate::sqlstate};
-use crate::{domain::Timestamp, store::connection::StoreConnection};
+use super::{Store, StoreError, sqlstate::is_locked};
+use crate::{domain::Timestamp, rules::slot::GroupKey, store::connection::StoreConnection};
 
 /// Maximum time to wait for a row. Less than `deadlock_timeout`, which is a second by default.
 const BRIEFLY: &str = "100ms";
 
 /// Maximum time that inserts wait for a locked table.
 const PATIENTLY: &str = "SET LOCAL lock_timeout = '3s'";
+
+/// Has deferred triggers refuse a row when it is written, so that a savepoint finds it, and not the commit.
+pub(super) const FIRE_AT_ONCE: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// The result of a transaction that doesn't wait for locks.
 #[derive(Debug)]
@@ -30,6 +33,15 @@ pub(crate) enum Brief<T> {
     Held,
     /// Something has changed since it was read. Nothing was written.
     Changed,
+}
+
+/// Slots of a group that the tables refuse, for example because of an owner's trigger: the first of several.
+#[derive(Debug)]
+pub struct RefusedSlots {
+    /// The group.
+    pub group_key: GroupKey,
+    /// Why.
+    pub error: StoreError,
 }
 
 /// Whether a transaction has all rows that others may lock.
@@ -61,9 +73,7 @@ impl Store {
         let rows = Rows::default();
         let mut transaction = self.connections.begin_briefly(doing, patience, BRIEFLY).await?;
         let outcome = timeout_at(transaction.deadline, work(transaction.session(), &rows)).await;
-        let is_held = |error: &sqlx::Error| {
-            !rows.0.load(Ordering::Relaxed) && sqlstate(error).is_some_and(|sqlstate| sqlstate == "55P03")
-        };
+        let is_held = |error: &sqlx::Error| !rows.0.load(Ordering::Relaxed) && is_locked(error);
         match outcome {
             Ok(Err(error)) if is_held(&error) => transaction.roll_back().await.map(|()| Brief::Held),
             Ok(Err(sqlx::Error::RowNotFound)) => transaction.roll_back().await.map(|()| Brief::Changed),

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
+
 use super::{
     Store, StoreError,
-    brief::{Brief, Halves},
-    statement::{query, query_as},
+    brief::{Brief, Halves, RefusedSlots},
+    statement::{query, query_as, query_scalar},
     transaction::{LONG, SHORT},
 };
 use crate::{
@@ -27,12 +29,30 @@ pub(crate) const PROBE_CLAIM: chrono::TimeDelta = chrono::TimeDelta::minutes(30)
 /// slots. Only these are moved when they are unlocked.
 pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotKey>)>;
 
+/// The slots of groups that changed.
+#[derive(Debug, Default)]
+pub struct Rescheduled {
+    /// Those to be polled, and when they are due.
+    pub slots: Vec<(SlotKey, Next)>,
+    /// What the tables refuse, if anything. It waits like what is locked.
+    pub refused: Option<RefusedSlots>,
+}
+
+/// The slots of quarantined groups whose time for a probe has come.
+#[derive(Debug, Default)]
+pub struct Probes {
+    /// A slot of each.
+    pub slots: Vec<SlotKey>,
+    /// What the tables refuse, if anything. It is offered again.
+    pub refused: Option<RefusedSlots>,
+}
+
 /// Maximum number of groups offered for a probe at a time.
 const PROBES: i64 = 50;
 
 impl Store {
     /// Moves the slots of groups with a new state or cadence to the due times from `next`, and returns the slots to
-    /// be polled. Locked ones are `left` for the next call, with the group's mark.
+    /// be polled. Locked and refused ones are `left` for the next call, with the group's mark.
     ///
     /// # Errors
     /// If the database fails. The groups are still marked, and will be found again.
@@ -40,18 +60,18 @@ impl Store {
         &self,
         left: &mut LeftBehind,
         next: impl Fn(&Slot) -> Next + Send + Sync,
-    ) -> Result<Vec<(SlotKey, Next)>, StoreError> {
+    ) -> Result<Rescheduled, StoreError> {
         const DOING: &str = "rescheduling changed groups";
         let (changed, mut slots) =
             self.run(DOING, SHORT, async |database| changed_groups(database, self.app()).await).await?;
         left.retain(|group_key, (version, _)| changed.get(group_key) == Some(version));
         if changed.is_empty() {
-            return Ok(vec![]);
+            return Ok(Rescheduled::default());
         }
         slots.retain(|slot| left.get(&slot.group_key).is_none_or(|(_, slots)| slots.contains(slot)));
         let mut found: LeftBehind =
             changed.into_iter().map(|(group_key, version)| (group_key, (version, HashSet::new()))).collect();
-        let mut moved = Vec::new();
+        let (mut moved, mut refused) = (Vec::new(), None);
         for chunk in slots.chunks(CHUNK) {
             let slots = self.read_slots(chunk).await?;
             let due: Vec<(&Slot, Next)> = slots.iter().map(|slot| (slot, next(slot))).collect();
@@ -59,9 +79,16 @@ impl Store {
             let mut halves = Halves::of(due);
             let before = moved.len();
             while let Some(due) = halves.take() {
-                match self.move_slots(&due).await? {
-                    Brief::Done(slots) => moved.extend(slots),
-                    Brief::Held | Brief::Changed => halves.failed(due),
+                match self.move_slots(&due).await {
+                    Ok(Brief::Done(slots)) => moved.extend(slots),
+                    Ok(Brief::Held | Brief::Changed) => halves.failed(due),
+                    Err(error) if error.is_refusal() => {
+                        if let [(slot, _)] = &due[..] {
+                            refused.get_or_insert(RefusedSlots { group_key: slot.key.group_key, error });
+                        }
+                        halves.failed(due);
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             let free: HashSet<SlotKey> = moved[before..].iter().map(|(slot, _)| *slot).collect();
@@ -69,17 +96,33 @@ impl Store {
                 found.entry(slot.group_key).and_modify(|(_, slots)| _ = slots.insert(slot));
             }
         }
-        self.clear_marks(&found).await?;
+        let kept = self.clear_marks(&found).await?;
         *left = found;
-        Ok(moved)
+        Ok(Rescheduled { slots: moved, refused: refused.or(kept) })
     }
 
     /// Clears the marks of groups without remaining slots. Only now, and only of those that have not changed again:
-    /// otherwise a crash would forget them.
-    async fn clear_marks(&self, left: &LeftBehind) -> Result<(), StoreError> {
+    /// otherwise a crash would forget them. Returns a mark that the tables keep, if any.
+    async fn clear_marks(&self, left: &LeftBehind) -> Result<Option<RefusedSlots>, StoreError> {
         let done = left.iter().filter(|(_, (_, slots))| slots.is_empty());
-        let (groups, versions): (Vec<GroupKey>, Vec<i64>) =
-            done.map(|(group_key, (version, _))| (*group_key, *version)).unzip();
+        let mut halves = Halves::of(done.map(|(group_key, (version, _))| (*group_key, *version)).collect());
+        let mut refused = None;
+        while let Some(groups) = halves.take() {
+            match self.clear(groups.iter().copied().unzip()).await {
+                Ok(()) => {}
+                Err(error) if error.is_refusal() => {
+                    if let [(group_key, _)] = groups[..] {
+                        refused.get_or_insert(RefusedSlots { group_key, error });
+                    }
+                    halves.failed(groups);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn clear(&self, (groups, versions): (Vec<GroupKey>, Vec<i64>)) -> Result<(), StoreError> {
         let clear = query(
             "WITH free AS (
                 SELECT g.group_key
@@ -146,32 +189,56 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Vec<SlotKey>, StoreError> {
-        let slots = query_as(
-            "WITH due AS (
-                SELECT group_key FROM receiptd.watched_groups
-                WHERE sdk_app_id = $1 AND state = 'quarantined'
-                    -- None is put off for longer, so a wrong clock has said so.
-                    AND (probe_at <= $2 OR probe_at > $2 + interval '2 days')
-                ORDER BY probe_at LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED
-            ), claimed AS (
-                UPDATE receiptd.watched_groups g SET probe_at = $2 + $3 FROM due WHERE g.group_key = due.group_key
-                RETURNING g.group_key
-            )
-            SELECT group_key, s.slot_id FROM claimed CROSS JOIN LATERAL (
-                SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = claimed.group_key AND s.msg_seqs <> '{}'
-                ORDER BY slot_id DESC LIMIT 1
-            ) s",
+    pub async fn slots_to_probe(&self, now: Timestamp) -> Result<Probes, StoreError> {
+        const DOING: &str = "looking for quarantined groups to probe";
+        let due = query_scalar::<GroupKey>(
+            "SELECT group_key FROM receiptd.watched_groups
+             WHERE sdk_app_id = $1 AND state = 'quarantined'
+                -- None is put off for longer, so a wrong clock has said so.
+                AND (probe_at <= $2 OR probe_at > $2 + interval '2 days')
+             ORDER BY probe_at LIMIT $3",
         )
         .bind(self.app())
         .bind(now)
-        .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default())
         .bind(PROBES);
-        self.run_fenced("looking for quarantined groups to probe", SHORT, async |database| {
-            slots.fetch_all(database).await
-        })
-        .await
+        let mut halves = Halves::of(self.run(DOING, SHORT, async |database| due.fetch_all(database).await).await?);
+        let mut probes = Probes::default();
+        while let Some(groups) = halves.take() {
+            let claim = claim(&groups, now);
+            match self.run_fenced(DOING, SHORT, async |database| claim.fetch_all(database).await).await {
+                Ok(slots) => probes.slots.extend(slots),
+                Err(error) if error.is_refusal() => {
+                    if let [group_key] = groups[..] {
+                        probes.refused.get_or_insert(RefusedSlots { group_key, error });
+                    }
+                    halves.failed(groups);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(probes)
     }
+}
+
+/// Puts off the next probe of groups, and returns a slot of each.
+fn claim(groups: &[GroupKey], now: Timestamp) -> QueryAs<'static, Postgres, SlotKey, PgArguments> {
+    query_as(
+        "WITH due AS (
+            SELECT group_key FROM receiptd.watched_groups
+            WHERE group_key = ANY ($1) AND state = 'quarantined' AND (probe_at <= $2 OR probe_at > $2 + interval '2 days')
+            ORDER BY probe_at FOR NO KEY UPDATE SKIP LOCKED
+        ), claimed AS (
+            UPDATE receiptd.watched_groups g SET probe_at = $2 + $3 FROM due WHERE g.group_key = due.group_key
+            RETURNING g.group_key
+        )
+        SELECT group_key, s.slot_id FROM claimed CROSS JOIN LATERAL (
+            SELECT slot_id FROM receiptd.poll_slots s WHERE s.group_key = claimed.group_key AND s.msg_seqs <> '{}'
+            ORDER BY slot_id DESC LIMIT 1
+        ) s",
+    )
+    .bind(groups.to_vec())
+    .bind(now)
+    .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default())
 }
 
 /// The marked groups, each with its version, and the slots of active ones; for the others the empty slots, which have

@@ -60,7 +60,8 @@ pub(crate) use self::{
     sqlstate::Remedy,
 };
 pub use self::{
-    changed_groups::LeftBehind,
+    brief::RefusedSlots,
+    changed_groups::{LeftBehind, Probes, Rescheduled},
     discovery::{DiscoveredGroup, DiscoveryTotals, Followed, GroupRead, Outcome, RefusedGroup, Room, Watching},
     error::{ConnectError, DriverError, StoreError},
     explain::{Explained, ExplainedCall, ExplainedGroup, ExplainedMessage, ExplainedSlot},

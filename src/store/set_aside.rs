@@ -7,13 +7,13 @@ use sqlx::Executor;
 
 use super::{
     Store, StoreError,
-    brief::{Brief, changed},
+    brief::{Brief, FIRE_AT_ONCE, changed},
     flush::{
         Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones, write_rows,
         write_slots, write_snapshots, write_unwatched,
     },
     readers::write_moves,
-    sqlstate::{Remedy, remedy_of, sqlstate},
+    sqlstate::{is_refusal, sqlstate},
     statement::query,
     transaction::SHORT,
 };
@@ -53,6 +53,7 @@ async fn apart(
     not_before: Timestamp,
     now: Timestamp,
 ) -> Result<Aside, sqlx::Error> {
+    connection.execute(FIRE_AT_ONCE).await?;
     let (frame, parts) = kept.recording.apart();
     // The messages first: refused ones are not written to the slot.
     let mut refused = Vec::new();
@@ -152,15 +153,21 @@ async fn attempt<T>(
     write: impl AsyncFnOnce(&mut StoreConnection) -> Result<T, sqlx::Error>,
 ) -> Result<Option<T>, sqlx::Error> {
     connection.execute("SAVEPOINT part").await?;
-    match write(&mut *connection).await {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => set_aside(connection, part, error).await.map(|()| None),
-    }
+    let written = match write(&mut *connection).await {
+        Ok(value) => Some(value),
+        Err(error) => {
+            set_aside(connection, part, error).await?;
+            None
+        }
+    };
+    // Otherwise they nest.
+    connection.execute("RELEASE SAVEPOINT part").await?;
+    Ok(written)
 }
 
 /// Rolls back to the savepoint and stores the refused row. An error that is not a refusal ends everything.
 async fn set_aside(connection: &mut StoreConnection, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
-    if !matches!(remedy_of(&error), Remedy::SetAside | Remedy::Partition) {
+    if !is_refusal(&error) {
         return Err(error);
     }
     connection.execute("ROLLBACK TO SAVEPOINT part").await?;

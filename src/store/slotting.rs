@@ -11,7 +11,7 @@ use sqlx::{Row, postgres::PgRow};
 
 use super::{
     Store, StoreError,
-    brief::{Brief, Halves, changed},
+    brief::{Brief, Halves, RefusedSlots, changed},
     large_groups::mark_large,
     slot_rows::{SlotRow, append_to_slots, insert_slots, move_messages, new_slot_ids, update_slots},
     slots::receipt,
@@ -40,6 +40,8 @@ pub struct Slotted {
     pub slots: Vec<(SlotKey, Next)>,
     /// The message after which to continue immediately, if there may be more.
     pub next: Option<MessageKey>,
+    /// What the tables refuse, if anything. Its group waits like a locked one.
+    pub refused: Option<RefusedSlots>,
 }
 
 /// A group, and a message's number in it.
@@ -83,7 +85,8 @@ struct Open {
 
 impl Store {
     /// Assigns messages after `after` without a slot, as `pack` decides from them and the newest slots of their
-    /// groups. If another session has locked or changed something needed, the whole group waits for the next round.
+    /// groups. If another session has locked or changed something needed, or the tables refuse something, the whole group
+    /// waits for the next round.
     ///
     /// # Errors
     /// If the database fails; then nothing has changed, except for messages assigned before.
@@ -108,12 +111,19 @@ impl Store {
         let mut halves = Halves::of(groups);
         while let Some(groups) = halves.take() {
             let fills: Vec<&Filled> = groups.iter().flatten().collect();
-            match self.run_briefly(DOING, LONG, None, async |database, _| place(database, &fills).await).await? {
-                Brief::Done(placed) => {
+            match self.run_briefly(DOING, LONG, None, async |database, _| place(database, &fills).await).await {
+                Ok(Brief::Done(placed)) => {
                     slotted.messages += placed.messages;
                     slotted.slots.extend(placed.news);
                 }
-                Brief::Held | Brief::Changed => halves.failed(groups),
+                Ok(Brief::Held | Brief::Changed) => halves.failed(groups),
+                Err(error) if error.is_refusal() => {
+                    if let [group] = &groups[..] {
+                        slotted.refused.get_or_insert(RefusedSlots { group_key: group[0].fill.group_key, error });
+                    }
+                    halves.failed(groups);
+                }
+                Err(error) => return Err(error),
             }
         }
         let is_left = |group_key| halves.left.iter().any(|group| group[0].fill.group_key == group_key);

@@ -29,13 +29,16 @@ pub(super) fn remedy(sqlstate: &str) -> Remedy {
         // data_corrupted and index_corrupted affect the rows stored there
         "XX001" | "XX002" => Remedy::SetAside,
         _ => match sqlstate.get(..2).unwrap_or_default() {
-            // cardinality, data, integrity constraint, WITH CHECK OPTION, program limit, raised by an operator's
-            // trigger
-            "21" | "22" | "23" | "44" | "54" | "P0" => Remedy::SetAside,
             // not supported, invalid authorization, no such database or schema, no rights or no such table
-            "0A" | "28" | "2F" | "38" | "39" | "3D" | "3F" | "42" => Remedy::Operator,
-            // connection, transaction state, rolled back, resources, object state, intervention, system, internal …
-            _ => Remedy::Retry,
+            "0A" | "28" | "3D" | "3F" | "42" => Remedy::Operator,
+            // connection, transaction state, rolled back, resources, object state, intervention, system,
+            // configuration, foreign data, internal
+            "08" | "0B" | "25" | "26" | "2D" | "3B" | "40" | "53" | "55" | "57" | "58" | "F0" | "HV" | "XX" => {
+                Remedy::Retry
+            }
+            // cardinality, data, integrity constraint, WITH CHECK OPTION, program limit, functions, triggers, and
+            // classes that only an owner's trigger uses
+            _ => Remedy::SetAside,
         },
     }
 }
@@ -49,24 +52,49 @@ pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
 pub(super) fn remedy_of(error: &sqlx::Error) -> Remedy {
     match (error, sqlstate(error)) {
         (_, Some(_)) if has_changed_columns(error) => Remedy::Reconnect,
+        (_, Some(_)) if is_of_owner(error) => Remedy::SetAside,
         (_, Some(sqlstate)) => remedy(&sqlstate),
         (sqlx::Error::Encode(_), None) => Remedy::SetAside,
         _ => Remedy::Retry,
     }
 }
 
-/// Whether a failure may be due to the rows that were written, so that others can be written without them. An owner's
-/// trigger may raise any SQLSTATE.
-pub(super) fn may_be_of_rows(error: &sqlx::Error) -> bool {
-    let Some(sqlstate) = sqlstate(error) else { return remedy_of(error) == Remedy::SetAside };
-    // Connection, transaction state, authorization, no such database, resources, intervention, system.
-    let is_of_server = matches!(sqlstate.get(..2).unwrap_or_default(), "08" | "25" | "28" | "3D" | "53" | "57" | "58");
-    !is_of_server && remedy_of(error) != Remedy::Reconnect
+/// Whether the database refuses the data: the rest can be written without it.
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
+    matches!(remedy_of(error), Remedy::SetAside | Remedy::Partition)
+}
+
+/// Whether an owner's trigger or policy refuses a row. A trigger may raise any SQLSTATE, also one that means something
+/// else if the server reports it.
+pub(super) fn is_of_owner(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>()) else {
+        return false;
+    };
+    is_raised_by_owner(error.code(), error.routine().unwrap_or_default(), error.r#where().unwrap_or_default())
+}
+
+/// The same by the SQLSTATE, the place in PostgreSQL's source, and the calls of functions, the innermost first.
+fn is_raised_by_owner(sqlstate: &str, routine: &str, calls: &str) -> bool {
+    // In any language of messages.
+    let innermost = calls.lines().find(|line| line.contains("PL/"));
+    let is_owners = innermost.is_some_and(|line| !line.contains(" receiptd."));
+    let may_be_transient = matches!(remedy(sqlstate), Remedy::Retry | Remedy::Reconnect) && !sqlstate.starts_with("XX");
+    match routine {
+        "exec_stmt_raise" => is_owners,
+        // of row-level security
+        "ExecWithCheckOptions" => true,
+        _ => is_owners && !may_be_transient,
+    }
+}
+
+/// Whether another session has locked something for too long.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("55P03") && !is_of_owner(error)
 }
 
 /// Whether the server does not know a prepared statement's name, or has another statement by that name.
 pub(super) fn has_lost_name(error: &sqlx::Error) -> bool {
-    matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
+    matches!(sqlstate(error).as_deref(), Some("26000" | "42P05")) && !is_of_owner(error)
 }
 
 /// Whether a statement failed only because it was prepared earlier.
@@ -102,7 +130,7 @@ pub(super) fn class(error: &StoreError) -> &'static str {
         (_, "40" | "55") => "conflict",
         (_, "53") => "resources",
         (_, "57") => "intervention",
-        _ => match remedy(&sqlstate) {
+        _ => match error.remedy() {
             Remedy::SetAside | Remedy::Partition => "data",
             Remedy::Operator => "configuration",
             Remedy::Retry | Remedy::Reconnect => "other",
@@ -194,12 +222,6 @@ impl StoreError {
         matches!(self.remedy(), Remedy::SetAside | Remedy::Partition)
     }
 
-    /// The same for any SQLSTATE that a trigger may raise. Only trying parts of the rows shows whether the rows are the
-    /// reason.
-    pub(crate) fn may_be_of_rows(&self) -> bool {
-        matches!(self, Self::Failed { source, .. } if may_be_of_rows(source))
-    }
-
     pub(crate) fn remedy(&self) -> Remedy {
         match self {
             Self::Unanswered { .. } => Remedy::Retry,
@@ -236,6 +258,11 @@ mod tests {
             ("23503", Remedy::SetAside),  // foreign_key_violation
             ("22003", Remedy::SetAside),  // numeric_value_out_of_range
             ("P0001", Remedy::SetAside),  // raise_exception
+            ("P0002", Remedy::SetAside),  // no_data_found
+            ("22012", Remedy::SetAside),  // division_by_zero
+            ("09000", Remedy::SetAside),  // triggered_action_exception, by a trigger in C
+            ("38000", Remedy::SetAside),  // external_routine_exception, by one in Python or Perl
+            ("ZZ001", Remedy::SetAside),  // none of PostgreSQL's
             ("XX002", Remedy::SetAside),  // index_corrupted
             ("42501", Remedy::Operator),  // insufficient_privilege
             ("42P01", Remedy::Operator),  // undefined_table
@@ -243,6 +270,29 @@ mod tests {
             ("3D000", Remedy::Operator),  // invalid_catalog_name
         ] {
             assert_eq!(remedy(sqlstate), expected, "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn what_an_owners_function_raises_is_told_from_faults_of_the_server() {
+        const TRIGGER: &str = "PL/pgSQL function public.refuse() line 1 at RAISE";
+        const WITHIN: &str = "PL/pgSQL-Funktion audit.note() Zeile 3 bei SQL-Anweisung\nSQL-Anweisung »INSERT …«\n\
+            PL/pgSQL-Funktion receiptd.watch_keys(integer[]) Zeile 22 bei SQL-Anweisung";
+        const OURS: &str = "SQL statement \"INSERT …\"\nPL/pgSQL function receiptd.watch_keys(integer[]) line 22";
+        for (sqlstate, routine, calls, expected) in [
+            ("40001", "exec_stmt_raise", TRIGGER, true),
+            ("57014", "exec_stmt_raise", TRIGGER, true),
+            ("42501", "aclcheck_error", WITHIN, true),
+            ("XX000", "elog", WITHIN, true),
+            ("40P01", "DeadLockReport", WITHIN, false),
+            ("53100", "mdextend", WITHIN, false),
+            ("42501", "ExecWithCheckOptions", "", true),
+            ("42501", "aclcheck_error", "", false),
+            ("42P01", "parserOpenTable", OURS, false),
+            ("42501", "exec_stmt_raise", OURS, false),
+            ("42P01", "parserOpenTable", "unnamed portal with parameters: $1 = '1'", false),
+        ] {
+            assert_eq!(is_raised_by_owner(sqlstate, routine, calls), expected, "{sqlstate} by {routine} in {calls}");
         }
     }
 

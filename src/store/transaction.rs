@@ -192,7 +192,11 @@ impl Transaction {
 /// Whether the server itself reported that it did not commit. A server that shuts down may have committed before it
 /// reports that.
 fn is_answer(error: Option<&sqlx::Error>) -> bool {
-    error.and_then(sqlstate::sqlstate).is_some_and(|state| !state.starts_with("08") && !state.starts_with("57P"))
+    let may_have_committed = |error| {
+        let state = sqlstate::sqlstate(error);
+        state.is_none_or(|state| state.starts_with("08") || state.starts_with("57P")) && !sqlstate::is_of_owner(error)
+    };
+    error.is_some_and(|error| !may_have_committed(error))
 }
 
 /// The error of a failure, or `None` if it did not end in time.

@@ -220,7 +220,8 @@ pub fn read(id: &str, seqs: impl IntoIterator<Item = i64>) -> GroupRead {
     }
 }
 
-pub const ROOM: Room<'static> = Room { cadence: Some("slow"), readers: &[], messages: 1_000, messages_per_group: 5 };
+pub const ROOM: Room<'static> =
+    Room { cadence: Some("slow"), readers: &[], groups: true, messages: 1_000, messages_per_group: 5 };
 
 pub async fn store(rig: &Harness) -> Store {
     let store = Store::new(&rig.database.url().into(), 3, app()).unwrap();
@@ -272,6 +273,21 @@ async fn no_more_messages_are_watched_than_the_limits_allow() {
     let watching = store.watch_discovered(vec![read("b", 10..=12)], ROOM).await.unwrap();
     assert_eq!((total(&watching), watching.passed[&Passed::Bound]), (0, 3), "limits.messages");
     assert_eq!(rig.count("receiptd.discovered_groups WHERE next_seq = 100").await, 2);
+}
+
+#[tokio::test]
+async fn an_app_with_all_its_groups_still_gets_their_new_messages() {
+    let rig = Harness::stopped(simulator_config()).await;
+    let store = store(&rig).await;
+    rig.watch("known", [1]).await;
+    store.note_bounds(Bounds { groups: 3, ..Bounds::default() }).await.unwrap();
+    let reads = ["a", "b", "c", "d", "known", "e"].map(|id| read(id, 2..=4)).to_vec();
+    let watching = store.watch_discovered(reads, ROOM).await.unwrap();
+    assert_eq!((total(&watching), watching.passed[&Passed::Bound], watching.refused.len()), (9, 9, 0), "{watching:?}");
+    let groups = "SELECT string_agg(group_id, ' ' ORDER BY group_id) FROM receiptd.watched_groups";
+    assert_eq!(rig.value::<String>(groups).await, "a b known");
+    let watching = store.watch_discovered(vec![read("f", [1]), read("known", [5])], ROOM).await.unwrap();
+    assert_eq!((total(&watching), watching.passed[&Passed::Bound]), (1, 1));
 }
 
 /// An owner's open transaction that removes the group `a`.

@@ -23,6 +23,7 @@ mod polling;
 mod proxy;
 mod readers;
 mod recording;
+mod refused;
 mod refused_discovery;
 mod reload;
 mod rights;

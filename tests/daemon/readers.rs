@@ -258,7 +258,7 @@ async fn a_refused_reader_holds_up_no_other_group() {
     sqlx::raw_sql(
         "SELECT receiptd.watch_group(1400000000, 'h', readers => true);
          CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN RAISE EXCEPTION 'not %', NEW.member; END $$;
+         BEGIN RAISE EXCEPTION 'not %', NEW.member USING ERRCODE = 'ZZ001'; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON receiptd.message_readers FOR EACH ROW
          WHEN (NEW.group_key = 1) EXECUTE FUNCTION public.refuse()",
     )

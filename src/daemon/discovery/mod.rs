@@ -191,6 +191,7 @@ impl Discoverer {
         let room = Room {
             cadence: rules.cadence.as_deref(),
             readers,
+            groups: true,
             messages: (rules.messages - active).max(0),
             messages_per_group: rules.messages_per_group,
         };

@@ -98,6 +98,8 @@ pub struct Poller {
     storing_blocked: Arc<AtomicBool>,
     heartbeat: Arc<Heartbeat>,
     trouble: LogThrottle,
+    /// Slots whose splitting the tables refuse.
+    refusals: LogThrottle,
     dispatch: Dispatch,
     news: mpsc::UnboundedReceiver<ScheduleNews>,
     news_sender: mpsc::UnboundedSender<ScheduleNews>,
@@ -140,6 +142,7 @@ impl Poller {
             storing_blocked: parts.storing_blocked,
             heartbeat: parts.heartbeat,
             trouble: LogThrottle::default(),
+            refusals: LogThrottle::default(),
             dispatch: Dispatch::new(max_in_flight, clock::uptime()),
             news,
             news_sender,

@@ -96,7 +96,16 @@ impl Poller {
                     self.dispatch.has_read(&mut contents, claimed, read, self.now());
                 }
                 ContentsTask::Split(slot, size) => {
-                    let made = self.store.split_slot(&slot, size).await?;
+                    let made = match self.store.split_slot(&slot, size).await {
+                        Err(error) if error.is_refusal() => {
+                            error.log(
+                                &mut self.refusals,
+                                "the database refuses to split a slot: its youngest messages wait",
+                            );
+                            vec![]
+                        }
+                        made => made?,
+                    };
                     self.dispatch.has_split(&mut contents, made, self.now());
                 }
                 ContentsTask::FindNeighbours(slots, size) => {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PollerStatus;
 use crate::{
+    clock,
     daemon::events::Health,
     domain::Timestamp,
     logging::log_throttle::LogThrottle,
@@ -17,7 +18,7 @@ use crate::{
         recording::KnownLimit,
         slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotMessage, pack},
     },
-    store::{FIRST, LeftBehind, Store, StoreError},
+    store::{FIRST, LeftBehind, RefusedSlots, Store, StoreError},
 };
 
 /// How often it looks.
@@ -25,6 +26,10 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Change of the stretch that is stored.
 const NOTEWORTHY: f64 = 0.01;
+
+/// Said of what waits.
+const REFUSED: &str = "the database refuses slots of a group, as a trigger or a constraint of yours may: what belongs to them \
+                       waits, and is tried again each second";
 
 /// State kept from one look to the next.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ struct Seen {
     stretch: f64,
     /// Whether it has looked for slots with due times far ahead. That reads all slots, so polling doesn't wait for it.
     far_ahead: bool,
+    /// Slots that the tables refuse.
+    refusals: LogThrottle,
 }
 
 /// Finds changes in the watch list and tells the poller.
@@ -64,6 +71,7 @@ impl Slotter {
             limit: self.poller.known_limit(),
             stretch: self.poller.stretch(),
             far_ahead: false,
+            refusals: LogThrottle::default(),
         };
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = ticks.tick() => {} }
@@ -96,23 +104,39 @@ impl Slotter {
             seen.stretch = stretch;
         }
         if !seen.far_ahead {
-            let groups = self.store.reschedule_what_is_far_ahead().await?;
-            if groups > 0 {
-                tracing::info!(groups, "rescheduling groups that were due too far ahead");
+            match self.store.reschedule_what_is_far_ahead().await {
+                Ok(0) => {}
+                Ok(groups) => tracing::info!(groups, "rescheduling groups that were due too far ahead"),
+                Err(error) if error.is_refusal() => error.log(&mut seen.refusals, REFUSED),
+                Err(error) => return Err(error),
             }
             seen.far_ahead = true;
         }
         let due = |slot: &Slot| self.due(slot, self.store.clock().now());
         let changed = self.store.reschedule_changed_groups(&mut seen.left, due).await?;
-        changed.into_iter().for_each(|(slot, next)| self.tell(ScheduleNews::Due(slot, next)));
+        changed.slots.into_iter().for_each(|(slot, next)| self.tell(ScheduleNews::Due(slot, next)));
         let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
-        probes.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
+        probes.slots.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
+        let mut refused = changed.refused.or(probes.refused);
         let mut after = Some(FIRST);
         while let Some(place) = after.filter(|_| !stop.is_cancelled()) {
             let slotted = self.store.slot_new_messages(place, |fresh, open| self.pack(fresh, open)).await?;
             slotted.slots.iter().for_each(|(slot, next)| self.tell(ScheduleNews::Joined(*slot, *next)));
             metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
             after = slotted.next;
+            refused = refused.or(slotted.refused);
+        }
+        if let Some(RefusedSlots { group_key, error }) = refused
+            && let Some(count) = seen.refusals.happened(clock::uptime())
+        {
+            let group = self.store.group_id(group_key).await.ok();
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                count,
+                group,
+                sqlstate = error.sqlstate(),
+                "{REFUSED}"
+            );
         }
         Ok(())
     }

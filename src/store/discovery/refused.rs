@@ -7,16 +7,19 @@ use sqlx::{Executor, Postgres, postgres::PgArguments, query::Query};
 
 use super::{
     SHORT, Store, StoreConnection, StoreError,
-    statements::{Counts, GroupRead, Room, add_groups, add_messages, is_limit, store_cursors},
+    statements::{Counts, GroupRead, Room, add_groups, add_messages, limit, store_cursors},
 };
 use crate::{
     domain::GroupId,
     rules::discovery::{Found, Passed},
     store::{
-        brief::{Brief, Halves},
-        sqlstate::{may_be_of_rows, sqlstate},
+        brief::{Brief, FIRE_AT_ONCE, Halves},
+        sqlstate::is_refusal,
     },
 };
+
+/// The SQLSTATE of rows that another session has locked.
+const LOCKED: &str = "55P03";
 
 /// A group whose rows the tables refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +47,17 @@ impl Store {
         let (mut refused, mut halves) = (vec![], Halves::of(groups.to_vec()));
         while let Some(part) = halves.take() {
             let write = statement(&part);
-            let written = self.run_fenced(doing, SHORT, async |database| write.execute(database).await).await;
-            match (written, part.as_slice()) {
-                (Ok(_), _) => {}
-                (Err(error), _) if !error.may_be_of_rows() => return Err(error),
-                (Err(error), [group]) => refused.push(RefusedGroup::of(group.clone(), &error)),
-                (Err(_), _) => halves.failed(part),
+            let written = self.run_briefly(doing, SHORT, None, async |database, _| write.execute(database).await).await;
+            let sqlstate = match written {
+                Ok(Brief::Done(_)) => continue,
+                Ok(Brief::Held | Brief::Changed) => LOCKED.to_owned(),
+                Err(error) if error.is_refusal() => error.sqlstate().unwrap_or_default(),
+                Err(error) => return Err(error),
+            };
+            if let [group] = &part[..] {
+                refused.push(RefusedGroup { group: group.clone(), sqlstate });
             }
+            halves.failed(part);
         }
         Ok(refused)
     }
@@ -83,6 +90,7 @@ async fn apart(
     read: &mut GroupRead,
     counts: &HashMap<String, Counts>,
 ) -> Result<HashMap<String, i64>, sqlx::Error> {
+    connection.execute(FIRE_AT_ONCE).await?;
     add_groups(connection, app, room, std::slice::from_ref(read)).await?;
     let (mut watched, mut is_any_taken, mut refusal) = (0, false, None);
     let mut halves = Halves::of(mem::take(&mut read.found));
@@ -116,12 +124,14 @@ async fn attempt(
     counts: &HashMap<String, Counts>,
 ) -> Result<Result<i64, sqlx::Error>, sqlx::Error> {
     connection.execute("SAVEPOINT part").await?;
-    match add_messages(connection, app, std::slice::from_ref(part), counts).await {
-        Ok(watched) => Ok(Ok(watched.values().sum())),
-        // A locked group is left to its owner.
-        Err(error) if is_limit(&error) || !may_be_of_rows(&error) || sqlstate(&error).as_deref() == Some("55P03") => {
+    let watched = match add_messages(connection, app, std::slice::from_ref(part), counts).await {
+        Ok(watched) => Ok(watched.values().sum()),
+        Err(error) if is_refusal(&error) && limit(&error).is_none() => {
+            connection.execute("ROLLBACK TO SAVEPOINT part").await?;
             Err(error)
         }
-        Err(error) => connection.execute("ROLLBACK TO SAVEPOINT part").await.map(|_| Err(error)),
-    }
+        Err(error) => return Err(error),
+    };
+    connection.execute("RELEASE SAVEPOINT part").await?;
+    Ok(watched)
 }

@@ -8,8 +8,12 @@ use crate::{
     rules::discovery::{Found, Passed, Pattern, Share, polls_before},
 };
 
-/// The names of the limits that `receiptd.refuse_full_app` keeps.
-const LIMITS: [&str; 2] = ["limits.groups", "limits.messages"];
+/// A limit that `receiptd.refuse_full_app` keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    Groups,
+    Messages,
+}
 
 /// Number of passed messages whose reasons are kept.
 const KEPT_PASSED: usize = 50;
@@ -50,16 +54,21 @@ pub struct Room<'a> {
     pub cadence: Option<&'a str>,
     /// Patterns of groups whose readers are turned on when they are added.
     pub readers: &'a [Pattern],
+    /// Whether groups may be added to the app.
+    pub groups: bool,
     /// Number of messages that may be added to the app.
     pub messages: i64,
     /// Maximum number of active messages of a group.
     pub messages_per_group: i64,
 }
 
-/// Whether a limit of the app was reached.
-pub(super) fn is_limit(error: &sqlx::Error) -> bool {
-    let limit = error.as_database_error().and_then(|error| error.constraint());
-    limit.is_some_and(|limit| LIMITS.contains(&limit))
+/// The limit of the app that was reached, if that is the error.
+pub(super) fn limit(error: &sqlx::Error) -> Option<Limit> {
+    match error.as_database_error()?.constraint()? {
+        "limits.groups" => Some(Limit::Groups),
+        "limits.messages" => Some(Limit::Messages),
+        _ => None,
+    }
 }
 
 pub(super) fn texts(groups: &[GroupId]) -> Vec<String> {

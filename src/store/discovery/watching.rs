@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     LONG, RefusedGroup, SHORT, Store, StoreConnection, StoreError, query_as, query_scalar,
-    statements::{Counts, GroupRead, Room, add_groups, add_messages, is_limit, store_cursors, texts},
+    statements::{Counts, GroupRead, Limit, Room, add_groups, add_messages, limit, store_cursors, texts},
 };
 use crate::{
     domain::GroupId,
@@ -30,38 +30,36 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails for other reasons than some of the groups. Everything stored before stays.
-    pub async fn watch_discovered(&self, reads: Vec<GroupRead>, room: Room<'_>) -> Result<Watching, StoreError> {
-        let (mut watching, mut refusal) = (Watching::default(), None);
-        let mut left = room.messages;
+    pub async fn watch_discovered(&self, reads: Vec<GroupRead>, mut room: Room<'_>) -> Result<Watching, StoreError> {
+        let mut watching = Watching::default();
         let mut halves = Halves::of(reads);
         while let Some(mut part) = halves.take() {
             let counts = self.counts_of(&part).await?;
-            part.iter_mut()
-                .for_each(|read| pass_over(read, counts.get(read.group.as_str()), Room { messages: left, ..room }));
+            part.iter_mut().for_each(|read| pass_over(read, counts.get(read.group.as_str()), room));
             match self.watch_together(&mut part, room, &counts).await {
                 Ok(Brief::Done(watched)) => {
-                    left -= watched.values().sum::<i64>();
+                    room.messages -= watched.values().sum::<i64>();
                     watching.add(&part, &watched);
                 }
                 Ok(Brief::Held | Brief::Changed) => halves.failed(part),
-                // The app has reached its maximum number of messages or groups.
-                Err(StoreError::Failed { source, .. }) if left > 0 && is_limit(&source) => {
-                    left = 0;
-                    halves.again(part);
-                }
-                Err(error) if !error.may_be_of_rows() => return Err(error),
-                Err(error) if part.len() == 1 => {
-                    watching.refused.extend(part.into_iter().map(|read| RefusedGroup::of(read.group, &error)));
-                    refusal = Some(error);
-                }
-                Err(_) => halves.failed(part),
+                Err(error) if !error.is_refusal() => return Err(error),
+                Err(error) => match (reached(&error), part.as_slice()) {
+                    // The app has as many messages as it may have.
+                    (Some(Limit::Messages), _) if room.messages > 0 => {
+                        room.messages = 0;
+                        halves.again(part);
+                    }
+                    // It has as many groups, with this one.
+                    (Some(Limit::Groups), [_]) if room.groups => {
+                        room.groups = false;
+                        halves.again(part);
+                    }
+                    (_, [read]) => watching.refused.push(RefusedGroup::of(read.group.clone(), &error)),
+                    (_, _) => halves.failed(part),
+                },
             }
         }
-        match refusal.filter(|error| watching.stored.is_empty() && !error.is_refusal()) {
-            // It is not about a group.
-            Some(error) => Err(error),
-            None => Ok(watching),
-        }
+        Ok(watching)
     }
 
     /// Stores the readings of groups in one transaction. Of a single group, messages that are refused are passed over.
@@ -75,7 +73,7 @@ impl Store {
         let watched = self
             .run_briefly(DOING, SHORT, None, async |database, _| watch(database, self.app(), room, part, counts).await);
         match (watched.await, part) {
-            (Err(error), [read]) if error.may_be_of_rows() && read.found.len() > 1 => {
+            (Err(error), [read]) if error.is_refusal() && read.found.len() > 1 => {
                 self.watch_apart(DOING, read, room, counts).await
             }
             (watched, _) => watched,
@@ -158,6 +156,10 @@ impl Watching {
     }
 }
 
+fn reached(error: &StoreError) -> Option<Limit> {
+    if let StoreError::Failed { source, .. } = error { limit(source) } else { None }
+}
+
 /// Takes out the messages that may not be watched. The newest messages come first, since they are the most worth
 /// watching.
 fn pass_over(read: &mut GroupRead, counts: Option<&Counts>, room: Room<'_>) {
@@ -165,6 +167,7 @@ fn pass_over(read: &mut GroupRead, counts: Option<&Counts>, room: Room<'_>) {
     let most = (room.messages_per_group - active).min(room.messages).max(0);
     let (most, why) = match counts {
         Some(counts) if counts.is_removed => (0, Passed::Removed),
+        None if !room.groups => (0, Passed::Bound),
         _ => (usize::try_from(most).unwrap_or(usize::MAX), Passed::Bound),
     };
     let over = read.found.split_off(most.min(read.found.len()));
