@@ -136,7 +136,7 @@ impl Store {
         found.map_err(|error| StoreError::failed(DOING, error))
     }
 
-    /// For each of these groups that are polled, one of its slots.
+    /// The newest slot of each of these groups that are polled.
     ///
     /// # Errors
     /// If the database fails.
@@ -144,7 +144,9 @@ impl Store {
         let groups: Vec<&str> = groups.iter().map(|group| group.as_str()).collect();
         let slots = query_as(
             "SELECT g.group_key, s.slot_id FROM receiptd.watched_groups g
-             CROSS JOIN LATERAL (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key LIMIT 1) s
+             CROSS JOIN LATERAL (
+                SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key ORDER BY slot_id DESC LIMIT 1
+             ) s
              WHERE g.sdk_app_id = $1 AND g.group_id = ANY ($2) AND g.state = 'active'",
         );
         let slots = slots.bind(self.app()).bind(groups);

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::TimeDelta;
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +25,7 @@ use crate::{
         polling::dispatch::ScheduleNews,
         recording::{Heard, Kept, Recording},
         slot::{Slot, SlotKey},
-        webhooks::{Arrived, Event, Members, Order, ReceiptEntry, Trust},
+        webhooks::{Arrived, Event, Hint, Members, Order, ReceiptEntry, Trust},
     },
     store::{Store, StoreError},
 };
@@ -39,12 +38,6 @@ const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Maximum number of messages that are looked up together.
 const CHUNK: usize = 2_000;
-
-/// Minimum time between a slot's last poll and one requested by an event.
-const POLL_AGAIN: TimeDelta = TimeDelta::seconds(10);
-
-/// The same after members have joined or left, which is frequent and changes little.
-const POLL_AFTER_MEMBERS: TimeDelta = TimeDelta::seconds(60);
 
 /// How often groups whose members have changed are looked up.
 const MEMBERS_EVERY: Duration = Duration::from_secs(5);
@@ -245,8 +238,8 @@ impl EventRecorder {
             slots.extend(self.store.slots_of_messages(chunk).await?.into_iter().map(|(_, slot)| slot));
         }
         slots.extend(self.slots_of(&to_poll.groups).await?);
-        self.make_slots_due(slots, POLL_AGAIN).await?;
-        self.make_slots_due(self.slots_of(&to_poll.changed).await?, POLL_AFTER_MEMBERS).await
+        self.make_slots_due(slots, Hint::Gone).await?;
+        self.make_slots_due(self.slots_of(&to_poll.changed).await?, Hint::Members).await
     }
 
     async fn slots_of(&self, groups: &HashSet<GroupId>) -> Result<HashSet<SlotKey>, StoreError> {
@@ -258,15 +251,14 @@ impl EventRecorder {
         })
     }
 
-    /// Makes slots due, but no sooner than this time after their last poll.
-    async fn make_slots_due(&self, slots: HashSet<SlotKey>, after: TimeDelta) -> Result<(), StoreError> {
+    /// Makes slots due, but not at once again.
+    async fn make_slots_due(&self, slots: HashSet<SlotKey>, hint: Hint) -> Result<(), StoreError> {
         let slots: Vec<SlotKey> = slots.into_iter().collect();
         if slots.is_empty() {
             return Ok(());
         }
         for slot in self.store.read_slots(&slots).await? {
-            let soonest = slot.last_polled_at.map(|polled_at| polled_at + after);
-            let due = self.store.clock().now().max(soonest.unwrap_or_default());
+            let due = hint.due(slot.last_polled_at, slot.next_poll_at, self.store.clock().now());
             if slot.failures == 0 {
                 _ = self.news.send(ScheduleNews::Sooner(slot.key, due));
             }

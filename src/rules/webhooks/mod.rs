@@ -4,6 +4,7 @@
 //! is kept, except for groups with readers on.
 
 mod event;
+mod hint;
 mod members;
 mod order;
 mod replay;
@@ -12,6 +13,7 @@ mod trust;
 
 pub use self::{
     event::{BadEvent, Event, Group, ReceiptEntry, Receipts},
+    hint::Hint,
     members::Members,
     order::{Arrived, Order, WINDOW},
     replay::Replays,

@@ -12,6 +12,7 @@ use crate::{
     rules::{readers::Found, slot::GroupKey},
     store::{
         Store, StoreError,
+        brief::{Brief, Rows},
         connection::StoreConnection,
         statement::{query, query_scalar},
         transaction::SHORT,
@@ -151,14 +152,14 @@ impl Store {
         .await
     }
 
-    /// Stores readers reported by events, as far as their groups have readers on. Returns the number of reads that are
-    /// new or more exact.
+    /// Stores readers reported by events, as far as their groups have readers on, and nothing if another session has
+    /// locked something needed. Returns the number of reads that are new or more exact.
     ///
     /// # Errors
     /// If the database fails, or the lease has passed to another process. Then nothing is stored.
     pub async fn write_told_readers(&self, told: &[ToldReader]) -> Result<u64, StoreError> {
         let app = self.app();
-        self.run_fenced("storing readers told by events", SHORT, async |database| {
+        let write = async |database: &mut StoreConnection, _: &Rows| {
             let keys = told.iter().map(|told| told.key.group_key).collect();
             let members = told.iter().flat_map(|told| [hash_member(&told.member)].into_iter().chain(told.account));
             let allowed = Allowed::lock(database, FREE_GROUPS, app, keys, members.collect()).await?;
@@ -182,8 +183,11 @@ impl Store {
             let new = query(READERS).bind(&told).bind("webhook").execute(&mut *database).await?.rows_affected();
             query(NO_LONGER_UNREAD).bind(&told).execute(database).await?;
             Ok(new)
-        })
-        .await
+        };
+        match self.run_briefly("storing readers told by events", SHORT, None, write).await? {
+            Brief::Done(new) => Ok(new),
+            Brief::Held | Brief::Changed => Ok(0),
+        }
     }
 }
 

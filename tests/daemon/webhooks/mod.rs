@@ -176,6 +176,25 @@ async fn an_event_names_readers_only_where_readers_are_on() {
 }
 
 #[tokio::test]
+async fn a_locked_table_of_readers_holds_up_no_event() {
+    let mut rig = listening(simulator_config()).await;
+    set(&rig, 1, 0, 3);
+    rig.watch("g", [1]).await;
+    let readers = sqlx::query("SELECT receiptd.watch_group($1, 'g', readers => true)").bind(APP);
+    readers.execute(&rig.pool).await.unwrap();
+    rig.start().await;
+    rig.until("(SELECT unread_num = 3 FROM receiptd.latest_receipts)").await;
+    let mut open = rig.pool.begin().await.unwrap();
+    // As an index is built.
+    sqlx::query("LOCK TABLE receiptd.message_readers IN SHARE MODE").execute(&mut *open).await.unwrap();
+    let body = receipts(1, 1, 2, 1, clock::now() - TimeDelta::milliseconds(20));
+    assert_eq!(post(&format!("{}?{}", url(&rig), query()), body).await.0, 200);
+    rig.until("(SELECT read_num = 1 FROM receiptd.latest_receipts)").await;
+    open.rollback().await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn readers_in_events_are_stored_by_their_pseudonyms() {
     let mut rig = listening(simulator_config()).await;
     let key = "canary-key-of-32-characters-or-so";
@@ -277,7 +296,7 @@ async fn recalled_messages_are_polled_at_once_changed_groups_soon() {
     rig.until("(SELECT count(*) FROM receiptd.api_calls) = 2").await;
     // As if it had been polled a while ago.
     let earlier =
-        "UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at - interval '1 minute', version = version + 1
+        "UPDATE receiptd.poll_slots SET last_polled_at = last_polled_at - interval '30 minutes', version = version + 1
         WHERE group_key = (SELECT group_key FROM receiptd.watched_groups WHERE group_id = 'changed')";
     sqlx::query(earlier).execute(&rig.pool).await.unwrap();
     rig.simulator.world().join(&group("changed"), rig.simulator.now());
