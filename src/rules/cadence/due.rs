@@ -9,7 +9,7 @@ use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread
 use crate::{domain::Timestamp, rules::milestones::AGES};
 
 /// Maximum fraction of its wait by which a poll comes forward, to just before an age at which read rates are kept.
-const FORWARD: f64 = 0.7;
+pub(super) const FORWARD: f64 = 0.7;
 
 /// How long before that age, in seconds: the poll has to be answered by then.
 const JUST_BEFORE: f64 = 2.0;

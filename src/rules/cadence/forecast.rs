@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Cadence, Pace, Rule, Tier, age, delta, pace::Unread};
-use crate::domain::Timestamp;
+use super::{Cadence, Pace, Rule, Tier, age, delta, due::FORWARD, pace::Unread};
+use crate::{domain::Timestamp, rules::milestones::AGES};
 
-/// Number of messages that represent all messages of a slot in a sum.
-const SAMPLES: u32 = 5;
+/// Mean factor by which intervals at a pace are longer, so that similar slots don't stay together.
+const SPREAD: f64 = 1.06;
 
 /// The contents of a slot, as assumed by a forecast: messages sent evenly between two times.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,7 +72,8 @@ impl Cadence {
         let latest = f64::from(pace.patience) * tier.every.as_secs_f64();
         while at < end {
             let step = (at / 10.0).max(30.0).min(end - at);
-            polls += step / pace.interval(self.unread(held, at + step / 2.0)).min(latest);
+            let wait = (SPREAD * pace.interval(self.unread(held, at + step / 2.0))).min(latest);
+            polls += step / come_forward(wait, pace.fastest.as_secs_f64(), ages(held, at, at + step, wait) / step);
             at += step;
         }
         polls
@@ -80,11 +81,26 @@ impl Cadence {
 
     /// How much there is to learn about a slot whose youngest message has this age.
     fn unread(&self, held: &Held, age_of_youngest: f64) -> Unread {
-        let spread = (held.youngest - held.oldest).as_seconds_f64().max(0.0);
+        let oldest = age_of_youngest + (held.youngest - held.oldest).as_seconds_f64().max(0.0);
         let end = self.expires_after().as_secs_f64();
-        let ages = (0..SAMPLES).map(|sample| age_of_youngest + spread * f64::from(sample) / f64::from(SAMPLES - 1));
-        let mut unread = Unread::default();
-        ages.filter(|age| *age < end).for_each(|age| unread += Unread::of_age(age));
-        unread * (held.unread / f64::from(SAMPLES))
+        let alive = if oldest > end { (end - age_of_youngest) / (oldest - age_of_youngest) } else { 1.0 };
+        let messages = held.unread * alive;
+        Unread::evenly(age_of_youngest, oldest.min(end), messages.max(1.0)) * messages.min(1.0)
     }
+}
+
+/// How many times messages of a slot reach an age at which read rates are kept, while its youngest message passes from
+/// one age to another. Messages that reach it within the same wait count once.
+fn ages(held: &Held, from: f64, until: f64, wait: f64) -> f64 {
+    let apart = (held.youngest - held.oldest).as_seconds_f64();
+    let (times, span) = if apart > wait { (held.unread, apart) } else { (held.unread.min(1.0), wait) };
+    let overlap = |age: f64| (age.min(until) - (age - span).max(from)).max(0.0);
+    AGES.iter().map(|age| times * overlap(age.as_seconds_f64()) / span).sum()
+}
+
+/// The mean of waits that come forward to the last of the ages in them, of which there are so many in a second at random.
+fn come_forward(wait: f64, fastest: f64, ages_per_second: f64) -> f64 {
+    let window = (FORWARD * wait).min((wait - fastest).max(0.0));
+    let expected = ages_per_second * window;
+    if expected < 1e-6 { wait } else { wait - (1.0 - (-expected).exp() * (1.0 + expected)) / ages_per_second }
 }

@@ -34,6 +34,12 @@ impl Pace {
     }
 }
 
+/// The age in seconds from which on there is less and less to learn about a message, …
+const SOON: f64 = 60.0;
+
+/// … and the age from which on there is even less.
+const LATER: f64 = 500.0;
+
 /// How much there is to learn about unread messages, discounted by their age.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Unread(f64);
@@ -43,8 +49,26 @@ impl Unread {
     /// minute matters more in its first hour than in its third week. The constants suit reading times with a long tail.
     /// Making either three times larger or smaller changes the errors by an eighth.
     pub fn of_age(age: f64) -> Self {
-        Self(1.0 / ((age + 500.0) * (1.0 + age / 60.0).sqrt()))
+        Self(1.0 / ((age + LATER) * (1.0 + age / SOON).sqrt()))
     }
+
+    /// Of so many messages, at least one, whose ages are evenly between two.
+    pub fn evenly(youngest: f64, oldest: f64, messages: f64) -> Self {
+        let (first, last) = (Self::of_age(youngest).0, Self::of_age(oldest).0);
+        let step = (oldest - youngest) / (messages - 1.0);
+        if messages <= 2.0 || step <= 0.0 {
+            return Self(first + (messages - 1.0).max(0.0) * last);
+        }
+        // The youngest counts far more than those after it, whose sum is that of a smooth curve.
+        let second = youngest + step;
+        Self(first + f64::midpoint(Self::of_age(second).0, last) + (integral(oldest) - integral(second)) / step)
+    }
+}
+
+/// The integral of what there is to learn of a message, up to this age.
+fn integral(age: f64) -> f64 {
+    let root = (LATER / SOON - 1.0).sqrt();
+    2.0 / root * ((1.0 + age / SOON).sqrt() / root).atan()
 }
 
 impl std::ops::AddAssign for Unread {
@@ -58,5 +82,24 @@ impl std::ops::Mul<f64> for Unread {
 
     fn mul(self, factor: f64) -> Self {
         Self(self.0 * factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_evenly_apart_count_as_much_as_one_by_one() {
+        for (youngest, step, messages) in
+            [(0.0, 0.0, 1), (5.0, 0.0, 50), (0.0, 10.0, 50), (300.0, 3_600.0, 2), (0.0, 3_600.0, 50), (1e6, 1e4, 7)]
+        {
+            let mut sum = Unread::default();
+            let ages = (0..messages).map(|number| youngest + step * f64::from(number));
+            ages.for_each(|age| sum += Unread::of_age(age));
+            let oldest = youngest + step * f64::from(messages - 1);
+            let Unread(evenly) = Unread::evenly(youngest, oldest, messages.into());
+            assert!((evenly / sum.0 - 1.0).abs() < 0.01, "{youngest} {step} {messages}: {evenly} {sum:?}");
+        }
     }
 }

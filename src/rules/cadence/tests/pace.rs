@@ -201,3 +201,31 @@ fn polls_give_way_to_events_as_far_as_patience_allows() {
     );
     assert_eq!(Following::from(&cadence().giving_way(0.01)).first_poll(None, now(), now()).due, now());
 }
+
+#[test]
+fn a_plan_counts_the_polls_that_slots_make() {
+    const SLOTS: i64 = 40;
+    let cadence = cadence();
+    for (messages, apart) in [(1_u64, 0), (50, 0), (5, 4 * HOUR), (50, 4 * HOUR), (50, 2 * DAY)] {
+        let sent: Vec<Timestamp> =
+            (0..messages).map(|number| now() - delta(secs(apart * number / (messages - 1).max(1)))).collect();
+        let held = Held { youngest: now(), oldest: sent[sent.len() - 1], unread: messages as f64 };
+        for (from, until) in [(0, HOUR), (HOUR, DAY), (DAY, 8 * DAY)] {
+            let [from, until] = [from, until].map(|age| now() + delta(secs(age)));
+            let known = |at| sent.iter().map(move |sent_at| unread(*sent_at, at));
+            let next = |slot, at| Following::from(&cadence).due(Phase::of_slot(slot), at, known(at)).unwrap();
+            let polls_of = |slot| {
+                let polls = std::iter::successors(Some(next(slot, now())), |at| Some(next(slot, *at)));
+                polls.skip_while(|at| *at < from).take_while(|at| *at < until).count()
+            };
+            let (made, planned) = (
+                (1..=SLOTS).map(polls_of).sum::<usize>() as f64 / SLOTS as f64,
+                cadence.polls_between(&held, from, until),
+            );
+            assert!(
+                (planned - made).abs() < 0.05 * made + 0.5,
+                "{messages} messages, {apart} s, until {until}: {planned} are planned, {made} made"
+            );
+        }
+    }
+}
