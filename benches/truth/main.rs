@@ -67,16 +67,21 @@ fn main() {
 /// Prints the remaining polls, and the widths of the intervals, while webhooks report a fraction of the reads.
 fn beside_webhooks() {
     println!("\nBeside webhooks, in the main world: what is known of a message, by the share of reads that they tell.");
-    println!("patience  told   calls a message   mean width of the first four milestones   lost");
+    println!("patience  told   calls a message   of those without   mean width of the first four milestones   lost");
     let sent = WORLDS[0].messages(1);
-    for (patience, told) in [8, 24].into_iter().flat_map(|patience| [0.0, 0.5, 0.9, 1.0].map(|told| (patience, told))) {
-        let found = Policy::beside_webhooks(&sent, told, patience);
-        let calls = found.calls as f64 / found.messages as f64;
-        println!(
-            "{patience:>8}  {:>3.0} %  {calls:>15.1}  {:>37.0} s  {:>5}",
-            told * 100.0,
-            found.milestone_width(),
-            found.lost
-        );
+    for patience in [8, 24] {
+        let without = Policy::beside_webhooks(&sent, 0.0, patience).calls as f64;
+        for told in [0.0, 0.5, 0.9, 1.0] {
+            let found = Policy::beside_webhooks(&sent, told, patience);
+            let calls = found.calls as f64;
+            println!(
+                "{patience:>8}  {:>3.0} %  {:>15.1}  {:>14.1} %  {:>37.0} s  {:>5}",
+                told * 100.0,
+                calls / found.messages as f64,
+                calls / without * 100.0,
+                found.milestone_width(),
+                found.lost
+            );
+        }
     }
 }

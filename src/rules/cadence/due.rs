@@ -222,14 +222,17 @@ impl Following<'_> {
             (Rule::Cron { .. }, _) => self.after(Phase::default(), sent_at, now),
             (_, None) => now,
             (_, Some(polled_at)) => {
-                now.max(polled_at.min(now) + seconds(self.stretch * self.joins_after(sent_at, now)))
+                let [interval, wait] =
+                    [every.as_secs_f64(), self.joins_after(sent_at, now)].map(|wait| seconds(self.stretch * wait));
+                // What it gives way by, it waits for in any case.
+                (now - interval).max(polled_at.min(now)) + wait
             }
         };
         Next { due, every }
     }
 
-    /// Number of seconds after a slot's last poll at which a message that joins it is due. It yields to events, within
-    /// the patience.
+    /// Number of seconds after a slot's last poll at which a message that joins it within its interval is due. It yields
+    /// to events, within the patience.
     fn joins_after(&self, sent_at: Timestamp, now: Timestamp) -> f64 {
         let alone = self.alone(sent_at, now).as_secs_f64();
         let Rule::Tiers { tiers, pace: Some(pace) } = &self.cadence.rule else { return alone };

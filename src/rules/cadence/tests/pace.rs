@@ -191,13 +191,19 @@ fn polls_give_way_to_events_as_far_as_patience_allows() {
     assert!(is_close(wait(0.25, &[0]), 180.0), "twice as long as without events");
     assert!(is_close(wait(0.001, &[0]), 480.0), "8 times the minute of its tier");
     assert!(is_close(wait(0.0, &[2 * DAY; 50]), wait(1.0 / 400.0, &[2 * DAY; 50])));
-    let joins = |untold: f64| {
-        let cadence = cadence().giving_way(untold);
-        (Following::from(&cadence).first_poll(Some(now()), now(), now()).due - now()).as_seconds_f64()
+    let joins = |untold: f64, polled_ago| {
+        let (cadence, polled_at) = (cadence().giving_way(untold), now() - TimeDelta::seconds(polled_ago));
+        (Following::from(&cadence).first_poll(Some(polled_at), now(), now()).due - now()).as_seconds_f64()
     };
+    let alone = joins(1.0, 0);
     assert!(
-        is_close(joins(0.25), 2.0 * joins(1.0)) && is_close(joins(0.0), 480.0),
+        is_close(joins(0.25, 0), 2.0 * alone) && is_close(joins(0.0, 0), 480.0),
         "and first polls of a slot's new messages"
+    );
+    assert_eq!(joins(1.0, 3_600), 0.0);
+    assert!(
+        is_close(joins(0.25, 3_600), alone) && is_close(joins(0.0, 3_600), 480.0 - alone),
+        "by as much, if the slot was polled long ago"
     );
     assert_eq!(Following::from(&cadence().giving_way(0.01)).first_poll(None, now(), now()).due, now());
 }
