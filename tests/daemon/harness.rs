@@ -36,7 +36,7 @@ const NOTIFY: &str = "
     CREATE TRIGGER tell_test AFTER INSERT OR UPDATE OR DELETE ON receiptd.discovered_groups EXECUTE FUNCTION public.tell_test();";
 
 /// Timeout for an event a test waits for, far longer than any takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub struct Harness {
     pub simulator: Simulator,
