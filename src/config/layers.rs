@@ -16,6 +16,8 @@ use super::{
 
 const PREFIX: &str = "RECEIPTD_";
 
+const FLAG: &str = "--set";
+
 /// Sections and their mutually exclusive keys.
 const ALTERNATIVES: [(&str, &[&str]); 8] = [
     ("chat", &["secret_key", "secret_key_file", "user_sig", "user_sig_file"]),
@@ -82,11 +84,16 @@ impl Layers {
 
     /// The origin of the value of `key`, if it has one.
     pub fn origin(&self, key: &str) -> Option<String> {
-        let value = self.value(key)?;
-        match value.origin() {
-            Some(origin) => Some(origin.to_owned()),
-            None if matches!(value.kind, ValueKind::Nil | ValueKind::Table(_)) => None,
-            None => self.file.as_ref().map(|path| path.display().to_string()),
+        self.origin_of(self.value(key)?)
+    }
+
+    fn origin_of(&self, value: &Value) -> Option<String> {
+        match (value.origin(), &value.kind) {
+            (Some(origin), _) => Some(origin.to_owned()),
+            (None, ValueKind::Nil) => None,
+            // Where a section comes from is where one of its keys does.
+            (None, ValueKind::Table(keys)) => keys.values().filter_map(|value| self.origin_of(value)).min(),
+            (None, _) => self.file.as_ref().map(|path| path.display().to_string()),
         }
     }
 
@@ -165,7 +172,7 @@ fn from_entries(entries: Vec<Entry>, problems: &mut Problems) -> Result<Config, 
         if key.split('.').all(|part| !part.is_empty() && part.bytes().all(plain)) {
             layer = layer.set_override(key, value)?;
         } else {
-            problems.refuse_silently(&key, format!("(from {origin}) is not a key: keys are SECTION.KEY"));
+            problems.refuse_from(&origin, &key, "is not a key: keys are SECTION.KEY");
         }
     }
     Ok(layer.build()?)
@@ -233,9 +240,9 @@ fn set_by_flags(overrides: &[(String, String)], problems: &mut Problems) -> Vec<
         if SECRETS.contains(&key.as_str()) {
             let variable = format!("{PREFIX}{}", key.replace('.', "__")).to_uppercase();
             let remedy = "is a secret, and all users of this machine can read the arguments of a process: set";
-            problems.refuse_silently(key, format!("{remedy} {key}_file, or set {variable}"));
+            problems.refuse_from(FLAG, key, format!("{remedy} {key}_file, or set {variable}"));
         } else {
-            entries.push(Entry { key: key.clone(), value: value.clone(), origin: "--set".to_owned() });
+            entries.push(Entry { key: key.clone(), value: value.clone(), origin: FLAG.to_owned() });
         }
     }
     entries

@@ -14,6 +14,7 @@ fn unreadable(reason: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "run this as the service's account (sudo -u receiptd receiptd …), or choose another file with --config"
         }
+        io::ErrorKind::InvalidData => "save it as UTF-8",
         _ => "choose another file with --config",
     }
 }
@@ -88,16 +89,21 @@ pub(super) struct Problems(Vec<Problem>);
 impl Problems {
     /// Notes an invalid value. Never for secrets: see [`Self::refuse_silently`].
     pub fn refuse(&mut self, key: &str, value: &str, remedy: impl Into<String>) {
-        self.push(key, Some(value.to_owned()), remedy.into());
+        self.push(key, Some(value.to_owned()), None, remedy.into());
     }
 
     /// Notes a problem without showing a value: there is none, or it may contain a secret.
     pub fn refuse_silently(&mut self, key: &str, remedy: impl Into<String>) {
-        self.push(key, None, remedy.into());
+        self.push(key, None, None, remedy.into());
     }
 
-    fn push(&mut self, key: &str, value: Option<String>, remedy: String) {
-        self.0.push(Problem { key: key.to_owned(), value, origin: None, remedy });
+    /// The same for what `origin` gives and the settings have no place for.
+    pub fn refuse_from(&mut self, origin: &str, key: &str, remedy: impl Into<String>) {
+        self.push(key, None, Some(origin.to_owned()), remedy.into());
+    }
+
+    fn push(&mut self, key: &str, value: Option<String>, origin: Option<String>, remedy: String) {
+        self.0.push(Problem { key: key.to_owned(), value, origin, remedy });
     }
 
     /// True if there are no problems so far.
@@ -108,7 +114,7 @@ impl Problems {
     /// Returns the problems. `origin_of` has the origin of a key's value.
     pub fn into_error(mut self, origin_of: impl Fn(&str) -> Option<String>) -> ConfigError {
         for problem in &mut self.0 {
-            problem.origin = origin_of(&problem.key);
+            problem.origin = problem.origin.take().or_else(|| origin_of(&problem.key));
         }
         self.0.sort_by(|one, other| one.key.cmp(&other.key));
         ConfigError::Invalid(self.0)

@@ -89,10 +89,10 @@ fn foreign_variables_are_ignored_and_misspelled_ones_refused() {
     ];
     load("", &others, &[]).unwrap();
     for (name, words) in [
-        ("RECEIPTD_FOO__BAR", "foo: unknown section"),
+        ("RECEIPTD_FOO__BAR", "foo (from RECEIPTD_FOO__BAR): unknown section"),
         ("RECEIPTD_HTTP__LISTN", "http.listn"),
         ("RECEIPTD_CHAT_SDK_APP_ID", "RECEIPTD_CHAT__SDK_APP_ID"),
-        ("RECEIPTD___X", "SECTION.KEY"),
+        ("RECEIPTD___X", "(from RECEIPTD___X): is not a key: keys are SECTION.KEY"),
     ] {
         let error = load("", &[(name, "1")], &[]).unwrap_err().to_string();
         assert!(error.contains(words), "{name}: {error}");

@@ -188,6 +188,12 @@ fn all_problems_are_reported_at_once_with_their_sources() {
 }
 
 #[test]
+fn a_secret_on_the_command_line_is_not_blamed_on_the_file() {
+    let error = load("[chat]\nsecret_key = \"a\"", &[], &[("chat.secret_key", "b")]).unwrap_err().to_string();
+    assert!(error.contains("chat.secret_key (from --set): is a secret"), "{error}");
+}
+
+#[test]
 fn what_is_missing_is_told_all_at_once_by_those_who_need_it() {
     let config = load_file("").unwrap();
     let error = config.chat().unwrap_err().to_string();
@@ -206,4 +212,12 @@ fn a_file_that_cannot_be_read_is_named() {
     let missing = Path::new("/nowhere/receiptd.toml");
     let error = Config::load(Some(missing), std::iter::empty(), &[], now()).unwrap_err().to_string();
     assert!(error.contains("/nowhere/receiptd.toml") && error.contains("No such file") && error.contains("--config"));
+}
+
+#[test]
+fn a_file_in_another_encoding_says_which_to_use() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"\xff\xfe[\0").unwrap();
+    let error = Config::load(Some(file.path()), std::iter::empty(), &[], now()).unwrap_err().to_string();
+    assert!(error.ends_with("save it as UTF-8"), "{error}");
 }
