@@ -10,6 +10,7 @@ mod clocks;
 mod common;
 mod discovery;
 mod edited;
+mod entries;
 mod error_classes;
 mod failing;
 mod far_away;

@@ -2,114 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::{io::Write, time::Duration};
+mod control;
+mod harness;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use hmac::{Hmac, KeyInit, Mac};
+use std::time::Duration;
+
 use receiptd::{
-    domain::{Counts, GroupId, MsgSeq, Receipt, SdkAppId},
-    simulator::{Fault, FaultRule, Latency, Outcome, Simulator, SimulatorConfig, SimulatorError, When, WorldConfig},
+    domain::{Counts, Receipt},
+    simulator::{Fault, FaultRule, Outcome, Simulator, SimulatorConfig, SimulatorError, When, WorldConfig},
 };
-use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
-use sha2::Sha256;
 
-const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-const PATH: &str = "/v4/group_open_http_svc/get_group_msg_receipt";
-
-fn config() -> SimulatorConfig {
-    SimulatorConfig {
-        latency: (Duration::ZERO..=Duration::ZERO).into(),
-        ..SimulatorConfig::new(SdkAppId::try_from(88_888_888).unwrap(), "admin", KEY.into())
-    }
-}
-
-fn group(id: &str) -> GroupId {
-    id.parse().unwrap()
-}
-
-fn seq(number: i64) -> MsgSeq {
-    MsgSeq::try_from(number).unwrap()
-}
-
-fn receipt(read: i64, unread: i64) -> Receipt {
-    Receipt { code: 0, counts: Counts::new(read, unread) }
-}
-
-fn always(fault: Fault) -> FaultRule {
-    FaultRule { fault, when: When::All, times: None }
-}
-
-/// A hand-made UserSig, valid for an hour.
-fn user_sig() -> String {
-    let now = receiptd::clock::now().timestamp();
-    let content = format!("TLS.identifier:admin\nTLS.sdkappid:88888888\nTLS.time:{now}\nTLS.expire:3600\n");
-    let mut mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
-    mac.update(content.as_bytes());
-    let signature = json!({
-        "TLS.ver": "2.0", "TLS.identifier": "admin", "TLS.sdkappid": 88_888_888, "TLS.time": now, "TLS.expire": 3600,
-        "TLS.sig": STANDARD.encode(mac.finalize().into_bytes()),
-    });
-    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(signature.to_string().as_bytes()).unwrap();
-    STANDARD.encode(encoder.finish().unwrap()).replace('+', "*").replace('/', "-").replace('=', "_")
-}
-
-/// A client of a running simulator.
-struct Caller {
-    simulator: Simulator,
-    client: Client,
-    user_sig: String,
-}
-
-impl Caller {
-    async fn start(config: SimulatorConfig) -> Self {
-        // An error means that another test of this process was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().no_proxy().build().unwrap();
-        Self { simulator: Simulator::start(config).await.unwrap(), client, user_sig: user_sig() }
-    }
-
-    fn request(&self, random: u32, group_id: &str, seqs: &[u32]) -> RequestBuilder {
-        let list: Vec<Value> = seqs.iter().map(|seq| json!({ "MsgSeq": seq })).collect();
-        let random = random.to_string();
-        let parameters = [
-            ("sdkappid", "88888888"),
-            ("identifier", "admin"),
-            ("usersig", &self.user_sig),
-            ("random", &random),
-            ("contenttype", "json"),
-        ];
-        let request = self.client.post(self.simulator.endpoint() + PATH).query(&parameters);
-        request.json(&json!({"GroupId": group_id, "MsgSeqList": list}))
-    }
-
-    async fn send(&self, random: u32, group_id: &str, seqs: &[u32]) -> reqwest::Result<Response> {
-        self.request(random, group_id, seqs).send().await
-    }
-
-    /// One call with its own `random`, answered with JSON.
-    async fn call(&self, group_id: &str, seqs: &[u32]) -> Value {
-        let response = self.send(fastrand::u32(..), group_id, seqs).await.unwrap();
-        assert_eq!(response.status(), 200);
-        response.json().await.unwrap()
-    }
-
-    async fn control(&self, method: Method, path: &str, body: Option<Value>) -> Response {
-        let request = self.client.request(method, self.simulator.endpoint() + "/simulator/" + path);
-        match body {
-            Some(body) => request.json(&body),
-            None => request,
-        }
-        .send()
-        .await
-        .unwrap()
-    }
-
-    fn error_count(&self, code: i32) -> u64 {
-        self.simulator.ledger().errors_by_code().get(&code).copied().unwrap_or_default()
-    }
-}
+use crate::harness::{Caller, PATH, always, config, group, receipt, seq};
 
 #[tokio::test]
 async fn receipts_are_answered_and_the_ledger_knows_them() {
@@ -365,88 +269,6 @@ async fn concurrent_calls_are_all_accounted_for_within_the_limit() {
     assert_eq!((ledger.calls(), ledger.ended_calls(), ledger.ended(Outcome::Answered)), (100, 100, answered));
     assert_eq!(ledger.errors_by_code().get(&60011).copied(), Some(100 - answered));
     assert!(ledger.arrivals().is_sorted() && answered >= 20);
-}
-
-#[tokio::test]
-async fn faults_and_receipts_are_set_over_http_and_the_ledger_is_read() {
-    let caller = Caller::start(config()).await;
-    let fixed = json!({"group_id": "g", "msg_seq": 1, "read_num": 3, "unread_num": 4});
-    assert_eq!(caller.control(Method::PUT, "receipts", Some(fixed)).await.status(), 204);
-    let coded = json!({"group_id": "g", "msg_seq": 2, "code": 10061});
-    assert_eq!(caller.control(Method::PUT, "receipts", Some(coded)).await.status(), 204);
-    let rule = json!({"fault": {"kind": "error_code", "code": 10002}, "times": 1});
-    assert_eq!(caller.control(Method::POST, "faults", Some(rule)).await.status(), 204);
-    assert_eq!(caller.call("g", &[1, 2]).await["ErrorCode"], 10002);
-    assert_eq!(caller.call("g", &[1, 2]).await["ErrorCode"], 0);
-
-    let summary: Value = caller.control(Method::GET, "calls/2", None).await.json().await.unwrap();
-    for (field, value) in [("calls", 2), ("answered", 1), ("refused", 1), ("in_flight", 0), ("messages_asked", 4)] {
-        assert_eq!(summary[field], value, "{field}");
-    }
-    assert_eq!(summary["errors_by_code"], json!({"10002": 1}));
-    assert_eq!(summary["faults_by_kind"], json!({"error_code": 1}));
-    assert_eq!(summary, caller.control(Method::GET, "ledger", None).await.json::<Value>().await.unwrap());
-
-    let mut answers: Vec<Value> = caller.control(Method::GET, "answers", None).await.json().await.unwrap();
-    answers.sort_by_key(|message| message["msg_seq"].as_u64());
-    let counted = json!({"code": 0, "read_num": 3, "unread_num": 4});
-    let coded = json!({"code": 10061, "read_num": null, "unread_num": null});
-    let message =
-        |seq, last: &Value| json!({"group_id": "g", "msg_seq": seq, "changes": 1, "last": last, "receipts": [last]});
-    assert_eq!(answers, [message(1, &counted), message(2, &coded)]);
-}
-
-#[tokio::test]
-async fn groups_limit_latency_and_stalls_are_set_over_http() {
-    let caller = Caller::start(config()).await;
-    let put = |path, body| caller.control(Method::PUT, path, Some(body));
-    assert_eq!(put("groups", json!({"group_id": "g", "code": 60003})).await.status(), 204);
-    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60003);
-    assert_eq!(put("groups", json!({"group_id": "g", "code": 0, "members": 3})).await.status(), 204);
-    assert_eq!(caller.call("g", &[1]).await["GroupMsgReceiptList"][0]["UnreadNum"], 2);
-    assert_eq!(put("latency", json!({"latency": "1*50ms, 1*60ms"})).await.status(), 204);
-    let began = std::time::Instant::now();
-    caller.call("g", &[1]).await;
-    assert!(began.elapsed() >= Duration::from_millis(50));
-    assert_eq!(put("latency", json!({"latency": "soon"})).await.status(), 422);
-    let stall = json!({"duration": "300ms"});
-    let began = std::time::Instant::now();
-    assert_eq!(caller.control(Method::POST, "stall", Some(stall)).await.status(), 204);
-    assert!(began.elapsed() >= Duration::from_millis(300), "the answer to the order is held up too");
-    assert_eq!(put("limit", json!({"calls_per_second": 0})).await.status(), 204);
-    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 60011);
-}
-
-#[tokio::test]
-async fn an_impossible_latency_is_refused() {
-    assert!(Latency::mix([]).is_err());
-    let latency = (Duration::from_secs(2)..=Duration::from_secs(1)).into();
-    let refused = Simulator::start(SimulatorConfig { latency, ..config() }).await.unwrap_err();
-    assert!(refused.to_string().contains("latencies"), "{refused}");
-}
-
-#[tokio::test]
-async fn faults_are_cleared_over_http() {
-    let caller = Caller::start(config()).await;
-    caller.simulator.add_fault(always(Fault::NotJson));
-    assert_eq!(caller.control(Method::DELETE, "faults", None).await.status(), 204);
-    assert_eq!(caller.call("g", &[1]).await["ErrorCode"], 0);
-}
-
-#[tokio::test]
-async fn mistaken_orders_over_http_are_refused() {
-    let caller = Caller::start(config()).await;
-    for body in [
-        json!({"group_id": "g", "msg_seq": 1}),
-        json!({"group_id": "g", "msg_seq": 1, "read_num": 1}),
-        json!({"group_id": "g", "msg_seq": 1, "read_num": -1, "unread_num": 1}),
-        json!({"group_id": "g", "msg_seq": 1, "code": 10062, "read_num": 1, "unread_num": 1}),
-        json!({"group_id": "g", "msg_seq": 0, "code": 10062}),
-    ] {
-        assert_eq!(caller.control(Method::PUT, "receipts", Some(body.clone())).await.status(), 422, "{body}");
-    }
-    let rule = json!({"fault": {"kind": "unheard_of"}});
-    assert_eq!(caller.control(Method::POST, "faults", Some(rule)).await.status(), 422);
 }
 
 #[tokio::test]
