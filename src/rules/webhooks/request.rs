@@ -104,7 +104,8 @@ impl Request<'_> {
 
     /// The value of a parameter that occurs exactly once.
     fn parameter(&self, name: &str) -> Option<&str> {
-        let mut values = self.query.split('&').filter_map(|pair| pair.split_once('=')).filter(|pair| pair.0 == name);
+        let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let mut values = pairs.filter(|pair| pair.0 == name);
         values.next().filter(|_| values.next().is_none()).map(|pair| pair.1)
     }
 }
@@ -171,6 +172,11 @@ mod tests {
             ("/secret/path", format!("{app}&RequestTime={TIME}"), Refusal::Unsigned),
             ("/secret/path", format!("{app}&{signed}&Sign={SIGN}"), Refusal::Unsigned),
             ("/secret/path", format!("{app}&{signed}&RequestTime={TIME}"), Refusal::Unsigned),
+            ("/secret/path", format!("{app}&{signed}&Sign"), Refusal::Unsigned),
+            ("/secret/path", format!("SdkAppid&{app}&{signed}"), Refusal::App),
+            ("/secret/path", format!("{app}&%53ign={SIGN}&RequestTime={TIME}"), Refusal::Unsigned),
+            ("/secret/path", format!("{app}&Sign=%31{}&RequestTime={TIME}", &SIGN[1..]), Refusal::Signature),
+            ("/secret/path", format!("{app}&Sign={SIGN}&RequestTime=+{TIME}"), Refusal::Signature),
             ("/secret/path", format!("{app}&Sign=&RequestTime={TIME}"), Refusal::Signature),
             ("/secret/path", format!("{app}&Sign={}&RequestTime={TIME}", SIGN.to_uppercase()), Refusal::Signature),
             ("/secret/path", format!("{app}&Sign={SIGN}&RequestTime={}", TIME + 1), Refusal::Signature),
@@ -188,10 +194,10 @@ mod tests {
         {
             assert_eq!(request.verify(&secrets(), at(TIME + off)), verdict, "{off}");
         }
-        let signed = signature(&"xxxxyyyy".into(), "soon");
-        assert_eq!(
-            verified("/secret/path", &format!("SdkAppid=1400000000&Sign={signed}&RequestTime=soon")),
-            Err(Refusal::Time)
-        );
+        for time in ["soon", "", "-1", "1669872112.0", "9223372036854775807", "-9223372036854775808", "1e9"] {
+            let signed = signature(&"xxxxyyyy".into(), time);
+            let query = format!("SdkAppid=1400000000&Sign={signed}&RequestTime={time}");
+            assert_eq!(verified("/secret/path", &query), Err(Refusal::Time), "{time}");
+        }
     }
 }

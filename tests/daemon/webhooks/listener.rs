@@ -72,6 +72,26 @@ async fn verified_webhooks_are_passed_on_as_they_came() {
 }
 
 #[tokio::test]
+async fn webhooks_passed_on_to_receiptd_itself_come_back_once() {
+    let mut rig = listening(simulator_config()).await;
+    let itself = url(&rig);
+    rig.settings.webhooks.as_mut().unwrap().forward = Some(itself.parse().unwrap());
+    rig.start().await;
+    let received = |rig: &crate::harness::Harness| {
+        rig.daemon.as_ref().unwrap().status().webhooks().unwrap().report(std::time::Instant::now()).received
+    };
+    for number in 1..=3 {
+        let body = format!(r#"{{"CallbackCommand":"Bot.OnC2CMessage","Number":{number}}}"#);
+        assert_eq!(post(&format!("{itself}?{}", query()), body).await.0, 200);
+        while received(&rig) < 2 * number {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(received(&rig), 6);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_reload_changes_token_and_certificate() {
     let place = crate::common::ScratchDirectory::new("webhooks");
     let make = |name: &str| {
