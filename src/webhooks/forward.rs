@@ -11,6 +11,8 @@ use axum::{
 use reqwest::{Client, Url, redirect::Policy};
 use tokio::sync::Semaphore;
 
+use crate::chat::proxy::by_proxy_for;
+
 /// Maximum time until the handler has answered.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -29,15 +31,10 @@ impl Forward {
     pub fn new(url: Url) -> Self {
         // Another part of the process may have installed one first: any provider will do.
         _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .timeout(PATIENCE)
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
-            .build()
-            .inspect_err(|error| {
-                let error = error as &dyn std::error::Error;
-                tracing::error!(error, "webhooks can't be passed on to webhooks.forward");
-            });
+        let client = client(&url).inspect_err(|error| {
+            let error: &(dyn std::error::Error + 'static) = &**error;
+            tracing::error!(error, "webhooks can't be passed on to webhooks.forward");
+        });
         Self { url, client: client.ok(), places: Arc::new(Semaphore::new(ON_THE_WAY)) }
     }
 
@@ -61,4 +58,10 @@ impl Forward {
             count(if is_taken { "taken" } else { "failed" });
         });
     }
+}
+
+/// A client that shows no signature to a proxy.
+fn client(url: &Url) -> Result<Client, Box<dyn std::error::Error>> {
+    let client = Client::builder().timeout(PATIENCE).redirect(Policy::none()).retry(reqwest::retry::never());
+    Ok(by_proxy_for(url, client)?.build()?)
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    common::TestDatabase,
-    harness::{Harness, SECRET_KEY, end},
+    common::{TestDatabase, own_address},
+    harness::{APP, Harness, PATIENCE, SECRET_KEY, end, signal},
 };
 
 /// A proxy that answers each connection with `answers`, one each time data arrives, and records the data.
@@ -68,6 +68,34 @@ async fn what_is_on_this_machine_is_called_past_any_proxy() {
     place.config = place.config.replace("http://127.0.0.1", "https://localhost");
     let (code, said) = check(&place, &database, &variables);
     assert_eq!((code, proxy.heard()), (Some(69), String::new()), "there is no TLS there: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_webhook_is_passed_on_past_any_proxy() {
+    const TOKEN: &str = "canary-token-of-thirty-two-letters";
+    let (mut place, database) = (Harness::new("forward", 200).await, TestDatabase::new().await);
+    let [proxy, handler] = [(), ()].map(|()| Proxy::start(&[b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]));
+    let listen = own_address();
+    let webhooks = format!(
+        "[webhooks]\nlisten = \"{listen}\"\npath = \"/canary\"\ntoken = \"{TOKEN}\"\nforward = \"http://{}/handler\"\n",
+        handler.address
+    );
+    place.config.push_str(&webhooks);
+    let url = format!("http://{}", proxy.address);
+    let variables = ["HTTP_PROXY", "http_proxy", "ALL_PROXY"].map(|name| (name, url.as_str()));
+    let daemon = place.spawn_with(Some(&database), &variables);
+    place.hears("READY=1");
+    let time = receiptd::clock::now().timestamp().to_string();
+    let sign = receiptd::rules::webhooks::signature(&TOKEN.into(), &time);
+    let url = format!("http://{listen}/canary?SdkAppid={APP}&Sign={sign}&RequestTime={time}");
+    _ = rustls::crypto::ring::default_provider().install_default();
+    // Until it polls, it answers that it stands by.
+    while reqwest::Client::new().post(&url).body("{}").send().await.unwrap().status() != 200 {}
+    let heard = handler.heard.recv_timeout(PATIENCE).unwrap();
+    assert!(heard.starts_with(format!("POST /handler?SdkAppid={APP}&Sign={sign}").as_bytes()));
+    assert_eq!(proxy.heard(), "");
+    signal(&daemon, "-TERM");
+    assert_eq!(end(daemon).0, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
