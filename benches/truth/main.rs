@@ -4,11 +4,12 @@
 //! by tiers and by the pace of the default cadence, with the real code for cadences, slots, recording and the schedule,
 //! and prints the errors; also while three and twenty times as much is due as the limit allows, on average over the
 //! days in which messages are sent. `-- main`, `-- sparse`, …: one world only; `-- webhooks`: only the remaining
-//! polls beside webhooks. `--seeds N`: number of worlds of each kind (3 by default). There are no receipts of real
+//! polls beside webhooks; `-- cost`: only the time that decisions take. `--seeds N`: number of worlds of each kind (3 by default). There are no receipts of real
 //! people in this: the figures rank cadences, and predict nobody's minutes.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a bench answers people on its standard output")]
 
+mod cost;
 mod policies;
 mod readers;
 mod report;
@@ -25,6 +26,7 @@ fn main() {
         match argument.as_str() {
             "--bench" => {}
             "webhooks" => return beside_webhooks(),
+            "cost" => return cost::print(),
             "--seeds" => seeds = arguments.next().unwrap().parse().unwrap(),
             name => worlds.push(WORLDS.iter().find(|world| world.name == name).expect("the name of a world")),
         }
@@ -58,10 +60,7 @@ fn main() {
     }
     report.end();
     beside_webhooks();
-    let [pace, tiers] = [Policy::Pace, Policy::Tiers].map(Policy::cost_of_due);
-    println!(
-        "\nWhen a slot of 50 messages is due is decided in {pace:.2} µs at the pace, and in {tiers:.2} µs by tiers."
-    );
+    cost::print();
 }
 
 /// Prints the remaining polls, and the widths of the intervals, while webhooks report a fraction of the reads.

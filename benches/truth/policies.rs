@@ -1,17 +1,10 @@
 //! The ways of polling that are compared.
 
-use std::{
-    collections::BTreeMap,
-    hint::black_box,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use chrono::TimeDelta;
 use receiptd::{
     daemon::poller::replay::{Findings, Sent, Stretching, Way, replay},
-    domain::Timestamp,
-    rules::cadence::{Cadence, Cadences, Following, Known, Pace, Phase, Tier},
+    rules::cadence::{Cadence, Cadences, Pace, Tier},
 };
 
 const MINUTE: u64 = 60;
@@ -47,7 +40,7 @@ impl Policy {
         }
     }
 
-    fn cadence(self, stretch: f64) -> Cadence {
+    pub fn cadence(self, stretch: f64) -> Cadence {
         let tier = |(until, every)| Tier { until: Duration::from_secs(until), every: Duration::from_secs(every) };
         let tiers = [(HOUR, MINUTE), (DAY, 10 * MINUTE), (7 * DAY, HOUR), (30 * DAY, 6 * HOUR)].map(tier);
         match self {
@@ -114,27 +107,5 @@ impl Policy {
             }
             stretch *= ratio;
         }
-    }
-
-    /// The time that it takes to decide when a slot of 50 messages is due, in microseconds: the best of several, since
-    /// other work may run meanwhile.
-    pub fn cost_of_due(self) -> f64 {
-        const TIMES: u32 = 500;
-        let cadence = self.cadence(1.0);
-        let now = Timestamp::from_timestamp(1_795_996_800, 0).unwrap();
-        let known = |number: i64| {
-            let sent_at = now - TimeDelta::minutes(7 * number);
-            Known { sent_at, until: Some(now), is_read: number % 5 == 0 }
-        };
-        let messages: Vec<Known> = (0..50).map(known).collect();
-        let run = |_| {
-            let start = Instant::now();
-            for slot in 0..TIMES {
-                let messages = black_box(&messages).iter().copied();
-                black_box(Following::from(&cadence).due(Phase::of_slot(slot.into()), now, messages));
-            }
-            start.elapsed().as_secs_f64() * 1e6 / f64::from(TIMES)
-        };
-        (0..200).map(run).fold(f64::INFINITY, f64::min)
     }
 }
