@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_owners_function_raises_is_told_from_faults_of_the_server() {
+    fn errors_of_an_owners_function_differ_from_faults_of_the_server() {
         const TRIGGER: &str = "PL/pgSQL function public.refuse() line 1 at RAISE";
         const WITHIN: &str = "PL/pgSQL-Funktion audit.note() Zeile 3 bei SQL-Anweisung\nSQL-Anweisung »INSERT …«\n\
             PL/pgSQL-Funktion receiptd.watch_keys(integer[]) Zeile 22 bei SQL-Anweisung";

@@ -124,7 +124,7 @@ fn transaction<'s>(sent: &'s [Vec<Sent>], statement: &str) -> Option<&'s [Sent]>
 }
 
 #[tokio::test]
-async fn a_flush_takes_one_round_trip_for_each_statement_and_two_for_a_copy() {
+async fn a_flush_is_a_round_trip_per_statement_and_two_for_a_copy() {
     let (mut rig, proxy) = rig_with_proxy().await;
     rig.start().await;
     rig.watch("g", 1..=3).await;

@@ -94,9 +94,27 @@ impl PollingSession<'_> {
         }
     }
 
-    /// Sets up the poller with its schedule, and the recorder. `None` if the session ends before the schedule is
-    /// loaded.
+    /// Sets up the poller with its schedule, and the recorder with its deadline for shutdown. `None` if the session ends
+    /// before the schedule is loaded.
     async fn load(&self) -> Option<(Poller, Recorder, CancellationToken)> {
+        let (mut poller, recorder, flush_deadline) = self.set_up();
+        let mut trouble = LogThrottle::default();
+        loop {
+            self.status.heartbeat.beat();
+            match self.session_over.run_until_cancelled(self.prepare(&mut poller)).await? {
+                Ok((slots, is_partial)) => {
+                    let more = if is_partial { ", while more are loading" } else { "" };
+                    tracing::info!(slots, "polling, with {} on the schedule{more}", counted(slots as u64, "call"));
+                    return Some((poller, recorder, flush_deadline));
+                }
+                Err(error) => error.log(&mut trouble, "loading the schedule failed: polling waits"),
+            }
+            self.session_over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
+        }
+    }
+
+    /// The poller, without a schedule, and the recorder with its deadline for shutdown.
+    fn set_up(&self) -> (Poller, Recorder, CancellationToken) {
         let (committed_sender, committed) = mpsc::unbounded_channel();
         let (flush_deadline, storing_blocked) = (CancellationToken::new(), self.status.storing_blocked.clone());
         let settings = RecorderSettings {
@@ -120,25 +138,13 @@ impl PollingSession<'_> {
             activity: self.status.activity.clone(),
             events: self.status.events.clone(),
         };
-        let mut poller = Poller::new(
+        let poller = Poller::new(
             parts,
             &self.parts.settings.polling,
             self.parts.settings.snapshots.record,
             self.session_over.clone(),
         );
-        let mut trouble = LogThrottle::default();
-        loop {
-            self.status.heartbeat.beat();
-            match self.session_over.run_until_cancelled(self.prepare(&mut poller)).await? {
-                Ok((slots, is_partial)) => {
-                    let more = if is_partial { ", while more are loading" } else { "" };
-                    tracing::info!(slots, "polling, with {} on the schedule{more}", counted(slots as u64, "call"));
-                    return Some((poller, recorder, flush_deadline));
-                }
-                Err(error) => error.log(&mut trouble, "loading the schedule failed: polling waits"),
-            }
-            self.session_over.run_until_cancelled(sleep(ASK_AGAIN)).await?;
-        }
+        (poller, recorder, flush_deadline)
     }
 
     /// Updates the schedule to the cadences, and loads its beginning. Returns the number of loaded slots, and whether

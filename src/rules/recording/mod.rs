@@ -10,6 +10,7 @@ mod heard;
 mod judge;
 mod kept;
 mod messages;
+mod outcome;
 mod parts;
 mod poll;
 mod quarantine;
@@ -21,7 +22,8 @@ pub use self::{
     changes::{Closed, KeepSnapshots, MessageChange, Part, Snapshot},
     heard::{Heard, ReadersTold},
     judge::NO_RECEIPT_POLLS,
-    kept::{Anew, Contents, CountsMoved, Kept, Outcome},
+    kept::{Anew, CountsMoved, Kept},
+    outcome::{Contents, Outcome},
     poll::{KnownLimit, Others, Poll, PollEnd, Told},
     quarantine::GroupChange,
 };

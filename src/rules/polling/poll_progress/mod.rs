@@ -200,11 +200,7 @@ impl PollProgress {
     fn failed(&mut self, failure: Failure) -> Step {
         let code = failure.code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
         let asked = self.batch().unwrap_or_default().to_vec();
-        if self.is_probe
-            && failure.class == Class::Split
-            && self.refusals + 1 >= MAX_REFUSALS_OF_A_PROBE
-            && !is_answered(&self.poll)
-        {
+        if self.is_probe_refused_for_good(failure.class) {
             self.poll.rejected.clear();
             self.end(PollEnd::GroupFault(failure));
             return Step::Continue;
@@ -226,18 +222,7 @@ impl PollProgress {
                 let told = self.told(&asked, code);
                 self.poll.receipts.extend(told);
             }
-            Class::Split | Class::Message if asked.len() > 1 => {
-                self.settle();
-                self.refusals += 1;
-                let parts = self.parts(&asked, failure.class);
-                if self.failures == 0 {
-                    // There may just be too many: this reaches a small enough part soonest.
-                    parts.into_iter().rev().for_each(|part| self.batches.push_front(part));
-                } else {
-                    // This gets an answer to any part soonest.
-                    self.batches.extend(parts);
-                }
-            }
+            Class::Split | Class::Message if asked.len() > 1 => self.halve(&asked, failure.class),
             Class::Split | Class::Message => {
                 self.settle();
                 self.refusals += 1;
@@ -252,6 +237,26 @@ impl PollProgress {
             self.end(PollEnd::GivenUp);
         }
         Step::Continue
+    }
+
+    /// Whether a probe of a quarantined group has now been refused as often as it may be, without any answer.
+    fn is_probe_refused_for_good(&self, class: Class) -> bool {
+        let is_last = class == Class::Split && self.refusals + 1 >= MAX_REFUSALS_OF_A_PROBE;
+        self.is_probe && is_last && !is_answered(&self.poll)
+    }
+
+    /// Replaces a batch that was refused as a whole by its parts.
+    fn halve(&mut self, asked: &[MsgSeq], class: Class) {
+        self.settle();
+        self.refusals += 1;
+        let parts = self.parts(asked, class);
+        if self.failures == 0 {
+            // There may just be too many: this reaches a small enough part soonest.
+            parts.into_iter().rev().for_each(|part| self.batches.push_front(part));
+        } else {
+            // This gets an answer to any part soonest.
+            self.batches.extend(parts);
+        }
     }
 
     /// The receipts in the last attempt, from the code of the whole answer.
