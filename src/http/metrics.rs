@@ -28,16 +28,16 @@ const COUNTERS: [(&str, &str); 29] = [
     ("receiptd_calls_total", "Attempts to call Tencent Chat, by class of the outcome and error code."),
     (
         "receiptd_other_calls_total",
-        "Attempts to call other APIs than that for receipts, each with its own limit, by API and class of the outcome.",
+        "Attempts to call APIs other than that for receipts, each with its own limit, by API and class of the outcome.",
     ),
     ("receiptd_messages_asked_total", "Messages asked for by attempts."),
     ("receiptd_changes_total", "Receipts that differed from the previous ones."),
     ("receiptd_snapshots_total", "Rows written to receipt_snapshots."),
-    ("receiptd_readers_total", "Reads stored with their members, of groups with readers on."),
+    ("receiptd_readers_total", "Reads stored with their members, in groups with readers on."),
     ("receiptd_messages_slotted_total", "New messages added to the schedule."),
     ("receiptd_discovered_messages_total", "Messages that discovery has watched."),
     ("receiptd_passed_messages_total", "Messages that discovery has passed over, by reason."),
-    ("receiptd_discovery_failures_total", "Failed attempts to store what was discovered; each is repeated."),
+    ("receiptd_discovery_failures_total", "Failed attempts to store discovered messages; each is repeated."),
     (
         "receiptd_discovery_refusals_total",
         "Groups of discovery whose rows the database refused, at each attempt to store them.",
@@ -131,7 +131,7 @@ const GAUGES: [(&str, &str); 36] = [
     ),
     (
         "receiptd_untold_ratio",
-        "Share of changes that only polls find, by which polls become rarer: 1 without webhooks.",
+        "Fraction of changes that only polls find, which decides how rare polls become; 1 without webhooks.",
     ),
     (
         "receiptd_calls_per_second_counted",

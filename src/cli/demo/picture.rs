@@ -72,7 +72,7 @@ impl Bars {
                 figures.active + figures.all_read,
                 figures.all_read
             ),
-            format!("told     {} reads by webhooks, {} found by polls alone", figures.told, figures.found),
+            format!("reported {} reads by webhooks, {} found by polls alone", figures.told, figures.found),
             format!("found    {} messages by discovery", figures.discovered),
             format!("time     {} s; stop with Ctrl-C", elapsed.as_secs()),
             String::new(),
@@ -92,7 +92,7 @@ impl Bars {
 fn plain(figures: &Figures, elapsed: Duration) -> String {
     format!(
         "{:>3} s  {:>3} calls/s ({:>3} % of {LIMIT}, at most {} in any second)  {:.1} messages per call  {} \
-         discovered  {} snapshots  {} told by webhooks, {} found by polls  {} read by all",
+         discovered  {} snapshots  {} reported by webhooks, {} found by polls  {} read by all",
         elapsed.as_secs(),
         figures.calls,
         figures.calls * 100 / i64::try_from(LIMIT).unwrap_or(1),
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(
             line,
             "  4 s  150 calls/s ( 75 % of 200, at most 199 in any second)  20.2 messages per call  4 \
-             discovered  7 snapshots  6 told by webhooks, 2 found by polls  1 read by all"
+             discovered  7 snapshots  6 reported by webhooks, 2 found by polls  1 read by all"
         );
     }
 }

@@ -19,7 +19,7 @@ pub fn cause(slot: &Slot, cadence: &Cadence, stretch: f64, now: Timestamp) -> Op
     let unread = known().filter(|known| !known.is_read).count();
     let percent = 100 * unread / messages.max(1);
     let why = match reason {
-        Reason::Pace => "by what is unread at its pace".to_owned(),
+        Reason::Pace => "by its pace and unread messages".to_owned(),
         Reason::Fastest => "as often as the cadence allows".to_owned(),
         Reason::Age => "just before an age at which a read rate is kept".to_owned(),
         Reason::Patience => "since no message waits for longer than its patience".to_owned(),
@@ -99,7 +99,7 @@ mod tests {
         let said_of = |messages: &[(i64, bool)]| said(&slot(messages), 1.0);
         let of_pace = said_of(&[(90, false), (91, false), (92, true), (93, true)]);
         assert!(of_pace.starts_with("The call asks for 4 messages, of which 50 % are unread; next in "), "{of_pace}");
-        assert!(of_pace.ends_with(" after the last poll: by what is unread at its pace."), "{of_pace}");
+        assert!(of_pace.ends_with(" after the last poll: by its pace and unread messages."), "{of_pace}");
         assert!(said_of(&[(13, false)]).ends_with(": just before an age at which a read rate is kept."));
         assert!(said_of(&[(2, false); 20]).ends_with(": as often as the cadence allows."));
         assert!(said_of(&[(90, true)]).ends_with(": since no message waits for longer than its patience."));

@@ -81,7 +81,7 @@ fn of_message(seq: i64, found: &DiscoveredGroup) -> String {
     match reason {
         Some(reason) => format!("Discovery has passed the message over: {reason}."),
         None if found.next_seq.is_none_or(|next_seq| seq >= next_seq) => {
-            "Discovery has not come to the message yet, or it does not exist.".to_owned()
+            "Discovery has not reached the message yet, or it does not exist.".to_owned()
         }
         None => {
             "Discovery did not watch the message: it was sent before discovery begins, or the reason is not kept any \
@@ -131,7 +131,7 @@ mod tests {
             ("a", None, Some(&found), "code 10060: the group has more members than read receipts allow (200)"),
             ("a", Some(9), Some(&found), "passed the message over: it was recalled"),
             ("a", Some(4), Some(&found), "code 10060: the group has more members than read receipts allow (200)"),
-            ("a", Some(10), Some(&taken), "not come to the message yet"),
+            ("a", Some(10), Some(&taken), "not reached the message yet"),
             ("a", Some(4), Some(&taken), "sent before discovery begins"),
         ] {
             let said = said(id, seq, found);

@@ -225,7 +225,7 @@ impl Discoverer {
         // The task that renews the lease notices and logs that it is lost.
         if !matches!(error, StoreError::LeaseLost { .. }) {
             metrics::counter!("receiptd_discovery_failures_total").increment(1);
-            error.log(&mut lock(&self.trouble), "what was discovered can't be stored: it is read again later");
+            error.log(&mut lock(&self.trouble), "discovered messages can't be stored: reading them again later");
         }
     }
 

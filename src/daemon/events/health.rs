@@ -174,7 +174,7 @@ impl fmt::Display for WebhookReport {
         write!(
             f,
             "{}, {} found by polls alone; {}, {}, {} without a valid signature",
-            counted(self.told, "change") + " told",
+            counted(self.told, "change") + " reported",
             HumanCount(self.untold),
             counted(self.received, "webhook"),
             counted(self.dropped, "count") + " dropped",
@@ -198,14 +198,14 @@ mod tests {
         let (health, now) = (Health::default(), Instant::now());
         assert_eq!(
             health.report(now).to_string(),
-            "0 changes told, 0 found by polls alone; 0 webhooks, 0 counts dropped, 0 requests without a valid signature"
+            "0 changes reported, 0 found by polls alone; 0 webhooks, 0 counts dropped, 0 requests without a valid signature"
         );
         health.changed(Tally { told: 1, untold: 2 });
         health.received(Timestamp::UNIX_EPOCH);
         health.over_limit(OverLimit { calls: 240, limit: 200 }, now);
         assert_eq!(
             health.report(now).to_string(),
-            "1 change told, 2 found by polls alone; 1 webhook, 0 counts dropped, 0 requests without a valid signature; \
+            "1 change reported, 2 found by polls alone; 1 webhook, 0 counts dropped, 0 requests without a valid signature; \
              Tencent Chat counts 240 calls/s of at most 200"
         );
         assert_eq!(health.report(now + OVER_LIMIT_FOR).over_limit, None, "it has not been repeated");

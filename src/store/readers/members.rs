@@ -87,7 +87,6 @@ impl Store {
         );
         let names: Vec<&str> = names.iter().map(Member::as_str).collect();
         let messages = messages.bind(self.app()).bind(names);
-        self.run("collecting what is stored about a member", LONG, async |database| messages.fetch_all(database).await)
-            .await
+        self.run("collecting the data about a member", LONG, async |database| messages.fetch_all(database).await).await
     }
 }

@@ -184,7 +184,7 @@ impl Store {
             query(NO_LONGER_UNREAD).bind(&told).execute(database).await?;
             Ok(new)
         };
-        match self.run_briefly("storing readers told by events", SHORT, None, write).await? {
+        match self.run_briefly("storing readers reported by events", SHORT, None, write).await? {
             Brief::Done(new) => Ok(new),
             Brief::Held | Brief::Changed => Ok(0),
         }
