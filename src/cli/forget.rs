@@ -11,7 +11,7 @@ use receiptd::{
 
 use super::{Global, database::Opened, exit::Refused, stdout};
 
-/// Delete everything of a group for good: its messages, its history and its roll-ups
+/// Delete everything about a group for good: its messages, its history and its roll-ups
 ///
 /// The group is unwatched first. Polling of other groups continues. If it is interrupted, run it again.
 #[derive(Args)]

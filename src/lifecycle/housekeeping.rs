@@ -33,7 +33,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often the clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
-/// Creates the partitions of the next days, and notes up to when they exist, also after a failure.
+/// Creates the partitions of the next days, and notes their end, also after a failure.
 pub(crate) async fn prepare_days(store: &Store) -> Result<(), StoreError> {
     let today = store.now().await?.date_naive();
     let made = store.ensure_partitions_ahead(today).await;

@@ -187,7 +187,7 @@ impl Ledger {
         })
     }
 
-    /// What was seen of an API other than that for receipts, by the last part of its path.
+    /// The calls of an API other than that for receipts, by the last part of its path.
     pub fn api(&self, name: &str) -> ApiLedger {
         self.apis.get(name).cloned().unwrap_or_default()
     }

@@ -47,7 +47,7 @@ pub(super) trait Way: Send + Sync {
     /// Counts a connection.
     fn record_connection(&self);
 
-    /// Until when the network is blocked, if it is.
+    /// End of the present stall of the network, if any.
     fn stalled_until(&self) -> Option<std::time::Instant>;
 }
 

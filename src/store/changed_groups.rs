@@ -34,7 +34,7 @@ pub type LeftBehind = HashMap<GroupKey, (i64, HashSet<SlotKey>)>;
 pub struct Rescheduled {
     /// Those to be polled, and when they are due.
     pub slots: Vec<(SlotKey, Next)>,
-    /// What the tables refuse, if anything. It waits like what is locked.
+    /// The rows that the tables refuse, if any. They wait like locked ones.
     pub refused: Option<RefusedSlots>,
 }
 

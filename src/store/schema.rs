@@ -133,7 +133,7 @@ fn came_second(error: &MigrateError) -> bool {
 }
 
 impl Store {
-    /// Applies missing migrations. Safe to call from several processes at once.
+    /// Applies missing migrations. Safe to call from several processes concurrently.
     ///
     /// # Errors
     /// If the database is unsuitable, the schema is newer than this program, or a migration fails.

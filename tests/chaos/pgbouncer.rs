@@ -17,7 +17,7 @@ use crate::{
     signals,
 };
 
-/// What it does with unknown startup parameters.
+/// Its treatment of unknown startup parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parameters {
     /// As docs/operators.md requires.

@@ -1,4 +1,4 @@
-//! Owners' triggers that refuse rows with any SQLSTATE: what they refuse holds up nobody.
+//! Owners' triggers that refuse rows with any SQLSTATE: the refused rows delay no others.
 
 use receiptd::domain::Counts;
 use sqlx::AssertSqlSafe;

@@ -110,7 +110,7 @@ async fn only_the_holder_renews_the_lease_in_one_round_trip() {
     }
 }
 
-/// A transaction that executes a statement with this text and prepares none: what was sent from its beginning to its
+/// A transaction that executes a statement with this text and prepares none: the messages from its beginning to its
 /// end.
 fn transaction<'s>(sent: &'s [Vec<Sent>], statement: &str) -> Option<&'s [Sent]> {
     let begins = |sent: &Sent| matches!(sent, Sent::Query(text) if text.starts_with("BEGIN"));

@@ -126,7 +126,7 @@ async fn export(
     };
     let begin = |out| format.begin(dataset.columns(), out);
     let writer = output.writer().and_then(begin).with_context(|| output.failure())?;
-    // Messages that have changed are found at once, whenever they were sent.
+    // Messages that have changed are found in one query, whenever they were sent.
     let spans: Vec<(Timestamp, Timestamp)> = match (dataset, since) {
         (Dataset::Messages | Dataset::Milestones, Some(_)) => vec![(from, until)],
         _ => days(from, until).collect(),

@@ -209,7 +209,7 @@ enum Look {
     Gone(GroupId),
     /// There is nothing to store.
     Nothing(GroupId, Duration),
-    /// What was read.
+    /// The messages that were read.
     Read(GroupRead, Duration),
 }
 

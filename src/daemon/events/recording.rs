@@ -251,7 +251,7 @@ impl EventRecorder {
         })
     }
 
-    /// Makes slots due, but not at once again.
+    /// Makes slots due, no sooner than the hint allows after their last poll.
     async fn make_slots_due(&self, slots: HashSet<SlotKey>, hint: Hint) -> Result<(), StoreError> {
         let slots: Vec<SlotKey> = slots.into_iter().collect();
         if slots.is_empty() {

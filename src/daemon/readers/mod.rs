@@ -65,7 +65,7 @@ pub(crate) struct ReaderAsking {
     busy: HashMap<Id, ListKey>,
     /// Answers that are not stored yet.
     unstored: Vec<Asked>,
-    /// Messages whose refusal by the tables could not be noted in the database, and until when they wait.
+    /// Messages whose refusal by the tables could not be noted in the database, and the end of their wait.
     unnoted: HashMap<ListKey, Instant>,
     refused: LogThrottle,
     trouble: LogThrottle,
@@ -102,7 +102,7 @@ impl ReaderAsking {
         }
     }
 
-    /// Asks until the session is over, and then stores what has been answered.
+    /// Asks until the session is over, and then stores the remaining answers.
     pub async fn run(mut self, session_over: CancellationToken) {
         while !session_over.is_cancelled() {
             let wait = match self.step().await {

@@ -41,7 +41,7 @@ pub struct RecorderSettings {
     pub flush_deadline: CancellationToken,
     /// Set while results can't be stored: then no poll may start.
     pub storing_blocked: Arc<AtomicBool>,
-    /// Records what was stored.
+    /// Records the stored rows, for people.
     pub activity: Arc<Activity>,
     /// Counts which changes events reported, and which only polls found.
     pub events: Arc<Health>,

@@ -52,7 +52,7 @@ pub struct Next {
 /// The rule that decides when a slot is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// What is unread, at the pace.
+    /// The unread messages, at the pace.
     Pace,
     /// The shortest time between two polls.
     Fastest,
@@ -224,7 +224,7 @@ impl Following<'_> {
             (_, Some(polled_at)) => {
                 let [interval, wait] =
                     [every.as_secs_f64(), self.joins_after(sent_at, now)].map(|wait| seconds(self.stretch * wait));
-                // What it gives way by, it waits for in any case.
+                // The additional wait for events applies in any case.
                 (now - interval).max(polled_at.min(now)) + wait
             }
         };

@@ -53,13 +53,13 @@ pub struct Change {
     pub sent_at: Timestamp,
     /// The known counts; `None` if there were none.
     pub before: Option<Counts>,
-    /// Since when its receipt was unchanged; `None` if there was none.
+    /// Time since which its receipt was unchanged; `None` if there was none.
     pub since: Option<Timestamp>,
-    /// Until when it was known to be unchanged.
+    /// Time until which it was known to be unchanged.
     pub known_until: Option<Timestamp>,
     /// Whether the last answer had counts; if it found no receipt, they may have changed before it.
     pub is_counted: bool,
-    /// Until when it can be carried forward, because no poll was due before; `None` if that is unknown.
+    /// Time until which it can be carried forward, because no poll was due before; `None` if unknown.
     pub carried_until: Option<Timestamp>,
     /// The counts in the poll, if any.
     pub seen: Option<Counts>,

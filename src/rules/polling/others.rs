@@ -25,7 +25,7 @@ const MAX_FAILING: usize = 10_000;
 pub(crate) struct Outcomes {
     answered: Latest,
     failed: Latest,
-    /// Since when slots have failed without an answer in between.
+    /// Time since which slots have failed without an answer in between.
     failing_since: HashMap<SlotId, Instant>,
 }
 

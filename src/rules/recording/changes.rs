@@ -110,7 +110,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What it settles about its message, as that was known before, if the poll was `due` then.
+    /// The results that it settles for its message, as it was known before, if the poll was `due` then.
     pub(super) fn settles(
         &self,
         message: &SlotMessage,

@@ -42,13 +42,13 @@ pub struct CountsMoved {
     pub sent_at: Timestamp,
     /// Its counts.
     pub counts: Counts,
-    /// When the attempt that saw them was sent.
+    /// Time at which the attempt that saw them was sent.
     pub asked_at: Option<Timestamp>,
-    /// When its answer arrived.
+    /// Time at which its answer arrived.
     pub polled_at: Timestamp,
     /// The counts before, if any were known.
     pub prior: Option<Counts>,
-    /// Until when those held.
+    /// Time until which those held.
     pub prior_until: Option<Timestamp>,
 }
 

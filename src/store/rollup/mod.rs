@@ -40,7 +40,7 @@ impl Store {
     }
 
     /// Corrects marks in the future, from a wrong clock, together with the gaps found up to them and the times of
-    /// closed messages. What they cover is rolled up again. Changes nothing while the clock is in doubt.
+    /// closed messages. The hours that they cover are rolled up again. Changes nothing while the clock is in doubt.
     async fn heal_marks(&self, until: Timestamp) -> Result<(), StoreError> {
         if self.clock().doubt().is_some() {
             return Ok(());

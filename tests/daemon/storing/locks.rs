@@ -1,4 +1,4 @@
-//! Locks of other sessions: what they hold is written later, and everything else at once.
+//! Locks of other sessions: locked rows are written later, and all others immediately.
 
 use super::*;
 

@@ -37,7 +37,7 @@ const TRIALS_IN_FLIGHT: usize = 10;
 /// How often the rate changes.
 const STEP: Duration = Duration::from_millis(500);
 
-/// Calls due within this time may be made at once, …
+/// Calls due within this time may be made immediately, …
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// … and while none may be made, the delay before the next check.
@@ -86,7 +86,7 @@ pub(crate) struct Brake {
 struct On {
     /// The latest failure.
     failure: Failure,
-    /// Since when there has been no answer.
+    /// Time since which there has been no answer.
     since: Instant,
     /// In calls per second.
     rate: f64,
@@ -127,7 +127,7 @@ impl Brake {
         self.on.is_some()
     }
 
-    /// Since when no call has been answered, and why. `None` if calls are answered.
+    /// Time since which no call has been answered, and the reason. `None` if calls are answered.
     pub(crate) fn outage(&self, now: Instant) -> Option<Outage> {
         let on = self.on.as_ref().filter(|on| on.rate <= TRIALS_PER_SECOND)?;
         Some(Outage { failure: on.failure.clone(), lasts: now.saturating_duration_since(on.since) })

@@ -43,7 +43,7 @@ pub(super) struct SignatureState {
     is_known: bool,
     /// Times of the first and the latest call with the first signature of a term.
     first: Option<(Instant, Instant)>,
-    /// Since when there is a signature that no call has succeeded with yet.
+    /// Time since which there is a signature that has not been accepted yet.
     untried_since: Option<Instant>,
     /// Whether that one was refused too.
     is_refused: bool,
