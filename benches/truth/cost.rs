@@ -14,7 +14,7 @@ use receiptd::{
         cadence::{Cadence, Cadences, Following, Phase},
         protocol::{Answer, Attempt},
         recording::{KeepSnapshots, Kept, Poll, PollEnd, Told},
-        slot::{GroupState, Slot, SlotKey, SlotMessage},
+        slot::{Slot, SlotKey, SlotMessage},
     },
 };
 
@@ -50,21 +50,12 @@ fn slot() -> Slot {
         }
     };
     Slot {
-        key: SlotKey { group_key: 1, slot_id: 1 },
-        group_id: "g".parse().unwrap(),
-        group_state: GroupState::Active,
-        cadence: None,
-        has_readers: false,
-        next_poll_at: now(),
         last_polled_at: Some(polled_at),
         known_until: Some(polled_at),
-        quiet_polls: 0,
-        failures: 0,
         version: 1,
         last_called_at: Some(polled_at),
         messages: (0..50).map(message).collect(),
-        is_wrong: false,
-        absorbs: None,
+        ..Slot::new(SlotKey { group_key: 1, slot_id: 1 }, "g".parse().unwrap(), now())
     }
 }
 

@@ -46,7 +46,7 @@ mod tests {
     use chrono::TimeDelta;
     use receiptd::{
         domain::{Counts, MsgSeq, Receipt},
-        rules::slot::{GroupState, SlotKey},
+        rules::slot::SlotKey,
     };
 
     use super::*;
@@ -68,21 +68,11 @@ mod tests {
             }
         };
         let mut slot = Slot {
-            key: SlotKey { group_key: 1, slot_id: 1 },
-            group_id: "team".parse().unwrap(),
-            group_state: GroupState::Active,
-            cadence: None,
-            has_readers: false,
-            next_poll_at: now(),
             last_polled_at: Some(polled_at),
             known_until: Some(polled_at),
-            quiet_polls: 0,
-            failures: 0,
             version: 1,
-            last_called_at: None,
             messages: (1..).zip(messages).map(message).collect(),
-            is_wrong: false,
-            absorbs: None,
+            ..Slot::new(SlotKey { group_key: 1, slot_id: 1 }, "team".parse().unwrap(), now())
         };
         let cadence = Cadence::built_in(true);
         let known = slot.messages.iter().map(SlotMessage::known);

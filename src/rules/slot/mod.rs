@@ -139,6 +139,27 @@ impl StoredDue {
 }
 
 impl Slot {
+    /// A new slot of an active group, without messages.
+    pub fn new(key: SlotKey, group_id: GroupId, next_poll_at: Timestamp) -> Self {
+        Self {
+            key,
+            group_id,
+            group_state: GroupState::Active,
+            cadence: None,
+            has_readers: false,
+            next_poll_at,
+            last_polled_at: None,
+            known_until: None,
+            quiet_polls: 0,
+            failures: 0,
+            version: 0,
+            last_called_at: None,
+            messages: vec![],
+            is_wrong: false,
+            absorbs: None,
+        }
+    }
+
     /// Whether another slot of the same group may be polled with it: both fit into one call, and neither fails. A fault
     /// in one must not spoil the polls of the other.
     pub fn may_absorb(&self, other: &Self, batch_size: usize) -> bool {
@@ -282,21 +303,11 @@ mod tests {
             has_joined: false,
         };
         Slot {
-            key: SlotKey { group_key: 1, slot_id },
-            group_id: "g".parse().unwrap(),
-            group_state: GroupState::Active,
-            cadence: None,
-            has_readers: false,
-            next_poll_at: time(0),
             last_polled_at: last_polled_at.map(time),
             known_until: last_polled_at.map(time),
-            quiet_polls: 0,
-            failures: 0,
             version: slot_id,
-            last_called_at: None,
             messages: seqs.iter().map(message).collect(),
-            is_wrong: false,
-            absorbs: None,
+            ..Slot::new(SlotKey { group_key: 1, slot_id }, "g".parse().unwrap(), time(0))
         }
     }
 

@@ -34,7 +34,7 @@ use crate::{
         },
         protocol::{Answer, Attempt},
         recording::{Contents, KeepSnapshots, Kept, Poll, PollEnd, Told},
-        slot::{GroupKey, GroupState, NewMessage, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, pack},
+        slot::{GroupKey, NewMessage, OpenSlot, Slot, SlotId, SlotKey, SlotMessage, pack},
     },
 };
 
@@ -188,7 +188,7 @@ impl<'a> Replay<'a> {
                 self.last_slot
             });
             let key = SlotKey { group_key: fill.group_key, slot_id };
-            let slot = self.slots.entry(key).or_insert_with(|| empty_slot(key, self.group_id.clone(), fill.first.due));
+            let slot = self.slots.entry(key).or_insert_with(|| Slot::new(key, self.group_id.clone(), fill.first.due));
             slot.messages.extend(messages);
             let is_news = fill.is_news(slot.next_poll_at);
             slot.next_poll_at = slot.next_poll_at.min(fill.first.due);
@@ -306,24 +306,4 @@ fn next_second(at: Timestamp) -> Timestamp {
 
 fn message(fresh: &NewMessage) -> SlotMessage {
     SlotMessage::new(fresh.seq, fresh.sent_at)
-}
-
-fn empty_slot(key: SlotKey, group_id: GroupId, next_poll_at: Timestamp) -> Slot {
-    Slot {
-        key,
-        group_id,
-        group_state: GroupState::Active,
-        cadence: None,
-        has_readers: false,
-        next_poll_at,
-        last_polled_at: None,
-        known_until: None,
-        quiet_polls: 0,
-        failures: 0,
-        version: 0,
-        last_called_at: None,
-        messages: vec![],
-        is_wrong: false,
-        absorbs: None,
-    }
 }

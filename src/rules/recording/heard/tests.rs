@@ -6,7 +6,7 @@ use super::*;
 use crate::rules::{
     cadence::Tier,
     recording::{KeepSnapshots, Poll, PollEnd, Told},
-    slot::{GroupState, SlotKey},
+    slot::SlotKey,
 };
 
 fn time(millis: i64) -> Timestamp {
@@ -40,21 +40,13 @@ fn polled(number: i64, receipt: Receipt) -> SlotMessage {
 
 fn slot(messages: Vec<SlotMessage>) -> Slot {
     Slot {
-        key: SlotKey { group_key: 1, slot_id: 1 },
-        group_id: "g".parse().unwrap(),
-        group_state: GroupState::Active,
-        cadence: None,
-        has_readers: false,
-        next_poll_at: time(70_000),
         last_polled_at: Some(time(10_100)),
         known_until: Some(time(10_000)),
         quiet_polls: 3,
-        failures: 0,
         version: 7,
         last_called_at: Some(time(10_000)),
         messages,
-        is_wrong: false,
-        absorbs: None,
+        ..Slot::new(SlotKey { group_key: 1, slot_id: 1 }, "g".parse().unwrap(), time(70_000))
     }
 }
 

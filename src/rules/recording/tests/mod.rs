@@ -63,21 +63,13 @@ fn never_polled(number: i64) -> SlotMessage {
 
 fn slot(messages: Vec<SlotMessage>) -> Slot {
     Slot {
-        key: SlotKey { group_key: 3, slot_id: 5 },
-        group_id: "group".parse().unwrap(),
-        group_state: GroupState::Active,
-        cadence: None,
-        has_readers: false,
-        next_poll_at: noon(),
         last_polled_at: Some(noon() - minutes(1) + answer_time()),
         known_until: Some(noon() - minutes(1)),
         quiet_polls: 2,
         failures: 1,
         version: 7,
-        last_called_at: None,
         messages,
-        is_wrong: false,
-        absorbs: None,
+        ..Slot::new(SlotKey { group_key: 3, slot_id: 5 }, "group".parse().unwrap(), noon())
     }
 }
 

@@ -27,21 +27,8 @@ fn now() -> Timestamp {
 pub fn slot(messages: i64) -> Slot {
     let message = |seq| SlotMessage::new(MsgSeq::try_from(seq).unwrap(), now());
     Slot {
-        key: SlotKey { group_key: 1, slot_id: 1 },
-        group_id: "g".parse().unwrap(),
-        group_state: GroupState::Active,
-        cadence: None,
-        has_readers: false,
-        next_poll_at: now(),
-        last_polled_at: None,
-        known_until: None,
-        quiet_polls: 0,
-        failures: 0,
-        version: 0,
-        last_called_at: None,
         messages: (1..=messages).map(message).collect(),
-        is_wrong: false,
-        absorbs: None,
+        ..Slot::new(SlotKey { group_key: 1, slot_id: 1 }, "g".parse().unwrap(), now())
     }
 }
 
