@@ -202,7 +202,7 @@ impl Daemon {
         {
             return Err(ReloadError::Open(*listen));
         }
-        let parts = Arc::new(parts(&settings, self.store.clock())?);
+        let parts = Arc::new(parts(settings, self.store.clock())?);
         if let (Some(webhooks), Some(listener)) = (&self.webhooks, &settings.webhooks) {
             webhooks.change(listener, settings.chat.sdk_app_id)?;
         }

@@ -90,9 +90,12 @@ async fn readers_of_200_groups_agree_with_the_truth() {
         let read = truth.iter().filter(|(_, read_at)| **read_at <= until);
         read.filter(|((name, member), _)| !stored.iter().any(|row| row.0 == *name && row.1 == *member)).count()
     };
-    while rig.simulator.now() < until || is_missing(&stored(&rig).await) > 0 {
-        rig.changed().await;
-    }
+    let wait = async {
+        while rig.simulator.now() < until || is_missing(&stored(&rig).await) > 0 {
+            rig.changed().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(180), wait).await.expect("readers are missing");
     let all = stored(&rig).await;
     for (name, member, after, by) in &all {
         let read_at = truth[&(name.clone(), member.clone())];
