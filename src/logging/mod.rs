@@ -73,7 +73,7 @@ pub enum LoggingError {
 /// # Errors
 /// If it was initialized before.
 pub fn init(log: &Log) -> Result<LogLevel, LoggingError> {
-    let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && !console::is_dumb();
     let form = Form::of(log.format, io::stderr().is_terminal(), is_journal(), colours_wanted);
     FORM.get_or_init(|| form);
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);

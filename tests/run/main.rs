@@ -20,6 +20,7 @@ mod readers;
 mod reload;
 mod said;
 mod systemd;
+mod terminal;
 
 use sqlx::PgPool;
 

@@ -1,4 +1,4 @@
-//! The picture: redrawn in place on a terminal, otherwise plain lines.
+//! The picture: redrawn in place on a terminal that can, otherwise plain lines.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -30,7 +30,8 @@ struct Bars {
 
 impl Picture {
     pub fn new() -> Self {
-        Self { bars: io::stdout().is_terminal().then(Bars::new) }
+        let is_redrawn = io::stdout().is_terminal() && !console::is_dumb();
+        Self { bars: is_redrawn.then(Bars::new) }
     }
 
     pub fn draw(&mut self, figures: &Figures, elapsed: Duration) -> io::Result<()> {

@@ -59,11 +59,12 @@ const FILES: [(&str, &str); 3] = [
     ("/var/lib/receiptd", "The private PostgreSQL, if no database is configured."),
 ];
 
-const ENVIRONMENT: [(&str, &str); 4] = [
+const ENVIRONMENT: [(&str, &str); 5] = [
     ("RECEIPTD_CONFIG", "The configuration file."),
     ("RECEIPTD_SECTION__KEY", "A setting, for example RECEIPTD_POLLING__BATCH_SIZE=20. It overrides the file."),
     ("DATABASE_URL", "database.url, if RECEIPTD_DATABASE__URL is not set."),
     ("NO_COLOR", "Disables colours if set."),
+    ("TERM", "Without it, or with dumb, there are no colours, and nothing is redrawn in place."),
 ];
 
 /// `commands` are those to describe.

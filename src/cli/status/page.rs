@@ -1,9 +1,9 @@
 //! `receiptd status --watch`: the status, read curves, the next polls and refused groups on a terminal. Redrawn in
-//! place; off a terminal, printed one after the other. Read-only.
+//! place; off a terminal, or on a dumb one, printed one after the other. Read-only.
 
 use std::io::{self, Write};
 
-use console::{Term, truncate_str};
+use console::{Term, is_dumb, truncate_str};
 use receiptd::{
     config::Http,
     domain::Timestamp,
@@ -42,7 +42,7 @@ async fn read(store: &Store, http: &Http) -> Result<(Status, PageData), StoreErr
 
 /// Draws as many lines as the terminal has, over the previous ones.
 fn draw(term: &Term, page: &[String]) -> io::Result<()> {
-    if !term.is_term() {
+    if !term.is_term() || is_dumb() {
         let mut out = stdout();
         page.iter().try_for_each(|line| writeln!(out, "{line}"))?;
         return writeln!(out);
