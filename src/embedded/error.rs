@@ -1,4 +1,8 @@
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Why the private PostgreSQL server can't be used, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +100,7 @@ pub enum EmbeddedError {
         message: String,
     },
     /// The server ended or hung before it accepted connections.
-    #[error("the PostgreSQL server {what}; the end of its log, {log}:\n{tail}")]
+    #[error("the PostgreSQL server {what}; {}", end_of_log(.log, .tail))]
     NotStarted {
         /// What happened.
         what: String,
@@ -113,6 +117,13 @@ pub enum EmbeddedError {
         /// The timeout.
         waited: Duration,
     },
+}
+
+fn end_of_log(log: &Path, tail: &str) -> String {
+    match tail {
+        "" => format!("its log, {}, is empty, as on a full disk", log.display()),
+        _ => format!("the end of its log, {}:\n{tail}", log.display()),
+    }
 }
 
 /// Converts the error of a file operation, for `map_err`.

@@ -198,6 +198,8 @@ mod tests {
         fs::write(&log, "FATAL: no\n").unwrap();
         assert_eq!(tail(&log), "FATAL: no");
         assert_eq!(tail(&directory.path().join("absent")), "");
+        let error = EmbeddedError::NotStarted { what: "exited".into(), log, tail: String::new() }.to_string();
+        assert!(error.ends_with("server.log, is empty, as on a full disk"), "{error}");
     }
 
     #[test]
