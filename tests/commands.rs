@@ -77,7 +77,8 @@ fn no_command_that_asks_makes_a_private_database() {
     for arguments in ASKING {
         let (code, out, err) = run(receiptd(arguments).env("STATE_DIRECTORY", place.path()));
         assert_eq!((code, out.as_str(), err.lines().count()), (78, "", 1), "{arguments:?}: {err}");
-        let missing = format!("this account can't use a private PostgreSQL at {}/postgres", place.path().display());
+        let missing =
+            format!("there is no private PostgreSQL at {}/postgres: `receiptd run` starts one", place.path().display());
         for part in [missing.as_str(), "LoadCredential=database.url:receiptd.database.url receiptd"] {
             assert!(err.contains(part), "{arguments:?}: {part} is not in {err}");
         }

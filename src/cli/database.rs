@@ -90,7 +90,7 @@ impl Database {
             && let Private::Missing(place) = Private::find(config)?
         {
             let why = format!(
-                "{}; if systemd passes the URL as a credential, run this with `{BY_SYSTEMD}`",
+                "{}: `receiptd run` starts one; if systemd passes the URL as a credential, run this with `{BY_SYSTEMD}`",
                 no_database(&place)
             );
             return Err(Refused::config(why).into());
@@ -118,8 +118,8 @@ impl Database {
 
 /// The error text if there is no database.
 pub fn no_database(place: &Path) -> String {
-    let place = place.display();
-    format!("database.url is not set, and this account can't use a private PostgreSQL at {place}")
+    let what = if let Ok(false) = place.try_exists() { "there is no" } else { "this account can't use a" };
+    format!("database.url is not set, and {what} private PostgreSQL at {}", place.display())
 }
 
 fn options(config: &config::Database) -> anyhow::Result<embedded::Options> {
