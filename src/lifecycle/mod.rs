@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     error::{ReloadError, StartError},
     settings::DaemonSettings,
-    signals::{reload_signal, stop_on_signal},
+    signals::{Reloads, stop_on_signal, stop_or_reload_on_signal},
     systemd::{notify_ready, notify_reloading, notify_stopping},
 };
 use crate::{

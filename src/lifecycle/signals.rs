@@ -1,33 +1,71 @@
 //! The signals that stop the daemon or make it reload its settings.
 
+use std::io::{self, IsTerminal};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The numbers of the signals that stop the daemon. A process killed by one has 128 plus its number as exit code.
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
-
-/// A token that SIGTERM and SIGINT cancel. A second signal ends the process immediately: nothing committed is lost.
+/// A token that SIGTERM, SIGINT and SIGHUP cancel. A second SIGTERM or SIGINT ends the process immediately: nothing
+/// committed is lost.
 ///
 /// # Errors
 /// If the signal handlers can't be installed.
-pub fn stop_on_signal() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+pub fn stop_on_signal() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
-        token.cancel();
-        let number = tokio::select! { _ = terminate.recv() => SIGTERM, _ = interrupt.recv() => SIGINT };
-        std::process::exit(128 + number);
-    });
+    cancel_on(SignalKind::hangup(), &stop)?;
+    cancel_on(SignalKind::terminate(), &stop)?;
+    cancel_on(SignalKind::interrupt(), &stop)?;
     Ok(stop)
 }
 
-/// Receives SIGHUP, which requests a reload. From now on it doesn't end the process.
+/// The same for the daemon, which SIGHUP stops only if its terminal has closed. Other SIGHUPs request a reload.
 ///
 /// # Errors
-/// If the signal handler can't be installed.
-pub fn reload_signal() -> std::io::Result<Signal> {
-    signal(SignalKind::hangup())
+/// If the signal handlers can't be installed.
+pub fn stop_or_reload_on_signal() -> io::Result<(CancellationToken, Reloads)> {
+    let stop = CancellationToken::new();
+    let reloads = Reloads { hangups: signal(SignalKind::hangup())?, had_terminal: has_terminal(), stop: stop.clone() };
+    cancel_on(SignalKind::terminate(), &stop)?;
+    cancel_on(SignalKind::interrupt(), &stop)?;
+    Ok((stop, reloads))
+}
+
+fn cancel_on(kind: SignalKind, stop: &CancellationToken) -> io::Result<()> {
+    let (mut signals, stop) = (signal(kind)?, stop.clone());
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            // A terminal that closes may send several: nobody is impatient.
+            if stop.is_cancelled() && kind != SignalKind::hangup() {
+                // As if the signal had killed it.
+                std::process::exit(128 + kind.as_raw_value());
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Requests to reload the settings.
+pub struct Reloads {
+    hangups: Signal,
+    had_terminal: bool,
+    stop: CancellationToken,
+}
+
+impl Reloads {
+    /// Waits for the next request.
+    pub async fn next(&mut self) {
+        while self.hangups.recv().await.is_some() {
+            if !self.had_terminal || has_terminal() {
+                return;
+            }
+            self.stop.cancel();
+        }
+        std::future::pending().await
+    }
+}
+
+/// Whether a standard stream is a terminal that is open. nohup(1) leaves none.
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }

@@ -34,3 +34,13 @@ async fn nothing_is_redrawn_on_a_dumb_terminal() {
         end(terminal);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_stops_when_its_terminal_closes() {
+    let (place, database) = (Harness::new("closed", 200).await, TestDatabase::new().await);
+    let terminal = on_terminal("xterm", &place, &database, "run");
+    place.hears("READY=1");
+    signal(&terminal, "-KILL");
+    place.hears("STOPPING=1");
+    end(terminal);
+}

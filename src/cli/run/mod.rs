@@ -23,7 +23,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
     let config = global.load_config()?;
     let chat = config.chat()?;
     let log_level = logging::init(&config.log)?;
-    let (stop, hangups) = (lifecycle::stop_on_signal()?, lifecycle::reload_signal()?);
+    let (stop, reloads) = lifecycle::stop_or_reload_on_signal()?;
     warn_of(&config, &chat);
     let database = Database::open(&config.database).await?;
     let (app, at) = (chat.sdk_app_id, chat.destination.to_string());
@@ -48,7 +48,7 @@ pub async fn execute(_: &Arguments, global: &Global) -> anyhow::Result<ExitCode>
         biased;
         () = stop.cancelled() => Ok(()),
         ended = work => ended,
-        () = reload::on_hangup(hangups, config, global, &daemon, &database, &log_level) => Ok(()),
+        () = reload::on_request(reloads, config, global, &daemon, &database, &log_level) => Ok(()),
     };
     let is_asked_for = stop.is_cancelled();
     lifecycle::notify_stopping().await;

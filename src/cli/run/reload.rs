@@ -5,17 +5,16 @@ use std::net::SocketAddr;
 use anyhow::bail;
 use receiptd::{
     config::Config,
-    lifecycle::{self, Daemon},
+    lifecycle::{self, Daemon, Reloads},
     logging::LogLevel,
 };
-use tokio::signal::unix::Signal;
 
 use super::settings::{daemon_settings, warn_of};
 use crate::cli::{database::Database, global::Global};
 
 /// Reloads the settings on each SIGHUP, also while waiting for the database. Never returns.
-pub async fn on_hangup(
-    mut hangups: Signal,
+pub async fn on_request(
+    mut reloads: Reloads,
     mut config: Config,
     global: &Global,
     daemon: &Daemon,
@@ -23,9 +22,7 @@ pub async fn on_hangup(
     log_level: &LogLevel,
 ) {
     loop {
-        if hangups.recv().await.is_none() {
-            return std::future::pending().await;
-        }
+        reloads.next().await;
         // systemd must not be told "ready" before the first time.
         let is_ready = daemon.is_ready();
         if is_ready {
