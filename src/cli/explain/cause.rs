@@ -94,8 +94,9 @@ mod tests {
         assert!(said_of(&[(2, false); 20]).ends_with(": as often as the cadence allows."));
         assert!(said_of(&[(90, true)]).ends_with(": since no message waits for longer than its patience."));
         assert!(
-            said(&slot(&[(90, false)]), 2.44)
-                .ends_with("at its pace, with intervals 2.4 times as long, since more is due than the limit allows.")
+            said(&slot(&[(90, false)]), 2.44).ends_with(
+                "unread messages, with intervals 2.4 times as long, since more is due than the limit allows."
+            )
         );
     }
 
