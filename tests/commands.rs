@@ -107,7 +107,7 @@ fn check_minds_a_private_database_that_is_not_there() {
     let findings = answer["findings"].as_array().unwrap();
     let database = findings.iter().find(|finding| finding["check"] == "database").unwrap();
     assert_eq!(database["verdict"], "warning");
-    assert!(database["found"].to_string().contains("can't use a private PostgreSQL"), "{database}");
+    assert!(database["found"].to_string().contains("there is no private PostgreSQL"), "{database}");
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing was made");
 }
 
