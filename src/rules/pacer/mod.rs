@@ -284,7 +284,10 @@ impl Pacer {
             self.presumed.pop_first();
             self.on_the_way.insert((written, id));
         }
+        let ordinary = self.latencies.ordinary() + self.transit_allowance;
         let due = self.on_the_way.iter().copied().take_while(|(at, _)| *at + self.transit_allowance + SECOND <= now);
+        // An attempt that is late itself may be held up, even if half of its convoy was in time.
+        let due = due.filter(|(at, _)| now.saturating_duration_since(*at) <= ordinary);
         for (written, id) in due.collect::<Vec<_>>() {
             let Some(place) = self.attempts.get_mut(&id) else { break };
             let Place::OnTheWay(at) = *place else { break };

@@ -347,6 +347,7 @@ fn calls_before_a_gap_in_writing_do_not_pass_for_arrived() {
         (105, 3, (5_562, 115, Way::There), (6_674, 0), 6_356, 9_639_040_137_432_884_200),
         (112, 2, (5_206, 618, Way::There), (5_588, 29), 16_509, 2_957_591_778_810_610_222),
         (64, 3, (5_992, 1_060, Way::There), (9_327, 1_662), 13_540, 14_882_104_185_046_434_388),
+        (95, 1, (7_084, 3_442, Way::There), (8_821, 1_674), 13_099, 11_332_871_300_445_121_901),
     ] {
         let faults = Faults { limit, transit, service: 0, still: vec![still], stop, broken_at };
         let highest = faults.highest_second(seed);
@@ -402,7 +403,8 @@ fn an_answer_faster_than_any_before_proves_no_earlier_arrival() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Standstills of the network anywhere and of the process, and broken connections, with any of the services.
+    /// Standstills of the network anywhere and of the process, and broken connections, with any of the services. One
+    /// of 100 to 700 ms may pass unnoticed if latencies vary a lot (docs/operators.md): in 1 of 60,000 cases here.
     #[test]
     fn no_second_exceeds_the_limit_if_requests_keep_their_order(
         seed in any::<u64>(),
