@@ -22,6 +22,10 @@ use crate::{
     store::connection::StoreConnection,
 };
 
+/// Maximum number of slots in one statement. In an array with nulls, PostgreSQL counts its way to each slot's part from
+/// the beginning: with 20,000 new slots that took most of the time.
+const AT_ONCE: usize = 1_000;
+
 type Write<'q> = QueryAs<'q, Postgres, (GroupKey, SlotId, Timestamp), PgArguments>;
 
 /// A row of `poll_slots` to be written.
@@ -202,9 +206,18 @@ async fn write(
     sql: &'static str,
     rows: &[SlotRow<'_>],
 ) -> Result<HashMap<SlotKey, Timestamp>, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(HashMap::new());
+    let mut written = HashMap::new();
+    for part in rows.chunks(AT_ONCE) {
+        written.extend(write_part(connection, sql, part).await?);
     }
+    Ok(written)
+}
+
+async fn write_part(
+    connection: &mut StoreConnection,
+    sql: &'static str,
+    rows: &[SlotRow<'_>],
+) -> Result<Vec<(SlotKey, Timestamp)>, sqlx::Error> {
     let mut arrays = Arrays::default();
     rows.iter().for_each(|row| arrays.add(row.contents));
     let write: Write<'_> = query_as(sql)
@@ -218,7 +231,7 @@ async fn write(
         .bind(rows.iter().map(|row| row.quiet_polls).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.failures).collect::<Vec<_>>());
     let written = arrays.bind(write).fetch_all(connection).await?;
-    Ok(keyed(written).into_iter().collect())
+    Ok(keyed(written))
 }
 
 /// The arrays of all rows.
