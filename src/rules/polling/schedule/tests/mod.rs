@@ -204,7 +204,11 @@ proptest! {
     ) {
         let now = start();
         let mut schedule = Schedule::new(now.monotonic);
+        let known = |schedule: &Schedule| -> BTreeSet<SlotKey> {
+            schedule.waiting.keys().chain(schedule.claimed.keys()).copied().collect()
+        };
         for (step, slot, due) in steps {
+            let before = known(&schedule);
             match step {
                 0 => schedule.set(key(slot), next(secs(now, due)), now),
                 1 => _ = schedule.claim_due(2, 2, now),
@@ -216,6 +220,7 @@ proptest! {
                 7 => schedule.learn(key(slot), stored(now, due, None), MINUTE * 2, now),
                 _ => schedule.forget(key(slot)),
             }
+            prop_assert!(step > 7 || known(&schedule).is_superset(&before), "only forget() forgets a slot");
             prop_assert!(schedule.claimed.keys().all(|slot| !schedule.waiting.contains_key(slot)));
             let listed = |lane: &Lane, is_of: &dyn Fn(&SlotKey, &Waiting) -> bool| {
                 let waiting = schedule.waiting.iter().filter(|(slot, waiting)| is_of(slot, waiting));
