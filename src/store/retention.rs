@@ -96,7 +96,8 @@ impl Store {
             "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending, is_marked,
                 coalesce(obj_description(c.oid, 'pg_class') LIKE '%, in the order of messages.', false)
                     OR pg_relation_size(c.oid) = 0,
-                pg_total_relation_size(c.oid), c.reltuples::bigint
+                -- Null if another process has just dropped the partition.
+                coalesce(pg_total_relation_size(c.oid), 0), c.reltuples::bigint
              FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
              JOIN pg_class p ON p.oid = to_regclass('receiptd.' || left(c.relname, -9)) AND p.relowner = c.relowner
              CROSS JOIN LATERAL (SELECT coalesce(obj_description(c.oid, 'pg_class') = $1, false) AS is_marked) comment
