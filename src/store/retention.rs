@@ -94,9 +94,9 @@ impl Store {
     pub async fn partitions(&self) -> Result<Vec<Partition>, StoreError> {
         let partitions = query_as::<(bool, NaiveDate, Option<bool>, bool, bool, i64, i64)>(
             "SELECT c.relname LIKE 'receipt%', to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhdetachpending, is_marked,
+                -- Sizes are null if another process has just dropped the partition.
                 coalesce(obj_description(c.oid, 'pg_class') LIKE '%, in the order of messages.', false)
-                    OR pg_relation_size(c.oid) = 0,
-                -- Null if another process has just dropped the partition.
+                    OR coalesce(pg_relation_size(c.oid), 0) = 0,
                 coalesce(pg_total_relation_size(c.oid), 0), c.reltuples::bigint
              FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
              JOIN pg_class p ON p.oid = to_regclass('receiptd.' || left(c.relname, -9)) AND p.relowner = c.relowner
