@@ -108,6 +108,21 @@ fn an_inconclusive_probe_leads_to_another_one_within_seconds() {
 }
 
 #[test]
+fn an_app_at_fault_is_probed_at_least_every_three_minutes() {
+    for code in [10026, 60021, 70003, 70050] {
+        let mut app = App::new(6, [(0, code)]);
+        app.lives(secs(1_800.0));
+        let sent: Vec<Instant> = app.calls.iter().map(|(_, sent)| *sent).collect();
+        let longest = sent.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(longest <= PROBE_AT_MOST + secs(0.1), "{longest:?} between two probes after {code}");
+        assert!(app.now - sent[sent.len() - 1] <= PROBE_AT_MOST, "no more probes after {code}");
+        app.refused.clear();
+        app.lives(PROBE_AT_MOST + secs(0.1));
+        assert_eq!(app.gate.fault(), None, "{code}");
+    }
+}
+
+#[test]
 fn an_app_code_for_one_group_quarantines_only_that_group() {
     for code in [10026, 60003, 60021, 70003, 70009, 70050, 80005, 10010, 10004] {
         let mut app = App::new(10, [(3, code)]);
