@@ -217,6 +217,12 @@ impl StoreError {
         matches!(self, Self::Unanswered { .. })
     }
 
+    /// Whether it has the SQLSTATE of a serialization failure or a deadlock, after which a transaction is repeated. An
+    /// owner's trigger may mean that, too.
+    pub(crate) fn asks_for_another_attempt(&self) -> bool {
+        matches!(self.sqlstate().as_deref(), Some("40001" | "40P01"))
+    }
+
     /// Whether the database refuses the data: the rest can be written without it.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.remedy(), Remedy::SetAside | Remedy::Partition)

@@ -141,6 +141,7 @@ impl Writer {
         match (error, error.remedy()) {
             (StoreError::LeaseLost { .. }, _) => Failure::LeaseLost,
             (_, Remedy::Partition) if self.made_missing_partitions(polls).await => Failure::Mended,
+            (_, Remedy::SetAside) if error.asks_for_another_attempt() => Failure::RefusedForNow,
             (_, Remedy::Partition | Remedy::SetAside) => Failure::Refused,
             _ if error.is_timeout() => Failure::TimedOut,
             _ => Failure::Other,

@@ -76,6 +76,8 @@ pub(crate) struct Writing<T> {
     batch: Part<T>,
     wait: Duration,
     repeat_at: Option<Instant>,
+    /// Whether one of the batches was refused for now, each time until the longest wait.
+    was_patient: bool,
     /// Polls with a locked row.
     left: Vec<T>,
     try_left_at: Instant,
@@ -98,6 +100,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
             batch: Part::default(),
             wait: FIRST_WAIT,
             repeat_at: None,
+            was_patient: false,
             left: vec![],
             try_left_at: now,
             size: BatchSize::default(),
@@ -146,7 +149,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
                         return Task::Receive(until);
                     }
                     self.stage = Stage::WritingGathered;
-                    (self.gathered_until, self.gathered_rows) = (None, 0);
+                    (self.gathered_until, self.gathered_rows, self.was_patient) = (None, 0, false);
                     self.parts = vec![std::mem::take(&mut self.gathered).into()];
                 }
                 Stage::WaitingForOthers(_) if self.must_give_up => self.stage = Stage::Over(Some(Reason::Stopped)),
@@ -269,6 +272,10 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         match failure {
             Failure::LeaseLost => self.stage = Stage::Over(Some(Reason::LeaseLost)),
             Failure::Mended => {}
+            Failure::RefusedForNow if self.must_give_up || self.was_patient || self.wait == LONGEST_WAIT => {
+                self.was_patient = true;
+                return self.failed(Failure::Refused, now);
+            }
             Failure::Refused if self.batch.mode == Mode::Whole => self.halve_or(Mode::Apart),
             Failure::TimedOut if self.batch.polls.len() > 1 && !self.must_give_up => {
                 self.is_blocked = true;
@@ -276,7 +283,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
                 self.parts.push(std::mem::take(&mut self.batch));
                 return true;
             }
-            Failure::Refused | Failure::TimedOut | Failure::Other => {
+            Failure::Refused | Failure::RefusedForNow | Failure::TimedOut | Failure::Other => {
                 self.is_blocked = true;
                 self.repeat_at = Some(now + self.wait);
                 self.wait = (self.wait * 2).min(LONGEST_WAIT);

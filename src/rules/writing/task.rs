@@ -60,6 +60,8 @@ pub(crate) enum Failure {
     LeaseLost,
     /// The tables refuse a row.
     Refused,
+    /// A trigger refuses a row, with a code that asks for another attempt.
+    RefusedForNow,
     /// It exceeded its deadline.
     TimedOut,
     /// The cause has been removed.

@@ -131,6 +131,38 @@ fn a_refused_poll_is_found_by_halving_and_set_aside() {
     assert!(!writing.is_blocked());
 }
 
+/// Writes what is gathered while the polls of these slots are refused for now, this many times. Returns the slots set
+/// aside, and the time that it took.
+fn refused_for_now(slots: &[i64], mut times: usize) -> (Vec<i64>, Duration) {
+    let (mut writing, start) = gathered(1..=4);
+    let (mut now, mut aside) = (start, Vec::new());
+    loop {
+        match next(&mut writing, now) {
+            Short::Write(polls) if times > 0 && polls.iter().any(|slot| slots.contains(slot)) => {
+                writing.failed(Failure::RefusedForNow, now);
+                times -= 1;
+            }
+            Short::Write(_) => writing.wrote(&HashSet::new()),
+            Short::SetAside(slot) => {
+                aside.push(slot);
+                writing.set_aside(true);
+            }
+            Short::Wait(wait) => now += wait,
+            _ => return (aside, now - start),
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_for_now_is_repeated_before_it_is_set_aside() {
+    let (aside, took) = refused_for_now(&[2], 6);
+    assert_eq!(aside, Vec::<i64>::new());
+    assert!(took < LONGEST_WAIT, "{took:?}");
+    let (aside, took) = refused_for_now(&[2, 4], usize::MAX);
+    assert_eq!(aside, [2, 4]);
+    assert!(took < LONGEST_WAIT * 2, "once, and not for each half: {took:?}");
+}
+
 #[test]
 fn a_slot_that_is_refused_again_waits_longer_each_time() {
     let (mut writing, mut now) = gathered([]);
