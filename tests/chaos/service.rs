@@ -65,7 +65,9 @@ async fn garbled_answers_are_dropped_and_good_parts_are_kept() {
     scene.calls_fail(huge, When::Probability { probability: 0.05, seed: 100 });
     scene.lasts(seconds(10)).await;
     scene.simulator.clear_faults();
-    breakage.ends(scene, Promises::default()).await;
+    // A slot whose poll fails four times in a row, while others are answered, waits for 20 s.
+    let grace = seconds(20);
+    breakage.ends(scene, Promises { grace, ..Promises::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
