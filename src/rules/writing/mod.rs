@@ -51,6 +51,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// … this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// Time without further repetitions after those of a batch that was refused for now were in vain. A group whose every
+/// poll is refused so would otherwise stop all others.
+const IN_VAIN: Duration = Duration::from_secs(300);
+
 /// The state between two tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -76,8 +80,8 @@ pub(crate) struct Writing<T> {
     batch: Part<T>,
     wait: Duration,
     repeat_at: Option<Instant>,
-    /// Whether one of the batches was refused for now, each time until the longest wait.
-    was_patient: bool,
+    /// A batch was refused for now, each time until the longest wait: until then, such rows are set aside at once.
+    in_vain_until: Option<Instant>,
     /// Polls with a locked row.
     left: Vec<T>,
     try_left_at: Instant,
@@ -100,7 +104,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
             batch: Part::default(),
             wait: FIRST_WAIT,
             repeat_at: None,
-            was_patient: false,
+            in_vain_until: None,
             left: vec![],
             try_left_at: now,
             size: BatchSize::default(),
@@ -149,7 +153,7 @@ impl<T: BorrowMut<Kept>> Writing<T> {
                         return Task::Receive(until);
                     }
                     self.stage = Stage::WritingGathered;
-                    (self.gathered_until, self.gathered_rows, self.was_patient) = (None, 0, false);
+                    (self.gathered_until, self.gathered_rows) = (None, 0);
                     self.parts = vec![std::mem::take(&mut self.gathered).into()];
                 }
                 Stage::WaitingForOthers(_) if self.must_give_up => self.stage = Stage::Over(Some(Reason::Stopped)),
@@ -272,8 +276,11 @@ impl<T: BorrowMut<Kept>> Writing<T> {
         match failure {
             Failure::LeaseLost => self.stage = Stage::Over(Some(Reason::LeaseLost)),
             Failure::Mended => {}
-            Failure::RefusedForNow if self.must_give_up || self.was_patient || self.wait == LONGEST_WAIT => {
-                self.was_patient = true;
+            Failure::RefusedForNow if self.must_give_up || self.in_vain_until > Some(now) => {
+                return self.failed(Failure::Refused, now);
+            }
+            Failure::RefusedForNow if self.wait == LONGEST_WAIT => {
+                self.in_vain_until = Some(now + IN_VAIN);
                 return self.failed(Failure::Refused, now);
             }
             Failure::Refused if self.batch.mode == Mode::Whole => self.halve_or(Mode::Apart),

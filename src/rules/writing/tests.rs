@@ -133,11 +133,15 @@ fn a_refused_poll_is_found_by_halving_and_set_aside() {
 
 /// Writes what is gathered while the polls of these slots are refused for now, this many times. Returns the slots set
 /// aside, and the time that it took.
-fn refused_for_now(slots: &[i64], mut times: usize) -> (Vec<i64>, Duration) {
-    let (mut writing, start) = gathered(1..=4);
+fn refused_for_now(
+    writing: &mut Writing<Kept>,
+    start: Instant,
+    slots: &[i64],
+    mut times: usize,
+) -> (Vec<i64>, Duration) {
     let (mut now, mut aside) = (start, Vec::new());
     loop {
-        match next(&mut writing, now) {
+        match next(writing, now) {
             Short::Write(polls) if times > 0 && polls.iter().any(|slot| slots.contains(slot)) => {
                 writing.failed(Failure::RefusedForNow, now);
                 times -= 1;
@@ -155,12 +159,30 @@ fn refused_for_now(slots: &[i64], mut times: usize) -> (Vec<i64>, Duration) {
 
 #[test]
 fn what_is_refused_for_now_is_repeated_before_it_is_set_aside() {
-    let (aside, took) = refused_for_now(&[2], 6);
+    let (mut writing, start) = gathered(1..=4);
+    let (aside, took) = refused_for_now(&mut writing, start, &[2], 6);
     assert_eq!(aside, Vec::<i64>::new());
     assert!(took < LONGEST_WAIT, "{took:?}");
-    let (aside, took) = refused_for_now(&[2, 4], usize::MAX);
+    let (mut writing, start) = gathered(1..=4);
+    let (aside, took) = refused_for_now(&mut writing, start, &[2, 4], usize::MAX);
     assert_eq!(aside, [2, 4]);
     assert!(took < LONGEST_WAIT * 2, "once, and not for each half: {took:?}");
+}
+
+#[test]
+fn a_group_that_is_always_refused_for_now_does_not_stop_the_others() {
+    let (mut writing, mut now) = gathered([1]);
+    now += refused_for_now(&mut writing, now, &[1], usize::MAX).1;
+    for slot in 2..50 {
+        writing.received(poll(slot), now);
+        now += GATHER;
+        assert_eq!(refused_for_now(&mut writing, now, &[slot], usize::MAX), (vec![slot], Duration::ZERO));
+    }
+    now += IN_VAIN;
+    writing.received(poll(50), now);
+    now += GATHER;
+    let (aside, took) = refused_for_now(&mut writing, now, &[50], 6);
+    assert_eq!((aside, took > Duration::ZERO), (vec![], true), "it may be over by now");
 }
 
 #[test]
