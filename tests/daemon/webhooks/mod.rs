@@ -175,21 +175,31 @@ async fn an_event_names_readers_only_where_readers_are_on() {
     assert_eq!(crate::readers::search(&rig, &["canary-on-0".to_owned()]).await, 1, "the search finds what there is");
 }
 
-#[tokio::test]
-async fn a_locked_table_of_readers_holds_up_no_event() {
-    let mut rig = listening(simulator_config()).await;
-    set(&rig, 1, 0, 3);
+/// Starts the daemon with a message of a group whose readers are on, which three members have not read.
+async fn starts_with_readers(rig: &mut Harness) {
+    set(rig, 1, 0, 3);
     rig.watch("g", [1]).await;
     let readers = sqlx::query("SELECT receiptd.watch_group($1, 'g', readers => true)").bind(APP);
     readers.execute(&rig.pool).await.unwrap();
     rig.start().await;
     rig.until("(SELECT unread_num = 3 FROM receiptd.latest_receipts)").await;
+}
+
+/// An event reports that one of them has read it.
+async fn one_reads(rig: &mut Harness) {
+    let body = receipts(1, 1, 2, 1, clock::now() - TimeDelta::milliseconds(20));
+    assert_eq!(post(&format!("{}?{}", url(rig), query()), body).await.0, 200);
+    rig.until("(SELECT read_num = 1 FROM receiptd.latest_receipts)").await;
+}
+
+#[tokio::test]
+async fn a_locked_table_of_readers_holds_up_no_event() {
+    let mut rig = listening(simulator_config()).await;
+    starts_with_readers(&mut rig).await;
     let mut open = rig.pool.begin().await.unwrap();
     // As an index is built.
     sqlx::query("LOCK TABLE receiptd.message_readers IN SHARE MODE").execute(&mut *open).await.unwrap();
-    let body = receipts(1, 1, 2, 1, clock::now() - TimeDelta::milliseconds(20));
-    assert_eq!(post(&format!("{}?{}", url(&rig), query()), body).await.0, 200);
-    rig.until("(SELECT read_num = 1 FROM receiptd.latest_receipts)").await;
+    one_reads(&mut rig).await;
     open.rollback().await.unwrap();
     rig.stop().await;
 }
@@ -199,15 +209,8 @@ async fn readers_in_events_are_stored_by_their_pseudonyms() {
     let mut rig = listening(simulator_config()).await;
     let key = "canary-key-of-32-characters-or-so";
     rig.settings.session.readers.naming = receiptd::rules::readers::pseudonym::Naming::Pseudonyms(key.into());
-    set(&rig, 1, 0, 3);
-    rig.watch("g", [1]).await;
-    let readers = sqlx::query("SELECT receiptd.watch_group($1, 'g', readers => true)").bind(APP);
-    readers.execute(&rig.pool).await.unwrap();
-    rig.start().await;
-    rig.until("(SELECT unread_num = 3 FROM receiptd.latest_receipts)").await;
-    let body = receipts(1, 1, 2, 1, clock::now() - TimeDelta::milliseconds(20));
-    assert_eq!(post(&format!("{}?{}", url(&rig), query()), body).await.0, 200);
-    rig.until("(SELECT read_num = 1 FROM receiptd.latest_receipts)").await;
+    starts_with_readers(&mut rig).await;
+    one_reads(&mut rig).await;
     rig.stop().await;
     let told = "SELECT string_agg(member, ' ') FROM receiptd.member_reads WHERE source = 'webhook'";
     let member: String = rig.value(told).await;
