@@ -198,9 +198,7 @@ impl Pacer {
             self.next_at = now + SECOND;
         }
         let proved_by = self.arrived_by(now);
-        let next = (answered.0, answered.1 + 1);
-        let later = self.on_the_way.split_off(&next);
-        for (written, id) in std::mem::replace(&mut self.on_the_way, later) {
+        while let Some((written, id)) = pop_until(&mut self.on_the_way, answered) {
             let arrived = if id == answered.1 { proved_by } else { proved_by.max(written + self.transit_allowance) };
             let free_at = arrived + SECOND;
             self.leaving.insert((free_at, id));
@@ -209,8 +207,7 @@ impl Pacer {
                 None => _ = self.attempts.insert(id, Place::Ended(free_at)),
             }
         }
-        let later = self.presumed.split_off(&next);
-        for (_, id) in std::mem::replace(&mut self.presumed, later) {
+        while let Some((_, id)) = pop_until(&mut self.presumed, answered) {
             self.attempts.entry(id).and_modify(|place| place.is_overtaken(now, now));
         }
     }
@@ -348,6 +345,11 @@ impl Pacer {
         }
         u32::try_from(rate).unwrap_or(u32::MAX).min(self.limit)
     }
+}
+
+/// Removes the first attempt if it was written no later than `last`.
+fn pop_until(attempts: &mut BTreeSet<(Instant, u64)>, last: (Instant, u64)) -> Option<(Instant, u64)> {
+    attempts.first().is_some_and(|first| *first <= last).then(|| attempts.pop_first())?
 }
 
 #[cfg(test)]
