@@ -3,7 +3,7 @@
 //! It must never postpone a slot without bound, nor make one due again and again because of a message that answers
 //! leave out.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{Cadence, Pace, Phase, Rule, Tier, age, delta, interval, pace::Unread, seconds, span};
 use crate::{domain::Timestamp, rules::milestones::AGES};
@@ -100,10 +100,11 @@ impl Following<'_> {
         }
         let age = |message: Known| age(message.sent_at, polled_at);
         let ages = messages.into_iter().map(age).filter(|age| *age < self.cadence.expires_after());
-        // Messages of one tier are due together, so each step is decided once.
-        let steps: BTreeSet<Duration> = ages.map(|age| self.cadence.step(age)).collect();
+        // Messages of one tier are due together, and mostly follow each other.
+        let mut last = None;
+        let steps = ages.map(|age| self.cadence.step(age)).filter(|step| last.replace(*step) != Some(*step));
         let next = |step| Next { due: self.after_step(phase, step, polled_at), every: self.every(step, polled_at) };
-        steps.into_iter().map(next).reduce(Next::sooner)
+        steps.map(next).reduce(Next::sooner)
     }
 
     /// The rule that makes such a slot due.

@@ -231,9 +231,11 @@ fn check_span(span: Duration) -> Result<(), InvalidCadence> {
     if span > LONGEST { Err(InvalidCadence::TooLong(span)) } else { Ok(()) }
 }
 
-/// The age of a message; zero if it was sent in the future.
+/// The age of a message; zero if it was sent in the future. As numbers, since a poll needs it several times for each
+/// message.
 fn age(sent_at: Timestamp, now: Timestamp) -> Duration {
-    (now - sent_at).to_std().unwrap_or(Duration::ZERO)
+    let micros = now.timestamp_micros() - sent_at.timestamp_micros();
+    u64::try_from(micros).map_or(Duration::ZERO, Duration::from_micros)
 }
 
 fn delta(span: Duration) -> TimeDelta {

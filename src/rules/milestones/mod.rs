@@ -94,7 +94,7 @@ impl Milestones {
     pub fn of(change: &Change) -> Option<Self> {
         let made = Self {
             reached: Milestone::ALL.map(|milestone| change.reaches(milestone)),
-            counts: AGES.map(|age| change.counts_at(change.sent_at + age)),
+            counts: change.counts_at_ages(),
             none_after: change.is_redated.then_some(change.polled_at),
         };
         let is_empty = made.reached.iter().all(Option::is_none) && made.counts.iter().all(Option::is_none);
@@ -120,12 +120,13 @@ impl Change {
         (is_reached && !is_found).then_some(Reached { after, by: self.polled_at })
     }
 
-    /// The counts at a time between the previous change and this one: the previous ones, unless the time is in a gap
+    /// The counts at the ages between the previous change and this one: the previous ones, unless an age is in a gap
     /// in which polls were due and nothing was observed.
-    fn counts_at(&self, time: Timestamp) -> Option<Counts> {
-        let holds_until = self.known_until.max(self.carried_until)?;
-        self.before
-            .filter(|_| self.since.is_some_and(|since| since <= time) && time < self.polled_at && time <= holds_until)
+    fn counts_at_ages(&self) -> [Option<Counts>; 4] {
+        let held = self.since.zip(self.known_until.max(self.carried_until));
+        let Some((since, until)) = held else { return [None; 4] };
+        let [since, until, polled_at] = [since, until, self.polled_at].map(|time| time - self.sent_at);
+        AGES.map(|age| self.before.filter(|_| since <= age && age < polled_at && age <= until))
     }
 }
 

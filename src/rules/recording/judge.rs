@@ -82,17 +82,23 @@ impl<'a> Judge<'a> {
         if !is_doubted {
             judge.set_beside_events(slot);
         }
+        judge.date_after_known(slot);
+        judge
+    }
+
+    /// Dates each receipt later than all that is known of its message.
+    fn date_after_known(&mut self, slot: &Slot) {
+        let latest = self.now + APART;
         for message in &slot.messages {
             // A message dated in the future by a wrong clock doesn't count.
-            let changed_at = message.changed_at.filter(|changed_at| is_doubted || *changed_at <= now + APART);
+            let changed_at = message.changed_at.filter(|changed_at| self.is_doubted || *changed_at <= latest);
             let seen = slot.last_polled_at.max(message.known_until).max(changed_at);
-            let seen = seen.map(|seen| seen + TimeDelta::microseconds(1));
-            let told = judge.told.binary_search_by_key(&message.seq, |told| told.seq);
-            if let Some((told, seen)) = told.ok().map(|at| &mut judge.told[at]).zip(seen) {
-                told.answered_at = told.answered_at.max(seen);
+            let Ok(place) = self.told.binary_search_by_key(&message.seq, |told| told.seq) else { continue };
+            let told = &mut self.told[place];
+            if let Some(seen) = seen.filter(|seen| told.answered_at <= *seen) {
+                told.answered_at = seen + TimeDelta::microseconds(1);
             }
         }
-        judge
     }
 
     /// Leaves out receipts that were read before an event reported their messages: they are older than the known state.

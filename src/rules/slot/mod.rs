@@ -168,9 +168,10 @@ impl Slot {
 
     /// Whether a time by which messages are known is in the future at `now`.
     pub fn is_dated_ahead(&self, now: Timestamp) -> bool {
-        let times =
-            self.messages.iter().map(|message| message.known_until).chain([self.last_polled_at, self.known_until]);
-        times.flatten().any(|time| time > now + APART)
+        let latest = Some(now + APART);
+        let is_ahead = |time: Option<Timestamp>| time > latest;
+        is_ahead(self.last_polled_at.max(self.known_until))
+            || self.messages.iter().any(|message| is_ahead(message.known_until))
     }
 
     /// Removes times that are in the future at `now`: an earlier poll was dated by a wrong clock. The state of
