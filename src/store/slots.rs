@@ -223,47 +223,49 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
 }
 
 /// The elements of an array, which has one for all messages if they are equal.
-fn repeated<T: Copy>(elements: Vec<Option<T>>, length: usize) -> Vec<Option<T>> {
-    match elements[..] {
-        [element] => vec![element; length],
-        _ => elements,
+struct OfMessages<T>(Vec<Option<T>>);
+
+impl<T: Copy> OfMessages<T> {
+    /// The element of the message with this index; `None` if the array lacks it.
+    fn get(&self, index: usize) -> Option<Option<T>> {
+        if let [of_all] = self.0[..] { Some(of_all) } else { self.0.get(index).copied() }
     }
 }
 
 /// The messages of a slot, and whether its arrays contain anything else, which only a person can have written.
 fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<SlotMessage>, bool), sqlx::Error> {
     let seqs = elements(row, "msg_seqs", |bytes| MsgSeq::try_from(i64::from_be_bytes(bytes)).ok())?;
-    let length = seqs.len();
     let int = |bytes| Some(i32::from_be_bytes(bytes));
-    let ints = |column| elements(row, column, int).map(|ints| repeated(ints, length));
-    let times = |column| elements(row, column, time).map(|times| repeated(times, length));
+    let ints = |column| elements(row, column, int).map(OfMessages);
+    let times = |column| elements(row, column, time).map(OfMessages);
     let (read, members, code) = (ints("read_num")?, ints("member_num")?, ints("code")?);
     let (sent_at, aged_from) = (times("sent_at")?, times("aged_from")?);
     let (first_polled_at, changed_at) = (times("first_polled_at")?, times("changed_at")?);
     let (known_apart, refused_since) = (times("known_apart")?, times("refused_since")?);
-    let no_receipt_polls = elements(row, "no_receipt_polls", |bytes| Some(i16::from_be_bytes(bytes)))?;
-    let no_receipt_polls = repeated(no_receipt_polls, length);
-    let message = |index: usize| {
-        let read = *read.get(index)?;
+    let no_receipt_polls = elements(row, "no_receipt_polls", |bytes| Some(i16::from_be_bytes(bytes)));
+    let no_receipt_polls = no_receipt_polls.map(OfMessages)?;
+    let message = |(index, seq): (usize, &Option<MsgSeq>)| {
+        let read = read.get(index)?;
         let unread = members.get(index)?.zip(read).and_then(|(members, read)| members.checked_sub(read));
-        let receipt = receipt(*code.get(index)?, read, unread);
-        let (known_apart, first_sent_at) = (*known_apart.get(index)?, (*sent_at.get(index)?)?);
+        let receipt = receipt(code.get(index)?, read, unread);
+        let (known_apart, first_sent_at) = (known_apart.get(index)?, sent_at.get(index)??);
         Some(SlotMessage {
-            seq: (*seqs.get(index)?)?,
+            seq: (*seq)?,
             sent_at: aged_from.get(index)?.unwrap_or(first_sent_at),
             first_sent_at,
-            first_polled_at: *first_polled_at.get(index)?,
+            first_polled_at: first_polled_at.get(index)?,
             receipt,
-            changed_at: *changed_at.get(index)?,
+            changed_at: changed_at.get(index)?,
             known_until: receipt.and(known_apart.or(slot_known_until)),
             known_apart: known_apart.is_some(),
-            no_receipt_polls: (*no_receipt_polls.get(index)?)?,
-            refused_since: *refused_since.get(index)?,
+            no_receipt_polls: no_receipt_polls.get(index)??,
+            refused_since: refused_since.get(index)?,
             has_joined: false,
         })
     };
-    let mut messages: Vec<SlotMessage> = (0..seqs.len()).filter_map(message).collect();
-    messages.sort_by_key(|message| message.seq);
+    let mut messages = Vec::with_capacity(seqs.len());
+    messages.extend(seqs.iter().enumerate().filter_map(message));
+    messages.sort_by_key(|message: &SlotMessage| message.seq);
     messages.dedup_by_key(|message| message.seq);
     let length: i32 = row.try_get("messages")?;
     let is_wrong = usize::try_from(length) != Ok(messages.len());
