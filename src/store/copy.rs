@@ -12,6 +12,9 @@ use crate::store::connection::StoreConnection;
 /// The signature of the format, no flags, and no extension of the header.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
+/// Size of a value with its length, for the space that is reserved.
+const USUAL_VALUE: usize = 12;
+
 /// Rows of a table.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -21,9 +24,10 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// No rows yet of these columns of a table.
-    pub fn of(table: &'static str, columns: &'static [&'static str]) -> Self {
+    /// No rows yet of these columns of a table, with space for about `rows`.
+    pub fn of(table: &'static str, columns: &'static [&'static str], rows: usize) -> Self {
         let mut bytes = PgArgumentBuffer::default();
+        bytes.reserve(HEADER.len() + rows * columns.len() * USUAL_VALUE);
         bytes.extend_from_slice(HEADER);
         Self { table, columns, bytes }
     }
@@ -62,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_row_has_the_number_of_its_values_and_the_length_of_each() {
-        let mut rows = Rows::of("t", &["a", "b", "c"]);
+        let mut rows = Rows::of("t", &["a", "b", "c"], 1);
         rows.row().value(1_i32).unwrap().value("two").unwrap().value(None::<i64>).unwrap();
         let expected = [&[0, 3][..], &[0, 0, 0, 4, 0, 0, 0, 1], &[0, 0, 0, 3], b"two", &[0xff; 4]].concat();
         assert_eq!(rows.bytes[HEADER.len()..], expected);

@@ -58,7 +58,7 @@ fn count(count: Option<u32>) -> Option<i32> {
 }
 
 async fn copy_snapshots(connection: &mut StoreConnection, rows: &[(GroupKey, Snapshot)]) -> Result<(), sqlx::Error> {
-    let mut copied = Rows::of("receiptd.receipt_snapshots", SNAPSHOT);
+    let mut copied = Rows::of("receiptd.receipt_snapshots", SNAPSHOT, rows.len());
     for (group_key, snapshot) in rows {
         let counts = snapshot.receipt.counts;
         copied
@@ -119,7 +119,7 @@ pub(in crate::store) async fn write_calls(
         return Ok(());
     }
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let mut copied = Rows::of("receiptd.api_calls", CALL);
+    let mut copied = Rows::of("receiptd.api_calls", CALL, recordings.len());
     for recording in recordings {
         for (call, number) in recording.attempts.iter().zip(1_i16..) {
             let answer = call.outcome.as_ref().ok();
