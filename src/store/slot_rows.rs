@@ -280,12 +280,15 @@ impl Arrays {
     }
 }
 
-/// The elements of one array of all rows, and the positions of each row's first and last, from 1.
+/// The elements of one array of all rows, and the positions of each row's first and last, from 1. Rows that follow
+/// each other share their elements if these are the same.
 #[derive(Debug, Default)]
 struct Elements<T> {
     all: Vec<T>,
     first: Vec<Option<i32>>,
     last: Vec<Option<i32>>,
+    /// Index of the elements that were added last.
+    latest: usize,
 }
 
 impl<T: PartialEq> Elements<T> {
@@ -296,8 +299,13 @@ impl<T: PartialEq> Elements<T> {
         if self.all[before..].windows(2).all(|two| two[0] == two[1]) {
             self.all.truncate(before + 1);
         }
+        if self.all[self.latest..before] == self.all[before..] {
+            self.all.truncate(before);
+        } else if messages.is_some() {
+            self.latest = before;
+        }
         let position = |index: usize| messages.map(|_| i32::try_from(index).unwrap_or(i32::MAX));
-        self.first.push(position(before + 1));
+        self.first.push(position(self.latest + 1));
         self.last.push(position(self.all.len()));
     }
 
@@ -344,8 +352,52 @@ pub(super) async fn new_slot_ids(connection: &mut StoreConnection, count: usize)
     if count == 0 {
         return Ok(vec![]);
     }
-    query_scalar("SELECT nextval(pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')) FROM generate_series(1, $1)")
-        .bind(i64::try_from(count).unwrap_or(i64::MAX))
-        .fetch_all(connection)
-        .await
+    // In a subquery, the sequence is looked up once and not for each id.
+    query_scalar(
+        "SELECT nextval((SELECT pg_get_serial_sequence('receiptd.poll_slots', 'slot_id')::regclass))
+         FROM generate_series(1, $1)",
+    )
+    .bind(i64::try_from(count).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::MsgSeq;
+
+    fn message(no_receipt_polls: i16) -> SlotMessage {
+        let sent_at = "2026-11-27T12:00:00Z".parse().unwrap();
+        SlotMessage { no_receipt_polls, ..SlotMessage::new(MsgSeq::try_from(1).unwrap(), sent_at) }
+    }
+
+    proptest! {
+        #[test]
+        fn each_row_finds_its_own_elements_or_one_for_all(
+            rows in proptest::collection::vec(proptest::option::of(proptest::collection::vec(0_i16..2, 0..4)), 0..8)
+        ) {
+            let mut elements = Elements::default();
+            for row in &rows {
+                let messages: Option<Vec<SlotMessage>> = row.as_ref().map(|row| row.iter().copied().map(message).collect());
+                elements.add(messages.as_deref(), |message| message.no_receipt_polls);
+            }
+            for (row, (first, last)) in rows.iter().zip(elements.first.iter().zip(&elements.last)) {
+                let Some(row) = row else {
+                    prop_assert_eq!((first, last), (&None, &None));
+                    continue;
+                };
+                let positions = first.unwrap() - 1..last.unwrap();
+                let written: Vec<i16> = positions.map(|index| elements.all[usize::try_from(index).unwrap()]).collect();
+                let mut expected = row.clone();
+                expected.dedup();
+                prop_assert_eq!(&written, if expected.len() == 1 { &expected } else { row });
+            }
+            let mut given: Vec<Vec<i16>> = rows.into_iter().flatten().collect();
+            given.dedup();
+            prop_assert!(elements.all.len() <= given.iter().map(Vec::len).sum(), "equal neighbours share theirs");
+        }
+    }
 }

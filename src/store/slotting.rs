@@ -56,6 +56,8 @@ struct Filled {
     fill: SlotAssignment,
     /// The version of the slot that they join, if any.
     version: Option<i64>,
+    /// Whether their group has another slot.
+    is_further: bool,
     contents: Contents,
 }
 
@@ -160,12 +162,12 @@ fn filled(
     // Fills keep the messages in order of arrival.
     let (mut messages, mut groups) = (messages.into_iter(), Vec::<Vec<Filled>>::new());
     for fill in pack(&news, &slots) {
-        let version = fill.slot_id.and(open.get(&fill.group_key)).map(|open| open.version);
+        let open = open.get(&fill.group_key);
+        let version = fill.slot_id.and(open).map(|open| open.version);
         let contents = Contents::Other(messages.by_ref().take(fill.seqs.len()).collect());
-        let filled = Filled { version, contents, fill };
-        match groups.last_mut() {
-            Some(group) if group[0].fill.group_key == filled.fill.group_key => group.push(filled),
-            _ => groups.push(vec![filled]),
+        match groups.last_mut().filter(|group| group[0].fill.group_key == fill.group_key) {
+            Some(group) => group.push(Filled { version, is_further: true, contents, fill }),
+            None => groups.push(vec![Filled { version, is_further: open.is_some(), contents, fill }]),
         }
     }
     groups
@@ -222,16 +224,21 @@ async fn newest_slots(
 ) -> Result<HashMap<GroupKey, Open>, sqlx::Error> {
     let mut groups: Vec<GroupKey> = fresh.iter().map(|(fresh, _)| fresh.group_key).collect();
     groups.dedup();
+    if groups.is_empty() {
+        return Ok(HashMap::new());
+    }
     let newest: Vec<(GroupKey, SlotId, i64, i32, Option<Timestamp>)> = query_as(
         "SELECT g.group_key, s.slot_id, s.version, cardinality(s.msg_seqs), s.last_polled_at
          FROM unnest($1::integer[]) AS g (group_key) CROSS JOIN LATERAL (
-            SELECT coalesce(
+            SELECT slot_id, failures FROM receiptd.poll_slots WHERE group_key = g.group_key ORDER BY slot_id DESC LIMIT 1
+         ) newest
+         JOIN receiptd.poll_slots s ON s.group_key = g.group_key AND s.slot_id = CASE newest.failures
+            WHEN 0 THEN newest.slot_id
+            ELSE coalesce(
                 (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key AND failures = 0
                     ORDER BY slot_id DESC LIMIT 1),
-                (SELECT slot_id FROM receiptd.poll_slots WHERE group_key = g.group_key ORDER BY slot_id DESC LIMIT 1)
-            ) AS slot_id
-         ) newest
-         JOIN receiptd.poll_slots s ON s.group_key = g.group_key AND s.slot_id = newest.slot_id",
+                newest.slot_id)
+            END",
     )
     .bind(groups)
     .fetch_all(connection)
@@ -258,7 +265,8 @@ async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Pl
     let made = making.iter().zip(ids).map(|(filled, slot_id)| filled.row(slot_id));
     let made: Vec<SlotRow<'_>> = made.collect();
     insert_slots(connection, &made).await?;
-    mark_large(connection, made.iter().map(|row| row.key.group_key).collect()).await?;
+    let further = making.iter().filter(|filled| filled.is_further);
+    mark_large(connection, further.map(|filled| filled.fill.group_key).collect()).await?;
     let joined = joining.iter().filter_map(|filled| Some(filled.row(filled.fill.slot_id?)));
     let joined: Vec<SlotRow<'_>> = joined.collect();
     let due = append_to_slots(connection, &joined).await?;
