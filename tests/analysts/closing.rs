@@ -39,7 +39,7 @@ async fn one_that_was_never_polled_is_told_too() {
     history.message(1, "08:30");
     history.close(1, "removed", "08:51");
     history.roll_up("09:05").await;
-    assert_eq!(history.psql(LATEST), "1|removed||||2026-11-20 08:51:00+00");
+    assert_eq!(history.psql(LATEST), "1|removed||||2025-11-20 08:51:00+00");
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn queries_on_polled_messages_read_no_closed_ones() {
     let history = History::new().await;
     history.psql(
         "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, state, closed_at)
-            SELECT 1, n, '2026-11-01Z', 'expired', '2026-11-02Z' FROM generate_series(1, 30000) n;
+            SELECT 1, n, '2025-11-01Z', 'expired', '2025-11-02Z' FROM generate_series(1, 30000) n;
          SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[40001, 40002])",
     );
     history.psql("VACUUM ANALYZE receiptd.watched_messages");
@@ -56,7 +56,7 @@ async fn queries_on_polled_messages_read_no_closed_ones() {
         "SELECT msg_seq FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active'",
         "SELECT msg_seq FROM receiptd.watched_messages WHERE group_key = 1 AND slot_id = 3",
         "SELECT unread_num FROM receiptd.unread_backlog",
-        "SELECT count(*) FROM receiptd.message_state WHERE state = 'active' OR closed_at >= '2026-11-20Z'",
+        "SELECT count(*) FROM receiptd.message_state WHERE state = 'active' OR closed_at >= '2025-11-20Z'",
     ] {
         let plan = history.psql(&format!("EXPLAIN {question}"));
         let by_index =
@@ -69,10 +69,10 @@ async fn queries_on_polled_messages_read_no_closed_ones() {
 #[tokio::test]
 async fn watched_again_it_is_active_once_with_what_is_known_of_it() {
     let (history, _) = closed().await;
-    assert_eq!(history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1, 2], '2026-11-20 09:00Z')"), "2");
+    assert_eq!(history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1, 2], '2025-11-20 09:00Z')"), "2");
     let latest =
         history.psql("SELECT msg_seq, state, read_num, last_changed_at FROM receiptd.latest_receipts ORDER BY 1");
-    assert_eq!(latest, "1|active|9|2026-11-20 08:50:00+00\n2|active||");
+    assert_eq!(latest, "1|active|9|2025-11-20 08:50:00+00\n2|active||");
     assert_eq!(history.psql("SELECT state, closed_at FROM receiptd.message_milestones WHERE msg_seq = 1"), "active|");
     assert_eq!(history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1, 2])"), "0");
     history.close(1, "removed", "09:30");
@@ -80,12 +80,12 @@ async fn watched_again_it_is_active_once_with_what_is_known_of_it() {
     let kept = history.psql(
         "SELECT state, sent_at, to_char(half_read_by, 'HH24:MI') FROM receiptd.message_milestones WHERE msg_seq = 1",
     );
-    assert_eq!(kept, "removed|2026-11-20 08:30:00+00|08:50", "the milestones of its first life stay");
+    assert_eq!(kept, "removed|2025-11-20 08:30:00+00|08:50", "the milestones of its first life stay");
 }
 
 #[tokio::test]
 async fn a_message_watched_again_keeps_sent_at_and_gets_a_new_age() {
-    let watch = "SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2026-11-20 10:00Z')";
+    let watch = "SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2025-11-20 10:00Z')";
     let times = "SELECT to_char(sent_at, 'HH24:MI'), to_char(aged_from, 'HH24:MI') FROM receiptd.watched_messages";
     let (history, _) = closed().await;
     history.psql(watch);
@@ -93,10 +93,10 @@ async fn a_message_watched_again_keeps_sent_at_and_gets_a_new_age() {
     history.close(1, "removed", "10:30");
     history.psql(watch);
     assert_eq!(history.psql(times), "08:30|10:00", "once more");
-    history.psql("UPDATE receiptd.watched_messages SET known_until = '2026-11-20 10:30Z'");
+    history.psql("UPDATE receiptd.watched_messages SET known_until = '2025-11-20 10:30Z'");
     assert_eq!(history.psql("SELECT count(*) FROM receiptd.receipt_curve('g', 1, '1 hour')"), "3");
     history.close(1, "removed", "10:30");
-    history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2026-11-20 08:00Z')");
+    history.psql("SELECT receiptd.watch_messages(1400000000, 'g', ARRAY[1], '2025-11-20 08:00Z')");
     assert_eq!(history.psql(times), "08:00|", "said to be older");
 }
 
@@ -139,11 +139,11 @@ async fn closed_in_several_hours() -> History {
     history.psql(
         "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, prior_polled_at, read_num, unread_num,
             prior_read_num, prior_unread_num, code)
-         VALUES (1, 1, '2026-11-20 10:00:02Z', '2026-11-20 09:20Z', 4, 5, 2, 7, 0),
-            (1, 4, '2026-11-20 10:00:02Z', NULL, 1, 8, NULL, NULL, 0);
+         VALUES (1, 1, '2025-11-20 10:00:02Z', '2025-11-20 09:20Z', 4, 5, 2, 7, 0),
+            (1, 4, '2025-11-20 10:00:02Z', NULL, 1, 8, NULL, NULL, 0);
          UPDATE receiptd.watched_messages m SET first_polled_at = coalesce(m.first_polled_at, s.polled_at),
             last_changed_at = s.polled_at, known_until = s.polled_at, read_num = s.read_num, unread_num = s.unread_num
-         FROM receiptd.receipt_snapshots s WHERE m.msg_seq = s.msg_seq AND s.polled_at = '2026-11-20 10:00:02Z'",
+         FROM receiptd.receipt_snapshots s WHERE m.msg_seq = s.msg_seq AND s.polled_at = '2025-11-20 10:00:02Z'",
     );
     history.close(2, "expired", "10:30");
     history.polls(3, &[("11:10", 9, 0)]).await;

@@ -41,7 +41,7 @@ const BOTH_DAYS: &str = "1|20|3|1|2|4|5|9|0|08:01|12:00
 
 async fn drop_snapshots_of_both_days(history: &History) {
     let keep = Retention { snapshots: Some(TimeDelta::days(1)), ..Retention::default() };
-    let removed = enforce(&history.store, &keep, "2026-11-23T00:00:00Z".parse().unwrap()).await.unwrap();
+    let removed = enforce(&history.store, &keep, "2025-11-23T00:00:00Z".parse().unwrap()).await.unwrap();
     assert!(removed.partitions >= 2, "{removed:?}");
     assert_eq!(history.psql("SELECT count(*) FROM receiptd.receipt_snapshots"), "3");
 }
@@ -72,7 +72,7 @@ async fn what_is_stored_late_has_its_day_done_again() {
     history.polls(4, &[("23:30", 3, 4)]).await;
     history.psql(
         "INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) SELECT 1400000000, h
-            FROM generate_series('2026-11-20 23:00Z'::timestamptz, '2026-11-21 23:00Z', '1 hour') h",
+            FROM generate_series('2025-11-20 23:00Z'::timestamptz, '2025-11-21 23:00Z', '1 hour') h",
     );
     for hour in history.store.hours_to_redo().await.unwrap() {
         history.store.roll_up_again(Stretch::of_hour(hour), false).await.unwrap();
@@ -84,17 +84,17 @@ async fn what_is_stored_late_has_its_day_done_again() {
 async fn a_write_of_long_ago_has_its_day_done_again_too() {
     let history = History::new().await;
     history.psql(
-        "UPDATE receiptd.poller_leases SET rolling_up_until = '2026-12-20 06:30Z';
+        "UPDATE receiptd.poller_leases SET rolling_up_until = '2025-12-20 06:30Z';
          INSERT INTO receiptd.watched_messages (group_key, msg_seq) VALUES (1, 1);
-         SELECT receiptd.end_under_lease(1400000000, 1, holder, '2026-11-20 04:10Z') FROM (SELECT 'h'::text AS holder) h
+         SELECT receiptd.end_under_lease(1400000000, 1, holder, '2025-11-20 04:10Z') FROM (SELECT 'h'::text AS holder) h
          WHERE false",
     );
     history.psql("UPDATE receiptd.poller_leases SET holder = 'h'");
     history.psql(
         "BEGIN; UPDATE receiptd.watched_messages SET sent_at = now();
-         SELECT receiptd.end_under_lease(1400000000, 1, 'h', '2026-11-20 04:10Z'); COMMIT",
+         SELECT receiptd.end_under_lease(1400000000, 1, 'h', '2025-11-20 04:10Z'); COMMIT",
     );
-    let noted = "SELECT string_agg(to_char(hour, 'DD HH24'), ', ' ORDER BY hour) FROM receiptd.rollup_redo WHERE hour < '2026-12-01Z'";
+    let noted = "SELECT string_agg(to_char(hour, 'DD HH24'), ', ' ORDER BY hour) FROM receiptd.rollup_redo WHERE hour < '2025-12-01Z'";
     assert_eq!(history.psql(noted), "20 04, 20 23");
 }
 
@@ -111,11 +111,11 @@ async fn moments_in_days_without_snapshots_lose_no_message() {
     let history = history().await;
     roll_up_both_days(&history).await;
     let moments = [
-        "2026-11-20 08:01:30Z", // within the changes of the first day of message 1
-        "2026-11-20 13:00Z",    // after them
-        "2026-11-21 00:30Z",    // before those of the second day
-        "2026-11-21 03:00Z",    // within them
-        "2026-11-22 12:00Z",    // of a day without dropped snapshots
+        "2025-11-20 08:01:30Z", // within the changes of the first day of message 1
+        "2025-11-20 13:00Z",    // after them
+        "2025-11-21 00:30Z",    // before those of the second day
+        "2025-11-21 03:00Z",    // within them
+        "2025-11-22 12:00Z",    // of a day without dropped snapshots
     ];
     let before = moments.map(|moment| known_at(&history, moment));
     assert!(before.iter().all(|known| !known.contains("|f")), "{before:?}");
@@ -132,12 +132,12 @@ const COMPLETE: &str = "SELECT to_char(complete_until, 'DD HH24:MI') FROM receip
 #[tokio::test]
 async fn a_day_that_is_refused_is_answered_from_its_snapshots() {
     let history = history().await;
-    let moments = ["2026-11-20 13:00Z", "2026-11-21 00:30Z", "2026-11-21 03:00Z", "2026-11-22 12:00Z"];
+    let moments = ["2025-11-20 13:00Z", "2025-11-21 00:30Z", "2025-11-21 03:00Z", "2025-11-22 12:00Z"];
     let before = moments.map(|moment| known_at(&history, moment));
     // Without the first day, messages have a row for the second one or none.
-    history.psql("ALTER TABLE receiptd.message_receipts_daily ADD CONSTRAINT no_20 CHECK (day <> '2026-11-20')");
+    history.psql("ALTER TABLE receiptd.message_receipts_daily ADD CONSTRAINT no_20 CHECK (day <> '2025-11-20')");
     roll_up_both_days(&history).await;
-    assert_eq!(history.psql("SELECT DISTINCT day FROM receiptd.message_days"), "2026-11-21");
+    assert_eq!(history.psql("SELECT DISTINCT day FROM receiptd.message_days"), "2025-11-21");
     assert_eq!(moments.map(|moment| known_at(&history, moment)), before);
     assert_eq!(history.psql(COMPLETE), "20 23:00");
     history.psql("ALTER TABLE receiptd.message_receipts_daily DROP CONSTRAINT no_20");
@@ -146,7 +146,7 @@ async fn a_day_that_is_refused_is_answered_from_its_snapshots() {
     assert_eq!(history.psql(DAYS), BOTH_DAYS);
     assert_eq!(moments.map(|moment| known_at(&history, moment)), before);
     assert_eq!(history.psql(COMPLETE), "22 01:00");
-    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-21 02:00Z')");
+    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2025-11-21 02:00Z')");
     assert_eq!(history.psql(COMPLETE), "21 02:00", "late data is still to be rolled up");
 }
 
@@ -198,7 +198,7 @@ async fn hours_of_any_zone_hold_the_same_reads() {
         assert_eq!(history.psql(&hours), expected, "{zone}");
     }
     let since = "SELECT to_char(hour, 'HH24:MI'), reads_gained
-        FROM receiptd.hourly_reads('Asia/Kolkata', '2026-11-20 09:00Z', '2026-11-21 06:00Z') ORDER BY hour";
+        FROM receiptd.hourly_reads('Asia/Kolkata', '2025-11-20 09:00Z', '2025-11-21 06:00Z') ORDER BY hour";
     assert_eq!(history.psql(since), "08:30|3\n09:30|1\n00:30|2");
     assert_eq!(
         history.psql(

@@ -28,14 +28,14 @@ async fn history() -> History {
     history.psql(&format!(
         "SELECT receiptd.watch_messages(1400000000, '{NAME}', ARRAY[7, 8, 9]);
          INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
-            SELECT 2, 7, '2026-11-20 08:00Z'::timestamptz + n * interval '3 minutes', n, 1000 - n, 0 FROM generate_series(1, 900) n;
+            SELECT 2, 7, '2025-11-20 08:00Z'::timestamptz + n * interval '3 minutes', n, 1000 - n, 0 FROM generate_series(1, 900) n;
          INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad, class,
                 latency_ms)
-            SELECT '2026-11-20 08:00Z'::timestamptz + n * interval '1 hour', 2, 1, 1, 1, 0, 'success', 1 FROM generate_series(1, 70) n;
+            SELECT '2025-11-20 08:00Z'::timestamptz + n * interval '1 hour', 2, 1, 1, 1, 0, 'success', 1 FROM generate_series(1, 70) n;
          INSERT INTO receiptd.poll_slots (group_key, next_poll_at) VALUES (2, now());
          INSERT INTO receiptd.set_aside (group_key, slot_id, sqlstate, reason, content) VALUES (2, 1, '22003', '{NAME}', '{{}}');
-         INSERT INTO receiptd.group_receipts_hourly (group_key, hour) VALUES (2, '2026-11-20 08:00Z');
-         INSERT INTO receiptd.message_receipts_daily VALUES (2, '2026-11-20', 7, now(), now(), 0, 0, 0, 0, 1, 0);
+         INSERT INTO receiptd.group_receipts_hourly (group_key, hour) VALUES (2, '2025-11-20 08:00Z');
+         INSERT INTO receiptd.message_receipts_daily VALUES (2, '2025-11-20', 7, now(), now(), 0, 0, 0, 0, 1, 0);
          INSERT INTO receiptd.reader_lists (group_key, msg_seq, sent_at) VALUES (2, 7, now());
          INSERT INTO receiptd.message_readers VALUES (2, 7, 'alice', NULL, now());
          INSERT INTO receiptd.poll_gaps SELECT 2, now() - interval '1 hour', now(), 1, 'waiting';

@@ -91,7 +91,7 @@ async fn hours_in_a_gap_that_goes_on_are_not_covered() {
     history.polls(1, &[("08:31", 0, 9)]).await;
     history.call(1, "09:10", "09:40", "success");
     history.call(1, "10:10", "10:20", "success");
-    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = '2026-11-20 10:30Z'");
+    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = '2025-11-20 10:30Z'");
     history.roll_up("14:00").await;
     assert_eq!(history.psql(COVERAGE), "08|1\n09|0.5\n10|0.3333333333333333\n11|0\n12|0\n13|0");
     history.polling_goes_on();
@@ -123,7 +123,7 @@ async fn rates_proved_after_a_gap_count_in_their_hour() {
     let history = History::new().await;
     for (number, after) in [(1, (3, 6)), (2, (5, 4))] {
         history.psql(&format!(
-            "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (1, {number}, '2026-11-19 09:30Z')"
+            "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (1, {number}, '2025-11-19 09:30Z')"
         ));
         let poll = async |time, (read, unread)| {
             let slot = history.slot_of(crate::harness::seq(number)).await;
@@ -135,7 +135,7 @@ async fn rates_proved_after_a_gap_count_in_their_hour() {
         poll("11:00", after).await;
     }
     let aged =
-        "SELECT messages_aged_24h, median_read_rate_24h FROM receiptd.hourly_receipts WHERE hour = '2026-11-20 09:00Z'";
+        "SELECT messages_aged_24h, median_read_rate_24h FROM receiptd.hourly_receipts WHERE hour = '2025-11-20 09:00Z'";
     assert_eq!(history.psql(aged), "0|", "nobody knows yet");
     history.call(1, "08:10", "11:00", "success");
     history.roll_up("12:00").await;

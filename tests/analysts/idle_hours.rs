@@ -78,9 +78,9 @@ async fn a_refused_snapshot_leaves_the_hours_after_it_right() {
     let history = observed().await;
     history.polls(1, &[("10:30", 7, 3), ("12:30", 9, 1)]).await;
     history.psql(
-        "DELETE FROM receiptd.receipt_snapshots WHERE polled_at = '2026-11-20 10:30Z';
+        "DELETE FROM receiptd.receipt_snapshots WHERE polled_at = '2025-11-20 10:30Z';
          INSERT INTO receiptd.set_aside (group_key, slot_id, msg_seq, sqlstate, reason, content, first_set_aside_at, set_aside_at)
-            VALUES (1, 1, 1, 'P0001', 'a trial', '{}', '2026-11-20 10:30Z', '2026-11-20 10:30Z')",
+            VALUES (1, 1, 1, 'P0001', 'a trial', '{}', '2025-11-20 10:30Z', '2025-11-20 10:30Z')",
     );
     history.roll_up("15:00").await;
     let unread = "SELECT string_agg(unread_backlog::text, ' ' ORDER BY hour) FROM receiptd.hourly_receipts";
@@ -99,7 +99,7 @@ async fn hours_end_when_watching_does() {
 async fn an_hour_of_a_group_that_was_passed_over_is_not_carried() {
     let history = observed().await;
     history.roll_up("12:00").await;
-    history.psql("INSERT INTO receiptd.rollup_passed_over VALUES (1, '2026-11-20 11:00Z', '22003', 'a trial')");
+    history.psql("INSERT INTO receiptd.rollup_passed_over VALUES (1, '2025-11-20 11:00Z', '22003', 'a trial')");
     assert_eq!(history.psql(VIEW), "08|1|1|0|8|1|1\n09|0|1|3|5|1|1\n10|0|1|0|5|0|1");
 }
 
@@ -126,11 +126,11 @@ async fn questions_by_group_and_by_hour_use_indexes() {
         "SELECT count(receiptd.watch_group(1400000000, 'group ' || n)) FROM generate_series(1, 200) n;
          INSERT INTO receiptd.group_receipts_hourly (group_key, hour, messages_active, unread_backlog, reads_gained)
             SELECT g.group_key, hour, 3, 7, 1 FROM receiptd.watched_groups g,
-                generate_series(timestamptz '2026-09-01Z', '2026-11-20Z', '7 hours') hour;
-         UPDATE receiptd.poller_leases SET rolled_up_until = '2026-11-20 12:00Z'; ANALYZE",
+                generate_series(timestamptz '2025-09-01Z', '2025-11-20Z', '7 hours') hour;
+         UPDATE receiptd.poller_leases SET rolled_up_until = '2025-11-20 12:00Z'; ANALYZE",
     );
     let sum = "SELECT sum(reads_gained), sum(unread_backlog), count(*) FROM receiptd.hourly_receipts";
-    let day = "hour >= '2026-11-10Z' AND hour < '2026-11-11Z'";
+    let day = "hour >= '2025-11-10Z' AND hour < '2025-11-11Z'";
     for (rows, condition) in [
         (24, format!("group_id = 'group 7' AND {day}")),
         (201 * 24, day.to_owned()),

@@ -90,7 +90,7 @@ const OF_MESSAGES: [&str; 8] = [
     "message_milestones",
     "read_speed",
     "never_read",
-    "receipts_at('2026-11-20 13:00Z')",
+    "receipts_at('2025-11-20 13:00Z')",
     "read_at_age('10 minutes')",
 ];
 const OF_GROUPS: [&str; 4] = ["unread_backlog", "hourly_receipts", "group_engagement", "poll_coverage"];

@@ -189,12 +189,12 @@ async fn an_ended_receipt_keeps_its_counts_and_loses_no_reads() {
     history.message(1, "09:00");
     history.polls(1, &[("09:01", 0, 10), ("09:10", 4, 6)]).await;
     history.no_receipt(1, "09:40").await;
-    let at_the_end = "SELECT read_num, unread_num, code FROM receiptd.receipts_at('2026-11-20 09:50Z')";
+    let at_the_end = "SELECT read_num, unread_num, code FROM receiptd.receipts_at('2025-11-20 09:50Z')";
     assert_eq!(history.psql(at_the_end), "4|6|10062");
     history.roll_up("11:00").await;
     assert_eq!(history.psql("SELECT read_num, unread_num, receipt_code FROM receiptd.message_milestones"), "4|6|10062");
     assert_eq!(rates(&history, 1), "0.4||");
-    let hour = "SELECT reads_gained, reads_lost, unread_backlog FROM receiptd.group_receipts_hourly WHERE hour = '2026-11-20 09:00Z'";
+    let hour = "SELECT reads_gained, reads_lost, unread_backlog FROM receiptd.group_receipts_hourly WHERE hour = '2025-11-20 09:00Z'";
     assert_eq!(history.psql(hour), "4|0|6");
     assert_eq!(
         history
@@ -204,7 +204,7 @@ async fn an_ended_receipt_keeps_its_counts_and_loses_no_reads() {
     // The receipt is back: gains are counted from the last known counts.
     history.polls(1, &[("10:10", 5, 5)]).await;
     assert_eq!(history.psql(at_the_end), "4|6|10062", "as it was known then");
-    history.store.roll_up_again(Stretch::of_hour("2026-11-20T10:00:00Z".parse().unwrap()), false).await.unwrap();
+    history.store.roll_up_again(Stretch::of_hour("2025-11-20T10:00:00Z".parse().unwrap()), false).await.unwrap();
     let sum = "SELECT sum(reads_gained - reads_lost + reads_found) FROM receiptd.group_receipts_hourly";
     assert_eq!(history.psql(sum), "5");
 }

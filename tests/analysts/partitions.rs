@@ -30,7 +30,7 @@ async fn retention_and_roles_leave_foreign_objects_untouched() {
     assert_eq!(before.matches(" f").count(), 3, "{before}");
     let days = Some(TimeDelta::days(1));
     let keep = Retention { snapshots: days, calls: days, rollups: days, message_days: days, readers: days };
-    let removed = enforce(&history.store, &keep, "2026-11-24T12:00:00Z".parse().unwrap()).await.unwrap();
+    let removed = enforce(&history.store, &keep, "2025-11-24T12:00:00Z".parse().unwrap()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (10, 0), "its own go");
     // As the schema's owner, if that were not a superuser.
     history.psql(

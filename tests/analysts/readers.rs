@@ -22,11 +22,11 @@ fn lesson(database: &TestDatabase) {
     database.psql(&format!(
         "SELECT receiptd.watch_group({APP}, 'g', readers => true);
          INSERT INTO receiptd.reader_lists (group_key, msg_seq, sent_at, asked_at, known_until, read_num, unread_num, not_read, gone)
-            VALUES (1, 7, '2026-11-20 09:00Z', '2026-11-20 11:00Z', '2026-11-20 11:00Z', 3, 1, '{{dave}}', '{{erin}}');
+            VALUES (1, 7, '2025-11-20 09:00Z', '2025-11-20 11:00Z', '2025-11-20 11:00Z', 3, 1, '{{dave}}', '{{erin}}');
          INSERT INTO receiptd.message_readers (group_key, msg_seq, member, read_after, read_by, source) VALUES
-            (1, 7, 'alice', '2026-11-20 09:05Z', '2026-11-20 09:05Z', 'webhook'),
-            (1, 7, 'bob', '2026-11-20 09:50Z', '2026-11-20 10:10Z', 'poll'),
-            (1, 7, 'carol', '2026-11-20 10:30Z', '2026-11-20 10:40Z', 'poll')"
+            (1, 7, 'alice', '2025-11-20 09:05Z', '2025-11-20 09:05Z', 'webhook'),
+            (1, 7, 'bob', '2025-11-20 09:50Z', '2025-11-20 10:10Z', 'poll'),
+            (1, 7, 'carol', '2025-11-20 10:30Z', '2025-11-20 10:40Z', 'poll')"
     ));
 }
 
@@ -38,7 +38,7 @@ async fn each_question_about_readers_has_its_answer() {
         ("SELECT member FROM receiptd.readers_of('g', 7)", "alice\nbob\ncarol"),
         ("SELECT member FROM receiptd.not_read_by('g', 7)", "dave"),
         (
-            "SELECT member, outcome FROM receiptd.acknowledged_by('g', 7, '2026-11-20 10:00Z')",
+            "SELECT member, outcome FROM receiptd.acknowledged_by('g', 7, '2025-11-20 10:00Z')",
             "alice|in_time\nbob|unclear\ncarol|late\ndave|not_read\nerin|left",
         ),
         (
@@ -91,8 +91,8 @@ async fn a_poll_that_sees_other_counts_makes_readers_due() {
     history.message(1, "09:00");
     let answered = |at: &str, read: i32, unread: i32| {
         history.psql(&format!(
-            "UPDATE receiptd.reader_lists SET moved_at = NULL, asked_at = '2026-11-20 {at}Z',
-                known_until = '2026-11-20 {at}Z', read_num = {read}, unread_num = {unread}"
+            "UPDATE receiptd.reader_lists SET moved_at = NULL, asked_at = '2025-11-20 {at}Z',
+                known_until = '2025-11-20 {at}Z', read_num = {read}, unread_num = {unread}"
         ))
     };
     history.polls(1, &[("09:01", 0, 9)]).await;
@@ -124,7 +124,7 @@ async fn readers_are_erased_some_time_after_the_message_was_sent() {
     let history = History::new().await;
     lesson(&history.database);
     let keep = Retention { readers: Some(TimeDelta::days(2)), ..Retention::default() };
-    for (now, left) in [("2026-11-22T08:00:00Z", "3"), ("2026-11-22T10:00:00Z", "0")] {
+    for (now, left) in [("2025-11-22T08:00:00Z", "3"), ("2025-11-22T10:00:00Z", "0")] {
         enforce(&history.store, &keep, now.parse().unwrap()).await.unwrap();
         assert_eq!(history.psql("SELECT count(*) FROM receiptd.message_readers"), left, "{now}");
     }

@@ -25,7 +25,7 @@ const KEEP: Retention = Retention {
 
 /// Of the days from 18 to 30, those before 21 are older than three days and are removed.
 fn now() -> Timestamp {
-    "2026-11-24T12:00:00Z".parse().unwrap()
+    "2025-11-24T12:00:00Z".parse().unwrap()
 }
 
 /// A message with two snapshots on the 20th.
@@ -40,7 +40,7 @@ async fn history() -> History {
 fn days(history: &History) -> String {
     history.psql(
         "SELECT count(*), min(right(relname, 2)) FROM pg_class c
-         WHERE relnamespace = 'receiptd_partitions'::regnamespace AND relkind = 'r' AND relname ~ '_2026....$'",
+         WHERE relnamespace = 'receiptd_partitions'::regnamespace AND relkind = 'r' AND relname ~ '_2025....$'",
     )
 }
 
@@ -64,9 +64,9 @@ async fn what_another_app_has_not_rolled_up_is_rolled_up_first() {
     history.psql(
         "SELECT receiptd.watch_group(77, 'other');
          INSERT INTO receiptd.poller_leases (sdk_app_id, epoch, acquired_at, expires_at) VALUES (77, 1, now(), now());
-         INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (2, 5, '2026-11-19 10:00Z');
+         INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at) VALUES (2, 5, '2025-11-19 10:00Z');
          INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
-            VALUES (2, 5, '2026-11-19 10:01Z', 1, 1, 0)",
+            VALUES (2, 5, '2025-11-19 10:01Z', 1, 1, 0)",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
     assert_eq!(history.psql("SELECT sum(reads_found) FROM receiptd.group_receipts_hourly WHERE group_key = 2"), "1");
@@ -77,7 +77,7 @@ async fn nothing_goes_of_which_a_late_hour_is_left() {
     let history = history().await;
     history.roll_up("12:00").await;
     // An app that is never rolled up, since it doesn't exist.
-    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (99, '2026-11-20 08:00Z')");
+    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (99, '2025-11-20 08:00Z')");
     let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (0, 6));
     assert_eq!(days(&history), "26|18");
@@ -106,7 +106,7 @@ async fn a_long_read_is_waited_for_and_holds_up_nobody() {
     for seq in 0..300_i64 {
         sqlx::query(
             "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
-             VALUES (1, $1 + 10, '2026-11-24 11:00Z', 1, 1, 0)",
+             VALUES (1, $1 + 10, '2025-11-24 11:00Z', 1, 1, 0)",
         )
         .bind(seq)
         .execute(&mut other)
@@ -130,7 +130,7 @@ async fn the_recorder_stores_on_while_a_partition_waits_for_a_reader() {
     let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;
     rig.until("EXISTS (SELECT FROM receiptd.receipt_snapshots)").await;
-    sqlx::raw_sql("SELECT receiptd.ensure_partition('receipt_snapshots', '2026-01-01')")
+    sqlx::raw_sql("SELECT receiptd.ensure_partition('receipt_snapshots', '2025-01-01')")
         .execute(&rig.pool)
         .await
         .unwrap();
@@ -157,10 +157,10 @@ async fn what_an_interrupted_run_has_begun_the_next_one_ends() {
     let history = history().await;
     history.roll_up("12:00").await;
     history.psql(
-        "COMMENT ON TABLE receiptd_partitions.api_calls_20261118 IS 'Detached by retention, to be dropped.';
-         ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118;
-         COMMENT ON TABLE receiptd_partitions.api_calls_20261119 IS 'Detached by retention, to be dropped.';
-         UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20261119'::regclass",
+        "COMMENT ON TABLE receiptd_partitions.api_calls_20251118 IS 'Detached by retention, to be dropped.';
+         ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20251118;
+         COMMENT ON TABLE receiptd_partitions.api_calls_20251119 IS 'Detached by retention, to be dropped.';
+         UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20251119'::regclass",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 6);
     assert_eq!(days(&history), "20|21");
@@ -179,21 +179,21 @@ async fn two_at_the_same_time_do_no_harm() {
 #[tokio::test]
 async fn retention_leaves_a_detached_partition_alone() {
     let history = history().await;
-    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118");
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20251118");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20261118"), "0");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20251118"), "0");
 }
 
 #[tokio::test]
 async fn retention_leaves_a_partition_being_detached_alone() {
     let history = history().await;
     history.psql(
-        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20261118'::regclass",
+        "UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'receiptd_partitions.api_calls_20251118'::regclass",
     );
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 5);
-    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118 FINALIZE");
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20251118 FINALIZE");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap(), Removed::default());
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20261118"), "0");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20251118"), "0");
 }
 
 #[tokio::test]
@@ -207,9 +207,9 @@ async fn a_failed_detachment_is_not_taken_for_a_success_later() {
     let removed = enforce(&history.store, &KEEP, now()).await.unwrap();
     assert_eq!((removed.partitions, removed.waiting), (3, 3));
     reading.rollback().await.unwrap();
-    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20261118");
+    history.psql("ALTER TABLE receiptd.api_calls DETACH PARTITION receiptd_partitions.api_calls_20251118");
     assert_eq!(enforce(&history.store, &KEEP, now()).await.unwrap().partitions, 2);
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20261118"), "0");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd_partitions.api_calls_20251118"), "0");
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn roll_ups_go_when_they_are_told_to() {
     assert!(removed.rows > 2, "{removed:?}");
     assert_eq!(history.psql("SELECT count(*) FROM receiptd.latest_receipts"), "0");
     let oldest =
-        history.psql("SELECT coalesce(min(hour), now()) >= '2026-11-21 12:00Z' FROM receiptd.group_receipts_hourly");
+        history.psql("SELECT coalesce(min(hour), now()) >= '2025-11-21 12:00Z' FROM receiptd.group_receipts_hourly");
     assert_eq!(oldest, "t");
 }
 
@@ -239,6 +239,6 @@ async fn the_runway_is_told_from_the_partitions() {
     let history = history().await;
     let partitions = history.store.partitions().await.unwrap();
     assert_eq!(partitions.len(), 26);
-    let today = NaiveDate::from_ymd_opt(2026, 11, 24).unwrap();
+    let today = NaiveDate::from_ymd_opt(2025, 11, 24).unwrap();
     assert_eq!(receiptd::rules::retention::runway(&partitions, today), 7);
 }

@@ -14,7 +14,7 @@ use crate::{
     history::{History, at},
 };
 
-const DAY: &str = "receiptd_partitions.receipt_snapshots_20261120";
+const DAY: &str = "receiptd_partitions.receipt_snapshots_20251120";
 
 fn day() -> NaiveDate {
     at("00:00").date_naive()
@@ -25,7 +25,7 @@ async fn history() -> History {
     let history = History::new().await;
     history.psql(
         "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code, prior_read_num)
-         SELECT 1, seq, '2026-11-20Z'::timestamptz + n * interval '7 minutes' + seq * interval '1 second', n, 100 - n, 0, n - 1
+         SELECT 1, seq, '2025-11-20Z'::timestamptz + n * interval '7 minutes' + seq * interval '1 second', n, 100 - n, 0, n - 1
          FROM generate_series(0, 99) n, generate_series(1, 40) seq ORDER BY 3",
     );
     history
@@ -38,7 +38,7 @@ fn rows(history: &History) -> String {
 /// How many rows stand before one that is less.
 const OUT_OF_ORDER: &str = "SELECT count(*) FROM (
     SELECT (msg_seq, polled_at) < lag((msg_seq, polled_at)) OVER (ORDER BY ctid) AS falls
-    FROM receiptd_partitions.receipt_snapshots_20261120) s WHERE falls";
+    FROM receiptd_partitions.receipt_snapshots_20251120) s WHERE falls";
 
 #[tokio::test]
 async fn a_day_is_rewritten_once_in_message_order() {
@@ -73,7 +73,7 @@ async fn a_day_is_rewritten_once_in_message_order() {
     );
     assert_eq!(enforce(&history.store, &keep, now).await.unwrap().rewritten, 0, "once");
     // What comes later still finds its day.
-    history.psql("INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 41, '2026-11-20 23:59Z', 10062)");
+    history.psql("INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 41, '2025-11-20 23:59Z', 10062)");
     assert_eq!(history.psql(&format!("SELECT count(*) FROM {DAY}")), "4001");
 }
 
@@ -81,13 +81,13 @@ async fn a_day_is_rewritten_once_in_message_order() {
 async fn what_is_written_meanwhile_is_never_lost() {
     let history = history().await;
     for change in [
-        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 99, '2026-11-20 23:00Z', 10062)",
+        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 99, '2025-11-20 23:00Z', 10062)",
         "UPDATE receiptd.receipt_snapshots SET unread_num = 7 WHERE msg_seq = 5 AND read_num = 3",
         "DELETE FROM receiptd.receipt_snapshots WHERE msg_seq = (SELECT min(msg_seq) FROM receiptd.receipt_snapshots)",
     ] {
         for when in ["before it is filled", "after"] {
-            let number = history.psql("SELECT receiptd.begin_rewrite('2026-11-20')");
-            let fill = format!("SELECT receiptd.fill_rewrite('2026-11-20', {number})");
+            let number = history.psql("SELECT receiptd.begin_rewrite('2025-11-20')");
+            let fill = format!("SELECT receiptd.fill_rewrite('2025-11-20', {number})");
             if when == "after" {
                 history.psql(&fill);
                 history.psql(change);
@@ -97,7 +97,7 @@ async fn what_is_written_meanwhile_is_never_lost() {
             }
             let changed = rows(&history);
             assert_eq!(
-                history.psql(&format!("SELECT receiptd.end_rewrite('2026-11-20', {number})")),
+                history.psql(&format!("SELECT receiptd.end_rewrite('2025-11-20', {number})")),
                 "f",
                 "{change} {when}"
             );
@@ -122,7 +122,7 @@ async fn many_that_write_into_a_day_being_rewritten_lose_no_row() {
             for number in 0..150 {
                 sqlx::query(
                     "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code)
-                     VALUES (1, $1, '2026-11-20 12:00Z', 10062)",
+                     VALUES (1, $1, '2025-11-20 12:00Z', 10062)",
                 )
                 .bind(from + number)
                 .execute(&mut connection)

@@ -19,7 +19,7 @@ async fn seeded() -> (TestDatabase, Store, Seed) {
     let database = TestDatabase::new().await;
     let store = Store::new(&database.url().into(), 4, app()).unwrap();
     store.migrate().await.unwrap();
-    let until: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
+    let until: Timestamp = "2025-11-20T00:00:00Z".parse().unwrap();
     let seed = Seed { groups: 5, messages: 40, days: 3, members: 12, until };
     store.seed_groups(&seed).await.unwrap();
     assert!(store.seed_messages(&seed, 0).await.unwrap() > 100);
@@ -111,12 +111,12 @@ async fn the_hour_has_median_and_p90_of_messages_turning_a_day_old() {
         history.polls(seq, &[("09:40", read, 10 - read)]).await;
     }
     // No poll is due until then.
-    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = '2026-11-21 10:00Z'");
+    history.psql("UPDATE receiptd.poll_slots SET next_poll_at = '2025-11-21 10:00Z'");
     let until = at("10:00") + TimeDelta::days(1);
     catch_up(&history.store, until + SETTLED_AFTER, |_| {}).await.unwrap();
     let aged = "SELECT hour, messages_aged_24h, median_read_rate_24h, p90_read_rate_24h
         FROM receiptd.group_receipts_hourly WHERE messages_aged_24h > 0";
-    assert_eq!(history.psql(aged), "2026-11-21 09:00:00+00|3|0.5|0.9");
+    assert_eq!(history.psql(aged), "2025-11-21 09:00:00+00|3|0.5|0.9");
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn a_repeated_roll_up_keeps_hours_whose_data_is_gone() {
     let before = history.psql(ROLLED_UP);
     assert!(history.store.roll_up_again(Stretch::of_hour(at("09:00")), false).await.unwrap(), "all is there");
     for table in ["receipt_snapshots", "api_calls"] {
-        history.psql(&format!("ALTER TABLE receiptd.{table} DETACH PARTITION receiptd_partitions.{table}_20261120"));
+        history.psql(&format!("ALTER TABLE receiptd.{table} DETACH PARTITION receiptd_partitions.{table}_20251120"));
         for hour in ["08:00", "09:00", "10:00"] {
             assert!(!history.store.roll_up_again(Stretch::of_hour(at(hour)), false).await.unwrap());
         }
@@ -145,7 +145,7 @@ async fn a_group_that_has_been_silent_for_weeks_is_among_the_groups() {
     history.roll_up("09:00").await;
     let engagement = "SELECT group_id, messages_aged_7d, last_sent_at, as_of - last_sent_at > '20 days' FROM receiptd.group_engagement";
     history.psql("UPDATE receiptd.poller_leases SET rolled_up_until = rolled_up_until + interval '30 days'");
-    assert_eq!(history.psql(engagement), "g|0|2026-11-20 08:30:00+00|t");
+    assert_eq!(history.psql(engagement), "g|0|2025-11-20 08:30:00+00|t");
     history.psql("UPDATE receiptd.watched_groups SET state = 'removed'");
     assert_eq!(history.psql(engagement), "", "of a group that is not watched any more nobody asks that");
 }
@@ -190,7 +190,7 @@ async fn a_group_that_fails_to_roll_up_stops_no_other_nor_retention() {
     assert_eq!(history.psql(noted), "2|09|23514|t\n2|10|23514|t");
     assert_eq!(history.store.rolled_up_by_all().await.unwrap(), Some(at("12:00")), "retention goes on");
     // Late data: the repeated hour is skipped too.
-    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2026-11-20 09:00Z')");
+    history.psql("INSERT INTO receiptd.rollup_redo (sdk_app_id, hour) VALUES (1400000000, '2025-11-20 09:00Z')");
     history.roll_up("12:05").await;
     assert_eq!(history.store.rolled_up_by_all().await.unwrap(), Some(at("12:05")));
     assert_eq!(history.psql(gaps), "1|09:30\n3|09:30\n5|10:30");

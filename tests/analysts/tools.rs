@@ -46,7 +46,7 @@ async fn two_databases() -> (ScratchDirectory, EmbeddedPostgres) {
             &server,
             name,
             "SELECT receiptd.ensure_partition(t, d::date) FROM unnest(ARRAY['receipt_snapshots', 'api_calls']) t,
-                generate_series('2026-11-19'::date, '2026-11-23', '1 day') d",
+                generate_series('2025-11-19'::date, '2025-11-23', '1 day') d",
         );
     }
     (directory, server)
@@ -54,7 +54,7 @@ async fn two_databases() -> (ScratchDirectory, EmbeddedPostgres) {
 
 const SNAPSHOTS: &str =
     "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, read_num, unread_num, code)
-    SELECT 1, seq, '2026-11-20 08:00Z'::timestamptz + n * interval '1 minute', n, 100 - n, 0
+    SELECT 1, seq, '2025-11-20 08:00Z'::timestamptz + n * interval '1 minute', n, 100 - n, 0
     FROM generate_series($from, $from + 99) seq, generate_series(0, 9) n";
 
 const ANSWER: &str = "SELECT count(*), sum(read_num), max(polled_at) AT TIME ZONE 'UTC' FROM receiptd.receipt_history";
@@ -91,18 +91,18 @@ async fn an_all_tables_publication_survives_rewritten_days() {
     );
     wait_until_same(&server);
     let store = Store::new(&server.url("source").into(), 2, app()).unwrap();
-    let day = "2026-11-20".parse().unwrap();
+    let day = "2025-11-20".parse().unwrap();
     let rewritten = store.rewrite_day(day).await.unwrap();
     assert!(matches!(rewritten, receiptd::store::Rewritten::Done { rows: 1_000 }), "{rewritten:?}");
     snapshots(&server, 1_001);
     // For a day whose partition each side creates by itself.
     for name in ["source", "copy"] {
-        psql(&server, name, "SELECT receiptd.ensure_partition('receipt_snapshots', '2026-11-30')");
+        psql(&server, name, "SELECT receiptd.ensure_partition('receipt_snapshots', '2025-11-30')");
     }
     psql(
         &server,
         "source",
-        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 1, '2026-11-30 08:00Z', 10062)",
+        "INSERT INTO receiptd.receipt_snapshots (group_key, msg_seq, polled_at, code) VALUES (1, 1, '2025-11-30 08:00Z', 10062)",
     );
     wait_until_same(&server);
     assert!(psql(&server, "copy", ANSWER).starts_with("2001|"));
@@ -129,7 +129,7 @@ async fn foreign_tables_in_another_database_answer_the_same() {
         ),
     );
     assert_eq!(psql(&server, "warehouse", ANSWER), psql(&server, "source", ANSWER));
-    let imported = "SELECT count(*) FROM information_schema.foreign_tables WHERE foreign_table_name ~ '_2026'";
+    let imported = "SELECT count(*) FROM information_schema.foreign_tables WHERE foreign_table_name ~ '_2025'";
     assert_eq!(psql(&server, "warehouse", imported), "0", "no day is a table of its own there");
     for view in ["messages", "latest_receipts", "hourly_receipts", "poll_coverage", "message_days"] {
         let count = format!("SELECT count(*) FROM receiptd.{view}");

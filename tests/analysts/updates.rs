@@ -174,9 +174,9 @@ async fn reads_have_the_age_of_their_message_without_snapshots() {
     history.roll_up("23:59").await;
     let ages = "SELECT age_at_least, age_at_most, reads FROM receiptd.age_at_read ORDER BY seen_at";
     assert_eq!(history.psql(ages), "00:00:00|00:10:00|2\n00:19:00|00:20:00|3\n13:59:00|14:00:00|2");
-    history.store.roll_up_next("2026-11-21T02:00:00Z".parse().unwrap()).await.unwrap();
-    history.store.roll_up_next("2026-11-21T02:00:00Z".parse().unwrap()).await.unwrap();
-    let days = ["18", "19", "20"].map(|day| format!("DROP TABLE receiptd_partitions.receipt_snapshots_202611{day}"));
+    history.store.roll_up_next("2025-11-21T02:00:00Z".parse().unwrap()).await.unwrap();
+    history.store.roll_up_next("2025-11-21T02:00:00Z".parse().unwrap()).await.unwrap();
+    let days = ["18", "19", "20"].map(|day| format!("DROP TABLE receiptd_partitions.receipt_snapshots_202511{day}"));
     history.psql(&days.join("; "));
     assert_eq!(history.psql(ages), "00:00:00|14:00:00|7");
 }

@@ -100,7 +100,7 @@ async fn compare(seed: u64) {
         messages.iter().flat_map(|message| days.iter().filter_map(|midnight| message.day(*midnight))).collect();
     assert_eq!(history.psql(DAYS), expected.join("\n"), "days of seed {seed}");
     for day in ["20", "21"] {
-        history.psql(&format!("DROP TABLE receiptd_partitions.receipt_snapshots_202611{day}"));
+        history.psql(&format!("DROP TABLE receiptd_partitions.receipt_snapshots_202511{day}"));
     }
     assert_eq!(history.psql(DAYS), expected.join("\n"), "days of seed {seed}");
     ask_at_moments_without_snapshots(&history, &messages, &mut random, seed);

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use chrono::{DurationRound, TimeDelta};
 use fastrand::Rng;
 use receiptd::{
-    clock,
     domain::{Counts, Receipt, Timestamp},
     rules::{
         cadence::{Following, Known, Phase},
@@ -166,9 +165,9 @@ impl Polled {
         let Some((at, told, due)) = self.polls.iter().rev().find(|poll| poll.0 <= time) else { return false };
         match (self.polls.iter().find(|poll| poll.0 > time), self.closed) {
             (Some(next), _) => next.1 == *told || time <= *due + TimeDelta::minutes(1),
-            (None, Some(Closed::AllRead)) => time <= clock::now(),
+            (None, Some(Closed::AllRead)) => true,
             (None, Some(_)) => time == *at,
-            (None, None) => time <= (*due).min(clock::now()),
+            (None, None) => time <= *due,
         }
     }
 
