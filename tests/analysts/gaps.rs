@@ -229,6 +229,31 @@ async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
 }
 
 #[tokio::test]
+async fn calls_are_not_read_again_for_each_gap() {
+    let history = History::new().await;
+    history.psql(
+        "SELECT receiptd.watch_group(1400000000, 'g' || n) FROM generate_series(2, 400) n;
+         INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad, class,
+            latency_ms, due_at)
+         SELECT timestamptz '2025-11-20 09:30Z' + n * interval '1 second', 1 + n % 400, 1, 50, 50, 0, 'success', 20,
+            '2025-11-20 09:00Z'
+         FROM generate_series(1, 1200) n",
+    );
+    history.roll_up("11:00").await;
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.poll_gaps"), "400");
+    // A session reports what it has read at its end at the latest.
+    history.store.close();
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'receiptd'";
+    while history.psql(sessions) != "0" {
+        tokio::task::yield_now().await;
+    }
+    let read = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname = 'api_calls_20251120'";
+    let read: u64 = history.psql(read).parse().unwrap();
+    assert!((1200..1200 * 40).contains(&read), "{read} rows of 1200 calls");
+}
+
+#[tokio::test]
 async fn late_polls_that_are_far_apart_are_gaps_of_their_own() {
     let history = History::new().await;
     history.call(1, "09:00", "09:02", "success");

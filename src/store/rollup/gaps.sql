@@ -45,9 +45,9 @@ WITH late AS (
         -- Without its last quarter, in which others may have been called after a stop, before this group's turn.
         max(gap_until) - (max(gap_until) - min(gap_from)) / 4 AS told_until
     FROM joined GROUP BY group_key, number
-), answered AS (
+), answered AS MATERIALIZED (
     -- When others were polled meanwhile: exact to seconds for the last hours, and to the hour for earlier ones. All calls of a
-    -- long gap would be too many to read.
+    -- long gap would be too many to read, and so would those of the last hours for each gap: they are read once.
     SELECT DISTINCT date_bin('15 seconds', c.called_at, '2000-01-01Z') AS began,
         date_bin('15 seconds', c.called_at, '2000-01-01Z') + interval '15 seconds' AS ended
     FROM receiptd.api_calls c

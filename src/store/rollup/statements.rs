@@ -78,23 +78,27 @@ pub(super) struct Statements<'a> {
 impl Statements<'_> {
     /// Rolls up the stretch, with the hourly rows of these `hours`.
     pub async fn roll_up(&mut self, stretch: Stretch, hours: Option<Stretch>, days: Days) -> Result<(), sqlx::Error> {
-        let has_gaps = !days.has_calls || self.find_gaps(stretch).await?;
+        let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
+        let has_late = days.has_calls && self.find_gaps(so_far).await?;
         if let Some(hours) = hours {
             self.run(HOURLY, hours).await?;
+        }
+        self.allow_nested_loops(true).await?;
+        if has_late {
+            self.run(AGES_IN_GAPS, so_far).await?;
         }
         if let Some(day) = stretch.completes_day().filter(|_| days.has_snapshots) {
             self.run(DAYS, day).await?;
         }
         self.run(SENT_EARLIER, stretch).await?;
-        if has_gaps {
+        if has_late || !days.has_calls {
             self.run(COVERAGE, stretch).await?;
         }
-        Ok(())
+        self.allow_nested_loops(false).await
     }
 
     /// From the beginning of the hour, so that a continuing gap is extended. False if there are none.
-    async fn find_gaps(&mut self, stretch: Stretch) -> Result<bool, sqlx::Error> {
-        let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
+    async fn find_gaps(&mut self, so_far: Stretch) -> Result<bool, sqlx::Error> {
         self.run(OLD_GAPS, so_far).await?;
         // Usually there are none, and planning the statements takes longer than finding that out.
         let has_late = query_scalar(HAS_LATE).bind(self.app).bind(so_far.from).bind(so_far.until);
@@ -104,9 +108,14 @@ impl Statements<'_> {
         // Gaps have a row an hour.
         for hour in so_far.hours() {
             self.run(GAPS, hour).await?;
-            self.run(AGES_IN_GAPS, hour).await?;
         }
         Ok(true)
+    }
+
+    /// For statements that look up few messages of many. See [`mark`](super::job::mark).
+    async fn allow_nested_loops(&mut self, allowed: bool) -> Result<(), sqlx::Error> {
+        let set = query("SELECT set_config('enable_nestloop', $1::boolean::text, true)").bind(allowed);
+        set.execute(&mut *self.connection).await.map(drop)
     }
 
     async fn run(&mut self, sql: &'static str, span: Stretch) -> Result<(), sqlx::Error> {
