@@ -228,6 +228,46 @@ async fn an_hour_of_overload_is_one_gap_and_a_row_an_hour() {
     }
 }
 
+/// Calls of three groups in four hours: a third in time, most others a few minutes late, some by half an hour, some failed.
+fn random_calls(history: &History, seed: u32) {
+    history.psql(&format!(
+        "SELECT receiptd.watch_group(1400000000, 'second'), receiptd.watch_group(1400000000, 'third');
+         SELECT setseed({seed} / 100.0);
+         INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad, class,
+            latency_ms, due_at)
+         SELECT called, key, 1, 50, CASE WHEN is_answered THEN 50 ELSE 0 END, 0,
+            CASE WHEN is_answered THEN 'success' ELSE 'retry' END, 20, called - late
+         FROM (
+            SELECT timestamptz '{}' + random() * interval '4 hours' AS called, 1 + n % 3 AS key, random() > 0.2 AS is_answered,
+                CASE WHEN random() < 0.3 THEN interval '0' ELSE random() ^ 4 * interval '30 minutes' END AS late
+            FROM generate_series(1, 150) AS n
+         ) calls",
+        crate::history::at("09:00")
+    ));
+}
+
+#[tokio::test]
+async fn random_gaps_are_the_same_at_once_and_in_steps() {
+    for seed in 1..=4 {
+        let (at_once, in_steps) = tokio::join!(History::new(), History::new());
+        for history in [&at_once, &in_steps] {
+            random_calls(history, seed);
+        }
+        at_once.roll_up("14:00").await;
+        let mut random = fastrand::Rng::with_seed(seed.into());
+        let mut minute = 0;
+        while minute < 5 * 60 {
+            minute = (minute + random.i32(1..40)).min(5 * 60);
+            in_steps.roll_up(&format!("{:02}:{:02}:{:02}", 9 + minute / 60, minute % 60, 0)).await;
+        }
+        let rows =
+            "SELECT group_key, gap_from, gap_until, messages, reason, code FROM receiptd.poll_gaps ORDER BY 1, 3";
+        let gaps = at_once.psql(rows);
+        assert!(gaps.lines().count() > 10, "{gaps}");
+        assert_eq!(in_steps.psql(rows), gaps, "seed {seed}");
+    }
+}
+
 #[tokio::test]
 async fn calls_are_not_read_again_for_each_gap() {
     let history = History::new().await;

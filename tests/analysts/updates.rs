@@ -108,9 +108,22 @@ async fn a_rate_that_becomes_known_is_a_change() {
     poll(&history, 1, at("11:00"), 2).await;
     rest(&history);
     history.call(1, "09:06", "11:00", "success");
-    history.roll_up("12:00").await;
+    history.roll_up("11:10").await;
     assert_eq!(history.psql("SELECT read_15m, read_1h FROM receiptd.messages"), "2|2");
     assert_eq!(changed(&history), "1");
+
+    // Gaps of other groups later in the hour change nothing about it.
+    rest(&history);
+    history.psql(
+        "SELECT receiptd.watch_group(1400000000, 'other');
+         UPDATE receiptd.poll_gaps SET updated_at = now() - interval '1 day'",
+    );
+    history.call(2, "11:12", "11:15", "success");
+    history.roll_up("11:20").await;
+    assert_eq!(changed(&history), "");
+    let gaps =
+        "SELECT string_agg(group_key::text, ' ') FROM receiptd.poll_gaps WHERE updated_at >= now() - interval '1 hour'";
+    assert_eq!(history.psql(gaps), "2");
 }
 
 #[tokio::test]

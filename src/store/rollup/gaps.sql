@@ -1,13 +1,16 @@
--- $1 app, $2 hour, $3 until, groups from $5 to $6 without $7: the gaps that ended in the hour: polls made more than a minute
--- after they were due. Within a group they form one gap if they overlap, or if at most 15 minutes and no poll in time are between
--- them. A gap that continues one of the hour before begins where that ended, so that the view poll_coverage joins them: it does
--- not matter where an hour was cut.
-WITH late AS (
+-- $1 app, $2 from, $3 until, within an hour, groups from $5 to $6 without $7: the gaps of this hour so far, of groups with a
+-- late poll in the span: polls made more than a minute after they were due. Within a group they form one gap if they overlap,
+-- or if at most 15 minutes and no poll in time are between them. A gap that continues one of the hour before begins where that
+-- ended, so that the view poll_coverage joins them: it does not matter where an hour was cut.
+WITH late_so_far AS (
     SELECT c.group_key, c.due_at, c.called_at, c.messages_answered
     FROM receiptd.api_calls c
     JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7) AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
+    WHERE g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)
+        AND c.called_at >= date_trunc('hour', $2::timestamptz, 'UTC') AND c.called_at < $3 AND c.messages_answered > 0
         AND c.due_at < c.called_at - interval '1 minute'
+), late AS (
+    SELECT * FROM late_so_far WHERE group_key IN (SELECT group_key FROM late_so_far WHERE called_at >= $2)
 ), islands AS (
     SELECT group_key, lower(gap) AS gap_from, upper(gap) AS gap_until, sum(l.messages_answered) AS messages
     FROM (SELECT group_key, unnest(range_agg(tstzrange(due_at, called_at, '[]'))) AS gap FROM late GROUP BY group_key) merged
@@ -16,7 +19,8 @@ WITH late AS (
     GROUP BY group_key, gap
 ), before AS (
     SELECT group_key, max(gap_until) AS gap_until FROM receiptd.poll_gaps
-    WHERE gap_until >= $2 - interval '15 minutes' AND gap_until < $2 GROUP BY group_key
+    WHERE gap_until >= date_trunc('hour', $2, 'UTC') - interval '15 minutes'
+        AND gap_until < date_trunc('hour', $2, 'UTC') GROUP BY group_key
 ), events AS (
     SELECT i.group_key, i.gap_from AS at, i.gap_from, i.gap_until, i.messages, NULL AS called_at, coalesce(
         lag(i.gap_until) OVER (PARTITION BY i.group_key ORDER BY i.gap_from), b.gap_until) AS prior_until
@@ -24,7 +28,7 @@ WITH late AS (
     UNION ALL
     SELECT c.group_key, c.called_at, NULL, NULL, NULL, c.called_at, NULL
     FROM receiptd.api_calls c
-    WHERE c.called_at >= $2 - interval '15 minutes' AND c.called_at < $3 AND c.messages_answered > 0
+    WHERE c.called_at >= date_trunc('hour', $2, 'UTC') - interval '15 minutes' AND c.called_at < $3 AND c.messages_answered > 0
         AND c.group_key IN (SELECT group_key FROM late)
 ), placed AS (
     -- Only polls in time can be between two of them, since the late ones form the gaps.

@@ -7,7 +7,7 @@ use crate::{
     domain::Timestamp,
     rules::{
         retention::{SCHEMA, Table},
-        rollup::{Stretch, hour_of},
+        rollup::Stretch,
     },
     store::{
         connection::StoreConnection,
@@ -19,10 +19,14 @@ use crate::{
 const LATE_RECEIPTS: TimeDelta = TimeDelta::hours(1);
 
 const GAPS: &str = include_str!("gaps.sql");
+/// Those that `gaps.sql` finds again, and those that a repeated roll-up finds no more.
 const OLD_GAPS: &str = "
     DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
-    WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3
-        AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)";
+    WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)
+        AND p.gap_until >= date_trunc('hour', $2::timestamptz, 'UTC') AND p.gap_until < $3
+        AND (p.gap_until >= $2 OR p.group_key IN (
+            SELECT group_key FROM receiptd.api_calls
+            WHERE called_at >= $2 AND called_at < $3 AND messages_answered > 0 AND due_at < called_at - interval '1 minute'))";
 /// Whether a poll was late, as in `gaps.sql`.
 const HAS_LATE: &str = "
     SELECT EXISTS (
@@ -78,14 +82,13 @@ pub(super) struct Statements<'a> {
 impl Statements<'_> {
     /// Rolls up the stretch, with the hourly rows of these `hours`.
     pub async fn roll_up(&mut self, stretch: Stretch, hours: Option<Stretch>, days: Days) -> Result<(), sqlx::Error> {
-        let so_far = Stretch { from: hour_of(stretch.from), until: stretch.until };
-        let has_late = days.has_calls && self.find_gaps(so_far).await?;
+        let has_late = days.has_calls && self.find_gaps(stretch).await?;
         if let Some(hours) = hours {
             self.run(HOURLY, hours).await?;
         }
         self.allow_nested_loops(true).await?;
         if has_late {
-            self.run(AGES_IN_GAPS, so_far).await?;
+            self.run(AGES_IN_GAPS, stretch).await?;
         }
         if let Some(day) = stretch.completes_day().filter(|_| days.has_snapshots) {
             self.run(DAYS, day).await?;
@@ -97,16 +100,16 @@ impl Statements<'_> {
         self.allow_nested_loops(false).await
     }
 
-    /// From the beginning of the hour, so that a continuing gap is extended. False if there are none.
-    async fn find_gaps(&mut self, so_far: Stretch) -> Result<bool, sqlx::Error> {
-        self.run(OLD_GAPS, so_far).await?;
+    /// False if no gap ended in the stretch.
+    async fn find_gaps(&mut self, stretch: Stretch) -> Result<bool, sqlx::Error> {
+        self.run(OLD_GAPS, stretch).await?;
         // Usually there are none, and planning the statements takes longer than finding that out.
-        let has_late = query_scalar(HAS_LATE).bind(self.app).bind(so_far.from).bind(so_far.until);
+        let has_late = query_scalar(HAS_LATE).bind(self.app).bind(stretch.from).bind(stretch.until);
         if !has_late.fetch_one(&mut *self.connection).await? {
             return Ok(false);
         }
-        // Gaps have a row an hour.
-        for hour in so_far.hours() {
+        // Gaps have a row an hour. One that continues is extended.
+        for hour in stretch.hours() {
             self.run(GAPS, hour).await?;
         }
         Ok(true)
