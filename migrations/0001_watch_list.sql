@@ -325,10 +325,9 @@ COMMENT ON COLUMN receiptd.watched_messages.discovered_at IS 'Time when discover
 COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: time when its state, labels or time of sending last changed, or when it was added. Polls don''t change it: see messages.updated_at.';
 
 -- Active messages are few compared with closed ones, so polling, slotting and counting use indexes without the latter.
-CREATE INDEX watched_messages_by_slot ON receiptd.watched_messages (group_key, slot_id) WHERE slot_id IS NOT NULL;
+CREATE INDEX watched_messages_active ON receiptd.watched_messages (group_key, slot_id) WHERE state = 'active';
 CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
     WHERE slot_id IS NULL AND state = 'active';
-CREATE INDEX watched_messages_active ON receiptd.watched_messages (group_key) WHERE state = 'active';
 CREATE INDEX watched_messages_closed ON receiptd.watched_messages (closed_at) WHERE closed_at IS NOT NULL;
 CREATE INDEX watched_messages_by_time ON receiptd.watched_messages (sent_at);
 -- Messages without labels have no entry. Polling never writes labels, so its updates stay heap-only.

@@ -38,7 +38,7 @@ pub(super) async fn merge_slots(connection: &mut StoreConnection, items: &[&Item
     query(
         "UPDATE receiptd.watched_messages m SET slot_id = u.target
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, source, target)
-         WHERE m.group_key = u.group_key AND m.slot_id = u.source",
+         WHERE m.group_key = u.group_key AND m.slot_id = u.source AND m.state = 'active'",
     )
     .bind(&groups)
     .bind(&from)
@@ -65,7 +65,8 @@ async fn release_strays(connection: &mut StoreConnection, slots: &[(SlotKey, i64
         "UPDATE receiptd.watched_messages m SET slot_id = NULL
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, slot_id, version)
          JOIN receiptd.poll_slots s ON s.group_key = u.group_key AND s.slot_id = u.slot_id AND s.version = u.version
-         WHERE m.group_key = u.group_key AND m.slot_id = u.slot_id AND array_position(s.msg_seqs, m.msg_seq) IS NULL",
+         WHERE m.group_key = u.group_key AND m.slot_id = u.slot_id AND m.state = 'active'
+            AND array_position(s.msg_seqs, m.msg_seq) IS NULL",
     )
     .bind(slots.iter().map(|slot| slot.0.group_key).collect::<Vec<_>>())
     .bind(slots.iter().map(|slot| slot.0.slot_id).collect::<Vec<_>>())
