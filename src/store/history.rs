@@ -40,12 +40,13 @@ async fn first_on(
     day: NaiveDate,
 ) -> Result<Option<Timestamp>, sqlx::Error> {
     let midnight = day.and_time(NaiveTime::MIN).and_utc();
+    // Not with a join: for a day without statistics, the day might be read again for each group.
     let first = query_scalar(
         "SELECT least(
-            (SELECT min(polled_at) FROM receiptd.receipt_snapshots JOIN receiptd.watched_groups USING (group_key)
-                WHERE sdk_app_id = $1 AND polled_at >= $2 AND polled_at < $3),
-            (SELECT min(called_at) FROM receiptd.api_calls JOIN receiptd.watched_groups USING (group_key)
-                WHERE sdk_app_id = $1 AND called_at >= $2 AND called_at < $3))",
+            (SELECT min(polled_at) FROM receiptd.receipt_snapshots s WHERE polled_at >= $2 AND polled_at < $3
+                AND (SELECT sdk_app_id FROM receiptd.watched_groups WHERE group_key = s.group_key) = $1),
+            (SELECT min(called_at) FROM receiptd.api_calls c WHERE called_at >= $2 AND called_at < $3
+                AND (SELECT sdk_app_id FROM receiptd.watched_groups WHERE group_key = c.group_key) = $1))",
     );
     first.bind(app).bind(midnight).bind(midnight + TimeDelta::days(1)).fetch_one(connection).await
 }

@@ -57,12 +57,10 @@ impl Job {
 
 /// The app's mark, which nobody else moves until the transaction ends.
 pub(super) async fn mark(connection: &mut StoreConnection, app: i64) -> Result<Option<Timestamp>, sqlx::Error> {
-    // Compiling these statements takes longer than running them, and merge joins would sort all snapshots. The planner
-    // expects hardly any rows newer than its statistics, and in a nested loop would read everything again for each of
-    // them. One of these statements runs at a time, so it may use memory.
+    // Compiling these statements takes longer than running them, and merge joins would sort all snapshots. One of them
+    // runs at a time, so it may use memory.
     query(
         "SELECT set_config('jit', 'off', true), set_config('enable_mergejoin', 'off', true),
-            set_config('enable_nestloop', 'off', true),
             set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 65536) || 'kB', true)",
     )
     .execute(&mut *connection)

@@ -82,22 +82,18 @@ pub(super) struct Statements<'a> {
 impl Statements<'_> {
     /// Rolls up the stretch, with the hourly rows of these `hours`.
     pub async fn roll_up(&mut self, stretch: Stretch, hours: Option<Stretch>, days: Days) -> Result<(), sqlx::Error> {
-        let has_late = days.has_calls && self.find_gaps(stretch).await?;
+        let has_gaps = !days.has_calls || self.find_gaps(stretch).await?;
         if let Some(hours) = hours {
             self.run(HOURLY, hours).await?;
-        }
-        self.allow_nested_loops(true).await?;
-        if has_late {
-            self.run(AGES_IN_GAPS, stretch).await?;
         }
         if let Some(day) = stretch.completes_day().filter(|_| days.has_snapshots) {
             self.run(DAYS, day).await?;
         }
         self.run(SENT_EARLIER, stretch).await?;
-        if has_late || !days.has_calls {
+        if has_gaps {
             self.run(COVERAGE, stretch).await?;
         }
-        self.allow_nested_loops(false).await
+        Ok(())
     }
 
     /// False if no gap ended in the stretch.
@@ -108,14 +104,17 @@ impl Statements<'_> {
         if !has_late.fetch_one(&mut *self.connection).await? {
             return Ok(false);
         }
+        // The planner expects hardly any calls newer than its statistics. In nested loops, each would read all others.
+        self.allow_nested_loops(false).await?;
         // Gaps have a row an hour. One that continues is extended.
         for hour in stretch.hours() {
             self.run(GAPS, hour).await?;
         }
+        self.allow_nested_loops(true).await?;
+        self.run(AGES_IN_GAPS, stretch).await?;
         Ok(true)
     }
 
-    /// For statements that look up few messages of many. See [`mark`](super::job::mark).
     async fn allow_nested_loops(&mut self, allowed: bool) -> Result<(), sqlx::Error> {
         let set = query("SELECT set_config('enable_nestloop', $1::boolean::text, true)").bind(allowed);
         set.execute(&mut *self.connection).await.map(drop)
