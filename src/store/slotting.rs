@@ -292,16 +292,24 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
             ids.push(slot.key.slot_id);
         }
     }
+    // Between the first and the last one: if the planner joins them with all messages without a slot, it reads no others.
+    let keys = || groups.iter().copied().zip(seqs.iter().copied());
+    let (first, last) = (keys().min().unwrap_or_default(), keys().max().unwrap_or_default());
     let placed = query(
         "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id, read_num = NULL, unread_num = NULL,
             receipt_code = NULL, first_polled_at = NULL, last_changed_at = NULL, known_until = NULL, no_receipt_polls = 0,
             refused_since = NULL
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
-         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'",
+         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'
+            AND (m.group_key, m.msg_seq) BETWEEN ($4, $5) AND ($6, $7)",
     )
-    .bind(groups)
-    .bind(seqs)
+    .bind(&groups)
+    .bind(&seqs)
     .bind(ids)
+    .bind(first.0)
+    .bind(first.1)
+    .bind(last.0)
+    .bind(last.1)
     .execute(connection)
     .await?;
     Ok(usize::try_from(placed.rows_affected()).unwrap_or(usize::MAX))
