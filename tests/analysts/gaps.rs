@@ -268,19 +268,18 @@ async fn random_gaps_are_the_same_at_once_and_in_steps() {
     }
 }
 
-#[tokio::test]
-async fn calls_are_not_read_again_for_each_gap() {
+/// How many rows of calls a roll-up reads: 1200 calls of 400 groups, each `late` after it was due, without statistics.
+async fn rows_read(late: &str, gaps: &str) -> u64 {
     let history = History::new().await;
-    history.psql(
+    history.psql(&format!(
         "SELECT receiptd.watch_group(1400000000, 'g' || n) FROM generate_series(2, 400) n;
          INSERT INTO receiptd.api_calls (called_at, group_key, attempt, messages_asked, messages_answered, entries_bad, class,
             latency_ms, due_at)
-         SELECT timestamptz '2025-11-20 09:30Z' + n * interval '1 second', 1 + n % 400, 1, 50, 50, 0, 'success', 20,
-            '2025-11-20 09:00Z'
-         FROM generate_series(1, 1200) n",
-    );
+         SELECT called, 1 + n % 400, 1, 50, 50, 0, 'success', 20, called - interval '{late}'
+         FROM (SELECT n, timestamptz '2025-11-20 09:30Z' + n * interval '1 second' AS called FROM generate_series(1, 1200) n) c"
+    ));
     history.roll_up("11:00").await;
-    assert_eq!(history.psql("SELECT count(*) FROM receiptd.poll_gaps"), "400");
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.poll_gaps"), gaps);
     // A session reports what it has read at its end at the latest.
     history.store.close();
     let sessions =
@@ -289,8 +288,15 @@ async fn calls_are_not_read_again_for_each_gap() {
         tokio::task::yield_now().await;
     }
     let read = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname = 'api_calls_20251120'";
-    let read: u64 = history.psql(read).parse().unwrap();
-    assert!((1200..1200 * 40).contains(&read), "{read} rows of 1200 calls");
+    history.psql(read).parse().unwrap()
+}
+
+#[tokio::test]
+async fn calls_are_read_a_few_times_and_not_for_each_group_or_gap() {
+    for (late, gaps) in [("20 minutes", "400"), ("20 seconds", "0")] {
+        let read = rows_read(late, gaps).await;
+        assert!((1200..1200 * 40).contains(&read), "{read} rows of 1200 calls that were {late} late");
+    }
 }
 
 #[tokio::test]
