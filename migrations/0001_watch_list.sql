@@ -326,8 +326,10 @@ COMMENT ON COLUMN receiptd.watched_messages.updated_at IS 'Internal: time when i
 
 -- Active messages are few compared with closed ones, so polling, slotting and counting use indexes without the latter.
 CREATE INDEX watched_messages_active ON receiptd.watched_messages (group_key, slot_id) WHERE state = 'active';
+-- By closed_at, which is null for active messages: with their state, the planner might take the index above for messages to
+-- slot, and read the whole group.
 CREATE INDEX watched_messages_to_slot ON receiptd.watched_messages (group_key, msg_seq)
-    WHERE slot_id IS NULL AND state = 'active';
+    WHERE slot_id IS NULL AND closed_at IS NULL;
 CREATE INDEX watched_messages_closed ON receiptd.watched_messages (closed_at) WHERE closed_at IS NOT NULL;
 CREATE INDEX watched_messages_by_time ON receiptd.watched_messages (sent_at);
 -- Messages without labels have no entry. Polling never writes labels, so its updates stay heap-only.

@@ -502,7 +502,7 @@ FROM (
     UNION ALL
     SELECT m.group_key, m.added_at, 1, 0
     FROM receiptd.watched_messages m
-    WHERE m.slot_id IS NULL AND m.state = 'active'
+    WHERE m.slot_id IS NULL AND m.closed_at IS NULL
 ) waiting
 WHERE since < now() - interval '1 minute'
 GROUP BY group_key;

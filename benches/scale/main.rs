@@ -106,7 +106,7 @@ async fn slot(setup: &Setup) {
     wait_for_calls(setup, calls + 1).await;
     println!("  first call             {:.1} s after the start, with new messages only", start.elapsed().as_secs_f64());
     let slotted =
-        "SELECT NOT EXISTS (SELECT FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active')";
+        "SELECT NOT EXISTS (SELECT FROM receiptd.watched_messages WHERE slot_id IS NULL AND closed_at IS NULL)";
     while !sqlx::query_scalar::<_, bool>(slotted).fetch_one(&setup.pool).await.unwrap() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -150,7 +150,7 @@ impl Store {
             let found = query_as::<ExplainedGroup>(
                 "SELECT group_key, state, state_code, state_reason, probe_at, cadence, discovered_at, (
                     SELECT count(*) FROM receiptd.watched_messages m
-                    WHERE m.group_key = g.group_key AND slot_id IS NULL AND m.state = 'active'
+                    WHERE m.group_key = g.group_key AND slot_id IS NULL AND m.closed_at IS NULL
                  ) AS unslotted
                  FROM receiptd.watched_groups g WHERE sdk_app_id = $1 AND group_id = $2",
             )

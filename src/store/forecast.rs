@@ -40,7 +40,7 @@ impl Store {
                 SELECT group_key, max(aged_from), min(aged_from), count(*) FROM (
                     SELECT group_key, coalesce(aged_from, sent_at) AS aged_from,
                         (row_number() OVER (PARTITION BY group_key ORDER BY msg_seq) - 1) / $2 AS number
-                    FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active'
+                    FROM receiptd.watched_messages WHERE slot_id IS NULL AND closed_at IS NULL
                 ) new GROUP BY group_key, number
              ) slots JOIN receiptd.watched_groups g USING (group_key)
              WHERE g.sdk_app_id = $1 AND g.state = 'active' GROUP BY 1, 2",

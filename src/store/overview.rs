@@ -66,7 +66,7 @@ const CALLS: &str = "
 
 const UNSLOTTED: &str = "
     SELECT count(*) FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-    WHERE g.sdk_app_id = $1 AND g.state = 'active' AND m.slot_id IS NULL AND m.state = 'active'";
+    WHERE g.sdk_app_id = $1 AND g.state = 'active' AND m.slot_id IS NULL AND m.closed_at IS NULL";
 
 const SET_ASIDE: &str =
     "SELECT (SELECT count(*) FROM receiptd.set_aside), (SELECT count(*) FROM receiptd.rollup_passed_over)";

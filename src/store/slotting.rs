@@ -185,7 +185,7 @@ async fn new_messages(
             m.read_num, m.unread_num, m.receipt_code, m.first_polled_at, m.last_changed_at, m.known_until,
             m.no_receipt_polls, m.refused_since
          FROM receiptd.watched_messages m JOIN receiptd.watched_groups g USING (group_key)
-         WHERE m.slot_id IS NULL AND m.state = 'active' AND g.sdk_app_id = $1 AND (m.group_key, m.msg_seq) > ($2, $3)
+         WHERE m.slot_id IS NULL AND m.closed_at IS NULL AND g.sdk_app_id = $1 AND (m.group_key, m.msg_seq) > ($2, $3)
          ORDER BY m.group_key, m.msg_seq LIMIT $4",
     )
     .bind(app)
@@ -292,7 +292,12 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
             ids.push(slot.key.slot_id);
         }
     }
-    // Between the first and the last one: if the planner joins them with all messages without a slot, it reads no others.
+    // The planner expects no message without a slot, since its statistics are older than a large import, and would compare
+    // each with all others of the chunk. As the last statement of its transaction, this one is joined by hashes of the
+    // keys, and reads no messages but those between the first and the last one.
+    query("SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true)")
+        .execute(&mut *connection)
+        .await?;
     let keys = || groups.iter().copied().zip(seqs.iter().copied());
     let (first, last) = (keys().min().unwrap_or_default(), keys().max().unwrap_or_default());
     let placed = query(
@@ -300,7 +305,7 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
             receipt_code = NULL, first_polled_at = NULL, last_changed_at = NULL, known_until = NULL, no_receipt_polls = 0,
             refused_since = NULL
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
-         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.state = 'active'
+         WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.closed_at IS NULL
             AND (m.group_key, m.msg_seq) BETWEEN ($4, $5) AND ($6, $7)",
     )
     .bind(&groups)

@@ -53,7 +53,7 @@ async fn queries_on_polled_messages_read_no_closed_ones() {
     history.psql("VACUUM ANALYZE receiptd.watched_messages");
     for question in [
         "SELECT group_key, count(*) FROM receiptd.watched_messages WHERE state = 'active' GROUP BY group_key",
-        "SELECT msg_seq FROM receiptd.watched_messages WHERE slot_id IS NULL AND state = 'active'",
+        "SELECT msg_seq FROM receiptd.watched_messages WHERE slot_id IS NULL AND closed_at IS NULL",
         "SELECT msg_seq FROM receiptd.watched_messages WHERE group_key = 1 AND slot_id = 3 AND state = 'active'",
         "SELECT unread_num FROM receiptd.unread_backlog",
         "SELECT count(*) FROM receiptd.message_state WHERE state = 'active' OR closed_at >= '2025-11-20Z'",
