@@ -292,12 +292,15 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
             ids.push(slot.key.slot_id);
         }
     }
-    // The planner expects no message without a slot, since its statistics are older than a large import, and would compare
-    // each with all others of the chunk. As the last statement of its transaction, this one is joined by hashes of the
-    // keys, and reads no messages but those between the first and the last one.
-    query("SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true)")
-        .execute(&mut *connection)
-        .await?;
+    // The planner's statistics are older than a large import: it expects hardly a message without a slot, and compares each
+    // with all others, or it makes a plan for all chunks that reads the whole table. As the last statement of its
+    // transaction, this one is joined by hashes of the keys, and reads the index between the first and the last one.
+    query(
+        "SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
+            set_config('enable_seqscan', 'off', true)",
+    )
+    .execute(&mut *connection)
+    .await?;
     let keys = || groups.iter().copied().zip(seqs.iter().copied());
     let (first, last) = (keys().min().unwrap_or_default(), keys().max().unwrap_or_default());
     let placed = query(
