@@ -292,9 +292,9 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
             ids.push(slot.key.slot_id);
         }
     }
-    // The planner's statistics are older than a large import: it expects hardly a message without a slot, and compares each
-    // with all others, or it makes a plan for all chunks that reads the whole table. As the last statement of its
-    // transaction, this one is joined by hashes of the keys, and reads the index between the first and the last one.
+    // The planner's statistics are older than a large import: it compared each message with all others, or read the whole
+    // table for each chunk, which operations of this duration may. As the last statement of its transaction, this one is
+    // joined by hashes of the keys, and reads the index between the first and the last one.
     query(
         "SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
             set_config('enable_seqscan', 'off', true)",
