@@ -198,7 +198,7 @@ pub(super) fn keyed(rows: Vec<(GroupKey, SlotId, Timestamp)>) -> Vec<(SlotKey, T
 fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
     let known_until: Option<Timestamp> = row.try_get("known_until")?;
     let group_id: String = row.try_get("group_id")?;
-    let (messages, is_wrong) = messages(row, known_until)?;
+    let Messages { messages, is_wrong, is_unsorted } = messages(row, known_until)?;
     Ok(Slot {
         key: SlotKey { group_key: row.try_get("group_key")?, slot_id: row.try_get("slot_id")? },
         group_id: group_id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
@@ -218,6 +218,7 @@ fn slot(row: &PgRow) -> Result<Slot, sqlx::Error> {
         last_called_at: row.try_get("last_called_at")?,
         messages,
         is_wrong,
+        is_unsorted,
         absorbs: None,
     })
 }
@@ -232,8 +233,16 @@ impl<T: Copy> OfMessages<T> {
     }
 }
 
-/// The messages of a slot, and whether its arrays contain anything else, which only a person can have written.
-fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<SlotMessage>, bool), sqlx::Error> {
+/// The messages of a slot, in rising order.
+struct Messages {
+    messages: Vec<SlotMessage>,
+    /// Whether its arrays contain anything else, which only a person can have written.
+    is_wrong: bool,
+    /// Whether its arrays have another order.
+    is_unsorted: bool,
+}
+
+fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<Messages, sqlx::Error> {
     let seqs = elements(row, "msg_seqs", |bytes| MsgSeq::try_from(i64::from_be_bytes(bytes)).ok())?;
     let int = |bytes| Some(i32::from_be_bytes(bytes));
     let ints = |column| elements(row, column, int).map(OfMessages);
@@ -265,11 +274,12 @@ fn messages(row: &PgRow, slot_known_until: Option<Timestamp>) -> Result<(Vec<Slo
     };
     let mut messages = Vec::with_capacity(seqs.len());
     messages.extend(seqs.iter().enumerate().filter_map(message));
-    messages.sort_by_key(|message: &SlotMessage| message.seq);
+    let is_unsorted = !messages.is_sorted_by_key(|message: &SlotMessage| message.seq);
+    messages.sort_by_key(|message| message.seq);
     messages.dedup_by_key(|message| message.seq);
     let length: i32 = row.try_get("messages")?;
     let is_wrong = usize::try_from(length) != Ok(messages.len());
-    Ok((messages, is_wrong))
+    Ok(Messages { messages, is_wrong, is_unsorted })
 }
 
 /// A receipt, from columns.

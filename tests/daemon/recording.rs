@@ -147,6 +147,28 @@ async fn a_message_that_joins_a_polled_slot_has_no_prior_poll() {
 }
 
 #[tokio::test]
+async fn counts_stay_with_their_message_in_a_slot_that_an_older_one_has_joined() {
+    let mut rig = Harness::new().await;
+    set(&rig, 2, 1, 5);
+    rig.fail("g", 1, Fault::MissingEntries, None);
+    rig.watch("g", [2]).await;
+    rig.until("(SELECT read_num IS NOT NULL FROM receiptd.latest_receipts WHERE msg_seq = 2)").await;
+    rig.watch("g", [1]).await;
+    rig.until("(SELECT msg_seqs = '{2,1}' FROM receiptd.poll_slots)").await;
+    set(&rig, 2, 2, 4);
+    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots WHERE read_num = 2) = 1").await;
+    let latest = "SELECT array_agg(concat_ws('/', msg_seq, receipt_code, read_num, unread_num) ORDER BY msg_seq)
+        FROM receiptd.latest_receipts";
+    assert_eq!(rig.value::<Vec<String>>(latest).await, ["1", "2/0/2/4"]);
+    rig.simulator.clear_faults();
+    set(&rig, 1, 3, 3);
+    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots WHERE read_num = 3) = 1").await;
+    set(&rig, 2, 4, 2);
+    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots WHERE read_num = 4) = 1").await;
+    assert_eq!(rig.value::<Vec<String>>(latest).await, ["1/0/3/3", "2/0/4/2"]);
+}
+
+#[tokio::test]
 async fn every_poll_is_kept_where_the_config_says_so() {
     let mut rig = Harness::stopped(crate::harness::simulator_config()).await;
     rig.settings.session.snapshots.record = KeepSnapshots::EveryPoll;

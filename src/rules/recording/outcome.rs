@@ -46,7 +46,7 @@ impl Kept {
         }
         let (mut held, mut closed) = (Vec::with_capacity(self.slot.messages.len()), vec![]);
         let mut parts = vec![vec![]; recording.parts.len()];
-        let (mut is_other, mut is_counted) = (merges || self.slot.is_wrong, false);
+        let (mut is_other, mut is_counted) = (merges || self.slot.is_wrong || self.slot.is_unsorted, false);
         let mut changes = recording.messages.iter().peekable();
         for message in &self.slot.messages {
             let change = changes.next_if(|change| change.seq == message.seq);

@@ -96,6 +96,9 @@ pub struct Slot {
     /// Whether its row has been edited, and contains a duplicate or something that is not a message. Then the whole row
     /// has to be written.
     pub is_wrong: bool,
+    /// Whether its row has its messages in another order: older ones have joined later. Then all arrays have to be
+    /// written together.
+    pub is_unsorted: bool,
     /// A slot that is polled with it, and whose messages move here if the poll succeeds.
     pub absorbs: Option<Absorbed>,
 }
@@ -156,6 +159,7 @@ impl Slot {
             last_called_at: None,
             messages: vec![],
             is_wrong: false,
+            is_unsorted: false,
             absorbs: None,
         }
     }

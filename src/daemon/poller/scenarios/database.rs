@@ -204,6 +204,7 @@ impl Database {
                 last_called_at: row.last_called_at,
                 messages: messages.collect(),
                 is_wrong: false,
+                is_unsorted: false,
                 absorbs: None,
             })
         };

@@ -96,6 +96,15 @@ fn a_poll_that_saw_the_same_leaves_what_its_slot_holds_alone() {
 }
 
 #[test]
+fn counts_alone_are_not_written_into_a_row_with_another_order() {
+    let unsorted = || Slot { is_unsorted: true, ..slot(vec![message(1), message(2)]) };
+    let contents = |receipts| kept(unsorted(), answered(receipts)).outcome(&[]).contents;
+    assert_eq!(contents(vec![(seq(1), counted(1, 2)), (seq(2), counted(1, 2))]), Contents::Same);
+    let changed = vec![(seq(1), counted(1, 2)), (seq(2), counted(2, 1))];
+    assert!(matches!(contents(changed), Contents::Other(held) if seqs(&held) == [1, 2]));
+}
+
+#[test]
 fn edits_of_a_slot_go_with_its_next_poll_even_a_failed_one() {
     let wrong = |messages| Slot { is_wrong: true, ..slot(messages) };
     let failed = kept(wrong(vec![message(1)]), Poll::ended(PollEnd::GivenUp));
