@@ -74,7 +74,23 @@ pub async fn differences(pool: &PgPool, ledger: &Ledger, expected: Stored, table
     }
     found
         .extend(answered.keys().filter(|message| !stored.contains_key(*message)).map(|m| format!("{m:?} has nothing")));
+    let mixed_up = mixed_up(pool, tables.snapshots).await;
+    if mixed_up > 0 {
+        found.push(format!("the latest receipts of {mixed_up} messages are not the last ones of their history"));
+    }
     found
+}
+
+/// Messages whose latest receipt is not the last one of their history.
+async fn mixed_up(pool: &PgPool, snapshots: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(*) FROM receiptd.latest_receipts l JOIN (
+            SELECT DISTINCT ON (group_key, msg_seq) s.* FROM {snapshots} s ORDER BY group_key, msg_seq, polled_at DESC
+         ) h USING (group_key, msg_seq)
+         WHERE (l.receipt_code, l.read_num, l.unread_num) IS DISTINCT FROM
+            (h.code, coalesce(h.read_num, l.read_num), coalesce(h.unread_num, l.unread_num))"
+    );
+    scalar(pool, &sql).await
 }
 
 /// Calls that api_calls lacks, or has as failed although they were answered.
