@@ -82,7 +82,7 @@ pub(super) struct Statements<'a> {
 impl Statements<'_> {
     /// Rolls up the stretch, with the hourly rows of these `hours`.
     pub async fn roll_up(&mut self, stretch: Stretch, hours: Option<Stretch>, days: Days) -> Result<(), sqlx::Error> {
-        let has_gaps = !days.has_calls || self.find_gaps(stretch).await?;
+        let has_new_gaps = days.has_calls && self.find_gaps(stretch).await?;
         if let Some(hours) = hours {
             self.run(HOURLY, hours).await?;
         }
@@ -90,8 +90,12 @@ impl Statements<'_> {
             self.run(DAYS, day).await?;
         }
         self.run(SENT_EARLIER, stretch).await?;
-        if has_gaps {
+        if has_new_gaps || !days.has_calls {
             self.run(COVERAGE, stretch).await?;
+        }
+        if has_new_gaps {
+            // Last, since flushes wait for the messages that it locks.
+            self.run(AGES_IN_GAPS, stretch).await?;
         }
         Ok(())
     }
@@ -111,7 +115,6 @@ impl Statements<'_> {
             self.run(GAPS, hour).await?;
         }
         self.allow_nested_loops(true).await?;
-        self.run(AGES_IN_GAPS, stretch).await?;
         Ok(true)
     }
 
