@@ -369,8 +369,12 @@ COMMENT ON FUNCTION receiptd.leave_slots(integer, bigint[]) IS 'Internal: takes 
 -- Otherwise a message whose row somebody deleted would be polled for ever.
 CREATE FUNCTION receiptd.leave_slot() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM FROM receiptd.poll_slots s WHERE s.group_key = OLD.group_key AND s.slot_id = OLD.slot_id FOR NO KEY UPDATE;
-    PERFORM receiptd.leave_slots(OLD.group_key, ARRAY[OLD.slot_id]);
+    PERFORM FROM receiptd.poll_slots s WHERE s.group_key = OLD.group_key AND s.slot_id = OLD.slot_id
+        AND OLD.msg_seq = ANY (s.msg_seqs) FOR NO KEY UPDATE;
+    -- Otherwise it has left with another message that the same statement has deleted.
+    IF FOUND THEN
+        PERFORM receiptd.leave_slots(OLD.group_key, ARRAY[OLD.slot_id]);
+    END IF;
     RETURN NULL;
 END
 $$;

@@ -74,3 +74,38 @@ async fn a_message_whose_row_was_deleted_is_watched_anew_once() {
     rig.until(&IS_RIGHT.replace("= 6", "= 3")).await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn deleting_all_but_one_message_of_a_slot_keeps_its_state() {
+    let mut rig = Harness::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;
+    rig.stop().await;
+    let counts = "SELECT coalesce(string_agg(concat_ws('/', msg_seq, read_num, unread_num), ' '), 'none') FROM receiptd.latest_receipts WHERE msg_seq = 3";
+    let before: String = rig.value(counts).await;
+    sqlx::query("DELETE FROM receiptd.watched_messages WHERE msg_seq IN (1, 2)").execute(&rig.pool).await.unwrap();
+    assert_eq!(rig.value::<String>(counts).await, before);
+}
+
+#[tokio::test]
+async fn a_message_left_by_a_delete_is_polled_on() {
+    let mut rig = Harness::new().await;
+    rig.watch("g", 1..=3).await;
+    rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;
+    rig.stop().await;
+    sqlx::query("DELETE FROM receiptd.watched_messages WHERE msg_seq IN (1, 2)").execute(&rig.pool).await.unwrap();
+    rig.watch("g", [4]).await;
+    // As if it had been polled a moment ago: a new message joins first.
+    sqlx::query("UPDATE receiptd.poll_slots SET next_poll_at = now() + interval '5 seconds'")
+        .execute(&rig.pool)
+        .await
+        .unwrap();
+    rig.start().await;
+    rig.until("(SELECT read_num IS NOT NULL FROM receiptd.latest_receipts WHERE msg_seq = 4)").await;
+    let calls = rig.simulator.ledger().calls();
+    rig.simulator.wait_for_ended_calls(calls + 3).await;
+    let there = "SELECT coalesce(string_agg(msg_seq::text, ' ' ORDER BY msg_seq), 'none') FROM receiptd.slot_messages";
+    assert_eq!(rig.value::<String>(there).await, "3 4");
+    assert_eq!(rig.count("receiptd.receipt_history WHERE msg_seq = 3").await, 1);
+    rig.stop().await;
+}
