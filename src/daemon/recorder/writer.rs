@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::failure_log::FailureLog;
 use crate::{
     daemon::{activity::Activity, events::Health},
+    domain::{GroupId, MsgSeq},
     rules::{
         recording::{Kept, Recording},
         slot::SlotKey,
@@ -128,7 +129,11 @@ impl Writer {
     }
 
     async fn read(&self, polls: &[Kept]) -> Result<Outcome, StoreError> {
-        let (slots, groups) = to_read(polls);
+        let (mut slots, groups) = to_read(polls);
+        let heard: Vec<(&GroupId, MsgSeq)> = polls.iter().flat_map(Kept::heard).collect();
+        if !heard.is_empty() {
+            slots.extend(self.store.slots_of_messages(&heard).await?.into_iter().map(|(_, slot)| slot));
+        }
         let mut present = Present { slots: self.store.read_slots(&slots).await?, of_groups: vec![] };
         for group in groups {
             present.of_groups.extend(self.store.slots_of_group(group).await?);

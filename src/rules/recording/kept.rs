@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Heard, KeepSnapshots, Poll, Recording};
 use crate::{
-    domain::{Counts, MsgSeq, Timestamp},
+    domain::{Counts, GroupId, MsgSeq, Timestamp},
     rules::{
         cadence::{Cadences, Following},
         database_clock::Moment,
@@ -121,6 +121,18 @@ impl Kept {
     /// Whether this is about events rather than a poll: the slot may be in a poll meanwhile.
     pub fn is_of_events(&self) -> bool {
         matches!(self.source, Source::Events(_))
+    }
+
+    /// The messages of events, by their group; nothing for a poll.
+    pub fn heard(&self) -> impl Iterator<Item = (&GroupId, MsgSeq)> {
+        let heard = if let Source::Events(heard) = &self.source { &heard[..] } else { &[] };
+        heard.iter().map(|heard| (&self.slot.group_id, heard.seq))
+    }
+
+    /// Whether it is about events of a message in this slot.
+    pub fn hears_of(&self, slot: &Slot) -> bool {
+        let is_there = |seq| slot.messages.iter().any(|message| message.seq == seq);
+        slot.key.group_key == self.slot.key.group_key && self.heard().any(|(_, seq)| is_there(seq))
     }
 
     /// When the slot was due before.

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::BorrowMut,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
 };
 
 use super::task::Committed;
@@ -14,7 +14,7 @@ use crate::rules::{
 /// The present state in the database.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Present {
-    /// The slots of the polls, as far as they exist.
+    /// The slots of the polls, as far as they exist, and those of the messages of events, which may have moved.
     pub slots: Vec<Slot>,
     /// All slots of the groups in which the polls may have created some.
     pub of_groups: Vec<NewSlot>,
@@ -43,12 +43,15 @@ pub(crate) fn to_read<T: BorrowMut<Kept>>(polls: &[T]) -> (Vec<SlotKey>, BTreeSe
 
 /// Decides again about polls whose slots were changed.
 pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Decided<T> {
-    let mut slots: HashMap<SlotKey, Slot> = present.slots.into_iter().map(|slot| (slot.key, slot)).collect();
+    let mut slots: BTreeMap<SlotKey, Slot> = present.slots.into_iter().map(|slot| (slot.key, slot)).collect();
     let mut decided = Decided { polls: vec![], stored: vec![], needless: vec![], committed: vec![] };
     for mut poll in polls {
         let kept: &Kept = poll.borrow();
         let (own, absorbed) = (kept.recording.slot, kept.recording.absorbs.map(|(slot, _)| slot));
-        let (now, other) = (slots.remove(&own), absorbed.and_then(|slot| slots.remove(&slot)));
+        let is_of = |slot: &&Slot| if kept.is_of_events() { kept.hears_of(slot) } else { slot.key == own };
+        // If messages of events have moved to several slots, polls find the changes of the others.
+        let now = slots.get(&own).filter(is_of).or_else(|| slots.values().find(is_of)).cloned();
+        let other = absorbed.and_then(|slot| slots.remove(&slot));
         // The absorbed slot is separate if the absorbing one no longer exists. If it can't be read, it no longer exists
         // itself.
         match (&other, absorbed) {
@@ -59,6 +62,7 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
             _ => {}
         }
         let has_parts = !kept.recording.parts.is_empty();
+        let separate = other.as_ref().map(|other| (other.key, other.next_poll_at)).filter(|_| now.is_some());
         match kept.clone().anew(now, other) {
             Anew::Decided(kept) if kept.is_slot_gone && kept.drops_slot() => {
                 decided.committed.push(Committed::Gone(own));
@@ -66,6 +70,9 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
             }
             Anew::Nothing => decided.needless.push(poll),
             Anew::Decided(kept) => {
+                // Events have told more since than the common poll: its slots stay separate.
+                let separate = separate.filter(|_| kept.recording.absorbs.is_none());
+                decided.committed.extend(separate.map(|(slot, due)| Committed::Due(slot, due)));
                 *poll.borrow_mut() = *kept;
                 decided.polls.push(poll);
             }
@@ -80,3 +87,6 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
     }
     decided
 }
+
+#[cfg(test)]
+mod tests;

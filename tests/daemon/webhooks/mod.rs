@@ -312,3 +312,35 @@ async fn recalled_messages_are_polled_at_once_changed_groups_soon() {
     rig.until("(SELECT count(*) FROM receiptd.api_calls WHERE code = 10010) > 0").await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_slot_whose_common_poll_told_nothing_new_is_polled_on() {
+    let mut rig = listening(simulator_config()).await;
+    rig.settings.session.cadences =
+        receiptd::rules::cadence::Cadences::new([("default".to_owned(), crate::harness::every_second())].into()).into();
+    for number in 1..=2 {
+        set(&rig, number, 0, 9);
+    }
+    rig.settings.session.polling.batch_size = 1;
+    rig.watch("g", 1..=2).await;
+    rig.start().await;
+    rig.until("(SELECT count(*) = 2 FROM receiptd.latest_receipts WHERE unread_num = 9)").await;
+    rig.stop().await;
+    assert_eq!(rig.count("receiptd.poll_slots").await, 2);
+    rig.settings.session.polling.batch_size = 4;
+    rig.simulator.set_latency((Duration::from_millis(1_500)..=Duration::from_millis(1_500)).into());
+    let calls = rig.simulator.ledger().calls();
+    rig.start().await;
+    // The common poll has read the counts; before it is answered, an event tells of each message.
+    rig.simulator.wait_for_calls(calls + 1).await;
+    for number in 1..=2 {
+        set(&rig, number, 1, 8);
+        let body = receipts(number, 1, 8, 1, clock::now() - TimeDelta::milliseconds(20));
+        assert_eq!(post(&format!("{}?{}", url(&rig), query()), body).await.0, 200);
+    }
+    rig.until("(SELECT count(*) = 2 FROM receiptd.latest_receipts WHERE read_num = 1)").await;
+    let told: Timestamp = rig.value("SELECT clock_timestamp()").await;
+    let told = told.to_rfc3339();
+    rig.until(&format!("(SELECT min(known_until) FROM receiptd.latest_receipts) > '{told}'")).await;
+    rig.stop().await;
+}
