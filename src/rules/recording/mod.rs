@@ -112,7 +112,7 @@ impl Recording {
         now: impl Into<Moment>,
     ) -> Self {
         let (following, moment) = (cadence.into(), now.into());
-        let (was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
+        let (mut was_polled_at, was_known_until) = (slot.last_polled_at, slot.known_until);
         // Nearly all slots are used as they are.
         let mut slot = Cow::Borrowed(slot);
         let dated_ahead = match !moment.is_doubted && slot.is_dated_ahead(moment.time) {
@@ -122,8 +122,9 @@ impl Recording {
         let judge = Judge::of(&slot, poll, following.cadence, moment);
         let polled_at = judge.told.iter().map(|told| told.answered_at).max();
         let failures = failures(&slot, poll);
-        if polled_at.is_none() && slot.absorbs.is_some() {
+        if let Some(absorbed) = slot.absorbs.as_ref().filter(|_| polled_at.is_none()) {
             // A poll without receipts is not a common poll: the slots stay separate.
+            was_polled_at = absorbed.own_polled_at;
             slot.to_mut().leave_absorbed();
         }
         let phase = Phase::of_slot(slot.key.slot_id);

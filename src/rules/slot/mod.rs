@@ -112,6 +112,8 @@ pub struct Absorbed {
     pub version: i64,
     /// Its messages.
     pub seqs: Vec<MsgSeq>,
+    /// When the absorbing slot was last answered.
+    pub own_polled_at: Option<Timestamp>,
 }
 
 /// The stored due time of a slot, and what shows whether the wall clock was set since.
@@ -208,6 +210,7 @@ impl Slot {
     pub fn leave_absorbed(&mut self) {
         if let Some(absorbed) = self.absorbs.take() {
             self.messages.retain(|message| !absorbed.seqs.contains(&message.seq));
+            self.last_polled_at = self.last_polled_at.and(absorbed.own_polled_at);
         }
     }
 
@@ -215,7 +218,8 @@ impl Slot {
     pub fn absorb(&mut self, mut other: Slot) {
         other.messages.retain(|message| self.messages.iter().all(|own| own.seq != message.seq));
         let seqs = other.messages.iter().map(|message| message.seq).collect();
-        self.absorbs = Some(Absorbed { key: other.key, version: other.version, seqs });
+        let own_polled_at = self.last_polled_at;
+        self.absorbs = Some(Absorbed { key: other.key, version: other.version, seqs, own_polled_at });
         self.last_polled_at = self.last_polled_at.max(other.last_polled_at);
         self.messages.extend(other.messages);
         self.messages.sort_unstable_by_key(|message| message.seq);

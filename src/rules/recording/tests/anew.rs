@@ -142,3 +142,17 @@ fn a_failed_common_poll_leaves_the_absorbed_slot_alone() {
     assert!(matches!(contents, Contents::Other(held) if seqs(&held) == [1]));
     assert_eq!(closed.len(), 1, "the other is past its end");
 }
+
+#[test]
+fn a_failed_common_poll_leaves_each_slot_its_last_poll() {
+    let own = slot(vec![message(1)]);
+    let later = own.last_polled_at.unwrap() + TimeDelta::seconds(30);
+    let mut common = own.clone();
+    common.absorb(Slot {
+        key: SlotKey { group_key: 3, slot_id: 6 },
+        last_polled_at: Some(later),
+        ..slot(vec![message(9)])
+    });
+    let failed = kept(common, Poll::ended(PollEnd::GivenUp));
+    assert_eq!(failed.recording.last_polled_at, own.last_polled_at);
+}
