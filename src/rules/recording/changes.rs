@@ -69,6 +69,8 @@ pub struct MessageChange {
     pub receipt: Option<Receipt>,
     /// The time at which the answer with its receipt arrived in this poll, if any.
     pub polled_at: Option<Timestamp>,
+    /// The time of its first receipt in this poll or these events, if any.
+    pub first_at: Option<Timestamp>,
     /// Whether the receipt differs from the previous one.
     pub differs: bool,
     /// When the last attempt with its receipt was sent.

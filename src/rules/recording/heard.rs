@@ -16,7 +16,7 @@ use crate::{
     domain::{Counts, MsgSeq, Receipt, Timestamp},
     rules::{
         cadence::{Cadence, Phase},
-        database_clock::Moment,
+        database_clock::{APART, Moment},
         milestones::Milestones,
         slot::{Slot, SlotMessage},
     },
@@ -125,6 +125,7 @@ fn change(state: &SlotMessage) -> MessageChange {
         seq: state.seq,
         receipt: state.receipt,
         polled_at: state.changed_at,
+        first_at: state.first_polled_at,
         differs: true,
         known_until: state.known_until,
         known_apart: true,
@@ -153,10 +154,12 @@ impl News {
         if before.is_some_and(|before| heard.counts.read() <= before.read()) {
             return None;
         }
-        let seen = known.changed_at.max(known.known_until);
-        if seen.is_some_and(|seen| seen >= heard.arrived_at) {
+        // A poll that was in flight when the event arrived may have read the counts before.
+        let is_dated_ahead = known.changed_at.is_some_and(|at| at > moment.time + APART);
+        if known.known_until.is_some_and(|until| until >= heard.arrived_at) || is_dated_ahead {
             return None;
         }
+        let seen = known.changed_at.max(known.known_until);
         // It can't have happened after the event arrived, whatever the service's clock says.
         let happened_at = heard.happened_at.map(|at| at.min(heard.arrived_at)).filter(|at| {
             let fits = known.known_until.is_none_or(|until| until < *at + PRECISION);

@@ -112,8 +112,12 @@ impl<'a> Judge<'a> {
             let read = |receipt: Receipt| receipt.counts.map(Counts::read);
             let known = message.receipt.and_then(read);
             let is_older = read(told.receipt).zip(known).is_some_and(|(read, known)| read < known);
+            // The first answers may be too early to find the receipt.
+            let is_early = told.receipt.code != 0 && message.receipt.is_some_and(|known| known.code == 0);
             let is_same = Some(told.receipt) == message.receipt;
-            if is_heard && is_older || is_same && heard_at.is_some_and(|heard_at| heard_at >= told.answered_at) {
+            if is_heard && (is_older || is_early)
+                || is_same && heard_at.is_some_and(|heard_at| heard_at >= told.answered_at)
+            {
                 self.told.remove(place);
             } else if let Some(heard_at) = heard_at.filter(|heard_at| *heard_at < told.answered_at) {
                 told.sent_at = heard_at + TimeDelta::microseconds(1);
@@ -162,6 +166,7 @@ impl<'a> Judge<'a> {
             seq: message.seq,
             receipt: receipt.or(message.receipt),
             polled_at: told.map(|told| told.answered_at),
+            first_at: told.map(|told| told.answered_at),
             differs,
             known_until,
             known_apart: known_until.is_some() && (closed.is_some() || known_until != slot_known_until),

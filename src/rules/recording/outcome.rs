@@ -89,7 +89,7 @@ impl SlotMessage {
             sent_at: self.sent_at,
             first_sent_at: self.first_sent_at,
             // Not later than this poll: the time may come from another clock.
-            first_polled_at: told_at.into_iter().chain(self.first_polled_at).min(),
+            first_polled_at: change.first_at.into_iter().chain(self.first_polled_at).min(),
             receipt: change.receipt,
             changed_at,
             known_until: change.known_until,

@@ -274,3 +274,47 @@ proptest! {
         prop_assert_eq!(recording.messages.len(), usize::from(!recording.snapshots.is_empty()));
     }
 }
+
+#[test]
+fn an_event_beside_a_poll_that_found_a_change_is_news() {
+    // The poll was sent at 10 s, read 3 at once, and its answer arrived at 10.1 s. The next member read at 10.05 s.
+    let event = |number| Heard { arrived_at: time(10_090), ..heard(number, (4, 3), 1, 10_050) };
+    let quiet = SlotMessage { changed_at: Some(time(5_000)), ..polled(1, counted(3, 4)) };
+    assert_eq!(recorded(&slot(vec![quiet]), &[event(1)]).snapshots.len(), 1, "the poll found no change");
+    assert_eq!(
+        recorded(&slot(vec![polled(1, counted(3, 4))]), &[event(1)]).snapshots.len(),
+        1,
+        "the poll found a change"
+    );
+}
+
+#[test]
+fn first_polled_at_is_that_of_the_first_event() {
+    let slot = slot(vec![SlotMessage::new(seq(1), time(0))]);
+    let heard = vec![heard(1, (1, 6), 1, 20_000), heard(1, (2, 5), 1, 50_000)];
+    let cadences = std::sync::Arc::new(crate::rules::cadence::Cadences::of_tiers());
+    let kept = crate::rules::recording::Kept::of_events(slot, heard, cadences, time(60_000).into()).unwrap();
+    assert_eq!(kept.recording.snapshots[0].polled_at, time(20_000));
+    let outcome = kept.outcome(&[]);
+    assert_eq!(outcome.contents.messages()[0].first_polled_at, Some(time(20_000)));
+}
+
+#[test]
+fn an_early_answer_without_receipt_does_not_replace_a_later_event() {
+    // Asked at 19.9 s, answered at 20.2 s that there is no receipt (yet); read at 20.5 s.
+    let before = slot(vec![SlotMessage::new(seq(1), time(0))]);
+    let event = recorded(&before, &[heard(1, (1, 6), 1, 20_500)]);
+    let state = SlotMessage {
+        receipt: event.messages[0].receipt,
+        changed_at: event.messages[0].polled_at,
+        known_until: event.messages[0].known_until,
+        known_apart: true,
+        ..before.messages[0].clone()
+    };
+    let mut poll = Poll::ended(PollEnd::Complete);
+    let receipt = Receipt { code: 10062, counts: None };
+    poll.receipts.push(Told { seq: seq(1), receipt, sent_at: time(19_900), answered_at: time(20_200) });
+    let slot = Slot { messages: vec![state], ..before };
+    let recording = Recording::of(&slot, &poll, &cadence(), KeepSnapshots::Changes, time(21_000));
+    assert!(recording.snapshots.is_empty(), "{:?}", recording.snapshots);
+}
