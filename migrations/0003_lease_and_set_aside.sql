@@ -94,7 +94,7 @@ COMMENT ON COLUMN receiptd.set_aside.slot_id IS 'Internal: slot of the poll.';
 COMMENT ON COLUMN receiptd.set_aside.msg_seq IS 'Number of the message within its group; null if the whole poll is affected.';
 COMMENT ON COLUMN receiptd.set_aside.sqlstate IS 'SQLSTATE of the refusal.';
 COMMENT ON COLUMN receiptd.set_aside.reason IS 'Error message of the latest refusal.';
-COMMENT ON COLUMN receiptd.set_aside.content IS 'Refused row (the latest), with the columns of receipt_snapshots and watched_messages as keys.';
+COMMENT ON COLUMN receiptd.set_aside.content IS 'Refused rows (the latest), with the columns of receipt_snapshots and watched_messages as keys.';
 COMMENT ON COLUMN receiptd.set_aside.times IS 'Number of refusals.';
 COMMENT ON COLUMN receiptd.set_aside.first_set_aside_at IS 'Time of the first refusal.';
 COMMENT ON COLUMN receiptd.set_aside.set_aside_at IS 'Time of the latest refusal.';

@@ -9,8 +9,8 @@ use super::{
     Store, StoreError,
     brief::{Brief, FIRE_AT_ONCE, changed},
     flush::{
-        Flushed, Item, committed, oldest, write_calls, write_groups, write_late, write_milestones, write_rows,
-        write_slots, write_snapshots, write_unwatched,
+        Flushed, Item, close_messages, committed, oldest, write_calls, write_groups, write_late, write_milestones,
+        write_rows, write_slots, write_snapshots, write_unwatched,
     },
     readers::write_moves,
     sqlstate::{is_refusal, sqlstate},
@@ -18,9 +18,9 @@ use super::{
     transaction::SHORT,
 };
 use crate::{
-    domain::Timestamp,
+    domain::{MsgSeq, Timestamp},
     rules::{
-        recording::{GroupChange, Kept, Recording},
+        recording::{Contents, GroupChange, Kept, Outcome, Recording},
         writing::Committed,
     },
     store::connection::StoreConnection,
@@ -55,35 +55,31 @@ async fn apart(
 ) -> Result<Aside, sqlx::Error> {
     connection.execute(FIRE_AT_ONCE).await?;
     let (frame, parts) = kept.recording.apart();
-    // The messages first: refused ones are not written to the slot.
-    let mut refused = Vec::new();
-    for (seq, part) in &parts {
-        refused.extend(write_message(connection, part, now).await?.is_none().then_some(*seq));
-    }
     let (dropped, is_refused) = match &kept.of_unwatched {
         None => (0, false),
         Some(unwatched) => {
-            let dropped = attempt(connection, unwatched, async |database| write_of_unwatched(database, kept).await);
+            let seq = unwatched.messages.first().map(|change| change.seq);
+            let dropped =
+                attempt(connection, unwatched, seq, async |database| write_of_unwatched(database, kept).await);
             dropped.await?.map_or((0, true), |dropped| (dropped, false))
         }
     };
     let (slot, group, calls) = pieces(frame);
     let mut waits =
-        attempt(connection, &group, async |database| write_groups(database, &[&group]).await).await?.is_none();
-    let mut rows = refused.len()
-        + usize::from(is_refused)
-        + usize::from(waits)
-        + usize::from(write_calls_of(connection, &calls).await?.is_none());
+        attempt(connection, &group, None, async |database| write_groups(database, &[&group]).await).await?.is_none();
+    let mut rows =
+        usize::from(is_refused) + usize::from(waits) + usize::from(write_calls_of(connection, &calls).await?.is_none());
     let later = slot.next_poll_at.max(not_before);
     let mut kept = kept.clone();
     if waits {
         kept.recording.next_poll_at = later;
     }
-    let item = Item::of(&kept, &refused);
-    let written = attempt(connection, &slot, async |database| write_slot(database, &item).await).await?;
-    let moved = attempt(connection, &slot, async |database| write_moves(database, &[&kept]).await).await?;
-    rows += usize::from(moved.is_none());
-    let mut committed = written.unwrap_or_else(|| {
+    let written = write_poll(connection, &kept, &parts, now).await?;
+    if let Some((_, refused)) = &written {
+        let moved = attempt(connection, &slot, None, async |database| write_moves(database, &[&kept]).await).await?;
+        rows += refused + usize::from(moved.is_none());
+    }
+    let mut committed = written.map(|(committed, _)| committed).unwrap_or_else(|| {
         (rows, waits) = (rows + 1, true);
         // It is polled on, although its due time is not stored.
         let slots = kept.slots().filter(|_| !kept.is_of_events());
@@ -93,6 +89,27 @@ async fn apart(
         committed.iter_mut().for_each(put_off);
     }
     Ok(Aside { flushed: Flushed { committed, dropped, ..Flushed::default() }, rows, waits })
+}
+
+/// Writes the messages of a poll and its slot. Returns the results and the number of messages set aside; `None` if the
+/// slot is refused: the next poll finds the same changes, so their snapshots would be stored twice.
+async fn write_poll(
+    connection: &mut StoreConnection,
+    kept: &Kept,
+    parts: &[(MsgSeq, Recording)],
+    now: Timestamp,
+) -> Result<Option<(Vec<Committed>, usize)>, sqlx::Error> {
+    let poll = Recording { attempts: vec![], group: None, ..kept.recording.clone() };
+    attempt(connection, &poll, None, async |database| {
+        let (whole, mut refused) = (Item::of(kept, &[]), Vec::new());
+        // The messages first: refused ones are not written to the slot.
+        for (seq, part) in parts {
+            let written = write_message(database, &whole, *seq, part, now).await?;
+            refused.extend(written.is_none().then_some(*seq));
+        }
+        Ok((write_slot(database, &Item::of(kept, &refused)).await?, refused.len()))
+    })
+    .await
 }
 
 /// Writes a slot with the rest of its poll. If the slot was changed, the whole poll has to be decided again.
@@ -122,15 +139,20 @@ fn pieces(frame: Recording) -> (Recording, Recording, Recording) {
 /// Writes a poll's results for one message, except the slot's contents.
 async fn write_message(
     connection: &mut StoreConnection,
+    whole: &Item<'_>,
+    seq: MsgSeq,
     part: &Recording,
     now: Timestamp,
 ) -> Result<Option<()>, sqlx::Error> {
+    let closed = whole.outcome.closed.iter().filter(|(message, _)| message.seq == seq).cloned().collect();
+    let closing = Item { kept: whole.kept, outcome: Outcome { contents: Contents::Same, closed, parts: vec![] } };
     let write = async |database: &mut StoreConnection| {
+        close_messages(database, &[&closing]).await?;
         write_snapshots(database, &[part], true).await?;
         write_milestones(database, &[part]).await?;
         write_late(database, &[part], now).await
     };
-    attempt(connection, part, write).await
+    attempt(connection, part, Some(seq), write).await
 }
 
 /// Writes a poll's results for messages that were unwatched meanwhile. Returns how many could not be stored.
@@ -143,20 +165,21 @@ async fn write_of_unwatched(connection: &mut StoreConnection, kept: &Kept) -> Re
 }
 
 async fn write_calls_of(connection: &mut StoreConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
-    attempt(connection, part, async |database| write_calls(database, &[part]).await).await
+    attempt(connection, part, None, async |database| write_calls(database, &[part]).await).await
 }
 
-/// Writes a part under a savepoint, or sets it aside: `None` if it is refused.
+/// Writes a part, about one message if `seq` names it, under a savepoint, or sets it aside: `None` if it is refused.
 async fn attempt<T>(
     connection: &mut StoreConnection,
     part: &Recording,
+    seq: Option<MsgSeq>,
     write: impl AsyncFnOnce(&mut StoreConnection) -> Result<T, sqlx::Error>,
 ) -> Result<Option<T>, sqlx::Error> {
     connection.execute("SAVEPOINT part").await?;
     let written = match write(&mut *connection).await {
         Ok(value) => Some(value),
         Err(error) => {
-            set_aside(connection, part, error).await?;
+            set_aside(connection, part, seq, error).await?;
             None
         }
     };
@@ -166,13 +189,16 @@ async fn attempt<T>(
 }
 
 /// Rolls back to the savepoint and stores the refused row. An error that is not a refusal ends everything.
-async fn set_aside(connection: &mut StoreConnection, part: &Recording, error: sqlx::Error) -> Result<(), sqlx::Error> {
+async fn set_aside(
+    connection: &mut StoreConnection,
+    part: &Recording,
+    seq: Option<MsgSeq>,
+    error: sqlx::Error,
+) -> Result<(), sqlx::Error> {
     if !is_refusal(&error) {
         return Err(error);
     }
     connection.execute("ROLLBACK TO SAVEPOINT part").await?;
-    let change = part.messages.first().map(|change| change.seq);
-    let seq = change.or_else(|| part.snapshots.first().map(|snapshot| snapshot.seq));
     query(
         "INSERT INTO receiptd.set_aside AS s (group_key, slot_id, msg_seq, sqlstate, reason, content)
          VALUES ($1, $2, $3, $4, $5, $6)
@@ -197,11 +223,11 @@ fn content(part: &Recording) -> Value {
         json!({ "read_num": read, "unread_num": unread, "code": receipt.code })
     };
     let snapshots = part.snapshots.iter().map(|snapshot| {
-        json!({ "polled_at": snapshot.polled_at, "prior_polled_at": snapshot.prior_polled_at, "receipt": receipt(snapshot.receipt) })
+        json!({ "msg_seq": snapshot.seq.get(), "polled_at": snapshot.polled_at, "prior_polled_at": snapshot.prior_polled_at, "receipt": receipt(snapshot.receipt) })
     });
     let messages = part.messages.iter().map(|change| {
         json!({
-            "polled_at": change.polled_at, "known_until": change.known_until, "receipt": change.receipt.map(receipt),
+            "msg_seq": change.seq.get(), "polled_at": change.polled_at, "known_until": change.known_until, "receipt": change.receipt.map(receipt),
             "state": change.closed.map(crate::rules::recording::Closed::state), "no_receipt_polls": change.no_receipt_polls,
         })
     });

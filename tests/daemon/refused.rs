@@ -150,3 +150,46 @@ async fn a_refused_split_holds_up_no_other_slot() {
     rig.until("(SELECT count(*) FROM receiptd.poll_slots WHERE group_key = 1) = 2").await;
     rig.stop().await;
 }
+
+/// What is known of the messages of a group: the latest read count, and the sum of the reads in the history.
+async fn reads(rig: &Harness, group_key: i32) -> Vec<String> {
+    let query = format!(
+        "SELECT concat_ws(' ', l.msg_seq, l.read_num, (SELECT sum(reads) FROM receiptd.age_at_read a
+            WHERE a.group_key = l.group_key AND a.msg_seq = l.msg_seq))
+         FROM receiptd.latest_receipts l WHERE group_key = {group_key} ORDER BY msg_seq"
+    );
+    sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&rig.pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn reads_of_a_refused_slot_are_counted_once() {
+    let mut rig = rig(&["slot"]).await;
+    for number in 1..=3 {
+        rig.simulator.world().set_receipt(&group("slot"), seq(number), Counts::new(2, 8).unwrap());
+    }
+    refuse(&rig, "poll_slots", "NEW.group_key = 1 AND NEW.last_polled_at IS NOT NULL", "ZZ001").await;
+    rig.start().await;
+    rig.until("(SELECT max(times) FROM receiptd.set_aside) >= 2").await;
+    run(&rig, "DROP TRIGGER refuse ON receiptd.poll_slots").await;
+    polled_again(&mut rig, "slot").await;
+    rig.stop().await;
+    assert_eq!(reads(&rig, 1).await, ["1 2 2", "2 2 2", "3 2 2"]);
+}
+
+#[tokio::test]
+async fn a_message_that_may_not_be_closed_holds_up_no_other_of_its_slot() {
+    let mut rig = rig(&["slot"]).await;
+    for number in 1..=3 {
+        rig.simulator.world().set_receipt(&group("slot"), seq(number), Counts::new(2, 8).unwrap());
+    }
+    refuse(&rig, "watched_messages", "NEW.msg_seq = 1 AND NEW.state = 'all_read'", "ZZ001").await;
+    rig.start().await;
+    polled_again(&mut rig, "slot").await;
+    rig.simulator.world().set_receipt(&group("slot"), seq(1), Counts::new(10, 0).unwrap());
+    rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
+    rig.simulator.world().set_receipt(&group("slot"), seq(2), Counts::new(5, 5).unwrap());
+    rig.until("(SELECT max(times) FROM receiptd.set_aside) >= 3").await;
+    let there: Vec<String> = reads(&rig, 1).await;
+    rig.stop().await;
+    assert_eq!(there, ["1 10 10", "2 5 5", "3 2 2"]);
+}

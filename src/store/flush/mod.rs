@@ -13,13 +13,13 @@ mod unwatched;
 
 use std::collections::HashSet;
 
-use self::rows::{close_messages, drop_slots, mend_slots, merge_slots, part_slots};
+use self::rows::{drop_slots, mend_slots, merge_slots, part_slots};
 pub(super) use self::{
     added::{write_calls, write_snapshots},
     item::Item,
     late::write_late,
     milestones::write_milestones,
-    rows::write_groups,
+    rows::{close_messages, write_groups},
     unwatched::write_unwatched,
 };
 use super::{

@@ -108,7 +108,10 @@ pub(super) async fn drop_slots(
 }
 
 /// Writes closed messages with their states: from now on their rows have them.
-pub(super) async fn close_messages(connection: &mut StoreConnection, items: &[&Item<'_>]) -> Result<(), sqlx::Error> {
+pub(in crate::store) async fn close_messages(
+    connection: &mut StoreConnection,
+    items: &[&Item<'_>],
+) -> Result<(), sqlx::Error> {
     let closed = items
         .iter()
         .flat_map(|item| item.outcome.closed.iter().map(|(message, why)| (item.recording().slot, message, *why)));

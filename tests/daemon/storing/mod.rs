@@ -82,16 +82,16 @@ async fn a_refused_poll_is_set_aside_and_its_slot_is_polled_on() {
     )
     .await;
     rig.watch("g", 1..=3).await;
-    rig.until("(SELECT count(*) FROM receiptd.receipt_snapshots) = 3").await;
-    assert!(
-        rig.count("receiptd.set_aside WHERE msg_seq IS NULL AND sqlstate = 'P0001' AND reason LIKE '%not this slot%'")
-            .await
-            > 0
-    );
+    rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
+    let has_all = "msg_seq IS NULL AND sqlstate = 'P0001' AND reason LIKE '%not this slot%'
+        AND jsonb_path_query_array(content, '$.receipt_snapshots[*].msg_seq') = '[1, 2, 3]'";
+    assert_eq!(rig.count(&format!("receiptd.set_aside WHERE {has_all}")).await, 1);
     let calls = rig.simulator.ledger().calls();
     rig.simulator.wait_for_ended_calls(calls + 2).await;
+    assert_eq!(rig.count("receiptd.receipt_snapshots").await, 0, "the next poll finds the same changes");
     run(&rig, "DROP TRIGGER refuse ON receiptd.poll_slots").await;
     rig.until(ALL_POLLED).await;
+    assert_eq!(rig.count("receiptd.receipt_snapshots").await, 3);
     let paused = "SELECT count(*) = 1 AND max(times) >= 2 AND max(set_aside_at) - min(first_set_aside_at) > '9 seconds'
         FROM receiptd.set_aside";
     assert!(rig.value::<bool>(paused).await, "one row, and the slot was tried in pauses");
