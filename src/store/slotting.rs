@@ -12,6 +12,7 @@ use sqlx::{Row, postgres::PgRow};
 use super::{
     Store, StoreError,
     brief::{Brief, Halves, RefusedSlots, changed},
+    flush::release_strays,
     large_groups::mark_large,
     slot_rows::{SlotRow, append_to_slots, insert_slots, move_messages, new_slot_ids, update_slots},
     slots::receipt,
@@ -282,14 +283,19 @@ async fn place(connection: &mut StoreConnection, fills: &[&Filled]) -> Result<Pl
     Ok(Placed { messages, news: news.collect() })
 }
 
-/// Writes the slots into messages' rows: their states are in the slots from now on. Returns the number of rows.
+/// Writes the slots into messages' rows: their states are in the slots from now on. Returns the number of rows, without
+/// messages that have another state by now: they were unwatched and watched again.
 async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]) -> Result<usize, sqlx::Error> {
     let (mut groups, mut seqs, mut ids) = (vec![], vec![], vec![]);
+    let (mut sent_at, mut aged_from, mut known_until) = (vec![], vec![], vec![]);
     for slot in slots {
         for message in slot.contents.messages() {
             groups.push(slot.key.group_key);
             seqs.push(i64::from(message.seq.get()));
             ids.push(slot.key.slot_id);
+            sent_at.push(message.first_sent_at);
+            aged_from.push(message.sent_at);
+            known_until.push(message.known_until);
         }
     }
     // The planner's statistics are older than a large import: it compared each message with all others, or read the whole
@@ -307,8 +313,11 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
         "UPDATE receiptd.watched_messages m SET slot_id = u.slot_id, read_num = NULL, unread_num = NULL,
             receipt_code = NULL, first_polled_at = NULL, last_changed_at = NULL, known_until = NULL, no_receipt_polls = 0,
             refused_since = NULL
-         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, msg_seq, slot_id)
+         FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+            AS u (group_key, msg_seq, slot_id, sent_at, aged_from, known_until)
          WHERE m.group_key = u.group_key AND m.msg_seq = u.msg_seq AND m.slot_id IS NULL AND m.closed_at IS NULL
+            AND m.sent_at = u.sent_at AND coalesce(m.aged_from, m.sent_at) = u.aged_from
+            AND m.known_until IS NOT DISTINCT FROM u.known_until
             AND (m.group_key, m.msg_seq) BETWEEN ($4, $5) AND ($6, $7)",
     )
     .bind(&groups)
@@ -318,6 +327,9 @@ async fn place_messages(connection: &mut StoreConnection, slots: &[&SlotRow<'_>]
     .bind(first.1)
     .bind(last.0)
     .bind(last.1)
+    .bind(sent_at)
+    .bind(aged_from)
+    .bind(known_until)
     .execute(connection)
     .await?;
     Ok(usize::try_from(placed.rows_affected()).unwrap_or(usize::MAX))
@@ -339,5 +351,8 @@ async fn split(
     insert_slots(connection, &made).await?;
     let moves: Vec<_> = ids.iter().zip(later).map(|(id, contents)| (*id, contents.messages())).collect();
     move_messages(connection, slot.key, &moves).await?;
+    if slot.is_wrong {
+        release_strays(connection, &[(slot.key, slot.version + 1)]).await?;
+    }
     Ok(made.iter().map(|row| row.key).collect())
 }

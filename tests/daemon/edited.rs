@@ -61,6 +61,20 @@ async fn an_edited_slot_is_repaired_and_polling_continues() {
 }
 
 #[tokio::test]
+async fn an_edited_slot_that_has_to_be_split_loses_no_message() {
+    let mut rig = Harness::new().await;
+    rig.watch("g", 1..=4).await;
+    rig.until("(SELECT count(known_until) = 4 FROM receiptd.latest_receipts)").await;
+    rig.stop().await;
+    let without_one = format!("UPDATE receiptd.poll_slots SET {}", every_array("@[1:1] || @[1:1] || @[3:4]"));
+    sqlx::query(AssertSqlSafe(without_one)).execute(&rig.pool).await.unwrap();
+    rig.settings.session.polling.batch_size = 1;
+    rig.start().await;
+    rig.until(&IS_RIGHT.replace("= 6", "= 4")).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_whose_row_was_deleted_is_watched_anew_once() {
     let mut rig = Harness::new().await;
     rig.watch("g", 1..=3).await;

@@ -1,9 +1,18 @@
 //! Messages that are unwatched at the very moment when they are assigned to a slot or move to another one leave it too,
 //! with their state.
 
+use std::time::Duration;
+
+use receiptd::{
+    rules::{
+        cadence::Next,
+        slot::{NewMessage, SlotAssignment},
+    },
+    store::{FIRST, Store},
+};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::harness::{Harness, simulator_config};
+use crate::harness::{Harness, app, simulator_config};
 
 /// Slots of the group, as the daemon creates them: each with its id, and its messages with their read counts.
 async fn make_slots(connection: &mut PgConnection, slots: &[(i64, &[(i64, i32)])]) {
@@ -101,4 +110,27 @@ async fn watching_while_unwatching_leaves_no_message_behind() {
             FROM receiptd.watched_groups g JOIN receiptd.watched_messages m USING (group_key) GROUP BY g.state";
         assert_eq!(rig.value::<String>(stands).await, expected);
     }
+}
+
+#[tokio::test]
+async fn a_message_watched_again_while_it_gets_a_slot_is_placed_as_it_is_now() {
+    let rig = Harness::stopped(simulator_config()).await;
+    rig.watch("g", [1]).await;
+    let store = Store::new(&rig.database.url().into(), 2, app()).unwrap();
+    let again = "SELECT receiptd.unwatch_messages(1400000000, 'g', '{1}');
+        SELECT receiptd.watch_messages(1400000000, 'g', '{1}', now() + interval '1 hour')";
+    let place = async |meanwhile: &str| {
+        let pack = |fresh: &[NewMessage], _: &_| {
+            rig.database.psql(meanwhile);
+            let first = Next { due: fresh[0].sent_at, every: Duration::from_secs(60) };
+            vec![SlotAssignment { slot_id: None, group_key: fresh[0].group_key, first, seqs: vec![fresh[0].seq] }]
+        };
+        store.slot_new_messages(FIRST, pack).await.unwrap().messages
+    };
+    assert_eq!(place(again).await, 0, "it is another message by now");
+    assert_eq!(rig.count("receiptd.poll_slots").await, 0);
+    assert_eq!(place("SELECT 1").await, 1);
+    let is_same = "(SELECT s.aged_from[1] = m.aged_from AND s.sent_at[1] = m.sent_at
+        FROM receiptd.poll_slots s JOIN receiptd.watched_messages m USING (slot_id))";
+    assert!(rig.value::<bool>(is_same).await);
 }

@@ -19,7 +19,7 @@ pub(super) use self::{
     item::Item,
     late::write_late,
     milestones::write_milestones,
-    rows::{close_messages, write_groups},
+    rows::{close_messages, release_strays, write_groups},
     unwatched::write_unwatched,
 };
 use super::{

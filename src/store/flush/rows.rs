@@ -60,7 +60,10 @@ pub(super) async fn merge_slots(connection: &mut StoreConnection, items: &[&Item
 
 /// Takes messages out of slots that do not contain them although their rows say so, because somebody has edited the
 /// slots. They get other slots.
-async fn release_strays(connection: &mut StoreConnection, slots: &[(SlotKey, i64)]) -> Result<(), sqlx::Error> {
+pub(in crate::store) async fn release_strays(
+    connection: &mut StoreConnection,
+    slots: &[(SlotKey, i64)],
+) -> Result<(), sqlx::Error> {
     query(
         "UPDATE receiptd.watched_messages m SET slot_id = NULL
          FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS u (group_key, slot_id, version)
