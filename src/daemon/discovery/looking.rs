@@ -17,7 +17,7 @@ use crate::{
     rules::{
         discovery::{Walk, interval},
         protocol::{
-            Failure,
+            Class, Failure,
             error_class::Code,
             others::{GetGroupInfo, GetHistory, GroupInfo},
         },
@@ -217,7 +217,10 @@ fn refused(group: GroupId, failure: &Failure) -> Look {
     if failure.code.and_then(Code::of).is_some_and(|code| code.is_final) {
         return Look::Gone(group);
     }
-    let refused_code = failure.code.and_then(|code| i32::try_from(code).ok()).filter(|code| *code != 0);
+    // The app or the service is at fault, not the group.
+    let is_of_group = !failure.class.stops_app() && !matches!(failure.class, Class::Retry | Class::SlowDown);
+    let refused_code =
+        failure.code.filter(|_| is_of_group).and_then(|code| i32::try_from(code).ok()).filter(|code| *code != 0);
     if refused_code.is_none() {
         return Look::Nothing(group, AGAIN);
     }
@@ -231,4 +234,26 @@ fn refused(group: GroupId, failure: &Failure) -> Look {
         refused_code,
     };
     Look::Read(read, AFTER_REFUSAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_fault_of_a_group_delays_it_for_long() {
+        let wait = |class, code| {
+            let group = "g".parse().unwrap();
+            match refused(group, &Failure::new(class, Some(code), "")) {
+                Look::Gone(_) => panic!("it exists"),
+                Look::Nothing(_, wait) | Look::Read(_, wait) => wait,
+            }
+        };
+        assert_eq!(wait(Class::GroupFault, 10007), AFTER_REFUSAL);
+        for (class, code) in
+            [(Class::Retry, 10002), (Class::SlowDown, 60019), (Class::AppFault, 60009), (Class::Wait, 70050)]
+        {
+            assert_eq!(wait(class, code), AGAIN, "{code}");
+        }
+    }
 }
