@@ -52,7 +52,7 @@ macro_rules! old_days {
     () => {
         "FROM receiptd.message_receipts_daily d WHERE d.day < ($1 AT TIME ZONE 'UTC')::date AND (
             EXISTS (SELECT FROM receiptd.message_receipts_daily n WHERE n.group_key = d.group_key AND n.msg_seq = d.msg_seq
-                AND n.day > d.day AND n.day <= ($1 AT TIME ZONE 'UTC')::date)
+                AND n.day > d.day AND n.day < ($1 AT TIME ZONE 'UTC')::date)
             OR NOT EXISTS (SELECT FROM receiptd.watched_messages m WHERE m.group_key = d.group_key AND m.msg_seq = d.msg_seq))"
     };
 }

@@ -242,3 +242,25 @@ async fn the_runway_is_told_from_the_partitions() {
     let today = NaiveDate::from_ymd_opt(2025, 11, 24).unwrap();
     assert_eq!(receiptd::rules::retention::runway(&partitions, today), 7);
 }
+
+#[tokio::test]
+async fn a_day_is_kept_until_the_next_one_of_its_message_is_old_too() {
+    let history = History::new().await;
+    history.psql(
+        "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num,
+            receipt_code, first_polled_at, last_changed_at, known_until)
+         VALUES (1, 1, '2025-11-20 10:00Z', 'removed', '2025-11-23Z', 5, 5, 0, '2025-11-20 10:01Z', '2025-11-22 10:00Z',
+            '2025-11-23Z');
+         INSERT INTO receiptd.message_receipts_daily (group_key, day, msg_seq, first_seen_at, last_seen_at, reads_gained,
+            reads_lost, reads_found, read_num, unread_num, code) VALUES
+         (1, '2025-11-20', 1, '2025-11-20 10:01Z', '2025-11-20 10:01Z', 0, 0, 2, 2, 8, 0),
+         (1, '2025-11-22', 1, '2025-11-22 10:00Z', '2025-11-22 10:00Z', 3, 0, 0, 5, 5, 0)",
+    );
+    let keep = Retention { message_days: Some(TimeDelta::days(2)), ..Retention::default() };
+    let known = "SELECT read_num, is_exact FROM receiptd.receipts_at('2025-11-22 06:00Z')";
+    assert_eq!(history.psql(known), "2|t");
+    enforce(&history.store, &keep, "2025-11-24T05:00:00Z".parse().unwrap()).await.unwrap();
+    assert_eq!(history.psql(known), "2|t", "that is less than two days ago");
+    enforce(&history.store, &keep, "2025-11-25T05:00:00Z".parse().unwrap()).await.unwrap();
+    assert_eq!(history.psql("SELECT day FROM receiptd.message_receipts_daily"), "2025-11-22");
+}
