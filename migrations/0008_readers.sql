@@ -167,15 +167,18 @@ COMMENT ON TABLE receiptd.member_naming IS 'Internal: how the members of an app 
 COMMENT ON COLUMN receiptd.member_naming.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
 COMMENT ON COLUMN receiptd.member_naming.naming IS '''accounts'', or ''pseudonyms'' with a fingerprint of their key.';
 
+-- The time of sending is that of the message, which becomes earlier if it is watched again with an earlier one.
 CREATE VIEW receiptd.member_reads AS
-SELECT g.sdk_app_id, g.group_id, r.msg_seq, r.member, l.sent_at, r.read_after, r.read_by,
-    greatest(coalesce(r.read_after, l.sent_at) - l.sent_at, interval '0') AS latency_at_least,
-    greatest(r.read_by - l.sent_at, interval '0') AS latency_at_most, r.source, r.group_key,
-    greatest(extract(epoch FROM coalesce(r.read_after, l.sent_at) - l.sent_at), 0)::double precision AS latency_at_least_s,
-    greatest(extract(epoch FROM r.read_by - l.sent_at), 0)::double precision AS latency_at_most_s
+SELECT g.sdk_app_id, g.group_id, r.msg_seq, r.member, sent.at AS sent_at, r.read_after, r.read_by,
+    greatest(coalesce(r.read_after, sent.at) - sent.at, interval '0') AS latency_at_least,
+    greatest(r.read_by - sent.at, interval '0') AS latency_at_most, r.source, r.group_key,
+    greatest(extract(epoch FROM coalesce(r.read_after, sent.at) - sent.at), 0)::double precision AS latency_at_least_s,
+    greatest(extract(epoch FROM r.read_by - sent.at), 0)::double precision AS latency_at_most_s
 FROM receiptd.message_readers r
 JOIN receiptd.reader_lists l USING (group_key, msg_seq)
-JOIN receiptd.watched_groups g USING (group_key);
+JOIN receiptd.watched_groups g USING (group_key)
+LEFT JOIN receiptd.watched_messages w ON w.group_key = r.group_key AND w.msg_seq = r.msg_seq
+CROSS JOIN LATERAL (SELECT coalesce(w.sent_at, l.sent_at) AS at) sent;
 
 COMMENT ON VIEW receiptd.member_reads IS 'Who has read which message and when, one row per message and reader, of groups with readers on. Personal data. Example: SELECT msg_seq, latency_at_most FROM receiptd.member_reads WHERE member = ''alice''.';
 COMMENT ON COLUMN receiptd.member_reads.sdk_app_id IS 'SDKAppID of the Tencent Chat app.';
@@ -193,9 +196,10 @@ COMMENT ON COLUMN receiptd.member_reads.latency_at_least_s IS 'latency_at_least 
 COMMENT ON COLUMN receiptd.member_reads.latency_at_most_s IS 'latency_at_most in seconds.';
 
 CREATE VIEW receiptd.members_not_read AS
-SELECT g.sdk_app_id, g.group_id, l.msg_seq, m.member, l.sent_at, m.has_left, l.known_until, l.group_key
+SELECT g.sdk_app_id, g.group_id, l.msg_seq, m.member, coalesce(w.sent_at, l.sent_at) AS sent_at, m.has_left, l.known_until, l.group_key
 FROM receiptd.reader_lists l
 JOIN receiptd.watched_groups g USING (group_key)
+LEFT JOIN receiptd.watched_messages w ON w.group_key = l.group_key AND w.msg_seq = l.msg_seq
 CROSS JOIN LATERAL (
     SELECT u.member, false AS has_left FROM unnest(l.not_read) AS u (member)
     UNION ALL

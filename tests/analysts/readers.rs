@@ -248,3 +248,16 @@ async fn rights_by_app_hold_for_members_too() {
         assert_eq!(member.count(&format!("SELECT 1 FROM receiptd.{relation}")).await, 1, "{relation}");
     }
 }
+
+#[tokio::test]
+async fn latencies_begin_at_the_time_of_sending_that_the_message_has() {
+    let history = History::new().await;
+    lesson(&history.database);
+    let latency =
+        "SELECT to_char(sent_at, 'HH24:MI'), latency_at_most FROM receiptd.member_reads WHERE member = 'alice'";
+    assert_eq!(history.psql(latency), "09:00|00:05:00", "its row was deleted");
+    history.message(7, "08:30");
+    assert_eq!(history.psql(latency), "08:30|00:35:00");
+    let not_read = "SELECT DISTINCT to_char(sent_at, 'HH24:MI') FROM receiptd.members_not_read";
+    assert_eq!(history.psql(not_read), "08:30");
+}
