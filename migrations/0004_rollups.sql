@@ -68,6 +68,7 @@ CREATE TABLE receiptd.message_receipts_daily (
     read_num      integer,
     unread_num    integer,
     code          integer NOT NULL,
+    known_before  timestamptz,
     updated_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (group_key, msg_seq, day),
     CONSTRAINT counts_come_in_pairs CHECK ((read_num IS NULL) = (unread_num IS NULL)),
@@ -86,6 +87,7 @@ COMMENT ON COLUMN receiptd.message_receipts_daily.reads_found IS 'Reads in the f
 COMMENT ON COLUMN receiptd.message_receipts_daily.read_num IS 'Number of members who had read it at the end of the day, as far as known; null if no count was known.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.unread_num IS 'Number of members who had not read it at the end of the day, as far as known.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.code IS 'Code of the last snapshot of the day: 0 is success, 10062 no receipt.';
+COMMENT ON COLUMN receiptd.message_receipts_daily.known_before IS 'prior_polled_at of the first snapshot of the day: all its reads happened after that. Null if that is the first observation.';
 COMMENT ON COLUMN receiptd.message_receipts_daily.updated_at IS 'Time when the roll-up last changed the row.';
 
 CREATE TRIGGER note_update BEFORE UPDATE ON receiptd.message_receipts_daily FOR EACH ROW

@@ -178,7 +178,7 @@ FROM (
     WHERE h.read_num > coalesce(h.prior_read_num, 0)
     UNION ALL
     SELECT g.sdk_app_id, g.group_id, d.msg_seq, m.sent_at,
-        greatest(d.day::timestamp AT TIME ZONE 'UTC' - m.sent_at, '0'), greatest(d.last_seen_at - m.sent_at, '0'),
+        greatest(d.known_before - m.sent_at, '0'), greatest(d.last_seen_at - m.sent_at, '0'),
         d.reads_gained + d.reads_found, d.last_seen_at, d.group_key, m.labels, g.labels
     FROM receiptd.message_receipts_daily d
     JOIN receiptd.watched_groups g USING (group_key)
@@ -435,10 +435,12 @@ COMMENT ON COLUMN receiptd.groups.discovered_at IS 'Time when discovery added th
 COMMENT ON COLUMN receiptd.groups.group_key IS 'Short key of the group, for joins with the tables.';
 
 CREATE VIEW receiptd.never_read AS
-SELECT sdk_app_id, group_id, msg_seq, sent_at, state, unread_num, first_polled_at, known_until,
-    known_until - sent_at AS unread_for, group_key, labels, group_labels,
-    extract(epoch FROM known_until - sent_at)::double precision AS unread_for_s
+SELECT sdk_app_id, group_id, msg_seq, sent_at, state, unread_num, first_polled_at, known.until AS known_until,
+    known.until - sent_at AS unread_for, group_key, labels, group_labels,
+    extract(epoch FROM known.until - sent_at)::double precision AS unread_for_s
 FROM receiptd.latest_receipts
+-- If the receipt has ended, polls since then prove nothing.
+CROSS JOIN LATERAL (SELECT CASE receipt_code WHEN 0 THEN known_until ELSE last_changed_at END AS until) known
 WHERE read_num = 0 AND unread_num > 0;
 
 COMMENT ON VIEW receiptd.never_read IS 'Messages that nobody has read, according to the latest polls. Example: SELECT group_id, msg_seq, unread_for FROM receiptd.never_read WHERE unread_for > ''1 day''.';
@@ -830,16 +832,19 @@ CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
     members bigint, known_until timestamptz, group_key integer, labels jsonb, group_labels jsonb
 ) LANGUAGE sql STABLE AS $$
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, l.read_num,
-        CASE WHEN l.state = 'all_read' OR l.known_until >= l.sent_at + $1 THEN l.read_num
+        -- Polls that find no receipt any more prove no counts.
+        CASE WHEN l.state = 'all_read' OR (l.receipt_code = 0 AND l.known_until >= l.sent_at + $1) THEN l.read_num
             ELSE l.read_num::bigint + l.unread_num END,
-        l.read_num::bigint + l.unread_num, l.known_until, l.group_key, l.labels, l.group_labels
+        l.read_num::bigint + l.unread_num, CASE l.receipt_code WHEN 0 THEN l.known_until ELSE l.last_changed_at END, l.group_key,
+        l.labels, l.group_labels
     FROM receiptd.latest_receipts l
     WHERE l.last_changed_at <= l.sent_at + $1 AND l.read_num IS NOT NULL AND l.sent_at + $1 <= pg_catalog.now()
     UNION ALL
     SELECT l.sdk_app_id, l.group_id, l.msg_seq, l.sent_at, coalesce(h.read_num, 0),
-        CASE WHEN n.prior_polled_at >= l.sent_at + $1 THEN h.read_num
+        CASE WHEN h.is_counted AND n.prior_polled_at >= l.sent_at + $1 THEN h.read_num
             ELSE greatest(h.read_num, coalesce(n.read_num, h.read_num::bigint + h.unread_num)) END,
-        coalesce(h.read_num::bigint + h.unread_num, n.read_num::bigint + n.unread_num), n.prior_polled_at, l.group_key,
+        coalesce(h.read_num::bigint + h.unread_num, n.read_num::bigint + n.unread_num),
+        CASE WHEN h.is_counted THEN n.prior_polled_at WHEN h.read_num IS NOT NULL THEN h.polled_at END, l.group_key,
         l.labels, l.group_labels
     FROM receiptd.latest_receipts l
     CROSS JOIN LATERAL (
@@ -850,9 +855,11 @@ CREATE FUNCTION receiptd.read_at_age(age interval) RETURNS TABLE (
         ORDER BY n.polled_at LIMIT 1
     ) n
     LEFT JOIN LATERAL (
-        SELECT h.read_num, h.unread_num
-        FROM receiptd.receipt_history h
-        WHERE h.group_key = l.group_key AND h.msg_seq = l.msg_seq AND h.read_num IS NOT NULL
+        -- If there was no receipt, the last known counts.
+        SELECT coalesce(h.read_num, h.prior_read_num) AS read_num, coalesce(h.unread_num, h.prior_unread_num) AS unread_num,
+            h.read_num IS NOT NULL AS is_counted, h.polled_at
+        FROM receiptd.receipt_snapshots h
+        WHERE h.group_key = l.group_key AND h.msg_seq = l.msg_seq
             AND h.polled_at BETWEEN l.first_polled_at AND l.sent_at + $1
         ORDER BY h.polled_at DESC LIMIT 1
     ) h ON true
@@ -907,7 +914,8 @@ LANGUAGE sql STABLE AS $$
         SELECT m.group_key, m.sent_at, d.first_seen_at, d.last_seen_at, d.read_num, d.unread_num,
             pg_catalog.lag(d.read_num) OVER days AS read_before, pg_catalog.lag(d.unread_num) OVER days AS unread_before
         FROM message m JOIN receiptd.message_receipts_daily d USING (group_key, msg_seq)
-        WHERE d.last_seen_at BETWEEN m.first_polled_at AND m.known_until AND NOT EXISTS (
+        -- With every poll kept, the last answer arrived after its attempt was sent.
+        WHERE d.last_seen_at >= m.first_polled_at AND d.first_seen_at <= m.known_until AND NOT EXISTS (
             SELECT FROM receiptd.receipt_snapshots h
             WHERE h.group_key = m.group_key AND h.msg_seq = m.msg_seq AND h.polled_at = d.last_seen_at
         )

@@ -3,10 +3,14 @@
 use chrono::TimeDelta;
 use receiptd::{
     daemon::jobs::enforce,
+    domain::{Counts, Receipt},
     rules::{retention::Retention, rollup::Stretch},
 };
 
-use crate::history::{History, at};
+use crate::{
+    harness::seq,
+    history::{History, at, recording},
+};
 
 const DAYS: &str =
     "SELECT msg_seq, to_char(day, 'DD'), reads_gained, reads_lost, reads_found, read_num, unread_num, members, code,
@@ -96,6 +100,48 @@ async fn a_write_of_long_ago_has_its_day_done_again_too() {
     );
     let noted = "SELECT string_agg(to_char(hour, 'DD HH24'), ', ' ORDER BY hour) FROM receiptd.rollup_redo WHERE hour < '2025-12-01Z'";
     assert_eq!(history.psql(noted), "20 04, 20 23");
+}
+
+#[tokio::test]
+async fn days_without_snapshots_bound_the_ages_of_their_reads_as_before() {
+    let history = History::new().await;
+    let on_the_22nd = at("00:00") + TimeDelta::hours(57);
+    // One is polled for the first time on the third day, the other was last known at 23:00 of the second.
+    for number in 1..=2 {
+        history.message(number, "10:00");
+    }
+    history.poll_at(1, on_the_22nd, Some((5, 5))).await;
+    history.poll_at(2, at("10:01"), Some((0, 10))).await;
+    let mut slot = history.slot_of(seq(2)).await;
+    slot.messages[0].known_until = Some(at("23:00") + TimeDelta::days(1));
+    let read = Receipt { code: 0, counts: Counts::new(5, 5) };
+    history.record(vec![recording(slot, on_the_22nd, read)]).await;
+    let ages = "SELECT msg_seq, age_at_least, age_at_most, reads FROM receiptd.age_at_read ORDER BY 1";
+    let before = history.psql(ages);
+    assert_eq!(before, "1|00:00:00|1 day 23:00:00|5\n2|1 day 13:00:00|1 day 23:00:00|5");
+    while history.store.roll_up_next(at("00:00") + TimeDelta::hours(73)).await.unwrap().is_some() {}
+    let keep = Retention { snapshots: Some(TimeDelta::days(1)), ..Retention::default() };
+    enforce(&history.store, &keep, "2025-11-26T00:00:00Z".parse().unwrap()).await.unwrap();
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.receipt_snapshots"), "0");
+    assert_eq!(history.psql(ages), before);
+}
+
+/// With all polls kept, the last snapshot of a message is a quiet one, whose answer arrived after its attempt was sent.
+#[tokio::test]
+async fn the_last_day_of_a_message_is_part_of_its_curve() {
+    let history = History::new().await;
+    history.psql(
+        "INSERT INTO receiptd.watched_messages (group_key, msg_seq, sent_at, state, closed_at, read_num, unread_num,
+            receipt_code, first_polled_at, last_changed_at, known_until)
+         VALUES (1, 1, '2025-11-20 10:00Z', 'expired', '2025-11-21 20:00:00.2Z', 5, 5, 0, '2025-11-20 10:01Z',
+            '2025-11-21 09:00Z', '2025-11-21 20:00Z');
+         INSERT INTO receiptd.message_receipts_daily (group_key, day, msg_seq, first_seen_at, last_seen_at, reads_gained,
+            reads_lost, reads_found, read_num, unread_num, code) VALUES
+         (1, '2025-11-20', 1, '2025-11-20 10:01Z', '2025-11-20 23:00:00.2Z', 0, 0, 2, 2, 8, 0),
+         (1, '2025-11-21', 1, '2025-11-21 09:00Z', '2025-11-21 20:00:00.2Z', 3, 0, 0, 5, 5, 0)",
+    );
+    let curve = "SELECT to_char(at, 'DD HH24:MI'), read_num, is_exact FROM receiptd.receipt_curve('g', 1, '8 hours')";
+    assert_eq!(history.psql(curve), "20 10:00||\n20 18:00||f\n21 02:00|2|t\n21 10:00|2|f\n21 18:00|2|f");
 }
 
 /// Message, counts, time since which they hold, and whether they are exact.

@@ -218,3 +218,36 @@ async fn a_poll_without_a_receipt_is_no_observation_of_zero_reads() {
     history.roll_up("10:00").await;
     assert_eq!(milestones(&history, 1).await, "-<09:20 -<09:20 -<- -<- -<-");
 }
+
+#[tokio::test]
+async fn polls_without_a_receipt_prove_no_counts_at_an_age() {
+    let history = History::new().await;
+    for number in 1..=4 {
+        history.message(number, "09:00");
+    }
+    // The receipt ends at 10:00 and is not found again at 10:10.
+    history.polls(1, &[("09:01", 0, 10), ("09:10", 5, 5)]).await;
+    history.no_receipt(1, "10:00").await;
+    history.no_receipt(1, "10:10").await;
+    // No receipt at first; five have read it at 09:04.
+    history.no_receipt(2, "09:01").await;
+    history.no_receipt(2, "09:03").await;
+    history.polls(2, &[("09:04", 5, 5)]).await;
+    // The receipt is away from 09:30 to 11:00.
+    history.polls(3, &[("09:01", 2, 8)]).await;
+    history.no_receipt(3, "09:30").await;
+    history.no_receipt(3, "10:59").await;
+    history.polls(3, &[("11:00", 9, 1)]).await;
+    history.polls(4, &[("09:01", 0, 10)]).await;
+    history.no_receipt(4, "10:00").await;
+    history.no_receipt(4, "10:10").await;
+    let bounds = |age: &str| {
+        history.psql(&format!(
+            "SELECT msg_seq, read_at_least, read_at_most, members FROM receiptd.read_at_age('{age}') ORDER BY 1"
+        ))
+    };
+    assert_eq!(bounds("65 minutes"), "1|5|10|10\n2|5|10|10\n3|2|9|10\n4|0|10|10");
+    assert_eq!(bounds("2 minutes"), "1|0|0|10\n2|0|5|10\n3|2|2|10\n4|0|0|10");
+    let unread = "SELECT msg_seq, to_char(known_until, 'HH24:MI'), unread_for FROM receiptd.never_read";
+    assert_eq!(history.psql(unread), "4|10:00|01:00:00");
+}
