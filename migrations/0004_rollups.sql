@@ -116,7 +116,7 @@ COMMENT ON COLUMN receiptd.poll_gaps.group_key IS 'Key of the group; see watched
 COMMENT ON COLUMN receiptd.poll_gaps.gap_from IS 'Time when the first of its polls was due, or the end of the previous hour''s row if it continues that.';
 COMMENT ON COLUMN receiptd.poll_gaps.gap_until IS 'Time of the last of these polls.';
 COMMENT ON COLUMN receiptd.poll_gaps.messages IS 'Maximum number of messages that were late at the same time.';
-COMMENT ON COLUMN receiptd.poll_gaps.reason IS 'Class of the group''s last failed call in the gap, as in api_calls; not_polling: no call of the app was answered; waiting: other groups were polled, because the group was paused or more was due than the rate limit allows.';
+COMMENT ON COLUMN receiptd.poll_gaps.reason IS 'Class of the group''s last failed call in the gap, as in api_calls; not_polling: no call of the app was answered; waiting: other groups were polled, because the group was paused or more was due than the rate limit allows; unwatched: no poll ended the gap, since the messages were unwatched.';
 COMMENT ON COLUMN receiptd.poll_gaps.code IS 'Error code of that failed call.';
 COMMENT ON COLUMN receiptd.poll_gaps.updated_at IS 'Time when the roll-up wrote the row. It writes a group''s gaps of an hour again if polls later in that hour are late, and whenever it repeats the hour.';
 

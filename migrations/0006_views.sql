@@ -713,7 +713,7 @@ COMMENT ON COLUMN receiptd.poll_coverage.gap_from IS 'Time when the first missed
 COMMENT ON COLUMN receiptd.poll_coverage.gap_until IS 'Time of the last late poll; null while the gap lasts.';
 COMMENT ON COLUMN receiptd.poll_coverage.duration IS 'Duration, so far if it still lasts.';
 COMMENT ON COLUMN receiptd.poll_coverage.messages IS 'Number of messages affected.';
-COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the group''s last failed call, as in api_calls; not_polling: no call for the app was answered; waiting: other groups were polled. For a gap that still lasts: paused, quarantined, removed, failing or waiting. If a gap has several reasons, that of the longest part.';
+COMMENT ON COLUMN receiptd.poll_coverage.reason IS 'Class of the group''s last failed call, as in api_calls; not_polling: no call for the app was answered; waiting: other groups were polled; unwatched: no poll ended the gap, since the messages were unwatched. For a gap that still lasts: paused, quarantined, removed, failing or waiting. If a gap has several reasons, that of the longest part.';
 COMMENT ON COLUMN receiptd.poll_coverage.code IS 'Error code of Tencent Chat, if that was the reason.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_key IS 'Short key of the group, for joins with the tables.';
 COMMENT ON COLUMN receiptd.poll_coverage.group_labels IS 'Labels of the group; null if there are none.';

@@ -1,12 +1,13 @@
-//! Closed messages keep their row, including their state, even if they are watched again.
+//! Closed messages keep their row, including their state, even if they are watched again. Unwatching ends gaps.
 
 use receiptd::{
     domain::{GroupId, Labels},
     import::WatchLine,
+    rules::rollup::Stretch,
 };
 
 use crate::{
-    harness::seq,
+    harness::{APP, seq},
     history::{History, at},
 };
 
@@ -161,4 +162,34 @@ async fn closed_messages_leave_their_hours_also_while_catching_up() {
     let expected = "08|3|27\n09|2|14\n10|1|7\n11|1|0\n12|1|0";
     assert_eq!(in_steps.psql(hours), expected, "counted hour by hour");
     assert_eq!(at_once.psql(hours), expected, "hours that follow from the one before");
+}
+
+#[tokio::test]
+async fn a_gap_ends_when_its_last_messages_are_unwatched() {
+    let history = History::new().await;
+    for number in 1..=2 {
+        history.message(number, "08:30");
+        history.polls(number, &[("08:31", 0, 9)]).await;
+    }
+    history.psql(&format!(
+        "UPDATE receiptd.poll_slots SET next_poll_at = '2025-11-20 09:30Z'; SELECT receiptd.pause_group({APP}, 'g')"
+    ));
+    history.roll_up("12:00").await;
+    let coverage = "SELECT to_char(hour, 'HH24'), coverage FROM receiptd.hourly_receipts
+        WHERE group_key = 1 AND hour < '2025-11-20 12:00Z' ORDER BY hour";
+    assert_eq!(history.psql(coverage), "08|1\n09|0.5\n10|0\n11|0");
+    history.psql(&format!("SELECT receiptd.unwatch_messages({APP}, 'g', '{{1}}')"));
+    assert_eq!(history.psql("SELECT count(*) FROM receiptd.poll_gaps"), "0", "another message is still overdue");
+    history.psql(&format!("SELECT receiptd.unwatch_group({APP}, 'g')"));
+    // As if that had been at 12:30.
+    let then = "UPDATE receiptd.poll_gaps SET gap_until = '2025-11-20 12:30Z';
+        UPDATE receiptd.watched_messages SET closed_at = '2025-11-20 12:30Z'";
+    history.psql(then);
+    history.roll_up("13:00").await;
+    assert_eq!(history.psql(coverage), "08|1\n09|0.5\n10|0\n11|0");
+    let gaps = "SELECT to_char(gap_from, 'HH24:MI'), to_char(gap_until, 'HH24:MI'), messages, reason
+        FROM receiptd.poll_coverage";
+    assert_eq!(history.psql(gaps), "09:30|12:30|1|unwatched");
+    history.store.roll_up_again(Stretch::of_hour(at("12:00")), false).await.unwrap();
+    assert_eq!(history.psql(gaps), "09:30|12:30|1|unwatched", "a repeated roll-up keeps it");
 }

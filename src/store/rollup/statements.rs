@@ -23,16 +23,19 @@ const GAPS: &str = include_str!("gaps.sql");
 const OLD_GAPS: &str = "
     DELETE FROM receiptd.poll_gaps p USING receiptd.watched_groups g
     WHERE p.group_key = g.group_key AND g.sdk_app_id = $1 AND g.group_key BETWEEN $5 AND $6 AND g.group_key <> ALL ($7)
-        AND p.gap_until >= date_trunc('hour', $2::timestamptz, 'UTC') AND p.gap_until < $3
+        AND p.gap_until >= date_trunc('hour', $2::timestamptz, 'UTC') AND p.gap_until < $3 AND p.reason <> 'unwatched'
         AND (p.gap_until >= $2 OR p.group_key IN (
             SELECT group_key FROM receiptd.api_calls
             WHERE called_at >= $2 AND called_at < $3 AND messages_answered > 0 AND due_at < called_at - interval '1 minute'))";
-/// Whether a poll was late, as in `gaps.sql`.
+/// Whether a poll was late, as in `gaps.sql`, or overdue messages were unwatched.
 const HAS_LATE: &str = "
     SELECT EXISTS (
         SELECT FROM receiptd.api_calls c JOIN receiptd.watched_groups g USING (group_key)
         WHERE g.sdk_app_id = $1 AND c.called_at >= $2 AND c.called_at < $3 AND c.messages_answered > 0
-            AND c.due_at < c.called_at - interval '1 minute')";
+            AND c.due_at < c.called_at - interval '1 minute')
+    OR EXISTS (
+        SELECT FROM receiptd.poll_gaps p JOIN receiptd.watched_groups g USING (group_key)
+        WHERE g.sdk_app_id = $1 AND p.gap_until >= $2 AND p.gap_until < $3 AND p.reason = 'unwatched')";
 const HOURLY: &str = include_str!("hourly.sql");
 const DAYS: &str = include_str!("days.sql");
 const SENT_EARLIER: &str = include_str!("sent_earlier.sql");
