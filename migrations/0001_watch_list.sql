@@ -130,7 +130,7 @@ CREATE TABLE receiptd.poll_slots (
     PRIMARY KEY (group_key, slot_id),
     CONSTRAINT a_slot_is_of_a_watched_group FOREIGN KEY (group_key) REFERENCES receiptd.watched_groups,
     CONSTRAINT poll_times_are_finite
-        CHECK (isfinite(next_poll_at) AND isfinite(last_polled_at) AND isfinite(known_until)),
+        CHECK (isfinite(next_poll_at) AND isfinite(last_polled_at) AND isfinite(known_until) AND isfinite(last_called_at)),
     CONSTRAINT counters_are_not_negative CHECK (quiet_polls >= 0 AND failures >= 0),
     CONSTRAINT every_array_has_an_element_a_message_or_one_for_all CHECK (
         cardinality(read_num) IN (1, cardinality(msg_seqs)) AND cardinality(changed_at) IN (1, cardinality(msg_seqs))
@@ -266,6 +266,8 @@ CREATE TABLE receiptd.watched_messages (
     CONSTRAINT msg_seq_is_a_positive_u32 CHECK (msg_seq BETWEEN 1 AND 4294967295),
     CONSTRAINT sent_at_is_a_date_of_this_age CHECK (sent_at >= '2000-01-01Z' AND sent_at < '2200-01-01Z'),
     CONSTRAINT aged_from_is_later_than_sent_at CHECK (aged_from > sent_at),
+    CONSTRAINT times_of_a_message_are_finite CHECK (isfinite(added_at) AND isfinite(closed_at) AND isfinite(first_polled_at)
+        AND isfinite(last_changed_at) AND isfinite(known_until) AND isfinite(refused_since)),
     CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
     CONSTRAINT state_is_known
         CHECK (state IN ('active', 'all_read', 'no_receipt', 'expired', 'rejected', 'removed')),

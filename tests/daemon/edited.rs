@@ -123,3 +123,17 @@ async fn a_message_left_by_a_delete_is_polled_on() {
     assert_eq!(rig.count("receiptd.receipt_history WHERE msg_seq = 3").await, 1);
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn times_that_are_not_finite_are_refused() {
+    let rig = Harness::stopped(simulator_config()).await;
+    rig.watch("g", [1]).await;
+    for edit in [
+        "INSERT INTO receiptd.poll_slots (group_key, next_poll_at, last_called_at) VALUES (1, now(), 'infinity')",
+        "UPDATE receiptd.watched_messages SET added_at = '-infinity'",
+        "UPDATE receiptd.watched_messages SET known_until = 'infinity'",
+    ] {
+        let error = sqlx::query(edit).execute(&rig.pool).await.unwrap_err().to_string();
+        assert!(error.contains("are_finite"), "{error}");
+    }
+}
