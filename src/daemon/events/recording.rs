@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,9 @@ const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Maximum number of messages that are looked up together.
 const CHUNK: usize = 2_000;
+
+/// Maximum number of times that the slots of messages are looked up, if they move meanwhile.
+const LOOK_UPS: u32 = 3;
 
 /// How often groups whose members have changed are looked up.
 const MEMBERS_EVERY: Duration = Duration::from_secs(5);
@@ -156,28 +160,38 @@ impl EventRecorder {
                 () = until([order.next_at(), changed.next_at()]) => {}
             }
             to_poll.changed = changed.take(clock::uptime());
-            let ripe = if stop.is_cancelled() { order.take_all() } else { order.take(clock::uptime()) };
-            let work = async {
-                while let Err(error) = self.handle(&ripe, &to_poll).await {
-                    error.log(&mut trouble, "recording events of webhooks failed: they wait");
-                    sleep(TRY_AGAIN).await;
-                }
-                if trouble.is_over() {
-                    tracing::info!("events of webhooks are recorded again");
-                }
-            };
-            let deadline = async {
-                stop.cancelled().await;
-                sleep(TRY_AGAIN * 5).await;
-            };
-            tokio::select! {
-                () = work => {}
-                () = deadline => {
-                    let entries: usize = ripe.iter().map(|one| one.event.entries.len()).sum();
-                    self.health.dropped(Dropped::NoRoom, entries as u64);
-                }
-            }
+            self.work(&order.take(clock::uptime()), &to_poll, stop, &mut trouble).await;
             stop.run_until_cancelled(sleep(TOGETHER)).await;
+        }
+        // Events that were accepted before the stop.
+        let mut to_poll = ToPoll::default();
+        for arrival in self.inbox.take().now_or_never().unwrap_or_default() {
+            self.sort(arrival, &mut order, &mut to_poll, &mut changed);
+        }
+        self.work(&order.take_all(), &to_poll, stop, &mut trouble).await;
+    }
+
+    /// Records events, however often that fails, until some seconds after `stop`.
+    async fn work(&self, ripe: &[Arrived], to_poll: &ToPoll, stop: &CancellationToken, trouble: &mut LogThrottle) {
+        let work = async {
+            while let Err(error) = self.handle(ripe, to_poll).await {
+                error.log(trouble, "recording events of webhooks failed: they wait");
+                sleep(TRY_AGAIN).await;
+            }
+            if trouble.is_over() {
+                tracing::info!("events of webhooks are recorded again");
+            }
+        };
+        let deadline = async {
+            stop.cancelled().await;
+            sleep(TRY_AGAIN * 5).await;
+        };
+        tokio::select! {
+            () = work => {}
+            () = deadline => {
+                let entries: usize = ripe.iter().map(|one| one.event.entries.len()).sum();
+                self.health.dropped(Dropped::NoRoom, entries as u64);
+            }
         }
     }
 
@@ -189,15 +203,32 @@ impl EventRecorder {
         self.make_due(to_poll).await
     }
 
+    /// The slots of messages, with the places of the messages by slot. If some move to other slots meanwhile, it looks
+    /// again.
+    async fn look_up(&self, heard: &[HeardOf<'_>]) -> Result<(HashMap<SlotKey, Vec<usize>>, Vec<Slot>), StoreError> {
+        let messages: Vec<(&GroupId, MsgSeq)> = heard.iter().map(|one| (one.group, one.heard.seq)).collect();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut of_slot: HashMap<SlotKey, Vec<usize>> = HashMap::new();
+            let found = self.store.slots_of_messages(&messages).await?;
+            found.into_iter().for_each(|(place, slot)| of_slot.entry(slot).or_default().push(place));
+            let keys: Vec<SlotKey> = of_slot.keys().copied().collect();
+            let slots = self.store.read_slots(&keys).await?;
+            let held = slots.iter().flat_map(|slot| slot.messages.iter().map(|message| (slot.key, message.seq)));
+            let held: HashSet<(SlotKey, MsgSeq)> = held.collect();
+            let is_there = |slot, place: &usize| held.contains(&(slot, heard[*place].heard.seq));
+            let are_there = of_slot.iter().all(|(slot, places)| places.iter().all(|place| is_there(*slot, place)));
+            if are_there || tries == LOOK_UPS {
+                return Ok((of_slot, slots));
+            }
+        }
+    }
+
     /// Records the news of messages, in order of time.
     async fn record(&self, heard: &[HeardOf<'_>]) -> Result<(), StoreError> {
-        let messages: Vec<(&GroupId, MsgSeq)> = heard.iter().map(|one| (one.group, one.heard.seq)).collect();
-        let mut of_slot: HashMap<SlotKey, Vec<usize>> = HashMap::new();
-        let found = self.store.slots_of_messages(&messages).await?;
-        let unwatched = heard.len().saturating_sub(found.len());
-        found.into_iter().for_each(|(place, slot)| of_slot.entry(slot).or_default().push(place));
-        let keys: Vec<SlotKey> = of_slot.keys().copied().collect();
-        let slots = self.store.read_slots(&keys).await?;
+        let (mut of_slot, slots) = self.look_up(heard).await?;
+        let unwatched = heard.len().saturating_sub(of_slot.values().map(Vec::len).sum());
         let (moment, mut changes, mut readers) = (self.store.clock().moment(), vec![], Told::new());
         for slot in slots {
             let mut places = of_slot.remove(&slot.key).unwrap_or_default();

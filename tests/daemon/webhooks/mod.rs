@@ -344,3 +344,48 @@ async fn a_slot_whose_common_poll_told_nothing_new_is_polled_on() {
     rig.until(&format!("(SELECT min(known_until) FROM receiptd.latest_receipts) > '{told}'")).await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn an_event_that_was_accepted_just_before_the_stop_is_recorded() {
+    let mut rig = listening(simulator_config()).await;
+    set(&rig, 1, 0, 3);
+    rig.start().await;
+    rig.watch("g", [1]).await;
+    rig.until("(SELECT unread_num = 3 FROM receiptd.latest_receipts)").await;
+    let body = receipts(1, 1, 2, 1, clock::now());
+    assert_eq!(post(&format!("{}?{}", url(&rig), query()), body).await.0, 200);
+    rig.stop().await;
+    assert_eq!(rig.value::<i32>("SELECT read_num FROM receiptd.latest_receipts").await, 1);
+}
+
+#[tokio::test]
+async fn an_event_finds_a_message_that_moves_to_another_slot_meanwhile() {
+    let mut rig = listening(simulator_config()).await;
+    set(&rig, 1, 0, 3);
+    rig.start().await;
+    rig.watch("g", [1]).await;
+    rig.until("(SELECT unread_num = 3 FROM receiptd.latest_receipts)").await;
+    let mut other = rig.pool.begin().await.unwrap();
+    let lock = "LOCK TABLE receiptd.poll_slots IN ACCESS EXCLUSIVE MODE";
+    sqlx::query(lock).execute(&mut *other).await.unwrap();
+    let body = receipts(1, 1, 2, 1, clock::now());
+    assert_eq!(post(&format!("{}?{}", url(&rig), query()), body).await.0, 200);
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'receiptd.poll_slots'::regclass";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut *other).await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // As when slots are merged or split.
+    sqlx::raw_sql(
+        "CREATE TEMP TABLE moved AS SELECT * FROM receiptd.poll_slots;
+         UPDATE moved SET slot_id = 1000;
+         INSERT INTO receiptd.poll_slots SELECT * FROM moved;
+         UPDATE receiptd.watched_messages SET slot_id = 1000;
+         DELETE FROM receiptd.poll_slots WHERE slot_id <> 1000",
+    )
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    other.commit().await.unwrap();
+    rig.until("(SELECT read_num = 1 FROM receiptd.latest_receipts)").await;
+    rig.stop().await;
+}
