@@ -43,7 +43,7 @@ pub(crate) fn to_read<T: BorrowMut<Kept>>(polls: &[T]) -> (Vec<SlotKey>, BTreeSe
 
 /// Decides again about polls whose slots were changed.
 pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Decided<T> {
-    let mut slots: BTreeMap<SlotKey, Slot> = present.slots.into_iter().map(|slot| (slot.key, slot)).collect();
+    let slots: BTreeMap<SlotKey, Slot> = present.slots.into_iter().map(|slot| (slot.key, slot)).collect();
     let mut decided = Decided { polls: vec![], stored: vec![], needless: vec![], committed: vec![] };
     for mut poll in polls {
         let kept: &Kept = poll.borrow();
@@ -51,7 +51,7 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
         let is_of = |slot: &&Slot| if kept.is_of_events() { kept.hears_of(slot) } else { slot.key == own };
         // If messages of events have moved to several slots, polls find the changes of the others.
         let now = slots.get(&own).filter(is_of).or_else(|| slots.values().find(is_of)).cloned();
-        let other = absorbed.and_then(|slot| slots.remove(&slot));
+        let other = absorbed.and_then(|slot| slots.get(&slot).cloned());
         // The absorbed slot is separate if the absorbing one no longer exists. If it can't be read, it no longer exists
         // itself.
         match (&other, absorbed) {

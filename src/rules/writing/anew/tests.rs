@@ -79,3 +79,23 @@ fn events_follow_their_message_into_another_slot() {
     let gone = decided(vec![holding(1, vec![known(2, 1, 0)])]);
     assert_eq!((slots(&gone), gone.needless.len()), (vec![], 1));
 }
+
+#[test]
+fn events_follow_their_message_into_a_slot_that_is_being_absorbed() {
+    let mut common = holding(1, vec![known(1, 0, -60_000)]);
+    common.absorb(holding(2, vec![known(2, 0, -60_000), known(3, 0, -60_000)]));
+    let told = |number| {
+        let receipt = Receipt { code: 0, counts: Some(counts(1)) };
+        Told { seq: seq(number), receipt, sent_at: at(0), answered_at: at(1_000) }
+    };
+    let answered = Poll { receipts: [1, 2].map(told).into(), ..Poll::ended(PollEnd::Complete) };
+    let cadences = Arc::new(Cadences::of_tiers());
+    let poll = Kept::of(common, answered, cadences.clone(), 1.0, KeepSnapshots::Changes, at(1_000));
+    let heard = Heard { seq: seq(3), counts: counts(2), members: 2, happened_at: Some(at(10)), arrived_at: at(20) };
+    // Slot 9 has been merged into slot 2 since.
+    let events = Kept::of_events(holding(9, vec![known(3, 0, -60_000)]), vec![heard], cadences, at(100).into());
+    let slots =
+        vec![holding(1, vec![known(1, 0, -60_000)]), holding(2, vec![known(2, 0, -60_000), known(3, 0, -60_000)])];
+    let decided = decide(vec![poll, events.unwrap()], Present { slots, ..Present::default() });
+    assert_eq!((decided.polls.len(), decided.needless.len()), (2, 0), "the events are lost");
+}
