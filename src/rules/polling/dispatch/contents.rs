@@ -122,7 +122,7 @@ impl Dispatch {
             Stage::Reading => {
                 let (split, later, slots) = sort(read, contents.size);
                 claimed.slots.retain(|slot| !later.contains(slot));
-                later.into_iter().for_each(|slot| self.schedule.give_back(slot, now));
+                later.into_iter().for_each(|slot| self.give_back(claimed, slot, now));
                 let keys = split.iter().map(|slot| slot.key).collect();
                 (contents.slots, contents.stage) = (slots, Stage::Splitting(split.into(), keys));
             }
@@ -160,7 +160,7 @@ impl Dispatch {
             Some(slot) if slot.may_absorb(&absorbed, contents.size) => slot.absorb(absorbed),
             _ => {
                 claimed.slots.retain(|slot| *slot != absorbed.key);
-                self.schedule.give_back(absorbed.key, now);
+                self.give_back(claimed, absorbed.key, now);
             }
         }
     }

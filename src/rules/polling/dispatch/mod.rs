@@ -201,7 +201,7 @@ impl Dispatch {
         for slot in slots {
             of(&slot).for_each(|slot| _ = missing.remove(&slot));
             match place(calls, &claimed, &slot, calling, now.monotonic) {
-                Some(Place::Until(until)) => self.put_off(&slot, until, now),
+                Some(Place::Until(until)) => self.put_off(&claimed, &slot, until, now),
                 Some(place) => {
                     calling += usize::from(!slot.messages.is_empty());
                     let is_trial = claimed.is_probe || place == Place::OnTrial;
@@ -222,6 +222,7 @@ impl Dispatch {
             self.unsure_after = Some(SlotKey::MIN);
         }
         claimed.slots.iter().for_each(|slot| self.schedule.release(*slot, now.time, now));
+        self.probes.extend(&claimed.probes);
         Round { polls: vec![], wait: self.ends(calls, &claimed, 0, READ_AGAIN, now) }
     }
 
@@ -266,12 +267,20 @@ impl Dispatch {
         Duration::from_micros(until_next.unwrap_or(i64::MAX).clamp(1_000, most).unsigned_abs())
     }
 
+    /// Returns a claimed slot as it was: a probe is still to be made.
+    fn give_back(&mut self, claimed: &Claimed, slot: SlotKey, now: Now) {
+        self.schedule.give_back(slot, now);
+        if claimed.probes.contains(&slot) {
+            self.probes.insert(slot);
+        }
+    }
+
     /// Returns a slot to the schedule: its group is held until then, or another slot is polled instead.
-    fn put_off(&mut self, slot: &Slot, until: Instant, now: Now) {
+    fn put_off(&mut self, claimed: &Claimed, slot: &Slot, until: Instant, now: Now) {
         let wait = TimeDelta::from_std(until.saturating_duration_since(now.monotonic)).unwrap_or_default();
         for id in of(slot) {
             if wait.is_zero() {
-                self.schedule.give_back(id, now);
+                self.give_back(claimed, id, now);
             } else {
                 self.put_off.entry(slot.key.group_key).or_default().insert(id);
                 self.schedule.release(id, slot.next_poll_at.max(now.time + wait), now);

@@ -215,3 +215,29 @@ fn slots_that_a_round_does_not_split_are_split_by_the_next() {
     }
     assert_eq!(split, [301, 302, 303, 304, 305, 306]);
 }
+
+#[test]
+fn probes_that_the_first_call_of_a_term_leaves_over_are_made_by_a_later_round() {
+    let mut rig = Rig::new();
+    rig.calls = Calls::new(200, 50, rig.now.monotonic);
+    rig.offer_probes(1..=1);
+    rig.offer(301..=301);
+    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
+    let slots = claimed.slots.iter().copied().map(slot).collect();
+    assert_eq!(rig.start(claimed, slots), [301]);
+    rig.calls.gate.answered(key(301), rig.now.monotonic, rig.now.monotonic);
+    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
+    let slots = claimed.slots.iter().copied().map(slot).collect();
+    assert_eq!(rig.start(claimed, slots), [1], "the probe");
+}
+
+#[test]
+fn a_failed_read_loses_no_probe() {
+    let mut rig = Rig::new();
+    rig.offer_probes(1..=1);
+    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
+    rig.dispatch.not_read(&mut rig.calls, claimed, false, rig.now);
+    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
+    let slots = claimed.slots.iter().copied().map(slot).collect();
+    assert_eq!(rig.start(claimed, slots), [1], "the probe");
+}
