@@ -112,7 +112,10 @@ impl HeldGroups {
             return before;
         }
         if self.held.len() >= MAX_HELD && before.is_none() {
-            return None;
+            self.drop_stale(now);
+            if self.held.len() >= MAX_HELD {
+                return None;
+            }
         }
         self.witnesses.retain(|other| other.group_key != group);
         let refusals = before.as_ref().map_or(1, |before| before.refusals.saturating_add(1));
@@ -205,8 +208,13 @@ impl HeldGroups {
 
     /// Whether no group is held, apart from those that are no longer watched.
     pub(super) fn is_empty_at(&mut self, now: Instant) -> bool {
-        self.held.retain(|_, held| now < held.again_at + STALE);
+        self.drop_stale(now);
         self.held.is_empty()
+    }
+
+    /// Drops groups that are no longer watched: nobody has asked for them again.
+    fn drop_stale(&mut self, now: Instant) {
+        self.held.retain(|_, held| now < held.again_at + STALE);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (GroupKey, &Failure, Instant)> {

@@ -304,3 +304,22 @@ proptest! {
         prop_assert!(waits.clone().max() < Some(secs(10.0)), "the good groups waited for {:?}", waits.max());
     }
 }
+
+#[test]
+fn groups_no_longer_watched_take_no_room_of_others() {
+    let (mut gate, mut now) = (Gate::default(), Instant::now());
+    let mut refused = |group, now| {
+        let blame = gate.refused(group, &failure(10010), now, now);
+        gate.answered(slot_of(5_000), now, now);
+        (blame, gate.place(group, now))
+    };
+    // Each is refused once and then unwatched.
+    for group in 1..=2_000 {
+        assert_eq!(refused(group, now).0, Blame::Unknown);
+        now += secs(3_600.0);
+    }
+    let (blame, place) = refused(3_000, now);
+    assert_eq!(blame, Blame::Unknown);
+    assert_ne!(place, Place::Free, "it is asked again and again");
+    assert_eq!(refused(3_000, now + secs(11.0)).0, Blame::Group);
+}
