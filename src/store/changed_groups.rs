@@ -36,6 +36,8 @@ pub struct Rescheduled {
     pub slots: Vec<(SlotKey, Next)>,
     /// The rows that the tables refuse, if any. They wait like locked ones.
     pub refused: Option<RefusedSlots>,
+    /// Why marks could not be cleared, if so: some may have been.
+    pub failed: Option<StoreError>,
 }
 
 /// The slots of quarantined groups whose time for a probe has come.
@@ -45,6 +47,8 @@ pub struct Probes {
     pub slots: Vec<SlotKey>,
     /// What the tables refuse, if anything. It is offered again.
     pub refused: Option<RefusedSlots>,
+    /// What ended the search after some groups were claimed, if anything.
+    pub failed: Option<StoreError>,
 }
 
 /// Maximum number of groups offered for a probe at a time.
@@ -96,9 +100,13 @@ impl Store {
                 found.entry(slot.group_key).and_modify(|(_, slots)| _ = slots.insert(slot));
             }
         }
-        let kept = self.clear_marks(&found).await?;
+        // Groups without a mark are not found again, so their slots have to reach the schedule now.
+        let (kept, failed) = match self.clear_marks(&found).await {
+            Ok(kept) => (kept, None),
+            Err(error) => (None, Some(error)),
+        };
         *left = found;
-        Ok(Rescheduled { slots: moved, refused: refused.or(kept) })
+        Ok(Rescheduled { slots: moved, refused: refused.or(kept), failed })
     }
 
     /// Clears the marks of groups without remaining slots. Only now, and only of those that have not changed again:
@@ -185,7 +193,7 @@ impl Store {
         .await
     }
 
-    /// One slot of each quarantined group whose time for a probe has come, the earliest first.
+    /// One slot of each of some quarantined groups whose time for a probe has come.
     ///
     /// # Errors
     /// If the database fails.
@@ -196,7 +204,8 @@ impl Store {
              WHERE sdk_app_id = $1 AND state = 'quarantined'
                 -- None is put off for longer, so a wrong clock has said so.
                 AND (probe_at <= $2 OR probe_at > $2 + interval '2 days')
-             ORDER BY probe_at LIMIT $3",
+             -- In any order: those that are refused or locked stay due, and must not hide the others.
+             ORDER BY random() LIMIT $3",
         )
         .bind(self.app())
         .bind(now)
@@ -213,7 +222,8 @@ impl Store {
                     }
                     halves.failed(groups);
                 }
-                Err(error) => return Err(error),
+                Err(error) if probes.slots.is_empty() => return Err(error),
+                Err(error) => return Ok(Probes { failed: Some(error), ..probes }),
             }
         }
         Ok(probes)

@@ -43,6 +43,8 @@ pub struct Slotted {
     pub next: Option<MessageKey>,
     /// What the tables refuse, if anything. Its group waits like a locked one.
     pub refused: Option<RefusedSlots>,
+    /// What ended the round after a part of it was committed, if anything.
+    pub failed: Option<StoreError>,
 }
 
 /// A group, and a message's number in it.
@@ -92,7 +94,7 @@ impl Store {
     /// waits for the next round.
     ///
     /// # Errors
-    /// If the database fails; then nothing has changed, except for messages assigned before.
+    /// If the database fails before anything was assigned.
     pub async fn slot_new_messages(
         &self,
         after: MessageKey,
@@ -126,7 +128,9 @@ impl Store {
                     }
                     halves.failed(groups);
                 }
-                Err(error) => return Err(error),
+                // What is committed has to reach the schedule.
+                Err(error) if slotted.slots.is_empty() => return Err(error),
+                Err(error) => return Ok(Slotted { failed: Some(error), ..slotted }),
             }
         }
         let is_left = |group_key| halves.left.iter().any(|group| group[0].fill.group_key == group_key);

@@ -115,14 +115,17 @@ impl Slotter {
         let due = |slot: &Slot| self.due(slot, self.store.clock().now());
         let changed = self.store.reschedule_changed_groups(&mut seen.left, due).await?;
         changed.slots.into_iter().for_each(|(slot, next)| self.tell(ScheduleNews::Due(slot, next)));
+        changed.failed.map_or(Ok(()), Err)?;
         let probes = self.store.slots_to_probe(self.store.clock().now()).await?;
         probes.slots.into_iter().for_each(|slot| self.tell(ScheduleNews::Probe(slot)));
+        probes.failed.map_or(Ok(()), Err)?;
         let mut refused = changed.refused.or(probes.refused);
         let mut after = Some(FIRST);
         while let Some(place) = after.filter(|_| !stop.is_cancelled()) {
             let slotted = self.store.slot_new_messages(place, |fresh, open| self.pack(fresh, open)).await?;
             slotted.slots.iter().for_each(|(slot, next)| self.tell(ScheduleNews::Joined(*slot, *next)));
             metrics::counter!("receiptd_messages_slotted_total").increment(slotted.messages as u64);
+            slotted.failed.map_or(Ok(()), Err)?;
             after = slotted.next;
             refused = refused.or(slotted.refused);
         }
