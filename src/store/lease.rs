@@ -6,6 +6,7 @@ use sqlx::{FromRow, Row, postgres::types::PgInterval, types::Json};
 
 use super::{
     Store, StoreError,
+    brief::Halves,
     statement::{query, query_as, query_scalar},
     transaction::{Fence, LONG, RENEWAL, SHORT, literal},
 };
@@ -15,6 +16,7 @@ use crate::{
     rules::{
         lease::{LeaseRow, TTL},
         recording::KnownLimit,
+        slot::GroupKey,
     },
 };
 
@@ -94,31 +96,43 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub async fn follow_cadences(&self, cadences: BTreeMap<String, String>) -> Result<i64, StoreError> {
-        let groups = query_scalar(
-            "WITH known AS (
-                SELECT cadences AS old, $2::jsonb AS new FROM receiptd.poller_leases
-                WHERE sdk_app_id = $1 AND cadences <> $2
-            ), changed AS (
-                SELECT g.group_key FROM receiptd.watched_groups g, known
-                WHERE g.sdk_app_id = $1 AND g.state = 'active'
-                    AND coalesce(old ->> g.cadence, old ->> 'default')
-                        IS DISTINCT FROM coalesce(new ->> g.cadence, new ->> 'default')
-                ORDER BY g.group_key FOR NO KEY UPDATE OF g SKIP LOCKED
-            ), marked AS (
-                UPDATE receiptd.watched_groups g SET reschedule = true FROM changed
-                WHERE g.group_key = changed.group_key RETURNING 1
-            ), noted AS (
-                UPDATE receiptd.poller_leases SET cadences = $2
-                WHERE sdk_app_id = $1 AND cadences IS DISTINCT FROM $2
+        const DOING: &str = "rescheduling after a change of cadences";
+        let changed = query_scalar::<GroupKey>(
+            "SELECT g.group_key FROM receiptd.watched_groups g,
+                (SELECT cadences AS old, $2::jsonb AS new FROM receiptd.poller_leases
+                 WHERE sdk_app_id = $1 AND cadences <> $2) known
+             WHERE g.sdk_app_id = $1 AND g.state = 'active'
+                AND coalesce(old ->> g.cadence, old ->> 'default') IS DISTINCT FROM coalesce(new ->> g.cadence, new ->> 'default')
+             ORDER BY g.group_key",
+        )
+        .bind(self.app())
+        .bind(Json(cadences.clone()));
+        let changed = self.run(DOING, LONG, async |database| changed.fetch_all(database).await).await?;
+        let (mut halves, mut marked) = (Halves::of(changed), 0);
+        while let Some(groups) = halves.take() {
+            let mark = query(
+                "WITH free AS (
+                    SELECT group_key FROM receiptd.watched_groups WHERE group_key = ANY ($1) AND state = 'active'
+                    ORDER BY group_key FOR NO KEY UPDATE SKIP LOCKED
+                )
+                UPDATE receiptd.watched_groups g SET reschedule = true FROM free WHERE g.group_key = free.group_key",
             )
-            SELECT count(*) FROM marked",
+            .bind(groups.clone());
+            match self.run_fenced(DOING, LONG, async |database| mark.execute(database).await).await {
+                Ok(rows) => marked += rows.rows_affected(),
+                // Like a locked one, it follows with its next polls.
+                Err(error) if error.is_refusal() => halves.failed(groups),
+                Err(error) => return Err(error),
+            }
+        }
+        // Only now: if the marks were not made, they are made the next time.
+        let note = query(
+            "UPDATE receiptd.poller_leases SET cadences = $2 WHERE sdk_app_id = $1 AND cadences IS DISTINCT FROM $2",
         )
         .bind(self.app())
         .bind(Json(cadences));
-        self.run_fenced("rescheduling after a change of cadences", LONG, async |database| {
-            groups.fetch_one(database).await
-        })
-        .await
+        self.run_fenced(DOING, LONG, async |database| note.execute(database).await).await?;
+        Ok(i64::try_from(marked).unwrap_or(i64::MAX))
     }
 
     /// Numbers of recent changes that events reported, and that only polls found.

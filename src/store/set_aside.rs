@@ -14,7 +14,7 @@ use super::{
     },
     readers::write_moves,
     sqlstate::{is_refusal, sqlstate},
-    statement::query,
+    statement::{query, query_scalar},
     transaction::SHORT,
 };
 use crate::{
@@ -65,8 +65,9 @@ async fn apart(
         }
     };
     let (slot, group, calls) = pieces(frame);
-    let mut waits =
-        attempt(connection, &group, None, async |database| write_groups(database, &[&group]).await).await?.is_none();
+    let mut waits = attempt(connection, &group, None, async |database| write_groups(database, &[&group], false).await)
+        .await?
+        .is_none();
     let mut rows =
         usize::from(is_refused) + usize::from(waits) + usize::from(write_calls_of(connection, &calls).await?.is_none());
     let later = slot.next_poll_at.max(not_before);
@@ -164,7 +165,16 @@ async fn write_of_unwatched(connection: &mut StoreConnection, kept: &Kept) -> Re
     Ok(dropped)
 }
 
+/// Writes a poll's calls, unless an earlier commit without an answer did. A slot that is refused doesn't tell.
 async fn write_calls_of(connection: &mut StoreConnection, part: &Recording) -> Result<Option<()>, sqlx::Error> {
+    if let Some(first) = part.attempts.first() {
+        let stored = query_scalar::<bool>(
+            "SELECT EXISTS (SELECT FROM receiptd.api_calls WHERE group_key = $1 AND called_at = $2)",
+        );
+        if stored.bind(part.slot.group_key).bind(first.called_at).fetch_one(&mut *connection).await? {
+            return Ok(Some(()));
+        }
+    }
     attempt(connection, part, None, async |database| write_calls(database, &[part]).await).await
 }
 

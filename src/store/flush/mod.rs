@@ -76,7 +76,7 @@ async fn flush_once(store: &Store, polls: &[Kept], replaces: bool) -> Result<Bri
             let recordings: Vec<&Recording> = kept.iter().map(|kept| &kept.recording).chain(&unwatched).collect();
             write_milestones(database, &recordings).await?;
             write_late(database, &recordings, now).await?;
-            write_groups(database, &recordings).await?;
+            write_groups(database, &recordings, true).await?;
             rows.are_ours(database).await?;
             write_snapshots(database, &recordings, replaces).await?;
             write_moves(database, &kept).await?;

@@ -183,8 +183,12 @@ pub(super) async fn part_slots(
     Ok(made)
 }
 
+/// Releases a group.
+const RELEASE: &str =
+    "UPDATE receiptd.watched_groups g SET state = 'active' WHERE g.group_key = $1 AND g.state = 'quarantined'";
+
 /// Releases a group. Those refused together with it are probed soon, except those being probed.
-const RELEASE: &str = "
+const RELEASE_AND_PROBE: &str = "
     WITH released AS (
         UPDATE receiptd.watched_groups g SET state = 'active' FROM receiptd.watched_groups was
         WHERE g.group_key = $1 AND was.group_key = g.group_key AND g.state = 'quarantined'
@@ -198,10 +202,12 @@ const RELEASE: &str = "
     )
     UPDATE receiptd.watched_groups g SET probe_at = now() FROM others WHERE g.group_key = others.group_key";
 
-/// Quarantines or releases groups, unless their owner has paused or removed them meanwhile.
+/// Quarantines or releases groups, unless their owner has paused or removed them meanwhile. With `probes_others`, this
+/// changes other groups too, which the tables may refuse.
 pub(in crate::store) async fn write_groups(
     connection: &mut StoreConnection,
     recordings: &[&Recording],
+    probes_others: bool,
 ) -> Result<(), sqlx::Error> {
     let mut changes: Vec<_> =
         recordings.iter().filter_map(|recording| Some((recording.slot.group_key, recording.group.as_ref()?))).collect();
@@ -217,7 +223,8 @@ pub(in crate::store) async fn write_groups(
             .bind(i32::try_from(*code).unwrap_or(i32::MAX))
             .bind(reason)
             .bind(probe_at),
-            GroupChange::Release => query(RELEASE)
+            GroupChange::Release if !probes_others => query(RELEASE).bind(group_key),
+            GroupChange::Release => query(RELEASE_AND_PROBE)
                 .bind(group_key)
                 .bind(sqlx::postgres::types::PgInterval::try_from(PROBE_CLAIM).unwrap_or_default()),
         };
