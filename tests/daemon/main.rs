@@ -26,6 +26,7 @@ mod readers;
 mod recording;
 mod refused;
 mod refused_discovery;
+mod refused_groups;
 mod reload;
 mod rights;
 mod schema;
