@@ -399,7 +399,8 @@ DECLARE
     slots_of bigint[];
     slots bigint[];
     removed bigint;
-    gap record;
+    overdue_since timestamptz;
+    overdue bigint;
 BEGIN
     PERFORM receiptd.require_app(unwatch_messages.sdk_app_id, coalesce(cardinality(unwatch_messages.msg_seqs), 0));
     -- The messages first: while they are locked, nobody else can assign or move them. So these are their slots.
@@ -413,7 +414,13 @@ BEGIN
     slots := ARRAY(SELECT DISTINCT u.slot_id FROM unnest(slots_of) AS u (slot_id) WHERE u.slot_id IS NOT NULL);
     PERFORM FROM receiptd.poll_slots s WHERE s.group_key = key AND s.slot_id = ANY (slots)
         ORDER BY s.slot_id FOR NO KEY UPDATE;
-    SELECT o.gap_from, o.messages INTO gap FROM receiptd.open_gaps o WHERE o.group_key = key;
+    -- Usually none of them is overdue, and a group may have many other slots.
+    IF array_position(slots_of, NULL) IS NOT NULL OR EXISTS (
+        SELECT FROM receiptd.poll_slots s WHERE s.group_key = key AND s.slot_id = ANY (slots)
+            AND (s.failures > 0 OR s.next_poll_at < now())
+    ) THEN
+        SELECT o.gap_from, o.messages INTO overdue_since, overdue FROM receiptd.open_gaps o WHERE o.group_key = key;
+    END IF;
     UPDATE receiptd.watched_messages m
         SET state = 'removed', closed_at = now(), slot_id = NULL, no_receipt_polls = 0, refused_since = NULL,
             read_num = coalesce(e.read_num, m.read_num), unread_num = coalesce(e.unread_num, m.unread_num),
@@ -431,10 +438,10 @@ BEGIN
     GET DIAGNOSTICS removed = ROW_COUNT;
     PERFORM receiptd.leave_slots(key, slots_of);
     -- The roll-up finds gaps by the late polls that end them. If the last overdue messages leave, there will be none.
-    INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason)
-        SELECT key, gap.gap_from, now(), least(gap.messages, 2147483647), 'unwatched'
-        WHERE gap.gap_from IS NOT NULL AND NOT EXISTS (SELECT FROM receiptd.open_gaps o WHERE o.group_key = key)
-        ON CONFLICT DO NOTHING;
+    IF overdue_since IS NOT NULL AND NOT EXISTS (SELECT FROM receiptd.open_gaps o WHERE o.group_key = key) THEN
+        INSERT INTO receiptd.poll_gaps (group_key, gap_from, gap_until, messages, reason)
+            VALUES (key, overdue_since, now(), least(overdue, 2147483647), 'unwatched') ON CONFLICT DO NOTHING;
+    END IF;
     -- A group that is not polled has no such poll: its empty slots go when it is rescheduled.
     UPDATE receiptd.watched_groups g SET reschedule = true
         WHERE removed > 0 AND g.group_key = key AND g.state <> 'active' AND NOT g.reschedule;
