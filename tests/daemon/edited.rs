@@ -31,6 +31,15 @@ const IS_RIGHT: &str =
     "(SELECT count(*) = 6 AND bool_and(e.slot_id IS NOT NULL AND m.state = 'active' AND isfinite(e.sent_at))
     FROM receiptd.slot_messages e FULL JOIN receiptd.watched_messages m USING (group_key, slot_id, msg_seq))";
 
+/// A stopped daemon that has polled so many messages of group `g`.
+async fn polled(messages: i64) -> Harness {
+    let mut rig = Harness::new().await;
+    rig.watch("g", 1..=messages).await;
+    rig.until(&format!("(SELECT count(known_until) = {messages} FROM receiptd.latest_receipts)")).await;
+    rig.stop().await;
+    rig
+}
+
 #[tokio::test]
 async fn an_edited_slot_is_repaired_and_polling_continues() {
     let mut rig = Harness::stopped(simulator_config()).await;
@@ -62,10 +71,7 @@ async fn an_edited_slot_is_repaired_and_polling_continues() {
 
 #[tokio::test]
 async fn an_edited_slot_that_has_to_be_split_loses_no_message() {
-    let mut rig = Harness::new().await;
-    rig.watch("g", 1..=4).await;
-    rig.until("(SELECT count(known_until) = 4 FROM receiptd.latest_receipts)").await;
-    rig.stop().await;
+    let mut rig = polled(4).await;
     let without_one = format!("UPDATE receiptd.poll_slots SET {}", every_array("@[1:1] || @[1:1] || @[3:4]"));
     sqlx::query(AssertSqlSafe(without_one)).execute(&rig.pool).await.unwrap();
     rig.settings.session.polling.batch_size = 1;
@@ -91,10 +97,7 @@ async fn a_message_whose_row_was_deleted_is_watched_anew_once() {
 
 #[tokio::test]
 async fn deleting_all_but_one_message_of_a_slot_keeps_its_state() {
-    let mut rig = Harness::new().await;
-    rig.watch("g", 1..=3).await;
-    rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;
-    rig.stop().await;
+    let rig = polled(3).await;
     let counts = "SELECT coalesce(string_agg(concat_ws('/', msg_seq, read_num, unread_num), ' '), 'none') FROM receiptd.latest_receipts WHERE msg_seq = 3";
     let before: String = rig.value(counts).await;
     sqlx::query("DELETE FROM receiptd.watched_messages WHERE msg_seq IN (1, 2)").execute(&rig.pool).await.unwrap();
@@ -103,10 +106,7 @@ async fn deleting_all_but_one_message_of_a_slot_keeps_its_state() {
 
 #[tokio::test]
 async fn a_message_left_by_a_delete_is_polled_on() {
-    let mut rig = Harness::new().await;
-    rig.watch("g", 1..=3).await;
-    rig.until("(SELECT count(known_until) = 3 FROM receiptd.latest_receipts)").await;
-    rig.stop().await;
+    let mut rig = polled(3).await;
     sqlx::query("DELETE FROM receiptd.watched_messages WHERE msg_seq IN (1, 2)").execute(&rig.pool).await.unwrap();
     rig.watch("g", [4]).await;
     // As if it had been polled a moment ago: a new message joins first.

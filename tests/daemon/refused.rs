@@ -151,6 +151,11 @@ async fn a_refused_split_holds_up_no_other_slot() {
     rig.stop().await;
 }
 
+/// So many of ten members have read a message of the group.
+fn set(rig: &Harness, number: i64, read: i64) {
+    rig.simulator.world().set_receipt(&group("slot"), seq(number), Counts::new(read, 10 - read).unwrap());
+}
+
 /// What is known of the messages of a group: the latest read count, and the sum of the reads in the history.
 async fn reads(rig: &Harness, group_key: i32) -> Vec<String> {
     let query = format!(
@@ -164,9 +169,7 @@ async fn reads(rig: &Harness, group_key: i32) -> Vec<String> {
 #[tokio::test]
 async fn reads_of_a_refused_slot_are_counted_once() {
     let mut rig = rig(&["slot"]).await;
-    for number in 1..=3 {
-        rig.simulator.world().set_receipt(&group("slot"), seq(number), Counts::new(2, 8).unwrap());
-    }
+    (1..=3).for_each(|number| set(&rig, number, 2));
     refuse(&rig, "poll_slots", "NEW.group_key = 1 AND NEW.last_polled_at IS NOT NULL", "ZZ001").await;
     rig.start().await;
     rig.until("(SELECT max(times) FROM receiptd.set_aside) >= 2").await;
@@ -179,15 +182,13 @@ async fn reads_of_a_refused_slot_are_counted_once() {
 #[tokio::test]
 async fn a_message_that_may_not_be_closed_holds_up_no_other_of_its_slot() {
     let mut rig = rig(&["slot"]).await;
-    for number in 1..=3 {
-        rig.simulator.world().set_receipt(&group("slot"), seq(number), Counts::new(2, 8).unwrap());
-    }
+    (1..=3).for_each(|number| set(&rig, number, 2));
     refuse(&rig, "watched_messages", "NEW.msg_seq = 1 AND NEW.state = 'all_read'", "ZZ001").await;
     rig.start().await;
     polled_again(&mut rig, "slot").await;
-    rig.simulator.world().set_receipt(&group("slot"), seq(1), Counts::new(10, 0).unwrap());
+    set(&rig, 1, 10);
     rig.until("EXISTS (SELECT FROM receiptd.set_aside)").await;
-    rig.simulator.world().set_receipt(&group("slot"), seq(2), Counts::new(5, 5).unwrap());
+    set(&rig, 2, 5);
     rig.until("(SELECT max(times) FROM receiptd.set_aside) >= 3").await;
     let there: Vec<String> = reads(&rig, 1).await;
     rig.stop().await;

@@ -9,12 +9,20 @@ use crate::{
     refused::{polled_again, refuse, rig, run},
 };
 
+/// A stopped daemon that has polled these groups.
+async fn polled(groups: &[&str]) -> Harness {
+    let mut rig = rig(groups).await;
+    rig.start().await;
+    for group in groups {
+        polled_again(&mut rig, group).await;
+    }
+    rig.stop().await;
+    rig
+}
+
 #[tokio::test]
 async fn a_refused_mark_after_a_change_of_cadences_holds_up_no_other_group() {
-    let mut rig = rig(&["bad", "good"]).await;
-    rig.start().await;
-    polled_again(&mut rig, "good").await;
-    rig.stop().await;
+    let mut rig = polled(&["bad", "good"]).await;
     refuse(&rig, "watched_groups", "NEW.group_id = 'bad' AND NEW.reschedule", "ZZ001").await;
     let second = Duration::from_secs(1);
     let cadence = Cadence::by_age(vec![Tier { until: 7_200 * second, every: second }], true).unwrap();
@@ -55,11 +63,7 @@ async fn slots_made_before_slotting_failed_are_polled() {
 
 #[tokio::test]
 async fn groups_resumed_before_clearing_their_marks_failed_are_polled() {
-    let mut rig = rig(&["a", "b"]).await;
-    rig.start().await;
-    polled_again(&mut rig, "a").await;
-    polled_again(&mut rig, "b").await;
-    rig.stop().await;
+    let mut rig = polled(&["a", "b"]).await;
     run(&rig, "SELECT receiptd.pause_group(1400000000, g) FROM unnest(ARRAY['a', 'b']) g").await;
     rig.start().await;
     rig.until("(SELECT count(*) FROM receiptd.watched_groups WHERE reschedule) = 0").await;
@@ -108,11 +112,7 @@ async fn many_groups_with_refused_probes_hold_up_no_other_probe() {
 
 #[tokio::test]
 async fn a_group_is_released_although_another_that_was_refused_with_it_can_not_be_changed() {
-    let mut rig = rig(&["good", "bad"]).await;
-    rig.start().await;
-    polled_again(&mut rig, "good").await;
-    polled_again(&mut rig, "bad").await;
-    rig.stop().await;
+    let mut rig = polled(&["good", "bad"]).await;
     run(
         &rig,
         "UPDATE receiptd.watched_groups SET state = 'quarantined', state_code = 10007, refused_at = now(),

@@ -54,6 +54,13 @@ impl Rig {
         let round = self.dispatch.start(&mut self.calls, claimed, slots, self.now);
         round.polls.iter().map(|poll| poll.slot().key.slot_id).collect()
     }
+
+    /// Reads what the next round claims, and returns the slots that it polls.
+    fn read_and_start(&mut self) -> Vec<i64> {
+        let Task::Read(claimed) = self.next(CONDITIONS) else { panic!("nothing is read") };
+        let slots = claimed.slots.iter().copied().map(slot).collect();
+        self.start(claimed, slots)
+    }
 }
 
 fn next(due: Timestamp) -> Next {
@@ -91,9 +98,7 @@ fn the_first_call_of_a_term_is_one_of_an_active_group() {
     rig.calls = Calls::new(200, 50, rig.now.monotonic);
     rig.offer_probes(1..=1);
     rig.offer(301..=303);
-    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
-    let slots = claimed.slots.iter().copied().map(slot).collect();
-    assert_eq!(rig.start(claimed, slots), [301]);
+    assert_eq!(rig.read_and_start(), [301]);
     let others: BTreeSet<i64> = rig.claim(40).0.into_iter().collect();
     assert_eq!(others, [1, 302, 303].into(), "the others are due as they were");
 }
@@ -222,13 +227,9 @@ fn probes_that_the_first_call_of_a_term_leaves_over_are_made_by_a_later_round() 
     rig.calls = Calls::new(200, 50, rig.now.monotonic);
     rig.offer_probes(1..=1);
     rig.offer(301..=301);
-    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
-    let slots = claimed.slots.iter().copied().map(slot).collect();
-    assert_eq!(rig.start(claimed, slots), [301]);
+    assert_eq!(rig.read_and_start(), [301]);
     rig.calls.gate.answered(key(301), rig.now.monotonic, rig.now.monotonic);
-    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
-    let slots = claimed.slots.iter().copied().map(slot).collect();
-    assert_eq!(rig.start(claimed, slots), [1], "the probe");
+    assert_eq!(rig.read_and_start(), [1], "the probe");
 }
 
 #[test]
@@ -237,7 +238,5 @@ fn a_failed_read_loses_no_probe() {
     rig.offer_probes(1..=1);
     let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
     rig.dispatch.not_read(&mut rig.calls, claimed, false, rig.now);
-    let Task::Read(claimed) = rig.next(CONDITIONS) else { panic!("nothing is read") };
-    let slots = claimed.slots.iter().copied().map(slot).collect();
-    assert_eq!(rig.start(claimed, slots), [1], "the probe");
+    assert_eq!(rig.read_and_start(), [1], "the probe");
 }

@@ -214,8 +214,13 @@ fn the_first_event_that_reaches_a_milestone_counts() {
 
 /// A poll sent at 19.9 s and answered at 20.2 s. In between, an event has reported one of its messages.
 fn poll_beside_event(read: i64, event_at: i64) -> Recording {
-    let before = slot(vec![polled(1, counted(1, 6))]);
-    let event = recorded(&before, &[heard(1, (2, 5), 1, event_at)]);
+    poll_beside(polled(1, counted(1, 6)), heard(1, (2, 5), 1, event_at), counted(read, 7 - read))
+}
+
+/// A poll of a message of which an event was recorded before. It was sent at 19.9 s and answered at 20.2 s.
+fn poll_beside(before: SlotMessage, event: Heard, answer: Receipt) -> Recording {
+    let before = slot(vec![before]);
+    let event = recorded(&before, &[event]);
     let state = SlotMessage {
         receipt: event.messages[0].receipt,
         changed_at: event.messages[0].polled_at,
@@ -225,7 +230,7 @@ fn poll_beside_event(read: i64, event_at: i64) -> Recording {
     };
     let mut poll = Poll::ended(PollEnd::Complete);
     let (sent_at, answered_at) = (time(19_900), time(20_200));
-    poll.receipts.push(Told { seq: seq(1), receipt: counted(read, 7 - read), sent_at, answered_at });
+    poll.receipts.push(Told { seq: seq(1), receipt: answer, sent_at, answered_at });
     let slot = Slot { messages: vec![state], ..before };
     Recording::of(&slot, &poll, &cadence(), KeepSnapshots::Changes, time(21_000))
 }
@@ -301,20 +306,8 @@ fn first_polled_at_is_that_of_the_first_event() {
 
 #[test]
 fn an_early_answer_without_receipt_does_not_replace_a_later_event() {
-    // Asked at 19.9 s, answered at 20.2 s that there is no receipt (yet); read at 20.5 s.
-    let before = slot(vec![SlotMessage::new(seq(1), time(0))]);
-    let event = recorded(&before, &[heard(1, (1, 6), 1, 20_500)]);
-    let state = SlotMessage {
-        receipt: event.messages[0].receipt,
-        changed_at: event.messages[0].polled_at,
-        known_until: event.messages[0].known_until,
-        known_apart: true,
-        ..before.messages[0].clone()
-    };
-    let mut poll = Poll::ended(PollEnd::Complete);
-    let receipt = Receipt { code: 10062, counts: None };
-    poll.receipts.push(Told { seq: seq(1), receipt, sent_at: time(19_900), answered_at: time(20_200) });
-    let slot = Slot { messages: vec![state], ..before };
-    let recording = Recording::of(&slot, &poll, &cadence(), KeepSnapshots::Changes, time(21_000));
+    // There is no receipt yet at 20.2 s; read at 20.5 s.
+    let none = Receipt { code: 10062, counts: None };
+    let recording = poll_beside(SlotMessage::new(seq(1), time(0)), heard(1, (1, 6), 1, 20_500), none);
     assert!(recording.snapshots.is_empty(), "{:?}", recording.snapshots);
 }
