@@ -48,10 +48,14 @@ pub(super) fn decide<T: BorrowMut<Kept>>(polls: Vec<T>, present: Present) -> Dec
     for mut poll in polls {
         let kept: &Kept = poll.borrow();
         let (own, absorbed) = (kept.recording.slot, kept.recording.absorbs.map(|(slot, _)| slot));
-        let is_of = |slot: &&Slot| if kept.is_of_events() { kept.hears_of(slot) } else { slot.key == own };
-        // If messages of events have moved to several slots, polls find the changes of the others.
-        let now = slots.get(&own).filter(is_of).or_else(|| slots.values().find(is_of)).cloned();
-        let other = absorbed.and_then(|slot| slots.get(&slot).cloned());
+        let now = if kept.is_of_events() {
+            // If their messages have moved to several slots, polls find the changes of the others.
+            let holds = |slot: &&Slot| kept.hears_of(slot);
+            slots.get(&own).filter(holds).or_else(|| slots.values().find(holds))
+        } else {
+            slots.get(&own)
+        };
+        let (now, other) = (now.cloned(), absorbed.and_then(|slot| slots.get(&slot)).cloned());
         // The absorbed slot is separate if the absorbing one no longer exists. If it can't be read, it no longer exists
         // itself.
         match (&other, absorbed) {
